@@ -1,0 +1,62 @@
+"""What every forward model promises: a linear map of unit norm, its exact adjoint, and gradients made of the two."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Map = Callable[[Tensor], Tensor]
+
+
+class _Linear(torch.autograd.Function):
+    """A linear map whose gradient is the adjoint that it was given."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, linear: Map, adjoint: Map) -> Tensor:
+        ctx.linear, ctx.adjoint = linear, adjoint
+        return linear(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _differentiable(gradients[0], ctx.adjoint, ctx.linear), None, None
+
+
+def _differentiable(x: Tensor, linear: Map, adjoint: Map) -> Tensor:
+    result: Tensor = _Linear.apply(x, linear, adjoint)
+    return result
+
+
+class LinearOperator(ABC):
+    """A linear forward model y = A x with |A| = 1, between real images and measurements.
+
+    A is `scale` times the physical model, so physical measurements become y by `y = scale * measured`, and images keep
+    their physical units. An operator never changes once it is made.
+    """
+
+    image_shape: tuple[int, int, int]
+    """(channels, height, width)"""
+    scale: float
+    """1 / spectral norm of the physical model"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A x for images (B, C, H, W) float32."""
+        return _differentiable(x, self._forward, self._adjoint)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """A^H y, (B, C, H, W) float32: the transpose under Re<Ax, y> = <x, A^H y>."""
+        return _differentiable(y, self._adjoint, self._forward)
+
+    def normal(self, x: Tensor) -> Tensor:
+        """A^H A x for images (B, C, H, W)."""
+        return _differentiable(x, self._normal, self._normal)
+
+    @abstractmethod
+    def _forward(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _adjoint(self, y: Tensor) -> Tensor: ...
+
+    def _normal(self, x: Tensor) -> Tensor:
+        return self._adjoint(self._forward(x))

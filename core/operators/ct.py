@@ -1,0 +1,93 @@
+"""Parallel-beam CT: line integrals of attenuation, and filtered back-projection."""
+
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core.operators.base import LinearOperator
+from core.operators.radon import Geometry
+from core.operators.radon_auto import Projector, projector
+from core.solvers import operator_norm
+
+
+class ParallelBeamCT(LinearOperator):
+    """y = scale * line integrals of x: images (B, 1, n, n) in 1/mm, y (B, 1, views, detectors).
+
+    The geometry's sense is that of `core.operators.radon.Geometry`.
+    """
+
+    def __init__(
+        self,
+        angles: NDArray[np.float64],
+        image_size: int,
+        detectors: int,
+        pixel_size_mm: float,
+        detector_spacing_mm: float,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.geometry = Geometry(
+            tuple(float(theta) for theta in angles), image_size, detectors, pixel_size_mm, detector_spacing_mm
+        )
+        self.image_shape = (1, image_size, image_size)
+        self._projector, norm = _projector(self.geometry, torch.device(device))
+        self.scale = 1.0 / norm
+
+    def _forward(self, x: Tensor) -> Tensor:
+        rays = self._projector.forward(x.flatten(1))
+        return self.scale * rays.reshape(len(x), 1, len(self.geometry.angles), self.geometry.detectors)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self.scale * self._projector.adjoint(y.flatten(1)).reshape(len(y), *self.image_shape)
+
+    def fbp(self, y: Tensor, window: Literal["ramp", "hann"] = "ramp") -> Tensor:
+        """Filtered back-projection (B, 1, n, n) in 1/mm of y (B, 1, views, detectors) (Kak, Slaney 1988, section 3.3)."""
+        pixel, spacing = self.geometry.pixel_size_mm, self.geometry.detector_spacing_mm
+        weights = torch.from_numpy(angular_weights(np.asarray(self.geometry.angles))).to(y)
+        filtered = _filtered(y / self.scale, spacing, window) * weights[:, None]
+        # The strips' areas in a pixel sum to the pixel's, so this makes back-projection a mean over the pixel.
+        return self._projector.adjoint(filtered.flatten(1)).reshape(len(y), *self.image_shape) * (spacing / pixel**2)
+
+
+def angular_weights(angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of the half turn (radians) that each view (views,) stands for: half the way to both neighbours.
+
+    Views half a turn apart measure the same and share. A gap far wider than the others is a limited angle, not a view's
+    share: it counts as four usual gaps.
+    """
+    tolerance = 1e-6
+    folded = np.round(np.mod(angles, np.pi) / tolerance).astype(np.int64) % round(np.pi / tolerance)
+    distinct, index, counts = np.unique(folded, return_inverse=True, return_counts=True)
+    gaps = np.diff(distinct * tolerance, append=distinct[0] * tolerance + np.pi)
+    gaps = np.minimum(gaps, 4 * np.median(gaps))
+    return ((gaps + np.roll(gaps, 1)) / 2 / counts)[index]
+
+
+def _filtered(sinogram: Tensor, spacing: float, window: Literal["ramp", "hann"]) -> Tensor:
+    """Sinogram (..., detectors) convolved with the band-limited ramp |f|, padded against wrap-around."""
+    detectors = sinogram.shape[-1]
+    length = 2 ** int(np.ceil(np.log2(2 * detectors)))
+    n = torch.fft.fftfreq(length, 1 / length, dtype=torch.float64)
+    # Sampled in space: sampling |f| itself would take the mean of the image away.
+    kernel = torch.where(n.remainder(2) == 1, -1 / (np.pi * n * spacing) ** 2, torch.zeros_like(n))
+    kernel[0] = 1 / (2 * spacing) ** 2
+    response = torch.fft.rfft(kernel).real * spacing
+    if window == "hann":
+        response = response * (1 + torch.cos(2 * np.pi * torch.fft.rfftfreq(length, dtype=torch.float64))) / 2
+    spectrum = torch.fft.rfft(sinogram, length) * response.to(sinogram)
+    return torch.fft.irfft(spectrum, length)[..., :detectors]
+
+
+@lru_cache(maxsize=2)
+def _projector(geometry: Geometry, device: torch.device) -> tuple[Projector, float]:
+    """Projector and its spectral norm (mm), shared by the slices of a volume."""
+    pair = projector(geometry, device)
+
+    def normal(x: Tensor) -> Tensor:
+        return pair.adjoint(pair.forward(x.flatten(1))).reshape(x.shape)
+
+    size = geometry.image_size
+    return pair, operator_norm(normal, torch.ones(1, 1, size, size, device=device))

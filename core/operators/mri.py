@@ -1,0 +1,69 @@
+"""Multi-coil Cartesian MRI: y = M F S x."""
+
+import torch
+from torch import Tensor
+
+from core.errors import UnsupportedScan
+from core.operators.base import LinearOperator
+from core.operators.fourier import PLANE, as_channels, as_complex
+from core.solvers import operator_norm
+
+
+class MultiCoilMRI(LinearOperator):
+    """y = scale M F S x: maps S (coils, H, W), centred orthonormal Fourier transform F, mask M (H, W).
+
+    Images are (B, 2, H, W) with real and imaginary part as channels; measurements (B, coils, H, W) complex64, zero
+    where the mask is False (Pruessmann et al. 1999).
+    """
+
+    def __init__(self, sensitivity_maps: Tensor, mask: Tensor) -> None:
+        _check(sensitivity_maps, mask)
+        self.image_shape = (2, *mask.shape)
+        self.coils = sensitivity_maps.shape[0]
+        # Shifted once here, so that applying the operator shifts single images rather than every coil.
+        self._maps = torch.fft.ifftshift(sensitivity_maps.to(torch.complex64), PLANE)
+        self._mask = torch.fft.ifftshift(mask, PLANE).to(sensitivity_maps.device, torch.float32)
+        self.scale = 1.0
+        self.scale = 1.0 / self._norm()
+
+    def _norm(self) -> float:
+        rng = torch.Generator().manual_seed(0)
+        start = torch.randn((1, *self.image_shape), generator=rng).to(self._maps.device)
+        norm = operator_norm(self._normal, start)
+        if norm == 0:
+            raise UnsupportedScan(
+                "mask and sensitivity maps leave nothing of the image; measured samples and coils that see are needed",
+                field="mask",
+                found="forward model of norm 0",
+                expected="at least one sample and one coil",
+            )
+        return norm
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return torch.fft.fftshift(self._spectra(x), PLANE)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self._combined(torch.fft.ifftshift(y, PLANE) * (self.scale * self._mask))
+
+    def _normal(self, x: Tensor) -> Tensor:
+        return self._combined(self._spectra(x).mul_(self.scale * self._mask))
+
+    def _spectra(self, x: Tensor) -> Tensor:
+        image = torch.fft.ifftshift(as_complex(x), PLANE)
+        return torch.fft.fft2(self._maps * image[:, None], norm="ortho").mul_(self.scale * self._mask)
+
+    def _combined(self, spectra: Tensor) -> Tensor:
+        images = torch.fft.ifft2(spectra, norm="ortho")
+        image = torch.einsum("chw,bchw->bhw", self._maps.conj(), images)
+        return as_channels(torch.fft.fftshift(image, PLANE))
+
+
+def _check(maps: Tensor, mask: Tensor) -> None:
+    if maps.ndim != 3 or mask.shape != maps.shape[1:]:
+        raise UnsupportedScan(
+            f"sensitivity maps are {tuple(maps.shape)} and the mask {tuple(mask.shape)}; "
+            "(coils, ky, kx) and (ky, kx) of one matrix are needed",
+            field="sensitivity_maps",
+            found=f"{tuple(maps.shape)} and {tuple(mask.shape)}",
+            expected="(coils, ky, kx) and (ky, kx)",
+        )

@@ -1,0 +1,124 @@
+"""The parallel-beam projector as a pair of sparse matrices of strip weights; runs on any device."""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from core.errors import UnsupportedScan
+
+LARGEST_PAIR_BYTES = 16 * 2**30
+
+
+class Geometry(NamedTuple):
+    """Parallel-beam scan of a square image, centred on the axis of rotation.
+
+    Pixel (row r, column c) lies at x = (c - (n-1)/2) d, y = ((n-1)/2 - r) d. The ray of view theta and detector k is
+    x cos(theta) + y sin(theta) = (k - (detectors-1)/2) p.
+    """
+
+    angles: tuple[float, ...]
+    """theta (views,), radians"""
+    image_size: int
+    """n, pixels a side"""
+    detectors: int
+    pixel_size_mm: float
+    """d"""
+    detector_spacing_mm: float
+    """p"""
+
+
+class StripProjector:
+    """Mean line integral over each detector's width, and its transpose, as two CSR matrices.
+
+    An entry is the area that pixel and strip share, divided by the strip's width (mm).
+    """
+
+    def __init__(self, geometry: Geometry, device: torch.device) -> None:
+        transpose = _back_projection(geometry)
+        self._matrix = _on(transpose.T.tocsr(), device)
+        self._transpose = _on(transpose, device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Line integrals (B, views * detectors) of images (B, pixels)."""
+        return (self._matrix @ x.T).T
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """The transpose of `forward`: (B, views * detectors) to (B, pixels)."""
+        return (self._transpose @ y.T).T
+
+
+def _back_projection(geometry: Geometry) -> "sparse.csr_array[np.float32]":
+    """CSR (pixels, views * detectors); row by row, so nothing needs sorting."""
+    reach = _reach(geometry)
+    views, pixels = len(geometry.angles), geometry.image_size**2
+    size = 16 * views * pixels * (reach - 1)
+    if size > LARGEST_PAIR_BYTES:
+        raise UnsupportedScan(
+            f"{views} views of {geometry.image_size} x {geometry.image_size} pixels need a projector of "
+            f"{size / 2**30:.0f} GiB; at most {LARGEST_PAIR_BYTES / 2**30:.0f} GiB are taken",
+            field="angles",
+            found=f"{views} views, {geometry.image_size} pixels a side",
+            expected="fewer views or a smaller image",
+        )
+    rows_at_once = max(1, 2**22 // (views * geometry.image_size * reach))
+    blocks = [
+        _rows(geometry, reach, np.arange(first, min(first + rows_at_once, geometry.image_size)))
+        for first in range(0, geometry.image_size, rows_at_once)
+    ]
+    weights, columns, counts = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    starts = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
+    return sparse.csr_array((weights, columns, starts), shape=(pixels, views * geometry.detectors))
+
+
+def _rows(
+    geometry: Geometry, reach: int, rows: NDArray[np.intp]
+) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.intp]]:
+    """Weights, columns and entries per pixel of some image rows."""
+    theta = np.asarray(geometry.angles)
+    middle, spacing = (geometry.image_size - 1) / 2, geometry.detector_spacing_mm
+    x = (np.arange(geometry.image_size) - middle) * geometry.pixel_size_mm
+    y = (middle - rows) * geometry.pixel_size_mm
+    s = (y[:, None, None] * np.sin(theta) + x[:, None] * np.cos(theta)).reshape(-1, theta.size)
+    extent = (np.abs(np.cos(theta)) + np.abs(np.sin(theta))) * geometry.pixel_size_mm / 2
+    # Left edges of the strips that the pixel's shadow may touch, counted from the first detector's left edge.
+    first = np.floor((s - extent) / spacing + geometry.detectors / 2).astype(np.int32)
+    detector = first[..., None] + np.arange(reach, dtype=np.int32)
+    edges = (first[..., None] + np.arange(reach + 1) - geometry.detectors / 2) * spacing - s[..., None]
+    weights = np.diff(_shadow(edges, theta, geometry.pixel_size_mm), axis=-1) / spacing
+    hit = (weights > 1e-7 * geometry.pixel_size_mm) & (detector >= 0) & (detector < geometry.detectors)
+    columns = detector + np.arange(theta.size, dtype=np.int32)[:, None] * np.int32(geometry.detectors)
+    return weights[hit].astype(np.float32), columns[hit], np.count_nonzero(hit, axis=(1, 2))
+
+
+def _shadow(u: NDArray[np.float64], theta: NDArray[np.float64], pixel_size_mm: float) -> NDArray[np.float64]:
+    """Area (mm^2) of a pixel between its centre and the line at distance u (..., views, edges), with u's sign.
+
+    A pixel's shadow on the detector is a trapezoid, so this is linear, then quadratic, then constant.
+    """
+    wide, narrow = (
+        pixel_size_mm * part(np.abs(np.cos(theta)), np.abs(np.sin(theta)))[:, None] for part in (np.maximum, np.minimum)
+    )
+    height = pixel_size_mm**2 / wide
+    outer, inner = (wide + narrow) / 2, (wide - narrow) / 2
+    v = np.minimum(np.abs(u), outer)
+    slope = np.divide(height / 2, narrow, out=np.zeros_like(height), where=narrow > 0)
+    flat = height * np.minimum(v, inner)
+    beyond = np.maximum(v - inner, 0)
+    return np.sign(u) * (flat + height * beyond - slope * beyond**2)
+
+
+def _reach(geometry: Geometry) -> int:
+    """Most strips that one pixel's shadow can touch."""
+    return int(np.ceil(np.sqrt(2) * geometry.pixel_size_mm / geometry.detector_spacing_mm)) + 1
+
+
+def _on(matrix: "sparse.csr_array[np.float32]", device: torch.device) -> Tensor:
+    parts = (matrix.indptr.astype(np.int32), matrix.indices.astype(np.int32), matrix.data)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+        return torch.sparse_csr_tensor(*map(torch.from_numpy, parts), size=matrix.shape, check_invariants=True).to(device)

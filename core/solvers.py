@@ -1,0 +1,64 @@
+"""Krylov solvers for symmetric positive semi-definite maps given as functions on image batches."""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+
+def conjugate_gradient_iterates(normal: Callable[[Tensor], Tensor], rhs: Tensor, x0: Tensor) -> Iterator[Tensor]:
+    """Endless iterates of conjugate gradients on `normal(x) = rhs` from x0, all (B, C, H, W) (Hestenes, Stiefel 1952).
+
+    Each image of the batch has its own step lengths; one that is solved stays as it is.
+    """
+    x = x0
+    residual = rhs - normal(x)
+    direction = residual
+    energy = _inner(residual, residual)
+    while True:
+        image = normal(direction)
+        step = _ratio(energy, _inner(direction, image))
+        x = x + step * direction
+        residual = residual - step * image
+        previous, energy = energy, _inner(residual, residual)
+        direction = residual + _ratio(energy, previous) * direction
+        yield x
+
+
+def conjugate_gradient(normal: Callable[[Tensor], Tensor], rhs: Tensor, x0: Tensor, iterations: int) -> Tensor:
+    """Iterate number `iterations` of `conjugate_gradient_iterates`, (B, C, H, W); 0 gives x0."""
+    x = x0
+    for x in islice(conjugate_gradient_iterates(normal, rhs, x0), iterations):  # noqa: B007
+        pass
+    return x
+
+
+def operator_norm(normal: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 30) -> float:
+    """Spectral norm of A from its normal map A^H A, by Lanczos' method from `start` (1, C, H, W).
+
+    The largest Ritz value approaches the norm from below, much sooner than power iteration does.
+    """
+    diagonal: list[float] = []
+    off_diagonal: list[float] = []
+    previous, current, beta = torch.zeros_like(start), start / start.norm(), 0.0
+    for _ in range(iterations):
+        image = normal(current) - beta * previous
+        diagonal.append(float(torch.sum(image * current)))
+        image = image - diagonal[-1] * current
+        beta = float(image.norm())
+        off_diagonal.append(beta)
+        if beta <= 1e-6 * max(diagonal):
+            break
+        previous, current = current, image / beta
+    off = torch.tensor(off_diagonal[:-1], dtype=torch.float64)
+    tridiagonal = torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
+    return float(torch.linalg.eigvalsh(tridiagonal)[-1].clamp(min=0).sqrt())
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(dim=(1, 2, 3), keepdim=True)
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    return torch.where(denominator > 0, numerator / denominator, torch.zeros_like(numerator))
