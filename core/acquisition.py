@@ -1,0 +1,75 @@
+"""What a scan file becomes: frozen arrays with shapes and units, and nothing else."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Modality(StrEnum):
+    """Which forward model a scan obeys."""
+
+    MRI = "mri"
+    CT = "ct"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MRIAcquisition:
+    """Multi-coil Cartesian k-space of a stack of slices; zero frequency in the centre of the last two axes."""
+
+    kspace: NDArray[np.complex64]  # (slices, coils, ky, kx), scanner units, zeros where not measured
+    mask: NDArray[np.bool_]  # (ky, kx), True where measured
+    sensitivity_maps: NDArray[np.complex64] | None = None  # (slices, coils, y, x) on the grid of kspace
+    reference: NDArray[np.float32] | None = None  # (slices, *recon_size), magnitude, scanner units
+    recon_size: tuple[int, int]  # (y, x): the centre of the image that is kept, readout oversampling cropped
+    pixel_spacing_mm: tuple[float, float] = (1.0, 1.0)  # (y, x)
+
+    @property
+    def slices(self) -> int:
+        """Number of slices."""
+        return self.kspace.shape[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CTAcquisition:
+    """Parallel-beam sinograms of a stack of slices."""
+
+    sinogram: NDArray[np.float32]  # (slices, views, detectors), post-log line integrals, dimensionless
+    angles: NDArray[np.float64]  # (views,), radians
+    image_size: int  # pixels a side
+    pixel_size_mm: float
+    detector_spacing_mm: float
+    reference: NDArray[np.float32] | None = None  # (slices, y, x), attenuation in 1/mm
+
+    @property
+    def slices(self) -> int:
+        """Number of slices."""
+        return self.sinogram.shape[0]
+
+    @property
+    def pixel_spacing_mm(self) -> tuple[float, float]:
+        """Pixel spacing (y, x) in millimetres."""
+        return (self.pixel_size_mm, self.pixel_size_mm)
+
+
+Acquisition = MRIAcquisition | CTAcquisition
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanHeader:
+    """What a file says of itself, without its arrays."""
+
+    format: str  # "fastmri_hdf5", "sinogram_hdf5", "npy", "npz"
+    modality: Modality
+    slices: int
+    coils: int | None = None  # MRI
+    views: int | None = None  # CT
+    detectors: int | None = None  # CT
+    matrix: tuple[int, int]  # (y, x) of the image that comes out
+    kspace_matrix: tuple[int, int] | None = None  # (ky, kx), MRI
+    pixel_spacing_mm: tuple[float, float]
+    acceleration: float | None = None  # MRI: k-space samples / measured samples
+    has_maps: bool = False
+    has_reference: bool = False
+    warnings: tuple[str, ...] = field(default=())

@@ -1,0 +1,66 @@
+"""The methods, one algorithm a file, each a generator of iterates; here each is given what it needs."""
+
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from core.acquisition import Modality
+from core.algorithms.classical import cg_sense, fbp, sirt, zero_filled
+from core.algorithms.dip import dip
+from core.algorithms.udig_dip import udig_dip
+from core.errors import UnsupportedScan
+from core.iterates import Iterates, State
+from core.networks.dip import ResidualUNet, UNet, initialise
+from core.operators import LinearOperator, ParallelBeamCT
+from core.parameters import DIP, FBP, SIRT, CGSense, Parameters, UDiGDIP, ZeroFilled
+from core.priors import load_prior
+from core.solvers import conjugate_gradient
+
+START_CG_ITERATIONS = 8
+START_SIRT_ITERATIONS = 100
+
+
+def run(
+    y: Tensor, A: LinearOperator, method: Parameters, rng: Generator, priors: Path | None, state: State | None
+) -> Iterates:
+    """Iterates of a method for one slice, in the unit of y."""
+    device, channels = rng.device, A.image_shape[0]
+    match method:
+        case ZeroFilled():
+            return zero_filled(y, A, method)
+        case FBP():
+            return fbp(y, A, method)
+        case CGSense():
+            return cg_sense(y, A, method)
+        case SIRT():
+            return sirt(y, A, method, state)
+        case DIP():
+            network = initialise(UNet(method.input_channels, channels).to(device), rng)
+            return dip(y, A, network, method, rng, state)
+        case UDiGDIP():
+            prior = load_prior(method.prior, Modality.MRI if channels == 2 else Modality.CT, priors, device)
+            network = UNet(channels, channels) if method.network == "unet" else ResidualUNet(channels)
+            return udig_dip(y, A, start(y, A, method.start), initialise(network.to(device), rng), prior, method, rng, state)
+    raise UnsupportedScan(f"no algorithm is registered for {type(method).__name__}", field="parameters.method")
+
+
+def start(y: Tensor, A: LinearOperator, name: str) -> Tensor:
+    """The first network input z_0 (1, C, H, W)."""
+    rhs = A.adjoint(y)
+    match name:
+        case "cg_sense":
+            return conjugate_gradient(A.normal, rhs, torch.zeros_like(rhs), START_CG_ITERATIONS)
+        case "fbp" if isinstance(A, ParallelBeamCT):
+            return A.fbp(y).clamp(min=0)
+        case "sirt" if isinstance(A, ParallelBeamCT):
+            *_, last = sirt(y, A, SIRT(iterations=START_SIRT_ITERATIONS))
+            return last.image
+        case "adjoint":
+            return rhs
+    raise UnsupportedScan(
+        f"start {name!r} needs a CT scan; MRI scans start from cg_sense or adjoint",
+        field="parameters.start",
+        found=name,
+        expected="cg_sense | adjoint",
+    )

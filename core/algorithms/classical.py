@@ -1,0 +1,55 @@
+"""Reconstructions without a network: adjoint, filtered back-projection, conjugate gradients, SIRT."""
+
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from core.iterates import Iterate, Iterates
+from core.operators import LinearOperator, ParallelBeamCT
+from core.parameters import FBP, SIRT, CGSense, ZeroFilled
+from core.solvers import conjugate_gradient_iterates
+
+
+def zero_filled(y: Tensor, A: LinearOperator, _: ZeroFilled) -> Iterates:
+    """A^H y: what is not measured counts as zero."""
+    yield Iterate(1, 1, A.adjoint(y), torch.zeros(()))
+
+
+def fbp(y: Tensor, A: LinearOperator, p: FBP) -> Iterates:
+    """Filtered back-projection, in 1/mm."""
+    assert isinstance(A, ParallelBeamCT)  # parameters.complete lets no other modality through
+    yield Iterate(1, 1, A.fbp(y, p.filter), torch.zeros(()))
+
+
+def cg_sense(y: Tensor, A: LinearOperator, p: CGSense) -> Iterates:
+    """Conjugate gradients on (A^H A + ridge) x = A^H y from zero (Pruessmann et al. 2001)."""
+    rhs = A.adjoint(y)
+    images = conjugate_gradient_iterates(lambda x: A.normal(x) + p.ridge * x, rhs, torch.zeros_like(rhs))
+    for step, image in enumerate(islice(images, p.iterations), 1):
+        yield Iterate(step, p.iterations, image, _misfit(A, image, y))
+
+
+def sirt(y: Tensor, A: LinearOperator, p: SIRT, state: dict[str, Tensor | int] | None = None) -> Iterates:
+    """x <- max(x + C A^T R (y - A x), 0), with R and C the reciprocal row and column sums of A (Gregor, Benson 2008)."""
+    columns = A.adjoint(torch.ones_like(y))
+    x = torch.zeros_like(columns)
+    R = _reciprocal(A.forward(torch.ones_like(x)))
+    C = _reciprocal(columns)
+    first = 0
+    if state is not None:
+        x, first = torch.as_tensor(state["x"]).to(x.device), int(state["step"])
+    for step in range(first, p.iterations):
+        residual = y - A.forward(x)
+        x = (x + C * A.adjoint(R * residual)).clamp(min=0)
+        resume = {"x": x, "step": step + 1}
+        yield Iterate(step + 1, p.iterations, x, residual.square().mean(), lambda resume=resume: resume)  # type: ignore[misc]
+
+
+def _reciprocal(sums: Tensor) -> Tensor:
+    # Rays that miss the image and pixels that no ray meets change nothing.
+    return torch.where(sums > 1e-6 * sums.max(), 1 / sums, torch.zeros_like(sums))
+
+
+def _misfit(A: LinearOperator, x: Tensor, y: Tensor) -> Tensor:
+    return (A.forward(x) - y).abs().square().mean()

@@ -1,0 +1,103 @@
+"""uDiG-DIP: a network is fitted to one scan while a diffusion prior keeps purifying the network's input."""
+
+import torch
+from torch import Generator, Tensor, nn
+
+from core.iterates import Iterate, Iterates, State
+from core.operators import LinearOperator
+from core.parameters import UDiGDIP
+from core.purify import Denoiser, purify
+from core.solvers import conjugate_gradient
+
+SMALLEST_WEIGHT = 1e-5
+"""Least weight of the purified input against the data: it keeps unmeasured parts where the prior put them."""
+
+
+def udig_dip(
+    y: Tensor,
+    A: LinearOperator,
+    z: Tensor,
+    network: nn.Module,
+    prior: Denoiser,
+    p: UDiGDIP,
+    rng: Generator,
+    state: State | None = None,
+) -> Iterates:
+    """Algorithm 1 of Liang et al. (2025): K times N steps on |A f(z) - y|^2 + lambda |f(z) - z|^2, then z <- DP(f(z)).
+
+    z (1, C, H, W) is the start. Purified inputs are pulled to the data by a few conjugate gradient steps unless
+    `consistency_iterations` is 0, as the paper has it. The image is f(z) after the last purification (step 5).
+    """
+    optimiser = torch.optim.Adam(network.parameters(), p.learning_rate)
+    rhs = A.adjoint(y)
+    mean, first = z, 0
+    if state is not None:
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        rng.set_state(state["rng"])
+        z, mean, first = state["z"].to(z.device), state["mean"].to(z.device), state["step"]
+    loss = misfit(A, z, y)
+    image = z
+    for k in range(first, p.outer_iterations):
+        for _ in range(p.inner_iterations):
+            loss = update(network, optimiser, z, y, A, p.autoencoding_weight)
+            yield Iterate(k, p.outer_iterations, image, loss)
+        if k % p.purification_period == 0:
+            z = fitted(network, z, p)
+            sigma = noise_level(k, p)
+            knobs = {"calls": p.prior_calls, "noise_scale": p.noise_scale, "symmetries": p.symmetries}
+            for z in purify(prior, z, sigma, **knobs, rng=rng):  # type: ignore[arg-type]  # noqa: B007
+                yield Iterate(k, p.outer_iterations, image, loss)
+            z = consistent(z, rhs, A, p, sigma)
+        output = fitted(network, z, p)
+        loss = loss if p.inner_iterations else misfit(A, z, y)
+        mean = torch.lerp(output, mean, min(p.averaging, k / (k + 10)))
+        image = mean if p.averaging else output
+
+        def resume(k: int = k, z: Tensor = z, mean: Tensor = mean) -> State:
+            weights = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
+            return {**weights, "rng": rng.get_state(), "step": k + 1, "z": z, "mean": mean}
+
+        yield Iterate(k + 1, p.outer_iterations, image, loss, resume)
+
+
+def noise_level(k: int, p: UDiGDIP) -> float:
+    """Level of purification k: from `noise_level` geometrically down to `final_noise_level`."""
+    share = k / max(1, p.outer_iterations - 1)
+    return float(p.noise_level * (p.final_noise_level / p.noise_level) ** share)
+
+
+def update(
+    network: nn.Module, optimiser: torch.optim.Optimizer, z: Tensor, y: Tensor, A: LinearOperator, weight: float
+) -> Tensor:
+    """One step on |A f(z) - y|^2 + weight |f(z) - z|^2, equation (6); returns the loss."""
+    image = network(z)
+    loss = (A.forward(image) - y).abs().square().sum() + weight * (image - z).square().sum()
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    return loss.detach()
+
+
+def fitted(network: nn.Module, z: Tensor, p: UDiGDIP) -> Tensor:
+    """f(z); z itself where no network is fitted."""
+    if p.inner_iterations == 0:
+        return z
+    with torch.no_grad():
+        image: Tensor = network(z)
+    return image
+
+
+def consistent(d: Tensor, rhs: Tensor, A: LinearOperator, p: UDiGDIP, sigma: float) -> Tensor:
+    """A few conjugate gradient steps from d towards min |A z - y|^2 + mu |z - d|^2, mu = weight / sigma^2."""
+    if p.consistency_iterations == 0:
+        return d
+    mu = max(p.consistency_weight / sigma**2, SMALLEST_WEIGHT)
+    with torch.no_grad():
+        return conjugate_gradient(lambda x: A.normal(x) + mu * x, rhs + mu * d, d, p.consistency_iterations)
+
+
+def misfit(A: LinearOperator, x: Tensor, y: Tensor) -> Tensor:
+    """|A x - y|^2."""
+    with torch.no_grad():
+        return (A.forward(x) - y).abs().square().sum()

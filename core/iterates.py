@@ -1,0 +1,22 @@
+"""An algorithm is a generator of iterates; what a callback would do is a consumer of the stream."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+State = dict[str, Any]
+"""Everything an algorithm needs to go on as if never stopped: tensors, generator state, counters."""
+
+
+class Iterate(NamedTuple):
+    """One point of a reconstruction's path. The last iterate is the reconstruction; leaving early is always allowed."""
+
+    step: int  # outer iterations done, 0 .. steps
+    steps: int
+    image: Tensor  # (1, C, H, W) float32, detached, on the device
+    loss: Tensor  # scalar, on the device
+    state: Callable[[], State] | None = None  # makes the state to resume from; None: not a point to resume from
+
+
+Iterates = Iterator[Iterate]

@@ -1,0 +1,1 @@
+"""Networks: the denoiser of the bundled priors and the deep image priors f_theta."""

@@ -1,0 +1,178 @@
+"""Every knob of every method, written once: HTTP schema, stored job, function argument and README table alike."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+from core.acquisition import Modality
+from core.errors import UnsupportedScan
+
+BOTH = (Modality.MRI, Modality.CT)
+
+
+class Parameters(BaseModel):
+    """Base of the methods' parameters: frozen, and an unknown knob is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    modalities: ClassVar[tuple[Modality, ...]] = BOTH
+    needs_prior: ClassVar[bool] = False
+
+
+class ZeroFilled(Parameters):
+    """Coil-combined inverse Fourier transform of the measured k-space, zeros elsewhere: A^H y."""
+
+    modalities = (Modality.MRI,)
+    method: Literal["zero_filled"] = "zero_filled"
+
+
+class CGSense(Parameters):
+    """Least squares by conjugate gradients on A^H A x = A^H y, stopped early (Pruessmann et al. 2001)."""
+
+    modalities = (Modality.MRI,)
+    method: Literal["cg_sense"] = "cg_sense"
+    iterations: int = Field(12, ge=1, le=1000, description="conjugate gradient iterations")
+    ridge: float = Field(0.0, ge=0, description="weight of |x|^2, with |A| = 1")
+
+
+class FBP(Parameters):
+    """Filtered back-projection."""
+
+    modalities = (Modality.CT,)
+    method: Literal["fbp"] = "fbp"
+    filter: Literal["ramp", "hann"] = Field("ramp", description="window on the ramp filter")
+
+
+class SIRT(Parameters):
+    """Simultaneous iterative reconstruction, non-negative: x <- max(x + C A^T R (y - A x), 0)."""
+
+    modalities = (Modality.CT,)
+    method: Literal["sirt"] = "sirt"
+    iterations: int = Field(200, ge=1, le=20000, description="iterations")
+
+
+class DIP(Parameters):
+    """Deep image prior: a network with a fixed random input is fitted to the scan (Ulyanov et al. 2018)."""
+
+    method: Literal["dip"] = "dip"
+    iterations: int = Field(2000, ge=1, le=100_000, description="network updates")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size", json_schema_extra={"symbol": "beta"})
+    input_channels: int = Field(16, ge=1, le=128, description="channels of the random input")
+    averaging: float = Field(0.99, ge=0, lt=1, description="decay of the running mean of outputs; 0 gives the last")
+
+
+class UDiGDIP(Parameters):
+    """Sequential diffusion-guided deep image prior, Algorithm 1 of Liang et al. (ICASSP 2025)."""
+
+    needs_prior = True
+    method: Literal["udig_dip"] = "udig_dip"
+    preset: Literal["paper", "standard", "preview"] = Field(
+        "standard", description="where knobs that are not given take their values from"
+    )
+    prior: str | None = Field(None, description="name of the diffusion prior; none: the modality's bundled one")
+    start: Literal["adjoint", "cg_sense", "fbp", "sirt"] = Field(
+        "cg_sense", description="first network input", json_schema_extra={"symbol": "z_0"}
+    )
+    outer_iterations: int = Field(
+        100, ge=1, le=100_000, description="outer iterations", json_schema_extra={"symbol": "K"}
+    )
+    inner_iterations: int = Field(
+        2,
+        ge=0,
+        le=1000,
+        description="network updates per outer iteration; 0: purification alone",
+        json_schema_extra={"symbol": "N"},
+    )
+    autoencoding_weight: float = Field(
+        0.1, ge=0, description="weight of |f(z) - z|^2, with |A| = 1", json_schema_extra={"symbol": "lambda"}
+    )
+    learning_rate: float = Field(
+        1e-4, gt=0, le=1, description="Adam's step size", json_schema_extra={"symbol": "beta"}
+    )
+    network: Literal["unet", "residual"] = Field(
+        "residual",
+        description="f: the paper's U-Net, or z + g(z) with a small U-Net g that starts at zero",
+        json_schema_extra={"symbol": "f_theta"},
+    )
+    noise_level: float = Field(
+        1.0,
+        gt=0,
+        le=10,
+        description="first noise level of purification, in units of the normalised image",
+        json_schema_extra={"symbol": "sigma(M)"},
+    )
+    final_noise_level: float = Field(
+        0.005, gt=0, le=10, description="last noise level; levels fall geometrically over the outer iterations"
+    )
+    noise_scale: float = Field(
+        0.0, ge=0, le=1, description="share of the noise that purification really adds; 1 is diffuse-denoise"
+    )
+    prior_calls: int = Field(
+        1, ge=1, le=1000, description="prior evaluations per purification", json_schema_extra={"symbol": "S"}
+    )
+    purification_period: int = Field(
+        1, ge=1, description="outer iterations from one purification to the next", json_schema_extra={"symbol": "P"}
+    )
+    consistency_iterations: int = Field(
+        4, ge=0, le=100, description="conjugate gradient iterations that pull the purified input to the data; 0: none"
+    )
+    consistency_weight: float = Field(
+        1e-5, ge=0, description="weight of the purified input against the data, times sigma^2"
+    )
+    symmetries: bool = Field(True, description="purify on a random rotation, flip and (MRI) global phase")
+    averaging: float = Field(0.0, ge=0, lt=1, description="decay of the running mean of outputs; 0 gives the last")
+
+    @model_validator(mode="after")
+    def _levels_fall(self) -> "UDiGDIP":
+        if self.final_noise_level > self.noise_level:
+            raise ValueError(
+                f"final_noise_level {self.final_noise_level} is above noise_level {self.noise_level}; levels must fall"
+            )
+        return self
+
+
+Method = Annotated[UDiGDIP | DIP | CGSense | ZeroFilled | SIRT | FBP, Field(discriminator="method")]
+METHODS: dict[str, type[Parameters]] = {
+    "udig_dip": UDiGDIP,
+    "dip": DIP,
+    "cg_sense": CGSense,
+    "zero_filled": ZeroFilled,
+    "sirt": SIRT,
+    "fbp": FBP,
+}
+_METHOD: TypeAdapter[Parameters] = TypeAdapter(Method)
+
+# What a preset sets for a modality, beside the defaults above.
+PRESETS: dict[tuple[str, Modality], dict[str, Any]] = {
+    ("standard", Modality.MRI): {},
+    ("standard", Modality.CT): {},
+    ("preview", Modality.MRI): {},
+    ("preview", Modality.CT): {},
+    ("paper", Modality.MRI): {},
+    ("paper", Modality.CT): {},
+}
+
+
+def parse(raw: dict[str, Any]) -> Parameters:
+    """Parameters from their JSON form. Raises pydantic.ValidationError where a knob is unknown or out of bounds."""
+    return _METHOD.validate_python(raw)
+
+
+def complete(method: Parameters, modality: Modality) -> Parameters:
+    """Fill the knobs that were not given from the preset for this modality.
+
+    Raises UnsupportedScan when the method does not apply to the modality.
+    """
+    if modality not in method.modalities:
+        name = getattr(method, "method")
+        fitting = [key for key, cls in METHODS.items() if modality in cls.modalities]
+        raise UnsupportedScan(
+            f"method {name} does not reconstruct {modality}; these do: {', '.join(fitting)}",
+            field="parameters.method",
+            found=name,
+            expected=" | ".join(fitting),
+        )
+    if not isinstance(method, UDiGDIP):
+        return method
+    given = method.model_dump(exclude_unset=True)
+    return UDiGDIP(**{**PRESETS[method.preset, modality], **given})

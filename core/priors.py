@@ -1,0 +1,71 @@
+"""A diffusion prior is a denoiser D(x, sigma), and nothing else."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from core.acquisition import Modality
+from core.cards import Card, find_card, sha256_of
+from core.errors import MissingPrior
+from core.networks.denoiser import DenoiserUNet
+
+SIGMA_DATA = 0.3
+"""Standard deviation of the training images, scaled to about [0, 1] (Karras et al. 2022)."""
+
+
+class DiffusionPrior(nn.Module):
+    """E[x0 | x0 + sigma n = x] with the preconditioning of Karras et al. (2022), table 1.
+
+    Images (B, C, H, W) are scaled so that the object lies in about [0, 1]; sigma is in the same unit.
+    """
+
+    def __init__(self, channels: int, widths: Sequence[int], blocks: int = 2) -> None:
+        super().__init__()
+        self.network = DenoiserUNet(channels, widths, blocks)
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Denoise x (B, C, H, W) at noise level sigma, a number or (B,)."""
+        level = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[0])
+        s = level[:, None, None, None]
+        total = (s**2 + SIGMA_DATA**2).sqrt()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=has_fast_bfloat16(x.device)):
+            residual = self.network(x / total, level.log())
+        c_skip, c_out = (SIGMA_DATA / total) ** 2, s * SIGMA_DATA / total
+        return c_skip * x + c_out * residual.float()
+
+
+@lru_cache(maxsize=1)
+def _cpu_has_amx() -> bool:
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 convolutions are faster than float32 on this device: with AMX 3 to 8 times on a CPU."""
+    return torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_amx()
+
+
+def load_prior(name: str | None, modality: Modality, folder: Path | None, device: torch.device) -> DiffusionPrior:
+    """Load the prior of that name, or the modality's bundled one, ready to evaluate.
+
+    Raises MissingPrior when there is none, it belongs to the other modality, or its file differs from its card.
+    """
+    return _load(find_card(name, modality, folder), device)
+
+
+@lru_cache(maxsize=4)
+def _load(card: Card, device: torch.device) -> DiffusionPrior:
+    if sha256_of(card.weights) != card.sha256:
+        raise MissingPrior(
+            f"prior {card.name}: its weights are not those its card names (sha256 {card.sha256}); install it again",
+            field="parameters.prior",
+            found=card.name,
+            expected="weights that match their card",
+        )
+    prior = DiffusionPrior(card.channels, card.widths, card.blocks)
+    prior.load_state_dict({key: value.float() for key, value in load_file(card.weights).items()})
+    prior.requires_grad_(False).eval()
+    return prior.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -1,0 +1,65 @@
+"""Purification DP(x, sigma): add noise up to a level, walk back with the prior, here also on a random symmetry."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+Denoiser = Callable[[Tensor, float], Tensor]
+"""D(x, sigma) = E[x0 | x0 + sigma n = x] on images (B, C, H, W)."""
+
+
+def purify(
+    prior: Denoiser, x: Tensor, sigma: float, *, calls: int, noise_scale: float, symmetries: bool, rng: Generator
+) -> Iterator[Tensor]:
+    """Walk from x + noise_scale sigma n down to noise zero, `calls` prior evaluations long, yielding each estimate.
+
+    The walk is the deterministic one, x' = D + (sigma' / sigma) (x - D) (Song et al. 2021, DDIM, in the variance
+    exploding form x0 + sigma n); the last estimate is the purified image. With noise_scale 1 this is equations (2) to
+    (4) of Liang et al. (2025) with M named by its noise level; with 0 it is plain denoising.
+    """
+    turn = Symmetry.draw(x.shape[1], rng) if symmetries else Symmetry()
+    walker = turn.apply(x)
+    if noise_scale > 0:
+        walker = walker + noise_scale * sigma * torch.randn(walker.shape, generator=rng, device=walker.device)
+    for call in range(calls):
+        here, there = sigma * (1 - call / calls), sigma * (1 - (call + 1) / calls)
+        with torch.no_grad():
+            estimate = prior(walker, here)
+        walker = estimate + (there / here) * (walker - estimate)
+        yield turn.undo(walker)
+
+
+class Symmetry(NamedTuple):
+    """A symmetry of the images' distribution: quarter turns, a mirror and, with two channels, a global phase."""
+
+    quarters: int = 0
+    mirror: bool = False
+    phase: float = 0.0
+
+    @classmethod
+    def draw(cls, channels: int, rng: Generator) -> "Symmetry":
+        """One at random."""
+        quarters, mirror, turn = torch.rand(3, generator=rng, device=rng.device).tolist()
+        return cls(int(4 * quarters), mirror < 0.5, 2 * math.pi * turn if channels == 2 else 0.0)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Move x (B, C, H, W)."""
+        x = torch.rot90(rotate_phase(x, self.phase), self.quarters, (-2, -1))
+        return x.flip(-1) if self.mirror else x
+
+    def undo(self, x: Tensor) -> Tensor:
+        """Move back."""
+        x = x.flip(-1) if self.mirror else x
+        return rotate_phase(torch.rot90(x, -self.quarters, (-2, -1)), -self.phase)
+
+
+def rotate_phase(x: Tensor, phase: float) -> Tensor:
+    """Multiply a complex image, held as two channels, by exp(i phase)."""
+    if phase == 0.0:
+        return x
+    real, imaginary = x.chunk(2, 1)
+    c, s = math.cos(phase), math.sin(phase)
+    return torch.cat([c * real - s * imaginary, s * real + c * imaginary], 1)

@@ -1,0 +1,156 @@
+"""The front door: one slice of a scan in, a stream of iterates in the scan's units out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core import algorithms, metrics
+from core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
+from core.errors import UnsupportedScan
+from core.iterates import Iterates, State
+from core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_complex
+from core.parameters import Parameters
+from core.sensitivity import espirit
+
+WATER = 0.5
+"""What soft tissue is in the unit of the CT priors."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good an image (y, x) is: |A x - y| / |y| always, the others where a reference is known."""
+
+    data_residual: float
+    psnr: float | None = None  # dB, range is the reference's maximum
+    ssim: float | None = None
+    nmse: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SliceProblem:
+    """y = A x for one slice. Images are (1, C, H, W) in the scan's units; y is `operator.scale` times what was measured."""
+
+    operator: LinearOperator
+    measurements: Tensor
+    recon_size: tuple[int, int]
+    reference: NDArray[np.float32] | None  # (y, x)
+
+    @property
+    def modality(self) -> Modality:
+        """MRI images are complex, CT images are not."""
+        return Modality.MRI if self.operator.image_shape[0] == 2 else Modality.CT
+
+    def plain(self) -> Tensor:
+        """What needs no iteration: A^H y for MRI, filtered back-projection for CT."""
+        if isinstance(self.operator, ParallelBeamCT):
+            return self.operator.fbp(self.measurements)
+        return self.operator.adjoint(self.measurements)
+
+    def magnitude(self, image: Tensor) -> NDArray[np.float32]:
+        """Magnitude (MRI) or attenuation (CT), (y, x), cropped to the reconstruction's size."""
+        real = image.norm(dim=1) if self.modality is Modality.MRI else image[:, 0]
+        return _cropped(real[0], self.recon_size).cpu().numpy().astype(np.float32)
+
+    def complex_image(self, image: Tensor) -> NDArray[np.complex64] | None:
+        """Complex image (y, x) of an MRI slice; None for CT."""
+        if self.modality is Modality.CT:
+            return None
+        return _cropped(as_complex(image)[0], self.recon_size).cpu().numpy().astype(np.complex64)
+
+    def quality(self, image: Tensor) -> Quality:
+        """Data residual of an image and, where the scan has a reference, PSNR, SSIM and NMSE."""
+        with torch.no_grad():
+            misfit = (self.operator.forward(image) - self.measurements).norm() / self.measurements.norm()
+        if self.reference is None:
+            return Quality(float(misfit))
+        shown = self.magnitude(image)
+        return Quality(
+            float(misfit),
+            psnr=metrics.psnr(shown, self.reference),
+            ssim=metrics.ssim(shown, self.reference),
+            nmse=metrics.nmse(shown, self.reference),
+        )
+
+
+def slice_problem(acquisition: Acquisition, index: int, device: torch.device) -> SliceProblem:
+    """Slice number `index` of an acquisition on a device; coil maps by ESPIRiT where the scan brings none.
+
+    Raises UnsupportedScan when maps are needed and the calibration region is too small for them.
+    """
+    match acquisition:
+        case MRIAcquisition():
+            return _mri_problem(acquisition, index, device)
+        case CTAcquisition():
+            return _ct_problem(acquisition, index, device)
+
+
+def _mri_problem(scan: MRIAcquisition, index: int, device: torch.device) -> SliceProblem:
+    kspace = torch.from_numpy(np.ascontiguousarray(scan.kspace[index])).to(device)
+    mask = torch.from_numpy(np.ascontiguousarray(scan.mask)).to(device)
+    if scan.sensitivity_maps is None:
+        maps = espirit(kspace, mask)
+    else:
+        maps = torch.from_numpy(np.ascontiguousarray(scan.sensitivity_maps[index])).to(device)
+    operator = MultiCoilMRI(maps, mask)
+    y = operator.scale * kspace[None] * mask
+    if not bool(y.abs().max() > 0):
+        raise UnsupportedScan(f"slice {index} holds no signal", field="kspace", found="all zero", expected="measured data")
+    return SliceProblem(operator, y, scan.recon_size, None if scan.reference is None else scan.reference[index])
+
+
+def _ct_problem(scan: CTAcquisition, index: int, device: torch.device) -> SliceProblem:
+    sinogram = torch.from_numpy(np.ascontiguousarray(scan.sinogram[index], np.float32)).to(device)
+    operator = ParallelBeamCT(
+        scan.angles,
+        scan.image_size,
+        scan.sinogram.shape[-1],
+        scan.pixel_size_mm,
+        scan.detector_spacing_mm,
+        device,
+    )
+    y = operator.scale * sinogram[None, None]
+    if not bool(y.abs().max() > 0):
+        raise UnsupportedScan(f"slice {index} holds no signal", field="sinogram", found="all zero", expected="line integrals")
+    size = (scan.image_size, scan.image_size)
+    return SliceProblem(operator, y, size, None if scan.reference is None else scan.reference[index])
+
+
+def reconstruct(
+    problem: SliceProblem, method: Parameters, *, seed: int, priors: Path | None = None, state: State | None = None
+) -> Iterates:
+    """Iterates of `method`, complete for the problem's modality; the last one is the reconstruction.
+
+    The same problem, method, seed and device give the same bits; `state` of an iterate goes on right after it.
+    `priors` is a folder of priors beside the bundled ones.
+    """
+    A, y = problem.operator, problem.measurements
+    rng = torch.Generator(y.device).manual_seed(seed)
+    scale = unit(algorithms.start(y, A, "cg_sense"))
+    for iterate in algorithms.run(y / scale, A, method, rng, priors, state):
+        yield iterate._replace(image=iterate.image * scale)
+
+
+def unit(image: Tensor) -> float:
+    """What 1 is for networks and priors, from a rough image (1, C, H, W) in the scan's units.
+
+    MRI: the 99th percentile of the magnitude inside the object. CT: soft tissue, the median of what is denser than
+    half of the densest tenth, comes to lie at `WATER`.
+    """
+    if image.shape[1] == 2:
+        magnitude = image.norm(dim=1).flatten()
+        inside = magnitude[magnitude > 0.1 * magnitude.max()]
+        return float(torch.quantile(inside[:: 1 + inside.numel() // 2**23], 0.99))
+    attenuation = image.clamp(min=0).flatten()
+    inside = attenuation[attenuation > 0.1 * attenuation.max()]
+    dense = inside[inside > 0.5 * torch.quantile(inside[:: 1 + inside.numel() // 2**23], 0.9)]
+    return float(dense.median()) / WATER
+
+
+def _cropped(image: Tensor, size: tuple[int, int]) -> Tensor:
+    # The pixel of phase zero, n // 2, stays the centre for odd and even sizes alike.
+    top, left = (have // 2 - want // 2 for have, want in zip(image.shape, size, strict=True))
+    return image[top : top + size[0], left : left + size[1]]

@@ -1,0 +1,240 @@
+"""Train a diffusion prior on images: `python -m core.train_prior --modality mri --images DIR --output DIR`."""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from core.acquisition import Modality
+from core.cards import Card, sha256_of
+from core.metrics import psnr
+from core.priors import DiffusionPrior
+from core.training_images import TrainingImage, load_images
+
+SIGMA_RANGE = (0.004, 1.2)
+WIDTHS = (64, 128, 224)
+BLOCKS = 2
+LIMITS = (
+    "Trained on few people. It has not seen other anatomy, contrasts or disease and may invent or remove structure there; "
+    "research use only."
+)
+
+
+def patches(images: Sequence[TrainingImage], size: int, count: int, rng: torch.Generator) -> Tensor:
+    """Draw augmented patches (count, 1, size, size): turned, mirrored, zoomed, rescaled in brightness."""
+    weights = torch.tensor([image.weight for image in images])
+    chosen = torch.multinomial(weights, count, replacement=True, generator=rng).tolist()
+    return torch.stack([_patch(images[index].pixels, size, rng) for index in chosen])
+
+
+def _patch(pixels: Tensor, size: int, rng: torch.Generator) -> Tensor:
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=rng))
+
+    height, width = pixels.shape[-2:]
+    interpolated = uniform(0, 1) < 0.5
+    zoom, turn = (uniform(0.8, 1.5), uniform(-0.3, 0.3)) if interpolated else (1.0, 0.0)
+    reach = size / zoom
+    row = math.floor(uniform(0, max(height - reach, 0))) + (min(reach, height) - 1) / 2
+    column = math.floor(uniform(0, max(width - reach, 0))) + (min(reach, width) - 1) / 2
+    steps = (torch.arange(size) - (size - 1) / 2) / zoom
+    if not interpolated:
+        row, column = math.floor(row) + 0.5 * (1 - size % 2), math.floor(column) + 0.5 * (1 - size % 2)
+    dy, dx = torch.meshgrid(steps, steps, indexing="ij")
+    y = row + dy * math.cos(turn) - dx * math.sin(turn)
+    x = column + dy * math.sin(turn) + dx * math.cos(turn)
+    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)
+    patch = F.grid_sample(pixels[None].float(), grid[None], mode="bilinear", align_corners=False)[0]
+    patch = torch.rot90(patch, int(uniform(0, 4)), (1, 2))
+    return (patch.flip(2) if uniform(0, 1) < 0.5 else patch) * math.exp(uniform(-0.35, 0.25))
+
+
+def with_phase(magnitude: Tensor, rng: torch.Generator) -> Tensor:
+    """Give magnitudes (B, 1, H, W) a smooth random phase: (B, 2, H, W), real and imaginary part."""
+    batch, _, height, width = magnitude.shape
+    coarse = torch.randn(batch, 1, 4, 4, generator=rng) * 0.8 * torch.rand(batch, 1, 1, 1, generator=rng)
+    phase = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)
+    phase = phase + 2 * math.pi * torch.rand(batch, 1, 1, 1, generator=rng)
+    return torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], 1)
+
+
+def batches(images: Sequence[TrainingImage], modality: Modality, size: int, count: int, seed: int) -> Iterator[Tensor]:
+    """Endless batches (count, C, size, size)."""
+    rng = torch.Generator().manual_seed(seed)
+    while True:
+        magnitude = patches(images, size, count, rng)
+        yield with_phase(magnitude, rng) if modality is Modality.MRI else magnitude
+
+
+def denoising_gains(prior: DiffusionPrior, images: Sequence[TrainingImage], modality: Modality) -> dict[str, float]:
+    """PSNR in dB of denoised whole slices of people kept out, by noise level."""
+    rng = torch.Generator().manual_seed(0)
+    scores = {}
+    for sigma in (0.02, 0.05, 0.1, 0.2, 0.5):
+        values = []
+        for image in images[:: max(1, len(images) // 8)]:
+            clean = image.pixels[None].float()
+            clean = with_phase(clean, rng) if modality is Modality.MRI else clean
+            noisy = clean + sigma * torch.randn(clean.shape, generator=rng)
+            with torch.no_grad():
+                denoised = prior(noisy, sigma)
+            magnitudes = [part.norm(dim=1)[0].numpy() if modality is Modality.MRI else part[0, 0].numpy() for part in (denoised, clean)]
+            values.append(psnr(*magnitudes))
+        scores[f"psnr_at_{sigma}"] = round(sum(values) / len(values), 2)
+    return scores
+
+
+class Training:
+    """Optimiser, running mean of the weights and schedule of one run; saved and resumed as one."""
+
+    def __init__(self, modality: Modality, steps: int, learning_rate: float, decay: float) -> None:
+        self.prior = DiffusionPrior(2 if modality is Modality.MRI else 1, WIDTHS, BLOCKS).to(
+            memory_format=torch.channels_last  # type: ignore[call-overload]
+        )
+        self.optimiser = torch.optim.AdamW(self.prior.parameters(), learning_rate, weight_decay=1e-4, betas=(0.9, 0.99))
+        self.mean = {key: value.clone() for key, value in self.prior.state_dict().items()}
+        self.steps, self.learning_rate, self.decay, self.step = steps, learning_rate, decay, 0
+
+    def update(self, clean: Tensor, rng: torch.Generator) -> float:
+        """One AdamW step on the denoising loss, weighted to be of one size at every sigma (Karras et al. 2022)."""
+        low, high = (math.log(sigma) for sigma in SIGMA_RANGE)
+        sigma = torch.exp(low + (high - low) * torch.rand(clean.shape[0], generator=rng))
+        noisy = clean + sigma[:, None, None, None] * torch.randn(clean.shape, generator=rng)
+        weight = 1 / sigma**2 + 1 / 0.3**2
+        loss = (weight * ((self.prior(noisy, sigma) - clean) ** 2).mean((1, 2, 3))).mean()
+        warm = min(1.0, (self.step + 1) / 200)
+        fall = 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate * warm * fall
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.prior.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        for key, value in self.prior.state_dict().items():
+            self.mean[key].lerp_(value, 1 - decay)
+        return float(loss)
+
+    def averaged(self) -> DiffusionPrior:
+        """The prior with the running mean of the weights."""
+        prior = DiffusionPrior(self.prior.network.leave.out_channels // 4, WIDTHS, BLOCKS)
+        prior.load_state_dict(self.mean)
+        return prior.eval()
+
+    def save(self, path: Path) -> None:
+        """Write everything needed to go on."""
+        part = path.with_suffix(".part")
+        state = {"prior": self.prior.state_dict(), "mean": self.mean, "step": self.step}
+        torch.save({**state, "optimiser": self.optimiser.state_dict()}, part)
+        part.rename(path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a file of `save`."""
+        state = torch.load(path, weights_only=True)
+        self.prior.load_state_dict(state["prior"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.mean, self.step = state["mean"], state["step"]
+
+
+def write_prior(prior: DiffusionPrior, card: Card, folder: Path) -> None:
+    """Write `<name>.safetensors` in half precision and `<name>.json` with its hash."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / f"{card.name}.safetensors"
+    save_file({key: value.half().contiguous() for key, value in prior.state_dict().items()}, weights)
+    complete = card.model_copy(update={"sha256": sha256_of(weights)})
+    (folder / f"{card.name}.json").write_text(json.dumps(complete.model_dump(mode="json"), indent=2) + "\n")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--modality", type=Modality, choices=list(Modality), required=True)
+    parser.add_argument("--images", type=Path, required=True, help="folder of NIfTI volumes; CT in Hounsfield units")
+    parser.add_argument("--sources", type=Path, help="JSON: file stem -> {weight, terms}; others weigh 1")
+    parser.add_argument("--hold-out", nargs="*", default=[], help="file stems of people kept out of training")
+    parser.add_argument("--output", type=Path, required=True, help="folder for checkpoint, weights and card")
+    parser.add_argument("--name", help="name of the prior; the modality's by default")
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--patch", type=int, default=96, help="side of the training patches in pixels")
+    parser.add_argument("--learning-rate", type=float, default=8e-4)
+    parser.add_argument("--decay", type=float, default=0.999, help="of the running mean of the weights")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0)
+    train(parser.parse_args())
+
+
+def train(options: argparse.Namespace) -> None:
+    """Run or resume one training; a checkpoint every 500 steps, weights and card as well."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    sources = json.loads(options.sources.read_text()) if options.sources else {}
+    images, held_out = load_images(options.images, options.modality, sources, options.hold_out)
+    training = Training(options.modality, options.steps, options.learning_rate, options.decay)
+    options.output.mkdir(parents=True, exist_ok=True)
+    name = options.name or options.modality.value
+    checkpoint = options.output / f"{name}.checkpoint"
+    if checkpoint.exists():
+        training.load(checkpoint)
+    # A resumed run draws from a stream of its own, named by the step that it goes on from.
+    stream = batches(images, options.modality, options.patch, options.batch, options.seed + training.step)
+    rng = torch.Generator().manual_seed(options.seed + training.step + 1)
+    with tqdm(total=options.steps, initial=training.step, unit="step", mininterval=10) as bar:
+        while training.step < options.steps:
+            loss = training.update(next(stream), rng)
+            bar.update()
+            if training.step % 50 == 0:
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            if training.step % 500 == 0 or training.step == options.steps:
+                training.save(checkpoint)
+                prior = training.averaged()
+                scores = denoising_gains(prior, held_out, options.modality)
+                tqdm.write(f"{training.step}: {scores}")
+                write_prior(prior, _card(name, options, sources, images, scores, training.step), options.output)
+
+
+def _card(
+    name: str,
+    options: argparse.Namespace,
+    sources: dict[str, dict[str, str]],
+    images: Sequence[TrainingImage],
+    scores: dict[str, float],
+    step: int,
+) -> Card:
+    stems = sorted({image.source for image in images})
+    return Card(
+        name=name,
+        modality=options.modality,
+        description=f"Denoiser of {options.modality.value} images for purification, noise levels {SIGMA_RANGE}",
+        channels=2 if options.modality is Modality.MRI else 1,
+        widths=WIDTHS,
+        blocks=BLOCKS,
+        sha256="",
+        data=tuple(f"{stem}: {sources.get(stem, {}).get('terms', 'terms not stated')}" for stem in stems),
+        held_out=tuple(options.hold_out),
+        training={
+            "steps": step,
+            "of_steps": options.steps,
+            "batch": options.batch,
+            "patch": options.patch,
+            "learning_rate": options.learning_rate,
+            "ema": options.decay,
+            "seed": options.seed,
+            "slices": len(images),
+        },
+        scores=scores,
+        limits=LIMITS,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""The tables: what a scan, a job, its chunks and its progress are, and which moves a job may make."""
+
+import uuid
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import BigInteger, DateTime, ForeignKey, Index, MetaData, String, func, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+CONSTRAINT_NAMES = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """Base of the tables; times are with zone, JSON is JSONB."""
+
+    metadata = MetaData(naming_convention=CONSTRAINT_NAMES)
+    type_annotation_map = {
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        list[str]: JSONB,
+        list[int]: JSONB,
+    }
+
+
+class Status(StrEnum):
+    """queued -> running -> succeeded | failed | cancelled; running -> queued when a worker died; nothing else."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen by itself."""
+        return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+
+
+class Scan(Base):
+    """One uploaded file, stored once under its hash."""
+
+    __tablename__ = "scans"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    filename: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    header: Mapped[dict[str, Any]]  # core.acquisition.ScanHeader as JSON
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Job(Base):
+    """One reconstruction that was asked for."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_status", "status"),
+        Index("ix_jobs_scan_id", "scan_id"),
+        Index("ix_jobs_tags", "tags", postgresql_using="gin"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)  # UUIDv7: sorts by creation
+    scan_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("scans.id"))
+    status: Mapped[Status] = mapped_column(String(16), default=Status.QUEUED)
+    parameters: Mapped[dict[str, Any]]  # core.parameters.Method, complete
+    outputs: Mapped[list[str]]  # formats written when the job succeeds
+    slices: Mapped[list[int]]  # slice numbers of the scan, in the order of the result
+    seed: Mapped[int] = mapped_column(BigInteger)
+    tags: Mapped[dict[str, Any]]
+    webhook_url: Mapped[str | None]
+    idempotency_key: Mapped[str | None] = mapped_column(String(255), unique=True)
+    request_sha256: Mapped[str | None] = mapped_column(String(64))  # of the body sent with the key
+    cancel_requested: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
+    error: Mapped[dict[str, Any] | None]  # problem document
+    metrics: Mapped[dict[str, Any] | None]  # means over the slices, when succeeded
+    versions: Mapped[dict[str, Any] | None]  # software and prior, as the worker found them
+    result: Mapped[str | None]  # folder of the accepted result below DATA/results
+    last_seq: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class Chunk(Base):
+    """One slice of a job: what a worker claims, leases and finishes."""
+
+    __tablename__ = "chunks"
+    __table_args__ = (Index("ix_chunks_open", "status", "lease_until"),)
+
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    slice: Mapped[int] = mapped_column(primary_key=True)
+    status: Mapped[Status] = mapped_column(String(16), default=Status.QUEUED)
+    attempt: Mapped[int] = mapped_column(default=0, server_default=text("0"))  # the fence: grows with every claim
+    crashes: Mapped[int] = mapped_column(default=0, server_default=text("0"))  # leases that ran out
+    lease_until: Mapped[datetime | None]
+    rung_at: Mapped[datetime | None]  # when a message for it was last sent
+    worker: Mapped[str | None]
+    iteration: Mapped[int] = mapped_column(default=0, server_default=text("0"))
+    iterations: Mapped[int | None]
+    seconds: Mapped[float] = mapped_column(default=0.0, server_default=text("0"))  # spent on it so far
+    metrics: Mapped[dict[str, Any] | None]  # psnr, ssim, nmse, data_residual of the slice, when succeeded
+    result: Mapped[str | None]  # file of the accepted slice below DATA/results
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class Snapshot(Base):
+    """How far one slice was at one moment. `seq` grows by one within a job, in commit order."""
+
+    __tablename__ = "snapshots"
+
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    slice: Mapped[int]
+    iteration: Mapped[int]
+    iterations: Mapped[int]
+    loss: Mapped[float | None]
+    data_residual: Mapped[float | None]
+    psnr: Mapped[float | None]
+    ssim: Mapped[float | None]
+    seconds: Mapped[float]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Worker(Base):
+    """A worker process that is alive: `seen_at` is renewed with every sweep."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(primary_key=True)  # host:pid:start
+    device: Mapped[str]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
