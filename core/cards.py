@@ -31,6 +31,9 @@ class Card(BaseModel):
     limits: str = Field(description="what it must not be trusted with")
     weights: Path = Field(Path(), exclude=True, description="the weights file, set when the card is read")
 
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
 
 def cards(folder: Path | None = None) -> list[Card]:
     """All priors: the bundled ones, then those in `folder`, by name. A user's prior may not take a bundled name."""

@@ -142,15 +142,32 @@ METHODS: dict[str, type[Parameters]] = {
 }
 _METHOD: TypeAdapter[Parameters] = TypeAdapter(Method)
 
+# Table 1 of the paper, literally: M = 150 steps of the linear VP schedule are the noise level 0.518 (hours per slice).
+PAPER: dict[str, Any] = {
+    "start": "adjoint",
+    "outer_iterations": 2000,
+    "inner_iterations": 2,
+    "autoencoding_weight": 1.0,
+    "learning_rate": 1e-4,
+    "network": "unet",
+    "noise_level": 0.518,
+    "final_noise_level": 0.518,
+    "noise_scale": 1.0,
+    "prior_calls": 150,
+    "consistency_iterations": 0,
+    "symmetries": False,
+}
+
 # What a preset sets for a modality, beside the defaults above.
 PRESETS: dict[tuple[str, Modality], dict[str, Any]] = {
+    ("paper", Modality.MRI): PAPER,
+    ("paper", Modality.CT): PAPER,
     ("standard", Modality.MRI): {},
-    ("standard", Modality.CT): {},
-    ("preview", Modality.MRI): {},
-    ("preview", Modality.CT): {},
-    ("paper", Modality.MRI): {},
-    ("paper", Modality.CT): {},
+    ("standard", Modality.CT): {"start": "sirt", "noise_level": 0.2},
+    ("preview", Modality.MRI): {"outer_iterations": 30, "inner_iterations": 0},
+    ("preview", Modality.CT): {"start": "sirt", "noise_level": 0.2, "outer_iterations": 30, "inner_iterations": 0},
 }
+CT_STARTS = ("fbp", "sirt")
 
 
 def parse(raw: dict[str, Any]) -> Parameters:
@@ -174,5 +191,12 @@ def complete(method: Parameters, modality: Modality) -> Parameters:
         )
     if not isinstance(method, UDiGDIP):
         return method
-    given = method.model_dump(exclude_unset=True)
-    return UDiGDIP(**{**PRESETS[method.preset, modality], **given})
+    filled = UDiGDIP(**{**PRESETS[method.preset, modality], **method.model_dump(exclude_unset=True)})
+    if modality is Modality.MRI and filled.start in CT_STARTS:
+        raise UnsupportedScan(
+            f"start {filled.start} needs a CT scan; an MRI scan starts from cg_sense or adjoint",
+            field="parameters.start",
+            found=filled.start,
+            expected="cg_sense | adjoint",
+        )
+    return filled

@@ -12,7 +12,7 @@ from core.algorithms.udig_dip import udig_dip
 from core.errors import UnsupportedScan
 from core.iterates import Iterates, State
 from core.networks.dip import ResidualUNet, UNet, initialise
-from core.operators import LinearOperator, ParallelBeamCT
+from core.operators import LinearOperator
 from core.parameters import DIP, FBP, SIRT, CGSense, Parameters, UDiGDIP, ZeroFilled
 from core.priors import load_prior
 from core.solvers import conjugate_gradient
@@ -46,21 +46,15 @@ def run(
 
 
 def start(y: Tensor, A: LinearOperator, name: str) -> Tensor:
-    """The first network input z_0 (1, C, H, W)."""
+    """The first network input z_0 (1, C, H, W); `fbp` and `sirt` are for CT, as parameters.complete sees to."""
     rhs = A.adjoint(y)
     match name:
-        case "cg_sense":
-            return conjugate_gradient(A.normal, rhs, torch.zeros_like(rhs), START_CG_ITERATIONS)
-        case "fbp" if isinstance(A, ParallelBeamCT):
-            return A.fbp(y).clamp(min=0)
-        case "sirt" if isinstance(A, ParallelBeamCT):
-            *_, last = sirt(y, A, SIRT(iterations=START_SIRT_ITERATIONS))
-            return last.image
         case "adjoint":
             return rhs
-    raise UnsupportedScan(
-        f"start {name!r} needs a CT scan; MRI scans start from cg_sense or adjoint",
-        field="parameters.start",
-        found=name,
-        expected="cg_sense | adjoint",
-    )
+        case "fbp":
+            *_, last = fbp(y, A, FBP())
+        case "sirt":
+            *_, last = sirt(y, A, SIRT(iterations=START_SIRT_ITERATIONS))
+        case _:
+            return conjugate_gradient(A.normal, rhs, torch.zeros_like(rhs), START_CG_ITERATIONS)
+    return last.image.clamp(min=0)

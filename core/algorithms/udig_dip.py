@@ -94,7 +94,8 @@ def consistent(d: Tensor, rhs: Tensor, A: LinearOperator, p: UDiGDIP, sigma: flo
         return d
     mu = max(p.consistency_weight / sigma**2, SMALLEST_WEIGHT)
     with torch.no_grad():
-        return conjugate_gradient(lambda x: A.normal(x) + mu * x, rhs + mu * d, d, p.consistency_iterations)
+        z = conjugate_gradient(lambda x: A.normal(x) + mu * x, rhs + mu * d, d, p.consistency_iterations)
+    return z.clamp(min=0) if A.nonnegative else z
 
 
 def misfit(A: LinearOperator, x: Tensor, y: Tensor) -> Tensor:

@@ -37,6 +37,8 @@ class LinearOperator(ABC):
 
     image_shape: tuple[int, int, int]
     """(channels, height, width)"""
+    nonnegative: bool = False
+    """whether images are attenuations, which cannot be negative"""
     scale: float
     """1 / spectral norm of the physical model"""
 

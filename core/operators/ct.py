@@ -20,6 +20,8 @@ class ParallelBeamCT(LinearOperator):
     The geometry's sense is that of `core.operators.radon.Geometry`.
     """
 
+    nonnegative = True
+
     def __init__(
         self,
         angles: NDArray[np.float64],
@@ -55,14 +57,14 @@ class ParallelBeamCT(LinearOperator):
 def angular_weights(angles: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of the half turn (radians) that each view (views,) stands for: half the way to both neighbours.
 
-    Views half a turn apart measure the same and share. A gap far wider than the others is a limited angle, not a view's
-    share: it counts as four usual gaps.
+    Views half a turn apart measure the same and share. A gap ten times as wide as usual is a limited angle rather than a
+    view's share, and counts as a usual one.
     """
     tolerance = 1e-6
     folded = np.round(np.mod(angles, np.pi) / tolerance).astype(np.int64) % round(np.pi / tolerance)
     distinct, index, counts = np.unique(folded, return_inverse=True, return_counts=True)
     gaps = np.diff(distinct * tolerance, append=distinct[0] * tolerance + np.pi)
-    gaps = np.minimum(gaps, 4 * np.median(gaps))
+    gaps = np.where(gaps > 10 * np.median(gaps), np.median(gaps), gaps)
     return ((gaps + np.roll(gaps, 1)) / 2 / counts)[index]
 
 

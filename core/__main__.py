@@ -1,0 +1,150 @@
+"""Reconstruct a scan file without the service: `python -m core scan.h5 -o out.h5`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from core import formats, results
+from core.acquisition import ScanHeader
+from core.cards import find_card, sha256_of
+from core.errors import ReconstructionError
+from core.parameters import METHODS, Parameters, complete, parse
+from core.reconstruct import SliceProblem, reconstruct, slice_problem
+
+SHOWN_EVERY = 10
+"""Iterates from one evaluation of PSNR and residual to the next."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 when the volume is written, 2 when the input cannot be used."""
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+    except ReconstructionError as error:
+        return _refuse(str(error))
+    except ValidationError as error:
+        first = error.errors()[0]
+        return _refuse(f"{'.'.join(str(part) for part in first['loc'][1:])}: {first['msg']}, found {first['input']!r}")
+    except OSError as error:
+        return _refuse(f"{error.filename or options.scan}: {error.strerror or error}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m core", description=__doc__)
+    parser.add_argument("scan", type=Path, help="fastMRI or sinogram HDF5, .npy or .npz")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="volume to write: .h5, .npy, .nii.gz or .png")
+    parser.add_argument("--method", default="udig_dip", choices=list(METHODS))
+    parser.add_argument("--set", nargs="*", default=[], metavar="KNOB=VALUE", help="knobs, as preset=preview seed-free")
+    parser.add_argument("--slices", type=int, nargs="*", help="slice numbers; all by default")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--priors", type=Path, help="folder of diffusion priors beside the bundled ones")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    target = results.OutputFormat.from_path(options.output)
+    header = formats.probe(options.scan)
+    method = complete(parse({"method": options.method, **_knobs(options.set)}), header.modality)
+    chosen = _chosen(options.slices, header)
+    finished = [_slice(options, method, index) for index in chosen]
+    attributes = _attributes(options, method, header)
+    if target is results.OutputFormat.H5:
+        results.write_hdf5(options.output, finished, attributes)
+        return
+    volume = options.output.with_name(options.output.name + ".volume.h5")
+    try:
+        results.write_hdf5(volume, finished, attributes)
+        results.convert(volume, options.output, target)
+    finally:
+        volume.unlink(missing_ok=True)
+
+
+def _slice(options: argparse.Namespace, method: Parameters, index: int) -> results.SliceResult:
+    problem = slice_problem(formats.read(options.scan, [index]), 0, torch.device(options.device))
+    curves: dict[str, list[float]] = {"iteration": [], "data_residual": [], "psnr": [], "ssim": []}
+    with tqdm(desc=f"slice {index}", unit="it") as bar:
+        for iterate in reconstruct(problem, method, seed=options.seed, priors=options.priors):
+            bar.total = iterate.steps
+            bar.update(iterate.step - bar.n)
+            if iterate.step == iterate.steps or (iterate.step % SHOWN_EVERY == 0 and iterate.step != _last(curves)):
+                _record(curves, problem, iterate.step, iterate.image, bar)
+    image = iterate.image
+    return results.SliceResult(
+        image=problem.magnitude(image),
+        image_complex=problem.complex_image(image),
+        plain=problem.magnitude(problem.plain()),
+        reference=problem.reference,
+        curves={name: values for name, values in curves.items() if values},
+    )
+
+
+def _record(curves: dict[str, list[float]], problem: SliceProblem, step: int, image: torch.Tensor, bar: Any) -> None:
+    quality = problem.quality(image)
+    curves["iteration"].append(step)
+    curves["data_residual"].append(quality.data_residual)
+    shown = {"residual": f"{quality.data_residual:.4f}"}
+    if quality.psnr is not None and quality.ssim is not None:
+        curves["psnr"].append(quality.psnr)
+        curves["ssim"].append(quality.ssim)
+        shown["psnr"] = f"{quality.psnr:.2f} dB"
+    bar.set_postfix(shown)
+
+
+def _last(curves: dict[str, list[float]]) -> float:
+    return curves["iteration"][-1] if curves["iteration"] else 0
+
+
+def _attributes(options: argparse.Namespace, method: Parameters, header: ScanHeader) -> dict[str, Any]:
+    attributes = {
+        "parameters": method.model_dump_json(),
+        "seed": options.seed,
+        "scan_sha256": sha256_of(options.scan),
+        "modality": header.modality.value,
+        "pixel_spacing_mm": list(header.pixel_spacing_mm),
+        "torch": torch.__version__,
+        "device": options.device,
+    }
+    if method.needs_prior:
+        card = find_card(getattr(method, "prior", None), header.modality, options.priors)
+        attributes |= {"prior": card.name, "prior_sha256": card.sha256}
+    return attributes
+
+
+def _knobs(pairs: Sequence[str]) -> dict[str, Any]:
+    knobs = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise ReconstructionError(f"--set takes KNOB=VALUE, found {pair!r}")
+        try:
+            knobs[name] = json.loads(value)
+        except ValueError:
+            knobs[name] = value
+    return knobs
+
+
+def _chosen(wanted: Sequence[int] | None, header: ScanHeader) -> list[int]:
+    if wanted is None:
+        return list(range(header.slices))
+    for index in wanted:
+        if not 0 <= index < header.slices:
+            raise ReconstructionError(f"--slices {index}: the scan has slices 0 to {header.slices - 1}")
+    return list(wanted)
+
+
+def _refuse(message: str) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Every method on small problems of both modalities: it reconstructs, repeats bit for bit, and resumes bit for bit."""
+
+import io
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from core.acquisition import Modality
+from core.algorithms import run
+from core.errors import MissingPrior
+from core.operators import MultiCoilMRI, ParallelBeamCT
+from core.parameters import DIP, FBP, SIRT, CGSense, UDiGDIP, ZeroFilled, complete
+
+QUICK = {"outer_iterations": 4, "inner_iterations": 2}
+CASES = [
+    (ZeroFilled(), Modality.MRI),
+    (CGSense(iterations=5), Modality.MRI),
+    (FBP(), Modality.CT),
+    (SIRT(iterations=6), Modality.CT),
+    (DIP(iterations=5), Modality.MRI),
+    (DIP(iterations=5), Modality.CT),
+    (UDiGDIP(**QUICK), Modality.MRI),
+    (UDiGDIP(**QUICK), Modality.CT),
+    (UDiGDIP(preset="paper", **QUICK, prior_calls=3), Modality.MRI),
+    (UDiGDIP(preset="paper", **QUICK, prior_calls=3), Modality.CT),
+    (UDiGDIP(**QUICK, averaging=0.5, purification_period=2, noise_scale=0.5), Modality.MRI),
+    (UDiGDIP(preset="preview", outer_iterations=3, start="fbp"), Modality.CT),
+]
+
+
+def called(value):
+    return f"{value.method}-{len(value.model_fields_set)}" if hasattr(value, "method") else str(value)
+
+
+RESUMABLE = [case for case in CASES if isinstance(case[0], SIRT | DIP | UDiGDIP)]
+
+
+def problem(modality, size=40):
+    """A disc with two holes, seen by four coils at half the lines or from twelve angles."""
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    image = ((x**2 + y**2) < 0.7) - 0.5 * ((x - 0.3) ** 2 + y**2 < 0.05) - 0.3 * ((x + 0.3) ** 2 + y**2 < 0.1)
+    if modality is Modality.CT:
+        A = ParallelBeamCT(np.arange(12) * np.pi / 12, size, 60, 1.0, 1.0)
+        truth = torch.from_numpy(0.02 * image[None, None]).float()
+        return A, A.forward(truth), truth
+    centres = [(-1.3, 0.0), (1.3, 0.0), (0.0, 1.3), (0.0, -1.3)]
+    maps = np.stack([np.exp(1j * a) / (0.3 + (x - a) ** 2 + (y - b) ** 2) for a, b in centres])
+    maps /= np.sqrt((np.abs(maps) ** 2).sum(0))
+    mask = np.zeros((size, size), bool)
+    mask[:, ::2] = mask[:, size // 2 - 4 : size // 2 + 4] = True
+    A = MultiCoilMRI(torch.from_numpy(maps.astype(np.complex64)), torch.from_numpy(mask))
+    truth = torch.from_numpy(np.stack([image, 0.2 * image])[None]).float()
+    return A, A.forward(truth), truth
+
+
+def iterates(method, modality, state=None, seed=3):
+    A, y, _ = problem(modality)
+    rng = torch.Generator().manual_seed(seed)
+    scale = 0.04 if modality is Modality.CT else 1.0
+    return run(y / scale, A, complete(method, modality), rng, None, state)
+
+
+@pytest.mark.parametrize(("method", "modality"), CASES, ids=called)
+def test_same_seed_gives_the_same_bits(method, modality):
+    *_, first = iterates(method, modality)
+    *_, second = iterates(method, modality)
+    assert first.step == first.steps
+    assert torch.equal(first.image, second.image)
+    assert bool(first.image.isfinite().all())
+
+
+@pytest.mark.parametrize(("method", "modality"), RESUMABLE, ids=called)
+def test_a_run_stopped_and_resumed_gives_the_same_bits(method, modality):
+    *_, unbroken = iterates(method, modality)
+    points = (iterate for iterate in iterates(method, modality) if iterate.state is not None)
+    stopped = next(islice(points, 1, None))
+    assert stopped.state is not None
+    assert 0 < stopped.step < stopped.steps
+    file = io.BytesIO()
+    torch.save(stopped.state(), file)
+    file.seek(0)
+    *_, resumed = iterates(method, modality, torch.load(file, weights_only=True))
+    assert torch.equal(resumed.image, unbroken.image)
+
+
+def test_another_seed_gives_another_image():
+    *_, first = iterates(DIP(iterations=2), Modality.MRI, seed=1)
+    *_, second = iterates(DIP(iterations=2), Modality.MRI, seed=2)
+    assert not torch.equal(first.image, second.image)
+
+
+def error(image, truth):
+    return float((image - truth).norm() / truth.norm())
+
+
+def test_conjugate_gradients_solve_a_well_posed_scan():
+    A, y, truth = problem(Modality.MRI)
+    *_, last = iterates(CGSense(iterations=60), Modality.MRI)
+    assert error(last.image, truth) < 0.02
+    assert error(last.image, truth) < 0.2 * error(A.adjoint(y), truth)
+
+
+def test_sirt_lowers_the_residual_with_every_iteration_and_stays_non_negative():
+    losses = [(float(iterate.loss), float(iterate.image.min())) for iterate in iterates(SIRT(iterations=30), Modality.CT)]
+    assert all(after < before for (before, _), (after, _) in zip(losses, losses[1:], strict=False))
+    assert all(low >= 0 for _, low in losses)
+
+
+def test_dip_learns_the_scan():
+    losses = [float(iterate.loss) for iterate in iterates(DIP(iterations=40), Modality.MRI)]
+    assert min(losses[-5:]) < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("modality", list(Modality))
+def test_udig_dip_beats_what_needs_no_prior(modality):
+    A, y, truth = problem(modality)
+    scale = 0.04 if modality is Modality.CT else 1.0
+    plain = A.fbp(y) if isinstance(A, ParallelBeamCT) else A.adjoint(y)
+    *_, last = iterates(UDiGDIP(preset="preview"), modality)
+    assert error(last.image * scale, truth) < 0.6 * error(plain, truth)
+
+
+def test_lambda_and_purification_reach_the_result():
+    images = []
+    for knobs in ({}, {"autoencoding_weight": 5.0}, {"learning_rate": 1e-3}, {"noise_level": 0.9, "noise_scale": 1.0}):
+        *_, last = iterates(UDiGDIP(**{**QUICK, **knobs}), Modality.MRI)
+        images.append(last.image)
+    assert all(not torch.equal(images[0], other) for other in images[1:])
+
+
+def test_unknown_prior_is_refused_with_what_there_is():
+    with pytest.raises(MissingPrior, match=r"no mri prior is named 'knees'; there are: mri"):
+        next(iterates(UDiGDIP(prior="knees"), Modality.MRI))
