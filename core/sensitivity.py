@@ -1,0 +1,119 @@
+"""Coil sensitivity maps from the calibration region of a scan: ESPIRiT (Uecker et al. 2014)."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from core.errors import UnsupportedScan
+from core.operators.fourier import centre, ifft2c
+
+SMALLEST_CALIBRATION = 8
+LARGEST_CALIBRATION = 32
+KERNEL = 6
+NULL_SPACE = 0.02
+SUPPORT = 0.8
+
+
+def calibration_size(mask: NDArray[np.bool_]) -> tuple[int, int]:
+    """Height and width of the fully measured rectangle about the centre of a mask (ky, kx), at most 32 each.
+
+    Raises UnsupportedScan when it is smaller than 8 x 8.
+    """
+    best = (0, 0)
+    for height in range(1, min(LARGEST_CALIBRATION, mask.shape[0]) + 1):
+        full = mask[centre(mask.shape[0], height)].all(axis=0)
+        widths = range(1, min(LARGEST_CALIBRATION, full.size) + 1)
+        width = max((w for w in widths if full[centre(full.size, w)].all()), default=0)
+        best = max(best, (height, width), key=lambda size: (min(size), max(size)))
+    if min(best) < SMALLEST_CALIBRATION:
+        raise UnsupportedScan(
+            f"the centre of k-space is fully measured over {best[0]} x {best[1]} samples; estimating coil maps needs "
+            f"{SMALLEST_CALIBRATION} x {SMALLEST_CALIBRATION}: send sensitivity_maps with the scan",
+            field="mask",
+            found=f"{best[0]} x {best[1]} calibration samples",
+            expected=f"{SMALLEST_CALIBRATION} x {SMALLEST_CALIBRATION} or more, or sensitivity_maps",
+        )
+    return best
+
+
+def espirit(kspace: Tensor, calibration: tuple[int, int]) -> Tensor:
+    """Sensitivity maps (coils, y, x) of k-space (coils, ky, kx) whose central `calibration` samples are all measured.
+
+    The maps are the eigenvectors to eigenvalue 1 of the projection onto the calibration data's row space, pixel by
+    pixel. Their root-sum-of-squares is 1 in the object and falls to 0 outside; their phase is relative to the coils'
+    principal component. One coil has nothing to be told apart from: its map is 1.
+    """
+    coils, *shape = kspace.shape
+    if coils == 1:
+        return torch.ones_like(kspace)
+    region = tuple(centre(size, width) for size, width in zip(shape, calibration, strict=True))
+    samples = kspace[:, *region]
+    covariance = _covariance(_row_space(samples, min(KERNEL, min(calibration) // 2)))
+    maps, eigenvalues = _principal(covariance, _low_resolution(kspace, region))
+    principal = torch.linalg.eigh(samples.flatten(1) @ samples.flatten(1).mH)[1][:, -1]
+    phase = torch.einsum("c,chw->hw", principal.conj(), maps).angle()
+    return maps * torch.polar(_support(eigenvalues), -phase)
+
+
+def _row_space(samples: Tensor, kernel: int) -> Tensor:
+    """Orthonormal basis (vectors, coils, kernel, kernel) of the patches of calibration samples (coils, ky, kx)."""
+    coils = samples.shape[0]
+    patches = samples.unfold(1, kernel, 1).unfold(2, kernel, 1)
+    columns = patches.permute(0, 3, 4, 1, 2).reshape(coils * kernel**2, -1)
+    # The smaller of the two Gram matrices has the same spectrum.
+    wide = columns.shape[0] < columns.shape[1]
+    energy, vectors = torch.linalg.eigh(columns @ columns.mH if wide else columns.mH @ columns)
+    kept = energy > NULL_SPACE**2 * energy[-1]
+    basis = vectors[:, kept] if wide else columns @ vectors[:, kept] / energy[kept].sqrt()
+    return basis.T.reshape(-1, coils, kernel, kernel)
+
+
+def _covariance(basis: Tensor) -> Tensor:
+    """Fourier coefficients (2k-1, 2k-1, coils, coils) of the pixelwise projection, which they determine exactly."""
+    kernel = basis.shape[-1]
+    size = 2 * kernel - 1
+    spectra = torch.fft.ifft2(basis, (size, size), norm="forward").permute(2, 3, 1, 0)
+    return torch.fft.fft2(spectra @ spectra.mH / kernel**2, dim=(0, 1), norm="forward")
+
+
+def _low_resolution(kspace: Tensor, region: tuple[slice, ...]) -> Tensor:
+    """Coil images (coils, y, x) of the calibration region alone, tapered against ringing."""
+    padded = torch.zeros_like(kspace)
+    height, width = (part.stop - part.start for part in region)
+    taper = torch.hann_window(height + 2, False)[1:-1, None] * torch.hann_window(width + 2, False)[1:-1]
+    padded[:, *region] = kspace[:, *region] * taper.to(kspace.device)
+    return ifft2c(padded)
+
+
+def _principal(covariance: Tensor, start: Tensor, iterations: int = 20) -> tuple[Tensor, Tensor]:
+    """Largest eigenvalue (y, x) and its vector (coils, y, x) of each pixel's matrix, by power iteration from `start`."""
+    coils, height, width = start.shape
+    rows = torch.einsum("hm,mncd->hcdn", _waves(height, covariance), covariance)
+    columns = _waves(width, covariance).T
+    vectors = torch.empty_like(start)
+    values = torch.empty(height, width, device=start.device)
+    for row in range(height):
+        matrix = (rows[row].reshape(coils * coils, -1) @ columns).reshape(coils, coils, width)
+        x = start[:, row]
+        for _ in range(iterations):
+            x = x / x.norm(dim=0).clamp(min=1e-30)
+            x = (matrix * x).sum(dim=1)
+        values[row] = x.norm(dim=0)
+        vectors[:, row] = x / values[row].clamp(min=1e-30)
+    return vectors, values
+
+
+def _waves(size: int, like: Tensor) -> Tensor:
+    """exp(2 pi i q d / size) (size, 2k-1) at pixels q about the centre, offsets d in the transform's order."""
+    offsets = torch.fft.fftfreq(like.shape[0], 1 / like.shape[0], device=like.device)
+    pixels = torch.arange(size, device=like.device) - size // 2
+    return torch.polar(torch.ones(()).to(pixels.device), 2 * torch.pi / size * pixels[:, None] * offsets)
+
+
+def _support(eigenvalues: Tensor) -> Tensor:
+    """Weight (y, x) in [0, 1]: 1 in the object, holes filled, with a soft edge."""
+    inside = ndimage.binary_fill_holes(eigenvalues.cpu().numpy() > SUPPORT)
+    distance = ndimage.distance_transform_edt(~inside)
+    return torch.from_numpy(np.clip(1 - (distance - 1) / 4, 0, 1).astype(np.float32)).to(eigenvalues.device)
