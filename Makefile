@@ -1,0 +1,45 @@
+# Five verbs. Each makes the environment it needs; nothing is installed outside $(VENV).
+
+VENV ?= .venv
+DATA ?= .data
+PORT ?= 8000
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
+	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+
+.PHONY: demo serve test check bench
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.run ## reconstruct one real MR and one real CT slice through the service, with pictures
+	$(VENV)/bin/python -m benchmarks.demo
+
+serve: $(VENV)/.run ## the whole service on PORT, its data in DATA
+	PORT='$(PORT)' DATA='$(DATA)' exec $(VENV)/bin/python -m worker.serve
+
+test: $(VENV)/.dev ## every test, against a real Postgres and Valkey
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.dev ## lint, format, strict types, layers
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(VENV)/.dev ## measure speed and memory into benchmarks/RESULTS.md
+	$(VENV)/bin/python -m benchmarks.speed
+
+install = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
+	@echo 'installing into $(VENV): a minute or two'
+	$(install) '.[worker,embedded,demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
+	@echo 'installing into $(VENV): a minute or two'
+	$(install) '.[dev]'
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.made:
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer is needed; none was found on the PATH' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
