@@ -1,0 +1,103 @@
+"""Scan files, recognised by their content: `probe` looks at all of a file, `read` takes slices of it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from core.acquisition import Acquisition, ScanHeader
+from core.errors import UnknownFormat, UnsupportedScan
+from core.formats import ct, hdf5, mri, npy
+from core.formats.arrays import Contents
+from core.formats.child import probe_in_child
+from core.formats.limits import DEFAULT_LIMITS, Limits, damage_is_unreadable, unreadable
+
+__all__ = ["Limits", "probe", "probe_in_child", "read"]
+
+_OPENERS = {
+    hdf5.SIGNATURE: ("HDF5", hdf5.opened),
+    npy.SIGNATURE: (".npy", npy.opened_npy),
+    npy.ZIP_SIGNATURE: (".npz", npy.opened_npz),
+}
+_EXPECTED = "HDF5 with kspace or a sinogram, .npy with kspace, or .npz with either"
+_FOREIGN = {
+    b"\x1f\x8b": "a gzip file",
+    b"\x89PNG": "a PNG picture",
+    b"PK\x05\x06": "an empty zip file",
+    b"\\\x01\x00\x00": "a NIfTI image",
+}
+
+
+class _Modality(Protocol):
+    """What the modules mri and ct make of a file's arrays."""
+
+    def slice_count(self, contents: Contents) -> int: ...
+    def check_limits(self, contents: Contents, limits: Limits) -> None: ...
+    def probe(self, contents: Contents) -> ScanHeader: ...
+    def read(self, contents: Contents, slices: Sequence[int]) -> Acquisition: ...
+
+
+def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> ScanHeader:
+    """Look at every value of a scan file, a few MiB at a time.
+
+    Raises UnknownFormat when it is no scan file, UnreadableScan when what is inside is broken, contradictory or points
+    outside the file, UnsupportedScan when it is beyond the limits.
+    """
+    with _opened(path) as (contents, modality):
+        modality.check_limits(contents, limits)
+        for source in contents.arrays.values():
+            source.check_bomb()
+        return modality.probe(contents)
+
+
+def read(path: Path, slices: Sequence[int] | None = None) -> Acquisition:
+    """Read the wanted slices, or all, of a file that `probe` has accepted."""
+    with _opened(path) as (contents, modality):
+        count = modality.slice_count(contents)
+        wanted = range(count) if slices is None else slices
+        for index in wanted:
+            if not 0 <= index < count:
+                expected = f"0 to {count - 1}"
+                message = f"slices: found {index}, expected {expected}"
+                raise UnsupportedScan(message, field="slices", found=str(index), expected=expected)
+        return modality.read(contents, wanted)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Contents, _Modality]]:
+    with path.open("rb") as file:
+        start = file.read(256)
+    for signature, (kind, opener) in _OPENERS.items():
+        if start.startswith(signature):
+            with damage_is_unreadable(kind), opener(path) as contents:
+                yield contents, _modality(contents)
+            return
+    raise _unknown(_likeness(start))
+
+
+def _modality(contents: Contents) -> _Modality:
+    kinds: dict[str, _Modality] = {"kspace": mri, "sinogram": ct}
+    present = [name for name in kinds if name in contents.arrays]
+    if len(present) > 1:
+        raise unreadable("file", "both kspace and sinogram", "one of them")
+    if not present:
+        raise _unknown(f"a file of {contents.format} format without kspace or sinogram")
+    return kinds[present[0]]
+
+
+def _unknown(found: str) -> UnknownFormat:
+    return UnknownFormat(f"file: found {found}, expected {_EXPECTED}", field="file", found=found, expected=_EXPECTED)
+
+
+def _likeness(start: bytes) -> str:
+    """What a file that is no scan looks like, for the message."""
+    if not start:
+        return "an empty file"
+    for signature, name in _FOREIGN.items():
+        if start.startswith(signature):
+            return name
+    if start[128:132] == b"DICM":
+        return "a DICOM file"
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start):
+        return "text"
+    return "bytes of no known format"

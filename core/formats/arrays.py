@@ -1,0 +1,138 @@
+"""Arrays inside files, read piece by piece: memory stays small whatever a file declares."""
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.formats.limits import unreadable
+
+BLOCK_BYTES = 8 << 20
+BOMB_BYTES = 64 << 20  # arrays below this are never bombs
+BOMB_RATIO = 100  # masked k-space compresses 10:1 or so; more than 100:1 is no measurement
+
+Array = NDArray[Any]
+Region = tuple[slice, ...]
+
+
+class ArraySource(ABC):
+    """One array of a file; nothing of it is in memory until asked for."""
+
+    def __init__(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], stored_bytes: int) -> None:
+        self.name = name
+        self.shape = shape
+        self.dtype = dtype
+        self.stored_bytes = stored_bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole array."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @abstractmethod
+    def blocks(self) -> Iterator[tuple[Region, Array]]:
+        """The array in order, in blocks of a few MiB, each with its place."""
+
+    @abstractmethod
+    def read(self, indices: Sequence[int]) -> Array:
+        """Entries of the first axis, stacked (len(indices), ...)."""
+
+    def check_bomb(self) -> None:
+        """Refuse an array that declares far more bytes than are stored, before anything is allocated for it."""
+        if self.nbytes > BOMB_BYTES and self.nbytes > BOMB_RATIO * self.stored_bytes:
+            raise unreadable(
+                self.name,
+                f"an array that declares {self.nbytes} bytes, of which {self.stored_bytes} are stored",
+                f"at most {BOMB_RATIO} times what is stored",
+            )
+
+    def whole(self) -> Array:
+        """The whole array; for small ones."""
+        result = np.empty(self.shape, self.dtype)
+        for region, block in self.blocks():
+            result[region] = block
+        return result
+
+
+class Expanded(ArraySource):
+    """A source with one more axis of length 1: a missing slice or coil axis."""
+
+    def __init__(self, source: ArraySource, axis: int) -> None:
+        self._source, self._axis = source, axis
+        shape = (*source.shape[:axis], 1, *source.shape[axis:])
+        super().__init__(source.name, shape, source.dtype, source.stored_bytes)
+
+    def blocks(self) -> Iterator[tuple[Region, Array]]:
+        """The source's blocks with the axis added."""
+        at = self._axis
+        for region, block in self._source.blocks():
+            yield (*region[:at], slice(0, 1), *region[at:]), np.expand_dims(block, at)
+
+    def read(self, indices: Sequence[int]) -> Array:
+        """Entries of the first axis, stacked (len(indices), ...)."""
+        if self._axis == 0:
+            return np.stack([self._source.whole() for _ in indices])
+        return np.expand_dims(self._source.read(indices), self._axis)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an opened file holds under the names that scans use."""
+
+    format: str  # "hdf5", "npy", "npz"
+    arrays: Mapping[str, ArraySource]
+    attributes: Mapping[str, float | str]
+    header_xml: bytes | None = None  # ISMRMRD header of a fastMRI file
+
+
+ARRAYS = (
+    "kspace",
+    "mask",
+    "sensitivity_maps",
+    "reference",
+    "reconstruction_rss",
+    "reconstruction_esc",
+    "sinogram",
+    "angles",
+)
+ATTRIBUTES = (
+    "geometry",
+    "quantity",
+    "i0",
+    "image_size",
+    "pixel_size_mm",
+    "detector_spacing_mm",
+    "pixel_spacing_mm",
+)
+
+
+def regions(shape: tuple[int, ...], itemsize: int, chunk: tuple[int, ...] | None = None) -> Iterator[Region]:
+    """Cut an array into regions of about BLOCK_BYTES in C order, each of whole chunks.
+
+    Chunk by chunk, because a compressed chunk that lies in two regions is unpacked twice.
+    """
+    step = list(chunk or (1,) * len(shape))
+    for axis in reversed(range(len(shape))):
+        room = max(1, BLOCK_BYTES // (math.prod(step) * itemsize))
+        step[axis] = min(max(shape[axis], 1), step[axis] * room)
+    starts = (range(0, length, stride) for length, stride in zip(shape, step, strict=True))
+    for start in itertools.product(*starts):
+        yield tuple(slice(a, min(a + s, n)) for a, s, n in zip(start, step, shape, strict=True))
+
+
+def attribute(name: str, value: Array) -> float | str:
+    """A scalar attribute of a file as a number or a text; anything else is unreadable."""
+    if value.size == 1:
+        only = value.reshape(-1)[0]
+        if value.dtype.kind in "biuf":
+            return float(only)
+        if isinstance(only, bytes):
+            return only.decode("utf-8", "replace")
+        if isinstance(only, str):
+            return str(only)
+    raise unreadable(name, f"shape {value.shape} of {value.dtype}", "one number or one text")

@@ -1,0 +1,127 @@
+"""HDF5 opened so that it can show nothing but its own bytes: no links out, no external storage, no foreign filters."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from core.formats.arrays import ARRAYS, ATTRIBUTES, Array, ArraySource, Contents, Region, attribute, regions
+from core.formats.limits import unreadable
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+RESULT_MARK = "udig_recon_result"
+
+_MOST_LINKS = 10_000
+_MOST_CHUNK_BYTES = 256 << 20
+_MOST_HEADER_BYTES = 1 << 20
+_FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
+
+
+class Hdf5Array(ArraySource):
+    """A dataset whose bytes lie in the file itself."""
+
+    def __init__(self, name: str, dataset: h5py.Dataset, file_bytes: int) -> None:
+        if dataset.shape is None or dataset.dtype.hasobject or dataset.dtype.kind not in "biufc":
+            raise unreadable(name, f"shape {dataset.shape} of {dataset.dtype}", "an array of numbers")
+        self._dataset = dataset
+        stored = min(file_bytes, dataset.id.get_storage_size())
+        super().__init__(name, dataset.shape, dataset.dtype, stored)
+
+    def blocks(self) -> Iterator[tuple[Region, Array]]:
+        """The dataset in order, in blocks of whole chunks."""
+        for region in regions(self.shape, self.dtype.itemsize, self._dataset.chunks):
+            yield region, self._dataset[region]
+
+    def read(self, indices: Sequence[int]) -> Array:
+        """Entries of the first axis, stacked (len(indices), ...)."""
+        return np.stack([self._dataset[index] for index in indices])
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Contents]:
+    """The arrays and attributes of an HDF5 scan. Raises UnreadableScan where it points outside itself."""
+    # Scans are immutable files; a lock would only fail on read-only storage.
+    with h5py.File(path, "r", driver="sec2", locking=False) as file:
+        _refuse_links(file)
+        if RESULT_MARK in file.attrs:
+            raise unreadable("file", "a reconstruction made by this software", "a scan: k-space or a sinogram")
+        size = path.stat().st_size
+        arrays = {name: Hdf5Array(name, _dataset(file, name), size) for name in ARRAYS if name in file}
+        holders = [file, *(file[name] for name in ("kspace", "sinogram") if name in arrays)]
+        attributes = {
+            name: _attribute(holder, name) for holder in holders for name in ATTRIBUTES if name in holder.attrs
+        }
+        yield Contents("hdf5", arrays, attributes, _header(file))
+
+
+def _refuse_links(file: h5py.File) -> None:
+    """Look at every link without following any."""
+    seen = 0
+
+    def look(name: bytes) -> str | None:
+        nonlocal seen
+        seen += 1
+        if seen > _MOST_LINKS:
+            return f"more than {_MOST_LINKS} links"
+        kind = file.id.links.get_info(name).type
+        if kind == h5py.h5l.TYPE_EXTERNAL:
+            return f"an external link at {name.decode('utf-8', 'replace')!r}"
+        if kind != h5py.h5l.TYPE_HARD:
+            return f"a soft link at {name.decode('utf-8', 'replace')!r}"
+        return None
+
+    found = file.id.links.visit(look)
+    if found:
+        raise unreadable("file", found, "data that lies in the file itself, without links")
+
+
+def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """A dataset of the root that keeps its bytes in the file and needs no filter but the built-in ones."""
+    identifier = h5py.h5o.open(file.id, name.encode())
+    if not isinstance(identifier, h5py.h5d.DatasetID):
+        raise unreadable(name, "a group", "a dataset")
+    # Asked of the creation list first: the shape of a virtual dataset opens the files it points to.
+    creation = identifier.get_create_plist()
+    if creation.get_layout() == h5py.h5d.VIRTUAL:
+        raise unreadable(name, "a virtual dataset", "data that lies in the file itself")
+    if creation.get_external_count() > 0:
+        raise unreadable(name, "external storage", "data that lies in the file itself")
+    codes = [creation.get_filter(index)[0] for index in range(creation.get_nfilters())]
+    unknown = [code for code in codes if code not in _FILTERS]
+    if unknown:
+        raise unreadable(name, f"filter {unknown[0]}", f"one of {', '.join(_FILTERS.values())}, or none")
+    dataset = h5py.Dataset(identifier)
+    chunk_bytes = int(np.prod(dataset.chunks or (0,), dtype=float)) * dataset.dtype.itemsize
+    if chunk_bytes > _MOST_CHUNK_BYTES:
+        raise unreadable(name, f"chunks of {chunk_bytes} bytes", f"chunks of at most {_MOST_CHUNK_BYTES} bytes")
+    return dataset
+
+
+def _attribute(holder: Any, name: str) -> float | str:
+    identifier = holder.attrs.get_id(name)
+    text = h5py.check_string_dtype(identifier.dtype) is not None
+    # The size first: what an attribute declares is allocated when it is read.
+    if identifier.shape not in ((), (1,)) or not (text or identifier.dtype.kind in "biuf"):
+        raise unreadable(name, f"shape {identifier.shape} of {identifier.dtype}", "one number or one text")
+    value = holder.attrs[name]
+    return attribute(name, np.asarray(value, dtype=object) if text else np.asarray(value))
+
+
+def _header(file: h5py.File) -> bytes | None:
+    """The ISMRMRD header of a fastMRI file."""
+    if "ismrmrd_header" not in file:
+        return None
+    dataset = _dataset(file, "ismrmrd_header")
+    expected = f"one XML text of at most {_MOST_HEADER_BYTES} bytes"
+    if dataset.shape not in ((), (1,)) or h5py.check_string_dtype(dataset.dtype) is None:
+        raise unreadable("ismrmrd_header", f"shape {dataset.shape} of {dataset.dtype}", expected)
+    if dataset.dtype.itemsize > _MOST_HEADER_BYTES:
+        raise unreadable("ismrmrd_header", f"{dataset.dtype.itemsize} bytes", expected)
+    value = np.asarray(dataset[()], dtype=object).reshape(-1)[0]
+    header = value if isinstance(value, bytes) else str(value).encode()
+    if len(header) > _MOST_HEADER_BYTES:
+        raise unreadable("ismrmrd_header", f"{len(header)} bytes", expected)
+    return header

@@ -1,0 +1,68 @@
+"""What a scan may measure at most, and how a finding becomes an error."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from struct import error as StructError
+from zipfile import BadZipFile
+from zlib import error as ZlibError
+
+from core.errors import UnreadableScan, UnsupportedScan
+
+LEAST_SIDE = 8  # SSIM needs 7 pixels
+PEAKS = (1e-15, 1e15)  # largest magnitude of an array: float32 must hold its square summed over an image
+
+# All that h5py, zipfile and numpy were seen to raise for damaged bytes.
+_BROKEN = (
+    ArithmeticError,
+    BadZipFile,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    StructError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    ZlibError,
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest scan that is taken."""
+
+    max_slices: int = 1024
+    max_coils: int = 64
+    max_matrix: int = 1024  # side of an image, of k-space, or detectors
+    max_views: int = 4096
+
+    def check(self, field: str, what: str, found: int, most: int, least: int = 1) -> None:
+        """Raise UnsupportedScan unless least <= found <= most."""
+        if not least <= found <= most:
+            expected = f"at most {most}" if found > most else f"at least {least}"
+            raise UnsupportedScan(
+                f"{field}: found {found} {what}, expected {expected}",
+                field=field,
+                found=f"{found} {what}",
+                expected=f"{expected} {what}",
+            )
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def unreadable(field: str, found: str, expected: str) -> UnreadableScan:
+    """The error for a part of a scan that is not what it must be."""
+    return UnreadableScan(f"{field}: found {found}, expected {expected}", field=field, found=found, expected=expected)
+
+
+@contextmanager
+def damage_is_unreadable(kind: str) -> Iterator[None]:
+    """Turn what the libraries raise for damaged bytes into UnreadableScan."""
+    try:
+        yield
+    except _BROKEN as error:
+        found = f"damaged content ({type(error).__name__}: {str(error)[:200]})"
+        raise unreadable("file", found, f"a whole {kind} file") from error

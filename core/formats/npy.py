@@ -1,0 +1,135 @@
+"""numpy's .npy and .npz without pickles, streamed."""
+
+import math
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy_format
+
+from core.formats.arrays import ARRAYS, ATTRIBUTES, Array, ArraySource, Contents, Region, attribute, regions
+from core.formats.limits import unreadable
+
+SIGNATURE = b"\x93NUMPY"
+ZIP_SIGNATURE = b"PK\x03\x04"
+
+_MOST_MEMBERS = 64
+_MOST_WHOLE_BYTES = 256 << 20
+_MOST_ATTRIBUTE_BYTES = 4096
+
+
+class NpyArray(ArraySource):
+    """An array in .npy form inside a file that can be opened again and again."""
+
+    def __init__(self, name: str, stream: Callable[[], IO[bytes]], size_bytes: int, stored_bytes: int) -> None:
+        self._stream = stream
+        with stream() as file:
+            shape, self._fortran, dtype = _header(name, file)
+            self._offset = file.tell()
+        super().__init__(name, shape, dtype, stored_bytes)
+        if self._offset + self.nbytes != size_bytes:
+            found = f"{size_bytes - self._offset} bytes of data"
+            raise unreadable(name, found, f"{self.nbytes} bytes for shape {shape} of {dtype}")
+        if self._fortran and self.nbytes > _MOST_WHOLE_BYTES:
+            raise unreadable(name, "a large array in Fortran order", "C order (numpy.ascontiguousarray)")
+
+    def blocks(self) -> Iterator[tuple[Region, Array]]:
+        """The array in order, in blocks of a few MiB."""
+        cuts = regions(self.shape, self.dtype.itemsize)
+        if self._fortran:
+            whole = self._fortran_order()
+            yield from ((region, whole[region]) for region in cuts)
+            return
+        with self._stream() as file:
+            file.seek(self._offset)
+            for region in cuts:
+                yield region, self._take(file, tuple(cut.stop - cut.start for cut in region))
+
+    def read(self, indices: Sequence[int]) -> Array:
+        """Entries of the first axis, stacked (len(indices), ...)."""
+        if self._fortran:
+            return self._fortran_order()[list(indices)]
+        entry = self.shape[1:]
+        stride = math.prod(entry) * self.dtype.itemsize
+        result = np.empty((len(indices), *entry), self.dtype)
+        with self._stream() as file:
+            # In the file's order: to go back in a packed stream is to start again.
+            for place in np.argsort(indices, kind="stable"):
+                file.seek(self._offset + indices[place] * stride)
+                result[place] = self._take(file, entry)
+        return result
+
+    def _fortran_order(self) -> Array:
+        with self._stream() as file:
+            file.seek(self._offset)
+            return self._take(file, self.shape[::-1]).transpose()
+
+    def _take(self, file: IO[bytes], shape: tuple[int, ...]) -> Array:
+        wanted = math.prod(shape) * self.dtype.itemsize
+        taken = file.read(wanted)
+        if len(taken) != wanted:
+            raise EOFError(f"{self.name} ends early")
+        return np.frombuffer(taken, self.dtype).reshape(shape)
+
+
+@contextmanager
+def opened_npy(path: Path) -> Iterator[Contents]:
+    """The array of an .npy file, which is k-space."""
+    size = path.stat().st_size
+    yield Contents("npy", {"kspace": NpyArray("kspace", lambda: path.open("rb"), size, size)}, {})
+
+
+@contextmanager
+def opened_npz(path: Path) -> Iterator[Contents]:
+    """The arrays of an .npz file; 0-d ones are attributes."""
+    with zipfile.ZipFile(path) as archive:
+        members = _members(archive)
+        arrays = {name: _member_array(archive, name, members[name]) for name in ARRAYS if name in members}
+        scalars = {name: _member_array(archive, name, members[name]) for name in ATTRIBUTES if name in members}
+        yield Contents("npz", arrays, {name: _attribute(source) for name, source in scalars.items()})
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    listed = archive.infolist()
+    if len(listed) > _MOST_MEMBERS:
+        raise unreadable("file", f"{len(listed)} members", f"at most {_MOST_MEMBERS} members")
+    members = {}
+    for member in listed:
+        name = member.filename.removesuffix(".npy")
+        if name not in ARRAYS and name not in ATTRIBUTES:
+            continue
+        if name in members:
+            raise unreadable(name, "two members of this name", "one")
+        if member.flag_bits & 1:
+            raise unreadable(name, "an encrypted member", "a plain one")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise unreadable(name, f"zip compression {member.compress_type}", "numpy.savez or numpy.savez_compressed")
+        members[name] = member
+    return members
+
+
+def _member_array(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo) -> NpyArray:
+    return NpyArray(name, lambda: archive.open(member), member.file_size, member.compress_size)
+
+
+def _attribute(source: NpyArray) -> float | str:
+    if source.nbytes > _MOST_ATTRIBUTE_BYTES:
+        raise unreadable(source.name, f"{source.nbytes} bytes", "one number or one text")
+    return attribute(source.name, source.whole())
+
+
+def _header(name: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    if file.read(len(SIGNATURE)) != SIGNATURE:
+        raise unreadable(name, "bytes that are no .npy array", "an array as numpy.save writes it")
+    file.seek(0)
+    version = npy_format.read_magic(file)
+    read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise unreadable(name, "a pickled array of objects", "an array of numbers")
+    if dtype.kind not in "biufcSU":
+        raise unreadable(name, f"an array of {dtype}", "an array of numbers")
+    return shape, fortran, dtype

@@ -1,0 +1,109 @@
+"""PNG pictures of images (y, x), row 0 at the top: magnitudes, errors, comparisons, contact sheets."""
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Window = tuple[float, float]
+
+_PANEL = 320  # least pixels a side of a comparison's panel
+_THUMBNAIL = 256  # most pixels a side of a contact sheet's slice
+_MARGIN = 8
+_TITLE = 16  # font size
+
+
+def window_of(image: NDArray[Any]) -> Window:
+    """Black and white level: 0 and the 99.8th percentile of the magnitude, which a few bright pixels do not move."""
+    white = float(np.percentile(np.abs(image), 99.8))
+    return 0.0, white if white > 0 else max(float(np.abs(image).max()), 1.0)
+
+
+def magnitude_png(image: NDArray[Any], window: Window | None = None) -> bytes:
+    """The magnitude of an image (y, x) in greys, one pixel each; a real image below black stays black."""
+    return _png(Image.fromarray(_greys(image, window or window_of(image))))
+
+
+def error_png(image: NDArray[Any], reference: NDArray[Any], gain: float = 5) -> bytes:
+    """| |image| - |reference| | times `gain` on the reference's window, both (y, x)."""
+    return _png(Image.fromarray(_error(image, reference, gain)))
+
+
+def comparison_png(
+    panels: Sequence[tuple[str, NDArray[Any]]], reference: NDArray[Any] | None = None, gain: float = 5
+) -> bytes:
+    """Titled images (y, x) side by side on one window; with a reference their errors times `gain` below.
+
+    A title may have several lines.
+    """
+    window = window_of(panels[0][1] if reference is None else reference)
+    rows = [[(title, _greys(image, window)) for title, image in panels]]
+    if reference is not None:
+        rows.append([(f"error x{gain:g}", _error(image, reference, gain)) for _, image in panels])
+    return _png(_sheet([[(title, _enlarged(greys)) for title, greys in row] for row in rows]))
+
+
+def contact_sheet_png(volume: NDArray[Any]) -> bytes:
+    """All slices of a volume (slices, y, x) on one window, numbered from 0, in rows from the top left."""
+    window = window_of(volume)
+    tiles = [(str(index), _reduced(_greys(image, window))) for index, image in enumerate(volume)]
+    across = math.ceil(math.sqrt(len(tiles)))
+    return _png(_sheet([tiles[start : start + across] for start in range(0, len(tiles), across)]))
+
+
+def _greys(image: NDArray[Any], window: Window) -> NDArray[np.uint8]:
+    values = np.abs(image) if np.iscomplexobj(image) else image
+    black, white = window
+    scaled = (np.nan_to_num(values) - black) / (white - black)
+    return np.asarray(np.clip(scaled * 255 + 0.5, 0, 255), np.uint8)
+
+
+def _error(image: NDArray[Any], reference: NDArray[Any], gain: float) -> NDArray[np.uint8]:
+    difference = np.abs(np.abs(image) - np.abs(reference))
+    return _greys(gain * difference, window_of(reference))
+
+
+def _enlarged(greys: NDArray[np.uint8]) -> Image.Image:
+    """Every pixel as a square of whole pixels: interpolation would show detail that is not there."""
+    factor = math.ceil(_PANEL / max(greys.shape))
+    return Image.fromarray(np.kron(greys, np.ones((factor, factor), np.uint8)))
+
+
+def _reduced(greys: NDArray[np.uint8]) -> Image.Image:
+    picture = Image.fromarray(greys)
+    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    return picture
+
+
+def _sheet(rows: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:
+    """Rows of titled pictures of one size."""
+    font = ImageFont.load_default(_TITLE)
+    pen = ImageDraw.Draw(Image.new("L", (1, 1)))
+    boxes = [pen.multiline_textbbox((0, 0), title, font=font) for row in rows for title, _ in row]
+    tile = rows[0][0][1].size
+    width = max(tile[0], math.ceil(max(box[2] for box in boxes))) + _MARGIN
+    heads = [
+        math.ceil(max(pen.multiline_textbbox((0, 0), title, font=font)[3] for title, _ in row)) + _MARGIN
+        for row in rows
+    ]
+    across = max(len(row) for row in rows)
+    sheet = Image.new("L", (across * width + _MARGIN, sum(heads) + len(rows) * (tile[1] + _MARGIN) + _MARGIN))
+    draw = ImageDraw.Draw(sheet)
+    top = _MARGIN
+    for row, head in zip(rows, heads, strict=True):
+        for column, (title, picture) in enumerate(row):
+            left = _MARGIN + column * width
+            draw.multiline_text((left, top), title, fill=255, font=font)
+            sheet.paste(picture, (left, top + head))
+        top += head + tile[1] + _MARGIN
+    return sheet
+
+
+def _png(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()

@@ -1,0 +1,171 @@
+"""Reconstructions on disk: one slice while a job runs, then the whole result in the formats that are asked for."""
+
+import gzip
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from core.formats.hdf5 import RESULT_MARK
+from core.pictures import contact_sheet_png, magnitude_png
+
+Image = NDArray[np.float32]
+
+
+class OutputFormat(StrEnum):
+    """What a reconstruction can be downloaded as."""
+
+    H5 = "h5"
+    NPY = "npy"
+    NIFTI = "nifti"
+    PNG = "png"
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of its files."""
+        return {"h5": ".h5", "npy": ".npy", "nifti": ".nii.gz", "png": ".png"}[self]
+
+    @property
+    def media_type(self) -> str:
+        """Media type of its files."""
+        types = {"h5": "application/x-hdf5", "npy": "application/octet-stream", "nifti": "application/gzip"}
+        return types.get(self, "image/png")
+
+
+@dataclass(frozen=True)
+class SliceResult:
+    """The reconstruction of one slice, in the scan's own units or 1/mm."""
+
+    image: Image  # (y, x)
+    image_complex: NDArray[np.complex64] | None  # (y, x), MRI
+    plain: Image  # (y, x): zero-filled or filtered back-projection
+    reference: Image | None  # (y, x)
+    curves: Mapping[str, list[float]]  # one value per snapshot
+
+    def save(self, path: Path) -> None:
+        """Write it as .npz; a file of that name is whole."""
+        arrays = {"image": self.image, "plain": self.plain}
+        optional = {"image_complex": self.image_complex, "reference": self.reference}
+        curves = {f"curve_{name}": np.asarray(values, np.float64) for name, values in self.curves.items()}
+        present = {name: array for name, array in optional.items() if array is not None}
+        with _whole(path) as part, part.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays, **present, **curves)
+
+    @classmethod
+    def load(cls, path: Path) -> "SliceResult":
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as stored:
+            curves = {n.removeprefix("curve_"): stored[n].tolist() for n in stored.files if n.startswith("curve_")}
+            optional = {name: stored[name] if name in stored.files else None for name in ("image_complex", "reference")}
+            return cls(image=stored["image"], plain=stored["plain"], curves=curves, **optional)
+
+
+def write_hdf5(path: Path, slices: Iterable[SliceResult], attributes: Mapping[str, Any]) -> None:
+    """Write a result file, slice by slice; `attributes` that are no scalars are stored as JSON.
+
+    Datasets `reconstruction`, `reconstruction_complex` (MRI), `zero_filled` or `fbp`, `reference`, all (slices, y, x);
+    `curves/<name>` (slices, snapshots), padded with NaN. `pixel_spacing_mm` (y, x) is wanted for NIfTI.
+    """
+    curves: list[Mapping[str, list[float]]] = []
+    with _whole(path) as part, h5py.File(part, "w") as file:
+        file.attrs[RESULT_MARK] = True
+        for name, value in attributes.items():
+            scalar = isinstance(value, str | int | float | np.generic)
+            file.attrs[name] = value if scalar else json.dumps(value)
+        for slice_result in slices:
+            curves.append(slice_result.curves)
+            for name, image in _datasets(slice_result).items():
+                _append(file, name, image)
+        for name in sorted({name for curve in curves for name in curve}):
+            file[f"curves/{name}"] = _padded([curve.get(name, []) for curve in curves])
+
+
+def convert(hdf5: Path, path: Path, output: OutputFormat) -> None:
+    """Write the reconstruction in a result file to `path` in another format."""
+    with h5py.File(hdf5, "r") as file:
+        volume: Image = file["reconstruction"][...]
+        spacing = json.loads(str(file.attrs.get("pixel_spacing_mm", "[1.0, 1.0]")))
+    with _whole(path) as part:
+        match output:
+            case OutputFormat.H5:
+                part.write_bytes(hdf5.read_bytes())
+            case OutputFormat.NPY:
+                with part.open("wb") as target:
+                    np.save(target, volume, allow_pickle=False)
+            case OutputFormat.NIFTI:
+                part.write_bytes(_nifti(volume, (float(spacing[0]), float(spacing[1]))))
+            case OutputFormat.PNG:
+                part.write_bytes(magnitude_png(volume[0]) if len(volume) == 1 else contact_sheet_png(volume))
+
+
+def _nifti(volume: Image, spacing_mm: tuple[float, float]) -> bytes:
+    """A scan file does not say how the patient lay: slices are taken for axial ones seen from the feet.
+
+    Columns run to the patient's left, rows to the back, slices to the head (L, P, S), as radiologists are shown them.
+    """
+    affine = np.diag([-spacing_mm[1], -spacing_mm[0], 1.0, 1.0])
+    image = nibabel.Nifti1Image(volume.transpose(2, 1, 0), affine)
+    image.set_sform(affine, code="aligned")
+    image.set_qform(affine, code="unknown")
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = b"uDiG Recon; patient orientation assumed axial, slice spacing 1 mm"
+    return _gzipped(image.to_bytes())
+
+
+def _gzipped(content: bytes) -> bytes:
+    return gzip.compress(content, compresslevel=4, mtime=0)
+
+
+def _datasets(result: SliceResult) -> dict[str, NDArray[Any]]:
+    plain = "fbp" if result.image_complex is None else "zero_filled"
+    images: dict[str, NDArray[Any] | None] = {
+        "reconstruction": result.image,
+        "reconstruction_complex": result.image_complex,
+        plain: result.plain,
+        "reference": result.reference,
+    }
+    return {name: image for name, image in images.items() if image is not None}
+
+
+def _append(file: h5py.File, name: str, image: NDArray[Any]) -> None:
+    if name not in file:
+        file.create_dataset(
+            name, (0, *image.shape), image.dtype, maxshape=(None, *image.shape), chunks=(1, *image.shape)
+        )
+    dataset = file[name]
+    dataset.resize(len(dataset) + 1, axis=0)
+    dataset[-1] = image
+
+
+def _padded(curves: list[list[float]]) -> NDArray[np.float64]:
+    table = np.full((len(curves), max(map(len, curves))), np.nan)
+    for row, curve in zip(table, curves, strict=True):
+        row[: len(curve)] = curve
+    return table
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A temporary name that becomes `path` when all is written and on disk."""
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,448 @@
+"""Tiny scans of every format, and of every way in which a file can be wrong, written on the fly."""
+
+import io
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from core import results
+
+# (value, centre x, centre y, half axis x, half axis y) on [-1, 1], y up; nothing symmetric, so that flips show.
+ELLIPSES = (
+    (1.0, 0.05, 0.0, 0.62, 0.8),
+    (-0.4, -0.2, 0.25, 0.2, 0.3),
+    (0.6, 0.3, -0.35, 0.12, 0.1),
+    (0.3, 0.25, 0.45, 0.15, 0.2),
+)
+WATER = 0.02  # attenuation in 1/mm
+HEADER = """<?xml version="1.0"?>
+<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding>
+<encodedSpace><matrixSize><x>{ex}</x><y>{ey}</y><z>1</z></matrixSize>
+<fieldOfView_mm><x>{fx}</x><y>{fy}</y><z>5</z></fieldOfView_mm></encodedSpace>
+<reconSpace><matrixSize><x>{rx}</x><y>{ry}</y><z>1</z></matrixSize>
+<fieldOfView_mm><x>{gx}</x><y>{gy}</y><z>5</z></fieldOfView_mm></reconSpace>
+<trajectory>cartesian</trajectory></encoding></ismrmrdHeader>"""
+ENTITIES = """<?xml version="1.0"?><!DOCTYPE h [<!ENTITY a SYSTEM "file:///etc/passwd">]>
+<ismrmrdHeader><encoding><reconSpace><matrixSize><x>32</x><y>&a;</y></matrixSize></reconSpace></encoding></ismrmrdHeader>"""
+
+
+def phantom(slices: int = 2, size: int = 32) -> np.ndarray:
+    """(slices, size, size) float32; row 0 is the top, later slices are dimmer."""
+    axis = (np.arange(size) - (size - 1) / 2) / (size / 2)
+    x, y = axis[None, :], -axis[:, None]
+    image = sum(v * (((x - cx) / ax) ** 2 + ((y - cy) / ay) ** 2 <= 1) for v, cx, cy, ax, ay in ELLIPSES)
+    return np.stack([image / (1 + 0.2 * index) for index in range(slices)]).astype(np.float32)
+
+
+def fft(image: np.ndarray) -> np.ndarray:
+    """Centred orthonormal Fourier transform of the last two axes."""
+    axes = (-2, -1)
+    return np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(image, axes=axes), norm="ortho"), axes=axes)
+
+
+def ifft(kspace: np.ndarray) -> np.ndarray:
+    """Inverse of fft."""
+    axes = (-2, -1)
+    return np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(kspace, axes=axes), norm="ortho"), axes=axes)
+
+
+def mri(slices: int = 2, coils: int = 4, size: int = 32, acceleration: int = 2) -> dict[str, Any]:
+    """kspace, mask (kx,), sensitivity_maps and reference of an undersampled scan of the phantom."""
+    image = phantom(slices, size)
+    place = np.arange(coils) * 2 * np.pi / coils
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    distance = (x - 1.2 * np.cos(place)[:, None, None]) ** 2 + (y - 1.2 * np.sin(place)[:, None, None]) ** 2
+    maps = np.exp(-distance / 2 + 1j * (place[:, None, None] + 0.5 * x))
+    maps = np.broadcast_to(maps / np.sqrt((np.abs(maps) ** 2).sum(0)), (slices, coils, size, size))
+    mask = np.arange(size) % acceleration == 0
+    mask[size // 2 - size // 8 : size // 2 + size // 8] = True
+    noise = np.random.default_rng(0).normal(scale=1e-3, size=(2, *maps.shape))
+    kspace = (fft(maps * image[:, None]) + noise[0] + 1j * noise[1]) * mask
+    return {
+        "kspace": kspace.astype(np.complex64),
+        "mask": mask,
+        "sensitivity_maps": maps.astype(np.complex64),
+        "reference": image,
+    }
+
+
+def ct(slices: int = 2, views: int = 24, size: int = 32, pixel_size_mm: float = 4.0) -> dict[str, Any]:
+    """Exact line integrals of the phantom's ellipses with their angles, geometry and reference (1/mm)."""
+    detectors = int(np.ceil(size * 1.5)) | 1
+    angles = np.arange(views) * np.pi / views
+    s = (np.arange(detectors) - (detectors - 1) / 2) / (size / 2)
+    sinogram = np.zeros((views, detectors))
+    for value, cx, cy, ax, ay in ELLIPSES:
+        width = (ax * np.cos(angles)) ** 2 + (ay * np.sin(angles)) ** 2
+        offset = s[None, :] - (cx * np.cos(angles) + cy * np.sin(angles))[:, None]
+        chord = np.sqrt(np.maximum(width[:, None] - offset**2, 0)) / width[:, None]
+        sinogram += 2 * value * ax * ay * chord
+    dimmer = 1 / (1 + 0.2 * np.arange(slices))[:, None, None]
+    return {
+        "sinogram": (sinogram * dimmer * WATER * pixel_size_mm * size / 2).astype(np.float32),
+        "angles": angles,
+        "reference": phantom(slices, size) * np.float32(WATER),
+        "geometry": "parallel",
+        "image_size": size,
+        "pixel_size_mm": pixel_size_mm,
+        "detector_spacing_mm": pixel_size_mm,
+    }
+
+
+def header(kspace: np.ndarray, rows: int, columns: int, pixel_mm: float = 2.0) -> str:
+    """An ISMRMRD header as fastMRI files carry it: x is the readout, which lies along rows."""
+    ex, ey = kspace.shape[-2:]
+    fields = {"fx": ex * pixel_mm, "fy": ey * pixel_mm, "gx": rows * pixel_mm, "gy": columns * pixel_mm}
+    return HEADER.format(ex=ex, ey=ey, rx=rows, ry=columns, **fields)
+
+
+def distributed(slices: int = 2, coils: int = 4) -> dict[str, Any]:
+    """A scan as fastMRI distributes it: readout oversampled twice, phase encodes beyond the image, to be cropped."""
+    scan = mri(slices, coils, 32, acceleration=1)
+    images = ifft(scan["kspace"])
+    padded = np.pad(images, ((0, 0), (0, 0), (16, 16), (2, 3)))
+    kspace = fft(padded).astype(np.complex64)
+    reference = np.sqrt((np.abs(images) ** 2).sum(1)).astype(np.float32)
+    return {"kspace": kspace, "reconstruction_rss": reference, "ismrmrd_header": header(kspace, 32, 32)}
+
+
+def write_hdf5(path: Path, **parts: Any) -> Path:
+    """Arrays become datasets, scalars attributes, as in the HDF5 formats."""
+    with h5py.File(path, "w") as file:
+        for name, part in parts.items():
+            if isinstance(part, np.ndarray) or name == "ismrmrd_header":
+                file[name] = part
+            else:
+                file.attrs[name] = part
+    return path
+
+
+def write_npz(path: Path, **parts: Any) -> Path:
+    """Arrays and scalars as numpy.savez writes them, whatever the path's suffix."""
+    with path.open("wb") as file:
+        np.savez(file, **parts)
+    return path
+
+
+def write_npy(path: Path, array: np.ndarray, *, allow_pickle: bool = False) -> Path:
+    """An array as numpy.save writes it, whatever the path's suffix."""
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=allow_pickle)
+    return path
+
+
+def without(parts: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The parts but those of these names."""
+    return {name: part for name, part in parts.items() if name not in names}
+
+
+def _counts() -> dict[str, Any]:
+    scan = ct()
+    counts = np.random.default_rng(1).poisson(1e5 * np.exp(-scan["sinogram"])).astype(np.uint32)
+    return {**scan, "sinogram": counts, "quantity": "counts", "i0": 1e5}
+
+
+GOOD: dict[str, Callable[[Path], Path]] = {
+    "fastmri": lambda path: write_hdf5(path, **distributed()),
+    "fastmri_single_coil": lambda path: write_hdf5(
+        path, kspace=mri(coils=1)["kspace"][:, 0], reconstruction_esc=phantom(), mask=mri()["mask"]
+    ),
+    "fastmri_with_maps": lambda path: write_hdf5(path, **mri()),
+    "npz_kspace": lambda path: write_npz(path, **mri()),
+    "npz_one_slice": lambda path: write_npz(path, **{k: v if k == "mask" else v[0] for k, v in mri(1).items()}),
+    "npy_kspace": lambda path: write_npy(path, mri()["kspace"]),
+    "npy_one_slice": lambda path: write_npy(path, mri()["kspace"][0]),
+    "sinogram": lambda path: write_hdf5(path, **ct()),
+    "sinogram_counts": lambda path: write_hdf5(path, **_counts()),
+    "npz_sinogram": lambda path: write_npz(path, **ct()),
+}
+MRI_SCANS = [name for name in GOOD if "kspace" in name or "fastmri" in name or name.endswith("one_slice")]
+CT_SCANS = [name for name in GOOD if name not in MRI_SCANS]
+
+
+@dataclass(frozen=True)
+class Hostile:
+    """A wrong file: how to write it, the name of the error that it must give, and a word of its message."""
+
+    write: Callable[[Path], Any]
+    error: str
+    word: str
+
+
+CANARY = b"canary-5f1d8a: these bytes lie in another file"
+
+
+def canary(path: Path) -> Path:
+    """A file beside `path` which no scan may ever show; as float32 it is a plausible image."""
+    secret = path.with_name("canary.bin")
+    secret.write_bytes(CANARY + bytes(32 * 32 * 8 * 8))
+    return secret
+
+
+def _truncated(path: Path) -> None:
+    write_hdf5(path, **mri(size=64))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def _spoilt(value: complex, name: str = "kspace") -> Callable[[Path], Path]:
+    def write(path: Path) -> Path:
+        scan = mri()
+        scan[name] = scan[name].copy()
+        scan[name][1, ..., 16, 16] = value
+        return write_hdf5(path, **scan)
+
+    return write
+
+
+def _external_link(path: Path) -> None:
+    other = path.with_name("other.h5")
+    write_hdf5(other, **mri())
+    with h5py.File(path, "w") as file:
+        file["kspace"] = h5py.ExternalLink(str(other), "/kspace")
+
+
+def _deep_external_link(path: Path) -> None:
+    other = path.with_name("other.h5")
+    write_hdf5(other, **mri())
+    write_hdf5(path, **mri())
+    with h5py.File(path, "a") as file:
+        file["notes/of/the/day"] = h5py.ExternalLink(str(other), "/kspace")
+
+
+def _soft_link(path: Path) -> None:
+    _deep_external_link(path)
+    with h5py.File(path, "a") as file:
+        del file["kspace"]
+        file["kspace"] = h5py.SoftLink("/notes/of/the/day")
+
+
+def _external_storage(path: Path) -> None:
+    secret = canary(path)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("kspace", (1, 4, 32, 32), "c8", external=[(str(secret), 0, 4 * 32 * 32 * 8)])
+
+
+def _external_mask(path: Path) -> None:
+    secret = canary(path)
+    write_hdf5(path, **without(mri(), "mask"))
+    with h5py.File(path, "a") as file:
+        file.create_dataset("mask", (32,), "u1", external=[(str(secret), 0, 32)])
+
+
+def _external_header(path: Path) -> None:
+    secret = canary(path)
+    write_hdf5(path, **mri())
+    with h5py.File(path, "a") as file:
+        file.create_dataset("ismrmrd_header", (1,), "S46", external=[(str(secret), 0, 46)])
+
+
+def _virtual(path: Path) -> None:
+    other = path.with_name("other.h5")
+    write_hdf5(other, **mri())
+    layout = h5py.VirtualLayout((2, 4, 32, 32), "c8")
+    layout[:] = h5py.VirtualSource(str(other), "kspace", (2, 4, 32, 32))
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("kspace", layout)
+
+
+def _filtered(code: int) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        with h5py.File(path, "w") as file:
+            creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            creation.set_chunk((1, 4, 32, 32))
+            creation.set_filter(code, h5py.h5z.FLAG_OPTIONAL, (4,))
+            space = h5py.h5s.create_simple((2, 4, 32, 32))
+            kind = h5py.h5t.py_create(np.dtype("c8"), logical=True)
+            h5py.h5d.create(file.id, b"kspace", kind, space, creation)
+
+    return write
+
+
+def _hdf5_bomb(path: Path) -> None:
+    """13 kB or less that declare 34 GB within every limit of size."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("kspace", (280, 15, 1000, 1000), "c8", chunks=(1, 1, 1000, 1000), compression="gzip")
+
+
+def _packed_bomb(path: Path) -> None:
+    """Zeros, well packed: a real 512 MiB in less than 1 MB."""
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("kspace", (64, 1, 1024, 1024), "c8", chunks=(1, 1, 1024, 1024), compression="gzip")
+        data[0] = 0
+        chunk = data.id.read_direct_chunk((0, 0, 0, 0))
+        for index in range(1, 64):
+            data.id.write_direct_chunk((index, 0, 0, 0), chunk[1], chunk[0])
+
+
+def _npz_bomb(path: Path) -> None:
+    """Zeros, well packed: 512 MiB in half a MB."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<c8", "fortran_order": False, "shape": (64, 1, 1024, 1024)})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("kspace.npy", "w") as member:
+        member.write(head.getvalue())
+        for _ in range(64):
+            member.write(bytes(8 << 20))
+
+
+def _nested_zip(path: Path) -> None:
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("kspace.npy", bytes(1 << 20))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("kspace.npy", inner.getvalue())
+
+
+def _many_members(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for index in range(500):
+            archive.writestr(f"{index}.npy", b"")
+
+
+def _bzip2_member(path: Path) -> None:
+    array = io.BytesIO()
+    np.save(array, mri()["kspace"])
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("kspace.npy", array.getvalue())
+
+
+def _lying_npy(path: Path) -> None:
+    """A header of 2 GB with no data behind it."""
+    with path.open("wb") as file:
+        shape = {"descr": "<c8", "fortran_order": False, "shape": (16, 16, 1000, 1000)}
+        np.lib.format.write_array_header_1_0(file, shape)
+
+
+class _Pickled:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return Path.touch, (self._path,)
+
+
+def unpickled(path: Path) -> Path:
+    """The file that appears if a pickle in the scan at `path` was run."""
+    return path.with_name("unpickled")
+
+
+def _pickled(path: Path) -> np.ndarray:
+    return np.array([_Pickled(unpickled(path))], dtype=object)
+
+
+def _rogue(**parts: Any) -> Callable[[Path], Path]:
+    """An undersampled MRI scan in HDF5 with these parts in place of its own; None leaves one out."""
+
+    def write(path: Path) -> Path:
+        mixed = {**mri(), **parts}
+        return write_hdf5(path, **{name: part for name, part in mixed.items() if part is not None})
+
+    return write
+
+
+def _rogue_ct(**parts: Any) -> Callable[[Path], Path]:
+    def write(path: Path) -> Path:
+        mixed = {**ct(), **parts}
+        return write_hdf5(path, **{name: part for name, part in mixed.items() if part is not None})
+
+    return write
+
+
+def _result(path: Path) -> None:
+    image = phantom(1)[0]
+    results.write_hdf5(path, [results.SliceResult(image, None, image, None, {})], {})
+
+
+_unknown, _broken, _beyond = "UnknownFormat", "UnreadableScan", "UnsupportedScan"
+HOSTILE: dict[str, Hostile] = {
+    "empty": Hostile(lambda path: path.write_bytes(b""), _unknown, "empty"),
+    "text": Hostile(lambda path: path.write_text("slice,value\n0,1\n"), _unknown, "text"),
+    "noise": Hostile(lambda path: path.write_bytes(bytes(range(256)) * 40), _unknown, "no known format"),
+    "gzip": Hostile(lambda path: path.write_bytes(b"\x1f\x8b\x08" + bytes(99)), _unknown, "gzip"),
+    "dicom": Hostile(lambda path: path.write_bytes(bytes(128) + b"DICM" + bytes(99)), _unknown, "DICOM"),
+    "hdf5_of_another_kind": Hostile(lambda path: write_hdf5(path, volume=phantom()), _unknown, "kspace"),
+    "npz_of_another_kind": Hostile(lambda path: write_npz(path, volume=phantom()), _unknown, "kspace"),
+    "truncated": Hostile(_truncated, _broken, "damaged"),
+    "hdf5_signature_only": Hostile(lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n"), _broken, "damaged"),
+    "own_result": Hostile(_result, _broken, "reconstruction"),
+    "rank_2": Hostile(_rogue(kspace=mri()["kspace"][0, 0]), _broken, "2 axes"),
+    "rank_5": Hostile(_rogue(kspace=mri()["kspace"][None]), _broken, "5 axes"),
+    "npy_rank_2": Hostile(lambda path: write_npy(path, mri()["kspace"][0, 0]), _broken, "2 axes"),
+    "npy_float": Hostile(lambda path: write_npy(path, phantom()), _broken, "float32"),
+    "kspace_is_integer": Hostile(_rogue(kspace=np.ones((2, 4, 32, 32), np.int16)), _broken, "int16"),
+    "kspace_is_a_group": Hostile(lambda path: write_hdf5(path, **{"kspace/0": phantom()}), _broken, "group"),
+    "kspace_is_text": Hostile(lambda path: write_hdf5(path, kspace=np.array([b"a", b"b"])), _broken, "numbers"),
+    "no_slices": Hostile(_rogue(kspace=np.zeros((0, 4, 32, 32), np.complex64)), _beyond, "0 slices"),
+    "nan": Hostile(_spoilt(complex(np.nan, 0)), _broken, "NaN"),
+    "infinity": Hostile(_spoilt(complex(0, np.inf)), _broken, "infinity"),
+    "nan_in_maps": Hostile(_spoilt(complex(0, np.nan), "sensitivity_maps"), _broken, "sensitivity_maps"),
+    "nan_in_reference": Hostile(_spoilt(np.nan, "reference"), _broken, "reference"),
+    "all_zero": Hostile(_rogue(kspace=np.zeros((2, 4, 32, 32), np.complex64)), _broken, "zeros"),
+    "absurdly_bright": Hostile(_spoilt(1e30), _broken, "magnitude"),
+    "mask_of_another_width": Hostile(_rogue(mask=np.ones(31, bool)), _broken, "mask"),
+    "mask_of_halves": Hostile(_rogue(mask=np.full(32, 0.5)), _broken, "mask"),
+    "mask_of_zeros": Hostile(_rogue(mask=np.zeros(32)), _broken, "mask"),
+    "mask_elsewhere": Hostile(_rogue(mask=~mri()["mask"]), _broken, "mask"),
+    "maps_of_fewer_coils": Hostile(
+        _rogue(sensitivity_maps=mri(coils=3)["sensitivity_maps"]), _broken, "sensitivity_maps"
+    ),
+    "maps_of_zeros": Hostile(
+        _rogue(sensitivity_maps=np.zeros((2, 4, 32, 32), np.complex64)), _broken, "sensitivity_maps"
+    ),
+    "reference_of_fewer_slices": Hostile(_rogue(reference=phantom(1)), _broken, "reference"),
+    "million_wide": Hostile(
+        lambda path: write_hdf5(path, kspace=np.ones((1, 1, 8, 10**6), np.complex64)), _beyond, "1000000"
+    ),
+    "too_many_coils": Hostile(lambda path: write_npy(path, np.ones((65, 16, 16), np.complex64)), _beyond, "65 coils"),
+    "entities": Hostile(_rogue(ismrmrd_header=ENTITIES), _broken, "entity"),
+    "broken_xml": Hostile(_rogue(ismrmrd_header="<ismrmrdHeader><encoding>"), _broken, "XML"),
+    "radial": Hostile(
+        _rogue(ismrmrd_header="<h><encoding><trajectory>radial</trajectory></encoding></h>"), _beyond, "radial"
+    ),
+    "degrees": Hostile(_rogue_ct(angles=np.degrees(ct()["angles"])), _broken, "degrees"),
+    "degrees_half_turn_of_few": Hostile(
+        _rogue_ct(sinogram=ct()["sinogram"][:, :3], angles=np.array([0.0, 60.0, 120.0])), _broken, "degrees"
+    ),
+    "angles_missing": Hostile(_rogue_ct(angles=None), _broken, "angles"),
+    "angles_too_few": Hostile(_rogue_ct(angles=ct()["angles"][:-1]), _broken, "angles"),
+    "angles_of_nan": Hostile(_rogue_ct(angles=np.full(24, np.nan)), _broken, "angles"),
+    "angles_all_zero": Hostile(_rogue_ct(angles=np.zeros(24)), _broken, "same angle"),
+    "sinogram_rank_1": Hostile(_rogue_ct(sinogram=ct()["sinogram"][0, 0]), _broken, "1 axes"),
+    "sinogram_half": Hostile(_rogue_ct(sinogram=ct()["sinogram"].astype(np.float16)), _broken, "float16"),
+    "sinogram_nan": Hostile(_rogue_ct(sinogram=np.full((2, 24, 49), np.nan, np.float32)), _broken, "NaN"),
+    "sinogram_zero": Hostile(_rogue_ct(sinogram=np.zeros((2, 24, 49), np.float32)), _broken, "zeros"),
+    "fan_beam": Hostile(_rogue_ct(geometry="fan"), _beyond, "fan"),
+    "negative_pixel": Hostile(_rogue_ct(pixel_size_mm=-1.0), _broken, "pixel_size_mm"),
+    "nan_pixel": Hostile(_rogue_ct(pixel_size_mm=np.nan), _broken, "pixel_size_mm"),
+    "image_size_text": Hostile(_rogue_ct(image_size="large"), _broken, "image_size"),
+    "image_of_a_million": Hostile(_rogue_ct(image_size=10**6, reference=None), _beyond, "1000000"),
+    "counts_without_i0": Hostile(_rogue_ct(quantity="counts"), _broken, "i0"),
+    "sinogram_and_kspace": Hostile(_rogue(**ct()), _broken, "both"),
+    "external_link": Hostile(_external_link, _broken, "external link"),
+    "deep_external_link": Hostile(_deep_external_link, _broken, "external link"),
+    "soft_link": Hostile(_soft_link, _broken, "link"),
+    "external_storage": Hostile(_external_storage, _broken, "external storage"),
+    "external_mask": Hostile(_external_mask, _broken, "external storage"),
+    "external_header": Hostile(_external_header, _broken, "external storage"),
+    "virtual": Hostile(_virtual, _broken, "virtual"),
+    "szip": Hostile(_filtered(5), _broken, "filter"),
+    "blosc": Hostile(_filtered(32001), _broken, "filter"),
+    "hdf5_bomb": Hostile(_hdf5_bomb, _broken, "declares"),
+    "packed_bomb": Hostile(_packed_bomb, _broken, "declares"),
+    "npz_bomb": Hostile(_npz_bomb, _broken, "declares"),
+    "nested_zip": Hostile(_nested_zip, _broken, "no .npy array"),
+    "many_members": Hostile(_many_members, _broken, "500 members"),
+    "bzip2_member": Hostile(_bzip2_member, _broken, "compression"),
+    "lying_npy": Hostile(_lying_npy, _broken, "bytes"),
+    "pickled_npy": Hostile(lambda path: write_npy(path, _pickled(path), allow_pickle=True), _broken, "pickled"),
+    "pickled_npz": Hostile(lambda path: write_npz(path, kspace=_pickled(path)), _broken, "pickled"),
+    "pickle_in_attribute": Hostile(
+        lambda path: write_npz(path, **{**ct(), "image_size": _pickled(path)}), _broken, "pickled"
+    ),
+}
