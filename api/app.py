@@ -1,0 +1,93 @@
+"""The application: what is mounted, what surrounds it, what lives as long as it does."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+from typing import Any
+
+import anyio
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+
+from api import errors, following, health, jobs, methods, results, scans, uploads
+from api.context import Context
+from api.metrics import Requests
+from api.middleware import HeadAsGet, Observed
+from api.schemas import JobIn, JobOptions, ProblemOut
+from api.watcher import Watcher
+from worker.database import make_engine, make_sessions
+from worker.queue import make_celery
+from worker.settings import Settings, get_settings
+from worker.storage import Storage
+
+log = logging.getLogger(__name__)
+CONNECTIONS = 20
+PROBES = 4
+DESCRIPTION = """\
+Post a scan, ask for a reconstruction, follow it, download the image. Errors are problem documents (RFC 9457) that say
+what is wrong, where, and what would be right.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application on these settings; those of the environment when there are none."""
+    settings = settings or get_settings()
+    if settings.database_url is None or settings.redis_url is None:
+        raise SystemExit("DATABASE_URL and REDIS_URL must be set; `python -m worker.serve` brings servers of its own")
+    app = FastAPI(title="uDiG Recon", version=version("udig-recon"), description=DESCRIPTION, lifespan=_lifespan)
+    requests = Requests()
+    engine = make_engine(settings.database_url, CONNECTIONS)
+    app.state.context = Context(
+        settings=settings,
+        sessions=make_sessions(engine),
+        storage=Storage(settings.data),
+        watcher=Watcher(settings.database_url),
+        requests=requests,
+        probes=anyio.CapacityLimiter(PROBES),
+    )
+    app.state.engine, app.state.celery = engine, make_celery(settings)
+    for part in (scans, jobs, following, results, methods, health):
+        app.include_router(part.router)
+    app.add_api_route("/", _root, include_in_schema=False)
+    errors.install(app)
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(Observed, requests=requests)
+    _complete_openapi(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    context: Context = app.state.context
+    if removed := uploads.sweep(context.storage.incoming):
+        log.info("uploads.swept %d", removed)
+    watching = asyncio.create_task(context.watcher.run())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+        app.state.celery.close()
+        app.state.engine.dispose()
+
+
+async def _root() -> RedirectResponse:
+    return RedirectResponse("/docs")
+
+
+def _complete_openapi(app: FastAPI) -> None:
+    """Add the schemas of bodies that are read by hand, and of the problems."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = plain()
+        schemas = document["components"]["schemas"]
+        for model in (ProblemOut, JobIn, JobOptions):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,51 @@
+"""What every endpoint works with, made once per process."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+from fastapi import Depends, Request
+from sqlalchemy.orm import Session, sessionmaker
+
+from api.metrics import Requests
+from api.watcher import Watcher
+from core.formats import Limits
+from worker.settings import Settings
+from worker.storage import Storage
+
+
+@dataclass(frozen=True)
+class Context:
+    """The service, as the door sees it."""
+
+    settings: Settings
+    sessions: sessionmaker[Session]
+    storage: Storage
+    watcher: Watcher
+    requests: Requests
+    probes: anyio.CapacityLimiter  # scans looked into at once; each has a process of its own
+
+    @property
+    def limits(self) -> Limits:
+        """What a scan may be, at most."""
+        s = self.settings
+        return Limits(max_slices=s.max_slices, max_coils=s.max_coils, max_matrix=s.max_matrix, max_views=s.max_views)
+
+    @property
+    def alive_seconds(self) -> float:
+        """How long ago a worker may have been seen to count as alive."""
+        return 4 * self.settings.sweep_seconds
+
+    @property
+    def priors(self) -> Path:
+        """Folder of further priors."""
+        return self.settings.priors or self.settings.data / "priors"
+
+
+def _context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
+
+
+ContextDep = Annotated[Context, Depends(_context)]

@@ -1,0 +1,162 @@
+"""Every exception that reaches the door, turned into its problem document."""
+
+import difflib
+import errno
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
+from pydantic import ValidationError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from api.problems import (
+    Conflict,
+    DiskFull,
+    Invalid,
+    MethodNotAllowed,
+    NotFound,
+    Problem,
+    TooManyJobs,
+    Unavailable,
+    UnknownMedia,
+)
+from api.problems import shown as shortened
+from api.schemas import FieldError
+from core.errors import ReconstructionError, UnknownFormat
+from core.parameters import METHODS
+from worker.jobs import JobError, TooManyOpenJobs, UnknownJob
+
+log = logging.getLogger(__name__)
+RETRY_SECONDS = {Unavailable: "5", TooManyJobs: "30"}
+BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+def of_engine(error: ReconstructionError) -> Problem:
+    """What the engine refused."""
+    kind = UnknownMedia if isinstance(error, UnknownFormat) else Invalid
+    errors = [FieldError(field=error.field, found=shortened(error.found), expected=error.expected)]
+    return kind(str(error), errors=errors if error.expected or error.found else ())
+
+
+def of_validation(error: ValidationError | RequestValidationError, prefix: Sequence[str] = ()) -> Invalid:
+    """What pydantic refused, field by field."""
+    fields = [_field_error(one, prefix) for one in error.errors()]
+    told = "; ".join(f"{each.field} is {each.found}, expected {each.expected}" for each in fields)
+    return Invalid(told, errors=fields)
+
+
+def _field_error(error: Any, prefix: Sequence[str]) -> FieldError:
+    where = [str(part) for part in (*prefix, *error["loc"])]
+    method = next((part for part in where if part in METHODS), None)
+    field = ".".join(part for part in where if part not in METHODS and part not in ("query", "path", "header"))
+    match error["type"], error.get("ctx", {}):
+        case "extra_forbidden", _:
+            found, expected = "unknown", _known(where[-1], method)
+        case "missing", _:
+            found, expected = "nothing", "a value"
+        case "union_tag_invalid" | "union_tag_not_found", context:
+            field, found, expected = f"{field}.method", context.get("tag", "nothing"), " | ".join(METHODS)
+        case "literal_error" | "enum", context:
+            found, expected = error["input"], context["expected"]
+        case "value_error", context:
+            found, expected = error["input"], str(context["error"])
+        case _, context if bounds := [f"{sign} {context[key]}" for key, sign in BOUNDS.items() if key in context]:
+            found, expected = error["input"], " and ".join(bounds)
+        case _:
+            found, expected = error["input"], error["msg"].removeprefix("Input should be ")
+    return FieldError(field=field, found=shortened(found), expected=expected)
+
+
+def _known(name: str, method: str | None) -> str:
+    """The knobs that a misspelt one may have meant."""
+    if method is None:
+        return "no such field"
+    knobs = [key for key in METHODS[method].model_fields if key != "method"]
+    near = difflib.get_close_matches(name, knobs, n=3)
+    return f"one of the knobs of {method}: {', '.join(near or knobs) or 'none'}"
+
+
+def _problem(_: Request, error: Exception) -> Problem:
+    match error:
+        case Problem():
+            return error
+        case ReconstructionError():
+            return of_engine(error)
+        case RequestValidationError():
+            return of_validation(error)
+        case TooManyOpenJobs():
+            return TooManyJobs(str(error))
+        case UnknownJob():
+            return NotFound(f"{error}; GET /v1/jobs lists those there are")
+        case JobError():
+            return Conflict(str(error))
+        case OperationalError() | InterfaceError() | PoolTimeoutError():
+            log.warning("database.away %s", type(error).__name__)
+            return Unavailable("the database does not answer; the same request may be sent again")
+        case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return DiskFull("the disk is full; free some space or ask for it")
+        case OSError():
+            log.error("files.failed", exc_info=error)
+            return Problem("the service could not use its files; its log says more")
+        case _:
+            return Problem("the service met an error of its own; its log says more")
+
+
+async def _respond(request: Request, error: Exception) -> Response:
+    problem = _problem(request, error)
+    if retry := RETRY_SECONDS.get(type(problem)):
+        problem.headers.setdefault("Retry-After", retry)
+    return problem.response(request.url.path)
+
+
+async def _routing(request: Request, error: Exception) -> Response:
+    """404 and 405 of the router itself, with every method that the path has."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    path = request.url.path
+    if status == 404:
+        return NotFound(f"there is no {path}; /docs lists what there is").response(path)
+    if status == 405:
+        allowed = _methods_of(request)
+        problem = MethodNotAllowed.at(
+            "method", f"{path} is not for {request.method}", found=request.method, expected=" | ".join(allowed)
+        )
+        problem.headers["Allow"] = ", ".join(allowed)
+        return problem.response(path)
+    return Invalid(str(error)).response(path) if status < 500 else Problem(str(error)).response(path)
+
+
+def _methods_of(request: Request) -> list[str]:
+    methods: set[str] = set()
+    for route in iter_route_contexts(request.app.routes):
+        if route.methods and route.path_regex.match(request.url.path):
+            methods |= route.methods
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
+
+
+async def _left(*_: Any) -> Response:
+    """The client went away: nobody reads this."""
+    return Response(status_code=408)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception of the application with a problem document."""
+    for kind in (
+        Problem,
+        ReconstructionError,
+        RequestValidationError,
+        JobError,
+        OperationalError,
+        InterfaceError,
+        PoolTimeoutError,
+        OSError,
+        Exception,
+    ):
+        app.add_exception_handler(kind, _respond)
+    app.add_exception_handler(HTTPException, _routing)
+    app.add_exception_handler(ClientDisconnect, _left)

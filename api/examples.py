@@ -1,0 +1,221 @@
+"""The examples of the OpenAPI document, for every request and every answer."""
+
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from api import problems
+
+SCAN_ID = "0198c2f4-7a10-7c3e-9d5b-2f6a1e0b4c11"
+JOB_ID = "0198c2f5-1b22-7f00-8a41-93c7d5e2a6f0"
+SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+CREATED = "2026-02-03T09:12:41.120000Z"
+
+SCAN: dict[str, Any] = {
+    "id": SCAN_ID,
+    "filename": "brain.h5",
+    "size_bytes": 7864320,
+    "sha256": SHA256,
+    "format": "fastmri_hdf5",
+    "modality": "mri",
+    "slices": 1,
+    "coils": 8,
+    "views": None,
+    "detectors": None,
+    "matrix": [320, 320],
+    "kspace_matrix": [320, 320],
+    "pixel_spacing_mm": [0.7, 0.7],
+    "acceleration": 4.0,
+    "has_maps": False,
+    "has_reference": True,
+    "warnings": [],
+    "created_at": CREATED,
+}
+PARAMETERS = {"method": "udig_dip", "preset": "standard"}
+JOB_REQUEST: dict[str, Any] = {
+    "scan_id": SCAN_ID,
+    "parameters": PARAMETERS,
+    "outputs": ["h5", "png"],
+    "slices": None,
+    "seed": 0,
+    "webhook_url": None,
+    "tags": {"study": "knee-7"},
+}
+PROGRESS = {
+    "fraction": 0.42,
+    "slices_done": 0,
+    "slices": 1,
+    "iteration": 42,
+    "iterations": 100,
+    "eta_seconds": 31.5,
+}
+JOB: dict[str, Any] = {
+    "id": JOB_ID,
+    "scan_id": SCAN_ID,
+    "status": "running",
+    "progress": PROGRESS,
+    "metrics": None,
+    "parameters": {**PARAMETERS, "outer_iterations": 100, "inner_iterations": 2},
+    "outputs": ["h5", "png"],
+    "slices": [0],
+    "seed": 0,
+    "tags": {"study": "knee-7"},
+    "cancel_requested": False,
+    "error": None,
+    "attempt": 1,
+    "worker": "gpu-1:4711:1770109901",
+    "versions": None,
+    "created_at": CREATED,
+    "started_at": "2026-02-03T09:12:42.300000Z",
+    "finished_at": None,
+    "links": {"self": f"/v1/jobs/{JOB_ID}", "result": f"/v1/jobs/{JOB_ID}/result"},
+}
+SNAPSHOT = {
+    "seq": 7,
+    "slice": 0,
+    "iteration": 42,
+    "iterations": 100,
+    "loss": 0.0021,
+    "data_residual": 0.043,
+    "psnr": 34.1,
+    "ssim": 0.93,
+    "seconds": 22.8,
+    "created_at": "2026-02-03T09:13:05.100000Z",
+}
+KNOB = {
+    "name": "outer_iterations",
+    "type": "integer",
+    "default": 100,
+    "minimum": 1,
+    "maximum": 100000,
+    "symbol": "K",
+    "meaning": "outer iterations",
+}
+METHOD = {
+    "name": "udig_dip",
+    "meaning": "Sequential diffusion-guided deep image prior, Algorithm 1 of Liang et al. (ICASSP 2025).",
+    "modalities": ["mri", "ct"],
+    "needs_prior": True,
+    "parameters": [KNOB],
+    "presets": {"standard": {"mri": {**PARAMETERS, "outer_iterations": 100}}},
+}
+PRIOR = {
+    "name": "mri",
+    "modality": "mri",
+    "description": "Denoiser of brain slices",
+    "channels": 2,
+    "widths": [32, 64, 128],
+    "blocks": 2,
+    "sha256": SHA256,
+    "data": ["open brain volumes, CC0"],
+    "held_out": ["subject 4"],
+    "training": {"steps": 20000},
+    "scores": {"gain_db_at_sigma_0.2": 9.1},
+    "limits": "Not for diagnosis.",
+}
+READY: dict[str, Any] = {"status": "ok", "checks": {"database": "ok", "queue": "ok", "disk": "ok", "workers": "ok"}}
+
+
+class Content(NamedTuple):
+    """An example that is not JSON."""
+
+    media_type: str
+    example: str
+
+
+EVENTS = Content(
+    "text/event-stream",
+    'event: status\ndata: {"status":"running","progress":{"fraction":0.42}}\n\n'
+    'event: snapshot\ndata: {"seq":7,"slice":0,"iteration":42,"iterations":100,"psnr":34.1}\nid: 7\n\n'
+    'event: done\ndata: {"status":"succeeded","progress":{"fraction":1.0}}\nid: 9.done\n\n',
+)
+METRICS = Content("text/plain", '# TYPE udig_jobs gauge\nudig_jobs{status="queued"} 2.0\n')
+PREVIEW = Content("image/png", "(bytes of the picture)")
+RESULT = Content("application/x-hdf5", "(bytes of the file)")
+
+
+def page(item: dict[str, Any], cursor: str | None = None) -> dict[str, Any]:
+    """A page with one item."""
+    return {"items": [item], "next_cursor": cursor}
+
+
+SNAPSHOTS = page(SNAPSHOT)
+METHODS_EXAMPLE = page(METHOD)
+PRIORS = page(PRIOR)
+
+_PROBLEMS: dict[int, tuple[type[problems.Problem], str, list[dict[str, str]] | None]] = {
+    400: (problems.BadRequest, "Content-Length says 7864320 bytes, 5000 came", None),
+    404: (problems.NotFound, f"there is no job {JOB_ID}; GET /v1/jobs lists those there are", None),
+    406: (
+        problems.NotAcceptable,
+        "a result cannot be made as text/html",
+        [{"field": "Accept", "found": "text/html", "expected": "application/x-hdf5 | image/png"}],
+    ),
+    409: (problems.Conflict, "the job is running; its result is there when it has succeeded", None),
+    410: (problems.Gone, "the result's files are kept no longer; post the job again", None),
+    412: (
+        problems.PreconditionFailed,
+        'this is "5d41402a"',
+        [{"field": "If-Match", "found": '"0cc175b9"', "expected": '"5d41402a"'}],
+    ),
+    413: (
+        problems.TooLarge,
+        "the body has more than 8589934592 bytes, the limit of this service (MAX_UPLOAD_BYTES)",
+        [{"field": "body", "found": "9000000000 bytes", "expected": "at most 8589934592 bytes"}],
+    ),
+    415: (
+        problems.UnknownMedia,
+        "the file is of no known format",
+        [{"field": "file", "found": "text", "expected": "HDF5 | npy | npz"}],
+    ),
+    416: (
+        problems.RangeOutside,
+        "the file has 5000 bytes",
+        [{"field": "Range", "found": "bytes=9000-", "expected": "a start below 5000"}],
+    ),
+    422: (
+        problems.Invalid,
+        "parameters.outer_iterations is 0, expected >= 1",
+        [{"field": "parameters.outer_iterations", "found": "0", "expected": ">= 1"}],
+    ),
+    429: (problems.TooManyJobs, "1000 jobs are open, the limit of this service (MAX_OPEN_JOBS)", None),
+    503: (problems.Unavailable, "the database does not answer; the same request may be sent again", None),
+    507: (problems.DiskFull, "less than the reserve of 1073741824 bytes would stay free (DISK_RESERVE_BYTES)", None),
+}
+_HEADERS: dict[int, tuple[str, ...]] = {
+    201: ("Location",),
+    202: ("Location", "Retry-After"),
+    304: ("ETag",),
+    429: ("Retry-After",),
+    503: ("Retry-After",),
+}
+
+
+def answers(good: dict[int, Any], *others: int) -> dict[int | str, dict[str, Any]]:
+    """`responses` of an operation: examples of the good answers, and of the problems by their status."""
+    documented: dict[int | str, dict[str, Any]] = {}
+    for status, example in good.items():
+        content = example if isinstance(example, Content) else Content("application/json", example)
+        documented[status] = {**_described(status), "content": {content.media_type: {"example": content.example}}}
+    for status in others:
+        documented[status] = _described(status)
+        if status in _PROBLEMS:
+            shape = {"schema": {"$ref": "#/components/schemas/ProblemOut"}, "example": _problem(status)}
+            documented[status]["content"] = {problems.MEDIA_TYPE: shape}
+    return documented
+
+
+def _described(status: int) -> dict[str, Any]:
+    headers = {name: {"schema": {"type": "string"}} for name in _HEADERS.get(status, ())}
+    return {"description": HTTPStatus(status).phrase} | ({"headers": headers} if headers else {})
+
+
+def _problem(status: int) -> dict[str, Any]:
+    kind, detail, errors = _PROBLEMS[status]
+    document = {
+        "type": kind.uri(),
+        "title": kind.title,
+        "status": status,
+        "detail": detail,
+        "instance": f"/v1/jobs/{JOB_ID}",
+    }
+    return document | ({"errors": errors} if errors else {})

@@ -1,0 +1,86 @@
+"""Whether it lives, whether a job posted now would run, and what there is to count."""
+
+from collections.abc import Callable
+
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from fastapi import APIRouter, Response
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.context import Context, ContextDep
+from api.examples import METRICS, READY, answers
+from api.metrics import CONTENT_TYPE, exposition, workers_alive
+from api.schemas import HealthOut
+from worker import queue
+from worker.migrate import config
+
+router = APIRouter(tags=["health"])
+_ALIVE = {"status": "ok", "checks": {}}
+_ILL = {"status": "unavailable", "checks": {**READY["checks"], "workers": "no worker was seen in the last 20 s"}}
+
+
+@router.get("/healthz", summary="Whether the process lives", responses=answers({200: _ALIVE}))
+async def get_health() -> HealthOut:
+    """Asks nobody else."""
+    return HealthOut(status="ok", checks={})
+
+
+@router.get(
+    "/readyz",
+    summary="Whether a job posted now would run",
+    response_model=HealthOut,
+    responses=answers({200: READY, 503: _ILL}),
+)
+def get_readiness(context: ContextDep) -> Response:
+    """503 names what is missing."""
+    checks = {name: check(context) for name, check in _CHECKS.items()}
+    well = all(found == "ok" for found in checks.values())
+    body = HealthOut(status="ok" if well else "unavailable", checks=checks).model_dump_json()
+    return Response(body, 200 if well else 503, {"Cache-Control": "no-store"}, "application/json")
+
+
+@router.get(
+    "/metrics", summary="Metrics for Prometheus", response_class=Response, responses=answers({200: METRICS}, 503)
+)
+def get_metrics(context: ContextDep) -> Response:
+    """Jobs by status, age of the queue, workers, disk, requests. No names, no ids."""
+    with context.sessions() as session:
+        body = exposition(context.requests, session, context.storage, context.alive_seconds)
+    return Response(body, media_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})
+
+
+def _database(context: Context) -> str:
+    try:
+        with context.sessions() as session:
+            current = MigrationContext.configure(session.connection()).get_current_heads()
+    except SQLAlchemyError:
+        return "the database does not answer"
+    wanted = ScriptDirectory.from_config(config("")).get_heads()
+    return "ok" if set(current) == set(wanted) else "the tables are of another version: run python -m worker.migrate"
+
+
+def _queue(_: Context) -> str:
+    return "the queue does not answer" if queue.waiting_messages() is None else "ok"
+
+
+def _disk(context: Context) -> str:
+    free, reserve = context.storage.free_bytes(), context.settings.disk_reserve_bytes
+    return "ok" if free > reserve else f"{free} bytes are free, the reserve is {reserve}"
+
+
+def _workers(context: Context) -> str:
+    seconds = context.alive_seconds
+    try:
+        with context.sessions() as session:
+            alive = workers_alive(session, seconds)
+    except SQLAlchemyError:
+        return "unknown, for the database does not answer"
+    return "ok" if alive else f"no worker was seen in the last {seconds:g} s"
+
+
+_CHECKS: dict[str, Callable[[Context], str]] = {
+    "database": _database,
+    "queue": _queue,
+    "disk": _disk,
+    "workers": _workers,
+}

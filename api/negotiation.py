@@ -1,0 +1,128 @@
+"""Representations: which one is wanted, whether the client has it already, and which part of it is missing."""
+
+import hashlib
+import re
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from api.problems import NotAcceptable, PreconditionFailed, RangeOutside
+from core.results import OutputFormat
+
+# Several ranges at once are answered with the whole file, as RFC 9110 allows.
+SINGLE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+
+
+def chosen_format(accept: str, fallback: OutputFormat) -> OutputFormat:
+    """The best output format by the Accept header; `fallback` where the client does not mind."""
+    ranges = [_media_range(part) for part in accept.split(",") if part.strip()]
+    if not ranges:
+        return fallback
+    preferred = [fallback, *(each for each in OutputFormat if each is not fallback)]
+    weights = {each: _weight(each.media_type, ranges) for each in preferred}
+    best = max(preferred, key=lambda each: weights[each])
+    if weights[best] <= 0:
+        offered = " | ".join(each.media_type for each in OutputFormat)
+        raise NotAcceptable.at("Accept", f"a result cannot be made as {accept}", found=accept, expected=offered)
+    return best
+
+
+def _media_range(text: str) -> tuple[str, float]:
+    name, *parameters = (part.strip().lower() for part in text.split(";"))
+    weight = next((part[2:] for part in parameters if part.startswith("q=")), "1")
+    try:
+        return name, float(weight)
+    except ValueError:
+        return name, 0.0
+
+
+def _weight(media_type: str, ranges: list[tuple[str, float]]) -> float:
+    """The weight of the most specific range that covers the media type (RFC 9110, 12.5.1)."""
+    for pattern in (media_type, media_type.split("/")[0] + "/*", "*/*"):
+        fitting = [weight for name, weight in ranges if name == pattern]
+        if fitting:
+            return max(fitting)
+    return 0.0
+
+
+def etag_of(content: bytes) -> str:
+    """A strong entity tag, from the bytes themselves."""
+    return f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+
+
+def not_modified(request: Request, etag: str, modified: float | None = None) -> bool:
+    """Evaluate If-Match, If-None-Match and If-Modified-Since (RFC 9110, 13.2.2); True asks for 304."""
+    headers = request.headers
+    if (wanted := headers.get("if-match")) and not _names(wanted, etag):
+        raise PreconditionFailed.at("If-Match", f"this is {etag}", found=wanted, expected=etag)
+    if known := headers.get("if-none-match"):
+        return _names(known, etag)
+    since = headers.get("if-modified-since")
+    if since is None or modified is None:
+        return False
+    try:
+        return int(modified) <= parsedate_to_datetime(since).timestamp()
+    except ValueError:
+        return False
+
+
+def _names(header: str, etag: str) -> bool:
+    tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}
+    return "*" in tags or etag in tags
+
+
+def tagged(request: Request, content: bytes, media_type: str, headers: dict[str, str] | None = None) -> Response:
+    """An answer with an entity tag, or 304 when the client has these very bytes."""
+    etag = etag_of(content)
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache", **(headers or {})}
+    if not_modified(request, etag):
+        return Response(status_code=304, headers=headers)
+    return Response(content, 200, headers, media_type)
+
+
+def tagged_json(request: Request, body: BaseModel, headers: dict[str, str] | None = None) -> Response:
+    """A model as an answer with an entity tag."""
+    return tagged(request, body.model_dump_json().encode(), "application/json", headers)
+
+
+def next_link(request: Request, cursor: str | None, name: str = "cursor") -> dict[str, str]:
+    """The Link header to the next page, if there is one (RFC 8288)."""
+    if cursor is None:
+        return {}
+    url = request.url.include_query_params(**{name: cursor})
+    return {"Link": f'<{url.path}?{url.query}>; rel="next"'}
+
+
+class StoredFile(FileResponse):
+    """A file and one range of it. A Range that cannot be used is ignored, one behind the end is a problem."""
+
+    def __init__(self, path: Path, media_type: str, filename: str, headers: dict[str, str]) -> None:
+        super().__init__(path, 200, headers, media_type, filename=filename, stat_result=path.stat())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file, or its headers alone for HEAD, where Range means nothing (RFC 9110, 14.2)."""
+        if scope.get("head"):
+            unranged = [pair for pair in scope["headers"] if pair[0] != b"range"]
+            scope = {**scope, "method": "HEAD", "headers": unranged}
+        await super().__call__(scope, receive, send)
+
+    @classmethod
+    def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
+        match = SINGLE_RANGE.fullmatch(http_range.strip().lower())
+        if match is None or match.groups() == ("", ""):
+            return []
+        first, last = match.groups()
+        if first and last and int(last) < int(first):
+            return []
+        start = int(first) if first else file_size - min(int(last), file_size)
+        if start >= file_size:
+            problem = RangeOutside.at(
+                "Range", f"the file has {file_size} bytes", found=http_range, expected=f"a start below {file_size}"
+            )
+            problem.headers["Content-Range"] = f"bytes */{file_size}"
+            raise problem
+        return [(start, min(int(last) + 1, file_size) if first and last else file_size)]

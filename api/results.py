@@ -1,0 +1,146 @@
+"""What came of a job: its files in any format, and pictures while it goes on."""
+
+import base64
+import hashlib
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api import views
+from api.context import Context, ContextDep
+from api.examples import PREVIEW, RESULT, answers
+from api.negotiation import StoredFile, chosen_format, not_modified, tagged
+from api.problems import Conflict, Gone, Invalid, NotFound
+from core import metrics, pictures
+from core.results import Image, OutputFormat, SliceResult, convert
+from worker.models import Chunk, Job, Status
+from worker.storage import replacing
+
+router = APIRouter(tags=["results"])
+
+
+@router.get(
+    "/v1/jobs/{job_id}/result",
+    summary="The result as a file",
+    response_class=Response,
+    responses=answers({200: RESULT}, 206, 304, 404, 406, 409, 410, 412, 416, 422, 503, 507),
+)
+def get_result(
+    request: Request,
+    context: ContextDep,
+    job_id: uuid.UUID,
+    format_: Annotated[
+        OutputFormat | None, Query(alias="format", description="wins over Accept; neither: the job's first output")
+    ] = None,
+) -> Response:
+    """A format that was not asked for with the job is written when it is asked for first."""
+    with context.sessions() as session:
+        job = _job(session, job_id)
+    if job.status is not Status.SUCCEEDED or job.result is None:
+        raise Conflict(f"the job is {job.status}; a result is there once it has succeeded", job_status=job.status)
+    wanted = format_ or chosen_format(request.headers.get("accept", ""), OutputFormat(job.outputs[0]))
+    path = _written(context.storage.path(job.result), wanted)
+    digest = _digest(path)
+    headers = {
+        "ETag": f'"{digest.hex()}"',
+        "Repr-Digest": f"sha-256=:{base64.b64encode(digest).decode()}:",
+        "Cache-Control": "private, no-cache",
+        "Vary": "Accept",
+    }
+    if not_modified(request, headers["ETag"], path.stat().st_mtime):
+        return Response(status_code=304, headers=headers)
+    return StoredFile(path, wanted.media_type, f"{job_id}{wanted.suffix}", headers)
+
+
+def _job(session: Session, job_id: uuid.UUID) -> Job:
+    job = session.get(Job, job_id)
+    if job is None:
+        raise views.no_job(job_id)
+    return job
+
+
+def _written(folder: Path, wanted: OutputFormat) -> Path:
+    """The result in that format, converted on first demand. Two at once do not meet."""
+    whole, path = (folder / f"reconstruction{each.suffix}" for each in (OutputFormat.H5, wanted))
+    if not path.is_file():
+        if not whole.is_file():
+            raise Gone("the files of this result are no longer kept; post the job again")
+        with replacing(path) as part:
+            convert(whole, part, wanted)
+    return path
+
+
+def _digest(path: Path) -> bytes:
+    """SHA-256 of a file that never changes, kept beside it once it is known."""
+    beside = path.with_name(path.name + ".sha256")
+    if not beside.is_file():
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with replacing(beside) as part:
+            part.write_text(digest)
+    return bytes.fromhex(beside.read_text())
+
+
+@router.get(
+    "/v1/jobs/{job_id}/preview.png",
+    summary="A picture, also while the job runs",
+    response_class=Response,
+    responses=answers({200: PREVIEW}, 304, 404, 409, 412, 422, 503),
+)
+def get_preview(
+    request: Request,
+    context: ContextDep,
+    job_id: uuid.UUID,
+    slice_: Annotated[int | None, Query(alias="slice", ge=0, description="none: the first that can be shown")] = None,
+    _iteration: Annotated[Literal["latest"], Query(alias="iteration", description="which one of the slice")] = "latest",
+    view: Annotated[Literal["magnitude", "error", "comparison"], Query(description="what is drawn")] = "magnitude",
+) -> Response:
+    """`error` (times 5) needs a scan with a reference; `comparison` sets the plain reconstruction beside it."""
+    shown, method = _latest(context, job_id, slice_)
+    if view == "comparison":
+        picture = pictures.comparison_png(_panels(shown, method), shown.reference)
+    elif view == "magnitude":
+        picture = pictures.magnitude_png(shown.image)
+    elif shown.reference is None:
+        detail = "there is no error to draw, for the scan has no reference"
+        raise Invalid.at("view", detail, found="error", expected="magnitude | comparison")
+    else:
+        picture = pictures.error_png(shown.image, shown.reference)
+    return tagged(request, picture, "image/png")
+
+
+def _latest(context: Context, job_id: uuid.UUID, slice_: int | None) -> tuple[SliceResult, str]:
+    """The latest image of the slice, or of the first slice that has one, and the method that made it."""
+    with context.sessions() as session:
+        job = _job(session, job_id)
+        chunks = session.execute(select(Chunk.slice, Chunk.result).where(Chunk.job_id == job_id)).tuples().all()
+    results = dict(chunks)
+    if slice_ is not None and slice_ not in results:
+        found = ", ".join(str(number) for number in job.slices)
+        raise Invalid.at("slice", f"slice {slice_} is not of this job", found=str(slice_), expected=found)
+    for number in job.slices if slice_ is None else [slice_]:
+        accepted = results[number]
+        path = context.storage.path(accepted) if accepted else context.storage.preview(job_id, number)
+        with suppress(FileNotFoundError):
+            return SliceResult.load(path), job.parameters["method"]
+    if job.status.ended:
+        raise NotFound(f"the job is {job.status} and left nothing to see")
+    raise Conflict(f"the job is {job.status} and has nothing to see yet", job_status=job.status)
+
+
+def _panels(shown: SliceResult, method: str) -> list[tuple[str, Image]]:
+    plain = "FBP" if shown.image_complex is None else "zero-filled"
+    panels = [(plain, shown.plain), (method, shown.image)]
+    if shown.reference is None:
+        return panels
+    titled = [(f"{name}\n{_scores(image, shown.reference)}", image) for name, image in panels]
+    return [("reference", shown.reference), *titled]
+
+
+def _scores(image: Image, reference: Image) -> str:
+    return f"PSNR {metrics.psnr(image, reference):.2f} dB  SSIM {metrics.ssim(image, reference):.3f}"

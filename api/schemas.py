@@ -1,0 +1,195 @@
+"""What goes in and what comes out, as JSON."""
+
+import uuid
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from core.parameters import Method
+from worker.models import Status
+
+Item = TypeVar("Item")
+
+
+class FieldError(BaseModel):
+    """One field of the input that is wrong."""
+
+    field: str = Field(description="where it stands")
+    found: str = Field(description="what stands there")
+    expected: str = Field(description="what would be right")
+
+
+class ProblemOut(BaseModel):
+    """Problem document (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="URI of the kind of problem")
+    title: str = Field(description="the kind in words")
+    status: int = Field(description="HTTP status")
+    detail: str = Field(description="what went wrong this time")
+    instance: str = Field(description="path of the request")
+    errors: list[FieldError] | None = Field(None, description="the wrong fields of the input")
+
+
+class Page(BaseModel, Generic[Item]):
+    """One page of a list."""
+
+    items: list[Item]
+    next_cursor: str | None = Field(None, description="give it as `cursor` for the next page; null on the last")
+
+
+class ScanOut(BaseModel):
+    """A scan that is stored."""
+
+    id: uuid.UUID
+    filename: str = Field(description="base name that the client gave; kept for people only")
+    size_bytes: int
+    sha256: str
+    format: str = Field(description="found by content")
+    modality: Literal["mri", "ct"]
+    slices: int
+    coils: int | None = Field(description="MRI")
+    views: int | None = Field(description="CT")
+    detectors: int | None = Field(description="CT")
+    matrix: tuple[int, int] = Field(description="(y, x) of the image that comes out")
+    kspace_matrix: tuple[int, int] | None = Field(description="(ky, kx), MRI")
+    pixel_spacing_mm: tuple[float, float] = Field(description="(y, x)")
+    acceleration: float | None = Field(description="k-space samples / measured samples, MRI")
+    has_maps: bool = Field(description="the file brings coil sensitivity maps")
+    has_reference: bool = Field(description="the file brings a fully sampled reference")
+    warnings: list[str]
+    created_at: datetime
+
+
+def _distinct(numbers: list[int]) -> list[int]:
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("each slice once")
+    return numbers
+
+
+def _no_webhook(url: object) -> None:
+    if url is not None:
+        raise ValueError("null: webhooks are not supported yet; follow the job's events instead")
+
+
+OutputName = Literal["h5", "npy", "nifti", "png"]
+TagKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^:\x00]+$")]
+TagValue = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00]*$")]
+
+
+class JobOptions(BaseModel):
+    """What is asked for, beside the scan."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    parameters: Method = Field(description="method with its knobs, see GET /v1/methods")
+    outputs: list[OutputName] = Field(
+        ["h5"], min_length=1, max_length=4, description="formats written at once; others are written when asked for"
+    )
+    slices: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)] | None = Field(
+        None, description="slice numbers of the scan, in the order of the result; null: all"
+    )
+    seed: int = Field(0, ge=0, lt=1 << 63, description="same scan, parameters, seed and device: same image")
+    webhook_url: Annotated[None, BeforeValidator(_no_webhook)] = Field(None, description="not supported yet")
+    tags: dict[TagKey, TagValue] = Field({}, max_length=16, description="labels for GET /v1/jobs?tag=key:value")
+
+
+class JobIn(JobOptions):
+    """What is asked for, of a scan that was posted before."""
+
+    scan_id: uuid.UUID
+
+
+class Progress(BaseModel):
+    """How far a job is, over all its slices."""
+
+    fraction: float = Field(ge=0, le=1)
+    slices_done: int
+    slices: int
+    iteration: int = Field(description="iterations done, over all slices")
+    iterations: int | None = Field(description="iterations in all; null before the first slice has begun")
+    eta_seconds: float | None = Field(description="null unless it can be told")
+
+
+class Metrics(BaseModel):
+    """Quality of the result: means over its slices."""
+
+    psnr: float | None = Field(None, description="dB; null without a reference")
+    ssim: float | None = Field(None, description="null without a reference")
+    nmse: float | None = Field(None, description="null without a reference")
+    data_residual: float | None = Field(None, description="|A x - y| / |y|")
+    validation_residual: float | None = Field(None, description="the same on measurements held out, if any were")
+
+
+class JobOut(BaseModel):
+    """A job and how it stands."""
+
+    id: uuid.UUID
+    scan_id: uuid.UUID | None = Field(description="null once the scan was deleted")
+    status: Status
+    progress: Progress
+    metrics: Metrics | None = Field(description="null until it has succeeded")
+    parameters: dict[str, Any] = Field(description="complete, with the values of preset and defaults")
+    outputs: list[str]
+    slices: list[int]
+    seed: int
+    tags: dict[str, str]
+    cancel_requested: bool
+    error: dict[str, Any] | None = Field(description="problem document of a failed job")
+    attempt: int = Field(description="how often a slice of it was begun, at most")
+    worker: str | None = Field(description="who works on it now")
+    versions: dict[str, Any] | None = Field(description="software and prior that made the result")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    links: dict[str, str]
+
+
+class SnapshotOut(BaseModel):
+    """How far one slice was at one moment."""
+
+    seq: int = Field(description="grows by one within a job")
+    slice: int
+    iteration: int
+    iterations: int
+    loss: float | None
+    data_residual: float | None
+    psnr: float | None = Field(description="null without a reference")
+    ssim: float | None = Field(description="null without a reference")
+    seconds: float = Field(description="spent on the slice so far")
+    created_at: datetime
+
+
+class ParameterOut(BaseModel):
+    """One knob of a method."""
+
+    name: str
+    type: str
+    default: Any
+    minimum: float | None = None
+    above: float | None = Field(None, description="the value must be greater than this")
+    maximum: float | None = None
+    below: float | None = Field(None, description="the value must be less than this")
+    choices: list[str] | None = None
+    symbol: str | None = Field(None, description="in the paper")
+    meaning: str
+
+
+class MethodOut(BaseModel):
+    """A method and its knobs."""
+
+    name: str
+    meaning: str
+    modalities: list[str]
+    needs_prior: bool
+    parameters: list[ParameterOut]
+    presets: dict[str, dict[str, dict[str, Any]]] = Field(description="preset -> modality -> complete parameters")
+
+
+class HealthOut(BaseModel):
+    """Whether a job posted now would run, dependency by dependency."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str] = Field(description="dependency -> `ok` or what is wrong with it")

@@ -1,0 +1,127 @@
+"""A file on its way in: streamed to its folder, counted and hashed, gone again unless it is kept."""
+
+import base64
+import fcntl
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from starlette.concurrency import run_in_threadpool
+
+from api.problems import BadRequest, DiskFull, Invalid, TooLarge, UnknownMedia
+from worker.settings import Settings
+from worker.storage import Storage
+
+BLOCK_BYTES = 1 << 20  # written, hashed and checked against the limits at once
+LONGEST_NAME = 255
+_SHA256_DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]*):")
+
+
+class Upload:
+    """The file and what is known of it so far. Its lock dies with the process: see `sweep`."""
+
+    def __init__(self, storage: Storage, settings: Settings) -> None:
+        self.path = storage.incoming / f"{uuid.uuid4().hex}.part"
+        self.filename = ""
+        self.digest: str | None = None  # Repr-Digest that was sent
+        self.size_bytes = 0
+        self._storage, self._settings = storage, settings
+        self._hash = hashlib.sha256()
+        self._block = bytearray()
+        self._file = os.fdopen(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb", buffering=0)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    @property
+    def sha256(self) -> str:
+        """Hex SHA-256 of what was written."""
+        return self._hash.hexdigest()
+
+    async def write(self, data: bytes) -> None:
+        """Append. Raises TooLarge or DiskFull when a limit is passed."""
+        self._block += data
+        if len(self._block) >= BLOCK_BYTES:
+            await run_in_threadpool(self._flush)
+
+    async def finish(self) -> None:
+        """Put all of it on the disk and check it against the hash that was announced."""
+        await run_in_threadpool(self._flush, True)
+        if not self.size_bytes:
+            raise UnknownMedia.at("file", "the file is empty", found="0 bytes", expected="a scan")
+        if self.digest is not None:
+            self._check_digest(self.digest)
+
+    def _flush(self, last: bool = False) -> None:
+        self.size_bytes += len(self._block)
+        self.check(self.size_bytes, self.size_bytes - len(self._block))
+        self._hash.update(self._block)
+        # An unbuffered write may take a part only.
+        left = memoryview(bytes(self._block))
+        while left:
+            left = left[self._file.write(left) or 0 :]
+        self._block.clear()
+        if last:
+            os.fsync(self._file.fileno())
+
+    def check(self, size_bytes: int, written: int = 0) -> None:
+        """Raise TooLarge or DiskFull when a file of this size may not be stored, of which a part is written."""
+        most, reserve = self._settings.max_upload_bytes, self._settings.disk_reserve_bytes
+        if size_bytes > most:
+            detail = f"the file has more than {most} bytes, the limit of this service (MAX_UPLOAD_BYTES)"
+            raise TooLarge.at("file", detail, found=f"{size_bytes} bytes or more", expected=f"at most {most} bytes")
+        if self._storage.free_bytes() - (size_bytes - written) < reserve:
+            raise DiskFull(f"less than the reserve of {reserve} bytes would stay free (DISK_RESERVE_BYTES)")
+
+    def _check_digest(self, header: str) -> None:
+        match = _SHA256_DIGEST.search(header)
+        actual = base64.b64encode(self._hash.digest()).decode()
+        if "sha-256" in header and (match is None or match[1] != actual):
+            detail = "the bytes that came are not those that were hashed; send them again"
+            raise Invalid.at("Repr-Digest", detail, found=header, expected=f"sha-256=:{actual}:")
+
+    def close(self) -> None:
+        """Remove what was not kept."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def uploading(storage: Storage, settings: Settings) -> AsyncIterator[Upload]:
+    """A file that is gone at the end, unless it was moved to where it belongs."""
+    upload = await run_in_threadpool(Upload, storage, settings)
+    try:
+        yield upload
+    finally:
+        upload.close()
+
+
+def sweep(incoming: Path) -> int:
+    """Remove what killed processes left behind: files that nobody holds the lock of. Returns their number."""
+    removed = 0
+    for path in incoming.iterdir():
+        with suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+            removed += 1
+    return removed
+
+
+def base_name(name: str) -> str:
+    """The last part of what a client calls its file, without what a terminal or a page could trip over."""
+    name = PurePosixPath(PureWindowsPath(name).as_posix()).name
+    return "".join(c for c in name if c.isprintable() and c not in '<>"')[:LONGEST_NAME]
+
+
+async def counted(stream: AsyncIterator[bytes], declared: str | None) -> AsyncIterator[bytes]:
+    """The body, whose length must be the one that was declared."""
+    size = 0
+    async for chunk in stream:
+        size += len(chunk)
+        yield chunk
+    if declared is not None and declared.isdecimal() and int(declared) != size:
+        raise BadRequest.at(
+            "Content-Length", f"{size} bytes came", found=f"{declared} bytes declared", expected=f"{size}"
+        )

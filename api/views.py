@@ -1,0 +1,156 @@
+"""Rows as answers: every job with its progress in one query, lists page by page."""
+
+import base64
+import binascii
+import uuid
+from typing import Any
+
+from sqlalchemy import Row, Select, case, func, select, true
+from sqlalchemy.orm import Session
+
+from api.problems import Invalid, NotFound
+from api.schemas import JobOut, Metrics, Page, Progress, ScanOut, SnapshotOut
+from worker.models import Chunk, Job, Scan, Snapshot, Status
+
+_PART = case(
+    (Chunk.status == Status.SUCCEEDED, 1.0),
+    else_=func.coalesce(func.least(Chunk.iteration / func.nullif(Chunk.iterations, 0), 1.0), 0.0),
+)
+_RUNNING = Chunk.status == Status.RUNNING
+_CHUNKS = (
+    select(
+        func.sum(_PART).label("parts"),
+        func.count().filter(Chunk.status == Status.SUCCEEDED).label("slices_done"),
+        func.count().label("slices"),
+        func.coalesce(func.sum(Chunk.iteration), 0).label("iteration"),
+        func.max(Chunk.iterations).label("iterations"),
+        func.sum(Chunk.seconds).label("seconds"),
+        func.count().filter(_RUNNING).label("running"),
+        func.coalesce(func.max(Chunk.attempt), 0).label("attempt"),
+        func.string_agg(Chunk.worker.distinct(), ", ").filter(_RUNNING).label("worker"),
+    )
+    .where(Chunk.job_id == Job.id)
+    .correlate(Job)
+    .lateral("progress")
+)
+_JOBS: Select[Any] = select(Job, _CHUNKS).join(_CHUNKS, true())
+
+
+def scan_out(scan: Scan) -> ScanOut:
+    """A scan as the client sees it."""
+    stored = {name: getattr(scan, name) for name in ("id", "filename", "size_bytes", "sha256", "created_at")}
+    return ScanOut.model_validate({**scan.header, **stored})
+
+
+def one_scan(session: Session, scan_id: uuid.UUID) -> Scan:
+    """The scan of that id."""
+    scan = session.get(Scan, scan_id)
+    if scan is None:
+        raise no_scan(scan_id)
+    return scan
+
+
+def no_scan(scan_id: uuid.UUID) -> NotFound:
+    """The problem of an unknown scan."""
+    return NotFound(f"there is no scan {scan_id}; GET /v1/scans lists those there are")
+
+
+def scan_page(session: Session, limit: int, cursor: str | None) -> Page[ScanOut]:
+    """Scans, newest first."""
+    query = select(Scan).order_by(Scan.id.desc()).limit(limit + 1)
+    if cursor is not None:
+        query = query.where(Scan.id < _from_cursor(cursor))
+    scans = session.scalars(query).all()
+    return Page(items=[scan_out(scan) for scan in scans[:limit]], next_cursor=_cursor([s.id for s in scans], limit))
+
+
+def one_job(session: Session, job_id: uuid.UUID) -> JobOut:
+    """The job of that id, in one query."""
+    row = session.execute(_JOBS.where(Job.id == job_id)).one_or_none()
+    if row is None:
+        raise no_job(job_id)
+    return _job_out(row)
+
+
+def no_job(job_id: uuid.UUID) -> NotFound:
+    """The problem of an unknown job."""
+    return NotFound(f"there is no job {job_id}; GET /v1/jobs lists those there are")
+
+
+def job_page(
+    session: Session,
+    *,
+    status: Status | None,
+    scan_id: uuid.UUID | None,
+    tag: str | None,
+    limit: int,
+    cursor: str | None,
+) -> Page[JobOut]:
+    """Jobs, newest first, in one query."""
+    query = _JOBS.order_by(Job.id.desc()).limit(limit + 1)
+    if status is not None:
+        query = query.where(Job.status == status)
+    if scan_id is not None:
+        query = query.where(Job.scan_id == scan_id)
+    if tag is not None:
+        key, colon, value = tag.partition(":")
+        query = query.where(Job.tags.contains({key: value}) if colon else Job.tags.has_key(key))
+    if cursor is not None:
+        query = query.where(Job.id < _from_cursor(cursor))
+    rows = session.execute(query).all()
+    return Page(items=[_job_out(row) for row in rows[:limit]], next_cursor=_cursor([r.Job.id for r in rows], limit))
+
+
+def snapshots(session: Session, job_id: uuid.UUID, *, after: int, slice_: int | None, limit: int) -> list[SnapshotOut]:
+    """Snapshots later than `after`, oldest first."""
+    query = select(Snapshot).where(Snapshot.job_id == job_id, Snapshot.seq > after).order_by(Snapshot.seq).limit(limit)
+    if slice_ is not None:
+        query = query.where(Snapshot.slice == slice_)
+    return [SnapshotOut.model_validate(row, from_attributes=True) for row in session.scalars(query)]
+
+
+def _job_out(row: Row[Any]) -> JobOut:
+    job: Job = row.Job
+    root = f"/v1/jobs/{job.id}"
+    links = {"self": root} | ({"scan": f"/v1/scans/{job.scan_id}"} if job.scan_id else {})
+    links |= {name: f"{root}/{name}" for name in ("progress", "events", "result", "preview.png", "cancel", "retry")}
+    asked = ("id", "scan_id", "status", "parameters", "outputs", "slices", "seed", "tags", "cancel_requested", "error")
+    found = ("versions", "created_at", "started_at", "finished_at")
+    return JobOut(
+        **{name: getattr(job, name) for name in (*asked, *found)},
+        progress=_progress(row),
+        metrics=None if job.metrics is None else Metrics.model_validate(job.metrics),
+        attempt=row.attempt,
+        worker=row.worker,
+        links=links,
+    )
+
+
+def _progress(row: Row[Any]) -> Progress:
+    """Over all slices; the time left follows from the seconds that an iteration took so far."""
+    iterations = None if row.iterations is None else row.iterations * row.slices
+    eta = None
+    if row.Job.status == Status.RUNNING and row.running and row.iteration and iterations:
+        eta = round((iterations - row.iteration) * row.seconds / row.iteration / row.running, 1)
+    return Progress(
+        fraction=row.parts / row.slices if row.slices else 0.0,
+        slices_done=row.slices_done,
+        slices=row.slices,
+        iteration=row.iteration,
+        iterations=iterations,
+        eta_seconds=eta,
+    )
+
+
+def _cursor(ids: list[uuid.UUID], limit: int) -> str | None:
+    """Opaque mark of the last row shown, when there are more."""
+    return base64.urlsafe_b64encode(ids[limit - 1].bytes).decode().rstrip("=") if len(ids) > limit else None
+
+
+def _from_cursor(cursor: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(bytes=base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (ValueError, binascii.Error) as error:
+        raise Invalid.at(
+            "cursor", "the cursor is of no list", found=cursor, expected="next_cursor of the page before"
+        ) from error
