@@ -1,0 +1,174 @@
+"""The compose file and the images, as far as they can be held to the code without running them."""
+
+import importlib.util
+import re
+import tomllib
+from importlib.metadata import distribution
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from worker.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = ["migrate", "api", "worker", "worker-cpu"]
+DOCKERFILE = (ROOT / "Dockerfile.gpu").read_text()
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+# What the compose specification knows of a service, as far as this file uses it: a misspelt key would be ignored.
+KEYS = {
+    *("build", "cap_drop", "command", "depends_on", "deploy", "environment", "env_file", "healthcheck", "image"),
+    *("init", "logging", "networks", "ports", "profiles", "read_only", "restart", "security_opt", "shm_size"),
+    *("stop_grace_period", "tmpfs", "user", "volumes"),
+}
+
+
+def test_the_stack_is_whole() -> None:
+    assert set(SERVICES) == {"postgres", "redis", *OURS}
+    assert {key for service in SERVICES.values() for key in service} <= KEYS
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_confined_and_comes_back(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert service["restart"] in ("unless-stopped", "on-failure:5")
+    assert set(service["networks"]) <= set(COMPOSE["networks"])
+    # Without capabilities nothing can drop root afterwards: whoever starts as root stays it.
+    if name in OURS:
+        assert users(service["build"]["target"])[-1] == "10001:10001"
+    else:
+        assert service["user"] == name
+
+
+@pytest.mark.parametrize(
+    "image", [s["image"] for s in SERVICES.values()] + re.findall(r"^FROM (\S+)", DOCKERFILE, re.M)
+)
+def test_images_are_pinned(image: str) -> None:
+    assert re.fullmatch(r"[\w./-]+:\d+\.\d+[\w.-]*", image)
+
+
+def test_the_built_images_bear_the_version_of_the_project() -> None:
+    for name in OURS:
+        service = SERVICES[name]
+        target = service["build"]["target"]
+        assert service["image"] == f"udig-recon-{target}:{PROJECT['version']}"
+        assert service["build"]["dockerfile"] == "Dockerfile.gpu"
+        assert f" AS {target}\n" in DOCKERFILE
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_variable_is_a_setting(name: str) -> None:
+    assert {variable.lower() for variable in SERVICES[name]["environment"]} <= set(Settings.model_fields)
+    Settings.model_validate({key.lower(): value for key, value in SERVICES[name]["environment"].items()})
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_command_names_a_module_that_exists(name: str) -> None:
+    python, flag, module = SERVICES[name]["command"]
+    assert (python, flag) == ("python", "-m")
+    assert importlib.util.find_spec(f"{module}.__main__" if "." not in module else module)
+
+
+def test_what_the_compose_file_asks_of_its_reader_is_in_the_example() -> None:
+    asked = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
+    example = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert asked <= example
+    values = {name: value for service in SERVICES.values() for name, value in service.get("environment", {}).items()}
+    secrets = [values["POSTGRES_PASSWORD"], values["REDISCLI_AUTH"]]
+    assert all(re.fullmatch(r"\$\{\w+:\?[^}]+\}", secret) for secret in secrets)
+
+
+def test_nothing_starts_before_the_migration_is_done() -> None:
+    for name in ("api", "worker", "worker-cpu"):
+        conditions = {other: need["condition"] for other, need in SERVICES[name]["depends_on"].items()}
+        assert conditions == {
+            "postgres": "service_healthy",
+            "redis": "service_healthy",
+            "migrate": "service_completed_successfully",
+        }
+    assert SERVICES["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+
+
+def test_health_is_checked() -> None:
+    for name in ("postgres", "redis"):
+        assert {"test", "interval", "timeout", "retries"} <= set(SERVICES[name]["healthcheck"])
+    assert "/healthz" in stage("api").partition("HEALTHCHECK")[2]
+    assert '"worker.health"' in stage("worker").partition("HEALTHCHECK")[2]
+
+
+def test_redis_forgets_nothing() -> None:
+    command = SERVICES["redis"]["command"]
+    options = dict(zip(command[1::2], command[2::2], strict=True))
+    assert command[0] == "redis-server"
+    assert options["--appendonly"] == "yes"
+    assert options["--maxmemory-policy"] == "noeviction"
+    assert "redis:/data" in SERVICES["redis"]["volumes"]
+
+
+def test_servers_are_not_reachable_from_outside() -> None:
+    assert COMPOSE["networks"]["inside"]["internal"] is True
+    assert [name for name, service in SERVICES.items() if "outside" in service["networks"]] == ["api"]
+    assert [name for name, service in SERVICES.items() if "ports" in service] == ["api"]
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES["api"]["ports"])
+
+
+def test_what_must_last_lies_in_a_named_volume() -> None:
+    mounts = {volume for service in SERVICES.values() for volume in service.get("volumes", [])}
+    assert {mount.split(":")[0] for mount in mounts} == set(COMPOSE["volumes"])
+    # Since 18 the image of Postgres refuses a volume at the place where it used to be.
+    assert SERVICES["postgres"]["volumes"] == ["postgres:/var/lib/postgresql"]
+    for name in ("api", "worker", "worker-cpu"):
+        assert SERVICES[name]["environment"]["DATA"] == "/data"
+        assert SERVICES[name]["volumes"] == ["data:/data"]
+
+
+def test_workers_are_chosen_by_profile() -> None:
+    assert SERVICES["worker"]["profiles"] == ["gpu"]
+    assert SERVICES["worker-cpu"]["profiles"] == ["cpu"]
+    (device,) = SERVICES["worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert "deploy" not in SERVICES["worker-cpu"]
+
+
+def test_the_api_image_needs_no_torch() -> None:
+    needed = set(PROJECT["dependencies"])
+    names: set[str] = set()
+    while needed:
+        requirement = Requirement(needed.pop())
+        if requirement.name.lower() in names or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        names.add(requirement.name.lower())
+        needed |= set(distribution(requirement.name).requires or [])
+    assert {"fastapi", "celery", "sqlalchemy", "h5py"} <= names
+    assert not {name for name in names if name.startswith(("torch", "nvidia", "triton", "safetensors"))}
+
+
+def test_dependencies_are_pinned_and_the_cuda_image_brings_its_own_torch() -> None:
+    extras = PROJECT["optional-dependencies"]
+    direct = [Requirement(text) for text in (*PROJECT["dependencies"], *chain(*extras.values()))]
+    assert [
+        str(r) for r in direct if r.name != "udig-recon" and not re.fullmatch(r"==[\d.a-z]+", str(r.specifier))
+    ] == []
+    assert not [text for text in extras["engine"] if text.startswith("torch")]
+    constraints = (ROOT / "constraints.txt").read_text()
+    assert not re.search(r"^torch\b", constraints, re.MULTILINE)
+    assert {"core", "worker", "api", "migrations"} <= set(re.findall(r"^COPY (\w+) \1$", DOCKERFILE, re.MULTILINE))
+
+
+def stage(target: str) -> str:
+    """The lines of one build stage."""
+    stages = re.split(r"^(?=FROM )", DOCKERFILE, flags=re.MULTILINE)
+    return next(text for text in stages if text.split("\n")[0].endswith(f" AS {target}"))
+
+
+def users(target: str) -> list[str]:
+    return re.findall(r"^USER (\S+)$", stage(target), re.MULTILINE)

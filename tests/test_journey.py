@@ -1,0 +1,86 @@
+"""The README's curl lines, run as they stand against a service that was started as its reader would."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from core import metrics
+from core.sampling import birdcage_maps, cartesian_lines, simulate_mri
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service on a free port with a data folder of its own, ended as by Ctrl-C."""
+    folder = tmp_path_factory.mktemp("service")
+    servers = ("DATABASE_URL", "REDIS_URL")
+    environment = {key: value for key, value in os.environ.items() if key not in servers}
+    environment |= {"DATA": str(folder / "data"), "PORT": "0", "WORKERS": "1", "DEVICE": "cpu"}
+    log = folder / "log"
+    with (
+        log.open("w") as sink,
+        subprocess.Popen(
+            [sys.executable, "-m", "worker.serve"],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=sink,
+            text=True,
+        ) as service,
+    ):
+        assert service.stdout is not None
+        found = next((match for line in service.stdout if (match := re.search(r"http://\S+", line))), None)
+        assert found, log.read_text()
+        try:
+            yield found[0].rstrip("/")
+        finally:
+            service.terminate()
+            service.communicate(timeout=60)
+    assert service.returncode == 0, log.read_text()
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    """An ellipse with a hole, seen by 4 coils through half of k-space."""
+    y, x = np.mgrid[-1:1:48j, -1:1:40j]
+    image = ((x / 0.7) ** 2 + (y / 0.8) ** 2 < 1).astype(np.complex64) - 0.6 * (np.hypot(x - 0.2, y) < 0.2)
+    rng = np.random.default_rng(0)
+    acquisition = simulate_mri(
+        image.astype(np.complex64), birdcage_maps(4, image.shape), cartesian_lines(image.shape, 2, 0.3, rng), rng
+    )
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w") as file:
+        file["kspace"] = acquisition.kspace
+        file["mask"] = acquisition.mask
+        file["reference"] = acquisition.reference
+    return path
+
+
+def test_the_readme_journey_brings_a_reconstruction_home(url: str, scan: Path, tmp_path: Path) -> None:
+    journey = re.search(r"<!-- journey -->\n```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert journey
+    travelled = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", journey[1]],
+        cwd=tmp_path,
+        env={**os.environ, "URL": url, "SCAN": str(scan)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert travelled.returncode == 0, travelled.stdout + travelled.stderr
+    assert "event: snapshot" in travelled.stdout
+    assert travelled.stdout.rstrip().rpartition("event: ")[2].startswith("done")
+    with h5py.File(tmp_path / "reconstruction.h5") as file:
+        ours, plain, reference = (file[name][0] for name in ("reconstruction", "zero_filled", "reference"))
+        assert file["reconstruction_complex"].shape == (1, 48, 40)
+        assert len(file.attrs["scan_sha256"]) == 64
+    assert metrics.psnr(ours, reference) > metrics.psnr(plain, reference) + 3
+    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
