@@ -1,11 +1,13 @@
 """The tables: what a scan, a job, its chunks and its progress are, and which moves a job may make."""
 
+import secrets
+import time
 import uuid
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, DateTime, ForeignKey, Index, MetaData, String, func, text
+from sqlalchemy import BigInteger, DateTime, Enum, ForeignKey, Index, MetaData, String, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -18,16 +20,10 @@ CONSTRAINT_NAMES = {
 }
 
 
-class Base(DeclarativeBase):
-    """Base of the tables; times are with zone, JSON is JSONB."""
-
-    metadata = MetaData(naming_convention=CONSTRAINT_NAMES)
-    type_annotation_map = {
-        datetime: DateTime(timezone=True),
-        dict[str, Any]: JSONB,
-        list[str]: JSONB,
-        list[int]: JSONB,
-    }
+def new_id() -> uuid.UUID:
+    """A time-ordered id: 48 bits of milliseconds, the rest random (RFC 9562, 5.7)."""
+    number = time.time_ns() // 1_000_000 << 80 | secrets.randbits(80)
+    return uuid.UUID(int=number & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)
 
 
 class Status(StrEnum):
@@ -45,12 +41,27 @@ class Status(StrEnum):
         return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 
 
+class Base(DeclarativeBase):
+    """Base of the tables; times are with zone, JSON is JSONB."""
+
+    metadata = MetaData(naming_convention=CONSTRAINT_NAMES)
+    type_annotation_map: ClassVar = {
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        list[str]: JSONB,
+        list[int]: JSONB,
+        Status: Enum(
+            Status, native_enum=False, length=16, values_callable=lambda kind: [status.value for status in kind]
+        ),
+    }
+
+
 class Scan(Base):
     """One uploaded file, stored once under its hash."""
 
     __tablename__ = "scans"
 
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
     filename: Mapped[str]
     size_bytes: Mapped[int] = mapped_column(BigInteger)
@@ -68,9 +79,9 @@ class Job(Base):
         Index("ix_jobs_tags", "tags", postgresql_using="gin"),
     )
 
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)  # UUIDv7: sorts by creation
-    scan_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("scans.id"))
-    status: Mapped[Status] = mapped_column(String(16), default=Status.QUEUED)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    scan_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("scans.id", ondelete="SET NULL"))  # null: scan deleted
+    status: Mapped[Status] = mapped_column(default=Status.QUEUED)
     parameters: Mapped[dict[str, Any]]  # core.parameters.Method, complete
     outputs: Mapped[list[str]]  # formats written when the job succeeds
     slices: Mapped[list[int]]  # slice numbers of the scan, in the order of the result
@@ -83,7 +94,7 @@ class Job(Base):
     error: Mapped[dict[str, Any] | None]  # problem document
     metrics: Mapped[dict[str, Any] | None]  # means over the slices, when succeeded
     versions: Mapped[dict[str, Any] | None]  # software and prior, as the worker found them
-    result: Mapped[str | None]  # folder of the accepted result below DATA/results
+    result: Mapped[str | None]  # folder of the accepted result, relative to DATA
     last_seq: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
@@ -98,7 +109,7 @@ class Chunk(Base):
 
     job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     slice: Mapped[int] = mapped_column(primary_key=True)
-    status: Mapped[Status] = mapped_column(String(16), default=Status.QUEUED)
+    status: Mapped[Status] = mapped_column(default=Status.QUEUED)
     attempt: Mapped[int] = mapped_column(default=0, server_default=text("0"))  # the fence: grows with every claim
     crashes: Mapped[int] = mapped_column(default=0, server_default=text("0"))  # leases that ran out
     lease_until: Mapped[datetime | None]
@@ -108,7 +119,7 @@ class Chunk(Base):
     iterations: Mapped[int | None]
     seconds: Mapped[float] = mapped_column(default=0.0, server_default=text("0"))  # spent on it so far
     metrics: Mapped[dict[str, Any] | None]  # psnr, ssim, nmse, data_residual of the slice, when succeeded
-    result: Mapped[str | None]  # file of the accepted slice below DATA/results
+    result: Mapped[str | None]  # file of the accepted slice, relative to DATA
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
@@ -136,7 +147,7 @@ class Worker(Base):
 
     __tablename__ = "workers"
 
-    name: Mapped[str] = mapped_column(primary_key=True)  # host:pid:start
+    name: Mapped[str] = mapped_column(primary_key=True)  # host:pid:random
     device: Mapped[str]
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())

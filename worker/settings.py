@@ -15,6 +15,7 @@ class Settings(BaseSettings):
 
     database_url: str | None = Field(None, description="SQLAlchemy URL of Postgres; unset: the embedded server")
     redis_url: str | None = Field(None, description="URL of a Redis-protocol server; unset: the embedded server")
+    redis_prefix: str = Field("udig:", description="what all keys in Redis begin with")
     data: Path = Field(Path(".data"), description="folder of scans, checkpoints, results and embedded servers")
     priors: Path | None = Field(None, description="folder of further diffusion priors; unset: DATA/priors")
     host: str = Field("127.0.0.1", description="address that the API binds to")

@@ -1,0 +1,33 @@
+"""What Alembic runs: the tables of worker.models on the database of the settings."""
+
+from alembic import context
+from sqlalchemy import text
+
+from worker.database import make_engine
+from worker.models import Base
+from worker.settings import get_settings
+
+MIGRATION_LOCK = 0x7564696700000003  # of several processes that start at once, one migrates and the others wait
+
+
+def run() -> None:
+    url = context.config.attributes.get("url") or get_settings().database_url
+    if url is None:
+        raise SystemExit("DATABASE_URL is not set")
+    if context.is_offline_mode():
+        context.configure(url=url, target_metadata=Base.metadata, literal_binds=True)
+        with context.begin_transaction():
+            context.run_migrations()
+        return
+    engine = make_engine(url)
+    with engine.begin() as connection:
+        # Waiting for the other process may take longer than any statement of the service should.
+        connection.execute(text("SET LOCAL lock_timeout = 0"))
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+        context.configure(connection=connection, target_metadata=Base.metadata)
+        context.run_migrations()
+    engine.dispose()
+
+
+run()

@@ -1,0 +1,104 @@
+"""What the tests of all packages share: a real Postgres and Valkey, and for each test an empty service on them."""
+
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+import pytest
+from sqlalchemy import make_url
+from sqlalchemy.orm import Session, sessionmaker
+
+from worker.database import make_engine, make_sessions
+from worker.embedded import EmbeddedServers
+from worker.migrate import migrate
+from worker.settings import Settings
+from worker.storage import Storage
+
+
+class Services(NamedTuple):
+    """Where the servers of this run are; `template` is a migrated database to copy."""
+
+    database_url: str
+    redis_url: str
+    template: str
+
+    def url_of(self, database: str) -> str:
+        """URL of another database on the same server."""
+        return make_url(self.database_url).set(database=database).render_as_string(hide_password=False)
+
+    def execute(self, statement: str) -> None:
+        """Run a statement outside a transaction."""
+        url = make_url(self.database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(statement)
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[Services]:
+    """The servers of DATABASE_URL and REDIS_URL, or embedded ones of this run."""
+    given = Settings()
+    with tempfile.TemporaryDirectory(prefix="udig-test-") as folder:
+        embedded = EmbeddedServers(Path(folder) / "data")
+        if given.database_url is None or given.redis_url is None:
+            embedded.start()
+        try:
+            database_url = given.database_url or embedded.database_url
+            if given.database_url is None:
+                _trade_safety_for_speed(embedded.database_url)
+            made = Services(database_url, given.redis_url or embedded.redis_url, f"udig_test_{secrets.token_hex(6)}")
+            made.execute(f"CREATE DATABASE {made.template}")
+            migrate(made.url_of(made.template))
+            yield made
+            made.execute(f"DROP DATABASE {made.template} WITH (FORCE)")
+        finally:
+            embedded.stop()
+
+
+def _trade_safety_for_speed(database_url: str) -> None:
+    """These databases need not survive the machine."""
+    address = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
+
+
+@pytest.fixture
+def settings(services: Services, tmp_path: Path) -> Iterator[Settings]:
+    """Settings of a service of its own: an empty database, keys of its own in Redis, a data folder, quick beats."""
+    name = f"{services.template}_{secrets.token_hex(4)}"
+    services.execute(f"CREATE DATABASE {name} TEMPLATE {services.template}")
+    yield Settings(
+        database_url=services.url_of(name),
+        redis_url=services.redis_url,
+        redis_prefix=f"{name}:",
+        data=tmp_path / "data",
+        port=0,
+        workers=1,
+        threads=1,
+        device="cpu",
+        disk_reserve_bytes=0,
+        lease_seconds=3,
+        heartbeat_seconds=0.3,
+        snapshot_seconds=0.2,
+        checkpoint_seconds=0.3,
+        sweep_seconds=0.5,
+    )
+    services.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[sessionmaker[Session]]:
+    """Sessions on the test's database."""
+    assert settings.database_url is not None
+    engine = make_engine(settings.database_url)
+    yield make_sessions(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def storage(settings: Settings) -> Storage:
+    """Files of the test's service."""
+    return Storage(settings.data)

@@ -1,0 +1,40 @@
+"""How processes reach Postgres, and how they tell each other that a job has changed."""
+
+import uuid
+
+from sqlalchemy import Engine, create_engine, func, make_url, select
+from sqlalchemy.orm import Session, sessionmaker
+
+CHANNEL = "udig_jobs"
+CONNECT_OPTIONS = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    # A process that was stopped within a transaction must not keep the row from everybody else.
+    "options": "-c idle_in_transaction_session_timeout=15s -c lock_timeout=15s",
+    # PgBouncer hands out another server connection for each transaction.
+    "prepare_threshold": None,
+}
+
+
+def make_engine(url: str, pool_size: int = 5) -> Engine:
+    """An engine by psycopg 3 for any spelling of a Postgres URL; lost connections are replaced when they are used."""
+    return create_engine(
+        make_url(url).set(drivername="postgresql+psycopg"),
+        pool_pre_ping=True,
+        pool_size=pool_size,
+        max_overflow=10,
+        pool_timeout=10,
+        connect_args=CONNECT_OPTIONS,
+    )
+
+
+def make_sessions(engine: Engine) -> sessionmaker[Session]:
+    """A factory of sessions whose objects stay readable after the commit."""
+    return sessionmaker(engine, expire_on_commit=False)
+
+
+def notify(session: Session, job_id: uuid.UUID) -> None:
+    """Wake who listens for the job, when this transaction commits."""
+    session.execute(select(func.pg_notify(CHANNEL, str(job_id))))

@@ -1,0 +1,217 @@
+"""What workers do with chunks: claim, beat, record, finish. Every write carries the attempt it was claimed with."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, func, select, update
+from sqlalchemy.orm import Session
+
+from worker.database import notify
+from worker.jobs import UnknownJob, locked, settle_cancelled, settle_failed, settle_stopped
+from worker.models import Chunk, Job, Scan, Snapshot, Status
+
+
+class Fenced(Exception):
+    """The chunk is another's by now, or its job has ended: stop at once and write nothing."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A chunk that this process may work on as long as its lease lives."""
+
+    job_id: uuid.UUID
+    slice: int
+    attempt: int
+    parameters: dict[str, Any]
+    seed: int
+    outputs: tuple[str, ...]
+    slices: tuple[int, ...]
+    scan_sha256: str
+    scan_header: dict[str, Any]
+    result: str | None  # the slice is done already, what is left is to assemble
+
+    def is_mine(self) -> ColumnElement[bool]:
+        """The fence."""
+        return and_(
+            Chunk.job_id == self.job_id,
+            Chunk.slice == self.slice,
+            Chunk.attempt == self.attempt,
+            Chunk.status == Status.RUNNING,
+        )
+
+
+@dataclass(frozen=True)
+class Point:
+    """How far a slice is."""
+
+    iteration: int
+    iterations: int
+    seconds: float
+    loss: float | None = None
+    data_residual: float | None = None
+    psnr: float | None = None
+    ssim: float | None = None
+
+
+def claim(session: Session, wanted: tuple[uuid.UUID, int], worker: str, lease_seconds: float) -> Claim | None:
+    """The wanted chunk if it waits, else the one that has waited longest, else None."""
+    job_id, slice_ = wanted
+    rung_for = and_(Chunk.job_id == job_id, Chunk.slice == slice_)
+    oldest = select(Chunk.job_id, Chunk.slice).where(Chunk.status == Status.QUEUED)
+    oldest = oldest.order_by(rung_for.desc(), Chunk.job_id, Chunk.slice).limit(1)
+    while (found := session.execute(oldest).one_or_none()) is not None:
+        try:
+            job = locked(session, found.job_id)
+        except UnknownJob:
+            continue
+        if (taken := _take(session, job, found.slice, worker, lease_seconds)) is not None:
+            return taken
+        session.rollback()  # another was faster; let go of the job
+    return None
+
+
+def _take(session: Session, job: Job, slice_: int, worker: str, lease_seconds: float) -> Claim | None:
+    query = (
+        update(Chunk)
+        .where(Chunk.job_id == job.id, Chunk.slice == slice_, Chunk.status == Status.QUEUED)
+        .values(
+            status=Status.RUNNING,
+            attempt=Chunk.attempt + 1,
+            worker=worker,
+            lease_until=lease_end(lease_seconds),
+            started_at=func.coalesce(Chunk.started_at, func.now()),
+        )
+        .returning(Chunk.attempt, Chunk.result)
+    )
+    row = session.execute(query).one_or_none()
+    scan = session.get(Scan, job.scan_id) if job.scan_id else None
+    if row is None or scan is None:
+        return None
+    job.status = Status.RUNNING
+    job.started_at = job.started_at or func.now()
+    notify(session, job.id)
+    return Claim(
+        job_id=job.id,
+        slice=slice_,
+        attempt=row.attempt,
+        parameters=job.parameters,
+        seed=job.seed,
+        outputs=tuple(job.outputs),
+        slices=tuple(job.slices),
+        scan_sha256=scan.sha256,
+        scan_header=scan.header,
+        result=row.result,
+    )
+
+
+def heartbeat(session: Session, claim: Claim, lease_seconds: float, point: Point | None = None) -> bool:
+    """Renew the lease and tell how far it is; True when the job is to be cancelled. Raises Fenced."""
+    values: dict[str, Any] = {"lease_until": lease_end(lease_seconds)}
+    if point is not None:
+        values |= {"iteration": point.iteration, "iterations": point.iterations, "seconds": point.seconds}
+    query = (
+        update(Chunk)
+        .where(claim.is_mine(), Job.id == Chunk.job_id)
+        .values(values)
+        .returning(Job.cancel_requested)
+        .execution_options(synchronize_session=False)
+    )
+    cancel = session.scalar(query)
+    if cancel is None:
+        raise Fenced
+    return cancel
+
+
+def record(session: Session, claim: Claim, point: Point, lease_seconds: float) -> bool:
+    """A heartbeat that leaves a snapshot. It takes its number while it holds the job: commits are in that order."""
+    number = update(Job).where(Job.id == claim.job_id).values(last_seq=Job.last_seq + 1).returning(Job.last_seq)
+    seq = session.scalar(number.execution_options(synchronize_session=False))
+    cancel = heartbeat(session, claim, lease_seconds, point)
+    session.add(Snapshot(job_id=claim.job_id, seq=seq, slice=claim.slice, **vars(point)))
+    notify(session, claim.job_id)
+    return cancel
+
+
+def release(session: Session, claim: Claim) -> None:
+    """Give the chunk back unfinished. Raises Fenced."""
+    job = _held(session, claim, status=Status.QUEUED, lease_until=None, rung_at=None, worker=None)
+    settle_stopped(session, job)
+
+
+def stop_cancelled(session: Session, claim: Claim) -> None:
+    """The worker has stopped because its job is to be cancelled. Raises Fenced."""
+    job = _held(session, claim, status=Status.CANCELLED, finished_at=func.now(), lease_until=None, worker=None)
+    settle_stopped(session, job)
+
+
+def store_slice(session: Session, claim: Claim, result: str, metrics: dict[str, float | None]) -> bool:
+    """Accept the slice's result. True: it was the job's last one, and this worker keeps its lease to assemble them."""
+    job = _held(session, claim, result=result, metrics=metrics)
+    unfinished = select(Chunk.slice).where(
+        Chunk.job_id == job.id, Chunk.slice != claim.slice, Chunk.status != Status.SUCCEEDED
+    )
+    if not session.scalar(select(unfinished.exists())):
+        return True
+    _held(session, claim, status=Status.SUCCEEDED, finished_at=func.now(), lease_until=None, worker=None)
+    if job.cancel_requested:
+        settle_cancelled(session, job)
+    return False
+
+
+def succeed_job(session: Session, claim: Claim, folder: str, versions: dict[str, Any]) -> None:
+    """Accept the assembled result, unless the job is to be cancelled. Raises Fenced."""
+    if locked_or_fenced(session, claim.job_id).cancel_requested:
+        return stop_cancelled(session, claim)
+    job = _held(session, claim, status=Status.SUCCEEDED, finished_at=func.now(), lease_until=None, worker=None)
+    rows = session.scalars(select(Chunk.metrics).where(Chunk.job_id == job.id)).all()
+    job.metrics = mean_metrics([row for row in rows if row is not None])
+    job.status, job.result, job.versions, job.finished_at = Status.SUCCEEDED, folder, versions, func.now()
+    return None
+
+
+def fail_job(session: Session, claim: Claim, problem: dict[str, Any]) -> None:
+    """The chunk cannot be done, so the job cannot either. Raises Fenced."""
+    job = _held(session, claim, status=Status.FAILED, finished_at=func.now(), lease_until=None, worker=None)
+    settle_failed(session, job, problem)
+
+
+def slice_results(session: Session, job_id: uuid.UUID) -> dict[int, str]:
+    """File of each finished slice, relative to DATA."""
+    rows = session.execute(select(Chunk.slice, Chunk.result).where(Chunk.job_id == job_id))
+    return {slice_: result for slice_, result in rows.tuples() if result is not None}
+
+
+def mean_metrics(rows: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+    """Mean of each metric over the slices; None where a slice lacks it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return {
+        name: None if any(value is None for value in column) else sum(filter(None, column)) / len(column)
+        for name, column in columns.items()
+    }
+
+
+def lease_end(seconds: float) -> ColumnElement[Any]:
+    """So many seconds from now, by the database's clock."""
+    return func.now() + timedelta(seconds=seconds)
+
+
+def locked_or_fenced(session: Session, job_id: uuid.UUID) -> Job:
+    """The job, held. Raises Fenced when it was deleted."""
+    try:
+        return locked(session, job_id)
+    except UnknownJob as error:
+        raise Fenced from error
+
+
+def _held(session: Session, claim: Claim, **values: Any) -> Job:
+    """The job, held, after a fenced change of the chunk."""
+    job = locked_or_fenced(session, claim.job_id)
+    query = update(Chunk).where(claim.is_mine()).values(values).returning(Chunk.slice)
+    if session.scalar(query.execution_options(synchronize_session=False)) is None:
+        raise Fenced
+    notify(session, job.id)
+    return job

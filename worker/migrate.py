@@ -1,0 +1,29 @@
+"""Bring the database's tables to the newest revision: `python -m worker.migrate`."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+
+from worker.settings import get_settings
+
+SCRIPTS = Path(__file__).parent.parent / "migrations"
+
+
+def config(url: str) -> Config:
+    """Alembic's configuration for the database at this URL."""
+    made = Config()
+    made.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
+    made.attributes["url"] = url
+    return made
+
+
+def migrate(url: str, revision: str = "head") -> None:
+    """Upgrade the database at this URL; nothing happens when it is there already."""
+    command.upgrade(config(url), revision)
+
+
+if __name__ == "__main__":
+    if (database_url := get_settings().database_url) is None:
+        raise SystemExit("DATABASE_URL is not set; `python -m worker.serve` starts and migrates a server of its own")
+    migrate(database_url)

@@ -1,0 +1,94 @@
+"""Child processes that do not outlive their parent, and the ends of those that did."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+POLL_SECONDS = 0.05
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def start(
+    command: Sequence[str],
+    *,
+    death_signal: signal.Signals = signal.SIGKILL,
+    log: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own; it gets `death_signal` when this process dies (Linux).
+
+    Its output is appended to `log`, or joins ours. Call this from the main thread: for the kernel a child's parent is
+    the thread that started it.
+    """
+    output = None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        return subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=None if output is None else subprocess.STDOUT,
+            cwd="/" if log is not None else None,
+            env=None if environment is None else dict(environment),
+            start_new_session=True,
+            preexec_fn=_dies_with(os.getpid(), death_signal),
+        )
+    finally:
+        if output is not None:
+            os.close(output)
+
+
+def _dies_with(parent: int, death_signal: signal.Signals) -> Callable[[], None]:
+    def set_up() -> None:
+        if _libc is not None:
+            _libc.prctl(PR_SET_PDEATHSIG, int(death_signal))
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return set_up
+
+
+def stop(processes: Sequence[subprocess.Popen[bytes]], how: signal.Signals, seconds: float) -> None:
+    """Signal them all and wait; who is not gone by then is killed."""
+    for process in processes:
+        process.send_signal(how)
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def end_leftover(pid_file: Path, marker: str, how: signal.Signals, seconds: float) -> None:
+    """End the process that the file's first line names, if its command line still bears the marker."""
+    try:
+        pid = int(pid_file.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return
+    for each in (how, signal.SIGKILL):
+        deadline = time.monotonic() + seconds
+        if marker not in command_line(pid):
+            return
+        os.kill(pid, each)
+        while marker in command_line(pid) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+
+
+def command_line(pid: int) -> str:
+    """Command line of a process; empty when it is gone or only waits to be reaped."""
+    if sys.platform != "linux":
+        shown = subprocess.run(
+            ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
+        )
+        return shown.stdout
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,110 @@
+"""Where bytes lie: scans by their hash, and one folder for everything of a job."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+OWNER_ONLY = 0o700
+JOB_FOLDERS = ("checkpoints", "slices", "previews", "results")
+
+
+class Storage:
+    """Files below one root that only its owner may enter. A file that bears its name is whole."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.scans = self.root / "scans"
+        self.incoming = self.root / "incoming"
+        self.jobs = self.root / "jobs"
+        for folder in (self.root, self.scans, self.incoming, self.jobs):
+            folder.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
+        if self.root.stat().st_uid == os.geteuid():
+            self.root.chmod(OWNER_ONLY)
+
+    def free_bytes(self) -> int:
+        """What the disk still takes."""
+        return shutil.disk_usage(self.root).free
+
+    def path(self, relative: str) -> Path:
+        """The file or folder that a row names."""
+        return self.root / relative
+
+    def relative(self, path: Path) -> str:
+        """How a row names a file or folder."""
+        return str(path.relative_to(self.root))
+
+    def scan(self, sha256: str) -> Path:
+        """The scan of that hash."""
+        return self.scans / sha256
+
+    def keep_scan(self, incoming: Path, sha256: str) -> Path:
+        """Move a file that came in to its place; the same bytes may lie there already."""
+        target = self.scan(sha256)
+        incoming.chmod(0o600)
+        incoming.replace(target)
+        sync_folder(self.scans)
+        return target
+
+    def delete_scan(self, sha256: str) -> None:
+        """Delete a scan, if it is there."""
+        self.scan(sha256).unlink(missing_ok=True)
+
+    def job(self, job_id: uuid.UUID) -> Path:
+        """Folder of a job."""
+        return self.jobs / str(job_id)
+
+    def prepare_job(self, job_id: uuid.UUID) -> None:
+        """Make a job's folders. Whoever writes later makes none: a job that was deleted does not come back."""
+        for name in JOB_FOLDERS:
+            (self.job(job_id) / name).mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
+
+    def delete_job(self, job_id: uuid.UUID) -> None:
+        """Delete everything of a job, if it is there."""
+        folder, doomed = self.job(job_id), self.jobs / f".{job_id}.deleted"
+        # Out of the way at once, so that a worker that still writes finds no folder.
+        if folder.exists():
+            folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def checkpoints(self, job_id: uuid.UUID) -> Path:
+        """Folder of checkpoints, `<slice>.<step>.pt`."""
+        return self.job(job_id) / "checkpoints"
+
+    def slice_result(self, job_id: uuid.UUID, slice_: int, attempt: int) -> Path:
+        """Result of one slice, as one attempt made it."""
+        return self.job(job_id) / "slices" / f"{slice_}.{attempt}.npz"
+
+    def preview(self, job_id: uuid.UUID, slice_: int) -> Path:
+        """Latest image of a slice."""
+        return self.job(job_id) / "previews" / f"{slice_}.npz"
+
+    def results(self, job_id: uuid.UUID, attempt: int) -> Path:
+        """Folder of the result files that one attempt assembled."""
+        return self.job(job_id) / "results" / str(attempt)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write to; the file takes its own name, on the disk, only when all went well."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.chmod(0o600)
+        part.replace(path)
+        sync_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's names on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,75 @@
+"""What any worker does every few seconds: take chunks back from the silent, ring for those that nobody was told of."""
+
+import uuid
+from datetime import timedelta
+
+from sqlalchemy import and_, delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from worker.jobs import UnknownJob, locked, settle_failed, settle_stopped
+from worker.models import Chunk, Status, Worker
+from worker.problems import worker_lost
+
+SWEEP_LOCK = (0x75646967, 2)
+MOST_RUNG = 1000
+FORGOTTEN = timedelta(hours=1)
+
+
+def expire(session: Session, max_crashes: int) -> None:
+    """Queue again what silent workers had; a chunk that did this to too many of them fails its job."""
+    lost = and_(Chunk.status == Status.RUNNING, Chunk.lease_until < func.now())
+    for job_id in session.scalars(select(Chunk.job_id).where(lost).distinct()).all():
+        try:
+            job = locked(session, job_id)
+        except UnknownJob:
+            continue
+        query = (
+            update(Chunk)
+            .where(lost, Chunk.job_id == job_id)
+            .values(status=Status.QUEUED, crashes=Chunk.crashes + 1, lease_until=None, rung_at=None, worker=None)
+            .returning(Chunk.slice, Chunk.crashes)
+            .execution_options(synchronize_session=False)
+        )
+        poison = [row for row in session.execute(query) if row.crashes >= max_crashes]
+        if poison and not job.cancel_requested:
+            session.execute(
+                update(Chunk)
+                .where(Chunk.job_id == job_id, Chunk.slice.in_([row.slice for row in poison]))
+                .values(status=Status.FAILED, finished_at=func.now())
+            )
+            settle_failed(session, job, worker_lost(poison[0].slice, poison[0].crashes))
+        settle_stopped(session, job)
+
+
+def sweep(
+    session: Session, max_crashes: int, ring_again_seconds: float, queue_empty: bool
+) -> list[tuple[uuid.UUID, int]]:
+    """What to ring for after the commit: chunks that wait while no message does. One sweep at a time, by any worker."""
+    if not session.scalar(select(func.pg_try_advisory_xact_lock(*SWEEP_LOCK))):
+        return []
+    expire(session, max_crashes)
+    quiet = func.coalesce(Chunk.rung_at < func.now() - timedelta(seconds=ring_again_seconds), True)
+    due = select(Chunk.job_id, Chunk.slice).where(
+        Chunk.status == Status.QUEUED, quiet if queue_empty else Chunk.rung_at.is_(None)
+    )
+    rows = [
+        (job_id, slice_) for job_id, slice_ in session.execute(due.order_by(Chunk.job_id, Chunk.slice).limit(MOST_RUNG))
+    ]
+    for job_id, slice_ in rows:
+        session.execute(update(Chunk).where(Chunk.job_id == job_id, Chunk.slice == slice_).values(rung_at=func.now()))
+    return rows
+
+
+def greet(session: Session, worker: str, device: str) -> None:
+    """Tell that this worker is alive, and forget those that are long gone."""
+    row = insert(Worker).values(name=worker, device=device)
+    session.execute(row.on_conflict_do_update(index_elements=[Worker.name], set_={"seen_at": func.now()}))
+    session.execute(delete(Worker).where(Worker.seen_at < func.now() - FORGOTTEN))
+
+
+def forget(session: Session, worker_prefix: str = "") -> None:
+    """Workers of these names are dead: end their leases and take them off the list."""
+    theirs = and_(Chunk.status == Status.RUNNING, Chunk.worker.startswith(worker_prefix, autoescape=True))
+    session.execute(update(Chunk).where(theirs).values(lease_until=func.now() - timedelta(seconds=1)))
+    session.execute(delete(Worker).where(Worker.name.startswith(worker_prefix, autoescape=True)))
