@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("scan", type=Path, help="fastMRI or sinogram HDF5, .npy or .npz")
     parser.add_argument("-o", "--output", type=Path, required=True, help="volume to write: .h5, .npy, .nii.gz or .png")
     parser.add_argument("--method", default="udig_dip", choices=list(METHODS))
-    parser.add_argument("--set", nargs="*", default=[], metavar="KNOB=VALUE", help="knobs, as preset=preview seed-free")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KNOB=VALUE", help="knobs of the method, as preset=preview")
     parser.add_argument("--slices", type=int, nargs="*", help="slice numbers; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    target = results.OutputFormat.from_path(options.output)
+    target = _format(options.output)
     header = formats.probe(options.scan)
     method = complete(parse({"method": options.method, **_knobs(options.set)}), header.modality)
     chosen = _chosen(options.slices, header)
@@ -66,6 +66,14 @@ def _run(options: argparse.Namespace) -> None:
         results.convert(volume, options.output, target)
     finally:
         volume.unlink(missing_ok=True)
+
+
+def _format(path: Path) -> results.OutputFormat:
+    for target in results.OutputFormat:
+        if path.name.endswith(target.suffix):
+            return target
+    suffixes = ", ".join(target.suffix for target in results.OutputFormat)
+    raise ReconstructionError(f"--output {path.name}: the name must end in one of {suffixes}")
 
 
 def _slice(options: argparse.Namespace, method: Parameters, index: int) -> results.SliceResult:
@@ -110,7 +118,7 @@ def _attributes(options: argparse.Namespace, method: Parameters, header: ScanHea
         "scan_sha256": sha256_of(options.scan),
         "modality": header.modality.value,
         "pixel_spacing_mm": list(header.pixel_spacing_mm),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "device": options.device,
     }
     if method.needs_prior:

@@ -14,7 +14,7 @@ from core.errors import UnsupportedScan
 from core.iterates import Iterates, State
 from core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_complex
 from core.parameters import Parameters
-from core.sensitivity import espirit
+from core.sensitivity import calibration_size, espirit
 
 WATER = 0.5
 """What soft tissue is in the unit of the CT priors."""
@@ -91,10 +91,12 @@ def slice_problem(acquisition: Acquisition, index: int, device: torch.device) ->
 def _mri_problem(scan: MRIAcquisition, index: int, device: torch.device) -> SliceProblem:
     kspace = torch.from_numpy(np.ascontiguousarray(scan.kspace[index])).to(device)
     mask = torch.from_numpy(np.ascontiguousarray(scan.mask)).to(device)
-    if scan.sensitivity_maps is None:
-        maps = espirit(kspace, mask)
-    else:
+    if scan.sensitivity_maps is not None:
         maps = torch.from_numpy(np.ascontiguousarray(scan.sensitivity_maps[index])).to(device)
+    elif len(kspace) == 1:
+        maps = torch.ones_like(kspace)
+    else:
+        maps = espirit(kspace, calibration_size(scan.mask))
     operator = MultiCoilMRI(maps, mask)
     y = operator.scale * kspace[None] * mask
     if not bool(y.abs().max() > 0):

@@ -1,0 +1,109 @@
+"""The bundled priors denoise people they were not trained on, and refuse what they should."""
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import torch
+from pydicom.data import get_testdata_file
+
+from core.acquisition import Modality
+from core.cards import BUNDLED, cards, find_card, sha256_of
+from core.errors import MissingPrior
+from core.metrics import psnr
+from core.priors import load_prior
+
+CPU = torch.device("cpu")
+
+
+def brain():
+    """One slice of nibabel's example, in [0, 1], (y, x)."""
+    path = Path(nibabel.__file__).parent / "tests" / "data" / "example4d.nii.gz"
+    plane = np.asarray(nibabel.load(path).dataobj[:, :, 12, 0], np.float32)
+    return np.clip(plane / np.percentile(plane, 99.5), 0, 1)
+
+
+def body():
+    """pydicom's CT example, attenuation with water at 0.5, (y, x)."""
+    image = pydicom.dcmread(get_testdata_file("CT_small.dcm", download=False))
+    units = image.pixel_array * float(image.RescaleSlope) + float(image.RescaleIntercept)
+    return np.clip((units.astype(np.float32) + 1000) / 2000, 0, 1)
+
+
+@pytest.mark.parametrize("modality", list(Modality))
+def test_bundled_prior_gains_eight_decibels_on_a_person_it_never_saw(modality):
+    clean = torch.from_numpy(brain() if modality is Modality.MRI else body())[None, None]
+    if modality is Modality.MRI:
+        clean = torch.cat([clean * np.cos(0.7), clean * np.sin(0.7)], 1)
+    noisy = clean + 0.2 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    denoised = load_prior(None, modality, None, CPU)(noisy, 0.2)
+    truth = clean.norm(dim=1)[0].numpy()
+
+    def score(image):
+        return psnr(image.norm(dim=1)[0].numpy() if modality is Modality.MRI else image[0, 0].numpy(), truth, 1.0)
+
+    assert score(denoised) - score(noisy) >= 8
+
+
+@pytest.mark.parametrize("modality", list(Modality))
+def test_less_noise_is_denoised_to_less_error(modality):
+    clean = torch.from_numpy(brain() if modality is Modality.MRI else body())[None, None]
+    clean = torch.cat([clean, 0 * clean], 1) if modality is Modality.MRI else clean
+    prior = load_prior(None, modality, None, CPU)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    errors = [float((prior(clean + sigma * noise, sigma) - clean).norm()) for sigma in (0.4, 0.2, 0.1, 0.05, 0.02)]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_batch_gives_what_single_images_give():
+    prior = load_prior(None, Modality.MRI, None, CPU)
+    x = torch.randn(3, 2, 37, 50, generator=torch.Generator().manual_seed(0))
+    together = prior(x, torch.tensor([0.1, 0.3, 0.9]))
+    apart = torch.cat([prior(x[i : i + 1], sigma) for i, sigma in enumerate((0.1, 0.3, 0.9))])
+    assert torch.allclose(together, apart, atol=0.02)
+
+
+def test_bundled_files_match_their_cards_and_are_small():
+    for card in cards():
+        assert sha256_of(card.weights) == card.sha256
+        assert card.weights.stat().st_size <= 10e6
+        assert card.data
+        assert card.limits
+        assert card.held_out
+    assert {card.modality for card in cards()} == set(Modality)
+
+
+def test_a_prior_in_a_folder_is_found_by_its_name(tmp_path):
+    _copy(tmp_path, "mine")
+    assert find_card("mine", Modality.MRI, tmp_path).name == "mine"
+    assert isinstance(load_prior("mine", Modality.MRI, tmp_path, CPU), torch.nn.Module)
+
+
+def test_changed_weights_are_refused(tmp_path):
+    _copy(tmp_path, "changed")
+    with (tmp_path / "changed.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    with pytest.raises(MissingPrior, match="not those its card names"):
+        load_prior("changed", Modality.MRI, tmp_path, CPU)
+
+
+def test_prior_of_the_other_modality_is_refused():
+    with pytest.raises(MissingPrior, match="no ct prior is named 'mri'"):
+        load_prior("mri", Modality.CT, None, CPU)
+
+
+def test_broken_card_names_its_file(tmp_path):
+    (tmp_path / "odd.json").write_text("{}")
+    with pytest.raises(MissingPrior, match=r"odd\.json"):
+        cards(tmp_path)
+
+
+def _copy(folder, name):
+    card = json.loads((BUNDLED / "mri.json").read_text())
+    (folder / f"{name}.json").write_text(json.dumps({**card, "name": name}))
+    shutil.copy(BUNDLED / "mri.safetensors", folder / f"{name}.safetensors")
