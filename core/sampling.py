@@ -13,7 +13,7 @@ from core.operators import ParallelBeamCT, centre, fft2c
 def cartesian_lines(
     shape: tuple[int, int], acceleration: float, center_fraction: float, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Mask (ky, kx) of whole lines kx: a full centre, and random others so that kx / acceleration lines are measured."""
+    """Mask (ky, kx) of whole lines kx: a full centre, and random others, kx / acceleration of them in all."""
     width = shape[1]
     center = max(1, round(width * center_fraction))
     lines = np.zeros(width, bool)
@@ -83,8 +83,8 @@ def birdcage_maps(coils: int, shape: tuple[int, int]) -> NDArray[np.complex64]:
     around = 2 * np.pi * np.arange(coils)[:, None, None] / coils
     away_x, away_y = x - 1.5 * np.cos(around), y[:, None] - 1.5 * np.sin(around)
     maps = np.exp(1j * (np.arctan2(away_y, away_x) - around)) / np.hypot(away_x, away_y)
-    maps /= np.sqrt(np.sum(np.abs(maps) ** 2, axis=0))
-    return maps.astype(np.complex64)
+    unit: NDArray[np.complex64] = (maps / np.sqrt(np.sum(np.abs(maps) ** 2, axis=0))).astype(np.complex64)
+    return unit
 
 
 def simulate_mri(

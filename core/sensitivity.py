@@ -12,7 +12,7 @@ from core.operators.fourier import centre, ifft2c
 SMALLEST_CALIBRATION = 8
 LARGEST_CALIBRATION = 32
 KERNEL = 6
-NULL_SPACE = 0.02
+NULL_SPACE = 0.01
 SUPPORT = 0.8
 
 
@@ -23,7 +23,7 @@ def calibration_size(mask: NDArray[np.bool_]) -> tuple[int, int]:
     """
     best = (0, 0)
     for height in range(1, min(LARGEST_CALIBRATION, mask.shape[0]) + 1):
-        full = mask[centre(mask.shape[0], height)].all(axis=0)
+        full: NDArray[np.bool_] = np.all(mask[centre(mask.shape[0], height)], axis=0)
         widths = range(1, min(LARGEST_CALIBRATION, full.size) + 1)
         width = max((w for w in widths if full[centre(full.size, w)].all()), default=0)
         best = max(best, (height, width), key=lambda size: (min(size), max(size)))
@@ -67,7 +67,8 @@ def _row_space(samples: Tensor, kernel: int) -> Tensor:
     energy, vectors = torch.linalg.eigh(columns @ columns.mH if wide else columns.mH @ columns)
     kept = energy > NULL_SPACE**2 * energy[-1]
     basis = vectors[:, kept] if wide else columns @ vectors[:, kept] / energy[kept].sqrt()
-    return basis.T.reshape(-1, coils, kernel, kernel)
+    vectors_first: Tensor = basis.T.reshape(-1, coils, kernel, kernel)
+    return vectors_first
 
 
 def _covariance(basis: Tensor) -> Tensor:
@@ -75,7 +76,8 @@ def _covariance(basis: Tensor) -> Tensor:
     kernel = basis.shape[-1]
     size = 2 * kernel - 1
     spectra = torch.fft.ifft2(basis, (size, size), norm="forward").permute(2, 3, 1, 0)
-    return torch.fft.fft2(spectra @ spectra.mH / kernel**2, dim=(0, 1), norm="forward")
+    coefficients: Tensor = torch.fft.fft2(spectra @ spectra.mH / kernel**2, dim=(0, 1), norm="forward")
+    return coefficients
 
 
 def _low_resolution(kspace: Tensor, region: tuple[slice, ...]) -> Tensor:
@@ -88,20 +90,20 @@ def _low_resolution(kspace: Tensor, region: tuple[slice, ...]) -> Tensor:
 
 
 def _principal(covariance: Tensor, start: Tensor, iterations: int = 20) -> tuple[Tensor, Tensor]:
-    """Largest eigenvalue (y, x) and its vector (coils, y, x) of each pixel's matrix, by power iteration from `start`."""
+    """Vector (coils, y, x) to each pixel's largest eigenvalue (y, x), by power iteration from `start` (coils, y, x)."""
     coils, height, width = start.shape
-    rows = torch.einsum("hm,mncd->hcdn", _waves(height, covariance), covariance)
-    columns = _waves(width, covariance).T
+    rows = torch.einsum("hm,mncd->hncd", _waves(height, covariance), covariance)
+    columns = _waves(width, covariance)
     vectors = torch.empty_like(start)
     values = torch.empty(height, width, device=start.device)
     for row in range(height):
-        matrix = (rows[row].reshape(coils * coils, -1) @ columns).reshape(coils, coils, width)
-        x = start[:, row]
+        matrices = (columns @ rows[row].flatten(1)).reshape(width, coils, coils)
+        x = start[:, row].T.contiguous()
         for _ in range(iterations):
-            x = x / x.norm(dim=0).clamp(min=1e-30)
-            x = (matrix * x).sum(dim=1)
-        values[row] = x.norm(dim=0)
-        vectors[:, row] = x / values[row].clamp(min=1e-30)
+            x = x / x.norm(dim=1, keepdim=True).clamp(min=1e-30)
+            x = (matrices @ x[..., None])[..., 0]
+        values[row] = x.norm(dim=1)
+        vectors[:, row] = (x / values[row][:, None].clamp(min=1e-30)).T
     return vectors, values
 
 

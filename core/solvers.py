@@ -1,5 +1,6 @@
 """Krylov solvers for symmetric positive semi-definite maps given as functions on image batches."""
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import islice
 
@@ -34,26 +35,27 @@ def conjugate_gradient(normal: Callable[[Tensor], Tensor], rhs: Tensor, x0: Tens
     return x
 
 
-def operator_norm(normal: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 30) -> float:
+def operator_norm(normal: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 50) -> float:
     """Spectral norm of A from its normal map A^H A, by Lanczos' method from `start` (1, C, H, W).
 
-    The largest Ritz value approaches the norm from below, much sooner than power iteration does.
+    The largest Ritz value approaches the norm from below, much sooner than power iteration does; the search ends when
+    it has stopped rising.
     """
-    diagonal: list[float] = []
-    off_diagonal: list[float] = []
     previous, current, beta = torch.zeros_like(start), start / start.norm(), 0.0
-    for _ in range(iterations):
+    tridiagonal = torch.zeros(iterations + 1, iterations + 1, dtype=torch.float64)
+    largest = 0.0
+    for i in range(iterations):
         image = normal(current) - beta * previous
-        diagonal.append(float(torch.sum(image * current)))
-        image = image - diagonal[-1] * current
+        alpha = float(torch.sum(image * current))
+        image = image - alpha * current
         beta = float(image.norm())
-        off_diagonal.append(beta)
-        if beta <= 1e-6 * max(diagonal):
+        tridiagonal[i, i] = alpha
+        before, largest = largest, float(torch.linalg.eigvalsh(tridiagonal[: i + 1, : i + 1])[-1])
+        if beta <= 1e-6 * largest or largest - before <= 1e-6 * largest:
             break
+        tridiagonal[i, i + 1] = tridiagonal[i + 1, i] = beta
         previous, current = current, image / beta
-    off = torch.tensor(off_diagonal[:-1], dtype=torch.float64)
-    tridiagonal = torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
-    return float(torch.linalg.eigvalsh(tridiagonal)[-1].clamp(min=0).sqrt())
+    return math.sqrt(max(largest, 0.0))
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class _Linear(torch.autograd.Function):
 
 
 def _differentiable(x: Tensor, linear: Map, adjoint: Map) -> Tensor:
-    result: Tensor = _Linear.apply(x, linear, adjoint)
+    result: Tensor = _Linear.apply(x, linear, adjoint)  # type: ignore[no-untyped-call]
     return result
 
 

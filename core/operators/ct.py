@@ -46,7 +46,7 @@ class ParallelBeamCT(LinearOperator):
         return self.scale * self._projector.adjoint(y.flatten(1)).reshape(len(y), *self.image_shape)
 
     def fbp(self, y: Tensor, window: Literal["ramp", "hann"] = "ramp") -> Tensor:
-        """Filtered back-projection (B, 1, n, n) in 1/mm of y (B, 1, views, detectors) (Kak, Slaney 1988, section 3.3)."""
+        """Filtered back-projection (B, 1, n, n) in 1/mm of y (B, 1, views, detectors) (Kak, Slaney 1988, 3.3)."""
         pixel, spacing = self.geometry.pixel_size_mm, self.geometry.detector_spacing_mm
         weights = torch.from_numpy(angular_weights(np.asarray(self.geometry.angles))).to(y)
         filtered = _filtered(y / self.scale, spacing, window) * weights[:, None]
@@ -57,15 +57,16 @@ class ParallelBeamCT(LinearOperator):
 def angular_weights(angles: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of the half turn (radians) that each view (views,) stands for: half the way to both neighbours.
 
-    Views half a turn apart measure the same and share. A gap ten times as wide as usual is a limited angle rather than a
-    view's share, and counts as a usual one.
+    Views half a turn apart measure the same and share. A gap ten times as wide as usual is a limited angle rather than
+    a view's share, and counts as a usual one.
     """
     tolerance = 1e-6
     folded = np.round(np.mod(angles, np.pi) / tolerance).astype(np.int64) % round(np.pi / tolerance)
     distinct, index, counts = np.unique(folded, return_inverse=True, return_counts=True)
     gaps = np.diff(distinct * tolerance, append=distinct[0] * tolerance + np.pi)
     gaps = np.where(gaps > 10 * np.median(gaps), np.median(gaps), gaps)
-    return ((gaps + np.roll(gaps, 1)) / 2 / counts)[index]
+    weights: NDArray[np.float64] = (gaps + np.roll(gaps, 1)) / 2 / counts
+    return weights[index]
 
 
 def _filtered(sinogram: Tensor, spacing: float, window: Literal["ramp", "hann"]) -> Tensor:
@@ -80,7 +81,8 @@ def _filtered(sinogram: Tensor, spacing: float, window: Literal["ramp", "hann"])
     if window == "hann":
         response = response * (1 + torch.cos(2 * np.pi * torch.fft.rfftfreq(length, dtype=torch.float64))) / 2
     spectrum = torch.fft.rfft(sinogram, length) * response.to(sinogram)
-    return torch.fft.irfft(spectrum, length)[..., :detectors]
+    filtered: Tensor = torch.fft.irfft(spectrum, length)
+    return filtered[..., :detectors]
 
 
 @lru_cache(maxsize=2)

@@ -8,12 +8,14 @@ PLANE = (-2, -1)
 
 def fft2c(image: Tensor) -> Tensor:
     """K-space (..., ky, kx) of an image (..., y, x); both origins at index n // 2, orthonormal."""
-    return torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(image, PLANE), norm="ortho"), PLANE)
+    kspace: Tensor = torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(image, PLANE), norm="ortho"), PLANE)
+    return kspace
 
 
 def ifft2c(kspace: Tensor) -> Tensor:
     """Image (..., y, x) of a k-space (..., ky, kx): the inverse and adjoint of `fft2c`."""
-    return torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(kspace, PLANE), norm="ortho"), PLANE)
+    image: Tensor = torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(kspace, PLANE), norm="ortho"), PLANE)
+    return image
 
 
 def as_complex(image: Tensor) -> Tensor:

@@ -40,7 +40,8 @@ class MultiCoilMRI(LinearOperator):
         return norm
 
     def _forward(self, x: Tensor) -> Tensor:
-        return torch.fft.fftshift(self._spectra(x), PLANE)
+        kspace: Tensor = torch.fft.fftshift(self._spectra(x), PLANE)
+        return kspace
 
     def _adjoint(self, y: Tensor) -> Tensor:
         return self._combined(torch.fft.ifftshift(y, PLANE) * (self.scale * self._mask))
@@ -50,7 +51,8 @@ class MultiCoilMRI(LinearOperator):
 
     def _spectra(self, x: Tensor) -> Tensor:
         image = torch.fft.ifftshift(as_complex(x), PLANE)
-        return torch.fft.fft2(self._maps * image[:, None], norm="ortho").mul_(self.scale * self._mask)
+        spectra: Tensor = torch.fft.fft2(self._maps * image[:, None], norm="ortho")
+        return spectra.mul_(self.scale * self._mask)
 
     def _combined(self, spectra: Tensor) -> Tensor:
         images = torch.fft.ifft2(spectra, norm="ortho")

@@ -113,10 +113,11 @@ def _shadow(u: NDArray[np.float32], theta: NDArray[np.float64], pixel: float) ->
     narrow, wide = sides
     height = pixel**2 / wide
     slope = np.divide(height / 2, narrow, out=np.zeros_like(height), where=narrow > 0)
-    inner, outer, height, slope = np.float32(((wide - narrow) / 2, (wide + narrow) / 2, height, slope))
+    inner, outer, height, slope = np.stack(((wide - narrow) / 2, (wide + narrow) / 2, height, slope)).astype(np.float32)
     v = np.minimum(np.abs(u), outer)
     beyond = np.maximum(v - inner, 0)
-    return np.copysign(height * v - slope * beyond**2, u)
+    area: NDArray[np.float32] = np.copysign(height * v - slope * beyond**2, u)
+    return area
 
 
 def _reach(geometry: Geometry) -> int:
@@ -125,7 +126,9 @@ def _reach(geometry: Geometry) -> int:
 
 
 def _on(matrix: "sparse.csr_array[np.float32]", device: torch.device) -> Tensor:
-    parts = (matrix.indptr.astype(np.int32), matrix.indices.astype(np.int32), matrix.data)
+    starts, columns = (torch.from_numpy(index.astype(np.int32)) for index in (matrix.indptr, matrix.indices))
+    weights = torch.from_numpy(matrix.data)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
-        return torch.sparse_csr_tensor(*map(torch.from_numpy, parts), size=matrix.shape, check_invariants=True).to(device)
+        csr = torch.sparse_csr_tensor(starts, columns, weights, matrix.shape, check_invariants=True)
+    return csr.to(device)
