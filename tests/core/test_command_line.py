@@ -1,0 +1,75 @@
+"""`python -m core` as its user types it."""
+
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import scans
+from PIL import Image
+
+from core.__main__ import main
+
+QUICK = ["--method", "sirt", "--set", "iterations=20"]
+
+
+@pytest.fixture
+def sinogram(tmp_path):
+    return scans.write_hdf5(tmp_path / "scan.h5", **scans.ct())
+
+
+def test_scan_becomes_a_volume_with_its_history(sinogram, tmp_path):
+    out = tmp_path / "out.h5"
+    command = [sys.executable, "-m", "core", sinogram, "-o", out, *QUICK]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "psnr" in run.stderr
+    with h5py.File(out) as file:
+        assert file["reconstruction"].shape == (2, 32, 32)
+        assert '"method":"sirt"' in file.attrs["parameters"]
+        psnr = file["curves/psnr"][:]
+    assert (psnr[:, -1] > psnr[:, 0]).all()
+
+
+@pytest.mark.parametrize("name", ["out.npy", "out.png", "out.nii.gz"])
+def test_suffix_chooses_the_format_and_leaves_nothing_else(sinogram, tmp_path, name):
+    assert main([str(sinogram), "-o", str(tmp_path / name), "--slices", "1", *QUICK]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"scan.h5", name}
+    if name.endswith("npy"):
+        assert np.load(tmp_path / name).shape == (1, 32, 32)
+    if name.endswith("png"):
+        assert np.asarray(Image.open(tmp_path / name)).std() > 10
+
+
+def test_same_seed_writes_the_same_image(tmp_path):
+    scan = scans.write_npz(tmp_path / "scan", **scans.mri(slices=1))
+    for name in ("a.npy", "b.npy"):
+        knobs = ["--set", "preset=preview", "outer_iterations=3", "inner_iterations=2"]
+        assert main([str(scan), "-o", str(tmp_path / name), "--seed", "5", *knobs]) == 0
+    assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "cg_sense"], "cg_sense does not reconstruct ct"),
+        (["--method", "sirt", "--set", "iterations=0"], "iterations: Input should be greater than or equal to 1, found 0"),
+        (["--method", "sirt", "--set", "beta=1"], "beta: Extra inputs are not permitted, found 1"),
+        (["--set", "iterations"], "--set takes KNOB=VALUE"),
+        (["--slices", "7"], "the scan has slices 0 to 1"),
+        (["--set", "prior=knees"], "no ct prior is named 'knees'"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(sinogram, tmp_path, capsys, arguments, message):
+    assert main([str(sinogram), "-o", str(tmp_path / "out.h5"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error.splitlines()[-1]
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_wrong_names_are_refused(sinogram, tmp_path, capsys):
+    assert main([str(sinogram), "-o", str(tmp_path / "out.jpg")]) == 2
+    assert "must end in one of .h5, .npy, .nii.gz, .png" in capsys.readouterr().err
+    assert main([str(tmp_path / "none.h5"), "-o", str(tmp_path / "out.h5")]) == 2
+    assert "No such file" in capsys.readouterr().err

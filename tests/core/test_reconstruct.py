@@ -1,0 +1,115 @@
+"""A file becomes an image: through every step that the service takes, without the service."""
+
+import numpy as np
+import pytest
+import scans
+import torch
+
+from core import formats, metrics
+from core.acquisition import Modality, MRIAcquisition
+from core.errors import UnsupportedScan
+from core.parameters import complete, parse
+from core.reconstruct import reconstruct, slice_problem, unit
+
+CPU = torch.device("cpu")
+
+
+def last(problem, method, **knobs):
+    *_, iterate = reconstruct(problem, complete(parse({"method": method, **knobs}), problem.modality), seed=0)
+    return iterate
+
+
+@pytest.fixture
+def brainlike(tmp_path):
+    """A 64-pixel scan with eight coils at half the lines, maps to be estimated."""
+    parts = scans.without(scans.mri(slices=2, coils=8, size=64), "sensitivity_maps")
+    return formats.read(scans.write_hdf5(tmp_path / "scan", **parts))
+
+
+@pytest.fixture
+def sparse(tmp_path):
+    """A 64-pixel sinogram of 24 views."""
+    return formats.read(scans.write_hdf5(tmp_path / "scan", **scans.ct(size=64, pixel_size_mm=2.0)))
+
+
+def test_mri_without_maps_is_reconstructed_in_scanner_units(brainlike):
+    problem = slice_problem(brainlike, 0, CPU)
+    solved = problem.quality(last(problem, "cg_sense").image)
+    assert solved.psnr > 28
+    assert solved.psnr > problem.quality(problem.plain()).psnr + 3
+    assert problem.magnitude(problem.plain()).shape == (64, 64)
+
+
+def test_ct_is_reconstructed_in_attenuation_per_millimetre(sparse):
+    problem = slice_problem(sparse, 0, CPU)
+    image = problem.magnitude(last(problem, "sirt").image)
+    truth = sparse.reference[0]
+    assert np.median(image[truth > 0.9 * np.median(truth[truth > 0])]) == pytest.approx(scans.WATER, rel=0.1)
+    assert metrics.psnr(image, truth) > metrics.psnr(problem.magnitude(problem.plain()), truth)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_result_scales_with_the_scan(brainlike, factor):
+    scaled = MRIAcquisition(
+        kspace=brainlike.kspace * np.complex64(factor), mask=brainlike.mask, recon_size=brainlike.recon_size
+    )
+    knobs = {"preset": "preview", "outer_iterations": 3}
+    plain = last(slice_problem(brainlike, 0, CPU), "udig_dip", **knobs).image
+    other = last(slice_problem(scaled, 0, CPU), "udig_dip", **knobs).image
+    assert float((other / factor - plain).norm() / plain.norm()) < 0.01
+
+
+def test_residual_is_known_without_a_reference(brainlike):
+    blind = MRIAcquisition(kspace=brainlike.kspace, mask=brainlike.mask, recon_size=brainlike.recon_size)
+    quality = slice_problem(blind, 1, CPU).quality(last(slice_problem(blind, 1, CPU), "cg_sense").image)
+    assert quality.psnr is None
+    assert quality.ssim is None
+    assert 0 < quality.data_residual < 0.2
+
+
+def test_oversampled_readout_is_cropped_to_the_centre(tmp_path):
+    scan = formats.read(scans.write_hdf5(tmp_path / "scan", **scans.distributed()))
+    problem = slice_problem(scan, 0, CPU)
+    assert problem.operator.image_shape[1:] != scan.recon_size
+    image = problem.magnitude(last(problem, "cg_sense").image)
+    assert image.shape == scan.recon_size
+    assert metrics.psnr(image, scan.reference[0]) > 20
+
+
+@pytest.mark.parametrize(("height", "width", "coils"), [(33, 47, 3), (48, 31, 1), (24, 24, 64)])
+def test_odd_sizes_and_any_number_of_coils_run(height, width, coils):
+    rng = np.random.default_rng(0)
+    image = np.zeros((height, width), np.complex64)
+    image[height // 4 : -height // 4, width // 4 : -width // 4] = 1
+    gains = rng.normal(size=(coils, 1, 1)) + 1j * rng.normal(size=(coils, 1, 1))
+    kspace = scans.fft(gains * image)[None].astype(np.complex64)
+    mask = np.ones((height, width), bool)
+    mask[:, ::5] = False
+    mask[height // 2 - 8 : height // 2 + 8, width // 2 - 8 : width // 2 + 8] = True
+    scan = MRIAcquisition(kspace=kspace * mask, mask=mask, recon_size=(height, width))
+    problem = slice_problem(scan, 0, CPU)
+    image = last(problem, "udig_dip", preset="preview", outer_iterations=2).image
+    assert bool(image.isfinite().all())
+    assert problem.magnitude(image).shape == (height, width)
+
+
+def test_too_few_calibration_samples_are_refused_with_the_remedy(brainlike):
+    mask = np.array(brainlike.mask)
+    mask[30:34] = False
+    scan = MRIAcquisition(kspace=brainlike.kspace * mask, mask=mask, recon_size=(64, 64))
+    with pytest.raises(UnsupportedScan, match="sensitivity_maps"):
+        slice_problem(scan, 0, CPU)
+
+
+def test_silent_slice_is_refused(sparse):
+    sparse.sinogram[1] = 0
+    with pytest.raises(UnsupportedScan, match="slice 1 holds no signal"):
+        slice_problem(sparse, 1, CPU)
+
+
+def test_unit_puts_the_object_into_the_range_of_the_priors(brainlike, sparse):
+    for scan, modality in ((brainlike, Modality.MRI), (sparse, Modality.CT)):
+        problem = slice_problem(scan, 0, CPU)
+        assert problem.modality is modality
+        image = last(problem, "cg_sense" if modality is Modality.MRI else "sirt").image
+        assert 0.3 < float((image / unit(image)).norm(dim=1).quantile(0.98)) < 1.6
