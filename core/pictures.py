@@ -13,6 +13,7 @@ Window = tuple[float, float]
 
 _PANEL = 320  # least pixels a side of a comparison's panel
 _THUMBNAIL = 256  # most pixels a side of a contact sheet's slice
+_SHEET = 4096  # about the most pixels a side of a contact sheet
 _MARGIN = 8
 _TITLE = 16  # font size
 
@@ -43,15 +44,16 @@ def comparison_png(
     window = window_of(panels[0][1] if reference is None else reference)
     rows = [[(title, _greys(image, window)) for title, image in panels]]
     if reference is not None:
-        rows.append([(f"error x{gain:g}", _error(image, reference, gain)) for _, image in panels])
+        rows.append([_titled_error(image, reference, gain) for _, image in panels])
     return _png(_sheet([[(title, _enlarged(greys)) for title, greys in row] for row in rows]))
 
 
-def contact_sheet_png(volume: NDArray[Any]) -> bytes:
-    """All slices of a volume (slices, y, x) on one window, numbered from 0, in rows from the top left."""
-    window = window_of(volume)
-    tiles = [(str(index), _reduced(_greys(image, window))) for index, image in enumerate(volume)]
-    across = math.ceil(math.sqrt(len(tiles)))
+def contact_sheet_png(volume: Sequence[NDArray[Any]]) -> bytes:
+    """All slices (y, x) on the brightest one's window, numbered from 0, in rows from the top left."""
+    window = max(window_of(image) for image in volume)
+    across = math.ceil(math.sqrt(len(volume)))
+    side = min(_THUMBNAIL, _SHEET // across)
+    tiles = [(str(index), _reduced(_greys(image, window), side)) for index, image in enumerate(volume)]
     return _png(_sheet([tiles[start : start + across] for start in range(0, len(tiles), across)]))
 
 
@@ -67,15 +69,21 @@ def _error(image: NDArray[Any], reference: NDArray[Any], gain: float) -> NDArray
     return _greys(gain * difference, window_of(reference))
 
 
+def _titled_error(image: NDArray[Any], reference: NDArray[Any], gain: float) -> tuple[str, NDArray[np.uint8]]:
+    """The place below the reference itself stays empty."""
+    title = "" if np.array_equal(image, reference) else f"error x{gain:g}"
+    return title, _error(image, reference, gain)
+
+
 def _enlarged(greys: NDArray[np.uint8]) -> Image.Image:
     """Every pixel as a square of whole pixels: interpolation would show detail that is not there."""
     factor = math.ceil(_PANEL / max(greys.shape))
     return Image.fromarray(np.kron(greys, np.ones((factor, factor), np.uint8)))
 
 
-def _reduced(greys: NDArray[np.uint8]) -> Image.Image:
+def _reduced(greys: NDArray[np.uint8], side: int) -> Image.Image:
     picture = Image.fromarray(greys)
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    picture.thumbnail((side, side))
     return picture
 
 

@@ -3,7 +3,7 @@
 import gzip
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,12 +13,14 @@ from typing import Any
 import h5py
 import nibabel
 import numpy as np
+from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from core.formats.hdf5 import RESULT_MARK
 from core.pictures import contact_sheet_png, magnitude_png
 
 Image = NDArray[np.float32]
+_NIFTI_DATA = 352  # the header, and four bytes that say no extension follows
 
 
 class OutputFormat(StrEnum):
@@ -91,38 +93,41 @@ def write_hdf5(path: Path, slices: Iterable[SliceResult], attributes: Mapping[st
 
 def convert(hdf5: Path, path: Path, output: OutputFormat) -> None:
     """Write the reconstruction in a result file to `path` in another format."""
-    with h5py.File(hdf5, "r") as file:
-        volume: Image = file["reconstruction"][...]
-        spacing = json.loads(str(file.attrs.get("pixel_spacing_mm", "[1.0, 1.0]")))
-    with _whole(path) as part:
+    with h5py.File(hdf5, "r") as file, _whole(path) as part, part.open("wb") as target:
+        volume = file["reconstruction"]
         match output:
             case OutputFormat.H5:
-                part.write_bytes(hdf5.read_bytes())
+                target.write(hdf5.read_bytes())
             case OutputFormat.NPY:
-                with part.open("wb") as target:
-                    np.save(target, volume, allow_pickle=False)
+                npy_format.write_array_header_1_0(target, npy_format.header_data_from_array_1_0(volume))
+                target.writelines(_little_endian(volume))
             case OutputFormat.NIFTI:
-                part.write_bytes(_nifti(volume, (float(spacing[0]), float(spacing[1]))))
+                with gzip.GzipFile("", "wb", compresslevel=4, fileobj=target, mtime=0) as packed:
+                    packed.write(_nifti_header(volume.shape, json.loads(file.attrs.get("pixel_spacing_mm", "[1, 1]"))))
+                    packed.writelines(_little_endian(volume))
             case OutputFormat.PNG:
-                part.write_bytes(magnitude_png(volume[0]) if len(volume) == 1 else contact_sheet_png(volume))
+                target.write(magnitude_png(volume[0]) if len(volume) == 1 else contact_sheet_png(volume))
 
 
-def _nifti(volume: Image, spacing_mm: tuple[float, float]) -> bytes:
+def _little_endian(volume: h5py.Dataset) -> Iterator[bytes]:
+    """The volume slice by slice; (z, y, x) in C order is NIfTI's (x, y, z) in Fortran order."""
+    return (np.asarray(image, "<f4").tobytes() for image in volume)
+
+
+def _nifti_header(shape: tuple[int, int, int], spacing_mm: Sequence[float]) -> bytes:
     """A scan file does not say how the patient lay: slices are taken for axial ones seen from the feet.
 
     Columns run to the patient's left, rows to the back, slices to the head (L, P, S), as radiologists are shown them.
     """
-    affine = np.diag([-spacing_mm[1], -spacing_mm[0], 1.0, 1.0])
-    image = nibabel.Nifti1Image(volume.transpose(2, 1, 0), affine)
-    image.set_sform(affine, code="aligned")
-    image.set_qform(affine, code="unknown")
-    image.header.set_xyzt_units("mm")
-    image.header["descrip"] = b"uDiG Recon; patient orientation assumed axial, slice spacing 1 mm"
-    return _gzipped(image.to_bytes())
-
-
-def _gzipped(content: bytes) -> bytes:
-    return gzip.compress(content, compresslevel=4, mtime=0)
+    header = nibabel.Nifti1Header(endianness="<")
+    header.set_data_dtype(np.float32)
+    header.set_data_shape(shape[::-1])
+    header.set_zooms((spacing_mm[1], spacing_mm[0], 1.0))
+    header.set_sform(np.diag([-spacing_mm[1], -spacing_mm[0], 1.0, 1.0]), code="aligned")
+    header.set_xyzt_units("mm")
+    header.set_data_offset(_NIFTI_DATA)
+    header["descrip"] = b"uDiG Recon; patient orientation assumed axial, slice spacing 1 mm"
+    return bytes(header.binaryblock).ljust(_NIFTI_DATA, b"\0")
 
 
 def _datasets(result: SliceResult) -> dict[str, NDArray[Any]]:

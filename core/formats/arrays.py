@@ -27,6 +27,7 @@ class ArraySource(ABC):
         self.name = name
         self.shape = shape
         self.dtype = dtype
+        self.native = dtype.newbyteorder("=")
         self.stored_bytes = stored_bytes
 
     @property
@@ -76,7 +77,7 @@ class Expanded(ArraySource):
     def read(self, indices: Sequence[int]) -> Array:
         """Entries of the first axis, stacked (len(indices), ...)."""
         if self._axis == 0:
-            return np.stack([self._source.whole() for _ in indices])
+            return np.broadcast_to(self._source.whole(), (len(indices), *self._source.shape)).copy()
         return np.expand_dims(self._source.read(indices), self._axis)
 
 

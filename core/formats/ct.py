@@ -91,7 +91,7 @@ def slice_count(contents: Contents) -> int:
 def _stack(contents: Contents) -> ArraySource:
     """The sinogram with all three axes."""
     source = contents.arrays["sinogram"]
-    if source.dtype.kind not in "iuf" or source.dtype.itemsize not in (2, 4, 8) or source.dtype == np.float16:
+    if source.dtype.kind not in "iuf" or source.native in (np.float16, np.longdouble):
         raise unreadable("sinogram", f"{source.dtype} values", "float32, or whole numbers for counts")
     if len(source.shape) == 2:
         return Expanded(source, axis=0)
@@ -120,7 +120,7 @@ def _layout(contents: Contents) -> _Layout:
 
 
 def _fitting(reference: ArraySource, shape: tuple[int, int, int]) -> ArraySource:
-    if reference.dtype not in (np.float32, np.float64):
+    if reference.native not in (np.float32, np.float64):
         raise unreadable("reference", f"{reference.dtype} values", "float32, attenuation in 1/mm")
     fitted = Expanded(reference, axis=0) if len(reference.shape) == 2 else reference
     if fitted.shape != shape:
@@ -142,7 +142,7 @@ def _grid(
         warnings.append(f"the file gives no detector_spacing_mm: {spacing:g} mm is assumed")
     given = attributes.get("image_size")
     if given is not None:
-        if isinstance(given, str) or given != int(given) or not 1 <= given < 1e9:
+        if isinstance(given, str) or not 1 <= given < 1e9 or given != int(given):
             raise unreadable("image_size", str(given), "a whole number of pixels")
         return int(given), pixel, spacing
     if reference is not None and len(reference.shape) >= 2:

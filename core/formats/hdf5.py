@@ -37,7 +37,10 @@ class Hdf5Array(ArraySource):
 
     def read(self, indices: Sequence[int]) -> Array:
         """Entries of the first axis, stacked (len(indices), ...)."""
-        return np.stack([self._dataset[index] for index in indices])
+        result = np.empty((len(indices), *self.shape[1:]), self.dtype)
+        for place, index in enumerate(indices):
+            self._dataset.read_direct(result, index, place)
+        return result
 
 
 @contextmanager
@@ -61,19 +64,17 @@ def _refuse_links(file: h5py.File) -> None:
     """Look at every link without following any."""
     seen = 0
 
-    def look(name: bytes) -> str | None:
+    def look(name: bytes, link: h5py.h5l.LinkInfo) -> str | None:
         nonlocal seen
         seen += 1
         if seen > _MOST_LINKS:
             return f"more than {_MOST_LINKS} links"
-        kind = file.id.links.get_info(name).type
-        if kind == h5py.h5l.TYPE_EXTERNAL:
-            return f"an external link at {name.decode('utf-8', 'replace')!r}"
-        if kind != h5py.h5l.TYPE_HARD:
-            return f"a soft link at {name.decode('utf-8', 'replace')!r}"
-        return None
+        if link.type == h5py.h5l.TYPE_HARD:
+            return None
+        kind = "an external" if link.type == h5py.h5l.TYPE_EXTERNAL else "a soft"
+        return f"{kind} link at {name[:200].decode('utf-8', 'replace')!r}"
 
-    found = file.id.links.visit(look)
+    found = file.id.links.visit(look, info=True)
     if found:
         raise unreadable("file", found, "data that lies in the file itself, without links")
 

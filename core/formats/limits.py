@@ -23,6 +23,7 @@ _BROKEN = (
     RuntimeError,
     StructError,
     SyntaxError,
+    SystemError,
     TypeError,
     ValueError,
     ZlibError,

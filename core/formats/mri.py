@@ -13,8 +13,6 @@ from core.formats.ismrmrd import recon_space
 from core.formats.limits import LEAST_SIDE, Limits, unreadable
 from core.formats.survey import check_values, surveyed
 
-_REFERENCES = ("reference", "reconstruction_rss", "reconstruction_esc")
-
 
 @dataclass(frozen=True)
 class _Layout:
@@ -59,8 +57,10 @@ def read(contents: Contents, slices: Sequence[int]) -> MRIAcquisition:
     mask = layout.mask
     if mask is None:
         mask = np.asarray((kspace != 0).any(axis=(0, 1)))
-    elif not mask.all():
-        kspace = kspace * mask
+        # A slice without any signal is an image without any signal, not an image of which nothing is known.
+        mask = mask if mask.any() else ~mask
+    else:
+        kspace *= mask
     maps, reference = layout.sensitivity_maps, layout.reference
     return MRIAcquisition(
         kspace=kspace,
@@ -90,7 +90,7 @@ def _stack(contents: Contents) -> ArraySource:
     """k-space with all four axes. HDF5 as fastMRI has it leaves out a single coil, numpy's files a single slice."""
     source = contents.arrays["kspace"]
     expected = _axes(contents.format)
-    if source.dtype not in (np.complex64, np.complex128):
+    if source.native not in (np.complex64, np.complex128):
         hint = "; a sinogram goes with its angles into one .npz" if contents.format == "npy" else ""
         raise unreadable("kspace", f"{source.dtype} values", f"complex64{hint}")
     if len(source.shape) == 3:
@@ -113,21 +113,24 @@ def _layout(contents: Contents) -> _Layout:
     maps = contents.arrays.get("sensitivity_maps")
     if maps is not None:
         maps = _fitting(maps, kspace.shape, np.complex64, np.complex128)
-    recon_size, spacing = _geometry(contents, kspace.shape, warnings)
-    reference = _reference(contents)
+    reference = _reference(contents, kspace.shape[1])
+    recon_size, spacing = _geometry(contents, reference, kspace.shape, warnings)
     if reference is not None:
         reference = _fitting(reference, (kspace.shape[0], *recon_size), np.float32, np.float64)
     mask = _mask(contents.arrays.get("mask"), kspace.shape)
     return _Layout(kspace, mask, maps, reference, recon_size, spacing, tuple(warnings))
 
 
-def _reference(contents: Contents) -> ArraySource | None:
-    return next((contents.arrays[name] for name in _REFERENCES if name in contents.arrays), None)
+def _reference(contents: Contents, coils: int) -> ArraySource | None:
+    """Ours, or fastMRI's: the emulated single coil has a truth of its own beside the root of sum of squares."""
+    theirs = ("reconstruction_rss", "reconstruction_esc")
+    names = ("reference", *(reversed(theirs) if coils == 1 else theirs))
+    return next((contents.arrays[name] for name in names if name in contents.arrays), None)
 
 
 def _fitting(source: ArraySource, shape: tuple[int, ...], *dtypes: type[np.generic]) -> ArraySource:
     """The source with the missing axes of length 1, if it then has this shape."""
-    if source.dtype not in dtypes:
+    if source.native not in dtypes:
         raise unreadable(source.name, f"{source.dtype} values", " or ".join(dtype.__name__ for dtype in dtypes))
     fitted = source
     for axis in range(len(shape)):
@@ -139,12 +142,11 @@ def _fitting(source: ArraySource, shape: tuple[int, ...], *dtypes: type[np.gener
 
 
 def _geometry(
-    contents: Contents, shape: tuple[int, ...], warnings: list[str]
+    contents: Contents, reference: ArraySource | None, shape: tuple[int, ...], warnings: list[str]
 ) -> tuple[tuple[int, int], tuple[float, float]]:
     """Size and pixel spacing of the image: from the header, or the reference's size, or all of k-space."""
     ky, kx = shape[-2:]
     space = recon_space(contents.header_xml) if contents.header_xml is not None else None
-    reference = _reference(contents)
     size = (ky, kx)
     if space is not None:
         size = (min(space.matrix[0], ky), min(space.matrix[1], kx))

@@ -1,10 +1,12 @@
 """numpy's .npy and .npz without pickles, streamed."""
 
+import ast
 import math
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from struct import Struct
 from typing import IO, Any
 
 import numpy as np
@@ -19,6 +21,8 @@ ZIP_SIGNATURE = b"PK\x03\x04"
 _MOST_MEMBERS = 64
 _MOST_WHOLE_BYTES = 256 << 20
 _MOST_ATTRIBUTE_BYTES = 4096
+_MOST_HEADER_BYTES = 10_000
+_LENGTHS = {b"\1\0": Struct("<H"), b"\2\0": Struct("<I"), b"\3\0": Struct("<I")}  # by version
 
 
 class NpyArray(ArraySource):
@@ -85,11 +89,12 @@ def opened_npy(path: Path) -> Iterator[Contents]:
 @contextmanager
 def opened_npz(path: Path) -> Iterator[Contents]:
     """The arrays of an .npz file; 0-d ones are attributes."""
+    size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
-        members = _members(archive)
-        arrays = {name: _member_array(archive, name, members[name]) for name in ARRAYS if name in members}
-        scalars = {name: _member_array(archive, name, members[name]) for name in ATTRIBUTES if name in members}
-        yield Contents("npz", arrays, {name: _attribute(source) for name, source in scalars.items()})
+        sources = {name: _source(archive, name, member, size) for name, member in _members(archive).items()}
+        arrays = {name: source for name, source in sources.items() if name in ARRAYS}
+        attributes = {name: _attribute(source) for name, source in sources.items() if name in ATTRIBUTES}
+        yield Contents("npz", arrays, attributes)
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -111,8 +116,8 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     return members
 
 
-def _member_array(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo) -> NpyArray:
-    return NpyArray(name, lambda: archive.open(member), member.file_size, member.compress_size)
+def _source(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo, archive_bytes: int) -> NpyArray:
+    return NpyArray(name, lambda: archive.open(member), member.file_size, min(member.compress_size, archive_bytes))
 
 
 def _attribute(source: NpyArray) -> float | str:
@@ -122,14 +127,23 @@ def _attribute(source: NpyArray) -> float | str:
 
 
 def _header(name: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    if file.read(len(SIGNATURE)) != SIGNATURE:
+    """Shape, Fortran order and dtype; numpy's own reader mends old headers with warnings, this one refuses them."""
+    start = file.read(len(SIGNATURE) + 2)
+    length_of = _LENGTHS.get(start[len(SIGNATURE) :])
+    if not start.startswith(SIGNATURE) or length_of is None:
         raise unreadable(name, "bytes that are no .npy array", "an array as numpy.save writes it")
-    file.seek(0)
-    version = npy_format.read_magic(file)
-    read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
+    (length,) = length_of.unpack(file.read(length_of.size))
+    if length > _MOST_HEADER_BYTES:
+        raise unreadable(name, f"a header of {length} bytes", f"at most {_MOST_HEADER_BYTES} bytes")
+    match ast.literal_eval(file.read(length).decode("utf-8")):
+        case {"descr": descr, "fortran_order": bool(fortran), "shape": tuple(shape)}:
+            dtype = npy_format.descr_to_dtype(descr)
+        case other:
+            raise unreadable(name, f"the header {str(other)[:80]}", "descr, fortran_order and shape")
+    if not all(type(side) is int and side >= 0 for side in shape):
+        raise unreadable(name, f"shape {str(shape)[:80]}", "whole numbers")
     if dtype.hasobject:
         raise unreadable(name, "a pickled array of objects", "an array of numbers")
     if dtype.kind not in "biufcSU":
-        raise unreadable(name, f"an array of {dtype}", "an array of numbers")
+        raise unreadable(name, f"an array of {str(dtype)[:80]}", "an array of numbers")
     return shape, fortran, dtype
