@@ -1,0 +1,28 @@
+"""The worker's health check: alive means seen lately, on this machine."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import func, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from worker.health import alive
+from worker.models import Worker
+from worker.sweeping import greet
+
+
+@pytest.mark.parametrize(("host", "healthy"), [("gpu-1", True), ("gpu", False), ("gpu-2", False)])
+def test_a_worker_that_greets_is_alive_on_its_own_machine_only(
+    database: sessionmaker[Session], host: str, healthy: bool
+) -> None:
+    with database.begin() as session:
+        greet(session, "gpu-1:17:a", "cpu")
+    with database() as session:
+        assert alive(session, host, seconds=20) is healthy
+
+
+def test_a_silent_worker_is_not_alive(database: sessionmaker[Session]) -> None:
+    with database.begin() as session:
+        greet(session, "gpu-1:17:a", "cpu")
+        session.execute(update(Worker).values(seen_at=func.now() - timedelta(seconds=21)))
+        assert not alive(session, "gpu-1", seconds=20)
