@@ -42,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("scan", type=Path, help="fastMRI or sinogram HDF5, .npy or .npz")
     parser.add_argument("-o", "--output", type=Path, required=True, help="volume to write: .h5, .npy, .nii.gz or .png")
     parser.add_argument("--method", default="udig_dip", choices=list(METHODS))
-    parser.add_argument("--set", nargs="*", default=[], metavar="KNOB=VALUE", help="knobs of the method, as preset=preview")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KNOB=VALUE", help="knobs of the method, as preset=preview"
+    )
     parser.add_argument("--slices", type=int, nargs="*", help="slice numbers; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

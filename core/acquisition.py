@@ -28,7 +28,7 @@ class MRIAcquisition:
     @property
     def slices(self) -> int:
         """Number of slices."""
-        return self.kspace.shape[0]
+        return len(self.kspace)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class CTAcquisition:
     @property
     def slices(self) -> int:
         """Number of slices."""
-        return self.sinogram.shape[0]
+        return len(self.sinogram)
 
     @property
     def pixel_spacing_mm(self) -> tuple[float, float]:

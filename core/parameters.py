@@ -15,6 +15,8 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    method: str
+
     modalities: ClassVar[tuple[Modality, ...]] = BOTH
     needs_prior: ClassVar[bool] = False
 
@@ -86,9 +88,7 @@ class UDiGDIP(Parameters):
     autoencoding_weight: float = Field(
         0.1, ge=0, description="weight of |f(z) - z|^2, with |A| = 1", json_schema_extra={"symbol": "lambda"}
     )
-    learning_rate: float = Field(
-        1e-4, gt=0, le=1, description="Adam's step size", json_schema_extra={"symbol": "beta"}
-    )
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="Adam's step size", json_schema_extra={"symbol": "beta"})
     network: Literal["unet", "residual"] = Field(
         "residual",
         description="f: the paper's U-Net, or z + g(z) with a small U-Net g that starts at zero",
@@ -181,7 +181,7 @@ def complete(method: Parameters, modality: Modality) -> Parameters:
     Raises UnsupportedScan when the method does not apply to the modality.
     """
     if modality not in method.modalities:
-        name = getattr(method, "method")
+        name = method.method
         fitting = [key for key, cls in METHODS.items() if modality in cls.modalities]
         raise UnsupportedScan(
             f"method {name} does not reconstruct {modality}; these do: {', '.join(fitting)}",

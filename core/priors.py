@@ -35,7 +35,8 @@ class DiffusionPrior(nn.Module):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=has_fast_bfloat16(x.device)):
             residual = self.network(x / total, level.log())
         c_skip, c_out = (SIGMA_DATA / total) ** 2, s * SIGMA_DATA / total
-        return c_skip * x + c_out * residual.float()
+        denoised: Tensor = c_skip * x + c_out * residual.float()
+        return denoised
 
 
 @lru_cache(maxsize=1)

@@ -7,25 +7,25 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from core.parameters import UDiGDIP
+
 Denoiser = Callable[[Tensor, float], Tensor]
 """D(x, sigma) = E[x0 | x0 + sigma n = x] on images (B, C, H, W)."""
 
 
-def purify(
-    prior: Denoiser, x: Tensor, sigma: float, *, calls: int, noise_scale: float, symmetries: bool, rng: Generator
-) -> Iterator[Tensor]:
-    """Walk from x + noise_scale sigma n down to noise zero, `calls` prior evaluations long, yielding each estimate.
+def purify(prior: Denoiser, x: Tensor, sigma: float, p: UDiGDIP, rng: Generator) -> Iterator[Tensor]:
+    """Walk from x + noise_scale sigma n down to noise zero, `prior_calls` evaluations long, yielding each estimate.
 
     The walk is the deterministic one, x' = D + (sigma' / sigma) (x - D) (Song et al. 2021, DDIM, in the variance
     exploding form x0 + sigma n); the last estimate is the purified image. With noise_scale 1 this is equations (2) to
     (4) of Liang et al. (2025) with M named by its noise level; with 0 it is plain denoising.
     """
-    turn = Symmetry.draw(x.shape[1], rng) if symmetries else Symmetry()
+    turn = Symmetry.draw(x.shape[1], rng) if p.symmetries else Symmetry()
     walker = turn.apply(x)
-    if noise_scale > 0:
-        walker = walker + noise_scale * sigma * torch.randn(walker.shape, generator=rng, device=walker.device)
-    for call in range(calls):
-        here, there = sigma * (1 - call / calls), sigma * (1 - (call + 1) / calls)
+    if p.noise_scale > 0:
+        walker = walker + p.noise_scale * sigma * torch.randn(walker.shape, generator=rng, device=walker.device)
+    for call in range(p.prior_calls):
+        here, there = (sigma * (1 - done / p.prior_calls) for done in (call, call + 1))
         with torch.no_grad():
             estimate = prior(walker, here)
         walker = estimate + (there / here) * (walker - estimate)

@@ -32,7 +32,10 @@ class Quality:
 
 @dataclass(frozen=True, eq=False)
 class SliceProblem:
-    """y = A x for one slice. Images are (1, C, H, W) in the scan's units; y is `operator.scale` times what was measured."""
+    """y = A x for one slice.
+
+    Images are (1, C, H, W) in the scan's units; the measurements y are `operator.scale` times what was measured.
+    """
 
     operator: LinearOperator
     measurements: Tensor
@@ -100,7 +103,9 @@ def _mri_problem(scan: MRIAcquisition, index: int, device: torch.device) -> Slic
     operator = MultiCoilMRI(maps, mask)
     y = operator.scale * kspace[None] * mask
     if not bool(y.abs().max() > 0):
-        raise UnsupportedScan(f"slice {index} holds no signal", field="kspace", found="all zero", expected="measured data")
+        raise UnsupportedScan(
+            f"slice {index} holds no signal", field="kspace", found="all zero", expected="measured data"
+        )
     return SliceProblem(operator, y, scan.recon_size, None if scan.reference is None else scan.reference[index])
 
 
@@ -116,7 +121,9 @@ def _ct_problem(scan: CTAcquisition, index: int, device: torch.device) -> SliceP
     )
     y = operator.scale * sinogram[None, None]
     if not bool(y.abs().max() > 0):
-        raise UnsupportedScan(f"slice {index} holds no signal", field="sinogram", found="all zero", expected="line integrals")
+        raise UnsupportedScan(
+            f"slice {index} holds no signal", field="sinogram", found="all zero", expected="line integrals"
+        )
     size = (scan.image_size, scan.image_size)
     return SliceProblem(operator, y, size, None if scan.reference is None else scan.reference[index])
 

@@ -3,92 +3,52 @@
 import argparse
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from core.acquisition import Modality
+from core.augmentation import batches, with_phase
 from core.cards import Card, sha256_of
 from core.metrics import psnr
-from core.priors import DiffusionPrior
+from core.priors import SIGMA_DATA, DiffusionPrior
 from core.training_images import TrainingImage, load_images
 
 SIGMA_RANGE = (0.004, 1.2)
+SCORED_SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5)
+SAVED_EVERY = 500
 WIDTHS = (64, 128, 224)
 BLOCKS = 2
 LIMITS = (
-    "Trained on few people. It has not seen other anatomy, contrasts or disease and may invent or remove structure there; "
-    "research use only."
+    "Trained on few people. It has not seen other anatomy, contrasts or disease and may invent or remove structure "
+    "there; research use only."
 )
 
 
-def patches(images: Sequence[TrainingImage], size: int, count: int, rng: torch.Generator) -> Tensor:
-    """Draw augmented patches (count, 1, size, size): turned, mirrored, zoomed, rescaled in brightness."""
-    weights = torch.tensor([image.weight for image in images])
-    chosen = torch.multinomial(weights, count, replacement=True, generator=rng).tolist()
-    return torch.stack([_patch(images[index].pixels, size, rng) for index in chosen])
-
-
-def _patch(pixels: Tensor, size: int, rng: torch.Generator) -> Tensor:
-    def uniform(low: float, high: float) -> float:
-        return low + (high - low) * float(torch.rand((), generator=rng))
-
-    height, width = pixels.shape[-2:]
-    interpolated = uniform(0, 1) < 0.5
-    zoom, turn = (uniform(0.8, 1.5), uniform(-0.3, 0.3)) if interpolated else (1.0, 0.0)
-    reach = size / zoom
-    row = math.floor(uniform(0, max(height - reach, 0))) + (min(reach, height) - 1) / 2
-    column = math.floor(uniform(0, max(width - reach, 0))) + (min(reach, width) - 1) / 2
-    steps = (torch.arange(size) - (size - 1) / 2) / zoom
-    if not interpolated:
-        row, column = math.floor(row) + 0.5 * (1 - size % 2), math.floor(column) + 0.5 * (1 - size % 2)
-    dy, dx = torch.meshgrid(steps, steps, indexing="ij")
-    y = row + dy * math.cos(turn) - dx * math.sin(turn)
-    x = column + dy * math.sin(turn) + dx * math.cos(turn)
-    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)
-    patch = F.grid_sample(pixels[None].float(), grid[None], mode="bilinear", align_corners=False)[0]
-    patch = torch.rot90(patch, int(uniform(0, 4)), (1, 2))
-    return (patch.flip(2) if uniform(0, 1) < 0.5 else patch) * math.exp(uniform(-0.35, 0.25))
-
-
-def with_phase(magnitude: Tensor, rng: torch.Generator) -> Tensor:
-    """Give magnitudes (B, 1, H, W) a smooth random phase: (B, 2, H, W), real and imaginary part."""
-    batch, _, height, width = magnitude.shape
-    coarse = torch.randn(batch, 1, 4, 4, generator=rng) * 0.8 * torch.rand(batch, 1, 1, 1, generator=rng)
-    phase = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)
-    phase = phase + 2 * math.pi * torch.rand(batch, 1, 1, 1, generator=rng)
-    return torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], 1)
-
-
-def batches(images: Sequence[TrainingImage], modality: Modality, size: int, count: int, seed: int) -> Iterator[Tensor]:
-    """Endless batches (count, C, size, size)."""
-    rng = torch.Generator().manual_seed(seed)
-    while True:
-        magnitude = patches(images, size, count, rng)
-        yield with_phase(magnitude, rng) if modality is Modality.MRI else magnitude
-
-
-def denoising_gains(prior: DiffusionPrior, images: Sequence[TrainingImage], modality: Modality) -> dict[str, float]:
+def denoising_scores(prior: DiffusionPrior, images: Sequence[TrainingImage], modality: Modality) -> dict[str, float]:
     """PSNR in dB of denoised whole slices of people kept out, by noise level."""
     rng = torch.Generator().manual_seed(0)
+    chosen = images[:: max(1, len(images) // 8)]
     scores = {}
-    for sigma in (0.02, 0.05, 0.1, 0.2, 0.5):
-        values = []
-        for image in images[:: max(1, len(images) // 8)]:
-            clean = image.pixels[None].float()
-            clean = with_phase(clean, rng) if modality is Modality.MRI else clean
-            noisy = clean + sigma * torch.randn(clean.shape, generator=rng)
-            with torch.no_grad():
-                denoised = prior(noisy, sigma)
-            magnitudes = [part.norm(dim=1)[0].numpy() if modality is Modality.MRI else part[0, 0].numpy() for part in (denoised, clean)]
-            values.append(psnr(*magnitudes))
-        scores[f"psnr_at_{sigma}"] = round(sum(values) / len(values), 2)
+    for sigma in SCORED_SIGMAS:
+        total = sum(_denoised_psnr(prior, image.pixels, modality, sigma, rng) for image in chosen)
+        scores[f"psnr_at_{sigma}"] = round(total / len(chosen), 2)
     return scores
+
+
+def _denoised_psnr(
+    prior: DiffusionPrior, pixels: Tensor, modality: Modality, sigma: float, rng: torch.Generator
+) -> float:
+    magnitude = pixels[None].float()
+    clean = with_phase(magnitude, rng) if modality is Modality.MRI else magnitude
+    with torch.no_grad():
+        denoised = prior(clean + sigma * torch.randn(clean.shape, generator=rng), sigma)
+    shown = denoised.norm(dim=1, keepdim=True) if modality is Modality.MRI else denoised
+    return psnr(shown[0, 0].numpy(), magnitude[0, 0].numpy())
 
 
 class Training:
@@ -107,21 +67,28 @@ class Training:
         low, high = (math.log(sigma) for sigma in SIGMA_RANGE)
         sigma = torch.exp(low + (high - low) * torch.rand(clean.shape[0], generator=rng))
         noisy = clean + sigma[:, None, None, None] * torch.randn(clean.shape, generator=rng)
-        weight = 1 / sigma**2 + 1 / 0.3**2
+        weight = 1 / sigma**2 + 1 / SIGMA_DATA**2
         loss = (weight * ((self.prior(noisy, sigma) - clean) ** 2).mean((1, 2, 3))).mean()
-        warm = min(1.0, (self.step + 1) / 200)
-        fall = 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate * warm * fall
+        self._follow_schedule()
         self.optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.prior.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1
+        self._average()
+        return float(loss.detach())
+
+    def _follow_schedule(self) -> None:
+        warm = min(1.0, (self.step + 1) / 200)
+        fall = 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate * warm * fall
+
+    def _average(self) -> None:
+        # A short memory at first: the first weights are far from anything.
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
         for key, value in self.prior.state_dict().items():
             self.mean[key].lerp_(value, 1 - decay)
-        return float(loss)
 
     def averaged(self) -> DiffusionPrior:
         """The prior with the running mean of the weights."""
@@ -186,18 +153,18 @@ def train(options: argparse.Namespace) -> None:
     if checkpoint.exists():
         training.load(checkpoint)
     # A resumed run draws from a stream of its own, named by the step that it goes on from.
-    stream = batches(images, options.modality, options.patch, options.batch, options.seed + training.step)
-    rng = torch.Generator().manual_seed(options.seed + training.step + 1)
+    rng = torch.Generator().manual_seed(options.seed + training.step)
+    stream = batches(images, options.modality, options.patch, options.batch, rng)
     with tqdm(total=options.steps, initial=training.step, unit="step", mininterval=10) as bar:
         while training.step < options.steps:
             loss = training.update(next(stream), rng)
             bar.update()
             if training.step % 50 == 0:
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            if training.step % 500 == 0 or training.step == options.steps:
+            if training.step % SAVED_EVERY == 0 or training.step == options.steps:
                 training.save(checkpoint)
                 prior = training.averaged()
-                scores = denoising_gains(prior, held_out, options.modality)
+                scores = denoising_scores(prior, held_out, options.modality)
                 tqdm.write(f"{training.step}: {scores}")
                 write_prior(prior, _card(name, options, sources, images, scores, training.step), options.output)
 

@@ -45,11 +45,11 @@ def load_images(
 
 def volume_slices(path: Path, modality: Modality, *, only_native: bool = False) -> list[Tensor]:
     """Slices of one volume, each (1, H, W): along its last axis, along all three where voxels are nearly cubes."""
-    image = nibabel.load(path)  # type: ignore[attr-defined]
-    volume = np.asarray(image.dataobj, np.float32)  # type: ignore[attr-defined]
+    image: Any = nibabel.load(path)
+    volume = np.asarray(image.dataobj, np.float32)
     volume = volume[..., 0] if volume.ndim == 4 else volume
     volume = normalised(volume, modality)
-    spacing = np.asarray(image.header.get_zooms()[:3])  # type: ignore[attr-defined]
+    spacing = np.asarray(image.header.get_zooms()[:3])
     isotropic = not only_native and spacing.max() / spacing.min() < 1.5
     slices: list[Tensor] = []
     for axis in (0, 1, 2) if isotropic else (2,):
@@ -69,7 +69,8 @@ def normalised(volume: NDArray[np.float32], modality: Modality) -> NDArray[np.fl
         return np.clip((volume + 1000) / 2000, 0, 2).astype(np.float32)
     volume = np.clip(volume, 0, None)
     scale = np.percentile(volume[volume > 0.05 * volume.max()], 99.5)
-    return np.clip(volume / scale, 0, 1.5).astype(np.float32)
+    scaled: NDArray[np.float32] = np.clip(volume / scale, 0, 1.5).astype(np.float32)
+    return scaled
 
 
 def _usable(plane: NDArray[np.float32]) -> list[Tensor]:

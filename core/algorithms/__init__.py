@@ -12,7 +12,7 @@ from core.algorithms.udig_dip import udig_dip
 from core.errors import UnsupportedScan
 from core.iterates import Iterates, State
 from core.networks.dip import ResidualUNet, UNet, initialise
-from core.operators import LinearOperator
+from core.operators import LinearOperator, ParallelBeamCT
 from core.parameters import DIP, FBP, SIRT, CGSense, Parameters, UDiGDIP, ZeroFilled
 from core.priors import load_prior
 from core.solvers import conjugate_gradient
@@ -29,7 +29,7 @@ def run(
     match method:
         case ZeroFilled():
             return zero_filled(y, A, method)
-        case FBP():
+        case FBP() if isinstance(A, ParallelBeamCT):
             return fbp(y, A, method)
         case CGSense():
             return cg_sense(y, A, method)
@@ -41,8 +41,12 @@ def run(
         case UDiGDIP():
             prior = load_prior(method.prior, Modality.MRI if channels == 2 else Modality.CT, priors, device)
             network = UNet(channels, channels) if method.network == "unet" else ResidualUNet(channels)
-            return udig_dip(y, A, start(y, A, method.start), initialise(network.to(device), rng), prior, method, rng, state)
-    raise UnsupportedScan(f"no algorithm is registered for {type(method).__name__}", field="parameters.method")
+            return udig_dip(
+                y, A, start(y, A, method.start), initialise(network.to(device), rng), prior, method, rng, state
+            )
+    raise UnsupportedScan(
+        f"method {method.method} does not apply to this scan", field="parameters.method", found=method.method
+    )
 
 
 def start(y: Tensor, A: LinearOperator, name: str) -> Tensor:
@@ -51,7 +55,7 @@ def start(y: Tensor, A: LinearOperator, name: str) -> Tensor:
     match name:
         case "adjoint":
             return rhs
-        case "fbp":
+        case "fbp" if isinstance(A, ParallelBeamCT):
             *_, last = fbp(y, A, FBP())
         case "sirt":
             *_, last = sirt(y, A, SIRT(iterations=START_SIRT_ITERATIONS))

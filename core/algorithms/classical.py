@@ -5,7 +5,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from core.iterates import Iterate, Iterates
+from core.iterates import Iterate, Iterates, State
 from core.operators import LinearOperator, ParallelBeamCT
 from core.parameters import FBP, SIRT, CGSense, ZeroFilled
 from core.solvers import conjugate_gradient_iterates
@@ -16,9 +16,8 @@ def zero_filled(y: Tensor, A: LinearOperator, _: ZeroFilled) -> Iterates:
     yield Iterate(1, 1, A.adjoint(y), torch.zeros(()))
 
 
-def fbp(y: Tensor, A: LinearOperator, p: FBP) -> Iterates:
+def fbp(y: Tensor, A: ParallelBeamCT, p: FBP) -> Iterates:
     """Filtered back-projection, in 1/mm."""
-    assert isinstance(A, ParallelBeamCT)  # parameters.complete lets no other modality through
     yield Iterate(1, 1, A.fbp(y, p.filter), torch.zeros(()))
 
 
@@ -30,20 +29,20 @@ def cg_sense(y: Tensor, A: LinearOperator, p: CGSense) -> Iterates:
         yield Iterate(step, p.iterations, image, _misfit(A, image, y))
 
 
-def sirt(y: Tensor, A: LinearOperator, p: SIRT, state: dict[str, Tensor | int] | None = None) -> Iterates:
-    """x <- max(x + C A^T R (y - A x), 0), with R and C the reciprocal row and column sums of A (Gregor, Benson 2008)."""
+def sirt(y: Tensor, A: LinearOperator, p: SIRT, state: State | None = None) -> Iterates:
+    """Iterate x <- max(x + C A^T R (y - A x), 0); R, C: reciprocal row and column sums of A (Gregor, Benson 2008)."""
     columns = A.adjoint(torch.ones_like(y))
     x = torch.zeros_like(columns)
     R = _reciprocal(A.forward(torch.ones_like(x)))
     C = _reciprocal(columns)
     first = 0
     if state is not None:
-        x, first = torch.as_tensor(state["x"]).to(x.device), int(state["step"])
+        x, first = state["x"].to(x.device), state["step"]
     for step in range(first, p.iterations):
         residual = y - A.forward(x)
         x = (x + C * A.adjoint(R * residual)).clamp(min=0)
-        resume = {"x": x, "step": step + 1}
-        yield Iterate(step + 1, p.iterations, x, residual.square().mean(), lambda resume=resume: resume)  # type: ignore[misc]
+        resume: State = {"x": x, "step": step + 1}
+        yield Iterate(step + 1, p.iterations, x, residual.square().mean(), resume.copy)
 
 
 def _reciprocal(sums: Tensor) -> Tensor:

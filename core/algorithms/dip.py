@@ -11,7 +11,7 @@ from core.parameters import DIP
 def dip(
     y: Tensor, A: LinearOperator, network: nn.Module, p: DIP, rng: Generator, state: State | None = None
 ) -> Iterates:
-    """min over theta of |A f_theta(z) - y|^2, z fixed (Ulyanov et al. 2018; equation (1) of Liang et al. 2025).
+    """Minimise |A f_theta(z) - y|^2 over theta, z fixed (Ulyanov et al. 2018; equation (1) of Liang et al. 2025).
 
     The image is the running mean of the outputs, which varies less than the last one.
     """
@@ -27,7 +27,7 @@ def dip(
         image = network(z)
         loss = (A.forward(image) - y).abs().square().sum()
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         image = image.detach()
         # A short memory at first: the first outputs are far from anything.

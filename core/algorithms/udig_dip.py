@@ -43,10 +43,9 @@ def udig_dip(
             loss = update(network, optimiser, z, y, A, p.autoencoding_weight)
             yield Iterate(k, p.outer_iterations, image, loss)
         if k % p.purification_period == 0:
-            z = fitted(network, z, p)
             sigma = noise_level(k, p)
-            knobs = {"calls": p.prior_calls, "noise_scale": p.noise_scale, "symmetries": p.symmetries}
-            for z in purify(prior, z, sigma, **knobs, rng=rng):  # type: ignore[arg-type]  # noqa: B007
+            for purified in purify(prior, fitted(network, z, p), sigma, p, rng):
+                z = purified
                 yield Iterate(k, p.outer_iterations, image, loss)
             z = consistent(z, rhs, A, p, sigma)
         output = fitted(network, z, p)
@@ -76,7 +75,8 @@ def update(
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
-    return loss.detach()
+    detached: Tensor = loss.detach()
+    return detached
 
 
 def fitted(network: nn.Module, z: Tensor, p: UDiGDIP) -> Tensor:

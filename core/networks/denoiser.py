@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -49,11 +50,8 @@ class Block(nn.Module):
 class DenoiserUNet(nn.Module):
     """F(x, log sigma): image channels in and out, any height and width (padded to a multiple inside).
 
-    Parameters
-    ----------
-    channels : image channels C
-    widths : channels of each level, finest first; the finest works on half the image's resolution
-    blocks : residual blocks per level on the way down and on the way up
+    `widths` are the channels of each level, finest first; the finest works on half the image's resolution. `blocks` is
+    the number of residual blocks per level on the way down and on the way up.
     """
 
     def __init__(self, channels: int, widths: Sequence[int], blocks: int = 2, features: int = 128) -> None:
@@ -63,10 +61,10 @@ class DenoiserUNet(nn.Module):
         self.enter = nn.Conv2d(4 * channels, widths[0], 3, padding=1)
         self.leave = nn.Conv2d(widths[0], 4 * channels, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
         self.down = nn.ModuleList(_level(width, blocks, features) for width in widths)
         self.up = nn.ModuleList(_level(width, blocks, features) for width in widths[:-1])
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(pairwise(widths))
         self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
         self.grow = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairs)
 
@@ -78,14 +76,14 @@ class DenoiserUNet(nn.Module):
         hidden = self.enter(F.pixel_unshuffle(x, 2))
         skips = []
         for index, level in enumerate(self.down):
-            for block in level:  # type: ignore[union-attr]
+            for block in level:  # type: ignore[attr-defined]
                 hidden = block(hidden, embedding)
             if index < len(self.shrink):
                 skips.append(hidden)
                 hidden = self.shrink[index](hidden)
         for index in reversed(range(len(self.up))):
             hidden = F.pixel_shuffle(self.grow[index](hidden), 2) + skips[index]
-            for block in self.up[index]:  # type: ignore[union-attr]
+            for block in self.up[index]:  # type: ignore[attr-defined]
                 hidden = block(hidden, embedding)
         out = F.pixel_shuffle(self.leave(F.silu(hidden)), 2)
         return out[..., :height, :width]

@@ -1,6 +1,7 @@
 """Networks f_theta that are fitted to one scan."""
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -57,8 +58,8 @@ class ResidualUNet(nn.Module):
         super().__init__()
         widths = (32, 64, 96, 128)
         self.enter = nn.Conv2d(4 * channels, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths, widths[1:], strict=False))
-        self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
+        self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairwise(widths))
         self.up = nn.ModuleList(nn.Conv2d(a, a, 3, padding=1) for a in widths[:-1])
         self.down_norms = nn.ModuleList(nn.GroupNorm(8, width) for width in widths)
         self.up_norms = nn.ModuleList(nn.GroupNorm(8, width) for width in widths[:-1])
@@ -82,7 +83,7 @@ class ResidualUNet(nn.Module):
 
 
 def initialise(network: nn.Module, rng: torch.Generator) -> nn.Module:
-    """Draw the weights from `rng`, Kaiming-uniform as PyTorch does by default; a residual network starts at f(z) = z."""
+    """Draw the weights from `rng`, Kaiming-uniform as PyTorch does by default; a residual f starts at f(z) = z."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=rng)

@@ -1,7 +1,7 @@
 """Every method on small problems of both modalities: it reconstructs, repeats bit for bit, and resumes bit for bit."""
 
 import io
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -103,8 +103,10 @@ def test_conjugate_gradients_solve_a_well_posed_scan():
 
 
 def test_sirt_lowers_the_residual_with_every_iteration_and_stays_non_negative():
-    losses = [(float(iterate.loss), float(iterate.image.min())) for iterate in iterates(SIRT(iterations=30), Modality.CT)]
-    assert all(after < before for (before, _), (after, _) in zip(losses, losses[1:], strict=False))
+    losses = [
+        (float(iterate.loss), float(iterate.image.min())) for iterate in iterates(SIRT(iterations=30), Modality.CT)
+    ]
+    assert all(after < before for (before, _), (after, _) in pairwise(losses))
     assert all(low >= 0 for _, low in losses)
 
 

@@ -54,7 +54,10 @@ def test_same_seed_writes_the_same_image(tmp_path):
     ("arguments", "message"),
     [
         (["--method", "cg_sense"], "cg_sense does not reconstruct ct"),
-        (["--method", "sirt", "--set", "iterations=0"], "iterations: Input should be greater than or equal to 1, found 0"),
+        (
+            ["--method", "sirt", "--set", "iterations=0"],
+            "iterations: Input should be greater than or equal to 1, found 0",
+        ),
         (["--method", "sirt", "--set", "beta=1"], "beta: Extra inputs are not permitted, found 1"),
         (["--set", "iterations"], "--set takes KNOB=VALUE"),
         (["--slices", "7"], "the scan has slices 0 to 1"),

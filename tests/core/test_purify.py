@@ -1,10 +1,11 @@
-"""Purification is checked where the answer is known: a Gaussian prior N(0, s^2) has D(x, sigma) = x s^2 / (s^2 + sigma^2)."""
+"""Purification where the answer is known: the prior N(0, s^2) has D(x, sigma) = x s^2 / (s^2 + sigma^2)."""
 
 import math
 
 import pytest
 import torch
 
+from core.parameters import UDiGDIP
 from core.purify import Symmetry, purify, rotate_phase
 
 S = 0.7
@@ -16,8 +17,7 @@ def gaussian(x, sigma):
 
 def walk(x, sigma, **knobs):
     rng = torch.Generator().manual_seed(1)
-    defaults = {"calls": 1, "noise_scale": 0.0, "symmetries": False}
-    *_, last = purify(gaussian, x, sigma, **{**defaults, **knobs}, rng=rng)
+    *_, last = purify(gaussian, x, sigma, UDiGDIP(**{"symmetries": False, **knobs}), rng)
     return last
 
 
@@ -34,7 +34,7 @@ def test_one_call_without_noise_is_the_denoiser():
 def test_many_calls_keep_the_priors_variance():
     # The deterministic walk maps N(0, s^2 + sigma^2) onto N(0, s^2): x -> x s / sqrt(s^2 + sigma^2).
     x = S * torch.randn(1, 1, 256, 256, generator=torch.Generator().manual_seed(2))
-    purified = walk(x, 0.5, calls=200, noise_scale=1.0)
+    purified = walk(x, 0.5, prior_calls=200, noise_scale=1.0)
     assert float(purified.std()) == pytest.approx(S, rel=0.01)
 
 
