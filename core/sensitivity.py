@@ -43,12 +43,21 @@ def espirit(kspace: Tensor, calibration: tuple[int, int]) -> Tensor:
 
     The maps are the eigenvectors to eigenvalue 1 of the projection onto the calibration data's row space, pixel by
     pixel. Their root-sum-of-squares is 1 in the object and falls to 0 outside; their phase is relative to the coils'
-    principal component. One coil has nothing to be told apart from: its map is 1.
+    principal component. One coil has nothing to be told apart from: its map is 1. Raises UnsupportedScan when the
+    calibration samples are all zero.
     """
-    coils, *shape = kspace.shape
-    if coils == 1:
+    if kspace.shape[0] == 1:
         return torch.ones_like(kspace)
-    region = tuple(centre(size, width) for size, width in zip(shape, calibration, strict=True))
+    region = tuple(centre(size, width) for size, width in zip(kspace.shape[1:], calibration, strict=True))
+    largest = kspace[:, *region].abs().max()
+    if largest == 0:
+        raise UnsupportedScan(
+            "the centre of k-space is zero in every coil, so coil maps cannot be estimated; measured data are needed",
+            field="kspace",
+            found=f"zeros in the central {calibration[0]} x {calibration[1]} samples",
+            expected="measured data",
+        )
+    kspace = kspace / largest
     samples = kspace[:, *region]
     covariance = _covariance(_row_space(samples, min(KERNEL, min(calibration) // 2)))
     maps, eigenvalues = _principal(covariance, _low_resolution(kspace, region))
@@ -115,7 +124,9 @@ def _waves(size: int, like: Tensor) -> Tensor:
 
 
 def _support(eigenvalues: Tensor) -> Tensor:
-    """Weight (y, x) in [0, 1]: 1 in the object, holes filled, with a soft edge."""
+    """Weight (y, x) in [0, 1]: 1 in the object, holes filled, with a soft edge. All 1 where no object is told."""
     inside = ndimage.binary_fill_holes(eigenvalues.cpu().numpy() > SUPPORT)
+    if not inside.any():
+        return torch.ones_like(eigenvalues)
     distance = ndimage.distance_transform_edt(~inside)
     return torch.from_numpy(np.clip(1 - (distance - 1) / 4, 0, 1).astype(np.float32)).to(eigenvalues.device)

@@ -57,16 +57,17 @@ class ParallelBeamCT(LinearOperator):
 def angular_weights(angles: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of the half turn (radians) that each view (views,) stands for: half the way to both neighbours.
 
-    Views half a turn apart measure the same and share. A gap ten times as wide as usual is a limited angle rather than
-    a view's share, and counts as a usual one.
+    Views half a turn apart measure the same, so they share. A gap of more than 15 degrees and ten times the usual is a
+    limited angle rather than a view's share, and counts as a usual one.
     """
-    tolerance = 1e-6
-    folded = np.round(np.mod(angles, np.pi) / tolerance).astype(np.int64) % round(np.pi / tolerance)
-    distinct, index, counts = np.unique(folded, return_inverse=True, return_counts=True)
-    gaps = np.diff(distinct * tolerance, append=distinct[0] * tolerance + np.pi)
-    gaps = np.where(gaps > 10 * np.median(gaps), np.median(gaps), gaps)
-    weights: NDArray[np.float64] = (gaps + np.roll(gaps, 1)) / 2 / counts
-    return weights[index]
+    folded = np.mod(angles, np.pi)
+    order = np.argsort(folded, kind="stable")
+    gaps = np.diff(folded[order], append=folded[order[0]] + np.pi)
+    usual = np.median(gaps[gaps > 1e-6])
+    gaps = np.where(gaps > max(10 * usual, np.pi / 12), usual, gaps)
+    weights = np.empty_like(folded)
+    weights[order] = (gaps + np.roll(gaps, 1)) / 2
+    return weights
 
 
 def _filtered(sinogram: Tensor, spacing: float, window: Literal["ramp", "hann"]) -> Tensor:

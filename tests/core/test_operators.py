@@ -1,0 +1,91 @@
+"""Every operator keeps the laws, whatever its size, mask, coils, angles or detector."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from tests import laws
+
+from core.errors import UnsupportedScan
+from core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_channels, as_complex, fft2c, ifft2c
+from core.sampling import birdcage_maps, cartesian_lines, poisson_disc
+
+
+def mri(coils: int, shape: tuple[int, int], pattern: str, norm: float = 1.0) -> LinearOperator:
+    rng = np.random.default_rng(3)
+    masks: dict[str, Callable[[], np.ndarray]] = {
+        "lines": lambda: cartesian_lines(shape, 4, 0.1, rng),
+        "points": lambda: poisson_disc(shape, 3, 6, rng),
+        "all": lambda: np.ones(shape, bool),
+    }
+    maps = torch.from_numpy(birdcage_maps(coils, shape)) * norm
+    return MultiCoilMRI(maps, torch.from_numpy(masks[pattern]()))
+
+
+def ct(angles: np.ndarray, size: int, detectors: int, pixel: float, spacing: float) -> LinearOperator:
+    return ParallelBeamCT(angles, size, detectors, pixel, spacing)
+
+
+OPERATORS = {
+    "one coil, lines": lambda: mri(1, (32, 32), "lines"),
+    "four coils, odd matrix, lines": lambda: mri(4, (31, 45), "lines"),
+    "eight coils, points, maps of any unit": lambda: mri(8, (40, 33), "points", 3e4),
+    "sixty-four coils, full": lambda: mri(64, (24, 24), "all"),
+    "30 views": lambda: ct(np.arange(30) * np.pi / 30, 64, 91, 1.0, 1.0),
+    "odd image, wide detectors, full turn": lambda: ct(np.arange(17) * 2 * np.pi / 17, 33, 20, 0.7, 1.9),
+    "narrow detectors, irregular angles": lambda: ct(np.array([-0.3, 0.1, 0.9, 2.0, 7.0]), 32, 150, 1.5, 0.4),
+    "one view along the rows, short detector": lambda: ct(np.array([0.0]), 32, 11, 1.0, 1.0),
+}
+every_operator = pytest.mark.parametrize("make", OPERATORS.values(), ids=OPERATORS)
+
+
+@every_operator
+def test_operators_are_linear(make: Callable[[], LinearOperator]) -> None:
+    assert laws.is_linear(make())
+
+
+@every_operator
+def test_the_adjoint_is_exact(make: Callable[[], LinearOperator]) -> None:
+    assert laws.adjoint_error(make()) <= 1e-6
+
+
+@every_operator
+def test_the_gradient_is_the_adjoint(make: Callable[[], LinearOperator]) -> None:
+    operator = make()
+    assert laws.gradient_is_adjoint(operator)
+    assert laws.normal_is_its_own_gradient(operator)
+
+
+@every_operator
+def test_the_spectral_norm_is_one(make: Callable[[], LinearOperator]) -> None:
+    assert laws.norm_of(make()) == pytest.approx(1, abs=1e-3)
+
+
+def test_scale_restores_physical_units() -> None:
+    operator = ct(np.array([0.0]), 16, 16, 2.0, 2.0)
+    columns = operator.forward(torch.full((1, 1, 16, 16), 0.5)) / operator.scale
+    assert torch.allclose(columns, torch.full_like(columns, 16 * 2.0 * 0.5))
+
+
+def test_fourier_transform_is_unitary_and_centred_for_odd_and_even_sizes() -> None:
+    image = torch.randn(2, 7, 10, dtype=torch.complex64)
+    assert torch.allclose(ifft2c(fft2c(image)), image, atol=1e-6)
+    assert float(fft2c(image).norm()) == pytest.approx(float(image.norm()), rel=1e-5)
+    constant = fft2c(torch.ones(7, 10, dtype=torch.complex64))
+    assert constant.abs().argmax() == 3 * 10 + 5
+
+
+def test_complex_images_are_two_real_channels() -> None:
+    image = torch.randn(3, 5, 6, dtype=torch.complex64)
+    assert torch.equal(as_complex(as_channels(image)), image)
+
+
+def test_maps_and_mask_of_different_matrices_are_refused() -> None:
+    with pytest.raises(UnsupportedScan, match=r"\(coils, ky, kx\)"):
+        MultiCoilMRI(torch.ones(2, 8, 8, dtype=torch.complex64), torch.ones(8, 9, dtype=torch.bool))
+
+
+def test_a_mask_that_measures_nothing_is_refused() -> None:
+    with pytest.raises(UnsupportedScan, match="leave nothing"):
+        MultiCoilMRI(torch.ones(2, 8, 8, dtype=torch.complex64), torch.zeros(8, 8, dtype=torch.bool))
