@@ -13,7 +13,7 @@ BOTH = (Modality.MRI, Modality.CT)
 class Parameters(BaseModel):
     """Base of the methods' parameters: frozen, and an unknown knob is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     method: str
 
