@@ -3,9 +3,13 @@
 import uuid
 
 from sqlalchemy import Engine, create_engine, func, make_url, select
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
 CHANNEL = "udig_jobs"
+AWAY = (OperationalError, InterfaceError, PoolTimeoutError)
+"""What a database that does not answer raises; the same may be tried again."""
 CONNECT_OPTIONS = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -26,6 +30,7 @@ def make_engine(url: str, pool_size: int = 5) -> Engine:
         pool_size=pool_size,
         max_overflow=10,
         pool_timeout=10,
+        hide_parameters=True,  # names of files may be names of patients; they stay out of the logs
         connect_args=CONNECT_OPTIONS,
     )
 

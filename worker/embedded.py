@@ -143,10 +143,12 @@ class _Postgres(_Server):
 class EmbeddedServers:
     """The servers of one data folder, for one process at a time; they die with the process that started them."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, *, postgres: bool = True, valkey: bool = True) -> None:
         self.data = data.absolute()
         self.sockets = _socket_folder(self.data)
-        self._servers: list[_Server] = [_Valkey(self.data, self.sockets), _Postgres(self.data, self.sockets)]
+        self.has_postgres = postgres
+        kinds: list[type[_Server]] = [_Valkey] * valkey + [_Postgres] * postgres
+        self._servers = [kind(self.data, self.sockets) for kind in kinds]
 
     @property
     def database_url(self) -> str:

@@ -125,14 +125,13 @@ def heartbeat(session: Session, claim: Claim, lease_seconds: float, point: Point
     return cancel
 
 
-def record(session: Session, claim: Claim, point: Point, lease_seconds: float) -> bool:
+def record(session: Session, claim: Claim, point: Point, lease_seconds: float) -> None:
     """A heartbeat that leaves a snapshot. It takes its number while it holds the job: commits are in that order."""
     number = update(Job).where(Job.id == claim.job_id).values(last_seq=Job.last_seq + 1).returning(Job.last_seq)
     seq = session.scalar(number.execution_options(synchronize_session=False))
-    cancel = heartbeat(session, claim, lease_seconds, point)
+    heartbeat(session, claim, lease_seconds, point)
     session.add(Snapshot(job_id=claim.job_id, seq=seq, slice=claim.slice, **vars(point)))
     notify(session, claim.job_id)
-    return cancel
 
 
 def release(session: Session, claim: Claim) -> None:

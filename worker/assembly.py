@@ -1,0 +1,43 @@
+"""The slices of a job put together: the result file, and the formats that were asked for."""
+
+import shutil
+from typing import Any
+
+from core.results import OutputFormat, SliceResult, convert, write_hdf5
+from worker import leases
+from worker.leases import Claim
+from worker.place import Place
+from worker.storage import OWNER_ONLY
+
+
+def assemble(place: Place, claim: Claim, versions: dict[str, Any]) -> str:
+    """Write the files of a job whose slices are all done; returns their folder, relative to DATA.
+
+    A worker that died over it leaves a folder that no row names; this one has a name of its own.
+    """
+    with place.sessions() as session:
+        finished = leases.slice_results(session, claim.job_id)
+    folder = place.storage.results(claim.job_id, claim.attempt)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=OWNER_ONLY)
+    whole = folder / f"reconstruction{OutputFormat.H5.suffix}"
+    slices = (SliceResult.load(place.storage.path(finished[number])) for number in claim.slices)
+    write_hdf5(whole, slices, attributes(claim, versions))
+    for output in map(OutputFormat, claim.outputs):
+        if output is not OutputFormat.H5:
+            convert(whole, folder / f"reconstruction{output.suffix}", output)
+    return place.storage.relative(folder)
+
+
+def attributes(claim: Claim, versions: dict[str, Any]) -> dict[str, Any]:
+    """What a result file says of itself."""
+    return {
+        "job_id": str(claim.job_id),
+        "parameters": claim.parameters,
+        "seed": claim.seed,
+        "slices": list(claim.slices),
+        "scan_sha256": claim.scan_sha256,
+        "modality": claim.scan_header["modality"],
+        "pixel_spacing_mm": claim.scan_header["pixel_spacing_mm"],
+        **versions,
+    }

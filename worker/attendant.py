@@ -1,0 +1,83 @@
+"""What goes on beside a worker's work: the sweep, the greeting, and the end that was asked for."""
+
+import logging
+import os
+import signal
+import threading
+
+from worker import queue, sweeping
+from worker.database import AWAY
+from worker.place import Place
+from worker.tasks import give_back
+
+log = logging.getLogger(__name__)
+LEAVE_SECONDS = 7.0  # from SIGTERM until a worker goes, whatever step it is in
+FAREWELL_SECONDS = 2.0
+DEAF_SECONDS = 30.0
+
+
+class Attendant:
+    """Threads beside the one that computes."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._deaf_seconds, self._heard = 0.0, -1
+
+    def begin(self, **_: object) -> None:
+        """The worker listens: sweep, and tell that it is there."""
+        threading.Thread(target=self._sweep_on, name="sweep", daemon=True).start()
+
+    def end(self, **_: object) -> None:
+        """The worker is to go: the computation stops at its next iterate, and no step holds the process up for long."""
+        if not self._place.ending.is_set():
+            self._place.ending.set()
+            threading.Thread(target=self._leave, name="leave", daemon=True).start()
+
+    def farewell(self) -> None:
+        """Nobody need wait for this worker."""
+        try:
+            with self._place.sessions.begin() as session:
+                sweeping.forget(session, self._place.name)
+        except AWAY as error:
+            log.warning("database.away", extra={"error": type(error).__name__})
+
+    def _leave(self) -> None:
+        threading.Event().wait(LEAVE_SECONDS)
+        log.warning("worker.leaves", extra={"reason": "the step takes too long to be awaited"})
+        goodbye = threading.Thread(target=self._give_back, name="goodbye", daemon=True)
+        goodbye.start()
+        goodbye.join(FAREWELL_SECONDS)
+        os._exit(0)
+
+    def _give_back(self) -> None:
+        if self._place.heart is not None:
+            give_back(self._place.heart)
+        self.farewell()
+
+    def _sweep_on(self) -> None:
+        while not self._place.ending.is_set():
+            try:
+                self._sweep()
+            except AWAY as error:
+                log.warning("database.away", extra={"error": type(error).__name__})
+            self._place.ending.wait(self._place.settings.sweep_seconds)
+
+    def _sweep(self) -> None:
+        place, settings = self._place, self._place.settings
+        messages = queue.waiting_messages()
+        with place.sessions.begin() as session:
+            sweeping.greet(session, place.name, place.device_name)
+            waiting = sweeping.sweep(session, settings.max_crashes, settings.sweep_seconds, queue_empty=messages == 0)
+        if waiting:
+            queue.ring(waiting)
+        self._check_hearing(messages or 0)
+
+    def _check_hearing(self, messages: int) -> None:
+        """End a worker that does nothing while messages wait: its connection is dead and does not know."""
+        place = self._place
+        idle = place.heart is None and place.heard == self._heard
+        self._deaf_seconds = self._deaf_seconds + place.settings.sweep_seconds if idle and messages else 0.0
+        self._heard = place.heard
+        if self._deaf_seconds > DEAF_SECONDS:
+            log.error("worker.deaf")
+            os.kill(os.getpid(), signal.SIGTERM)

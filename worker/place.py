@@ -1,0 +1,84 @@
+"""The worker process: what it computes on, where it keeps things, whether it is to end."""
+
+import os
+import platform
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from sqlalchemy.orm import Session, sessionmaker
+
+from core.acquisition import Modality
+from core.cards import Card, find_card
+from core.parameters import Parameters
+from worker.database import make_engine, make_sessions
+from worker.heart import Heart
+from worker.names import worker_name
+from worker.settings import Settings
+from worker.storage import Storage
+
+
+@dataclass
+class Place:
+    """One worker process."""
+
+    settings: Settings
+    sessions: sessionmaker[Session]
+    storage: Storage
+    device: torch.device
+    name: str = field(default_factory=lambda: worker_name(os.getpid()))
+    ending: threading.Event = field(default_factory=threading.Event)
+    heart: Heart | None = None  # of the slice that is being computed
+    heard: int = 0  # messages so far
+
+    @contextmanager
+    def working(self, heart: Heart) -> Iterator[None]:
+        """While a slice is computed."""
+        self.heart = heart
+        try:
+            yield
+        finally:
+            self.heart = None
+
+    @property
+    def priors(self) -> Path:
+        """Folder of further priors."""
+        return self.settings.priors or self.settings.data / "priors"
+
+    @cached_property
+    def device_name(self) -> str:
+        """What the device is called."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"cpu ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
+
+    def versions(self, method: Parameters, modality: Modality) -> dict[str, Any]:
+        """What makes a result: software, prior with its hash, device. Raises MissingPrior."""
+        found = {
+            "software": f"udig-recon {version('udig-recon')}",
+            "torch": str(torch.__version__),
+            "device": self.device_name,
+        }
+        if method.needs_prior:
+            card: Card = find_card(getattr(method, "prior", None), modality, self.priors)
+            found |= {"prior": card.name, "prior_sha256": card.sha256}
+        return found
+
+
+def set_up(settings: Settings) -> Place:
+    """The process as a worker; torch takes its share of the cores."""
+    if settings.database_url is None:
+        raise SystemExit("DATABASE_URL is not set; `python -m worker.serve` starts a server of its own")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(settings.threads or max(1, cores // settings.workers))
+    wanted = settings.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    engine = make_engine(settings.database_url)
+    return Place(settings, make_sessions(engine), Storage(settings.data), torch.device(wanted))

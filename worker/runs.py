@@ -1,0 +1,146 @@
+"""One slice computed: read, iterate, look now and then, keep checkpoints, go on from one."""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from core import formats
+from core.acquisition import Modality
+from core.iterates import Iterate, State
+from core.parameters import Parameters, parse
+from core.reconstruct import Quality, SliceProblem, reconstruct, slice_problem
+from core.results import SliceResult
+from worker.checkpoints import Checkpoints, fingerprint
+from worker.heart import Beat, Heart
+from worker.leases import Fenced, Point
+from worker.place import Place
+
+log = logging.getLogger(__name__)
+LOOKING_SHARE = 0.01  # of the time at most goes into looking at iterates
+LAST_CHECKPOINT_SECONDS = 4.0  # a worker that ends waits this long for an iterate to go on from
+
+
+class Released(Exception):
+    """The worker ends; its last checkpoint is what the next one goes on from."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished slice."""
+
+    result: SliceResult
+    metrics: dict[str, float | None]
+
+
+class Run:
+    """The computation of one claimed slice in this process."""
+
+    def __init__(self, place: Place, heart: Heart) -> None:
+        self._place, self._heart, self._claim = place, heart, heart.claim
+        self.method: Parameters = parse(self._claim.parameters)
+        self.modality = Modality(self._claim.scan_header["modality"])
+        self.versions = place.versions(self.method, self.modality)
+        made_by = fingerprint(
+            parameters=self._claim.parameters,
+            seed=self._claim.seed,
+            scan=self._claim.scan_sha256,
+            prior=self.versions.get("prior_sha256"),
+            software=[self.versions["software"], self.versions["torch"]],
+            device=place.device.type,
+        )
+        self.checkpoints = Checkpoints(place.storage.checkpoints(self._claim.job_id), self._claim.slice, made_by)
+        self._seconds_before = 0.0
+        self._curves: dict[str, list[float]] = {}
+        self._leave_by: float | None = None
+
+    def compute(self) -> Outcome:
+        """The slice's result. Raises Fenced, Released, and what the engine raises."""
+        self._began = time.monotonic()
+        path = self._place.storage.scan(self._claim.scan_sha256)
+        problem = slice_problem(formats.read(path, [self._claim.slice]), 0, self._place.device)
+        self._plain = problem.magnitude(problem.plain())
+        kept = self.checkpoints.load(self._place.device) or {}
+        if kept:
+            log.info("slice.resumed", extra={"step": kept["step"]})
+            self._seconds_before, self._curves = kept["seconds"], kept["curves"]
+        last, quality = self._iterate(problem, kept.get("state"))
+        result = self._seen(problem, last, dict(self._curves))
+        return Outcome(result, {name: _finite(value) for name, value in asdict(quality).items()})
+
+    def _iterate(self, problem: SliceProblem, state: dict[str, Any] | None) -> tuple[Iterate, Quality]:
+        settings = self._place.settings
+        look_at, keep_at, looked_at_step = 0.0, time.monotonic() + settings.checkpoint_seconds, -1
+        iterates = reconstruct(problem, self.method, seed=self._claim.seed, priors=self._place.priors, state=state)
+        for iterate in iterates:
+            self._stop_if_told(iterate)
+            now = time.monotonic()
+            if now >= look_at and iterate.step != looked_at_step:
+                quality = self._look(problem, iterate)
+                looked_at_step = iterate.step
+                cost = time.monotonic() - now
+                look_at = now + max(settings.snapshot_seconds, cost / LOOKING_SHARE)
+            if now >= keep_at and iterate.state is not None and self._heart.surely_mine:
+                self._keep(iterate.step, iterate.state)
+                keep_at = now + settings.checkpoint_seconds
+        if iterate.step != looked_at_step:
+            quality = self._look(problem, iterate)
+        return iterate, quality
+
+    def _stop_if_told(self, iterate: Iterate) -> None:
+        if self._heart.lost:
+            raise Fenced
+        if not self._place.ending.is_set():
+            return
+        if iterate.state is not None:
+            if self._heart.surely_mine:
+                self._keep(iterate.step, iterate.state)
+            raise Released
+        self._leave_by = self._leave_by or time.monotonic() + LAST_CHECKPOINT_SECONDS
+        if time.monotonic() > self._leave_by:
+            raise Released
+
+    def _look(self, problem: SliceProblem, iterate: Iterate) -> Quality:
+        """Measure an iterate, and have it told and shown."""
+        quality = problem.quality(iterate.image)
+        seconds = self._seconds_before + time.monotonic() - self._began
+        point = Point(
+            iteration=iterate.step,
+            iterations=iterate.steps,
+            seconds=seconds,
+            loss=_finite(float(iterate.loss)),
+            data_residual=_finite(quality.data_residual),
+            psnr=_finite(quality.psnr),
+            ssim=_finite(quality.ssim),
+        )
+        for name, value in asdict(point).items():
+            if value is not None and name != "iterations":
+                self._curves.setdefault(name, []).append(float(value))
+        self._heart.tell(Beat(point, self._seen(problem, iterate, {})))
+        return quality
+
+    def _seen(self, problem: SliceProblem, iterate: Iterate, curves: dict[str, list[float]]) -> SliceResult:
+        image = iterate.image
+        return SliceResult(
+            image=problem.magnitude(image),
+            image_complex=problem.complex_image(image),
+            plain=self._plain,
+            reference=problem.reference,
+            curves=curves,
+        )
+
+    def _keep(self, step: int, state: Callable[[], State]) -> None:
+        seconds = self._seconds_before + time.monotonic() - self._began
+        with torch.no_grad():
+            content = {"state": state(), "step": step, "seconds": seconds, "curves": self._curves}
+            self.checkpoints.save(step, content)
+        log.info("checkpoint.kept", extra={"step": step})
+
+
+def _finite(value: float | None) -> float | None:
+    """Infinite and undefined numbers have no place in JSON."""
+    return value if value is not None and math.isfinite(value) else None

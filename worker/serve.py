@@ -1,0 +1,208 @@
+"""The whole service on one machine: `python -m worker.serve` starts servers, API and workers, and keeps them up."""
+
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pydantic import ValidationError
+from sqlalchemy.exc import DBAPIError
+
+from worker import logs, processes, sweeping
+from worker.children import Child
+from worker.database import AWAY, make_engine, make_sessions
+from worker.embedded import EmbeddedError, EmbeddedServers
+from worker.migrate import migrate
+from worker.names import name_prefix
+from worker.settings import Settings
+from worker.storage import Storage, replacing
+
+log = logging.getLogger(__name__)
+WATCH_SECONDS = 0.2
+ASK_SECONDS = 2.0
+STOP_SECONDS = 12.0
+
+
+class CannotServeError(Exception):
+    """The service cannot start; the message says why."""
+
+
+class Service:
+    """One API and some workers on one data folder, and embedded servers where no others are named."""
+
+    def __init__(self, settings: Settings) -> None:
+        data = settings.data.absolute()
+        postgres, valkey = settings.database_url is None, settings.redis_url is None
+        self._embedded = EmbeddedServers(data, postgres=postgres, valkey=valkey)
+        self.settings = settings.model_copy(
+            update={
+                "data": data,
+                "database_url": settings.database_url or self._embedded.database_url,
+                "redis_url": settings.redis_url or self._embedded.redis_url,
+                "port": settings.port or free_port(settings.host),
+            }
+        )
+        self._engine = make_engine(str(self.settings.database_url))
+        self._children: list[Child] = []
+
+    @property
+    def url(self) -> str:
+        """Where the API answers."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.settings.host, self.settings.host)  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}"
+
+    def start(self) -> None:
+        """Servers, tables, API, workers. Raises EmbeddedError or what the database raises."""
+        self._embedded.start()
+        migrate(str(self.settings.database_url))
+        if self._embedded.has_postgres:
+            # Nobody else works on this database, and those who did are dead.
+            self._forget("")
+        environment = {**os.environ, **self._environment()}
+        self._children = [Child("api", [sys.executable, "-m", "api"], environment)]
+        self._children += [
+            Child(f"worker {number}", [sys.executable, "-m", "worker"], environment)
+            for number in range(1, self.settings.workers + 1)
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        names = ("database_url", "redis_url", "data", "port", "host", "workers")
+        return {name.upper(): str(getattr(self.settings, name)) for name in names}
+
+    def watch(self) -> None:
+        """Start what has died again, servers first."""
+        try:
+            self._embedded.revive()
+        except EmbeddedError as error:
+            log.error("server.down", extra={"error": str(error)})
+        for child in self._children:
+            if (pid := child.ended()) is not None:
+                self._forget(name_prefix(pid))
+            child.start_when_due()
+
+    def _forget(self, worker_prefix: str) -> None:
+        """Let others have what a dead worker had, without waiting for its lease to run out."""
+        try:
+            with make_sessions(self._engine).begin() as session:
+                sweeping.forget(session, worker_prefix)
+        except AWAY as error:
+            log.warning("database.away", extra={"error": type(error).__name__})
+
+    def is_ready(self) -> bool:
+        """Whether a job posted now would run."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=ASK_SECONDS) as answer:  # noqa: S310
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def stop(self) -> None:
+        """End all: workers give their slices back, then the servers close their files."""
+        processes.stop([child.process for child in self._children if child.process], signal.SIGTERM, STOP_SECONDS)
+        self._engine.dispose()
+        self._embedded.stop()
+
+
+def serve(settings: Settings) -> None:
+    """Keep the service up until SIGINT or SIGTERM."""
+    ending: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: ending.append(number))
+    Storage(settings.data)
+    with only_one(settings.data):
+        check_port(settings)
+        service, note = Service(settings), settings.data / "service.json"
+        try:
+            service.start()
+            while not ending:
+                service.watch()
+                if not note.exists() and service.is_ready():
+                    with replacing(note) as part:
+                        part.write_text(json.dumps({"url": service.url, "pid": os.getpid()}))
+                    sys.stdout.write(f"uDiG Recon is ready at {service.url}\n")
+                    sys.stdout.flush()
+                time.sleep(WATCH_SECONDS)
+        finally:
+            note.unlink(missing_ok=True)
+            service.stop()
+
+
+@contextmanager
+def only_one(data: Path) -> Iterator[None]:
+    """Hold the data folder. Raises CannotServeError when another process does."""
+    path = data / ".lock"
+    with path.open("a+") as file:
+        path.chmod(0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise CannotServeError(f"{data} is in use by the service of process {file.read().strip()}") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        (data / "service.json").unlink(missing_ok=True)
+        yield
+
+
+def check_port(settings: Settings) -> None:
+    """Raise CannotServeError when the port is taken."""
+    try:
+        with _bound(settings.host, settings.port):
+            pass
+    except OSError as error:
+        raise CannotServeError(f"port {settings.port} of {settings.host}: {error.strerror}; set PORT") from None
+
+
+def free_port(host: str) -> int:
+    """A port that nobody listens on."""
+    with _bound(host, 0) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind(address)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def main() -> int:
+    """Serve; 1 and one line when that is impossible."""
+    os.umask(0o077)
+    logs.configure()
+    logging.getLogger().setLevel(logging.WARNING)
+    try:
+        serve(Settings())
+    except (CannotServeError, EmbeddedError, OSError) as error:
+        return _refuse(str(error))
+    except ValidationError as error:
+        return _refuse("; ".join(f"{e['loc'][0]}: {e['msg']}, found {e['input']!r}".upper() for e in error.errors()))
+    except DBAPIError as error:
+        return _refuse(f"the database cannot be used: {str(error.orig).strip().splitlines()[0]}")
+    return 0
+
+
+def _refuse(message: str) -> int:
+    with suppress(BrokenPipeError):
+        sys.stderr.write(f"error: {message}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

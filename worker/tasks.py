@@ -1,0 +1,144 @@
+"""What a worker does when the doorbell rings: claim a slice, compute it, and settle what became of it."""
+
+import errno
+import gc
+import logging
+import shutil
+import uuid
+
+import torch
+from structlog.contextvars import bound_contextvars
+
+from core.errors import ReconstructionError
+from worker import leases, problems, queue
+from worker.assembly import assemble
+from worker.database import AWAY
+from worker.heart import Heart
+from worker.leases import Fenced
+from worker.place import Place
+from worker.problems import Problem
+from worker.runs import Outcome, Released, Run
+
+log = logging.getLogger(__name__)
+
+
+def reconstruct_chunk(place: Place, job_id: uuid.UUID, slice_: int) -> None:
+    """Do the chunk that was rung for, or the one that has waited longest; nothing when none waits."""
+    place.heard += 1
+    if place.ending.is_set():
+        queue.ring([(job_id, slice_)])
+        return
+    with place.sessions.begin() as session:
+        claim = leases.claim(session, (job_id, slice_), place.name, place.settings.lease_seconds)
+    if claim is None:
+        return
+    with bound_contextvars(job_id=str(claim.job_id), slice=claim.slice, attempt=claim.attempt):
+        log.info("slice.began")
+        place.storage.prepare_job(claim.job_id)
+        preview = place.storage.preview(claim.job_id, claim.slice)
+        with Heart(place.sessions, claim, place.settings, preview) as heart, place.working(heart):
+            _work(place, heart)
+
+
+def _work(place: Place, heart: Heart) -> None:
+    """Bring the claim to one of its ends: done, failed, given back, or lost to another."""
+    try:
+        _finish(place, heart)
+    except Fenced:
+        log.info("slice.cancelled" if heart.cancelled else "slice.fenced")
+    except Released:
+        give_back(heart)
+    except ReconstructionError as error:
+        _fail(heart, problems.unusable(error))
+    except OutOfMemory as error:
+        _fail(heart, problems.out_of_memory(heart.claim.slice, place.device_name, str(error)))
+    except AWAY as error:
+        # The lease runs out, and whoever reaches the database first goes on from the checkpoint.
+        log.warning("database.away", extra={"error": type(error).__name__})
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        cause = problems.disk_full(heart.claim.slice) if full else problems.internal(heart.claim.slice, error)
+        if _fail(heart, cause) and not full:
+            raise
+
+
+def give_back(heart: Heart) -> None:
+    """Let another worker go on with the claim."""
+    try:
+        heart.settle(lambda session: leases.release(session, heart.claim))
+    except Fenced:
+        return
+    queue.ring([(heart.claim.job_id, heart.claim.slice)])
+    log.info("slice.released")
+
+
+def _fail(heart: Heart, problem: Problem) -> bool:
+    """Whether the job failed by this; not, when the claim is another's by now."""
+    try:
+        heart.settle(lambda session: leases.fail_job(session, heart.claim, problem))
+    except Fenced:
+        log.info("slice.fenced")
+        return False
+    log.warning("job.failed", extra={"problem": problem["type"]})
+    return True
+
+
+def _finish(place: Place, heart: Heart) -> None:
+    run = Run(place, heart)
+    if heart.claim.result is not None or _finish_slice(place, heart, run):
+        _finish_job(place, heart, run)
+
+
+def _finish_slice(place: Place, heart: Heart, run: Run) -> bool:
+    """Compute the slice; whether it was the last one of its job."""
+    claim, storage = heart.claim, place.storage
+    outcome = _computed(run)
+    heart.confirm()
+    path = storage.slice_result(claim.job_id, claim.slice, claim.attempt)
+    outcome.result.save(path)
+    try:
+        last = heart.settle(lambda session: leases.store_slice(session, claim, storage.relative(path), outcome.metrics))
+    except Fenced:
+        path.unlink(missing_ok=True)
+        raise
+    run.checkpoints.clear()
+    log.info("slice.done")
+    return last
+
+
+def _finish_job(place: Place, heart: Heart, run: Run) -> None:
+    folder = assemble(place, heart.claim, run.versions)
+    try:
+        heart.settle(lambda session: leases.succeed_job(session, heart.claim, folder, run.versions))
+    except Fenced:
+        shutil.rmtree(place.storage.path(folder), ignore_errors=True)
+        raise
+    log.info("job.succeeded")
+
+
+class OutOfMemory(Exception):
+    """The device has not enough memory for a slice."""
+
+
+def _computed(run: Run) -> Outcome:
+    """The slice; when memory runs out, tried again once with all of it."""
+    try:
+        return run.compute()
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        log.warning("memory.out", extra={"error": str(error)})
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    try:
+        return run.compute()
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise OutOfMemory(str(error) or "no further memory was given") from None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch's CPU allocator has no exception of its own.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
