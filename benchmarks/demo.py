@@ -5,10 +5,12 @@ A stranger's view: the service is started, and everything else goes over HTTP.
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,14 +94,15 @@ def running_service(data: Path) -> Iterator[str]:
 def first_url(service: subprocess.Popen[str], log: Path) -> str:
     """The URL that the service prints when it is ready."""
     assert service.stdout is not None
-    alarm = time.monotonic() + START_SECONDS
-    for line in service.stdout:
-        for word in line.split():
-            if word.startswith("http://"):
-                return word.rstrip("/")
-        if time.monotonic() > alarm:
-            break
-    raise SystemExit(f"the service did not start:\n{log.read_text()[-3000:]}")
+    alarm = threading.Timer(START_SECONDS, service.kill)
+    alarm.start()
+    try:
+        found = next((match for line in service.stdout if (match := re.search(r"http://\S+", line))), None)
+    finally:
+        alarm.cancel()
+    if found is None:
+        raise SystemExit(f"the service did not start:\n{log.read_text()[-3000:]}")
+    return found[0].rstrip("/")
 
 
 def mr_scan() -> Scan:
@@ -186,7 +189,7 @@ def followed(client: httpx.Client, scans: list[Scan], jobs: list[str]) -> bool:
     return all(state["status"] == "succeeded" for state in states)
 
 
-BAR = "{desc:15} {percentage:3.0f}% |{bar:25}| {elapsed} {postfix}"
+BAR = "{desc:15} {percentage:3.0f}% |{bar:25}| {elapsed}{postfix}"
 
 
 def drawn(client: httpx.Client, job: str, bar: "tqdm[Any]") -> dict[str, Any]:
