@@ -31,7 +31,7 @@ def main() -> None:
     listener = socket.create_server((settings.host, settings.port), family=_family(settings.host), backlog=512)
     host, port = listener.getsockname()[:2]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)  # noqa: T201 - whoever asked for PORT=0 reads it here
-    Server(config, app.state.watcher.close).run(sockets=[listener])
+    Server(config, app.state.context.watcher.close).run(sockets=[listener])
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -52,8 +52,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(part.router)
     app.add_api_route("/", _root, include_in_schema=False)
     errors.install(app)
-    app.add_middleware(HeadAsGet)
     app.add_middleware(Observed, requests=requests)
+    app.add_middleware(HeadAsGet)
     _complete_openapi(app)
     return app
 

@@ -33,7 +33,7 @@ class Requests:
         self._seconds.labels(method, route).observe(seconds)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _State:
     """The service as it stands, for one scrape."""
 
@@ -46,7 +46,8 @@ class _State:
 
 def exposition(requests: Requests, session: Session, storage: Storage, alive_seconds: float) -> bytes:
     """The metrics in Prometheus' text format."""
-    by_status = dict(session.execute(select(Job.status, func.count()).group_by(Job.status)).tuples().all())
+    counted = session.execute(select(Job.status, func.count().label("jobs")).group_by(Job.status))
+    by_status = {row.status: row.jobs for row in counted}
     jobs = GaugeMetricFamily("udig_jobs", "Jobs by status", labels=["status"])
     for status in Status:
         jobs.add_metric([status.value], by_status.get(status, 0))

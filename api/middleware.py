@@ -48,7 +48,7 @@ class Observed:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 0
+        started, status = time.perf_counter(), 500  # unless an answer begins
 
         async def send_observed(message: Message) -> None:
             nonlocal status
@@ -65,5 +65,6 @@ class Observed:
             seconds = time.perf_counter() - started
             # The template, never the path or the query: they may carry what a client knows of a patient.
             route = getattr(scope.get("route"), "path", "none")
-            self.requests.count(scope["method"], route, status, seconds)
-            log.info("request %s %s %d %.0f ms", scope["method"], route, status, 1000 * seconds)
+            method = "HEAD" if scope.get("head") else scope["method"]
+            self.requests.count(method, route, status, seconds)
+            log.info("request %s %s %d %.0f ms", method, route, status, 1000 * seconds)

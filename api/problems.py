@@ -13,7 +13,7 @@ MEDIA_TYPE = "application/problem+json"
 LONGEST_FOUND = 120  # characters of a wrong value that are told back
 
 
-class Problem(Exception):  # noqa: N818 - RFC 9457's word
+class Problem(Exception):
     """The service failed; every other problem is a subclass with its own status and title."""
 
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
@@ -48,7 +48,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
             errors=self.errors or None,
             **self.more,
         )
-        headers = {"Cache-Control": "no-store", **self.headers}
+        headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **self.headers}
         return Response(body.model_dump_json(exclude_none=True), self.status, headers, MEDIA_TYPE)
 
 

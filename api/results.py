@@ -118,8 +118,8 @@ def _latest(context: Context, job_id: uuid.UUID, slice_: int | None) -> tuple[Sl
     """The latest image of the slice, or of the first slice that has one, and the method that made it."""
     with context.sessions() as session:
         job = _job(session, job_id)
-        chunks = session.execute(select(Chunk.slice, Chunk.result).where(Chunk.job_id == job_id)).tuples().all()
-    results = dict(chunks)
+        chunks = session.execute(select(Chunk.slice, Chunk.result).where(Chunk.job_id == job_id))
+        results = {row.slice: row.result for row in chunks}
     if slice_ is not None and slice_ not in results:
         found = ", ".join(str(number) for number in job.slices)
         raise Invalid.at("slice", f"slice {slice_} is not of this job", found=str(slice_), expected=found)

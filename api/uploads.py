@@ -111,7 +111,7 @@ def sweep(incoming: Path) -> int:
 
 def base_name(name: str) -> str:
     """The last part of what a client calls its file, without what a terminal or a page could trip over."""
-    name = PurePosixPath(PureWindowsPath(name).as_posix()).name
+    name = PurePosixPath(PureWindowsPath(name).as_posix()).name.lstrip(".")
     return "".join(c for c in name if c.isprintable() and c not in '<>"')[:LONGEST_NAME]
 
 

@@ -14,7 +14,7 @@ from worker.models import Chunk, Job, Scan, Snapshot, Status
 
 _PART = case(
     (Chunk.status == Status.SUCCEEDED, 1.0),
-    else_=func.coalesce(func.least(Chunk.iteration / func.nullif(Chunk.iterations, 0), 1.0), 0.0),
+    else_=func.least(func.coalesce(Chunk.iteration / func.nullif(Chunk.iterations, 0), 0.0), 1.0),
 )
 _RUNNING = Chunk.status == Status.RUNNING
 _CHUNKS = (
@@ -133,7 +133,7 @@ def _progress(row: Row[Any]) -> Progress:
     if row.Job.status == Status.RUNNING and row.running and row.iteration and iterations:
         eta = round((iterations - row.iteration) * row.seconds / row.iteration / row.running, 1)
     return Progress(
-        fraction=row.parts / row.slices if row.slices else 0.0,
+        fraction=float(row.parts) / row.slices if row.slices else 0.0,
         slices_done=row.slices_done,
         slices=row.slices,
         iteration=row.iteration,

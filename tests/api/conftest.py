@@ -1,0 +1,56 @@
+"""The door in this process, the door as a process of its own, and a scan that lies behind it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import scans
+from driving import Drive
+from fastapi.testclient import TestClient
+from serving import serving
+from sqlalchemy.orm import Session, sessionmaker
+
+from api.app import create_app
+from worker.settings import Settings
+from worker.storage import Storage
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[TestClient]:
+    """The application in this process; an error that nobody foresaw fails the test."""
+    with TestClient(create_app(settings)) as made:
+        yield made
+
+
+@pytest.fixture
+def server(settings: Settings) -> Iterator[str]:
+    """URL of the door as a process of its own."""
+    with serving(settings) as (url, _):
+        yield url
+
+
+@pytest.fixture(scope="session")
+def mri_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An MR scan of two slices."""
+    return scans.GOOD["fastmri"](tmp_path_factory.mktemp("scan") / "scan").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def ct_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A CT scan of two slices."""
+    return scans.GOOD["sinogram"](tmp_path_factory.mktemp("scan") / "scan").read_bytes()
+
+
+@pytest.fixture
+def scan(client: TestClient, mri_file: bytes) -> dict[str, Any]:
+    """The MR scan, posted."""
+    answer = client.post("/v1/scans", content=mri_file)
+    assert answer.status_code == 201, answer.text
+    posted: dict[str, Any] = answer.json()
+    return posted
+
+
+@pytest.fixture
+def drive(database: sessionmaker[Session], storage: Storage) -> Drive:
+    """What a worker would do, step by step."""
+    return Drive(database, storage)

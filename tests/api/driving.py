@@ -1,0 +1,92 @@
+"""A worker's steps without a worker: claim, report, finish, fail."""
+
+import uuid
+from typing import Any
+
+import numpy as np
+from sqlalchemy.orm import Session, sessionmaker
+
+from core.results import OutputFormat, SliceResult, convert, write_hdf5
+from worker import leases
+from worker.models import Worker
+from worker.storage import Storage
+
+LEASE_SECONDS = 600
+
+
+def slice_result(*, reference: bool = True, seed: int = 0) -> SliceResult:
+    """A slice of 16 by 16 pixels."""
+    rng = np.random.default_rng(seed)
+    image = rng.random((16, 16), np.float32)
+    return SliceResult(
+        image=image,
+        image_complex=image.astype(np.complex64),
+        plain=image * np.float32(0.9),
+        reference=image * np.float32(1.1) if reference else None,
+        curves={"loss": [2.0, 1.0]},
+    )
+
+
+class Drive:
+    """Moves jobs as workers do."""
+
+    def __init__(self, sessions: sessionmaker[Session], storage: Storage) -> None:
+        self.sessions, self.storage = sessions, storage
+
+    def claim(self, job: dict[str, Any], slice_: int = 0) -> leases.Claim:
+        """Begin a slice."""
+        with self.sessions.begin() as session:
+            claim = leases.claim(session, (uuid.UUID(job["id"]), slice_), "host:1:a", LEASE_SECONDS)
+        assert claim is not None
+        return claim
+
+    def report(self, claim: leases.Claim, iteration: int, iterations: int = 10) -> None:
+        """One snapshot."""
+        point = leases.Point(iteration, iterations, 0.5 * iteration, loss=1.0 / iteration, data_residual=0.1)
+        with self.sessions.begin() as session:
+            leases.record(session, claim, point, LEASE_SECONDS)
+
+    def show(self, job: dict[str, Any], slice_: int = 0, *, reference: bool = True) -> None:
+        """The preview that a running slice leaves."""
+        slice_result(reference=reference).save(self.storage.preview(uuid.UUID(job["id"]), slice_))
+
+    def finish(self, claim: leases.Claim) -> None:
+        """Finish the slice, and with the last one the job."""
+        metrics = {"psnr": 30.0, "ssim": 0.9, "nmse": 0.01, "data_residual": 0.05}
+        path = self.storage.slice_result(claim.job_id, claim.slice, claim.attempt)
+        slice_result(seed=claim.slice).save(path)
+        with self.sessions.begin() as session:
+            last = leases.store_slice(session, claim, self.storage.relative(path), metrics)
+        if last:
+            self._assemble(claim)
+
+    def _assemble(self, claim: leases.Claim) -> None:
+        folder = self.storage.results(claim.job_id, claim.attempt)
+        folder.mkdir(parents=True)
+        whole = folder / "reconstruction.h5"
+        write_hdf5(whole, [slice_result(seed=number) for number in claim.slices], {"seed": claim.seed})
+        for name in set(claim.outputs) - {"h5"}:
+            output = OutputFormat(name)
+            convert(whole, folder / f"reconstruction{output.suffix}", output)
+        with self.sessions.begin() as session:
+            leases.succeed_job(session, claim, self.storage.relative(folder), {"udig_recon": "0"})
+
+    def complete(self, job: dict[str, Any]) -> None:
+        """All slices, one after the other."""
+        for number in job["slices"]:
+            claim = self.claim(job, number)
+            self.report(claim, 5)
+            self.report(claim, 10)
+            self.finish(claim)
+
+    def fail(self, job: dict[str, Any]) -> None:
+        """The first slice cannot be done."""
+        claim = self.claim(job, job["slices"][0])
+        problem = {"type": "about:blank", "title": "No", "status": 500, "detail": "it broke"}
+        with self.sessions.begin() as session:
+            leases.fail_job(session, claim, problem)
+
+    def worker(self) -> None:
+        """A worker was seen just now."""
+        with self.sessions.begin() as session:
+            session.add(Worker(name="host:1:a", device="cpu"))

@@ -1,0 +1,83 @@
+from typing import Any
+
+from driving import Drive
+from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import text
+from sqlalchemy.orm import Session, sessionmaker
+
+from api.app import create_app
+from worker.settings import Settings
+
+
+def test_it_lives_without_anybody(settings: Settings) -> None:
+    gone = {"database_url": "postgresql://nobody@/none?host=/nowhere", "redis_url": "unix:///nowhere/valkey.sock"}
+    with TestClient(create_app(settings.model_copy(update=gone))) as client:
+        assert client.get("/healthz").json()["status"] == "ok"
+        ready = client.get("/readyz")
+        assert ready.status_code == 503
+        checks = ready.json()["checks"]
+        assert [name for name in checks if checks[name] == "ok"] == ["disk"]
+        away = client.get("/v1/jobs")
+        assert away.status_code == 503
+        assert int(away.headers["retry-after"]) > 0
+        assert away.headers["content-type"] == "application/problem+json"
+
+
+def test_it_is_ready_only_when_a_job_would_run(client: TestClient, drive: Drive) -> None:
+    without = client.get("/readyz")
+    assert without.status_code == 503
+    assert "no worker" in without.json()["checks"].pop("workers")
+    drive.worker()
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()["status"]) == (200, "ok")
+    assert set(ready.json()["checks"].values()) == {"ok"}
+
+
+def test_a_worker_that_was_not_seen_lately_does_not_count(
+    client: TestClient, drive: Drive, database: sessionmaker[Session]
+) -> None:
+    drive.worker()
+    with database.begin() as session:
+        session.execute(text("UPDATE workers SET seen_at = now() - interval '1 hour'"))
+    assert client.get("/readyz").status_code == 503
+
+
+def test_tables_of_another_version_are_not_ready(
+    client: TestClient, drive: Drive, database: sessionmaker[Session]
+) -> None:
+    drive.worker()
+    with database.begin() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+    ready = client.get("/readyz")
+    assert ready.status_code == 503
+    assert "worker.migrate" in ready.json()["checks"]["database"]
+
+
+def test_a_full_disk_is_not_ready(settings: Settings, drive: Drive) -> None:
+    drive.worker()
+    with TestClient(create_app(settings.model_copy(update={"disk_reserve_bytes": 1 << 60}))) as client:
+        assert client.get("/readyz").json()["checks"]["disk"] != "ok"
+        assert client.get("/readyz").status_code == 503
+
+
+def test_prometheus_reads_what_goes_on(client: TestClient, drive: Drive, scan: dict[str, Any]) -> None:
+    client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": {"method": "zero_filled"}})
+    client.get("/v1/jobs/nonsense")
+    client.head(f"/v1/scans/{scan['id']}")
+    drive.worker()
+    exposed = client.get("/metrics")
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(exposed.text)
+        for sample in family.samples
+    }
+    assert samples["udig_jobs", "queued"] == 1
+    assert samples["udig_jobs", "failed"] == 0
+    assert samples["udig_workers",] == 1
+    assert samples["udig_queue_age_seconds",] >= 0
+    assert samples["udig_disk_free_bytes",] > 0
+    assert samples["udig_http_requests_total", "POST", "/v1/jobs", "202"] == 1
+    assert samples["udig_http_requests_total", "GET", "/v1/jobs/{job_id}", "422"] == 1
+    assert samples["udig_http_requests_total", "HEAD", "/v1/scans/{scan_id}", "200"] == 1
+    assert scan["id"] not in exposed.text

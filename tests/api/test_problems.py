@@ -1,0 +1,123 @@
+import logging
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from api.app import create_app
+from api.problems import shown
+from worker.settings import Settings
+
+
+@pytest.fixture
+def document(client: TestClient) -> dict[str, Any]:
+    """The OpenAPI document."""
+    found: dict[str, Any] = client.get("/openapi.json").json()
+    return found
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (f"{method} {path}", operation)
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+    ]
+
+
+def test_an_unknown_path_is_a_problem(client: TestClient) -> None:
+    answer = client.get("/v2/scans")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["instance"] == "/v2/scans"
+
+
+def test_a_wrong_method_is_told_the_right_ones(client: TestClient) -> None:
+    answer = client.patch("/v1/scans")
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "GET, HEAD, POST"
+    assert answer.json()["errors"][0]["expected"] == "GET | HEAD | POST"
+    assert client.get("/v1/jobs/0/cancel").headers["allow"] == "POST"
+    assert client.head("/v1/jobs/0/cancel").status_code == 405
+
+
+def test_an_error_of_our_own_tells_no_secrets(settings: Settings) -> None:
+    app: FastAPI = create_app(settings)
+
+    @app.get("/broken")
+    def broken() -> None:
+        raise RuntimeError("secret")
+
+    with TestClient(app, raise_server_exceptions=False) as client:
+        answer = client.get("/broken")
+        samples = client.get("/metrics").text
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "secret" not in answer.text
+    assert 'route="/broken",status="500"' in samples
+
+
+def test_every_answer_forbids_sniffing(client: TestClient) -> None:
+    for path in ("/v1/scans", "/nowhere", "/healthz", "/docs"):
+        assert client.get(path).headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_log_holds_no_names(client: TestClient, mri_file: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "api"):
+        client.post("/v1/scans", content=mri_file, params={"filename": "Mustermann.h5"})
+        client.post("/v1/scans", content=mri_file, headers={"X-Filename": "Mustermann.h5"})
+        client.get("/Mustermann")
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith(("api", "worker"))]
+    assert len(ours) >= 3
+    assert not any("Mustermann" in message for message in ours)
+
+
+def test_the_root_leads_to_the_documents(client: TestClient) -> None:
+    assert client.get("/").status_code == 200
+    assert "swagger" in client.get("/").text.lower()
+
+
+@pytest.mark.parametrize("value", ["x" * 1000, ["x"] * 1000, {"a": "b" * 1000}])
+def test_a_wrong_value_is_told_back_in_short(value: object) -> None:
+    assert len(shown(value)) <= 120
+
+
+def test_every_answer_of_every_operation_has_an_example(document: dict[str, Any]) -> None:
+    for name, operation in operations(document):
+        assert operation["summary"], name
+        for status, answer in operation["responses"].items():
+            for kind, content in answer.get("content", {}).items():
+                assert "example" in content, (name, status, kind)
+                if int(status) >= 400 and name != "get /readyz":
+                    assert kind == "application/problem+json", (name, status)
+                    assert content["example"]["status"] == int(status)
+
+
+def test_every_request_body_has_an_example(document: dict[str, Any]) -> None:
+    bodies = [operation["requestBody"] for _, operation in operations(document) if "requestBody" in operation]
+    assert len(bodies) == 2
+    assert all("example" in content for body in bodies for content in body["content"].values())
+
+
+def test_every_reference_of_the_document_leads_somewhere(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+
+    def references(node: Any) -> list[str]:
+        if isinstance(node, dict):
+            own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+            return own + [each for value in node.values() for each in references(value)]
+        return [each for value in node for each in references(value)] if isinstance(node, list) else []
+
+    for reference in references(document):
+        assert reference.removeprefix("#/components/schemas/") in schemas, reference
+
+
+def test_the_example_of_a_job_is_one(client: TestClient, document: dict[str, Any], scan: dict[str, Any]) -> None:
+    example = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["example"]
+    answer = client.post("/v1/jobs", json=example | {"scan_id": scan["id"]})
+    assert answer.status_code == 202, answer.text
+    shape = document["paths"]["/v1/jobs"]["post"]["responses"]["202"]["content"]["application/json"]["example"]
+    assert set(shape) <= set(answer.json())  # the document leaves nulls out
+    listed = document["paths"]["/v1/scans/{scan_id}"]["get"]["responses"]["200"]["content"]["application/json"]
+    assert set(scan) >= set(listed["example"])
