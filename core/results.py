@@ -99,7 +99,8 @@ def convert(hdf5: Path, path: Path, output: OutputFormat) -> None:
             case OutputFormat.H5:
                 target.write(hdf5.read_bytes())
             case OutputFormat.NPY:
-                npy_format.write_array_header_1_0(target, npy_format.header_data_from_array_1_0(volume))
+                layout = {"descr": "<f4", "fortran_order": False, "shape": volume.shape}
+                npy_format.write_array_header_1_0(target, layout)
                 target.writelines(_little_endian(volume))
             case OutputFormat.NIFTI:
                 with gzip.GzipFile("", "wb", compresslevel=4, fileobj=target, mtime=0) as packed:

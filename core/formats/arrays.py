@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from core.formats.limits import unreadable
 
-BLOCK_BYTES = 8 << 20
+BLOCK_BYTES = 4 << 20
 BOMB_BYTES = 64 << 20  # arrays below this are never bombs
 BOMB_RATIO = 100  # masked k-space compresses 10:1 or so; more than 100:1 is no measurement
 

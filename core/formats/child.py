@@ -32,7 +32,7 @@ def probe_in_child(path: Path, limits: Limits = DEFAULT_LIMITS, seconds: float =
     order = json.dumps({"limits": asdict(limits), "seconds": allowed})
     command = [sys.executable, "-s", "-B", "-m", "core.formats", str(path.absolute()), order]
     try:
-        answer = subprocess.run(  # noqa: S603 - our own interpreter, module and arguments
+        answer = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=allowed, env=_ENVIRONMENT, check=False
         )
     except subprocess.TimeoutExpired as error:

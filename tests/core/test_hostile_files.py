@@ -1,0 +1,161 @@
+import io
+import subprocess
+import sys
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scans
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core import errors
+from core.acquisition import MRIAcquisition
+from core.formats import probe, probe_in_child, read
+
+
+@pytest.mark.parametrize("name", scans.HOSTILE)
+def test_wrong_file_is_refused_with_what_was_found_and_expected(name: str, tmp_path: Path) -> None:
+    hostile = scans.HOSTILE[name]
+    path = tmp_path / "scan.h5"
+    hostile.write(path)
+    with pytest.raises(getattr(errors, hostile.error), match=hostile.word) as caught:
+        probe(path)
+    error = caught.value
+    assert error.field
+    assert error.found
+    assert error.expected
+    assert error.found in str(error)
+    assert "canary" not in str(error)
+    assert not scans.unpickled(path).exists()
+
+
+@pytest.mark.parametrize("name", ["external_link", "external_storage", "external_mask", "virtual", "soft_link"])
+def test_other_files_are_not_read_even_without_a_probe(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    scans.HOSTILE[name].write(path)
+    with pytest.raises(errors.UnreadableScan):
+        read(path)
+
+
+@pytest.mark.parametrize("name", ["empty", "virtual", "hdf5_bomb", "million_wide", "degrees"])
+def test_child_tells_what_the_probe_tells(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    scans.HOSTILE[name].write(path)
+    with pytest.raises(errors.ReconstructionError) as here:
+        probe(path)
+    with pytest.raises(type(here.value)) as there:
+        probe_in_child(path)
+    assert vars(there.value) == vars(here.value)
+    assert str(there.value) == str(here.value)
+
+
+def test_child_accepts_what_the_probe_accepts(tmp_path: Path) -> None:
+    for name in ("fastmri", "npz_sinogram"):
+        path = scans.GOOD[name](tmp_path / name)
+        assert probe_in_child(path) == probe(path)
+
+
+def test_child_that_hangs_is_ended_and_the_file_refused(tmp_path: Path) -> None:
+    path = scans.GOOD["fastmri"](tmp_path / "scan.h5")
+    with pytest.raises(errors.UnreadableScan, match="took longer"):
+        probe_in_child(path, seconds=0.01)
+
+
+def test_child_that_crashes_refuses_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = scans.GOOD["fastmri"](tmp_path / "scan.h5")
+    crash = [sys.executable, "-c", "import os; os.abort()"]
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda command, **rest: run(crash, **rest))
+    with pytest.raises(errors.UnreadableScan, match="status -6"):
+        probe_in_child(path)
+
+
+def test_child_is_bound_in_memory_and_cannot_write(tmp_path: Path) -> None:
+    """What the bounds are for is tried with the bounds alone: after them a large array and a file cannot be had."""
+    path = scans.GOOD["fastmri"](tmp_path / "scan.h5")
+    code = """
+import sys
+from core.formats.__main__ import main
+main(sys.argv[1], '{"limits": {}, "seconds": 60}')
+for attempt in (lambda: bytearray(3 << 30), lambda: open(sys.argv[2], "w").write("x" * 99999)):
+    try:
+        attempt()
+    except (MemoryError, OSError) as error:
+        print("\\n" + type(error).__name__)
+"""
+    command = [sys.executable, "-c", code, str(path), str(tmp_path / "written")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert answer.stdout.split()[-2:] == ["MemoryError", "OSError"]
+    assert (tmp_path / "written").read_bytes() == b""
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_memory_stays_small_whatever_the_size_of_the_file(packed: bool, tmp_path: Path) -> None:
+    path = tmp_path / "scan"
+    block = np.random.default_rng(3).integers(0, 16, (1, 8, 512, 512), np.uint8).astype(np.complex64)
+    head = io.BytesIO()
+    shape = {"descr": "<c8", "fortran_order": False, "shape": (4, 8, 512, 512)}
+    np.lib.format.write_array_header_1_0(head, shape)
+    if packed:
+        with (
+            zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+            archive.open("kspace.npy", "w") as member,
+        ):
+            member.writelines([head.getvalue(), *[block.data.cast("B")] * 4])
+    else:
+        with path.open("wb") as file:
+            file.writelines([head.getvalue(), *[block.data.cast("B")] * 4])
+    tracemalloc.start()
+    try:
+        assert probe(path).slices == 4
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+        tracemalloc.reset_peak()
+        assert read(path, [3]).slices == 1
+        assert tracemalloc.get_traced_memory()[1] < 56 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def _mutated(good: bytes, rng: np.random.Generator) -> bytes:
+    """A few bytes changed, mostly where formats keep what they say of themselves, or the end lost."""
+    content = bytearray(good)
+    for _ in range(rng.choice([1, 1, 2, 8])):
+        reach = rng.choice([len(content), min(4096, len(content))])
+        place = int(rng.integers(reach))
+        content[place if rng.random() < 0.7 else -1 - place] ^= 1 << int(rng.integers(8))
+    return bytes(content[: int(rng.integers(len(content)))] if rng.random() < 0.15 else content)
+
+
+@pytest.mark.parametrize("name", ["fastmri", "fastmri_with_maps", "sinogram", "npz_kspace", "npy_one_slice"])
+def test_damaged_file_is_refused_or_read_as_probed(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "scan"
+    good = scans.GOOD[name](path).read_bytes()
+
+    @given(seed=st.integers(0, 2**32 - 1))
+    @settings(max_examples=100, derandomize=True, deadline=None, database=None)
+    def try_one(seed: int) -> None:
+        path.write_bytes(_mutated(good, np.random.default_rng(seed)))
+        try:
+            header = probe(path)
+        except errors.ReconstructionError:
+            return
+        scan = read(path)
+        values = scan.kspace if isinstance(scan, MRIAcquisition) else scan.sinogram
+        assert scan.slices == header.slices
+        assert np.isfinite(values).all()
+        assert values.any()
+
+    try_one()
+
+
+@pytest.mark.parametrize(("name", "seed"), [("virtual", 55), ("virtual", 549), ("external_storage", 1)])
+def test_damage_that_crashes_the_library_is_one_more_refusal(name: str, seed: int, tmp_path: Path) -> None:
+    """HDF5 2.0.0 ends with a segmentation fault when it opens the two damaged virtual datasets."""
+    path = tmp_path / "scan"
+    scans.HOSTILE[name].write(path)
+    path.write_bytes(_mutated(path.read_bytes(), np.random.default_rng(seed)))
+    with pytest.raises(errors.UnreadableScan):
+        probe_in_child(path)

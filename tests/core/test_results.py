@@ -1,0 +1,133 @@
+import json
+from pathlib import Path
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+import scans
+from PIL import Image
+
+from core import results
+from core.errors import UnreadableScan
+from core.formats import probe
+from core.results import OutputFormat, SliceResult, convert, write_hdf5
+
+
+def slice_results(slices: int = 3, *, mri: bool = True) -> list[SliceResult]:
+    return [
+        SliceResult(
+            image=image,
+            image_complex=(image * np.exp(1j)).astype(np.complex64) if mri else None,
+            plain=image * 0.5,
+            reference=image if mri else None,
+            curves={"psnr": [20.0 + index] * (index + 1), "loss": [1.0]},
+        )
+        for index, image in enumerate(scans.phantom(slices, 24)[:, :, :20])
+    ]
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> Path:
+    path = tmp_path / "reconstruction.h5"
+    write_hdf5(
+        path, iter(slice_results()), {"seed": 3, "parameters": {"method": "dip"}, "pixel_spacing_mm": (2.0, 3.0)}
+    )
+    return path
+
+
+@pytest.mark.parametrize("mri", [True, False])
+def test_slice_comes_back_as_it_was_saved(mri: bool, tmp_path: Path) -> None:
+    saved = slice_results(mri=mri)[1]
+    saved.save(tmp_path / "slice.npz")
+    loaded = SliceResult.load(tmp_path / "slice.npz")
+    for name in ("image", "image_complex", "plain", "reference"):
+        expected = getattr(saved, name)
+        if expected is None:
+            assert getattr(loaded, name) is None
+        else:
+            np.testing.assert_array_equal(getattr(loaded, name), expected)
+            assert getattr(loaded, name).dtype == expected.dtype
+    assert loaded.curves == saved.curves
+    assert [path.name for path in tmp_path.iterdir()] == ["slice.npz"]
+
+
+def test_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "slice.npz"
+    first, second = slice_results(2)
+    first.save(path)
+    before = path.read_bytes()
+
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results.os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        second.save(path)
+    assert path.read_bytes() == before
+    assert [found.name for found in tmp_path.iterdir()] == ["slice.npz"]
+
+
+def test_result_holds_volumes_in_scan_order_curves_and_attributes(result: Path) -> None:
+    with h5py.File(result) as file:
+        images = scans.phantom(3, 24)[:, :, :20]
+        np.testing.assert_array_equal(file["reconstruction"], images)
+        np.testing.assert_array_equal(file["zero_filled"], images * 0.5)
+        np.testing.assert_array_equal(file["reference"], images)
+        assert file["reconstruction"].dtype == np.float32
+        assert file["reconstruction_complex"].dtype == np.complex64
+        np.testing.assert_array_equal(file["curves/psnr"][1], [21, 21, np.nan])
+        assert file.attrs["seed"] == 3
+        assert json.loads(file.attrs["parameters"]) == {"method": "dip"}
+
+
+def test_plain_image_of_ct_is_called_fbp(tmp_path: Path) -> None:
+    write_hdf5(tmp_path / "r.h5", slice_results(mri=False), {})
+    with h5py.File(tmp_path / "r.h5") as file:
+        assert set(file) == {"reconstruction", "fbp", "curves"}
+
+
+def test_result_cannot_be_posted_as_a_scan(result: Path) -> None:
+    with pytest.raises(UnreadableScan, match="reconstruction made by this software"):
+        probe(result)
+
+
+def test_same_result_is_the_same_bytes(result: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.h5"
+    write_hdf5(again, slice_results(), {"seed": 3, "parameters": {"method": "dip"}, "pixel_spacing_mm": (2.0, 3.0)})
+    assert again.read_bytes() == result.read_bytes()
+    for output in OutputFormat:
+        first, second = tmp_path / f"first{output.suffix}", tmp_path / f"second{output.suffix}"
+        convert(result, first, output)
+        convert(again, second, output)
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_numpy_file_is_the_volume(result: Path, tmp_path: Path) -> None:
+    convert(result, tmp_path / "r.npy", OutputFormat.NPY)
+    np.testing.assert_array_equal(np.load(tmp_path / "r.npy"), scans.phantom(3, 24)[:, :, :20])
+
+
+def test_nifti_is_the_volume_with_its_voxel_sizes_and_rows_running_backwards(result: Path, tmp_path: Path) -> None:
+    convert(result, tmp_path / "r.nii.gz", OutputFormat.NIFTI)
+    image = nibabel.load(tmp_path / "r.nii.gz")
+    np.testing.assert_array_equal(np.asarray(image.dataobj).transpose(2, 1, 0), scans.phantom(3, 24)[:, :, :20])
+    assert image.get_data_dtype() == np.float32
+    assert image.header.get_zooms() == (3.0, 2.0, 1.0)
+    assert nibabel.aff2axcodes(image.affine) == ("L", "P", "S")
+    assert image.header.get_xyzt_units()[0] == "mm"
+
+
+def test_picture_of_one_slice_is_the_slice_and_of_a_volume_a_sheet(result: Path, tmp_path: Path) -> None:
+    write_hdf5(tmp_path / "one.h5", slice_results(1), {})
+    convert(tmp_path / "one.h5", tmp_path / "one.png", OutputFormat.PNG)
+    convert(result, tmp_path / "three.png", OutputFormat.PNG)
+    with Image.open(tmp_path / "one.png") as one, Image.open(tmp_path / "three.png") as three:
+        assert one.size == (20, 24)
+        assert three.size[0] > 2 * 20
+        assert three.size[1] > 2 * 24
+
+
+def test_hdf5_asked_for_as_hdf5_is_a_copy(result: Path, tmp_path: Path) -> None:
+    convert(result, tmp_path / "copy.h5", OutputFormat.H5)
+    assert (tmp_path / "copy.h5").read_bytes() == result.read_bytes()
