@@ -1,10 +1,13 @@
 """Checkpoints of one slice: files `<slice>.<step>.<sha256>.pt`, of which the last two are kept."""
 
 import hashlib
+import io
 import json
 import logging
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -22,50 +25,63 @@ def fingerprint(**what: Any) -> str:
 
 
 class Checkpoints:
-    """The checkpoints of one slice in a job's folder."""
+    """The checkpoints of one slice in a job's folder. `may_write` is asked before one takes its name."""
 
-    def __init__(self, folder: Path, slice_: int, made_by: str) -> None:
-        self._folder, self._slice, self._made_by = folder, slice_, made_by
+    def __init__(self, folder: Path, slice_: int, made_by: str, may_write: Callable[[], bool]) -> None:
+        self._folder, self._slice, self._made_by, self._may_write = folder, slice_, made_by, may_write
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether the last one is still being written."""
+        return self._writing is not None and not self._writing.done()
 
     def save(self, step: int, content: Mapping[str, Any]) -> None:
-        """Put the content (tensors, numbers, text, lists and dicts of them) on the disk."""
-        part = self._folder / f".{self._slice}.{step}.part"
-        torch.save({"made_by": self._made_by, **content}, part)
-        try:
-            target = self._folder / f"{self._slice}.{step:09d}.{_sha256(part)}.pt"
-            with replacing(target) as name:
-                part.rename(name)
-        finally:
-            part.unlink(missing_ok=True)
+        """Keep the content (tensors, numbers, text, lists and dicts of them) as it is now; the disk has it later."""
+        buffer = io.BytesIO()
+        torch.save({"made_by": self._made_by, **content}, buffer)
+        self.wait()
+        self._writing = self._writer.submit(copy_context().run, self._write, step, buffer.getbuffer())
+
+    def wait(self) -> None:
+        """Return when the last one is on the disk. Raises OSError when it could not be written."""
+        if self._writing is not None:
+            self._writing.result()
+
+    def _write(self, step: int, content: memoryview) -> None:
+        name = f"{self._slice}.{step:09d}.{hashlib.sha256(content).hexdigest()}.pt"
+        if not self._may_write():
+            return
+        with replacing(self._folder / name) as part:
+            part.write_bytes(content)
         for old in self._files()[KEPT:]:
             old.unlink(missing_ok=True)
+        log.info("checkpoint.kept", extra={"step": step})
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """The latest that is whole and was made by the same parameters, seed, prior and software; None: begin anew."""
         for path in self._files():
-            if path.name.split(".")[2] != _sha256(path):
+            content = path.read_bytes()
+            if path.name.split(".")[2] != hashlib.sha256(content).hexdigest():
                 log.warning("checkpoint.broken", extra={"file": path.name})
                 continue
             try:
-                content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+                kept: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
             except (RuntimeError, pickle.UnpicklingError):
                 log.warning("checkpoint.unreadable", extra={"file": path.name})
                 continue
-            if content.pop("made_by", None) == self._made_by:
-                return content
+            if kept.pop("made_by", None) == self._made_by:
+                return kept
             log.warning("checkpoint.foreign", extra={"file": path.name})
         return None
 
     def clear(self) -> None:
-        """Remove them all."""
+        """Remove them all, when the last is written."""
+        self._writer.shutdown()
         for path in self._files():
             path.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
         """The latest first."""
         return sorted(self._folder.glob(f"{self._slice}.*.pt"), reverse=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -116,10 +116,9 @@ def retry(session: Session, job_id: uuid.UUID) -> Job:
     if job.scan_id is None:
         raise IllegalMove(f"the scan of job {job_id} was deleted; post it again for a new job")
     job.status, job.error, job.finished_at, job.cancel_requested = Status.QUEUED, None, None, False
-    again: dict[str, Any] = {"status": Status.QUEUED, "crashes": 0, "rung_at": func.now(), "finished_at": None, "lease_until": None}
-    session.execute(
-        update(Chunk).where(Chunk.job_id == job_id, Chunk.status != Status.SUCCEEDED).values(again)
-    )
+    again: dict[str, Any] = {"status": Status.QUEUED, "crashes": 0, "rung_at": func.now()}
+    again |= {"finished_at": None, "lease_until": None}
+    session.execute(update(Chunk).where(Chunk.job_id == job_id, Chunk.status != Status.SUCCEEDED).values(again))
     notify(session, job_id)
     return job
 

@@ -21,7 +21,7 @@ from worker.leases import Fenced, Point
 from worker.place import Place
 
 log = logging.getLogger(__name__)
-LOOKING_SHARE = 0.01  # of the time at most goes into looking at iterates
+WATCHING_SHARE = 0.01  # of the time at most goes into looking at iterates, and as much into keeping them
 LAST_CHECKPOINT_SECONDS = 4.0  # a worker that ends waits this long for an iterate to go on from
 
 
@@ -53,7 +53,8 @@ class Run:
             software=[self.versions["software"], self.versions["torch"]],
             device=place.device.type,
         )
-        self.checkpoints = Checkpoints(place.storage.checkpoints(self._claim.job_id), self._claim.slice, made_by)
+        folder = place.storage.checkpoints(self._claim.job_id)
+        self.checkpoints = Checkpoints(folder, self._claim.slice, made_by, lambda: heart.surely_mine)
         self._seconds_before = 0.0
         self._curves: dict[str, list[float]] = {}
         self._leave_by: float | None = None
@@ -83,10 +84,11 @@ class Run:
                 quality = self._look(problem, iterate)
                 looked_at_step = iterate.step
                 cost = time.monotonic() - now
-                look_at = now + max(settings.snapshot_seconds, cost / LOOKING_SHARE)
-            if now >= keep_at and iterate.state is not None and self._heart.surely_mine:
+                look_at = now + max(settings.snapshot_seconds, cost / WATCHING_SHARE)
+            if now >= keep_at and iterate.state is not None and not self.checkpoints.busy:
+                began = time.monotonic()
                 self._keep(iterate.step, iterate.state)
-                keep_at = now + settings.checkpoint_seconds
+                keep_at = now + max(settings.checkpoint_seconds, (time.monotonic() - began) / WATCHING_SHARE)
         if iterate.step != looked_at_step:
             quality = self._look(problem, iterate)
         return iterate, quality
@@ -97,8 +99,8 @@ class Run:
         if not self._place.ending.is_set():
             return
         if iterate.state is not None:
-            if self._heart.surely_mine:
-                self._keep(iterate.step, iterate.state)
+            self._keep(iterate.step, iterate.state)
+            self.checkpoints.wait()
             raise Released
         self._leave_by = self._leave_by or time.monotonic() + LAST_CHECKPOINT_SECONDS
         if time.monotonic() > self._leave_by:
@@ -138,7 +140,6 @@ class Run:
         with torch.no_grad():
             content = {"state": state(), "step": step, "seconds": seconds, "curves": self._curves}
             self.checkpoints.save(step, content)
-        log.info("checkpoint.kept", extra={"step": step})
 
 
 def _finite(value: float | None) -> float | None:

@@ -1,0 +1,17 @@
+"""What the worker's tests share."""
+
+from collections.abc import Iterator
+
+import pytest
+from running import Desk
+from sqlalchemy.orm import Session, sessionmaker
+
+from worker.settings import Settings
+from worker.storage import Storage
+
+
+@pytest.fixture
+def desk(settings: Settings, database: sessionmaker[Session], storage: Storage) -> Iterator[Desk]:
+    made = Desk(settings, database, storage)
+    yield made
+    made.celery.close()

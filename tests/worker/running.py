@@ -1,0 +1,158 @@
+"""Real worker processes, jobs for them, and what an unbroken run would have made."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from scans import ct, write_hdf5
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
+
+from core import formats
+from core.acquisition import Modality
+from core.cards import sha256_of
+from core.parameters import SIRT, Parameters, UDiGDIP, complete
+from core.reconstruct import reconstruct, slice_problem
+from worker import jobs, queue
+from worker.models import Chunk, Job, Scan
+from worker.settings import Settings
+from worker.storage import Storage
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 60.0
+LONG = SIRT(iterations=8000)
+SHORT = SIRT(iterations=300)
+GUIDED = complete(UDiGDIP(outer_iterations=25, inner_iterations=1), Modality.CT)  # network, optimiser, prior, noise
+Found = TypeVar("Found")
+
+
+class WorkerProcess:
+    """`python -m worker` with these settings; its log lines are collected."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "worker"], env=environment(settings), stderr=subprocess.PIPE, cwd=ROOT
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line.decode())
+
+    def said(self, event: str) -> bool:
+        return any(f'"event": "{event}"' in line for line in self.lines)
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.process.pid, number)
+
+    def end(self, number: signal.Signals = signal.SIGKILL) -> int:
+        if self.process.poll() is None:
+            self.send(number)
+        status = self.process.wait(PATIENCE_SECONDS)
+        self._reader.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return status
+
+
+@contextmanager
+def working(settings: Settings, count: int = 1) -> Iterator[list[WorkerProcess]]:
+    """Workers that are gone at the end."""
+    workers = [WorkerProcess(settings) for _ in range(count)]
+    try:
+        yield workers
+    finally:
+        for worker in workers:
+            worker.end()
+            sys.stdout.writelines(worker.lines)  # pytest shows it where a test fails
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment of a process with these settings."""
+    given = {name.upper(): str(value) for name, value in settings.model_dump().items() if value is not None}
+    return {**os.environ, **given, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def until(found: Callable[[], Found], seconds: float = PATIENCE_SECONDS) -> Found:
+    """What is asked for, as soon as it is true."""
+    deadline = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return result
+
+
+class Desk:
+    """The door's side of the service: file scans and jobs, look at their rows."""
+
+    def __init__(self, settings: Settings, database: sessionmaker[Session], storage: Storage) -> None:
+        self.settings, self.database, self.storage = settings, database, storage
+        self.celery = queue.make_celery(settings)
+
+    def scan(self, slices: int = 1, size: int = 32) -> uuid.UUID:
+        """Store a sinogram file."""
+        path = write_hdf5(self.storage.incoming / "scan.h5", **ct(slices=slices, size=size))
+        header, sha256, size_bytes = asdict(formats.probe(path)), sha256_of(path), path.stat().st_size
+        self.storage.keep_scan(path, sha256)
+        with self.database.begin() as session:
+            scan = Scan(sha256=sha256, filename="Doe^Jane.h5", size_bytes=size_bytes, header=header)
+            session.add(scan)
+        return scan.id
+
+    def submit(
+        self,
+        scan_id: uuid.UUID,
+        method: Parameters = LONG,
+        *,
+        slices: list[int] | None = None,
+        ring: int = 1,
+        **more: Any,
+    ) -> uuid.UUID:
+        """File a job and ring so often for each of its slices."""
+        asked = {"outputs": ["h5"], "seed": 0, "tags": {}, "max_open_jobs": 100, **more}
+        with self.database.begin() as session:
+            scan = session.get_one(Scan, scan_id)
+            job, _ = jobs.submit(session, scan=scan, method=method, slices=slices or [0], **asked)
+        queue.ring([(job.id, slice_) for slice_ in job.slices] * ring)
+        return job.id
+
+    def job(self, job_id: uuid.UUID) -> Job:
+        with self.database() as session:
+            return session.get_one(Job, job_id)
+
+    def chunk(self, job_id: uuid.UUID, slice_: int = 0) -> Chunk:
+        with self.database() as session:
+            return session.get_one(Chunk, (job_id, slice_))
+
+    def chunks(self, job_id: uuid.UUID) -> list[Chunk]:
+        with self.database() as session:
+            return list(session.scalars(select(Chunk).where(Chunk.job_id == job_id).order_by(Chunk.slice)))
+
+    def ended(self, job_id: uuid.UUID) -> Job:
+        """The job, when it has ended."""
+        until(lambda: self.job(job_id).status.ended)
+        return self.job(job_id)
+
+    def has_checkpoint(self, job_id: uuid.UUID) -> bool:
+        return any(self.storage.checkpoints(job_id).glob("*.pt"))
+
+    def unbroken(self, scan_sha256: str, method: Parameters, slice_: int = 0, seed: int = 0) -> np.ndarray:
+        """The image of a run that nothing disturbs."""
+        torch.set_num_threads(self.settings.threads)
+        problem = slice_problem(formats.read(self.storage.scan(scan_sha256), [slice_]), 0, torch.device("cpu"))
+        *_, last = reconstruct(problem, method, seed=seed)
+        return problem.magnitude(last.image)

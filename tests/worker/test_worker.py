@@ -1,0 +1,189 @@
+"""Real worker processes on real servers: killed, stopped, told twice, cut off; each job ends right, once."""
+
+import json
+import signal
+import time
+import uuid
+
+import h5py
+import numpy as np
+import pytest
+import redis
+from running import GUIDED, LONG, SHORT, Desk, until, working
+from sqlalchemy import func, select, text
+
+from worker import jobs
+from worker.models import Scan, Snapshot, Status, Worker
+
+
+def reconstruction(desk: Desk, job_id: uuid.UUID) -> np.ndarray:
+    folder = desk.job(job_id).result
+    assert folder is not None
+    with h5py.File(desk.storage.path(folder) / "reconstruction.h5") as file:
+        return np.asarray(file["reconstruction"])
+
+
+def sha256_of_scan(desk: Desk, job_id: uuid.UUID) -> str:
+    with desk.database() as session:
+        return session.scalars(select(Scan.sha256).where(Scan.id == desk.job(job_id).scan_id)).one()
+
+
+def assert_unbroken(desk: Desk, job_id: uuid.UUID, method: object, slices: int = 1) -> None:
+    """The accepted result is bit by bit that of runs that nothing disturbed."""
+    sha256 = sha256_of_scan(desk, job_id)
+    expected = np.stack([desk.unbroken(sha256, method, slice_) for slice_ in range(slices)])
+    np.testing.assert_array_equal(reconstruction(desk, job_id), expected)
+
+
+def snapshots(desk: Desk, job_id: uuid.UUID) -> list[Snapshot]:
+    with desk.database() as session:
+        return list(session.scalars(select(Snapshot).where(Snapshot.job_id == job_id).order_by(Snapshot.seq)))
+
+
+def test_two_workers_share_a_volume_and_duplicate_messages_have_one_effect(desk: Desk) -> None:
+    volume = desk.submit(desk.scan(slices=4), SHORT, slices=[0, 1, 2, 3], ring=5, outputs=["h5", "png"])
+    with working(desk.settings, 2):
+        job = desk.ended(volume)
+    assert (job.status, job.error) == (Status.SUCCEEDED, None)
+    chunks = desk.chunks(volume)
+    assert [(chunk.status, chunk.attempt) for chunk in chunks] == [(Status.SUCCEEDED, 1)] * 4
+    assert_unbroken(desk, volume, SHORT, slices=4)
+    seen = snapshots(desk, volume)
+    assert [snapshot.seq for snapshot in seen] == list(range(1, len(seen) + 1))
+    assert {snapshot.slice for snapshot in seen if snapshot.iteration == SHORT.iterations} == {0, 1, 2, 3}
+    assert job.metrics is not None
+    assert job.metrics["psnr"] == pytest.approx(np.mean([chunk.metrics["psnr"] for chunk in chunks if chunk.metrics]))
+    folder = desk.storage.path(str(job.result))
+    assert {path.name for path in folder.iterdir()} == {"reconstruction.h5", "reconstruction.png"}
+    with h5py.File(folder / "reconstruction.h5") as file:
+        assert json.loads(file.attrs["parameters"]) == job.parameters
+        assert file.attrs["scan_sha256"] == sha256_of_scan(desk, volume)
+        assert job.versions is not None
+        assert {name: file.attrs[name] for name in job.versions} == job.versions
+    assert not desk.has_checkpoint(volume)
+
+
+def test_a_killed_workers_slice_goes_on_from_its_checkpoint_and_ends_as_if_unbroken(desk: Desk) -> None:
+    job_id = desk.submit(desk.scan(), GUIDED)
+    with working(desk.settings) as (first,):
+        until(lambda: desk.has_checkpoint(job_id) and desk.chunk(job_id).iteration > 0)
+        first.end(signal.SIGKILL)
+        reached = desk.chunk(job_id).iteration
+        assert desk.job(job_id).status is Status.RUNNING
+        with working(desk.settings) as (second,):
+            assert desk.ended(job_id).status is Status.SUCCEEDED
+            assert second.said("slice.resumed")
+    assert 0 < reached < GUIDED.outer_iterations
+    chunk = desk.chunk(job_id)
+    assert (chunk.attempt, chunk.crashes) == (2, 1)
+    assert_unbroken(desk, job_id, GUIDED)
+
+
+def test_a_worker_that_slept_beyond_its_lease_is_fenced_off(desk: Desk) -> None:
+    job_id = desk.submit(desk.scan())
+    with working(desk.settings) as (sleeper,):
+        until(lambda: desk.has_checkpoint(job_id))
+        sleeper.send(signal.SIGSTOP)
+        with working(desk.settings):
+            until(lambda: desk.chunk(job_id).attempt == 2)
+            count = len(snapshots(desk, job_id))
+            sleeper.send(signal.SIGCONT)
+            until(lambda: sleeper.said("slice.fenced"))
+            assert desk.ended(job_id).status is Status.SUCCEEDED
+        assert len(snapshots(desk, job_id)) > count
+    assert_unbroken(desk, job_id, LONG)
+    assert [path.name for path in (desk.storage.job(job_id) / "slices").iterdir()] == ["0.2.npz"]
+    assert [path.name for path in (desk.storage.job(job_id) / "results").iterdir()] == ["2"]
+
+
+def test_jobs_outlive_a_wiped_redis_and_dropped_connections(desk: Desk) -> None:
+    lost = desk.submit(desk.scan(), ring=3)
+    wipe(desk)
+    with working(desk.settings) as (worker,):
+        until(lambda: desk.job(lost).status is Status.RUNNING)
+        wipe(desk)
+        for _ in range(3):
+            time.sleep(0.3)
+            with desk.database.begin() as session:
+                others = text("datname = current_database() AND pid <> pg_backend_pid()")
+                session.execute(
+                    select(func.pg_terminate_backend(text("pid"))).select_from(text("pg_stat_activity")).where(others)
+                )
+        assert desk.ended(lost).status is Status.SUCCEEDED
+        assert worker.process.poll() is None
+    assert desk.chunk(lost).attempt == 1
+    assert_unbroken(desk, lost, LONG)
+
+
+def wipe(desk: Desk) -> None:
+    with redis.Redis.from_url(str(desk.settings.redis_url)) as client:
+        for key in client.scan_iter(f"{desk.settings.redis_prefix}*"):
+            client.delete(key)
+
+
+def test_cancel_delete_and_a_broken_scan_stop_a_slice_but_not_the_worker(desk: Desk) -> None:
+    scan_id = desk.scan(slices=2)
+    with working(desk.settings) as (worker,):
+        cancelled = desk.submit(scan_id, slices=[0, 1])
+        until(lambda: desk.chunk(cancelled).iteration > 0)
+        with desk.database.begin() as session:
+            assert jobs.request_cancel(session, cancelled).status is Status.RUNNING
+        until(lambda: desk.job(cancelled).status.ended, seconds=5)
+        assert [chunk.status for chunk in desk.chunks(cancelled)] == [Status.CANCELLED] * 2
+
+        deleted = desk.submit(scan_id)
+        until(lambda: desk.chunk(deleted).iteration > 0)
+        with desk.database.begin() as session:
+            jobs.delete(session, deleted)
+        desk.storage.delete_job(deleted)
+        until(lambda: worker.said("slice.fenced"))
+
+        with desk.database() as session:
+            stored = desk.storage.scan(session.get_one(Scan, scan_id).sha256)
+        whole = stored.read_bytes()
+        stored.write_bytes(whole[: len(whole) // 2])
+        refused = desk.submit(scan_id, SHORT)
+        assert desk.ended(refused).status is Status.FAILED
+        stored.write_bytes(whole)
+        last = desk.submit(scan_id, SHORT)
+        assert desk.ended(last).status is Status.SUCCEEDED
+    assert desk.job(cancelled).status is Status.CANCELLED
+    assert not desk.storage.job(deleted).exists()
+    problem = desk.job(refused).error
+    assert problem is not None
+    assert (problem["status"], problem["type"]) == (422, "urn:udig-recon:problem:invalid")
+    assert "Doe" not in "".join(worker.lines)
+
+
+def test_a_worker_told_to_end_keeps_a_checkpoint_and_gives_its_slice_back(desk: Desk) -> None:
+    job_id = desk.submit(desk.scan())
+    with working(desk.settings) as (first,):
+        until(lambda: desk.chunk(job_id).iteration > 0)
+        began = time.monotonic()
+        assert first.end(signal.SIGTERM) == 0
+        assert time.monotonic() - began < 10
+    chunk = desk.chunk(job_id)
+    assert (desk.job(job_id).status, chunk.status, chunk.crashes) == (Status.QUEUED, Status.QUEUED, 0)
+    assert desk.has_checkpoint(job_id)
+    with desk.database() as session:
+        assert session.scalars(select(Worker)).all() == []
+    with working(desk.settings) as (second,):
+        assert desk.ended(job_id).status is Status.SUCCEEDED
+        assert second.said("slice.resumed")
+    assert_unbroken(desk, job_id, LONG)
+
+
+def test_a_slice_that_kills_its_workers_fails_its_job_which_can_be_retried(desk: Desk) -> None:
+    impatient = desk.settings.model_copy(update={"max_crashes": 2, "lease_seconds": 1.0})
+    job_id = desk.submit(desk.scan())
+    for attempt in (1, 2):
+        with working(impatient) as (worker,):
+            until(lambda: desk.chunk(job_id).attempt == attempt and desk.chunk(job_id).iteration > 0)  # noqa: B023
+            worker.end(signal.SIGKILL)
+    with working(impatient):
+        job = desk.ended(job_id)
+        assert (job.status, job.error and job.error["type"]) == (Status.FAILED, "urn:udig-recon:problem:worker-lost")
+        with desk.database.begin() as session:
+            jobs.retry(session, job_id)
+        assert desk.ended(job_id).status is Status.SUCCEEDED
+    assert_unbroken(desk, job_id, LONG)
