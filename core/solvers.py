@@ -35,7 +35,7 @@ def conjugate_gradient(normal: Callable[[Tensor], Tensor], rhs: Tensor, x0: Tens
     return x
 
 
-def operator_norm(normal: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 50) -> float:
+def operator_norm(normal: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 100) -> float:
     """Spectral norm of A from its normal map A^H A, by Lanczos' method from `start` (1, C, H, W).
 
     The largest Ritz value approaches the norm from below, much sooner than power iteration does; the search ends when

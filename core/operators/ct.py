@@ -86,7 +86,7 @@ def _filtered(sinogram: Tensor, spacing: float, window: Literal["ramp", "hann"])
     return filtered[..., :detectors]
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)  # one may take gigabytes
 def _projector(geometry: Geometry, device: torch.device) -> tuple[Projector, float]:
     """Projector and its spectral norm (mm), shared by the slices of a volume."""
     pair = projector(geometry, device)

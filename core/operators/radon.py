@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.errors import UnsupportedScan
 
-LARGEST_PAIR_BYTES = 16 * 2**30
+LARGEST_PAIR_BYTES = 12 * 2**30
 
 
 class Geometry(NamedTuple):
@@ -61,15 +61,7 @@ def _back_projection(geometry: Geometry) -> "sparse.csr_array[np.float32]":
     """CSR (pixels, views * detectors); row by row, so nothing needs sorting."""
     reach = _reach(geometry)
     views, pixels = len(geometry.angles), geometry.image_size**2
-    size = 16 * views * pixels * (reach - 1)
-    if size > LARGEST_PAIR_BYTES:
-        raise UnsupportedScan(
-            f"{views} views of {geometry.image_size} x {geometry.image_size} pixels need a projector of "
-            f"{size / 2**30:.0f} GiB; at most {LARGEST_PAIR_BYTES / 2**30:.0f} GiB are taken",
-            field="angles",
-            found=f"{views} views, {geometry.image_size} pixels a side",
-            expected="fewer views or a smaller image",
-        )
+    _check_memory(geometry)
     rows_at_once = max(1, 2**17 // (views * geometry.image_size * reach))
     blocks = [
         _rows(geometry, reach, np.arange(first, min(first + rows_at_once, geometry.image_size)))
@@ -78,6 +70,21 @@ def _back_projection(geometry: Geometry) -> "sparse.csr_array[np.float32]":
     weights, columns, counts = (np.concatenate(part) for part in zip(*blocks, strict=True))
     starts = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
     return sparse.csr_array((weights, columns, starts), shape=(pixels, views * geometry.detectors))
+
+
+def _check_memory(geometry: Geometry) -> None:
+    """A shadow of width w lies on 1 + w / p strips on average; each entry is 8 bytes in each of the two matrices."""
+    shadows = np.abs(np.cos(geometry.angles)) + np.abs(np.sin(geometry.angles))
+    strips = 1 + shadows * geometry.pixel_size_mm / geometry.detector_spacing_mm
+    size = 16 * geometry.image_size**2 * float(strips.sum())
+    if size > LARGEST_PAIR_BYTES:
+        raise UnsupportedScan(
+            f"{len(strips)} views of {geometry.image_size} x {geometry.image_size} pixels need a projector of "
+            f"{size / 2**30:.1f} GiB; at most {LARGEST_PAIR_BYTES / 2**30:.1f} GiB are taken",
+            field="angles",
+            found=f"{len(strips)} views, {geometry.image_size} pixels a side",
+            expected="fewer views or a smaller image",
+        )
 
 
 def _rows(
@@ -126,7 +133,9 @@ def _reach(geometry: Geometry) -> int:
 
 
 def _on(matrix: "sparse.csr_array[np.float32]", device: torch.device) -> Tensor:
-    starts, columns = (torch.from_numpy(index.astype(np.int32)) for index in (matrix.indptr, matrix.indices))
+    starts, columns = (
+        torch.from_numpy(index.astype(np.int32, copy=False)) for index in (matrix.indptr, matrix.indices)
+    )
     weights = torch.from_numpy(matrix.data)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
+import laws
 import numpy as np
 import pytest
 import torch
-from tests import laws
 
 from core.errors import UnsupportedScan
 from core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_channels, as_complex, fft2c, ifft2c

@@ -1,6 +1,9 @@
 """The CT convention, against ASTRA and scikit-image, and the absolute scale of filtered back-projection."""
 
+import importlib
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from core.errors import UnsupportedScan
 from core.operators import ParallelBeamCT
 from core.operators import radon as strip
 from core.operators.ct import _projector, angular_weights
+from core.operators.radon_auto import projector
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -127,3 +131,47 @@ def test_a_gpu_projects_as_the_cpu_does() -> None:
     cpu, gpu = (ParallelBeamCT(angles, 96, 137, 0.7, 0.7, device) for device in ("cpu", "cuda"))
     there = gpu.forward(image.cuda()) / gpu.scale
     assert torch.allclose(there.cpu(), cpu.forward(image) / cpu.scale, atol=5e-3 * float(image.max()) * 96 * 0.7)
+
+
+class PixelParallelBeam:
+    """Takes torch-radon's arguments and works in its units: lengths in pixels, batches (B, views, detectors)."""
+
+    def __init__(self, det_count: int, angles: torch.Tensor, det_spacing: float, volume: SimpleNamespace) -> None:
+        self.shape = (-1, len(angles), det_count)
+        size: int = volume.height
+        self.pair = strip.StripProjector(
+            strip.Geometry(tuple(angles.tolist()), size, det_count, 1.0, det_spacing), torch.device("cpu")
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.pair.forward(x.flatten(1)).reshape(self.shape)
+
+    def backward(self, y: torch.Tensor) -> torch.Tensor:
+        image = self.pair.adjoint(y.flatten(1))
+        return image.reshape(len(y), *[round(image.shape[1] ** 0.5)] * 2)
+
+
+class PixelVolume(SimpleNamespace):
+    def set_size(self, height: int, width: int) -> None:
+        self.height, self.width = height, width
+
+
+def test_torch_radon_is_given_our_geometry_in_its_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    package, volumes = ModuleType("torch_radon"), ModuleType("torch_radon.volumes")
+    monkeypatch.setattr(package, "ParallelBeam", PixelParallelBeam, raising=False)
+    monkeypatch.setattr(volumes, "Volume2D", PixelVolume, raising=False)
+    monkeypatch.setitem(sys.modules, "torch_radon", package)
+    monkeypatch.setitem(sys.modules, "torch_radon.volumes", volumes)
+    monkeypatch.delitem(sys.modules, "core.operators.radon_cuda", raising=False)
+    backend = importlib.import_module("core.operators.radon_cuda").TorchRadonProjector
+    monkeypatch.delitem(sys.modules, "core.operators.radon_cuda")
+    geometry = strip.Geometry((0.0, 0.7, 2.0), 24, 31, 0.8, 1.3)
+    theirs, ours = backend(geometry, torch.device("cpu")), strip.StripProjector(geometry, torch.device("cpu"))
+    x, y = torch.rand(2, 24 * 24), torch.rand(2, 3 * 31)
+    assert torch.allclose(theirs.forward(x), ours.forward(x), rtol=1e-4, atol=1e-5)
+    assert torch.allclose(theirs.adjoint(y), ours.adjoint(y), rtol=1e-4, atol=1e-5)
+
+
+def test_a_cpu_takes_the_strips() -> None:
+    geometry = strip.Geometry((0.0,), 4, 5, 1.0, 1.0)
+    assert isinstance(projector(geometry, torch.device("cpu")), strip.StripProjector)
