@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from contextlib import suppress
 
 import uvicorn
 
@@ -31,7 +32,8 @@ def main() -> None:
     listener = socket.create_server((settings.host, settings.port), family=_family(settings.host), backlog=512)
     host, port = listener.getsockname()[:2]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)  # noqa: T201 - whoever asked for PORT=0 reads it here
-    Server(config, app.state.context.watcher.close).run(sockets=[listener])
+    with suppress(KeyboardInterrupt):  # raised again by uvicorn once all is closed
+        Server(config, app.state.context.watcher.close).run(sockets=[listener])
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -1,0 +1,227 @@
+"""What only a real server process shows: time-outs, disconnects, memory, signals."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import pytest
+from serving import serving
+
+from worker.settings import Settings
+from worker.storage import Storage
+
+
+def connected(url: str) -> socket.socket:
+    address = urlsplit(url)
+    assert address.hostname
+    assert address.port
+    return socket.create_connection((address.hostname, address.port), timeout=30)
+
+
+def answer_of(connection: socket.socket) -> bytes:
+    """Everything until the server closes."""
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while chunk := connection.recv(65536):
+            received += chunk
+    return received
+
+
+def begun(size: int) -> bytes:
+    return f"POST /v1/scans HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode()
+
+
+def until(condition: Any) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def hasty(settings: Settings) -> Iterator[str]:
+    """A server that waits for a second only."""
+    impatient = settings.model_copy(update={"header_timeout_seconds": 1.0, "body_timeout_seconds": 1.0})
+    with serving(impatient) as (url, _):
+        yield url
+
+
+@contextlib.contextmanager
+def dribbling(connection: socket.socket, piece: bytes) -> Iterator[None]:
+    """Send a byte or two again and again, until the server has had enough."""
+    stopped = threading.Event()
+
+    def dribble() -> None:
+        with contextlib.suppress(OSError):
+            while not stopped.wait(0.2):
+                connection.sendall(piece)
+
+    thread = threading.Thread(target=dribble)
+    thread.start()
+    yield
+    stopped.set()
+    thread.join()
+
+
+def test_headers_that_dribble_are_closed(hasty: str) -> None:
+    with connected(hasty) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n")
+        with dribbling(connection, b"X-A: b\r\n"):
+            assert answer_of(connection).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_connection_that_says_nothing_is_closed(hasty: str) -> None:
+    with connected(hasty) as connection:
+        assert answer_of(connection) == b""
+
+
+def test_a_body_that_dribbles_is_closed_and_leaves_nothing(hasty: str, storage: Storage) -> None:
+    with connected(hasty) as connection:
+        connection.sendall(begun(1 << 20))
+        with dribbling(connection, b"ab"):
+            answer = answer_of(connection)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"application/problem+json" in answer
+    until(lambda: not list(storage.incoming.iterdir()))
+
+
+def test_a_slow_body_that_goes_on_is_taken(hasty: str, mri_file: bytes) -> None:
+    def slowly() -> Iterator[bytes]:
+        for start in range(0, len(mri_file), 1 + len(mri_file) // 6):
+            time.sleep(0.4)
+            yield mri_file[start : start + 1 + len(mri_file) // 6]
+
+    assert httpx.post(hasty + "/v1/scans", content=slowly(), timeout=30).status_code == 201
+
+
+def test_an_answer_may_take_longer_than_the_time_outs(hasty: str, mri_file: bytes) -> None:
+    with httpx.Client(base_url=hasty, timeout=30) as client:
+        scan = client.post("/v1/scans", content=mri_file).json()
+        body = {"scan_id": scan["id"], "parameters": {"method": "zero_filled"}}
+        job = client.post("/v1/jobs", json=body).json()
+        assert client.get(job["links"]["self"], params={"wait": 2.5}).status_code == 200
+
+
+@pytest.mark.parametrize("sent", [0, 3 << 20])
+def test_an_upload_that_breaks_off_leaves_nothing(server: str, storage: Storage, sent: int) -> None:
+    with connected(server) as connection:
+        connection.sendall(begun(8 << 20) + bytes(sent))
+        until(lambda: list(storage.incoming.iterdir()))
+    until(lambda: not list(storage.incoming.iterdir()))
+    assert not list(storage.scans.iterdir())
+    assert httpx.get(server + "/healthz").status_code == 200
+
+
+def test_a_body_shorter_or_longer_than_announced_is_no_scan(server: str, storage: Storage, mri_file: bytes) -> None:
+    with connected(server) as connection:
+        connection.sendall(begun(len(mri_file) + 5) + mri_file)
+        connection.shutdown(socket.SHUT_WR)
+        assert b" 201 " not in answer_of(connection)
+    until(lambda: not list(storage.incoming.iterdir()))
+    with connected(server) as connection:
+        connection.sendall(begun(len(mri_file) - 5) + mri_file)
+        connection.shutdown(socket.SHUT_WR)
+        assert b" 201 " not in answer_of(connection)
+    assert not list(storage.scans.iterdir())
+
+
+def test_a_refusal_is_read_even_by_who_sends_on(settings: Settings) -> None:
+    with serving(settings.model_copy(update={"max_upload_bytes": 1000})) as (url, _), httpx.Client(timeout=30) as client:
+        refused = client.post(url + "/v1/scans", content=bytes(20 << 20))
+        assert refused.status_code == 413
+        assert client.get(url + "/healthz").status_code == 200
+
+
+def test_what_a_killed_server_left_is_swept_but_not_what_another_receives(
+    settings: Settings, storage: Storage, mri_file: bytes
+) -> None:
+    with serving(settings) as (first, process):
+        with connected(first) as connection:
+            connection.sendall(begun(8 << 20) + bytes(2 << 20))
+            until(lambda: list(storage.incoming.iterdir()))
+            process.kill()
+            process.wait()
+    assert list(storage.incoming.iterdir())
+    with serving(settings) as (second, _):
+        assert not list(storage.incoming.iterdir())
+        with connected(second) as connection:
+            connection.sendall(begun(len(mri_file)) + mri_file[:100])
+            until(lambda: list(storage.incoming.iterdir()))
+            with serving(settings):
+                assert len(list(storage.incoming.iterdir())) == 1
+            connection.sendall(mri_file[100:])
+            assert connection.recv(100).startswith(b"HTTP/1.1 201 ")
+
+
+def test_memory_does_not_grow_with_what_is_uploaded(settings: Settings) -> None:
+    size = 192 << 20
+    block = os.urandom(1 << 20)
+
+    def body() -> Iterator[bytes]:
+        for _ in range(size >> 20):
+            yield block
+
+    with serving(settings) as (url, process):
+        memory = psutil.Process(process.pid).memory_info
+        httpx.post(url + "/v1/scans", content=block, timeout=60)
+        before, most = memory().rss, 0
+        done = threading.Event()
+
+        def watch() -> None:
+            nonlocal most
+            while not done.wait(0.02):
+                most = max(most, memory().rss)
+
+        watching = threading.Thread(target=watch)
+        watching.start()
+        answer = httpx.post(url + "/v1/scans", content=body(), timeout=120)
+        done.set()
+        watching.join()
+    assert answer.status_code == 415
+    assert most - before < 64 << 20
+
+
+def test_many_silent_connections_keep_nobody_out(server: str) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(connected(server)).sendall(b"GET / HTTP/1.1\r\n")
+        assert httpx.get(server + "/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly(settings: Settings, how: signal.Signals) -> None:
+    with serving(settings) as (_, process):
+        process.send_signal(how)
+        process.wait(timeout=20)
+        assert process.stderr
+        errors = process.stderr.read()
+    assert process.returncode in (0, -how)
+    assert "Traceback" not in errors
+
+
+def test_the_process_never_loads_torch_nor_the_engine() -> None:
+    script = "import sys, api.__main__; print([m for m in sys.modules if m.split('.')[0] in ('torch', 'matplotlib')])"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_it_does_not_start_without_its_servers(tmp_path: Path) -> None:
+    environment = {name: text for name, text in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "api"]
+    done = subprocess.run(command, cwd=root, env=environment | {"DATA": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "DATABASE_URL" in done.stderr
+    assert "Traceback" not in done.stderr
