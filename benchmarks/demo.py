@@ -22,7 +22,6 @@ import httpx
 import nibabel
 import numpy as np
 import pydicom
-from nibabel.testing import data_path
 from numpy.typing import NDArray
 from pydicom.data import get_testdata_file
 from tqdm import tqdm
@@ -107,7 +106,7 @@ def first_url(service: subprocess.Popen[str], log: Path) -> str:
 
 def mr_scan() -> Scan:
     """A brain, seen by 8 coils through a quarter of k-space, with noise."""
-    volume = nibabel.load(Path(data_path) / "example4d.nii.gz")
+    volume = nibabel.load(Path(nibabel.__file__).parent / "tests/data/example4d.nii.gz")
     # Stored (left, anterior, superior): transposed and turned over, the face looks up.
     image = np.asarray(volume.dataobj[:, :, 11, 0], np.float32).T[::-1]
     rng = np.random.default_rng(SEED)
