@@ -12,7 +12,17 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy_format
 
-from core.formats.arrays import ARRAYS, ATTRIBUTES, Array, ArraySource, Contents, Region, attribute, regions
+from core.formats.arrays import (
+    ARRAYS,
+    ATTRIBUTES,
+    BLOCK_BYTES,
+    Array,
+    ArraySource,
+    Contents,
+    Region,
+    attribute,
+    regions,
+)
 from core.formats.limits import unreadable
 
 SIGNATURE = b"\x93NUMPY"
@@ -63,7 +73,7 @@ class NpyArray(ArraySource):
             # In the file's order: to go back in a packed stream is to start again.
             for place in np.argsort(indices, kind="stable"):
                 file.seek(self._offset + indices[place] * stride)
-                result[place] = self._take(file, entry)
+                self._fill(file, result[place : place + 1])
         return result
 
     def _fortran_order(self) -> Array:
@@ -72,11 +82,19 @@ class NpyArray(ArraySource):
             return self._take(file, self.shape[::-1]).transpose()
 
     def _take(self, file: IO[bytes], shape: tuple[int, ...]) -> Array:
-        wanted = math.prod(shape) * self.dtype.itemsize
-        taken = file.read(wanted)
-        if len(taken) != wanted:
-            raise EOFError(f"{self.name} ends early")
-        return np.frombuffer(taken, self.dtype).reshape(shape)
+        result = np.empty(shape, self.dtype)
+        self._fill(file, result)
+        return result
+
+    def _fill(self, file: IO[bytes], result: Array) -> None:
+        content = result.reshape(-1).view(np.uint8)
+        # Piece by piece: a packed stream needs several times the memory of what is asked of it.
+        for start in range(0, content.size, BLOCK_BYTES):
+            piece = content[start : start + BLOCK_BYTES]
+            taken = file.read(piece.size)
+            if len(taken) != piece.size:
+                raise EOFError(f"{self.name} ends early")
+            piece[:] = np.frombuffer(taken, np.uint8)
 
 
 @contextmanager
