@@ -4,13 +4,12 @@ A stranger's view: the service is started, and everything else goes over HTTP.
 """
 
 import contextlib
+import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,10 +29,12 @@ from core import metrics
 from core.acquisition import CTAcquisition, MRIAcquisition
 from core.pictures import comparison_png
 from core.sampling import birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
+from worker import processes
 
 OUTPUT = Path("demo-output")
 WATER_1_PER_MM = 0.02  # attenuation of water at CT energies
 START_SECONDS = 180
+STOP_SECONDS = 30
 JOB_SECONDS = 270
 SEED = 1
 
@@ -73,35 +74,26 @@ def running_service(data: Path) -> Iterator[str]:
     servers = ("DATABASE_URL", "REDIS_URL")  # the demo keeps to servers of its own
     environment = {key: value for key, value in os.environ.items() if key not in servers}
     environment |= {"DATA": str(data), "HOST": "127.0.0.1", "PORT": "0"}
-    log = OUTPUT / "service.log"
+    log = OUTPUT.resolve() / "service.log"
+    log.unlink(missing_ok=True)
     print("starting Postgres, Valkey, the API and the workers ...")
-    with (
-        log.open("w") as sink,
-        subprocess.Popen(
-            [sys.executable, "-m", "worker.serve"], env=environment, stdout=subprocess.PIPE, stderr=sink, text=True
-        ) as service,
-    ):
-        try:
-            yield first_url(service, log)
-        finally:
-            service.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                service.communicate(timeout=30)
-            service.kill()
-
-
-def first_url(service: subprocess.Popen[str], log: Path) -> str:
-    """The URL that the service prints when it is ready."""
-    assert service.stdout is not None
-    alarm = threading.Timer(START_SECONDS, service.kill)
-    alarm.start()
+    service = processes.start(
+        [sys.executable, "-m", "worker.serve"], death_signal=signal.SIGTERM, log=log, environment=environment
+    )
     try:
-        found = next((match for line in service.stdout if (match := re.search(r"http://\S+", line))), None)
+        yield awaited_url(service, data / "service.json", log)
     finally:
-        alarm.cancel()
-    if found is None:
-        raise SystemExit(f"the service did not start:\n{log.read_text()[-3000:]}")
-    return found[0].rstrip("/")
+        processes.stop([service], signal.SIGTERM, STOP_SECONDS)
+
+
+def awaited_url(service: subprocess.Popen[bytes], note: Path, log: Path) -> str:
+    """The URL that the service leaves in its data folder when it is ready."""
+    alarm = time.monotonic() + START_SECONDS
+    while not note.exists():
+        if service.poll() is not None or time.monotonic() > alarm:
+            raise SystemExit(f"the service did not start:\n{log.read_text()[-3000:]}")
+        time.sleep(0.1)
+    return str(json.loads(note.read_text())["url"])
 
 
 def mr_scan() -> Scan:
