@@ -6,6 +6,8 @@ PORT ?= 8000
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
 	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
+BENCHMARKS = presets projector espirit
+
 .PHONY: demo serve test check bench
 .DELETE_ON_ERROR:
 
@@ -24,8 +26,8 @@ check: $(VENV)/.dev ## lint, format, strict types, layers
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-bench: $(VENV)/.dev ## measure speed and memory into benchmarks/RESULTS.md
-	$(VENV)/bin/python -m benchmarks.speed
+bench: $(VENV)/.dev ## measure; prints the rows of benchmarks/RESULTS.md
+	@for name in $(BENCHMARKS); do $(VENV)/bin/python -m benchmarks.$$name || exit 1; done
 
 install = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e
 

@@ -1,6 +1,7 @@
 """What keeps the house in order: layers, sizes, documents that say what the code says."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -128,6 +129,15 @@ def test_the_readme_lists_the_methods_as_they_are() -> None:
 
 def test_the_documents_list_the_knobs_as_they_are() -> None:
     assert between("docs/methods.md", "knobs") == knob_tables()
+
+
+def test_the_verbs_of_make_name_modules_that_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    benchmarks = re.search(r"^BENCHMARKS = (.*)$", makefile, re.MULTILINE)
+    assert benchmarks
+    named = {*re.findall(r"-m ([\w.]+)(?=\s)", makefile), *(f"benchmarks.{name}" for name in benchmarks[1].split())}
+    assert {"worker.serve", "benchmarks.demo", "pytest"} <= named
+    assert [name for name in named if importlib.util.find_spec(name) is None] == []
 
 
 def between(file: str, mark: str) -> str:
