@@ -1,6 +1,7 @@
 """`python -m api`: the door, opened at HOST and PORT of the settings."""
 
 import logging
+import os
 import socket
 from contextlib import suppress
 
@@ -8,16 +9,19 @@ import uvicorn
 
 from api.app import create_app
 from api.server import Server, timed_protocol
+from worker import logs
 from worker.settings import get_settings
 
+log = logging.getLogger("api")
 KEEP_ALIVE_SECONDS = 15
 GRACE_SECONDS = 8  # then what still runs is cut off, so that the process is gone within ten seconds
 
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
+    os.umask(0o077)
     settings = get_settings()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.configure()
     app = create_app(settings)
     config = uvicorn.Config(
         app,
@@ -29,15 +33,12 @@ def main() -> None:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    listener = socket.create_server((settings.host, settings.port), family=_family(settings.host), backlog=512)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.create_server((settings.host, settings.port), family=family, backlog=512)
     host, port = listener.getsockname()[:2]
-    print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)  # noqa: T201 - whoever asked for PORT=0 reads it here
+    log.info("api.listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
     with suppress(KeyboardInterrupt):  # raised again by uvicorn once all is closed
         Server(config, app.state.context.watcher.close).run(sockets=[listener])
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 if __name__ == "__main__":

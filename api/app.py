@@ -62,7 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: Context = app.state.context
     if removed := uploads.sweep(context.storage.incoming):
-        log.info("uploads.swept %d", removed)
+        log.info("uploads.swept", extra={"files": removed})
     watching = asyncio.create_task(context.watcher.run())
     try:
         yield

@@ -10,8 +10,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from pydantic import ValidationError
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -30,6 +28,7 @@ from api.problems import shown as shortened
 from api.schemas import FieldError
 from core.errors import ReconstructionError, UnknownFormat
 from core.parameters import METHODS
+from worker.database import AWAY
 from worker.jobs import JobError, TooManyOpenJobs, UnknownJob
 
 log = logging.getLogger(__name__)
@@ -96,8 +95,8 @@ def _problem(_: Request, error: Exception) -> Problem:
             return NotFound(f"{error}; GET /v1/jobs lists those there are")
         case JobError():
             return Conflict(str(error))
-        case OperationalError() | InterfaceError() | PoolTimeoutError():
-            log.warning("database.away %s", type(error).__name__)
+        case _ if isinstance(error, AWAY):
+            log.warning("database.away", extra={"error": type(error).__name__})
             return Unavailable("the database does not answer; the same request may be sent again")
         case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return DiskFull("the disk is full; free some space or ask for it")
@@ -151,9 +150,7 @@ def install(app: FastAPI) -> None:
         ReconstructionError,
         RequestValidationError,
         JobError,
-        OperationalError,
-        InterfaceError,
-        PoolTimeoutError,
+        *AWAY,
         OSError,
         Exception,
     ):

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.metrics import Requests
 
 log = logging.getLogger("api.requests")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -66,5 +67,7 @@ class Observed:
             # The template, never the path or the query: they may carry what a client knows of a patient.
             route = getattr(scope.get("route"), "path", "none")
             method = "HEAD" if scope.get("head") else scope["method"]
+            method = method if method in METHODS else "other"
             self.requests.count(method, route, status, seconds)
-            log.info("request %s %s %d %.0f ms", method, route, status, 1000 * seconds)
+            answered = {"method": method, "route": route, "status": status, "seconds": round(seconds, 4)}
+            log.info("request", extra=answered)

@@ -59,7 +59,7 @@ class Watcher:
             try:
                 await self._listen()
             except psycopg.OperationalError as error:
-                log.warning("watcher.reconnects %s", type(error).__name__)
+                log.warning("watcher.reconnects", extra={"error": type(error).__name__})
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _listen(self) -> None:

@@ -25,8 +25,8 @@ def client(settings: Settings) -> Iterator[TestClient]:
 @pytest.fixture
 def server(settings: Settings) -> Iterator[str]:
     """URL of the door as a process of its own."""
-    with serving(settings) as (url, _):
-        yield url
+    with serving(settings) as served:
+        yield served.url
 
 
 @pytest.fixture(scope="session")

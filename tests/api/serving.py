@@ -1,33 +1,50 @@
 """The door as a process of its own."""
 
+import json
 import os
 import subprocess
 import sys
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import httpx
+from typing import NamedTuple
 
 from worker.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
 
+class Served(NamedTuple):
+    """A server that answers."""
+
+    url: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+
 @contextmanager
-def serving(settings: Settings) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """`python -m api` with these settings: its URL and its process."""
+def serving(settings: Settings) -> Iterator[Served]:
+    """`python -m api` with these settings."""
     values = settings.model_dump(mode="json", exclude_none=True)
     environment = {**os.environ, **{name.upper(): str(value) for name, value in values.items()}}
     command = [sys.executable, "-m", "api"]
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    log = settings.data.with_name(f"api-{uuid.uuid4().hex}.log")
+    with log.open("w") as sink, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=sink) as process:
         try:
-            assert process.stdout is not None
-            url = process.stdout.readline().strip()
-            httpx.get(url + "/healthz", timeout=30).raise_for_status()
-            yield url, process
+            yield Served(_listening(process, log), process, log)
         finally:
             process.terminate()
-            process.communicate(timeout=30)
+            process.wait(timeout=30)
+
+
+def _listening(process: "subprocess.Popen[bytes]", log: Path) -> str:
+    """Its URL, as it says itself."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
+        if any("startup complete" in line["event"] for line in lines):
+            return next(str(line["url"]) for line in lines if line["event"] == "api.listening")
+        time.sleep(0.05)
+    raise AssertionError(log.read_text())

@@ -154,7 +154,7 @@ def test_a_stream_of_a_deleted_job_ends(client: TestClient, job: dict[str, Any])
 def test_a_server_that_goes_down_ends_its_streams_and_waits(
     settings: Settings, client: TestClient, job: dict[str, Any]
 ) -> None:
-    with serving(settings) as (url, process):
+    with serving(settings) as (url, process, _):
         waited: list[httpx.Response] = []
         wait = url + job["links"]["self"] + "?wait=60"
         waiting = threading.Thread(target=lambda: waited.append(httpx.get(wait, timeout=60)))
