@@ -59,24 +59,29 @@ class Point:
 def claim(session: Session, wanted: tuple[uuid.UUID, int], worker: str, lease_seconds: float) -> Claim | None:
     """The wanted chunk if it waits, else the one that has waited longest, else None."""
     job_id, slice_ = wanted
-    rung_for = and_(Chunk.job_id == job_id, Chunk.slice == slice_)
-    oldest = select(Chunk.job_id, Chunk.slice).where(Chunk.status == Status.QUEUED)
-    oldest = oldest.order_by(rung_for.desc(), Chunk.job_id, Chunk.slice).limit(1)
-    while (found := session.execute(oldest).one_or_none()) is not None:
+    rung_for = and_(Chunk.job_id == job_id, Chunk.slice == slice_).desc()
+    waiting = select(Chunk.job_id).join(Job).where(Chunk.status == Status.QUEUED, Job.scan_id.is_not(None))
+    oldest = waiting.order_by(rung_for, Chunk.job_id).limit(1)
+    while (found := session.scalar(oldest)) is not None:
         try:
-            job = locked(session, found.job_id)
-        except UnknownJob:
+            # Without a chunk to take the job is let go of, before another is waited for.
+            with session.begin_nested():
+                return _take(session, locked(session, found), slice_, worker, lease_seconds)
+        except (UnknownJob, _Taken):
             continue
-        if (taken := _take(session, job, found.slice, worker, lease_seconds)) is not None:
-            return taken
-        session.rollback()  # another was faster; let go of the job
     return None
 
 
-def _take(session: Session, job: Job, slice_: int, worker: str, lease_seconds: float) -> Claim | None:
+class _Taken(Exception):
+    """Other workers were faster."""
+
+
+def _take(session: Session, job: Job, wanted: int, worker: str, lease_seconds: float) -> Claim:
+    waiting = select(Chunk.slice).where(Chunk.job_id == job.id, Chunk.status == Status.QUEUED)
+    first = waiting.order_by((Chunk.slice == wanted).desc(), Chunk.slice).limit(1).scalar_subquery()
     query = (
         update(Chunk)
-        .where(Chunk.job_id == job.id, Chunk.slice == slice_, Chunk.status == Status.QUEUED)
+        .where(Chunk.job_id == job.id, Chunk.slice == first)
         .values(
             status=Status.RUNNING,
             attempt=Chunk.attempt + 1,
@@ -84,18 +89,19 @@ def _take(session: Session, job: Job, slice_: int, worker: str, lease_seconds: f
             lease_until=lease_end(lease_seconds),
             started_at=func.coalesce(Chunk.started_at, func.now()),
         )
-        .returning(Chunk.attempt, Chunk.result)
+        .returning(Chunk.slice, Chunk.attempt, Chunk.result)
+        .execution_options(synchronize_session=False)
     )
     row = session.execute(query).one_or_none()
-    scan = session.get(Scan, job.scan_id) if job.scan_id else None
-    if row is None or scan is None:
-        return None
+    if row is None:
+        raise _Taken
+    scan = session.get_one(Scan, job.scan_id)
     job.status = Status.RUNNING
     job.started_at = job.started_at or func.now()
     notify(session, job.id)
     return Claim(
         job_id=job.id,
-        slice=slice_,
+        slice=row.slice,
         attempt=row.attempt,
         parameters=job.parameters,
         seed=job.seed,

@@ -23,16 +23,16 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start a command in a session of its own; it gets `death_signal` when this process dies (Linux).
 
-    Its output is appended to `log`, or joins ours. Call this from the main thread: for the kernel a child's parent is
-    the thread that started it.
+    Its output is appended to `log`, or joins our standard error. Call this from the main thread: for the kernel a
+    child's parent is the thread that started it.
     """
     output = None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         return subprocess.Popen(
             list(command),
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=None if output is None else subprocess.STDOUT,
+            stdout=sys.stderr if output is None else output,
+            stderr=sys.stderr if output is None else output,
             cwd="/" if log is not None else None,
             env=None if environment is None else dict(environment),
             start_new_session=True,

@@ -58,8 +58,9 @@ class Storage:
 
     def prepare_job(self, job_id: uuid.UUID) -> None:
         """Make a job's folders. Whoever writes later makes none: a job that was deleted does not come back."""
-        for name in JOB_FOLDERS:
-            (self.job(job_id) / name).mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
+        folder = self.job(job_id)
+        for each in (folder, *(folder / name for name in JOB_FOLDERS)):
+            each.mkdir(mode=OWNER_ONLY, exist_ok=True)
 
     def delete_job(self, job_id: uuid.UUID) -> None:
         """Delete everything of a job, if it is there."""

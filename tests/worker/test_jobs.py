@@ -1,0 +1,323 @@
+"""Every move of a job, by rows alone: who may make it, what it leaves behind."""
+
+import threading
+import uuid
+from datetime import timedelta
+
+import pytest
+from running import Desk
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from core.parameters import CGSense
+from worker import jobs, leases, queue, sweeping
+from worker.jobs import IdempotencyConflict, IllegalMove, TooManyOpenJobs, UnknownJob
+from worker.leases import Claim, Fenced, Point
+from worker.models import Chunk, Job, Scan, Snapshot, Status, Worker
+from worker.problems import problem
+
+LEASE = 60.0
+POINT = Point(iteration=1, iterations=4, seconds=0.5, loss=2.0)
+BROKEN = problem("invalid", "The input is wrong", 422, "broken")
+
+
+@pytest.fixture
+def scan(database: sessionmaker[Session]) -> Scan:
+    with database.begin() as session:
+        scan = Scan(sha256="0" * 64, filename="a.h5", size_bytes=1, header={"modality": "mri"})
+        session.add(scan)
+    return scan
+
+
+def submit(session: Session, scan: Scan, slices: int = 1, most: int = 100, **more: str) -> tuple[Job, bool]:
+    asked = {"method": CGSense(), "outputs": ["h5"], "seed": 0, "tags": {}, "max_open_jobs": most}
+    return jobs.submit(session, scan=scan, slices=list(range(slices)), **asked, **more)  # type: ignore[arg-type]
+
+
+def filed(database: sessionmaker[Session], scan: Scan, slices: int = 1) -> uuid.UUID:
+    with database.begin() as session:
+        return submit(session, scan, slices)[0].id
+
+
+def claimed(database: sessionmaker[Session], job_id: uuid.UUID, slice_: int = 0, worker: str = "host:1:a") -> Claim:
+    with database.begin() as session:
+        claim = leases.claim(session, (job_id, slice_), worker, LEASE)
+    assert claim is not None
+    return claim
+
+
+def lapse(database: sessionmaker[Session], max_crashes: int = 3) -> list[tuple[uuid.UUID, int]]:
+    """Let all leases run out, and sweep."""
+    with database.begin() as session:
+        session.execute(update(Chunk).values(lease_until=func.now() - timedelta(seconds=1)))
+    with database.begin() as session:
+        return sweeping.sweep(session, max_crashes, 5, queue_empty=False)
+
+
+def status(database: sessionmaker[Session], job_id: uuid.UUID) -> Status:
+    with database() as session:
+        return session.get_one(Job, job_id).status
+
+
+def test_the_same_key_and_request_answer_with_the_first_job(database: sessionmaker[Session], scan: Scan) -> None:
+    made: list[tuple[uuid.UUID, bool]] = []
+
+    def post() -> None:
+        with database.begin() as session:
+            job, created = submit(session, scan, idempotency_key="k", request_sha256="1")
+            made.append((job.id, created))
+
+    threads = [threading.Thread(target=post) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({job_id for job_id, _ in made}) == 1
+    assert sorted(created for _, created in made) == [False] * 7 + [True]
+    with database() as session, pytest.raises(IdempotencyConflict):
+        submit(session, scan, idempotency_key="k", request_sha256="2")
+
+
+def test_no_more_jobs_are_open_than_the_limit(database: sessionmaker[Session], scan: Scan) -> None:
+    with database.begin() as session:
+        submit(session, scan, most=2)
+        submit(session, scan, most=2)
+        with pytest.raises(TooManyOpenJobs, match="limit is 2"):
+            submit(session, scan, most=2)
+
+
+def test_a_job_on_a_deleted_scan_is_refused(database: sessionmaker[Session], scan: Scan) -> None:
+    with database.begin() as session:
+        session.delete(session.get_one(Scan, scan.id))
+    with database() as session, pytest.raises(IllegalMove):
+        submit(session, scan)
+
+
+def test_a_chunk_is_claimed_once_and_the_next_message_gets_the_oldest_that_waits(
+    database: sessionmaker[Session], scan: Scan
+) -> None:
+    first, second = filed(database, scan), filed(database, scan, slices=2)
+    taken = [claimed(database, second, 1) for _ in range(3)]
+    assert [(claim.job_id, claim.slice) for claim in taken] == [(second, 1), (first, 0), (second, 0)]
+    with database.begin() as session:
+        assert leases.claim(session, (second, 1), "host:1:a", LEASE) is None
+
+
+def test_many_claims_at_once_get_different_chunks(database: sessionmaker[Session], scan: Scan) -> None:
+    job_id = filed(database, scan, slices=12)
+    taken: list[int] = []
+
+    def take() -> None:
+        for _ in range(2):
+            taken.append(claimed(database, job_id, 0).slice)
+
+    threads = [threading.Thread(target=take) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == list(range(12))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda session, claim: leases.heartbeat(session, claim, LEASE),
+        lambda session, claim: leases.record(session, claim, POINT, LEASE),
+        lambda session, claim: leases.store_slice(session, claim, "a.npz", {}),
+        lambda session, claim: leases.succeed_job(session, claim, "results", {}),
+        lambda session, claim: leases.fail_job(session, claim, BROKEN),
+        lambda session, claim: leases.release(session, claim),
+        lambda session, claim: leases.stop_cancelled(session, claim),
+    ],
+)
+def test_whoever_lost_the_lease_writes_nothing(database: sessionmaker[Session], scan: Scan, write: object) -> None:
+    job_id = filed(database, scan)
+    stale = claimed(database, job_id)
+    assert lapse(database) == [(job_id, 0)]
+    assert status(database, job_id) is Status.QUEUED
+    fresh = claimed(database, job_id, worker="host:2:b")
+    with pytest.raises(Fenced), database.begin() as session:
+        write(session, stale)  # type: ignore[operator]
+    with database.begin() as session:
+        chunk, job = session.get_one(Chunk, (job_id, 0)), session.get_one(Job, job_id)
+        assert (chunk.attempt, chunk.worker, chunk.result, chunk.iteration) == (2, "host:2:b", None, 0)
+        assert (job.status, job.last_seq, job.result, job.error) == (Status.RUNNING, 0, None, None)
+        leases.heartbeat(session, fresh, LEASE)
+
+
+def test_the_last_slice_assembles_and_metrics_are_means(database: sessionmaker[Session], scan: Scan) -> None:
+    job_id = filed(database, scan, slices=2)
+    one, other = claimed(database, job_id, 0), claimed(database, job_id, 1)
+    with database.begin() as session:
+        assert not leases.store_slice(session, one, "0.npz", {"psnr": 30.0, "ssim": None})
+    assert status(database, job_id) is Status.RUNNING
+    with database.begin() as session:
+        assert leases.store_slice(session, other, "1.npz", {"psnr": 32.0, "ssim": 0.5})
+    assert lapse(database) == [(job_id, 1)]
+    again = claimed(database, job_id, 1)
+    assert again.result == "1.npz"
+    with database.begin() as session:
+        leases.succeed_job(session, again, "jobs/results/2", {"software": "udig-recon"})
+    with database() as session:
+        job = session.get_one(Job, job_id)
+        assert (job.status, job.result, job.metrics) == (
+            Status.SUCCEEDED,
+            "jobs/results/2",
+            {"psnr": 31.0, "ssim": None},
+        )
+
+
+def test_snapshots_are_numbered_in_the_order_of_their_commits(database: sessionmaker[Session], scan: Scan) -> None:
+    job_id = filed(database, scan, slices=4)
+    claims = [claimed(database, job_id, slice_) for slice_ in range(4)]
+
+    def record(claim: Claim) -> None:
+        for _ in range(10):
+            with database.begin() as session:
+                leases.record(session, claim, POINT, LEASE)
+
+    threads = [threading.Thread(target=record, args=(claim,)) for claim in claims]
+    for thread in threads:
+        thread.start()
+    seen = 0
+    while any(thread.is_alive() for thread in threads):
+        with database() as session:
+            numbers = session.scalars(select(Snapshot.seq).where(Snapshot.job_id == job_id)).all()
+        assert sorted(numbers) == list(range(1, len(numbers) + 1))
+        assert len(numbers) >= seen
+        seen = len(numbers)
+    with database() as session:
+        assert session.get_one(Job, job_id).last_seq == 40
+
+
+def test_cancelling_ends_what_waits_at_once_and_what_runs_by_its_heartbeat(
+    database: sessionmaker[Session], scan: Scan
+) -> None:
+    waiting, running = filed(database, scan), filed(database, scan, slices=3)
+    claims = [claimed(database, running, slice_) for slice_ in (0, 1)]
+    with database.begin() as session:
+        assert jobs.request_cancel(session, waiting).status is Status.CANCELLED
+        assert jobs.request_cancel(session, running).status is Status.RUNNING
+    for claim, after in zip(claims, (Status.RUNNING, Status.CANCELLED), strict=True):
+        with database.begin() as session:
+            assert leases.heartbeat(session, claim, LEASE)
+            leases.stop_cancelled(session, claim)
+        assert status(database, running) is after
+    with database() as session:
+        assert set(session.scalars(select(Chunk.status))) == {Status.CANCELLED}
+        with pytest.raises(IllegalMove):
+            jobs.request_cancel(session, running)
+
+
+def test_a_cancelled_job_ends_even_when_its_worker_is_dead(database: sessionmaker[Session], scan: Scan) -> None:
+    job_id = filed(database, scan)
+    claimed(database, job_id)
+    with database.begin() as session:
+        jobs.request_cancel(session, job_id)
+    assert lapse(database) == []
+    assert status(database, job_id) is Status.CANCELLED
+
+
+@pytest.mark.parametrize("finish", ["slice", "job"])
+def test_cancelling_wins_over_a_result_that_comes_later(
+    database: sessionmaker[Session], scan: Scan, finish: str
+) -> None:
+    job_id = filed(database, scan, slices=2)
+    one, other = claimed(database, job_id, 0), claimed(database, job_id, 1)
+    with database.begin() as session:
+        leases.store_slice(session, one, "0.npz", {})
+        if finish == "job":
+            leases.store_slice(session, other, "1.npz", {})
+        jobs.request_cancel(session, job_id)
+    with database.begin() as session:
+        if finish == "job":
+            leases.succeed_job(session, other, "results", {})
+        else:
+            leases.stop_cancelled(session, other)
+    with database() as session:
+        job = session.get_one(Job, job_id)
+        assert (job.status, job.result) == (Status.CANCELLED, None)
+
+
+def test_a_slice_that_silences_three_workers_fails_its_job_which_then_can_be_retried(
+    database: sessionmaker[Session], scan: Scan
+) -> None:
+    job_id = filed(database, scan, slices=2)
+    for crash in (1, 2, 3):
+        assert status(database, job_id) is Status.QUEUED
+        claimed(database, job_id)
+        assert lapse(database) == ([(job_id, 0)] if crash < 3 else [])
+    with database.begin() as session:
+        job = session.get_one(Job, job_id)
+        assert job.status is Status.FAILED
+        assert job.error is not None
+        assert "3 times" in job.error["detail"]
+        assert jobs.retry(session, job_id).status is Status.QUEUED
+    claim = claimed(database, job_id)
+    assert claim.attempt == 4
+    with database.begin() as session:
+        leases.fail_job(session, claim, BROKEN)
+    assert status(database, job_id) is Status.FAILED
+
+
+@pytest.mark.parametrize("end", ["queued", "running", "cancelled", "succeeded"])
+def test_only_failed_jobs_are_retried(database: sessionmaker[Session], scan: Scan, end: str) -> None:
+    job_id = filed(database, scan)
+    with database.begin() as session:
+        session.get_one(Job, job_id).status = Status(end)
+    with database() as session, pytest.raises(IllegalMove, match=end):
+        jobs.retry(session, job_id)
+
+
+def test_a_deleted_job_leaves_no_row_and_fences_its_workers(database: sessionmaker[Session], scan: Scan) -> None:
+    job_id = filed(database, scan)
+    claim = claimed(database, job_id)
+    with database.begin() as session:
+        leases.record(session, claim, POINT, LEASE)
+    with database.begin() as session:
+        jobs.delete(session, job_id)
+    with database() as session:
+        assert [session.scalars(select(table)).all() for table in (Job, Chunk, Snapshot)] == [[], [], []]
+        with pytest.raises(Fenced):
+            leases.heartbeat(session, claim, LEASE)
+        with pytest.raises(UnknownJob):
+            jobs.delete(session, job_id)
+
+
+def test_the_sweep_rings_for_what_waits_only_when_no_message_does(database: sessionmaker[Session], scan: Scan) -> None:
+    job_id = filed(database, scan, slices=2)
+    claim = claimed(database, job_id, 0)
+    with database.begin() as session:
+        assert sweeping.sweep(session, 3, 0, queue_empty=False) == []
+    with database.begin() as session:
+        assert sweeping.sweep(session, 3, 60, queue_empty=True) == []
+    with database.begin() as session:
+        assert sweeping.sweep(session, 3, 0, queue_empty=True) == [(job_id, 1)]
+        leases.release(session, claim)
+        assert sweeping.sweep(session, 3, 60, queue_empty=False) == [(job_id, 0)]
+
+
+def test_a_worker_known_to_be_dead_loses_its_leases_at_once(database: sessionmaker[Session], scan: Scan) -> None:
+    job_id = filed(database, scan, slices=2)
+    dead, alive = claimed(database, job_id, 0, "host:1:a"), claimed(database, job_id, 1, "host:11:b")
+    with database.begin() as session:
+        for name in ("host:1:a", "host:11:b"):
+            sweeping.greet(session, name, "cpu")
+        sweeping.forget(session, "host:1:")
+    with database.begin() as session:
+        assert sweeping.sweep(session, 3, 60, queue_empty=False) == [(job_id, 0)]
+        assert session.scalars(select(Worker.name)).all() == ["host:11:b"]
+        leases.heartbeat(session, alive, LEASE)
+        with pytest.raises(Fenced):
+            leases.heartbeat(session, dead, LEASE)
+    assert status(database, job_id) is Status.RUNNING
+
+
+def test_a_dead_queue_does_not_keep_a_job_from_being_filed(desk: Desk) -> None:
+    queue.make_celery(desk.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"}))
+    assert not queue.ring([(uuid.uuid4(), 0)])
+    assert queue.waiting_messages() is None
+    queue.make_celery(desk.settings)
+    assert queue.ring([(uuid.uuid4(), 0)])
+    assert queue.waiting_messages() == 1
