@@ -17,10 +17,12 @@ from api.examples import EVENTS, SNAPSHOTS, answers
 from api.negotiation import next_link, tagged_json
 from api.problems import Invalid, NotFound
 from api.schemas import JobOut, Page, Progress, SnapshotOut
+from worker.database import AWAY
 from worker.models import Status
 
 router = APIRouter(tags=["jobs"])
 KEEP_ALIVE_SECONDS = 15.0
+AWAY_SECONDS = 1.0
 RECONNECT_MILLISECONDS = 2000
 PAGE = 1000
 _EVENT_ID = re.compile(r"(\d{1,18})(\.done)?")
@@ -105,6 +107,10 @@ async def _events(context: Context, job_id: uuid.UUID, after: int) -> AsyncItera
             except NotFound:
                 yield format_sse_event(event="done", data_str='{"status":"deleted"}')
                 return
+            except AWAY:
+                # The client would come back to the same silence: let it wait here.
+                await context.watcher.wait(changed, AWAY_SECONDS)
+                continue
             standing = Standing(status=job.status, progress=job.progress).model_dump_json()
             if told != (told := (job.status, job.progress.slices_done)):
                 yield format_sse_event(event="status", data_str=standing)

@@ -22,13 +22,23 @@ from worker.models import Chunk, Job, Status
 from worker.storage import replacing
 
 router = APIRouter(tags=["results"])
+_REQUEST_HEADERS = [
+    {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "example": example}
+    for name, example in {
+        "Accept": "image/png",
+        "Range": "bytes=1048576-",
+        "If-Range": '"9f86d081884c7d65"',
+        "If-None-Match": '"9f86d081884c7d65"',
+    }.items()
+]
 
 
 @router.get(
     "/v1/jobs/{job_id}/result",
     summary="The result as a file",
     response_class=Response,
-    responses=answers({200: RESULT}, 206, 304, 404, 406, 409, 410, 412, 416, 422, 503, 507),
+    responses=answers({200: RESULT}, 206, 304, 404, 406, 409, 410, 416, 422, 503, 507),
+    openapi_extra={"parameters": _REQUEST_HEADERS},
 )
 def get_result(
     request: Request,
@@ -90,7 +100,7 @@ def _digest(path: Path) -> bytes:
     "/v1/jobs/{job_id}/preview.png",
     summary="A picture, also while the job runs",
     response_class=Response,
-    responses=answers({200: PREVIEW}, 304, 404, 409, 412, 422, 503),
+    responses=answers({200: PREVIEW}, 304, 404, 409, 422, 503),
 )
 def get_preview(
     request: Request,

@@ -73,7 +73,7 @@ def _keep(context: Context, file: Received) -> Response:
     "/v1/scans",
     summary="Scans, newest first",
     response_model=Page[ScanOut],
-    responses=answers({200: page(SCAN)}, 304, 412, 422, 503),
+    responses=answers({200: page(SCAN)}, 304, 422, 503),
 )
 def list_scans(
     request: Request,
@@ -91,7 +91,7 @@ def list_scans(
     "/v1/scans/{scan_id}",
     summary="A scan",
     response_model=ScanOut,
-    responses=answers({200: SCAN}, 304, 404, 412, 422, 503),
+    responses=answers({200: SCAN}, 304, 404, 422, 503),
 )
 def get_scan(request: Request, context: ContextDep, scan_id: uuid.UUID) -> Response:
     """What the file holds, as found by looking into it."""

@@ -58,7 +58,7 @@ class Watcher:
         while True:
             try:
                 await self._listen()
-            except psycopg.OperationalError as error:
+            except psycopg.Error as error:
                 log.warning("watcher.reconnects", extra={"error": type(error).__name__})
             await asyncio.sleep(RECONNECT_SECONDS)
 

@@ -8,6 +8,8 @@ import pytest
 from driving import Drive
 from fastapi.testclient import TestClient
 from serving import serving
+from sqlalchemy import text
+from sqlalchemy.orm import Session, sessionmaker
 
 from worker.settings import Settings
 
@@ -141,6 +143,22 @@ def test_a_stream_is_kept_alive_by_comments(
     ending.join()
     assert ": still here\n\n" in text
     assert text.rstrip().endswith("id: 2.done")
+
+
+def test_a_stream_outlives_a_database_that_goes_away(
+    client: TestClient, job: dict[str, Any], drive: Drive, database: sessionmaker[Session]
+) -> None:
+    def everything() -> None:
+        with database() as session:
+            others = "datname = current_database() AND pid <> pg_backend_pid()"
+            session.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"))
+        drive.complete(job)
+
+    breaking = threading.Timer(0.5, everything)
+    breaking.start()
+    heard = told(client, job)
+    breaking.join()
+    assert [event.id for event in heard if event.name != "status"] == ["1", "2", "2.done"]
 
 
 def test_a_stream_of_a_deleted_job_ends(client: TestClient, job: dict[str, Any]) -> None:
