@@ -63,7 +63,8 @@ def main() -> None:
         building = time.perf_counter() - started
         for preset in ("preview", "standard", "paper"):
             per_update, per_slice, extrapolated = measure(problem, preset)
-            print(f"| {name} | {preset} | {building:.1f} | {per_update:.3f} | {per_slice:.0f}{' (extrapolated)' * extrapolated} |", flush=True)
+            total = f"{per_slice:.0f}{' (extrapolated)' * extrapolated}"
+            print(f"| {name} | {preset} | {building:.1f} | {per_update:.3f} | {total} |", flush=True)
 
 
 if __name__ == "__main__":

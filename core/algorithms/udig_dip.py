@@ -29,7 +29,7 @@ def udig_dip(
     `consistency_iterations` is 0, as the paper has it. The image is f(z) after the last purification (step 5).
     """
     optimiser = torch.optim.Adam(network.parameters(), p.learning_rate)
-    rhs = A.adjoint(y)
+    rhs, noise = A.adjoint(y), A.noise_level(y)
     mean, first = z, 0
     if state is not None:
         network.load_state_dict(state["network"])
@@ -47,7 +47,7 @@ def udig_dip(
             for purified in purify(prior, fitted(network, z, p), sigma, p, rng):
                 z = purified
                 yield Iterate(k, p.outer_iterations, image, loss)
-            z = consistent(z, rhs, A, p, sigma)
+            z = consistent(z, rhs, A, p, noise / sigma)
         output = fitted(network, z, p)
         loss = loss if p.inner_iterations else misfit(A, z, y)
         mean = torch.lerp(output, mean, min(p.averaging, k / (k + 10)))
@@ -88,11 +88,11 @@ def fitted(network: nn.Module, z: Tensor, p: UDiGDIP) -> Tensor:
     return image
 
 
-def consistent(d: Tensor, rhs: Tensor, A: LinearOperator, p: UDiGDIP, sigma: float) -> Tensor:
-    """A few conjugate gradient steps from d towards min |A z - y|^2 + mu |z - d|^2, mu = weight / sigma^2."""
+def consistent(d: Tensor, rhs: Tensor, A: LinearOperator, p: UDiGDIP, noise_ratio: float) -> Tensor:
+    """A few conjugate gradient steps from d towards min |A z - y|^2 + mu |z - d|^2, mu = weight (noise / sigma)^2."""
     if p.consistency_iterations == 0:
         return d
-    mu = max(p.consistency_weight / sigma**2, SMALLEST_WEIGHT)
+    mu = max(p.consistency_weight * noise_ratio**2, SMALLEST_WEIGHT)
     with torch.no_grad():
         z = conjugate_gradient(lambda x: A.normal(x) + mu * x, rhs + mu * d, d, p.consistency_iterations)
     return z.clamp(min=0) if A.nonnegative else z

@@ -55,6 +55,10 @@ class LinearOperator(ABC):
         return _differentiable(x, self._normal, self._normal)
 
     @abstractmethod
+    def noise_level(self, y: Tensor) -> float:
+        """Standard deviation of the noise in measurements y, estimated from where there is hardly any signal."""
+
+    @abstractmethod
     def _forward(self, x: Tensor) -> Tensor: ...
 
     @abstractmethod

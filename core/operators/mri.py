@@ -1,5 +1,7 @@
 """Multi-coil Cartesian MRI: y = M F S x."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,9 @@ from core.errors import UnsupportedScan
 from core.operators.base import LinearOperator
 from core.operators.fourier import PLANE, as_channels, as_complex
 from core.solvers import operator_norm
+
+OUTER = 0.8
+"""Noise is read off samples beyond this share of the largest frequency."""
 
 
 class MultiCoilMRI(LinearOperator):
@@ -39,6 +44,15 @@ class MultiCoilMRI(LinearOperator):
                 expected="at least one sample and one coil",
             )
         return norm
+
+    def noise_level(self, y: Tensor) -> float:
+        """Standard deviation of complex noise: the median magnitude (Rayleigh) of the outermost measured samples."""
+        height, width = self.image_shape[1:]
+        rows = torch.linspace(-1, 1, height, device=y.device).abs()
+        columns = torch.linspace(-1, 1, width, device=y.device).abs()
+        outer = torch.maximum(rows[:, None], columns) > OUTER
+        samples = y[..., outer & torch.fft.fftshift(self._mask > 0)]
+        return float(samples.abs().median()) / math.sqrt(math.log(2)) if samples.numel() else 0.0
 
     def _forward(self, x: Tensor) -> Tensor:
         kspace: Tensor = torch.fft.fftshift(self._spectra(x), PLANE)

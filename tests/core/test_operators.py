@@ -89,3 +89,23 @@ def test_maps_and_mask_of_different_matrices_are_refused() -> None:
 def test_a_mask_that_measures_nothing_is_refused() -> None:
     with pytest.raises(UnsupportedScan, match="leave nothing"):
         MultiCoilMRI(torch.ones(2, 8, 8, dtype=torch.complex64), torch.zeros(8, 8, dtype=torch.bool))
+
+
+def test_noise_of_k_space_is_read_off_its_outermost_samples():
+    rng = torch.Generator().manual_seed(0)
+    mask = torch.ones(48, 37, dtype=torch.bool)
+    mask[:, ::3] = False
+    mri = MultiCoilMRI(torch.ones(2, 48, 37, dtype=torch.complex64) / 2**0.5, mask)
+    smooth = torch.zeros(1, 2, 48, 37)
+    smooth[..., 12:36, 10:28] = 1
+    noise = 0.5 * torch.randn(1, 2, 48, 37, dtype=torch.complex64, generator=rng) * mask
+    assert mri.noise_level(mri.forward(smooth) + noise) == pytest.approx(0.5, rel=0.15)
+
+
+def test_noise_of_a_sinogram_is_read_off_its_second_differences():
+    rng = torch.Generator().manual_seed(0)
+    ct = ParallelBeamCT(np.arange(20) * np.pi / 20, 64, 95, 1.0, 1.0)
+    y = ct.forward(torch.ones(1, 1, 64, 64))
+    noise = 0.05 * float(y.max()) * torch.randn(y.shape, generator=rng)
+    assert ct.noise_level(y + noise) == pytest.approx(0.05 * float(y.max()), rel=0.2)
+    assert ct.noise_level(y) < 0.1 * ct.noise_level(y + noise)
