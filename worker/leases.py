@@ -186,7 +186,7 @@ def fail_job(session: Session, claim: Claim, problem: dict[str, Any]) -> None:
 def slice_results(session: Session, job_id: uuid.UUID) -> dict[int, str]:
     """File of each finished slice, relative to DATA."""
     rows = session.execute(select(Chunk.slice, Chunk.result).where(Chunk.job_id == job_id))
-    return {slice_: result for slice_, result in rows.tuples() if result is not None}
+    return {slice_: result for slice_, result in rows if result is not None}
 
 
 def mean_metrics(rows: Sequence[dict[str, float | None]]) -> dict[str, float | None]:

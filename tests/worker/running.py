@@ -142,6 +142,10 @@ class Desk:
         with self.database() as session:
             return list(session.scalars(select(Chunk).where(Chunk.job_id == job_id).order_by(Chunk.slice)))
 
+    def retry(self, job_id: uuid.UUID) -> None:
+        with self.database.begin() as session:
+            jobs.retry(session, job_id)
+
     def ended(self, job_id: uuid.UUID) -> Job:
         """The job, when it has ended."""
         until(lambda: self.job(job_id).status.ended)

@@ -1,0 +1,110 @@
+"""What becomes of a slice that cannot be computed: tried again, failed with the reason, or given back; never a loop."""
+
+import errno
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from running import SHORT, Desk
+
+from core.errors import UnsupportedScan
+from worker.models import Status
+from worker.place import Place, set_up
+from worker.runs import Outcome, Run
+from worker.tasks import reconstruct_chunk
+
+Spoil = Callable[..., list[int]]
+
+
+@pytest.fixture
+def place(desk: Desk) -> Iterator[Place]:
+    made = set_up(desk.settings)
+    yield made
+    made.sessions.kw["bind"].dispose()
+
+
+@pytest.fixture
+def spoil(monkeypatch: pytest.MonkeyPatch) -> Spoil:
+    """Have computing a slice raise that error so often; the list counts the calls."""
+    compute = Run.compute
+
+    def install(error: Exception, times: int) -> list[int]:
+        calls: list[int] = []
+
+        def spoilt(run: Run) -> Outcome:
+            calls.append(1)
+            if len(calls) <= times:
+                raise error
+            return compute(run)
+
+        monkeypatch.setattr(Run, "compute", spoilt)
+        return calls
+
+    return install
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes."),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "cpu", "python"])
+def test_out_of_memory_is_tried_again_once(desk: Desk, place: Place, spoil: Spoil, error: Exception) -> None:
+    job_id = desk.submit(desk.scan(), SHORT)
+    calls = spoil(error, times=1)
+    reconstruct_chunk(place, job_id, 0)
+    assert desk.job(job_id).status is Status.SUCCEEDED
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "cpu", "python"])
+def test_out_of_memory_twice_fails_with_what_was_wanted(
+    desk: Desk, place: Place, spoil: Spoil, error: Exception
+) -> None:
+    job_id = desk.submit(desk.scan(), SHORT)
+    calls = spoil(error, times=9)
+    reconstruct_chunk(place, job_id, 0)
+    problem = failed(desk, job_id)
+    assert problem["type"] == "urn:udig-recon:problem:out-of-memory"
+    assert str(error) in problem["detail"]
+    assert len(calls) == 2
+
+
+def test_what_the_engine_refuses_fails_with_the_field(desk: Desk, place: Place, spoil: Spoil) -> None:
+    job_id = desk.submit(desk.scan(), SHORT)
+    spoil(UnsupportedScan("too small", field="kspace", found="4 lines", expected="16"), times=9)
+    reconstruct_chunk(place, job_id, 0)
+    problem = failed(desk, job_id)
+    assert problem["errors"] == [{"field": "kspace", "found": "4 lines", "expected": "16"}]
+
+
+def test_a_full_disk_fails_with_that_and_the_retry_succeeds(desk: Desk, place: Place, spoil: Spoil) -> None:
+    job_id = desk.submit(desk.scan(), SHORT)
+    spoil(OSError(errno.ENOSPC, "No space left on device"), times=1)
+    reconstruct_chunk(place, job_id, 0)
+    assert failed(desk, job_id)["type"] == "urn:udig-recon:problem:disk-full"
+    desk.retry(job_id)
+    reconstruct_chunk(place, job_id, 0)
+    assert desk.job(job_id).status is Status.SUCCEEDED
+
+
+def test_an_unforeseen_error_fails_the_job_and_is_raised(desk: Desk, place: Place, spoil: Spoil) -> None:
+    job_id = desk.submit(desk.scan(slices=2), SHORT, slices=[0, 1])
+    spoil(ZeroDivisionError("Doe^Jane"), times=1)
+    with pytest.raises(ZeroDivisionError):
+        reconstruct_chunk(place, job_id, 0)
+    assert "Doe" not in str(failed(desk, job_id))
+    assert [chunk.status for chunk in desk.chunks(job_id)] == [Status.FAILED, Status.CANCELLED]
+    reconstruct_chunk(place, job_id, 1)
+    assert desk.chunk(job_id, 1).attempt == 0
+
+
+def failed(desk: Desk, job_id: uuid.UUID) -> dict[str, Any]:
+    job = desk.job(job_id)
+    assert job.status is Status.FAILED
+    assert job.error is not None
+    return job.error
