@@ -21,6 +21,48 @@ from worker.storage import Storage
 
 QUICK = {"method": "zero_filled"}
 
+WRONG = [
+    (
+        {"parameters": {"method": "udig_dip", "outer_iteration": 5}},
+        "parameters.outer_iteration",
+        "outer_iterations",
+    ),
+    ({"parameters": {"method": "udig_dip", "outer_iterations": 0}}, "parameters.outer_iterations", ">= 1"),
+    ({"parameters": {"method": "udig_dip", "outer_iterations": "5"}}, "parameters.outer_iterations", "integer"),
+    ({"parameters": {"method": "udig_dip", "outer_iterations": True}}, "parameters.outer_iterations", "integer"),
+    ({"parameters": {"method": "udig_dip", "network": "big"}}, "parameters.network", "residual"),
+    ({"parameters": {"method": "udig_dip", "noise_level": 0.001}}, "parameters", "levels must fall"),
+    ({"parameters": {"method": "udig_dip", "prior": "knees"}}, "parameters.prior", "mri"),
+    ({"parameters": {"method": "magic"}}, "parameters.method", "udig_dip"),
+    ({"parameters": {}}, "parameters.method", "udig_dip"),
+    ({"parameters": 5}, "parameters", "object"),
+    ({"parameters": {"method": "fbp"}}, "parameters.method", "zero_filled"),
+    ({"outputs": ["h5", "tiff"]}, "outputs.1", "nifti"),
+    ({"outputs": []}, "outputs", "1 item"),
+    ({"slices": [0, 2]}, "slices", "0 to 1"),
+    ({"slices": [-1]}, "slices.0", ">= 0"),
+    ({"slices": [0, 0]}, "slices", "each slice once"),
+    ({"slices": []}, "slices", "1 item"),
+    ({"seed": -1}, "seed", ">= 0"),
+    ({"seed": 1 << 63}, "seed", "<"),
+    ({"tags": {"a:b": "c"}}, "tags", "pattern"),
+    ({"tags": {"a": 5}}, "tags.a", "string"),
+    ({"webhook_url": "https://example.org"}, "webhook_url", "not supported yet"),
+    ({"colour": "red"}, "colour", "no such field"),
+    ({"scan_id": "seven"}, "scan_id", "UUID"),
+]
+
+NO_JOBS = [
+    (b"{}", "text/plain", 415),
+    (b"{}", "", 415),
+    (b"not json", "application/json", 422),
+    (b"\xff\xfe", "application/json", 422),
+    (b"[" * 100_000, "application/json", 422),
+    (b'"' + b"x" * (1 << 20) + b'"', "application/json", 413),
+]
+
+NO_NUMBERS = ["NaN", "Infinity", "1e999"]
+
 
 def asked(scan: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"scan_id": scan["id"], "parameters": QUICK, **more}
@@ -61,74 +103,30 @@ def test_what_is_left_out_has_defaults(client: TestClient, scan: dict[str, Any])
     assert (job["outputs"], job["slices"], job["seed"], job["tags"]) == (["h5"], [0, 1], 0, {})
 
 
-@pytest.mark.parametrize(
-    ("change", "field", "expected"),
-    [
-        (
-            {"parameters": {"method": "udig_dip", "outer_iteration": 5}},
-            "parameters.outer_iteration",
-            "outer_iterations",
-        ),
-        ({"parameters": {"method": "udig_dip", "outer_iterations": 0}}, "parameters.outer_iterations", ">= 1"),
-        ({"parameters": {"method": "udig_dip", "outer_iterations": "5"}}, "parameters.outer_iterations", "integer"),
-        ({"parameters": {"method": "udig_dip", "outer_iterations": True}}, "parameters.outer_iterations", "integer"),
-        ({"parameters": {"method": "udig_dip", "network": "big"}}, "parameters.network", "residual"),
-        ({"parameters": {"method": "udig_dip", "noise_level": 0.001}}, "parameters", "levels must fall"),
-        ({"parameters": {"method": "udig_dip", "prior": "knees"}}, "parameters.prior", "mri"),
-        ({"parameters": {"method": "magic"}}, "parameters.method", "udig_dip"),
-        ({"parameters": {}}, "parameters.method", "udig_dip"),
-        ({"parameters": 5}, "parameters", "object"),
-        ({"parameters": {"method": "fbp"}}, "parameters.method", "zero_filled"),
-        ({"outputs": ["h5", "tiff"]}, "outputs.1", "nifti"),
-        ({"outputs": []}, "outputs", "1 item"),
-        ({"slices": [0, 2]}, "slices", "0 to 1"),
-        ({"slices": [-1]}, "slices.0", ">= 0"),
-        ({"slices": [0, 0]}, "slices", "each slice once"),
-        ({"slices": []}, "slices", "1 item"),
-        ({"seed": -1}, "seed", ">= 0"),
-        ({"seed": 1 << 63}, "seed", "<"),
-        ({"tags": {"a:b": "c"}}, "tags", "pattern"),
-        ({"tags": {"a": 5}}, "tags.a", "string"),
-        ({"webhook_url": "https://example.org"}, "webhook_url", "not supported yet"),
-        ({"colour": "red"}, "colour", "no such field"),
-        ({"scan_id": "seven"}, "scan_id", "UUID"),
-    ],
-)
-def test_what_is_wrong_is_told_with_what_would_be_right(
-    client: TestClient, scan: dict[str, Any], change: dict[str, Any], field: str, expected: str
-) -> None:
-    answer = client.post("/v1/jobs", json=asked(scan) | change)
-    assert answer.status_code == 422, answer.text
-    (error,) = answer.json()["errors"]
-    assert error["field"].startswith(field)
-    assert expected in error["expected"]
-    assert error["found"]
+def test_what_is_wrong_is_told_with_what_would_be_right(client: TestClient, scan: dict[str, Any]) -> None:
+    for change, field, expected in WRONG:
+        answer = client.post("/v1/jobs", json=asked(scan) | change)
+        assert answer.status_code == 422, answer.text
+        (error,) = answer.json()["errors"]
+        assert error["field"].startswith(field), change
+        assert expected in error["expected"], change
+        assert error["found"], change
     assert client.get("/v1/jobs").json()["items"] == []
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
-def test_numbers_that_are_none_are_refused(client: TestClient, scan: dict[str, Any], number: str) -> None:
-    body = f'{{"scan_id": "{scan["id"]}", "parameters": {{"method": "cg_sense", "ridge": {number}}}}}'
-    answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["field"] == "parameters.ridge"
+def test_numbers_that_are_none_are_refused(client: TestClient, scan: dict[str, Any]) -> None:
+    for number in NO_NUMBERS:
+        body = f'{{"scan_id": "{scan["id"]}", "parameters": {{"method": "cg_sense", "ridge": {number}}}}}'
+        answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 422, number
+        assert answer.json()["errors"][0]["field"] == "parameters.ridge"
 
 
-@pytest.mark.parametrize(
-    ("content", "kind", "status"),
-    [
-        (b"{}", "text/plain", 415),
-        (b"{}", "", 415),
-        (b"not json", "application/json", 422),
-        (b"\xff\xfe", "application/json", 422),
-        (b"[" * 100_000, "application/json", 422),
-        (b'"' + b"x" * (1 << 20) + b'"', "application/json", 413),
-    ],
-)
-def test_a_body_that_is_no_job_is_refused(client: TestClient, content: bytes, kind: str, status: int) -> None:
-    answer = client.post("/v1/jobs", content=content, headers={"Content-Type": kind})
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
+def test_a_body_that_is_no_job_is_refused(client: TestClient) -> None:
+    for content, kind, status in NO_JOBS:
+        answer = client.post("/v1/jobs", content=content, headers={"Content-Type": kind})
+        assert answer.status_code == status, answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
 
 
 def test_a_job_of_an_unknown_scan_is_404(client: TestClient) -> None:

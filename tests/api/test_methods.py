@@ -1,6 +1,5 @@
 from typing import Any
 
-import pytest
 from fastapi.testclient import TestClient
 
 from core.acquisition import Modality
@@ -57,10 +56,10 @@ def test_what_is_told_as_default_is_taken_by_a_job(client: TestClient, scan: dic
             assert client.post("/v1/jobs", json=body).status_code == 202, method["name"]
 
 
-@pytest.mark.parametrize("path", ["/v1/methods", "/v1/priors"])
-def test_they_carry_an_entity_tag(client: TestClient, path: str) -> None:
-    tag = client.get(path).headers["etag"]
-    assert client.get(path, headers={"If-None-Match": tag}).status_code == 304
+def test_they_carry_an_entity_tag(client: TestClient) -> None:
+    for path in ("/v1/methods", "/v1/priors"):
+        tag = client.get(path).headers["etag"]
+        assert client.get(path, headers={"If-None-Match": tag}).status_code == 304
 
 
 def test_every_modality_has_a_prior_with_its_card(client: TestClient) -> None:

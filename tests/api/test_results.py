@@ -17,6 +17,22 @@ from PIL import Image
 from core.results import OutputFormat
 from worker.storage import Storage
 
+PARTS = [("bytes=0-99", slice(0, 100)), ("bytes=100-", slice(100, None)), ("bytes=-7", slice(-7, None))]
+
+MEANINGLESS = ["bytes=5-2", "lines=1-2", "bytes=a-b", "bytes=-", "bytes=0-1,5-6", "nonsense"]
+
+BEHIND = ["bytes=99999999-", "bytes=99999999-999999999", "bytes=-0"]
+
+ACCEPTED = [
+    ("*/*", "application/x-hdf5"),
+    ("image/png", "image/png"),
+    ("text/html, image/*;q=0.5", "image/png"),
+    ("application/gzip;q=0.9, application/x-hdf5;q=0.1", "application/gzip"),
+    ("application/*, application/x-hdf5;q=0", "application/octet-stream"),
+]
+
+NO_PICTURES = [{"slice": 7}, {"slice": -1}, {"view": "x-ray"}, {"iteration": "3"}]
+
 
 @pytest.fixture
 def job(client: TestClient, scan: dict[str, Any]) -> dict[str, Any]:
@@ -41,16 +57,16 @@ def volume() -> np.ndarray:
     return np.stack([slice_result(seed=number).image for number in (0, 1)])
 
 
-@pytest.mark.parametrize("output", OutputFormat)
-def test_a_result_comes_in_every_format(client: TestClient, done: dict[str, Any], output: OutputFormat) -> None:
-    answer = client.get(done["links"]["result"], params={"format": output.value})
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == output.media_type
-    assert answer.headers["content-disposition"] == f'attachment; filename="{done["id"]}{output.suffix}"'
-    assert int(answer.headers["content-length"]) == len(answer.content)
-    digest = base64.b64encode(hashlib.sha256(answer.content).digest()).decode()
-    assert answer.headers["repr-digest"] == f"sha-256=:{digest}:"
-    assert answer.headers["etag"] == f'"{hashlib.sha256(answer.content).hexdigest()}"'
+def test_a_result_comes_in_every_format(client: TestClient, done: dict[str, Any]) -> None:
+    for output in OutputFormat:
+        answer = client.get(done["links"]["result"], params={"format": output.value})
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == output.media_type
+        assert answer.headers["content-disposition"] == f'attachment; filename="{done["id"]}{output.suffix}"'
+        assert int(answer.headers["content-length"]) == len(answer.content)
+        digest = base64.b64encode(hashlib.sha256(answer.content).digest()).decode()
+        assert answer.headers["repr-digest"] == f"sha-256=:{digest}:"
+        assert answer.headers["etag"] == f'"{hashlib.sha256(answer.content).hexdigest()}"'
 
 
 def test_what_is_downloaded_is_what_was_reconstructed(client: TestClient, done: dict[str, Any]) -> None:
@@ -60,22 +76,11 @@ def test_what_is_downloaded_is_what_was_reconstructed(client: TestClient, done: 
     np.testing.assert_array_equal(array, volume())
 
 
-@pytest.mark.parametrize(
-    ("accept", "media_type"),
-    [
-        ("*/*", "application/x-hdf5"),
-        ("image/png", "image/png"),
-        ("text/html, image/*;q=0.5", "image/png"),
-        ("application/gzip;q=0.9, application/x-hdf5;q=0.1", "application/gzip"),
-        ("application/*, application/x-hdf5;q=0", "application/octet-stream"),
-    ],
-)
-def test_the_best_accepted_format_is_sent(
-    client: TestClient, done: dict[str, Any], accept: str, media_type: str
-) -> None:
-    answer = get(client, done, Accept=accept)
-    assert answer.headers["content-type"] == media_type
-    assert answer.headers["vary"] == "Accept"
+def test_the_best_accepted_format_is_sent(client: TestClient, done: dict[str, Any]) -> None:
+    for accept, media_type in ACCEPTED:
+        answer = get(client, done, Accept=accept)
+        assert answer.headers["content-type"] == media_type, accept
+        assert answer.headers["vary"] == "Accept"
 
 
 def test_what_cannot_be_made_is_406(client: TestClient, done: dict[str, Any]) -> None:
@@ -102,35 +107,32 @@ def test_a_format_is_written_once_when_it_is_asked_for_first(
     assert not [path for path in folder.iterdir() if "part" in path.name]
 
 
-@pytest.mark.parametrize(
-    ("text", "part"),
-    [("bytes=0-99", slice(0, 100)), ("bytes=100-", slice(100, None)), ("bytes=-7", slice(-7, None))],
-)
-def test_a_part_of_a_file_is_206(client: TestClient, done: dict[str, Any], text: str, part: slice) -> None:
-    whole = get(client, done)
-    answer = get(client, done, Range=text)
-    assert answer.status_code == 206
-    assert answer.content == whole.content[part]
-    first, last, _ = part.indices(len(whole.content))
-    assert answer.headers["content-range"] == f"bytes {first}-{last - 1}/{len(whole.content)}"
-    assert answer.headers["etag"] == whole.headers["etag"]
-    assert answer.headers["repr-digest"] == whole.headers["repr-digest"]
+def test_a_part_of_a_file_is_206(client: TestClient, done: dict[str, Any]) -> None:
+    for text, part in PARTS:
+        whole = get(client, done)
+        answer = get(client, done, Range=text)
+        assert answer.status_code == 206, text
+        assert answer.content == whole.content[part]
+        first, last, _ = part.indices(len(whole.content))
+        assert answer.headers["content-range"] == f"bytes {first}-{last - 1}/{len(whole.content)}"
+        assert answer.headers["etag"] == whole.headers["etag"]
+        assert answer.headers["repr-digest"] == whole.headers["repr-digest"]
 
 
-@pytest.mark.parametrize("text", ["bytes=5-2", "lines=1-2", "bytes=a-b", "bytes=-", "bytes=0-1,5-6", "nonsense"])
-def test_a_range_that_means_nothing_is_ignored(client: TestClient, done: dict[str, Any], text: str) -> None:
-    answer = get(client, done, Range=text)
-    assert answer.status_code == 200
-    assert answer.content == get(client, done).content
+def test_a_range_that_means_nothing_is_ignored(client: TestClient, done: dict[str, Any]) -> None:
+    for text in MEANINGLESS:
+        answer = get(client, done, Range=text)
+        assert answer.status_code == 200, text
+        assert answer.content == get(client, done).content
 
 
-@pytest.mark.parametrize("text", ["bytes=99999999-", "bytes=99999999-999999999", "bytes=-0"])
-def test_a_range_behind_the_end_is_416(client: TestClient, done: dict[str, Any], text: str) -> None:
-    size = len(get(client, done).content)
-    answer = get(client, done, Range=text)
-    assert answer.status_code == 416
-    assert answer.headers["content-range"] == f"bytes */{size}"
-    assert answer.headers["content-type"] == "application/problem+json"
+def test_a_range_behind_the_end_is_416(client: TestClient, done: dict[str, Any]) -> None:
+    for text in BEHIND:
+        size = len(get(client, done).content)
+        answer = get(client, done, Range=text)
+        assert answer.status_code == 416, text
+        assert answer.headers["content-range"] == f"bytes */{size}"
+        assert answer.headers["content-type"] == "application/problem+json"
 
 
 def test_a_part_is_sent_only_of_the_file_that_the_client_knows(client: TestClient, done: dict[str, Any]) -> None:
@@ -204,11 +206,11 @@ def test_there_is_no_error_to_see_without_a_reference(client: TestClient, drive:
     assert client.get(preview, params={"view": "comparison"}).status_code == 200
 
 
-@pytest.mark.parametrize("query", [{"slice": 7}, {"slice": -1}, {"view": "x-ray"}, {"iteration": "3"}])
-def test_a_picture_of_what_is_not_there_is_422(client: TestClient, done: dict[str, Any], query: dict[str, str]) -> None:
-    answer = client.get(done["links"]["preview.png"], params=query)
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["field"] in query
+def test_a_picture_of_what_is_not_there_is_422(client: TestClient, done: dict[str, Any]) -> None:
+    for query in NO_PICTURES:
+        answer = client.get(done["links"]["preview.png"], params=query)
+        assert answer.status_code == 422, query
+        assert answer.json()["errors"][0]["field"] in query
 
 
 def test_an_ended_job_shows_its_result_or_nothing(
