@@ -129,6 +129,13 @@ def write_npz(path: Path, **parts: Any) -> Path:
     return path
 
 
+def unnamed_npz(path: Path, array: np.ndarray) -> Path:
+    """One array as numpy.savez writes it when it is given no name."""
+    with path.open("wb") as file:
+        np.savez(file, array)
+    return path
+
+
 def write_npy(path: Path, array: np.ndarray, *, allow_pickle: bool = False) -> Path:
     """An array as numpy.save writes it, whatever the path's suffix."""
     with path.open("wb") as file:
@@ -154,6 +161,7 @@ GOOD: dict[str, Callable[[Path], Path]] = {
     ),
     "fastmri_with_maps": lambda path: write_hdf5(path, **mri()),
     "npz_kspace": lambda path: write_npz(path, **mri()),
+    "npz_unnamed_kspace": lambda path: unnamed_npz(path, mri(1)["kspace"][0]),
     "npz_one_slice": lambda path: write_npz(path, **{k: v if k == "mask" else v[0] for k, v in mri(1).items()}),
     "npy_kspace": lambda path: write_npy(path, mri()["kspace"]),
     "npy_one_slice": lambda path: write_npy(path, mri()["kspace"][0]),

@@ -92,6 +92,7 @@ def consistent(d: Tensor, rhs: Tensor, A: LinearOperator, p: UDiGDIP, noise_rati
     """A few conjugate gradient steps from d towards min |A z - y|^2 + mu |z - d|^2, mu = weight (noise / sigma)^2."""
     if p.consistency_iterations == 0:
         return d
+    d = d * A.support  # a prior would fill with structure what no data can contradict
     mu = max(p.consistency_weight * noise_ratio**2, SMALLEST_WEIGHT)
     with torch.no_grad():
         z = conjugate_gradient(lambda x: A.normal(x) + mu * x, rhs + mu * d, d, p.consistency_iterations)

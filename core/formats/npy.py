@@ -28,6 +28,7 @@ from core.formats.limits import unreadable
 SIGNATURE = b"\x93NUMPY"
 ZIP_SIGNATURE = b"PK\x03\x04"
 
+_UNNAMED = "arr_0"  # what numpy.savez calls an array that was given without a name
 _MOST_MEMBERS = 64
 _MOST_WHOLE_BYTES = 256 << 20
 _MOST_ATTRIBUTE_BYTES = 4096
@@ -122,6 +123,8 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     members = {}
     for member in listed:
         name = member.filename.removesuffix(".npy")
+        if name == _UNNAMED and len(listed) == 1:
+            name = "kspace"
         if name not in ARRAYS and name not in ATTRIBUTES:
             continue
         if name in members:

@@ -39,6 +39,8 @@ class LinearOperator(ABC):
     """(channels, height, width)"""
     nonnegative: bool = False
     """whether images are attenuations, which cannot be negative"""
+    support: Tensor | float = 1.0
+    """(H, W): 0 where nothing is ever measured of the image, which is 0 there by definition; else 1"""
     scale: float
     """1 / spectral norm of the physical model"""
 

@@ -13,6 +13,9 @@ from core.solvers import operator_norm
 OUTER = 0.8
 """Noise is read off samples beyond this share of the largest frequency."""
 
+SEEN = 0.02
+"""A pixel is out of all coils' sight below this share of the best seen pixel."""
+
 
 class MultiCoilMRI(LinearOperator):
     """y = scale M F S x: maps S (coils, H, W), centred orthonormal Fourier transform F, mask M (H, W).
@@ -28,6 +31,8 @@ class MultiCoilMRI(LinearOperator):
         # Shifted once here, so that applying the operator shifts single images rather than every coil.
         self._maps = torch.fft.ifftshift(sensitivity_maps.to(torch.complex64), PLANE)
         self._mask = torch.fft.ifftshift(mask, PLANE).to(sensitivity_maps.device, torch.float32)
+        seen = torch.linalg.vector_norm(sensitivity_maps, dim=0)
+        self.support = (seen > SEEN * seen.max()).float()
         self.scale = 1.0
         self.scale = 1.0 / self._norm()
 

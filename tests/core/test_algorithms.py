@@ -135,3 +135,14 @@ def test_lambda_and_purification_reach_the_result():
 def test_unknown_prior_is_refused_with_what_there_is():
     with pytest.raises(MissingPrior, match=r"no mri prior is named 'knees'; there are: mri"):
         next(iterates(UDiGDIP(prior="knees"), Modality.MRI))
+
+
+def test_pixels_that_no_coil_sees_stay_empty():
+    A, y, _ = problem(Modality.MRI)
+    maps = torch.fft.fftshift(A._maps, (-2, -1)).clone()
+    maps[:, :, :8] = 0
+    blind = MultiCoilMRI(maps, torch.fft.fftshift(A._mask > 0, (-2, -1)))
+    rng = torch.Generator().manual_seed(0)
+    *_, last = run(y, blind, complete(UDiGDIP(preset="preview", outer_iterations=3), Modality.MRI), rng, None, None)
+    assert float(last.image[..., :8].abs().max()) == 0
+    assert float(last.image[..., 8:].abs().max()) > 0
