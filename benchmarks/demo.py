@@ -54,7 +54,6 @@ class Scan:
 def main() -> int:
     """Run the demo. Gives the exit code: 0 when both reconstructions beat the plain ones by what they must."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    OUTPUT.mkdir(exist_ok=True)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="udig-demo-") as folder, running_service(Path(folder)) as url:
         print(f"service: {url} (its documentation: {url}/docs)")
@@ -69,11 +68,12 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def running_service(data: Path) -> Iterator[str]:
+def running_service(data: Path, **settings: str) -> Iterator[str]:
     """The embedded service on a free port; gives its URL once a job posted now would run."""
     servers = ("DATABASE_URL", "REDIS_URL")  # the demo keeps to servers of its own
     environment = {key: value for key, value in os.environ.items() if key not in servers}
-    environment |= {"DATA": str(data), "HOST": "127.0.0.1", "PORT": "0"}
+    environment |= {"DATA": str(data), "HOST": "127.0.0.1", "PORT": "0", **settings}
+    OUTPUT.mkdir(exist_ok=True)
     log = OUTPUT.resolve() / "service.log"
     log.unlink(missing_ok=True)
     print("starting Postgres, Valkey, the API and the workers ...")
