@@ -25,6 +25,7 @@ class Attendant:
 
     def begin(self, **_: object) -> None:
         """The worker listens: sweep, and tell that it is there."""
+        self._place.storage.finish_deletions()
         threading.Thread(target=self._sweep_on, name="sweep", daemon=True).start()
 
     def end(self, **_: object) -> None:
@@ -55,19 +56,25 @@ class Attendant:
         self.farewell()
 
     def _sweep_on(self) -> None:
-        while not self._place.ending.is_set():
-            try:
+        try:
+            while not self._place.ending.is_set():
                 self._sweep()
-            except AWAY as error:
-                log.warning("database.away", extra={"error": type(error).__name__})
-            self._place.ending.wait(self._place.settings.sweep_seconds)
+                self._place.ending.wait(self._place.settings.sweep_seconds)
+        finally:
+            # Without its sweep a worker is not to be relied on: let it be started anew.
+            if not self._place.ending.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def _sweep(self) -> None:
         place, settings = self._place, self._place.settings
         messages = queue.waiting_messages()
-        with place.sessions.begin() as session:
-            sweeping.greet(session, place.name, place.device_name)
-            waiting = sweeping.sweep(session, settings.max_crashes, settings.sweep_seconds, queue_empty=messages == 0)
+        try:
+            with place.sessions.begin() as session:
+                sweeping.greet(session, place.name, place.device_name)
+                waiting = sweeping.sweep(session, settings.max_crashes, settings.sweep_seconds, messages == 0)
+        except AWAY as error:
+            log.warning("database.away", extra={"error": type(error).__name__})
+            return
         if waiting:
             queue.ring(waiting)
         self._check_hearing(messages or 0)

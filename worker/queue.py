@@ -7,13 +7,53 @@ from typing import Any
 
 from celery import Celery, current_app
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
+AWAY = (OperationalError, RedisError, OSError)
+"""What a queue that does not answer raises."""
 QUEUE = "chunks"
 TASK = "udig.reconstruct"
 VISIBILITY_SECONDS = 7200  # a message that is delivered twice is harmless: the second finds no chunk to claim
+
+
+TRANSPORT: dict[str, Any] = {
+    "visibility_timeout": VISIBILITY_SECONDS,
+    "unacked_restore_interval": 1,
+    "unacked_restore_throttle": 1,
+    "socket_timeout": 30,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 25,
+    # For publishing: one try, then the sweep rings.
+    "max_retries": 1,
+    "interval_start": 0,
+    "interval_step": 0.1,
+    "interval_max": 0.1,
+}
+CONFIGURATION: dict[str, Any] = {
+    "task_serializer": "json",
+    "accept_content": ["json"],
+    "task_ignore_result": True,
+    # A message is done with when its chunk is; whether that is tried again, the database decides.
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+    "task_acks_on_failure": True,
+    "task_acks_on_timeout": True,
+    "task_default_queue": QUEUE,
+    "task_publish_retry": False,
+    "worker_prefetch_multiplier": 1,
+    "worker_concurrency": 1,
+    "worker_hijack_root_logger": False,
+    "worker_redirect_stdouts": False,
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "visibility_timeout": VISIBILITY_SECONDS,
+    "broker_connection_timeout": 5,
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+}
 
 
 def make_celery(settings: Settings) -> Celery:
@@ -21,43 +61,8 @@ def make_celery(settings: Settings) -> Celery:
     if settings.redis_url is None:
         raise ValueError("REDIS_URL is not set; `python -m worker.serve` starts a server of its own")
     app = Celery("udig", broker=broker_url(settings.redis_url))
+    app.conf.update(CONFIGURATION, broker_transport_options={**TRANSPORT, "global_keyprefix": settings.redis_prefix})
     app.set_default()  # in all threads: `ring` finds it
-    transport: dict[str, Any] = {
-        "visibility_timeout": VISIBILITY_SECONDS,
-        "unacked_restore_interval": 1,
-        "unacked_restore_throttle": 1,
-        "global_keyprefix": settings.redis_prefix,
-        "socket_timeout": 30,
-        "socket_connect_timeout": 5,
-        "socket_keepalive": True,
-        "health_check_interval": 25,
-        # For publishing: one try, then the sweep rings.
-        "max_retries": 1,
-        "interval_start": 0,
-        "interval_step": 0.1,
-        "interval_max": 0.1,
-    }
-    app.conf.update(
-        task_serializer="json",
-        accept_content=["json"],
-        task_ignore_result=True,
-        task_acks_late=True,
-        task_reject_on_worker_lost=True,
-        task_acks_on_failure=True,
-        task_acks_on_timeout=True,
-        task_default_queue=QUEUE,
-        task_publish_retry=False,
-        worker_prefetch_multiplier=1,
-        worker_concurrency=1,
-        worker_hijack_root_logger=False,
-        worker_redirect_stdouts=False,
-        worker_cancel_long_running_tasks_on_connection_loss=False,
-        broker_transport_options=transport,
-        visibility_timeout=VISIBILITY_SECONDS,
-        broker_connection_timeout=5,
-        broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
-    )
     return app
 
 
@@ -76,7 +81,7 @@ def ring(chunks: Iterable[tuple[uuid.UUID, int]]) -> bool:
             producer = connection.Producer()
             for job_id, slice_ in chunks:
                 current_app.send_task(TASK, (str(job_id), slice_), producer=producer)
-    except (OperationalError, OSError) as error:
+    except AWAY as error:
         log.warning("queue.away %s", type(error).__name__)
         return False
     return True
@@ -87,7 +92,7 @@ def waiting_messages() -> int | None:
     try:
         with current_app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
-            return int(connection.default_channel.queue_declare(QUEUE, passive=False).message_count)
-    except (OperationalError, OSError) as error:
+            return int(connection.default_channel.queue_declare(QUEUE).message_count)
+    except AWAY as error:
         log.warning("queue.away %s", type(error).__name__)
         return None

@@ -70,6 +70,11 @@ class Storage:
             folder.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
 
+    def finish_deletions(self) -> None:
+        """Delete what a process that was killed over it has left."""
+        for doomed in self.jobs.glob(".*.deleted"):
+            shutil.rmtree(doomed, ignore_errors=True)
+
     def checkpoints(self, job_id: uuid.UUID) -> Path:
         """Folder of checkpoints, `<slice>.<step>.pt`."""
         return self.job(job_id) / "checkpoints"

@@ -115,6 +115,7 @@ def test_a_leftover_is_ended_only_when_it_is_ours(folder: Path) -> None:
     stranger = subprocess.Popen(["sleep", "60"])
     pid_file = folder / "a.pid"
     pid_file.write_text(f"{stranger.pid}\n")
+    until(lambda: "sleep" in processes.command_line(stranger.pid))
     processes.end_leftover(pid_file, str(folder), signal.SIGTERM, 1)
     assert stranger.poll() is None
     processes.end_leftover(pid_file, "sleep", signal.SIGTERM, 10)
