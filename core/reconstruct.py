@@ -10,8 +10,7 @@ from torch import Tensor
 
 from core import algorithms, metrics
 from core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
-from core.errors import UnsupportedScan
-from core.iterates import Iterates, State
+from core.iterates import Iterate, Iterates, State
 from core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_complex
 from core.parameters import Parameters
 from core.sensitivity import calibration_size, espirit
@@ -67,7 +66,8 @@ class SliceProblem:
     def quality(self, image: Tensor) -> Quality:
         """Data residual of an image and, where the scan has a reference, PSNR, SSIM and NMSE."""
         with torch.no_grad():
-            misfit = (self.operator.forward(image) - self.measurements).norm() / self.measurements.norm()
+            misfit = (self.operator.forward(image) - self.measurements).norm()
+            misfit = misfit / self.measurements.norm().clamp(min=torch.finfo(torch.float32).tiny)
         if self.reference is None:
             return Quality(float(misfit))
         shown = self.magnitude(image)
@@ -96,16 +96,12 @@ def _mri_problem(scan: MRIAcquisition, index: int, device: torch.device) -> Slic
     mask = torch.from_numpy(np.ascontiguousarray(scan.mask)).to(device)
     if scan.sensitivity_maps is not None:
         maps = torch.from_numpy(np.ascontiguousarray(scan.sensitivity_maps[index])).to(device)
-    elif len(kspace) == 1:
+    elif len(kspace) == 1 or not bool(kspace.any()):
         maps = torch.ones_like(kspace)
     else:
         maps = espirit(kspace, calibration_size(scan.mask))
     operator = MultiCoilMRI(maps, mask)
     y = operator.scale * kspace[None] * mask
-    if not bool(y.abs().max() > 0):
-        raise UnsupportedScan(
-            f"slice {index} holds no signal", field="kspace", found="all zero", expected="measured data"
-        )
     return SliceProblem(operator, y, scan.recon_size, None if scan.reference is None else scan.reference[index])
 
 
@@ -120,10 +116,6 @@ def _ct_problem(scan: CTAcquisition, index: int, device: torch.device) -> SliceP
         device,
     )
     y = operator.scale * sinogram[None, None]
-    if not bool(y.abs().max() > 0):
-        raise UnsupportedScan(
-            f"slice {index} holds no signal", field="sinogram", found="all zero", expected="line integrals"
-        )
     size = (scan.image_size, scan.image_size)
     return SliceProblem(operator, y, size, None if scan.reference is None else scan.reference[index])
 
@@ -134,9 +126,12 @@ def reconstruct(
     """Iterates of `method`, complete for the problem's modality; the last one is the reconstruction.
 
     The same problem, method, seed and device give the same bits; `state` of an iterate goes on right after it.
-    `priors` is a folder of priors beside the bundled ones.
+    `priors` is a folder of priors beside the bundled ones. A slice without any signal is an empty image.
     """
     A, y = problem.operator, problem.measurements
+    if not bool(y.any()):
+        yield Iterate(1, 1, torch.zeros(1, *A.image_shape, device=y.device), torch.zeros(()))
+        return
     rng = torch.Generator(y.device).manual_seed(seed)
     scale = unit(algorithms.start(y, A, "cg_sense"))
     for iterate in algorithms.run(y / scale, A, method, rng, priors, state):
