@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,9 +23,17 @@ MEBIBYTE = 1 << 20
 LIMIT_MIB = 64
 
 
+class Door(NamedTuple):
+    """An API that runs."""
+
+    port: int
+    pid: int
+    environment: dict[str, str]
+
+
 @contextmanager
-def door(data: Path) -> Iterator[tuple[int, int]]:
-    """The API on servers of its own: its port and process id."""
+def door(data: Path) -> Iterator[Door]:
+    """The API on servers of its own."""
     servers = EmbeddedServers(data)
     servers.start()
     try:
@@ -36,7 +45,7 @@ def door(data: Path) -> Iterator[tuple[int, int]]:
         with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as process:
             try:
                 _wait_for(port)
-                yield port, process.pid
+                yield Door(port, process.pid, environment)
             finally:
                 process.terminate()
     finally:
@@ -90,11 +99,11 @@ def main(mebibytes: int) -> int:
         small, large = Path(folder) / "small.npy", Path(folder) / "large.npy"
         scan_of(small, 8)
         scan_of(large, mebibytes)
-        with door(Path(folder) / "data") as (port, pid):
-            upload(port, small)
-            before = memory_mib(pid, "VmRSS")
-            status, seconds = upload(port, large)
-            grown = memory_mib(pid, "VmHWM") - before
+        with door(Path(folder) / "data") as api:
+            upload(api.port, small)
+            before = memory_mib(api.pid, "VmRSS")
+            status, seconds = upload(api.port, large)
+            grown = memory_mib(api.pid, "VmHWM") - before
     print("| upload (MiB) | status | seconds | MiB/s | memory before (MiB) | growth (MiB) | limit (MiB) |")
     print("|---|---|---|---|---|---|---|")
     cells = (
