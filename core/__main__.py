@@ -14,6 +14,7 @@ from tqdm import tqdm
 from core import formats, results
 from core.acquisition import ScanHeader
 from core.cards import find_card, sha256_of
+from core.device import prepared
 from core.errors import ReconstructionError
 from core.parameters import METHODS, Parameters, complete, parse
 from core.reconstruct import SliceProblem, reconstruct, slice_problem
@@ -47,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--slices", type=int, nargs="*", help="slice numbers; all by default")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N; a GPU by default where there is one")
     parser.add_argument("--priors", type=Path, help="folder of diffusion priors beside the bundled ones")
     return parser
 
@@ -57,8 +58,9 @@ def _run(options: argparse.Namespace) -> None:
     header = formats.probe(options.scan)
     method = complete(parse({"method": options.method, **_knobs(options.set)}), header.modality)
     chosen = _chosen(options.slices, header)
-    finished = [_slice(options, method, index) for index in chosen]
-    attributes = _attributes(options, method, header)
+    device = prepared(options.device)
+    finished = [_slice(options, method, index, device) for index in chosen]
+    attributes = _attributes(options, method, header, device)
     if target is results.OutputFormat.H5:
         results.write_hdf5(options.output, finished, attributes)
         return
@@ -78,8 +80,8 @@ def _format(path: Path) -> results.OutputFormat:
     raise ReconstructionError(f"--output {path.name}: the name must end in one of {suffixes}")
 
 
-def _slice(options: argparse.Namespace, method: Parameters, index: int) -> results.SliceResult:
-    problem = slice_problem(formats.read(options.scan, [index]), 0, torch.device(options.device))
+def _slice(options: argparse.Namespace, method: Parameters, index: int, device: torch.device) -> results.SliceResult:
+    problem = slice_problem(formats.read(options.scan, [index]), 0, device)
     curves: dict[str, list[float]] = {"iteration": [], "data_residual": [], "psnr": [], "ssim": []}
     with tqdm(desc=f"slice {index}", unit="it") as bar:
         for iterate in reconstruct(problem, method, seed=options.seed, priors=options.priors):
@@ -113,7 +115,9 @@ def _last(curves: dict[str, list[float]]) -> float:
     return curves["iteration"][-1] if curves["iteration"] else 0
 
 
-def _attributes(options: argparse.Namespace, method: Parameters, header: ScanHeader) -> dict[str, Any]:
+def _attributes(
+    options: argparse.Namespace, method: Parameters, header: ScanHeader, device: torch.device
+) -> dict[str, Any]:
     attributes = {
         "parameters": method.model_dump_json(),
         "seed": options.seed,
@@ -121,7 +125,7 @@ def _attributes(options: argparse.Namespace, method: Parameters, header: ScanHea
         "modality": header.modality.value,
         "pixel_spacing_mm": list(header.pixel_spacing_mm),
         "torch": str(torch.__version__),
-        "device": options.device,
+        "device": str(device),
     }
     if method.needs_prior:
         card = find_card(getattr(method, "prior", None), header.modality, options.priors)

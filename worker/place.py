@@ -16,6 +16,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from core.acquisition import Modality
 from core.cards import Card, find_card
+from core.device import prepared
+from core.errors import ReconstructionError
 from core.parameters import Parameters
 from worker.database import make_engine, make_sessions
 from worker.heart import Heart
@@ -77,8 +79,9 @@ def set_up(settings: Settings) -> Place:
         raise SystemExit("DATABASE_URL is not set; `python -m worker.serve` starts a server of its own")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(settings.threads or max(1, cores // settings.workers))
-    wanted = settings.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = prepared(settings.device)
+    except ReconstructionError as error:
+        raise SystemExit(f"DEVICE: {error}") from None
     engine = make_engine(settings.database_url)
-    return Place(settings, make_sessions(engine), Storage(settings.data), torch.device(wanted))
+    return Place(settings, make_sessions(engine), Storage(settings.data), device)

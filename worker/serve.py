@@ -67,7 +67,8 @@ class Service:
         if self._embedded.has_postgres:
             # Nobody else works on this database, and those who did are dead.
             self._forget("")
-        environment = {**os.environ, **self._environment()}
+        # Without a workspace of fixed size cuBLAS does not give the same bits twice.
+        environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **os.environ, **self._environment()}
         self._children = [Child("api", [sys.executable, "-m", "api"], environment)]
         self._children += [
             Child(f"worker {number}", [sys.executable, "-m", "worker"], environment)

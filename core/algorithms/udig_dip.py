@@ -34,7 +34,7 @@ def udig_dip(
     if state is not None:
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
-        rng.set_state(state["rng"])
+        rng.set_state(state["rng"].cpu())
         z, mean, first = state["z"].to(z.device), state["mean"].to(z.device), state["step"]
     loss = misfit(A, z, y)
     image = z

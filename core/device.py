@@ -1,0 +1,34 @@
+"""The device that computes, set up so that the same run gives the same bits."""
+
+import torch
+
+from core.errors import ReconstructionError
+
+
+def prepared(name: str) -> torch.device:
+    """The device of that name; "auto" is a GPU where there is one.
+
+    On CUDA, PyTorch is told to take deterministic kernels; for cuBLAS the environment must say
+    CUBLAS_WORKSPACE_CONFIG=:4096:8 as well, before the process starts. Raises ReconstructionError for an unknown or
+    absent device.
+    """
+    has_gpu = torch.cuda.is_available()
+    if name == "auto":
+        name = "cuda" if has_gpu else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise _unusable(name, "auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda":
+        if not has_gpu or (device.index or 0) >= torch.cuda.device_count():
+            raise _unusable(name, f"one of the {torch.cuda.device_count()} GPUs of this machine, or cpu")
+        # A kernel without a deterministic form warns and runs rather than ending the job.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    return device
+
+
+def _unusable(name: str, expected: str) -> ReconstructionError:
+    return ReconstructionError(
+        f"device {name!r} cannot be used; expected {expected}", field="device", found=name, expected=expected
+    )

@@ -1,0 +1,16 @@
+import pytest
+import torch
+
+from core.device import prepared
+from core.errors import ReconstructionError
+
+
+def test_auto_is_a_gpu_where_there_is_one():
+    assert prepared("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert prepared("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_with_what_would_do(name):
+    with pytest.raises(ReconstructionError, match=f"device '{name}' cannot be used; expected .*cpu"):
+        prepared(name)
