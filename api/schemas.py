@@ -139,7 +139,7 @@ class JobOut(BaseModel):
     cancel_requested: bool
     error: dict[str, Any] | None = Field(description="problem document of a failed job")
     attempt: int = Field(description="how often a slice of it was begun, at most")
-    worker: str | None = Field(description="who works on it now")
+    worker: str | None = Field(description="who works on it, or finished it")
     versions: dict[str, Any] | None = Field(description="software and prior that made the result")
     created_at: datetime
     started_at: datetime | None

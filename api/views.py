@@ -27,7 +27,7 @@ _CHUNKS = (
         func.sum(Chunk.seconds).label("seconds"),
         func.count().filter(_RUNNING).label("running"),
         func.coalesce(func.max(Chunk.attempt), 0).label("attempt"),
-        func.string_agg(Chunk.worker.distinct(), ", ").filter(_RUNNING).label("worker"),
+        func.string_agg(Chunk.worker.distinct(), ", ").label("worker"),
     )
     .where(Chunk.job_id == Job.id)
     .correlate(Job)

@@ -160,7 +160,7 @@ def store_slice(session: Session, claim: Claim, result: str, metrics: dict[str, 
     )
     if not session.scalar(select(unfinished.exists())):
         return True
-    _held(session, claim, status=Status.SUCCEEDED, finished_at=func.now(), lease_until=None, worker=None)
+    _held(session, claim, status=Status.SUCCEEDED, finished_at=func.now(), lease_until=None)
     if job.cancel_requested:
         settle_cancelled(session, job)
     return False
@@ -170,7 +170,7 @@ def succeed_job(session: Session, claim: Claim, folder: str, versions: dict[str,
     """Accept the assembled result, unless the job is to be cancelled. Raises Fenced."""
     if locked_or_fenced(session, claim.job_id).cancel_requested:
         return stop_cancelled(session, claim)
-    job = _held(session, claim, status=Status.SUCCEEDED, finished_at=func.now(), lease_until=None, worker=None)
+    job = _held(session, claim, status=Status.SUCCEEDED, finished_at=func.now(), lease_until=None)
     rows = session.scalars(select(Chunk.metrics).where(Chunk.job_id == job.id)).all()
     job.metrics = mean_metrics([row for row in rows if row is not None])
     job.status, job.result, job.versions, job.finished_at = Status.SUCCEEDED, folder, versions, func.now()
@@ -179,7 +179,7 @@ def succeed_job(session: Session, claim: Claim, folder: str, versions: dict[str,
 
 def fail_job(session: Session, claim: Claim, problem: dict[str, Any]) -> None:
     """The chunk cannot be done, so the job cannot either. Raises Fenced."""
-    job = _held(session, claim, status=Status.FAILED, finished_at=func.now(), lease_until=None, worker=None)
+    job = _held(session, claim, status=Status.FAILED, finished_at=func.now(), lease_until=None)
     settle_failed(session, job, problem)
 
 

@@ -35,12 +35,17 @@ def assert_unbroken(desk: Desk, job_id: uuid.UUID, method: object, slices: int =
     np.testing.assert_array_equal(reconstruction(desk, job_id), expected)
 
 
+def alive(desk: Desk) -> int:
+    with desk.database() as session:
+        return session.scalar(select(func.count()).select_from(Worker)) or 0
+
+
 def snapshots(desk: Desk, job_id: uuid.UUID) -> list[Snapshot]:
     with desk.database() as session:
         return list(session.scalars(select(Snapshot).where(Snapshot.job_id == job_id).order_by(Snapshot.seq)))
 
 
-def test_two_workers_share_a_volume_and_duplicate_messages_have_one_effect(desk: Desk) -> None:
+def test_a_volume_comes_back_in_order_and_duplicate_messages_have_one_effect(desk: Desk) -> None:
     volume = desk.submit(desk.scan(slices=4), SHORT, slices=[0, 1, 2, 3], ring=5, outputs=["h5", "png"])
     with working(desk.settings, 2):
         job = desk.ended(volume)
@@ -61,6 +66,16 @@ def test_two_workers_share_a_volume_and_duplicate_messages_have_one_effect(desk:
         assert job.versions is not None
         assert {name: file.attrs[name] for name in job.versions} == job.versions
     assert not desk.has_checkpoint(volume)
+
+
+def test_two_workers_have_slices_of_one_volume_at_once_and_are_named_by_them(desk: Desk) -> None:
+    with working(desk.settings, 2):
+        until(lambda: alive(desk) == 2)
+        volume = desk.submit(desk.scan(slices=2), LONG, slices=[0, 1])
+        until(lambda: [chunk.status for chunk in desk.chunks(volume)] == [Status.RUNNING] * 2)
+        assert len({chunk.worker for chunk in desk.chunks(volume)}) == 2
+        assert desk.ended(volume).status == Status.SUCCEEDED
+    assert len({chunk.worker for chunk in desk.chunks(volume)} - {None}) == 2
 
 
 def test_a_killed_workers_slice_goes_on_from_its_checkpoint_and_ends_as_if_unbroken(desk: Desk) -> None:
