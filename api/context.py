@@ -1,7 +1,6 @@
 """What every endpoint works with, made once per process."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import anyio
@@ -31,16 +30,6 @@ class Context:
         """What a scan may be, at most."""
         s = self.settings
         return Limits(max_slices=s.max_slices, max_coils=s.max_coils, max_matrix=s.max_matrix, max_views=s.max_views)
-
-    @property
-    def alive_seconds(self) -> float:
-        """How long ago a worker may have been seen to count as alive."""
-        return 4 * self.settings.sweep_seconds
-
-    @property
-    def priors(self) -> Path:
-        """Folder of further priors."""
-        return self.settings.priors or self.settings.data / "priors"
 
 
 def _context(request: Request) -> Context:

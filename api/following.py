@@ -76,18 +76,13 @@ async def get_events(
     match = _EVENT_ID.fullmatch(last_event_id or "0")
     if match is None:
         raise Invalid.at("Last-Event-ID", "no event has this id", found=last_event_id or "", expected="id of an event")
-    job = await run_in_threadpool(_job, context, job_id)
+    job = await run_in_threadpool(views.read_job, context.sessions, job_id)
     if match[2] and job.status.ended:
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     if request.scope.get("head"):
         return Response(media_type="text/event-stream", headers=headers)
     return StreamingResponse(_events(context, job_id, int(match[1])), 200, headers, "text/event-stream")
-
-
-def _job(context: Context, job_id: uuid.UUID) -> JobOut:
-    with context.sessions() as session:
-        return views.one_job(session, job_id)
 
 
 def _news(context: Context, job_id: uuid.UUID, after: int) -> tuple[JobOut, list[SnapshotOut]]:

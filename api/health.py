@@ -45,7 +45,7 @@ def get_readiness(context: ContextDep) -> Response:
 def get_metrics(context: ContextDep) -> Response:
     """Jobs by status, age of the queue, workers, disk, requests. No names, no ids."""
     with context.sessions() as session:
-        body = exposition(context.requests, session, context.storage, context.alive_seconds)
+        body = exposition(context.requests, session, context.storage, context.settings.alive_seconds)
     return Response(body, media_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})
 
 
@@ -69,7 +69,7 @@ def _disk(context: Context) -> str:
 
 
 def _workers(context: Context) -> str:
-    seconds = context.alive_seconds
+    seconds = context.settings.alive_seconds
     try:
         with context.sessions() as session:
             alive = workers_alive(session, seconds)

@@ -20,7 +20,7 @@ from api.negotiation import next_link, tagged_json
 from api.problems import Invalid, TooLarge, UnknownMedia
 from api.schemas import JobIn, JobOptions, JobOut, Page
 from core.acquisition import Modality
-from core.cards import find_card
+from core.cards import card_of
 from core.parameters import Parameters, complete
 from worker import jobs, queue
 from worker.models import Scan, Status
@@ -136,8 +136,7 @@ def _method(context: Context, scan: Scan, asked: JobOptions) -> Parameters:
         method = complete(asked.parameters, modality)
     except ValidationError as error:
         raise of_validation(error, ("parameters",)) from error
-    if method.needs_prior:
-        find_card(getattr(method, "prior", None), modality, context.priors)
+    card_of(method, modality, context.settings.priors_folder)  # refuses a prior that is not there
     return method
 
 
@@ -207,18 +206,13 @@ async def _awaited(context: Context, job_id: uuid.UUID, seconds: float) -> JobOu
     """The job as soon as its status is another than now, at the latest after these seconds."""
     deadline = time.monotonic() + seconds
     with context.watcher.watch(job_id) as changed:
-        first = job = await run_in_threadpool(_read, context, job_id)
+        first = job = await run_in_threadpool(views.read_job, context.sessions, job_id)
         while not job.status.ended and job.status == first.status and (left := deadline - time.monotonic()) > 0:
             await context.watcher.wait(changed, left)
-            job = await run_in_threadpool(_read, context, job_id)
+            job = await run_in_threadpool(views.read_job, context.sessions, job_id)
             if context.watcher.closing:
                 break
         return job
-
-
-def _read(context: Context, job_id: uuid.UUID) -> JobOut:
-    with context.sessions() as session:
-        return views.one_job(session, job_id)
 
 
 @router.post(

@@ -28,7 +28,7 @@ def get_methods(request: Request) -> Response:
 @router.get("/v1/priors", summary="Priors", response_model=Page[Card], responses=answers({200: PRIORS}, 304, 422))
 def get_priors(request: Request, context: ContextDep) -> Response:
     """Every diffusion prior with its card."""
-    return tagged_json(request, Page(items=cards(context.priors)))
+    return tagged_json(request, Page(items=cards(context.settings.priors_folder)))
 
 
 def _method(name: str, cls: type[Parameters]) -> MethodOut:

@@ -9,6 +9,7 @@ from prometheus_client.metrics_core import Metric
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from worker.health import seen_lately
 from worker.models import Job, Status, Worker
 from worker.storage import Storage
 
@@ -68,6 +69,5 @@ def exposition(requests: Requests, session: Session, storage: Storage, alive_sec
 
 
 def workers_alive(session: Session, alive_seconds: float) -> int:
-    """Number of workers that were seen lately, by the database's clock."""
-    since = func.extract("epoch", func.now() - Worker.seen_at)
-    return session.scalar(select(func.count()).select_from(Worker).where(since < alive_seconds)) or 0
+    """Number of workers that were seen lately."""
+    return session.scalar(select(func.count()).select_from(Worker).where(seen_lately(alive_seconds))) or 0

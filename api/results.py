@@ -80,8 +80,7 @@ def _written(folder: Path, wanted: OutputFormat) -> Path:
     if not path.is_file():
         if not whole.is_file():
             raise Gone("the files of this result are no longer kept; post the job again")
-        with replacing(path) as part:
-            convert(whole, part, wanted)
+        convert(whole, path, wanted)
     return path
 
 

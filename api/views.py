@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 from sqlalchemy import Row, Select, case, func, select, true
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from api.problems import Invalid, NotFound
 from api.schemas import JobOut, Metrics, Page, Progress, ScanOut, SnapshotOut
@@ -70,6 +70,12 @@ def one_job(session: Session, job_id: uuid.UUID) -> JobOut:
     if row is None:
         raise no_job(job_id)
     return _job_out(row)
+
+
+def read_job(sessions: sessionmaker[Session], job_id: uuid.UUID) -> JobOut:
+    """The job of that id as it is now, for those who hold no session while they wait."""
+    with sessions() as session:
+        return one_job(session, job_id)
 
 
 def no_job(job_id: uuid.UUID) -> NotFound:

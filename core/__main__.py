@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from core import formats, results
 from core.acquisition import ScanHeader
-from core.cards import find_card, sha256_of
+from core.cards import card_of, sha256_of
 from core.device import prepared
 from core.errors import ReconstructionError
 from core.parameters import METHODS, Parameters, complete, parse
@@ -127,8 +127,7 @@ def _attributes(
         "torch": str(torch.__version__),
         "device": str(device),
     }
-    if method.needs_prior:
-        card = find_card(getattr(method, "prior", None), header.modality, options.priors)
+    if (card := card_of(method, header.modality, options.priors)) is not None:
         attributes |= {"prior": card.name, "prior_sha256": card.sha256}
     return attributes
 

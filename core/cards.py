@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core.acquisition import Modality
 from core.errors import MissingPrior
+from core.parameters import Parameters
 
 BUNDLED = Path(__file__).parent / "weights"
 
@@ -58,6 +59,11 @@ def find_card(name: str | None, modality: Modality, folder: Path | None = None) 
         found=wanted,
         expected=fitting,
     )
+
+
+def card_of(method: Parameters, modality: Modality, folder: Path | None = None) -> Card | None:
+    """The card of the prior that a method names or takes by default; None: it needs none. Raises MissingPrior."""
+    return find_card(getattr(method, "prior", None), modality, folder) if method.needs_prior else None
 
 
 def sha256_of(path: Path) -> str:

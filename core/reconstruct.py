@@ -44,7 +44,7 @@ class SliceProblem:
     @property
     def modality(self) -> Modality:
         """MRI images are complex, CT images are not."""
-        return Modality.MRI if self.operator.image_shape[0] == 2 else Modality.CT
+        return self.operator.modality
 
     def plain(self) -> Tensor:
         """What needs no iteration: A^H y for MRI, filtered back-projection for CT."""

@@ -2,9 +2,7 @@
 
 import gzip
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
+from core.files import replacing
 from core.formats.hdf5 import RESULT_MARK
 from core.pictures import contact_sheet_png, magnitude_png
 
@@ -59,7 +58,7 @@ class SliceResult:
         optional = {"image_complex": self.image_complex, "reference": self.reference}
         curves = {f"curve_{name}": np.asarray(values, np.float64) for name, values in self.curves.items()}
         present = {name: array for name, array in optional.items() if array is not None}
-        with _whole(path) as part, part.open("wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays, **present, **curves)
 
     @classmethod
@@ -78,7 +77,7 @@ def write_hdf5(path: Path, slices: Iterable[SliceResult], attributes: Mapping[st
     `curves/<name>` (slices, snapshots), padded with NaN. `pixel_spacing_mm` (y, x) is wanted for NIfTI.
     """
     curves: list[Mapping[str, list[float]]] = []
-    with _whole(path) as part, h5py.File(part, "w") as file:
+    with replacing(path) as part, h5py.File(part, "w") as file:
         file.attrs[RESULT_MARK] = True
         for name, value in attributes.items():
             scalar = isinstance(value, str | int | float | np.generic)
@@ -93,7 +92,7 @@ def write_hdf5(path: Path, slices: Iterable[SliceResult], attributes: Mapping[st
 
 def convert(hdf5: Path, path: Path, output: OutputFormat) -> None:
     """Write the reconstruction in a result file to `path` in another format."""
-    with h5py.File(hdf5, "r") as file, _whole(path) as part, part.open("wb") as target:
+    with h5py.File(hdf5, "r") as file, replacing(path) as part, part.open("wb") as target:
         volume = file["reconstruction"]
         match output:
             case OutputFormat.H5:
@@ -157,21 +156,3 @@ def _padded(curves: list[list[float]]) -> NDArray[np.float64]:
     for row, curve in zip(table, curves, strict=True):
         row[: len(curve)] = curve
     return table
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary name that becomes `path` when all is written and on disk."""
-    part = path.with_name(path.name + ".part")
-    try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -148,21 +148,25 @@ def locked(session: Session, job_id: uuid.UUID) -> Job:
 def settle_cancelled(session: Session, job: Job) -> None:
     """Cancel the chunks that wait and, when none runs any more, the job."""
     close_chunks(session, job.id, Status.QUEUED)
-    running = select(Chunk.slice).where(Chunk.job_id == job.id, Chunk.status == Status.RUNNING)
-    if session.scalar(select(running.exists())):
+    if _runs(session, job):
         return
     job.status, job.finished_at = Status.CANCELLED, func.now()
     session.flush()
+
+
+def _runs(session: Session, job: Job) -> bool:
+    """Whether a worker has a chunk of the job."""
+    running = select(Chunk.slice).where(Chunk.job_id == job.id, Chunk.status == Status.RUNNING)
+    return bool(session.scalar(select(running.exists())))
 
 
 def settle_stopped(session: Session, job: Job) -> None:
     """The job's status after a chunk of it has stopped running."""
     if job.status.ended:
         return
-    running = select(Chunk.slice).where(Chunk.job_id == job.id, Chunk.status == Status.RUNNING)
     if job.cancel_requested:
         settle_cancelled(session, job)
-    elif not session.scalar(select(running.exists())):
+    elif not _runs(session, job):
         job.status = Status.QUEUED
     notify(session, job.id)
 

@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.acquisition import Modality
-from core.cards import Card, find_card
+from core.cards import card_of
 from core.device import prepared
 from core.errors import ReconstructionError
 from core.parameters import Parameters
@@ -48,11 +47,6 @@ class Place:
         finally:
             self.heart = None
 
-    @property
-    def priors(self) -> Path:
-        """Folder of further priors."""
-        return self.settings.priors or self.settings.data / "priors"
-
     @cached_property
     def device_name(self) -> str:
         """What the device is called."""
@@ -67,8 +61,7 @@ class Place:
             "torch": str(torch.__version__),
             "device": self.device_name,
         }
-        if method.needs_prior:
-            card: Card = find_card(getattr(method, "prior", None), modality, self.priors)
+        if (card := card_of(method, modality, self.settings.priors_folder)) is not None:
             found |= {"prior": card.name, "prior_sha256": card.sha256}
         return found
 

@@ -2,7 +2,8 @@
 
 import logging
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery, current_app
@@ -76,8 +77,7 @@ def broker_url(url: str) -> str:
 def ring(chunks: Iterable[tuple[uuid.UUID, int]]) -> bool:
     """Send one message per chunk, after their commit. False: the queue is away, and the sweep will ring."""
     try:
-        with current_app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
+        with _reached() as connection:
             producer = connection.Producer()
             for job_id, slice_ in chunks:
                 current_app.send_task(TASK, (str(job_id), slice_), producer=producer)
@@ -87,11 +87,18 @@ def ring(chunks: Iterable[tuple[uuid.UUID, int]]) -> bool:
     return True
 
 
+@contextmanager
+def _reached() -> Iterator[Any]:
+    """A connection that was tried: one that is away is found out here, and soon."""
+    with current_app.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
+        yield connection
+
+
 def waiting_messages() -> int | None:
     """Number of messages that no worker has taken yet; None: the queue is away."""
     try:
-        with current_app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
+        with _reached() as connection:
             return int(connection.default_channel.queue_declare(QUEUE).message_count)
     except AWAY as error:
         log.warning("queue.away %s", type(error).__name__)

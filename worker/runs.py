@@ -76,7 +76,9 @@ class Run:
     def _iterate(self, problem: SliceProblem, state: dict[str, Any] | None) -> tuple[Iterate, Quality]:
         settings = self._place.settings
         look_at, keep_at, looked_at_step = 0.0, time.monotonic() + settings.checkpoint_seconds, -1
-        iterates = reconstruct(problem, self.method, seed=self._claim.seed, priors=self._place.priors, state=state)
+        iterates = reconstruct(
+            problem, self.method, seed=self._claim.seed, priors=self._place.settings.priors_folder, state=state
+        )
         for iterate in iterates:
             self._stop_if_told(iterate)
             now = time.monotonic()

@@ -39,6 +39,16 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(5, gt=0, description="period in which waiting rows are rung again")
     max_crashes: int = Field(3, ge=1, description="a slice that killed its worker this often fails its job")
 
+    @property
+    def priors_folder(self) -> Path:
+        """Folder of further priors."""
+        return self.priors or self.data / "priors"
+
+    @property
+    def alive_seconds(self) -> float:
+        """How long ago a worker may have been seen to count as alive."""
+        return 4 * self.sweep_seconds
+
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from core import files
+
 OWNER_ONLY = 0o700
 JOB_FOLDERS = ("checkpoints", "slices", "previews", "results")
 
@@ -45,7 +47,7 @@ class Storage:
         target = self.scan(sha256)
         incoming.chmod(0o600)
         incoming.replace(target)
-        sync_folder(self.scans)
+        files.sync_folder(self.scans)
         return target
 
     def delete_scan(self, sha256: str) -> None:
@@ -94,23 +96,7 @@ class Storage:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name to write to; the file takes its own name, on the disk, only when all went well."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
+    """As `core.files.replacing`, for a file that is its owner's alone."""
+    with files.replacing(path) as part:
         yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
         part.chmod(0o600)
-        part.replace(path)
-        sync_folder(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Put a folder's names on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

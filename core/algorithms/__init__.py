@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from core.acquisition import Modality
 from core.algorithms.classical import cg_sense, fbp, sirt, zero_filled
 from core.algorithms.dip import dip
 from core.algorithms.udig_dip import udig_dip
@@ -39,7 +38,7 @@ def run(
             network = initialise(UNet(method.input_channels, channels).to(device), rng)
             return dip(y, A, network, method, rng, state)
         case UDiGDIP():
-            prior = load_prior(method.prior, Modality.MRI if channels == 2 else Modality.CT, priors, device)
+            prior = load_prior(method.prior, A.modality, priors, device)
             network = UNet(channels, channels) if method.network == "unet" else ResidualUNet(channels)
             return udig_dip(
                 y, A, start(y, A, method.start), initialise(network.to(device), rng), prior, method, rng, state

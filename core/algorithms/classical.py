@@ -26,7 +26,7 @@ def cg_sense(y: Tensor, A: LinearOperator, p: CGSense) -> Iterates:
     rhs = A.adjoint(y)
     images = conjugate_gradient_iterates(lambda x: A.normal(x) + p.ridge * x, rhs, torch.zeros_like(rhs))
     for step, image in enumerate(islice(images, p.iterations), 1):
-        yield Iterate(step, p.iterations, image, _misfit(A, image, y))
+        yield Iterate(step, p.iterations, image, A.misfit(image, y) / y.numel())
 
 
 def sirt(y: Tensor, A: LinearOperator, p: SIRT, state: State | None = None) -> Iterates:
@@ -48,7 +48,3 @@ def sirt(y: Tensor, A: LinearOperator, p: SIRT, state: State | None = None) -> I
 def _reciprocal(sums: Tensor) -> Tensor:
     # Rays that miss the image and pixels that no ray meets change nothing.
     return torch.where(sums > 1e-6 * sums.max(), 1 / sums, torch.zeros_like(sums))
-
-
-def _misfit(A: LinearOperator, x: Tensor, y: Tensor) -> Tensor:
-    return (A.forward(x) - y).abs().square().mean()

@@ -25,7 +25,7 @@ def dip(
         first, mean = state["step"], state["mean"].to(device)
     for step in range(first, p.iterations):
         image = network(z)
-        loss = (A.forward(image) - y).abs().square().sum()
+        loss = A.misfit(image, y)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -36,7 +36,7 @@ def udig_dip(
         optimiser.load_state_dict(state["optimiser"])
         rng.set_state(state["rng"].cpu())
         z, mean, first = state["z"].to(z.device), state["mean"].to(z.device), state["step"]
-    loss = misfit(A, z, y)
+    loss = A.misfit(z, y)
     image = z
     for k in range(first, p.outer_iterations):
         for _ in range(p.inner_iterations):
@@ -49,7 +49,7 @@ def udig_dip(
                 yield Iterate(k, p.outer_iterations, image, loss)
             z = consistent(z, rhs, A, p, noise / sigma)
         output = fitted(network, z, p)
-        loss = loss if p.inner_iterations else misfit(A, z, y)
+        loss = loss if p.inner_iterations else A.misfit(z, y)
         mean = torch.lerp(output, mean, min(p.averaging, k / (k + 10)))
         image = mean if p.averaging else output
 
@@ -71,7 +71,7 @@ def update(
 ) -> Tensor:
     """One step on |A f(z) - y|^2 + weight |f(z) - z|^2, equation (6); returns the loss."""
     image = network(z)
-    loss = (A.forward(image) - y).abs().square().sum() + weight * (image - z).square().sum()
+    loss = A.misfit(image, y) + weight * (image - z).square().sum()
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
@@ -97,9 +97,3 @@ def consistent(d: Tensor, rhs: Tensor, A: LinearOperator, p: UDiGDIP, noise_rati
     with torch.no_grad():
         z = conjugate_gradient(lambda x: A.normal(x) + mu * x, rhs + mu * d, d, p.consistency_iterations)
     return z.clamp(min=0) if A.nonnegative else z
-
-
-def misfit(A: LinearOperator, x: Tensor, y: Tensor) -> Tensor:
-    """|A x - y|^2."""
-    with torch.no_grad():
-        return (A.forward(x) - y).abs().square().sum()

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.acquisition import Modality
+
 Map = Callable[[Tensor], Tensor]
 
 
@@ -35,6 +37,7 @@ class LinearOperator(ABC):
     their physical units. An operator never changes once it is made.
     """
 
+    modality: Modality
     image_shape: tuple[int, int, int]
     """(channels, height, width)"""
     nonnegative: bool = False
@@ -55,6 +58,10 @@ class LinearOperator(ABC):
     def normal(self, x: Tensor) -> Tensor:
         """A^H A x for images (B, C, H, W)."""
         return _differentiable(x, self._normal, self._normal)
+
+    def misfit(self, x: Tensor, y: Tensor) -> Tensor:
+        """Squared distance |A x - y|^2 of images (B, C, H, W) from measurements, a scalar."""
+        return (self.forward(x) - y).abs().square().sum()
 
     @abstractmethod
     def noise_level(self, y: Tensor) -> float:

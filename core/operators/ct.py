@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from core.acquisition import Modality
 from core.operators.base import LinearOperator
 from core.operators.radon import Geometry
 from core.operators.radon_auto import Projector, projector
@@ -22,6 +23,7 @@ class ParallelBeamCT(LinearOperator):
     The geometry's sense is that of `core.operators.radon.Geometry`.
     """
 
+    modality = Modality.CT
     nonnegative = True
 
     def __init__(

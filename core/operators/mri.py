@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from core.acquisition import Modality
 from core.errors import UnsupportedScan
 from core.operators.base import LinearOperator
 from core.operators.fourier import PLANE, as_channels, as_complex
@@ -23,6 +24,8 @@ class MultiCoilMRI(LinearOperator):
     Images are (B, 2, H, W) with real and imaginary part as channels; measurements (B, coils, H, W) complex64, zero
     where the mask is False (Pruessmann et al. 1999).
     """
+
+    modality = Modality.MRI
 
     def __init__(self, sensitivity_maps: Tensor, mask: Tensor) -> None:
         _check(sensitivity_maps, mask)

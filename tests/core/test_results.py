@@ -8,7 +8,7 @@ import pytest
 import scans
 from PIL import Image
 
-from core import results
+from core import files
 from core.errors import UnreadableScan
 from core.formats import probe
 from core.results import OutputFormat, SliceResult, convert, write_hdf5
@@ -61,7 +61,7 @@ def test_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, m
     def full_disk(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(results.os, "fsync", full_disk)
+    monkeypatch.setattr(files.os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
         second.save(path)
     assert path.read_bytes() == before
