@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--slices", type=int, nargs="*", help="slice numbers; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N; a GPU by default where there is one")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="CPU threads; with more than one, rare runs differ a little"
+    )
     parser.add_argument("--priors", type=Path, help="folder of diffusion priors beside the bundled ones")
     return parser
 
@@ -58,6 +61,7 @@ def _run(options: argparse.Namespace) -> None:
     header = formats.probe(options.scan)
     method = complete(parse({"method": options.method, **_knobs(options.set)}), header.modality)
     chosen = _chosen(options.slices, header)
+    torch.set_num_threads(max(1, options.threads))
     device = prepared(options.device)
     finished = [_slice(options, method, index, device) for index in chosen]
     attributes = _attributes(options, method, header, device)

@@ -1,5 +1,6 @@
 """What the tests of all packages share: a real Postgres and Valkey, and for each test an empty service on them."""
 
+import os
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 from sqlalchemy.orm import Session, sessionmaker
+
+# As workers by default: the same bits every time are promised for one thread. Read when PyTorch is first imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from worker.database import make_engine, make_sessions
 from worker.embedded import EmbeddedServers

@@ -21,7 +21,11 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address that the API binds to")
     port: int = Field(8000, ge=0, le=65535, description="port of the API; 0 takes a free one")
     workers: int = Field(2, ge=1, le=64, description="worker processes that `make serve` starts")
-    threads: int = Field(0, ge=0, description="CPU threads per worker; 0 divides the cores among the workers")
+    threads: int = Field(
+        1,
+        ge=0,
+        description="CPU threads per worker; 0 divides the cores. Only one thread gives the same bits every time",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where workers compute")
     max_upload_bytes: int = Field(8 << 30, ge=1, description="largest scan file")
     disk_reserve_bytes: int = Field(1 << 30, ge=0, description="uploads are refused when less would stay free")
