@@ -16,17 +16,20 @@ NULL_SPACE = 0.01
 SUPPORT = 0.8
 
 
-def calibration_size(mask: NDArray[np.bool_]) -> tuple[int, int]:
-    """Height and width of the fully measured rectangle about the centre of a mask (ky, kx), at most 32 each.
-
-    Raises UnsupportedScan when it is smaller than 8 x 8.
-    """
+def full_centre(mask: NDArray[np.bool_]) -> tuple[int, int]:
+    """Height and width of the fully measured rectangle about the centre of a mask (ky, kx), at most 32 each."""
     best = (0, 0)
     for height in range(1, min(LARGEST_CALIBRATION, mask.shape[0]) + 1):
         full: NDArray[np.bool_] = np.all(mask[centre(mask.shape[0], height)], axis=0)
         widths = range(1, min(LARGEST_CALIBRATION, full.size) + 1)
         width = max((w for w in widths if full[centre(full.size, w)].all()), default=0)
         best = max(best, (height, width), key=lambda size: (min(size), max(size)))
+    return best
+
+
+def calibration_size(mask: NDArray[np.bool_]) -> tuple[int, int]:
+    """The `full_centre` of a mask (ky, kx). Raises UnsupportedScan when it is smaller than 8 x 8."""
+    best = full_centre(mask)
     if min(best) < SMALLEST_CALIBRATION:
         raise UnsupportedScan(
             f"the centre of k-space is fully measured over {best[0]} x {best[1]} samples; estimating coil maps needs "

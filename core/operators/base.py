@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -44,6 +44,8 @@ class LinearOperator(ABC):
     """whether images are attenuations, which cannot be negative"""
     support: Tensor | float = 1.0
     """(H, W): 0 where nothing is ever measured of the image, which is 0 there by definition; else 1"""
+    measured: Tensor
+    """which measurements there are, bool, broadcastable to the last two axes of y"""
     scale: float
     """1 / spectral norm of the physical model"""
 
@@ -62,6 +64,10 @@ class LinearOperator(ABC):
     def misfit(self, x: Tensor, y: Tensor) -> Tensor:
         """Squared distance |A x - y|^2 of images (B, C, H, W) from measurements, a scalar."""
         return (self.forward(x) - y).abs().square().sum()
+
+    @abstractmethod
+    def restricted(self, kept: Tensor) -> Self:
+        """The same model of only those measurements where `kept` is True (shaped as `measured`); the scale stays."""
 
     @abstractmethod
     def noise_level(self, y: Tensor) -> float:

@@ -1,7 +1,8 @@
 """Parallel-beam CT: line integrals of attenuation, and filtered back-projection."""
 
+import copy
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -41,12 +42,20 @@ class ParallelBeamCT(LinearOperator):
         self.image_shape = (1, image_size, image_size)
         self._projector, norm = _projector(self.geometry, torch.device(device))
         self.scale = 1.0 / norm
+        self.measured = torch.ones(len(angles), 1, dtype=torch.bool, device=device)
+
+    def restricted(self, kept: Tensor) -> Self:
+        """The same model of the views where `kept` (views, 1) is True."""
+        other = copy.copy(self)
+        other.measured = self.measured & kept
+        return other
 
     def noise_level(self, y: Tensor) -> float:
         """Standard deviation of the noise, in the mean over rays, from second differences along the detectors.
 
         Dense rays are noisier by far, so rays are taken in groups of like density.
         """
+        y = y[..., self.measured[:, 0], :]
         centre = y[..., 1:-1]
         rough = (y[..., :-2] - 2 * centre + y[..., 2:]).flatten()[centre.flatten().argsort()].abs()
         # Median: an edge is a large difference, but few differences are edges. 0.6745 and 6: of a normal distribution.
@@ -55,16 +64,20 @@ class ParallelBeamCT(LinearOperator):
 
     def _forward(self, x: Tensor) -> Tensor:
         rays = self._projector.forward(x.flatten(1))
-        return self.scale * rays.reshape(len(x), 1, len(self.geometry.angles), self.geometry.detectors)
+        rays = rays.reshape(len(x), 1, len(self.geometry.angles), self.geometry.detectors)
+        return rays * (self.scale * self.measured)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return self.scale * self._projector.adjoint(y.flatten(1)).reshape(len(y), *self.image_shape)
+        rays = (y * (self.scale * self.measured)).flatten(1)
+        return self._projector.adjoint(rays).reshape(len(y), *self.image_shape)
 
     def fbp(self, y: Tensor, window: Literal["ramp", "hann"] = "ramp") -> Tensor:
         """Filtered back-projection (B, 1, n, n) in 1/mm of y (B, 1, views, detectors) (Kak, Slaney 1988, 3.3)."""
         pixel, spacing = self.geometry.pixel_size_mm, self.geometry.detector_spacing_mm
-        weights = torch.from_numpy(angular_weights(np.asarray(self.geometry.angles))).to(y)
-        filtered = _filtered(y / self.scale, spacing, window) * weights[:, None]
+        views = self.measured[:, 0].cpu().numpy()
+        weights = np.zeros(len(views))
+        weights[views] = angular_weights(np.asarray(self.geometry.angles)[views])
+        filtered = _filtered(y / self.scale, spacing, window) * torch.from_numpy(weights).to(y)[:, None]
         # The strips' areas in a pixel sum to the pixel's, so this makes back-projection a mean over the pixel.
         return self._projector.adjoint(filtered.flatten(1)).reshape(len(y), *self.image_shape) * (spacing / pixel**2)
 

@@ -1,6 +1,8 @@
 """Multi-coil Cartesian MRI: y = M F S x."""
 
+import copy
 import math
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -34,6 +36,7 @@ class MultiCoilMRI(LinearOperator):
         # Shifted once here, so that applying the operator shifts single images rather than every coil.
         self._maps = torch.fft.ifftshift(sensitivity_maps.to(torch.complex64), PLANE)
         self._mask = torch.fft.ifftshift(mask, PLANE).to(sensitivity_maps.device, torch.float32)
+        self.measured = mask.to(sensitivity_maps.device, torch.bool)
         seen = torch.linalg.vector_norm(sensitivity_maps, dim=0)
         self.support = (seen > SEEN * seen.max()).float()
         self.scale = 1.0
@@ -53,13 +56,20 @@ class MultiCoilMRI(LinearOperator):
             )
         return norm
 
+    def restricted(self, kept: Tensor) -> Self:
+        """The same model of the samples where `kept` (ky, kx) is True."""
+        other = copy.copy(self)
+        other.measured = self.measured & kept
+        other._mask = self._mask * torch.fft.ifftshift(kept, PLANE)
+        return other
+
     def noise_level(self, y: Tensor) -> float:
         """Standard deviation of complex noise: the median magnitude (Rayleigh) of the outermost measured samples."""
         height, width = self.image_shape[1:]
         rows = torch.linspace(-1, 1, height, device=y.device).abs()
         columns = torch.linspace(-1, 1, width, device=y.device).abs()
         outer = torch.maximum(rows[:, None], columns) > OUTER
-        samples = y[..., outer & torch.fft.fftshift(self._mask > 0)]
+        samples = y[..., outer & self.measured]
         return float(samples.abs().median()) / math.sqrt(math.log(2)) if samples.numel() else 0.0
 
     def _forward(self, x: Tensor) -> Tensor:
