@@ -1,6 +1,7 @@
 """Reconstruct a scan file without the service: `python -m core scan.h5 -o out.h5`."""
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Sequence
@@ -19,13 +20,19 @@ from core.errors import ReconstructionError
 from core.parameters import METHODS, Parameters, complete, parse
 from core.reconstruct import SliceProblem, reconstruct, slice_problem
 
+COMMANDS = {"convert-prior": "core.convert_prior"}
+"""Further commands, `python -m core NAME ...`: the module whose main(arguments) runs each."""
+
 SHOWN_EVERY = 10
 """Iterates from one evaluation of PSNR and residual to the next."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when the volume is written, 2 when the input cannot be used."""
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in COMMANDS:
+        return int(importlib.import_module(COMMANDS[given[0]]).main(given[1:]))
+    options = _parser().parse_args(given)
     try:
         _run(options)
     except ReconstructionError as error:
@@ -39,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m core", description=__doc__)
+    others = f"further commands, each with a --help of its own: {', '.join(COMMANDS)}"
+    parser = argparse.ArgumentParser(prog="python -m core", description=__doc__, epilog=others)
     parser.add_argument("scan", type=Path, help="fastMRI or sinogram HDF5, .npy or .npz")
     parser.add_argument("-o", "--output", type=Path, required=True, help="volume to write: .h5, .npy, .nii.gz or .png")
     parser.add_argument("--method", default="udig_dip", choices=list(METHODS))

@@ -1,5 +1,7 @@
 """The device that computes, set up so that the same run gives the same bits."""
 
+from functools import lru_cache
+
 import torch
 
 from core.errors import ReconstructionError
@@ -26,6 +28,16 @@ def prepared(name: str) -> torch.device:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
     return device
+
+
+@lru_cache(maxsize=1)
+def _cpu_has_amx() -> bool:
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 convolutions are faster than float32 on this device: with AMX 3 to 8 times on a CPU."""
+    return torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_amx()
 
 
 def _unusable(name: str, expected: str) -> ReconstructionError:

@@ -29,3 +29,7 @@ class UnsupportedScan(ReconstructionError):
 
 class MissingPrior(ReconstructionError):
     """No diffusion prior of that name or for that modality."""
+
+
+class UnreadableCheckpoint(ReconstructionError):
+    """A checkpoint is broken, holds code, or is of no network that the engine builds."""

@@ -1,17 +1,24 @@
 """A diffusion prior is a denoiser D(x, sigma), and nothing else."""
 
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from core.acquisition import Modality
-from core.cards import Card, find_card, sha256_of
+from core.cards import ADMNetwork, Card, EDMNetwork, NCSNppNetwork, find_card, sha256_of
+from core.device import has_fast_bfloat16
 from core.errors import MissingPrior
+from core.files import replacing
+from core.networks.adm import ADMUNet
 from core.networks.denoiser import DenoiserUNet
+from core.networks.ncsnpp import NCSNppUNet
+from core.published import EpsilonPrior, LinearSchedule, ScorePrior
 
 SIGMA_DATA = 0.3
 """Standard deviation of the training images, scaled to about [0, 1] (Karras et al. 2022)."""
@@ -39,18 +46,8 @@ class DiffusionPrior(nn.Module):
         return denoised
 
 
-@lru_cache(maxsize=1)
-def _cpu_has_amx() -> bool:
-    return bool(torch.cpu._is_amx_tile_supported())
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 convolutions are faster than float32 on this device: with AMX 3 to 8 times on a CPU."""
-    return torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_amx()
-
-
-def load_prior(name: str | None, modality: Modality, folder: Path | None, device: torch.device) -> DiffusionPrior:
-    """Load the prior of that name, or the modality's bundled one, ready to evaluate.
+def load_prior(name: str | None, modality: Modality, folder: Path | None, device: torch.device) -> nn.Module:
+    """Load the prior of that name, or the modality's bundled one, ready to evaluate as D(x, sigma).
 
     Raises MissingPrior when there is none, it belongs to the other modality, or its file differs from its card.
     """
@@ -58,15 +55,58 @@ def load_prior(name: str | None, modality: Modality, folder: Path | None, device
 
 
 @lru_cache(maxsize=4)
-def _load(card: Card, device: torch.device) -> DiffusionPrior:
+def _load(card: Card, device: torch.device) -> nn.Module:
     if sha256_of(card.weights) != card.sha256:
-        raise MissingPrior(
-            f"prior {card.name}: its weights are not those its card names (sha256 {card.sha256}); install it again",
-            field="parameters.prior",
-            found=card.name,
-            expected="weights that match their card",
-        )
-    prior = DiffusionPrior(card.channels, card.widths, card.blocks)
-    prior.load_state_dict({key: value.float() for key, value in load_file(card.weights).items()})
+        raise _unusable(card, f"its weights are not those its card names (sha256 {card.sha256}); install it again")
+    try:
+        weights = {key: value.float() for key, value in load_file(card.weights).items()}
+        prior = _built(card, weights)
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise _unusable(card, f"its weights do not fit the network that its card describes: {told:.300}") from error
     prior.requires_grad_(False).eval()
     return prior.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _unusable(card: Card, why: str) -> MissingPrior:
+    return MissingPrior(
+        f"prior {card.name}: {why}",
+        field="parameters.prior",
+        found=card.name,
+        expected="weights that match their card",
+    )
+
+
+def _built(card: Card, weights: dict[str, Tensor]) -> nn.Module:
+    described = card.network
+    if isinstance(described, EDMNetwork):
+        prior = DiffusionPrior(described.channels, described.widths, described.blocks)
+        prior.load_state_dict(weights)
+        return prior
+    # Hundreds of millions of weights are neither drawn at random nor held twice.
+    with torch.device("meta"):
+        network = network_of(described)
+    network.load_state_dict(weights, assign=True)
+    if isinstance(described, ADMNetwork):
+        schedule = LinearSchedule(described.first_beta, described.last_beta, described.steps)
+        return EpsilonPrior(network, described.channels, schedule, described.input_range)
+    return ScorePrior(network, described.channels, described.noise_range, described.input_range)
+
+
+def network_of(described: ADMNetwork | NCSNppNetwork) -> nn.Module:
+    """A published network, its weights at random."""
+    d = described
+    if isinstance(d, ADMNetwork):
+        return ADMUNet(d.channels, d.width, d.multipliers, d.blocks, d.attention, d.learned_variance, d.head_channels)
+    return NCSNppUNet(d.channels, d.width, d.multipliers, d.blocks, d.scales)
+
+
+def save_prior(weights: dict[str, Tensor], card: Card, folder: Path) -> None:
+    """Write `<name>.safetensors`, then `<name>.json` with its hash."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{card.name}.safetensors"
+    with replacing(path) as part:
+        save_file(weights, part)
+    complete = card.model_copy(update={"sha256": sha256_of(path)})
+    with replacing(folder / f"{card.name}.json") as part:
+        part.write_text(json.dumps(complete.model_dump(mode="json"), indent=2) + "\n")

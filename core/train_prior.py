@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from core.acquisition import Modality
 from core.augmentation import batches, with_phase
-from core.cards import Card, sha256_of
+from core.cards import IMAGE_CHANNELS, Card, EDMNetwork
 from core.metrics import psnr
-from core.priors import SIGMA_DATA, DiffusionPrior
+from core.priors import SIGMA_DATA, DiffusionPrior, save_prior
 from core.training_images import TrainingImage, load_images
 
 SIGMA_RANGE = (0.004, 1.2)
@@ -113,11 +112,7 @@ class Training:
 
 def write_prior(prior: DiffusionPrior, card: Card, folder: Path) -> None:
     """Write `<name>.safetensors` in half precision and `<name>.json` with its hash."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / f"{card.name}.safetensors"
-    save_file({key: value.half().contiguous() for key, value in prior.state_dict().items()}, weights)
-    complete = card.model_copy(update={"sha256": sha256_of(weights)})
-    (folder / f"{card.name}.json").write_text(json.dumps(complete.model_dump(mode="json"), indent=2) + "\n")
+    save_prior({key: value.half().contiguous() for key, value in prior.state_dict().items()}, card, folder)
 
 
 def main() -> None:
@@ -182,9 +177,7 @@ def _card(
         name=name,
         modality=options.modality,
         description=f"Denoiser of {options.modality.value} images for purification, noise levels {SIGMA_RANGE}",
-        channels=2 if options.modality is Modality.MRI else 1,
-        widths=WIDTHS,
-        blocks=BLOCKS,
+        network=EDMNetwork(channels=IMAGE_CHANNELS[options.modality], widths=WIDTHS, blocks=BLOCKS),
         sha256="",
         data=tuple(f"{stem}: {sources.get(stem, {}).get('terms', 'terms not stated')}" for stem in stems),
         held_out=tuple(options.hold_out),

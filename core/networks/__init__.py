@@ -1,1 +1,1 @@
-"""Networks: the denoiser of the bundled priors and the deep image priors f_theta."""
+"""Networks: the denoisers of the bundled and of published priors, and the deep image priors f_theta."""

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.priors import has_fast_bfloat16
+from core.device import has_fast_bfloat16
 
 
 class Convolutions(nn.Sequential):

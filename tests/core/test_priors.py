@@ -1,6 +1,7 @@
 """The bundled priors denoise people they were not trained on, and refuse what they should."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -97,10 +98,71 @@ def test_prior_of_the_other_modality_is_refused():
         load_prior("mri", Modality.CT, None, CPU)
 
 
-def test_broken_card_names_its_file(tmp_path):
-    (tmp_path / "odd.json").write_text("{}")
-    with pytest.raises(MissingPrior, match=r"odd\.json"):
-        cards(tmp_path)
+BROKEN_CARDS = {
+    "empty": ("{}", "name: Field required"),
+    "no_json": ("{", "Invalid JSON"),
+    "a_list": ("[]", "valid dictionary or instance of Card"),
+    "no_text": (b"\xff\xfe", "Invalid JSON"),
+    "other_architecture": ({"network": {"architecture": "vit", "channels": 2}}, "network: Input tag 'vit'"),
+    "three_channels": ({"network": {"channels": 3, "widths": [8], "blocks": 1}}, "Unable to extract tag"),
+    "five_channels": (
+        {"network": {"architecture": "edm_unet", "channels": 5, "widths": [8], "blocks": 1}},
+        "its network has 5 channels; mri images need 2",
+    ),
+    "ct_for_mri": (
+        {"network": {"architecture": "edm_unet", "channels": 1, "widths": [8], "blocks": 1}},
+        "its network has 1 channels; mri images need 2",
+    ),
+    "climbs": ({"name": "../climbs"}, "name: String should match pattern"),
+    "mri": ({"name": "mri"}, "names its prior 'mri', as another does"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_CARDS)
+def test_broken_card_is_told_to_who_asks_for_it_and_hides_no_other(tmp_path, name):
+    content, message = BROKEN_CARDS[name]
+    _copy(tmp_path, "mine")
+    _copy(tmp_path, f"{name}_file")
+    path = tmp_path / f"{name}_file.json"
+    if isinstance(content, dict):
+        content = json.dumps(json.loads(path.read_text()) | content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert [card.name for card in cards(tmp_path)] == ["ct", "mri", "mine"]
+    assert find_card("mine", Modality.MRI, tmp_path).name == "mine"
+    with pytest.raises(MissingPrior, match=re.escape(path.name)) as refused:
+        find_card(f"{name}_file", Modality.MRI, tmp_path)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(MissingPrior, match=f"there are: mri, mine; not usable: {name}_file"):
+        find_card("knees", Modality.MRI, tmp_path)
+
+
+def test_card_without_weights_is_not_listed(tmp_path):
+    _copy(tmp_path, "alone")
+    (tmp_path / "alone.safetensors").unlink()
+    assert [card.name for card in cards(tmp_path)] == ["ct", "mri"]
+    with pytest.raises(MissingPrior, match=r"alone\.json has no weights file alone\.safetensors beside it"):
+        find_card("alone", Modality.MRI, tmp_path)
+
+
+def test_card_of_the_one_architecture_that_there_was_is_still_read(tmp_path):
+    _copy(tmp_path, "old")
+    path = tmp_path / "old.json"
+    card = json.loads(path.read_text())
+    network = card.pop("network")
+    del network["architecture"]
+    path.write_text(json.dumps(card | network))
+    assert find_card("old", Modality.MRI, tmp_path).network == find_card("mri", Modality.MRI).network
+
+
+def test_weights_of_another_network_than_the_card_describes_are_refused(tmp_path):
+    _copy(tmp_path, "odd")
+    path = tmp_path / "odd.json"
+    card = json.loads(path.read_text())
+    card["network"]["blocks"] = 3
+    path.write_text(json.dumps(card))
+    with pytest.raises(MissingPrior, match="prior odd: its weights do not fit the network that its card describes"):
+        load_prior("odd", Modality.MRI, tmp_path, CPU)
 
 
 def _copy(folder, name):
