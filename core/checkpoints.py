@@ -1,6 +1,8 @@
 """Published checkpoints become a network's description and its tensors, strictly and without running their code."""
 
 import pickle
+import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from enum import StrEnum
@@ -24,10 +26,12 @@ UNREADABLE = (
     EOFError,
     LookupError,
     MemoryError,
+    OSError,
     RuntimeError,
     TypeError,
     ValueError,
     pickle.UnpicklingError,
+    struct.error,
     zipfile.BadZipFile,
 )
 """What torch.load raises for a file that is none of its own."""
@@ -76,8 +80,10 @@ def _loaded(path: Path) -> Mapping[Any, Any]:
     with path.open("rb"):  # an absent file is the caller's OSError
         pass
     try:
-        # Mapped files leave the optimiser's state, twice the network, on the disk.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a broken file makes torch.load say, its error says too
+            # Mapped files leave the optimiser's state, twice the network, on the disk.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except UNREADABLE as error:
         raise _refused(
             f"{path.name} is no checkpoint of tensors alone: it is broken, or would run code, which is never done",

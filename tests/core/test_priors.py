@@ -101,10 +101,10 @@ def test_prior_of_the_other_modality_is_refused():
 BROKEN_CARDS = {
     "empty": ("{}", "name: Field required"),
     "no_json": ("{", "Invalid JSON"),
-    "a_list": ("[]", "valid dictionary or instance of Card"),
+    "a_list": ("[]", "Input should be an object"),
     "no_text": (b"\xff\xfe", "Invalid JSON"),
     "other_architecture": ({"network": {"architecture": "vit", "channels": 2}}, "network: Input tag 'vit'"),
-    "three_channels": ({"network": {"channels": 3, "widths": [8], "blocks": 1}}, "Unable to extract tag"),
+    "no_architecture": ({"network": {"channels": 3, "widths": [8], "blocks": 1}}, "Unable to extract tag"),
     "five_channels": (
         {"network": {"architecture": "edm_unet", "channels": 5, "widths": [8], "blocks": 1}},
         "its network has 5 channels; mri images need 2",
