@@ -107,6 +107,7 @@ def save_prior(weights: dict[str, Tensor], card: Card, folder: Path) -> None:
     path = folder / f"{card.name}.safetensors"
     with replacing(path) as part:
         save_file(weights, part)
+        part.chmod(0o644)  # safetensors writes for the owner alone; a worker may be someone else
     complete = card.model_copy(update={"sha256": sha256_of(path)})
     with replacing(folder / f"{card.name}.json") as part:
         part.write_text(json.dumps(complete.model_dump(mode="json"), indent=2) + "\n")

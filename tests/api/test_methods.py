@@ -1,9 +1,13 @@
+import json
+import shutil
 from typing import Any
 
 from fastapi.testclient import TestClient
 
 from core.acquisition import Modality
+from core.cards import BUNDLED
 from core.parameters import METHODS, PRESETS, complete, parse
+from worker.settings import Settings
 
 
 def test_every_knob_of_every_method_is_told(client: TestClient) -> None:
@@ -67,3 +71,32 @@ def test_every_modality_has_a_prior_with_its_card(client: TestClient) -> None:
     assert {prior["modality"] for prior in priors} == {"mri", "ct"}
     assert all(len(prior["sha256"]) == 64 and prior["data"] and prior["limits"] for prior in priors)
     assert not any("weights" in prior for prior in priors)
+
+
+def test_a_prior_in_the_data_folder_is_told_and_taken_by_its_name(
+    client: TestClient, settings: Settings, scan: dict[str, Any]
+) -> None:
+    settings.priors_folder.mkdir(parents=True)
+    card = json.loads((BUNDLED / "mri.json").read_text()) | {"name": "knees"}
+    (settings.priors_folder / "knees.json").write_text(json.dumps(card))
+    shutil.copy(BUNDLED / "mri.safetensors", settings.priors_folder / "knees.safetensors")
+    told = {prior["name"]: prior for prior in client.get("/v1/priors").json()["items"]}
+    assert told["knees"] == card
+    body = {"scan_id": scan["id"], "parameters": {"method": "udig_dip", "prior": "knees"}}
+    assert client.post("/v1/jobs", json=body).status_code == 202
+
+
+def test_a_broken_card_is_told_to_who_asks_for_its_prior_and_to_no_other(
+    client: TestClient, settings: Settings, scan: dict[str, Any]
+) -> None:
+    settings.priors_folder.mkdir(parents=True)
+    (settings.priors_folder / "odd.json").write_text('{"name": "odd"}')
+    answer = client.get("/v1/priors")
+    assert answer.status_code == 200
+    assert {prior["name"] for prior in answer.json()["items"]} == {"mri", "ct"}
+    body = {"scan_id": scan["id"], "parameters": {"method": "udig_dip", "prior": "odd"}}
+    refused = client.post("/v1/jobs", json=body)
+    assert refused.status_code == 422
+    assert "odd.json is not a prior's card: modality: Field required" in refused.json()["detail"]
+    body["parameters"]["prior"] = "mri"
+    assert client.post("/v1/jobs", json=body).status_code == 202

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from core import published
 from core.errors import UnsupportedScan
 from core.networks.adm import ADMUNet
 from core.networks.ncsnpp import NCSNppUNet
@@ -152,3 +153,13 @@ def tiny(kind, channels):
     if kind == "adm":
         return epsilon_prior(ADMUNet(channels, 32, (1, 2), 1), channels).eval().requires_grad_(False)
     return ScorePrior(NCSNppUNet(channels, 8, (1, 2), 1, 10), channels, NOISE_RANGE).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("kind", ["adm", "ncsnpp"])
+def test_half_the_precision_changes_the_step_by_a_few_percent(kind, monkeypatch):
+    prior, x = tiny(kind, 2), torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    steps = []
+    for fast in (False, True):
+        monkeypatch.setattr(published, "has_fast_bfloat16", lambda _, fast=fast: fast)
+        steps.append(prior(x, 0.3) - x)
+    assert (steps[0] - steps[1]).norm() < 0.05 * steps[0].norm()
