@@ -1,7 +1,7 @@
 """Training patches: slices turned, mirrored, zoomed, changed in brightness and, for MRI, given a phase."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +15,12 @@ TURN = 0.3  # radians
 LOG_BRIGHTNESS = (-0.35, 0.25)
 
 
-def batches(
-    images: Sequence[TrainingImage], modality: Modality, size: int, count: int, rng: Generator
-) -> Iterator[Tensor]:
-    """Endless batches (count, C, size, size)."""
+def batch(images: Sequence[TrainingImage], modality: Modality, size: int, count: int, rng: Generator) -> Tensor:
+    """`count` patches (count, C, size, size) of images drawn by their weights."""
     weights = torch.tensor([image.weight for image in images])
-    while True:
-        chosen = torch.multinomial(weights, count, replacement=True, generator=rng).tolist()
-        magnitude = torch.stack([patch(images[index].pixels, size, rng) for index in chosen])
-        yield with_phase(magnitude, rng) if modality is Modality.MRI else magnitude
+    chosen = torch.multinomial(weights, count, replacement=True, generator=rng).tolist()
+    magnitude = torch.stack([patch(images[index].pixels, size, rng) for index in chosen])
+    return with_phase(magnitude, rng) if modality is Modality.MRI else magnitude
 
 
 def patch(pixels: Tensor, size: int, rng: Generator) -> Tensor:

@@ -31,13 +31,13 @@ def prepared(name: str) -> torch.device:
 
 
 @lru_cache(maxsize=1)
-def _cpu_has_amx() -> bool:
-    return bool(torch.cpu._is_amx_tile_supported())
+def _cpu_has_bfloat16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 convolutions are faster than float32 on this device: with AMX 3 to 8 times on a CPU."""
-    return torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_amx()
+    """Whether bfloat16 convolutions beat float32 here: on a CPU 1.8 times with AVX512-BF16, 3 to 8 times with AMX."""
+    return torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bfloat16()
 
 
 def _unusable(name: str, expected: str) -> ReconstructionError:

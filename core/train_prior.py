@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from core.acquisition import Modality
-from core.augmentation import batches, with_phase
+from core.augmentation import batch, with_phase
 from core.cards import IMAGE_CHANNELS, Card, EDMNetwork
 from core.metrics import psnr
-from core.priors import SIGMA_DATA, DiffusionPrior, save_prior
+from core.priors import SIGMA_DATA, DiffusionPrior, load_prior, save_prior
 from core.training_images import TrainingImage, load_images
 
 SIGMA_RANGE = (0.004, 1.2)
@@ -89,6 +89,11 @@ class Training:
         for key, value in self.prior.state_dict().items():
             self.mean[key].lerp_(value, 1 - decay)
 
+    def start_from(self, prior: nn.Module) -> None:
+        """Take the weights of a trained prior of the same shape."""
+        self.prior.load_state_dict(prior.state_dict())
+        self.mean = {key: value.clone() for key, value in prior.state_dict().items()}
+
     def averaged(self) -> DiffusionPrior:
         """The prior with the running mean of the weights."""
         prior = DiffusionPrior(self.prior.network.leave.out_channels // 4, WIDTHS, BLOCKS)
@@ -122,6 +127,8 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of NIfTI volumes; CT in Hounsfield units")
     parser.add_argument("--sources", type=Path, help="JSON: file stem -> {weight, terms}; others weigh 1")
     parser.add_argument("--hold-out", nargs="*", default=[], help="file stems of people kept out of training")
+    parser.add_argument("--leave-out", nargs="*", default=[], help="file stems that are not used at all")
+    parser.add_argument("--start-from", help="a prior whose weights to begin with, bundled or in the output folder")
     parser.add_argument("--output", type=Path, required=True, help="folder for checkpoint, weights and card")
     parser.add_argument("--name", help="name of the prior; the modality's by default")
     parser.add_argument("--steps", type=int, default=8000)
@@ -140,19 +147,21 @@ def train(options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     sources = json.loads(options.sources.read_text()) if options.sources else {}
-    images, held_out = load_images(options.images, options.modality, sources, options.hold_out)
+    images, held_out = load_images(options.images, options.modality, sources, options.hold_out, options.leave_out)
     training = Training(options.modality, options.steps, options.learning_rate, options.decay)
     options.output.mkdir(parents=True, exist_ok=True)
     name = options.name or options.modality.value
     checkpoint = options.output / f"{name}.checkpoint"
     if checkpoint.exists():
         training.load(checkpoint)
-    # A resumed run draws from a stream of its own, named by the step that it goes on from.
-    rng = torch.Generator().manual_seed(options.seed + training.step)
-    stream = batches(images, options.modality, options.patch, options.batch, rng)
+    elif options.start_from:
+        training.start_from(load_prior(options.start_from, options.modality, options.output, torch.device("cpu")))
     with tqdm(total=options.steps, initial=training.step, unit="step", mininterval=10) as bar:
         while training.step < options.steps:
-            loss = training.update(next(stream), rng)
+            # A generator a step: a resumed run draws what the unbroken one would have drawn.
+            rng = torch.Generator().manual_seed(options.seed * 2**32 + training.step)
+            clean = batch(images, options.modality, options.patch, options.batch, rng)
+            loss = training.update(clean, rng)
             bar.update()
             if training.step % 50 == 0:
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
@@ -190,6 +199,7 @@ def _card(
             "ema": options.decay,
             "seed": options.seed,
             "slices": len(images),
+            **({"started_from": options.start_from} if options.start_from else {}),
         },
         scores=scores,
         limits=LIMITS,

@@ -27,13 +27,19 @@ class TrainingImage(NamedTuple):
 
 
 def load_images(
-    folder: Path, modality: Modality, sources: Mapping[str, Mapping[str, Any]], held_out: Sequence[str]
+    folder: Path,
+    modality: Modality,
+    sources: Mapping[str, Mapping[str, Any]],
+    held_out: Sequence[str],
+    left_out: Sequence[str] = (),
 ) -> tuple[list[TrainingImage], list[TrainingImage]]:
     """Slices to train on and slices of the people kept out; each file weighs as much as its `weight` says."""
     training: list[TrainingImage] = []
     kept_out: list[TrainingImage] = []
     for path in sorted([*folder.glob("*.nii.gz"), *folder.glob("*.nii")]):
         stem = path.name.split(".")[0]
+        if stem in left_out:
+            continue
         weight = float(sources.get(stem, {}).get("weight", 1.0))
         slices = volume_slices(path, modality, only_native=stem in held_out)
         images = [TrainingImage(pixels, weight / len(slices), stem) for pixels in slices]
