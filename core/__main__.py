@@ -1,6 +1,7 @@
 """Reconstruct a scan file without the service: `python -m core scan.h5 -o out.h5`."""
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Sequence
@@ -19,12 +20,17 @@ from core.errors import ReconstructionError
 from core.parameters import METHODS, Parameters, complete, parse
 from core.reconstruct import SliceProblem, reconstruct, slice_problem
 
+COMMANDS = {"train-prior": "core.train_prior"}
+"""What `python -m core` does beside reconstructing, by the module whose `main` does it."""
 SHOWN_EVERY = 10
 """Iterates from one evaluation of PSNR and residual to the next."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when the volume is written, 2 when the input cannot be used."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in COMMANDS:
+        return int(importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:]))
     options = _parser().parse_args(arguments)
     try:
         _run(options)
@@ -39,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m core", description=__doc__)
+    others = f"Other commands: {', '.join(COMMANDS)}; `python -m core COMMAND --help` says more."
+    parser = argparse.ArgumentParser(prog="python -m core", description=__doc__, epilog=others)
     parser.add_argument("scan", type=Path, help="fastMRI or sinogram HDF5, .npy or .npz")
     parser.add_argument("-o", "--output", type=Path, required=True, help="volume to write: .h5, .npy, .nii.gz or .png")
     parser.add_argument("--method", default="udig_dip", choices=list(METHODS))

@@ -1,16 +1,18 @@
 """A diffusion prior is a denoiser D(x, sigma), and nothing else."""
 
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from core.acquisition import Modality
 from core.cards import Card, find_card, sha256_of
 from core.errors import MissingPrior
+from core.files import replacing
 from core.networks.denoiser import DenoiserUNet
 
 SIGMA_DATA = 0.3
@@ -70,3 +72,14 @@ def _load(card: Card, device: torch.device) -> DiffusionPrior:
     prior.load_state_dict({key: value.float() for key, value in load_file(card.weights).items()})
     prior.requires_grad_(False).eval()
     return prior.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def save_prior(weights: dict[str, Tensor], card: Card, folder: Path) -> None:
+    """Write `<name>.safetensors`, then `<name>.json` with its hash."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{card.name}.safetensors"
+    with replacing(path) as part:
+        save_file(weights, part)
+    complete = card.model_copy(update={"sha256": sha256_of(path)})
+    with replacing(folder / f"{card.name}.json") as part:
+        part.write_text(json.dumps(complete.model_dump(mode="json"), indent=2) + "\n")
