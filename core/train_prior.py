@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from core.acquisition import Modality
-from core.cards import BUNDLED, Card
+from core.cards import BUNDLED, Card, find_card
 from core.device import prepared
 from core.errors import ReconstructionError
 from core.priors import load_prior
@@ -91,10 +92,39 @@ def train(options: argparse.Namespace, rank: int, device: torch.device) -> int:
     outputs = _checked(options)
     if options.threads:
         torch.set_num_threads(options.threads)
-    sources, people = _json(options.sources, "--sources", dict), _json(options.people, "--people", str)
+    sources, people = _json(options.sources, "sources", dict), _json(options.people, "people", str)
     split = split_by_person(find_sources(options.images, people), options.hold_out, options.leave_out, options.seed)
     images = load_images(split.training, options.modality, sources)
     settings = _settings(options, images)
+    training = _training(options, outputs, settings, device)
+    validation = None
+    if rank == 0:
+        outputs.folder.mkdir(parents=True, exist_ok=True)
+        _warn(options, outputs.name, split)
+        kept_out = load_images(split.kept_out, options.modality, only_native=True)
+        validation = Validation(kept_out, options.modality, device)
+    plan = Plan(
+        modality=options.modality,
+        images=images,
+        batch=options.batch,
+        patch=options.patch,
+        seed=options.seed,
+        score_every=options.score_every,
+        keep_best=options.keep == "best",
+    )
+    data = (*_data(split, sources), *_inherited(options))
+    card = partial(_card, outputs.name, options, data, split, len(images))
+    heard = follow(training, plan, settings, outputs, validation, card, rank)
+    if heard is None:
+        return 0
+    if rank == 0:
+        where = f"stopped after step {training.step} of {training.steps}"
+        sys.stderr.write(f"{where}; the same command goes on from there\n")
+    return 128 + heard
+
+
+def _training(options: argparse.Namespace, outputs: Outputs, settings: Settings, device: torch.device) -> Training:
+    """A training that has not begun, or as its checkpoint left it."""
     torch.manual_seed(options.seed)
     training = Training(
         2 if options.modality is Modality.MRI else 1,
@@ -109,38 +139,7 @@ def train(options: argparse.Namespace, rank: int, device: torch.device) -> int:
         training.load(outputs.path(".checkpoint"), settings)
     elif options.start_from:
         training.start_from(load_prior(options.start_from, options.modality, options.output, device))
-    if rank == 0:
-        outputs.folder.mkdir(parents=True, exist_ok=True)
-        _warn(options, outputs.name, split)
-    validation = _validation(split, options.modality, device) if rank == 0 else None
-    heard = follow(
-        training,
-        Plan(
-            modality=options.modality,
-            images=images,
-            batch=options.batch,
-            patch=options.patch,
-            seed=options.seed,
-            score_every=options.score_every,
-            keep_best=options.keep == "best",
-        ),
-        settings,
-        outputs,
-        validation,
-        lambda step, scores: _card(outputs.name, options, sources, split, len(images), step, scores),
-        rank,
-    )
-    if heard is None:
-        return 0
-    if rank == 0:
-        sys.stderr.write(
-            f"stopped after step {training.step} of {training.steps}; the same command goes on from there\n"
-        )
-    return 128 + heard
-
-
-def _validation(split: Split, modality: Modality, device: torch.device) -> Validation:
-    return Validation(load_images(split.kept_out, modality, only_native=True), modality, device)
+    return training
 
 
 def _checked(options: argparse.Namespace) -> Outputs:
@@ -176,10 +175,10 @@ def _json(path: Path | None, option: str, kind: type) -> dict[str, Any]:
     try:
         read = json.loads(path.read_text())
     except ValueError as error:
-        raise _wrong(option[2:], f"{path.name}, which is no JSON ({error})", "a JSON object") from error
+        raise _wrong(option, f"{path.name}, which is no JSON ({error})", "a JSON object") from error
     if not isinstance(read, dict) or not all(isinstance(value, kind) for value in read.values()):
         meaning = "names to people" if kind is str else "names to {weight, terms}"
-        raise _wrong(option[2:], f"something else in {path.name}", f"a JSON object from {meaning}")
+        raise _wrong(option, f"something else in {path.name}", f"a JSON object from {meaning}")
     return read
 
 
@@ -216,10 +215,27 @@ def _people(sources: Sequence[Any]) -> list[str]:
     return sorted({source.person for source in sources})
 
 
+def _data(split: Split, sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What is trained on, with its terms."""
+    return [
+        f"{source.name if source.name == source.person else f'{source.name} ({source.person})'}: "
+        f"{sources.get(source.name, {}).get('terms', 'terms not stated')}"
+        for source in split.training
+    ]
+
+
+def _inherited(options: argparse.Namespace) -> list[str]:
+    """What the prior to begin with was trained on."""
+    if not options.start_from:
+        return []
+    begun = find_card(options.start_from, options.modality, options.output)
+    return [f"{entry} (by the prior {begun.name}, to begin with)" for entry in begun.data]
+
+
 def _card(
     name: str,
     options: argparse.Namespace,
-    sources: Mapping[str, Mapping[str, Any]],
+    data: tuple[str, ...],
     split: Split,
     slices: int,
     step: int,
@@ -235,11 +251,7 @@ def _card(
         widths=tuple(options.widths),
         blocks=options.blocks,
         sha256="",
-        data=tuple(
-            f"{source.name if source.name == source.person else f'{source.name} ({source.person})'}: "
-            f"{sources.get(source.name, {}).get('terms', 'terms not stated')}"
-            for source in split.training
-        ),
+        data=data,
         held_out=tuple(_people(split.kept_out)),
         training={
             "steps": step,

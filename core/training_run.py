@@ -4,9 +4,11 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -44,8 +46,7 @@ class Outputs:
         """Scores so far, a dict for each time; those after step `until` are forgotten."""
         path = self.path(".history.jsonl")
         lines = path.read_text().splitlines() if path.exists() else []
-        kept = [entry for entry in map(json.loads, lines) if entry["step"] <= until]
-        return kept
+        return [entry for entry in map(json.loads, lines) if entry["step"] <= until]
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         """Write all scores, a line each."""
@@ -81,6 +82,7 @@ def follow(
     patience = 0.5 if sys.stderr.isatty() else 10
     with (
         _signals() as heard,
+        closing(drawn(plan, training.step, rank, ahead=training.device.type == "cuda")) as batches,
         tqdm(total=training.steps, initial=training.step, unit="step", mininterval=patience, disable=rank > 0) as bar,
     ):
         while True:
@@ -90,10 +92,10 @@ def follow(
                 losses.clear()
             if training.step == training.steps:
                 return None
-            rng = step_generator(plan.seed, training.step, rank)
-            clean = batch(plan.images, plan.modality, plan.patch, plan.batch, rng)
+            clean, rng = next(batches)
             loss, stopped = training.update(clean, rng, stop=bool(heard))
-            losses.append(loss)
+            if validation is not None:
+                losses.append(loss)
             bar.update()
             if training.step % SHOWN_EVERY == 0:
                 bar.set_postfix(loss=f"{float(loss):.3f}", refresh=False)
@@ -102,6 +104,27 @@ def follow(
                 training.save(outputs.path(".checkpoint"), settings)
             if stopped:
                 return heard[0] if heard else int(signal.SIGTERM)
+
+
+def drawn(plan: Plan, step: int, rank: int, *, ahead: bool) -> Generator[tuple[Tensor, torch.Generator], None, None]:
+    """Batches (B, C, H, W) from a step on, each with the generator of its step.
+
+    With `ahead` the next one is drawn while the last one is used: a GPU would wait for it.
+    """
+
+    def draw(number: int) -> tuple[Tensor, torch.Generator]:
+        rng = step_generator(plan.seed, number, rank)
+        return batch(plan.images, plan.modality, plan.patch, plan.batch, rng), rng
+
+    if not ahead:
+        for number in count(step):
+            yield draw(number)
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(draw, step)
+        for number in count(step + 1):
+            current = following.result()
+            following = pool.submit(draw, number)
+            yield current
 
 
 def _score(

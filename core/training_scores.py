@@ -26,8 +26,8 @@ SCORED_SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5)
 SHOWN_SIGMAS = (0.05, 0.2, 0.5)
 DENOISED_SLICES = 8
 RECONSTRUCTED_SLICES = 3
-LARGEST_SIDE = 256
-"""Slices are binned by a whole number until they are no larger, in pixels a side, before they are scanned."""
+LARGEST_SIDE = 272
+"""Slices are binned by a whole number until they are no larger, in pixels a side with their margin, to be scanned."""
 COILS, ACCELERATION, CENTER_FRACTION, NOISE_LEVEL = 8, 4, 0.08, 0.005
 VIEWS, PHOTONS = 30, 1e6
 WATER_1_PER_MM = 0.02
@@ -76,15 +76,16 @@ class Validation:
         return {"reconstruction_psnr": self._psnr(images), "start_psnr": self._psnr(self.starts)}, images
 
     def picture(self, prior: Denoiser, images: Sequence[Image]) -> bytes:
-        """PNG of the first scanned slice: with noise, denoised and the error at three levels, then reconstructed."""
+        """PNG of the middle scanned slice: with noise, denoised and the error at three levels, then reconstructed."""
         rng = torch.Generator().manual_seed(0)
+        middle = len(images) // 2
         rows = []
         for sigma in SHOWN_SIGMAS:
-            clean, noisy, denoised = self._denoised(prior, self.scanned[0][None], sigma, rng)
+            clean, noisy, denoised = self._denoised(prior, self.scanned[middle][None], sigma, rng)
             rows.append([("kept out", clean), (f"noise {sigma:g}", noisy), _titled("denoised", denoised, clean)])
-        truth = self.truths[0]
-        start = _titled(self.start_name, self.starts[0], truth)
-        return rows_png([*rows, [("reference", truth), start, _titled("reconstruction", images[0], truth)]])
+        truth = self.truths[middle]
+        start = _titled(self.start_name, self.starts[middle], truth)
+        return rows_png([*rows, [("reference", truth), start, _titled("reconstruction", images[middle], truth)]])
 
     def _psnr(self, images: Sequence[Image]) -> float:
         scores = [psnr(image, truth) for image, truth in zip(images, self.truths, strict=True)]

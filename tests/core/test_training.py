@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from core.priors import load_prior
 from core.train_prior import main
 from core.training import Training, step_generator
 from core.training_images import find_sources, load_images
+from core.training_run import Plan, drawn
 from core.training_scores import SCORED_SIGMAS
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +120,14 @@ def test_every_step_process_and_seed_draws_anew_and_the_first_process_as_a_singl
     assert len({tuple(draw.tolist()) for draw in draws}) == 4
 
 
+def test_batches_drawn_ahead_are_those_drawn_in_time(images):
+    slices = load_images(find_sources(images, {}), Modality.MRI)
+    plan = Plan(modality=Modality.MRI, images=slices, batch=2, patch=32, seed=1, score_every=9, keep_best=False)
+    for ahead, in_time in zip(*(islice(drawn(plan, 5, 1, ahead=ahead), 4) for ahead in (True, False)), strict=True):
+        assert torch.equal(ahead[0], in_time[0])
+        assert torch.equal(torch.rand(3, generator=ahead[1]), torch.rand(3, generator=in_time[1]))
+
+
 def test_a_checkpoint_without_settings_is_trusted_and_a_broken_one_is_not(tmp_path):
     path = tmp_path / "a.checkpoint"
     small().save(path, {})
@@ -161,6 +171,21 @@ def test_training_writes_a_prior_that_loads_with_its_card_history_and_picture(co
     prior = load_prior("tiny", modality, out, CPU)
     channels = 2 if modality is Modality.MRI else 1
     assert prior(torch.zeros(1, channels, 16, 16), 0.1).shape == (1, channels, 16, 16)
+
+
+def test_a_prior_begun_with_another_names_what_that_one_saw(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "core.training_run.Validation.reconstruction", lambda self, *_: ({"reconstruction_psnr": 1.0}, self.starts)
+    )
+    assert main(command(tmp_path, "--steps", "1")) == 0
+    assert (
+        main(command(tmp_path, "--steps", "1", "--name", "second", "--start-from", "tiny", "--leave-out", "eva")) == 0
+    )
+    card = json.loads((tmp_path / "second.json").read_text())
+    assert card["data"] == ["ada: terms not stated"] + [
+        f"{name}: terms not stated (by the prior tiny, to begin with)" for name in ("ada", "eva")
+    ]
+    assert card["training"]["started_from"] == "tiny"
 
 
 def test_the_best_weights_stay_when_they_are_asked_for(command, tmp_path, monkeypatch):
@@ -267,13 +292,13 @@ def test_a_signal_ends_training_at_a_step_from_which_it_goes_on(command, tmp_pat
     assert main(command(tmp_path / "unbroken", "--steps", "5")) == 0
     steps = []
 
-    def drawn(*arguments):
+    def interrupted(*arguments):
         steps.append(len(steps))
         if len(steps) == 3:
             signal.raise_signal(number)
         return batch(*arguments)
 
-    monkeypatch.setattr("core.training_run.batch", drawn)
+    monkeypatch.setattr("core.training_run.batch", interrupted)
     out = tmp_path / "broken"
     assert main(command(out, "--steps", "5")) == 128 + number
     assert capsys.readouterr().err.splitlines()[-1] == (
