@@ -12,6 +12,8 @@ from core.errors import MissingPrior
 from core.parameters import Parameters
 
 BUNDLED = Path(__file__).parent / "weights"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""Names that a prior, and so its files, may have."""
 IMAGE_CHANNELS = {Modality.MRI: 2, Modality.CT: 1}
 """Channels of an image: real and imaginary part of MRI, attenuation of CT."""
 
@@ -87,7 +89,7 @@ class Card(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: str = Field(pattern=NAME)
     modality: Modality
     description: str
     network: Annotated[EDMNetwork | ADMNetwork | NCSNppNetwork, Field(discriminator="architecture")]

@@ -48,6 +48,16 @@ def comparison_png(
     return _png(_sheet([[(title, _enlarged(greys)) for title, greys in row] for row in rows]))
 
 
+def rows_png(rows: Sequence[Sequence[tuple[str, NDArray[Any]]]], gain: float = 5) -> bytes:
+    """Rows of titled images (y, x), all of one size, on the window of a row's first; then the error of its last."""
+    sheet = []
+    for row in rows:
+        reference = row[0][1]
+        greys = [(title, _greys(image, window_of(reference))) for title, image in row]
+        sheet.append([*greys, _titled_error(row[-1][1], reference, gain)])
+    return _png(_sheet([[(title, _enlarged(greys)) for title, greys in row] for row in sheet]))
+
+
 def contact_sheet_png(volume: Sequence[NDArray[Any]]) -> bytes:
     """All slices (y, x) on the brightest one's window, numbered from 0, in rows from the top left."""
     window = max(window_of(image) for image in volume)
