@@ -53,6 +53,19 @@ class SIRT(Parameters):
     iterations: int = Field(200, ge=1, le=20000, description="iterations")
 
 
+class TV(Parameters):
+    """Total variation: min |A x - y|^2 / 2 + weight TV(x), non-negative in CT (Rudin, Osher, Fatemi 1992)."""
+
+    method: Literal["tv"] = "tv"
+    weight: float | None = Field(
+        None,
+        ge=0,
+        le=1e6,
+        description="weight of TV, with |A| = 1 and an object of about 1; none: by measurements held out of the scan",
+    )
+    iterations: int = Field(100, ge=1, le=100_000, description="iterations with the final weight")
+
+
 class DIP(Parameters):
     """Deep image prior: a network with a fixed random input is fitted to the scan (Ulyanov et al. 2018)."""
 
@@ -72,7 +85,7 @@ class UDiGDIP(Parameters):
         "standard", description="where knobs that are not given take their values from"
     )
     prior: str | None = Field(None, description="name of the diffusion prior; none: the modality's bundled one")
-    start: Literal["adjoint", "cg_sense", "fbp", "sirt"] = Field(
+    start: Literal["adjoint", "cg_sense", "fbp", "sirt", "tv"] = Field(
         "cg_sense", description="first network input", json_schema_extra={"symbol": "z_0"}
     )
     outer_iterations: int = Field(
@@ -133,10 +146,11 @@ class UDiGDIP(Parameters):
         return self
 
 
-Method = Annotated[UDiGDIP | DIP | CGSense | ZeroFilled | SIRT | FBP, Field(discriminator="method")]
+Method = Annotated[UDiGDIP | DIP | TV | CGSense | ZeroFilled | SIRT | FBP, Field(discriminator="method")]
 METHODS: dict[str, type[Parameters]] = {
     "udig_dip": UDiGDIP,
     "dip": DIP,
+    "tv": TV,
     "cg_sense": CGSense,
     "zero_filled": ZeroFilled,
     "sirt": SIRT,
@@ -201,9 +215,9 @@ def complete(method: Parameters, modality: Modality) -> Parameters:
     filled = UDiGDIP(**{**PRESETS[method.preset, modality], **method.model_dump(exclude_unset=True)})
     if modality is Modality.MRI and filled.start in CT_STARTS:
         raise UnsupportedScan(
-            f"start {filled.start} needs a CT scan; an MRI scan starts from cg_sense or adjoint",
+            f"start {filled.start} needs a CT scan; an MRI scan starts from cg_sense, tv or adjoint",
             field="parameters.start",
             found=filled.start,
-            expected="cg_sense | adjoint",
+            expected="cg_sense | tv | adjoint",
         )
     return filled
