@@ -61,9 +61,27 @@ class TV(Parameters):
         None,
         ge=0,
         le=1e6,
-        description="weight of TV, with |A| = 1 and an object of about 1; none: by measurements held out of the scan",
+        description="weight of TV, with |A| = 1 and an object of about 1; none: by measurements held out",
     )
     iterations: int = Field(100, ge=1, le=100_000, description="iterations with the final weight")
+
+
+class L1Wavelet(Parameters):
+    """Sparse wavelets with cycle spinning: min |A x - y|^2 / 2 + weight |W x|_1 (Lustig et al. 2007)."""
+
+    modalities = (Modality.MRI,)
+    method: Literal["l1_wavelet"] = "l1_wavelet"
+    weight: float | None = Field(
+        None,
+        ge=0,
+        le=1e6,
+        description="weight of |W x|_1, with |A| = 1 and an object of about 1; none: by measurements held out",
+    )
+    iterations: int = Field(150, ge=1, le=100_000, description="iterations with the final weight")
+    vanishing_moments: int = Field(
+        1, ge=1, le=8, description="of Daubechies' wavelet, half its filter's length; 1: Haar"
+    )
+    levels: int = Field(4, ge=1, le=8, description="levels of the decomposition")
 
 
 class DIP(Parameters):
@@ -146,11 +164,12 @@ class UDiGDIP(Parameters):
         return self
 
 
-Method = Annotated[UDiGDIP | DIP | TV | CGSense | ZeroFilled | SIRT | FBP, Field(discriminator="method")]
+Method = Annotated[UDiGDIP | DIP | TV | L1Wavelet | CGSense | ZeroFilled | SIRT | FBP, Field(discriminator="method")]
 METHODS: dict[str, type[Parameters]] = {
     "udig_dip": UDiGDIP,
     "dip": DIP,
     "tv": TV,
+    "l1_wavelet": L1Wavelet,
     "cg_sense": CGSense,
     "zero_filled": ZeroFilled,
     "sirt": SIRT,

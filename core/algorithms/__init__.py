@@ -7,13 +7,14 @@ from torch import Generator, Tensor
 
 from core.algorithms.classical import cg_sense, fbp, sirt, zero_filled
 from core.algorithms.dip import dip
+from core.algorithms.l1_wavelet import l1_wavelet
 from core.algorithms.tv import tv
 from core.algorithms.udig_dip import udig_dip
 from core.errors import UnsupportedScan
 from core.iterates import Iterates, State
 from core.networks.dip import ResidualUNet, UNet, initialise
 from core.operators import LinearOperator, ParallelBeamCT
-from core.parameters import DIP, FBP, SIRT, TV, CGSense, Parameters, UDiGDIP, ZeroFilled
+from core.parameters import DIP, FBP, SIRT, TV, CGSense, L1Wavelet, Parameters, UDiGDIP, ZeroFilled
 from core.priors import load_prior
 from core.solvers import conjugate_gradient
 
@@ -37,6 +38,8 @@ def run(
             return sirt(y, A, method, state)
         case TV():
             return tv(y, A, method, rng, state)
+        case L1Wavelet():
+            return l1_wavelet(y, A, method, rng, state)
         case DIP():
             network = initialise(UNet(method.input_channels, channels).to(device), rng)
             return dip(y, A, network, method, rng, state)
