@@ -53,6 +53,37 @@ class SIRT(Parameters):
     iterations: int = Field(200, ge=1, le=20000, description="iterations")
 
 
+class TV(Parameters):
+    """Total variation: min |A x - y|^2 / 2 + weight TV(x), non-negative in CT (Rudin, Osher, Fatemi 1992)."""
+
+    method: Literal["tv"] = "tv"
+    weight: float | None = Field(
+        None,
+        ge=0,
+        le=1e6,
+        description="weight of TV, with |A| = 1 and an object of about 1; none: by measurements held out",
+    )
+    iterations: int = Field(100, ge=1, le=100_000, description="iterations with the final weight")
+
+
+class L1Wavelet(Parameters):
+    """Sparse wavelets with cycle spinning: min |A x - y|^2 / 2 + weight |W x|_1 (Lustig et al. 2007)."""
+
+    modalities = (Modality.MRI,)
+    method: Literal["l1_wavelet"] = "l1_wavelet"
+    weight: float | None = Field(
+        None,
+        ge=0,
+        le=1e6,
+        description="weight of |W x|_1, with |A| = 1 and an object of about 1; none: by measurements held out",
+    )
+    iterations: int = Field(150, ge=1, le=100_000, description="iterations with the final weight")
+    vanishing_moments: int = Field(
+        1, ge=1, le=8, description="of Daubechies' wavelet, half its filter's length; 1: Haar"
+    )
+    levels: int = Field(4, ge=1, le=8, description="levels of the decomposition")
+
+
 class DIP(Parameters):
     """Deep image prior: a network with a fixed random input is fitted to the scan (Ulyanov et al. 2018)."""
 
@@ -72,7 +103,7 @@ class UDiGDIP(Parameters):
         "standard", description="where knobs that are not given take their values from"
     )
     prior: str | None = Field(None, description="name of the diffusion prior; none: the modality's bundled one")
-    start: Literal["adjoint", "cg_sense", "fbp", "sirt"] = Field(
+    start: Literal["adjoint", "cg_sense", "fbp", "sirt", "tv"] = Field(
         "cg_sense", description="first network input", json_schema_extra={"symbol": "z_0"}
     )
     outer_iterations: int = Field(
@@ -133,10 +164,12 @@ class UDiGDIP(Parameters):
         return self
 
 
-Method = Annotated[UDiGDIP | DIP | CGSense | ZeroFilled | SIRT | FBP, Field(discriminator="method")]
+Method = Annotated[UDiGDIP | DIP | TV | L1Wavelet | CGSense | ZeroFilled | SIRT | FBP, Field(discriminator="method")]
 METHODS: dict[str, type[Parameters]] = {
     "udig_dip": UDiGDIP,
     "dip": DIP,
+    "tv": TV,
+    "l1_wavelet": L1Wavelet,
     "cg_sense": CGSense,
     "zero_filled": ZeroFilled,
     "sirt": SIRT,
@@ -201,9 +234,9 @@ def complete(method: Parameters, modality: Modality) -> Parameters:
     filled = UDiGDIP(**{**PRESETS[method.preset, modality], **method.model_dump(exclude_unset=True)})
     if modality is Modality.MRI and filled.start in CT_STARTS:
         raise UnsupportedScan(
-            f"start {filled.start} needs a CT scan; an MRI scan starts from cg_sense or adjoint",
+            f"start {filled.start} needs a CT scan; an MRI scan starts from cg_sense, tv or adjoint",
             field="parameters.start",
             found=filled.start,
-            expected="cg_sense | adjoint",
+            expected="cg_sense | tv | adjoint",
         )
     return filled

@@ -133,7 +133,7 @@ def reconstruct(
         yield Iterate(1, 1, torch.zeros(1, *A.image_shape, device=y.device), torch.zeros(()))
         return
     rng = torch.Generator(y.device).manual_seed(seed)
-    scale = unit(algorithms.start(y, A, "cg_sense"))
+    scale = unit(algorithms.start(y, A, "cg_sense", rng))
     for iterate in algorithms.run(y / scale, A, method, rng, priors, state):
         yield iterate._replace(image=iterate.image * scale)
 

@@ -7,12 +7,14 @@ from torch import Generator, Tensor
 
 from core.algorithms.classical import cg_sense, fbp, sirt, zero_filled
 from core.algorithms.dip import dip
+from core.algorithms.l1_wavelet import l1_wavelet
+from core.algorithms.tv import tv
 from core.algorithms.udig_dip import udig_dip
 from core.errors import UnsupportedScan
 from core.iterates import Iterates, State
 from core.networks.dip import ResidualUNet, UNet, initialise
 from core.operators import LinearOperator, ParallelBeamCT
-from core.parameters import DIP, FBP, SIRT, CGSense, Parameters, UDiGDIP, ZeroFilled
+from core.parameters import DIP, FBP, SIRT, TV, CGSense, L1Wavelet, Parameters, UDiGDIP, ZeroFilled
 from core.priors import load_prior
 from core.solvers import conjugate_gradient
 
@@ -34,6 +36,10 @@ def run(
             return cg_sense(y, A, method)
         case SIRT():
             return sirt(y, A, method, state)
+        case TV():
+            return tv(y, A, method, rng, state)
+        case L1Wavelet():
+            return l1_wavelet(y, A, method, rng, state)
         case DIP():
             network = initialise(UNet(method.input_channels, channels).to(device), rng)
             return dip(y, A, network, method, rng, state)
@@ -41,14 +47,14 @@ def run(
             prior = load_prior(method.prior, A.modality, priors, device)
             network = UNet(channels, channels) if method.network == "unet" else ResidualUNet(channels)
             return udig_dip(
-                y, A, start(y, A, method.start), initialise(network.to(device), rng), prior, method, rng, state
+                y, A, start(y, A, method.start, rng), initialise(network.to(device), rng), prior, method, rng, state
             )
     raise UnsupportedScan(
         f"method {method.method} does not apply to this scan", field="parameters.method", found=method.method
     )
 
 
-def start(y: Tensor, A: LinearOperator, name: str) -> Tensor:
+def start(y: Tensor, A: LinearOperator, name: str, rng: Generator) -> Tensor:
     """The first network input z_0 (1, C, H, W); `fbp` and `sirt` are for CT, as parameters.complete sees to."""
     rhs = A.adjoint(y)
     match name:
@@ -58,6 +64,9 @@ def start(y: Tensor, A: LinearOperator, name: str) -> Tensor:
             *_, last = fbp(y, A, FBP())
         case "sirt":
             *_, last = sirt(y, A, SIRT(iterations=START_SIRT_ITERATIONS))
+        case "tv":
+            *_, last = tv(y, A, TV(), rng)
+            return last.image
         case _:
             return conjugate_gradient(A.normal, rhs, torch.zeros_like(rhs), START_CG_ITERATIONS)
     return last.image.clamp(min=0)

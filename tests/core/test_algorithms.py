@@ -11,7 +11,7 @@ from core.acquisition import Modality
 from core.algorithms import run
 from core.errors import MissingPrior
 from core.operators import MultiCoilMRI, ParallelBeamCT
-from core.parameters import DIP, FBP, SIRT, CGSense, UDiGDIP, ZeroFilled, complete
+from core.parameters import DIP, FBP, SIRT, TV, CGSense, L1Wavelet, UDiGDIP, ZeroFilled, complete
 
 QUICK = {"outer_iterations": 4, "inner_iterations": 2}
 CASES = [
@@ -19,6 +19,11 @@ CASES = [
     (CGSense(iterations=5), Modality.MRI),
     (FBP(), Modality.CT),
     (SIRT(iterations=6), Modality.CT),
+    (TV(iterations=3), Modality.MRI),
+    (TV(iterations=3), Modality.CT),
+    (TV(weight=0.01, iterations=4), Modality.CT),
+    (L1Wavelet(iterations=3, levels=2), Modality.MRI),
+    (L1Wavelet(weight=0.01, iterations=4), Modality.MRI),
     (DIP(iterations=5), Modality.MRI),
     (DIP(iterations=5), Modality.CT),
     (UDiGDIP(**QUICK), Modality.MRI),
@@ -27,6 +32,7 @@ CASES = [
     (UDiGDIP(preset="paper", **QUICK, prior_calls=3), Modality.CT),
     (UDiGDIP(**QUICK, averaging=0.5, purification_period=2, noise_scale=0.5), Modality.MRI),
     (UDiGDIP(preset="preview", outer_iterations=3, start="fbp"), Modality.CT),
+    (UDiGDIP(preset="preview", outer_iterations=3, start="tv"), Modality.MRI),
 ]
 
 
@@ -34,7 +40,7 @@ def called(value):
     return f"{value.method}-{len(value.model_fields_set)}" if hasattr(value, "method") else str(value)
 
 
-RESUMABLE = [case for case in CASES if isinstance(case[0], SIRT | DIP | UDiGDIP)]
+RESUMABLE = [case for case in CASES if isinstance(case[0], SIRT | TV | L1Wavelet | DIP | UDiGDIP)]
 
 
 def problem(modality, size=40):

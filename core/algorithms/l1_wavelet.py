@@ -1,0 +1,63 @@
+"""Sparsity in orthogonal wavelets (Lustig, Donoho, Pauly 2007) by proximal gradients with cycle spinning."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Generator, Tensor
+
+from core.algorithms.weights import regularised
+from core.iterates import Iterates, State
+from core.operators import LinearOperator
+from core.parameters import L1Wavelet
+from core.wavelets import Wavelet, analysis, synthesis
+
+WEIGHTS = tuple(10 ** (-exponent / 2) for exponent in range(3, 9))
+TRIAL_ITERATIONS = 60
+MOMENTUM = 0.9
+"""Constant: one that grows towards 1, as FISTA's does, piles up what the moving grid leaves."""
+AVERAGING = 0.9
+"""Decay of the running mean of images."""
+
+
+def l1_wavelet(y: Tensor, A: LinearOperator, p: L1Wavelet, rng: Generator, state: State | None = None) -> Iterates:
+    """Iterates of min_x |A x - y|^2 / 2 + weight |W x|_1, the weight by held-out data where none is given.
+
+    W leaves the coarsest approximation out; real and imaginary part of a coefficient count as one complex number.
+    """
+    weights = WEIGHTS if p.weight is None else (p.weight,)
+    solver = partial(sparse_in_wavelets, Wavelet(p.vanishing_moments, p.levels))
+    return regularised(solver, y, A, weights, (TRIAL_ITERATIONS, p.iterations), rng, state)
+
+
+def sparse_in_wavelets(
+    wavelet: Wavelet, y: Tensor, A: LinearOperator, weight: float, rng: Generator, state: State | None
+) -> Iterator[State]:
+    """Endless states of proximal gradient steps with momentum, the grid of wavelets moved at random before each.
+
+    The running mean of the images averages over the places of the grid, as Coifman and Donoho (1995) do at once.
+    """
+    rhs = A.adjoint(y)
+    zero = torch.zeros_like(rhs)
+    x, v, mean = (zero, zero, zero) if state is None else (state[name] for name in ("x", "v", "image"))
+    while True:
+        previous, x = x, thresholded(v - A.normal(v) + rhs, wavelet, weight, rng)
+        v = x + MOMENTUM * (x - previous)
+        mean = AVERAGING * mean + (1 - AVERAGING) * x
+        yield {"image": mean, "x": x, "v": v}
+
+
+def thresholded(x: Tensor, wavelet: Wavelet, threshold: float, rng: Generator) -> Tensor:
+    """Images (B, C, H, W) with wavelet coefficients shortened by `threshold`, over the channels together."""
+    extent = 2**wavelet.levels
+    shift = torch.randint(extent, (2,), generator=rng, device=rng.device).tolist()
+    approximation, details = analysis(x.roll(shift, (-2, -1)), wavelet)
+    shortened = [tuple(_shortened(band, threshold) for band in bands) for bands in details]
+    moved = synthesis(approximation, shortened, wavelet)[..., : x.shape[-2], : x.shape[-1]]
+    return moved.roll([-size for size in shift], (-2, -1))
+
+
+def _shortened(band: Tensor, threshold: float) -> Tensor:
+    magnitude = torch.linalg.vector_norm(band, dim=1, keepdim=True)
+    factor: Tensor = 1 - threshold / magnitude.clamp(min=max(threshold, torch.finfo(band.dtype).tiny))
+    return band * factor

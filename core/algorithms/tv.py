@@ -1,0 +1,86 @@
+"""Total variation (Rudin, Osher, Fatemi 1992) by the alternating direction method of multipliers."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Generator, Tensor
+
+from core.algorithms.weights import regularised
+from core.iterates import Iterates, State
+from core.operators import LinearOperator
+from core.parameters import TV
+from core.solvers import conjugate_gradient
+
+WEIGHTS = tuple(10 ** (-exponent / 2) for exponent in range(3, 9))
+TRIAL_ITERATIONS = 20
+INNER_ITERATIONS = 4
+EDGE = 0.1
+"""Differences below this share of the object's brightness are taken for none in a step; sets the speed alone."""
+MAX_PENALTY = 1.0
+"""Of differences against their copy, else EDGE's; sets the speed under large weights alone."""
+SIGN_PENALTY = 0.02
+"""Of an image against its non-negative copy; sets the speed alone."""
+RELAXATION = 1.6
+
+
+def tv(y: Tensor, A: LinearOperator, p: TV, rng: Generator, state: State | None = None) -> Iterates:
+    """Iterates of min_x |A x - y|^2 / 2 + weight TV(x), x >= 0 in CT; the weight by held-out data where none is given.
+
+    TV(x) sums the lengths of all differences of a pixel with the next ones: right and below, real and imaginary.
+    """
+    weights = WEIGHTS if p.weight is None else (p.weight,)
+    return regularised(total_variation, y, A, weights, (TRIAL_ITERATIONS, p.iterations), rng, state)
+
+
+def total_variation(y: Tensor, A: LinearOperator, weight: float, _: Generator, state: State | None) -> Iterator[State]:
+    """Endless states of min_x |A x - y|^2 / 2 + weight |D x|, x >= 0 where images are non-negative.
+
+    With z = D x, s = x and their multipliers: p in units of the weight, so |p| <= 1, and e (Goldstein, Osher 2009;
+    relaxed as in Boyd et al. 2011, 3.4.3).
+    """
+    rhs = A.adjoint(y)
+    rho, mu = min(weight / EDGE, MAX_PENALTY), SIGN_PENALTY if A.nonnegative else 0.0
+    radius = weight / rho if weight > 0 else EDGE
+    zero = torch.zeros_like(rhs)
+    none = differences(zero)
+    x, s, e, z, p = (zero, zero, zero, none, none) if state is None else (state[name] for name in "xsezp")
+
+    def normal(image: Tensor) -> Tensor:
+        return A.normal(image) + rho * differences_adjoint(differences(image)) + mu * image
+
+    while True:
+        x = conjugate_gradient(
+            normal, rhs + rho * differences_adjoint(z - radius * p) + mu * (s - e), x, INNER_ITERATIONS
+        )
+        v = RELAXATION * differences(x) + (1 - RELAXATION) * z + radius * p
+        p = v / length(v).clamp(min=radius)
+        z = v - radius * p
+        if A.nonnegative:
+            v_s = RELAXATION * x + (1 - RELAXATION) * s + e
+            s = v_s.clamp(min=0)
+            e = v_s - s
+        yield {"image": s if A.nonnegative else x, "x": x, "s": s, "e": e, "z": z, "p": p}
+
+
+def differences(x: Tensor) -> Tensor:
+    """D x, (2, B, C, H, W): the pixel below and the one to the right, less the pixel; 0 at the last row and column."""
+    d = x.new_zeros((2, *x.shape))
+    torch.sub(x[..., 1:, :], x[..., :-1, :], out=d[0, ..., :-1, :])
+    torch.sub(x[..., 1:], x[..., :-1], out=d[1, ..., :-1])
+    return d
+
+
+def differences_adjoint(d: Tensor) -> Tensor:
+    """D^T d, (B, C, H, W)."""
+    x = torch.zeros_like(d[0])
+    x[..., 1:, :] += d[0, ..., :-1, :]
+    x[..., :-1, :] -= d[0, ..., :-1, :]
+    x[..., 1:] += d[1, ..., :-1]
+    x[..., :-1] -= d[1, ..., :-1]
+    return x
+
+
+def length(d: Tensor) -> Tensor:
+    """Length (1, B, 1, H, W) of each pixel's differences (2, B, C, H, W), over directions and channels."""
+    lengths: Tensor = torch.linalg.vector_norm(d, dim=(0, 2), keepdim=True)
+    return lengths

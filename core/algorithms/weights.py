@@ -1,0 +1,86 @@
+"""Regularised reconstructions share this: their weight is given, or found by measurements held out of the scan."""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Protocol
+
+from torch import Generator, Tensor
+
+from core.held_out import held_out_error, split
+from core.iterates import Iterate, Iterates, State
+from core.operators import LinearOperator
+
+SHARE = 0.1
+"""of the lines, points or views is held out."""
+
+TOLERANCE = 1.02
+"""Errors within this factor of the least are as good."""
+
+
+class Solver(Protocol):
+    """Endless states {"image": (1, C, H, W), ...} of min_x |A x - y|^2 / 2 + weight R(x).
+
+    It starts from the state given, which may be of another weight or of other measurements.
+    """
+
+    def __call__(
+        self, y: Tensor, A: LinearOperator, weight: float, rng: Generator, state: State | None, /
+    ) -> Iterator[State]:
+        """States after one iteration, two, ..."""
+        ...
+
+
+def regularised(
+    solver: Solver,
+    y: Tensor,
+    A: LinearOperator,
+    weights: Sequence[float],
+    iterations: tuple[int, int],
+    rng: Generator,
+    state: State | None,
+) -> Iterates:
+    """Iterates with the best of `weights`, strongest first; `iterations`: with each one tried, and with the best.
+
+    A single weight is taken as it is. Else they form a geometric series; each starts where the one before it ended, and
+    is judged by its misfit with measurements that it has not seen.
+    """
+    tries = weights if len(weights) > 1 else ()
+    trial, final = iterations
+    steps = len(tries) * trial + final
+    resumed: State = state or {"kept": split(A, SHARE, rng) if tries else A.measured, "errors": [], "step": 0}
+    kept, errors, step = resumed["kept"].to(y.device), list(resumed["errors"]), resumed["step"]
+    last: State | None = None
+    if state is not None:
+        rng.set_state(state["rng"])
+        last = {name: part.to(y.device) for name, part in state["solver"].items()}
+    seen = A.restricted(kept)
+    for stage in range(len(errors), len(tries) + 1):
+        trying = stage < len(tries)
+        weight = tries[stage] if trying else best_weight(tries, errors) if tries else weights[0]
+        end = (stage + 1) * trial if trying else steps
+        for current in islice(solver(y, seen if trying else A, weight, rng, last), end - step):
+            last, step = current, step + 1
+            x = current["image"] * A.support
+            if trying and step == end:
+                errors.append(float(held_out_error(A, y, kept, x)))
+            point = {"kept": kept, "errors": list(errors), "step": step, "weight": weight, "rng": rng.get_state()}
+            yield Iterate(step, steps, x, A.misfit(x, y) / y.numel(), {**point, "solver": current}.copy)
+
+
+def best_weight(weights: Sequence[float], errors: Sequence[float]) -> float:
+    """The weight of least error by a parabola in log(weight) through it and its neighbours; `weights` fall.
+
+    Where a neighbour is as good the curve is flat to within its scatter, as it often is towards weak weights: there it
+    is the strongest weight that is as good, interpolated likewise.
+    """
+    least, limit = errors.index(min(errors)), TOLERANCE * min(errors)
+    if 0 < least < len(errors) - 1 and min(errors[least - 1], errors[least + 1]) > limit:
+        before, after = (errors[least + side] - errors[least] for side in (-1, 1))
+        ratio = weights[least - 1] / weights[least]
+        return weights[least] * math.pow(ratio, (after - before) / (after + before) / 2)
+    first = next(index for index, error in enumerate(errors) if error <= limit)
+    if first == 0:
+        return weights[0]
+    share = (limit - errors[first]) / (errors[first - 1] - errors[first])
+    return weights[first] * math.pow(weights[first - 1] / weights[first], share)
