@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from core.verdict import Verdict
+
 State = dict[str, Any]
 """Everything an algorithm needs to go on as if never stopped: tensors, generator state, counters."""
 
@@ -17,6 +19,7 @@ class Iterate(NamedTuple):
     image: Tensor  # (1, C, H, W) float32, detached, on the device
     loss: Tensor  # scalar, on the device
     state: Callable[[], State] | None = None  # makes the state to resume from; None: not a point to resume from
+    verdict: Verdict | None = None  # of the last iterate, where it was judged
 
 
 Iterates = Iterator[Iterate]

@@ -138,8 +138,20 @@ class UDiGDIP(Parameters):
     noise_scale: float = Field(
         0.0, ge=0, le=1, description="share of the noise that purification really adds; 1 is diffuse-denoise"
     )
+    last_noisy_level: float = Field(
+        0.1,
+        ge=0,
+        le=10,
+        description="noise level below which purification adds no noise, whatever its scale; 0: always",
+    )
+    samples: int = Field(
+        1, ge=1, le=64, description="network inputs led side by side, each with its own noise; the image is their mean"
+    )
     prior_calls: int = Field(
         1, ge=1, le=1000, description="prior evaluations per purification", json_schema_extra={"symbol": "S"}
+    )
+    sampler: Literal["ddim", "ancestral"] = Field(
+        "ddim", description="walk of several prior evaluations: deterministic, or with fresh noise after each (eq. 3)"
     )
     purification_period: int = Field(
         1, ge=1, description="outer iterations from one purification to the next", json_schema_extra={"symbol": "P"}
@@ -153,7 +165,18 @@ class UDiGDIP(Parameters):
         description="weight of the purified input against the data, times the data's noise variance / sigma^2",
     )
     symmetries: bool = Field(True, description="purify on a random rotation, flip and (MRI) global phase")
-    averaging: float = Field(0.0, ge=0, lt=1, description="decay of the running mean of outputs; 0 gives the last")
+    output: Literal["last", "mean", "consistent"] = Field(
+        "last", description="what is shown: the last f(z), the running mean of them, or the last pulled to the data"
+    )
+    averaging: float = Field(0.9, ge=0, lt=1, description="decay of the running mean, where that is the output")
+
+    held_out_share: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="share of lines, points or views that a trial leaves out, to judge the prior against total "
+        "variation by them, before all data are used; 0: the prior is trusted",
+    )
 
     @model_validator(mode="after")
     def _levels_fall(self) -> "UDiGDIP":
@@ -188,7 +211,9 @@ PAPER: dict[str, Any] = {
     "noise_level": 0.518,
     "final_noise_level": 0.518,
     "noise_scale": 1.0,
+    "last_noisy_level": 0.0,
     "prior_calls": 150,
+    "sampler": "ancestral",
     "consistency_iterations": 0,
     "symmetries": False,
 }

@@ -16,20 +16,29 @@ Denoiser = Callable[[Tensor, float], Tensor]
 def purify(prior: Denoiser, x: Tensor, sigma: float, p: UDiGDIP, rng: Generator) -> Iterator[Tensor]:
     """Walk from x + noise_scale sigma n down to noise zero, `prior_calls` evaluations long, yielding each estimate.
 
-    The walk is the deterministic one, x' = D + (sigma' / sigma) (x - D) (Song et al. 2021, DDIM, in the variance
-    exploding form x0 + sigma n); the last estimate is the purified image. With noise_scale 1 this is equations (2) to
-    (4) of Liang et al. (2025) with M named by its noise level; with 0 it is plain denoising.
+    A step from s to s' < s is x' = D + sqrt(s'^2 - u^2) (x - D) / s + u n, in the variance exploding form x0 + s n:
+    u = 0 is the deterministic walk (Song et al. 2021, DDIM), u = s' sqrt(1 - s'^2 / s^2) the ancestral one, which is
+    equation (3) of Liang et al. (2025). The last estimate is the purified image. With noise_scale 1 this is equations
+    (2) to (4) of the paper with M named by its noise level; with 0, and below `last_noisy_level`, plain denoising.
     """
     turn = Symmetry.draw(x.shape[1], rng) if p.symmetries else Symmetry()
     walker = turn.apply(x)
-    if p.noise_scale > 0:
-        walker = walker + p.noise_scale * sigma * torch.randn(walker.shape, generator=rng, device=walker.device)
+    scale = p.noise_scale if sigma >= p.last_noisy_level else 0.0
+    if scale > 0:
+        walker = walker + scale * sigma * _normal(walker, rng)
     for call in range(p.prior_calls):
         here, there = (sigma * (1 - done / p.prior_calls) for done in (call, call + 1))
         with torch.no_grad():
             estimate = prior(walker, here)
-        walker = estimate + (there / here) * (walker - estimate)
+        fresh = there * math.sqrt(1 - (there / here) ** 2) if p.sampler == "ancestral" and scale > 0 else 0.0
+        walker = estimate + (math.sqrt(there**2 - fresh**2) / here) * (walker - estimate)
+        if fresh > 0:
+            walker = walker + scale * fresh * _normal(walker, rng)
         yield turn.undo(walker)
+
+
+def _normal(like: Tensor, rng: Generator) -> Tensor:
+    return torch.randn(like.shape, generator=rng, device=like.device)
 
 
 class Symmetry(NamedTuple):

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from core.algorithms.classical import cg_sense, fbp, sirt, zero_filled
 from core.algorithms.dip import dip
+from core.algorithms.judged import judged
 from core.algorithms.l1_wavelet import l1_wavelet
 from core.algorithms.tv import tv
 from core.algorithms.udig_dip import udig_dip
@@ -45,10 +46,17 @@ def run(
             return dip(y, A, network, method, rng, state)
         case UDiGDIP():
             prior = load_prior(method.prior, A.modality, priors, device)
-            network = UNet(channels, channels) if method.network == "unet" else ResidualUNet(channels)
-            return udig_dip(
-                y, A, start(y, A, method.start, rng), initialise(network.to(device), rng), prior, method, rng, state
-            )
+
+            def fresh() -> nn.Module:
+                made = UNet(channels, channels) if method.network == "unet" else ResidualUNet(channels)
+                return initialise(made.to(device), rng)
+
+            def first(y: Tensor, A: LinearOperator) -> Tensor:
+                return start(y, A, method.start, rng)
+
+            if method.held_out_share > 0:
+                return judged(y, A, first, fresh, prior, method, rng, state)
+            return udig_dip(y, A, first(y, A), fresh(), prior, method, rng, state)
     raise UnsupportedScan(
         f"method {method.method} does not apply to this scan", field="parameters.method", found=method.method
     )

@@ -26,10 +26,13 @@ def udig_dip(
     """Algorithm 1 of Liang et al. (2025): K times N steps on |A f(z) - y|^2 + lambda |f(z) - z|^2, then z <- DP(f(z)).
 
     z (1, C, H, W) is the start. Purified inputs are pulled to the data by a few conjugate gradient steps unless
-    `consistency_iterations` is 0, as the paper has it. The image is f(z) after the last purification (step 5).
+    `consistency_iterations` is 0, as the paper has it. The image is f(z) after the last purification (step 5), or as
+    `output` says. `samples` inputs are led side by side with noise of their own, and the image is their mean: each
+    approaches a draw from what prior and data allow, and the mean of draws errs less than any of them.
     """
     optimiser = torch.optim.Adam(network.parameters(), p.learning_rate)
     rhs, noise = A.adjoint(y), A.noise_level(y)
+    z = z.expand(p.samples, -1, -1, -1)
     mean, first = z, 0
     if state is not None:
         network.load_state_dict(state["network"])
@@ -37,7 +40,7 @@ def udig_dip(
         rng.set_state(state["rng"].cpu())
         z, mean, first = state["z"].to(z.device), state["mean"].to(z.device), state["step"]
     loss = A.misfit(z, y)
-    image = z
+    image = z.mean(0, keepdim=True)
     for k in range(first, p.outer_iterations):
         for _ in range(p.inner_iterations):
             loss = update(network, optimiser, z, y, A, p.autoencoding_weight)
@@ -49,9 +52,11 @@ def udig_dip(
                 yield Iterate(k, p.outer_iterations, image, loss)
             z = consistent(z, rhs, A, p, noise / sigma)
         output = fitted(network, z, p)
+        if p.output == "consistent":
+            output = consistent(output, rhs, A, p, noise / noise_level(k, p))
         loss = loss if p.inner_iterations else A.misfit(z, y)
         mean = torch.lerp(output, mean, min(p.averaging, k / (k + 10)))
-        image = mean if p.averaging else output
+        image = (mean if p.output == "mean" else output).mean(0, keepdim=True)
 
         def resume(k: int = k, z: Tensor = z, mean: Tensor = mean) -> State:
             weights = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}

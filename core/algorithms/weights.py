@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Protocol
 
+import torch
 from torch import Generator, Tensor
 
 from core.held_out import held_out_error, split
@@ -39,19 +40,24 @@ def regularised(
     iterations: tuple[int, int],
     rng: Generator,
     state: State | None,
+    kept: Tensor | None = None,
 ) -> Iterates:
     """Iterates with the best of `weights`, strongest first; `iterations`: with each one tried, and with the best.
 
     A single weight is taken as it is. Else they form a geometric series; each starts where the one before it ended, and
-    is judged by its misfit with measurements that it has not seen.
+    is judged by its misfit with measurements that it has not seen: those not in `kept`, or a share of its own choice.
     """
     tries = weights if len(weights) > 1 else ()
     trial, final = iterations
     steps = len(tries) * trial + final
-    resumed: State = state or {"kept": split(A, SHARE, rng) if tries else A.measured, "errors": [], "step": 0}
-    kept, errors, step = resumed["kept"].to(y.device), list(resumed["errors"]), resumed["step"]
+    if kept is None:
+        kept = split(A, SHARE, rng) if tries else A.measured
+    errors: list[float] = []
+    step, best = 0, torch.zeros(())
     last: State | None = None
     if state is not None:
+        kept, best = state["kept"].to(y.device), state["best"].to(y.device)
+        errors, step = list(state["errors"]), state["step"]
         rng.set_state(state["rng"])
         last = {name: part.to(y.device) for name, part in state["solver"].items()}
     seen = A.restricted(kept)
@@ -64,7 +70,15 @@ def regularised(
             x = current["image"] * A.support
             if trying and step == end:
                 errors.append(float(held_out_error(A, y, kept, x)))
-            point = {"kept": kept, "errors": list(errors), "step": step, "weight": weight, "rng": rng.get_state()}
+                best = x if errors[-1] == min(errors) else best
+            point = {
+                "kept": kept,
+                "errors": list(errors),
+                "best": best,
+                "step": step,
+                "weight": weight,
+                "rng": rng.get_state(),
+            }
             yield Iterate(step, steps, x, A.misfit(x, y) / y.numel(), {**point, "solver": current}.copy)
 
 

@@ -30,7 +30,11 @@ CASES = [
     (UDiGDIP(**QUICK), Modality.CT),
     (UDiGDIP(preset="paper", **QUICK, prior_calls=3), Modality.MRI),
     (UDiGDIP(preset="paper", **QUICK, prior_calls=3), Modality.CT),
-    (UDiGDIP(**QUICK, averaging=0.5, purification_period=2, noise_scale=0.5), Modality.MRI),
+    (UDiGDIP(**QUICK, output="mean", averaging=0.5, purification_period=2, noise_scale=0.5), Modality.MRI),
+    (UDiGDIP(**QUICK, samples=2, noise_scale=1.0, last_noisy_level=0.0, output="consistent"), Modality.CT),
+    (UDiGDIP(**QUICK, prior_calls=3, sampler="ancestral", noise_scale=1.0, last_noisy_level=0.0), Modality.MRI),
+    (UDiGDIP(**QUICK, held_out_share=0.1, prior_calls=2), Modality.MRI),
+    (UDiGDIP(**QUICK, held_out_share=0.2, samples=2, noise_scale=1.0, start="tv"), Modality.CT),
     (UDiGDIP(preset="preview", outer_iterations=3, start="fbp"), Modality.CT),
     (UDiGDIP(preset="preview", outer_iterations=3, start="tv"), Modality.MRI),
 ]
@@ -77,6 +81,14 @@ def test_same_seed_gives_the_same_bits(method, modality):
     assert bool(first.image.isfinite().all())
 
 
+def stored(state):
+    """As a checkpoint keeps it."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
 @pytest.mark.parametrize(("method", "modality"), RESUMABLE, ids=called)
 def test_a_run_stopped_and_resumed_gives_the_same_bits(method, modality):
     *_, unbroken = iterates(method, modality)
@@ -84,11 +96,44 @@ def test_a_run_stopped_and_resumed_gives_the_same_bits(method, modality):
     stopped = next(islice(points, 1, None))
     assert stopped.state is not None
     assert 0 < stopped.step < stopped.steps
-    file = io.BytesIO()
-    torch.save(stopped.state(), file)
-    file.seek(0)
-    *_, resumed = iterates(method, modality, torch.load(file, weights_only=True))
+    *_, resumed = iterates(method, modality, stored(stopped.state()))
     assert torch.equal(resumed.image, unbroken.image)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("modality", list(Modality))
+def test_a_judged_run_goes_on_from_any_of_its_stages(modality, stage):
+    method = UDiGDIP(**QUICK, held_out_share=0.1, noise_scale=0.5)
+    *_, unbroken = iterates(method, modality)
+    states = [stored(iterate.state()) for iterate in iterates(method, modality) if iterate.state is not None]
+    reached = [state for state in states if state["stage"] == stage]
+    if stage == 2 and unbroken.verdict.prior_share == 0:
+        assert not reached  # total variation alone: there is no run on all data
+        return
+    *_, resumed = iterates(method, modality, reached[-1])
+    assert torch.equal(resumed.image, unbroken.image)
+    assert resumed.verdict == unbroken.verdict
+
+
+class Wrong(torch.nn.Module):
+    """A prior that has never seen anything: whatever the image, it answers with stripes."""
+
+    def forward(self, x, sigma):
+        stripes = torch.sin(torch.arange(x.shape[-1]) * 0.9).expand(x.shape)
+        return 0.5 * x + 0.5 * stripes
+
+
+@pytest.mark.parametrize("modality", list(Modality))
+def test_a_prior_that_misleads_is_found_out_and_costs_nothing(modality, monkeypatch):
+    monkeypatch.setattr("core.algorithms.load_prior", lambda *_: Wrong())
+    _, _, truth = problem(modality)
+    scale = 0.04 if modality is Modality.CT else 1.0
+    *_, last = iterates(UDiGDIP(preset="preview", outer_iterations=10, held_out_share=0.2), modality)
+    *_, classical = iterates(TV(), modality)
+    assert last.verdict.out_of_distribution
+    assert last.verdict.prior_share < 0.5
+    error = (last.image * scale - truth).norm()
+    assert error <= 1.1 * (classical.image * scale - truth).norm()
 
 
 def test_another_seed_gives_another_image():

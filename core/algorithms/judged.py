@@ -1,0 +1,160 @@
+"""uDiG-DIP that is never worse than no prior: measurements it has not seen judge it against total variation."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from core.algorithms.tv import WEIGHTS, total_variation
+from core.algorithms.udig_dip import udig_dip
+from core.algorithms.weights import regularised
+from core.held_out import held_out_error, split
+from core.iterates import Iterate, Iterates, State
+from core.operators import LinearOperator
+from core.parameters import UDiGDIP
+from core.purify import Denoiser
+from core.verdict import Verdict
+
+TV_ITERATIONS = (20, 60)
+"""with each weight that is tried, and with the best"""
+TRIAL_SHARE = 0.5
+"""Length of the run that is judged, as a share of the run on all data."""
+CLASSICAL_SHARE = 0.3
+"""What total variation counts for in the progress: about its share of the time."""
+JUDGED_EVERY = 0.1
+"""of a run, from one judged iterate to the next."""
+WHOLE = 0.95
+"""From this share of the prior's image on it is taken alone."""
+
+
+def judged(
+    y: Tensor,
+    A: LinearOperator,
+    start: Callable[[Tensor, LinearOperator], Tensor],
+    network: Callable[[], nn.Module],
+    prior: Denoiser,
+    p: UDiGDIP,
+    rng: Generator,
+    state: State | None = None,
+) -> Iterates:
+    """Total variation, then uDiG-DIP on part of the data, judged on the rest, then on all data if it was found to help.
+
+    A share `held_out_share` of the measurements is left out, never of the calibration centre. On them the error of the
+    iterates, of their start and of total variation is measured, all made without them (Yaman et al. 2022). The image is
+    x_tv + a (x_prior - x_tv), both made anew from all data, with the a in [0, 1] of least error on what was left out:
+    what prior and no prior agree on stays, and where the prior does not help a is 0. The run on all data ends at
+    the noise level whose iterate was judged best. The verdict of the last iterate says what was chosen, and why.
+    """
+    memory = state or {"stage": 0, "kept": split(A, p.held_out_share, rng)}
+    memory = {name: part.to(y.device) if isinstance(part, Tensor) else part for name, part in memory.items()}
+    stages = _Stages(y, A, start, network, prior, p, rng, memory)
+    if memory["stage"] == 0:
+        yield from stages.classical()
+    if memory["stage"] == 1:
+        yield from stages.trial()
+    yield from stages.final()
+
+
+@dataclass
+class _Stages:
+    """The three stages; `memory` is what each leaves for the next, and all that there is to resume from."""
+
+    y: Tensor
+    A: LinearOperator
+    start: Callable[[Tensor, LinearOperator], Tensor]
+    network: Callable[[], nn.Module]
+    prior: Denoiser
+    p: UDiGDIP
+    rng: Generator
+    memory: State
+
+    def classical(self) -> Iterates:
+        """Total variation of all data, its weight found by the measurements left out."""
+        kept, inner = self.memory["kept"], self.memory.get("inner")
+        for it in regularised(total_variation, self.y, self.A, WEIGHTS, TV_ITERATIONS, self.rng, inner, kept):
+            if it.state is not None:
+                found = it.state()
+            yield self._seen(it, math.ceil(self._classical_steps * it.step / it.steps))
+        self._next({"tv": it.image, "tv_kept": found["best"], "tv_error": min(found["errors"])})
+
+    def trial(self) -> Iterates:
+        """UDiG-DIP of the data kept, its iterates judged by the rest."""
+        kept, steps = self.memory["kept"], self._trial_steps
+        seen, y = self.A.restricted(kept), self.y * kept
+        z = self.start(y, seen)
+        if "best" not in self.memory:
+            error = self._error(z)
+            self.memory |= {"start_error": error, "best_error": error, "best": z, "best_at": 0.0}
+        every = max(1, round(JUDGED_EVERY * steps))
+        p = self.p.model_copy(update={"outer_iterations": steps})
+        inner = self.memory.get("inner")
+        for it in udig_dip(y, seen, z, self.network(), self.prior, p, self.rng, inner):
+            if it.state is not None and (it.step % every == 0 or it.step == steps):
+                error = self._error(it.image)
+                if error < self.memory["best_error"]:
+                    self.memory |= {"best_error": error, "best": it.image, "best_at": it.step / steps}
+            yield self._seen(it, self._classical_steps + it.step)
+        self._next({})
+
+    def final(self) -> Iterates:
+        """The run on all data as far as the trial was good, mixed with total variation as the trial says."""
+        share, inner = self._share(), self.memory.get("inner")
+        image: Tensor = self.memory["tv"]
+        last = round(self.memory["best_at"] * self.p.outer_iterations)
+        if share > 0:
+            z = self.start(self.y, self.A)
+            image = torch.lerp(self.memory["tv"], z, share)
+            for it in udig_dip(self.y, self.A, z, self.network(), self.prior, self.p, self.rng, inner):
+                image = torch.lerp(self.memory["tv"], it.image, share)
+                if it.step >= last:
+                    break
+                yield self._seen(it._replace(image=image), self._classical_steps + self._trial_steps + it.step)
+        yield Iterate(self._steps, self._steps, image, self.A.misfit(image, self.y), verdict=self._verdict(share))
+
+    @property
+    def _trial_steps(self) -> int:
+        return max(1, round(TRIAL_SHARE * self.p.outer_iterations))
+
+    @property
+    def _classical_steps(self) -> int:
+        return max(1, round(CLASSICAL_SHARE * self.p.outer_iterations))
+
+    @property
+    def _steps(self) -> int:
+        return self._classical_steps + self._trial_steps + self.p.outer_iterations
+
+    def _next(self, found: State) -> None:
+        self.memory.pop("inner", None)
+        self.memory |= {**found, "stage": self.memory["stage"] + 1}
+
+    def _seen(self, it: Iterate, step: int) -> Iterate:
+        """An iterate of a stage as one of the whole; a stage's last one is no point to resume from."""
+        if (inner := it.state) is None or it.step == it.steps:
+            return it._replace(step=step, steps=self._steps, state=None)
+        return it._replace(step=step, steps=self._steps, state=lambda: {**self.memory, "inner": inner(), "step": step})
+
+    def _error(self, image: Tensor) -> float:
+        return float(held_out_error(self.A, self.y, self.memory["kept"], image))
+
+    def _left_out(self, y: Tensor) -> Tensor:
+        return y[..., (self.A.measured & ~self.memory["kept"]).expand(y.shape[-2:])]
+
+    def _share(self) -> float:
+        """The a of least |A (x_tv + a (x - x_tv)) - y|^2 over the measurements left out, in [0, 1]."""
+        classical, best = self.memory["tv_kept"], self.memory["best"]
+        with torch.no_grad():
+            wanted = self._left_out(self.y - self.A.forward(classical))
+            offered = self._left_out(self.A.forward(best - classical))
+        energy = float(offered.abs().square().sum())
+        share = float((offered.conj() * wanted).real.sum()) / energy if energy > 0 else 0.0
+        return 1.0 if share >= WHOLE else max(share, 0.0)
+
+    def _verdict(self, share: float) -> Verdict:
+        errors = {"tv": self.memory["tv_error"], "start": self.memory["start_error"]}
+        if self.memory["best_at"] > 0:
+            errors["udig_dip"] = self.memory["best_error"]
+        energy = float(self._left_out(self.y).abs().square().mean())
+        residuals = {name: math.sqrt(error / energy) for name, error in errors.items()}
+        return Verdict(prior_share=share, best_at=self.memory["best_at"], residuals=residuals)

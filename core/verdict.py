@@ -1,0 +1,43 @@
+"""What a reconstruction was judged by, and what came of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+FOREIGN = 0.9
+"""A prior whose image explains unseen measurements hardly better than total variation does not know the scan."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Relative residuals |A x - y| / |y| on measurements left out, by candidate, and the choice that they led to."""
+
+    prior_share: float  # a of x_tv + a (x_prior - x_tv), 0 .. 1
+    best_at: float  # which iterate of the prior's run was best, as a share of the run
+    residuals: Mapping[str, float]  # of "udig_dip" (its best iterate), "start" and "tv"
+
+    @property
+    def validation_residual(self) -> float:
+        """The least of them."""
+        return min(self.residuals.values())
+
+    @property
+    def out_of_distribution(self) -> bool:
+        """Whether the scan is unlike what the prior was trained on: it explains no more than total variation does."""
+        return self.residuals.get("udig_dip", float("inf")) > FOREIGN * self.residuals["tv"]
+
+    @property
+    def chosen(self) -> str:
+        """`udig_dip`, `tv`, or `mixed`."""
+        return {0.0: "tv", 1.0: "udig_dip"}.get(self.prior_share, "mixed")
+
+    @property
+    def reason(self) -> str:
+        """One sentence for a person."""
+        measured = ", ".join(f"{name} {value:.4f}" for name, value in sorted(self.residuals.items()))
+        what = {
+            "udig_dip": "the prior's image is taken",
+            "tv": "total variation is taken, without the prior",
+            "mixed": f"the prior's image is taken by {self.prior_share:.0%}, total variation for the rest",
+        }[self.chosen]
+        warning = "; the scan is unlike what the prior was trained on" if self.out_of_distribution else ""
+        return f"residual on measurements left out: {measured}; {what}{warning}"
