@@ -72,14 +72,22 @@ def _run(options: argparse.Namespace) -> None:
     torch.set_num_threads(max(1, options.threads))
     device = prepared(options.device)
     finished = [_slice(options, method, index, device) for index in chosen]
-    attributes = _attributes(options, method, header, device)
+    _write(options.output, target, finished, _attributes(options, method, header, device))
+    for index, result in zip(chosen, finished, strict=True):
+        if result.verdict is not None:
+            sys.stderr.write(f"slice {index}: {result.verdict.reason}\n")
+
+
+def _write(
+    path: Path, target: results.OutputFormat, finished: list[results.SliceResult], attributes: dict[str, Any]
+) -> None:
     if target is results.OutputFormat.H5:
-        results.write_hdf5(options.output, finished, attributes)
+        results.write_hdf5(path, finished, attributes)
         return
-    volume = options.output.with_name(options.output.name + ".volume.h5")
+    volume = path.with_name(path.name + ".volume.h5")
     try:
         results.write_hdf5(volume, finished, attributes)
-        results.convert(volume, options.output, target)
+        results.convert(volume, path, target)
     finally:
         volume.unlink(missing_ok=True)
 
@@ -108,6 +116,7 @@ def _slice(options: argparse.Namespace, method: Parameters, index: int, device: 
         plain=problem.magnitude(problem.plain()),
         reference=problem.reference,
         curves={name: values for name, values in curves.items() if values},
+        verdict=iterate.verdict,
     )
 
 

@@ -3,7 +3,7 @@
 import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from core.files import replacing
 from core.formats.hdf5 import RESULT_MARK
 from core.pictures import contact_sheet_png, magnitude_png
+from core.verdict import Verdict
 
 Image = NDArray[np.float32]
 _NIFTI_DATA = 352  # the header, and four bytes that say no extension follows
@@ -51,6 +52,7 @@ class SliceResult:
     plain: Image  # (y, x): zero-filled or filtered back-projection
     reference: Image | None  # (y, x)
     curves: Mapping[str, list[float]]  # one value per snapshot
+    verdict: Verdict | None = None  # where it was judged
 
     def save(self, path: Path) -> None:
         """Write it as .npz; a file of that name is whole."""
@@ -58,6 +60,8 @@ class SliceResult:
         optional = {"image_complex": self.image_complex, "reference": self.reference}
         curves = {f"curve_{name}": np.asarray(values, np.float64) for name, values in self.curves.items()}
         present = {name: array for name, array in optional.items() if array is not None}
+        if self.verdict is not None:
+            present["verdict"] = np.asarray(json.dumps(asdict(self.verdict)))
         with replacing(path) as part, part.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays, **present, **curves)
 
@@ -67,16 +71,19 @@ class SliceResult:
         with np.load(path, allow_pickle=False) as stored:
             curves = {n.removeprefix("curve_"): stored[n].tolist() for n in stored.files if n.startswith("curve_")}
             optional = {name: stored[name] if name in stored.files else None for name in ("image_complex", "reference")}
-            return cls(image=stored["image"], plain=stored["plain"], curves=curves, **optional)
+            verdict = Verdict(**json.loads(str(stored["verdict"]))) if "verdict" in stored.files else None
+            return cls(image=stored["image"], plain=stored["plain"], curves=curves, verdict=verdict, **optional)
 
 
 def write_hdf5(path: Path, slices: Iterable[SliceResult], attributes: Mapping[str, Any]) -> None:
     """Write a result file, slice by slice; `attributes` that are no scalars are stored as JSON.
 
     Datasets `reconstruction`, `reconstruction_complex` (MRI), `zero_filled` or `fbp`, `reference`, all (slices, y, x);
-    `curves/<name>` (slices, snapshots), padded with NaN. `pixel_spacing_mm` (y, x) is wanted for NIfTI.
+    `curves/<name>` (slices, snapshots), padded with NaN. `pixel_spacing_mm` (y, x) is wanted for NIfTI. Where a slice
+    was judged, attribute `verdicts` has an entry for each slice, null for those that were not.
     """
     curves: list[Mapping[str, list[float]]] = []
+    verdicts: list[dict[str, Any] | None] = []
     with replacing(path) as part, h5py.File(part, "w") as file:
         file.attrs[RESULT_MARK] = True
         for name, value in attributes.items():
@@ -84,10 +91,13 @@ def write_hdf5(path: Path, slices: Iterable[SliceResult], attributes: Mapping[st
             file.attrs[name] = value if scalar else json.dumps(value)
         for slice_result in slices:
             curves.append(slice_result.curves)
+            verdicts.append(None if slice_result.verdict is None else slice_result.verdict.as_json())
             for name, image in _datasets(slice_result).items():
                 _append(file, name, image)
         for name in sorted({name for curve in curves for name in curve}):
             file[f"curves/{name}"] = _padded([curve.get(name, []) for curve in curves])
+        if any(verdicts):
+            file.attrs["verdicts"] = json.dumps(verdicts)
 
 
 def convert(hdf5: Path, path: Path, output: OutputFormat) -> None:

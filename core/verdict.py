@@ -1,7 +1,8 @@
 """What a reconstruction was judged by, and what came of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 FOREIGN = 0.9
 """A prior whose image explains unseen measurements hardly better than total variation does not know the scan."""
@@ -41,3 +42,21 @@ class Verdict:
         }[self.chosen]
         warning = "; the scan is unlike what the prior was trained on" if self.out_of_distribution else ""
         return f"residual on measurements left out: {measured}; {what}{warning}"
+
+    def as_json(self) -> dict[str, Any]:
+        """What a client or a result file is told."""
+        return {
+            "chosen": self.chosen,
+            "out_of_distribution": self.out_of_distribution,
+            "prior_share": self.prior_share,
+            "residuals": dict(self.residuals),
+            "reason": self.reason,
+        }
+
+
+def foreign(slices: Sequence[int]) -> str:
+    """The warning of slices whose scan is out of distribution, in one sentence."""
+    return (
+        f"slice{'s' if len(slices) > 1 else ''} {', '.join(map(str, slices))}: the scan is unlike what the prior was "
+        "trained on; on measurements left out it did hardly better than total variation, or worse"
+    )

@@ -1,5 +1,6 @@
 """`python -m core` as its user types it."""
 
+import json
 import subprocess
 import sys
 
@@ -30,6 +31,30 @@ def test_scan_becomes_a_volume_with_its_history(sinogram, tmp_path):
         assert '"method":"sirt"' in file.attrs["parameters"]
         psnr = file["curves/psnr"][:]
     assert (psnr[:, -1] > psnr[:, 0]).all()
+
+
+@pytest.mark.parametrize("name", ["out.h5", "out.npy"])
+def test_a_judged_run_ends_with_the_reason_of_each_slice(sinogram, tmp_path, capsys, name):
+    knobs = ["--set", "preset=preview", "outer_iterations=2", "held_out_share=0.1", "--slices", "1", "0"]
+    assert main([str(sinogram), "-o", str(tmp_path / name), *knobs]) == 0
+    reasons = capsys.readouterr().err.splitlines()[-2:]
+    assert [reason.partition(": residual on measurements left out: ")[0] for reason in reasons] == [
+        "slice 1",
+        "slice 0",
+    ]
+    if name == "out.h5":
+        with h5py.File(tmp_path / name) as file:
+            verdicts = json.loads(file.attrs["verdicts"])
+        assert reasons == [
+            f"slice {index}: {verdict['reason']}" for index, verdict in zip((1, 0), verdicts, strict=True)
+        ]
+
+
+def test_a_run_that_is_not_judged_says_nothing_of_it(sinogram, tmp_path, capsys):
+    assert main([str(sinogram), "-o", str(tmp_path / "out.h5"), *QUICK]) == 0
+    assert "left out" not in capsys.readouterr().err
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert "verdicts" not in file.attrs
 
 
 @pytest.mark.parametrize("name", ["out.npy", "out.png", "out.nii.gz"])

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -12,6 +13,7 @@ from core import files
 from core.errors import UnreadableScan
 from core.formats import probe
 from core.results import OutputFormat, SliceResult, convert, write_hdf5
+from core.verdict import Verdict
 
 
 def slice_results(slices: int = 3, *, mri: bool = True) -> list[SliceResult]:
@@ -36,9 +38,13 @@ def result(tmp_path: Path) -> Path:
     return path
 
 
+VERDICT = Verdict(prior_share=0.3, best_at=0.6, residuals={"start": 0.4, "tv": 0.2, "udig_dip": 0.1})
+
+
+@pytest.mark.parametrize("verdict", [None, VERDICT])
 @pytest.mark.parametrize("mri", [True, False])
-def test_slice_comes_back_as_it_was_saved(mri: bool, tmp_path: Path) -> None:
-    saved = slice_results(mri=mri)[1]
+def test_slice_comes_back_as_it_was_saved(mri: bool, verdict: Verdict | None, tmp_path: Path) -> None:
+    saved = replace(slice_results(mri=mri)[1], verdict=verdict)
     saved.save(tmp_path / "slice.npz")
     loaded = SliceResult.load(tmp_path / "slice.npz")
     for name in ("image", "image_complex", "plain", "reference"):
@@ -49,6 +55,7 @@ def test_slice_comes_back_as_it_was_saved(mri: bool, tmp_path: Path) -> None:
             np.testing.assert_array_equal(getattr(loaded, name), expected)
             assert getattr(loaded, name).dtype == expected.dtype
     assert loaded.curves == saved.curves
+    assert loaded.verdict == saved.verdict
     assert [path.name for path in tmp_path.iterdir()] == ["slice.npz"]
 
 
@@ -79,6 +86,22 @@ def test_result_holds_volumes_in_scan_order_curves_and_attributes(result: Path) 
         np.testing.assert_array_equal(file["curves/psnr"][1], [21, 21, np.nan])
         assert file.attrs["seed"] == 3
         assert json.loads(file.attrs["parameters"]) == {"method": "dip"}
+
+
+def test_result_of_a_large_volume_holds_the_verdicts_of_all_slices_that_were_judged(tmp_path: Path) -> None:
+    one = slice_results(1)[0]
+    count = 1000  # beyond the 64 kB that an attribute within the object's header may have
+    write_hdf5(tmp_path / "r.h5", (replace(one, verdict=VERDICT if i else None) for i in range(count)), {})
+    with h5py.File(tmp_path / "r.h5") as file:
+        verdicts = json.loads(file.attrs["verdicts"])
+    assert verdicts == [None, *[VERDICT.as_json()] * (count - 1)]
+    assert VERDICT.as_json() == {
+        "chosen": "mixed",
+        "out_of_distribution": False,
+        "prior_share": 0.3,
+        "residuals": {"start": 0.4, "tv": 0.2, "udig_dip": 0.1},
+        "reason": VERDICT.reason,
+    }
 
 
 def test_plain_image_of_ct_is_called_fbp(tmp_path: Path) -> None:
