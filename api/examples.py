@@ -4,6 +4,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from api import problems
+from core.verdict import Verdict, foreign
 
 SCAN_ID = "0198c2f4-7a10-7c3e-9d5b-2f6a1e0b4c11"
 JOB_ID = "0198c2f5-1b22-7f00-8a41-93c7d5e2a6f0"
@@ -48,7 +49,7 @@ PROGRESS = {
     "iterations": 100,
     "eta_seconds": 31.5,
 }
-JOB: dict[str, Any] = {
+JOB_ITEM: dict[str, Any] = {
     "id": JOB_ID,
     "scan_id": SCAN_ID,
     "status": "running",
@@ -60,6 +61,7 @@ JOB: dict[str, Any] = {
     "seed": 0,
     "tags": {"study": "knee-7"},
     "cancel_requested": False,
+    "warnings": [],
     "error": None,
     "attempt": 1,
     "worker": "gpu-1:4711:1770109901",
@@ -68,6 +70,32 @@ JOB: dict[str, Any] = {
     "started_at": "2026-02-03T09:12:42.300000Z",
     "finished_at": None,
     "links": {"self": f"/v1/jobs/{JOB_ID}", "result": f"/v1/jobs/{JOB_ID}/result"},
+}
+JOB = {**JOB_ITEM, "verdicts": []}
+VERDICT = Verdict(prior_share=0.31, best_at=0.6, residuals={"start": 0.094, "tv": 0.066, "udig_dip": 0.063})
+JUDGED_JOB: dict[str, Any] = {
+    **JOB_ITEM,
+    "status": "succeeded",
+    "progress": {
+        "fraction": 1.0,
+        "slices_done": 1,
+        "slices": 1,
+        "iteration": 180,
+        "iterations": 180,
+        "eta_seconds": None,
+    },
+    "metrics": {
+        "psnr": 33.2,
+        "ssim": 0.91,
+        "nmse": 0.008,
+        "data_residual": 0.041,
+        "validation_residual": VERDICT.validation_residual,
+    },
+    "parameters": {**JOB_ITEM["parameters"], "held_out_share": 0.1},
+    "warnings": [foreign([0])],
+    "versions": {"software": "udig-recon 0.1.0", "prior": "mri", "prior_sha256": SHA256},
+    "finished_at": "2026-02-03T09:14:40.900000Z",
+    "verdicts": [{"slice": 0, **VERDICT.as_json()}],
 }
 SNAPSHOT = {
     "seq": 7,

@@ -14,11 +14,11 @@ from starlette.concurrency import run_in_threadpool
 from api import views
 from api.context import Context, ContextDep
 from api.errors import of_validation
-from api.examples import JOB, JOB_REQUEST, answers, page
+from api.examples import JOB, JOB_ITEM, JOB_REQUEST, JUDGED_JOB, answers, page
 from api.intake import Received, forget, is_form, keep, received
 from api.negotiation import next_link, tagged_json
 from api.problems import Invalid, TooLarge, UnknownMedia
-from api.schemas import JobIn, JobOptions, JobOut, Page
+from api.schemas import JobIn, JobItem, JobOptions, JobOut, Page
 from core.acquisition import Modality
 from core.cards import card_of
 from core.parameters import Parameters, complete
@@ -167,8 +167,8 @@ def _accepted(session: Session, job_id: uuid.UUID, headers: dict[str, str] | Non
 @router.get(
     "/v1/jobs",
     summary="Jobs, newest first",
-    response_model=Page[JobOut],
-    responses=answers({200: page(JOB, "AZjC9Rsif-CKQZPH1eKm8A")}, 304, 422, 503),
+    response_model=Page[JobItem],
+    responses=answers({200: page(JOB_ITEM, "AZjC9Rsif-CKQZPH1eKm8A")}, 304, 422, 503),
 )
 def list_jobs(
     request: Request,
@@ -179,7 +179,7 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
 ) -> Response:
-    """`Link: rel="next"` leads to the next page."""
+    """`Link: rel="next"` leads to the next page. Verdicts are told of one job at a time."""
     with context.sessions() as session:
         found = views.job_page(session, status=status, scan_id=scan_id, tag=tag, limit=limit, cursor=cursor)
     return tagged_json(request, found, next_link(request, found.next_cursor))
@@ -189,7 +189,7 @@ def list_jobs(
     "/v1/jobs/{job_id}",
     summary="A job and how it stands",
     response_model=JobOut,
-    responses=answers({200: JOB}, 304, 404, 422, 503),
+    responses=answers({200: JUDGED_JOB}, 304, 404, 422, 503),
 )
 async def get_job(
     request: Request,

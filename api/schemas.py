@@ -120,11 +120,24 @@ class Metrics(BaseModel):
     ssim: float | None = Field(None, description="null without a reference")
     nmse: float | None = Field(None, description="null without a reference")
     data_residual: float | None = Field(None, description="|A x - y| / |y|")
-    validation_residual: float | None = Field(None, description="the same on measurements held out, if any were")
+    validation_residual: float | None = Field(
+        None, description="the same on measurements held out, of the best candidate; null unless all slices were judged"
+    )
 
 
-class JobOut(BaseModel):
-    """A job and how it stands."""
+class VerdictOut(BaseModel):
+    """How measurements held out judged one slice."""
+
+    slice: int
+    chosen: Literal["udig_dip", "tv", "mixed"] = Field(description="what the image was taken from")
+    out_of_distribution: bool = Field(description="the scan is unlike what the prior was trained on")
+    prior_share: float = Field(ge=0, le=1, description="of the prior's image, the rest is total variation's")
+    residuals: dict[str, float] = Field(description="candidate -> |A x - y| / |y| on measurements held out")
+    reason: str = Field(description="the same in a sentence")
+
+
+class JobItem(BaseModel):
+    """A job of a list and how it stands."""
 
     id: uuid.UUID
     scan_id: uuid.UUID | None = Field(description="null once the scan was deleted")
@@ -137,6 +150,7 @@ class JobOut(BaseModel):
     seed: int
     tags: dict[str, str]
     cancel_requested: bool
+    warnings: list[str] = Field(description="what to know before its image is trusted")
     error: dict[str, Any] | None = Field(description="problem document of a failed job")
     attempt: int = Field(description="how often a slice of it was begun, at most")
     worker: str | None = Field(description="who works on it, or finished it")
@@ -145,6 +159,12 @@ class JobOut(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
     links: dict[str, str]
+
+
+class JobOut(JobItem):
+    """A job and how it stands."""
+
+    verdicts: list[VerdictOut] = Field(description="of its finished slices, by number; empty unless it is judged")
 
 
 class SnapshotOut(BaseModel):

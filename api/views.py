@@ -6,10 +6,12 @@ import uuid
 from typing import Any
 
 from sqlalchemy import Row, Select, case, func, select, true
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.problems import Invalid, NotFound
-from api.schemas import JobOut, Metrics, Page, Progress, ScanOut, SnapshotOut
+from api.schemas import JobItem, JobOut, Metrics, Page, Progress, ScanOut, SnapshotOut
+from core.verdict import foreign
 from worker.models import Chunk, Job, Scan, Snapshot, Status
 
 _PART = case(
@@ -17,10 +19,12 @@ _PART = case(
     else_=func.least(func.coalesce(Chunk.iteration / func.nullif(Chunk.iterations, 0), 0.0), 1.0),
 )
 _RUNNING = Chunk.status == Status.RUNNING
+_SUCCEEDED = Chunk.status == Status.SUCCEEDED
+_FOREIGN = Chunk.verdict["out_of_distribution"].as_boolean()
 _CHUNKS = (
     select(
         func.sum(_PART).label("parts"),
-        func.count().filter(Chunk.status == Status.SUCCEEDED).label("slices_done"),
+        func.count().filter(_SUCCEEDED).label("slices_done"),
         func.count().label("slices"),
         func.coalesce(func.sum(Chunk.iteration), 0).label("iteration"),
         func.max(Chunk.iterations).label("iterations"),
@@ -28,12 +32,21 @@ _CHUNKS = (
         func.count().filter(_RUNNING).label("running"),
         func.coalesce(func.max(Chunk.attempt), 0).label("attempt"),
         func.string_agg(Chunk.worker.distinct(), ", ").label("worker"),
+        func.array_agg(aggregate_order_by(Chunk.slice, Chunk.slice)).filter(_SUCCEEDED, _FOREIGN).label("foreign"),
     )
     .where(Chunk.job_id == Job.id)
     .correlate(Job)
     .lateral("progress")
 )
 _JOBS: Select[Any] = select(Job, _CHUNKS).join(_CHUNKS, true())
+_VERDICT = func.jsonb_build_object("slice", Chunk.slice, type_=JSONB).concat(Chunk.verdict)
+_VERDICTS = (
+    select(func.jsonb_agg(aggregate_order_by(_VERDICT, Chunk.slice), type_=JSONB))
+    .where(Chunk.job_id == Job.id, _SUCCEEDED, Chunk.verdict.is_not(None))
+    .correlate(Job)
+    .scalar_subquery()
+    .label("verdicts")
+)
 
 
 def scan_out(scan: Scan) -> ScanOut:
@@ -66,10 +79,10 @@ def scan_page(session: Session, limit: int, cursor: str | None) -> Page[ScanOut]
 
 def one_job(session: Session, job_id: uuid.UUID) -> JobOut:
     """The job of that id, in one query."""
-    row = session.execute(_JOBS.where(Job.id == job_id)).one_or_none()
+    row = session.execute(_JOBS.add_columns(_VERDICTS).where(Job.id == job_id)).one_or_none()
     if row is None:
         raise no_job(job_id)
-    return _job_out(row)
+    return JobOut.model_validate({**_item(row), "verdicts": row.verdicts or []})
 
 
 def read_job(sessions: sessionmaker[Session], job_id: uuid.UUID) -> JobOut:
@@ -91,8 +104,8 @@ def job_page(
     tag: str | None,
     limit: int,
     cursor: str | None,
-) -> Page[JobOut]:
-    """Jobs, newest first, in one query."""
+) -> Page[JobItem]:
+    """Jobs, newest first, in one query; a volume may have hundreds of verdicts, so they are left to `one_job`."""
     query = _JOBS.order_by(Job.id.desc()).limit(limit + 1)
     if status is not None:
         query = query.where(Job.status == status)
@@ -104,7 +117,8 @@ def job_page(
     if cursor is not None:
         query = query.where(Job.id < _from_cursor(cursor))
     rows = session.execute(query).all()
-    return Page(items=[_job_out(row) for row in rows[:limit]], next_cursor=_cursor([r.Job.id for r in rows], limit))
+    items = [JobItem.model_validate(_item(row)) for row in rows[:limit]]
+    return Page(items=items, next_cursor=_cursor([row.Job.id for row in rows], limit))
 
 
 def snapshots(session: Session, job_id: uuid.UUID, *, after: int, slice_: int | None, limit: int) -> list[SnapshotOut]:
@@ -115,21 +129,22 @@ def snapshots(session: Session, job_id: uuid.UUID, *, after: int, slice_: int | 
     return [SnapshotOut.model_validate(row, from_attributes=True) for row in session.scalars(query)]
 
 
-def _job_out(row: Row[Any]) -> JobOut:
+def _item(row: Row[Any]) -> dict[str, Any]:
     job: Job = row.Job
     root = f"/v1/jobs/{job.id}"
     links = {"self": root} | ({"scan": f"/v1/scans/{job.scan_id}"} if job.scan_id else {})
     links |= {name: f"{root}/{name}" for name in ("progress", "events", "result", "preview.png", "cancel", "retry")}
     asked = ("id", "scan_id", "status", "parameters", "outputs", "slices", "seed", "tags", "cancel_requested", "error")
     found = ("versions", "created_at", "started_at", "finished_at")
-    return JobOut(
+    return {
         **{name: getattr(job, name) for name in (*asked, *found)},
-        progress=_progress(row),
-        metrics=None if job.metrics is None else Metrics.model_validate(job.metrics),
-        attempt=row.attempt,
-        worker=row.worker,
-        links=links,
-    )
+        "progress": _progress(row),
+        "metrics": None if job.metrics is None else Metrics.model_validate(job.metrics),
+        "warnings": [foreign(row.foreign)] if row.foreign else [],
+        "attempt": row.attempt,
+        "worker": row.worker,
+        "links": links,
+    }
 
 
 def _progress(row: Row[Any]) -> Progress:

@@ -152,9 +152,15 @@ def stop_cancelled(session: Session, claim: Claim) -> None:
     settle_stopped(session, job)
 
 
-def store_slice(session: Session, claim: Claim, result: str, metrics: dict[str, float | None]) -> bool:
+def store_slice(
+    session: Session,
+    claim: Claim,
+    result: str,
+    metrics: dict[str, float | None],
+    verdict: dict[str, Any] | None = None,
+) -> bool:
     """Accept the slice's result. True: it was the job's last one, and this worker keeps its lease to assemble them."""
-    job = _held(session, claim, result=result, metrics=metrics)
+    job = _held(session, claim, result=result, metrics=metrics, verdict=verdict)
     unfinished = select(Chunk.slice).where(
         Chunk.job_id == job.id, Chunk.slice != claim.slice, Chunk.status != Status.SUCCEEDED
     )

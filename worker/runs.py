@@ -36,6 +36,11 @@ class Outcome:
     result: SliceResult
     metrics: dict[str, float | None]
 
+    @property
+    def verdict(self) -> dict[str, Any] | None:
+        """What it was judged by, where it was."""
+        return None if self.result.verdict is None else self.result.verdict.as_json()
+
 
 class Run:
     """The computation of one claimed slice in this process."""
@@ -71,7 +76,9 @@ class Run:
             self._seconds_before, self._curves = kept["seconds"], kept["curves"]
         last, quality = self._iterate(problem, kept.get("state"))
         result = self._seen(problem, last, dict(self._curves))
-        return Outcome(result, {name: _finite(value) for name, value in asdict(quality).items()})
+        validation_residual = None if last.verdict is None else last.verdict.validation_residual
+        measured = {**asdict(quality), "validation_residual": validation_residual}
+        return Outcome(result, {name: _finite(value) for name, value in measured.items()})
 
     def _iterate(self, problem: SliceProblem, state: dict[str, Any] | None) -> tuple[Iterate, Quality]:
         settings = self._place.settings
@@ -135,6 +142,7 @@ class Run:
             plain=self._plain,
             reference=problem.reference,
             curves=curves,
+            verdict=iterate.verdict,
         )
 
     def _keep(self, step: int, state: Callable[[], State]) -> None:

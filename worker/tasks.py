@@ -97,7 +97,9 @@ def _finish_slice(place: Place, heart: Heart, run: Run) -> bool:
     path = storage.slice_result(claim.job_id, claim.slice, claim.attempt)
     outcome.result.save(path)
     try:
-        last = heart.settle(lambda session: leases.store_slice(session, claim, storage.relative(path), outcome.metrics))
+        last = heart.settle(
+            lambda session: leases.store_slice(session, claim, storage.relative(path), outcome.metrics, outcome.verdict)
+        )
     except Fenced:
         path.unlink(missing_ok=True)
         raise

@@ -22,8 +22,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from core import formats
 from core.acquisition import Modality
 from core.cards import sha256_of
+from core.iterates import Iterate
 from core.parameters import SIRT, Parameters, UDiGDIP, complete
-from core.reconstruct import reconstruct, slice_problem
+from core.reconstruct import SliceProblem, reconstruct, slice_problem
 from worker import jobs, queue
 from worker.models import Chunk, Job, Scan
 from worker.settings import Settings
@@ -34,6 +35,7 @@ PATIENCE_SECONDS = 60.0
 LONG = SIRT(iterations=8000)
 SHORT = SIRT(iterations=300)
 GUIDED = complete(UDiGDIP(outer_iterations=25, inner_iterations=1), Modality.CT)  # network, optimiser, prior, noise
+JUDGED = complete(UDiGDIP(outer_iterations=40, inner_iterations=1, held_out_share=0.1), Modality.CT)
 Found = TypeVar("Found")
 
 
@@ -156,7 +158,19 @@ class Desk:
 
     def unbroken(self, scan_sha256: str, method: Parameters, slice_: int = 0, seed: int = 0) -> np.ndarray:
         """The image of a run that nothing disturbs."""
+        problem, last = self._undisturbed(scan_sha256, method, slice_, seed)
+        return problem.magnitude(last.image)
+
+    def verdict(self, scan_sha256: str, method: Parameters) -> dict[str, Any]:
+        """The verdict of slice 0 in a run that nothing disturbs."""
+        _, last = self._undisturbed(scan_sha256, method, 0, 0)
+        assert last.verdict is not None
+        return last.verdict.as_json()
+
+    def _undisturbed(
+        self, scan_sha256: str, method: Parameters, slice_: int, seed: int
+    ) -> tuple[SliceProblem, Iterate]:
         torch.set_num_threads(self.settings.threads)
         problem = slice_problem(formats.read(self.storage.scan(scan_sha256), [slice_]), 0, torch.device("cpu"))
         *_, last = reconstruct(problem, method, seed=seed)
-        return problem.magnitude(last.image)
+        return problem, last

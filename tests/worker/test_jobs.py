@@ -124,7 +124,7 @@ def test_many_claims_at_once_get_different_chunks(database: sessionmaker[Session
     [
         lambda session, claim: leases.heartbeat(session, claim, LEASE),
         lambda session, claim: leases.record(session, claim, POINT, LEASE),
-        lambda session, claim: leases.store_slice(session, claim, "a.npz", {}),
+        lambda session, claim: leases.store_slice(session, claim, "a.npz", {}, {"chosen": "tv"}),
         lambda session, claim: leases.succeed_job(session, claim, "results", {}),
         lambda session, claim: leases.fail_job(session, claim, BROKEN),
         lambda session, claim: leases.release(session, claim),
@@ -142,6 +142,7 @@ def test_whoever_lost_the_lease_writes_nothing(database: sessionmaker[Session], 
     with database.begin() as session:
         chunk, job = session.get_one(Chunk, (job_id, 0)), session.get_one(Job, job_id)
         assert (chunk.attempt, chunk.worker, chunk.result, chunk.iteration) == (2, "host:2:b", None, 0)
+        assert (chunk.metrics, chunk.verdict) == (None, None)
         assert (job.status, job.last_seq, job.result, job.error) == (Status.RUNNING, 0, None, None)
         leases.heartbeat(session, fresh, LEASE)
 
@@ -166,6 +167,19 @@ def test_the_last_slice_assembles_and_metrics_are_means(database: sessionmaker[S
             "jobs/results/2",
             {"psnr": 31.0, "ssim": None},
         )
+
+
+def test_a_slice_keeps_its_verdict_and_one_that_was_not_judged_has_none(
+    database: sessionmaker[Session], scan: Scan
+) -> None:
+    job_id = filed(database, scan, slices=2)
+    one, other = claimed(database, job_id, 0), claimed(database, job_id, 1)
+    with database.begin() as session:
+        leases.store_slice(session, one, "0.npz", {}, {"chosen": "tv"})
+        leases.store_slice(session, other, "1.npz", {})
+    with database() as session:
+        judged = session.execute(select(Chunk.slice, Chunk.verdict).where(Chunk.verdict.is_not(None))).all()
+    assert [tuple(row) for row in judged] == [(0, {"chosen": "tv"})]
 
 
 def test_snapshots_are_numbered_in_the_order_of_their_commits(database: sessionmaker[Session], scan: Scan) -> None:

@@ -37,6 +37,18 @@ def test_tables_with_rows_go_down_and_up_again(settings: Settings, database: ses
         assert len(session.scalars(select(Chunk)).all()) == 2
 
 
+def test_jobs_of_an_older_version_are_kept_and_were_not_judged(
+    settings: Settings, database: sessionmaker[Session]
+) -> None:
+    with database.begin() as session:
+        fill(session)
+    url = str(settings.database_url)
+    command.downgrade(config(url), "0001")
+    migrate(url)
+    with database() as session:
+        assert session.scalars(select(Chunk.verdict)).all() == [None, None]
+
+
 def test_migrations_make_the_tables_of_the_models(settings: Settings) -> None:
     engine = make_engine(str(settings.database_url))
     with engine.connect() as connection:

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import redis
-from running import GUIDED, LONG, SHORT, Desk, until, working
+from running import GUIDED, JUDGED, LONG, SHORT, Desk, until, working
 from sqlalchemy import func, select, text
 
 from worker import jobs
@@ -92,6 +92,23 @@ def test_a_killed_workers_slice_goes_on_from_its_checkpoint_and_ends_as_if_unbro
     chunk = desk.chunk(job_id)
     assert (chunk.attempt, chunk.crashes) == (2, 1)
     assert_unbroken(desk, job_id, GUIDED)
+
+
+def test_the_verdict_of_a_killed_workers_slice_is_that_of_an_unbroken_run(desk: Desk) -> None:
+    job_id = desk.submit(desk.scan(), JUDGED)
+    with working(desk.settings) as (first,):
+        until(lambda: desk.has_checkpoint(job_id) and desk.chunk(job_id).iteration > 0)
+        first.end(signal.SIGKILL)
+        assert desk.chunk(job_id).verdict is None
+        with working(desk.settings) as (second,):
+            assert desk.ended(job_id).status is Status.SUCCEEDED
+            assert second.said("slice.resumed")
+    expected = desk.verdict(sha256_of_scan(desk, job_id), JUDGED)
+    assert desk.chunk(job_id).verdict == expected
+    folder = desk.storage.path(str(desk.job(job_id).result))
+    with h5py.File(folder / "reconstruction.h5") as file:
+        assert json.loads(file.attrs["verdicts"]) == [expected]
+    assert_unbroken(desk, job_id, JUDGED)
 
 
 def test_a_worker_that_slept_beyond_its_lease_is_fenced_off(desk: Desk) -> None:

@@ -1,0 +1,99 @@
+"""What judged a job reaches whoever asked for it: in the job, in its file, from a worker that really reconstructs."""
+
+import io
+import json
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+import pytest
+from driving import Drive
+from fastapi.testclient import TestClient
+
+from core.verdict import Verdict
+from worker.place import Place, set_up
+from worker.settings import Settings
+from worker.tasks import reconstruct_chunk
+
+FAMILIAR = Verdict(prior_share=1.0, best_at=1.0, residuals={"start": 0.3, "tv": 0.2, "udig_dip": 0.1})
+FOREIGN = Verdict(prior_share=0.0, best_at=0.0, residuals={"start": 0.3, "tv": 0.2})
+JUDGED = {"method": "udig_dip", "preset": "preview", "outer_iterations": 4, "held_out_share": 0.1}
+
+
+@pytest.fixture
+def place(settings: Settings) -> Iterator[Place]:
+    """A worker in this process."""
+    made = set_up(settings)
+    yield made
+    made.sessions.kw["bind"].dispose()
+
+
+def post(client: TestClient, scan: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
+    answer = client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": parameters})
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    return job
+
+
+def ended(client: TestClient, place: Place, job: dict[str, Any]) -> dict[str, Any]:
+    for number in job["slices"]:
+        reconstruct_chunk(place, uuid.UUID(job["id"]), number)
+    found: dict[str, Any] = client.get(job["links"]["self"]).json()
+    assert found["status"] == "succeeded", found["error"]
+    return found
+
+
+def verdicts_in_file(client: TestClient, job: dict[str, Any]) -> list[dict[str, Any] | None] | None:
+    content = client.get(job["links"]["result"], params={"format": "h5"}).content
+    with h5py.File(io.BytesIO(content)) as file:
+        return json.loads(file.attrs["verdicts"]) if "verdicts" in file.attrs else None
+
+
+def test_verdicts_come_with_the_slices_that_are_finished(
+    client: TestClient, drive: Drive, scan: dict[str, Any]
+) -> None:
+    job = post(client, scan, JUDGED)
+    assert (job["verdicts"], job["warnings"]) == ([], [])
+    drive.finish(drive.claim(job, 1), FOREIGN)
+    found = client.get(job["links"]["self"]).json()
+    assert found["verdicts"] == [{"slice": 1, **FOREIGN.as_json()}]
+    drive.finish(drive.claim(job, 0), FAMILIAR)
+    found = client.get(job["links"]["self"]).json()
+    assert found["verdicts"] == [{"slice": 0, **FAMILIAR.as_json()}, {"slice": 1, **FOREIGN.as_json()}]
+    (warning,) = found["warnings"]
+    assert warning.startswith("slice 1: the scan is unlike what the prior was trained on")
+
+
+def test_one_sentence_warns_of_all_foreign_slices_in_the_list_too(
+    client: TestClient, drive: Drive, scan: dict[str, Any]
+) -> None:
+    job = post(client, scan, JUDGED)
+    for number in (1, 0):
+        drive.finish(drive.claim(job, number), FOREIGN)
+    (listed,) = client.get("/v1/jobs").json()["items"]
+    found = client.get(job["links"]["self"]).json()
+    assert found["warnings"][0].startswith("slices 0, 1: ")
+    assert listed == {name: value for name, value in found.items() if name != "verdicts"}
+
+
+def test_a_judged_job_says_what_was_chosen_and_why_in_its_answer_and_its_file(
+    client: TestClient, place: Place, ct_file: bytes
+) -> None:
+    scan = client.post("/v1/scans", content=ct_file).json()
+    job = ended(client, place, post(client, scan, JUDGED))
+    assert [verdict.pop("slice") for verdict in job["verdicts"]] == [0, 1]
+    for verdict in job["verdicts"]:
+        assert {"start", "tv"} <= set(verdict["residuals"])
+        assert verdict["chosen"] in ("udig_dip", "tv", "mixed")
+        assert verdict["reason"].startswith("residual on measurements left out")
+    best = [min(verdict["residuals"].values()) for verdict in job["verdicts"]]
+    assert job["metrics"]["validation_residual"] == pytest.approx(sum(best) / len(best))
+    assert len(job["warnings"]) == any(verdict["out_of_distribution"] for verdict in job["verdicts"])
+    assert verdicts_in_file(client, job) == job["verdicts"]
+
+
+def test_a_job_that_is_not_judged_has_no_verdicts(client: TestClient, place: Place, scan: dict[str, Any]) -> None:
+    job = ended(client, place, post(client, scan, {"method": "cg_sense"}))
+    assert (job["verdicts"], job["warnings"], job["metrics"]["validation_residual"]) == ([], [], None)
+    assert verdicts_in_file(client, job) is None
