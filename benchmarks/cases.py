@@ -1,11 +1,13 @@
 """The scans that quality is measured on: slices of people kept out of training, undersampled by known means.
 
 MRI: 256 x 256, 15 coils, smooth phase, complex noise of 0.5 % of the maximum; lines at 4x (8 % centre) and 8x (4 %),
-Poisson-disc at 8x. CT: 512-pixel originals projected by ASTRA's strip kernel with 1e6 photons a ray onto 30 or 18 views,
-to be reconstructed at 256 pixels. Needs the images (see `Source`) and, for CT, astra-toolbox.
+Poisson-disc at 8x. CT: 512-pixel originals projected by ASTRA's strip kernel with 1e6 photons a ray onto 30 or 18
+views, to be reconstructed at 256 pixels. Needs the images (see `Source`) and, for CT, astra-toolbox.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,13 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.astra_reference import project
-from core.acquisition import Acquisition, CTAcquisition
+from core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
 from core.augmentation import with_phase
 from core.sampling import birdcage_maps, cartesian_lines, poisson_disc, simulate_mri
 from core.training_images import normalised
-from core.acquisition import Modality
 
+SAMPLINGS = ("4x", "8x", "poisson 8x")
+VIEWS = (30, 18)
 SIZE = 256
 COILS = 15
 NOISE = 0.005
@@ -37,49 +39,73 @@ class Source(NamedTuple):
     modality: Modality
 
 
-class Case(NamedTuple):
-    """One scan with its truth."""
+@dataclass(frozen=True)
+class Case:
+    """One scan with its truth, simulated when it is first asked for."""
 
     person: str
-    sampling: str  # "4x", "8x", "poisson 8x", "30 views", "18 views"
+    sampling: str  # of SAMPLINGS, or "30 views", "18 views"
     index: int
-    scan: Acquisition
+    simulate: Callable[[], Acquisition]
 
     @property
     def name(self) -> str:
         return f"{self.person}-{self.index}-{self.sampling}".replace(" ", "_")
 
+    @cached_property
+    def scan(self) -> Acquisition:
+        return self.simulate()
 
-def mri_cases(folder: Path, source: Source, samplings: Sequence[str] = ("4x", "8x", "poisson 8x")) -> list[Case]:
+
+def cases(folder: Path, source: Source) -> list[Case]:
+    """Scans of each slice of a source at each sampling of its modality."""
+    return (mri_cases if source.modality is Modality.MRI else ct_cases)(folder, source)
+
+
+def mri_cases(folder: Path, source: Source, samplings: Sequence[str] = SAMPLINGS) -> list[Case]:
     """Scans of each slice of a source at each sampling."""
+    return [
+        Case(person(source), sampling, index, partial(mri_scan, image, sampling, index))
+        for index, image in mri_images(folder, source)
+        for sampling in samplings
+    ]
+
+
+def mri_images(folder: Path, source: Source, size: int = SIZE) -> Iterator[tuple[int, NDArray[np.complex64]]]:
+    """Number of each slice of a source and its image (y, x), of smooth phase."""
     volume = normalised(np.asarray(nibabel.load(folder / source.file).dataobj, np.float32), Modality.MRI)
-    person = Path(source.file).name.split(".")[0]
-    cases = []
     for index in source.slices:
-        image = fitted(np.rot90(np.take(volume, index, source.axis)), SIZE)
+        image = fitted(np.rot90(np.take(volume, index, source.axis)), size)
         rng = torch.Generator().manual_seed(index)
         channels = with_phase(torch.from_numpy(image.copy())[None, None], rng)[0].numpy()
-        for sampling in samplings:
-            numbers = np.random.default_rng((index, samplings.index(sampling)))
-            scan = simulate_mri(
-                (channels[0] + 1j * channels[1]).astype(np.complex64),
-                birdcage_maps(COILS, (SIZE, SIZE)),
-                mask(sampling, numbers),
-                numbers,
-                noise_level=NOISE,
-            )
-            cases.append(Case(person, sampling, index, scan))
-    return cases
+        yield index, (channels[0] + 1j * channels[1]).astype(np.complex64)
 
 
-def mask(sampling: str, rng: np.random.Generator) -> NDArray[np.bool_]:
+def mri_scan(image: NDArray[np.complex64], sampling: str, index: int, with_maps: bool = False) -> MRIAcquisition:
+    """Scan of an image (y, x); the slice's number seeds mask and noise."""
+    numbers = np.random.default_rng((index, SAMPLINGS.index(sampling)))
+    return simulate_mri(
+        image,
+        birdcage_maps(COILS, image.shape),
+        mask(sampling, image.shape, numbers),
+        numbers,
+        noise_level=NOISE,
+        with_maps=with_maps,
+    )
+
+
+def person(source: Source) -> str:
+    return Path(source.file).name.split(".")[0]
+
+
+def mask(sampling: str, shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.bool_]:
     match sampling:
         case "4x":
-            return cartesian_lines((SIZE, SIZE), 4, 0.08, rng)
+            return cartesian_lines(shape, 4, 0.08, rng)
         case "8x":
-            return cartesian_lines((SIZE, SIZE), 8, 0.04, rng)
+            return cartesian_lines(shape, 8, 0.04, rng)
         case _:
-            return poisson_disc((SIZE, SIZE), 8, 24, rng)
+            return poisson_disc(shape, 8, 24, rng)
 
 
 def fitted(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
@@ -96,30 +122,35 @@ def fitted(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(image, np.float32)
 
 
-def ct_cases(folder: Path, source: Source, views: Sequence[int] = (30, 18)) -> list[Case]:
+def ct_cases(folder: Path, source: Source, views: Sequence[int] = VIEWS) -> list[Case]:
     """Scans of each slice of a source in each number of views, parallel beam."""
-    image = nibabel.load(folder / source.file)
-    person = Path(source.file).name.split(".")[0]
-    pixel_mm = float(image.header.get_zooms()[0])
-    cases = []
+    volume = nibabel.load(folder / source.file)
+    pixel_mm = float(volume.header.get_zooms()[0])
+    found = []
     for index in source.slices:
-        hounsfield = np.rot90(np.asarray(image.dataobj[:, :, index], np.float32))
+        hounsfield = np.rot90(np.asarray(volume.dataobj[:, :, index], np.float32))
         fine = fitted(np.clip(WATER_1_PER_MM * (1 + hounsfield / 1000), 0, None).astype(np.float32), 2 * SIZE)
         offset = np.arange(2 * SIZE) - SIZE + 0.5
         fine[np.hypot(offset[:, None], offset) > SIZE - 2] = 0
         for count in views:
-            rng = np.random.default_rng((index, count))
-            angles = np.arange(count) * np.pi / count
-            detectors = int(np.ceil(np.sqrt(2) * SIZE)) | 1
-            exact = project(fine, angles, detectors, pixel_mm, 2 * pixel_mm)
-            counts = rng.poisson(PHOTONS * np.exp(-exact.astype(np.float64)))
-            scan = CTAcquisition(
-                sinogram=-np.log(np.maximum(counts, 0.5) / PHOTONS).astype(np.float32)[None],
-                angles=angles,
-                image_size=SIZE,
-                pixel_size_mm=2 * pixel_mm,
-                detector_spacing_mm=2 * pixel_mm,
-                reference=fine.reshape(SIZE, 2, SIZE, 2).mean(axis=(1, 3))[None],
-            )
-            cases.append(Case(person, f"{count} views", index, scan))
-    return cases
+            found.append(Case(person(source), f"{count} views", index, partial(ct_scan, fine, pixel_mm, count, index)))
+    return found
+
+
+def ct_scan(fine: NDArray[np.float32], pixel_mm: float, views: int, index: int) -> CTAcquisition:
+    """Scan of an image (y, x) in 1/mm with pixels half as large as those to reconstruct; its number seeds the noise."""
+    from benchmarks.astra_reference import project
+
+    rng = np.random.default_rng((index, views))
+    angles = np.arange(views) * np.pi / views
+    detectors = int(np.ceil(np.sqrt(2) * SIZE)) | 1
+    exact = project(fine, angles, detectors, pixel_mm, 2 * pixel_mm)
+    counts = rng.poisson(PHOTONS * np.exp(-exact.astype(np.float64)))
+    return CTAcquisition(
+        sinogram=-np.log(np.maximum(counts, 0.5) / PHOTONS).astype(np.float32)[None],
+        angles=angles,
+        image_size=SIZE,
+        pixel_size_mm=2 * pixel_mm,
+        detector_spacing_mm=2 * pixel_mm,
+        reference=fine.reshape(SIZE, 2, SIZE, 2).mean(axis=(1, 3))[None],
+    )

@@ -1,0 +1,100 @@
+"""Results of measurements on disk, each computed once: what is there already is read, whatever stopped the last run."""
+
+import hashlib
+import json
+import os
+import resource
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core import metrics
+from core.files import replacing
+
+ENGINE = Path(__file__).parents[1] / "core"
+
+Image = NDArray[np.float32]
+Made = tuple[Image | None, dict[str, Any]]
+
+
+class Run(NamedTuple):
+    """Something to measure on a case: `key` is all that its result depends on, beside the case and the engine."""
+
+    label: str
+    key: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        digest = hashlib.sha256(json.dumps(self.key, sort_keys=True, default=str).encode()).hexdigest()
+        return f"{self.label.replace(' ', '-')}-{digest[:8]}"
+
+
+class Result(NamedTuple):
+    """What was measured: `seconds`, `cpu_seconds`, where there was a reference `psnr` (dB) and `ssim`, and more."""
+
+    label: str
+    path: Path  # of the image, .npy
+    fields: Mapping[str, Any]
+
+    @property
+    def psnr(self) -> float:
+        return float(self.fields["psnr"])
+
+    @property
+    def image(self) -> Image:
+        return np.asarray(np.load(self.path, allow_pickle=False), np.float32)
+
+
+def found(folder: Path, run: Run) -> Result | None:
+    """The result of a run in the folder of its case; None if there is none yet."""
+    path = folder / f"{run.name}.json"
+    if not path.is_file():
+        return None
+    return Result(run.label, path.with_suffix(".npy"), json.loads(path.read_text()))
+
+
+def measured(folder: Path, run: Run, make: Callable[[], Made], reference: Image | None = None) -> Result:
+    """The result of a run, computed if it is not there yet. What `make` tells of its time goes before what is seen."""
+    if (known := found(folder, run)) is not None:
+        return known
+    folder.mkdir(parents=True, exist_ok=True)
+    wall, cpu = time.perf_counter(), cpu_seconds()
+    image, told = make()
+    fields = {
+        "label": run.label,
+        "key": run.key,
+        "engine": engine(),
+        "load": round(os.getloadavg()[0], 1),
+        "seconds": time.perf_counter() - wall,
+        "cpu_seconds": cpu_seconds() - cpu,
+    }
+    if image is not None:
+        with replacing(folder / f"{run.name}.npy") as part, part.open("wb") as file:
+            np.save(file, image.astype(np.float32))
+        if reference is not None:
+            fields |= {"psnr": metrics.psnr(image, reference), "ssim": metrics.ssim(image, reference)}
+    with replacing(folder / f"{run.name}.json") as part:
+        part.write_text(json.dumps({**fields, **told}, indent=1, default=str) + "\n")
+    result = found(folder, run)
+    assert result is not None
+    return result
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those that it waited for, all threads together."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+@lru_cache
+def engine() -> str:
+    """What tells one state of the engine from another: of the sources of `core`."""
+    digest = hashlib.sha256()
+    for path in sorted(ENGINE.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]

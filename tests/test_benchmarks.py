@@ -1,0 +1,94 @@
+"""What the benchmarks tell follows from what they measured."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.plots import decades, lines_png, ticks
+from benchmarks.quality_report import Criterion, Row, criteria, report
+from benchmarks.stored import Run, found, measured
+from core.acquisition import Modality
+
+
+def fields(psnr: float, seconds: float = 10.0, flagged: bool | None = None) -> dict[str, object]:
+    verdict = {"out_of_distribution": flagged, "chosen": "udig_dip", "prior_share": 1.0}
+    spent = {"seconds": seconds, "cpu_seconds": seconds, "maps_seconds": 1.0, "problem_seconds": 1.0, "load": 0.0}
+    judged = {} if flagged is None else {"verdict": verdict}
+    return {"psnr": psnr, "ssim": 0.9, "threads": 1, "engine": "e", **spent, **judged}
+
+
+def row(standard: float, preview: float = 33.0, *, foreign: bool = False, flagged: bool | None = False) -> Row:
+    peers = {"BART wavelet 0.001": fields(30.0), "BART wavelet 0.002": fields(30.5), "BART TV 0.004": fields(31.0)}
+    ours = {"standard": fields(standard, 50.0, flagged), "preview": fields(preview, 9.0)}
+    return Row("group", foreign, Modality.MRI, "case", "4x", peers, ours)
+
+
+def criterion(rows: list[Row], what: str) -> Criterion:
+    return next(found for found in criteria(rows) if what in found.what)
+
+
+def test_gains_are_over_the_best_peer() -> None:
+    assert row(36.5).gain("standard") == pytest.approx(5.5)
+    assert row(36.5).gain("tv") is None
+
+
+def test_a_figure_is_reached_from_its_limit_on() -> None:
+    assert criterion([row(35.0), row(37.0)], "4x, known anatomy: mean").reached is True
+    assert criterion([row(35.0), row(36.9)], "4x, known anatomy: mean").reached is False
+    assert criterion([row(31.25)], "known anatomy: worst").reached is False
+    assert criterion([row(30.75, foreign=True)], "foreign anatomy: worst").reached is False
+    assert criterion([row(36.0)], "no longer").reached is True
+
+
+def test_what_was_not_measured_is_neither_reached_nor_missed() -> None:
+    assert {found.reached for found in criteria([])} == {None}
+    assert criterion([row(36.0, foreign=True, flagged=None)], "foreign scans that are flagged").reached is None
+
+
+def test_alarms_are_counted_among_the_scans_judged() -> None:
+    foreign = [row(36.0, foreign=True, flagged=count < 9) for count in range(10)]
+    known = [row(36.0, flagged=count < 1) for count in range(20)]
+    assert criterion([*foreign, *known], "foreign scans that are flagged").reached is True
+    assert criterion([*foreign[1:], *known], "foreign scans that are flagged").reached is False
+    assert criterion([*foreign, *known[:-1]], "known anatomy that are flagged").reached is False
+    assert criterion([*foreign, *known], "known anatomy that are flagged").reached is True
+
+
+def test_the_report_says_where_peers_are_missing_or_at_the_edge() -> None:
+    assert "Not all peers" not in report([row(36.0)])
+    assert "Not all peers" in report([row(36.0)._replace(missing_peers=1)])
+    assert "first or last weight" in report([row(36.0)])  # total variation was tried with one weight
+    middle = {"BART TV 1": fields(30.0), "BART TV 2": fields(31.0), "BART TV 3": fields(30.0)}
+    assert "first or last weight" not in report([row(36.0)._replace(peers=middle)])
+
+
+def test_a_result_is_computed_once(tmp_path: Path) -> None:
+    made = []
+
+    def make() -> tuple[np.ndarray, dict[str, object]]:
+        made.append(1)
+        return np.ones((8, 8), np.float32), {"threads": 1}
+
+    run = Run("a method", {"knob": 1})
+    assert found(tmp_path / "case", run) is None
+    reference = np.ones((8, 8), np.float32)
+    first, second = (measured(tmp_path / "case", run, make, reference) for _ in range(2))
+    assert (first.fields, len(made)) == (second.fields, 1)
+    assert np.array_equal(second.image, reference)
+    assert found(tmp_path / "case", Run("a method", {"knob": 2})) is None
+
+
+def test_ticks_are_round_and_span_the_values() -> None:
+    assert ticks(17.3, 38.9) == [15.0, 20.0, 25.0, 30.0, 35.0, 40.0]
+    assert decades(0.02, 1.0) == pytest.approx([0.02, 0.05, 0.1, 0.2, 0.5, 1.0])
+    assert len(ticks(3.0, 3.0)) >= 1
+
+
+def test_a_plot_shows_every_curve() -> None:
+    curves = {"rising": ((0, 1, 2), (1.0, 2.0, 3.0)), "flat": ((0, 2), (2.0, 2.0))}
+    picture = Image.open(io.BytesIO(lines_png("title", ("x", "y"), curves)))
+    colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24) or ()}
+    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0)} <= colours
