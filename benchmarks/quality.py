@@ -61,9 +61,9 @@ def groups(foreign_mri: str, foreign_ct: str) -> dict[str, Group]:
     mri, ct = Modality.MRI, Modality.CT
     second = (Source("mri/uih_t1.nii.gz", 0, (115,), mri), Source("mri/uih_t1.nii.gz", 2, (90,), mri))
     return {
-        "brain": Group((Source("mri/brain_gd_t1.nii.gz", 2, (50, 65, 80, 95), mri),), None),
+        "brain": Group((Source("mri/brain_gd_t1.nii.gz", 2, (50, 80), mri),), None),
         "second-brain": Group(second, foreign_mri),
-        "abdomen": Group((Source("mri/abdomen.nii.gz", 2, (14, 22, 30), mri),), foreign_mri, foreign=True),
+        "abdomen": Group((Source("mri/abdomen.nii.gz", 2, (14, 22), mri),), foreign_mri, foreign=True),
         "ct": Group((Source("ct/upper_abdomen_hu.nii.gz", 2, (4, 10, 16), ct),), None),
         "ct-foreign": Group((Source("ct/lidc0314_chest_hu.nii.gz", 2, (40, 90), ct),), foreign_ct, foreign=True),
     }

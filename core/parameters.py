@@ -104,13 +104,13 @@ class UDiGDIP(Parameters):
     )
     prior: str | None = Field(None, description="name of the diffusion prior; none: the modality's bundled one")
     start: Literal["adjoint", "cg_sense", "fbp", "sirt", "tv"] = Field(
-        "cg_sense", description="first network input", json_schema_extra={"symbol": "z_0"}
+        "tv", description="first network input", json_schema_extra={"symbol": "z_0"}
     )
     outer_iterations: int = Field(
         100, ge=1, le=100_000, description="outer iterations", json_schema_extra={"symbol": "K"}
     )
     inner_iterations: int = Field(
-        2,
+        0,
         ge=0,
         le=1000,
         description="network updates per outer iteration; 0: purification alone",
@@ -126,7 +126,7 @@ class UDiGDIP(Parameters):
         json_schema_extra={"symbol": "f_theta"},
     )
     noise_level: float = Field(
-        0.5,
+        0.08,
         gt=0,
         le=10,
         description="first noise level of purification, in units of the normalised image",
@@ -139,7 +139,7 @@ class UDiGDIP(Parameters):
         0.0, ge=0, le=1, description="share of the noise that purification really adds; 1 is diffuse-denoise"
     )
     last_noisy_level: float = Field(
-        0.1,
+        0.0,
         ge=0,
         le=10,
         description="noise level below which purification adds no noise, whatever its scale; 0: always",
@@ -169,9 +169,8 @@ class UDiGDIP(Parameters):
         "last", description="what is shown: the last f(z), the running mean of them, or the last pulled to the data"
     )
     averaging: float = Field(0.9, ge=0, lt=1, description="decay of the running mean, where that is the output")
-
     held_out_share: float = Field(
-        0.0,
+        0.1,
         ge=0,
         le=0.5,
         description="share of lines, points or views that a trial leaves out, to judge the prior against total "
@@ -216,12 +215,22 @@ PAPER: dict[str, Any] = {
     "sampler": "ancestral",
     "consistency_iterations": 0,
     "symmetries": False,
+    "held_out_share": 0.0,
 }
 
-# A CT scan starts nearer to its image.
-CT: dict[str, Any] = {"start": "sirt", "noise_level": 0.2}
-# The network fit gains little where the prior knows the anatomy, and takes most of the time.
-PREVIEW: dict[str, Any] = {"outer_iterations": 30, "inner_iterations": 0}
+# Views leave out what no sample can know: there the mean of several samples, noise and all, errs least.
+CT: dict[str, Any] = {
+    "noise_level": 0.2,
+    "final_noise_level": 0.01,
+    "noise_scale": 1.0,
+    "last_noisy_level": 0.0,
+    "samples": 4,
+    "outer_iterations": 50,
+}
+# No trial and no total variation, so the start is far off, and noise helps to leave it.
+PREVIEW: dict[str, Any] = {"start": "cg_sense", "outer_iterations": 30, "held_out_share": 0.0}
+PREVIEW_MRI: dict[str, Any] = {**PREVIEW, "noise_level": 0.5, "noise_scale": 0.6, "last_noisy_level": 0.1}
+PREVIEW_CT: dict[str, Any] = {**CT, **PREVIEW, "start": "sirt", "samples": 2}
 
 # What a preset sets for a modality, beside the defaults above.
 PRESETS: dict[tuple[str, Modality], dict[str, Any]] = {
@@ -229,8 +238,8 @@ PRESETS: dict[tuple[str, Modality], dict[str, Any]] = {
     ("paper", Modality.CT): PAPER,
     ("standard", Modality.MRI): {},
     ("standard", Modality.CT): CT,
-    ("preview", Modality.MRI): PREVIEW,
-    ("preview", Modality.CT): {**CT, **PREVIEW},
+    ("preview", Modality.MRI): PREVIEW_MRI,
+    ("preview", Modality.CT): PREVIEW_CT,
 }
 CT_STARTS = ("fbp", "sirt")
 

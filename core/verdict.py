@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 FOREIGN = 0.9
-"""A prior whose image explains unseen measurements hardly better than total variation does not know the scan."""
+"""A prior whose image explains little more of unseen measurements than total variation does not know the scan.
+
+Of the error squared, less what is noise."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,8 @@ class Verdict:
 
     prior_share: float  # a of x_tv + a (x_prior - x_tv), 0 .. 1
     best_at: float  # which iterate of the prior's run was best, as a share of the run
-    residuals: Mapping[str, float]  # of "udig_dip" (its best iterate), "start" and "tv"
+    residuals: Mapping[str, float]  # of "udig_dip" (its best iterate), "tv", and "start" where that is neither
+    noise: float = 0.0  # what the residual of a perfect image would be
 
     @property
     def validation_residual(self) -> float:
@@ -24,7 +27,8 @@ class Verdict:
     @property
     def out_of_distribution(self) -> bool:
         """Whether the scan is unlike what the prior was trained on: it explains no more than total variation does."""
-        return self.residuals.get("udig_dip", float("inf")) > FOREIGN * self.residuals["tv"]
+        with_prior, without = (max(self.residuals[name] ** 2 - self.noise**2, 0.0) for name in ("udig_dip", "tv"))
+        return with_prior > FOREIGN * without
 
     @property
     def chosen(self) -> str:

@@ -60,9 +60,9 @@ def test_alarms_are_counted_among_the_scans_judged() -> None:
 def test_the_report_says_where_peers_are_missing_or_at_the_edge() -> None:
     assert "Not all peers" not in report([row(36.0)])
     assert "Not all peers" in report([row(36.0)._replace(missing_peers=1)])
-    assert "first or last weight" in report([row(36.0)])  # total variation was tried with one weight
+    assert "first or last of those tried" in report([row(36.0)])  # total variation was tried with one weight
     middle = {"BART TV 1": fields(30.0), "BART TV 2": fields(31.0), "BART TV 3": fields(30.0)}
-    assert "first or last weight" not in report([row(36.0)._replace(peers=middle)])
+    assert "first or last of those tried" not in report([row(36.0)._replace(peers=middle)])
 
 
 def test_a_result_is_computed_once(tmp_path: Path) -> None:

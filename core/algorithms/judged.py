@@ -83,7 +83,7 @@ class _Stages:
         """UDiG-DIP of the data kept, its iterates judged by the rest."""
         kept, steps = self.memory["kept"], self._trial_steps
         seen, y = self.A.restricted(kept), self.y * kept
-        z = self.start(y, seen)
+        z = self.memory["tv_kept"] if self.p.start == "tv" else self.start(y, seen)
         if "best" not in self.memory:
             error = self._error(z)
             self.memory |= {"start_error": error, "best_error": error, "best": z, "best_at": 0.0}
@@ -104,7 +104,7 @@ class _Stages:
         image: Tensor = self.memory["tv"]
         last = round(self.memory["best_at"] * self.p.outer_iterations)
         if share > 0:
-            z = self.start(self.y, self.A)
+            z = self.memory["tv"] if self.p.start == "tv" else self.start(self.y, self.A)
             image = torch.lerp(self.memory["tv"], z, share)
             for it in udig_dip(self.y, self.A, z, self.network(), self.prior, self.p, self.rng, inner):
                 image = torch.lerp(self.memory["tv"], it.image, share)
@@ -152,9 +152,11 @@ class _Stages:
         return 1.0 if share >= WHOLE else max(share, 0.0)
 
     def _verdict(self, share: float) -> Verdict:
-        errors = {"tv": self.memory["tv_error"], "start": self.memory["start_error"]}
-        if self.memory["best_at"] > 0:
-            errors["udig_dip"] = self.memory["best_error"]
-        energy = float(self._left_out(self.y).abs().square().mean())
+        errors = {"tv": self.memory["tv_error"], "udig_dip": self.memory["best_error"]}
+        if self.p.start != "tv":
+            errors["start"] = self.memory["start_error"]
+        # Tiny, so that nothing is divided by zero where all that was left out is zero.
+        energy = float(self._left_out(self.y).abs().square().mean()) + torch.finfo(torch.float32).tiny
         residuals = {name: math.sqrt(error / energy) for name, error in errors.items()}
-        return Verdict(prior_share=share, best_at=self.memory["best_at"], residuals=residuals)
+        noise = self.A.noise_level(self.y) / math.sqrt(energy)
+        return Verdict(prior_share=share, best_at=self.memory["best_at"], residuals=residuals, noise=noise)

@@ -13,7 +13,7 @@ from core.errors import MissingPrior
 from core.operators import MultiCoilMRI, ParallelBeamCT
 from core.parameters import DIP, FBP, SIRT, TV, CGSense, L1Wavelet, UDiGDIP, ZeroFilled, complete
 
-QUICK = {"outer_iterations": 4, "inner_iterations": 2}
+QUICK = {"outer_iterations": 4, "inner_iterations": 2, "held_out_share": 0.0, "start": "cg_sense"}
 CASES = [
     (ZeroFilled(), Modality.MRI),
     (CGSense(iterations=5), Modality.MRI),
@@ -33,8 +33,8 @@ CASES = [
     (UDiGDIP(**QUICK, output="mean", averaging=0.5, purification_period=2, noise_scale=0.5), Modality.MRI),
     (UDiGDIP(**QUICK, samples=2, noise_scale=1.0, last_noisy_level=0.0, output="consistent"), Modality.CT),
     (UDiGDIP(**QUICK, prior_calls=3, sampler="ancestral", noise_scale=1.0, last_noisy_level=0.0), Modality.MRI),
-    (UDiGDIP(**QUICK, held_out_share=0.1, prior_calls=2), Modality.MRI),
-    (UDiGDIP(**QUICK, held_out_share=0.2, samples=2, noise_scale=1.0, start="tv"), Modality.CT),
+    (UDiGDIP(**{**QUICK, "held_out_share": 0.1}, prior_calls=2), Modality.MRI),
+    (UDiGDIP(**{**QUICK, "held_out_share": 0.2, "start": "tv"}, samples=2, noise_scale=1.0), Modality.CT),
     (UDiGDIP(preset="preview", outer_iterations=3, start="fbp"), Modality.CT),
     (UDiGDIP(preset="preview", outer_iterations=3, start="tv"), Modality.MRI),
 ]
@@ -103,7 +103,7 @@ def test_a_run_stopped_and_resumed_gives_the_same_bits(method, modality):
 @pytest.mark.parametrize("stage", [0, 1, 2])
 @pytest.mark.parametrize("modality", list(Modality))
 def test_a_judged_run_goes_on_from_any_of_its_stages(modality, stage):
-    method = UDiGDIP(**QUICK, held_out_share=0.1, noise_scale=0.5)
+    method = UDiGDIP(**{**QUICK, "held_out_share": 0.1}, noise_scale=0.5)
     *_, unbroken = iterates(method, modality)
     states = [stored(iterate.state()) for iterate in iterates(method, modality) if iterate.state is not None]
     reached = [state for state in states if state["stage"] == stage]
