@@ -168,7 +168,7 @@ def _warnings(rows: Sequence[Row], engines: Sequence[str]) -> Iterator[str]:
     if incomplete := [row.case for row in rows if row.missing_peers]:
         yield f"**Not all peers are there yet, so gains may be too large: {', '.join(incomplete)}.**"
     if edges := [row.case for row in rows if row.at_edge]:
-        yield f"The best peer's weight is the first or last of those tried, a further one may be better: {', '.join(edges)}."
+        yield f"The best peer's weight is the first or last of those tried, others may be better: {', '.join(edges)}."
 
 
 def _table(head: Sequence[str], rows: Iterable[str]) -> str:

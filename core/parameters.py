@@ -220,7 +220,7 @@ PAPER: dict[str, Any] = {
 
 # Views leave out what no sample can know: there the mean of several samples, noise and all, errs least.
 CT: dict[str, Any] = {
-    "noise_level": 0.2,
+    "noise_level": 0.1,
     "final_noise_level": 0.01,
     "noise_scale": 1.0,
     "last_noisy_level": 0.0,
@@ -230,7 +230,7 @@ CT: dict[str, Any] = {
 # No trial and no total variation, so the start is far off, and noise helps to leave it.
 PREVIEW: dict[str, Any] = {"start": "cg_sense", "outer_iterations": 30, "held_out_share": 0.0}
 PREVIEW_MRI: dict[str, Any] = {**PREVIEW, "noise_level": 0.5, "noise_scale": 0.6, "last_noisy_level": 0.1}
-PREVIEW_CT: dict[str, Any] = {**CT, **PREVIEW, "start": "sirt", "samples": 2}
+PREVIEW_CT: dict[str, Any] = {**CT, **PREVIEW, "start": "sirt", "noise_level": 0.2, "samples": 2}
 
 # What a preset sets for a modality, beside the defaults above.
 PRESETS: dict[tuple[str, Modality], dict[str, Any]] = {

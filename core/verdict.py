@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-FOREIGN = 0.9
+FOREIGN = 0.8
 """A prior whose image explains little more of unseen measurements than total variation does not know the scan.
 
 Of the error squared, less what is noise."""
