@@ -101,7 +101,7 @@ def _format(path: Path) -> results.OutputFormat:
 
 
 def _slice(options: argparse.Namespace, method: Parameters, index: int, device: torch.device) -> results.SliceResult:
-    problem = slice_problem(formats.read(options.scan, [index]), 0, device)
+    problem = slice_problem(formats.read(options.scan, [index]), 0, device, fit_maps=method.fits_maps)
     curves: dict[str, list[float]] = {"iteration": [], "data_residual": [], "psnr": [], "ssim": []}
     with tqdm(desc=f"slice {index}", unit="it") as bar:
         for iterate in reconstruct(problem, method, seed=options.seed, priors=options.priors):

@@ -20,6 +20,11 @@ class Parameters(BaseModel):
     modalities: ClassVar[tuple[Modality, ...]] = BOTH
     needs_prior: ClassVar[bool] = False
 
+    @property
+    def fits_maps(self) -> bool:
+        """Whether coil maps are fitted together with the image."""
+        return bool(getattr(self, "fit_maps", False))
+
 
 class ZeroFilled(Parameters):
     """Coil-combined inverse Fourier transform of the measured k-space, zeros elsewhere: A^H y."""
@@ -63,6 +68,9 @@ class TV(Parameters):
         le=1e6,
         description="weight of TV, with |A| = 1 and an object of about 1; none: by measurements held out",
     )
+    fit_maps: bool = Field(
+        True, description="fit coil maps together with the image where measurements left out say that it helps (MRI)"
+    )
     iterations: int = Field(100, ge=1, le=100_000, description="iterations with the final weight")
 
 
@@ -76,6 +84,9 @@ class L1Wavelet(Parameters):
         ge=0,
         le=1e6,
         description="weight of |W x|_1, with |A| = 1 and an object of about 1; none: by measurements held out",
+    )
+    fit_maps: bool = Field(
+        True, description="fit coil maps together with the image where measurements left out say that it helps (MRI)"
     )
     iterations: int = Field(150, ge=1, le=100_000, description="iterations with the final weight")
     vanishing_moments: int = Field(
@@ -165,6 +176,9 @@ class UDiGDIP(Parameters):
         description="weight of the purified input against the data, times the data's noise variance / sigma^2",
     )
     symmetries: bool = Field(True, description="purify on a random rotation, flip and (MRI) global phase")
+    fit_maps: bool = Field(
+        True, description="fit coil maps together with the image where measurements left out say that it helps (MRI)"
+    )
     output: Literal["last", "mean", "consistent"] = Field(
         "last", description="what is shown: the last f(z), the running mean of them, or the last pulled to the data"
     )
@@ -215,6 +229,7 @@ PAPER: dict[str, Any] = {
     "sampler": "ancestral",
     "consistency_iterations": 0,
     "symmetries": False,
+    "fit_maps": False,
     "held_out_share": 0.0,
 }
 
@@ -228,7 +243,7 @@ CT: dict[str, Any] = {
     "outer_iterations": 50,
 }
 # No trial and no total variation, so the start is far off, and noise helps to leave it.
-PREVIEW: dict[str, Any] = {"start": "cg_sense", "outer_iterations": 30, "held_out_share": 0.0}
+PREVIEW: dict[str, Any] = {"start": "cg_sense", "outer_iterations": 30, "fit_maps": False, "held_out_share": 0.0}
 PREVIEW_MRI: dict[str, Any] = {**PREVIEW, "noise_level": 0.5, "noise_scale": 0.6, "last_noisy_level": 0.1}
 PREVIEW_CT: dict[str, Any] = {**CT, **PREVIEW, "start": "sirt", "noise_level": 0.2, "samples": 2}
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from core import algorithms, metrics
 from core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
 from core.iterates import Iterate, Iterates, State
+from core.joint_maps import with_joint_maps
 from core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_complex
 from core.parameters import Parameters
 from core.sensitivity import calibration_size, espirit
@@ -79,19 +80,23 @@ class SliceProblem:
         )
 
 
-def slice_problem(acquisition: Acquisition, index: int, device: torch.device) -> SliceProblem:
+def slice_problem(
+    acquisition: Acquisition, index: int, device: torch.device, *, fit_maps: bool = False
+) -> SliceProblem:
     """Slice number `index` of an acquisition on a device; coil maps by ESPIRiT where the scan brings none.
+
+    With `fit_maps` the coil maps are fitted together with the image where that is found to help.
 
     Raises UnsupportedScan when maps are needed and the calibration region is too small for them.
     """
     match acquisition:
         case MRIAcquisition():
-            return _mri_problem(acquisition, index, device)
+            return _mri_problem(acquisition, index, device, fit_maps)
         case CTAcquisition():
             return _ct_problem(acquisition, index, device)
 
 
-def _mri_problem(scan: MRIAcquisition, index: int, device: torch.device) -> SliceProblem:
+def _mri_problem(scan: MRIAcquisition, index: int, device: torch.device, fit_maps: bool) -> SliceProblem:
     kspace = torch.from_numpy(np.ascontiguousarray(scan.kspace[index])).to(device)
     mask = torch.from_numpy(np.ascontiguousarray(scan.mask)).to(device)
     if scan.sensitivity_maps is not None:
@@ -102,6 +107,9 @@ def _mri_problem(scan: MRIAcquisition, index: int, device: torch.device) -> Slic
         maps = espirit(kspace, calibration_size(scan.mask))
     operator = MultiCoilMRI(maps, mask)
     y = operator.scale * kspace[None] * mask
+    if fit_maps and operator.coils > 1 and bool(y.any()):
+        rng = torch.Generator(device).manual_seed(0)
+        operator = with_joint_maps(operator, y / unit(algorithms.start(y, operator, "cg_sense", rng)), rng)
     return SliceProblem(operator, y, scan.recon_size, None if scan.reference is None else scan.reference[index])
 
 

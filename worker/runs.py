@@ -68,7 +68,9 @@ class Run:
         """The slice's result. Raises Fenced, Released, and what the engine raises."""
         self._began = time.monotonic()
         path = self._place.storage.scan(self._claim.scan_sha256)
-        problem = slice_problem(formats.read(path, [self._claim.slice]), 0, self._place.device)
+        problem = slice_problem(
+            formats.read(path, [self._claim.slice]), 0, self._place.device, fit_maps=self.method.fits_maps
+        )
         self._plain = problem.magnitude(problem.plain())
         kept = self.checkpoints.load(self._place.device) or {}
         if kept:

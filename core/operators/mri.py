@@ -56,6 +56,18 @@ class MultiCoilMRI(LinearOperator):
             )
         return norm
 
+    @property
+    def maps(self) -> Tensor:
+        """Sensitivity maps (coils, H, W)."""
+        maps: Tensor = torch.fft.fftshift(self._maps, PLANE)
+        return maps
+
+    def with_maps(self, maps: Tensor) -> Self:
+        """The same model with other maps (coils, H, W) of the same root-sum-of-squares; scale and support stay."""
+        other = copy.copy(self)
+        other._maps = torch.fft.ifftshift(maps, PLANE)
+        return other
+
     def restricted(self, kept: Tensor) -> Self:
         """The same model of the samples where `kept` (ky, kx) is True."""
         other = copy.copy(self)

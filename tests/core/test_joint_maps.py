@@ -1,0 +1,71 @@
+"""Coil maps fitted with the image: better where the given ones are wrong, left alone where they are right."""
+
+import numpy as np
+import pytest
+import torch
+
+from core.joint_maps import with_joint_maps
+from core.operators import MultiCoilMRI
+from core.sampling import birdcage_maps, cartesian_lines
+from core.solvers import conjugate_gradient
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def scan():
+    """Operator with the true maps, k-space at 3x, and the image, brightest 1, that fills the field of view."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
+    image = 0.6 + 0.2 * np.sin(9 * x + 2) * np.cos(7 * y) + 0.2 * (np.hypot(x - 0.2, y) < 0.4)
+    maps = torch.from_numpy(birdcage_maps(8, (SIZE, SIZE)))
+    mask = torch.from_numpy(cartesian_lines((SIZE, SIZE), 3, 0.15, rng))
+    A = MultiCoilMRI(maps, mask)
+    truth = torch.from_numpy(np.stack([image, 0.3 * image * x])[None]).float()
+    return A, A.forward(truth), truth
+
+
+def error(A, y, truth):
+    rhs = A.adjoint(y)
+    image = conjugate_gradient(A.normal, rhs, torch.zeros_like(rhs), 30)
+    return float((image.norm(dim=1) - truth.norm(dim=1)).norm() / truth.norm())
+
+
+def bent(maps):
+    """Maps of the same root-sum-of-squares whose coils' brightness and phase drift across the image."""
+    coils = maps.shape[0]
+    x = torch.linspace(-1, 1, SIZE)
+    drift = torch.exp((0.25 + 0.5j) * torch.linspace(-1, 1, coils)[:, None, None] * x**2)
+    wrong = maps * drift
+    return wrong * (maps.norm(dim=0) / wrong.norm(dim=0))
+
+
+def test_wrong_maps_are_mended(scan):
+    A, y, truth = scan
+    wrong = A.with_maps(bent(A.maps))
+    fitted = with_joint_maps(wrong, y, torch.Generator().manual_seed(0))
+    assert error(fitted, y, truth) < 0.5 * error(wrong, y, truth)
+
+
+def test_true_maps_lose_nothing(scan):
+    A, y, truth = scan
+    fitted = with_joint_maps(A, y, torch.Generator().manual_seed(0))
+    assert error(fitted, y, truth) < 1.05 * error(A, y, truth) + 1e-3
+
+
+def test_fitted_maps_keep_their_size_and_their_support(scan):
+    A, y, _ = scan
+    seen = torch.ones(SIZE, SIZE)
+    seen[:, :6] = 0
+    wrong = A.with_maps(bent(A.maps) * seen)
+    fitted = with_joint_maps(wrong, y * 1.0, torch.Generator().manual_seed(0))
+    size = fitted.maps.norm(dim=0)
+    assert float(size[:, :6].abs().max()) == 0
+    assert torch.allclose(size[:, 6:], wrong.maps.norm(dim=0)[:, 6:], atol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_maps(scan):
+    A, y, _ = scan
+    wrong = A.with_maps(bent(A.maps))
+    first, second = (with_joint_maps(wrong, y, torch.Generator().manual_seed(1)).maps for _ in range(2))
+    assert torch.equal(first, second)
