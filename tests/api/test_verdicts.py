@@ -17,7 +17,7 @@ from worker.settings import Settings
 from worker.tasks import reconstruct_chunk
 
 FAMILIAR = Verdict(prior_share=1.0, best_at=1.0, residuals={"start": 0.3, "tv": 0.2, "udig_dip": 0.1})
-FOREIGN = Verdict(prior_share=0.0, best_at=0.0, residuals={"start": 0.3, "tv": 0.2})
+FOREIGN = Verdict(prior_share=0.0, best_at=0.2, residuals={"start": 0.3, "tv": 0.2, "udig_dip": 0.25})
 JUDGED = {"method": "udig_dip", "preset": "preview", "outer_iterations": 4, "held_out_share": 0.1}
 
 
