@@ -27,7 +27,7 @@ from benchmarks.quality_report import Row, report
 from benchmarks.stored import Image, Made, Result, Run, cpu_seconds, found, measured
 from core.acquisition import Acquisition, Modality, MRIAcquisition
 from core.cards import card_of
-from core.errors import MissingPrior
+from core.errors import MissingPrior, UnsupportedScan
 from core.parameters import Parameters, complete, parse
 from core.pictures import comparison_png, window_of
 from core.priors import load_prior
@@ -161,12 +161,12 @@ def run_engine(scan: Acquisition, method: Parameters, priors: Path | None, seed:
 
 
 def runs_of(group: Group, methods: Sequence[str], priors: Path | None) -> list[tuple[Run, Make]]:
-    """Our methods on a group, without those whose prior is not there."""
+    """Our methods on a group, without those whose prior is not there or that are for the other modality."""
     usable = []
     for method in methods:
         try:
             usable.append(own(method, group, priors))
-        except MissingPrior as error:
+        except (MissingPrior, UnsupportedScan) as error:
             print(f"left out: {method}: {error}", flush=True)
     return usable
 
