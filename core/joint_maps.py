@@ -27,7 +27,7 @@ JUDGED_SHARE = 0.2
 """of the lines or points is left out to judge by."""
 Basis = tuple[Tensor, ...]
 """Cosines of rows (H, n) and columns (W, n)."""
-GAIN = 0.98
+GAIN = 0.995
 """Fitted maps are taken where they leave less than this of the squared error that the given ones leave."""
 LEAST_RATIO = 0.05
 """that maps are divided by to keep their root-sum-of-squares."""
