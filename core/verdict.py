@@ -25,10 +25,20 @@ class Verdict:
         return min(self.residuals.values())
 
     @property
-    def out_of_distribution(self) -> bool:
-        """Whether the scan is unlike what the prior was trained on: it explains no more than total variation does."""
+    def excess(self) -> float:
+        """Squared error beyond the noise that the prior's image leaves, as a share of what total variation leaves."""
         with_prior, without = (max(self.residuals[name] ** 2 - self.noise**2, 0.0) for name in ("udig_dip", "tv"))
-        return with_prior > FOREIGN * without
+        return with_prior / without if without > 0 else float(with_prior > 0)
+
+    @property
+    def trust(self) -> float:
+        """1 where the prior helps clearly, falling to 0 where it does not help."""
+        return min(max((1 - self.excess) / (1 - FOREIGN), 0.0), 1.0)
+
+    @property
+    def out_of_distribution(self) -> bool:
+        """Whether the scan is unlike what the prior was trained on: it explains hardly more than total variation."""
+        return self.excess > FOREIGN
 
     @property
     def chosen(self) -> str:

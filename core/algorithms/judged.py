@@ -44,9 +44,9 @@ def judged(
     A share `held_out_share` of the measurements is left out, never of the calibration centre. On them the error of the
     iterates, of their start and of total variation is measured, all made without them (Yaman et al. 2022). The image is
     x_tv + a (x_prior - x_tv), both made anew from all data, with the a in [0, 1] of least error on what was left out:
-    what prior and no prior agree on stays. Where the prior helps so little that few measurements cannot tell it from
-    chance, a is 0. The run on all data ends at the noise level whose iterate was judged best. The verdict of the last
-    iterate says what was chosen, and why.
+    what prior and no prior agree on stays. Where the prior helps so little that few measurements can hardly tell it
+    from chance, a is made smaller, down to 0 where it does not help. The run on all data ends at the noise level whose
+    iterate was judged best. The verdict of the last iterate says what was chosen, and why.
     """
     memory = state or {"stage": 0, "kept": split(A, p.held_out_share, rng)}
     memory = {name: part.to(y.device) if isinstance(part, Tensor) else part for name, part in memory.items()}
@@ -150,9 +150,8 @@ class _Stages:
             offered = self._left_out(self.A.forward(best - classical))
         energy = float(offered.abs().square().sum())
         share = float((offered.conj() * wanted).real.sum()) / energy if energy > 0 else 0.0
-        if self._verdict(share).out_of_distribution:
-            return 0.0
-        return 1.0 if share >= WHOLE else max(share, 0.0)
+        share = min(max(share, 0.0), 1.0) * self._verdict(share).trust
+        return 1.0 if share >= WHOLE else share
 
     def _verdict(self, share: float) -> Verdict:
         errors = {"tv": self.memory["tv_error"], "udig_dip": self.memory["best_error"]}
