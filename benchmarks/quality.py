@@ -149,14 +149,7 @@ def run_engine(scan: Acquisition, method: Parameters, priors: Path | None, seed:
         "threads": torch.get_num_threads(),
     }
     if (verdict := last.verdict) is not None:
-        told["verdict"] = {
-            "out_of_distribution": verdict.out_of_distribution,
-            "chosen": verdict.chosen,
-            "prior_share": verdict.prior_share,
-            "best_at": verdict.best_at,
-            "residuals": dict(verdict.residuals),
-            "reason": verdict.reason,
-        }
+        told["verdict"] = {**verdict.as_json(), "best_at": verdict.best_at}
     return problem.magnitude(last.image), told
 
 

@@ -9,6 +9,11 @@ from core.errors import UnsupportedScan
 
 BOTH = (Modality.MRI, Modality.CT)
 
+FitMaps = Annotated[
+    bool,
+    Field(description="fit coil maps together with the image where measurements left out say that it helps (MRI)"),
+]
+
 
 class Parameters(BaseModel):
     """Base of the methods' parameters: frozen, and an unknown knob is an error."""
@@ -68,9 +73,7 @@ class TV(Parameters):
         le=1e6,
         description="weight of TV, with |A| = 1 and an object of about 1; none: by measurements held out",
     )
-    fit_maps: bool = Field(
-        True, description="fit coil maps together with the image where measurements left out say that it helps (MRI)"
-    )
+    fit_maps: FitMaps = True
     iterations: int = Field(100, ge=1, le=100_000, description="iterations with the final weight")
 
 
@@ -85,9 +88,7 @@ class L1Wavelet(Parameters):
         le=1e6,
         description="weight of |W x|_1, with |A| = 1 and an object of about 1; none: by measurements held out",
     )
-    fit_maps: bool = Field(
-        True, description="fit coil maps together with the image where measurements left out say that it helps (MRI)"
-    )
+    fit_maps: FitMaps = True
     iterations: int = Field(150, ge=1, le=100_000, description="iterations with the final weight")
     vanishing_moments: int = Field(
         1, ge=1, le=8, description="of Daubechies' wavelet, half its filter's length; 1: Haar"
@@ -176,9 +177,7 @@ class UDiGDIP(Parameters):
         description="weight of the purified input against the data, times the data's noise variance / sigma^2",
     )
     symmetries: bool = Field(True, description="purify on a random rotation, flip and (MRI) global phase")
-    fit_maps: bool = Field(
-        True, description="fit coil maps together with the image where measurements left out say that it helps (MRI)"
-    )
+    fit_maps: FitMaps = True
     output: Literal["last", "mean", "consistent"] = Field(
         "last", description="what is shown: the last f(z), the running mean of them, or the last pulled to the data"
     )

@@ -106,7 +106,6 @@ class _Stages:
         last = round(self.memory["best_at"] * self.p.outer_iterations)
         if share > 0:
             z = self.memory["tv"] if self.p.start == "tv" else self.start(self.y, self.A)
-            image = torch.lerp(self.memory["tv"], z, share)
             for it in udig_dip(self.y, self.A, z, self.network(), self.prior, self.p, self.rng, inner):
                 image = torch.lerp(self.memory["tv"], it.image, share)
                 if it.step >= last:
