@@ -132,6 +132,9 @@ class VerdictOut(BaseModel):
     chosen: Literal["udig_dip", "tv", "mixed"] = Field(description="what the image was taken from")
     out_of_distribution: bool = Field(description="the scan is unlike what the prior was trained on")
     prior_share: float = Field(ge=0, le=1, description="of the prior's image, the rest is total variation's")
+    strangeness: float | None = Field(
+        None, description="how unlike its training images the prior finds the image; above 1 is unlike; null: unknown"
+    )
     residuals: dict[str, float] = Field(description="candidate -> |A x - y| / |y| on measurements held out")
     reason: str = Field(description="the same in a sentence")
 

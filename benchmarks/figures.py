@@ -31,7 +31,8 @@ from core.iterates import Iterates
 from core.networks.dip import UNet, initialise
 from core.operators import LinearOperator
 from core.parameters import complete, parse
-from core.reconstruct import SliceProblem, reconstruct, slice_problem, unit
+from core.reconstruct import SliceProblem, reconstruct, slice_problem
+from core.unit import unit
 
 BRAIN = Source("mri/brain_gd_t1.nii.gz", 2, (80,), Modality.MRI)
 BODY = Source("ct/upper_abdomen_hu.nii.gz", 2, (10,), Modality.CT)

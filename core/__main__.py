@@ -20,7 +20,11 @@ from core.errors import ReconstructionError
 from core.parameters import METHODS, Parameters, complete, parse
 from core.reconstruct import SliceProblem, reconstruct, slice_problem
 
-COMMANDS = {"train-prior": "core.train_prior", "convert-prior": "core.convert_prior"}
+COMMANDS = {
+    "train-prior": "core.train_prior",
+    "familiarise": "core.familiarise",
+    "convert-prior": "core.convert_prior",
+}
 """Further commands, `python -m core NAME ...`: the module whose main(arguments) runs each."""
 
 SHOWN_EVERY = 10

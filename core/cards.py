@@ -180,7 +180,7 @@ def _survey(folder: Path | None) -> tuple[list[Card], dict[str, MissingPrior]]:
     further = sorted(folder.glob("*.json")) if folder is not None and folder.is_dir() else []
     for path in chain(sorted(BUNDLED.glob("*.json")), further):
         try:
-            card = _read(path)
+            card = read_card(path)
         except MissingPrior as error:
             broken[path.stem] = error
             continue
@@ -191,7 +191,8 @@ def _survey(folder: Path | None) -> tuple[list[Card], dict[str, MissingPrior]]:
     return list(known.values()), broken
 
 
-def _read(path: Path) -> Card:
+def read_card(path: Path) -> Card:
+    """The card in a file, its weights beside it. Raises MissingPrior."""
     weights = path.with_suffix(".safetensors")
     try:
         card = Card.model_validate_json(path.read_bytes()).model_copy(update={"weights": weights})

@@ -32,12 +32,12 @@ class DiffusionPrior(nn.Module):
 
     def __init__(self, channels: int, widths: Sequence[int], blocks: int = 2) -> None:
         super().__init__()
+        self.channels = channels
         self.network = DenoiserUNet(channels, widths, blocks)
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Denoise x (B, C, H, W) at noise level sigma, a number or (B,)."""
-        level = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[0])
-        s = level[:, None, None, None]
+        level, s = _level(x, sigma)
         total = (s**2 + SIGMA_DATA**2).sqrt()
         with torch.autocast(x.device.type, torch.bfloat16, enabled=has_fast_bfloat16(x.device)):
             residual = self.network(x / total, level.log())
@@ -45,17 +45,30 @@ class DiffusionPrior(nn.Module):
         denoised: Tensor = c_skip * x + c_out * residual.float()
         return denoised
 
+    def inside(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """What the network's coarsest level makes of x (B, C, H, W) at noise level sigma, in float32."""
+        level, s = _level(x, sigma)
+        coarsest: Tensor = self.network.coarsest(x / (s**2 + SIGMA_DATA**2).sqrt(), level.log())
+        return coarsest
+
+
+def _level(x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
+    """The noise level of each image, as (B,) and (B, 1, 1, 1)."""
+    level = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[0])
+    return level, level[:, None, None, None]
+
 
 def load_prior(name: str | None, modality: Modality, folder: Path | None, device: torch.device) -> nn.Module:
     """Load the prior of that name, or the modality's bundled one, ready to evaluate as D(x, sigma).
 
     Raises MissingPrior when there is none, it belongs to the other modality, or its file differs from its card.
     """
-    return _load(find_card(name, modality, folder), device)
+    return prior_of(find_card(name, modality, folder), device)
 
 
 @lru_cache(maxsize=4)
-def _load(card: Card, device: torch.device) -> nn.Module:
+def prior_of(card: Card, device: torch.device) -> nn.Module:
+    """Load the prior of a card, ready to evaluate as D(x, sigma). Raises MissingPrior."""
     if sha256_of(card.weights) != card.sha256:
         raise _unusable(card, f"its weights are not those its card names (sha256 {card.sha256}); install it again")
     try:

@@ -15,9 +15,7 @@ from core.joint_maps import with_joint_maps
 from core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_complex
 from core.parameters import Parameters
 from core.sensitivity import calibration_size, espirit
-
-WATER = 0.5
-"""What soft tissue is in the unit of the CT priors."""
+from core.unit import unit
 
 
 @dataclass(frozen=True)
@@ -144,22 +142,6 @@ def reconstruct(
     scale = unit(algorithms.start(y, A, "cg_sense", rng))
     for iterate in algorithms.run(y / scale, A, method, rng, priors, state):
         yield iterate._replace(image=iterate.image * scale)
-
-
-def unit(image: Tensor) -> float:
-    """What 1 is for networks and priors, from a rough image (1, C, H, W) in the scan's units.
-
-    MRI: the 99th percentile of the magnitude inside the object. CT: soft tissue, the median of what is denser than
-    half of the densest tenth, comes to lie at `WATER`.
-    """
-    if image.shape[1] == 2:
-        magnitude = image.norm(dim=1).flatten()
-        inside = magnitude[magnitude > 0.1 * magnitude.max()]
-        return float(torch.quantile(inside[:: 1 + inside.numel() // 2**23], 0.99))
-    attenuation = image.clamp(min=0).flatten()
-    inside = attenuation[attenuation > 0.1 * attenuation.max()]
-    dense = inside[inside > 0.5 * torch.quantile(inside[:: 1 + inside.numel() // 2**23], 0.9)]
-    return float(dense.median()) / WATER
 
 
 def _cropped(image: Tensor, size: tuple[int, int]) -> Tensor:

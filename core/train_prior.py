@@ -16,9 +16,10 @@ import torch
 import torch.distributed as dist
 
 from core.acquisition import Modality
-from core.cards import BUNDLED, IMAGE_CHANNELS, NAME, Card, EDMNetwork, find_card
+from core.cards import BUNDLED, IMAGE_CHANNELS, NAME, Card, EDMNetwork, find_card, read_card
 from core.device import prepared
 from core.errors import ReconstructionError
+from core.familiarity import learn
 from core.priors import load_prior
 from core.training import BLOCKS, SIGMA_RANGE, WIDTHS, Settings, Training
 from core.training_images import Split, TrainingImage, find_sources, load_images, split_by_person
@@ -117,6 +118,8 @@ def train(options: argparse.Namespace, rank: int, device: torch.device) -> int:
     card = partial(_card, outputs.name, options, data, split, len(images))
     heard = follow(training, plan, settings, outputs, validation, card, rank)
     if heard is None:
+        if rank == 0:
+            learn(read_card(outputs.path(".json")), images, split.training, device)
         return 0
     if rank == 0:
         where = f"stopped after step {training.step} of {training.steps}"

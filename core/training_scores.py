@@ -18,9 +18,10 @@ from core.operators import as_complex
 from core.parameters import SIRT, CGSense, UDiGDIP, complete
 from core.pictures import rows_png
 from core.purify import Denoiser
-from core.reconstruct import WATER, SliceProblem, reconstruct, slice_problem
+from core.reconstruct import SliceProblem, reconstruct, slice_problem
 from core.sampling import birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
 from core.training_images import TrainingImage
+from core.unit import WATER
 
 SCORED_SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5)
 SHOWN_SIGMAS = (0.05, 0.2, 0.5)

@@ -18,6 +18,7 @@ class Verdict:
     best_at: float  # which iterate of the prior's run was best, as a share of the run
     residuals: Mapping[str, float]  # of "udig_dip" (its best iterate), "tv", and "start" where that is neither
     noise: float = 0.0  # what the residual of a perfect image would be
+    strangeness: float | None = None  # of the prior's image, see core/familiarity.py; None: the prior cannot tell
 
     @property
     def validation_residual(self) -> float:
@@ -37,8 +38,8 @@ class Verdict:
 
     @property
     def out_of_distribution(self) -> bool:
-        """Whether the scan is unlike what the prior was trained on: it explains hardly more than total variation."""
-        return self.excess > FOREIGN
+        """Whether the scan is unlike what the prior was trained on: it looks it, or the prior hardly helps."""
+        return self.excess > FOREIGN or (self.strangeness is not None and self.strangeness > 1)
 
     @property
     def chosen(self) -> str:
@@ -54,7 +55,8 @@ class Verdict:
             "tv": "total variation is taken, without the prior",
             "mixed": f"the prior's image is taken by {self.prior_share:.0%}, total variation for the rest",
         }[self.chosen]
-        warning = "; the scan is unlike what the prior was trained on" if self.out_of_distribution else ""
+        looks = "" if self.strangeness is None else f", strangeness {self.strangeness:.2f} of 1"
+        warning = f"; the scan is unlike what the prior was trained on{looks}" if self.out_of_distribution else ""
         return f"residual on measurements left out: {measured}; {what}{warning}"
 
     def as_json(self) -> dict[str, Any]:
@@ -63,6 +65,7 @@ class Verdict:
             "chosen": self.chosen,
             "out_of_distribution": self.out_of_distribution,
             "prior_share": self.prior_share,
+            "strangeness": self.strangeness,
             "residuals": dict(self.residuals),
             "reason": self.reason,
         }
@@ -72,5 +75,5 @@ def foreign(slices: Sequence[int]) -> str:
     """The warning of slices whose scan is out of distribution, in one sentence."""
     return (
         f"slice{'s' if len(slices) > 1 else ''} {', '.join(map(str, slices))}: the scan is unlike what the prior was "
-        "trained on; on measurements left out it did hardly better than total variation, or worse"
+        "trained on; look for structure that it may have invented or removed"
     )

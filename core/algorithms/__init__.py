@@ -11,7 +11,9 @@ from core.algorithms.judged import judged
 from core.algorithms.l1_wavelet import l1_wavelet
 from core.algorithms.tv import tv
 from core.algorithms.udig_dip import udig_dip
+from core.cards import find_card
 from core.errors import UnsupportedScan
+from core.familiarity import strangeness_to
 from core.iterates import Iterates, State
 from core.networks.dip import ResidualUNet, UNet, initialise
 from core.operators import LinearOperator, ParallelBeamCT
@@ -55,7 +57,8 @@ def run(
                 return start(y, A, method.start, rng)
 
             if method.held_out_share > 0:
-                return judged(y, A, first, fresh, prior, method, rng, state)
+                strangeness = strangeness_to(prior, find_card(method.prior, A.modality, priors))
+                return judged(y, A, first, fresh, prior, strangeness, method, rng, state)
             return udig_dip(y, A, first(y, A), fresh(), prior, method, rng, state)
     raise UnsupportedScan(
         f"method {method.method} does not apply to this scan", field="parameters.method", found=method.method

@@ -35,6 +35,7 @@ def judged(
     start: Callable[[Tensor, LinearOperator], Tensor],
     network: Callable[[], nn.Module],
     prior: Denoiser,
+    strangeness: Callable[[Tensor], float] | None,
     p: UDiGDIP,
     rng: Generator,
     state: State | None = None,
@@ -46,11 +47,12 @@ def judged(
     x_tv + a (x_prior - x_tv), both made anew from all data, with the a in [0, 1] of least error on what was left out:
     what prior and no prior agree on stays. Where the prior helps so little that few measurements can hardly tell it
     from chance, a is made smaller, down to 0 where it does not help. The run on all data ends at the noise level whose
-    iterate was judged best. The verdict of the last iterate says what was chosen, and why.
+    iterate was judged best. The verdict of the last iterate says what was chosen, and why, and by `strangeness` whether
+    the trial's best image is of the kind that the prior knows.
     """
     memory = state or {"stage": 0, "kept": split(A, p.held_out_share, rng)}
     memory = {name: part.to(y.device) if isinstance(part, Tensor) else part for name, part in memory.items()}
-    stages = _Stages(y, A, start, network, prior, p, rng, memory)
+    stages = _Stages(y, A, start, network, prior, strangeness, p, rng, memory)
     if memory["stage"] == 0:
         yield from stages.classical()
     if memory["stage"] == 1:
@@ -67,6 +69,7 @@ class _Stages:
     start: Callable[[Tensor, LinearOperator], Tensor]
     network: Callable[[], nn.Module]
     prior: Denoiser
+    strangeness: Callable[[Tensor], float] | None
     p: UDiGDIP
     rng: Generator
     memory: State
@@ -97,7 +100,7 @@ class _Stages:
                 if error < self.memory["best_error"]:
                     self.memory |= {"best_error": error, "best": it.image, "best_at": it.step / steps}
             yield self._seen(it, self._classical_steps + it.step)
-        self._next({})
+        self._next({"strangeness": self.strangeness(self.memory["best"]) if self.strangeness else None})
 
     def final(self) -> Iterates:
         """The run on all data as far as the trial was good, mixed with total variation as the trial says."""
@@ -160,4 +163,4 @@ class _Stages:
         energy = float(self._left_out(self.y).abs().square().mean()) + torch.finfo(torch.float32).tiny
         residuals = {name: math.sqrt(error / energy) for name, error in errors.items()}
         noise = self.A.noise_level(self.y) / math.sqrt(energy)
-        return Verdict(prior_share=share, best_at=self.memory["best_at"], residuals=residuals, noise=noise)
+        return Verdict(share, self.memory["best_at"], residuals, noise, self.memory["strangeness"])

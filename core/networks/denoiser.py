@@ -71,22 +71,32 @@ class DenoiserUNet(nn.Module):
     def forward(self, x: Tensor, log_sigma: Tensor) -> Tensor:
         """(B, C, H, W), (B,) -> (B, C, H, W)."""
         height, width = x.shape[-2:]
-        x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
         embedding = self.embedding(log_sigma)
-        hidden = self.enter(F.pixel_unshuffle(x, 2))
-        skips = []
-        for index, level in enumerate(self.down):
-            for block in level:  # type: ignore[attr-defined]
-                hidden = block(hidden, embedding)
-            if index < len(self.shrink):
-                skips.append(hidden)
-                hidden = self.shrink[index](hidden)
+        *skips, hidden = self._levels(x, embedding)
         for index in reversed(range(len(self.up))):
             hidden = F.pixel_shuffle(self.grow[index](hidden), 2) + skips[index]
             for block in self.up[index]:  # type: ignore[attr-defined]
                 hidden = block(hidden, embedding)
         out = F.pixel_shuffle(self.leave(F.silu(hidden)), 2)
         return out[..., :height, :width]
+
+    def coarsest(self, x: Tensor, log_sigma: Tensor) -> Tensor:
+        """What the coarsest level makes of x (B, C, H, W), (B, widths[-1], H / multiple, W / multiple)."""
+        return self._levels(x, self.embedding(log_sigma))[-1]
+
+    def _levels(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
+        """What each level on the way down makes of x, finest first."""
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
+        hidden = self.enter(F.pixel_unshuffle(x, 2))
+        levels = []
+        for index, level in enumerate(self.down):
+            for block in level:  # type: ignore[attr-defined]
+                hidden = block(hidden, embedding)
+            levels.append(hidden)
+            if index < len(self.shrink):
+                hidden = self.shrink[index](hidden)
+        return levels
 
 
 def _level(width: int, blocks: int, features: int) -> nn.ModuleList:

@@ -9,7 +9,8 @@ from core import formats, metrics
 from core.acquisition import Modality, MRIAcquisition
 from core.errors import UnsupportedScan
 from core.parameters import complete, parse
-from core.reconstruct import reconstruct, slice_problem, unit
+from core.reconstruct import reconstruct, slice_problem
+from core.unit import unit
 
 CPU = torch.device("cpu")
 

@@ -59,6 +59,13 @@ def command(images):
     return arguments
 
 
+def unscored(monkeypatch):
+    """A training that writes its checkpoint alone."""
+    monkeypatch.setattr("core.training_run._score", lambda *_: None)
+    monkeypatch.setattr("core.train_prior.read_card", lambda _: None)
+    monkeypatch.setattr("core.train_prior.learn", lambda *_: None)
+
+
 def state(out):
     return torch.load(out / "tiny.checkpoint", weights_only=True)
 
@@ -149,7 +156,8 @@ def test_training_writes_a_prior_that_loads_with_its_card_history_and_picture(co
     out = tmp_path / "out"
     assert core(["train-prior", *command(out, "--steps", "2", "--score-every", "1", modality=modality.value)]) == 0
     assert {path.name for path in out.iterdir()} == {
-        f"tiny{suffix}" for suffix in (".checkpoint", ".safetensors", ".json", ".png", ".history.jsonl")
+        f"tiny{suffix}"
+        for suffix in (".checkpoint", ".safetensors", ".familiarity.safetensors", ".json", ".png", ".history.jsonl")
     }
     (card,) = (card for card in cards(out) if card.name == "tiny")
     assert card.held_out == ("ben",)
@@ -221,7 +229,7 @@ def test_a_lost_score_is_made_up_for(command, tmp_path):
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused(command, tmp_path, capsys, monkeypatch, change, message):
-    monkeypatch.setattr("core.training_run._score", lambda *_: None)
+    unscored(monkeypatch)
     assert main(command(tmp_path, "--steps", "1")) == 0
     before = (tmp_path / "tiny.checkpoint").read_bytes()
     capsys.readouterr()
@@ -291,7 +299,7 @@ def test_lists_of_people_must_name_people(command, tmp_path, capsys):
 
 
 def test_what_a_user_may_not_expect_is_said_in_a_line(images, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("core.training_run._score", lambda *_: None)
+    unscored(monkeypatch)
     assert (
         main(["--modality", "mri", "--images", str(images), "--output", str(tmp_path), *TINY[:-2], "--steps", "1"]) == 0
     )
@@ -308,7 +316,7 @@ def test_the_command_stands_in_the_help(capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_training_at_a_step_from_which_it_goes_on(command, tmp_path, capsys, monkeypatch, number):
-    monkeypatch.setattr("core.training_run._score", lambda *_: None)
+    unscored(monkeypatch)
     assert main(command(tmp_path / "unbroken", "--steps", "5")) == 0
     steps = []
 
