@@ -1,6 +1,6 @@
 """The front door: one slice of a scan in, a stream of iterates in the scan's units out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,11 @@ from torch import Tensor
 from core import algorithms, metrics
 from core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
 from core.iterates import Iterate, Iterates, State
-from core.joint_maps import with_joint_maps
+from core.joint_maps import jointly_fitted, with_joint_maps
 from core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_complex
 from core.parameters import Parameters
 from core.sensitivity import calibration_size, espirit
+from core.volumes import Precedent
 
 WATER = 0.5
 """What soft tissue is in the unit of the CT priors."""
@@ -41,6 +42,8 @@ class SliceProblem:
     measurements: Tensor
     recon_size: tuple[int, int]
     reference: NDArray[np.float32] | None  # (y, x)
+    maps_fitted: bool = False
+    precedent: Precedent | None = None  # what the slice takes over from its leader
 
     @property
     def modality(self) -> Modality:
@@ -81,22 +84,30 @@ class SliceProblem:
 
 
 def slice_problem(
-    acquisition: Acquisition, index: int, device: torch.device, *, fit_maps: bool = False
+    acquisition: Acquisition,
+    index: int,
+    device: torch.device,
+    *,
+    fit_maps: bool = False,
+    precedent: Precedent | None = None,
 ) -> SliceProblem:
     """Slice number `index` of an acquisition on a device; coil maps by ESPIRiT where the scan brings none.
 
-    With `fit_maps` the coil maps are fitted together with the image where that is found to help.
+    With `fit_maps` the coil maps are fitted together with the image where that is found to help, by a `precedent` where
+    there is one.
 
     Raises UnsupportedScan when maps are needed and the calibration region is too small for them.
     """
     match acquisition:
         case MRIAcquisition():
-            return _mri_problem(acquisition, index, device, fit_maps)
+            return _mri_problem(acquisition, index, device, fit_maps, precedent)
         case CTAcquisition():
-            return _ct_problem(acquisition, index, device)
+            return _ct_problem(acquisition, index, device, precedent)
 
 
-def _mri_problem(scan: MRIAcquisition, index: int, device: torch.device, fit_maps: bool) -> SliceProblem:
+def _mri_problem(
+    scan: MRIAcquisition, index: int, device: torch.device, fit_maps: bool, precedent: Precedent | None
+) -> SliceProblem:
     kspace = torch.from_numpy(np.ascontiguousarray(scan.kspace[index])).to(device)
     mask = torch.from_numpy(np.ascontiguousarray(scan.mask)).to(device)
     if scan.sensitivity_maps is not None:
@@ -107,13 +118,16 @@ def _mri_problem(scan: MRIAcquisition, index: int, device: torch.device, fit_map
         maps = espirit(kspace, calibration_size(scan.mask))
     operator = MultiCoilMRI(maps, mask)
     y = operator.scale * kspace[None] * mask
-    if fit_maps and operator.coils > 1 and bool(y.any()):
+    given = operator
+    if fit_maps and operator.coils > 1 and bool(y.any()) and (precedent is None or precedent.maps_fitted):
         rng = torch.Generator(device).manual_seed(0)
-        operator = with_joint_maps(operator, y / unit(algorithms.start(y, operator, "cg_sense", rng)), rng)
-    return SliceProblem(operator, y, scan.recon_size, None if scan.reference is None else scan.reference[index])
+        normalised = y / unit(algorithms.start(y, given, "cg_sense", rng))
+        operator = with_joint_maps(given, normalised, rng) if precedent is None else jointly_fitted(given, normalised)
+    reference = None if scan.reference is None else scan.reference[index]
+    return SliceProblem(operator, y, scan.recon_size, reference, operator is not given, precedent)
 
 
-def _ct_problem(scan: CTAcquisition, index: int, device: torch.device) -> SliceProblem:
+def _ct_problem(scan: CTAcquisition, index: int, device: torch.device, precedent: Precedent | None) -> SliceProblem:
     sinogram = torch.from_numpy(np.ascontiguousarray(scan.sinogram[index], np.float32)).to(device)
     operator = ParallelBeamCT(
         scan.angles,
@@ -125,7 +139,8 @@ def _ct_problem(scan: CTAcquisition, index: int, device: torch.device) -> SliceP
     )
     y = operator.scale * sinogram[None, None]
     size = (scan.image_size, scan.image_size)
-    return SliceProblem(operator, y, size, None if scan.reference is None else scan.reference[index])
+    reference = None if scan.reference is None else scan.reference[index]
+    return SliceProblem(operator, y, size, reference, precedent=precedent)
 
 
 def reconstruct(
@@ -142,8 +157,9 @@ def reconstruct(
         return
     rng = torch.Generator(y.device).manual_seed(seed)
     scale = unit(algorithms.start(y, A, "cg_sense", rng))
-    for iterate in algorithms.run(y / scale, A, method, rng, priors, state):
-        yield iterate._replace(image=iterate.image * scale)
+    for iterate in algorithms.run(y / scale, A, method, rng, priors, state, problem.precedent):
+        verdict = iterate.verdict and replace(iterate.verdict, maps_fitted=problem.maps_fitted)
+        yield iterate._replace(image=iterate.image * scale, verdict=verdict)
 
 
 def unit(image: Tensor) -> float:

@@ -18,6 +18,9 @@ class Verdict:
     best_at: float  # which iterate of the prior's run was best, as a share of the run
     residuals: Mapping[str, float]  # of "udig_dip" (its best iterate), "tv", and "start" where that is neither
     noise: float = 0.0  # what the residual of a perfect image would be
+    tv_weight: float = 0.0  # weight of total variation
+    maps_fitted: bool = False  # whether coil maps were fitted together with the image
+    leader: int | None = None  # slice that this weight and the decision on maps were taken over from
 
     @property
     def validation_residual(self) -> float:
@@ -64,6 +67,9 @@ class Verdict:
             "out_of_distribution": self.out_of_distribution,
             "prior_share": self.prior_share,
             "residuals": dict(self.residuals),
+            "tv_weight": self.tv_weight,
+            "maps_fitted": self.maps_fitted,
+            "leader": self.leader,
             "reason": self.reason,
         }
 

@@ -53,6 +53,7 @@ class Run:
         made_by = fingerprint(
             parameters=self._claim.parameters,
             seed=self._claim.seed,
+            precedent=None if self._claim.precedent is None else asdict(self._claim.precedent),
             scan=self._claim.scan_sha256,
             prior=self.versions.get("prior_sha256"),
             software=[self.versions["software"], self.versions["torch"]],
@@ -69,7 +70,11 @@ class Run:
         self._began = time.monotonic()
         path = self._place.storage.scan(self._claim.scan_sha256)
         problem = slice_problem(
-            formats.read(path, [self._claim.slice]), 0, self._place.device, fit_maps=self.method.fits_maps
+            formats.read(path, [self._claim.slice]),
+            0,
+            self._place.device,
+            fit_maps=self.method.fits_maps,
+            precedent=self._claim.precedent,
         )
         self._plain = problem.magnitude(problem.plain())
         kept = self.checkpoints.load(self._place.device) or {}
