@@ -77,7 +77,6 @@ VERDICT = Verdict(
     best_at=0.6,
     residuals={"start": 0.094, "tv": 0.066, "udig_dip": 0.063},
     tv_weight=0.0013,
-    maps_fitted=True,
 )
 JUDGED_JOB: dict[str, Any] = {
     **JOB_ITEM,

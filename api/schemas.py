@@ -134,10 +134,7 @@ class VerdictOut(BaseModel):
     prior_share: float = Field(ge=0, le=1, description="of the prior's image, the rest is total variation's")
     residuals: dict[str, float] = Field(description="candidate -> |A x - y| / |y| on measurements held out")
     tv_weight: float | None = Field(None, description="weight of total variation")
-    maps_fitted: bool | None = Field(None, description="coil maps were fitted together with the image")
-    leader: int | None = Field(
-        None, description="neighbouring slice that weight and decision on maps were taken over from; null: its own"
-    )
+    leader: int | None = Field(None, description="slice that this weight was taken over from; null: it is its own")
     reason: str = Field(description="the same in a sentence")
 
 

@@ -65,9 +65,9 @@ def volume(images: Path, sampling: str, count: int) -> Volume:
 def made(scan: Acquisition, index: int, method: Parameters, precedent: Precedent | None) -> Made:
     """A slice, its verdict and the seconds of this thread's processor."""
     began = time.process_time()
-    problem = slice_problem(scan, index, CPU, fit_maps=method.fits_maps, precedent=precedent)
+    problem = slice_problem(scan, index, CPU, fit_maps=method.fits_maps)
     problem_seconds = time.process_time() - began
-    *_, last = reconstruct(problem, method, seed=0)
+    *_, last = reconstruct(problem, method, seed=0, precedent=precedent)
     spent = {"cpu_seconds": time.process_time() - began, "problem_seconds": problem_seconds}
     assert last.verdict is not None
     return problem.magnitude(last.image), {**spent, "verdict": last.verdict.as_json(), "best_at": last.verdict.best_at}

@@ -118,11 +118,10 @@ def _volume(
 def _slice(
     options: argparse.Namespace, method: Parameters, index: int, precedent: Precedent | None, device: torch.device
 ) -> results.SliceResult:
-    scan = formats.read(options.scan, [index])
-    problem = slice_problem(scan, 0, device, fit_maps=method.fits_maps, precedent=precedent)
+    problem = slice_problem(formats.read(options.scan, [index]), 0, device, fit_maps=method.fits_maps)
     curves: dict[str, list[float]] = {"iteration": [], "data_residual": [], "psnr": [], "ssim": []}
     with tqdm(desc=f"slice {index}", unit="it") as bar:
-        for iterate in reconstruct(problem, method, seed=options.seed, priors=options.priors):
+        for iterate in reconstruct(problem, method, seed=options.seed, priors=options.priors, precedent=precedent):
             bar.total = iterate.steps
             bar.update(iterate.step - bar.n)
             if iterate.step == iterate.steps or (iterate.step % SHOWN_EVERY == 0 and iterate.step != _last(curves)):

@@ -40,11 +40,11 @@ def with_joint_maps(A: MultiCoilMRI, y: Tensor, rng: Generator) -> MultiCoilMRI:
     """
     kept = split(A, JUDGED_SHARE, rng)
     seen, part = A.restricted(kept), y * kept
-    fitted = jointly_fitted(seen, part)
+    fitted = _fitted(seen, part)
     given, found = (
         held_out_error(A.with_maps(model.maps), y, kept, _least_squares(model, part)) for model in (seen, fitted)
     )
-    return jointly_fitted(A, y) if bool(found < GAIN * given) else A
+    return _fitted(A, y) if bool(found < GAIN * given) else A
 
 
 def _least_squares(A: MultiCoilMRI, y: Tensor) -> Tensor:
@@ -53,8 +53,8 @@ def _least_squares(A: MultiCoilMRI, y: Tensor) -> Tensor:
     return conjugate_gradient(A.normal, rhs, torch.zeros_like(rhs), IMAGE_ITERATIONS)
 
 
-def jointly_fitted(A: MultiCoilMRI, y: Tensor) -> MultiCoilMRI:
-    """The model with maps fitted to y as above, unjudged: image from the maps and maps from the image, in turn."""
+def _fitted(A: MultiCoilMRI, y: Tensor) -> MultiCoilMRI:
+    """Image from the maps and maps from the image, in turn."""
     basis = tuple(_cosines(size, A.maps) for size in A.maps.shape[1:])
     size = torch.linalg.vector_norm(A.maps, dim=0)
     fitted = A.with_maps(_resized(_smooth(A.maps, as_complex(_least_squares(A, y))[0], basis), size))

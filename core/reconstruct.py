@@ -1,6 +1,6 @@
 """The front door: one slice of a scan in, a stream of iterates in the scan's units out."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 from core import algorithms, metrics
 from core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
 from core.iterates import Iterate, Iterates, State
-from core.joint_maps import jointly_fitted, with_joint_maps
+from core.joint_maps import with_joint_maps
 from core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_complex
 from core.parameters import Parameters
 from core.sensitivity import calibration_size, espirit
@@ -42,8 +42,6 @@ class SliceProblem:
     measurements: Tensor
     recon_size: tuple[int, int]
     reference: NDArray[np.float32] | None  # (y, x)
-    maps_fitted: bool = False
-    precedent: Precedent | None = None  # what the slice takes over from its leader
 
     @property
     def modality(self) -> Modality:
@@ -84,30 +82,22 @@ class SliceProblem:
 
 
 def slice_problem(
-    acquisition: Acquisition,
-    index: int,
-    device: torch.device,
-    *,
-    fit_maps: bool = False,
-    precedent: Precedent | None = None,
+    acquisition: Acquisition, index: int, device: torch.device, *, fit_maps: bool = False
 ) -> SliceProblem:
     """Slice number `index` of an acquisition on a device; coil maps by ESPIRiT where the scan brings none.
 
-    With `fit_maps` the coil maps are fitted together with the image where that is found to help, by a `precedent` where
-    there is one.
+    With `fit_maps` the coil maps are fitted together with the image where that is found to help.
 
     Raises UnsupportedScan when maps are needed and the calibration region is too small for them.
     """
     match acquisition:
         case MRIAcquisition():
-            return _mri_problem(acquisition, index, device, fit_maps, precedent)
+            return _mri_problem(acquisition, index, device, fit_maps)
         case CTAcquisition():
-            return _ct_problem(acquisition, index, device, precedent)
+            return _ct_problem(acquisition, index, device)
 
 
-def _mri_problem(
-    scan: MRIAcquisition, index: int, device: torch.device, fit_maps: bool, precedent: Precedent | None
-) -> SliceProblem:
+def _mri_problem(scan: MRIAcquisition, index: int, device: torch.device, fit_maps: bool) -> SliceProblem:
     kspace = torch.from_numpy(np.ascontiguousarray(scan.kspace[index])).to(device)
     mask = torch.from_numpy(np.ascontiguousarray(scan.mask)).to(device)
     if scan.sensitivity_maps is not None:
@@ -118,16 +108,13 @@ def _mri_problem(
         maps = espirit(kspace, calibration_size(scan.mask))
     operator = MultiCoilMRI(maps, mask)
     y = operator.scale * kspace[None] * mask
-    given = operator
-    if fit_maps and operator.coils > 1 and bool(y.any()) and (precedent is None or precedent.maps_fitted):
+    if fit_maps and operator.coils > 1 and bool(y.any()):
         rng = torch.Generator(device).manual_seed(0)
-        normalised = y / unit(algorithms.start(y, given, "cg_sense", rng))
-        operator = with_joint_maps(given, normalised, rng) if precedent is None else jointly_fitted(given, normalised)
-    reference = None if scan.reference is None else scan.reference[index]
-    return SliceProblem(operator, y, scan.recon_size, reference, operator is not given, precedent)
+        operator = with_joint_maps(operator, y / unit(algorithms.start(y, operator, "cg_sense", rng)), rng)
+    return SliceProblem(operator, y, scan.recon_size, None if scan.reference is None else scan.reference[index])
 
 
-def _ct_problem(scan: CTAcquisition, index: int, device: torch.device, precedent: Precedent | None) -> SliceProblem:
+def _ct_problem(scan: CTAcquisition, index: int, device: torch.device) -> SliceProblem:
     sinogram = torch.from_numpy(np.ascontiguousarray(scan.sinogram[index], np.float32)).to(device)
     operator = ParallelBeamCT(
         scan.angles,
@@ -139,17 +126,23 @@ def _ct_problem(scan: CTAcquisition, index: int, device: torch.device, precedent
     )
     y = operator.scale * sinogram[None, None]
     size = (scan.image_size, scan.image_size)
-    reference = None if scan.reference is None else scan.reference[index]
-    return SliceProblem(operator, y, size, reference, precedent=precedent)
+    return SliceProblem(operator, y, size, None if scan.reference is None else scan.reference[index])
 
 
 def reconstruct(
-    problem: SliceProblem, method: Parameters, *, seed: int, priors: Path | None = None, state: State | None = None
+    problem: SliceProblem,
+    method: Parameters,
+    *,
+    seed: int,
+    priors: Path | None = None,
+    state: State | None = None,
+    precedent: Precedent | None = None,
 ) -> Iterates:
     """Iterates of `method`, complete for the problem's modality; the last one is the reconstruction.
 
-    The same problem, method, seed and device give the same bits; `state` of an iterate goes on right after it.
-    `priors` is a folder of priors beside the bundled ones. A slice without any signal is an empty image.
+    The same problem, method, seed, device and precedent give the same bits; `state` of an iterate goes on right after
+    it. `priors` is a folder of priors beside the bundled ones, `precedent` what the slice's leader found. A slice
+    without any signal is an empty image.
     """
     A, y = problem.operator, problem.measurements
     if not bool(y.any()):
@@ -157,9 +150,8 @@ def reconstruct(
         return
     rng = torch.Generator(y.device).manual_seed(seed)
     scale = unit(algorithms.start(y, A, "cg_sense", rng))
-    for iterate in algorithms.run(y / scale, A, method, rng, priors, state, problem.precedent):
-        verdict = iterate.verdict and replace(iterate.verdict, maps_fitted=problem.maps_fitted)
-        yield iterate._replace(image=iterate.image * scale, verdict=verdict)
+    for iterate in algorithms.run(y / scale, A, method, rng, priors, state, precedent):
+        yield iterate._replace(image=iterate.image * scale)
 
 
 def unit(image: Tensor) -> float:

@@ -19,8 +19,7 @@ class Verdict:
     residuals: Mapping[str, float]  # of "udig_dip" (its best iterate), "tv", and "start" where that is neither
     noise: float = 0.0  # what the residual of a perfect image would be
     tv_weight: float = 0.0  # weight of total variation
-    maps_fitted: bool = False  # whether coil maps were fitted together with the image
-    leader: int | None = None  # slice that this weight and the decision on maps were taken over from
+    leader: int | None = None  # slice that this weight was taken over from
 
     @property
     def validation_residual(self) -> float:
@@ -68,7 +67,6 @@ class Verdict:
             "prior_share": self.prior_share,
             "residuals": dict(self.residuals),
             "tv_weight": self.tv_weight,
-            "maps_fitted": self.maps_fitted,
             "leader": self.leader,
             "reason": self.reason,
         }

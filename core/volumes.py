@@ -15,15 +15,14 @@ class Precedent:
     """What is a property of the scan rather than of the slice, as the leader's verdict tells it."""
 
     slice: int  # the leader
-    tv_weight: float
-    maps_fitted: bool
+    tv_weight: float  # of total variation
 
     @classmethod
     def of(cls, leader: int, verdict: Mapping[str, Any] | None) -> "Precedent | None":
         """From the leader's verdict as JSON; None where it was not judged, or by a version that tells too little."""
-        if verdict is None or not {"tv_weight", "maps_fitted"} <= verdict.keys():
+        if verdict is None or "tv_weight" not in verdict:
             return None
-        return cls(leader, float(verdict["tv_weight"]), bool(verdict["maps_fitted"]))
+        return cls(leader, float(verdict["tv_weight"]))
 
 
 def leaders(slices: Sequence[int], method: Parameters) -> dict[int, int]:

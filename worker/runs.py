@@ -70,11 +70,7 @@ class Run:
         self._began = time.monotonic()
         path = self._place.storage.scan(self._claim.scan_sha256)
         problem = slice_problem(
-            formats.read(path, [self._claim.slice]),
-            0,
-            self._place.device,
-            fit_maps=self.method.fits_maps,
-            precedent=self._claim.precedent,
+            formats.read(path, [self._claim.slice]), 0, self._place.device, fit_maps=self.method.fits_maps
         )
         self._plain = problem.magnitude(problem.plain())
         kept = self.checkpoints.load(self._place.device) or {}
@@ -91,7 +87,12 @@ class Run:
         settings = self._place.settings
         look_at, keep_at, looked_at_step = 0.0, time.monotonic() + settings.checkpoint_seconds, -1
         iterates = reconstruct(
-            problem, self.method, seed=self._claim.seed, priors=self._place.settings.priors_folder, state=state
+            problem,
+            self.method,
+            seed=self._claim.seed,
+            priors=settings.priors_folder,
+            state=state,
+            precedent=self._claim.precedent,
         )
         for iterate in iterates:
             self._stop_if_told(iterate)

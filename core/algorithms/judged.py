@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from core.algorithms.tv import WEIGHTS, total_variation
-from core.algorithms.udig_dip import udig_dip
+from core.algorithms.udig_dip import noise_level, udig_dip
 from core.algorithms.weights import regularised
 from core.held_out import held_out_error, split
 from core.iterates import Iterate, Iterates, State
@@ -21,6 +21,8 @@ from core.volumes import Precedent
 
 TRIAL_SHARE = 0.5
 """Length of the run that is judged, as a share of `outer_iterations`."""
+REENTRY = 1 / 3
+"""of the noise levels are behind a follower's run on all data when it begins at the trial's image."""
 
 
 class Lengths(NamedTuple):
@@ -32,8 +34,7 @@ class Lengths(NamedTuple):
 
 
 ALONE = Lengths(tv=(20, 60), classical=0.3, final=1.0)
-FOLLOWING = Lengths(tv=(60, 20), classical=0.15, final=0.25)
-"""With the leader's weight, and on all data from where the trial has ended."""
+FOLLOWING = Lengths(tv=(50, 15), classical=0.25, final=0.3)
 JUDGED_EVERY = 0.1
 """of a run, from one judged iterate to the next."""
 WHOLE = 0.95
@@ -61,7 +62,7 @@ def judged(
     iterate was judged best. The verdict of the last iterate says what was chosen, and why.
 
     With a `precedent`, what the slice's leader found, the weight of total variation is the leader's, and the run on all
-    data goes on from the trial's best image, for the last of its iterations alone; the judge's work stays.
+    data is a short one that goes on from the trial's best image. The judge's work stays.
     """
     memory = state or {"stage": 0, "kept": split(A, p.held_out_share, rng)}
     memory = {name: part.to(y.device) if isinstance(part, Tensor) else part for name, part in memory.items()}
@@ -122,20 +123,25 @@ class _Stages:
         share, inner = self._share(), self.memory.get("inner")
         image: Tensor = self.memory["tv"]
         last = round(self.memory["best_at"] * self.p.outer_iterations)
-        first = max(0, last - self._final_steps)
         if share > 0:
-            z = self.memory["best"] if first > 0 else self._start()
-            for it in udig_dip(self.y, self.A, z, self.network(), self.prior, self.p, self.rng, inner, first):
+            z, p = self._start(last)
+            for it in udig_dip(self.y, self.A, z, self.network(), self.prior, p, self.rng, inner):
                 image = torch.lerp(self.memory["tv"], it.image, share)
-                if it.step >= last:
+                if it.step >= min(last, it.steps):
                     break
-                step = self._classical_steps + self._trial_steps + it.step - first
-                yield self._seen(it._replace(image=image), step)
+                yield self._seen(it._replace(image=image), self._classical_steps + self._trial_steps + it.step)
         yield Iterate(self._steps, self._steps, image, self.A.misfit(image, self.y), verdict=self._verdict(share))
 
-    def _start(self) -> Tensor:
-        tv: Tensor = self.memory["tv"]
-        return tv if self.p.start == "tv" else self.start(self.y, self.A)
+    def _start(self, last: int) -> tuple[Tensor, UDiGDIP]:
+        """Where the run on all data, good up to its iteration `last`, begins, and its noise levels."""
+        if self.precedent is not None and last > 0:
+            levels = {
+                "outer_iterations": max(1, round(self._lengths.final * last)),
+                "noise_level": noise_level(round(REENTRY * last), self.p),
+                "final_noise_level": noise_level(last - 1, self.p),
+            }
+            return self.memory["best"], self.p.model_copy(update=levels)
+        return self.memory["tv"] if self.p.start == "tv" else self.start(self.y, self.A), self.p
 
     @property
     def _lengths(self) -> Lengths:

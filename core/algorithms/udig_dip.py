@@ -22,20 +22,18 @@ def udig_dip(
     p: UDiGDIP,
     rng: Generator,
     state: State | None = None,
-    first: int = 0,
 ) -> Iterates:
     """Algorithm 1 of Liang et al. (2025): K times N steps on |A f(z) - y|^2 + lambda |f(z) - z|^2, then z <- DP(f(z)).
 
     z (1, C, H, W) is the start. Purified inputs are pulled to the data by a few conjugate gradient steps unless
     `consistency_iterations` is 0, as the paper has it. The image is f(z) after the last purification (step 5), or as
     `output` says. `samples` inputs are led side by side with noise of their own, and the image is their mean: each
-    approaches a draw from what prior and data allow, and the mean of draws errs less than any of them. A z that is near
-    the image already begins at outer iteration `first`, at its noise level.
+    approaches a draw from what prior and data allow, and the mean of draws errs less than any of them.
     """
     optimiser = torch.optim.Adam(network.parameters(), p.learning_rate)
     rhs, noise = A.adjoint(y), A.noise_level(y)
     z = z.expand(p.samples, -1, -1, -1)
-    mean = z
+    mean, first = z, 0
     if state is not None:
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
