@@ -107,7 +107,8 @@ def _finish_slice(place: Place, heart: Heart, run: Run) -> bool:
     except Fenced:
         path.unlink(missing_ok=True)
         raise
-    queue.ring(freed)
+    if freed:
+        queue.ring(freed)
     run.checkpoints.clear()
     log.info("slice.done")
     return last

@@ -22,7 +22,7 @@ from core.volumes import Precedent
 TRIAL_SHARE = 0.5
 """Length of the run that is judged, as a share of `outer_iterations`."""
 REENTRY = 1 / 3
-"""of the noise levels are behind a follower's run on all data when it begins at the trial's image."""
+"""of the noise levels are left out of a follower's run on all data, since it starts from the trial's image."""
 
 
 class Lengths(NamedTuple):
@@ -35,6 +35,7 @@ class Lengths(NamedTuple):
 
 ALONE = Lengths(tv=(20, 60), classical=0.3, final=1.0)
 FOLLOWING = Lengths(tv=(50, 15), classical=0.25, final=0.3)
+"""The weight is known, and the run on all data starts from the trial's image."""
 JUDGED_EVERY = 0.1
 """of a run, from one judged iterate to the next."""
 WHOLE = 0.95

@@ -155,7 +155,7 @@ def test_a_prior_that_misleads_is_found_out_and_costs_nothing(modality, followin
     assert last.verdict.out_of_distribution
     assert last.verdict.prior_share < 0.5
     error = (last.image * scale - truth).norm()
-    assert error <= 1.1 * (classical.image * scale - truth).norm()
+    assert error <= 1.1 * (classical.image * scale - truth).norm() + 2e-4 * truth.norm()
 
 
 def test_another_seed_gives_another_image():
