@@ -80,15 +80,15 @@ class Pair(NamedTuple):
     led: Result
 
 
-def pairs(taken: Volume, output: Path) -> list[Pair]:
-    """Of each slice, the leader first, which is its own pair."""
+def pairs(taken: Volume, followers: int, output: Path) -> list[Pair]:
+    """Of the leader, which is its own pair, and so many of its followers."""
     method = complete(parse({"method": "udig_dip"}), taken.modality)
     load_prior(None, taken.modality, None, CPU)
     numbers = range(taken.scan.slices)
     led, found = leaders(numbers, method), dict[int, Result]()
     assert taken.scan.reference is not None
     pairs = []
-    for number in in_order(numbers, led):
+    for number in in_order(numbers, led)[: 1 + followers]:
         folder, reference = output / f"{taken.name.replace(' ', '_')}-{number}", taken.scan.reference[number]
         key = {"parameters": method.model_dump(mode="json")}
         alone = measured(folder, Run("alone", key), partial(made, taken.scan, number, method, None), reference)
@@ -150,11 +150,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--samplings", nargs="+", default=["4x", "8x", "18 views"], help="or 'poisson 8x', '30 views'")
     parser.add_argument("--slices", type=int, default=BLOCK, choices=range(2, BLOCK + 1), help="of the block")
+    parser.add_argument("--followers", type=int, default=BLOCK - 1, help="that are measured at most; all by default")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    rows = [
-        row(name, pairs(volume(options.images, name, options.slices), options.output)) for name in options.samplings
-    ]
+    rows = []
+    for name in options.samplings:
+        taken = volume(options.images, name, options.slices)
+        rows.append(row(name, pairs(taken, options.followers, options.output)))
     print(f"\n| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|", *rows, sep="\n")
 
 
