@@ -72,7 +72,12 @@ JOB_ITEM: dict[str, Any] = {
     "links": {"self": f"/v1/jobs/{JOB_ID}", "result": f"/v1/jobs/{JOB_ID}/result"},
 }
 JOB = {**JOB_ITEM, "verdicts": []}
-VERDICT = Verdict(prior_share=0.31, best_at=0.6, residuals={"start": 0.094, "tv": 0.066, "udig_dip": 0.063})
+VERDICT = Verdict(
+    prior_share=0.31,
+    best_at=0.6,
+    residuals={"start": 0.094, "tv": 0.066, "udig_dip": 0.063},
+    tv_weight=0.0013,
+)
 JUDGED_JOB: dict[str, Any] = {
     **JOB_ITEM,
     "status": "succeeded",

@@ -136,6 +136,8 @@ class VerdictOut(BaseModel):
         None, description="how unlike its training images the prior finds the image; above 1 is unlike; null: unknown"
     )
     residuals: dict[str, float] = Field(description="candidate -> |A x - y| / |y| on measurements held out")
+    tv_weight: float | None = Field(None, description="weight of total variation")
+    leader: int | None = Field(None, description="slice that this weight was taken over from; null: it is its own")
     reason: str = Field(description="the same in a sentence")
 
 

@@ -21,13 +21,15 @@ _PART = case(
 _RUNNING = Chunk.status == Status.RUNNING
 _SUCCEEDED = Chunk.status == Status.SUCCEEDED
 _FOREIGN = Chunk.verdict["out_of_distribution"].as_boolean()
+# A slice that has not begun is taken for one of the shortest: followers are shorter than their leaders, and many.
+_ITERATIONS = func.sum(Chunk.iterations) + func.min(Chunk.iterations) * func.count().filter(Chunk.iterations.is_(None))
 _CHUNKS = (
     select(
         func.sum(_PART).label("parts"),
         func.count().filter(_SUCCEEDED).label("slices_done"),
         func.count().label("slices"),
         func.coalesce(func.sum(Chunk.iteration), 0).label("iteration"),
-        func.max(Chunk.iterations).label("iterations"),
+        _ITERATIONS.label("iterations"),
         func.sum(Chunk.seconds).label("seconds"),
         func.count().filter(_RUNNING).label("running"),
         func.coalesce(func.max(Chunk.attempt), 0).label("attempt"),
@@ -149,16 +151,15 @@ def _item(row: Row[Any]) -> dict[str, Any]:
 
 def _progress(row: Row[Any]) -> Progress:
     """Over all slices; the time left follows from the seconds that an iteration took so far."""
-    iterations = None if row.iterations is None else row.iterations * row.slices
     eta = None
-    if row.Job.status == Status.RUNNING and row.running and row.iteration and iterations:
-        eta = round((iterations - row.iteration) * row.seconds / row.iteration / row.running, 1)
+    if row.Job.status == Status.RUNNING and row.running and row.iteration and row.iterations:
+        eta = round((row.iterations - row.iteration) * row.seconds / row.iteration / row.running, 1)
     return Progress(
         fraction=float(row.parts) / row.slices if row.slices else 0.0,
         slices_done=row.slices_done,
         slices=row.slices,
         iteration=row.iteration,
-        iterations=iterations,
+        iterations=row.iterations,
         eta_seconds=eta,
     )
 

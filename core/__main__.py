@@ -19,6 +19,7 @@ from core.device import prepared
 from core.errors import ReconstructionError
 from core.parameters import METHODS, Parameters, complete, parse
 from core.reconstruct import SliceProblem, reconstruct, slice_problem
+from core.volumes import Precedent, in_order, leaders
 
 COMMANDS = {
     "train-prior": "core.train_prior",
@@ -75,7 +76,8 @@ def _run(options: argparse.Namespace) -> None:
     chosen = _chosen(options.slices, header)
     torch.set_num_threads(max(1, options.threads))
     device = prepared(options.device)
-    finished = [_slice(options, method, index, device) for index in chosen]
+    volume = _volume(options, method, chosen, device)
+    finished = [volume[index] for index in chosen]
     _write(options.output, target, finished, _attributes(options, method, header, device))
     for index, result in zip(chosen, finished, strict=True):
         if result.verdict is not None:
@@ -104,11 +106,26 @@ def _format(path: Path) -> results.OutputFormat:
     raise ReconstructionError(f"--output {path.name}: the name must end in one of {suffixes}")
 
 
-def _slice(options: argparse.Namespace, method: Parameters, index: int, device: torch.device) -> results.SliceResult:
+def _volume(
+    options: argparse.Namespace, method: Parameters, chosen: Sequence[int], device: torch.device
+) -> dict[int, results.SliceResult]:
+    """Each slice once, leaders before those that follow them."""
+    led = leaders(chosen, method)
+    finished: dict[int, results.SliceResult] = {}
+    for index in in_order(chosen, led):
+        verdict = finished[led[index]].verdict if index in led else None
+        precedent = None if verdict is None else Precedent.of(led[index], verdict.as_json())
+        finished[index] = _slice(options, method, index, precedent, device)
+    return finished
+
+
+def _slice(
+    options: argparse.Namespace, method: Parameters, index: int, precedent: Precedent | None, device: torch.device
+) -> results.SliceResult:
     problem = slice_problem(formats.read(options.scan, [index]), 0, device, fit_maps=method.fits_maps)
     curves: dict[str, list[float]] = {"iteration": [], "data_residual": [], "psnr": [], "ssim": []}
     with tqdm(desc=f"slice {index}", unit="it") as bar:
-        for iterate in reconstruct(problem, method, seed=options.seed, priors=options.priors):
+        for iterate in reconstruct(problem, method, seed=options.seed, priors=options.priors, precedent=precedent):
             bar.total = iterate.steps
             bar.update(iterate.step - bar.n)
             if iterate.step == iterate.steps or (iterate.step % SHOWN_EVERY == 0 and iterate.step != _last(curves)):

@@ -16,6 +16,7 @@ from core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_comp
 from core.parameters import Parameters
 from core.sensitivity import calibration_size, espirit
 from core.unit import unit
+from core.volumes import Precedent
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,19 @@ def _ct_problem(scan: CTAcquisition, index: int, device: torch.device) -> SliceP
 
 
 def reconstruct(
-    problem: SliceProblem, method: Parameters, *, seed: int, priors: Path | None = None, state: State | None = None
+    problem: SliceProblem,
+    method: Parameters,
+    *,
+    seed: int,
+    priors: Path | None = None,
+    state: State | None = None,
+    precedent: Precedent | None = None,
 ) -> Iterates:
     """Iterates of `method`, complete for the problem's modality; the last one is the reconstruction.
 
-    The same problem, method, seed and device give the same bits; `state` of an iterate goes on right after it.
-    `priors` is a folder of priors beside the bundled ones. A slice without any signal is an empty image.
+    The same problem, method, seed, device and precedent give the same bits; `state` of an iterate goes on right after
+    it. `priors` is a folder of priors beside the bundled ones, `precedent` what the slice's leader found. A slice
+    without any signal is an empty image.
     """
     A, y = problem.operator, problem.measurements
     if not bool(y.any()):
@@ -140,7 +148,7 @@ def reconstruct(
         return
     rng = torch.Generator(y.device).manual_seed(seed)
     scale = unit(algorithms.start(y, A, "cg_sense", rng))
-    for iterate in algorithms.run(y / scale, A, method, rng, priors, state):
+    for iterate in algorithms.run(y / scale, A, method, rng, priors, state, precedent):
         yield iterate._replace(image=iterate.image * scale)
 
 

@@ -19,6 +19,8 @@ class Verdict:
     residuals: Mapping[str, float]  # of "udig_dip" (its best iterate), "tv", and "start" where that is neither
     noise: float = 0.0  # what the residual of a perfect image would be
     strangeness: float | None = None  # of the prior's image, see core/familiarity.py; None: the prior cannot tell
+    tv_weight: float = 0.0  # weight of total variation
+    leader: int | None = None  # slice that this weight was taken over from
 
     @property
     def validation_residual(self) -> float:
@@ -67,6 +69,8 @@ class Verdict:
             "prior_share": self.prior_share,
             "strangeness": self.strangeness,
             "residuals": dict(self.residuals),
+            "tv_weight": self.tv_weight,
+            "leader": self.leader,
             "reason": self.reason,
         }
 

@@ -4,12 +4,13 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import ColumnElement, and_, func, insert, select, update
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from core.parameters import Parameters
+from core.volumes import leaders
 from worker.database import notify
 from worker.models import Chunk, Job, Scan, Status, new_id
 
@@ -74,7 +75,11 @@ def submit(
         "request_sha256": request_sha256,
     }
     job = session.scalars(upsert(Job).values(row).returning(Job)).one()
-    chunks = [{"job_id": job.id, "slice": each, "rung_at": func.now()} for each in dict.fromkeys(slices)]
+    led = leaders(slices, method)
+    chunks = [
+        {"job_id": job.id, "slice": each, "leader": led.get(each), "rung_at": func.now()}
+        for each in dict.fromkeys(slices)
+    ]
     session.execute(insert(Chunk).values(chunks))
     notify(session, job.id)
     return job, True
@@ -132,8 +137,17 @@ def delete(session: Session, job_id: uuid.UUID) -> None:
 
 def waiting(session: Session, job_id: uuid.UUID) -> list[tuple[uuid.UUID, int]]:
     """Chunks of a job that wait for a worker: what to ring for after the commit."""
-    query = select(Chunk.slice).where(Chunk.job_id == job_id, Chunk.status == Status.QUEUED).order_by(Chunk.slice)
+    query = select(Chunk.slice).where(Chunk.job_id == job_id, claimable()).order_by(Chunk.slice)
     return [(job_id, slice_) for slice_ in session.scalars(query)]
+
+
+def claimable() -> ColumnElement[bool]:
+    """A chunk waits, and the one that it follows, if any, is done."""
+    leader = aliased(Chunk)
+    undone = select(leader.slice).where(
+        leader.job_id == Chunk.job_id, leader.slice == Chunk.leader, leader.status != Status.SUCCEEDED
+    )
+    return and_(Chunk.status == Status.QUEUED, ~undone.correlate(Chunk).exists())
 
 
 def locked(session: Session, job_id: uuid.UUID) -> Job:

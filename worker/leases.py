@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, func, select, update
 from sqlalchemy.orm import Session
 
+from core.volumes import Precedent
 from worker.database import notify
-from worker.jobs import UnknownJob, locked, settle_cancelled, settle_failed, settle_stopped
+from worker.jobs import UnknownJob, claimable, locked, settle_cancelled, settle_failed, settle_stopped
 from worker.models import Chunk, Job, Scan, Snapshot, Status
 
 
@@ -32,6 +33,7 @@ class Claim:
     scan_sha256: str
     scan_header: dict[str, Any]
     result: str | None  # the slice is done already, what is left is to assemble
+    precedent: Precedent | None = None  # what the slice's leader found
 
     def is_mine(self) -> ColumnElement[bool]:
         """The fence."""
@@ -60,7 +62,7 @@ def claim(session: Session, wanted: tuple[uuid.UUID, int], worker: str, lease_se
     """The wanted chunk if it waits, else the one that has waited longest, else None."""
     job_id, slice_ = wanted
     rung_for = and_(Chunk.job_id == job_id, Chunk.slice == slice_).desc()
-    waiting = select(Chunk.job_id).join(Job).where(Chunk.status == Status.QUEUED, Job.scan_id.is_not(None))
+    waiting = select(Chunk.job_id).join(Job).where(claimable(), Job.scan_id.is_not(None))
     oldest = waiting.order_by(rung_for, Chunk.job_id).limit(1)
     while (found := session.scalar(oldest)) is not None:
         try:
@@ -77,7 +79,7 @@ class _Taken(Exception):
 
 
 def _take(session: Session, job: Job, wanted: int, worker: str, lease_seconds: float) -> Claim:
-    waiting = select(Chunk.slice).where(Chunk.job_id == job.id, Chunk.status == Status.QUEUED)
+    waiting = select(Chunk.slice).where(Chunk.job_id == job.id, claimable())
     first = waiting.order_by((Chunk.slice == wanted).desc(), Chunk.slice).limit(1).scalar_subquery()
     query = (
         update(Chunk)
@@ -89,7 +91,7 @@ def _take(session: Session, job: Job, wanted: int, worker: str, lease_seconds: f
             lease_until=lease_end(lease_seconds),
             started_at=func.coalesce(Chunk.started_at, func.now()),
         )
-        .returning(Chunk.slice, Chunk.attempt, Chunk.result)
+        .returning(Chunk.slice, Chunk.attempt, Chunk.result, Chunk.leader)
         .execution_options(synchronize_session=False)
     )
     row = session.execute(query).one_or_none()
@@ -110,7 +112,12 @@ def _take(session: Session, job: Job, wanted: int, worker: str, lease_seconds: f
         scan_sha256=scan.sha256,
         scan_header=scan.header,
         result=row.result,
+        precedent=None if row.leader is None else _precedent(session, job.id, row.leader),
     )
+
+
+def _precedent(session: Session, job_id: uuid.UUID, leader: int) -> Precedent | None:
+    return Precedent.of(leader, session.get_one(Chunk, (job_id, leader)).verdict)
 
 
 def heartbeat(session: Session, claim: Claim, lease_seconds: float, point: Point | None = None) -> bool:
@@ -170,6 +177,18 @@ def store_slice(
     if job.cancel_requested:
         settle_cancelled(session, job)
     return False
+
+
+def call_followers(session: Session, claim: Claim) -> list[tuple[uuid.UUID, int]]:
+    """Slices that waited for the claimed one, which is done: what to ring for after the commit."""
+    query = (
+        update(Chunk)
+        .where(Chunk.job_id == claim.job_id, Chunk.leader == claim.slice, Chunk.status == Status.QUEUED)
+        .values(rung_at=func.now())
+        .returning(Chunk.slice)
+        .execution_options(synchronize_session=False)
+    )
+    return [(claim.job_id, slice_) for slice_ in sorted(session.scalars(query))]
 
 
 def succeed_job(session: Session, claim: Claim, folder: str, versions: dict[str, Any]) -> None:

@@ -109,6 +109,7 @@ class Chunk(Base):
 
     job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     slice: Mapped[int] = mapped_column(primary_key=True)
+    leader: Mapped[int | None]  # slice of the job that is done first, whose findings this one takes over
     status: Mapped[Status] = mapped_column(default=Status.QUEUED)
     attempt: Mapped[int] = mapped_column(default=0, server_default=text("0"))  # the fence: grows with every claim
     crashes: Mapped[int] = mapped_column(default=0, server_default=text("0"))  # leases that ran out

@@ -53,6 +53,7 @@ class Run:
         made_by = fingerprint(
             parameters=self._claim.parameters,
             seed=self._claim.seed,
+            precedent=None if self._claim.precedent is None else asdict(self._claim.precedent),
             scan=self._claim.scan_sha256,
             prior=self.versions.get("prior_sha256"),
             software=[self.versions["software"], self.versions["torch"]],
@@ -86,7 +87,12 @@ class Run:
         settings = self._place.settings
         look_at, keep_at, looked_at_step = 0.0, time.monotonic() + settings.checkpoint_seconds, -1
         iterates = reconstruct(
-            problem, self.method, seed=self._claim.seed, priors=self._place.settings.priors_folder, state=state
+            problem,
+            self.method,
+            seed=self._claim.seed,
+            priors=settings.priors_folder,
+            state=state,
+            precedent=self._claim.precedent,
         )
         for iterate in iterates:
             self._stop_if_told(iterate)

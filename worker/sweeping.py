@@ -7,7 +7,7 @@ from sqlalchemy import and_, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from worker.jobs import UnknownJob, locked, settle_failed, settle_stopped
+from worker.jobs import UnknownJob, claimable, locked, settle_failed, settle_stopped
 from worker.models import Chunk, Status, Worker
 from worker.problems import worker_lost
 
@@ -50,9 +50,7 @@ def sweep(
         return []
     expire(session, max_crashes)
     quiet = func.coalesce(Chunk.rung_at < func.now() - timedelta(seconds=ring_again_seconds), True)
-    due = select(Chunk.job_id, Chunk.slice).where(
-        Chunk.status == Status.QUEUED, quiet if queue_empty else Chunk.rung_at.is_(None)
-    )
+    due = select(Chunk.job_id, Chunk.slice).where(claimable(), quiet if queue_empty else Chunk.rung_at.is_(None))
     rows = [
         (job_id, slice_) for job_id, slice_ in session.execute(due.order_by(Chunk.job_id, Chunk.slice).limit(MOST_RUNG))
     ]

@@ -7,6 +7,7 @@ import shutil
 import uuid
 
 import torch
+from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
 from core.errors import ReconstructionError
@@ -96,13 +97,18 @@ def _finish_slice(place: Place, heart: Heart, run: Run) -> bool:
     heart.confirm()
     path = storage.slice_result(claim.job_id, claim.slice, claim.attempt)
     outcome.result.save(path)
+
+    def accept(session: Session) -> tuple[bool, list[tuple[uuid.UUID, int]]]:
+        last = leases.store_slice(session, claim, storage.relative(path), outcome.metrics, outcome.verdict)
+        return last, leases.call_followers(session, claim)
+
     try:
-        last = heart.settle(
-            lambda session: leases.store_slice(session, claim, storage.relative(path), outcome.metrics, outcome.verdict)
-        )
+        last, freed = heart.settle(accept)
     except Fenced:
         path.unlink(missing_ok=True)
         raise
+    if freed:
+        queue.ring(freed)
     run.checkpoints.clear()
     log.info("slice.done")
     return last

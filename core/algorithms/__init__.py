@@ -20,15 +20,22 @@ from core.operators import LinearOperator, ParallelBeamCT
 from core.parameters import DIP, FBP, SIRT, TV, CGSense, L1Wavelet, Parameters, UDiGDIP, ZeroFilled
 from core.priors import load_prior
 from core.solvers import conjugate_gradient
+from core.volumes import Precedent
 
 START_CG_ITERATIONS = 8
 START_SIRT_ITERATIONS = 100
 
 
 def run(
-    y: Tensor, A: LinearOperator, method: Parameters, rng: Generator, priors: Path | None, state: State | None
+    y: Tensor,
+    A: LinearOperator,
+    method: Parameters,
+    rng: Generator,
+    priors: Path | None,
+    state: State | None,
+    precedent: Precedent | None = None,
 ) -> Iterates:
-    """Iterates of a method for one slice, in the unit of y."""
+    """Iterates of a method for one slice, in the unit of y; a judged one may follow the precedent of its leader."""
     device, channels = rng.device, A.image_shape[0]
     match method:
         case ZeroFilled():
@@ -58,7 +65,7 @@ def run(
 
             if method.held_out_share > 0:
                 strangeness = strangeness_to(prior, find_card(method.prior, A.modality, priors))
-                return judged(y, A, first, fresh, prior, strangeness, method, rng, state)
+                return judged(y, A, first, fresh, prior, strangeness, method, rng, state, precedent)
             return udig_dip(y, A, first(y, A), fresh(), prior, method, rng, state)
     raise UnsupportedScan(
         f"method {method.method} does not apply to this scan", field="parameters.method", found=method.method

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
 from core.algorithms.tv import WEIGHTS, total_variation
-from core.algorithms.udig_dip import udig_dip
+from core.algorithms.udig_dip import noise_level, udig_dip
 from core.algorithms.weights import regularised
 from core.held_out import held_out_error, split
 from core.iterates import Iterate, Iterates, State
@@ -16,13 +17,25 @@ from core.operators import LinearOperator
 from core.parameters import UDiGDIP
 from core.purify import Denoiser
 from core.verdict import Verdict
+from core.volumes import Precedent
 
-TV_ITERATIONS = (20, 60)
-"""with each weight that is tried, and with the best"""
 TRIAL_SHARE = 0.5
-"""Length of the run that is judged, as a share of the run on all data."""
-CLASSICAL_SHARE = 0.3
-"""What total variation counts for in the progress: about its share of the time."""
+"""Length of the run that is judged, as a share of `outer_iterations`."""
+REENTRY = 1 / 3
+"""of the noise levels are left out of a follower's run on all data, since it starts from the trial's image."""
+
+
+class Lengths(NamedTuple):
+    """Of the stages before and after the trial."""
+
+    tv: tuple[int, int]  # iterations with each weight that is tried on part of the data, and with the best on all
+    classical: float  # what total variation counts for in the progress: about its share of the time, as one of K
+    final: float  # of the run on all data, as a share of `outer_iterations`
+
+
+ALONE = Lengths(tv=(20, 60), classical=0.3, final=1.0)
+FOLLOWING = Lengths(tv=(50, 15), classical=0.25, final=0.3)
+"""The weight is known, and the run on all data starts from the trial's image."""
 JUDGED_EVERY = 0.1
 """of a run, from one judged iterate to the next."""
 WHOLE = 0.95
@@ -39,6 +52,7 @@ def judged(
     p: UDiGDIP,
     rng: Generator,
     state: State | None = None,
+    precedent: Precedent | None = None,
 ) -> Iterates:
     """Total variation, then uDiG-DIP on part of the data, judged on the rest, then on all data if it was found to help.
 
@@ -49,10 +63,13 @@ def judged(
     from chance, a is made smaller, down to 0 where it does not help. The run on all data ends at the noise level whose
     iterate was judged best. The verdict of the last iterate says what was chosen, and why, and by `strangeness` whether
     the trial's best image is of the kind that the prior knows.
+
+    With a `precedent`, what the slice's leader found, the weight of total variation is the leader's, and the run on all
+    data is a short one that goes on from the trial's best image. The judge's work stays.
     """
     memory = state or {"stage": 0, "kept": split(A, p.held_out_share, rng)}
     memory = {name: part.to(y.device) if isinstance(part, Tensor) else part for name, part in memory.items()}
-    stages = _Stages(y, A, start, network, prior, strangeness, p, rng, memory)
+    stages = _Stages(y, A, start, network, prior, strangeness, p, rng, memory, precedent)
     if memory["stage"] == 0:
         yield from stages.classical()
     if memory["stage"] == 1:
@@ -73,15 +90,18 @@ class _Stages:
     p: UDiGDIP
     rng: Generator
     memory: State
+    precedent: Precedent | None
 
     def classical(self) -> Iterates:
         """Total variation of all data, its weight found by the measurements left out."""
         kept, inner = self.memory["kept"], self.memory.get("inner")
-        for it in regularised(total_variation, self.y, self.A, WEIGHTS, TV_ITERATIONS, self.rng, inner, kept):
+        weights = WEIGHTS if self.precedent is None else (self.precedent.tv_weight,)
+        for it in regularised(total_variation, self.y, self.A, weights, self._lengths.tv, self.rng, inner, kept):
             if it.state is not None:
                 found = it.state()
             yield self._seen(it, math.ceil(self._classical_steps * it.step / it.steps))
-        self._next({"tv": it.image, "tv_kept": found["best"], "tv_error": min(found["errors"])})
+        tv = {"tv": it.image, "tv_kept": found["best"], "tv_error": min(found["errors"]), "tv_weight": found["weight"]}
+        self._next(tv)
 
     def trial(self) -> Iterates:
         """UDiG-DIP of the data kept, its iterates judged by the rest."""
@@ -108,13 +128,28 @@ class _Stages:
         image: Tensor = self.memory["tv"]
         last = round(self.memory["best_at"] * self.p.outer_iterations)
         if share > 0:
-            z = self.memory["tv"] if self.p.start == "tv" else self.start(self.y, self.A)
-            for it in udig_dip(self.y, self.A, z, self.network(), self.prior, self.p, self.rng, inner):
+            z, p = self._start(last)
+            for it in udig_dip(self.y, self.A, z, self.network(), self.prior, p, self.rng, inner):
                 image = torch.lerp(self.memory["tv"], it.image, share)
-                if it.step >= last:
+                if it.step >= min(last, it.steps):
                     break
                 yield self._seen(it._replace(image=image), self._classical_steps + self._trial_steps + it.step)
         yield Iterate(self._steps, self._steps, image, self.A.misfit(image, self.y), verdict=self._verdict(share))
+
+    def _start(self, last: int) -> tuple[Tensor, UDiGDIP]:
+        """Where the run on all data, good up to its iteration `last`, begins, and its noise levels."""
+        if self.precedent is not None and last > 0:
+            levels = {
+                "outer_iterations": max(1, round(self._lengths.final * last)),
+                "noise_level": noise_level(round(REENTRY * last), self.p),
+                "final_noise_level": noise_level(last - 1, self.p),
+            }
+            return self.memory["best"], self.p.model_copy(update=levels)
+        return self.memory["tv"] if self.p.start == "tv" else self.start(self.y, self.A), self.p
+
+    @property
+    def _lengths(self) -> Lengths:
+        return ALONE if self.precedent is None else FOLLOWING
 
     @property
     def _trial_steps(self) -> int:
@@ -122,11 +157,15 @@ class _Stages:
 
     @property
     def _classical_steps(self) -> int:
-        return max(1, round(CLASSICAL_SHARE * self.p.outer_iterations))
+        return max(1, round(self._lengths.classical * self.p.outer_iterations))
+
+    @property
+    def _final_steps(self) -> int:
+        return max(1, round(self._lengths.final * self.p.outer_iterations))
 
     @property
     def _steps(self) -> int:
-        return self._classical_steps + self._trial_steps + self.p.outer_iterations
+        return self._classical_steps + self._trial_steps + self._final_steps
 
     def _next(self, found: State) -> None:
         self.memory.pop("inner", None)
@@ -163,4 +202,12 @@ class _Stages:
         energy = float(self._left_out(self.y).abs().square().mean()) + torch.finfo(torch.float32).tiny
         residuals = {name: math.sqrt(error / energy) for name, error in errors.items()}
         noise = self.A.noise_level(self.y) / math.sqrt(energy)
-        return Verdict(share, self.memory["best_at"], residuals, noise, self.memory["strangeness"])
+        return Verdict(
+            prior_share=share,
+            best_at=self.memory["best_at"],
+            residuals=residuals,
+            noise=noise,
+            strangeness=self.memory["strangeness"],
+            tv_weight=self.memory["tv_weight"],
+            leader=None if self.precedent is None else self.precedent.slice,
+        )

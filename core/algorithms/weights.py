@@ -44,10 +44,11 @@ def regularised(
 ) -> Iterates:
     """Iterates with the best of `weights`, strongest first; `iterations`: with each one tried, and with the best.
 
-    A single weight is taken as it is. Else they form a geometric series; each starts where the one before it ended, and
-    is judged by its misfit with measurements that it has not seen: those not in `kept`, or a share of its own choice.
+    Weights form a geometric series; each starts where the one before it ended, and is judged by its misfit with
+    measurements that it has not seen: those not in `kept`, or a share of its own choice. A single weight is taken as it
+    is, and judged where `kept` is given.
     """
-    tries = weights if len(weights) > 1 else ()
+    tries = weights if len(weights) > 1 or kept is not None else ()
     trial, final = iterations
     steps = len(tries) * trial + final
     if kept is None:

@@ -210,6 +210,19 @@ def test_no_more_jobs_are_open_than_allowed(settings: Settings, mri_file: bytes)
         post(client, scan)
 
 
+def test_a_job_of_slices_of_different_lengths_counts_each_as_it_is(
+    client: TestClient, drive: Drive, scan: dict[str, Any]
+) -> None:
+    job = post(client, scan)
+    for number, iteration, iterations in ((1, 10, 10), (0, 3, 6)):
+        claim = drive.claim(job, number)
+        drive.report(claim, iteration, iterations)
+        if number == 1:
+            drive.finish(claim)
+    progress = client.get(job["links"]["self"]).json()["progress"]
+    assert (progress["fraction"], progress["iteration"], progress["iterations"]) == (0.75, 13, 16)
+
+
 def test_a_job_tells_how_far_it_is(client: TestClient, drive: Drive, scan: dict[str, Any]) -> None:
     job = post(client, scan)
     claim = drive.claim(job, 1)

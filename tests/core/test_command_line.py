@@ -50,6 +50,21 @@ def test_a_judged_run_ends_with_the_reason_of_each_slice(sinogram, tmp_path, cap
         ]
 
 
+def test_a_slice_is_the_same_in_whatever_order_its_volume_is_asked_for(sinogram, tmp_path):
+    knobs = ["--set", "preset=preview", "outer_iterations=8", "held_out_share=0.1"]
+    found = []
+    for order in (["0", "1"], ["1", "0", "1"]):
+        assert main([str(sinogram), "-o", str(tmp_path / "out.h5"), *knobs, "--slices", *order]) == 0
+        with h5py.File(tmp_path / "out.h5") as file:
+            verdicts = json.loads(file.attrs["verdicts"])
+            found.append(dict(zip(order, zip(file["reconstruction"][:], verdicts, strict=True), strict=True)))
+    for number in ("0", "1"):
+        (image, verdict), (again, judged_again) = (run[number] for run in found)
+        assert np.array_equal(image, again)
+        assert verdict == judged_again
+    assert (found[0]["0"][1]["leader"], found[0]["1"][1]["leader"]) == (1, None)
+
+
 def test_a_run_that_is_not_judged_says_nothing_of_it(sinogram, tmp_path, capsys):
     assert main([str(sinogram), "-o", str(tmp_path / "out.h5"), *QUICK]) == 0
     assert "left out" not in capsys.readouterr().err

@@ -25,6 +25,7 @@ from core.cards import sha256_of
 from core.iterates import Iterate
 from core.parameters import SIRT, Parameters, UDiGDIP, complete
 from core.reconstruct import SliceProblem, reconstruct, slice_problem
+from core.volumes import Precedent
 from worker import jobs, queue
 from worker.models import Chunk, Job, Scan
 from worker.settings import Settings
@@ -35,6 +36,7 @@ PATIENCE_SECONDS = 60.0
 LONG = SIRT(iterations=8000)
 SHORT = SIRT(iterations=300)
 GUIDED = complete(UDiGDIP(outer_iterations=25, inner_iterations=1), Modality.CT)  # network, optimiser, prior, noise
+LED = complete(UDiGDIP(outer_iterations=24, held_out_share=0.1), Modality.CT)  # slices follow one of their volume
 JUDGED = complete(UDiGDIP(outer_iterations=40, inner_iterations=1, held_out_share=0.1), Modality.CT)
 Found = TypeVar("Found")
 
@@ -161,6 +163,14 @@ class Desk:
         problem, last = self._undisturbed(scan_sha256, method, slice_, seed)
         return problem.magnitude(last.image)
 
+    def undisturbed_pair(self, scan_sha256: str, method: Parameters) -> list[tuple[np.ndarray, dict[str, Any]]]:
+        """Images and verdicts of slice 0, which follows, and of slice 1, which leads."""
+        _, leading = led = self._undisturbed(scan_sha256, method, 1, 0)
+        assert leading.verdict is not None
+        precedent = Precedent(slice=1, tv_weight=leading.verdict.tv_weight)
+        runs = (self._undisturbed(scan_sha256, method, 0, 0, precedent), led)
+        return [(problem.magnitude(last.image), last.verdict.as_json()) for problem, last in runs if last.verdict]
+
     def verdict(self, scan_sha256: str, method: Parameters) -> dict[str, Any]:
         """The verdict of slice 0 in a run that nothing disturbs."""
         _, last = self._undisturbed(scan_sha256, method, 0, 0)
@@ -168,9 +178,9 @@ class Desk:
         return last.verdict.as_json()
 
     def _undisturbed(
-        self, scan_sha256: str, method: Parameters, slice_: int, seed: int
+        self, scan_sha256: str, method: Parameters, slice_: int, seed: int, precedent: Precedent | None = None
     ) -> tuple[SliceProblem, Iterate]:
         torch.set_num_threads(self.settings.threads)
         problem = slice_problem(formats.read(self.storage.scan(scan_sha256), [slice_]), 0, torch.device("cpu"))
-        *_, last = reconstruct(problem, method, seed=seed)
+        *_, last = reconstruct(problem, method, seed=seed, precedent=precedent)
         return problem, last

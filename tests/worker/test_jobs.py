@@ -9,7 +9,9 @@ from running import Desk
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.parameters import CGSense
+from core.parameters import CGSense, Parameters, UDiGDIP
+from core.verdict import Verdict
+from core.volumes import Precedent
 from worker import jobs, leases, queue, sweeping
 from worker.jobs import IdempotencyConflict, IllegalMove, TooManyOpenJobs, UnknownJob
 from worker.leases import Claim, Fenced, Point
@@ -18,6 +20,8 @@ from worker.problems import problem
 
 LEASE = 60.0
 POINT = Point(iteration=1, iterations=4, seconds=0.5, loss=2.0)
+JUDGED = UDiGDIP()  # slices 0 and 2 of three follow slice 1
+VERDICT = Verdict(prior_share=1.0, best_at=1.0, residuals={"tv": 0.2, "udig_dip": 0.1}, tv_weight=0.003)
 BROKEN = problem("invalid", "The input is wrong", 422, "broken")
 
 
@@ -29,14 +33,16 @@ def scan(database: sessionmaker[Session]) -> Scan:
     return scan
 
 
-def submit(session: Session, scan: Scan, slices: int = 1, most: int = 100, **more: str) -> tuple[Job, bool]:
-    asked = {"method": CGSense(), "outputs": ["h5"], "seed": 0, "tags": {}, "max_open_jobs": most}
+def submit(
+    session: Session, scan: Scan, slices: int = 1, most: int = 100, method: Parameters | None = None, **more: str
+) -> tuple[Job, bool]:
+    asked = {"method": method or CGSense(), "outputs": ["h5"], "seed": 0, "tags": {}, "max_open_jobs": most}
     return jobs.submit(session, scan=scan, slices=list(range(slices)), **asked, **more)  # type: ignore[arg-type]
 
 
-def filed(database: sessionmaker[Session], scan: Scan, slices: int = 1) -> uuid.UUID:
+def filed(database: sessionmaker[Session], scan: Scan, slices: int = 1, method: Parameters | None = None) -> uuid.UUID:
     with database.begin() as session:
-        return submit(session, scan, slices)[0].id
+        return submit(session, scan, slices, method=method)[0].id
 
 
 def claimed(database: sessionmaker[Session], job_id: uuid.UUID, slice_: int = 0, worker: str = "host:1:a") -> Claim:
@@ -310,6 +316,82 @@ def test_the_sweep_rings_for_what_waits_only_when_no_message_does(database: sess
         assert sweeping.sweep(session, 3, 0, queue_empty=True) == [(job_id, 1)]
         leases.release(session, claim)
         assert sweeping.sweep(session, 3, 60, queue_empty=False) == [(job_id, 0)]
+
+
+def waiting(database: sessionmaker[Session], job_id: uuid.UUID) -> list[int]:
+    with database() as session:
+        return [slice_ for _, slice_ in jobs.waiting(session, job_id)]
+
+
+def done(database: sessionmaker[Session], claim: Claim, verdict: Verdict | None = VERDICT) -> list[int]:
+    """Accept a slice; those that may begin by it."""
+    with database.begin() as session:
+        leases.store_slice(session, claim, "slice.npz", {}, None if verdict is None else verdict.as_json())
+        return [slice_ for _, slice_ in leases.call_followers(session, claim)]
+
+
+def test_slices_begin_when_their_leader_is_done_and_take_over_what_it_found(
+    database: sessionmaker[Session], scan: Scan
+) -> None:
+    job_id = filed(database, scan, 3, JUDGED)
+    assert waiting(database, job_id) == [1]
+    leader = claimed(database, job_id, 0)  # the message of a follower has its leader begun
+    assert (leader.slice, leader.precedent) == (1, None)
+    with database.begin() as session:
+        assert leases.claim(session, (job_id, 0), "host:1:a", LEASE) is None
+    assert done(database, leader) == waiting(database, job_id) == [0, 2]
+    for number in (2, 0):
+        claim = claimed(database, job_id, number)
+        assert (claim.slice, claim.precedent) == (number, Precedent(slice=1, tv_weight=0.003))
+        assert done(database, claim) == []
+    assert status(database, job_id) is Status.RUNNING
+
+
+def test_a_leader_that_was_not_judged_leaves_its_followers_to_themselves(
+    database: sessionmaker[Session], scan: Scan
+) -> None:
+    job_id = filed(database, scan, 2, JUDGED)
+    assert done(database, claimed(database, job_id, 1), verdict=None) == [0]
+    assert claimed(database, job_id, 0).precedent is None
+
+
+def test_the_sweep_rings_for_followers_when_they_may_begin_and_again_when_that_is_lost(
+    database: sessionmaker[Session], scan: Scan
+) -> None:
+    job_id = filed(database, scan, 3, JUDGED)
+
+    def swept(ring_again_seconds: float) -> list[int]:
+        with database.begin() as session:
+            return [slice_ for _, slice_ in sweeping.sweep(session, 3, ring_again_seconds, queue_empty=True)]
+
+    assert swept(0) == [1]
+    leader = claimed(database, job_id, 1)
+    assert swept(0) == []
+    assert done(database, leader) == [0, 2]
+    assert swept(60) == []
+    assert swept(0) == [0, 2]
+
+
+def test_a_lost_leader_is_done_again_before_its_followers(database: sessionmaker[Session], scan: Scan) -> None:
+    job_id = filed(database, scan, 3, JUDGED)
+    for crash in (1, 2, 3):
+        assert claimed(database, job_id, 2).slice == 1
+        assert lapse(database) == ([(job_id, 1)] if crash < 3 else [])
+    with database() as session:
+        assert set(session.scalars(select(Chunk.status))) == {Status.FAILED, Status.CANCELLED}
+    with database.begin() as session:
+        jobs.retry(session, job_id)
+    assert waiting(database, job_id) == [1]
+    assert done(database, claimed(database, job_id, 1)) == [0, 2]
+
+
+def test_cancelling_ends_followers_that_wait_for_their_leader(database: sessionmaker[Session], scan: Scan) -> None:
+    job_id = filed(database, scan, 3, JUDGED)
+    leader = claimed(database, job_id, 1)
+    with database.begin() as session:
+        jobs.request_cancel(session, job_id)
+        leases.stop_cancelled(session, leader)
+    assert status(database, job_id) is Status.CANCELLED
 
 
 def test_a_worker_known_to_be_dead_loses_its_leases_at_once(database: sessionmaker[Session], scan: Scan) -> None:

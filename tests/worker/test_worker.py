@@ -9,9 +9,10 @@ import h5py
 import numpy as np
 import pytest
 import redis
-from running import GUIDED, JUDGED, LONG, SHORT, Desk, until, working
+from running import GUIDED, JUDGED, LED, LONG, SHORT, Desk, until, working
 from sqlalchemy import func, select, text
 
+from core.results import SliceResult
 from worker import jobs
 from worker.models import Scan, Snapshot, Status, Worker
 
@@ -109,6 +110,21 @@ def test_the_verdict_of_a_killed_workers_slice_is_that_of_an_unbroken_run(desk: 
     with h5py.File(folder / "reconstruction.h5") as file:
         assert json.loads(file.attrs["verdicts"]) == [expected]
     assert_unbroken(desk, job_id, JUDGED)
+
+
+def test_a_killed_followers_slice_goes_on_with_what_its_leader_found(desk: Desk) -> None:
+    job_id = desk.submit(desk.scan(slices=2), LED, slices=[0, 1], ring=2)
+    with working(desk.settings) as (first,):
+        until(lambda: any(desk.storage.checkpoints(job_id).glob("0.*.pt")) and desk.chunk(job_id, 0).iteration > 0)
+        first.end(signal.SIGKILL)
+        assert (desk.chunk(job_id, 0).attempt, desk.chunk(job_id, 1).status) == (1, Status.SUCCEEDED)
+        with working(desk.settings, 2) as workers:
+            assert desk.ended(job_id).status is Status.SUCCEEDED
+            assert any(worker.said("slice.resumed") for worker in workers)
+    expected = desk.undisturbed_pair(sha256_of_scan(desk, job_id), LED)
+    for chunk, (image, verdict) in zip(desk.chunks(job_id), expected, strict=True):
+        assert chunk.verdict == verdict
+        assert np.array_equal(SliceResult.load(desk.storage.path(str(chunk.result))).image, image)
 
 
 def test_a_worker_that_slept_beyond_its_lease_is_fenced_off(desk: Desk) -> None:
