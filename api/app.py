@@ -11,7 +11,7 @@ import anyio
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
-from api import errors, following, health, jobs, methods, results, scans, uploads
+from api import errors, following, health, jobs, keys, methods, results, scans, uploads
 from api.context import Context
 from api.metrics import Requests
 from api.middleware import HeadAsGet, Observed
@@ -48,7 +48,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         probes=anyio.CapacityLimiter(PROBES),
     )
     app.state.engine, app.state.celery = engine, make_celery(settings)
-    for part in (scans, jobs, following, results, methods, health):
+    for part in (scans, jobs, following, results, methods, keys, health):
         app.include_router(part.router)
     app.add_api_route("/", _root, include_in_schema=False)
     errors.install(app)

@@ -54,14 +54,14 @@ class Place:
             return torch.cuda.get_device_name(self.device)
         return f"cpu ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
 
-    def versions(self, method: Parameters, modality: Modality) -> dict[str, Any]:
+    def versions(self, method: Parameters, modality: Modality, tenant: str) -> dict[str, Any]:
         """What makes a result: software, prior with its hash, device. Raises MissingPrior."""
         found = {
             "software": f"udig-recon {version('udig-recon')}",
             "torch": str(torch.__version__),
             "device": self.device_name,
         }
-        if (card := card_of(method, modality, self.settings.priors_folder)) is not None:
+        if (card := card_of(method, modality, self.settings.priors_folders(tenant))) is not None:
             found |= {"prior": card.name, "prior_sha256": card.sha256}
         return found
 

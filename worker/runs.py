@@ -49,7 +49,7 @@ class Run:
         self._place, self._heart, self._claim = place, heart, heart.claim
         self.method: Parameters = parse(self._claim.parameters)
         self.modality = Modality(self._claim.scan_header["modality"])
-        self.versions = place.versions(self.method, self.modality)
+        self.versions = place.versions(self.method, self.modality, self._claim.tenant)
         made_by = fingerprint(
             parameters=self._claim.parameters,
             seed=self._claim.seed,
@@ -67,7 +67,7 @@ class Run:
     def compute(self) -> Outcome:
         """The slice's result. Raises Fenced, Released, and what the engine raises."""
         self._began = time.monotonic()
-        path = self._place.storage.scan(self._claim.scan_sha256)
+        path = self._place.storage.scan(self._claim.scan_sha256, self._claim.tenant)
         problem = slice_problem(
             formats.read(path, [self._claim.slice]), 0, self._place.device, fit_maps=self.method.fits_maps
         )
@@ -85,9 +85,8 @@ class Run:
     def _iterate(self, problem: SliceProblem, state: dict[str, Any] | None) -> tuple[Iterate, Quality]:
         settings = self._place.settings
         look_at, keep_at, looked_at_step = 0.0, time.monotonic() + settings.checkpoint_seconds, -1
-        iterates = reconstruct(
-            problem, self.method, seed=self._claim.seed, priors=self._place.settings.priors_folder, state=state
-        )
+        priors = settings.priors_folders(self._claim.tenant)
+        iterates = reconstruct(problem, self.method, seed=self._claim.seed, priors=priors, state=state)
         for iterate in iterates:
             self._stop_if_told(iterate)
             now = time.monotonic()

@@ -1,7 +1,5 @@
 """The methods, one algorithm a file, each a generator of iterates; here each is given what it needs."""
 
-from pathlib import Path
-
 import torch
 from torch import Generator, Tensor, nn
 
@@ -11,6 +9,7 @@ from core.algorithms.judged import judged
 from core.algorithms.l1_wavelet import l1_wavelet
 from core.algorithms.tv import tv
 from core.algorithms.udig_dip import udig_dip
+from core.cards import Folders
 from core.errors import UnsupportedScan
 from core.iterates import Iterates, State
 from core.networks.dip import ResidualUNet, UNet, initialise
@@ -24,7 +23,7 @@ START_SIRT_ITERATIONS = 100
 
 
 def run(
-    y: Tensor, A: LinearOperator, method: Parameters, rng: Generator, priors: Path | None, state: State | None
+    y: Tensor, A: LinearOperator, method: Parameters, rng: Generator, priors: Folders, state: State | None
 ) -> Iterates:
     """Iterates of a method for one slice, in the unit of y."""
     device, channels = rng.device, A.image_shape[0]
