@@ -100,7 +100,9 @@ def _by_key(session: Session, tenant: str, key: str | None, request_sha256: str 
 def _check_room(session: Session, most: int) -> None:
     count = session.scalar(select(func.count()).select_from(Job).where(Job.status.in_(OPEN))) or 0
     if count >= most:
-        raise TooManyOpenJobs(f"{most} jobs are queued or running, which is the limit (MAX_OPEN_JOBS); try again later")
+        raise TooManyOpenJobs(
+            f"no job more may be queued or running, the limit is {most} (MAX_OPEN_JOBS); try again later"
+        )
 
 
 def request_cancel(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TENANT) -> Job:

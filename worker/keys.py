@@ -1,6 +1,7 @@
 """API keys: made, found again by their hash, turned and revoked. The key itself is told once and kept nowhere."""
 
 import hashlib
+import re
 import secrets
 import uuid
 from collections.abc import Sequence
@@ -109,6 +110,11 @@ def revoke(session: Session, key: Key) -> None:
     """Refuse the key from now on. Its row stays: the audit log names it."""
     key.revoked_at = key.revoked_at or func.now()
     session.flush()
+
+
+def is_tenant(name: str) -> bool:
+    """Whether a tenant may be called so: its name is the name of folders."""
+    return re.fullmatch(TENANT, name) is not None
 
 
 def hashed(secret: str) -> str:

@@ -14,6 +14,14 @@ OWNER_ONLY = 0o700
 JOB_FOLDERS = ("checkpoints", "slices", "previews", "results")
 
 
+def open_storage(root: Path) -> "Storage":
+    """The files below DATA; the process ends with one line when they cannot be used."""
+    try:
+        return Storage(root)
+    except OSError as error:
+        raise SystemExit(f"error: DATA: {root} cannot be used as a folder of our own: {error.strerror}") from None
+
+
 class Storage:
     """Files below one root that only its owner may enter. A file that bears its name is whole."""
 
