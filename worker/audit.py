@@ -19,6 +19,7 @@ from worker.models import Audit
 AUDIT_LOCK = (0x75646967, 3)  # one at a time: the chain has no forks
 BEGINNING = "0" * 64
 SWEEP = "sweep"
+READ_AT_ONCE = 1000
 
 
 class Who(NamedTuple):
@@ -67,9 +68,12 @@ def append(session: Session, who: Who, action: str, **ids: object) -> None:
 
 
 def entries(session: Session) -> Iterator[Entry]:
-    """The whole log, oldest first, a thousand rows at a time."""
-    rows = session.scalars(select(Audit).order_by(Audit.seq).execution_options(yield_per=1000))
-    return (Entry.model_validate(row) for row in rows)
+    """The whole log, oldest first."""
+    query = select(Audit).order_by(Audit.seq).limit(READ_AT_ONCE)
+    seq = 0
+    while rows := session.scalars(query.where(Audit.seq > seq)).all():
+        seq = rows[-1].seq
+        yield from map(Entry.model_validate, rows)
 
 
 def verified(log: Iterable[Entry]) -> Iterator[Entry]:
