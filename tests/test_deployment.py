@@ -23,14 +23,25 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["
 
 # What the compose specification knows of a service, as far as this file uses it: a misspelt key would be ignored.
 KEYS = {
-    *("build", "cap_drop", "command", "depends_on", "deploy", "environment", "env_file", "healthcheck", "image"),
+    *(
+        "build",
+        "cap_add",
+        "cap_drop",
+        "command",
+        "depends_on",
+        "deploy",
+        "environment",
+        "env_file",
+        "healthcheck",
+        "image",
+    ),
     *("init", "logging", "networks", "ports", "profiles", "read_only", "restart", "security_opt", "shm_size"),
     *("stop_grace_period", "tmpfs", "user", "volumes"),
 }
 
 
 def test_the_stack_is_whole() -> None:
-    assert set(SERVICES) == {"postgres", "redis", *OURS}
+    assert set(SERVICES) == {"postgres", "redis", "proxy", *OURS}
     assert {key for service in SERVICES.values() for key in service} <= KEYS
 
 
@@ -46,7 +57,8 @@ def test_a_service_is_confined_and_comes_back(name: str) -> None:
     if name in OURS:
         assert users(service["build"]["target"])[-1] == "10001:10001"
     else:
-        assert service["user"] == name
+        assert service["user"] == {"proxy": "10001:10001"}.get(name, name)
+    assert service.get("cap_add", []) == {"proxy": ["NET_BIND_SERVICE"]}.get(name, [])
 
 
 @pytest.mark.parametrize(
@@ -116,14 +128,26 @@ def test_redis_forgets_nothing() -> None:
 
 def test_servers_are_not_reachable_from_outside() -> None:
     assert COMPOSE["networks"]["inside"]["internal"] is True
-    assert [name for name, service in SERVICES.items() if "outside" in service["networks"]] == ["api"]
-    assert [name for name, service in SERVICES.items() if "ports" in service] == ["api"]
-    assert all(port.startswith("127.0.0.1:") for port in SERVICES["api"]["ports"])
+    assert COMPOSE["networks"]["front"]["internal"] is True
+    assert [name for name, service in SERVICES.items() if "outside" in service["networks"]] == ["proxy"]
+    assert [name for name, service in SERVICES.items() if "ports" in service] == ["proxy"]
+    assert {name for name, service in SERVICES.items() if "front" in service["networks"]} == {"api", "proxy"}
+    assert "inside" not in SERVICES["proxy"]["networks"]
+
+
+def test_who_comes_from_outside_needs_tls_and_a_key() -> None:
+    settings = Settings.model_validate({key.lower(): value for key, value in SERVICES["api"]["environment"].items()})
+    assert settings.authenticates
+    caddyfile = (ROOT / "docs" / "deployment" / "Caddyfile").read_text()
+    (port,) = (port.rpartition(":")[2] for port in SERVICES["proxy"]["ports"])
+    assert re.search(rf"^:{port} {{\n\ttls /tls/certificate.pem /tls/key.pem\n", caddyfile, re.MULTILINE)
+    assert f"reverse_proxy api:{settings.port} " in caddyfile
+    assert any(volume.endswith(":/tls:ro") for volume in SERVICES["proxy"]["volumes"])
 
 
 def test_what_must_last_lies_in_a_named_volume() -> None:
     mounts = {volume for service in SERVICES.values() for volume in service.get("volumes", [])}
-    assert {mount.split(":")[0] for mount in mounts} == set(COMPOSE["volumes"])
+    assert {mount.split(":")[0] for mount in mounts if not mount.endswith(":ro")} == set(COMPOSE["volumes"])
     # Since 18 the image of Postgres refuses a volume at the place where it used to be.
     assert SERVICES["postgres"]["volumes"] == ["postgres:/var/lib/postgresql"]
     for name in ("api", "worker", "worker-cpu"):

@@ -18,7 +18,7 @@ from worker.settings import Settings
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("core", "worker", "api")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-FOR_COMPOSE = {"COMPOSE_PROFILES", "POSTGRES_PASSWORD", "REDIS_PASSWORD"}
+FOR_COMPOSE = {"COMPOSE_PROFILES", "POSTGRES_PASSWORD", "REDIS_PASSWORD", "TLS_FOLDER", "TLS_PORT"}
 
 
 def tracked() -> list[Path]:

@@ -2,6 +2,8 @@
 
 import sys
 
+from worker.settings import get_settings
+
 
 def main() -> int:
     """Do what the command line asks for. Only a worker loads PyTorch: the image of the API has none."""
@@ -9,6 +11,7 @@ def main() -> int:
         from worker.commands import run
 
         return run(sys.argv[1:])
+    get_settings()  # wrong ones are told before PyTorch is loaded, which takes a while
     from worker.loop import work
 
     return work()
