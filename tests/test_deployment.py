@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from worker.settings import Settings
 
@@ -20,6 +21,7 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = ["migrate", "api", "worker", "worker-cpu"]
 DOCKERFILE = (ROOT / "Dockerfile.gpu").read_text()
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+IN_AN_IMAGE = {"python_version": "3.12", "python_full_version": "3.12.14", "extra": ""}
 
 # What the compose specification knows of a service, as far as this file uses it: a misspelt key would be ignored.
 KEYS = {
@@ -164,16 +166,30 @@ def test_workers_are_chosen_by_profile() -> None:
 
 
 def test_the_api_image_needs_no_torch() -> None:
-    needed = set(PROJECT["dependencies"])
-    names: set[str] = set()
-    while needed:
-        requirement = Requirement(needed.pop())
-        if requirement.name.lower() in names or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
-            continue
-        names.add(requirement.name.lower())
-        needed |= set(distribution(requirement.name).requires or [])
+    names = needed_by(PROJECT["dependencies"])
     assert {"fastapi", "celery", "sqlalchemy", "h5py"} <= names
     assert not {name for name in names if name.startswith(("torch", "nvidia", "triton", "safetensors"))}
+
+
+@pytest.mark.parametrize(("target", "extras"), [("api", ()), ("worker", ("engine",))])
+def test_an_image_installs_only_files_whose_hashes_are_known(target: str, extras: tuple[str, ...]) -> None:
+    lines = (ROOT / target / "requirements.txt").read_text().replace(" \\\n", "").splitlines()
+    locked = dict(
+        re.fullmatch(r"(\S+)==(\S+)(?: +--hash=sha256:[0-9a-f]{64})+", line).groups()
+        for line in lines
+        if line[0] != "#"
+    )
+    wanted = [*PROJECT["dependencies"], *chain(*(PROJECT["optional-dependencies"][extra] for extra in extras))]
+    names = {canonicalize_name(name): version for name, version in locked.items()}
+    assert {(each.name, f"=={names[canonicalize_name(each.name)]}") for each in map(Requirement, wanted)} == {
+        (each.name, str(each.specifier)) for each in map(Requirement, wanted)
+    }
+    # What these bring along is of the versions that everything is tested with.
+    tested = dict(re.findall(r"^([^\s#=]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    assert {name: version for name, version in locked.items() if tested[name] != version} == {}
+    assert set(names) >= needed_by(wanted)
+    assert f"source={target}/requirements.txt,target=/requirements.txt" in stage(target)
+    assert "--require-hashes --only-binary :all: -r /requirements.txt" in stage(target)
 
 
 def test_dependencies_are_pinned_and_the_cuda_image_brings_its_own_torch() -> None:
@@ -186,6 +202,19 @@ def test_dependencies_are_pinned_and_the_cuda_image_brings_its_own_torch() -> No
     constraints = (ROOT / "constraints.txt").read_text()
     assert not re.search(r"^torch\b", constraints, re.MULTILINE)
     assert {"core", "worker", "api", "migrations"} <= set(re.findall(r"^COPY (\w+) \1$", DOCKERFILE, re.MULTILINE))
+
+
+def needed_by(wanted: list[str]) -> set[str]:
+    """Names of these packages and of all that they bring along."""
+    names: set[str] = set()
+    asked = [Requirement(text) for text in wanted]
+    while asked:
+        requirement = asked.pop()
+        name = canonicalize_name(requirement.name)
+        if name not in names and (requirement.marker is None or requirement.marker.evaluate(IN_AN_IMAGE)):
+            names.add(name)
+            asked += map(Requirement, distribution(name).requires or [])
+    return names
 
 
 def stage(target: str) -> str:
