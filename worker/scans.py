@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, null, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from worker import quotas
@@ -50,8 +50,9 @@ def keep(
         session.add(scan)
     elif scan.expires_at is not None:
         # Whoever brings it again may count on it as long as for a new one.
-        scan.expires_at = null() if retention_days is None else func.greatest(Scan.expires_at, end_of(retention_days))
+        scan.expires_at = None if (end := end_of(retention_days)) is None else func.greatest(Scan.expires_at, end)
     session.flush()
+    session.refresh(scan)
     if created or not storage.scan(file.sha256, tenant).is_file():
         storage.keep_scan(file.path, file.sha256, tenant)
     return scan, created

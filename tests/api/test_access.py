@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from api.app import create_app
 from api.rates import Rates
 from core.cards import BUNDLED
-from worker import keys
+from worker import keys, retention
 from worker.keys import Scope, Wanted
 from worker.models import Audit, Key
 from worker.settings import Settings
@@ -378,3 +378,47 @@ def test_no_answer_may_be_framed_sniffed_or_read_by_another_site(door: Door) -> 
         assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
         assert headers["cross-origin-resource-policy"] == "same-origin"
     assert "frame-ancestors 'none'" in door.client.get("/docs").headers["content-security-policy"]
+
+
+def test_a_key_says_how_long_what_it_makes_is_kept_and_then_the_result_is_gone(
+    door: Door, drive: Drive, mri_file: bytes, settings: Settings, storage: Storage
+) -> None:
+    _, brief = door.key("a", retention_days=2)
+    scan = bring(door, brief, mri_file)
+    job = ask(door, brief, scan)
+    drive.complete(job)
+    assert all(made["created_at"] < made["expires_at"] for made in (scan, job))
+    with door.database.begin() as session:
+        session.execute(text("UPDATE jobs SET expires_at = now() - interval '1 second'"))
+    assert retention.expire(door.database, storage) == 1
+    for path in ("result", "preview.png"):
+        answer = door.client.get(f"{job['links']['self']}/{path}", headers=brief)
+        assert (answer.status_code, answer.json()["type"]) == (410, "urn:udig-recon:problem:gone")
+    assert door.client.get(job["links"]["self"], headers=brief).json()["status"] == "succeeded"
+    assert door.client.post(job["links"]["retry"], headers=brief).status_code == 409
+    # The scan was brought again by a key that keeps for ever.
+    again = door.client.post("/v1/scans", content=mri_file, headers=door.key("a")[1])
+    assert (again.status_code, again.json()["id"], again.json()["expires_at"]) == (200, scan["id"], None)
+
+
+def test_what_is_done_and_read_is_written_down_with_its_ids(door: Door, drive: Drive, mri_file: bytes) -> None:
+    key_id, headers = door.key("a")
+    scan = bring(door, headers, mri_file)
+    job = ask(door, headers, scan, tags={"patient": "Doe"})
+    drive.complete(job)
+    for path in ("result", "preview.png"):
+        assert door.client.get(f"{job['links']['self']}/{path}", headers=headers).status_code == 200
+    assert door.client.delete(job["links"]["self"], headers=headers).status_code == 204
+    assert door.client.delete(f"/v1/scans/{scan['id']}", headers=headers).status_code == 204
+    ids = {"job": job["id"]}
+    assert door.audited() == [
+        (f"key:{key_id}", action, named)
+        for action, named in (
+            ("scan.brought", {"scan": scan["id"]}),
+            ("job.filed", {**ids, "scan": scan["id"]}),
+            ("result.read", ids),
+            ("preview.read", ids),
+            ("job.deleted", ids),
+            ("scan.deleted", {"scan": scan["id"]}),
+        )
+    ]
