@@ -8,6 +8,7 @@ import math
 import uuid
 from dataclasses import dataclass
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
@@ -50,6 +51,7 @@ def _caller(
     given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
 ) -> Caller:
     if not context.settings.authenticates:
+        _refuse_other_sites(request)
         caller = Caller()
     else:
         key = _known(context, given)
@@ -61,6 +63,13 @@ def _caller(
         challenge = {"WWW-Authenticate": f'Bearer realm="udig-recon", error="insufficient_scope", scope="{scope}"'}
         raise Forbidden(f"this key lacks the scope {scope}", headers=challenge)
     return caller
+
+
+def _refuse_other_sites(request: Request) -> None:
+    """Without keys any page in a browser of this machine could post here."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise Forbidden("a page of another site may not use this service without a key")
 
 
 def _known(context: Context, given: HTTPAuthorizationCredentials | None) -> Key:
@@ -99,8 +108,17 @@ def note_refusal(request: Request, problem: Problem) -> None:
     caller: Caller | None = getattr(request.state, "caller", None)
     if caller is None or caller.key is None:
         return
-    ids = {name.removesuffix("_id"): uuid.UUID(str(value)) for name, value in request.path_params.items()}
+    # Only what is an id: the rest of a path is whatever a client calls things.
+    ids = {name.removesuffix("_id"): value for name, value in request.path_params.items() if _is_id(str(value))}
     try:
         note(request.app.state.context, caller, f"refused.{problem.status.value}", **ids)
     except AWAY as error:
         log.warning("database.away", extra={"error": type(error).__name__})
+
+
+def _is_id(text: str) -> bool:
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return False
+    return True

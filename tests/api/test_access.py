@@ -422,3 +422,14 @@ def test_what_is_done_and_read_is_written_down_with_its_ids(door: Door, drive: D
             ("scan.deleted", {"scan": scan["id"]}),
         )
     ]
+
+
+def test_a_path_that_holds_no_id_is_refused_without_being_written_down(door: Door) -> None:
+    key_id, headers = door.key("a", Scope.ADMIN)
+    assert door.client.get("/v1/scans/Mustermann", headers=headers).status_code == 403
+    assert door.audited() == [(f"key:{key_id}", "refused.403", {})]
+
+
+def test_a_page_of_another_site_may_not_post_where_no_key_is_asked_for(client: TestClient, mri_file: bytes) -> None:
+    for origin, status in (("https://example.org", 403), ("null", 403), ("http://testserver", 201)):
+        assert client.post("/v1/scans", content=mri_file, headers={"Origin": origin}).status_code == status
