@@ -1,5 +1,6 @@
 """`python -m api`: the door, opened at HOST and PORT of the settings."""
 
+import errno
 import logging
 import os
 import socket
@@ -33,12 +34,24 @@ def main() -> None:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.create_server((settings.host, settings.port), family=family, backlog=512)
+    listener = _listener(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     log.info("api.listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
     with suppress(KeyboardInterrupt):  # raised again by uvicorn once all is closed
         Server(config, app.state.context.watcher.close).run(sockets=[listener])
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=512)
+    except socket.gaierror as error:
+        raise SystemExit(f"error: HOST: {host} is no address of this machine: {error.strerror}") from None
+    except OSError as error:
+        name = "PORT" if error.errno == errno.EADDRINUSE else "HOST"
+        raise SystemExit(
+            f"error: {name}: cannot listen at {host}, port {port}: {os.strerror(error.errno or 0)}"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import anyio
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
-from api import errors, following, health, jobs, methods, results, scans, uploads
+from api import errors, following, health, jobs, keys, methods, results, scans, uploads
 from api.context import Context
 from api.metrics import Requests
 from api.middleware import HeadAsGet, Observed
@@ -20,7 +20,7 @@ from api.watcher import Watcher
 from worker.database import make_engine, make_sessions
 from worker.queue import make_celery
 from worker.settings import Settings, get_settings
-from worker.storage import Storage
+from worker.storage import open_storage
 
 log = logging.getLogger(__name__)
 CONNECTIONS = 20
@@ -35,20 +35,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The application on these settings; those of the environment when there are none."""
     settings = settings or get_settings()
     if settings.database_url is None or settings.redis_url is None:
-        raise SystemExit("DATABASE_URL and REDIS_URL must be set; `python -m worker.serve` brings servers of its own")
+        missing = "DATABASE_URL" if settings.database_url is None else "REDIS_URL"
+        raise SystemExit(f"error: {missing} is not set; `python -m worker.serve` starts a server of its own")
     app = FastAPI(title="uDiG Recon", version=version("udig-recon"), description=DESCRIPTION, lifespan=_lifespan)
     requests = Requests()
     engine = make_engine(settings.database_url, CONNECTIONS)
     app.state.context = Context(
         settings=settings,
         sessions=make_sessions(engine),
-        storage=Storage(settings.data),
+        storage=open_storage(settings.data),
         watcher=Watcher(settings.database_url),
         requests=requests,
         probes=anyio.CapacityLimiter(PROBES),
     )
     app.state.engine, app.state.celery = engine, make_celery(settings)
-    for part in (scans, jobs, following, results, methods, health):
+    for part in (scans, jobs, following, results, methods, keys, health):
         app.include_router(part.router)
     app.add_api_route("/", _root, include_in_schema=False)
     errors.install(app)

@@ -1,6 +1,6 @@
 """What every endpoint works with, made once per process."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import anyio
@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.metrics import Requests
+from api.rates import Rates
 from api.watcher import Watcher
 from core.formats import Limits
 from worker.settings import Settings
@@ -24,6 +25,7 @@ class Context:
     watcher: Watcher
     requests: Requests
     probes: anyio.CapacityLimiter  # scans looked into at once; each has a process of its own
+    rates: Rates = field(default_factory=Rates)
 
     @property
     def limits(self) -> Limits:

@@ -10,16 +10,20 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from api.access import note_refusal
 from api.problems import (
     Conflict,
     DiskFull,
+    Forbidden,
     Invalid,
     MethodNotAllowed,
     NotFound,
     Problem,
+    QuotaExceeded,
     TooManyJobs,
     Unavailable,
     UnknownMedia,
@@ -30,6 +34,7 @@ from core.errors import ReconstructionError, UnknownFormat
 from core.parameters import METHODS
 from worker.database import AWAY
 from worker.jobs import JobError, TooManyOpenJobs, UnknownJob
+from worker.quotas import QuotaReached
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = {Unavailable: "5", TooManyJobs: "30"}
@@ -89,6 +94,8 @@ def _problem(_: Request, error: Exception) -> Problem:
             return of_engine(error)
         case RequestValidationError():
             return of_validation(error)
+        case QuotaReached():
+            return QuotaExceeded(str(error), headers={"Retry-After": str(error.retry_after)})
         case TooManyOpenJobs():
             return TooManyJobs(str(error))
         case UnknownJob():
@@ -111,6 +118,8 @@ async def _respond(request: Request, error: Exception) -> Response:
     problem = _problem(request, error)
     if retry := RETRY_SECONDS.get(type(problem)):
         problem.headers.setdefault("Retry-After", retry)
+    if isinstance(problem, Forbidden | NotFound):
+        await run_in_threadpool(note_refusal, request, problem)
     return problem.response(request.url.path)
 
 
@@ -150,6 +159,7 @@ def install(app: FastAPI) -> None:
         ReconstructionError,
         RequestValidationError,
         JobError,
+        QuotaReached,
         *AWAY,
         OSError,
         Exception,

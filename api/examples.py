@@ -30,6 +30,7 @@ SCAN: dict[str, Any] = {
     "has_reference": True,
     "warnings": [],
     "created_at": CREATED,
+    "expires_at": None,
 }
 PARAMETERS = {"method": "udig_dip", "preset": "standard"}
 JOB_REQUEST: dict[str, Any] = {
@@ -69,6 +70,7 @@ JOB_ITEM: dict[str, Any] = {
     "created_at": CREATED,
     "started_at": "2026-02-03T09:12:42.300000Z",
     "finished_at": None,
+    "expires_at": None,
     "links": {"self": f"/v1/jobs/{JOB_ID}", "result": f"/v1/jobs/{JOB_ID}/result"},
 }
 JOB = {**JOB_ITEM, "verdicts": []}
@@ -143,6 +145,19 @@ PRIOR = {
     "scores": {"gain_db_at_sigma_0.2": 9.1},
     "limits": "Not for diagnosis.",
 }
+KEY_REQUEST = {"name": "scanner 3", "scopes": ["read", "write"], "max_open_jobs": 20, "retention_days": 30}
+KEY: dict[str, Any] = {
+    "id": "0198c2f0-11aa-7b3c-8f00-5d1c2b3a4e5f",
+    **KEY_REQUEST,
+    "max_jobs_per_day": None,
+    "max_stored_bytes": None,
+    "max_requests_per_minute": None,
+    "created_at": CREATED,
+    "expires_at": None,
+    "revoked_at": None,
+    "last_used_at": None,
+}
+KEY_MADE = {**KEY, "key": "udig_3q2-7wAbCdEfGhIjKlMnOpQrStUvWxYz0123456789A"}
 READY: dict[str, Any] = {"status": "ok", "checks": {"database": "ok", "queue": "ok", "disk": "ok", "workers": "ok"}}
 
 
@@ -175,6 +190,8 @@ PRIORS = page(PRIOR)
 
 _PROBLEMS: dict[int, tuple[type[problems.Problem], str, list[dict[str, str]] | None]] = {
     400: (problems.BadRequest, "Content-Length says 7864320 bytes, 5000 came", None),
+    401: (problems.Unauthenticated, "send an API key as `Authorization: Bearer udig_...`", None),
+    403: (problems.Forbidden, "this key lacks the scope write", None),
     404: (problems.NotFound, f"there is no job {JOB_ID}; GET /v1/jobs lists those there are", None),
     406: (
         problems.NotAcceptable,
@@ -208,7 +225,7 @@ _PROBLEMS: dict[int, tuple[type[problems.Problem], str, list[dict[str, str]] | N
         "parameters.outer_iterations is 0, expected >= 1",
         [{"field": "parameters.outer_iterations", "found": "0", "expected": ">= 1"}],
     ),
-    429: (problems.TooManyJobs, "1000 jobs are open, the limit of this service (MAX_OPEN_JOBS)", None),
+    429: (problems.QuotaExceeded, "this key may have 20 jobs queued or running (max_open_jobs)", None),
     503: (problems.Unavailable, "the database does not answer; the same request may be sent again", None),
     507: (problems.DiskFull, "less than the reserve of 1073741824 bytes would stay free (DISK_RESERVE_BYTES)", None),
 }
@@ -216,13 +233,20 @@ _HEADERS: dict[int, tuple[str, ...]] = {
     201: ("Location",),
     202: ("Location", "Retry-After"),
     304: ("ETag",),
+    401: ("WWW-Authenticate",),
+    403: ("WWW-Authenticate",),
     429: ("Retry-After",),
     503: ("Retry-After",),
 }
 
 
-def answers(good: dict[int, Any], *others: int) -> dict[int | str, dict[str, Any]]:
+OF_ACCESS = (401, 403, 429)
+"""What every operation that needs a key may answer."""
+
+
+def answers(good: dict[int, Any], *others: int, open_to_all: bool = False) -> dict[int | str, dict[str, Any]]:
     """`responses` of an operation: examples of the good answers, and of the problems by their status."""
+    others = others if open_to_all else (*others, *OF_ACCESS)
     documented: dict[int | str, dict[str, Any]] = {}
     for status, example in good.items():
         content = example if isinstance(example, Content) else Content("application/json", example)

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from api import views
+from api.access import Reader
 from api.context import Context, ContextDep
 from api.examples import EVENTS, SNAPSHOTS, answers
 from api.negotiation import next_link, tagged_json
@@ -44,6 +45,7 @@ class Standing(BaseModel):
 def get_progress(
     request: Request,
     context: ContextDep,
+    caller: Reader,
     job_id: uuid.UUID,
     slice_: Annotated[int | None, Query(alias="slice", ge=0, description="of this slice only")] = None,
     after: Annotated[int, Query(ge=0, lt=1 << 63, description="later than this seq")] = 0,
@@ -51,7 +53,7 @@ def get_progress(
 ) -> Response:
     """Oldest first; `after` = seq of the last one known gives what is new."""
     with context.sessions() as session:
-        views.one_job(session, job_id)
+        views.one_job(session, caller.tenant, job_id)
         found = views.snapshots(session, job_id, after=after, slice_=slice_, limit=limit + 1)
     cursor = str(found[limit - 1].seq) if len(found) > limit else None
     return tagged_json(request, Page(items=found[:limit], next_cursor=cursor), next_link(request, cursor, "after"))
@@ -66,6 +68,7 @@ def get_progress(
 async def get_events(
     request: Request,
     context: ContextDep,
+    caller: Reader,
     job_id: uuid.UUID,
     last_event_id: Annotated[str | None, Header(description="id of the last event seen: go on after it")] = None,
 ) -> Response:
@@ -76,29 +79,29 @@ async def get_events(
     match = _EVENT_ID.fullmatch(last_event_id or "0")
     if match is None:
         raise Invalid.at("Last-Event-ID", "no event has this id", found=last_event_id or "", expected="id of an event")
-    job = await run_in_threadpool(views.read_job, context.sessions, job_id)
+    job = await run_in_threadpool(views.read_job, context.sessions, caller.tenant, job_id)
     if match[2] and job.status.ended:
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     if request.scope.get("head"):
         return Response(media_type="text/event-stream", headers=headers)
-    return StreamingResponse(_events(context, job_id, int(match[1])), 200, headers, "text/event-stream")
+    return StreamingResponse(_events(context, caller.tenant, job_id, int(match[1])), 200, headers, "text/event-stream")
 
 
-def _news(context: Context, job_id: uuid.UUID, after: int) -> tuple[JobOut, list[SnapshotOut]]:
+def _news(context: Context, tenant: str, job_id: uuid.UUID, after: int) -> tuple[JobOut, list[SnapshotOut]]:
     """The job first: once it has ended, every snapshot it will ever have is there to be read after it."""
     with context.sessions() as session:
-        job = views.one_job(session, job_id)
+        job = views.one_job(session, tenant, job_id)
         return job, views.snapshots(session, job_id, after=after, slice_=None, limit=PAGE)
 
 
-async def _events(context: Context, job_id: uuid.UUID, after: int) -> AsyncIterator[bytes]:
+async def _events(context: Context, tenant: str, job_id: uuid.UUID, after: int) -> AsyncIterator[bytes]:
     yield format_sse_event(retry=RECONNECT_MILLISECONDS)
     told = None
     with context.watcher.watch(job_id) as changed:
         while not context.watcher.closing:
             try:
-                job, snapshots = await run_in_threadpool(_news, context, job_id, after)
+                job, snapshots = await run_in_threadpool(_news, context, tenant, job_id, after)
             except NotFound:
                 yield format_sse_event(event="done", data_str='{"status":"deleted"}')
                 return

@@ -19,7 +19,7 @@ _ALIVE = {"status": "ok", "checks": {}}
 _ILL = {"status": "unavailable", "checks": {**READY["checks"], "workers": "no worker was seen in the last 20 s"}}
 
 
-@router.get("/healthz", summary="Whether the process lives", responses=answers({200: _ALIVE}))
+@router.get("/healthz", summary="Whether the process lives", responses=answers({200: _ALIVE}, open_to_all=True))
 async def get_health() -> HealthOut:
     """Asks nobody else."""
     return HealthOut(status="ok", checks={})
@@ -29,7 +29,7 @@ async def get_health() -> HealthOut:
     "/readyz",
     summary="Whether a job posted now would run",
     response_model=HealthOut,
-    responses=answers({200: READY, 503: _ILL}),
+    responses=answers({200: READY, 503: _ILL}, open_to_all=True),
 )
 def get_readiness(context: ContextDep) -> Response:
     """503 names what is missing."""
@@ -40,7 +40,10 @@ def get_readiness(context: ContextDep) -> Response:
 
 
 @router.get(
-    "/metrics", summary="Metrics for Prometheus", response_class=Response, responses=answers({200: METRICS}, 503)
+    "/metrics",
+    summary="Metrics for Prometheus",
+    response_class=Response,
+    responses=answers({200: METRICS}, 503, open_to_all=True),
 )
 def get_metrics(context: ContextDep) -> Response:
     """Jobs by status, age of the queue, workers, disk, requests. No names, no ids."""

@@ -1,23 +1,25 @@
 """From the body of a request to a stored scan: receive, look into, keep; or leave nothing behind."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import anyio.to_thread
 from fastapi import Request
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from api.access import Caller
 from api.context import Context
 from api.multipart import Part, PartReader
 from api.problems import Invalid, TooLarge
 from api.uploads import Upload, base_name, counted, uploading
 from core.formats import probe_in_child
+from worker import quotas
 from worker.models import Scan
-from worker.storage import Storage
+from worker.scans import Brought, forget, keep
 
 FIELD_BYTES = 1 << 20  # most that the form field beside the file may hold
 
@@ -38,7 +40,13 @@ def is_form(request: Request) -> bool:
 
 @asynccontextmanager
 async def received(
-    context: Context, request: Request, filename: str | None = None, *, file: str = "file", text: str | None = None
+    context: Context,
+    caller: Caller,
+    request: Request,
+    filename: str | None = None,
+    *,
+    file: str = "file",
+    text: str | None = None,
 ) -> AsyncIterator[Received]:
     """Receive the body: the file itself, or a form with the part `file` and, if named, the field `text`."""
     async with uploading(context.storage, context.settings) as upload:
@@ -46,6 +54,7 @@ async def received(
         if declared is not None:
             around = 2 * FIELD_BYTES if is_form(request) else 0
             await run_in_threadpool(upload.check, int(declared) - around)
+        await run_in_threadpool(_check_quota, context, caller, 0)
         body = counted(request.stream(), declared)
         field = None
         if is_form(request):
@@ -57,7 +66,7 @@ async def received(
         if not is_form(request):
             upload.digest = request.headers.get("repr-digest")
         await upload.finish()
-        yield Received(upload, await _look(context, upload), field)
+        yield Received(upload, await _look(context, caller, upload), field)
 
 
 def _header_text(request: Request, name: str) -> str:
@@ -93,42 +102,37 @@ async def _receive_form(
     return bytes(field) if text else None
 
 
-async def _look(context: Context, upload: Upload) -> dict[str, Any]:
-    """The header of the scan: of the stored one where these bytes are known, else by a probe in its own process."""
-    known = await run_in_threadpool(_known_header, context, upload.sha256)
+async def _look(context: Context, caller: Caller, upload: Upload) -> dict[str, Any]:
+    """The header of the scan: of the stored one where the tenant has these bytes, else by a probe in a process."""
+    known = await run_in_threadpool(_known_header, context, caller.tenant, upload.sha256)
     if known is not None:
         return known
     probed = await anyio.to_thread.run_sync(probe_in_child, upload.path, context.limits, limiter=context.probes)
     return asdict(probed)
 
 
-def _known_header(context: Context, sha256: str) -> dict[str, Any] | None:
+def _known_header(context: Context, tenant: str, sha256: str) -> dict[str, Any] | None:
     with context.sessions() as session:
-        return session.scalar(select(Scan.header).where(Scan.sha256 == sha256))
+        return session.scalar(select(Scan.header).where(Scan.tenant == tenant, Scan.sha256 == sha256))
 
 
-def keep(session: Session, storage: Storage, file: Received) -> tuple[Scan, bool]:
-    """The scan with these bytes and whether it is new. Commits nothing: after a rollback call `forget`."""
-    upload = file.upload
-    _lock(session, upload.sha256)
-    scan = session.scalar(select(Scan).where(Scan.sha256 == upload.sha256))
-    created = scan is None
-    if scan is None:
-        scan = Scan(sha256=upload.sha256, filename=upload.filename, size_bytes=upload.size_bytes, header=file.header)
-        session.add(scan)
-        session.flush()
-    if created or not storage.scan(upload.sha256).is_file():
-        storage.keep_scan(upload.path, upload.sha256)
-    return scan, created
+def _check_quota(context: Context, caller: Caller, size_bytes: int) -> None:
+    if caller.key is not None:
+        with context.sessions() as session:
+            quotas.check_bytes(session, caller.key, size_bytes)
 
 
-def forget(session: Session, storage: Storage, sha256: str) -> None:
-    """Remove the file of a scan that has no row. Nobody can store the same bytes meanwhile."""
-    _lock(session, sha256)
-    if session.scalar(select(Scan.id).where(Scan.sha256 == sha256)) is None:
-        storage.delete_scan(sha256)
-
-
-def _lock(session: Session, sha256: str) -> None:
-    """One at a time per content, until the transaction ends: row and file come and go together."""
-    session.execute(select(func.pg_advisory_xact_lock(int(sha256[:15], 16))))
+@contextmanager
+def keeping(context: Context, caller: Caller, file: Received) -> Iterator[tuple[Session, Scan, bool]]:
+    """A session with the caller's scan of these bytes, and whether it is new; without a commit nothing is kept."""
+    upload, retention_days = file.upload, caller.retention_days(context)
+    brought = Brought(upload.path, upload.sha256, upload.size_bytes, upload.filename, file.header)
+    with context.sessions() as session:
+        try:
+            scan, created = keep(
+                session, context.storage, caller.tenant, brought, key=caller.key, retention_days=retention_days
+            )
+            yield session, scan, created
+        finally:
+            session.rollback()
+            forget(session, context.storage, caller.tenant, upload.sha256)

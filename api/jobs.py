@@ -12,18 +12,20 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api import views
+from api.access import Caller, Reader, Writer
 from api.context import Context, ContextDep
 from api.errors import of_validation
 from api.examples import JOB, JOB_ITEM, JOB_REQUEST, JUDGED_JOB, answers, page
-from api.intake import Received, forget, is_form, keep, received
+from api.intake import Received, is_form, keeping, received
 from api.negotiation import next_link, tagged_json
 from api.problems import Invalid, TooLarge, UnknownMedia
 from api.schemas import JobIn, JobItem, JobOptions, JobOut, Page
 from core.acquisition import Modality
 from core.cards import card_of
 from core.parameters import Parameters, complete
-from worker import jobs, queue
+from worker import audit, jobs, queue
 from worker.models import Scan, Status
+from worker.quotas import JOB_FILED
 
 router = APIRouter(tags=["jobs"])
 Asked = TypeVar("Asked", bound=JobOptions)
@@ -57,16 +59,18 @@ _REQUEST_BODY = {
 async def post_job(
     request: Request,
     context: ContextDep,
+    caller: Writer,
     idempotency_key: Annotated[
         str | None, Header(min_length=1, max_length=255, description="same key and body: the first job again")
     ] = None,
 ) -> Response:
     """JSON with the id of a scan, or a form that brings the scan itself: upload and queue in one call."""
     if is_form(request):
-        async with received(context, request, file="scan", text="job") as file:
+        async with received(context, caller, request, file="scan", text="job") as file:
             asked = _parsed(JobOptions, file.text or b"")
-            return await run_in_threadpool(_file_with_scan, context, asked, file, idempotency_key)
-    return await run_in_threadpool(_file, context, _parsed(JobIn, await _json_body(request)), idempotency_key)
+            return await run_in_threadpool(_file_with_scan, context, caller, asked, file, idempotency_key)
+    asked_of_known = _parsed(JobIn, await _json_body(request))
+    return await run_in_threadpool(_file, context, caller, asked_of_known, idempotency_key)
 
 
 async def _json_body(request: Request) -> bytes:
@@ -90,24 +94,21 @@ def _parsed(kind: type[Asked], body: bytes) -> Asked:
         raise of_validation(error) from error
 
 
-def _file(context: Context, asked: JobIn, key: str | None) -> Response:
+def _file(context: Context, caller: Caller, asked: JobIn, key: str | None) -> Response:
     with context.sessions() as session:
-        scan = views.one_scan(session, asked.scan_id)
-        return _submit(context, session, scan, asked, key)
+        scan = views.one_scan(session, caller.tenant, asked.scan_id)
+        return _submit(context, caller, session, scan, asked, key)
 
 
-def _file_with_scan(context: Context, asked: JobOptions, file: Received, key: str | None) -> Response:
+def _file_with_scan(context: Context, caller: Caller, asked: JobOptions, file: Received, key: str | None) -> Response:
     """Scan and job in one transaction; a job that is refused leaves no scan behind."""
-    with context.sessions() as session:
-        try:
-            scan, _ = keep(session, context.storage, file)
-            return _submit(context, session, scan, asked, key)
-        finally:
-            session.rollback()
-            forget(session, context.storage, file.upload.sha256)
+    with keeping(context, caller, file) as (session, scan, _):
+        return _submit(context, caller, session, scan, asked, key)
 
 
-def _submit(context: Context, session: Session, scan: Scan, asked: JobOptions, key: str | None) -> Response:
+def _submit(
+    context: Context, caller: Caller, session: Session, scan: Scan, asked: JobOptions, key: str | None
+) -> Response:
     job, created = jobs.submit(
         session,
         scan=scan,
@@ -119,14 +120,17 @@ def _submit(context: Context, session: Session, scan: Scan, asked: JobOptions, k
         idempotency_key=key,
         request_sha256=_fingerprint(scan, asked),
         max_open_jobs=context.settings.max_open_jobs,
+        key=caller.key,
+        retention_days=caller.retention_days(context),
     )
     job_id = job.id
     if created:
         context.storage.prepare_job(job_id)
+        audit.append(session, caller.who, JOB_FILED, job=job_id, scan=scan.id)
     session.commit()
     if created:
         queue.ring(jobs.waiting(session, job_id))
-    return _accepted(session, job_id, {} if created else {"Idempotency-Replayed": "true"})
+    return _accepted(session, caller, job_id, {} if created else {"Idempotency-Replayed": "true"})
 
 
 def _method(context: Context, scan: Scan, asked: JobOptions) -> Parameters:
@@ -136,7 +140,7 @@ def _method(context: Context, scan: Scan, asked: JobOptions) -> Parameters:
         method = complete(asked.parameters, modality)
     except ValidationError as error:
         raise of_validation(error, ("parameters",)) from error
-    card_of(method, modality, context.settings.priors_folder)  # refuses a prior that is not there
+    card_of(method, modality, context.settings.priors_folders(scan.tenant))  # refuses a prior that is not there
     return method
 
 
@@ -157,9 +161,9 @@ def _fingerprint(scan: Scan, asked: JobOptions) -> str:
     return hashlib.sha256(json.dumps(asked_for, sort_keys=True).encode()).hexdigest()
 
 
-def _accepted(session: Session, job_id: uuid.UUID, headers: dict[str, str] | None = None) -> Response:
+def _accepted(session: Session, caller: Caller, job_id: uuid.UUID, headers: dict[str, str] | None = None) -> Response:
     """202 with the job as it stands."""
-    body = views.one_job(session, job_id).model_dump_json()
+    body = views.one_job(session, caller.tenant, job_id).model_dump_json()
     headers = {"Location": f"/v1/jobs/{job_id}", "Retry-After": POLL_SECONDS, **(headers or {})}
     return Response(body, 202, headers, "application/json")
 
@@ -173,6 +177,7 @@ def _accepted(session: Session, job_id: uuid.UUID, headers: dict[str, str] | Non
 def list_jobs(
     request: Request,
     context: ContextDep,
+    caller: Reader,
     status: Status | None = None,
     scan_id: uuid.UUID | None = None,
     tag: Annotated[str | None, Query(description="`key:value`, or `key` for any value", max_length=321)] = None,
@@ -181,7 +186,9 @@ def list_jobs(
 ) -> Response:
     """`Link: rel="next"` leads to the next page. Verdicts are told of one job at a time."""
     with context.sessions() as session:
-        found = views.job_page(session, status=status, scan_id=scan_id, tag=tag, limit=limit, cursor=cursor)
+        found = views.job_page(
+            session, caller.tenant, status=status, scan_id=scan_id, tag=tag, limit=limit, cursor=cursor
+        )
     return tagged_json(request, found, next_link(request, found.next_cursor))
 
 
@@ -194,22 +201,23 @@ def list_jobs(
 async def get_job(
     request: Request,
     context: ContextDep,
+    caller: Reader,
     job_id: uuid.UUID,
     wait: Annotated[float, Query(ge=0, le=60, description="seconds to hold the answer until the status changes")] = 0,
 ) -> Response:
     """Carries `Retry-After` until it has ended."""
-    job = await _awaited(context, job_id, wait)
+    job = await _awaited(context, caller.tenant, job_id, wait)
     return tagged_json(request, job, {} if job.status.ended else {"Retry-After": POLL_SECONDS})
 
 
-async def _awaited(context: Context, job_id: uuid.UUID, seconds: float) -> JobOut:
+async def _awaited(context: Context, tenant: str, job_id: uuid.UUID, seconds: float) -> JobOut:
     """The job as soon as its status is another than now, at the latest after these seconds."""
     deadline = time.monotonic() + seconds
     with context.watcher.watch(job_id) as changed:
-        first = job = await run_in_threadpool(views.read_job, context.sessions, job_id)
+        first = job = await run_in_threadpool(views.read_job, context.sessions, tenant, job_id)
         while not job.status.ended and job.status == first.status and (left := deadline - time.monotonic()) > 0:
             await context.watcher.wait(changed, left)
-            job = await run_in_threadpool(views.read_job, context.sessions, job_id)
+            job = await run_in_threadpool(views.read_job, context.sessions, tenant, job_id)
             if context.watcher.closing:
                 break
         return job
@@ -222,12 +230,13 @@ async def _awaited(context: Context, job_id: uuid.UUID, seconds: float) -> JobOu
     response_model=JobOut,
     responses=answers({202: JOB}, 404, 409, 422, 503),
 )
-def cancel_job(context: ContextDep, job_id: uuid.UUID) -> Response:
+def cancel_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Response:
     """Takes effect within seconds; a job that has ended cannot be cancelled."""
     with context.sessions() as session:
-        jobs.request_cancel(session, job_id)
+        jobs.request_cancel(session, job_id, caller.tenant)
+        audit.append(session, caller.who, "job.cancelled", job=job_id)
         session.commit()
-        return _accepted(session, job_id)
+        return _accepted(session, caller, job_id)
 
 
 @router.post(
@@ -237,20 +246,22 @@ def cancel_job(context: ContextDep, job_id: uuid.UUID) -> Response:
     response_model=JobOut,
     responses=answers({202: JOB}, 404, 409, 422, 503),
 )
-def retry_job(context: ContextDep, job_id: uuid.UUID) -> Response:
+def retry_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Response:
     """Goes on from its checkpoints."""
     with context.sessions() as session:
-        jobs.retry(session, job_id)
+        jobs.retry(session, job_id, caller.tenant)
+        audit.append(session, caller.who, "job.retried", job=job_id)
         session.commit()
         queue.ring(jobs.waiting(session, job_id))
-        return _accepted(session, job_id)
+        return _accepted(session, caller, job_id)
 
 
 @router.delete("/v1/jobs/{job_id}", status_code=204, summary="Delete a job", responses=answers({}, 204, 404, 422, 503))
-def delete_job(context: ContextDep, job_id: uuid.UUID) -> Response:
+def delete_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Response:
     """Cancels it first; its results and checkpoints go with it."""
     with context.sessions() as session:
-        jobs.delete(session, job_id)
+        jobs.delete(session, job_id, caller.tenant)
+        audit.append(session, caller.who, "job.deleted", job=job_id)
         session.commit()
     context.storage.delete_job(job_id)
     return Response(status_code=204)

@@ -7,6 +7,7 @@ import annotated_types
 from fastapi import APIRouter, Request, Response
 from pydantic.fields import FieldInfo
 
+from api.access import Reader
 from api.context import ContextDep
 from api.examples import METHODS_EXAMPLE, PRIORS, answers
 from api.negotiation import tagged_json
@@ -20,15 +21,15 @@ router = APIRouter(tags=["methods"])
 @router.get(
     "/v1/methods", summary="Methods", response_model=Page[MethodOut], responses=answers({200: METHODS_EXAMPLE}, 304)
 )
-def get_methods(request: Request) -> Response:
+def get_methods(request: Request, _: Reader) -> Response:
     """Every method with its knobs, from the same classes that validate a job."""
     return tagged_json(request, Page(items=[_method(name, cls) for name, cls in METHODS.items()]))
 
 
 @router.get("/v1/priors", summary="Priors", response_model=Page[Card], responses=answers({200: PRIORS}, 304, 422))
-def get_priors(request: Request, context: ContextDep) -> Response:
-    """Every diffusion prior with its card."""
-    return tagged_json(request, Page(items=cards(context.settings.priors_folder)))
+def get_priors(request: Request, context: ContextDep, caller: Reader) -> Response:
+    """Every diffusion prior that jobs may name, with its card."""
+    return tagged_json(request, Page(items=cards(context.settings.priors_folders(caller.tenant))))
 
 
 def _method(name: str, cls: type[Parameters]) -> MethodOut:

@@ -59,6 +59,20 @@ class BadRequest(Problem):
     title = "The request is not whole"
 
 
+class Unauthenticated(Problem):
+    """No valid API key came with the request."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    title = "Who are you?"
+
+
+class Forbidden(Problem):
+    """The API key may not do this."""
+
+    status = HTTPStatus.FORBIDDEN
+    title = "Not with this key"
+
+
 class NotFound(Problem):
     """No scan, job, picture or route of that name."""
 
@@ -134,6 +148,13 @@ class TooManyJobs(Problem):
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     title = "Too many open jobs"
+
+
+class QuotaExceeded(Problem):
+    """The API key has had what it may have for now."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    title = "This key's quota is used up"
 
 
 class Unavailable(Problem):

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from api import views
+from api.access import Caller, Reader, note
 from api.context import Context, ContextDep
 from api.examples import PREVIEW, RESULT, answers
 from api.negotiation import StoredFile, chosen_format, not_modified, tagged
@@ -43,6 +43,7 @@ _REQUEST_HEADERS = [
 def get_result(
     request: Request,
     context: ContextDep,
+    caller: Reader,
     job_id: uuid.UUID,
     format_: Annotated[
         OutputFormat | None, Query(alias="format", description="wins over Accept; neither: the job's first output")
@@ -50,7 +51,9 @@ def get_result(
 ) -> Response:
     """A format that was not asked for with the job is written when it is asked for first."""
     with context.sessions() as session:
-        job = _job(session, job_id)
+        job = views.job_row(session, caller.tenant, job_id)
+    if job.expired:
+        raise _expired(job)
     if job.status is not Status.SUCCEEDED or job.result is None:
         raise Conflict(f"the job is {job.status}; a result is there once it has succeeded", job_status=job.status)
     wanted = format_ or chosen_format(request.headers.get("accept", ""), OutputFormat(job.outputs[0]))
@@ -64,14 +67,12 @@ def get_result(
     }
     if not_modified(request, headers["ETag"], path.stat().st_mtime):
         return Response(status_code=304, headers=headers)
+    note(context, caller, "result.read", job=job_id)
     return StoredFile(path, wanted.media_type, f"{job_id}{wanted.suffix}", headers)
 
 
-def _job(session: Session, job_id: uuid.UUID) -> Job:
-    job = session.get(Job, job_id)
-    if job is None:
-        raise views.no_job(job_id)
-    return job
+def _expired(job: Job) -> Gone:
+    return Gone(f"what job {job.id} made is no longer kept; post scan and job again")
 
 
 def _written(folder: Path, wanted: OutputFormat) -> Path:
@@ -99,18 +100,19 @@ def _digest(path: Path) -> bytes:
     "/v1/jobs/{job_id}/preview.png",
     summary="A picture, also while the job runs",
     response_class=Response,
-    responses=answers({200: PREVIEW}, 304, 404, 409, 422, 503),
+    responses=answers({200: PREVIEW}, 304, 404, 409, 410, 422, 503),
 )
 def get_preview(
     request: Request,
     context: ContextDep,
+    caller: Reader,
     job_id: uuid.UUID,
     slice_: Annotated[int | None, Query(alias="slice", ge=0, description="none: the first that can be shown")] = None,
     _iteration: Annotated[Literal["latest"], Query(alias="iteration", description="which one of the slice")] = "latest",
     view: Annotated[Literal["magnitude", "error", "comparison"], Query(description="what is drawn")] = "magnitude",
 ) -> Response:
     """`error` (times 5) needs a scan with a reference; `comparison` sets the plain reconstruction beside it."""
-    shown, method = _latest(context, job_id, slice_)
+    shown, method = _latest(context, caller, job_id, slice_)
     if view == "comparison":
         picture = pictures.comparison_png(_panels(shown, method), shown.reference)
     elif view == "magnitude":
@@ -120,13 +122,18 @@ def get_preview(
         raise Invalid.at("view", detail, found="error", expected="magnitude | comparison")
     else:
         picture = pictures.error_png(shown.image, shown.reference)
-    return tagged(request, picture, "image/png")
+    answer = tagged(request, picture, "image/png")
+    if answer.status_code == 200:
+        note(context, caller, "preview.read", job=job_id)
+    return answer
 
 
-def _latest(context: Context, job_id: uuid.UUID, slice_: int | None) -> tuple[SliceResult, str]:
+def _latest(context: Context, caller: Caller, job_id: uuid.UUID, slice_: int | None) -> tuple[SliceResult, str]:
     """The latest image of the slice, or of the first slice that has one, and the method that made it."""
     with context.sessions() as session:
-        job = _job(session, job_id)
+        job = views.job_row(session, caller.tenant, job_id)
+        if job.expired:
+            raise _expired(job)
         chunks = session.execute(select(Chunk.slice, Chunk.result).where(Chunk.job_id == job_id))
         results = {row.slice: row.result for row in chunks}
     if slice_ is not None and slice_ not in results:

@@ -8,13 +8,16 @@ from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
 from api import views
+from api.access import Caller, Reader, Writer
 from api.context import Context, ContextDep
 from api.examples import SCAN, answers, page
-from api.intake import Received, forget, keep, received
+from api.intake import Received, keeping, received
 from api.negotiation import next_link, tagged_json
 from api.problems import Conflict
 from api.schemas import Page, ScanOut
-from worker.models import Job, Scan, Status
+from worker import audit
+from worker.models import Job
+from worker.scans import forget, worked_on
 
 router = APIRouter(tags=["scans"])
 _FILE = {"type": "string", "format": "binary"}
@@ -49,21 +52,18 @@ _NAME = {**_DIGEST, "name": "X-Filename", "description": "what the file is calle
 async def post_scan(
     request: Request,
     context: ContextDep,
-    filename: Annotated[str | None, Query(description="the same as X-Filename", max_length=4096)] = None,
+    caller: Writer,
+    filename: Annotated[str | None, Query(description="the same as X-Filename")] = None,
 ) -> Response:
     """The body is the file, or a form with the part `file`. 200: these very bytes are here already."""
-    async with received(context, request, filename) as file:
-        return await run_in_threadpool(_keep, context, file)
+    async with received(context, caller, request, filename) as file:
+        return await run_in_threadpool(_keep, context, caller, file)
 
 
-def _keep(context: Context, file: Received) -> Response:
-    with context.sessions() as session:
-        try:
-            scan, created = keep(session, context.storage, file)
-            session.commit()
-        finally:
-            session.rollback()
-            forget(session, context.storage, file.upload.sha256)
+def _keep(context: Context, caller: Caller, file: Received) -> Response:
+    with keeping(context, caller, file) as (session, scan, created):
+        audit.append(session, caller.who, "scan.brought", scan=scan.id)
+        session.commit()
     headers = {"Location": f"/v1/scans/{scan.id}"}
     body = views.scan_out(scan).model_dump_json()
     return Response(body, 201 if created else 200, headers, "application/json")
@@ -78,12 +78,13 @@ def _keep(context: Context, file: Received) -> Response:
 def list_scans(
     request: Request,
     context: ContextDep,
+    caller: Reader,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
 ) -> Response:
     """`Link: rel="next"` leads to the next page."""
     with context.sessions() as session:
-        found = views.scan_page(session, limit, cursor)
+        found = views.scan_page(session, caller.tenant, limit, cursor)
     return tagged_json(request, found, next_link(request, found.next_cursor))
 
 
@@ -93,28 +94,25 @@ def list_scans(
     response_model=ScanOut,
     responses=answers({200: SCAN}, 304, 404, 422, 503),
 )
-def get_scan(request: Request, context: ContextDep, scan_id: uuid.UUID) -> Response:
+def get_scan(request: Request, context: ContextDep, caller: Reader, scan_id: uuid.UUID) -> Response:
     """What the file holds, as found by looking into it."""
     with context.sessions() as session:
-        return tagged_json(request, views.scan_out(views.one_scan(session, scan_id)))
+        return tagged_json(request, views.scan_out(views.one_scan(session, caller.tenant, scan_id)))
 
 
 @router.delete(
     "/v1/scans/{scan_id}", status_code=204, summary="Delete a scan", responses=answers({}, 204, 404, 409, 422, 503)
 )
-def delete_scan(context: ContextDep, scan_id: uuid.UUID) -> Response:
+def delete_scan(context: ContextDep, caller: Writer, scan_id: uuid.UUID) -> Response:
     """Refused while a job waits for it or runs on it; results of ended jobs stay."""
     with context.sessions() as session:
-        views.one_scan(session, scan_id)
         # Locks the row against jobs that are being filed for it.
-        scan = session.get(Scan, scan_id, with_for_update=True, populate_existing=True)
-        if scan is None:
-            raise views.no_scan(scan_id)
-        working = (Job.scan_id == scan_id) & Job.status.in_([Status.QUEUED, Status.RUNNING])
-        if open_job := session.scalar(select(Job.id).where(working).limit(1)):
+        scan = views.one_scan(session, caller.tenant, scan_id, for_change=True)
+        if open_job := session.scalar(select(Job.id).where(worked_on(scan)).limit(1)):
             raise Conflict(f"job {open_job} works on this scan; cancel it or let it end", job_id=str(open_job))
         session.delete(scan)
+        audit.append(session, caller.who, "scan.deleted", scan=scan_id)
         session.commit()
-        forget(session, context.storage, scan.sha256)
+        forget(session, context.storage, caller.tenant, scan.sha256)
         session.commit()
     return Response(status_code=204)

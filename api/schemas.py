@@ -7,6 +7,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from core.parameters import Method
+from worker.keys import Scope
 from worker.models import Status
 
 Item = TypeVar("Item")
@@ -61,6 +62,7 @@ class ScanOut(BaseModel):
     has_reference: bool = Field(description="the file brings a fully sampled reference")
     warnings: list[str]
     created_at: datetime
+    expires_at: datetime | None = Field(description="when it is deleted; null: not by itself")
 
 
 def _distinct(numbers: list[int]) -> list[int]:
@@ -163,6 +165,7 @@ class JobItem(BaseModel):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    expires_at: datetime | None = Field(description="when its files are deleted; null: not by themselves")
     links: dict[str, str]
 
 
@@ -211,6 +214,31 @@ class MethodOut(BaseModel):
     needs_prior: bool
     parameters: list[ParameterOut]
     presets: dict[str, dict[str, dict[str, Any]]] = Field(description="preset -> modality -> complete parameters")
+
+
+class KeyOut(BaseModel):
+    """An API key, without the key."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: uuid.UUID
+    name: str
+    scopes: list[Scope]
+    max_open_jobs: int | None
+    max_jobs_per_day: int | None
+    max_stored_bytes: int | None
+    max_requests_per_minute: int | None
+    retention_days: int | None
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None = Field(description="to the minute")
+
+
+class KeyMade(KeyOut):
+    """A new API key; the only answer that holds it."""
+
+    key: str = Field(description="for `Authorization: Bearer`; it cannot be shown again")
 
 
 class HealthOut(BaseModel):

@@ -53,44 +53,50 @@ _VERDICTS = (
 
 def scan_out(scan: Scan) -> ScanOut:
     """A scan as the client sees it."""
-    stored = {name: getattr(scan, name) for name in ("id", "filename", "size_bytes", "sha256", "created_at")}
+    kept = ("id", "filename", "size_bytes", "sha256", "created_at", "expires_at")
+    stored = {name: getattr(scan, name) for name in kept}
     return ScanOut.model_validate({**scan.header, **stored})
 
 
-def one_scan(session: Session, scan_id: uuid.UUID) -> Scan:
-    """The scan of that id."""
-    scan = session.get(Scan, scan_id)
+def one_scan(session: Session, tenant: str, scan_id: uuid.UUID, *, for_change: bool = False) -> Scan:
+    """The tenant's scan of that id."""
+    query = select(Scan).where(Scan.tenant == tenant, Scan.id == scan_id)
+    scan = session.scalars(query.with_for_update() if for_change else query).one_or_none()
     if scan is None:
-        raise no_scan(scan_id)
+        raise NotFound(f"there is no scan {scan_id}; GET /v1/scans lists those there are")
     return scan
 
 
-def no_scan(scan_id: uuid.UUID) -> NotFound:
-    """The problem of an unknown scan."""
-    return NotFound(f"there is no scan {scan_id}; GET /v1/scans lists those there are")
-
-
-def scan_page(session: Session, limit: int, cursor: str | None) -> Page[ScanOut]:
-    """Scans, newest first."""
-    query = select(Scan).order_by(Scan.id.desc()).limit(limit + 1)
+def scan_page(session: Session, tenant: str, limit: int, cursor: str | None) -> Page[ScanOut]:
+    """A tenant's scans, newest first."""
+    query = select(Scan).where(Scan.tenant == tenant).order_by(Scan.id.desc()).limit(limit + 1)
     if cursor is not None:
         query = query.where(Scan.id < _from_cursor(cursor))
     scans = session.scalars(query).all()
     return Page(items=[scan_out(scan) for scan in scans[:limit]], next_cursor=_cursor([s.id for s in scans], limit))
 
 
-def one_job(session: Session, job_id: uuid.UUID) -> JobOut:
-    """The job of that id, in one query."""
-    row = session.execute(_JOBS.add_columns(_VERDICTS).where(Job.id == job_id)).one_or_none()
+def one_job(session: Session, tenant: str, job_id: uuid.UUID) -> JobOut:
+    """The tenant's job of that id, in one query."""
+    query = _JOBS.add_columns(_VERDICTS).where(Job.tenant == tenant, Job.id == job_id)
+    row = session.execute(query).one_or_none()
     if row is None:
         raise no_job(job_id)
     return JobOut.model_validate({**_item(row), "verdicts": row.verdicts or []})
 
 
-def read_job(sessions: sessionmaker[Session], job_id: uuid.UUID) -> JobOut:
-    """The job of that id as it is now, for those who hold no session while they wait."""
+def read_job(sessions: sessionmaker[Session], tenant: str, job_id: uuid.UUID) -> JobOut:
+    """The tenant's job of that id as it is now, for those who hold no session while they wait."""
     with sessions() as session:
-        return one_job(session, job_id)
+        return one_job(session, tenant, job_id)
+
+
+def job_row(session: Session, tenant: str, job_id: uuid.UUID) -> Job:
+    """The row alone of the tenant's job of that id."""
+    job = session.scalars(select(Job).where(Job.tenant == tenant, Job.id == job_id)).one_or_none()
+    if job is None:
+        raise no_job(job_id)
+    return job
 
 
 def no_job(job_id: uuid.UUID) -> NotFound:
@@ -100,6 +106,7 @@ def no_job(job_id: uuid.UUID) -> NotFound:
 
 def job_page(
     session: Session,
+    tenant: str,
     *,
     status: Status | None,
     scan_id: uuid.UUID | None,
@@ -107,8 +114,8 @@ def job_page(
     limit: int,
     cursor: str | None,
 ) -> Page[JobItem]:
-    """Jobs, newest first, in one query; a volume may have hundreds of verdicts, so they are left to `one_job`."""
-    query = _JOBS.order_by(Job.id.desc()).limit(limit + 1)
+    """A tenant's jobs, newest first, in one query. Verdicts, of which a volume has hundreds, are left to `one_job`."""
+    query = _JOBS.where(Job.tenant == tenant).order_by(Job.id.desc()).limit(limit + 1)
     if status is not None:
         query = query.where(Job.status == status)
     if scan_id is not None:
@@ -137,7 +144,7 @@ def _item(row: Row[Any]) -> dict[str, Any]:
     links = {"self": root} | ({"scan": f"/v1/scans/{job.scan_id}"} if job.scan_id else {})
     links |= {name: f"{root}/{name}" for name in ("progress", "events", "result", "preview.png", "cancel", "retry")}
     asked = ("id", "scan_id", "status", "parameters", "outputs", "slices", "seed", "tags", "cancel_requested", "error")
-    found = ("versions", "created_at", "started_at", "finished_at")
+    found = ("versions", "created_at", "started_at", "finished_at", "expires_at")
     return {
         **{name: getattr(job, name) for name in (*asked, *found)},
         "progress": _progress(row),

@@ -1,6 +1,7 @@
 """Cards of the diffusion priors: what a prior is, where it comes from, which file holds it. Torch-free."""
 
 import hashlib
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,8 @@ from core.parameters import Parameters
 BUNDLED = Path(__file__).parent / "weights"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Names that a prior, and so its files, may have."""
+Folders = Path | Sequence[Path] | None
+"""Where priors lie beside the bundled ones; a name belongs to the first that bears it."""
 IMAGE_CHANNELS = {Modality.MRI: 2, Modality.CT: 1}
 """Channels of an image: real and imaginary part of MRI, attenuation of CT."""
 
@@ -128,12 +131,12 @@ class Card(BaseModel):
         return hash(self.sha256)
 
 
-def cards(folder: Path | None = None) -> list[Card]:
+def cards(folder: Folders = None) -> list[Card]:
     """All usable priors: the bundled ones, then those in `folder`, by name. The first prior of a name keeps it."""
     return _survey(folder)[0]
 
 
-def find_card(name: str | None, modality: Modality, folder: Path | None = None) -> Card:
+def find_card(name: str | None, modality: Modality, folder: Folders = None) -> Card:
     """The card of that name, or of the modality's bundled prior. Raises MissingPrior with what there is.
 
     A broken card in `folder` hides no other; whoever asks for its prior is told what is wrong with it.
@@ -155,7 +158,7 @@ def find_card(name: str | None, modality: Modality, folder: Path | None = None) 
     )
 
 
-def card_of(method: Parameters, modality: Modality, folder: Path | None = None) -> Card | None:
+def card_of(method: Parameters, modality: Modality, folder: Folders = None) -> Card | None:
     """The card of the prior that a method names or takes by default; None: it needs none. Raises MissingPrior."""
     return find_card(getattr(method, "prior", None), modality, folder) if method.needs_prior else None
 
@@ -173,12 +176,12 @@ def told(error: ValidationError) -> str:
     return f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
 
 
-def _survey(folder: Path | None) -> tuple[list[Card], dict[str, MissingPrior]]:
+def _survey(folder: Folders) -> tuple[list[Card], dict[str, MissingPrior]]:
     """The usable cards, and by the names of their files what is wrong with the others."""
     known: dict[str, Card] = {}
     broken: dict[str, MissingPrior] = {}
-    further = sorted(folder.glob("*.json")) if folder is not None and folder.is_dir() else []
-    for path in chain(sorted(BUNDLED.glob("*.json")), further):
+    further = [folder] if isinstance(folder, Path) else folder or ()
+    for path in chain.from_iterable(sorted(each.glob("*.json")) for each in (BUNDLED, *further) if each.is_dir()):
         try:
             card = read_card(path)
         except MissingPrior as error:

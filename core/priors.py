@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from core.acquisition import Modality
-from core.cards import ADMNetwork, Card, EDMNetwork, NCSNppNetwork, find_card, sha256_of
+from core.cards import ADMNetwork, Card, EDMNetwork, Folders, NCSNppNetwork, find_card, sha256_of
 from core.device import has_fast_bfloat16
 from core.errors import MissingPrior
 from core.files import replacing
@@ -58,7 +58,7 @@ def _level(x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
     return level, level[:, None, None, None]
 
 
-def load_prior(name: str | None, modality: Modality, folder: Path | None, device: torch.device) -> nn.Module:
+def load_prior(name: str | None, modality: Modality, folder: Folders, device: torch.device) -> nn.Module:
     """Load the prior of that name, or the modality's bundled one, ready to evaluate as D(x, sigma).
 
     Raises MissingPrior when there is none, it belongs to the other modality, or its file differs from its card.

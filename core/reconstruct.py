@@ -1,7 +1,6 @@
 """The front door: one slice of a scan in, a stream of iterates in the scan's units out."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from core import algorithms, metrics
 from core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
+from core.cards import Folders
 from core.iterates import Iterate, Iterates, State
 from core.joint_maps import with_joint_maps
 from core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_complex
@@ -132,14 +132,14 @@ def reconstruct(
     method: Parameters,
     *,
     seed: int,
-    priors: Path | None = None,
+    priors: Folders = None,
     state: State | None = None,
     precedent: Precedent | None = None,
 ) -> Iterates:
     """Iterates of `method`, complete for the problem's modality; the last one is the reconstruction.
 
     The same problem, method, seed, device and precedent give the same bits; `state` of an iterate goes on right after
-    it. `priors` is a folder of priors beside the bundled ones, `precedent` what the slice's leader found. A slice
+    it. `priors` are folders of priors beside the bundled ones, `precedent` what the slice's leader found. A slice
     without any signal is an empty image.
     """
     A, y = problem.operator, problem.measurements

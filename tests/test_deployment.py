@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from worker.settings import Settings
 
@@ -20,17 +21,29 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = ["migrate", "api", "worker", "worker-cpu"]
 DOCKERFILE = (ROOT / "Dockerfile.gpu").read_text()
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+IN_AN_IMAGE = {"python_version": "3.12", "python_full_version": "3.12.14", "extra": ""}
 
 # What the compose specification knows of a service, as far as this file uses it: a misspelt key would be ignored.
 KEYS = {
-    *("build", "cap_drop", "command", "depends_on", "deploy", "environment", "env_file", "healthcheck", "image"),
+    *(
+        "build",
+        "cap_add",
+        "cap_drop",
+        "command",
+        "depends_on",
+        "deploy",
+        "environment",
+        "env_file",
+        "healthcheck",
+        "image",
+    ),
     *("init", "logging", "networks", "ports", "profiles", "read_only", "restart", "security_opt", "shm_size"),
     *("stop_grace_period", "tmpfs", "user", "volumes"),
 }
 
 
 def test_the_stack_is_whole() -> None:
-    assert set(SERVICES) == {"postgres", "redis", *OURS}
+    assert set(SERVICES) == {"postgres", "redis", "proxy", *OURS}
     assert {key for service in SERVICES.values() for key in service} <= KEYS
 
 
@@ -46,7 +59,8 @@ def test_a_service_is_confined_and_comes_back(name: str) -> None:
     if name in OURS:
         assert users(service["build"]["target"])[-1] == "10001:10001"
     else:
-        assert service["user"] == name
+        assert service["user"] == {"proxy": "10001:10001"}.get(name, name)
+    assert service.get("cap_add", []) == {"proxy": ["NET_BIND_SERVICE"]}.get(name, [])
 
 
 @pytest.mark.parametrize(
@@ -116,14 +130,26 @@ def test_redis_forgets_nothing() -> None:
 
 def test_servers_are_not_reachable_from_outside() -> None:
     assert COMPOSE["networks"]["inside"]["internal"] is True
-    assert [name for name, service in SERVICES.items() if "outside" in service["networks"]] == ["api"]
-    assert [name for name, service in SERVICES.items() if "ports" in service] == ["api"]
-    assert all(port.startswith("127.0.0.1:") for port in SERVICES["api"]["ports"])
+    assert COMPOSE["networks"]["front"]["internal"] is True
+    assert [name for name, service in SERVICES.items() if "outside" in service["networks"]] == ["proxy"]
+    assert [name for name, service in SERVICES.items() if "ports" in service] == ["proxy"]
+    assert {name for name, service in SERVICES.items() if "front" in service["networks"]} == {"api", "proxy"}
+    assert "inside" not in SERVICES["proxy"]["networks"]
+
+
+def test_who_comes_from_outside_needs_tls_and_a_key() -> None:
+    settings = Settings.model_validate({key.lower(): value for key, value in SERVICES["api"]["environment"].items()})
+    assert settings.authenticates
+    caddyfile = (ROOT / "docs" / "deployment" / "Caddyfile").read_text()
+    (port,) = (port.rpartition(":")[2] for port in SERVICES["proxy"]["ports"])
+    assert re.search(rf"^https://:{port} {{\n\ttls /tls/certificate.pem /tls/key.pem\n", caddyfile, re.MULTILINE)
+    assert f"reverse_proxy api:{settings.port} " in caddyfile
+    assert any(volume.endswith(":/tls:ro") for volume in SERVICES["proxy"]["volumes"])
 
 
 def test_what_must_last_lies_in_a_named_volume() -> None:
     mounts = {volume for service in SERVICES.values() for volume in service.get("volumes", [])}
-    assert {mount.split(":")[0] for mount in mounts} == set(COMPOSE["volumes"])
+    assert {mount.split(":")[0] for mount in mounts if not mount.endswith(":ro")} == set(COMPOSE["volumes"])
     # Since 18 the image of Postgres refuses a volume at the place where it used to be.
     assert SERVICES["postgres"]["volumes"] == ["postgres:/var/lib/postgresql"]
     for name in ("api", "worker", "worker-cpu"):
@@ -140,16 +166,30 @@ def test_workers_are_chosen_by_profile() -> None:
 
 
 def test_the_api_image_needs_no_torch() -> None:
-    needed = set(PROJECT["dependencies"])
-    names: set[str] = set()
-    while needed:
-        requirement = Requirement(needed.pop())
-        if requirement.name.lower() in names or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
-            continue
-        names.add(requirement.name.lower())
-        needed |= set(distribution(requirement.name).requires or [])
+    names = needed_by(PROJECT["dependencies"])
     assert {"fastapi", "celery", "sqlalchemy", "h5py"} <= names
     assert not {name for name in names if name.startswith(("torch", "nvidia", "triton", "safetensors"))}
+
+
+@pytest.mark.parametrize(("target", "extras"), [("api", ()), ("worker", ("engine",))])
+def test_an_image_installs_only_files_whose_hashes_are_known(target: str, extras: tuple[str, ...]) -> None:
+    lines = (ROOT / target / "requirements.txt").read_text().replace(" \\\n", "").splitlines()
+    locked = dict(
+        re.fullmatch(r"(\S+)==(\S+)(?: +--hash=sha256:[0-9a-f]{64})+", line).groups()
+        for line in lines
+        if line[0] != "#"
+    )
+    wanted = [*PROJECT["dependencies"], *chain(*(PROJECT["optional-dependencies"][extra] for extra in extras))]
+    names = {canonicalize_name(name): version for name, version in locked.items()}
+    assert {(each.name, f"=={names[canonicalize_name(each.name)]}") for each in map(Requirement, wanted)} == {
+        (each.name, str(each.specifier)) for each in map(Requirement, wanted)
+    }
+    # What these bring along is of the versions that everything is tested with.
+    tested = dict(re.findall(r"^([^\s#=]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    assert {name: version for name, version in locked.items() if tested[name] != version} == {}
+    assert set(names) >= needed_by(wanted)
+    assert f"source={target}/requirements.txt,target=/requirements.txt" in stage(target)
+    assert "--require-hashes --only-binary :all: -r /requirements.txt" in stage(target)
 
 
 def test_dependencies_are_pinned_and_the_cuda_image_brings_its_own_torch() -> None:
@@ -162,6 +202,19 @@ def test_dependencies_are_pinned_and_the_cuda_image_brings_its_own_torch() -> No
     constraints = (ROOT / "constraints.txt").read_text()
     assert not re.search(r"^torch\b", constraints, re.MULTILINE)
     assert {"core", "worker", "api", "migrations"} <= set(re.findall(r"^COPY (\w+) \1$", DOCKERFILE, re.MULTILINE))
+
+
+def needed_by(wanted: list[str]) -> set[str]:
+    """Names of these packages and of all that they bring along."""
+    names: set[str] = set()
+    asked = [Requirement(text) for text in wanted]
+    while asked:
+        requirement = asked.pop()
+        name = canonicalize_name(requirement.name)
+        if name not in names and (requirement.marker is None or requirement.marker.evaluate(IN_AN_IMAGE)):
+            names.add(name)
+            asked += map(Requirement, distribution(name).requires or [])
+    return names
 
 
 def stage(target: str) -> str:

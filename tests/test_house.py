@@ -18,7 +18,7 @@ from worker.settings import Settings
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("core", "worker", "api")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-FOR_COMPOSE = {"COMPOSE_PROFILES", "POSTGRES_PASSWORD", "REDIS_PASSWORD"}
+FOR_COMPOSE = {"COMPOSE_PROFILES", "POSTGRES_PASSWORD", "REDIS_PASSWORD", "TLS_FOLDER", "TLS_PORT"}
 
 
 def tracked() -> list[Path]:
@@ -44,7 +44,7 @@ def test_imports_go_one_way() -> None:
     assert linted.returncode == 0, linted.stdout + linted.stderr
 
 
-@pytest.mark.parametrize("module", ["api.app", "api.__main__", "worker.migrate"])
+@pytest.mark.parametrize("module", ["api.app", "api.__main__", "worker.migrate", "worker.commands"])
 def test_the_api_process_never_loads_torch(module: str) -> None:
     loaded = run("-c", f"import sys, {module}; print(*{{'torch', 'scipy.sparse'}} & set(sys.modules))")
     assert loaded.returncode == 0, loaded.stderr

@@ -1,56 +1,20 @@
-"""A worker process: `python -m worker` takes slices one after the other until it is told to end."""
+"""`python -m worker` is a worker; with `keys` or `audit` it says who may use the service and who did what."""
 
-import os
 import sys
-import uuid
-import warnings
 
-from celery import signals
-from celery.exceptions import SecurityWarning
-
-from worker import logs, queue
-from worker.attendant import Attendant
-from worker.place import set_up
 from worker.settings import get_settings
-from worker.tasks import reconstruct_chunk
 
 
 def main() -> int:
-    """Work until SIGTERM; the exit status is Celery's."""
-    os.umask(0o077)
-    # Celery warns of root, whose workers could be sent pickles; these take JSON only.
-    warnings.filterwarnings("ignore", category=SecurityWarning)
-    settings = get_settings()
-    place = set_up(settings)
-    logs.configure(worker=place.name)
-    attendant = Attendant(place)
-    # Celery would set levels and handlers of its own.
-    signals.setup_logging.connect(_leave_logging, weak=False)
-    signals.worker_ready.connect(attendant.begin, weak=False)
-    signals.worker_shutting_down.connect(attendant.end, weak=False)
-    app = queue.make_celery(settings)
+    """Do what the command line asks for. Only a worker loads PyTorch: the image of the API has none."""
+    if sys.argv[1:]:
+        from worker.commands import run
 
-    def take(job_id: str, slice_: int) -> None:
-        reconstruct_chunk(place, uuid.UUID(job_id), int(slice_))
+        return run(sys.argv[1:])
+    get_settings()  # wrong ones are told before PyTorch is loaded, which takes a while
+    from worker.loop import work
 
-    app.task(take, name=queue.TASK)
-    # One task at a time in this very process: whoever kills it kills all of it, and the GPU's memory is free again.
-    worker = app.Worker(
-        pool="solo",
-        hostname=place.name,
-        loglevel="WARNING",
-        without_gossip=True,
-        without_mingle=True,
-        without_heartbeat=True,
-        quiet=True,
-    )
-    worker.start()
-    attendant.farewell()
-    return int(worker.exitcode or 0)
-
-
-def _leave_logging(**_: object) -> None:
-    pass
+    return work()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 
-from worker import queue, sweeping
+from worker import queue, retention, sweeping
 from worker.database import AWAY
 from worker.place import Place
 from worker.tasks import give_back
@@ -77,7 +77,15 @@ class Attendant:
             return
         if waiting:
             queue.ring(waiting)
+        self._expire()
         self._check_hearing(messages or 0)
+
+    def _expire(self) -> None:
+        try:
+            if deleted := retention.expire(self._place.sessions, self._place.storage):
+                log.info("retention.swept", extra={"deleted": deleted})
+        except (*AWAY, OSError) as error:
+            log.warning("retention.failed", extra={"error": type(error).__name__})
 
     def _check_hearing(self, messages: int) -> None:
         """End a worker that does nothing while messages wait: its connection is dead and does not know."""

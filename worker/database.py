@@ -3,7 +3,7 @@
 import uuid
 
 from sqlalchemy import Engine, create_engine, func, make_url, select
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -38,6 +38,11 @@ def make_engine(url: str, pool_size: int = 5) -> Engine:
 def make_sessions(engine: Engine) -> sessionmaker[Session]:
     """A factory of sessions whose objects stay readable after the commit."""
     return sessionmaker(engine, expire_on_commit=False)
+
+
+def in_one_line(error: DBAPIError) -> str:
+    """What the database said first."""
+    return str(error.orig).strip().splitlines()[0]
 
 
 def notify(session: Session, job_id: uuid.UUID) -> None:

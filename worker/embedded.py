@@ -153,7 +153,7 @@ class EmbeddedServers:
     @property
     def database_url(self) -> str:
         """SQLAlchemy URL of the database."""
-        return f"postgresql+psycopg://postgres@/{DATABASE}?host={self.sockets / 'postgres'}"
+        return database_url(self.data)
 
     @property
     def redis_url(self) -> str:
@@ -185,6 +185,11 @@ class EmbeddedServers:
             if server.process is not None:
                 processes.stop([server.process], server.death_signal, STOP_SECONDS)
         shutil.rmtree(self.sockets, ignore_errors=True)
+
+
+def database_url(data: Path) -> str:
+    """SQLAlchemy URL of the database that runs on this data folder."""
+    return f"postgresql+psycopg://postgres@/{DATABASE}?host={_socket_folder(data) / 'postgres'}"
 
 
 def _valkey_binary() -> str:

@@ -5,9 +5,10 @@ import sys
 from datetime import timedelta
 
 from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from worker.database import make_engine, make_sessions
+from worker.database import in_one_line, make_engine, make_sessions
 from worker.models import Worker
 from worker.settings import get_settings
 
@@ -26,7 +27,10 @@ def alive(session: Session, host: str, seconds: float) -> bool:
 if __name__ == "__main__":
     settings = get_settings()
     if settings.database_url is None:
-        raise SystemExit("DATABASE_URL is not set")
-    with make_sessions(make_engine(settings.database_url))() as database:
-        well = alive(database, socket.gethostname(), settings.alive_seconds)
+        raise SystemExit("error: DATABASE_URL is not set")
+    try:
+        with make_sessions(make_engine(settings.database_url))() as database:
+            well = alive(database, socket.gethostname(), settings.alive_seconds)
+    except DBAPIError as error:
+        raise SystemExit(f"error: DATABASE_URL: {in_one_line(error)}") from None
     sys.exit(0 if well else "no worker of this machine was seen lately")

@@ -11,10 +11,11 @@ from sqlalchemy.orm import Session, aliased
 
 from core.parameters import Parameters
 from core.volumes import leaders
+from worker import quotas
 from worker.database import notify
-from worker.models import Chunk, Job, Scan, Status, new_id
+from worker.models import DEFAULT_TENANT, OPEN, Chunk, Job, Key, Scan, Status, new_id
+from worker.scans import end_of
 
-OPEN = (Status.QUEUED, Status.RUNNING)
 SUBMISSION_LOCK = (0x75646967, 1)  # two 32-bit keys: one submission at a time, so that the limit of open jobs is exact
 
 
@@ -51,19 +52,26 @@ def submit(
     idempotency_key: str | None = None,
     request_sha256: str | None = None,
     max_open_jobs: int,
+    key: Key | None = None,
+    retention_days: int | None = None,
 ) -> tuple[Job, bool]:
-    """The queued job and whether it is new: the same key and request answer with the first job.
+    """The queued job of the scan's tenant and whether it is new: the same key and request answer with the first job.
 
-    Raises TooManyOpenJobs, IdempotencyConflict, and IllegalMove when the scan was deleted meanwhile.
+    Raises TooManyOpenJobs, QuotaReached, IdempotencyConflict, and IllegalMove when the scan was deleted meanwhile.
     """
     session.execute(select(func.pg_advisory_xact_lock(*SUBMISSION_LOCK)))
-    if (known := _by_key(session, idempotency_key, request_sha256)) is not None:
+    if (known := _by_key(session, scan.tenant, idempotency_key, request_sha256)) is not None:
         return known, False
+    if key is not None:
+        quotas.check_jobs(session, key)
     _check_room(session, max_open_jobs)
     if session.scalar(select(Scan.id).where(Scan.id == scan.id).with_for_update(read=True, key_share=True)) is None:
         raise IllegalMove(f"scan {scan.id} was deleted")
     row = {
         "id": new_id(),
+        "tenant": scan.tenant,
+        "key_id": None if key is None else key.id,
+        "expires_at": end_of(retention_days),
         "scan_id": scan.id,
         "parameters": method.model_dump(mode="json"),
         "outputs": list(outputs),
@@ -85,10 +93,10 @@ def submit(
     return job, True
 
 
-def _by_key(session: Session, key: str | None, request_sha256: str | None) -> Job | None:
+def _by_key(session: Session, tenant: str, key: str | None, request_sha256: str | None) -> Job | None:
     if key is None:
         return None
-    known = session.scalars(select(Job).where(Job.idempotency_key == key)).one_or_none()
+    known = session.scalars(select(Job).where(Job.tenant == tenant, Job.idempotency_key == key)).one_or_none()
     if known is not None and known.request_sha256 != request_sha256:
         raise IdempotencyConflict(f"the idempotency key was used for another request, which made job {known.id}")
     return known
@@ -98,13 +106,13 @@ def _check_room(session: Session, most: int) -> None:
     count = session.scalar(select(func.count()).select_from(Job).where(Job.status.in_(OPEN))) or 0
     if count >= most:
         raise TooManyOpenJobs(
-            f"{count} jobs are queued or running, the limit is {most} (MAX_OPEN_JOBS); try again later"
+            f"no job more may be queued or running, the limit is {most} (MAX_OPEN_JOBS); try again later"
         )
 
 
-def request_cancel(session: Session, job_id: uuid.UUID) -> Job:
+def request_cancel(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TENANT) -> Job:
     """Cancel what waits at once; what runs is stopped by its worker's next heartbeat. Raises IllegalMove when ended."""
-    job = locked(session, job_id)
+    job = locked(session, job_id, tenant)
     if job.status.ended:
         raise IllegalMove(f"job {job_id} has ended: it is {job.status}")
     job.cancel_requested = True
@@ -113,13 +121,15 @@ def request_cancel(session: Session, job_id: uuid.UUID) -> Job:
     return job
 
 
-def retry(session: Session, job_id: uuid.UUID) -> Job:
+def retry(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TENANT) -> Job:
     """Queue a failed job again; finished slices stay, the others go on from their checkpoints. Raises IllegalMove."""
-    job = locked(session, job_id)
+    job = locked(session, job_id, tenant)
     if job.status is not Status.FAILED:
         raise IllegalMove(f"job {job_id} is {job.status}; only a failed job can be retried")
     if job.scan_id is None:
         raise IllegalMove(f"the scan of job {job_id} was deleted; post it again for a new job")
+    if job.expired:
+        raise IllegalMove(f"job {job_id} has expired; file a new one")
     job.status, job.error, job.finished_at, job.cancel_requested = Status.QUEUED, None, None, False
     again: dict[str, Any] = {"status": Status.QUEUED, "crashes": 0, "rung_at": func.now()}
     again |= {"finished_at": None, "lease_until": None}
@@ -128,9 +138,9 @@ def retry(session: Session, job_id: uuid.UUID) -> Job:
     return job
 
 
-def delete(session: Session, job_id: uuid.UUID) -> None:
+def delete(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TENANT) -> None:
     """Delete a job's rows, whatever it does: its workers find their fence gone. Files go after the commit."""
-    locked(session, job_id)
+    locked(session, job_id, tenant)
     session.execute(sql_delete(Job).where(Job.id == job_id))
     notify(session, job_id)
 
@@ -150,9 +160,13 @@ def claimable() -> ColumnElement[bool]:
     return and_(Chunk.status == Status.QUEUED, ~undone.correlate(Chunk).exists())
 
 
-def locked(session: Session, job_id: uuid.UUID) -> Job:
-    """The job, held until the transaction ends. Whoever changes chunks holds their job first: no deadlocks."""
+def locked(session: Session, job_id: uuid.UUID, tenant: str | None = None) -> Job:
+    """The job, of this tenant where one is named, held until the transaction ends.
+
+    Whoever changes chunks holds their job first: no deadlocks.
+    """
     query = select(Job).where(Job.id == job_id).with_for_update().execution_options(populate_existing=True)
+    query = query if tenant is None else query.where(Job.tenant == tenant)
     job = session.scalars(query).one_or_none()
     if job is None:
         raise UnknownJob(f"there is no job {job_id}")

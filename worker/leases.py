@@ -24,6 +24,7 @@ class Claim:
     """A chunk that this process may work on as long as its lease lives."""
 
     job_id: uuid.UUID
+    tenant: str
     slice: int
     attempt: int
     parameters: dict[str, Any]
@@ -103,6 +104,7 @@ def _take(session: Session, job: Job, wanted: int, worker: str, lease_seconds: f
     notify(session, job.id)
     return Claim(
         job_id=job.id,
+        tenant=job.tenant,
         slice=row.slice,
         attempt=row.attempt,
         parameters=job.parameters,

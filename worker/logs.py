@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import traceback
 
 import structlog
 
@@ -14,6 +15,25 @@ SHARED: list[structlog.typing.Processor] = [
 ]
 
 
+def _without_its_words(
+    _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Where an exception came from and of which kind it was; its message may quote a scan, and so a patient."""
+    error = event.pop("exc_info", None)
+    if isinstance(error, tuple):
+        error = error[1]
+    if isinstance(error, BaseException):
+        event["exception"] = "".join(traceback.format_tb(error.__traceback__)) + _kinds(error)
+    return event
+
+
+def _kinds(error: BaseException) -> str:
+    """The kinds of an exception and of its causes; of the system's own errors also what they say."""
+    told = type(error).__name__ + (f": {error.strerror}" if isinstance(error, OSError) else "")
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return told if cause is None else f"{told}, after {_kinds(cause)}"
+
+
 def configure(**bound: str) -> None:
     """Send what all loggers say through one formatter; `bound` stands in every line."""
     structlog.contextvars.bind_contextvars(**bound)
@@ -21,7 +41,7 @@ def configure(**bound: str) -> None:
         foreign_pre_chain=SHARED,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.format_exc_info,
+            _without_its_words,
             structlog.processors.JSONRenderer(),
         ],
     )

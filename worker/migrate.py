@@ -4,7 +4,9 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from sqlalchemy.exc import DBAPIError
 
+from worker.database import in_one_line
 from worker.settings import get_settings
 
 SCRIPTS = Path(__file__).parent.parent / "migrations"
@@ -25,5 +27,8 @@ def migrate(url: str, revision: str = "head") -> None:
 
 if __name__ == "__main__":
     if (database_url := get_settings().database_url) is None:
-        raise SystemExit("DATABASE_URL is not set; `python -m worker.serve` starts and migrates a server of its own")
-    migrate(database_url)
+        raise SystemExit("error: DATABASE_URL is not set; `python -m worker.serve` starts a server of its own")
+    try:
+        migrate(database_url)
+    except DBAPIError as error:
+        raise SystemExit(f"error: DATABASE_URL: {in_one_line(error)}") from None

@@ -7,10 +7,22 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, DateTime, Enum, ForeignKey, Index, MetaData, String, func, text
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Enum,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    UniqueConstraint,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+DEFAULT_TENANT = "default"  # whose all is that was kept before there were keys, or is while authentication is off
 CONSTRAINT_NAMES = {
     "ix": "ix_%(column_0_label)s",
     "uq": "uq_%(table_name)s_%(column_0_name)s",
@@ -41,6 +53,9 @@ class Status(StrEnum):
         return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 
 
+OPEN = (Status.QUEUED, Status.RUNNING)
+
+
 class Base(DeclarativeBase):
     """Base of the tables; times are with zone, JSON is JSONB."""
 
@@ -56,17 +71,50 @@ class Base(DeclarativeBase):
     }
 
 
-class Scan(Base):
-    """One uploaded file, stored once under its hash."""
+class Key(Base):
+    """An API key: whose it is, what it may do and how much. Of the key itself there is only its hash."""
 
-    __tablename__ = "scans"
+    __tablename__ = "keys"
+    __table_args__ = (Index("ix_keys_tenant", "tenant"),)
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    tenant: Mapped[str] = mapped_column(String(63))
+    name: Mapped[str] = mapped_column(String(64))
+    scopes: Mapped[list[str]]
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    previous_sha256: Mapped[str | None] = mapped_column(String(64), unique=True)  # before the last rotation
+    previous_until: Mapped[datetime | None]  # until when that one is taken too
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]  # to the minute
+    # Null: only the settings of the service set a limit.
+    max_open_jobs: Mapped[int | None]
+    max_jobs_per_day: Mapped[int | None]
+    max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    max_requests_per_minute: Mapped[int | None]
+    retention_days: Mapped[int | None]
+
+
+class Scan(Base):
+    """One uploaded file, stored once for each tenant under its hash."""
+
+    __tablename__ = "scans"
+    __table_args__ = (
+        UniqueConstraint("tenant", "sha256", name="uq_scans_tenant_sha256"),
+        Index("ix_scans_key_id", "key_id"),
+        Index("ix_scans_expires_at", "expires_at"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    tenant: Mapped[str] = mapped_column(String(63), default=DEFAULT_TENANT, server_default=DEFAULT_TENANT)
+    key_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("keys.id"))  # that brought it; null: authentication off
+    sha256: Mapped[str] = mapped_column(String(64))
     filename: Mapped[str]
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     header: Mapped[dict[str, Any]]  # core.acquisition.ScanHeader as JSON
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]  # when the sweep deletes it
 
 
 class Job(Base):
@@ -77,9 +125,14 @@ class Job(Base):
         Index("ix_jobs_status", "status"),
         Index("ix_jobs_scan_id", "scan_id"),
         Index("ix_jobs_tags", "tags", postgresql_using="gin"),
+        UniqueConstraint("tenant", "idempotency_key", name="uq_jobs_tenant_idempotency_key"),
+        Index("ix_jobs_key_id", "key_id", "created_at"),
+        Index("ix_jobs_expires_at", "expires_at"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    tenant: Mapped[str] = mapped_column(String(63), default=DEFAULT_TENANT, server_default=DEFAULT_TENANT)
+    key_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("keys.id"))  # that filed it; null: authentication off
     scan_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("scans.id", ondelete="SET NULL"))  # null: scan deleted
     status: Mapped[Status] = mapped_column(default=Status.QUEUED)
     parameters: Mapped[dict[str, Any]]  # core.parameters.Method, complete
@@ -88,7 +141,7 @@ class Job(Base):
     seed: Mapped[int] = mapped_column(BigInteger)
     tags: Mapped[dict[str, Any]]
     webhook_url: Mapped[str | None]
-    idempotency_key: Mapped[str | None] = mapped_column(String(255), unique=True)
+    idempotency_key: Mapped[str | None] = mapped_column(String(255))
     request_sha256: Mapped[str | None] = mapped_column(String(64))  # of the body sent with the key
     cancel_requested: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
     error: Mapped[dict[str, Any] | None]  # problem document
@@ -99,6 +152,8 @@ class Job(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]  # when the sweep deletes its files
+    expired: Mapped[bool] = mapped_column(default=False, server_default=text("false"))  # its files are gone
 
 
 class Chunk(Base):
@@ -153,3 +208,18 @@ class Worker(Base):
     device: Mapped[str]
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Audit(Base):
+    """Who did what to what. Rows are only ever added, and each holds the hash of the one before: see `worker.audit`."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index("ix_audit_actor", "actor", "at"),)
+
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    actor: Mapped[str]  # key:<id> | open | command:<uid> | sweep
+    tenant: Mapped[str] = mapped_column(String(63))
+    action: Mapped[str]
+    ids: Mapped[dict[str, Any]]
+    hash: Mapped[str] = mapped_column(String(64))

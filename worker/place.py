@@ -22,7 +22,7 @@ from worker.database import make_engine, make_sessions
 from worker.heart import Heart
 from worker.names import worker_name
 from worker.settings import Settings
-from worker.storage import Storage
+from worker.storage import Storage, open_storage
 
 
 @dataclass
@@ -54,14 +54,14 @@ class Place:
             return torch.cuda.get_device_name(self.device)
         return f"cpu ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
 
-    def versions(self, method: Parameters, modality: Modality) -> dict[str, Any]:
+    def versions(self, method: Parameters, modality: Modality, tenant: str) -> dict[str, Any]:
         """What makes a result: software, prior with its hash, device. Raises MissingPrior."""
         found = {
             "software": f"udig-recon {version('udig-recon')}",
             "torch": str(torch.__version__),
             "device": self.device_name,
         }
-        if (card := card_of(method, modality, self.settings.priors_folder)) is not None:
+        if (card := card_of(method, modality, self.settings.priors_folders(tenant))) is not None:
             found |= {"prior": card.name, "prior_sha256": card.sha256}
         return found
 
@@ -69,12 +69,12 @@ class Place:
 def set_up(settings: Settings) -> Place:
     """The process as a worker; torch takes its share of the cores."""
     if settings.database_url is None:
-        raise SystemExit("DATABASE_URL is not set; `python -m worker.serve` starts a server of its own")
+        raise SystemExit("error: DATABASE_URL is not set; `python -m worker.serve` starts a server of its own")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(settings.threads or max(1, cores // settings.workers))
     try:
         device = prepared(settings.device)
     except ReconstructionError as error:
-        raise SystemExit(f"DEVICE: {error}") from None
+        raise SystemExit(f"error: DEVICE: {error}") from None
     engine = make_engine(settings.database_url)
-    return Place(settings, make_sessions(engine), Storage(settings.data), device)
+    return Place(settings, make_sessions(engine), open_storage(settings.data), device)

@@ -49,7 +49,7 @@ class Run:
         self._place, self._heart, self._claim = place, heart, heart.claim
         self.method: Parameters = parse(self._claim.parameters)
         self.modality = Modality(self._claim.scan_header["modality"])
-        self.versions = place.versions(self.method, self.modality)
+        self.versions = place.versions(self.method, self.modality, self._claim.tenant)
         made_by = fingerprint(
             parameters=self._claim.parameters,
             seed=self._claim.seed,
@@ -68,7 +68,7 @@ class Run:
     def compute(self) -> Outcome:
         """The slice's result. Raises Fenced, Released, and what the engine raises."""
         self._began = time.monotonic()
-        path = self._place.storage.scan(self._claim.scan_sha256)
+        path = self._place.storage.scan(self._claim.scan_sha256, self._claim.tenant)
         problem = slice_problem(
             formats.read(path, [self._claim.slice]), 0, self._place.device, fit_maps=self.method.fits_maps
         )
@@ -90,7 +90,7 @@ class Run:
             problem,
             self.method,
             seed=self._claim.seed,
-            priors=settings.priors_folder,
+            priors=settings.priors_folders(self._claim.tenant),
             state=state,
             precedent=self._claim.precedent,
         )

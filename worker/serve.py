@@ -14,17 +14,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 
 from worker import logs, processes, sweeping
 from worker.children import Child
-from worker.database import AWAY, make_engine, make_sessions
+from worker.database import AWAY, in_one_line, make_engine, make_sessions
 from worker.embedded import EmbeddedError, EmbeddedServers
 from worker.migrate import migrate
 from worker.names import name_prefix
-from worker.settings import Settings
-from worker.storage import Storage, replacing
+from worker.settings import BadSetting, Settings, read_settings
+from worker.storage import open_storage, replacing
 
 log = logging.getLogger(__name__)
 WATCH_SECONDS = 0.2
@@ -67,8 +66,7 @@ class Service:
         if self._embedded.has_postgres:
             # Nobody else works on this database, and those who did are dead.
             self._forget("")
-        # Without a workspace of fixed size cuBLAS does not give the same bits twice.
-        environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **os.environ, **self._environment()}
+        environment = self._environment()
         self._children = [Child("api", [sys.executable, "-m", "api"], environment)]
         self._children += [
             Child(f"worker {number}", [sys.executable, "-m", "worker"], environment)
@@ -76,8 +74,12 @@ class Service:
         ]
 
     def _environment(self) -> dict[str, str]:
+        """What the children start with: the settings as they were read, where a file held them too."""
         names = ("database_url", "redis_url", "data", "port", "host", "workers")
-        return {name.upper(): str(getattr(self.settings, name)) for name in names}
+        read = {name.upper(): str(getattr(self.settings, name)) for name in names}
+        inherited = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in read}
+        # Without a workspace of fixed size cuBLAS does not give the same bits twice.
+        return {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **inherited, **read}
 
     def watch(self) -> None:
         """Start what has died again, servers first."""
@@ -118,7 +120,7 @@ def serve(settings: Settings) -> None:
     ending: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: ending.append(number))
-    Storage(settings.data)
+    open_storage(settings.data)
     with only_one(settings.data):
         check_port(settings)
         service, note = Service(settings), settings.data / "service.json"
@@ -161,7 +163,7 @@ def check_port(settings: Settings) -> None:
         with _bound(settings.host, settings.port):
             pass
     except OSError as error:
-        raise CannotServeError(f"port {settings.port} of {settings.host}: {error.strerror}; set PORT") from None
+        raise CannotServeError(f"port {settings.port} of {settings.host}: {error.strerror}; set PORT or HOST") from None
 
 
 def free_port(host: str) -> int:
@@ -189,13 +191,11 @@ def main() -> int:
     logs.configure()
     logging.getLogger().setLevel(logging.WARNING)
     try:
-        serve(Settings())
-    except (CannotServeError, EmbeddedError, OSError) as error:
+        serve(read_settings())
+    except (BadSetting, CannotServeError, EmbeddedError, OSError) as error:
         return _refuse(str(error))
-    except ValidationError as error:
-        return _refuse("; ".join(f"{e['loc'][0]}: {e['msg']}, found {e['input']!r}".upper() for e in error.errors()))
     except DBAPIError as error:
-        return _refuse(f"the database cannot be used: {str(error.orig).strip().splitlines()[0]}")
+        return _refuse(f"DATABASE_URL: the database cannot be used: {in_one_line(error)}")
     return 0
 
 

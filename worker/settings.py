@@ -1,17 +1,25 @@
-"""Every setting of the service, read once from the environment."""
+"""Every setting of the service, read once from the environment or from files that it names."""
 
+import ipaddress
+import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 
 class Settings(BaseSettings):
-    """Settings by their environment names, in capitals: `DATABASE_URL`, `DATA`, `PORT`, ..."""
+    """Settings by their environment names, in capitals: `DATABASE_URL`, `DATA`, `PORT`, ...
 
-    model_config = SettingsConfigDict(env_file=None, extra="ignore", frozen=True)
+    Each may come from a file, as secrets do: `DATABASE_URL_FILE` names the one that holds `DATABASE_URL`.
+    """
+
+    model_config = SettingsConfigDict(env_file=None, extra="ignore", frozen=True, hide_input_in_errors=True)
 
     database_url: str | None = Field(None, description="SQLAlchemy URL of Postgres; unset: the embedded server")
     redis_url: str | None = Field(None, description="URL of a Redis-protocol server; unset: the embedded server")
@@ -19,6 +27,9 @@ class Settings(BaseSettings):
     data: Path = Field(Path(".data"), description="folder of scans, checkpoints, results and embedded servers")
     priors: Path | None = Field(None, description="folder of further diffusion priors; unset: DATA/priors")
     host: str = Field("127.0.0.1", description="address that the API binds to")
+    authentication: Literal["auto", "on", "off"] = Field(
+        "auto", description="whether requests need an API key; auto: unless HOST is a loopback address"
+    )
     port: int = Field(8000, ge=0, le=65535, description="port of the API; 0 takes a free one")
     workers: int = Field(2, ge=1, le=64, description="worker processes that `make serve` starts")
     threads: int = Field(
@@ -30,6 +41,12 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(8 << 30, ge=1, description="largest scan file")
     disk_reserve_bytes: int = Field(1 << 30, ge=0, description="uploads are refused when less would stay free")
     max_open_jobs: int = Field(1000, ge=1, description="jobs queued or running at once")
+    retention_days: int | None = Field(
+        None,
+        ge=1,
+        le=36500,
+        description="scans and jobs are deleted after this, unless their key says another",
+    )
     max_slices: int = Field(1024, ge=1, description="slices of one scan")
     max_coils: int = Field(64, ge=1, description="coils of one scan")
     max_matrix: int = Field(1024, ge=16, description="largest side of an image, k-space or detector row")
@@ -43,18 +60,122 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(5, gt=0, description="period in which waiting rows are rung again")
     max_crashes: int = Field(3, ge=1, description="a slice that killed its worker this often fails its job")
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, url: str | None) -> str | None:
+        try:
+            if url is None or make_url(url).get_backend_name() == "postgresql":
+                return url
+        except ArgumentError:
+            pass
+        raise ValueError("no URL of a Postgres database, such as postgresql://user:password@host:5432/name")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, url: str | None) -> str | None:
+        if url is None or url.startswith(("redis://", "rediss://", "unix://")):
+            return url
+        raise ValueError("no URL of a Redis server, such as redis://:password@host:6379/0")
+
+    @field_validator("data", "priors")
+    @classmethod
+    def _is_no_file(cls, folder: Path | None) -> Path | None:
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is not a folder")
+        return folder
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.authentication == "off" and not _is_loopback(self.host):
+            raise ValueError(
+                f"AUTHENTICATION: off would let everyone in who reaches {self.host}; on, or HOST=127.0.0.1"
+            )
+        if self.heartbeat_seconds >= self.lease_seconds:
+            raise ValueError(f"HEARTBEAT_SECONDS: {self.heartbeat_seconds:g} is no less than LEASE_SECONDS")
+        return self
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether requests need an API key."""
+        return self.authentication == "on" or (self.authentication == "auto" and not _is_loopback(self.host))
+
     @property
     def priors_folder(self) -> Path:
-        """Folder of further priors."""
+        """Folder of further priors, for all."""
         return self.priors or self.data / "priors"
+
+    def priors_folders(self, tenant: str) -> tuple[Path, Path]:
+        """Folders of the priors that a tenant may use: those for all, and its own."""
+        return self.priors_folder, self.priors_folder / tenant
 
     @property
     def alive_seconds(self) -> float:
         """How long ago a worker may have been seen to count as alive."""
         return 4 * self.sweep_seconds
 
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], *_: PydanticBaseSettingsSource, **given: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, the environment, and the files that it names."""
+        return given["init_settings"], given["env_settings"], _Files(settings_cls)
+
+
+class _Files(PydanticBaseSettingsSource):
+    """Values that stand in files named by `<SETTING>_FILE`."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        """The content of the file without the white space around it."""
+        named = os.environ.get(f"{field_name.upper()}_FILE")
+        return None if named is None else Path(named).read_text().strip(), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """All values that stand in files."""
+        found = {}
+        for name, field in self.settings_cls.model_fields.items():
+            try:
+                value, _, _ = self.get_field_value(field, name)
+            except (OSError, UnicodeDecodeError) as error:
+                raise BadSetting(f"{name.upper()}_FILE: {getattr(error, 'strerror', None) or 'no text'}") from None
+            if value is not None and name.upper() in os.environ:
+                raise BadSetting(f"{name.upper()}: is set, and {name.upper()}_FILE too; one of them")
+            if value is not None:
+                found[name] = value
+        return found
+
+
+class BadSetting(Exception):
+    """A setting that the service cannot start with; the message names it."""
+
+
+def read_settings() -> Settings:
+    """The settings of the environment. Raises BadSetting with one line, in which no value stands that may be secret."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise BadSetting("; ".join(map(_told, error.errors()))) from None
+
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """The settings of this process."""
-    return Settings()
+    """The settings of this process, which ends with one line when it cannot have them."""
+    try:
+        return read_settings()
+    except BadSetting as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name may lead anywhere
+
+
+def _told(error: Any) -> str:
+    words = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if not error["loc"]:
+        return str(words)
+    name = str(error["loc"][0]).upper()
+    # URLs hold passwords.
+    return f"{name}: {words}" + ("" if name.endswith("_URL") else f", found {str(error['input'])!r}")

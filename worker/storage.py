@@ -1,4 +1,4 @@
-"""Where bytes lie: scans by their hash, and one folder for everything of a job."""
+"""Where bytes lie: scans by tenant and hash, and one folder for everything of a job."""
 
 import os
 import shutil
@@ -8,9 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from core import files
+from worker.models import DEFAULT_TENANT
 
 OWNER_ONLY = 0o700
 JOB_FOLDERS = ("checkpoints", "slices", "previews", "results")
+
+
+def open_storage(root: Path) -> "Storage":
+    """The files below DATA; the process ends with one line when they cannot be used."""
+    try:
+        return Storage(root)
+    except OSError as error:
+        raise SystemExit(f"error: DATA: {root} cannot be used as a folder of our own: {error.strerror}") from None
 
 
 class Storage:
@@ -38,21 +47,23 @@ class Storage:
         """How a row names a file or folder."""
         return str(path.relative_to(self.root))
 
-    def scan(self, sha256: str) -> Path:
-        """The scan of that hash."""
-        return self.scans / sha256
+    def scan(self, sha256: str, tenant: str = DEFAULT_TENANT) -> Path:
+        """The tenant's scan of that hash. The default tenant's lie where they lay before there were tenants."""
+        folder = self.scans if tenant == DEFAULT_TENANT else self.scans / tenant
+        return folder / sha256
 
-    def keep_scan(self, incoming: Path, sha256: str) -> Path:
+    def keep_scan(self, incoming: Path, sha256: str, tenant: str = DEFAULT_TENANT) -> Path:
         """Move a file that came in to its place; the same bytes may lie there already."""
-        target = self.scan(sha256)
+        target = self.scan(sha256, tenant)
+        target.parent.mkdir(mode=OWNER_ONLY, exist_ok=True)
         incoming.chmod(0o600)
         incoming.replace(target)
-        files.sync_folder(self.scans)
+        files.sync_folder(target.parent)
         return target
 
-    def delete_scan(self, sha256: str) -> None:
+    def delete_scan(self, sha256: str, tenant: str = DEFAULT_TENANT) -> None:
         """Delete a scan, if it is there."""
-        self.scan(sha256).unlink(missing_ok=True)
+        self.scan(sha256, tenant).unlink(missing_ok=True)
 
     def job(self, job_id: uuid.UUID) -> Path:
         """Folder of a job."""

@@ -1,7 +1,5 @@
 """The methods, one algorithm a file, each a generator of iterates; here each is given what it needs."""
 
-from pathlib import Path
-
 import torch
 from torch import Generator, Tensor, nn
 
@@ -11,7 +9,7 @@ from core.algorithms.judged import judged
 from core.algorithms.l1_wavelet import l1_wavelet
 from core.algorithms.tv import tv
 from core.algorithms.udig_dip import udig_dip
-from core.cards import find_card
+from core.cards import Folders, find_card
 from core.errors import UnsupportedScan
 from core.familiarity import strangeness_to
 from core.iterates import Iterates, State
@@ -31,7 +29,7 @@ def run(
     A: LinearOperator,
     method: Parameters,
     rng: Generator,
-    priors: Path | None,
+    priors: Folders,
     state: State | None,
     precedent: Precedent | None = None,
 ) -> Iterates:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.formats.limits import unreadable
+from core.formats.limits import of_kind, unreadable
 
 BLOCK_BYTES = 4 << 20
 BOMB_BYTES = 64 << 20  # arrays below this are never bombs
@@ -136,4 +136,4 @@ def attribute(name: str, value: Array) -> float | str:
             return only.decode("utf-8", "replace")
         if isinstance(only, str):
             return str(only)
-    raise unreadable(name, f"shape {value.shape} of {value.dtype}", "one number or one text")
+    raise unreadable(name, f"shape {value.shape} of {of_kind(value.dtype)}", "one number or one text")

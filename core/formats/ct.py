@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from core.acquisition import CTAcquisition, Modality, ScanHeader
 from core.errors import UnsupportedScan
 from core.formats.arrays import Array, ArraySource, Contents, Expanded
-from core.formats.limits import LEAST_SIDE, Limits, unreadable
+from core.formats.limits import LEAST_SIDE, Limits, quoted, unreadable
 from core.formats.survey import check_values, surveyed
 
+_GEOMETRIES = ("fan", "cone", "helical")  # that are not read, but named
 _STEEP = 50.0  # line integrals of patients stay below about 15
 
 
@@ -105,10 +106,11 @@ def _layout(contents: Contents) -> _Layout:
     attributes = contents.attributes
     geometry = attributes.get("geometry", "parallel")
     if geometry != "parallel":
+        found = quoted(geometry, *_GEOMETRIES)
         raise UnsupportedScan(
-            f"geometry: found {str(geometry)[:40]!r}, expected 'parallel'",
+            f"geometry: found {found}, expected parallel",
             field="geometry",
-            found=str(geometry)[:40],
+            found=found,
             expected="parallel",
         )
     warnings: list[str] = []
@@ -143,7 +145,7 @@ def _grid(
     given = attributes.get("image_size")
     if given is not None:
         if isinstance(given, str) or not 1 <= given < 1e9 or given != int(given):
-            raise unreadable("image_size", str(given), "a whole number of pixels")
+            raise unreadable("image_size", quoted(given), "a whole number of pixels")
         return int(given), pixel, spacing
     if reference is not None and len(reference.shape) >= 2:
         size = reference.shape[-1]
@@ -158,7 +160,7 @@ def _length(attributes: Mapping[str, float | str], name: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, str) or not 1e-4 <= value <= 1e3:
-        raise unreadable(name, str(value), "a length in millimetres between 0.0001 and 1000")
+        raise unreadable(name, quoted(value), "a length in millimetres between 0.0001 and 1000")
     return value
 
 
@@ -186,10 +188,10 @@ def _i0(attributes: Mapping[str, float | str]) -> float | None:
     if quantity == "line_integrals":
         return None
     if quantity != "counts":
-        raise unreadable("quantity", repr(quantity)[:40], "'line_integrals' or 'counts'")
+        raise unreadable("quantity", quoted(quantity), "'line_integrals' or 'counts'")
     i0 = attributes.get("i0")
     if i0 is None or isinstance(i0, str) or not (0 < i0 < math.inf):
-        raise unreadable("i0", str(i0), "photons per ray without an object, for quantity 'counts'")
+        raise unreadable("i0", quoted(i0), "photons per ray without an object, for quantity 'counts'")
     return i0
 
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from core.formats.arrays import ARRAYS, ATTRIBUTES, Array, ArraySource, Contents, Region, attribute, regions
-from core.formats.limits import unreadable
+from core.formats.limits import of_kind, unreadable
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 RESULT_MARK = "udig_recon_result"
@@ -25,7 +25,7 @@ class Hdf5Array(ArraySource):
 
     def __init__(self, name: str, dataset: h5py.Dataset, file_bytes: int) -> None:
         if dataset.shape is None or dataset.dtype.hasobject or dataset.dtype.kind not in "biufc":
-            raise unreadable(name, f"shape {dataset.shape} of {dataset.dtype}", "an array of numbers")
+            raise unreadable(name, f"shape {dataset.shape} of {of_kind(dataset.dtype)}", "an array of numbers")
         self._dataset = dataset
         stored = min(file_bytes, dataset.id.get_storage_size())
         super().__init__(name, dataset.shape, dataset.dtype, stored)
@@ -64,7 +64,7 @@ def _refuse_links(file: h5py.File) -> None:
     """Look at every link without following any."""
     seen = 0
 
-    def look(name: bytes, link: h5py.h5l.LinkInfo) -> str | None:
+    def look(_: bytes, link: h5py.h5l.LinkInfo) -> str | None:
         nonlocal seen
         seen += 1
         if seen > _MOST_LINKS:
@@ -72,7 +72,7 @@ def _refuse_links(file: h5py.File) -> None:
         if link.type == h5py.h5l.TYPE_HARD:
             return None
         kind = "an external" if link.type == h5py.h5l.TYPE_EXTERNAL else "a soft"
-        return f"{kind} link at {name[:200].decode('utf-8', 'replace')!r}"
+        return f"{kind} link"
 
     found = file.id.links.visit(look, info=True)
     if found:
@@ -106,7 +106,7 @@ def _attribute(holder: Any, name: str) -> float | str:
     text = h5py.check_string_dtype(identifier.dtype) is not None
     # The size first: what an attribute declares is allocated when it is read.
     if identifier.shape not in ((), (1,)) or not (text or identifier.dtype.kind in "biuf"):
-        raise unreadable(name, f"shape {identifier.shape} of {identifier.dtype}", "one number or one text")
+        raise unreadable(name, f"shape {identifier.shape} of {of_kind(identifier.dtype)}", "one number or one text")
     value = holder.attrs[name]
     return attribute(name, np.asarray(value, dtype=object) if text else np.asarray(value))
 
@@ -118,7 +118,7 @@ def _header(file: h5py.File) -> bytes | None:
     dataset = _dataset(file, "ismrmrd_header")
     expected = f"one XML text of at most {_MOST_HEADER_BYTES} bytes"
     if dataset.shape not in ((), (1,)) or h5py.check_string_dtype(dataset.dtype) is None:
-        raise unreadable("ismrmrd_header", f"shape {dataset.shape} of {dataset.dtype}", expected)
+        raise unreadable("ismrmrd_header", f"shape {dataset.shape} of {of_kind(dataset.dtype)}", expected)
     if dataset.dtype.itemsize > _MOST_HEADER_BYTES:
         raise unreadable("ismrmrd_header", f"{dataset.dtype.itemsize} bytes", expected)
     value = np.asarray(dataset[()], dtype=object).reshape(-1)[0]

@@ -5,7 +5,9 @@ from typing import NoReturn
 from xml.parsers import expat
 
 from core.errors import UnsupportedScan
-from core.formats.limits import unreadable
+from core.formats.limits import quoted, unreadable
+
+_TRAJECTORIES = ("epi", "radial", "goldenangle", "spiral", "other")
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,11 @@ def recon_space(header: bytes) -> ReconSpace | None:
     texts = _texts(header)
     trajectory = texts.get("trajectory", "cartesian")
     if trajectory.lower() != "cartesian":
+        found = quoted(trajectory, *_TRAJECTORIES)
         raise UnsupportedScan(
-            f"ismrmrd_header: found a {trajectory[:40]} trajectory, expected cartesian",
+            f"ismrmrd_header: found {found} as trajectory, expected cartesian",
             field="ismrmrd_header",
-            found=trajectory[:40],
+            found=found,
             expected="cartesian",
         )
     size = [_number(texts.get(f"reconSpace/matrixSize/{axis}", "")) for axis in "xy"]

@@ -4,8 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from struct import error as StructError
+from typing import Any
 from zipfile import BadZipFile
 from zlib import error as ZlibError
+
+import numpy as np
 
 from core.errors import UnreadableScan, UnsupportedScan
 
@@ -59,11 +62,24 @@ def unreadable(field: str, found: str, expected: str) -> UnreadableScan:
     return UnreadableScan(f"{field}: found {found}, expected {expected}", field=field, found=found, expected=expected)
 
 
+def quoted(value: float | str | None, *known: str) -> str:
+    """A value of a scan file for a message. Of texts only the known words: others may name a patient."""
+    if not isinstance(value, str) or value in known:
+        return str(value)
+    return f"a text of {len(value)} characters"
+
+
+def of_kind(dtype: np.dtype[Any]) -> str:
+    """A type of numbers for a message; the names of a record's fields stay out of it."""
+    return f"{dtype}" if dtype.kind in "biufc" else f"no numbers (kind {dtype.kind})"
+
+
 @contextmanager
 def damage_is_unreadable(kind: str) -> Iterator[None]:
     """Turn what the libraries raise for damaged bytes into UnreadableScan."""
     try:
         yield
     except _BROKEN as error:
-        found = f"damaged content ({type(error).__name__}: {str(error)[:200]})"
+        # Not what the library says: it may quote the file.
+        found = f"damaged content ({type(error).__name__})"
         raise unreadable("file", found, f"a whole {kind} file") from error

@@ -23,7 +23,7 @@ from core.formats.arrays import (
     attribute,
     regions,
 )
-from core.formats.limits import unreadable
+from core.formats.limits import of_kind, unreadable
 
 SIGNATURE = b"\x93NUMPY"
 ZIP_SIGNATURE = b"PK\x03\x04"
@@ -159,12 +159,12 @@ def _header(name: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype
     match ast.literal_eval(file.read(length).decode("utf-8")):
         case {"descr": descr, "fortran_order": bool(fortran), "shape": tuple(shape)}:
             dtype = npy_format.descr_to_dtype(descr)
-        case other:
-            raise unreadable(name, f"the header {str(other)[:80]}", "descr, fortran_order and shape")
+        case _:
+            raise unreadable(name, "another header", "descr, fortran_order and shape")
     if not all(type(side) is int and side >= 0 for side in shape):
-        raise unreadable(name, f"shape {str(shape)[:80]}", "whole numbers")
+        raise unreadable(name, "a shape of something else", "whole numbers")
     if dtype.hasobject:
         raise unreadable(name, "a pickled array of objects", "an array of numbers")
     if dtype.kind not in "biufcSU":
-        raise unreadable(name, f"an array of {str(dtype)[:80]}", "an array of numbers")
+        raise unreadable(name, f"an array of {of_kind(dtype)}", "an array of numbers")
     return shape, fortran, dtype

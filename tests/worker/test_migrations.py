@@ -1,17 +1,21 @@
 """The tables come, go and come again, and are those of the models."""
 
+import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect, select
+from sqlalchemy import inspect, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.parameters import CGSense
-from worker import jobs
+from worker import audit, jobs, keys
+from worker.audit import Who
 from worker.database import make_engine
+from worker.keys import Scope, Wanted
 from worker.migrate import config, migrate
-from worker.models import Base, Chunk, Scan, Snapshot, Worker
+from worker.models import Audit, Base, Chunk, Job, Key, Scan, Snapshot, Worker
 from worker.settings import Settings
+from worker.storage import Storage
 
 
 def fill(session: Session) -> None:
@@ -47,6 +51,59 @@ def test_jobs_of_an_older_version_are_kept_and_were_not_judged(
     migrate(url)
     with database() as session:
         assert session.scalars(select(Chunk.verdict)).all() == [None, None]
+
+
+def test_what_there_was_before_tenants_is_the_default_ones_and_older_processes_may_go_on_writing(
+    settings: Settings, database: sessionmaker[Session], storage: Storage
+) -> None:
+    url = str(settings.database_url)
+    command.downgrade(config(url), "0002")
+    as_it_was = text(
+        "INSERT INTO scans (id, sha256, filename, size_bytes, header) VALUES (gen_random_uuid(), :sha256, 'a', 1, '{}')"
+    )
+    with database.begin() as session:
+        session.execute(as_it_was, {"sha256": "0" * 64})
+    migrate(url)
+    with database.begin() as session:
+        session.execute(as_it_was, {"sha256": "1" * 64})
+        scans = session.scalars(select(Scan).order_by(Scan.sha256)).all()
+    assert [(scan.sha256[0], scan.tenant, scan.key_id, scan.expires_at) for scan in scans] == [
+        ("0", "default", None, None),
+        ("1", "default", None, None),
+    ]
+    assert storage.scan("0" * 64, scans[0].tenant) == storage.scans / ("0" * 64)
+
+
+def test_scans_and_jobs_outlive_a_step_back_but_keys_and_the_log_do_not(
+    settings: Settings, database: sessionmaker[Session]
+) -> None:
+    url = str(settings.database_url)
+    with database.begin() as session:
+        key, _ = keys.make(session, "default", Wanted(name="x", scopes=[Scope.READ]))
+        fill(session)
+        session.execute(update(Job).values(key_id=key.id))
+        audit.append(session, Who("default", "open"), "job.filed", job=1)
+    command.downgrade(config(url), "0002")
+    migrate(url)
+    with database() as session:
+        assert [(job.tenant, job.key_id, len(job.slices)) for job in session.scalars(select(Job))] == [
+            ("default", None, 2)
+        ]
+        assert len(session.scalars(select(Scan)).all()) == 1
+        assert session.scalars(select(Key)).all() == session.scalars(select(Audit)).all() == []
+
+
+@pytest.mark.parametrize("table", ["scans", "jobs"])
+def test_no_step_back_shows_a_tenants_data_to_all(
+    settings: Settings, database: sessionmaker[Session], table: str
+) -> None:
+    with database.begin() as session:
+        fill(session)
+        session.execute(text(f"UPDATE {table} SET tenant = 'radiology'"))
+    with pytest.raises(RuntimeError, match="tenants beside"):
+        command.downgrade(config(str(settings.database_url)), "0002")
+    with database() as session:
+        assert session.scalars(text(f"SELECT tenant FROM {table}")).one() == "radiology"
 
 
 def test_migrations_make_the_tables_of_the_models(settings: Settings) -> None:

@@ -1,0 +1,124 @@
+"""Who asks: the API key of a request, its tenant, its scopes, and what it has left. Every endpoint below /v1 asks here.
+
+Whatever belongs to another tenant answers exactly as what does not exist.
+"""
+
+import logging
+import math
+import uuid
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+
+from api.context import Context, ContextDep
+from api.problems import Forbidden, Problem, QuotaExceeded, Unauthenticated
+from worker import audit, keys, quotas
+from worker.audit import Who
+from worker.database import AWAY
+from worker.keys import Scope
+from worker.models import DEFAULT_TENANT, Key
+
+log = logging.getLogger(__name__)
+OPEN = "open"  # how the audit log calls whoever comes while authentication is off
+_BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="an API key, `udig_...`")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whoever asks; without a key, while authentication is off, the default tenant's and free to do everything."""
+
+    tenant: str = DEFAULT_TENANT
+    key: Key | None = None
+
+    @property
+    def who(self) -> Who:
+        """As the audit log names it."""
+        return Who(self.tenant, OPEN if self.key is None else quotas.actor(self.key))
+
+    def retention_days(self, context: Context) -> int | None:
+        """How long what it makes is kept; None: until it is deleted."""
+        own = None if self.key is None else self.key.retention_days
+        return context.settings.retention_days if own is None else own
+
+
+def _caller(
+    request: Request,
+    context: ContextDep,
+    needed: SecurityScopes,
+    given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
+) -> Caller:
+    if not context.settings.authenticates:
+        _refuse_other_sites(request)
+        caller = Caller()
+    else:
+        key = _known(context, given)
+        caller = Caller(key.tenant, key)
+        _check_rate(context, key)
+    request.state.caller = caller
+    if caller.key is not None and (missing := set(needed.scopes) - set(caller.key.scopes)):
+        scope = " ".join(sorted(missing))
+        challenge = {"WWW-Authenticate": f'Bearer realm="udig-recon", error="insufficient_scope", scope="{scope}"'}
+        raise Forbidden(f"this key lacks the scope {scope}", headers=challenge)
+    return caller
+
+
+def _refuse_other_sites(request: Request) -> None:
+    """Without keys any page in a browser of this machine could post here."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise Forbidden("a page of another site may not use this service without a key")
+
+
+def _known(context: Context, given: HTTPAuthorizationCredentials | None) -> Key:
+    if given is None:
+        challenge = {"WWW-Authenticate": 'Bearer realm="udig-recon"'}
+        raise Unauthenticated("send an API key as `Authorization: Bearer udig_...`", headers=challenge)
+    with context.sessions.begin() as session:
+        key = keys.recognise(session, given.credentials)
+    if key is None:
+        challenge = {"WWW-Authenticate": 'Bearer realm="udig-recon", error="invalid_token"'}
+        raise Unauthenticated("this API key is unknown, revoked or expired", headers=challenge)
+    return key
+
+
+def _check_rate(context: Context, key: Key) -> None:
+    if (most := key.max_requests_per_minute) is None:
+        return
+    if seconds := context.rates.wait(key.id, most):
+        headers = {"Retry-After": str(math.ceil(seconds))}
+        raise QuotaExceeded(f"this key may make {most} requests a minute (max_requests_per_minute)", headers=headers)
+
+
+Reader = Annotated[Caller, Security(_caller, scopes=[Scope.READ.value])]
+Writer = Annotated[Caller, Security(_caller, scopes=[Scope.WRITE.value])]
+Admin = Annotated[Caller, Security(_caller, scopes=[Scope.ADMIN.value])]
+
+
+def note(context: Context, caller: Caller, action: str, **ids: object) -> None:
+    """Write down what changes no row."""
+    with context.sessions.begin() as session:
+        audit.append(session, caller.who, action, **ids)
+
+
+def note_refusal(request: Request, problem: Problem) -> None:
+    """Write down that a key asked for what it may not do or what is not there for it."""
+    caller: Caller | None = getattr(request.state, "caller", None)
+    if caller is None or caller.key is None:
+        return
+    # Only what is an id: the rest of a path is whatever a client calls things.
+    ids = {name.removesuffix("_id"): value for name, value in request.path_params.items() if _is_id(str(value))}
+    try:
+        note(request.app.state.context, caller, f"refused.{problem.status.value}", **ids)
+    except AWAY as error:
+        log.warning("database.away", extra={"error": type(error).__name__})
+
+
+def _is_id(text: str) -> bool:
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,100 @@
+"""API keys of the caller's own tenant: make, list, rotate, revoke. A tenant's first comes from the command line."""
+
+import uuid
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.orm import Session
+
+from api.access import Admin, Caller
+from api.context import ContextDep
+from api.examples import KEY, KEY_MADE, KEY_REQUEST, answers, page
+from api.negotiation import tagged_json
+from api.problems import Invalid, NotFound
+from api.schemas import KeyMade, KeyOut, Page
+from worker import audit, keys
+from worker.keys import Limits, Wanted
+from worker.models import Key
+
+router = APIRouter(tags=["keys"])
+NEVER_STORED = {"Cache-Control": "no-store"}
+
+
+@router.post(
+    "/v1/keys",
+    status_code=201,
+    summary="Make an API key",
+    response_model=KeyMade,
+    responses=answers({201: KEY_MADE}, 422, 503),
+    openapi_extra={"requestBody": {"content": {"application/json": {"example": KEY_REQUEST}}}},
+)
+def make_key(context: ContextDep, caller: Admin, wanted: Wanted) -> Response:
+    """The key is in this answer and nowhere else. It may have no more than the key that makes it."""
+    if caller.key is not None:
+        wanted = _within(caller.key, wanted)
+    with context.sessions.begin() as session:
+        key, secret = keys.make(session, caller.tenant, wanted, caller.key)
+        audit.append(session, caller.who, "key.made", key=key.id)
+    return _told_once(key, secret, 201)
+
+
+def _within(maker: Key, wanted: Wanted) -> Wanted:
+    """What is wanted, with the maker's limits where it names none. Raises Invalid where it wants more."""
+    mine = {name: getattr(maker, name) for name in Limits.model_fields if name != "expires_days"}
+    for name, most in mine.items():
+        asked = getattr(wanted, name)
+        if most is not None and asked is not None and asked > most:
+            raise Invalid.at(name, f"this key has {most} itself", found=str(asked), expected=f"at most {most}")
+    return wanted.model_copy(update={name: getattr(wanted, name) or most for name, most in mine.items()})
+
+
+@router.get("/v1/keys", summary="API keys", response_model=Page[KeyOut], responses=answers({200: page(KEY)}, 304, 503))
+def list_keys(request: Request, context: ContextDep, caller: Admin) -> Response:
+    """All keys that the tenant ever had, oldest first, without the keys themselves."""
+    with context.sessions() as session:
+        found = [KeyOut.model_validate(key) for key in keys.of_tenant(session, caller.tenant)]
+    return tagged_json(request, Page(items=found))
+
+
+@router.post(
+    "/v1/keys/{key_id}/rotate",
+    summary="Rotate an API key",
+    response_model=KeyMade,
+    responses=answers({200: KEY_MADE}, 404, 422, 503),
+)
+def rotate_key(
+    context: ContextDep,
+    caller: Admin,
+    key_id: uuid.UUID,
+    overlap_minutes: Annotated[int, Query(ge=0, le=10_080, description="how long the old one is taken too")] = 0,
+) -> Response:
+    """A new secret for the same key; id, scopes, quotas and what it has made stay."""
+    with context.sessions.begin() as session:
+        key = _one(session, caller, key_id)
+        secret = keys.rotate(session, key, timedelta(minutes=overlap_minutes))
+        audit.append(session, caller.who, "key.rotated", key=key_id)
+    return _told_once(key, secret, 200)
+
+
+@router.delete(
+    "/v1/keys/{key_id}", status_code=204, summary="Revoke an API key", responses=answers({}, 204, 404, 422, 503)
+)
+def revoke_key(context: ContextDep, caller: Admin, key_id: uuid.UUID) -> Response:
+    """From now on it is refused; what it has made stays."""
+    with context.sessions.begin() as session:
+        keys.revoke(session, _one(session, caller, key_id))
+        audit.append(session, caller.who, "key.revoked", key=key_id)
+    return Response(status_code=204)
+
+
+def _one(session: Session, caller: Caller, key_id: uuid.UUID) -> Key:
+    key = keys.one(session, key_id, caller.tenant)
+    if key is None:
+        raise NotFound(f"there is no key {key_id}; GET /v1/keys lists those there are")
+    return key
+
+
+def _told_once(key: Key, secret: str, status: int) -> Response:
+    body = KeyMade.model_validate({**KeyOut.model_validate(key).model_dump(), "key": secret})
+    return Response(body.model_dump_json(), status, NEVER_STORED, "application/json")

@@ -1,0 +1,435 @@
+"""No key, no answer; and no tenant finds anything of another's, whatever it asks for."""
+
+import json
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from driving import Drive
+from fastapi.testclient import TestClient
+from sqlalchemy import event, select, text, update
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from api.app import create_app
+from api.rates import Rates
+from core.cards import BUNDLED
+from worker import keys, retention
+from worker.keys import Scope, Wanted
+from worker.models import Audit, Key
+from worker.settings import Settings
+from worker.storage import Storage
+
+QUICK = {"method": "zero_filled"}
+Headers = dict[str, str]
+
+
+class Door:
+    """The application with authentication on, and whoever stands before it."""
+
+    def __init__(self, client: TestClient, database: sessionmaker[Session]) -> None:
+        self.client, self.database = client, database
+        self.operations: dict[tuple[str, str], dict[str, Any]] = {
+            (method.upper(), path): operation
+            for path, item in client.get("/openapi.json").json()["paths"].items()
+            for method, operation in item.items()
+        }
+
+    def key(self, tenant: str, *scopes: Scope, **limits: Any) -> tuple[uuid.UUID, Headers]:
+        """A new key, and the headers that bear it."""
+        wanted = Wanted(name="test", scopes=list(scopes or Scope), **limits)
+        with self.database.begin() as session:
+            key, secret = keys.make(session, tenant, wanted)
+        return key.id, {"Authorization": f"Bearer {secret}"}
+
+    def v1(self) -> list[tuple[str, str]]:
+        return [each for each in self.operations if each[1].startswith("/v1/")]
+
+    def row(self, key_id: uuid.UUID) -> Key:
+        with self.database() as session:
+            return session.get_one(Key, key_id)
+
+    def audited(self) -> list[tuple[str, str, dict[str, str]]]:
+        with self.database() as session:
+            rows = session.scalars(select(Audit).order_by(Audit.seq)).all()
+        return [(row.actor, row.action, row.ids) for row in rows]
+
+
+@pytest.fixture
+def door(settings: Settings, database: sessionmaker[Session]) -> Iterator[Door]:
+    with TestClient(create_app(settings.model_copy(update={"authentication": "on"}))) as client:
+        yield Door(client, database)
+
+
+def bring(door: Door, headers: Headers, file: bytes) -> dict[str, Any]:
+    answer = door.client.post("/v1/scans", content=file, headers=headers)
+    assert answer.status_code == 201, answer.text
+    scan: dict[str, Any] = answer.json()
+    return scan
+
+
+def ask(door: Door, headers: Headers, scan: dict[str, Any], **more: Any) -> dict[str, Any]:
+    answer = door.client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": QUICK, **more}, headers=headers)
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    return job
+
+
+def test_without_a_valid_key_nothing_below_v1_answers(door: Door) -> None:
+    unknown = {"Authorization": f"Bearer {keys.PREFIX}{'x' * 43}"}
+    basic = {"Authorization": "Basic dXNlcjpwYXNz"}
+    assert len(door.v1()) > 15
+    for method, path in door.v1():
+        for headers in ({}, unknown, basic):
+            answer = door.client.request(
+                method, path.format(**dict.fromkeys(("scan_id", "job_id", "key_id"), 7)), headers=headers
+            )
+            assert answer.status_code == 401, (method, path, answer.text)
+            assert answer.headers["www-authenticate"].startswith("Bearer ")
+            assert answer.headers["content-type"] == "application/problem+json"
+    assert door.audited() == []
+    for path in ("/healthz", "/metrics", "/docs", "/openapi.json"):
+        assert door.client.get(path).status_code == 200
+
+
+def test_the_document_says_which_scope_an_operation_needs_and_a_key_without_it_is_refused(door: Door) -> None:
+    for method, path in door.v1():
+        operation = door.operations[method, path]
+        ((scope,),) = (each["key"] for each in operation["security"])
+        assert {"401", "403", "429"} <= set(operation["responses"])
+        key_id, headers = door.key("a", *(set(Scope) - {Scope(scope)}))
+        answer = door.client.request(
+            method, path.format(scan_id=uuid.uuid4(), job_id=uuid.uuid4(), key_id=key_id), headers=headers
+        )
+        assert answer.status_code == 403, (method, path, answer.text)
+        assert f'scope="{scope}"' in answer.headers["www-authenticate"]
+        assert door.audited()[-1][:2] == (f"key:{key_id}", "refused.403")
+    assert all("security" not in door.operations[each] for each in door.operations if each not in door.v1())
+
+
+@pytest.fixture
+def theirs(door: Door, drive: Drive, mri_file: bytes, settings: Settings) -> dict[str, str]:
+    """What tenant `a` has: ids of each kind, of jobs in every state."""
+    key_id, headers = door.key("a")
+    scan = bring(door, headers, mri_file)
+    jobs = {
+        name: ask(door, headers | {"Idempotency-Key": name}, scan, tags={"study": "theirs"})
+        for name in ("done", "failed", "running", "queued")
+    }
+    drive.complete(jobs["done"])
+    drive.fail(jobs["failed"])
+    drive.report(drive.claim(jobs["running"]), 1)
+    drive.show(jobs["running"])
+    return {"key": str(key_id), "scan": scan["id"], **{name: job["id"] for name, job in jobs.items()}}
+
+
+def stands(door: Door) -> str:
+    """All rows but the log and the last use of keys."""
+    tables = {"scans": "*", "jobs": "*", "chunks": "*", "snapshots": "*", "keys": "id, sha256, revoked_at"}
+    with door.database() as session:
+        return str(
+            [
+                session.execute(text(f"SELECT {columns} FROM {name} ORDER BY 1, 2")).all()
+                for name, columns in tables.items()
+            ]
+        )
+
+
+def test_every_endpoint_answers_another_tenants_ids_as_it_answers_unknown_ones(
+    door: Door, theirs: dict[str, str], mri_file: bytes
+) -> None:
+    _, mine = door.key("b")
+    before = stands(door)
+    statements: list[str] = []
+
+    def count(*_: object) -> None:
+        statements.append("")
+
+    def tried(method: str, path: str, **more: Any) -> tuple[Any, ...]:
+        statements.clear()
+        answer = door.client.request(method, path, headers=mine, **more)
+        return answer.status_code, answer.text, sorted(answer.headers), len(statements)
+
+    event.listen(Engine, "before_cursor_execute", count)
+    try:
+        door.client.get("/v1/methods", headers=mine)  # the first use of a key writes that it was used
+        for method, path in door.v1():
+            names = re.findall(r"{(\w+)}", path)
+            for id_ in theirs.values() if names else ():
+                unknown = str(uuid.uuid4())
+                foreign = tried(method, path.format(**dict.fromkeys(names, id_)))
+                nobodys = tried(method, path.format(**dict.fromkeys(names, unknown)))
+                assert foreign[0] == 404
+                assert str(foreign).replace(id_, unknown) == str(nobodys), (method, path)
+        for id_ in theirs.values():
+            unknown = str(uuid.uuid4())
+            foreign = tried("POST", "/v1/jobs", json={"scan_id": id_, "parameters": QUICK})
+            nobodys = tried("POST", "/v1/jobs", json={"scan_id": unknown, "parameters": QUICK})
+            assert foreign[0] == 404
+            assert str(foreign).replace(id_, unknown) == str(nobodys)
+    finally:
+        event.remove(Engine, "before_cursor_execute", count)
+    assert stands(door) == before
+    assert door.audited()[-1][1] == "refused.404"
+
+
+def test_no_list_shows_what_is_another_tenants(door: Door, theirs: dict[str, str]) -> None:
+    _, mine = door.key("b")
+    for path in (
+        "/v1/scans",
+        "/v1/jobs",
+        f"/v1/jobs?scan_id={theirs['scan']}",
+        "/v1/jobs?tag=study:theirs",
+        "/v1/keys",
+    ):
+        answer = door.client.get(path, headers=mine)
+        assert answer.status_code == 200
+        assert not any(id_ in answer.text for id_ in theirs.values()), path
+    # A cursor is a place in time and no right to see what lies there.
+    cursor = door.client.get("/v1/jobs?limit=1", headers=door.key("a")[1]).json()["next_cursor"]
+    assert door.client.get(f"/v1/jobs?cursor={cursor}", headers=mine).json()["items"] == []
+
+
+def test_the_same_bytes_are_two_scans_to_two_tenants(
+    door: Door, theirs: dict[str, str], mri_file: bytes, storage: Storage
+) -> None:
+    _, mine = door.key("b")
+    scan = bring(door, mine, mri_file)
+    assert scan["id"] != theirs["scan"]
+    assert door.client.post("/v1/scans", content=mri_file, headers=mine).status_code == 200
+    files = [storage.scan(scan["sha256"], tenant) for tenant in ("a", "b")]
+    assert [path.read_bytes() == mri_file and path.stat().st_nlink for path in files] == [1, 1]
+    assert door.client.delete(f"/v1/scans/{scan['id']}", headers=mine).status_code == 204
+    assert [path.exists() for path in files] == [True, False]
+
+
+def test_idempotency_keys_of_two_tenants_do_not_meet(door: Door, theirs: dict[str, str], ct_file: bytes) -> None:
+    _, mine = door.key("b")
+    scan = bring(door, mine, ct_file)
+    body = {"scan_id": scan["id"], "parameters": {"method": "fbp"}}
+    first = door.client.post("/v1/jobs", json=body, headers=mine | {"Idempotency-Key": "done"})
+    again = door.client.post("/v1/jobs", json=body, headers=mine | {"Idempotency-Key": "done"})
+    assert first.status_code == again.status_code == 202
+    assert first.json()["id"] == again.json()["id"] not in theirs.values()
+
+
+def test_a_tenants_own_prior_is_nobody_elses(door: Door, settings: Settings, mri_file: bytes) -> None:
+    folder = settings.priors_folder / "a"
+    folder.mkdir(parents=True)
+    card = json.loads((BUNDLED / "mri.json").read_text()) | {"name": "knees"}
+    (folder / "knees.json").write_text(json.dumps(card))
+    (folder / "odd.json").write_text("{}")
+    shutil.copy(BUNDLED / "mri.safetensors", folder / "knees.safetensors")
+    names: dict[str, set[str]] = {}
+    for tenant in ("a", "b"):
+        _, headers = door.key(tenant)
+        names[tenant] = {prior["name"] for prior in door.client.get("/v1/priors", headers=headers).json()["items"]}
+        scan = bring(door, headers, mri_file)
+        told = {}
+        for prior in ("knees", "odd", "none"):
+            parameters = {"method": "udig_dip", "prior": prior}
+            answer = door.client.post(
+                "/v1/jobs", json={"scan_id": scan["id"], "parameters": parameters}, headers=headers
+            )
+            told[prior] = (answer.status_code, "" if answer.is_success else answer.json()["detail"].replace(prior, "?"))
+        if tenant == "a":
+            assert told["knees"][0] == 202
+            assert "is not a prior's card" in told["odd"][1]
+        else:
+            assert told["knees"] == told["odd"] == told["none"]
+            assert told["none"][0] == 422
+    assert names == {"a": {"mri", "ct", "knees"}, "b": {"mri", "ct"}}
+
+
+def test_a_key_is_shown_once_and_only_its_hash_is_kept(door: Door) -> None:
+    _, admin = door.key("a", Scope.ADMIN)
+    made = door.client.post("/v1/keys", json={"name": "scanner 3", "scopes": ["read"]}, headers=admin)
+    assert made.status_code == 201
+    assert made.headers["cache-control"] == "no-store"
+    secret = made.json()["key"]
+    assert re.fullmatch(r"udig_[\w-]{43}", secret)
+    assert door.client.get("/v1/scans", headers={"Authorization": f"Bearer {secret}"}).status_code == 200
+    assert secret not in door.client.get("/v1/keys", headers=admin).text
+    assert keys.hashed(secret) not in door.client.get("/v1/keys", headers=admin).text
+    with door.database() as session:
+        rows = str(session.execute(text("SELECT * FROM keys")).all())
+    assert secret not in rows
+    assert keys.hashed(secret) in rows
+
+
+def test_rotation_gives_a_new_secret_to_the_same_key_and_may_leave_time_to_change_it(door: Door) -> None:
+    _, admin = door.key("a", Scope.ADMIN)
+    key_id, old = door.key("a")
+    turned = door.client.post(f"/v1/keys/{key_id}/rotate?overlap_minutes=5", headers=admin).json()
+    new = {"Authorization": f"Bearer {turned['key']}"}
+    assert turned["id"] == str(key_id)
+    assert [door.client.get("/v1/scans", headers=each).status_code for each in (old, new)] == [200, 200]
+    newest = door.client.post(f"/v1/keys/{key_id}/rotate", headers=admin).json()["key"]
+    assert [door.client.get("/v1/scans", headers=each).status_code for each in (old, new)] == [401, 401]
+    assert door.client.get("/v1/scans", headers={"Authorization": f"Bearer {newest}"}).status_code == 200
+
+
+def test_a_revoked_and_an_expired_key_are_refused_at_once(door: Door) -> None:
+    _, admin = door.key("a", Scope.ADMIN)
+    revoked, first = door.key("a")
+    expired, second = door.key("a", expires_days=1)
+    assert [door.client.get("/v1/jobs", headers=each).status_code for each in (first, second)] == [200, 200]
+    assert door.client.delete(f"/v1/keys/{revoked}", headers=admin).status_code == 204
+    with door.database.begin() as session:
+        session.execute(update(Key).where(Key.id == expired).values(expires_at=text("now() - interval '1 second'")))
+    assert [door.client.get("/v1/jobs", headers=each).status_code for each in (first, second)] == [401, 401]
+    assert [(action, ids) for _, action, ids in door.audited()] == [("key.revoked", {"key": str(revoked)})]
+
+
+def test_the_last_use_of_a_key_is_written_at_most_once_a_minute(door: Door) -> None:
+    key_id, headers = door.key("a")
+    assert door.row(key_id).last_used_at is None
+    door.client.get("/v1/jobs", headers=headers)
+    first = door.row(key_id).last_used_at
+    door.client.get("/v1/jobs", headers=headers)
+    assert door.row(key_id).last_used_at == first is not None
+    with door.database.begin() as session:
+        session.execute(update(Key).values(last_used_at=text("last_used_at - interval '61 seconds'")))
+    door.client.get("/v1/jobs", headers=headers)
+    assert door.row(key_id).last_used_at > first
+
+
+def test_a_key_makes_none_that_may_more_than_itself(door: Door) -> None:
+    maker, admin = door.key("a", Scope.ADMIN, max_open_jobs=5, retention_days=7, expires_days=3)
+    more = door.client.post("/v1/keys", json={"name": "x", "scopes": ["read"], "max_open_jobs": 6}, headers=admin)
+    assert more.status_code == 422
+    assert more.json()["errors"] == [{"field": "max_open_jobs", "found": "6", "expected": "at most 5"}]
+    body = {"name": "x", "scopes": ["read"], "max_open_jobs": 2, "max_jobs_per_day": 9, "expires_days": 9}
+    made = door.client.post("/v1/keys", json=body, headers=admin).json()
+    assert (made["max_open_jobs"], made["max_jobs_per_day"], made["retention_days"]) == (2, 9, 7)
+    row = door.row(uuid.UUID(made["id"]))
+    assert (row.tenant, row.expires_at) == ("a", door.row(maker).expires_at)
+
+
+def test_quotas_are_each_keys_own(door: Door, mri_file: bytes, drive: Drive) -> None:
+    _, free = door.key("a")
+    scan = bring(door, free, mri_file)
+    ask(door, free, scan)
+    _, narrow = door.key("a", max_open_jobs=1, max_jobs_per_day=2)
+    drive.complete(first := ask(door, narrow, scan))
+    ask(door, narrow, scan)
+    refused = door.client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": QUICK}, headers=narrow)
+    assert (refused.status_code, refused.json()["type"].split(":")[-1]) == (429, "quota-exceeded")
+    assert "max_open_jobs" in refused.json()["detail"]
+    assert int(refused.headers["retry-after"]) > 0
+    # What was deleted was filed all the same.
+    for job in (first["id"], door.client.get("/v1/jobs", headers=free).json()["items"][0]["id"]):
+        assert door.client.delete(f"/v1/jobs/{job}", headers=narrow).status_code == 204
+    refused = door.client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": QUICK}, headers=narrow)
+    assert "max_jobs_per_day" in refused.json()["detail"]
+    assert 86000 < int(refused.headers["retry-after"]) <= 86401
+    ask(door, free, scan)
+
+
+def test_no_key_keeps_more_bytes_than_it_may(door: Door, mri_file: bytes, ct_file: bytes, storage: Storage) -> None:
+    _, narrow = door.key("a", max_stored_bytes=len(mri_file) + 1)
+    kept = bring(door, narrow, mri_file)
+    refused = door.client.post("/v1/scans", content=ct_file, headers=narrow)
+    assert refused.status_code == 429
+    assert "max_stored_bytes" in refused.json()["detail"]
+    assert [path.name for path in storage.scan("", "a").iterdir()] == [kept["sha256"]]
+    assert not list(storage.incoming.iterdir())
+    assert door.client.delete(f"/v1/scans/{kept['id']}", headers=narrow).status_code == 204
+    bring(door, narrow, ct_file)
+
+
+def test_no_key_asks_more_often_than_it_may(door: Door) -> None:
+    _, narrow = door.key("a", max_requests_per_minute=3)
+    answers = [door.client.get("/v1/jobs", headers=narrow) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert 0 < int(answers[-1].headers["retry-after"]) <= 20
+    assert door.client.get("/v1/jobs", headers=door.key("a")[1]).status_code == 200
+
+
+def test_a_minutes_worth_of_requests_comes_back_within_a_minute() -> None:
+    now = 0.0
+    rates, key = Rates(lambda: now), uuid.uuid4()
+    assert [rates.wait(key, 2) for _ in range(3)] == [0, 0, 30]
+    now = 29.0
+    assert rates.wait(key, 2) == pytest.approx(1)
+    now = 30.0
+    assert rates.wait(key, 2) == 0
+    now = 1000.0
+    assert [rates.wait(key, 2) for _ in range(3)] == [0, 0, 30]
+
+
+def test_while_authentication_is_off_everything_is_the_default_tenants(
+    client: TestClient, database: sessionmaker[Session], scan: dict[str, Any]
+) -> None:
+    with database() as session:
+        (row,) = session.execute(text("SELECT tenant, key_id FROM scans")).all()
+        (told,) = session.scalars(select(Audit)).all()
+    assert tuple(row) == ("default", None)
+    assert (told.actor, told.action, told.ids) == ("open", "scan.brought", {"scan": scan["id"]})
+    assert client.post("/v1/keys", json={"name": "first", "scopes": ["admin"]}).status_code == 201
+
+
+def test_no_answer_may_be_framed_sniffed_or_read_by_another_site(door: Door) -> None:
+    for path in ("/v1/jobs", "/healthz", "/nowhere", "/openapi.json"):
+        headers = door.client.get(path).headers
+        assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert "frame-ancestors 'none'" in door.client.get("/docs").headers["content-security-policy"]
+
+
+def test_a_key_says_how_long_what_it_makes_is_kept_and_then_the_result_is_gone(
+    door: Door, drive: Drive, mri_file: bytes, settings: Settings, storage: Storage
+) -> None:
+    _, brief = door.key("a", retention_days=2)
+    scan = bring(door, brief, mri_file)
+    job = ask(door, brief, scan)
+    drive.complete(job)
+    assert all(made["created_at"] < made["expires_at"] for made in (scan, job))
+    with door.database.begin() as session:
+        session.execute(text("UPDATE jobs SET expires_at = now() - interval '1 second'"))
+    assert retention.expire(door.database, storage) == 1
+    for path in ("result", "preview.png"):
+        answer = door.client.get(f"{job['links']['self']}/{path}", headers=brief)
+        assert (answer.status_code, answer.json()["type"]) == (410, "urn:udig-recon:problem:gone")
+    assert door.client.get(job["links"]["self"], headers=brief).json()["status"] == "succeeded"
+    assert door.client.post(job["links"]["retry"], headers=brief).status_code == 409
+    # The scan was brought again by a key that keeps for ever.
+    again = door.client.post("/v1/scans", content=mri_file, headers=door.key("a")[1])
+    assert (again.status_code, again.json()["id"], again.json()["expires_at"]) == (200, scan["id"], None)
+
+
+def test_what_is_done_and_read_is_written_down_with_its_ids(door: Door, drive: Drive, mri_file: bytes) -> None:
+    key_id, headers = door.key("a")
+    scan = bring(door, headers, mri_file)
+    job = ask(door, headers, scan, tags={"patient": "Doe"})
+    drive.complete(job)
+    for path in ("result", "preview.png"):
+        assert door.client.get(f"{job['links']['self']}/{path}", headers=headers).status_code == 200
+    assert door.client.delete(job["links"]["self"], headers=headers).status_code == 204
+    assert door.client.delete(f"/v1/scans/{scan['id']}", headers=headers).status_code == 204
+    ids = {"job": job["id"]}
+    assert door.audited() == [
+        (f"key:{key_id}", action, named)
+        for action, named in (
+            ("scan.brought", {"scan": scan["id"]}),
+            ("job.filed", {**ids, "scan": scan["id"]}),
+            ("result.read", ids),
+            ("preview.read", ids),
+            ("job.deleted", ids),
+            ("scan.deleted", {"scan": scan["id"]}),
+        )
+    ]
+
+
+def test_a_path_that_holds_no_id_is_refused_without_being_written_down(door: Door) -> None:
+    key_id, headers = door.key("a", Scope.ADMIN)
+    assert door.client.get("/v1/scans/Mustermann", headers=headers).status_code == 403
+    assert door.audited() == [(f"key:{key_id}", "refused.403", {})]
+
+
+def test_a_page_of_another_site_may_not_post_where_no_key_is_asked_for(client: TestClient, mri_file: bytes) -> None:
+    for origin, status in (("https://example.org", 403), ("null", 403), ("http://testserver", 201)):
+        assert client.post("/v1/scans", content=mri_file, headers={"Origin": origin}).status_code == status

@@ -1,0 +1,203 @@
+"""A canary: what names a patient in a file, its name or its tags is found nowhere but where it was put."""
+
+import base64
+import io
+import json
+import logging
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import h5py
+import httpx
+import numpy as np
+import pydicom
+import pytest
+import scans
+from pydicom.data import get_testdata_file
+from running import until, working
+from serving import serving
+from sqlalchemy import text
+from sqlalchemy.orm import Session, sessionmaker
+
+from worker import logs
+from worker.settings import Settings
+from worker.storage import Storage
+
+CANARY = "Mustermann"
+NAME = f"{CANARY}^Erika"
+PATIENT = (
+    "<subjectInformation><patientName>Mustermann^Erika</patientName><patientID>Mustermann-7</patientID>"
+    "<patientBirthdate>1971-02-03</patientBirthdate></subjectInformation>"
+)
+Damage = Callable[[h5py.File], None]
+
+
+def named(scan: dict[str, Any], damage: Damage | None = None) -> bytes:
+    """A scan whose header, attributes and groups name a patient, as files from scanners do."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for name, value in scan.items():
+            if isinstance(value, np.ndarray):
+                file[name] = value
+            else:
+                file.attrs[name] = value
+        file.attrs["patient_id"] = NAME
+        file.create_group(NAME).attrs["PatientName"] = NAME
+        if "kspace" in scan:
+            header = scans.header(scan["kspace"], 32, 32).replace("<encoding>", f"{PATIENT}<encoding>", 1)
+            file["ismrmrd_header"] = header.encode()
+        if damage is not None:
+            damage(file)
+    return buffer.getvalue()
+
+
+def change(file: h5py.File, name: str, value: Any) -> None:
+    del file[name]
+    file[name] = value
+
+
+DAMAGE: dict[str, tuple[dict[str, Any], Damage]] = {
+    "broken header": (scans.mri(), lambda file: change(file, "ismrmrd_header", f"<a>{NAME}</b>".encode())),
+    "trajectory": (
+        scans.mri(),
+        lambda file: change(file, "ismrmrd_header", f"<h><encoding><trajectory>{NAME}</trajectory></encoding></h>"),
+    ),
+    "external link": (scans.mri(), lambda file: file.__setitem__("x", h5py.ExternalLink(f"/{NAME}.h5", NAME))),
+    "soft link": (scans.mri(), lambda file: file.__setitem__(f"{NAME}-link", h5py.SoftLink(f"/{NAME}"))),
+    "record": (
+        scans.mri(),
+        lambda file: change(file, "kspace", np.zeros((2, 4, 32, 32), [(NAME, "f4"), ("imaginary", "f4"), ("x", "i1")])),
+    ),
+    **{
+        f"attribute {name}": (scans.ct(), lambda file, name=name: file.attrs.__setitem__(name, NAME))
+        for name in ("geometry", "quantity", "image_size", "pixel_size_mm")
+    },
+    "attribute of the wrong kind": (
+        scans.ct(),
+        lambda file: file.attrs.__setitem__("geometry", np.zeros(3, [(NAME, "f4")])),
+    ),
+}
+
+
+def not_hdf5() -> Iterator[bytes]:
+    """Files of other formats that name a patient."""
+    record = io.BytesIO()
+    np.save(record, np.zeros(9, [(NAME, "f4")]))
+    yield record.getvalue()
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as members:
+        members.writestr(f"{NAME}.npy", NAME)
+        members.writestr("kspace.npy", NAME)
+    yield archive.getvalue()
+    yield archive.getvalue()[:-30]
+    yield f"PatientName: {NAME}".encode()
+    dicom, tagged = io.BytesIO(), pydicom.dcmread(get_testdata_file("CT_small.dcm", download=False))
+    tagged.PatientName = tagged.PatientID = NAME
+    tagged.save_as(dicom)
+    yield dicom.getvalue()
+
+
+def stored(database: sessionmaker[Session]) -> str:
+    """Every value of every table; of scans without the name that the client gave the file, which is for people."""
+    with database() as session:
+        names = session.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
+        assert {"scans", "jobs", "chunks", "snapshots", "audit"} <= set(names)
+        rows = {name: [row[0] for row in session.execute(text(f"SELECT to_jsonb(t) FROM {name} t"))] for name in names}
+    assert any(NAME in scan.pop("filename") for scan in rows["scans"])
+    return json.dumps(rows)
+
+
+def test_a_canary_in_a_scan_is_found_nowhere_else(
+    settings: Settings, database: sessionmaker[Session], storage: Storage
+) -> None:
+    told: list[str] = []
+    with (
+        serving(settings) as served,
+        httpx.Client(base_url=served.url, timeout=60) as client,
+        working(settings) as (worker,),
+    ):
+
+        def said(answer: httpx.Response) -> httpx.Response:
+            told.append(f"{answer.headers} {answer.text}")
+            return answer
+
+        refused = [named(scan, damage) for scan, damage in DAMAGE.values()] + list(not_hdf5())
+        for content in refused:
+            headers = {"X-Filename": f"{NAME}.h5", "Repr-Digest": "sha-256=:AAAA:"}
+            assert said(client.post("/v1/scans", content=content, headers=headers)).status_code in (415, 422)
+            assert said(client.post("/v1/scans", content=content, params={"filename": NAME})).status_code in (415, 422)
+            form = {"scan": (f"{NAME}.h5", content), "job": (None, "{}")}
+            assert said(client.post("/v1/jobs", files=form)).status_code in (415, 422)
+        assert said(client.post("/v1/scans", content=b"x", params={"filename": NAME * 999})).status_code == 415
+        posted = client.post("/v1/scans", content=named(scans.mri()), headers={"X-Filename": f"{NAME}.h5"}).json()
+        assert posted["filename"] == f"{NAME}.h5"
+        job = {"scan_id": posted["id"], "parameters": {"method": "cg_sense"}, "outputs": ["h5", "nifti", "png"]}
+        good = said(client.post("/v1/jobs", json=job)).json()
+        until(lambda: client.get(good["links"]["self"]).json()["status"] == "succeeded")
+        for path in good["links"].values():
+            if not path.endswith(("cancel", "retry", posted["id"])):
+                told.append(str(said(client.get(path)).content))
+        told += [str(client.get(f"{good['links']['self']}/result?format={kind}").content) for kind in ("h5", "nifti")]
+        assert said(client.get("/readyz")).status_code == said(client.get("/metrics")).status_code == 200
+        # A file that is damaged after it was accepted fails its job, and the log says where.
+        path = storage.scan(posted["sha256"])
+        path.write_bytes(named(*DAMAGE["broken header"]))
+        failed = said(client.post("/v1/jobs", json=job)).json()
+        until(lambda: client.get(failed["links"]["self"]).json()["status"] == "failed")
+        said(client.get(failed["links"]["self"]))
+    told += [served.log.read_text(), *worker.lines, stored(database)]
+    assert len(told) > 60
+    forms = (CANARY, base64.b64encode(NAME.encode()).decode()[:-2], NAME.encode().hex())
+    assert [each for each in told if any(form.lower() in each.lower() for form in forms)] == []
+
+
+def test_files_are_their_owners_alone(settings: Settings, storage: Storage) -> None:
+    with serving(settings) as served, httpx.Client(base_url=served.url, timeout=60) as client, working(settings):
+        scan = client.post("/v1/scans", content=named(scans.ct())).json()
+        body = {"scan_id": scan["id"], "parameters": {"method": "sirt", "iterations": 400}, "outputs": ["h5", "png"]}
+        job = client.post("/v1/jobs", json=body).json()
+        until(lambda: client.get(job["links"]["self"]).json()["status"] == "succeeded")
+        assert client.get(job["links"]["result"], params={"format": "npy"}).status_code == 200
+    modes = {str(path.relative_to(storage.root)): path.stat().st_mode & 0o777 for path in storage.root.rglob("*")}
+    assert len(modes) > 10
+    assert {name: oct(mode) for name, mode in modes.items() if mode not in (0o600, 0o700)} == {}
+    kinds = {(storage.root / name).is_dir(): mode for name, mode in modes.items()}
+    assert kinds == {True: 0o700, False: 0o600}
+
+
+def test_a_traceback_in_the_log_has_places_and_kinds_but_no_words(capsys: pytest.CaptureFixture[str]) -> None:
+    handlers, level = logging.root.handlers[:], logging.root.level
+    try:
+        logs.configure()
+        try:
+            try:
+                raise ValueError(NAME)
+            except ValueError as error:
+                raise RuntimeError(f"about {NAME}") from error
+        except RuntimeError:
+            logging.getLogger("worker").exception("slice.failed")
+        line = json.loads(capsys.readouterr().err)
+    finally:
+        logging.root.handlers[:] = handlers
+        logging.root.setLevel(level)
+    assert "test_patient_data.py" in line["exception"]
+    assert line["exception"].endswith("RuntimeError, after ValueError")
+    assert NAME not in line["exception"].replace("raise ValueError(NAME)", "")
+
+
+def test_a_deleted_job_and_scan_leave_no_copy(settings: Settings, storage: Storage) -> None:
+    with serving(settings) as served, httpx.Client(base_url=served.url, timeout=60) as client, working(settings):
+        scan = client.post("/v1/scans", content=named(scans.ct())).json()
+        job = client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": {"method": "fbp"}}).json()
+        until(lambda: client.get(job["links"]["self"]).json()["status"] == "succeeded")
+        for kind in ("npy", "png"):
+            assert client.get(job["links"]["result"], params={"format": kind}).status_code == 200
+        assert client.delete(job["links"]["self"]).status_code == 204
+        assert client.delete(f"/v1/scans/{scan['id']}").status_code == 204
+        assert [path for path in storage.root.rglob("*") if path.is_file()] == []
+
+
+def test_the_files_of_the_canary_do_name_a_patient() -> None:
+    assert CANARY.encode() in named(scans.mri())
+    assert all(CANARY.encode() in content for content in not_hdf5())

@@ -1,0 +1,101 @@
+"""Keys and the audit log from the command line, as whoever runs the service uses it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from running import ROOT, environment
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
+
+from worker import keys
+from worker.commands import run
+from worker.models import Key
+from worker.settings import Settings, get_settings
+
+
+@pytest.fixture(autouse=True)
+def _environment(settings: Settings, database: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", str(settings.database_url))
+    get_settings.cache_clear()
+
+
+def done(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command says on standard output."""
+    assert run(arguments) == 0
+    return capsys.readouterr().out.strip()
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert run(arguments) == 1
+    told = capsys.readouterr()
+    assert (told.out, told.err.count("\n")) == ("", 1)
+    return told.err
+
+
+def test_a_key_is_made_listed_rotated_and_revoked(
+    database: sessionmaker[Session], capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = ("--max-open-jobs", "3", "--retention-days", "30", "--expires-days", "90")
+    secret = done(capsys, "keys", "create", "scanner 3", "--tenant", "radiology", "--scopes", "read", "write", *limits)
+    with database.begin() as session:
+        key = keys.recognise(session, secret)
+    assert key is not None
+    assert (key.tenant, key.name, key.scopes, key.max_open_jobs) == ("radiology", "scanner 3", ["read", "write"], 3)
+    listed = json.loads(done(capsys, "keys", "list"))
+    assert (listed["id"], listed["retention_days"]) == (str(key.id), 30)
+    assert not any("sha256" in name for name in listed)
+    assert done(capsys, "keys", "list", "--tenant", "other") == ""
+    turned = done(capsys, "keys", "rotate", str(key.id))
+    assert done(capsys, "keys", "revoke", str(key.id)) == ""
+    with database.begin() as session:
+        assert keys.recognise(session, secret) is keys.recognise(session, turned) is None
+        assert session.scalars(select(Key.revoked_at)).one() is not None
+    log = [json.loads(line) for line in done(capsys, "audit", "export").splitlines()]
+    assert [(entry["action"], entry["tenant"]) for entry in log] == [
+        (action, "radiology") for action in ("key.made", "key.rotated", "key.revoked")
+    ]
+    assert all(entry["actor"].startswith("command:") and entry["ids"] == {"key": str(key.id)} for entry in log)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("keys", "create", "x", "--tenant", "../a"), "--tenant"),
+        (("keys", "create", ""), "--name"),
+        (("keys", "create", "x", "--max-open-jobs", "0"), "--max-open-jobs"),
+        (("keys", "revoke", "0198c2f0-11aa-7b3c-8f00-5d1c2b3a4e5f"), "there is no key"),
+        (("audit", "verify", "/nowhere"), "/nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], told: str
+) -> None:
+    assert told in refused(capsys, *arguments)
+
+
+def test_an_exported_log_is_verified_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert done(capsys, "audit", "verify") == "no entries"
+    for name in "abc":
+        done(capsys, "keys", "create", name)
+    exported = tmp_path / "audit.jsonl"
+    exported.write_text(done(capsys, "audit", "export") + "\n")
+    assert done(capsys, "audit", "verify", str(exported)).startswith("3 entries")
+    done(capsys, "keys", "create", "d")
+    assert done(capsys, "audit", "verify", str(exported)).startswith("4 entries")
+    whole = exported.read_text()
+    exported.write_text(whole.replace("key.made", "key.kept", 1))
+    assert "entry 1 is not what was written" in refused(capsys, "audit", "verify", str(exported))
+    exported.write_text(whole[:-9])
+    assert "line 3 is no entry" in refused(capsys, "audit", "verify", str(exported))
+
+
+def test_the_commands_need_no_torch(settings: Settings) -> None:
+    script = "import sys; from worker.__main__ import main; main(); print('torch' in sys.modules)"
+    command = [sys.executable, "-c", script, "keys", "create", "x"]
+    ended = subprocess.run(command, env=environment(settings), cwd=ROOT, capture_output=True, text=True, check=True)
+    secret, loaded = ended.stdout.split()
+    assert secret.startswith(keys.PREFIX)
+    assert loaded == "False"

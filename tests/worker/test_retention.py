@@ -1,0 +1,99 @@
+"""What is past its time is gone, with every copy; what is worked on waits for its end."""
+
+import uuid
+from typing import Any
+
+import pytest
+from running import SHORT, Desk
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from worker import audit, jobs, retention
+from worker.jobs import IllegalMove
+from worker.models import Job, Scan, Status
+
+
+@pytest.fixture
+def kept(desk: Desk) -> tuple[uuid.UUID, uuid.UUID]:
+    """A scan and an ended job of it, with files of each kind."""
+    scan_id = desk.scan()
+    job_id = desk.submit(scan_id, SHORT, ring=0, retention_days=1, tags={"patient": "Doe"})
+    desk.storage.prepare_job(job_id)
+    for folder in desk.storage.job(job_id).iterdir():
+        (folder / "file").write_text("x")
+    change(desk, f"UPDATE scans SET expires_at = now() + interval '1 day' WHERE id = '{scan_id}'")
+    change(desk, f"UPDATE jobs SET status = 'succeeded' WHERE id = '{job_id}'")
+    return scan_id, job_id
+
+
+def change(desk: Desk, statement: str) -> None:
+    with desk.database.begin() as session:
+        session.execute(text(statement))
+
+
+def swept(desk: Desk) -> int:
+    return retention.expire(desk.database, desk.storage)
+
+
+def past(desk: Desk, days: int = 0) -> None:
+    """Let so many days go by since the end of all that is kept."""
+    for table in ("scans", "jobs"):
+        change(desk, f"UPDATE {table} SET expires_at = now() - interval '{days} days 1 second'")
+
+
+def actions(session: Session) -> list[str]:
+    return [entry.action for entry in audit.verified(audit.entries(session))]
+
+
+def test_nothing_goes_before_its_time(desk: Desk, kept: tuple[uuid.UUID, uuid.UUID]) -> None:
+    assert swept(desk) == 0
+    change(desk, "UPDATE scans SET expires_at = NULL")
+    change(desk, "UPDATE jobs SET expires_at = NULL")
+    assert swept(desk) == 0
+    assert desk.storage.job(kept[1]).exists()
+
+
+def test_files_go_with_what_a_client_wrote_and_a_word_of_the_job_stays_for_a_while(
+    desk: Desk, kept: tuple[uuid.UUID, uuid.UUID]
+) -> None:
+    scan_id, job_id = kept
+    past(desk)
+    assert swept(desk) == 2
+    assert swept(desk) == 0
+    assert list(desk.storage.jobs.iterdir()) == list(desk.storage.scans.iterdir()) == []
+    job = desk.job(job_id)
+    assert (job.expired, job.tags, job.scan_id) == (True, {}, None)
+    with desk.database() as session:
+        assert session.get(Scan, scan_id) is None
+        assert actions(session) == ["job.expired", "scan.expired"]
+        with pytest.raises(IllegalMove):
+            jobs.retry(session, job_id)
+    past(desk, days=30)
+    swept(desk)
+    with desk.database() as session:
+        assert session.scalars(select(Job)).all() == []
+
+
+@pytest.mark.parametrize("status", [Status.QUEUED, Status.RUNNING])
+def test_what_is_worked_on_waits(desk: Desk, kept: tuple[uuid.UUID, uuid.UUID], status: Status) -> None:
+    past(desk)
+    change(desk, f"UPDATE jobs SET status = '{status}'")
+    assert swept(desk) == 0
+    change(desk, "UPDATE jobs SET status = 'cancelled'")
+    assert swept(desk) == 2
+
+
+def test_a_sweep_that_was_killed_is_done_again(
+    desk: Desk, kept: tuple[uuid.UUID, uuid.UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    past(desk)
+
+    def dies(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(audit, "append", dies)
+        with pytest.raises(KeyboardInterrupt):
+            swept(desk)
+    assert not desk.job(kept[1]).expired
+    assert swept(desk) == 2

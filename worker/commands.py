@@ -1,0 +1,162 @@
+"""The commands of whoever runs the service: API keys, and the audit log."""
+
+import argparse
+import json
+import os
+import sys
+import uuid
+from collections import deque
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import ValidationError
+from pydantic_core import to_jsonable_python
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from worker import audit, embedded, keys
+from worker.audit import BrokenChain, Entry, Who
+from worker.database import in_one_line, make_engine, make_sessions
+from worker.keys import TENANT, Limits, Scope, Wanted
+from worker.models import DEFAULT_TENANT, Key
+from worker.settings import Settings, get_settings
+
+
+class Refused(Exception):
+    """The command cannot be done; the message says why."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do a command; 1 and one line on standard error when that is impossible."""
+    os.umask(0o077)
+    options = _parser().parse_args(arguments)
+    engine = _engine(get_settings())
+    try:
+        with make_sessions(engine)() as session:
+            options.do(session, options)
+    except (Refused, BrokenChain, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except DBAPIError as error:
+        sys.stderr.write(f"error: DATABASE_URL: {in_one_line(error)}\n")
+        return 1
+    finally:
+        engine.dispose()
+    return 0
+
+
+def _engine(settings: Settings) -> Engine:
+    """The database of the settings, or the embedded one of a service that runs on DATA."""
+    return make_engine(settings.database_url or embedded.database_url(settings.data.absolute()), 1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
+    groups = parser.add_subparsers(required=True)
+    of_keys = groups.add_parser("keys", help="make, list, rotate and revoke API keys").add_subparsers(required=True)
+    create = of_keys.add_parser("create", help="make a key; it is shown once, on standard output")
+    create.add_argument("name", help="what people call it")
+    create.add_argument("--tenant", default=DEFAULT_TENANT, help="whose scans and jobs it sees (%(default)s)")
+    scopes = [scope.value for scope in Scope]
+    create.add_argument("--scopes", nargs="+", choices=scopes, default=scopes[:2], help="(read write)")
+    for name, field in Limits.model_fields.items():
+        create.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=field.description)
+    create.set_defaults(do=_create)
+    shown = of_keys.add_parser("list", help="all keys, one JSON object a line")
+    shown.add_argument("--tenant", help="of this tenant only")
+    shown.set_defaults(do=_list)
+    rotate = of_keys.add_parser("rotate", help="a new secret for a key; it is shown once, on standard output")
+    rotate.add_argument("id", type=uuid.UUID)
+    rotate.add_argument("--overlap-minutes", type=int, default=0, metavar="N", help="how long the old one is taken too")
+    rotate.set_defaults(do=_rotate)
+    revoke = of_keys.add_parser("revoke", help="refuse a key from now on")
+    revoke.add_argument("id", type=uuid.UUID)
+    revoke.set_defaults(do=_revoke)
+    of_audit = groups.add_parser("audit", help="export and verify the audit log").add_subparsers(required=True)
+    export = of_audit.add_parser("export", help="verify the log and print it, one JSON object a line")
+    export.set_defaults(do=_export)
+    verify = of_audit.add_parser("verify", help="verify the log, and that it still holds what was exported")
+    verify.add_argument("exported", type=Path, nargs="?", help="a file that `audit export` wrote")
+    verify.set_defaults(do=_verify)
+    return parser
+
+
+def _create(session: Session, options: argparse.Namespace) -> None:
+    if not keys.is_tenant(options.tenant):
+        raise Refused(f"--tenant: {options.tenant!r} does not match {TENANT}")
+    given = {name: getattr(options, name) for name in Limits.model_fields}
+    try:
+        wanted = Wanted.model_validate({"name": options.name, "scopes": options.scopes, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Refused(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from None
+    key, secret = keys.make(session, options.tenant, wanted)
+    _tell(session, key, "key.made", secret)
+
+
+def _list(session: Session, options: argparse.Namespace) -> None:
+    hidden = ("sha256", "previous_sha256")
+    for key in keys.of_tenant(session, options.tenant):
+        shown = {column.key: getattr(key, column.key) for column in Key.__table__.columns if column.key not in hidden}
+        _say(json.dumps(to_jsonable_python(shown)))
+
+
+def _rotate(session: Session, options: argparse.Namespace) -> None:
+    key = _one(session, options.id)
+    secret = keys.rotate(session, key, timedelta(minutes=max(0, options.overlap_minutes)))
+    _tell(session, key, "key.rotated", secret)
+
+
+def _revoke(session: Session, options: argparse.Namespace) -> None:
+    key = _one(session, options.id)
+    keys.revoke(session, key)
+    _tell(session, key, "key.revoked")
+
+
+def _one(session: Session, key_id: uuid.UUID) -> Key:
+    key = keys.one(session, key_id)
+    if key is None:
+        raise Refused(f"there is no key {key_id}")
+    return key
+
+
+def _tell(session: Session, key: Key, action: str, secret: str | None = None) -> None:
+    """Write down what was done, and show the secret only once it counts."""
+    audit.append(session, Who(key.tenant, f"command:{os.getuid()}"), action, key=key.id)
+    session.commit()
+    sys.stderr.write(f"{action}: {key.id} of tenant {key.tenant}\n")
+    if secret is not None:
+        _say(secret)
+
+
+def _export(session: Session, _: argparse.Namespace) -> None:
+    for entry in audit.verified(audit.entries(session)):
+        _say(entry.model_dump_json())
+
+
+def _verify(session: Session, options: argparse.Namespace) -> None:
+    exported = _last(_read(options.exported)) if options.exported is not None else None
+    last = _last(audit.entries(session))
+    if exported is not None and not audit.holds(session, exported):
+        raise BrokenChain(f"entry {exported.seq} was exported as {exported.hash}, and is another or gone by now")
+    _say(f"{last.seq} entries, the last one {last.hash}" if last else "no entries")
+
+
+def _last(log: Iterator[Entry]) -> Entry | None:
+    tail = deque(audit.verified(log), maxlen=1)
+    return tail[0] if tail else None
+
+
+def _read(path: Path) -> Iterator[Entry]:
+    with path.open() as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield Entry.model_validate_json(line)
+            except ValidationError:
+                raise BrokenChain(f"{path}: line {number} is no entry") from None
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")

@@ -1,0 +1,126 @@
+"""API keys: made, found again by their hash, turned and revoked. The key itself is told once and kept nowhere."""
+
+import hashlib
+import re
+import secrets
+import uuid
+from collections.abc import Sequence
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.orm import Session
+
+from worker.models import Key
+
+PREFIX = "udig_"  # by which scanners for leaked secrets know them
+TENANT = r"^[a-z0-9][a-z0-9-]{0,62}$"
+USE_IS_TOLD_AGAIN = timedelta(minutes=1)
+Count = Annotated[int, Field(ge=1, lt=1 << 31, strict=True)]
+Bytes = Annotated[int, Field(ge=1, lt=1 << 63, strict=True)]
+Days = Annotated[int, Field(ge=1, le=36500, strict=True)]
+
+
+class Scope(StrEnum):
+    """What a key may do; none implies another."""
+
+    READ = "read"  # look at scans, jobs, results and priors
+    WRITE = "write"  # bring scans, ask for jobs, cancel, retry, delete
+    ADMIN = "admin"  # make, list, rotate and revoke the keys of its tenant
+
+
+class Limits(BaseModel):
+    """How much a key may do, and how long what it makes is kept; null: only the service's own limits hold."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_open_jobs: Count | None = Field(None, description="jobs queued or running at once")
+    max_jobs_per_day: Count | None = Field(None, description="jobs filed within 24 hours")
+    max_stored_bytes: Bytes | None = Field(None, description="bytes of the scans that it keeps here")
+    max_requests_per_minute: Count | None = Field(None, description="requests, counted by each API process")
+    retention_days: Days | None = Field(None, description="scans and jobs are deleted so long after they were made")
+    expires_days: Days | None = Field(None, description="the key is refused so long after it was made")
+
+
+class Wanted(Limits):
+    """A key that is asked for."""
+
+    name: str = Field(pattern=r"^[\w .@+-]{1,64}$", description="what people call it; never a patient's name")
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)]
+
+
+def make(session: Session, tenant: str, wanted: Wanted, maker: Key | None = None) -> tuple[Key, str]:
+    """A new key, which does not outlive the one that made it: its row, and the secret."""
+    secret = _fresh()
+    row = wanted.model_dump(exclude={"scopes", "expires_days"})
+    own_end = None if wanted.expires_days is None else func.now() + timedelta(days=wanted.expires_days)
+    ends = [end for end in (own_end, None if maker is None else maker.expires_at) if end is not None]
+    scopes = list(dict.fromkeys(scope.value for scope in wanted.scopes))
+    key = Key(
+        tenant=tenant, sha256=hashed(secret), scopes=scopes, expires_at=func.least(*ends) if ends else None, **row
+    )
+    session.add(key)
+    session.flush()
+    session.refresh(key)
+    return key, secret
+
+
+def recognise(session: Session, secret: str) -> Key | None:
+    """The valid key with this secret, whose use is remembered to the minute.
+
+    It is looked up by its hash: how long that takes tells nothing of any key.
+    """
+    digest = hashed(secret)
+    this = or_(Key.sha256 == digest, (Key.previous_sha256 == digest) & (Key.previous_until > func.now()))
+    usable = Key.revoked_at.is_(None) & or_(Key.expires_at.is_(None), Key.expires_at > func.now())
+    due = or_(Key.last_used_at.is_(None), Key.last_used_at < func.now() - USE_IS_TOLD_AGAIN)
+    found = session.execute(select(Key, due.label("due")).where(this, usable)).one_or_none()
+    if found is None:
+        return None
+    if found.due:
+        session.execute(update(Key).where(Key.id == found.Key.id, due).values(last_used_at=func.now()))
+    key: Key = found.Key
+    return key
+
+
+def of_tenant(session: Session, tenant: str | None) -> Sequence[Key]:
+    """The keys of a tenant, or of all, oldest first."""
+    query = select(Key).order_by(Key.id)
+    return session.scalars(query if tenant is None else query.where(Key.tenant == tenant)).all()
+
+
+def one(session: Session, key_id: uuid.UUID, tenant: str | None = None) -> Key | None:
+    """A key by its id, for a change; of this tenant, where one is named."""
+    query = select(Key).where(Key.id == key_id).with_for_update()
+    return session.scalars(query if tenant is None else query.where(Key.tenant == tenant)).one_or_none()
+
+
+def rotate(session: Session, key: Key, overlap: timedelta) -> str:
+    """A new secret for the key; the one before is taken for `overlap` longer. Everything else stays."""
+    secret = _fresh()
+    key.previous_sha256, key.previous_until = (key.sha256, func.now() + overlap) if overlap else (None, None)
+    key.sha256 = hashed(secret)
+    session.flush()
+    return secret
+
+
+def revoke(session: Session, key: Key) -> None:
+    """Refuse the key from now on. Its row stays: the audit log names it."""
+    key.revoked_at = key.revoked_at or func.now()
+    session.flush()
+
+
+def is_tenant(name: str) -> bool:
+    """Whether a tenant may be called so: its name is the name of folders."""
+    return re.fullmatch(TENANT, name) is not None
+
+
+def hashed(secret: str) -> str:
+    """What is kept of a key. It is 256 random bits, so that a fast hash is as good as a slow one."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _fresh() -> str:
+    return PREFIX + secrets.token_urlsafe(32)

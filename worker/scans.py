@@ -1,0 +1,81 @@
+"""Rows and files of scans, which come and go together. A tenant's scans meet no other tenant's: not even equal ones."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
+
+from worker import quotas
+from worker.models import OPEN, Job, Key, Scan
+from worker.storage import Storage
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A file that was received whole and found to be a scan."""
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    filename: str
+    header: dict[str, Any]  # core.acquisition.ScanHeader as JSON
+
+
+def keep(
+    session: Session, storage: Storage, tenant: str, file: Brought, *, key: Key | None, retention_days: int | None
+) -> tuple[Scan, bool]:
+    """The tenant's scan with these bytes, and whether it is new. Commits nothing: after a rollback call `forget`.
+
+    Raises QuotaReached.
+    """
+    _lock(session, tenant, file.sha256)
+    scan = session.scalar(select(Scan).where(Scan.tenant == tenant, Scan.sha256 == file.sha256))
+    created = scan is None
+    if scan is None:
+        if key is not None:
+            quotas.check_bytes(session, key, file.size_bytes)
+        scan = Scan(
+            tenant=tenant,
+            key_id=None if key is None else key.id,
+            sha256=file.sha256,
+            filename=file.filename,
+            size_bytes=file.size_bytes,
+            header=file.header,
+            expires_at=end_of(retention_days),
+        )
+        session.add(scan)
+    elif scan.expires_at is not None:
+        # Whoever brings it again may count on it as long as for a new one.
+        scan.expires_at = None if (end := end_of(retention_days)) is None else func.greatest(Scan.expires_at, end)
+    session.flush()
+    session.refresh(scan)
+    if created or not storage.scan(file.sha256, tenant).is_file():
+        storage.keep_scan(file.path, file.sha256, tenant)
+    return scan, created
+
+
+def forget(session: Session, storage: Storage, tenant: str, sha256: str) -> None:
+    """Remove the file of a scan that has no row. Nobody can store the same bytes meanwhile."""
+    _lock(session, tenant, sha256)
+    if session.scalar(select(Scan.id).where(Scan.tenant == tenant, Scan.sha256 == sha256)) is None:
+        storage.delete_scan(sha256, tenant)
+
+
+def end_of(retention_days: int | None) -> ColumnElement[Any] | None:
+    """When what is made now is to be deleted; None: never by itself."""
+    return None if retention_days is None else func.now() + timedelta(days=retention_days)
+
+
+def worked_on(scan: Scan) -> ColumnElement[bool]:
+    """Whether a job waits for the scan or runs on it, as a condition on jobs."""
+    return (Job.scan_id == scan.id) & Job.status.in_(OPEN)
+
+
+def _lock(session: Session, tenant: str, sha256: str) -> None:
+    """One at a time per tenant and content, until the transaction ends: row and file come and go together."""
+    number = hashlib.sha256(f"{tenant}/{sha256}".encode()).digest()[:8]
+    session.execute(select(func.pg_advisory_xact_lock(int.from_bytes(number, signed=True))))
