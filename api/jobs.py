@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import time
 import uuid
 from typing import Annotated, Any, TypeVar
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from api import views
+from api import views, webhooks
 from api.context import Context, ContextDep
 from api.errors import of_validation
 from api.examples import JOB, JOB_ITEM, JOB_REQUEST, JUDGED_JOB, answers, page
@@ -22,9 +23,10 @@ from api.schemas import JobIn, JobItem, JobOptions, JobOut, Page
 from core.acquisition import Modality
 from core.cards import card_of
 from core.parameters import Parameters, complete
-from worker import jobs, queue
+from worker import jobs, queue, tracing
 from worker.models import Scan, Status
 
+log = logging.getLogger(__name__)
 router = APIRouter(tags=["jobs"])
 Asked = TypeVar("Asked", bound=JobOptions)
 BODY_BYTES = 1 << 20
@@ -108,6 +110,7 @@ def _file_with_scan(context: Context, asked: JobOptions, file: Received, key: st
 
 
 def _submit(context: Context, session: Session, scan: Scan, asked: JobOptions, key: str | None) -> Response:
+    webhooks.check(context.settings, asked.webhook_url)
     job, created = jobs.submit(
         session,
         scan=scan,
@@ -116,6 +119,8 @@ def _submit(context: Context, session: Session, scan: Scan, asked: JobOptions, k
         slices=_slices(scan, asked),
         seed=asked.seed,
         tags=asked.tags,
+        webhook_url=asked.webhook_url,
+        traceparent=tracing.current(),
         idempotency_key=key,
         request_sha256=_fingerprint(scan, asked),
         max_open_jobs=context.settings.max_open_jobs,
@@ -125,6 +130,7 @@ def _submit(context: Context, session: Session, scan: Scan, asked: JobOptions, k
         context.storage.prepare_job(job_id)
     session.commit()
     if created:
+        log.info("job.queued", extra={"job_id": str(job_id)})
         queue.ring(jobs.waiting(session, job_id))
     return _accepted(session, job_id, {} if created else {"Idempotency-Replayed": "true"})
 

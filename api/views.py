@@ -3,6 +3,7 @@
 import base64
 import binascii
 import uuid
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Row, Select, case, func, select, true
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from api.problems import Invalid, NotFound
 from api.schemas import JobItem, JobOut, Metrics, Page, Progress, ScanOut, SnapshotOut
 from core.verdict import foreign
-from worker.models import Chunk, Job, Scan, Snapshot, Status
+from worker.models import Chunk, Job, Scan, Snapshot, Status, WebhookDelivery
 
 _PART = case(
     (Chunk.status == Status.SUCCEEDED, 1.0),
@@ -48,6 +49,17 @@ _VERDICTS = (
     .label("verdicts")
 )
 
+_TOLD = ("state", "event", "attempts", "error", "due_at", "delivered_at")
+_WEBHOOK = (
+    select(func.jsonb_build_object(*chain(*((name, getattr(WebhookDelivery, name)) for name in _TOLD)), type_=JSONB))
+    .where(WebhookDelivery.job_id == Job.id)
+    .order_by(WebhookDelivery.created_at.desc())
+    .limit(1)
+    .correlate(Job)
+    .scalar_subquery()
+    .label("webhook")
+)
+
 
 def scan_out(scan: Scan) -> ScanOut:
     """A scan as the client sees it."""
@@ -79,10 +91,10 @@ def scan_page(session: Session, limit: int, cursor: str | None) -> Page[ScanOut]
 
 def one_job(session: Session, job_id: uuid.UUID) -> JobOut:
     """The job of that id, in one query."""
-    row = session.execute(_JOBS.add_columns(_VERDICTS).where(Job.id == job_id)).one_or_none()
+    row = session.execute(_JOBS.add_columns(_VERDICTS, _WEBHOOK).where(Job.id == job_id)).one_or_none()
     if row is None:
         raise no_job(job_id)
-    return JobOut.model_validate({**_item(row), "verdicts": row.verdicts or []})
+    return JobOut.model_validate({**_item(row), "verdicts": row.verdicts or [], "webhook": row.webhook})
 
 
 def read_job(sessions: sessionmaker[Session], job_id: uuid.UUID) -> JobOut:

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, select, update
@@ -32,6 +32,9 @@ class Claim:
     scan_sha256: str
     scan_header: dict[str, Any]
     result: str | None  # the slice is done already, what is left is to assemble
+    queued_at: datetime
+    claimed_at: datetime
+    traceparent: str | None  # of the request that filed the job
 
     def is_mine(self) -> ColumnElement[bool]:
         """The fence."""
@@ -89,7 +92,7 @@ def _take(session: Session, job: Job, wanted: int, worker: str, lease_seconds: f
             lease_until=lease_end(lease_seconds),
             started_at=func.coalesce(Chunk.started_at, func.now()),
         )
-        .returning(Chunk.slice, Chunk.attempt, Chunk.result)
+        .returning(Chunk.slice, Chunk.attempt, Chunk.result, Chunk.queued_at, func.now().label("claimed_at"))
         .execution_options(synchronize_session=False)
     )
     row = session.execute(query).one_or_none()
@@ -110,6 +113,9 @@ def _take(session: Session, job: Job, wanted: int, worker: str, lease_seconds: f
         scan_sha256=scan.sha256,
         scan_header=scan.header,
         result=row.result,
+        queued_at=row.queued_at,
+        claimed_at=row.claimed_at,
+        traceparent=job.traceparent,
     )
 
 

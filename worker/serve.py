@@ -23,7 +23,7 @@ from worker.database import AWAY, make_engine, make_sessions
 from worker.embedded import EmbeddedError, EmbeddedServers
 from worker.migrate import migrate
 from worker.names import name_prefix
-from worker.settings import Settings
+from worker.settings import Settings, refusal
 from worker.storage import Storage, replacing
 
 log = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ def main() -> int:
     except (CannotServeError, EmbeddedError, OSError) as error:
         return _refuse(str(error))
     except ValidationError as error:
-        return _refuse("; ".join(f"{e['loc'][0]}: {e['msg']}, found {e['input']!r}".upper() for e in error.errors()))
+        return _refuse(refusal(error))
     except DBAPIError as error:
         return _refuse(f"the database cannot be used: {str(error.orig).strip().splitlines()[0]}")
     return 0

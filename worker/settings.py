@@ -1,11 +1,14 @@
 """Every setting of the service, read once from the environment."""
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SECRET = re.compile(r"whsec_[A-Za-z0-9+/]{32,86}={0,2}")
 
 
 class Settings(BaseSettings):
@@ -41,7 +44,25 @@ class Settings(BaseSettings):
     snapshot_seconds: float = Field(2, gt=0, description="period of progress snapshots and previews")
     checkpoint_seconds: float = Field(30, gt=0, description="period of checkpoints")
     sweep_seconds: float = Field(5, gt=0, description="period in which waiting rows are rung again")
+    webhook_secret: SecretStr | None = Field(
+        None,
+        description="what webhooks are signed with: whsec_ and base64, or several of these; unset: there are none",
+    )
+    webhook_allow_private: bool = Field(False, description="webhooks may go to private addresses, and by plain http")
+    webhook_retry_seconds: float = Field(
+        5, gt=0, description="first pause of a webhook's retries; each is twice as long"
+    )
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None, pattern=r"^https?://[^\s/]+", description="collector of traces (OTLP over HTTP); unset: no traces"
+    )
     max_crashes: int = Field(3, ge=1, description="a slice that killed its worker this often fails its job")
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _is_secret(cls, given: SecretStr | None) -> SecretStr | None:
+        if given is not None and not all(map(SECRET.fullmatch, given.get_secret_value().split() or [""])):
+            raise ValueError("each is whsec_ and 32 to 86 letters and digits of base64: 24 to 64 random bytes")
+        return given
 
     @property
     def priors_folder(self) -> Path:
@@ -56,5 +77,18 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """The settings of this process."""
-    return Settings()
+    """The settings of this process, which ends with one line when one of them is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SystemExit(f"error: {refusal(error)}") from None
+
+
+def refusal(error: ValidationError) -> str:
+    """Which settings are wrong, and how; of a secret the value is not told."""
+    return "; ".join(_refused(str(one["loc"][0]), one["msg"], one["input"]) for one in error.errors())
+
+
+def _refused(name: str, message: str, found: object) -> str:
+    secret = Settings.model_fields[name].annotation == SecretStr | None
+    return f"{name.upper()}: {message.removeprefix('Value error, ')}" + ("" if secret else f", found {found!r}")
