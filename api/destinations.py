@@ -21,7 +21,8 @@ def checked(text: str, *, allow_private: bool) -> httpx2.URL:
     """The URL, as far as it can be judged without asking for a name. Raises Refused."""
     try:
         url = httpx2.URL(text)
-    except httpx2.InvalidURL as error:
+        url.raw_host.decode().encode("idna")  # as whoever looks it up will do
+    except (httpx2.InvalidURL, UnicodeError) as error:
         raise Refused("is no URL") from error
     schemes = ("https", "http") if allow_private else ("https",)
     if len(text) > LONGEST_URL:

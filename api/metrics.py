@@ -14,13 +14,13 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 from worker import problems, tallies
 from worker.database import AWAY
 from worker.health import seen_lately
+from worker.jobs import OPEN
 from worker.models import Chunk, DeliveryState, Job, Status, WebhookDelivery, Worker
 from worker.settings import Settings
 from worker.storage import Storage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
-OPEN = (Status.QUEUED, Status.RUNNING)
 ENDED = tuple(status.value for status in Status if status.ended)
 OUTCOMES = ("delivered", "retried", "failed", "disabled")
 COUNTED = {  # kind of tally -> metric, meaning, label, and what it is told of from the beginning

@@ -29,7 +29,8 @@ MOST_AT_ONCE = 16
 POLL_SECONDS = 1.0
 ANSWER_SECONDS = 15.0  # in all: a receiver that dribbles is cut off too
 LEASE_SECONDS = 2 * ANSWER_SECONDS
-Given, Got = ParamSpec("Given"), TypeVar("Got")
+Given = ParamSpec("Given")
+Got = TypeVar("Got")
 
 
 def check(settings: Settings, url: str | None) -> None:
@@ -52,7 +53,8 @@ def payload(delivery: Delivery) -> str:
     status = Status(delivery.event.removeprefix("job."))
     links = {"self": job} | ({"result": f"{job}/result"} if status is Status.SUCCEEDED else {})
     data = {"job_id": str(delivery.job_id), "status": status, "links": links}
-    return json.dumps({"type": delivery.event, "timestamp": delivery.created_at.isoformat(), "data": data})
+    ended_at = delivery.created_at.astimezone(UTC).isoformat()
+    return json.dumps({"type": delivery.event, "timestamp": ended_at, "data": data})
 
 
 def headers(delivery: Delivery, body: str, secrets: str, now: datetime) -> dict[str, str]:

@@ -13,7 +13,7 @@ from structlog.typing import EventDict, WrappedLogger
 
 _tracer = trace.get_tracer("udig-recon")
 _PROPAGATOR = TraceContextTextMapPropagator()
-_EXPORT_SECONDS = 5
+_EXPORT_SECONDS = 3  # a collector that is away does not hold up the end of a process for longer
 
 
 def configure(endpoint: str | None, service: str, instance: str) -> None:
