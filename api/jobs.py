@@ -185,7 +185,7 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
 ) -> Response:
-    """`Link: rel="next"` leads to the next page. Verdicts are told of one job at a time."""
+    """`Link: rel="next"` leads to the next page. Verdicts and webhooks are told of one job at a time."""
     with context.sessions() as session:
         found = views.job_page(session, status=status, scan_id=scan_id, tag=tag, limit=limit, cursor=cursor)
     return tagged_json(request, found, next_link(request, found.next_cursor))
