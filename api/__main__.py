@@ -10,7 +10,7 @@ import uvicorn
 
 from api.app import create_app
 from api.server import Server, timed_protocol
-from worker import logs
+from worker import logs, tracing
 from worker.settings import get_settings
 
 log = logging.getLogger("api")
@@ -23,6 +23,7 @@ def main() -> None:
     os.umask(0o077)
     settings = get_settings()
     logs.configure()
+    tracing.configure(settings.otel_exporter_otlp_endpoint, "udig-recon-api", f"{socket.gethostname()}:{os.getpid()}")
     app = create_app(settings)
     config = uvicorn.Config(
         app,

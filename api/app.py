@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -17,6 +17,7 @@ from api.metrics import Requests
 from api.middleware import HeadAsGet, Observed
 from api.schemas import JobIn, JobOptions, ProblemOut
 from api.watcher import Watcher
+from api.webhooks import Courier
 from worker.database import make_engine, make_sessions
 from worker.queue import make_celery
 from worker.settings import Settings, get_settings
@@ -37,7 +38,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.database_url is None or settings.redis_url is None:
         missing = "DATABASE_URL" if settings.database_url is None else "REDIS_URL"
         raise SystemExit(f"error: {missing} is not set; `python -m worker.serve` starts a server of its own")
-    app = FastAPI(title="uDiG Recon", version=version("udig-recon"), description=DESCRIPTION, lifespan=_lifespan)
+    app = FastAPI(
+        title="uDiG Recon",
+        version=version("udig-recon"),
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        # Its spans carry path and query, and with them what a client calls its files; see `Observed` for ours.
+        telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
+    )
     requests = Requests()
     engine = make_engine(settings.database_url, CONNECTIONS)
     app.state.context = Context(
@@ -64,13 +72,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: Context = app.state.context
     if removed := uploads.sweep(context.storage.incoming):
         log.info("uploads.swept", extra={"files": removed})
-    watching = asyncio.create_task(context.watcher.run())
+    courier = Courier(context.settings, context.sessions)
+    beside = [asyncio.create_task(task) for task in (context.watcher.run(), courier.run())]
     try:
         yield
     finally:
-        watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await watching
+        for task in beside:
+            task.cancel()
+        await asyncio.wait(beside)
         app.state.celery.close()
         app.state.engine.dispose()
 

@@ -73,7 +73,7 @@ JOB_ITEM: dict[str, Any] = {
     "expires_at": None,
     "links": {"self": f"/v1/jobs/{JOB_ID}", "result": f"/v1/jobs/{JOB_ID}/result"},
 }
-JOB = {**JOB_ITEM, "verdicts": []}
+JOB = {**JOB_ITEM, "webhook": None, "verdicts": []}
 VERDICT = Verdict(
     prior_share=0.31,
     best_at=0.6,
@@ -102,6 +102,14 @@ JUDGED_JOB: dict[str, Any] = {
     "warnings": [foreign([0])],
     "versions": {"software": "udig-recon 0.1.0", "prior": "mri", "prior_sha256": SHA256},
     "finished_at": "2026-02-03T09:14:40.900000Z",
+    "webhook": {
+        "state": "delivered",
+        "event": "job.succeeded",
+        "attempts": 1,
+        "error": None,
+        "due_at": "2026-02-03T09:15:11.200000Z",
+        "delivered_at": "2026-02-03T09:14:41.400000Z",
+    },
     "verdicts": [{"slice": 0, **VERDICT.as_json()}],
 }
 SNAPSHOT = {

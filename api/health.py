@@ -46,9 +46,8 @@ def get_readiness(context: ContextDep) -> Response:
     responses=answers({200: METRICS}, 503, open_to_all=True),
 )
 def get_metrics(context: ContextDep) -> Response:
-    """Jobs by status, age of the queue, workers, disk, requests. No names, no ids."""
-    with context.sessions() as session:
-        body = exposition(context.requests, session, context.storage, context.settings.alive_seconds)
+    """Jobs, queue, slices, failures, workers, webhooks, disk, requests. No names, no ids of jobs or scans."""
+    body = exposition(context.requests, context.sessions, context.storage, context.settings, _queue_answers)
     return Response(body, media_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})
 
 
@@ -62,8 +61,12 @@ def _database(context: Context) -> str:
     return "ok" if set(current) == set(wanted) else "the tables are of another version: run python -m worker.migrate"
 
 
+def _queue_answers() -> bool:
+    return queue.waiting_messages() is not None
+
+
 def _queue(_: Context) -> str:
-    return "the queue does not answer" if queue.waiting_messages() is None else "ok"
+    return "ok" if _queue_answers() else "the queue does not answer"
 
 
 def _disk(context: Context) -> str:

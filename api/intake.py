@@ -17,7 +17,7 @@ from api.multipart import Part, PartReader
 from api.problems import Invalid, TooLarge
 from api.uploads import Upload, base_name, counted, uploading
 from core.formats import probe_in_child
-from worker import quotas
+from worker import quotas, tracing
 from worker.models import Scan
 from worker.scans import Brought, forget, keep
 
@@ -107,7 +107,8 @@ async def _look(context: Context, caller: Caller, upload: Upload) -> dict[str, A
     known = await run_in_threadpool(_known_header, context, caller.tenant, upload.sha256)
     if known is not None:
         return known
-    probed = await anyio.to_thread.run_sync(probe_in_child, upload.path, context.limits, limiter=context.probes)
+    with tracing.span("probe"):
+        probed = await anyio.to_thread.run_sync(probe_in_child, upload.path, context.limits, limiter=context.probes)
     return asdict(probed)
 
 

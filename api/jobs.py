@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import time
 import uuid
 from typing import Annotated, Any, TypeVar
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from api import views
+from api import views, webhooks
 from api.access import Caller, Reader, Writer
 from api.context import Context, ContextDep
 from api.errors import of_validation
@@ -23,10 +24,11 @@ from api.schemas import JobIn, JobItem, JobOptions, JobOut, Page
 from core.acquisition import Modality
 from core.cards import card_of
 from core.parameters import Parameters, complete
-from worker import audit, jobs, queue
+from worker import audit, jobs, queue, tracing
 from worker.models import Scan, Status
 from worker.quotas import JOB_FILED
 
+log = logging.getLogger(__name__)
 router = APIRouter(tags=["jobs"])
 Asked = TypeVar("Asked", bound=JobOptions)
 BODY_BYTES = 1 << 20
@@ -109,6 +111,7 @@ def _file_with_scan(context: Context, caller: Caller, asked: JobOptions, file: R
 def _submit(
     context: Context, caller: Caller, session: Session, scan: Scan, asked: JobOptions, key: str | None
 ) -> Response:
+    webhooks.check(context.settings, asked.webhook_url)
     job, created = jobs.submit(
         session,
         scan=scan,
@@ -117,6 +120,8 @@ def _submit(
         slices=_slices(scan, asked),
         seed=asked.seed,
         tags=asked.tags,
+        webhook_url=asked.webhook_url,
+        traceparent=tracing.current(),
         idempotency_key=key,
         request_sha256=_fingerprint(scan, asked),
         max_open_jobs=context.settings.max_open_jobs,
@@ -129,6 +134,7 @@ def _submit(
         audit.append(session, caller.who, JOB_FILED, job=job_id, scan=scan.id)
     session.commit()
     if created:
+        log.info("job.queued", extra={"job_id": str(job_id)})
         queue.ring(jobs.waiting(session, job_id))
     return _accepted(session, caller, job_id, {} if created else {"Idempotency-Replayed": "true"})
 
@@ -184,7 +190,7 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
 ) -> Response:
-    """`Link: rel="next"` leads to the next page. Verdicts are told of one job at a time."""
+    """`Link: rel="next"` leads to the next page. Verdicts and webhooks are told of one job at a time."""
     with context.sessions() as session:
         found = views.job_page(
             session, caller.tenant, status=status, scan_id=scan_id, tag=tag, limit=limit, cursor=cursor

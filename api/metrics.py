@@ -1,20 +1,35 @@
 """What Prometheus reads: counted as requests pass, and asked of the database when scraped."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 
+from worker import problems, tallies
+from worker.database import AWAY
 from worker.health import seen_lately
-from worker.models import Job, Status, Worker
+from worker.models import OPEN, Chunk, DeliveryState, Job, Status, WebhookDelivery, Worker
+from worker.settings import Settings
 from worker.storage import Storage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
+ENDED = tuple(status.value for status in Status if status.ended)
+OUTCOMES = ("delivered", "retried", "failed", "disabled")
+COUNTED = {  # kind of tally -> metric, meaning, label, and what it is told of from the beginning
+    "slices": ("udig_slices_done", "Slices reconstructed", "", ("",)),
+    "slice_seconds": ("udig_slice_seconds", "Time spent on the slices that were done", "", ("",)),
+    "lease_losses": ("udig_lease_losses", "Slices taken back from silent workers", "", ("",)),
+    "jobs": ("udig_jobs_ended", "Jobs ended, by how", "status", ENDED),
+    "failures": ("udig_job_failures", "Jobs failed, by kind of problem", "reason", (*problems.KINDS, "other")),
+    "webhooks": ("udig_webhook_attempts", "Webhooks tried, by what came of it", "outcome", OUTCOMES),
+}
 
 
 class Requests:
@@ -38,34 +53,90 @@ class Requests:
 class _State:
     """The service as it stands, for one scrape."""
 
-    gauges: list[GaugeMetricFamily]
+    metrics: list[Metric]
 
     def collect(self) -> Iterator[Metric]:
         """What the registry asks for."""
-        yield from self.gauges
+        yield from self.metrics
 
 
-def exposition(requests: Requests, session: Session, storage: Storage, alive_seconds: float) -> bytes:
-    """The metrics in Prometheus' text format."""
-    counted = session.execute(select(Job.status, func.count().label("jobs")).group_by(Job.status))
-    by_status = {row.status: row.jobs for row in counted}
-    jobs = GaugeMetricFamily("udig_jobs", "Jobs by status", labels=["status"])
-    for status in Status:
-        jobs.add_metric([status.value], by_status.get(status, 0))
-    waiting = func.extract("epoch", func.now() - func.min(Job.created_at))
-    age = session.scalar(select(waiting).where(Job.status == Status.QUEUED))
+def exposition(
+    requests: Requests,
+    sessions: sessionmaker[Session],
+    storage: Storage,
+    settings: Settings,
+    queue_answers: Callable[[], bool],
+) -> bytes:
+    """The metrics in Prometheus' text format; those of the database are missing while it is away."""
+    metrics: list[Metric] = [
+        _gauge("udig_disk_free_bytes", "Free bytes below DATA", storage.free_bytes()),
+        _gauge("udig_disk_reserve_bytes", "Bytes that uploads leave free", settings.disk_reserve_bytes),
+    ]
+    try:
+        with sessions() as session:
+            metrics += _of_database(session, settings.alive_seconds)
+    except AWAY:
+        up = {"database": 0.0}
+    else:
+        up = {"database": 1.0}
+    up["queue"] = float(queue_answers())
+    metrics.append(_gauges("udig_dependency_up", "Whether it answers", "dependency", up))
     registry = CollectorRegistry()
-    registry.register(
-        _State(
-            [
-                jobs,
-                GaugeMetricFamily("udig_queue_age_seconds", "Age of the oldest queued job", value=float(age or 0)),
-                GaugeMetricFamily("udig_workers", "Workers alive", value=workers_alive(session, alive_seconds)),
-                GaugeMetricFamily("udig_disk_free_bytes", "Free bytes below DATA", value=storage.free_bytes()),
-            ]
-        )
-    )
+    registry.register(_State(metrics))
     return generate_latest(requests.registry) + generate_latest(registry)
+
+
+def _of_database(session: Session, alive_seconds: float) -> Iterator[Metric]:
+    jobs = select(Job.status, func.count()).group_by(Job.status)
+    yield _gauges("udig_jobs", "Jobs by status", "status", _by(session, jobs, Status))
+    slices = select(Chunk.status, func.count()).where(Chunk.status.in_(OPEN)).group_by(Chunk.status)
+    yield _gauges("udig_slices", "Slices that wait or are worked on", "status", _by(session, slices, OPEN))
+    waiting = select(_age(Chunk.queued_at)).join(Job).where(Chunk.status == Status.QUEUED, Job.scan_id.is_not(None))
+    yield _gauge("udig_queue_age_seconds", "How long the first slice of the queue has waited", session.scalar(waiting))
+    yield _gauge("udig_workers", "Workers alive", workers_alive(session, alive_seconds))
+    yield from _gpus(session, alive_seconds)
+    states = select(WebhookDelivery.state, func.count()).group_by(WebhookDelivery.state)
+    yield _gauges("udig_webhooks", "Webhooks by state", "state", _by(session, states, DeliveryState))
+    untold = select(_age(WebhookDelivery.created_at)).where(WebhookDelivery.state == DeliveryState.PENDING)
+    yield _gauge("udig_webhook_age_seconds", "Age of the oldest webhook not heard yet", session.scalar(untold))
+    counted = tallies.totals(session)
+    for kind, (name, meaning, label, known) in COUNTED.items():
+        metric = CounterMetricFamily(name, meaning, labels=[label] if label else [])
+        for value, amount in {**dict.fromkeys(known, 0.0), **counted.get(kind, {})}.items():
+            metric.add_metric([value] if label else [], amount)
+        yield metric
+
+
+def _gpus(session: Session, alive_seconds: float) -> Iterator[Metric]:
+    """Memory of each GPU; what several workers on one tell of it differs by seconds."""
+    used, total = func.max(Worker.gpu_memory_used_bytes), func.max(Worker.gpu_memory_total_bytes)
+    query = (
+        select(Worker.gpu, used, total).where(Worker.gpu.is_not(None), seen_lately(alive_seconds)).group_by(Worker.gpu)
+    )
+    rows = [(str(gpu), float(used or 0), float(total or 0)) for gpu, used, total in session.execute(query)]
+    yield _gauges("udig_gpu_memory_used_bytes", "GPU memory in use", "gpu", {gpu: used for gpu, used, _ in rows})
+    yield _gauges("udig_gpu_memory_total_bytes", "GPU memory in all", "gpu", {gpu: total for gpu, _, total in rows})
+
+
+def _by(session: Session, query: Select[Any, int], known: Iterable[str]) -> dict[str, float]:
+    """Counts, zeros included."""
+    return {**dict.fromkeys(known, 0.0), **{key: float(count) for key, count in session.execute(query)}}
+
+
+def _age(moment: InstrumentedAttribute[datetime]) -> ColumnElement[float]:
+    """Seconds since the earliest, 0 when there is none."""
+    return func.coalesce(func.extract("epoch", func.now() - func.min(moment)), 0.0)
+
+
+def _gauge(name: str, meaning: str, value: float | None) -> Metric:
+    return GaugeMetricFamily(name, meaning, value=float(value or 0))
+
+
+def _gauges(name: str, meaning: str, label: str, values: Mapping[str, float]) -> Metric:
+    metric = GaugeMetricFamily(name, meaning, labels=[label])
+    for value, amount in values.items():
+        metric.add_metric([value], amount)
+    return metric
 
 
 def workers_alive(session: Session, alive_seconds: float) -> int:

@@ -1,12 +1,15 @@
-"""What surrounds every request: HEAD as GET, headers that browsers heed, a count and a line in the log."""
+"""What surrounds every request: HEAD as GET, headers that browsers heed, a count, a span, a line in the log."""
 
 import logging
 import time
+import uuid
 
-from starlette.datastructures import MutableHeaders
+from opentelemetry.trace import SpanKind
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.metrics import Requests
+from worker import tracing
 
 log = logging.getLogger("api.requests")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -47,7 +50,7 @@ class HeadAsGet:
 
 
 class Observed:
-    """Adds the security headers, counts requests by route and logs one line without query or body."""
+    """Adds the security headers, counts requests by route, traces posts, logs one line without query or body."""
 
     def __init__(self, app: ASGIApp, requests: Requests) -> None:
         self.app = app
@@ -72,13 +75,32 @@ class Observed:
             await send(message)
 
         try:
-            await self.app(scope, receive, send_observed)
+            if scope["method"] != "POST":
+                await self.app(scope, receive, send_observed)
+                return
+            sender = Headers(scope=scope).get("traceparent")
+            with tracing.span("POST", sender, kind=SpanKind.SERVER) as span:
+                await self.app(scope, receive, send_observed)
+                span.update_name(f"POST {_route(scope)}")
+                span.set_attribute("http.response.status_code", status)
         finally:
             seconds = time.perf_counter() - started
-            # The template, never the path or the query: they may carry what a client knows of a patient.
-            route = getattr(scope.get("route"), "path", "none")
+            route = _route(scope)
             method = "HEAD" if scope.get("head") else scope["method"]
             method = method if method in METHODS else "other"
             self.requests.count(method, route, status, seconds)
             answered = {"method": method, "route": route, "status": status, "seconds": round(seconds, 4)}
-            log.info("request", extra=answered)
+            log.info("request", extra=answered | _job(scope))
+
+
+def _route(scope: Scope) -> str:
+    """The template, never the path or the query: they may carry what a client knows of a patient."""
+    return getattr(scope.get("route"), "path", "none")
+
+
+def _job(scope: Scope) -> dict[str, str]:
+    """The job that a request is about, where its path names one."""
+    try:
+        return {"job_id": str(uuid.UUID(scope["path_params"]["job_id"]))}
+    except (KeyError, ValueError):
+        return {}

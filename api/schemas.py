@@ -4,11 +4,11 @@ import uuid
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from core.parameters import Method
 from worker.keys import Scope
-from worker.models import Status
+from worker.models import DeliveryState, Status
 
 Item = TypeVar("Item")
 
@@ -71,11 +71,6 @@ def _distinct(numbers: list[int]) -> list[int]:
     return numbers
 
 
-def _no_webhook(url: object) -> None:
-    if url is not None:
-        raise ValueError("null: webhooks are not supported yet; follow the job's events instead")
-
-
 OutputName = Literal["h5", "npy", "nifti", "png"]
 TagKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^:\x00]+$")]
 TagValue = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00]*$")]
@@ -94,7 +89,7 @@ class JobOptions(BaseModel):
         None, description="slice numbers of the scan, in the order of the result; null: all"
     )
     seed: int = Field(0, ge=0, lt=1 << 63, description="same scan, parameters, seed and device: same image")
-    webhook_url: Annotated[None, BeforeValidator(_no_webhook)] = Field(None, description="not supported yet")
+    webhook_url: str | None = Field(None, description="https URL that is told of the job's end (Standard Webhooks)")
     tags: dict[TagKey, TagValue] = Field({}, max_length=16, description="labels for GET /v1/jobs?tag=key:value")
 
 
@@ -143,6 +138,17 @@ class VerdictOut(BaseModel):
     reason: str = Field(description="the same in a sentence")
 
 
+class WebhookOut(BaseModel):
+    """How far the telling of a job's last end is."""
+
+    state: DeliveryState = Field(description="`failed`: given up; `disabled`: the receiver wants no more (410)")
+    event: str = Field(description="`job.succeeded`, `job.failed` or `job.cancelled`")
+    attempts: int
+    error: str | None = Field(description="what the last attempt came to; null when it was heard")
+    due_at: datetime = Field(description="of the next attempt, while it is pending")
+    delivered_at: datetime | None
+
+
 class JobItem(BaseModel):
     """A job of a list and how it stands."""
 
@@ -172,6 +178,7 @@ class JobItem(BaseModel):
 class JobOut(JobItem):
     """A job and how it stands."""
 
+    webhook: WebhookOut | None = Field(description="null before its end, and where no webhook was asked for")
     verdicts: list[VerdictOut] = Field(description="of its finished slices, by number; empty unless it is judged")
 
 

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import uuid
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Row, Select, case, func, select, true
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from api.problems import Invalid, NotFound
 from api.schemas import JobItem, JobOut, Metrics, Page, Progress, ScanOut, SnapshotOut
 from core.verdict import foreign
-from worker.models import Chunk, Job, Scan, Snapshot, Status
+from worker.models import Chunk, Job, Scan, Snapshot, Status, WebhookDelivery
 
 _PART = case(
     (Chunk.status == Status.SUCCEEDED, 1.0),
@@ -50,6 +51,17 @@ _VERDICTS = (
     .label("verdicts")
 )
 
+_TOLD = ("state", "event", "attempts", "error", "due_at", "delivered_at")
+_WEBHOOK = (
+    select(func.jsonb_build_object(*chain(*((name, getattr(WebhookDelivery, name)) for name in _TOLD)), type_=JSONB))
+    .where(WebhookDelivery.job_id == Job.id)
+    .order_by(WebhookDelivery.created_at.desc())
+    .limit(1)
+    .correlate(Job)
+    .scalar_subquery()
+    .label("webhook")
+)
+
 
 def scan_out(scan: Scan) -> ScanOut:
     """A scan as the client sees it."""
@@ -78,11 +90,11 @@ def scan_page(session: Session, tenant: str, limit: int, cursor: str | None) -> 
 
 def one_job(session: Session, tenant: str, job_id: uuid.UUID) -> JobOut:
     """The tenant's job of that id, in one query."""
-    query = _JOBS.add_columns(_VERDICTS).where(Job.tenant == tenant, Job.id == job_id)
+    query = _JOBS.add_columns(_VERDICTS, _WEBHOOK).where(Job.tenant == tenant, Job.id == job_id)
     row = session.execute(query).one_or_none()
     if row is None:
         raise no_job(job_id)
-    return JobOut.model_validate({**_item(row), "verdicts": row.verdicts or []})
+    return JobOut.model_validate({**_item(row), "verdicts": row.verdicts or [], "webhook": row.webhook})
 
 
 def read_job(sessions: sessionmaker[Session], tenant: str, job_id: uuid.UUID) -> JobOut:

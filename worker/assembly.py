@@ -4,12 +4,13 @@ import shutil
 from typing import Any
 
 from core.results import OutputFormat, SliceResult, convert, write_hdf5
-from worker import leases
+from worker import leases, tracing
 from worker.leases import Claim
 from worker.place import Place
 from worker.storage import OWNER_ONLY
 
 
+@tracing.span("assemble")
 def assemble(place: Place, claim: Claim, versions: dict[str, Any]) -> str:
     """Write the files of a job whose slices are all done; returns their folder, relative to DATA.
 

@@ -70,7 +70,7 @@ class Attendant:
         messages = queue.waiting_messages()
         try:
             with place.sessions.begin() as session:
-                sweeping.greet(session, place.name, place.device_name)
+                sweeping.greet(session, place.name, place.device_name, **place.gpu())
                 waiting = sweeping.sweep(session, settings.max_crashes, settings.sweep_seconds, messages == 0)
         except AWAY as error:
             log.warning("database.away", extra={"error": type(error).__name__})

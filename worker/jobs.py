@@ -49,6 +49,7 @@ def submit(
     seed: int,
     tags: dict[str, str],
     webhook_url: str | None = None,
+    traceparent: str | None = None,
     idempotency_key: str | None = None,
     request_sha256: str | None = None,
     max_open_jobs: int,
@@ -79,6 +80,7 @@ def submit(
         "seed": seed,
         "tags": dict(tags),
         "webhook_url": webhook_url,
+        "traceparent": traceparent,
         "idempotency_key": idempotency_key,
         "request_sha256": request_sha256,
     }

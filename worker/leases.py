@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, select, update
@@ -34,6 +34,9 @@ class Claim:
     scan_sha256: str
     scan_header: dict[str, Any]
     result: str | None  # the slice is done already, what is left is to assemble
+    queued_at: datetime
+    claimed_at: datetime
+    traceparent: str | None  # of the request that filed the job
     precedent: Precedent | None = None  # what the slice's leader found
 
     def is_mine(self) -> ColumnElement[bool]:
@@ -92,7 +95,14 @@ def _take(session: Session, job: Job, wanted: int, worker: str, lease_seconds: f
             lease_until=lease_end(lease_seconds),
             started_at=func.coalesce(Chunk.started_at, func.now()),
         )
-        .returning(Chunk.slice, Chunk.attempt, Chunk.result, Chunk.leader)
+        .returning(
+            Chunk.slice,
+            Chunk.attempt,
+            Chunk.result,
+            Chunk.leader,
+            Chunk.queued_at,
+            func.now().label("claimed_at"),
+        )
         .execution_options(synchronize_session=False)
     )
     row = session.execute(query).one_or_none()
@@ -115,6 +125,9 @@ def _take(session: Session, job: Job, wanted: int, worker: str, lease_seconds: f
         scan_header=scan.header,
         result=row.result,
         precedent=None if row.leader is None else _precedent(session, job.id, row.leader),
+        queued_at=row.queued_at,
+        claimed_at=row.claimed_at,
+        traceparent=job.traceparent,
     )
 
 

@@ -6,11 +6,14 @@ import traceback
 
 import structlog
 
+from worker.tracing import add_trace_id
+
 SHARED: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
     structlog.stdlib.ExtraAdder(),
+    add_trace_id,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
 
@@ -48,5 +51,5 @@ def configure(**bound: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
-    for noisy in ("celery", "kombu", "alembic", "amqp"):
+    for noisy in ("celery", "kombu", "alembic", "amqp", "httpx2", "httpcore2"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

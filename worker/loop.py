@@ -7,7 +7,7 @@ import warnings
 from celery import signals
 from celery.exceptions import SecurityWarning
 
-from worker import logs, queue
+from worker import logs, queue, tracing
 from worker.attendant import Attendant
 from worker.place import set_up
 from worker.settings import get_settings
@@ -24,6 +24,7 @@ def work() -> int:
         raise SystemExit("error: REDIS_URL is not set; `python -m worker.serve` starts a server of its own")
     place = set_up(settings)
     logs.configure(worker=place.name)
+    tracing.configure(settings.otel_exporter_otlp_endpoint, "udig-recon-worker", place.name)
     attendant = Attendant(place)
     # Celery would set levels and handlers of its own.
     signals.setup_logging.connect(_leave_logging, weak=False)

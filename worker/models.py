@@ -12,6 +12,7 @@ from sqlalchemy import (
     DateTime,
     Enum,
     ForeignKey,
+    Identity,
     Index,
     MetaData,
     String,
@@ -56,6 +57,20 @@ class Status(StrEnum):
 OPEN = (Status.QUEUED, Status.RUNNING)
 
 
+class DeliveryState(StrEnum):
+    """pending -> delivered | failed | disabled."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"  # given up
+    DISABLED = "disabled"  # the receiver answered 410: it wants no more
+
+
+def _as_text(kind: type[StrEnum]) -> Enum:
+    """Stored by value: a new one needs no migration."""
+    return Enum(kind, native_enum=False, length=16, values_callable=lambda kind: [member.value for member in kind])
+
+
 class Base(DeclarativeBase):
     """Base of the tables; times are with zone, JSON is JSONB."""
 
@@ -65,9 +80,8 @@ class Base(DeclarativeBase):
         dict[str, Any]: JSONB,
         list[str]: JSONB,
         list[int]: JSONB,
-        Status: Enum(
-            Status, native_enum=False, length=16, values_callable=lambda kind: [status.value for status in kind]
-        ),
+        Status: _as_text(Status),
+        DeliveryState: _as_text(DeliveryState),
     }
 
 
@@ -118,7 +132,7 @@ class Scan(Base):
 
 
 class Job(Base):
-    """One reconstruction that was asked for."""
+    """One reconstruction that was asked for. A trigger counts its end, and files the webhook that tells of it."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -149,6 +163,7 @@ class Job(Base):
     versions: Mapped[dict[str, Any] | None]  # software and prior, as the worker found them
     result: Mapped[str | None]  # folder of the accepted result, relative to DATA
     last_seq: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
+    traceparent: Mapped[str | None] = mapped_column(String(55))  # W3C trace context of the request that filed it
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -157,7 +172,7 @@ class Job(Base):
 
 
 class Chunk(Base):
-    """One slice of a job: what a worker claims, leases and finishes."""
+    """One slice of a job: what a worker claims, leases and finishes. A trigger counts its ends and lost leases."""
 
     __tablename__ = "chunks"
     __table_args__ = (Index("ix_chunks_open", "status", "lease_until"),)
@@ -169,6 +184,7 @@ class Chunk(Base):
     attempt: Mapped[int] = mapped_column(default=0, server_default=text("0"))  # the fence: grows with every claim
     crashes: Mapped[int] = mapped_column(default=0, server_default=text("0"))  # leases that ran out
     lease_until: Mapped[datetime | None]
+    queued_at: Mapped[datetime] = mapped_column(server_default=func.now())  # set by the trigger when it waits again
     rung_at: Mapped[datetime | None]  # when a message for it was last sent
     worker: Mapped[str | None]
     iteration: Mapped[int] = mapped_column(default=0, server_default=text("0"))
@@ -206,6 +222,9 @@ class Worker(Base):
 
     name: Mapped[str] = mapped_column(primary_key=True)  # host:pid:random
     device: Mapped[str]
+    gpu: Mapped[str | None]  # its UUID
+    gpu_memory_used_bytes: Mapped[int | None] = mapped_column(BigInteger)  # by all processes on it
+    gpu_memory_total_bytes: Mapped[int | None] = mapped_column(BigInteger)
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
@@ -223,3 +242,38 @@ class Audit(Base):
     action: Mapped[str]
     ids: Mapped[dict[str, Any]]
     hash: Mapped[str] = mapped_column(String(64))
+
+
+class WebhookDelivery(Base):
+    """The end of a job that its receiver is to hear of; filed by a trigger in the transaction that ends the job."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index("ix_webhook_deliveries_job_id", "job_id"),
+        Index("ix_webhook_deliveries_due_at", "due_at", postgresql_where=text("state = 'pending'")),
+        Index("ix_webhook_deliveries_url", "url", postgresql_where=text("state = 'disabled'")),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())  # its webhook-id
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    url: Mapped[str]
+    event: Mapped[str] = mapped_column(String(32))  # job.succeeded | job.failed | job.cancelled
+    state: Mapped[DeliveryState] = mapped_column(server_default=text("'pending'"))
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))  # the fence, as of chunks
+    due_at: Mapped[datetime] = mapped_column(
+        server_default=func.now()
+    )  # of the next attempt; while one runs, its lease
+    error: Mapped[str | None]  # what the last attempt came to
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    delivered_at: Mapped[datetime | None]
+
+
+class Tally(Base):
+    """Something that was counted. Rows are only added, so nobody waits for a counter; the sweep sums them up."""
+
+    __tablename__ = "tallies"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    label: Mapped[str] = mapped_column(String(64), server_default=text("''"))
+    amount: Mapped[float]

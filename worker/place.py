@@ -54,6 +54,14 @@ class Place:
             return torch.cuda.get_device_name(self.device)
         return f"cpu ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
 
+    def gpu(self) -> dict[str, str | int]:
+        """Identity and memory of the GPU, as columns of `workers`; empty on a CPU."""
+        if self.device.type != "cuda":
+            return {}
+        free, total = torch.cuda.mem_get_info(self.device)
+        uuid = str(torch.cuda.get_device_properties(self.device).uuid)
+        return {"gpu": uuid, "gpu_memory_used_bytes": total - free, "gpu_memory_total_bytes": total}
+
     def versions(self, method: Parameters, modality: Modality, tenant: str) -> dict[str, Any]:
         """What makes a result: software, prior with its hash, device. Raises MissingPrior."""
         found = {

@@ -5,6 +5,7 @@ from typing import Any
 from core.errors import ReconstructionError
 
 Problem = dict[str, Any]
+KINDS = ("invalid", "out-of-memory", "disk-full", "worker-lost", "problem")
 
 
 def problem(kind: str, title: str, status: int, detail: str, **more: Any) -> Problem:

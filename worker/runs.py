@@ -15,6 +15,7 @@ from core.iterates import Iterate, State
 from core.parameters import Parameters, parse
 from core.reconstruct import Quality, SliceProblem, reconstruct, slice_problem
 from core.results import SliceResult
+from worker import tracing
 from worker.checkpoints import Checkpoints, fingerprint
 from worker.heart import Beat, Heart
 from worker.leases import Fenced, Point
@@ -69,9 +70,10 @@ class Run:
         """The slice's result. Raises Fenced, Released, and what the engine raises."""
         self._began = time.monotonic()
         path = self._place.storage.scan(self._claim.scan_sha256, self._claim.tenant)
-        problem = slice_problem(
-            formats.read(path, [self._claim.slice]), 0, self._place.device, fit_maps=self.method.fits_maps
-        )
+        with tracing.span("slice.read"):
+            scan = formats.read(path, [self._claim.slice])
+        with tracing.span("slice.maps"):
+            problem = slice_problem(scan, 0, self._place.device, fit_maps=self.method.fits_maps)
         self._plain = problem.magnitude(problem.plain())
         kept = self.checkpoints.load(self._place.device) or {}
         if kept:
@@ -83,6 +85,7 @@ class Run:
         measured = {**asdict(quality), "validation_residual": validation_residual}
         return Outcome(result, {name: _finite(value) for name, value in measured.items()})
 
+    @tracing.span("slice.iterate")
     def _iterate(self, problem: SliceProblem, state: dict[str, Any] | None) -> tuple[Iterate, Quality]:
         settings = self._place.settings
         look_at, keep_at, looked_at_step = 0.0, time.monotonic() + settings.checkpoint_seconds, -1
@@ -153,6 +156,7 @@ class Run:
             verdict=iterate.verdict,
         )
 
+    @tracing.span("slice.checkpoint")
     def _keep(self, step: int, state: Callable[[], State]) -> None:
         seconds = self._seconds_before + time.monotonic() - self._began
         with torch.no_grad():

@@ -2,15 +2,18 @@
 
 import ipaddress
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
+
+SECRET = re.compile(r"whsec_(?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/]{2,3}={0,2})?")
 
 
 class Settings(BaseSettings):
@@ -58,6 +61,17 @@ class Settings(BaseSettings):
     snapshot_seconds: float = Field(2, gt=0, description="period of progress snapshots and previews")
     checkpoint_seconds: float = Field(30, gt=0, description="period of checkpoints")
     sweep_seconds: float = Field(5, gt=0, description="period in which waiting rows are rung again")
+    webhook_secret: SecretStr | None = Field(
+        None,
+        description="what webhooks are signed with: whsec_ and base64, or several of these; unset: there are none",
+    )
+    webhook_allow_private: bool = Field(False, description="webhooks may go to private addresses, and by plain http")
+    webhook_retry_seconds: float = Field(
+        5, gt=0, description="first pause of a webhook's retries; each is twice as long"
+    )
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None, pattern=r"^https?://[^\s/]+", description="collector of traces (OTLP over HTTP); unset: no traces"
+    )
     max_crashes: int = Field(3, ge=1, description="a slice that killed its worker this often fails its job")
 
     @field_validator("database_url")
@@ -98,6 +112,13 @@ class Settings(BaseSettings):
     def authenticates(self) -> bool:
         """Whether requests need an API key."""
         return self.authentication == "on" or (self.authentication == "auto" and not _is_loopback(self.host))
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _is_secret(cls, given: SecretStr | None) -> SecretStr | None:
+        if given is not None and not all(map(SECRET.fullmatch, given.get_secret_value().split() or [""])):
+            raise ValueError("each is whsec_ and 32 to 86 letters and digits of base64: 24 to 64 random bytes")
+        return given
 
     @property
     def priors_folder(self) -> Path:
@@ -178,4 +199,5 @@ def _told(error: Any) -> str:
         return str(words)
     name = str(error["loc"][0]).upper()
     # URLs hold passwords.
-    return f"{name}: {words}" + ("" if name.endswith("_URL") else f", found {str(error['input'])!r}")
+    secret = name.endswith("_URL") or name == "WEBHOOK_SECRET"
+    return f"{name}: {words}" + ("" if secret else f", found {str(error['input'])!r}")

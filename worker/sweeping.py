@@ -7,6 +7,7 @@ from sqlalchemy import and_, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from worker import tallies
 from worker.jobs import UnknownJob, claimable, locked, settle_failed, settle_stopped
 from worker.models import Chunk, Status, Worker
 from worker.problems import worker_lost
@@ -49,6 +50,7 @@ def sweep(
     if not session.scalar(select(func.pg_try_advisory_xact_lock(*SWEEP_LOCK))):
         return []
     expire(session, max_crashes)
+    tallies.sum_up(session)
     quiet = func.coalesce(Chunk.rung_at < func.now() - timedelta(seconds=ring_again_seconds), True)
     due = select(Chunk.job_id, Chunk.slice).where(claimable(), quiet if queue_empty else Chunk.rung_at.is_(None))
     rows = [
@@ -59,10 +61,11 @@ def sweep(
     return rows
 
 
-def greet(session: Session, worker: str, device: str) -> None:
-    """Tell that this worker is alive, and forget those that are long gone."""
-    row = insert(Worker).values(name=worker, device=device)
-    session.execute(row.on_conflict_do_update(index_elements=[Worker.name], set_={"seen_at": func.now()}))
+def greet(session: Session, worker: str, device: str, **gpu: str | int) -> None:
+    """Tell that this worker is alive and how its GPU stands, and forget those that are long gone."""
+    row = insert(Worker).values(name=worker, device=device, **gpu)
+    known = row.on_conflict_do_update(index_elements=[Worker.name], set_={"seen_at": func.now(), **gpu})
+    session.execute(known)
     session.execute(delete(Worker).where(Worker.seen_at < func.now() - FORGOTTEN))
 
 

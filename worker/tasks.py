@@ -5,13 +5,14 @@ import gc
 import logging
 import shutil
 import uuid
+from datetime import UTC, datetime
 
 import torch
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
 from core.errors import ReconstructionError
-from worker import leases, problems, queue
+from worker import leases, problems, queue, tracing
 from worker.assembly import assemble
 from worker.database import AWAY
 from worker.heart import Heart
@@ -29,11 +30,15 @@ def reconstruct_chunk(place: Place, job_id: uuid.UUID, slice_: int) -> None:
     if place.ending.is_set():
         queue.ring([(job_id, slice_)])
         return
+    asked_at = datetime.now(UTC)
     with place.sessions.begin() as session:
         claim = leases.claim(session, (job_id, slice_), place.name, place.settings.lease_seconds)
     if claim is None:
         return
-    with bound_contextvars(job_id=str(claim.job_id), slice=claim.slice, attempt=claim.attempt):
+    tracing.record("slice.wait", claim.traceparent, claim.queued_at, claim.claimed_at)
+    tracing.record("slice.claim", claim.traceparent, asked_at, datetime.now(UTC))
+    which: dict[str, str | int] = {"job_id": str(claim.job_id), "slice": claim.slice, "attempt": claim.attempt}
+    with tracing.span("slice", claim.traceparent, which), bound_contextvars(**which):
         log.info("slice.began")
         place.storage.prepare_job(claim.job_id)
         preview = place.storage.preview(claim.job_id, claim.slice)

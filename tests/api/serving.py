@@ -1,7 +1,6 @@
 """The door as a process of its own."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -10,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from spelling import environment
 
 from worker.settings import Settings
 
@@ -27,11 +28,9 @@ class Served(NamedTuple):
 @contextmanager
 def serving(settings: Settings) -> Iterator[Served]:
     """`python -m api` with these settings."""
-    values = settings.model_dump(mode="json", exclude_none=True)
-    environment = {**os.environ, **{name.upper(): str(value) for name, value in values.items()}}
     command = [sys.executable, "-m", "api"]
     log = settings.data.with_name(f"api-{uuid.uuid4().hex}.log")
-    with log.open("w") as sink, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=sink) as process:
+    with log.open("w") as sink, subprocess.Popen(command, cwd=ROOT, env=environment(settings), stderr=sink) as process:
         try:
             yield Served(_listening(process, log), process, log)
         finally:

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import create_app
 from worker.settings import Settings
+from worker.sweeping import greet
 
 
 def test_it_lives_without_anybody(settings: Settings) -> None:
@@ -67,17 +68,56 @@ def test_prometheus_reads_what_goes_on(client: TestClient, drive: Drive, scan: d
     client.head(f"/v1/scans/{scan['id']}")
     drive.worker()
     exposed = client.get("/metrics")
-    samples = {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(exposed.text)
-        for sample in family.samples
-    }
-    assert samples["udig_jobs", "queued"] == 1
-    assert samples["udig_jobs", "failed"] == 0
-    assert samples["udig_workers",] == 1
-    assert samples["udig_queue_age_seconds",] >= 0
-    assert samples["udig_disk_free_bytes",] > 0
-    assert samples["udig_http_requests_total", "POST", "/v1/jobs", "202"] == 1
-    assert samples["udig_http_requests_total", "GET", "/v1/jobs/{job_id}", "422"] == 1
-    assert samples["udig_http_requests_total", "HEAD", "/v1/scans/{scan_id}", "200"] == 1
+    found = samples(exposed.text)
+    assert found["udig_jobs", "queued"] == 1
+    assert found["udig_jobs", "failed"] == 0
+    assert found["udig_workers",] == 1
+    assert found["udig_queue_age_seconds",] >= 0
+    assert found["udig_disk_free_bytes",] > 0
+    assert found["udig_http_requests_total", "POST", "/v1/jobs", "202"] == 1
+    assert found["udig_http_requests_total", "GET", "/v1/jobs/{job_id}", "422"] == 1
+    assert found["udig_http_requests_total", "HEAD", "/v1/scans/{scan_id}", "200"] == 1
     assert scan["id"] not in exposed.text
+
+
+def samples(exposed: str) -> dict[tuple[str, ...], float]:
+    """(name, value of the label) -> value."""
+    families = text_string_to_metric_families(exposed)
+    return {(each.name, *each.labels.values()): each.value for family in families for each in family.samples}
+
+
+def test_metrics_answer_what_an_operator_asks(
+    client: TestClient, scan: dict[str, Any], drive: Drive, database: sessionmaker[Session]
+) -> None:
+    before = samples(client.get("/metrics").text)
+    assert before["udig_job_failures_total", "worker-lost"] == before["udig_slices_done_total",] == 0
+    for _ in range(2):
+        asked = {"scan_id": scan["id"], "parameters": {"method": "zero_filled"}, "webhook_url": None}
+        job = client.post("/v1/jobs", json=asked).json()
+    drive.claim(job)
+    with database.begin() as session:
+        session.execute(text("UPDATE chunks SET queued_at = now() - interval '1 hour' WHERE status = 'queued'"))
+        for name, used in (("a:1:x", 7 << 30), ("a:2:x", 6 << 30)):  # two workers, one GPU
+            greet(session, name, "gpu", gpu="GPU-1", gpu_memory_used_bytes=used, gpu_memory_total_bytes=8 << 30)
+        greet(session, "a:3:x", "cpu")
+    found = samples(client.get("/metrics").text)
+    assert (found["udig_slices", "queued"], found["udig_slices", "running"]) == (3, 1)
+    assert 3600 <= found["udig_queue_age_seconds",] < 7200
+    assert found["udig_gpu_memory_used_bytes", "GPU-1"] == 7 << 30
+    assert found["udig_gpu_memory_total_bytes", "GPU-1"] == 8 << 30
+    assert found["udig_workers",] == 3
+    drive.complete(client.post("/v1/jobs", json=asked).json())
+    client.delete(f"/v1/jobs/{job['id']}")
+    done = samples(client.get("/metrics").text)
+    assert done["udig_slices_done_total",] == 2
+    assert done["udig_slice_seconds_total",] == 10
+    assert done["udig_jobs_ended_total", "succeeded"] == 1
+
+
+def test_metrics_say_what_is_away(settings: Settings) -> None:
+    gone = {"database_url": "postgresql://nobody@/none?host=/nowhere", "redis_url": "unix:///nowhere/valkey.sock"}
+    with TestClient(create_app(settings.model_copy(update=gone))) as client:
+        found = samples(client.get("/metrics").text)
+    assert (found["udig_dependency_up", "database"], found["udig_dependency_up", "queue"]) == (0, 0)
+    assert found["udig_disk_free_bytes",] > 0
+    assert ("udig_workers",) not in found

@@ -47,7 +47,7 @@ WRONG = [
     ({"seed": 1 << 63}, "seed", "<"),
     ({"tags": {"a:b": "c"}}, "tags", "pattern"),
     ({"tags": {"a": 5}}, "tags.a", "string"),
-    ({"webhook_url": "https://example.org"}, "webhook_url", "not supported yet"),
+    ({"webhook_url": "https://example.org"}, "webhook_url", "null"),
     ({"colour": "red"}, "colour", "no such field"),
     ({"scan_id": "seven"}, "scan_id", "UUID"),
 ]

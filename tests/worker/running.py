@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from scans import ct, write_hdf5
+from spelling import environment
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -83,12 +84,6 @@ def working(settings: Settings, count: int = 1) -> Iterator[list[WorkerProcess]]
         for worker in workers:
             worker.end()
             sys.stdout.writelines(worker.lines)  # pytest shows it where a test fails
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """The environment of a process with these settings."""
-    given = {name.upper(): str(value) for name, value in settings.model_dump().items() if value is not None}
-    return {**os.environ, **given, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def until(found: Callable[[], Found], seconds: float = PATIENCE_SECONDS) -> Found:

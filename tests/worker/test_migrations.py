@@ -1,10 +1,14 @@
 """The tables come, go and come again, and are those of the models."""
 
+from itertools import pairwise
+from typing import Any
+
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect, select, text, update
+from alembic.script import ScriptDirectory
+from sqlalchemy import MetaData, Table, inspect, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.parameters import CGSense
@@ -13,19 +17,32 @@ from worker.audit import Who
 from worker.database import make_engine
 from worker.keys import Scope, Wanted
 from worker.migrate import config, migrate
-from worker.models import Audit, Base, Chunk, Job, Key, Scan, Snapshot, Worker
+from worker.models import Audit, Base, Chunk, Job, Key, Scan, Snapshot, Status, Worker
 from worker.settings import Settings
 from worker.storage import Storage
 
 
 def fill(session: Session) -> None:
+    """Jobs of every status, with slices, snapshots, webhooks and tallies."""
     scan = Scan(sha256="0" * 64, filename="a.h5", size_bytes=1, header={})
     session.add_all([scan, Worker(name="host:1:a", device="cpu")])
     session.flush()
-    job, _ = jobs.submit(
-        session, scan=scan, method=CGSense(), outputs=["h5"], slices=[0, 1], seed=0, tags={}, max_open_jobs=10
-    )
-    session.add(Snapshot(job_id=job.id, seq=1, slice=0, iteration=1, iterations=2, seconds=0.1))
+    asked: dict[str, Any] = {"outputs": ["h5"], "slices": [0, 1], "seed": 0, "tags": {}, "max_open_jobs": 10}
+    for status in Status:
+        url = "https://example.org/"
+        job, _ = jobs.submit(session, scan=scan, method=CGSense(), webhook_url=url, **asked)
+        session.add(Snapshot(job_id=job.id, seq=1, slice=0, iteration=1, iterations=2, seconds=0.1))
+        session.execute(update(Chunk).where(Chunk.job_id == job.id).values(status=status))
+        job.status = status
+
+
+def rows(session: Session) -> dict[str, list[Any]]:
+    """Every row of every table."""
+    tables = inspect(session.connection()).get_table_names()
+    return {
+        name: sorted(map(str, session.execute(select(Table(name, MetaData(), autoload_with=session.connection())))))
+        for name in tables
+    }
 
 
 def test_tables_with_rows_go_down_and_up_again(settings: Settings, database: sessionmaker[Session]) -> None:
@@ -38,7 +55,60 @@ def test_tables_with_rows_go_down_and_up_again(settings: Settings, database: ses
     migrate(url)
     with database.begin() as session:
         fill(session)
-        assert len(session.scalars(select(Chunk)).all()) == 2
+        assert len(session.scalars(select(Chunk)).all()) == 2 * len(Status)
+
+
+REVISIONS = [revision.revision for revision in ScriptDirectory.from_config(config("")).walk_revisions()][::-1]
+STEPS = list(pairwise(REVISIONS))
+
+
+@pytest.mark.parametrize(("below", "above"), STEPS)
+def test_each_step_down_and_up_keeps_the_rows_that_both_sides_know(
+    settings: Settings, database: sessionmaker[Session], below: str, above: str
+) -> None:
+    url = str(settings.database_url)
+    with database.begin() as session:
+        fill(session)
+    if above != REVISIONS[-1]:
+        command.downgrade(config(url), above)
+    command.downgrade(config(url), below)
+    with database() as session:
+        before = rows(session)
+    migrate(url, above)
+    command.downgrade(config(url), below)
+    with database() as session:
+        assert rows(session) == before
+
+
+@pytest.mark.parametrize(("below", "above"), STEPS)
+def test_who_knows_only_the_step_before_can_still_write(
+    settings: Settings, database: sessionmaker[Session], below: str, above: str
+) -> None:
+    """A worker of the version before works beside the new tables: it leaves out what it has never heard of."""
+    url = str(settings.database_url)
+    command.downgrade(config(url), below)
+    with database() as session:
+        before = columns(session)
+    migrate(url, above)
+    with database() as session:
+        after = columns(session)
+    for table, known in before.items():
+        assert {name: after[table][name] for name in known} == known
+        new = {name: column for name, column in after[table].items() if name not in known}
+        assert [name for name, (_, needed) in new.items() if needed] == [], table
+
+
+def columns(session: Session) -> dict[str, dict[str, tuple[str, bool]]]:
+    """Table -> column -> its type, and whether whoever writes a row must give it."""
+    found = inspect(session.connection())
+    return {
+        table: {
+            column["name"]: (str(column["type"]), not column["nullable"] and column["default"] is None)
+            for column in found.get_columns(table)
+            if "identity" not in column
+        }
+        for table in found.get_table_names()
+    }
 
 
 def test_jobs_of_an_older_version_are_kept_and_were_not_judged(
@@ -50,7 +120,7 @@ def test_jobs_of_an_older_version_are_kept_and_were_not_judged(
     command.downgrade(config(url), "0001")
     migrate(url)
     with database() as session:
-        assert session.scalars(select(Chunk.verdict)).all() == [None, None]
+        assert set(session.scalars(select(Chunk.verdict))) == {None}
 
 
 def test_what_there_was_before_tenants_is_the_default_ones_and_older_processes_may_go_on_writing(
@@ -119,4 +189,4 @@ def test_migrating_what_is_migrated_changes_nothing(settings: Settings, database
         fill(session)
     migrate(str(settings.database_url))
     with database() as session:
-        assert len(session.scalars(select(Chunk)).all()) == 2
+        assert len(session.scalars(select(Chunk)).all()) == 2 * len(Status)

@@ -1,0 +1,169 @@
+"""Webhooks as they go out: signed (Standard Webhooks), told again until they are heard, to no address of our own."""
+
+import asyncio
+import json
+import logging
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, ParamSpec, TypeVar
+
+import httpx2
+from opentelemetry.trace import SpanKind
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+from standardwebhooks import Webhook
+from starlette.concurrency import run_in_threadpool
+
+from api import destinations
+from api.destinations import Refused, Resolve
+from api.problems import Invalid
+from worker import tracing, webhooks
+from worker.models import Status
+from worker.settings import Settings
+from worker.webhooks import Delivery
+
+log = logging.getLogger(__name__)
+MOST_AT_ONCE = 16
+POLL_SECONDS = 1.0
+ANSWER_SECONDS = 15.0  # in all: a receiver that dribbles is cut off too
+LEASE_SECONDS = 2 * ANSWER_SECONDS
+Given = ParamSpec("Given")
+Got = TypeVar("Got")
+
+
+def check(settings: Settings, url: str | None) -> None:
+    """Raise Invalid when no webhook can go to this URL."""
+    if url is None:
+        return
+    if settings.webhook_secret is None:
+        detail = "this service sends no webhooks (WEBHOOK_SECRET is not set); follow the job's events instead"
+        raise Invalid.at("webhook_url", detail, found=url, expected="null")
+    try:
+        destinations.checked(url, allow_private=settings.webhook_allow_private)
+    except Refused as error:
+        expected = f"{'an http or' if settings.webhook_allow_private else 'a public'} https URL"
+        raise Invalid.at("webhook_url", f"the URL {error}", found=url, expected=expected) from error
+
+
+def payload(delivery: Delivery) -> str:
+    """What is told, the same in every attempt: which job ended how, and where to look; nothing that a client gave."""
+    job = f"/v1/jobs/{delivery.job_id}"
+    status = Status(delivery.event.removeprefix("job."))
+    links = {"self": job} | ({"result": f"{job}/result"} if status is Status.SUCCEEDED else {})
+    data = {"job_id": str(delivery.job_id), "status": status, "links": links}
+    ended_at = delivery.created_at.astimezone(UTC).isoformat()
+    return json.dumps({"type": delivery.event, "timestamp": ended_at, "data": data})
+
+
+def headers(delivery: Delivery, body: str, secrets: str, now: datetime) -> dict[str, str]:
+    """Id, time and signatures, one for each secret."""
+    message = str(delivery.id)
+    return {
+        "content-type": "application/json",
+        "user-agent": f"udig-recon/{version('udig-recon')}",
+        "webhook-id": message,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": " ".join(Webhook(secret).sign(message, now, body) for secret in secrets.split()),
+    }
+
+
+async def _whole(step: Callable[Given, Got], *given: Given.args, **more: Given.kwargs) -> Got:
+    """A step in the database, in a thread; one that has begun is waited for though its task is cancelled."""
+    running = asyncio.create_task(run_in_threadpool(step, *given, **more))
+    try:
+        return await asyncio.shield(running)
+    finally:
+        await asyncio.wait({running})
+
+
+class Courier:
+    """Delivers what stands in the outbox, beside the couriers of other processes."""
+
+    def __init__(
+        self, settings: Settings, sessions: sessionmaker[Session], resolve: Resolve = destinations.look_up
+    ) -> None:
+        self._settings, self._sessions, self._resolve = settings, sessions, resolve
+        self._client = httpx2.AsyncClient(
+            verify=ssl.create_default_context(),
+            timeout=ANSWER_SECONDS,
+            follow_redirects=False,
+            trust_env=False,  # a proxy would look the name up anew
+            limits=httpx2.Limits(max_keepalive_connections=0),  # hosts of one address do not share connections
+        )
+        self._free = MOST_AT_ONCE
+
+    async def run(self) -> None:
+        """Deliver for ever, over lost databases too; what is cut off is tried again when its lease has ended."""
+        if self._settings.webhook_secret is None:
+            return
+        async with self._client, asyncio.TaskGroup() as deliveries:
+            while True:
+                try:
+                    taken = await _whole(self._take) if self._free else []
+                except SQLAlchemyError as error:
+                    log.warning("database.away", extra={"error": type(error).__name__})
+                    taken = []
+                for delivery in taken:
+                    self._free -= 1
+                    deliveries.create_task(self._deliver(delivery))
+                await asyncio.sleep(POLL_SECONDS)
+
+    def _take(self) -> list[Delivery]:
+        with self._sessions.begin() as session:
+            return webhooks.take(session, self._free, LEASE_SECONDS)
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        which: dict[str, str | int] = {"job_id": str(delivery.job_id), "webhook_id": str(delivery.id)}
+        which |= {"attempt": delivery.attempt}
+        try:
+            with tracing.span("webhook", delivery.traceparent, which, SpanKind.CLIENT) as span:
+                error = await self.attempt(delivery)
+                span.set_attribute("outcome", error or "delivered")
+            state = await _whole(self._settle, delivery, error)
+            log.info("webhook.attempted", extra={**which, "state": state, "error": error})
+        except SQLAlchemyError as away:
+            log.warning("database.away", extra={"error": type(away).__name__})
+        finally:
+            self._free += 1
+
+    def _settle(self, delivery: Delivery, error: str | None) -> str | None:
+        with self._sessions.begin() as session:
+            return webhooks.settle(session, delivery, error, self._settings.webhook_retry_seconds)
+
+    async def attempt(self, delivery: Delivery) -> str | None:
+        """Try once; what is wrong, in words that hold nothing of the URL, or None when it was heard."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                status = await self._post(delivery)
+        except Refused as error:
+            return f"the URL {error}"
+        except TimeoutError:
+            return f"no answer within {ANSWER_SECONDS:g} s"
+        except (httpx2.TransportError, OSError) as error:
+            return f"no connection ({type(error).__name__})"
+        except Exception as error:
+            # One that nobody foresaw must not keep the others from being told.
+            log.error("webhook.failed", extra={"error": type(error).__name__})
+            return f"an error of the service's own ({type(error).__name__})"
+        if status == 410:
+            return webhooks.GONE
+        return None if 200 <= status < 300 else f"answered {status}"
+
+    async def _post(self, delivery: Delivery) -> int:
+        """The status of the answer, whose body nobody reads."""
+        allow_private = self._settings.webhook_allow_private
+        url = destinations.checked(delivery.url, allow_private=allow_private)
+        body = payload(delivery)
+        sent = {"host": url.netloc.decode(), **self._headers(delivery, body)}
+        found = await destinations.addresses(url, allow_private=allow_private, resolve=self._resolve)
+        # To the very address that was checked: asked for again, the name might mean another.
+        target = url.copy_with(host=found[0])
+        sni: dict[str, Any] = {"sni_hostname": url.raw_host.decode()}
+        async with self._client.stream("POST", target, content=body, headers=sent, extensions=sni) as answer:
+            return answer.status_code
+
+    def _headers(self, delivery: Delivery, body: str) -> dict[str, str]:
+        secret = self._settings.webhook_secret
+        return headers(delivery, body, secret.get_secret_value() if secret else "", datetime.now(UTC))

@@ -1,0 +1,111 @@
+"""The blocks of docs/operations.md, run as they stand: a backup under work, and a service restored from it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from running import until
+from scans import ct, write_hdf5
+from spelling import ROOT
+
+KNOBS = {"WORKERS": "1", "PORT": "0", "DEVICE": "cpu", "CHECKPOINT_SECONDS": "0.3", "SWEEP_SECONDS": "0.5"}
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short path, below which sockets fit."""
+    with tempfile.TemporaryDirectory(prefix="udig-") as made:
+        yield Path(made)
+
+
+def environment(**more: str) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if key not in ("DATABASE_URL", "REDIS_URL")}
+    return {**inherited, "PYTHONPATH": str(ROOT), "PYTHON": sys.executable, **KNOBS, **more}
+
+
+@contextmanager
+def serving(data: Path, log: Path, end: signal.Signals = signal.SIGTERM) -> Iterator[httpx2.Client]:
+    """A client of the service on a data folder, which is ended by this signal."""
+    with (
+        log.open("w") as sink,
+        subprocess.Popen(
+            [sys.executable, "-m", "worker.serve"],
+            cwd=ROOT,
+            env=environment(DATA=str(data)),
+            stdout=subprocess.PIPE,
+            stderr=sink,
+            text=True,
+        ) as service,
+    ):
+        assert service.stdout is not None
+        found = re.search(r"http://\S+", service.stdout.readline())
+        assert found, log.read_text()
+        try:
+            with httpx2.Client(base_url=found[0], timeout=60) as client:
+                yield client
+        finally:
+            service.send_signal(end)
+            service.wait(60)
+
+
+def block(mark: str, **variables: str) -> None:
+    """Run a block of the page."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    found = re.search(rf"<!-- {mark} -->\n```bash\n(.*?)```", page, re.DOTALL)
+    assert found
+    command = ["bash", "-euo", "pipefail", "-c", found[1]]
+    done = subprocess.run(command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def post(client: httpx2.Client, scan: Path, iterations: int) -> str:
+    job = f'{{"parameters": {{"method": "sirt", "iterations": {iterations}}}}}'
+    answer = client.post("/v1/jobs", files={"scan": scan.read_bytes()}, data={"job": job})
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def seen(client: httpx2.Client, job_id: str) -> dict[str, Any]:
+    job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").json()
+    return job
+
+
+@pytest.mark.slow
+def test_a_service_restored_from_a_backup_has_the_results_and_goes_on_with_a_half_done_job(folder: Path) -> None:
+    scan = write_hdf5(folder / "scan.h5", **ct(slices=1, size=96))
+    backup, restored = folder / "backup", folder / "restored"
+    with serving(folder / "data", folder / "log", signal.SIGKILL) as client:
+        done, half = post(client, scan, 50), post(client, scan, 20000)
+        until(lambda: seen(client, done)["status"] == "succeeded")
+        result = client.get(f"/v1/jobs/{done}/result?format=npy").content
+        until(lambda: any((folder / "data" / "jobs" / half / "checkpoints").glob("*.pt")))
+        block("backup", DATA=str(folder / "data"), BACKUP=str(backup))
+        assert seen(client, half)["status"] == "running"
+    block("restore", NEW=str(restored), BACKUP=str(backup))
+    with serving(restored, folder / "log") as client:
+        assert client.get(f"/v1/jobs/{done}/result?format=npy").content == result
+        assert seen(client, done)["status"] == "succeeded"
+        until(lambda: seen(client, half)["status"] == "succeeded", seconds=240)
+        assert seen(client, half)["attempt"] == 2
+    assert '"event": "slice.resumed"' in (folder / "log").read_text()
+    for kept in (backup / "rows.dump", backup, restored):
+        assert kept.stat().st_mode & 0o077 == 0
+
+
+def test_a_program_of_postgres_that_is_none_is_told_in_one_line(folder: Path) -> None:
+    command = [sys.executable, "-m", "worker.postgres", "pg_nothing"]
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environment(DATA=str(folder / "data")), capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: PostgreSQL has no program pg_nothing")
+    assert ended.stderr.count("\n") == 1

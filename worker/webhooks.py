@@ -1,0 +1,94 @@
+"""The outbox of webhooks: what is due, taken under a lease, and what became of it. A trigger fills it."""
+
+import random
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from worker import tallies
+from worker.models import DeliveryState, Job, WebhookDelivery
+
+MOST_ATTEMPTS = 15  # with a first pause of 5 s the last one is about a day after the first
+JITTER = 0.25
+GONE = "answered 410 Gone"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One attempt at telling a receiver of the end of a job."""
+
+    id: uuid.UUID
+    job_id: uuid.UUID
+    url: str
+    event: str
+    attempt: int
+    created_at: datetime
+    traceparent: str | None
+
+
+def take(session: Session, most: int, lease_seconds: float) -> list[Delivery]:
+    """What is due, for this process alone until the lease ends; then another may try, under the same id."""
+    _drop_for_disabled(session)
+    due = (
+        select(WebhookDelivery.id)
+        .where(WebhookDelivery.state == DeliveryState.PENDING, WebhookDelivery.due_at <= func.now())
+        .order_by(WebhookDelivery.attempts, WebhookDelivery.due_at)  # the deaf wait behind the rest
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    taken = (
+        update(WebhookDelivery)
+        .where(WebhookDelivery.id.in_(due.scalar_subquery()), Job.id == WebhookDelivery.job_id)
+        .values(attempts=WebhookDelivery.attempts + 1, due_at=func.now() + timedelta(seconds=lease_seconds))
+        .returning(
+            WebhookDelivery.id,
+            WebhookDelivery.job_id,
+            WebhookDelivery.url,
+            WebhookDelivery.event,
+            WebhookDelivery.attempts,
+            WebhookDelivery.created_at,
+            Job.traceparent,
+        )
+        .execution_options(synchronize_session=False)
+    )
+    return [Delivery(*row) for row in session.execute(taken)]
+
+
+def _drop_for_disabled(session: Session) -> None:
+    disabled = select(WebhookDelivery.url).where(WebhookDelivery.state == DeliveryState.DISABLED)
+    query = (
+        update(WebhookDelivery)
+        .where(WebhookDelivery.state == DeliveryState.PENDING, WebhookDelivery.url.in_(disabled.scalar_subquery()))
+        .values(state=DeliveryState.DISABLED, error=f"an earlier webhook to this URL was {GONE}")
+    )
+    session.execute(query.execution_options(synchronize_session=False))
+
+
+def settle(session: Session, delivery: Delivery, error: str | None, retry_seconds: float) -> DeliveryState | None:
+    """Record what an attempt came to; None when a later attempt has taken over, or the job was deleted."""
+    state = _state_after(delivery, error)
+    values: dict[str, Any] = {"state": state, "error": error}
+    if state is DeliveryState.DELIVERED:
+        values |= {"delivered_at": func.now()}
+    elif state is DeliveryState.PENDING:
+        pause = retry_seconds * 2 ** (delivery.attempt - 1) * random.uniform(1, 1 + JITTER)
+        values |= {"due_at": func.now() + timedelta(seconds=pause)}
+    mine = (WebhookDelivery.id == delivery.id, WebhookDelivery.attempts == delivery.attempt)
+    query = update(WebhookDelivery).where(*mine, WebhookDelivery.state == DeliveryState.PENDING).values(values)
+    settled = session.scalar(query.returning(WebhookDelivery.id).execution_options(synchronize_session=False))
+    if settled is None:
+        return None
+    tallies.add(session, "webhooks", "retried" if state is DeliveryState.PENDING else state)
+    return state
+
+
+def _state_after(delivery: Delivery, error: str | None) -> DeliveryState:
+    if error is None:
+        return DeliveryState.DELIVERED
+    if error == GONE:
+        return DeliveryState.DISABLED
+    return DeliveryState.FAILED if delivery.attempt >= MOST_ATTEMPTS else DeliveryState.PENDING
