@@ -38,7 +38,8 @@ def result(tmp_path: Path) -> Path:
     return path
 
 
-VERDICT = Verdict(prior_share=0.3, best_at=0.6, residuals={"start": 0.4, "tv": 0.2, "udig_dip": 0.1})
+RESIDUALS = {"start": 0.4, "tv": 0.2, "udig_dip": 0.1}
+VERDICT = Verdict(prior_share=0.3, best_at=0.6, residuals=RESIDUALS, tv_weight=0.003, leader=4)
 
 
 @pytest.mark.parametrize("verdict", [None, VERDICT])
