@@ -149,7 +149,7 @@ def _item(row: Row[Any]) -> dict[str, Any]:
 
 def _progress(row: Row[Any]) -> Progress:
     """Over all slices; the time left follows from the seconds that an iteration took so far."""
-    iterations = None if row.iterations is None else row.iterations * row.slices
+    iterations = row.iterations * row.slices if row.iterations else None
     eta = None
     if row.Job.status == Status.RUNNING and row.running and row.iteration and iterations:
         eta = round((iterations - row.iteration) * row.seconds / row.iteration / row.running, 1)
