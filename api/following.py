@@ -3,7 +3,8 @@
 import re
 import uuid
 from collections.abc import AsyncIterator
-from typing import Annotated
+from functools import partial
+from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.sse import format_sse_event
@@ -16,7 +17,7 @@ from api.context import Context, ContextDep
 from api.examples import EVENTS, SNAPSHOTS, answers
 from api.negotiation import next_link, tagged_json
 from api.problems import Invalid, NotFound
-from api.schemas import JobOut, Page, Progress, SnapshotOut
+from api.schemas import Page, Progress, SnapshotOut
 from worker.database import AWAY
 from worker.models import Status
 
@@ -85,11 +86,37 @@ async def get_events(
     return StreamingResponse(_events(context, job_id, int(match[1])), 200, headers, "text/event-stream")
 
 
-def _news(context: Context, job_id: uuid.UUID, after: int) -> tuple[JobOut, list[SnapshotOut]]:
-    """The job first: once it has ended, every snapshot it will ever have is there to be read after it."""
+class _News(NamedTuple):
+    """What there is to tell of a job after a snapshot's seq, as it is sent: one reading serves all who are as far."""
+
+    told: tuple[Status, int]  # what makes another `status` event
+    status: bytes
+    snapshots: bytes
+    done: bytes  # empty while it goes on
+    seq: int  # of the last snapshot
+    more: bool  # further snapshots are there already
+
+
+def _news(context: Context, job_id: uuid.UUID, after: int) -> _News:
+    # The job first: once it has ended, every snapshot it will ever have is there to be read after it.
     with context.sessions() as session:
         job = views.one_job(session, job_id)
-        return job, views.snapshots(session, job_id, after=after, slice_=None, limit=PAGE)
+        found = views.snapshots(session, job_id, after=after, slice_=None, limit=PAGE)
+    seq = found[-1].seq if found else after
+    more = len(found) == PAGE
+    standing = Standing(status=job.status, progress=job.progress).model_dump_json()
+    snapshots = (
+        format_sse_event(event="snapshot", data_str=each.model_dump_json(), id=str(each.seq)) for each in found
+    )
+    ended = job.status.ended and not more
+    return _News(
+        told=(job.status, job.progress.slices_done),
+        status=format_sse_event(event="status", data_str=standing),
+        snapshots=b"".join(snapshots),
+        done=format_sse_event(event="done", data_str=standing, id=f"{seq}.done") if ended else b"",
+        seq=seq,
+        more=more,
+    )
 
 
 async def _events(context: Context, job_id: uuid.UUID, after: int) -> AsyncIterator[bytes]:
@@ -98,7 +125,7 @@ async def _events(context: Context, job_id: uuid.UUID, after: int) -> AsyncItera
     with context.watcher.watch(job_id) as changed:
         while not context.watcher.closing:
             try:
-                job, snapshots = await run_in_threadpool(_news, context, job_id, after)
+                news = await context.watcher.read(job_id, after, partial(_news, context, job_id, after))
             except NotFound:
                 yield format_sse_event(event="done", data_str='{"status":"deleted"}')
                 return
@@ -106,16 +133,11 @@ async def _events(context: Context, job_id: uuid.UUID, after: int) -> AsyncItera
                 # The client would come back to the same silence: let it wait here.
                 await context.watcher.wait(changed, AWAY_SECONDS)
                 continue
-            standing = Standing(status=job.status, progress=job.progress).model_dump_json()
-            if told != (told := (job.status, job.progress.slices_done)):
-                yield format_sse_event(event="status", data_str=standing)
-            for snapshot in snapshots:
-                after = snapshot.seq
-                yield format_sse_event(event="snapshot", data_str=snapshot.model_dump_json(), id=str(after))
-            if len(snapshots) == PAGE:
-                continue
-            if job.status.ended:
-                yield format_sse_event(event="done", data_str=standing, id=f"{after}.done")
+            after = news.seq
+            if event := (news.status if news.told != told else b"") + news.snapshots + news.done:
+                yield event
+            told = news.told
+            if news.done:
                 return
-            if not await context.watcher.wait(changed, KEEP_ALIVE_SECONDS):
+            if not news.more and not await context.watcher.wait(changed, KEEP_ALIVE_SECONDS):
                 yield b": still here\n\n"
