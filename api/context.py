@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.metrics import Requests
+from api.shares import Room
 from api.watcher import Watcher
 from core.formats import Limits
 from worker.settings import Settings
@@ -23,6 +24,7 @@ class Context:
     storage: Storage
     watcher: Watcher
     requests: Requests
+    room: Room
     probes: anyio.CapacityLimiter  # scans looked into at once; each has a process of its own
 
     @property

@@ -32,7 +32,6 @@ from worker.database import AWAY
 from worker.jobs import JobError, TooManyOpenJobs, UnknownJob
 
 log = logging.getLogger(__name__)
-RETRY_SECONDS = {Unavailable: "5", TooManyJobs: "30"}
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
@@ -108,10 +107,7 @@ def _problem(_: Request, error: Exception) -> Problem:
 
 
 async def _respond(request: Request, error: Exception) -> Response:
-    problem = _problem(request, error)
-    if retry := RETRY_SECONDS.get(type(problem)):
-        problem.headers.setdefault("Retry-After", retry)
-    return problem.response(request.url.path)
+    return _problem(request, error).response(request.url.path)
 
 
 async def _routing(request: Request, error: Exception) -> Response:

@@ -11,6 +11,7 @@ from fastapi.sse import format_sse_event
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from api import views
 from api.context import Context, ContextDep
@@ -18,6 +19,7 @@ from api.examples import EVENTS, SNAPSHOTS, answers
 from api.negotiation import next_link, tagged_json
 from api.problems import Invalid, NotFound
 from api.schemas import Page, Progress, SnapshotOut
+from api.shares import Shares, client_of
 from worker.database import AWAY
 from worker.models import Status
 
@@ -83,7 +85,21 @@ async def get_events(
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     if request.scope.get("head"):
         return Response(media_type="text/event-stream", headers=headers)
-    return StreamingResponse(_events(context, job_id, int(match[1])), 200, headers, "text/event-stream")
+    stream = _events(context, job_id, int(match[1]))
+    return Stream(stream, headers, context.room.streams, client_of(request))
+
+
+class Stream(StreamingResponse):
+    """Server-sent events that hold one of the client's places until they end. Raises TooManyAtOnce or Overloaded."""
+
+    def __init__(self, events: AsyncIterator[bytes], headers: dict[str, str], places: Shares, client: str) -> None:
+        super().__init__(events, 200, headers, "text/event-stream")
+        self._places, self._client = places, client
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        with self._places.taken(self._client):
+            await super().__call__(scope, receive, send)
 
 
 class _News(NamedTuple):
