@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +21,10 @@ class Seen:
     broken: Counter[str] = field(default_factory=Counter)
     events: int = 0
 
-    def count(self, kind: str, status: int, seconds: float) -> None:
+    def count(self, kind: str, status: int, seconds: float, headers: Mapping[str, str]) -> None:
         """One answer."""
+        if status in (429, 503) and "retry-after" not in headers:
+            self.broken["no Retry-After"] += 1
         self.seconds.setdefault(kind, []).append(seconds)
         self.statuses[kind, status] += 1
 
@@ -58,16 +61,20 @@ class Connection:
     async def answer(self) -> Answer:
         """The answer to what was sent."""
         reader, _ = await self.open()
-        lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        named = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:] if line)}
-        body = await reader.readexactly(int(named.get("content-length", 0)))
-        return int(lines[0].split()[1]), named, body
+        status, headers = _head_of(await reader.readuntil(b"\r\n\r\n"))
+        return status, headers, await reader.readexactly(int(headers.get("content-length", 0)))
 
     def close(self) -> None:
         """Leave."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
+
+
+def _head_of(answer: bytes) -> tuple[int, dict[str, str]]:
+    lines = answer.decode("latin-1").split("\r\n")
+    named = (line.partition(": ") for line in lines[1:] if line)
+    return int(lines[0].split()[1]), {name.lower(): value for name, _, value in named}
 
 
 def head(method: str, path: str, size: int, **headers: str) -> bytes:
@@ -84,55 +91,56 @@ async def poll(connection: Connection, seen: Seen, job: str, every: float, first
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         began = time.monotonic()
         try:
-            status, _, _ = await connection.ask("GET", f"/v1/jobs/{job}")
-            seen.count("status", status, time.monotonic() - began)
+            status, headers, _ = await connection.ask("GET", f"/v1/jobs/{job}")
+            seen.count("status", status, time.monotonic() - began, headers)
         except (OSError, asyncio.IncompleteReadError) as error:
             seen.broken[f"status {type(error).__name__}"] += 1
             connection.close()
         due += every
 
 
-async def listen(connection: Connection, seen: Seen, job: str, until: float) -> None:
-    """Count the events of a job."""
-    reader, writer = await connection.open()
+async def listen(connection: Connection, seen: Seen, job: str) -> None:
+    """Count the events of a job until this is cancelled."""
     began = time.monotonic()
-    writer.write(head("GET", f"/v1/jobs/{job}/events", 0))
     try:
-        line = await reader.readuntil(b"\r\n\r\n")
-        seen.count("stream", int(line.split()[1]), time.monotonic() - began)
-        while (left := until - time.monotonic()) > 0:
-            async with asyncio.timeout(left):
-                chunk = await reader.read(65536)
-            if not chunk:
-                seen.broken["stream closed"] += 1
-                return
+        reader, writer = await connection.open()
+        writer.write(head("GET", f"/v1/jobs/{job}/events", 0))
+        status, headers = _head_of(await reader.readuntil(b"\r\n\r\n"))
+        seen.count("stream", status, time.monotonic() - began, headers)
+        if status != 200:
+            return
+        while chunk := await reader.read(65536):
             seen.events += chunk.count(b"event: ")
-    except TimeoutError:
-        return
+        seen.broken["stream closed"] += 1
     except (OSError, asyncio.IncompleteReadError) as error:
         seen.broken[f"stream {type(error).__name__}"] += 1
+    finally:
+        connection.close()
 
 
 async def upload(
-    connection: Connection, seen: Seen, file: bytes, sha256: str, bytes_per_second: float
+    connection: Connection, seen: Seen, parts: Sequence[memoryview | bytes], sha256: str, bytes_per_second: float
 ) -> dict[str, Any] | None:
-    """Bring a file at that pace; the scan that is answered, if it is of these very bytes."""
+    """Bring a file at that pace; the scan that is answered, if there is one."""
     _, writer = await connection.open()
-    began = time.monotonic()
+    began, sent = time.monotonic(), 0
     try:
-        writer.write(head("POST", "/v1/scans", len(file), Content_Type="application/octet-stream"))
-        for start in range(0, len(file), BLOCK_BYTES):
-            await asyncio.sleep(max(0.0, began + start / bytes_per_second - time.monotonic()))
-            writer.write(file[start : start + BLOCK_BYTES])
-            await writer.drain()
-        sent = time.monotonic()
-        status, _, body = await connection.answer()
+        size = sum(len(part) for part in parts)
+        writer.write(head("POST", "/v1/scans", size, Content_Type="application/octet-stream"))
+        for part in parts:
+            for start in range(0, len(part), BLOCK_BYTES):
+                await asyncio.sleep(max(0.0, began + sent / bytes_per_second - time.monotonic()))
+                writer.write(part[start : start + BLOCK_BYTES])
+                await writer.drain()
+                sent += BLOCK_BYTES
+        ended = time.monotonic()
+        status, headers, body = await connection.answer()
     except (OSError, asyncio.IncompleteReadError) as error:
         seen.broken[f"upload {type(error).__name__}"] += 1
         connection.close()
         return None
-    seen.count("upload", status, time.monotonic() - began)
-    seen.count("answer after the last byte", status, time.monotonic() - sent)
+    seen.count("upload", status, time.monotonic() - began, headers)
+    seen.count("answer after the last byte", status, time.monotonic() - ended, headers)
     scan: dict[str, Any] = json.loads(body)
     if status == 201 and scan["sha256"] != sha256:
         seen.broken["upload of other bytes"] += 1

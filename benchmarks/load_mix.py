@@ -63,55 +63,55 @@ def progressing(sessions: sessionmaker[Session], jobs: list[str]) -> Iterator[No
 
 
 async def mix(port: int, jobs: list[str], seconds: float) -> Seen:
-    """All clients at once for that long, each from an address of the loopback network of its kind."""
-    seen = Seen()
-    listeners = [Connection(port, "127.0.0.2") for _ in range(STREAMS)]
-    pollers = [Connection(port, "127.0.0.3") for _ in range(POLLERS)]
-    until = time.monotonic() + 10 + seconds
-    tasks = []
-    for number, connection in enumerate(listeners):
-        tasks.append(asyncio.create_task(listen(connection, seen, jobs[number % len(jobs)], until)))
-        await asyncio.sleep(0.005)
-    opened, seen.events = time.monotonic(), 0
-    until = opened + seconds
-    for number, connection in enumerate(pollers):
-        first = number * POLL_SECONDS / POLLERS
-        tasks.append(asyncio.create_task(poll(connection, seen, jobs[number % len(jobs)], POLL_SECONDS, first, until)))
-    tasks += [asyncio.create_task(bring(port, seen, number, until)) for number in range(UPLOADS)]
-    await asyncio.gather(*tasks)
-    for connection in (*listeners, *pollers):
-        connection.close()
+    """All clients at once for that long, each kind from an address of its own of the loopback network."""
+    seen, scan_file = Seen(), kspace(UPLOAD_MIB)
+    async with asyncio.TaskGroup() as listeners:
+        listening = []
+        for number in range(STREAMS):
+            connection = Connection(port, "127.0.0.2")
+            listening.append(listeners.create_task(listen(connection, seen, jobs[number % len(jobs)])))
+            await asyncio.sleep(0.005)
+        while sum(seen.statuses.values()) < STREAMS:
+            await asyncio.sleep(0.1)
+        seen.events, until = 0, time.monotonic() + seconds
+        async with asyncio.TaskGroup() as others:
+            for number in range(POLLERS):
+                connection, first = Connection(port, "127.0.0.3"), number * POLL_SECONDS / POLLERS
+                others.create_task(poll(connection, seen, jobs[number % len(jobs)], POLL_SECONDS, first, until))
+            for number in range(UPLOADS):
+                others.create_task(bring(port, seen, scan_file, number, until))
+            await asyncio.sleep(seconds)
+            events = seen.events
+        for each in listening:
+            each.cancel()
+    seen.events = events
     return seen
 
 
-async def bring(port: int, seen: Seen, number: int, until: float) -> None:
+async def bring(port: int, seen: Seen, scan_file: bytes, number: int, until: float) -> None:
     """Upload scans of this uploader's own one after the other, and delete each."""
     connection = Connection(port, "127.0.0.4")
-    file = bytearray(UPLOADED)
-    turn = 0
+    same = memoryview(scan_file)[:-8]
+    known, turn = hashlib.sha256(same), 0
     while time.monotonic() < until:
         # The last sample: other bytes, so another scan.
-        file[-8:] = np.array([number + turn * UPLOADS], np.complex64).tobytes()
-        whole = bytes(file)
-        scan = await upload(connection, seen, whole, hashlib.sha256(whole).hexdigest(), UPLOAD_BYTES_PER_SECOND)
+        last = np.array([number + turn * UPLOADS], np.complex64).tobytes()
+        whole = known.copy()
+        whole.update(last)
+        scan = await upload(connection, seen, (same, last), whole.hexdigest(), UPLOAD_BYTES_PER_SECOND)
         if scan is not None:
             await connection.ask("DELETE", f"/v1/scans/{scan['id']}")
         turn += 1
     connection.close()
 
 
-UPLOADED = b""
-
-
-def measure_mix(port: int, sessions: sessionmaker[Session], jobs: list[str], seconds: float) -> Seen:
-    """The mix, with a scan that is made before the clock runs."""
-    global UPLOADED
-    UPLOADED = kspace(UPLOAD_MIB)
+def measure(port: int, sessions: sessionmaker[Session], jobs: list[str], seconds: float) -> Seen:
+    """All clients at once, on jobs that go on meanwhile."""
     with progressing(sessions, jobs):
         return asyncio.run(mix(port, jobs, seconds))
 
 
-def mix_rows(seen: Seen, seconds: float) -> list[str]:
+def rows(seen: Seen, seconds: float) -> list[str]:
     """Lines of a Markdown table."""
     rows = ["| request | answers | not 2xx | p50 ms | p95 ms | p99 ms | most ms |", "|---|---|---|---|---|---|---|"]
     for kind in ("status", "stream", "upload", "answer after the last byte"):
