@@ -62,14 +62,16 @@ class Watcher:
         A reading that a change has overtaken is shared no more: whoever was woken by the change reads anew.
         """
         reads = self._watched[job_id].reads
+
+        def over(done: "asyncio.Task[Any]") -> None:
+            if reads.get(what) is done:
+                del reads[what]
+
         if (task := reads.get(what)) is None:
             task = reads[what] = asyncio.create_task(run_in_threadpool(read))
-        try:
-            # Whoever leaves must not take the reading from the others.
-            found: Read = await asyncio.shield(task)
-        finally:
-            if task.done() and reads.get(what) is task:
-                del reads[what]
+            task.add_done_callback(over)
+        # Whoever leaves must not take the reading from the others.
+        found: Read = await asyncio.shield(task)
         return found
 
     async def wait(self, changed: asyncio.Event, seconds: float) -> bool:
@@ -80,6 +82,11 @@ class Watcher:
         happened = changed.is_set()
         changed.clear()
         return happened
+
+    def wake(self, job_id: uuid.UUID) -> None:
+        """Tell those who wait that the job may have changed."""
+        if (watched := self._watched.get(job_id)) is not None:
+            watched.wake()
 
     def close(self) -> None:
         """End all streams and waits, for the server goes down."""
@@ -103,8 +110,7 @@ class Watcher:
             self._wake_all()
             async for notice in connection.notifies():
                 with suppress(ValueError):
-                    if (watched := self._watched.get(uuid.UUID(notice.payload))) is not None:
-                        watched.wake()
+                    self.wake(uuid.UUID(notice.payload))
 
     def _wake_all(self) -> None:
         for watched in self._watched.values():

@@ -85,7 +85,7 @@ async def overload(port: int, job: str, scan_file: bytes) -> list[str]:
         met = {"greedy": Seen(), "modest": Seen()}
         async with asyncio.TaskGroup() as group:
             tasks = []
-            for (name, seen), address, wanted in zip(met.items(), (GREEDY, MODEST), WANTED[what], strict=True):
+            for seen, address, wanted in zip(met.values(), (GREEDY, MODEST), WANTED[what], strict=True):
                 for _ in range(wanted):
                     connection = Connection(port, address)
                     work = listen(connection, seen, job) if kind == "stream" else _brought(connection, seen, scan_file)
