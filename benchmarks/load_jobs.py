@@ -75,6 +75,7 @@ async def jobs(api: Door, workers: list[int]) -> list[str]:
     for seed in range(SCANS):
         _, _, body = await connection.ask("POST", "/v1/scans", kspace(0, seed), Content_Type="application/octet-stream")
         scans.append(json.loads(body)["id"])
+    connection.close()
     of_workers = "".join(f" worker {n + 1} MiB | files |" for n in range(WORKERS))
     lines = [f"| jobs done | API MiB | files |{of_workers} stored files | stored MiB |"]
     lines.append("|" + "---|" * (re.sub(r"[^|]", "", lines[0]).count("|") - 1))
