@@ -1,8 +1,8 @@
 """What keeping a checkpoint costs, by method: `python -m benchmarks.checkpoint_cost`. Prints a Markdown table.
 
 The largest state of a short run of a 256 x 256 slice (8 coils, or 30 views) is kept as a worker keeps it. Making it
-holds up the computation; a thread beside it hashes and writes. Together they take at most a hundredth of the time between two
-checkpoints, which a worker makes longer than CHECKPOINT_SECONDS if need be.
+holds up the computation; a thread beside it hashes and writes. Together they take at most a hundredth of the time
+between two checkpoints, which a worker makes longer than CHECKPOINT_SECONDS if need be.
 """
 
 import tempfile
