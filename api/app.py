@@ -44,6 +44,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.context = Context(
         settings=settings,
         sessions=make_sessions(engine),
+        reads=make_sessions(engine.execution_options(isolation_level="AUTOCOMMIT")),
         storage=Storage(settings.data),
         watcher=Watcher(settings.database_url),
         requests=requests,

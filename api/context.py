@@ -21,6 +21,9 @@ class Context:
 
     settings: Settings
     sessions: sessionmaker[Session]
+    reads: sessionmaker[
+        Session
+    ]  # for a single SELECT: without a transaction, it costs the database half the round trips
     storage: Storage
     watcher: Watcher
     requests: Requests

@@ -79,7 +79,7 @@ async def get_events(
     match = _EVENT_ID.fullmatch(last_event_id or "0")
     if match is None:
         raise Invalid.at("Last-Event-ID", "no event has this id", found=last_event_id or "", expected="id of an event")
-    job = await run_in_threadpool(views.read_job, context.sessions, job_id)
+    job = await run_in_threadpool(views.read_job, context.reads, job_id)
     if match[2] and job.status.ended:
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -115,7 +115,7 @@ class _News(NamedTuple):
 
 def _news(context: Context, job_id: uuid.UUID, after: int) -> _News:
     # The job first: once it has ended, every snapshot it will ever have is there to be read after it.
-    with context.sessions() as session:
+    with context.reads() as session:
         job = views.one_job(session, job_id)
         found = views.snapshots(session, job_id, after=after, slice_=None, limit=PAGE)
     seq = found[-1].seq if found else after
