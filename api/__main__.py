@@ -9,12 +9,13 @@ from contextlib import suppress
 import uvicorn
 
 from api.app import create_app
-from api.server import Server, timed_protocol
+from api.server import Server, allow_files, timed_protocol
 from worker import logs, tracing
 from worker.settings import get_settings
 
 log = logging.getLogger("api")
 KEEP_ALIVE_SECONDS = 15
+OWN_FILES = 256  # of databases, queue, uploads and logs, beside the connections
 GRACE_SECONDS = 8  # then what still runs is cut off, so that the process is gone within ten seconds
 
 
@@ -24,10 +25,15 @@ def main() -> None:
     settings = get_settings()
     logs.configure()
     tracing.configure(settings.otel_exporter_otlp_endpoint, "udig-recon-api", f"{socket.gethostname()}:{os.getpid()}")
+    allowed = allow_files(settings.max_connections + OWN_FILES) - OWN_FILES
+    if allowed < settings.max_connections:
+        log.warning("connections.limited", extra={"to": allowed, "by": "ulimit -n"})
+        settings = settings.model_copy(update={"max_connections": allowed})
     app = create_app(settings)
+    places = app.state.context.room.connections
     config = uvicorn.Config(
         app,
-        http=timed_protocol(settings.header_timeout_seconds, settings.body_timeout_seconds),
+        http=timed_protocol(settings.header_timeout_seconds, settings.body_timeout_seconds, places),
         ws="none",
         log_config=None,
         access_log=False,  # its lines hold the query, and with it what a client calls its files

@@ -16,6 +16,7 @@ from api.context import Context
 from api.metrics import Requests
 from api.middleware import HeadAsGet, Observed
 from api.schemas import JobIn, JobOptions, ProblemOut
+from api.shares import Admission, room
 from api.watcher import Watcher
 from api.webhooks import Courier
 from worker.database import make_engine, make_sessions
@@ -48,12 +49,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     requests = Requests()
     engine = make_engine(settings.database_url, CONNECTIONS)
+    shares = room(settings)
     app.state.context = Context(
         settings=settings,
         sessions=make_sessions(engine),
+        reads=make_sessions(engine.execution_options(isolation_level="AUTOCOMMIT")),
         storage=open_storage(settings.data),
         watcher=Watcher(settings.database_url),
         requests=requests,
+        room=shares,
         probes=anyio.CapacityLimiter(PROBES),
     )
     app.state.engine, app.state.celery = engine, make_celery(settings)
@@ -61,6 +65,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(part.router)
     app.add_api_route("/", _root, include_in_schema=False)
     errors.install(app)
+    app.add_middleware(Admission, requests=shares.requests)
     app.add_middleware(Observed, requests=requests)
     app.add_middleware(HeadAsGet)
     _complete_openapi(app)

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from api.metrics import Requests
 from api.rates import Rates
+from api.shares import Room
 from api.watcher import Watcher
 from core.formats import Limits
 from worker.settings import Settings
@@ -21,9 +22,13 @@ class Context:
 
     settings: Settings
     sessions: sessionmaker[Session]
+    reads: sessionmaker[
+        Session
+    ]  # for a single SELECT: without a transaction, it costs the database half the round trips
     storage: Storage
     watcher: Watcher
     requests: Requests
+    room: Room
     probes: anyio.CapacityLimiter  # scans looked into at once; each has a process of its own
     rates: Rates = field(default_factory=Rates)
 

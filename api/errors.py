@@ -37,7 +37,6 @@ from worker.jobs import JobError, TooManyOpenJobs, UnknownJob
 from worker.quotas import QuotaReached
 
 log = logging.getLogger(__name__)
-RETRY_SECONDS = {Unavailable: "5", TooManyJobs: "30"}
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
@@ -116,8 +115,6 @@ def _problem(_: Request, error: Exception) -> Problem:
 
 async def _respond(request: Request, error: Exception) -> Response:
     problem = _problem(request, error)
-    if retry := RETRY_SECONDS.get(type(problem)):
-        problem.headers.setdefault("Retry-After", retry)
     if isinstance(problem, Forbidden | NotFound):
         await run_in_threadpool(note_refusal, request, problem)
     return problem.response(request.url.path)

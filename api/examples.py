@@ -259,8 +259,8 @@ def answers(good: dict[int, Any], *others: int, open_to_all: bool = False) -> di
     for status, example in good.items():
         content = example if isinstance(example, Content) else Content("application/json", example)
         documented[status] = {**_described(status), "content": {content.media_type: {"example": content.example}}}
-    # Whatever has an entity tag heeds If-Match too.
-    for status in sorted({*others, *([412] if 304 in others else [])}):
+    # Whatever has an entity tag heeds If-Match too; whatever takes input is refused when there is too much of it.
+    for status in sorted({*others, *([412] if 304 in others else []), *([429, 503] if {304, 422} & {*others} else [])}):
         documented[status] = _described(status)
         if status in _PROBLEMS:
             shape = {"schema": {"$ref": "#/components/schemas/ProblemOut"}, "example": _problem(status)}

@@ -3,13 +3,15 @@
 import re
 import uuid
 from collections.abc import AsyncIterator
-from typing import Annotated
+from functools import partial
+from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from api import views
 from api.access import Reader
@@ -17,7 +19,8 @@ from api.context import Context, ContextDep
 from api.examples import EVENTS, SNAPSHOTS, answers
 from api.negotiation import next_link, tagged_json
 from api.problems import Invalid, NotFound
-from api.schemas import JobOut, Page, Progress, SnapshotOut
+from api.schemas import Page, Progress, SnapshotOut
+from api.shares import Shares, client_of
 from worker.database import AWAY
 from worker.models import Status
 
@@ -79,20 +82,60 @@ async def get_events(
     match = _EVENT_ID.fullmatch(last_event_id or "0")
     if match is None:
         raise Invalid.at("Last-Event-ID", "no event has this id", found=last_event_id or "", expected="id of an event")
-    job = await run_in_threadpool(views.read_job, context.sessions, caller.tenant, job_id)
+    job = await run_in_threadpool(views.read_job, context.reads, caller.tenant, job_id)
     if match[2] and job.status.ended:
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     if request.scope.get("head"):
         return Response(media_type="text/event-stream", headers=headers)
-    return StreamingResponse(_events(context, caller.tenant, job_id, int(match[1])), 200, headers, "text/event-stream")
+    stream = _events(context, caller.tenant, job_id, int(match[1]))
+    return Stream(stream, headers, context.room.streams, client_of(request))
 
 
-def _news(context: Context, tenant: str, job_id: uuid.UUID, after: int) -> tuple[JobOut, list[SnapshotOut]]:
-    """The job first: once it has ended, every snapshot it will ever have is there to be read after it."""
-    with context.sessions() as session:
+class Stream(StreamingResponse):
+    """Server-sent events that hold one of the client's places until they end. Raises TooManyAtOnce or Overloaded."""
+
+    def __init__(self, events: AsyncIterator[bytes], headers: dict[str, str], places: Shares, client: str) -> None:
+        super().__init__(events, 200, headers, "text/event-stream")
+        self._places, self._client = places, client
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        with self._places.taken(self._client):
+            await super().__call__(scope, receive, send)
+
+
+class _News(NamedTuple):
+    """What there is to tell of a job after a snapshot's seq, as it is sent: one reading serves all who are as far."""
+
+    told: tuple[Status, int]  # what makes another `status` event
+    status: bytes
+    snapshots: bytes
+    done: bytes  # empty while it goes on
+    seq: int  # of the last snapshot
+    more: bool  # further snapshots are there already
+
+
+def _news(context: Context, tenant: str, job_id: uuid.UUID, after: int) -> _News:
+    # The job first: once it has ended, every snapshot it will ever have is there to be read after it.
+    with context.reads() as session:
         job = views.one_job(session, tenant, job_id)
-        return job, views.snapshots(session, job_id, after=after, slice_=None, limit=PAGE)
+        found = views.snapshots(session, job_id, after=after, slice_=None, limit=PAGE)
+    seq = found[-1].seq if found else after
+    more = len(found) == PAGE
+    standing = Standing(status=job.status, progress=job.progress).model_dump_json()
+    snapshots = (
+        format_sse_event(event="snapshot", data_str=each.model_dump_json(), id=str(each.seq)) for each in found
+    )
+    ended = job.status.ended and not more
+    return _News(
+        told=(job.status, job.progress.slices_done),
+        status=format_sse_event(event="status", data_str=standing),
+        snapshots=b"".join(snapshots),
+        done=format_sse_event(event="done", data_str=standing, id=f"{seq}.done") if ended else b"",
+        seq=seq,
+        more=more,
+    )
 
 
 async def _events(context: Context, tenant: str, job_id: uuid.UUID, after: int) -> AsyncIterator[bytes]:
@@ -101,7 +144,7 @@ async def _events(context: Context, tenant: str, job_id: uuid.UUID, after: int) 
     with context.watcher.watch(job_id) as changed:
         while not context.watcher.closing:
             try:
-                job, snapshots = await run_in_threadpool(_news, context, tenant, job_id, after)
+                news = await context.watcher.read(job_id, after, partial(_news, context, tenant, job_id, after))
             except NotFound:
                 yield format_sse_event(event="done", data_str='{"status":"deleted"}')
                 return
@@ -109,16 +152,11 @@ async def _events(context: Context, tenant: str, job_id: uuid.UUID, after: int) 
                 # The client would come back to the same silence: let it wait here.
                 await context.watcher.wait(changed, AWAY_SECONDS)
                 continue
-            standing = Standing(status=job.status, progress=job.progress).model_dump_json()
-            if told != (told := (job.status, job.progress.slices_done)):
-                yield format_sse_event(event="status", data_str=standing)
-            for snapshot in snapshots:
-                after = snapshot.seq
-                yield format_sse_event(event="snapshot", data_str=snapshot.model_dump_json(), id=str(after))
-            if len(snapshots) == PAGE:
-                continue
-            if job.status.ended:
-                yield format_sse_event(event="done", data_str=standing, id=f"{after}.done")
+            after = news.seq
+            if event := (news.status if news.told != told else b"") + news.snapshots + news.done:
+                yield event
+            told = news.told
+            if news.done:
                 return
-            if not await context.watcher.wait(changed, KEEP_ALIVE_SECONDS):
+            if not news.more and not await context.watcher.wait(changed, KEEP_ALIVE_SECONDS):
                 yield b": still here\n\n"

@@ -1,7 +1,7 @@
 """From the body of a request to a stored scan: receive, look into, keep; or leave nothing behind."""
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from api.access import Caller
 from api.context import Context
 from api.multipart import Part, PartReader
 from api.problems import Invalid, TooLarge
+from api.shares import client_of
 from api.uploads import Upload, base_name, counted, uploading
 from core.formats import probe_in_child
 from worker import quotas, tracing
@@ -49,7 +50,9 @@ async def received(
     text: str | None = None,
 ) -> AsyncIterator[Received]:
     """Receive the body: the file itself, or a form with the part `file` and, if named, the field `text`."""
-    async with uploading(context.storage, context.settings) as upload:
+    async with AsyncExitStack() as stack:
+        stack.enter_context(context.room.uploads.taken(client_of(request)))
+        upload = await stack.enter_async_context(uploading(context.storage, context.settings))
         declared = request.headers.get("content-length")
         if declared is not None:
             around = 2 * FIELD_BYTES if is_form(request) else 0

@@ -220,10 +220,10 @@ async def _awaited(context: Context, tenant: str, job_id: uuid.UUID, seconds: fl
     """The job as soon as its status is another than now, at the latest after these seconds."""
     deadline = time.monotonic() + seconds
     with context.watcher.watch(job_id) as changed:
-        first = job = await run_in_threadpool(views.read_job, context.sessions, tenant, job_id)
+        first = job = await run_in_threadpool(views.read_job, context.reads, tenant, job_id)
         while not job.status.ended and job.status == first.status and (left := deadline - time.monotonic()) > 0:
             await context.watcher.wait(changed, left)
-            job = await run_in_threadpool(views.read_job, context.sessions, tenant, job_id)
+            job = await run_in_threadpool(views.read_job, context.reads, tenant, job_id)
             if context.watcher.closing:
                 break
         return job

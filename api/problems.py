@@ -18,6 +18,7 @@ class Problem(Exception):
 
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
     title: ClassVar[str] = "The service failed"
+    retry_seconds: ClassVar[int | None] = None  # after which the same request may be sent again
 
     def __init__(
         self, detail: str, *, errors: Sequence[FieldError] = (), headers: Mapping[str, str] | None = None, **more: Any
@@ -48,7 +49,10 @@ class Problem(Exception):
             errors=self.errors or None,
             **self.more,
         )
-        headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **self.headers}
+        headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        if self.retry_seconds is not None:
+            headers["Retry-After"] = str(self.retry_seconds)
+        headers |= self.headers
         return Response(body.model_dump_json(exclude_none=True), self.status, headers, MEDIA_TYPE)
 
 
@@ -115,6 +119,13 @@ class PreconditionFailed(Problem):
     title = "The representation is another"
 
 
+class TimedOut(Problem):
+    """The headers or the body did not come in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    title = "Too slow"
+
+
 class TooLarge(Problem):
     """The body is above the limit, which is told."""
 
@@ -148,6 +159,15 @@ class TooManyJobs(Problem):
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     title = "Too many open jobs"
+    retry_seconds = 30
+
+
+class TooManyAtOnce(Problem):
+    """The client has its share of what may go on at once."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    title = "Too much at once"
+    retry_seconds = 5
 
 
 class QuotaExceeded(Problem):
@@ -162,6 +182,15 @@ class Unavailable(Problem):
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     title = "Not available at the moment"
+    retry_seconds = 5
+
+
+class Overloaded(Problem):
+    """All that may go on at once does."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    title = "Too busy at the moment"
+    retry_seconds = 5
 
 
 class DiskFull(Problem):

@@ -106,7 +106,7 @@ class Progress(BaseModel):
     slices_done: int
     slices: int
     iteration: int = Field(description="iterations done, over all slices")
-    iterations: int | None = Field(description="iterations in all; null before the first slice has begun")
+    iterations: int | None = Field(description="iterations in all; null before a slice's first iterate")
     eta_seconds: float | None = Field(description="null unless it can be told")
 
 
@@ -187,8 +187,8 @@ class SnapshotOut(BaseModel):
 
     seq: int = Field(description="grows by one within a job")
     slice: int
-    iteration: int
-    iterations: int
+    iteration: int = Field(description="0: coil maps are still being fitted")
+    iterations: int = Field(description="in all; 0 while that is not known")
     loss: float | None
     data_residual: float | None
     psnr: float | None = Field(description="null without a reference")

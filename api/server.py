@@ -1,6 +1,7 @@
 """Uvicorn with what it lacks: time-outs for headers and bodies, and streams that end when the server goes down."""
 
 import asyncio
+import resource
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +10,11 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from api.problems import MEDIA_TYPE
-from api.schemas import ProblemOut
+from api.problems import Overloaded, Problem, TimedOut, TooManyAtOnce
+from api.shares import Shares
 
 PROGRESS_BYTES = 1024  # fewer than this within the body time-out is no progress
+TURNED_AWAY_SECONDS = 1.0  # how long a connection that there is no room for may go on after its answer
 LINGER_SECONDS = 30.0  # how long an unread body may go on after its answer
 
 
@@ -22,22 +24,37 @@ class TimedProtocol(H11Protocol):
     The clock runs only while the client is the one who keeps the other waiting.
     """
 
-    header_seconds = 30.0
-    body_seconds = 60.0
+    header_seconds: float
+    body_seconds: float
+    places: Shares
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._timer: asyncio.TimerHandle | None = None
         self._timed: str | None = None
         self._received = 0
+        self._address: str | None = None  # that a place is held for
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock of the first request's headers."""
+        """Start the clock of the first request's headers, if there is room for one more connection."""
         super().connection_made(transport)
+        peer = transport.get_extra_info("peername")
+        address = str(peer[0]) if peer else ""
+        try:
+            self.places.take(address)
+        except (TooManyAtOnce, Overloaded) as problem:
+            self._say(problem)
+            # Closed at once, with the request unread, the client might see a reset instead of the answer.
+            transport.write_eof()
+            self._time("drain", TURNED_AWAY_SECONDS, 0)
+            return
+        self._address = address
         self._time("headers", self.header_seconds, 0)
 
     def data_received(self, data: bytes) -> None:
         """Count the bytes and see what is now waited for."""
+        if self._address is None:
+            return
         self._received += len(data)
         super().data_received(data)
         if self.transport.is_closing():
@@ -59,6 +76,9 @@ class TimedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock."""
         self._stop()
+        if self._address is not None:
+            self.places.give_back(self._address)
+            self._address = None
         super().connection_lost(exc)
 
     def _time(self, what: str, seconds: float, received: int) -> None:
@@ -91,11 +111,15 @@ class TimedProtocol(H11Protocol):
             cycle.disconnected = True
             cycle.message_event.set()
         if cycle is None or not cycle.response_started:
-            problem = ProblemOut(type="about:blank", title="Request Timeout", status=408, detail=detail, instance="")
-            body = problem.model_dump_json(exclude_none=True).encode()
-            headers = [("Content-Type", MEDIA_TYPE), ("Content-Length", str(len(body))), ("Connection", "close")]
-            for event in (h11.Response(status_code=408, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event) or b"")
+            self._say(TimedOut(detail))
+
+    def _say(self, problem: Problem) -> None:
+        """Send a problem as the last answer of this connection."""
+        answer = problem.response("")
+        headers = [*answer.raw_headers, (b"connection", b"close")]
+        told = h11.Response(status_code=answer.status_code, headers=headers)
+        for event in (told, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
 
 
 class Server(uvicorn.Server):
@@ -111,6 +135,17 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def timed_protocol(header_seconds: float, body_seconds: float) -> type[TimedProtocol]:
-    """The protocol with these time-outs."""
-    return type("Protocol", (TimedProtocol,), {"header_seconds": header_seconds, "body_seconds": body_seconds})
+def timed_protocol(header_seconds: float, body_seconds: float, places: Shares) -> type[TimedProtocol]:
+    """The protocol with these time-outs, and connections sharing these places."""
+    fixed = {"header_seconds": header_seconds, "body_seconds": body_seconds, "places": places}
+    return type("Protocol", (TimedProtocol,), fixed)
+
+
+def allow_files(most: int) -> int:
+    """Let this process open so many files, or as many as the system lets it. Returns how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return most
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted

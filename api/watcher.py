@@ -4,17 +4,34 @@ import asyncio
 import logging
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import make_url
+from starlette.concurrency import run_in_threadpool
 
 from worker.database import CHANNEL
 
 log = logging.getLogger(__name__)
 RECONNECT_SECONDS = 1.0
+Read = TypeVar("Read")
+
+
+@dataclass
+class _Watched:
+    """A job that somebody waits for."""
+
+    waiting: set[asyncio.Event] = field(default_factory=set)
+    reads: dict[Hashable, "asyncio.Task[Any]"] = field(default_factory=dict)  # under way, since the last change
+
+    def wake(self) -> None:
+        self.reads.clear()
+        for changed in self.waiting:
+            changed.set()
 
 
 class Watcher:
@@ -24,20 +41,38 @@ class Watcher:
         url = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
         # A connection that died without a word is found out within half a minute.
         self._conninfo = make_conninfo(url, keepalives_idle=10, keepalives_interval=5, keepalives_count=3)
-        self._waiting: defaultdict[uuid.UUID, set[asyncio.Event]] = defaultdict(set)
+        self._watched: defaultdict[uuid.UUID, _Watched] = defaultdict(_Watched)
         self.closing = False
 
     @contextmanager
     def watch(self, job_id: uuid.UUID) -> Iterator[asyncio.Event]:
         """An event that is set whenever the job may have changed. Read the job after entering, and after each wake."""
         changed = asyncio.Event()
-        self._waiting[job_id].add(changed)
+        self._watched[job_id].waiting.add(changed)
         try:
             yield changed
         finally:
-            self._waiting[job_id].discard(changed)
-            if not self._waiting[job_id]:
-                del self._waiting[job_id]
+            self._watched[job_id].waiting.discard(changed)
+            if not self._watched[job_id].waiting:
+                del self._watched[job_id]
+
+    async def read(self, job_id: uuid.UUID, what: Hashable, read: Callable[[], Read]) -> Read:
+        """What `read` finds of a watched job, in a thread; those who want the same meanwhile share one reading.
+
+        A reading that a change has overtaken is shared no more: whoever was woken by the change reads anew.
+        """
+        reads = self._watched[job_id].reads
+
+        def over(done: "asyncio.Task[Any]") -> None:
+            if reads.get(what) is done:
+                del reads[what]
+
+        if (task := reads.get(what)) is None:
+            task = reads[what] = asyncio.create_task(run_in_threadpool(read))
+            task.add_done_callback(over)
+        # Whoever leaves must not take the reading from the others.
+        found: Read = await asyncio.shield(task)
+        return found
 
     async def wait(self, changed: asyncio.Event, seconds: float) -> bool:
         """Whether the event was set within that time; it is cleared."""
@@ -47,6 +82,11 @@ class Watcher:
         happened = changed.is_set()
         changed.clear()
         return happened
+
+    def wake(self, job_id: uuid.UUID) -> None:
+        """Tell those who wait that the job may have changed."""
+        if (watched := self._watched.get(job_id)) is not None:
+            watched.wake()
 
     def close(self) -> None:
         """End all streams and waits, for the server goes down."""
@@ -70,10 +110,8 @@ class Watcher:
             self._wake_all()
             async for notice in connection.notifies():
                 with suppress(ValueError):
-                    for changed in self._waiting.get(uuid.UUID(notice.payload), ()):
-                        changed.set()
+                    self.wake(uuid.UUID(notice.payload))
 
     def _wake_all(self) -> None:
-        for waiting in self._waiting.values():
-            for changed in waiting:
-                changed.set()
+        for watched in self._watched.values():
+            watched.wake()

@@ -32,15 +32,15 @@ class Door(NamedTuple):
 
 
 @contextmanager
-def door(data: Path) -> Iterator[Door]:
-    """The API on servers of its own."""
+def door(data: Path, **settings: str) -> Iterator[Door]:
+    """The API on servers of its own, with these settings beside."""
     servers = EmbeddedServers(data)
     servers.start()
     try:
         migrate(servers.database_url)
         port = free_port("127.0.0.1")
         own = {"DATABASE_URL": servers.database_url, "REDIS_URL": servers.redis_url, "DATA": str(data)}
-        environment = {**os.environ, **own, "PORT": str(port), "DISK_RESERVE_BYTES": "0"}
+        environment = {**os.environ, **own, "PORT": str(port), "DISK_RESERVE_BYTES": "0", **settings}
         command = [sys.executable, "-m", "api"]
         with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as process:
             try:

@@ -5,7 +5,7 @@ the waves of a calibration region's kernels they may end anywhere at the image's
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Generator, Tensor
@@ -33,18 +33,23 @@ LEAST_RATIO = 0.05
 """that maps are divided by to keep their root-sum-of-squares."""
 
 
-def with_joint_maps(A: MultiCoilMRI, y: Tensor, rng: Generator) -> MultiCoilMRI:
-    """The model with maps fitted to y (1, coils, ky, kx), an object of about 1, or A itself where they tell no more.
+def with_joint_maps(A: MultiCoilMRI, y: Tensor, rng: Generator) -> Iterator[MultiCoilMRI]:
+    """Models with maps fitted to y (1, coils, ky, kx), an object of about 1, round by round; the last is to be taken.
 
-    Both are judged by a share of the measurements that neither least-squares image nor fitted maps have seen.
+    It is A itself where fitted maps tell no more: both are judged by a share of the measurements that neither
+    least-squares image nor fitted maps have seen.
     """
     kept = split(A, JUDGED_SHARE, rng)
     seen, part = A.restricted(kept), y * kept
-    fitted = _fitted(seen, part)
+    for fitted in _fitted(seen, part):
+        yield A.with_maps(fitted.maps)
     given, found = (
         held_out_error(A.with_maps(model.maps), y, kept, _least_squares(model, part)) for model in (seen, fitted)
     )
-    return _fitted(A, y) if bool(found < GAIN * given) else A
+    if bool(found < GAIN * given):
+        yield from _fitted(A, y)
+    else:
+        yield A
 
 
 def _least_squares(A: MultiCoilMRI, y: Tensor) -> Tensor:
@@ -53,15 +58,16 @@ def _least_squares(A: MultiCoilMRI, y: Tensor) -> Tensor:
     return conjugate_gradient(A.normal, rhs, torch.zeros_like(rhs), IMAGE_ITERATIONS)
 
 
-def _fitted(A: MultiCoilMRI, y: Tensor) -> MultiCoilMRI:
+def _fitted(A: MultiCoilMRI, y: Tensor) -> Iterator[MultiCoilMRI]:
     """Image from the maps and maps from the image, in turn."""
     basis = tuple(_cosines(size, A.maps) for size in A.maps.shape[1:])
     size = torch.linalg.vector_norm(A.maps, dim=0)
     fitted = A.with_maps(_resized(_smooth(A.maps, as_complex(_least_squares(A, y))[0], basis), size))
+    yield fitted
     for _ in range(ROUNDS):
         correction = _correction(fitted, as_complex(_least_squares(fitted, y))[0], y[0], basis)
         fitted = fitted.with_maps(_resized(fitted.maps + correction, size))
-    return fitted
+        yield fitted
 
 
 def _smooth(maps: Tensor, image: Tensor, basis: Basis) -> Tensor:

@@ -1,6 +1,7 @@
 """The front door: one slice of a scan in, a stream of iterates in the scan's units out."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -82,20 +83,36 @@ class SliceProblem:
 def slice_problem(
     acquisition: Acquisition, index: int, device: torch.device, *, fit_maps: bool = False
 ) -> SliceProblem:
+    """The last of `slice_problems`: the one to solve."""
+    *_, last = slice_problems(acquisition, index, device, fit_maps=fit_maps)
+    return last
+
+
+def slice_problems(
+    acquisition: Acquisition, index: int, device: torch.device, *, fit_maps: bool = False
+) -> Iterator[SliceProblem]:
     """Slice number `index` of an acquisition on a device; coil maps by ESPIRiT where the scan brings none.
 
-    With `fit_maps` the coil maps are fitted together with the image where that is found to help.
+    With `fit_maps` the coil maps are fitted together with the image where that is found to help: the problem with each
+    round's maps follows, and the last one is to be solved.
 
     Raises UnsupportedScan when maps are needed and the calibration region is too small for them.
     """
     match acquisition:
         case MRIAcquisition():
-            return _mri_problem(acquisition, index, device, fit_maps)
+            problem, operator = _mri_problem(acquisition, index, device)
+            yield problem
+            y = problem.measurements
+            if fit_maps and operator.coils > 1 and bool(y.any()):
+                rng = torch.Generator(device).manual_seed(0)
+                y = y / unit(algorithms.start(y, operator, "cg_sense", rng))
+                for fitted in with_joint_maps(operator, y, rng):
+                    yield replace(problem, operator=fitted)
         case CTAcquisition():
-            return _ct_problem(acquisition, index, device)
+            yield _ct_problem(acquisition, index, device)
 
 
-def _mri_problem(scan: MRIAcquisition, index: int, device: torch.device, fit_maps: bool) -> SliceProblem:
+def _mri_problem(scan: MRIAcquisition, index: int, device: torch.device) -> tuple[SliceProblem, MultiCoilMRI]:
     kspace = torch.from_numpy(np.ascontiguousarray(scan.kspace[index])).to(device)
     mask = torch.from_numpy(np.ascontiguousarray(scan.mask)).to(device)
     if scan.sensitivity_maps is not None:
@@ -106,10 +123,8 @@ def _mri_problem(scan: MRIAcquisition, index: int, device: torch.device, fit_map
         maps = espirit(kspace, calibration_size(scan.mask))
     operator = MultiCoilMRI(maps, mask)
     y = operator.scale * kspace[None] * mask
-    if fit_maps and operator.coils > 1 and bool(y.any()):
-        rng = torch.Generator(device).manual_seed(0)
-        operator = with_joint_maps(operator, y / unit(algorithms.start(y, operator, "cg_sense", rng)), rng)
-    return SliceProblem(operator, y, scan.recon_size, None if scan.reference is None else scan.reference[index])
+    reference = None if scan.reference is None else scan.reference[index]
+    return SliceProblem(operator, y, scan.recon_size, reference), operator
 
 
 def _ct_problem(scan: CTAcquisition, index: int, device: torch.device) -> SliceProblem:

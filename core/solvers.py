@@ -3,20 +3,33 @@
 import math
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-def conjugate_gradient_iterates(normal: Callable[[Tensor], Tensor], rhs: Tensor, x0: Tensor) -> Iterator[Tensor]:
-    """Endless iterates of conjugate gradients on `normal(x) = rhs` from x0, all (B, C, H, W) (Hestenes, Stiefel 1952).
+class Descent(NamedTuple):
+    """Where conjugate gradients are: image, residual and next direction, all (B, C, H, W), and |residual|^2."""
 
-    Each image of the batch has its own step lengths; one that is solved stays as it is.
+    x: Tensor
+    residual: Tensor
+    direction: Tensor
+    energy: Tensor
+
+
+def conjugate_gradient_iterates(
+    normal: Callable[[Tensor], Tensor], rhs: Tensor, x0: Tensor, reached: Descent | None = None
+) -> Iterator[Descent]:
+    """Endless iterates of conjugate gradients on `normal(x) = rhs` from x0, or right after the one `reached`.
+
+    Each image (C, H, W) of the batch has its own step lengths; one that is solved stays as it is (Hestenes, Stiefel
+    1952).
     """
-    x = x0
-    residual = rhs - normal(x)
-    direction = residual
-    energy = _inner(residual, residual)
+    if reached is None:
+        residual = rhs - normal(x0)
+        reached = Descent(x0, residual, residual, _inner(residual, residual))
+    x, residual, direction, energy = reached
     while True:
         image = normal(direction)
         step = _ratio(energy, _inner(direction, image))
@@ -24,13 +37,13 @@ def conjugate_gradient_iterates(normal: Callable[[Tensor], Tensor], rhs: Tensor,
         residual = residual - step * image
         previous, energy = energy, _inner(residual, residual)
         direction = residual + _ratio(energy, previous) * direction
-        yield x
+        yield Descent(x, residual, direction, energy)
 
 
 def conjugate_gradient(normal: Callable[[Tensor], Tensor], rhs: Tensor, x0: Tensor, iterations: int) -> Tensor:
-    """Iterate number `iterations` of `conjugate_gradient_iterates`, (B, C, H, W); 0 gives x0."""
+    """Image number `iterations` of `conjugate_gradient_iterates`, (B, C, H, W); 0 gives x0."""
     x = x0
-    for x in islice(conjugate_gradient_iterates(normal, rhs, x0), iterations):  # noqa: B007
+    for x, *_ in islice(conjugate_gradient_iterates(normal, rhs, x0), iterations):  # noqa: B007
         pass
     return x
 

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import pickle
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
@@ -30,18 +31,26 @@ class Checkpoints:
     def __init__(self, folder: Path, slice_: int, made_by: str, may_write: Callable[[], bool]) -> None:
         self._folder, self._slice, self._made_by, self._may_write = folder, slice_, made_by, may_write
         self._writer = ThreadPoolExecutor(1, "checkpoint")
-        self._writing: Future[None] | None = None
+        self._writing: Future[float] | None = None
+        self._making_seconds = 0.0
 
     @property
     def busy(self) -> bool:
         """Whether the last one is still being written."""
         return self._writing is not None and not self._writing.done()
 
+    @property
+    def seconds(self) -> float:
+        """What the last one took of the processor, once it is written."""
+        return self._making_seconds + (self._writing.result() if self._writing is not None else 0.0)
+
     def save(self, step: int, content: Mapping[str, Any]) -> None:
         """Keep the content (tensors, numbers, text, lists and dicts of them) as it is now; the disk has it later."""
+        self.wait()
+        began = time.monotonic()
         buffer = io.BytesIO()
         torch.save({"made_by": self._made_by, **content}, buffer)
-        self.wait()
+        self._making_seconds = time.monotonic() - began
         self._writing = self._writer.submit(copy_context().run, self._write, step, buffer.getbuffer())
 
     def wait(self) -> None:
@@ -49,37 +58,51 @@ class Checkpoints:
         if self._writing is not None:
             self._writing.result()
 
-    def _write(self, step: int, content: memoryview) -> None:
+    def _write(self, step: int, content: memoryview) -> float:
+        """Seconds of the processor that it took."""
+        began = time.thread_time()
         name = f"{self._slice}.{step:09d}.{hashlib.sha256(content).hexdigest()}.pt"
         if not self._may_write():
-            return
+            return 0.0
         with replacing(self._folder / name) as part:
             part.write_bytes(content)
         for old in self._files()[KEPT:]:
             old.unlink(missing_ok=True)
         log.info("checkpoint.kept", extra={"step": step})
+        return time.thread_time() - began
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
-        """The latest that is whole and was made by the same parameters, seed, prior and software; None: begin anew."""
+        """The latest that is whole and was made by the same parameters, seed, prior and software; None: begin anew.
+
+        Those refused go: a later step than that of a fresh start would otherwise push its checkpoints out.
+        """
         for path in self._files():
-            content = path.read_bytes()
-            if path.name.split(".")[2] != hashlib.sha256(content).hexdigest():
-                log.warning("checkpoint.broken", extra={"file": path.name})
-                continue
-            try:
-                kept: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-            except (RuntimeError, pickle.UnpicklingError):
-                log.warning("checkpoint.unreadable", extra={"file": path.name})
-                continue
-            if kept.pop("made_by", None) == self._made_by:
+            kept = self._read(path, device)
+            if kept is not None:
                 return kept
-            log.warning("checkpoint.foreign", extra={"file": path.name})
+            path.unlink(missing_ok=True)
         return None
+
+    def _read(self, path: Path, device: torch.device) -> dict[str, Any] | None:
+        content = path.read_bytes()
+        if path.name.split(".")[2] != hashlib.sha256(content).hexdigest():
+            log.warning("checkpoint.broken", extra={"file": path.name})
+            return None
+        try:
+            kept: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError):
+            log.warning("checkpoint.unreadable", extra={"file": path.name})
+            return None
+        if kept.pop("made_by", None) != self._made_by:
+            log.warning("checkpoint.foreign", extra={"file": path.name})
+            return None
+        return kept
 
     def clear(self) -> None:
         """Remove them all, when the last is written."""
         self._writer.shutdown()
-        for path in self._files():
+        # With what a process killed while it wrote has left.
+        for path in (*self._files(), *self._folder.glob(f".{self._slice}.*.part")):
             path.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:

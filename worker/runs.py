@@ -13,7 +13,7 @@ from core import formats
 from core.acquisition import Modality
 from core.iterates import Iterate, State
 from core.parameters import Parameters, parse
-from core.reconstruct import Quality, SliceProblem, reconstruct, slice_problem
+from core.reconstruct import Quality, SliceProblem, reconstruct, slice_problems
 from core.results import SliceResult
 from worker import tracing
 from worker.checkpoints import Checkpoints, fingerprint
@@ -69,26 +69,42 @@ class Run:
     def compute(self) -> Outcome:
         """The slice's result. Raises Fenced, Released, and what the engine raises."""
         self._began = time.monotonic()
-        path = self._place.storage.scan(self._claim.scan_sha256, self._claim.tenant)
-        with tracing.span("slice.read"):
-            scan = formats.read(path, [self._claim.slice])
-        with tracing.span("slice.maps"):
-            problem = slice_problem(scan, 0, self._place.device, fit_maps=self.method.fits_maps)
-        self._plain = problem.magnitude(problem.plain())
         kept = self.checkpoints.load(self._place.device) or {}
         if kept:
             log.info("slice.resumed", extra={"step": kept["step"]})
             self._seconds_before, self._curves = kept["seconds"], kept["curves"]
+        problem = self._problem(shown=not kept)
         last, quality = self._iterate(problem, kept.get("state"))
         result = self._seen(problem, last, dict(self._curves))
         validation_residual = None if last.verdict is None else last.verdict.validation_residual
         measured = {**asdict(quality), "validation_residual": validation_residual}
         return Outcome(result, {name: _finite(value) for name, value in measured.items()})
 
+    @tracing.span("slice.maps")
+    def _problem(self, shown: bool) -> SliceProblem:
+        """What is to be solved; while coil maps are fitted to it, what needs no iteration can be seen."""
+        path = self._place.storage.scan(self._claim.scan_sha256, self._claim.tenant)
+        with tracing.span("slice.read"):
+            scan = formats.read(path, [self._claim.slice])
+        fits_maps = self.method.fits_maps and self.modality is Modality.MRI
+        look_at = 0.0
+        for problem in slice_problems(scan, 0, self._place.device, fit_maps=fits_maps):
+            if self._heart.lost:
+                raise Fenced
+            if self._place.ending.is_set():
+                raise Released
+            began = time.monotonic()
+            plain = problem.plain()
+            self._plain = problem.magnitude(plain)
+            if fits_maps and shown and began >= look_at:
+                self._tell(problem, Iterate(0, 0, plain, torch.tensor(math.nan)))
+                look_at = _rested(began, self._place.settings.snapshot_seconds)
+        return problem
+
     @tracing.span("slice.iterate")
     def _iterate(self, problem: SliceProblem, state: dict[str, Any] | None) -> tuple[Iterate, Quality]:
         settings = self._place.settings
-        look_at, keep_at, looked_at_step = 0.0, time.monotonic() + settings.checkpoint_seconds, -1
+        look_at, kept_at, looked_at_step = 0.0, time.monotonic(), -1
         iterates = reconstruct(
             problem,
             self.method,
@@ -103,12 +119,12 @@ class Run:
             if now >= look_at and iterate.step != looked_at_step:
                 quality = self._look(problem, iterate)
                 looked_at_step = iterate.step
-                cost = time.monotonic() - now
-                look_at = now + max(settings.snapshot_seconds, cost / WATCHING_SHARE)
-            if now >= keep_at and iterate.state is not None and not self.checkpoints.busy:
-                began = time.monotonic()
-                self._keep(iterate.step, iterate.state)
-                keep_at = now + max(settings.checkpoint_seconds, (time.monotonic() - began) / WATCHING_SHARE)
+                look_at = _rested(now, settings.snapshot_seconds)
+            if iterate.state is not None and not self.checkpoints.busy:
+                pause = max(settings.checkpoint_seconds, self.checkpoints.seconds / WATCHING_SHARE)
+                if now >= kept_at + pause:
+                    self._keep(iterate.step, iterate.state)
+                    kept_at = now
         if iterate.step != looked_at_step:
             quality = self._look(problem, iterate)
         return iterate, quality
@@ -127,23 +143,26 @@ class Run:
             raise Released
 
     def _look(self, problem: SliceProblem, iterate: Iterate) -> Quality:
-        """Measure an iterate, and have it told and shown."""
+        """Measure an iterate, have it told and shown, and remember it in the curves."""
+        quality, point = self._tell(problem, iterate)
+        for name, value in asdict(point).items():
+            if value is not None and name != "iterations":
+                self._curves.setdefault(name, []).append(float(value))
+        return quality
+
+    def _tell(self, problem: SliceProblem, iterate: Iterate) -> tuple[Quality, Point]:
         quality = problem.quality(iterate.image)
-        seconds = self._seconds_before + time.monotonic() - self._began
         point = Point(
             iteration=iterate.step,
             iterations=iterate.steps,
-            seconds=seconds,
+            seconds=self._seconds_before + time.monotonic() - self._began,
             loss=_finite(float(iterate.loss)),
             data_residual=_finite(quality.data_residual),
             psnr=_finite(quality.psnr),
             ssim=_finite(quality.ssim),
         )
-        for name, value in asdict(point).items():
-            if value is not None and name != "iterations":
-                self._curves.setdefault(name, []).append(float(value))
         self._heart.tell(Beat(point, self._seen(problem, iterate, {})))
-        return quality
+        return quality, point
 
     def _seen(self, problem: SliceProblem, iterate: Iterate, curves: dict[str, list[float]]) -> SliceResult:
         image = iterate.image
@@ -162,6 +181,12 @@ class Run:
         with torch.no_grad():
             content = {"state": state(), "step": step, "seconds": seconds, "curves": self._curves}
             self.checkpoints.save(step, content)
+
+
+def _rested(began: float, period: float) -> float:
+    """When to look again, after a look that began then: a period later, or as much as keeps looking cheap."""
+    now = time.monotonic()
+    return now + max(period, (now - began) / WATCHING_SHARE)
 
 
 def _finite(value: float | None) -> float | None:

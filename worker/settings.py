@@ -50,6 +50,10 @@ class Settings(BaseSettings):
         le=36500,
         description="scans and jobs are deleted after this, unless their key says another",
     )
+    max_connections: int = Field(4096, ge=2, description="connections to one API process; half of them for one address")
+    max_waiting_requests: int = Field(1000, ge=2, description="requests without an answer yet; half for one client")
+    max_event_streams: int = Field(2000, ge=2, description="event streams at once; half of them for one client")
+    max_uploads: int = Field(64, ge=2, description="uploads at once; half of them for one client")
     max_slices: int = Field(1024, ge=1, description="slices of one scan")
     max_coils: int = Field(64, ge=1, description="coils of one scan")
     max_matrix: int = Field(1024, ge=16, description="largest side of an image, k-space or detector row")

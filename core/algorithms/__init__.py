@@ -41,7 +41,7 @@ def run(
         case FBP() if isinstance(A, ParallelBeamCT):
             return fbp(y, A, method)
         case CGSense():
-            return cg_sense(y, A, method)
+            return cg_sense(y, A, method, state)
         case SIRT():
             return sirt(y, A, method, state)
         case TV():

@@ -8,7 +8,7 @@ from torch import Tensor
 from core.iterates import Iterate, Iterates, State
 from core.operators import LinearOperator, ParallelBeamCT
 from core.parameters import FBP, SIRT, CGSense, ZeroFilled
-from core.solvers import conjugate_gradient_iterates
+from core.solvers import Descent, conjugate_gradient_iterates
 
 
 def zero_filled(y: Tensor, A: LinearOperator, _: ZeroFilled) -> Iterates:
@@ -21,12 +21,16 @@ def fbp(y: Tensor, A: ParallelBeamCT, p: FBP) -> Iterates:
     yield Iterate(1, 1, A.fbp(y, p.filter), torch.zeros(()))
 
 
-def cg_sense(y: Tensor, A: LinearOperator, p: CGSense) -> Iterates:
+def cg_sense(y: Tensor, A: LinearOperator, p: CGSense, state: State | None = None) -> Iterates:
     """Conjugate gradients on (A^H A + ridge) x = A^H y from zero (Pruessmann et al. 2001)."""
     rhs = A.adjoint(y)
-    images = conjugate_gradient_iterates(lambda x: A.normal(x) + p.ridge * x, rhs, torch.zeros_like(rhs))
-    for step, image in enumerate(islice(images, p.iterations), 1):
-        yield Iterate(step, p.iterations, image, A.misfit(image, y) / y.numel())
+    first, reached = 0, None
+    if state is not None:
+        first, reached = state["step"], Descent(**{name: part.to(y.device) for name, part in state["descent"].items()})
+    points = conjugate_gradient_iterates(lambda x: A.normal(x) + p.ridge * x, rhs, torch.zeros_like(rhs), reached)
+    for step, point in enumerate(islice(points, p.iterations - first), first + 1):
+        resume: State = {"descent": point._asdict(), "step": step}
+        yield Iterate(step, p.iterations, point.x, A.misfit(point.x, y) / y.numel(), resume.copy)
 
 
 def sirt(y: Tensor, A: LinearOperator, p: SIRT, state: State | None = None) -> Iterates:

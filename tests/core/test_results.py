@@ -101,9 +101,9 @@ def test_result_of_a_large_volume_holds_the_verdicts_of_all_slices_that_were_jud
         "out_of_distribution": False,
         "prior_share": 0.3,
         "strangeness": None,
-        "tv_weight": 0.0,
-        "leader": None,
-        "residuals": {"start": 0.4, "tv": 0.2, "udig_dip": 0.1},
+        "residuals": RESIDUALS,
+        "tv_weight": 0.003,
+        "leader": 4,
         "reason": VERDICT.reason,
     }
 

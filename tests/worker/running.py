@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from scans import ct, write_hdf5
+from scans import ct, mri, write_hdf5
 from spelling import environment
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
@@ -102,9 +102,10 @@ class Desk:
         self.settings, self.database, self.storage = settings, database, storage
         self.celery = queue.make_celery(settings)
 
-    def scan(self, slices: int = 1, size: int = 32) -> uuid.UUID:
-        """Store a sinogram file."""
-        path = write_hdf5(self.storage.incoming / "scan.h5", **ct(slices=slices, size=size))
+    def scan(self, slices: int = 1, size: int = 32, modality: Modality = Modality.CT) -> uuid.UUID:
+        """Store a scan's file."""
+        parts = ct(slices=slices, size=size) if modality is Modality.CT else mri(slices=slices, size=size)
+        path = write_hdf5(self.storage.incoming / "scan.h5", **parts)
         header, sha256, size_bytes = asdict(formats.probe(path)), sha256_of(path), path.stat().st_size
         self.storage.keep_scan(path, sha256)
         with self.database.begin() as session:

@@ -1,11 +1,12 @@
 """Checkpoints: what was kept comes back bit by bit; what is broken, foreign or late does not."""
 
+import errno
 from pathlib import Path
 
 import pytest
 import torch
 
-from worker.checkpoints import Checkpoints, fingerprint
+from worker.checkpoints import Checkpoints
 
 CPU = torch.device("cpu")
 
@@ -45,10 +46,41 @@ def test_a_broken_one_gives_way_to_the_one_before(tmp_path: Path, keep_bytes: in
     assert (checkpoints(tmp_path).load(CPU) or {})["step"] == 1
 
 
-def test_other_parameters_seed_prior_or_software_begin_anew(tmp_path: Path) -> None:
-    keep(checkpoints(tmp_path, made_by=fingerprint(seed=0, parameters={"a": 1})), 1)
-    assert checkpoints(tmp_path, made_by=fingerprint(seed=1, parameters={"a": 1})).load(CPU) is None
-    assert checkpoints(tmp_path, made_by=fingerprint(parameters={"a": 1}, seed=0)).load(CPU) is not None
+def test_those_refused_go_and_push_no_checkpoint_of_the_fresh_start_out(tmp_path: Path) -> None:
+    keep(checkpoints(tmp_path, made_by="the version before"), 90, 95)
+    fresh = checkpoints(tmp_path)
+    assert fresh.load(CPU) is None
+    keep(fresh, 10)
+    assert (checkpoints(tmp_path).load(CPU) or {})["step"] == 10
+
+
+def test_a_full_disk_leaves_the_two_before_and_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = checkpoints(tmp_path)
+    keep(kept, 1, 2)
+    before = sorted(tmp_path.iterdir())
+
+    def half(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", half)
+        with pytest.raises(OSError, match="No space"):
+            keep(kept, 3)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_a_killed_writer_left_is_no_checkpoint_and_goes_with_the_others(tmp_path: Path) -> None:
+    keep(checkpoints(tmp_path), 1)
+    whole = next(tmp_path.iterdir())
+    whole.with_name(f".{whole.name}.0123.part").write_bytes(b"half")
+    kept = checkpoints(tmp_path)
+    assert (kept.load(CPU) or {})["step"] == 1
+    kept.clear()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_slices_keep_theirs_apart(tmp_path: Path) -> None:

@@ -1,0 +1,108 @@
+"""The service under load: `python -m benchmarks.load [mix] [list] [jobs] [slow] [overload]`, all without a name.
+
+mix: 500 event streams, 200 pollers and 20 uploads at once. list: lists of 10,000 queued jobs, by every filter. jobs:
+what 1,000 jobs leave. slow: dribbling and silent clients. overload: one client wants all. Each part has servers of its
+own.
+The load generator shares the cores with what it measures. SECONDS sets how long the mix goes on (60).
+"""
+
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from sqlalchemy.orm import Session, sessionmaker
+
+from benchmarks import load_jobs, load_list, load_mix, load_slow
+from benchmarks.demo import checked
+from benchmarks.upload_memory import Door, door
+from worker.database import make_engine, make_sessions
+
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def api_and_jobs(count: int = 1) -> Iterator[tuple[Door, sessionmaker[Session], list[dict[str, Any]]]]:
+    """The API on servers of its own, sessions on its database, and jobs of a tiny scan that nobody works on."""
+    with tempfile.TemporaryDirectory(prefix="udig-load-") as folder, door(Path(folder) / "data") as api:
+        engine = make_engine(api.environment["DATABASE_URL"])
+        body = {"parameters": {"method": "udig_dip"}}
+        with httpx.Client(base_url=f"http://127.0.0.1:{api.port}", timeout=60) as client:
+            body["scan_id"] = checked(client.post("/v1/scans", content=load_mix.kspace(0))).json()["id"]
+            jobs = [checked(client.post("/v1/jobs", json=body)).json() for _ in range(count)]
+        try:
+            yield api, make_sessions(engine), jobs
+        finally:
+            engine.dispose()
+
+
+def cpu_seconds(pid: int) -> tuple[float, float]:
+    """Of a process, and of its children that have ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    own, children = (sum(map(int, fields[first : first + 2])) / CLOCK_TICKS for first in (11, 13))
+    return own, children
+
+
+def mix() -> list[str]:
+    seconds = float(os.environ.get("SECONDS", "60"))
+    with api_and_jobs(load_mix.JOBS) as (api, sessions, jobs):
+        before, generator, began = cpu_seconds(api.pid), time.process_time(), time.monotonic()
+        seen = load_mix.measure(api.port, sessions, [job["id"] for job in jobs], seconds)
+        own, children = (after - first for after, first in zip(cpu_seconds(api.pid), before, strict=True))
+        generator = time.process_time() - generator
+        elapsed = time.monotonic() - began
+    spent = f"API {own:.1f}, probes of scans {children:.1f}, load generator {generator:.1f}"
+    return [*load_mix.rows(seen, seconds), f"CPU seconds in {elapsed:.0f} s, opening included: {spent}"]
+
+
+def lists() -> list[str]:
+    with api_and_jobs() as (api, sessions, jobs), httpx.Client(base_url=f"http://127.0.0.1:{api.port}") as client:
+        files = [load_mix.kspace(0, seed) for seed in range(1, 8)]
+        scans = [checked(client.post("/v1/scans", content=file)).json()["id"] for file in files]
+        load_list.fill(sessions, scans, jobs[0])
+        return load_list.rows(client, scans)
+
+
+def jobs() -> list[str]:
+    with api_and_jobs(0) as (api, _, _), load_jobs.working(api) as workers:
+        return asyncio.run(load_jobs.jobs(api, workers))
+
+
+def slow() -> list[str]:
+    with api_and_jobs() as (api, _, jobs):
+        return load_slow.slow_rows(*asyncio.run(load_slow.slow(api.port, jobs[0]["id"])))
+
+
+def overload() -> list[str]:
+    with api_and_jobs() as (api, _, jobs):
+        return asyncio.run(load_slow.overload(api.port, jobs[0]["id"], load_mix.kspace(2)))
+
+
+PARTS: dict[str, Callable[[], list[str]]] = {
+    "mix": mix,
+    "list": lists,
+    "jobs": jobs,
+    "slow": slow,
+    "overload": overload,
+}
+
+
+def main(names: list[str]) -> int:
+    if unknown := set(names) - set(PARTS):
+        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    for name in names or PARTS:
+        load = os.getloadavg()[0]
+        print(f"\n### {name}\n")
+        print("\n".join(PARTS[name]()))
+        print(f"load of the machine before it began: {load:.1f}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

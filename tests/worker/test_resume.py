@@ -1,0 +1,196 @@
+"""Every method stopped anywhere goes on from its checkpoint file to the very bits of a run that nothing stopped."""
+
+import dataclasses
+import json
+import uuid
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import scans
+import torch
+from running import GUIDED, Desk
+
+from core import formats
+from core.acquisition import Acquisition, Modality
+from core.iterates import Iterate, State
+from core.parameters import METHODS, TV, Parameters, complete, parse
+from core.reconstruct import reconstruct, slice_problem
+from worker import leases
+from worker.checkpoints import Checkpoints
+from worker.heart import Beat, Heart
+from worker.leases import Claim
+from worker.place import Place, set_up
+from worker.runs import Released, Run
+
+CPU = torch.device("cpu")
+STEPS = 4
+SHORTENED = dict.fromkeys(("iterations", "outer_iterations"), STEPS) | {"prior_calls": 2}
+STOPS = 3
+"""of each run, spread over it, beside one in every stage"""
+# What one knob at a time does not reach.
+TOGETHER: list[dict[str, Any]] = [
+    {"method": "sirt", "iterations": 12},
+    {"method": "cg_sense", "iterations": 12, "ridge": 0.01},
+    {"method": "dip", "averaging": 0.0},
+    {"method": "tv", "weight": 0.01},
+    {"method": "l1_wavelet", "weight": 0.01},
+    {"method": "udig_dip", "samples": 2, "noise_scale": 1.0, "last_noisy_level": 0.01, "held_out_share": 0.0},
+    {"method": "udig_dip", "noise_scale": 1.0, "sampler": "ancestral", "prior_calls": 3},
+    {"method": "udig_dip", "inner_iterations": 2, "output": "mean", "averaging": 0.5, "purification_period": 2},
+    {"method": "udig_dip", "inner_iterations": 1, "network": "unet", "held_out_share": 0.3, "start": "cg_sense"},
+    {"method": "udig_dip", "inner_iterations": 1, "noise_scale": 0.5, "samples": 2, "output": "consistent"},
+]
+
+
+def choices(method: type[Parameters]) -> Iterator[dict[str, Any]]:
+    """The method with its defaults, then with each choice of each knob that has a few."""
+    yield {}
+    for name, knob in method.model_fields.items():
+        values = get_args(knob.annotation) if get_origin(knob.annotation) is Literal else ()
+        for value in (True, False) if knob.annotation is bool else values:
+            if name != "method" and value != knob.default:
+                yield {name: value}
+
+
+def cases() -> Iterator[Any]:
+    """Each method of METHODS, whatever methods there are, on each modality that it is for."""
+    for name, method in METHODS.items():
+        asked = [*({"method": name, **choice} for choice in choices(method)), *TOGETHER]
+        for knobs in (each for each in asked if each["method"] == name):
+            short = {knob: value for knob, value in SHORTENED.items() if knob in method.model_fields}
+            for modality in method.modalities:
+                if modality is Modality.CT or knobs.get("start") not in ("fbp", "sirt"):
+                    label = "-".join(f"{knob}={value}" for knob, value in knobs.items() if knob != "method")
+                    yield pytest.param({**short, **knobs}, modality, id=f"{name}-{modality}-{label or 'default'}")
+
+
+@pytest.fixture(autouse=True)
+def few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two iterations with each weight that is tried, so that a run has all its stages and few steps."""
+    for name, constant, few in (
+        ("judged", "TV_ITERATIONS", (2, 3)),
+        ("tv", "TRIAL_ITERATIONS", 2),
+        ("l1_wavelet", "TRIAL_ITERATIONS", 2),
+    ):
+        monkeypatch.setattr(import_module(f"core.algorithms.{name}"), constant, few)
+
+
+@cache
+def scan(modality: Modality, folder: Path) -> Acquisition:
+    parts = scans.ct(slices=1) if modality is Modality.CT else scans.without(scans.mri(slices=1), "sensitivity_maps")
+    return formats.read(scans.write_hdf5(folder / modality, **parts))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scans")
+
+
+def iterates(knobs: dict[str, Any], modality: Modality, folder: Path, state: State | None = None) -> Iterator[Iterate]:
+    """A run from the file on, as a worker makes it from a job's row."""
+    method = parse(json.loads(complete(parse(knobs), modality).model_dump_json()))
+    problem = slice_problem(scan(modality, folder), 0, CPU, fit_maps=method.fits_maps)
+    return reconstruct(problem, method, seed=5, state=state)
+
+
+def chosen(points: list[tuple[int, Any]]) -> list[int]:
+    """Which points to resume from: the first, the last, some between, and the first and last of every stage."""
+    spread = {round(share * (len(points) - 1) / (STOPS - 1)) for share in range(STOPS)}
+    stages = [stage for _, stage in points]
+    first = {stages.index(stage) for stage in stages}
+    last = {len(stages) - 1 - stages[::-1].index(stage) for stage in stages}
+    return sorted(spread | first | last)
+
+
+@pytest.mark.parametrize(("knobs", "modality"), list(cases()))
+def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(
+    knobs: dict[str, Any], modality: Modality, folder: Path, tmp_path: Path
+) -> None:
+    points: list[tuple[int, Any]] = []
+    seen = set()
+    for last in iterates(knobs, modality, folder):
+        seen.add(last.step)
+        if last.state is not None and last.step < last.steps:
+            state = last.state()
+            # A slice number of its own for each point keeps all their files.
+            kept = Checkpoints(tmp_path, len(points), "this run", lambda: True)
+            kept.save(last.step, {"state": state, "step": last.step, "seconds": 0.0, "curves": {}})
+            kept.wait()
+            points.append((last.step, state.get("stage")))
+    assert last.step == last.steps
+    if last.steps == 1:
+        return  # nothing to stop between
+    stages = len({stage for _, stage in points})
+    without = seen - {step for step, _ in points} - {last.steps, 0}
+    assert len(without) <= stages, f"no state to go on from at {sorted(without)}"
+    for number in chosen(points):
+        found = Checkpoints(tmp_path, number, "this run", lambda: True).load(CPU)
+        assert found is not None
+        *_, resumed = iterates(knobs, modality, folder, found["state"])
+        assert torch.equal(resumed.image, last.image), f"stopped at {points[number]}"
+        assert resumed.verdict == last.verdict
+
+
+@pytest.fixture
+def place(desk: Desk) -> Iterator[Place]:
+    made = set_up(desk.settings)
+    yield made
+    made.sessions.kw["bind"].dispose()
+
+
+def run(place: Place, claim: Claim) -> Run:
+    return Run(place, Heart(place.sessions, claim, place.settings, place.storage.preview(claim.job_id, claim.slice)))
+
+
+def claimed(place: Place, job_id: uuid.UUID) -> Claim:
+    with place.sessions.begin() as session:
+        claim = leases.claim(session, (job_id, 0), place.name, place.settings.lease_seconds)
+    assert claim is not None
+    place.storage.prepare_job(job_id)
+    return claim
+
+
+def test_another_version_of_anything_begins_anew_and_says_so(
+    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    claim = claimed(place, desk.submit(desk.scan(), GUIDED))
+    known = place.versions(GUIDED, Modality.CT)
+    assert {"software", "torch", "prior_sha256"} <= set(known)
+
+    def resumes(claim: Claim, **versions: str) -> bool:
+        """Whether a run of this claim, by these versions, goes on from what the first one kept."""
+        kept = run(place, first).checkpoints
+        kept.save(1, {"step": 1})
+        kept.wait()
+        caplog.clear()
+        with monkeypatch.context() as other:
+            other.setattr(Place, "versions", lambda *_: known | versions)
+            found = run(place, claim).checkpoints.load(CPU)
+        assert (found is None) == ("checkpoint.foreign" in caplog.messages)
+        return found is not None
+
+    first = claim
+    assert resumes(claim)
+    for name in ("software", "torch", "prior_sha256"):
+        assert not resumes(claim, **{name: "another"})
+    assert not resumes(dataclasses.replace(claim, parameters={**claim.parameters, "noise_level": 0.3}))
+    assert not resumes(dataclasses.replace(claim, seed=1))
+    assert not resumes(dataclasses.replace(claim, scan_sha256="another"))
+
+
+def test_while_maps_are_fitted_there_is_something_to_see_and_the_end_is_heeded(
+    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = claimed(place, desk.submit(desk.scan(modality=Modality.MRI), complete(TV(iterations=3), Modality.MRI)))
+    fitting = run(place, claim)
+    told: list[Beat] = []
+    monkeypatch.setattr(Heart, "tell", lambda _, beat: (told.append(beat), place.ending.set()))
+    with pytest.raises(Released):
+        fitting.compute()
+    assert [(beat.point.iteration, beat.point.iterations) for beat in told] == [(0, 0)]
+    assert told[0].preview is not None
+    assert told[0].preview.image.any()
