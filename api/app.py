@@ -17,6 +17,7 @@ from api.metrics import Requests
 from api.middleware import HeadAsGet, Observed
 from api.schemas import JobIn, JobOptions, ProblemOut
 from api.watcher import Watcher
+from core.formats import Prober
 from worker.database import make_engine, make_sessions
 from worker.queue import make_celery
 from worker.settings import Settings, get_settings
@@ -45,6 +46,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         storage=Storage(settings.data),
         watcher=Watcher(settings.database_url),
         requests=requests,
+        prober=Prober(),
         probes=anyio.CapacityLimiter(PROBES),
     )
     app.state.engine, app.state.celery = engine, make_celery(settings)
@@ -70,6 +72,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
+        context.prober.close()
         app.state.celery.close()
         app.state.engine.dispose()
 

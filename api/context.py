@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from api.metrics import Requests
 from api.watcher import Watcher
-from core.formats import Limits
+from core.formats import Limits, Prober
 from worker.settings import Settings
 from worker.storage import Storage
 
@@ -23,7 +23,8 @@ class Context:
     storage: Storage
     watcher: Watcher
     requests: Requests
-    probes: anyio.CapacityLimiter  # scans looked into at once; each has a process of its own
+    prober: Prober
+    probes: anyio.CapacityLimiter  # scans looked into at once
 
     @property
     def limits(self) -> Limits:

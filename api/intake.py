@@ -15,7 +15,6 @@ from api.context import Context
 from api.multipart import Part, PartReader
 from api.problems import Invalid, TooLarge
 from api.uploads import Upload, base_name, counted, uploading
-from core.formats import probe_in_child
 from worker.models import Scan
 from worker.storage import Storage
 
@@ -98,7 +97,8 @@ async def _look(context: Context, upload: Upload) -> dict[str, Any]:
     known = await run_in_threadpool(_known_header, context, upload.sha256)
     if known is not None:
         return known
-    probed = await anyio.to_thread.run_sync(probe_in_child, upload.path, context.limits, limiter=context.probes)
+    probe = context.prober.probe
+    probed = await anyio.to_thread.run_sync(probe, upload.path, context.limits, limiter=context.probes)
     return asdict(probed)
 
 

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,15 @@ from hypothesis import strategies as st
 
 from core import errors
 from core.acquisition import MRIAcquisition
-from core.formats import probe, probe_in_child, read
+from core.formats import Prober, probe, read
+
+
+@pytest.fixture
+def prober() -> Iterator[Prober]:
+    """Child processes that look at files."""
+    made = Prober()
+    yield made
+    made.close()
 
 
 @pytest.mark.parametrize("name", scans.HOSTILE)
@@ -41,52 +50,43 @@ def test_other_files_are_not_read_even_without_a_probe(name: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["empty", "virtual", "hdf5_bomb", "million_wide", "degrees"])
-def test_child_tells_what_the_probe_tells(name: str, tmp_path: Path) -> None:
+def test_child_tells_what_the_probe_tells(name: str, tmp_path: Path, prober: Prober) -> None:
     path = tmp_path / "scan.h5"
     scans.HOSTILE[name].write(path)
     with pytest.raises(errors.ReconstructionError) as here:
         probe(path)
     with pytest.raises(type(here.value)) as there:
-        probe_in_child(path)
+        prober.probe(path)
     assert vars(there.value) == vars(here.value)
     assert str(there.value) == str(here.value)
 
 
-def test_child_accepts_what_the_probe_accepts(tmp_path: Path) -> None:
+def test_child_accepts_what_the_probe_accepts(tmp_path: Path, prober: Prober) -> None:
     for name in ("fastmri", "npz_sinogram"):
         path = scans.GOOD[name](tmp_path / name)
-        assert probe_in_child(path) == probe(path)
+        assert prober.probe(path) == probe(path)
 
 
-def test_child_that_hangs_is_ended_and_the_file_refused(tmp_path: Path) -> None:
+def test_child_that_hangs_is_ended_and_the_file_refused(tmp_path: Path, prober: Prober) -> None:
     path = scans.GOOD["fastmri"](tmp_path / "scan.h5")
     with pytest.raises(errors.UnreadableScan, match="took longer"):
-        probe_in_child(path, seconds=0.01)
-
-
-def test_child_that_crashes_refuses_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = scans.GOOD["fastmri"](tmp_path / "scan.h5")
-    crash = [sys.executable, "-c", "import os; os.abort()"]
-    run = subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda command, **rest: run(crash, **rest))
-    with pytest.raises(errors.UnreadableScan, match="status -6"):
-        probe_in_child(path)
+        prober.probe(path, seconds=-1)
+    assert prober.probe(path).slices == 2
 
 
 def test_child_is_bound_in_memory_and_cannot_write(tmp_path: Path) -> None:
     """What the bounds are for is tried with the bounds alone: after them a large array and a file cannot be had."""
-    path = scans.GOOD["fastmri"](tmp_path / "scan.h5")
     code = """
 import sys
-from core.formats.__main__ import main
-main(sys.argv[1], '{"limits": {}, "seconds": 60}')
-for attempt in (lambda: bytearray(3 << 30), lambda: open(sys.argv[2], "w").write("x" * 99999)):
+from core.formats.__main__ import bound
+bound(60)
+for attempt in (lambda: bytearray(3 << 30), lambda: open(sys.argv[1], "w").write("x" * 99999)):
     try:
         attempt()
     except (MemoryError, OSError) as error:
         print("\\n" + type(error).__name__)
 """
-    command = [sys.executable, "-c", code, str(path), str(tmp_path / "written")]
+    command = [sys.executable, "-c", code, str(tmp_path / "written")]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     assert answer.stdout.split()[-2:] == ["MemoryError", "OSError"]
     assert (tmp_path / "written").read_bytes() == b""
@@ -152,10 +152,23 @@ def test_damaged_file_is_refused_or_read_as_probed(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("name", "seed"), [("virtual", 55), ("virtual", 549), ("external_storage", 1)])
-def test_damage_that_crashes_the_library_is_one_more_refusal(name: str, seed: int, tmp_path: Path) -> None:
+def test_damage_that_crashes_the_library_is_one_more_refusal(
+    name: str, seed: int, tmp_path: Path, prober: Prober
+) -> None:
     """HDF5 2.0.0 ends with a segmentation fault when it opens the two damaged virtual datasets."""
     path = tmp_path / "scan"
     scans.HOSTILE[name].write(path)
     path.write_bytes(_mutated(path.read_bytes(), np.random.default_rng(seed)))
     with pytest.raises(errors.UnreadableScan):
-        probe_in_child(path)
+        prober.probe(path)
+    assert prober.probe(scans.GOOD["fastmri"](tmp_path / "good")).slices == 2
+
+
+def test_a_fork_server_that_is_killed_is_replaced(tmp_path: Path, prober: Prober) -> None:
+    path = scans.GOOD["fastmri"](tmp_path / "scan.h5")
+    first = prober.probe(path)
+    (server,) = prober._idle
+    server._process.kill()
+    server._process.wait()
+    assert prober.probe(path) == first
+    assert prober._idle != [server]
