@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +155,24 @@ def _filtered(code: int) -> Callable[[Path], None]:
             h5py.h5d.create(file.id, b"kspace", kind, space, creation)
 
     return write
+
+
+def _short_chunk(packing: dict[str, Any], stored: bytes, skipped: int = 0) -> Callable[[Path], None]:
+    """A chunk of 32 KiB that unpacks to 128 bytes."""
+
+    def write(path: Path) -> None:
+        write_hdf5(path, **without(mri(), "kspace"))
+        with h5py.File(path, "a") as file:
+            data = file.create_dataset("kspace", data=mri()["kspace"], chunks=(1, 4, 32, 32), **packing)
+            data.id.write_direct_chunk((1, 0, 0, 0), stored, skipped)
+
+    return write
+
+
+def _dust(path: Path) -> None:
+    """60 MiB in chunks of one value each: to read it would take gigabytes."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("kspace", (8, 1, 1000, 1000), "c8", chunks=(1, 1, 1, 1), fillvalue=np.complex64(1))
 
 
 def _hdf5_bomb(path: Path) -> None:
@@ -326,6 +345,12 @@ HOSTILE: dict[str, Hostile] = {
     "virtual": Hostile(_virtual, _broken, "virtual"),
     "szip": Hostile(_filtered(5), _broken, "filter"),
     "blosc": Hostile(_filtered(32001), _broken, "filter"),
+    "short_gzip": Hostile(_short_chunk({"compression": "gzip"}, zlib.compress(bytes(128))), _broken, "chunk of 128"),
+    "short_lzf": Hostile(_short_chunk({"compression": "lzf"}, bytes([31, *range(32)]) * 4), _broken, "chunk of 128"),
+    "short_shuffled": Hostile(_short_chunk({"shuffle": True}, bytes(128)), _broken, "chunk of 128"),
+    "short_skipped": Hostile(_short_chunk({"compression": "gzip"}, bytes(128), 1), _broken, "chunk of 128"),
+    "dust": Hostile(_dust, _broken, "chunks of 8 bytes"),
+    "endless_text": Hostile(_rogue_ct(pixel_size_mm="x" * 60_000), _broken, "xxx"),
     "hdf5_bomb": Hostile(_hdf5_bomb, _broken, "declares"),
     "packed_bomb": Hostile(_packed_bomb, _broken, "declares"),
     "npz_bomb": Hostile(_npz_bomb, _broken, "declares"),

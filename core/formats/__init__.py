@@ -46,7 +46,7 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> ScanHeader:
     with _opened(path) as (contents, modality):
         modality.check_limits(contents, limits)
         for source in contents.arrays.values():
-            source.check_bomb()
+            source.check_stored()
         return modality.probe(contents)
 
 

@@ -15,6 +15,7 @@ from core.formats.limits import unreadable
 BLOCK_BYTES = 4 << 20
 BOMB_BYTES = 64 << 20  # arrays below this are never bombs
 BOMB_RATIO = 100  # masked k-space compresses 10:1 or so; more than 100:1 is no measurement
+LONGEST_SHOWN = 60  # characters
 
 Array = NDArray[Any]
 Region = tuple[slice, ...]
@@ -43,7 +44,7 @@ class ArraySource(ABC):
     def read(self, indices: Sequence[int]) -> Array:
         """Entries of the first axis, stacked (len(indices), ...)."""
 
-    def check_bomb(self) -> None:
+    def check_stored(self) -> None:
         """Refuse an array that declares far more bytes than are stored, before anything is allocated for it."""
         if self.nbytes > BOMB_BYTES and self.nbytes > BOMB_RATIO * self.stored_bytes:
             raise unreadable(
@@ -124,6 +125,11 @@ def regions(shape: tuple[int, ...], itemsize: int, chunk: tuple[int, ...] | None
     starts = (range(0, length, stride) for length, stride in zip(shape, step, strict=True))
     for start in itertools.product(*starts):
         yield tuple(slice(a, min(a + s, n)) for a, s, n in zip(start, step, shape, strict=True))
+
+
+def shown(value: float | str | None) -> str:
+    """An attribute's value, as errors tell it: in quotes if it is a text, and short."""
+    return repr(value) if len(repr(value)) <= LONGEST_SHOWN else repr(value)[: LONGEST_SHOWN - 3] + "..."
 
 
 def attribute(name: str, value: Array) -> float | str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from core.acquisition import CTAcquisition, Modality, ScanHeader
 from core.errors import UnsupportedScan
-from core.formats.arrays import Array, ArraySource, Contents, Expanded
+from core.formats.arrays import Array, ArraySource, Contents, Expanded, shown
 from core.formats.limits import LEAST_SIDE, Limits, unreadable
 from core.formats.survey import check_values, surveyed
 
@@ -106,10 +106,10 @@ def _layout(contents: Contents) -> _Layout:
     geometry = attributes.get("geometry", "parallel")
     if geometry != "parallel":
         raise UnsupportedScan(
-            f"geometry: found {str(geometry)[:40]!r}, expected 'parallel'",
+            f"geometry: found {shown(geometry)}, expected 'parallel'",
             field="geometry",
-            found=str(geometry)[:40],
-            expected="parallel",
+            found=shown(geometry),
+            expected="'parallel'",
         )
     warnings: list[str] = []
     reference = contents.arrays.get("reference")
@@ -143,7 +143,7 @@ def _grid(
     given = attributes.get("image_size")
     if given is not None:
         if isinstance(given, str) or not 1 <= given < 1e9 or given != int(given):
-            raise unreadable("image_size", str(given), "a whole number of pixels")
+            raise unreadable("image_size", shown(given), "a whole number of pixels")
         return int(given), pixel, spacing
     if reference is not None and len(reference.shape) >= 2:
         size = reference.shape[-1]
@@ -158,7 +158,7 @@ def _length(attributes: Mapping[str, float | str], name: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, str) or not 1e-4 <= value <= 1e3:
-        raise unreadable(name, str(value), "a length in millimetres between 0.0001 and 1000")
+        raise unreadable(name, shown(value), "a length in millimetres between 0.0001 and 1000")
     return value
 
 
@@ -186,10 +186,10 @@ def _i0(attributes: Mapping[str, float | str]) -> float | None:
     if quantity == "line_integrals":
         return None
     if quantity != "counts":
-        raise unreadable("quantity", repr(quantity)[:40], "'line_integrals' or 'counts'")
+        raise unreadable("quantity", shown(quantity), "'line_integrals' or 'counts'")
     i0 = attributes.get("i0")
     if i0 is None or isinstance(i0, str) or not (0 < i0 < math.inf):
-        raise unreadable("i0", str(i0), "photons per ray without an object, for quantity 'counts'")
+        raise unreadable("i0", shown(i0), "photons per ray without an object, for quantity 'counts'")
     return i0
 
 

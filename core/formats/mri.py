@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.acquisition import Modality, MRIAcquisition, ScanHeader
-from core.formats.arrays import ArraySource, Contents, Expanded
+from core.formats.arrays import ArraySource, Contents, Expanded, shown
 from core.formats.ismrmrd import recon_space
 from core.formats.limits import LEAST_SIDE, Limits, unreadable
 from core.formats.survey import check_values, surveyed
@@ -170,7 +170,7 @@ def _spacing(contents: Contents, warnings: list[str]) -> tuple[float, float]:
         warnings.append("the file gives no pixel spacing: 1 mm is assumed")
         return (1.0, 1.0)
     if isinstance(spacing, str) or not 1e-3 <= spacing <= 1e3:
-        raise unreadable("pixel_spacing_mm", str(spacing), "millimetres per pixel")
+        raise unreadable("pixel_spacing_mm", shown(spacing), "millimetres per pixel")
     return (spacing, spacing)
 
 
