@@ -19,6 +19,7 @@ _MOST_CHUNK_BYTES = 256 << 20
 _LEAST_CHUNK_BYTES = 4096
 _MOST_SMALL_CHUNKS = 1024
 _CHECKSUM_BYTES = 4
+_MOST_OVERHEAD_BYTES = 1024  # of packing what cannot be packed
 _TEXT_PLACE_BYTES = 16
 
 
@@ -51,6 +52,8 @@ def check_stored(name: str, dataset: h5py.Dataset) -> None:
     chunks: list[Any] = []
     dataset.id.chunk_iter(chunks.append)
     for chunk in chunks:
+        if chunk.size > needed + needed // 64 + _MOST_OVERHEAD_BYTES:
+            raise unreadable(name, f"{chunk.size} bytes for a chunk of {needed}", "no more than an unpacked chunk has")
         skipped, content = dataset.id.read_direct_chunk(chunk.chunk_offset)
         applied = [code for bit, code in enumerate(codes) if not skipped >> bit & 1]
         length = _unpacked_bytes(name, content, applied, needed)
