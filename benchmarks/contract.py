@@ -49,7 +49,7 @@ def broken(url: str, known: Mapping[str, str], *, examples: int, seed_: int) -> 
 
 
 def _with_plain_pairs(node: Any) -> Any:
-    """The document with pairs as arrays of two: Schemathesis 4.32.5 validates answers against a wrong form of prefixItems."""
+    """The document with pairs as arrays of two, for Schemathesis 4.32.5 misreads prefixItems in answers."""
     if isinstance(node, list):
         return [_with_plain_pairs(each) for each in node]
     if not isinstance(node, dict):
@@ -92,7 +92,7 @@ def main() -> int:
         worker = subprocess.Popen([sys.executable, "-m", "worker"], cwd=ROOT, env={**os.environ, **api.environment})
         try:
             url = f"http://127.0.0.1:{api.port}"
-            known = _something_there(url, GOOD["fastmri"](Path(name) / "scan.h5"))
+            known = something_there(url, GOOD["fastmri"](Path(name) / "scan.h5"))
             failures = broken(url, known, examples=asked.examples, seed_=asked.seed)
         finally:
             worker.terminate()
@@ -101,7 +101,7 @@ def main() -> int:
     return int(bool(failures))
 
 
-def _something_there(url: str, path: Path) -> dict[str, str]:
+def something_there(url: str, path: Path) -> dict[str, str]:
     """A scan, and a job of it that has succeeded."""
     with httpx.Client(base_url=url, timeout=60) as client:
         scan = checked(client.post("/v1/scans", content=path.read_bytes())).json()
