@@ -157,8 +157,8 @@ def _filtered(code: int) -> Callable[[Path], None]:
     return write
 
 
-def _short_chunk(packing: dict[str, Any], stored: bytes, skipped: int = 0) -> Callable[[Path], None]:
-    """A chunk of 32 KiB that unpacks to 128 bytes."""
+def _odd_chunk(packing: dict[str, Any], stored: bytes, skipped: int = 0) -> Callable[[Path], None]:
+    """A chunk of 32 KiB of which something else is stored."""
 
     def write(path: Path) -> None:
         write_hdf5(path, **without(mri(), "kspace"))
@@ -345,10 +345,11 @@ HOSTILE: dict[str, Hostile] = {
     "virtual": Hostile(_virtual, _broken, "virtual"),
     "szip": Hostile(_filtered(5), _broken, "filter"),
     "blosc": Hostile(_filtered(32001), _broken, "filter"),
-    "short_gzip": Hostile(_short_chunk({"compression": "gzip"}, zlib.compress(bytes(128))), _broken, "chunk of 128"),
-    "short_lzf": Hostile(_short_chunk({"compression": "lzf"}, bytes([31, *range(32)]) * 4), _broken, "chunk of 128"),
-    "short_shuffled": Hostile(_short_chunk({"shuffle": True}, bytes(128)), _broken, "chunk of 128"),
-    "short_skipped": Hostile(_short_chunk({"compression": "gzip"}, bytes(128), 1), _broken, "chunk of 128"),
+    "short_gzip": Hostile(_odd_chunk({"compression": "gzip"}, zlib.compress(bytes(128))), _broken, "chunk of 128"),
+    "short_lzf": Hostile(_odd_chunk({"compression": "lzf"}, bytes([31, *range(32)]) * 4), _broken, "chunk of 128"),
+    "short_shuffled": Hostile(_odd_chunk({"shuffle": True}, bytes(128)), _broken, "chunk of 128"),
+    "short_skipped": Hostile(_odd_chunk({"compression": "gzip"}, bytes(128), 1), _broken, "chunk of 128"),
+    "overlong_chunk": Hostile(_odd_chunk({"compression": "gzip"}, bytes(99_999)), _broken, "99999 bytes for a chunk"),
     "dust": Hostile(_dust, _broken, "chunks of 8 bytes"),
     "endless_text": Hostile(_rogue_ct(pixel_size_mm="x" * 60_000), _broken, "xxx"),
     "hdf5_bomb": Hostile(_hdf5_bomb, _broken, "declares"),

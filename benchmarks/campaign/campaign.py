@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 
+from tqdm import tqdm
+
 from benchmarks.campaign.drafts import FileMaker, Spoilt
 from benchmarks.campaign.mutators import MUTATORS, Traps
 from benchmarks.campaign.posting import ACCEPTED, REFUSED, Client, Verdict
@@ -62,7 +64,7 @@ class Campaign:
     """Posts so many different files to the target."""
 
     def __init__(self, target: Target, folder: Path, traps: Traps, *, seed: int, files: int, jobs: int) -> None:
-        self._target, self._traps, self._folder = target, traps, folder
+        self._target, self._traps = target, traps
         self._maker = FileMaker(folder, traps, seed)
         self._files, self._jobs_each = files, -(-jobs // len(MUTATORS))
         self._clients: SimpleQueue[Client] = SimpleQueue()
@@ -75,13 +77,18 @@ class Campaign:
         clients = [Client(self._target) for _ in range(CLIENTS)]
         for client in clients:
             self._clients.put(client)
-        with MemoryWatch(self._target) as memory, ThreadPoolExecutor(CLIENTS + 1) as pool:
+        with (
+            MemoryWatch(self._target) as memory,
+            ThreadPoolExecutor(CLIENTS + 1) as pool,
+            tqdm(total=self._files, unit="file", disable=None) as bar,
+        ):
             batches = self._batches()
-            batch = next(batches)
+            batch = next(batches, [])
             while batch:
                 following = pool.submit(next, batches, [])
                 for verdict in pool.map(self._judge, batch):
                     self._settle(verdict, failures)
+                    bar.update()
                 numbers = f"files {batch[0].number} to {batch[-1].number}"
                 self.report.violations += [f"{numbers}: {wrong}" for wrong in self._changes(*before)]
                 batch = following.result()
@@ -136,7 +143,7 @@ class Campaign:
     def _conclude(self, memory: MemoryWatch, seconds: float) -> None:
         report = self.report
         report.violations += [*self._target.leaks(), *self._target.tracebacks(), *self._target.dead()]
-        before, most = memory.api_mib()
+        before, most = memory.api_before_mib, memory.api_mib()
         if most - before > MOST_API_GROWTH_MIB:
             report.violations.append(f"the API grew by {most - before:.0f} MiB")
         if memory.children_mib > MOST_CHILD_MIB:

@@ -23,11 +23,11 @@ class Spoilt(NamedTuple):
     content: bytes
 
 
-def _packed(parts: dict[str, Any], **how: Any) -> Callable[[Path], Path]:
+def _packed(parts: dict[str, Any], libver: str = "earliest", **how: Any) -> Callable[[Path], Path]:
     """HDF5 in chunks, packed as `how` says."""
 
     def write(path: Path) -> Path:
-        with h5py.File(path, "w", libver=how.pop("libver", "earliest")) as file:
+        with h5py.File(path, "w", libver=libver) as file:
             for name, part in parts.items():
                 if isinstance(part, np.ndarray) and part.ndim > 1:
                     file.create_dataset(name, data=part, chunks=(1, *part.shape[1:]), **how)

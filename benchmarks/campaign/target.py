@@ -74,11 +74,12 @@ class MemoryWatch:
     """Looks many times a second how large the processes are that look into files."""
 
     target: Target
+    api_before_mib: float = 0.0
     children_mib: float = 0.0  # the largest of the API's children and theirs
     _ended: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
-        self._api_before = memory_mib(self.target.api, "VmRSS")
+        self.api_before_mib = memory_mib(self.target.api, "VmRSS")
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
         return self
@@ -94,9 +95,9 @@ class MemoryWatch:
             sizes = [_peak_mib(process) for process in _descendants(self.target.api)]
             self.children_mib = max([self.children_mib, *sizes])
 
-    def api_mib(self) -> tuple[float, float]:
-        """Of the API: before, and at most."""
-        return self._api_before, memory_mib(self.target.api, "VmHWM")
+    def api_mib(self) -> float:
+        """Of the API, at most."""
+        return memory_mib(self.target.api, "VmHWM")
 
     def workers_mib(self) -> float:
         """Of the largest worker, at most."""
