@@ -56,6 +56,7 @@ def _caller(
     else:
         key = _known(context, given)
         caller = Caller(key.tenant, key)
+        request.state.client = f"key:{key.id}"  # see api/shares.py
         _check_rate(context, key)
     request.state.caller = caller
     if caller.key is not None and (missing := set(needed.scopes) - set(caller.key.scopes)):

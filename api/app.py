@@ -19,6 +19,7 @@ from api.schemas import JobIn, JobOptions, ProblemOut
 from api.shares import Admission, room
 from api.watcher import Watcher
 from api.webhooks import Courier
+from core.formats import Prober
 from worker.database import make_engine, make_sessions
 from worker.queue import make_celery
 from worker.settings import Settings, get_settings
@@ -58,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         watcher=Watcher(settings.database_url),
         requests=requests,
         room=shares,
+        prober=Prober(),
         probes=anyio.CapacityLimiter(PROBES),
     )
     app.state.engine, app.state.celery = engine, make_celery(settings)
@@ -85,6 +87,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         for task in beside:
             task.cancel()
         await asyncio.wait(beside)
+        context.prober.close()
         app.state.celery.close()
         app.state.engine.dispose()
 

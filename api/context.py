@@ -11,7 +11,7 @@ from api.metrics import Requests
 from api.rates import Rates
 from api.shares import Room
 from api.watcher import Watcher
-from core.formats import Limits
+from core.formats import Limits, Prober
 from worker.settings import Settings
 from worker.storage import Storage
 
@@ -29,7 +29,8 @@ class Context:
     watcher: Watcher
     requests: Requests
     room: Room
-    probes: anyio.CapacityLimiter  # scans looked into at once; each has a process of its own
+    prober: Prober
+    probes: anyio.CapacityLimiter  # scans looked into at once
     rates: Rates = field(default_factory=Rates)
 
     @property

@@ -4,6 +4,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from api import problems
+from core.results import OutputFormat
 from core.verdict import Verdict, foreign
 
 SCAN_ID = "0198c2f4-7a10-7c3e-9d5b-2f6a1e0b4c11"
@@ -184,7 +185,7 @@ EVENTS = Content(
 )
 METRICS = Content("text/plain", '# TYPE udig_jobs gauge\nudig_jobs{status="queued"} 2.0\n')
 PREVIEW = Content("image/png", "(bytes of the picture)")
-RESULT = Content("application/x-hdf5", "(bytes of the file)")
+RESULT = [Content(each.media_type, "(bytes of the file)") for each in OutputFormat]
 
 
 def page(item: dict[str, Any], cursor: str | None = None) -> dict[str, Any]:
@@ -257,8 +258,10 @@ def answers(good: dict[int, Any], *others: int, open_to_all: bool = False) -> di
     others = others if open_to_all else (*others, *OF_ACCESS)
     documented: dict[int | str, dict[str, Any]] = {}
     for status, example in good.items():
-        content = example if isinstance(example, Content) else Content("application/json", example)
-        documented[status] = {**_described(status), "content": {content.media_type: {"example": content.example}}}
+        contents = example if isinstance(example, list) else [example]
+        contents = [each if isinstance(each, Content) else Content("application/json", each) for each in contents]
+        shown = {each.media_type: {"example": each.example} for each in contents}
+        documented[status] = {**_described(status), "content": shown}
     # Whatever has an entity tag heeds If-Match too; whatever takes input is refused when there is too much of it.
     for status in sorted({*others, *([412] if 304 in others else []), *([429, 503] if {304, 422} & {*others} else [])}):
         documented[status] = _described(status)

@@ -50,7 +50,7 @@ def get_progress(
     context: ContextDep,
     caller: Reader,
     job_id: uuid.UUID,
-    slice_: Annotated[int | None, Query(alias="slice", ge=0, description="of this slice only")] = None,
+    slice_: Annotated[int | None, Query(alias="slice", ge=0, lt=1 << 31, description="of this slice only")] = None,
     after: Annotated[int, Query(ge=0, lt=1 << 63, description="later than this seq")] = 0,
     limit: Annotated[int, Query(ge=1, le=PAGE)] = PAGE,
 ) -> Response:

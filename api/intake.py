@@ -17,7 +17,6 @@ from api.multipart import Part, PartReader
 from api.problems import Invalid, TooLarge
 from api.shares import client_of
 from api.uploads import Upload, base_name, counted, uploading
-from core.formats import probe_in_child
 from worker import quotas, tracing
 from worker.models import Scan
 from worker.scans import Brought, forget, keep
@@ -111,7 +110,8 @@ async def _look(context: Context, caller: Caller, upload: Upload) -> dict[str, A
     if known is not None:
         return known
     with tracing.span("probe"):
-        probed = await anyio.to_thread.run_sync(probe_in_child, upload.path, context.limits, limiter=context.probes)
+        probe = context.prober.probe
+        probed = await anyio.to_thread.run_sync(probe, upload.path, context.limits, limiter=context.probes)
     return asdict(probed)
 
 

@@ -8,7 +8,7 @@ import re
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 
@@ -111,8 +111,8 @@ def sweep(incoming: Path) -> int:
 
 def base_name(name: str) -> str:
     """The last part of what a client calls its file, without what a terminal or a page could trip over."""
-    name = PurePosixPath(PureWindowsPath(name).as_posix()).name.lstrip(".")
-    return "".join(c for c in name if c.isprintable() and c not in '<>"')[:LONGEST_NAME]
+    shown = "".join(c for c in re.split(r"[/\\]", name)[-1] if c.isprintable() and c not in '<>"')
+    return shown.lstrip(".")[:LONGEST_NAME]
 
 
 async def counted(stream: AsyncIterator[bytes], declared: str | None) -> AsyncIterator[bytes]:

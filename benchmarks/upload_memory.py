@@ -32,8 +32,8 @@ class Door(NamedTuple):
 
 
 @contextmanager
-def door(data: Path, **settings: str) -> Iterator[Door]:
-    """The API on servers of its own, with these settings beside."""
+def door(data: Path, log: Path = Path(os.devnull), **settings: str) -> Iterator[Door]:
+    """The API on servers of its own, with these settings beside; what it says goes to the log."""
     servers = EmbeddedServers(data)
     servers.start()
     try:
@@ -42,7 +42,7 @@ def door(data: Path, **settings: str) -> Iterator[Door]:
         own = {"DATABASE_URL": servers.database_url, "REDIS_URL": servers.redis_url, "DATA": str(data)}
         environment = {**os.environ, **own, "PORT": str(port), "DISK_RESERVE_BYTES": "0", **settings}
         command = [sys.executable, "-m", "api"]
-        with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as process:
+        with log.open("w") as sink, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=sink) as process:
             try:
                 _wait_for(port)
                 yield Door(port, process.pid, environment)

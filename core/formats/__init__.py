@@ -9,10 +9,10 @@ from core.acquisition import Acquisition, ScanHeader
 from core.errors import UnknownFormat, UnsupportedScan
 from core.formats import ct, hdf5, mri, npy
 from core.formats.arrays import Contents
-from core.formats.child import probe_in_child
+from core.formats.child import Prober
 from core.formats.limits import DEFAULT_LIMITS, Limits, damage_is_unreadable, unreadable
 
-__all__ = ["Limits", "probe", "probe_in_child", "read"]
+__all__ = ["Limits", "Prober", "probe", "read"]
 
 _OPENERS = {
     hdf5.SIGNATURE: ("HDF5", hdf5.opened),
@@ -46,7 +46,7 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> ScanHeader:
     with _opened(path) as (contents, modality):
         modality.check_limits(contents, limits)
         for source in contents.arrays.values():
-            source.check_bomb()
+            source.check_stored()
         return modality.probe(contents)
 
 

@@ -43,7 +43,7 @@ class ArraySource(ABC):
     def read(self, indices: Sequence[int]) -> Array:
         """Entries of the first axis, stacked (len(indices), ...)."""
 
-    def check_bomb(self) -> None:
+    def check_stored(self) -> None:
         """Refuse an array that declares far more bytes than are stored, before anything is allocated for it."""
         if self.nbytes > BOMB_BYTES and self.nbytes > BOMB_RATIO * self.stored_bytes:
             raise unreadable(

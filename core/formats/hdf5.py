@@ -9,15 +9,14 @@ import h5py
 import numpy as np
 
 from core.formats.arrays import ARRAYS, ATTRIBUTES, Array, ArraySource, Contents, Region, attribute, regions
+from core.formats.chunks import check_layout, check_stored
 from core.formats.limits import of_kind, unreadable
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 RESULT_MARK = "udig_recon_result"
 
 _MOST_LINKS = 10_000
-_MOST_CHUNK_BYTES = 256 << 20
 _MOST_HEADER_BYTES = 1 << 20
-_FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
 
 
 class Hdf5Array(ArraySource):
@@ -29,6 +28,11 @@ class Hdf5Array(ArraySource):
         self._dataset = dataset
         stored = min(file_bytes, dataset.id.get_storage_size())
         super().__init__(name, dataset.shape, dataset.dtype, stored)
+
+    def check_stored(self) -> None:
+        """Refuse a bomb, and a dataset of which a part is missing."""
+        super().check_stored()
+        check_stored(self.name, self._dataset)
 
     def blocks(self) -> Iterator[tuple[Region, Array]]:
         """The dataset in order, in blocks of whole chunks."""
@@ -90,14 +94,8 @@ def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
         raise unreadable(name, "a virtual dataset", "data that lies in the file itself")
     if creation.get_external_count() > 0:
         raise unreadable(name, "external storage", "data that lies in the file itself")
-    codes = [creation.get_filter(index)[0] for index in range(creation.get_nfilters())]
-    unknown = [code for code in codes if code not in _FILTERS]
-    if unknown:
-        raise unreadable(name, f"filter {unknown[0]}", f"one of {', '.join(_FILTERS.values())}, or none")
     dataset = h5py.Dataset(identifier)
-    chunk_bytes = int(np.prod(dataset.chunks or (0,), dtype=float)) * dataset.dtype.itemsize
-    if chunk_bytes > _MOST_CHUNK_BYTES:
-        raise unreadable(name, f"chunks of {chunk_bytes} bytes", f"chunks of at most {_MOST_CHUNK_BYTES} bytes")
+    check_layout(name, dataset)
     return dataset
 
 
@@ -121,6 +119,7 @@ def _header(file: h5py.File) -> bytes | None:
         raise unreadable("ismrmrd_header", f"shape {dataset.shape} of {of_kind(dataset.dtype)}", expected)
     if dataset.dtype.itemsize > _MOST_HEADER_BYTES:
         raise unreadable("ismrmrd_header", f"{dataset.dtype.itemsize} bytes", expected)
+    check_stored("ismrmrd_header", dataset)
     value = np.asarray(dataset[()], dtype=object).reshape(-1)[0]
     header = value if isinstance(value, bytes) else str(value).encode()
     if len(header) > _MOST_HEADER_BYTES:

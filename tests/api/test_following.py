@@ -68,6 +68,8 @@ def test_snapshots_are_listed_from_any_point(client: TestClient, drive: Drive, s
     assert seen(slice=1) == everything[1::2]
     assert seen(slice=1, after=2) == everything[3::2]
     assert seen(after=6) == []
+    assert seen(slice=(1 << 31) - 1) == []
+    assert client.get(job["links"]["progress"], params={"slice": 1 << 31}).status_code == 422
     page = client.get(job["links"]["progress"], params={"limit": 4})
     assert page.json()["items"][0]["psnr"] is None
     rest = client.get(page.links["next"]["url"])

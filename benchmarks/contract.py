@@ -1,0 +1,116 @@
+"""The service against its own OpenAPI document: `python -m benchmarks.contract --examples 500 --seed 1`.
+
+Schemathesis makes requests that fit the document and such that do not; every answer must be one that is declared.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from schemathesis import Case, GenerationMode
+from schemathesis.core.failures import FailureGroup
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
+
+from benchmarks.demo import checked
+from benchmarks.tiny_scans import GOOD
+from benchmarks.upload_memory import ROOT, door
+
+TIMEOUT_SECONDS = 15
+
+
+def broken(url: str, known: Mapping[str, str], *, examples: int, seed_: int) -> list[str]:
+    """What was answered other than the document says; `known` are ids of a scan and a succeeded job, by parameter."""
+    document = _with_plain_pairs(httpx.get(f"{url}/openapi.json").json())
+    operations = [found.ok() for found in schemathesis.openapi.from_dict(document).get_all_operations()]
+    # What is known must be there until all others have asked for it.
+    operations.sort(key=lambda operation: operation.method == "delete")
+    failures = []
+    for operation in operations:
+        for mode in GenerationMode:
+            try:
+                _exercise(url, operation, mode, known, examples, seed_)
+            except Unsatisfiable:
+                continue  # nothing that this operation takes could be wrong
+            except FailureGroup as group:
+                failures += [f"{operation.label}: {error}" for error in group.exceptions]
+    return failures
+
+
+def _with_plain_pairs(node: Any) -> Any:
+    """The document with pairs as arrays of two, for Schemathesis 4.32.5 misreads prefixItems in answers."""
+    if isinstance(node, list):
+        return [_with_plain_pairs(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    made = {name: _with_plain_pairs(each) for name, each in node.items()}
+    if pair := made.pop("prefixItems", None):
+        made["items"] = pair[0]
+    return made
+
+
+def _exercise(
+    url: str, operation: Any, mode: GenerationMode, known: Mapping[str, str], examples: int, seed_: int
+) -> None:
+    deletes = operation.method == "delete"
+
+    @seed(seed_)
+    @settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(mode), meets=st.booleans())
+    def ask(case: Case, meets: bool) -> None:
+        left_out = [positive_data_acceptance]  # random bytes fit the document and are no scan
+        if meets and not deletes:
+            # It asks this of something that is there, and by that may be wrong no more.
+            left_out.append(negative_data_rejection)
+            case.path_parameters |= {name: known[name] for name in case.path_parameters if name in known}
+        case.call_and_validate(url, excluded_checks=left_out, timeout=TIMEOUT_SECONDS)
+
+    ask()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.contract", description=__doc__)
+    parser.add_argument("--examples", type=int, default=500, help="requests of each kind for each operation")
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="udig-contract-") as name, door(Path(name) / "data") as api:
+        worker = subprocess.Popen([sys.executable, "-m", "worker"], cwd=ROOT, env={**os.environ, **api.environment})
+        try:
+            url = f"http://127.0.0.1:{api.port}"
+            known = something_there(url, GOOD["fastmri"](Path(name) / "scan.h5"))
+            failures = broken(url, known, examples=asked.examples, seed_=asked.seed)
+        finally:
+            worker.terminate()
+            worker.wait()
+    print(*failures, f"{len(failures)} broken promises", sep="\n\n")
+    return int(bool(failures))
+
+
+def something_there(url: str, path: Path) -> dict[str, str]:
+    """A scan, and a job of it that has succeeded."""
+    with httpx.Client(base_url=url, timeout=60) as client:
+        scan = checked(client.post("/v1/scans", content=path.read_bytes())).json()
+        asked = {"scan_id": scan["id"], "parameters": {"method": "zero_filled"}}
+        job = checked(client.post("/v1/jobs", json=asked)).json()
+        while job["status"] != "succeeded":
+            job = checked(client.get(job["links"]["self"], params={"wait": 30})).json()
+    return {"scan_id": scan["id"], "job_id": job["id"]}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
