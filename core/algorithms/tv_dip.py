@@ -4,7 +4,6 @@ import torch
 from torch import Generator, Tensor, nn
 
 from core.algorithms.fitting import Fed, fit
-from core.algorithms.tv import differences
 from core.iterates import Iterates, State
 from core.operators import LinearOperator
 from core.parameters import TVDIP
@@ -34,4 +33,5 @@ def tv_dip(
 
 def total_variation(x: Tensor) -> Tensor:
     """Sum of the lengths of all differences of images (B, C, H, W), rounded off at zero, a scalar."""
-    return (differences(x).square().sum(dim=(0, 2)) + SMOOTHING**2).sqrt().sum()
+    down, right = x.diff(dim=-2, append=x[..., -1:, :]), x.diff(dim=-1, append=x[..., -1:])
+    return ((down.square() + right.square()).sum(dim=1) + SMOOTHING**2).sqrt().sum()
