@@ -38,7 +38,7 @@ class DPS(Sampler):
 
     method: Literal["dps"] = "dps"
     step_size: float = Field(
-        1.0, ge=0, le=1000, description="of the gradient of |A D(x) - y|", json_schema_extra={"symbol": "zeta"}
+        3.0, ge=0, le=1000, description="of the gradient of |A D(x) - y|", json_schema_extra={"symbol": "zeta"}
     )
 
 
@@ -51,7 +51,7 @@ class DDS(Sampler):
         5, ge=0, le=100, description="conjugate gradient iterations on each denoised image"
     )
     consistency_weight: float | None = Field(
-        None,
+        10.0,
         gt=0,
         description="weight of the data against the denoised image, with |A| = 1; none: the data alone",
         json_schema_extra={"symbol": "gamma"},
@@ -76,7 +76,7 @@ class DAPS(Sampler):
         json_schema_extra={"symbol": "r / sigma"},
     )
     langevin_steps: int = Field(
-        0, ge=0, le=10_000, description="Langevin steps of a draw, 0: it is drawn at once by conjugate gradients"
+        50, ge=0, le=10_000, description="Langevin steps of a draw, 0: it is drawn at once by conjugate gradients"
     )
     langevin_rate: float = Field(
         0.1, gt=0, lt=2, description="step of Langevin in units of the steepest direction's variance"
@@ -112,7 +112,7 @@ class REDDiff(Sampler):
     method: Literal["red_diff"] = "red_diff"
     steps: int = Field(200, ge=1, le=100_000, description="updates", json_schema_extra={"symbol": "N"})
     weight: float = Field(
-        0.25, ge=0, description="weight of the prior, with |A| = 1", json_schema_extra={"symbol": "lambda"}
+        0.1, ge=0, description="weight of the prior, with |A| = 1", json_schema_extra={"symbol": "lambda"}
     )
     learning_rate: float = Field(0.05, gt=0, le=1, description="Adam's step size", json_schema_extra={"symbol": "beta"})
 
@@ -146,6 +146,7 @@ class MCG(PredictorCorrector):
 
     modalities = (Modality.CT,)
     method: Literal["mcg"] = "mcg"
+    steps: int = Field(200, ge=1, le=100_000, description="noise levels walked down", json_schema_extra={"symbol": "N"})
     gradient_weight: float = Field(0.1, ge=0, le=100, description="of the manifold constrained gradient")
     projection_iterations: int = Field(
         5, ge=1, le=100, description="conjugate gradient iterations that take from the gradient what views measure"
@@ -158,7 +159,7 @@ class DCDP(Sampler):
     method: Literal["dcdp"] = "dcdp"
     steps: int = Field(50, ge=1, le=100_000, description="rounds", json_schema_extra={"symbol": "K"})
     consistency_iterations: int = Field(
-        5, ge=1, le=1000, description="conjugate gradient iterations on |A x - y|^2 in each round"
+        3, ge=1, le=1000, description="conjugate gradient iterations on |A x - y|^2 in each round"
     )
     prior_calls: int = Field(1, ge=1, le=1000, description="prior evaluations per purification")
     sampler: Literal["ddim", "ancestral"] = Field("ddim", description="walk of several prior evaluations")
