@@ -29,6 +29,7 @@ SCAN: dict[str, Any] = {
     "acceleration": 4.0,
     "has_maps": False,
     "has_reference": True,
+    "has_guide": False,
     "warnings": [],
     "created_at": CREATED,
     "expires_at": None,

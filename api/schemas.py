@@ -60,6 +60,7 @@ class ScanOut(BaseModel):
     acceleration: float | None = Field(description="k-space samples / measured samples, MRI")
     has_maps: bool = Field(description="the file brings coil sensitivity maps")
     has_reference: bool = Field(description="the file brings a fully sampled reference")
+    has_guide: bool = Field(False, description="the file brings a structural image for ref_guided_dip")
     warnings: list[str]
     created_at: datetime
     expires_at: datetime | None = Field(description="when it is deleted; null: not by itself")

@@ -11,14 +11,14 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.cases import Case, Source, ct_cases, mri_cases, mri_images, mri_scan, person
 from benchmarks.plots import Curve, lines_png
@@ -28,9 +28,7 @@ from core import algorithms, metrics
 from core.acquisition import Modality
 from core.cards import find_card
 from core.iterates import Iterates
-from core.networks.dip import UNet, initialise
-from core.operators import LinearOperator
-from core.parameters import complete, parse
+from core.parameters import DIPProbe, complete, parse
 from core.reconstruct import SliceProblem, reconstruct, slice_problem
 from core.unit import unit
 
@@ -166,30 +164,15 @@ def figure_1(options: argparse.Namespace) -> str:
 
 def _best_of_dip(scan: Small, sigma: float, updates: int) -> Made:
     """min |A f(z) - y|^2 from z = truth + sigma n, or from n alone where sigma is infinite."""
-    rng = torch.Generator().manual_seed(0)
-    noise = torch.randn(scan.truth.shape, generator=rng)
-    z = noise if math.isinf(sigma) else scan.truth + sigma * noise
-    network = initialise(UNet(2, 2), rng)
-    y = scan.problem.measurements / scan.scale
-    levels = {
-        step: _psnr(scan, image)
-        for step, image in enumerate(_dip_from(z, y, scan.problem.operator, network, updates), 1)
-        if step % JUDGED_EVERY == 0
-    }
+    noise = None if math.isinf(sigma) else sigma
+    method = DIPProbe(iterations=updates, learning_rate=RATE, input_noise=noise)
+    A, y, images = scan.problem.operator, scan.problem.measurements / scan.scale, {"reference": scan.truth}
+    iterates = algorithms.run(y, A, method, torch.Generator().manual_seed(0), None, None, images)
+    levels = {it.step: _psnr(scan, it.image) for it in iterates if it.step % JUDGED_EVERY == 0}
     best_at = max(levels, key=lambda step: levels[step])
+    z = algorithms.network_input(y, A, method, images, torch.Generator().manual_seed(0))
     told = {"best": levels[best_at], "best_at": best_at, "input": _psnr(scan, z)}
     return None, {**told, "steps": list(levels), "levels": list(levels.values())}
-
-
-def _dip_from(z: Tensor, y: Tensor, A: LinearOperator, network: nn.Module, updates: int) -> Iterator[Tensor]:
-    """f(z) before each update."""
-    optimiser = torch.optim.Adam(network.parameters(), RATE)
-    for _ in range(updates):
-        image = network(z)
-        optimiser.zero_grad()
-        A.misfit(image, y).backward()
-        optimiser.step()
-        yield image.detach()
 
 
 def _psnr(scan: Small, image: Tensor) -> float:

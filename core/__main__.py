@@ -17,7 +17,7 @@ from core.acquisition import ScanHeader
 from core.cards import card_of, sha256_of
 from core.device import prepared
 from core.errors import ReconstructionError
-from core.parameters import METHODS, Parameters, complete, parse
+from core.parameters import METHODS, Parameters, complete, parse, require
 from core.reconstruct import SliceProblem, reconstruct, slice_problem
 from core.volumes import Precedent, in_order, leaders
 
@@ -73,6 +73,7 @@ def _run(options: argparse.Namespace) -> None:
     target = _format(options.output)
     header = formats.probe(options.scan)
     method = complete(parse({"method": options.method, **_knobs(options.set)}), header.modality)
+    require(method, header.images)
     chosen = _chosen(options.slices, header)
     torch.set_num_threads(max(1, options.threads))
     device = prepared(options.device)

@@ -22,6 +22,7 @@ class MRIAcquisition:
     mask: NDArray[np.bool_]  # (ky, kx), True where measured
     sensitivity_maps: NDArray[np.complex64] | None = None  # (slices, coils, y, x) on the grid of kspace
     reference: NDArray[np.float32] | None = None  # (slices, *recon_size), magnitude, scanner units
+    guide: NDArray[np.float32] | None = None  # (slices, *recon_size), a structural image in any unit
     recon_size: tuple[int, int]  # (y, x): the centre of the image that is kept, readout oversampling cropped
     pixel_spacing_mm: tuple[float, float] = (1.0, 1.0)  # (y, x)
 
@@ -41,6 +42,7 @@ class CTAcquisition:
     pixel_size_mm: float
     detector_spacing_mm: float
     reference: NDArray[np.float32] | None = None  # (slices, y, x), attenuation in 1/mm
+    guide: NDArray[np.float32] | None = None  # (slices, y, x), a structural image in any unit
 
     @property
     def slices(self) -> int:
@@ -72,4 +74,11 @@ class ScanHeader:
     acceleration: float | None = None  # MRI: k-space samples / measured samples
     has_maps: bool = False
     has_reference: bool = False
+    has_guide: bool = False
     warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Which images it holds beside its measurements."""
+        held = {"reference": self.has_reference, "guide": self.has_guide}
+        return tuple(name for name, there in held.items() if there)

@@ -33,6 +33,11 @@ class LinearSchedule(nn.Module):
         below, above = self.log_sigmas[after - 1], self.log_sigmas[after]
         return after - 1 + ((wanted - below) / (above - below)).clamp(0, 1)
 
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise level (B,) at time steps t (B,), the inverse."""
+        before = t.long().clamp(0, len(self.log_sigmas) - 2)
+        return torch.lerp(self.log_sigmas[before], self.log_sigmas[before + 1], t - before).exp()
+
 
 class ScorePrior(nn.Module):
     """D(x, sigma) of a network that gives the score of x0 + sigma n, trained from `least` to `most` sigma.

@@ -2,18 +2,47 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor
 
-from core.parameters import UDiGDIP
+from core.noise_levels import ancestral_noise, normal_like
 
 Denoiser = Callable[[Tensor, float], Tensor]
 """D(x, sigma) = E[x0 | x0 + sigma n = x] on images (B, C, H, W)."""
 
 
-def purify(prior: Denoiser, x: Tensor, sigma: float, p: UDiGDIP, rng: Generator) -> Iterator[Tensor]:
+class Purification(Protocol):
+    """The knobs of a purification."""
+
+    @property
+    def noise_scale(self) -> float:
+        """Share of the noise that is really added."""
+        ...
+
+    @property
+    def last_noisy_level(self) -> float:
+        """Level below which none is."""
+        ...
+
+    @property
+    def prior_calls(self) -> int:
+        """Length of the walk."""
+        ...
+
+    @property
+    def sampler(self) -> str:
+        """`ddim` or `ancestral`."""
+        ...
+
+    @property
+    def symmetries(self) -> bool:
+        """Whether to purify on a random symmetry."""
+        ...
+
+
+def purify(prior: Denoiser, x: Tensor, sigma: float, p: Purification, rng: Generator) -> Iterator[Tensor]:
     """Walk from x + noise_scale sigma n down to noise zero, `prior_calls` evaluations long, yielding each estimate.
 
     A step from s to s' < s is x' = D + sqrt(s'^2 - u^2) (x - D) / s + u n, in the variance exploding form x0 + s n:
@@ -25,20 +54,16 @@ def purify(prior: Denoiser, x: Tensor, sigma: float, p: UDiGDIP, rng: Generator)
     walker = turn.apply(x)
     scale = p.noise_scale if sigma >= p.last_noisy_level else 0.0
     if scale > 0:
-        walker = walker + scale * sigma * _normal(walker, rng)
+        walker = walker + scale * sigma * normal_like(walker, rng)
     for call in range(p.prior_calls):
         here, there = (sigma * (1 - done / p.prior_calls) for done in (call, call + 1))
         with torch.no_grad():
             estimate = prior(walker, here)
-        fresh = there * math.sqrt(1 - (there / here) ** 2) if p.sampler == "ancestral" and scale > 0 else 0.0
+        fresh = ancestral_noise(here, there) if p.sampler == "ancestral" and scale > 0 else 0.0
         walker = estimate + (math.sqrt(there**2 - fresh**2) / here) * (walker - estimate)
         if fresh > 0:
-            walker = walker + scale * fresh * _normal(walker, rng)
+            walker = walker + scale * fresh * normal_like(walker, rng)
         yield turn.undo(walker)
-
-
-def _normal(like: Tensor, rng: Generator) -> Tensor:
-    return torch.randn(like.shape, generator=rng, device=like.device)
 
 
 class Symmetry(NamedTuple):

@@ -13,7 +13,7 @@ from core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisitio
 from core.cards import Folders
 from core.iterates import Iterate, Iterates, State
 from core.joint_maps import with_joint_maps
-from core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_complex
+from core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_channels, as_complex
 from core.parameters import Parameters
 from core.sensitivity import calibration_size, espirit
 from core.unit import unit
@@ -41,6 +41,7 @@ class SliceProblem:
     measurements: Tensor
     recon_size: tuple[int, int]
     reference: NDArray[np.float32] | None  # (y, x)
+    guide: NDArray[np.float32] | None = None  # (y, x), a structural image in any unit
 
     @property
     def modality(self) -> Modality:
@@ -63,6 +64,24 @@ class SliceProblem:
         if self.modality is Modality.CT:
             return None
         return _cropped(as_complex(image)[0], self.recon_size).cpu().numpy().astype(np.complex64)
+
+    def images(self, rough: Tensor, scale: float) -> dict[str, Tensor]:
+        """What the scan holds beside its measurements, as `algorithms.run` takes it; `rough` lends MRI its phase."""
+        held = {}
+        if self.reference is not None:
+            held["reference"] = self._placed(self.reference) / scale
+            if self.modality is Modality.MRI:
+                held["reference"] = as_channels(as_complex(rough).sgn() * held["reference"][:, 0])
+        if self.guide is not None:
+            guide = self._placed(self.guide)
+            held["guide"] = guide / guide.max().clamp(min=torch.finfo(torch.float32).tiny)
+        return held
+
+    def _placed(self, image: NDArray[np.float32]) -> Tensor:
+        """An image (y, x) of the reconstruction's size on the operator's grid, (1, 1, H, W)."""
+        placed = torch.zeros(1, 1, *self.operator.image_shape[1:], device=self.measurements.device)
+        _cropped(placed[0, 0], self.recon_size).copy_(torch.from_numpy(np.ascontiguousarray(image)))
+        return placed
 
     def quality(self, image: Tensor) -> Quality:
         """Data residual of an image and, where the scan has a reference, PSNR, SSIM and NMSE."""
@@ -123,8 +142,8 @@ def _mri_problem(scan: MRIAcquisition, index: int, device: torch.device) -> tupl
         maps = espirit(kspace, calibration_size(scan.mask))
     operator = MultiCoilMRI(maps, mask)
     y = operator.scale * kspace[None] * mask
-    reference = None if scan.reference is None else scan.reference[index]
-    return SliceProblem(operator, y, scan.recon_size, reference), operator
+    problem = SliceProblem(operator, y, scan.recon_size, _one(scan.reference, index), _one(scan.guide, index))
+    return problem, operator
 
 
 def _ct_problem(scan: CTAcquisition, index: int, device: torch.device) -> SliceProblem:
@@ -139,7 +158,11 @@ def _ct_problem(scan: CTAcquisition, index: int, device: torch.device) -> SliceP
     )
     y = operator.scale * sinogram[None, None]
     size = (scan.image_size, scan.image_size)
-    return SliceProblem(operator, y, size, None if scan.reference is None else scan.reference[index])
+    return SliceProblem(operator, y, size, _one(scan.reference, index), _one(scan.guide, index))
+
+
+def _one(images: NDArray[np.float32] | None, index: int) -> NDArray[np.float32] | None:
+    return None if images is None else images[index]
 
 
 def reconstruct(
@@ -162,8 +185,9 @@ def reconstruct(
         yield Iterate(1, 1, torch.zeros(1, *A.image_shape, device=y.device), torch.zeros(()))
         return
     rng = torch.Generator(y.device).manual_seed(seed)
-    scale = unit(algorithms.start(y, A, "cg_sense", rng))
-    for iterate in algorithms.run(y / scale, A, method, rng, priors, state, precedent):
+    rough = algorithms.start(y, A, "cg_sense", rng)
+    scale = unit(rough)
+    for iterate in algorithms.run(y / scale, A, method, rng, priors, state, problem.images(rough, scale), precedent):
         yield iterate._replace(image=iterate.image * scale)
 
 

@@ -48,6 +48,15 @@ def conjugate_gradient(normal: Callable[[Tensor], Tensor], rhs: Tensor, x0: Tens
     return x
 
 
+def proximal(normal: Callable[[Tensor], Tensor], rhs: Tensor, centre: Tensor, weight: float, iterations: int) -> Tensor:
+    """A few conjugate gradient steps from the centre towards min_x |A x - y|^2 + weight |x - centre|^2, rhs = A^H y.
+
+    With weight 0, the image among those of so few steps that fits the data best.
+    """
+    with torch.no_grad():
+        return conjugate_gradient(lambda x: normal(x) + weight * x, rhs + weight * centre, centre, iterations)
+
+
 def operator_norm(normal: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 100) -> float:
     """Spectral norm of A from its normal map A^H A, by Lanczos' method from `start` (1, C, H, W).
 

@@ -1,27 +1,96 @@
 """The methods, one algorithm a file, each a generator of iterates; here each is given what it needs."""
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Generator, Tensor, nn
 
+from core.algorithms.aseq_dip import aseq_dip
 from core.algorithms.classical import cg_sense, fbp, sirt, zero_filled
+from core.algorithms.daps import daps
+from core.algorithms.dcdp import dcdp
+from core.algorithms.dds import dds
+from core.algorithms.diffpir import diffpir
 from core.algorithms.dip import dip
+from core.algorithms.dps import dps
+from core.algorithms.es_dip import es_dip
+from core.algorithms.fitting import noise_input
 from core.algorithms.judged import judged
 from core.algorithms.l1_wavelet import l1_wavelet
+from core.algorithms.mcg import mcg
+from core.algorithms.oes import oes
+from core.algorithms.red_diff import red_diff
+from core.algorithms.score_mri import score_mri
+from core.algorithms.self_guided_dip import self_guided_dip
 from core.algorithms.tv import tv
+from core.algorithms.tv_dip import tv_dip
 from core.algorithms.udig_dip import udig_dip
 from core.cards import Folders, find_card
 from core.errors import UnsupportedScan
 from core.familiarity import strangeness_to
 from core.iterates import Iterates, State
 from core.networks.dip import ResidualUNet, UNet, initialise
+from core.noise_levels import normal_like
 from core.operators import LinearOperator, ParallelBeamCT
-from core.parameters import DIP, FBP, SIRT, TV, CGSense, L1Wavelet, Parameters, UDiGDIP, ZeroFilled
+from core.parameters import (
+    DAPS,
+    DCDP,
+    DDS,
+    DIP,
+    DPS,
+    ESDIP,
+    FBP,
+    MCG,
+    OES,
+    SIRT,
+    TV,
+    TVDIP,
+    ASeqDIP,
+    CGSense,
+    DiffPIR,
+    DIPProbe,
+    Fit,
+    L1Wavelet,
+    Parameters,
+    RandomInput,
+    REDDiff,
+    RefGuidedDIP,
+    Sampler,
+    ScoreMRI,
+    SelfGuidedDIP,
+    UDiGDIP,
+    ZeroFilled,
+    require,
+)
 from core.priors import load_prior
 from core.solvers import conjugate_gradient
 from core.volumes import Precedent
 
 START_CG_ITERATIONS = 8
 START_SIRT_ITERATIONS = 100
+
+SAMPLERS: Mapping[type[Parameters], Callable[..., Iterates]] = {
+    DPS: dps,
+    DDS: dds,
+    DAPS: daps,
+    DiffPIR: diffpir,
+    REDDiff: red_diff,
+    ScoreMRI: score_mri,
+    MCG: mcg,
+    DCDP: dcdp,
+}
+"""Called with y, A, first image, prior, parameters, rng, state."""
+FITS: Mapping[type[Parameters], Callable[..., Iterates]] = {
+    DIP: dip,
+    RefGuidedDIP: dip,
+    DIPProbe: dip,
+    TVDIP: tv_dip,
+    ESDIP: es_dip,
+    ASeqDIP: aseq_dip,
+    SelfGuidedDIP: self_guided_dip,
+    OES: oes,
+}
+"""Called with y, A, first network input, network, parameters, rng, state."""
 
 
 def run(
@@ -31,9 +100,16 @@ def run(
     rng: Generator,
     priors: Folders,
     state: State | None,
+    images: Mapping[str, Tensor] | None = None,
     precedent: Precedent | None = None,
 ) -> Iterates:
-    """Iterates of a method for one slice, in the unit of y; a judged one may follow the precedent of its leader."""
+    """Iterates of a method for one slice, in the unit of y; a judged one may follow the precedent of its leader.
+
+    `images` (1, C, H, W) are what a scan may hold beside its measurements: `reference`, the truth, and
+    `guide`, a structural image. Raises UnsupportedScan when the method needs one that is not there.
+    """
+    images = images or {}
+    require(method, images)
     device, channels = rng.device, A.image_shape[0]
     match method:
         case ZeroFilled():
@@ -48,9 +124,13 @@ def run(
             return tv(y, A, method, rng, state)
         case L1Wavelet():
             return l1_wavelet(y, A, method, rng, state)
-        case DIP():
-            network = initialise(UNet(method.input_channels, channels).to(device), rng)
-            return dip(y, A, network, method, rng, state)
+        case Fit():
+            z = network_input(y, A, method, images, rng)
+            network = initialise(UNet(z.shape[1], channels).to(device), rng)
+            return FITS[type(method)](y, A, z, network, method, rng, state)
+        case Sampler():
+            prior = load_prior(method.prior, A.modality, priors, device)
+            return SAMPLERS[type(method)](y, A, start(y, A, "cg_sense", rng), prior, method, rng, state)
         case UDiGDIP():
             prior = load_prior(method.prior, A.modality, priors, device)
 
@@ -68,6 +148,21 @@ def run(
     raise UnsupportedScan(
         f"method {method.method} does not apply to this scan", field="parameters.method", found=method.method
     )
+
+
+def network_input(y: Tensor, A: LinearOperator, method: Fit, images: Mapping[str, Tensor], rng: Generator) -> Tensor:
+    """The first input z (1, C, H, W) of a network that is fitted."""
+    match method:
+        case RandomInput():
+            return noise_input(A, method, rng)
+        case RefGuidedDIP() if method.guide != "plain" and "guide" in images:
+            return images["guide"]
+        case DIPProbe(input_noise=sigma):
+            noise = normal_like(images["reference"], rng)
+            return noise if sigma is None else images["reference"] + sigma * noise
+        case ASeqDIP(start="cg_sense"):
+            return start(y, A, "cg_sense", rng)
+    return start(y, A, "fbp" if isinstance(A, ParallelBeamCT) else "adjoint", rng)
 
 
 def start(y: Tensor, A: LinearOperator, name: str, rng: Generator) -> Tensor:

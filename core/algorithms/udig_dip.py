@@ -7,7 +7,7 @@ from core.iterates import Iterate, Iterates, State
 from core.operators import LinearOperator
 from core.parameters import UDiGDIP
 from core.purify import Denoiser, purify
-from core.solvers import conjugate_gradient
+from core.solvers import proximal
 
 SMALLEST_WEIGHT = 1e-5
 """Least weight of the purified input against the data: it keeps unmeasured parts where the prior put them."""
@@ -99,6 +99,5 @@ def consistent(d: Tensor, rhs: Tensor, A: LinearOperator, p: UDiGDIP, noise_rati
         return d
     d = d * A.support  # a prior would fill with structure what no data can contradict
     mu = max(p.consistency_weight * noise_ratio**2, SMALLEST_WEIGHT)
-    with torch.no_grad():
-        z = conjugate_gradient(lambda x: A.normal(x) + mu * x, rhs + mu * d, d, p.consistency_iterations)
+    z = proximal(A.normal, rhs, d, mu, p.consistency_iterations)
     return z.clamp(min=0) if A.nonnegative else z

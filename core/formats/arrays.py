@@ -96,6 +96,7 @@ ARRAYS = (
     "mask",
     "sensitivity_maps",
     "reference",
+    "guide",
     "reconstruction_rss",
     "reconstruction_esc",
     "sinogram",

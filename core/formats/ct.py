@@ -24,6 +24,7 @@ class _Layout:
     sinogram: ArraySource  # (slices, views, detectors)
     angles: NDArray[np.float64]  # (views,), radians
     reference: ArraySource | None  # (slices, image_size, image_size)
+    guide: ArraySource | None  # (slices, image_size, image_size)
     i0: float | None  # photons per ray without an object; None: the sinogram holds line integrals
     image_size: int
     pixel_size_mm: float
@@ -36,8 +37,9 @@ def probe(contents: Contents) -> ScanHeader:
     layout = _layout(contents)
     slices, views, detectors = layout.sinogram.shape
     warnings = _survey(layout)
-    if layout.reference is not None:
-        check_values(layout.reference)
+    for source in (layout.reference, layout.guide):
+        if source is not None:
+            check_values(source)
     return ScanHeader(
         format="sinogram_hdf5" if contents.format == "hdf5" else contents.format,
         modality=Modality.CT,
@@ -47,6 +49,7 @@ def probe(contents: Contents) -> ScanHeader:
         matrix=(layout.image_size, layout.image_size),
         pixel_spacing_mm=(layout.pixel_size_mm, layout.pixel_size_mm),
         has_reference=layout.reference is not None,
+        has_guide=layout.guide is not None,
         warnings=(*layout.warnings, *warnings),
     )
 
@@ -55,7 +58,7 @@ def read(contents: Contents, slices: Sequence[int]) -> CTAcquisition:
     """The wanted slices as line integrals."""
     layout = _layout(contents)
     values = layout.sinogram.read(slices)
-    reference = layout.reference
+    reference, guide = layout.reference, layout.guide
     return CTAcquisition(
         sinogram=values.astype(np.float32, copy=False) if layout.i0 is None else line_integrals(values, layout.i0),
         angles=layout.angles,
@@ -63,6 +66,7 @@ def read(contents: Contents, slices: Sequence[int]) -> CTAcquisition:
         pixel_size_mm=layout.pixel_size_mm,
         detector_spacing_mm=layout.detector_spacing_mm,
         reference=None if reference is None else reference.read(slices).astype(np.float32, copy=False),
+        guide=None if guide is None else guide.read(slices).astype(np.float32, copy=False),
     )
 
 
@@ -117,16 +121,19 @@ def _layout(contents: Contents) -> _Layout:
     reference = contents.arrays.get("reference")
     size, pixel, spacing = _grid(attributes, sinogram.shape[-1], reference, warnings)
     angles = _angles(contents.arrays.get("angles"), sinogram.shape[-2])
-    fitted = None if reference is None else _fitting(reference, (sinogram.shape[0], size, size))
-    return _Layout(sinogram, angles, fitted, _i0(attributes), size, pixel, spacing, tuple(warnings))
+    fitted, guide = (
+        None if source is None else _fitting(source, (sinogram.shape[0], size, size))
+        for source in (reference, contents.arrays.get("guide"))
+    )
+    return _Layout(sinogram, angles, fitted, guide, _i0(attributes), size, pixel, spacing, tuple(warnings))
 
 
-def _fitting(reference: ArraySource, shape: tuple[int, int, int]) -> ArraySource:
-    if reference.native not in (np.float32, np.float64):
-        raise unreadable("reference", f"{reference.dtype} values", "float32, attenuation in 1/mm")
-    fitted = Expanded(reference, axis=0) if len(reference.shape) == 2 else reference
+def _fitting(source: ArraySource, shape: tuple[int, int, int]) -> ArraySource:
+    if source.native not in (np.float32, np.float64):
+        raise unreadable(source.name, f"{source.dtype} values", "float32, attenuation in 1/mm")
+    fitted = Expanded(source, axis=0) if len(source.shape) == 2 else source
     if fitted.shape != shape:
-        raise unreadable("reference", f"shape {reference.shape}", f"shape {shape}")
+        raise unreadable(source.name, f"shape {source.shape}", f"shape {shape}")
     return fitted
 
 

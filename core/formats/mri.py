@@ -22,6 +22,7 @@ class _Layout:
     mask: NDArray[np.bool_] | None  # (ky, kx)
     sensitivity_maps: ArraySource | None  # (slices, coils, ky, kx)
     reference: ArraySource | None  # (slices, *recon_size)
+    guide: ArraySource | None  # (slices, *recon_size)
     recon_size: tuple[int, int]
     pixel_spacing_mm: tuple[float, float]
     warnings: tuple[str, ...]
@@ -32,7 +33,7 @@ def probe(contents: Contents) -> ScanHeader:
     layout = _layout(contents)
     slices, coils, ky, kx = layout.kspace.shape
     measured, warnings = _survey(layout)
-    for source in (layout.sensitivity_maps, layout.reference):
+    for source in (layout.sensitivity_maps, layout.reference, layout.guide):
         if source is not None:
             check_values(source)
     return ScanHeader(
@@ -46,6 +47,7 @@ def probe(contents: Contents) -> ScanHeader:
         acceleration=round(ky * kx / int(measured.sum()), 4),
         has_maps=layout.sensitivity_maps is not None,
         has_reference=layout.reference is not None,
+        has_guide=layout.guide is not None,
         warnings=(*layout.warnings, *warnings),
     )
 
@@ -61,12 +63,13 @@ def read(contents: Contents, slices: Sequence[int]) -> MRIAcquisition:
         mask = mask if mask.any() else ~mask
     else:
         kspace *= mask
-    maps, reference = layout.sensitivity_maps, layout.reference
+    maps, reference, guide = layout.sensitivity_maps, layout.reference, layout.guide
     return MRIAcquisition(
         kspace=kspace,
         mask=mask,
         sensitivity_maps=None if maps is None else maps.read(slices).astype(np.complex64, copy=False),
         reference=None if reference is None else np.abs(reference.read(slices)).astype(np.float32, copy=False),
+        guide=None if guide is None else np.abs(guide.read(slices)).astype(np.float32, copy=False),
         recon_size=layout.recon_size,
         pixel_spacing_mm=layout.pixel_spacing_mm,
     )
@@ -117,8 +120,11 @@ def _layout(contents: Contents) -> _Layout:
     recon_size, spacing = _geometry(contents, reference, kspace.shape, warnings)
     if reference is not None:
         reference = _fitting(reference, (kspace.shape[0], *recon_size), np.float32, np.float64)
+    guide = contents.arrays.get("guide")
+    if guide is not None:
+        guide = _fitting(guide, (kspace.shape[0], *recon_size), np.float32, np.float64)
     mask = _mask(contents.arrays.get("mask"), kspace.shape)
-    return _Layout(kspace, mask, maps, reference, recon_size, spacing, tuple(warnings))
+    return _Layout(kspace, mask, maps, reference, guide, recon_size, spacing, tuple(warnings))
 
 
 def _reference(contents: Contents, coils: int) -> ArraySource | None:

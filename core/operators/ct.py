@@ -79,7 +79,7 @@ class ParallelBeamCT(LinearOperator):
         weights[views] = angular_weights(np.asarray(self.geometry.angles)[views])
         filtered = _filtered(y / self.scale, spacing, window) * torch.from_numpy(weights).to(y)[:, None]
         # The strips' areas in a pixel sum to the pixel's, so this makes back-projection a mean over the pixel.
-        return self._projector.adjoint(filtered.flatten(1)).reshape(len(y), *self.image_shape) * (spacing / pixel**2)
+        return self.adjoint(filtered) * (spacing / pixel**2 / self.scale)
 
 
 def angular_weights(angles: NDArray[np.float64]) -> NDArray[np.float64]:

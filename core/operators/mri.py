@@ -68,6 +68,11 @@ class MultiCoilMRI(LinearOperator):
         other._maps = torch.fft.ifftshift(maps, PLANE)
         return other
 
+    def per_coil(self, y: Tensor) -> "tuple[MultiCoilMRI, Tensor]":
+        """The model of single coils' images, and y (1, coils, ky, kx) as a batch (coils, 1, ky, kx) for it."""
+        single = MultiCoilMRI(torch.ones_like(self._maps[:1]), self.measured)
+        return single, y[0, :, None] * (single.scale / self.scale)
+
     def restricted(self, kept: Tensor) -> Self:
         """The same model of the samples where `kept` (ky, kx) is True."""
         other = copy.copy(self)

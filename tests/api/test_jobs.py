@@ -114,6 +114,24 @@ def test_what_is_wrong_is_told_with_what_would_be_right(client: TestClient, scan
     assert client.get("/v1/jobs").json()["items"] == []
 
 
+@pytest.mark.parametrize(
+    ("parameters", "field"),
+    [
+        ({"method": "ref_guided_dip", "guide": "file"}, "scan.guide"),
+        ({"method": "mcg"}, "parameters.method"),
+        ({"method": "dps", "prior": "ct"}, "parameters.prior"),
+        ({"method": "dds", "noise_level": 0.1, "final_noise_level": 0.2}, "parameters"),
+        ({"method": "score_mri", "coils": "separate", "samples": 2}, "parameters"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_with_what_would(
+    client: TestClient, scan: dict[str, Any], parameters: dict[str, Any], field: str
+) -> None:
+    refused = client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": parameters})
+    assert refused.status_code == 422, refused.text
+    assert refused.json()["errors"][0]["field"].startswith(field)
+
+
 def test_numbers_that_are_none_are_refused(client: TestClient, scan: dict[str, Any]) -> None:
     for number in NO_NUMBERS:
         body = f'{{"scan_id": "{scan["id"]}", "parameters": {{"method": "cg_sense", "ridge": {number}}}}}'

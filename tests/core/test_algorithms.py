@@ -12,7 +12,33 @@ from core.acquisition import Modality
 from core.algorithms import run
 from core.errors import MissingPrior
 from core.operators import MultiCoilMRI, ParallelBeamCT
-from core.parameters import DIP, FBP, SIRT, TV, CGSense, L1Wavelet, UDiGDIP, ZeroFilled, complete
+from core.parameters import (
+    DAPS,
+    DCDP,
+    DDS,
+    DIP,
+    DPS,
+    ESDIP,
+    FBP,
+    MCG,
+    METHODS,
+    OES,
+    SIRT,
+    TV,
+    TVDIP,
+    ASeqDIP,
+    CGSense,
+    DiffPIR,
+    DIPProbe,
+    L1Wavelet,
+    REDDiff,
+    RefGuidedDIP,
+    ScoreMRI,
+    SelfGuidedDIP,
+    UDiGDIP,
+    ZeroFilled,
+    complete,
+)
 from core.volumes import Precedent
 
 QUICK = {"outer_iterations": 4, "inner_iterations": 2, "held_out_share": 0.0, "start": "cg_sense"}
@@ -39,6 +65,32 @@ CASES = [
     (UDiGDIP(**{**QUICK, "held_out_share": 0.2, "start": "tv"}, samples=2, noise_scale=1.0), Modality.CT),
     (UDiGDIP(preset="preview", outer_iterations=3, start="fbp"), Modality.CT),
     (UDiGDIP(preset="preview", outer_iterations=3, start="tv"), Modality.MRI),
+    *(
+        (method, modality)
+        for method in (
+            DPS(steps=4),
+            DDS(steps=4, samples=2),
+            DDS(steps=4, schedule="linear_vp", consistency_weight=2.0),
+            DAPS(steps=4, prior_calls=2, langevin_steps=3),
+            DAPS(steps=4, langevin_steps=0),
+            DiffPIR(steps=4, samples=2),
+            REDDiff(steps=4, samples=2),
+            DCDP(steps=4, prior_calls=2, sampler="ancestral", symmetries=True),
+            TVDIP(iterations=4),
+            ESDIP(iterations=5, warm_up=1, patience=2),
+            ASeqDIP(iterations=5),
+            SelfGuidedDIP(iterations=4, draws=2),
+            RefGuidedDIP(iterations=4),
+            RefGuidedDIP(iterations=4, guide="file", averaging=0.0),
+            OES(iterations=3, mask_iterations=3),
+            DIPProbe(iterations=4),
+            DIPProbe(iterations=4, input_noise=None),
+        )
+        for modality in Modality
+    ),
+    (ScoreMRI(steps=4, samples=2), Modality.MRI),
+    (ScoreMRI(steps=4, coils="separate"), Modality.MRI),
+    (MCG(steps=4), Modality.CT),
 ]
 
 
@@ -65,10 +117,17 @@ def problem(modality, size=40):
 
 
 def iterates(method, modality, state=None, seed=3, precedent=None):
-    A, y, _ = problem(modality)
+    A, y, truth = problem(modality)
     rng = torch.Generator().manual_seed(seed)
     scale = 0.04 if modality is Modality.CT else 1.0
-    return run(y / scale, A, complete(method, modality), rng, None, state, precedent)
+    images = {"reference": truth / scale, "guide": truth[:, :1].sqrt()}
+    return run(y / scale, A, complete(method, modality), rng, None, state, images, precedent)
+
+
+def test_every_method_is_among_the_cases():
+    assert {(method.method, modality) for method, modality in CASES} == {
+        (name, modality) for name, cls in METHODS.items() for modality in cls.modalities
+    }
 
 
 @pytest.mark.parametrize(("method", "modality"), CASES, ids=called)

@@ -1,5 +1,7 @@
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.acquisition import CTAcquisition, Modality, MRIAcquisition, ScanHeader
-from core.errors import UnsupportedScan
+from core.errors import UnreadableScan, UnsupportedScan
 from core.formats import Limits, arrays, probe, read
 
 
@@ -44,6 +46,17 @@ def test_probe_and_read_agree(name: str, path: Path) -> None:
         assert scan.sinogram.dtype == np.float32
         assert scan.angles.shape == (header.views,)
         assert header.matrix == (scan.image_size, scan.image_size)
+
+
+@pytest.mark.parametrize("made", [scans.mri, scans.ct])
+def test_a_guide_is_read_and_must_be_of_the_images_size(made: Callable[[], dict[str, Any]], path: Path) -> None:
+    parts = made()
+    scans.write_hdf5(path, **parts, guide=2 * parts["reference"])
+    assert probe(path).images == ("reference", "guide")
+    assert np.array_equal(read(path, [1]).guide, 2 * parts["reference"][1:])
+    scans.write_hdf5(path, **parts, guide=parts["reference"][:, 1:])
+    with pytest.raises(UnreadableScan, match="guide"):
+        probe(path)
 
 
 @pytest.mark.parametrize("name", scans.GOOD)

@@ -3,7 +3,7 @@ from pydantic import ValidationError
 
 from core.acquisition import Modality
 from core.errors import UnsupportedScan
-from core.parameters import METHODS, PRESETS, UDiGDIP, complete, parse
+from core.parameters import METHODS, PRESETS, UDiGDIP, complete, parse, require
 
 
 def test_every_method_is_parsed_by_its_name_and_keeps_its_defaults():
@@ -48,3 +48,25 @@ def test_noise_levels_must_fall():
 def test_mri_start_for_a_ct_only_start_is_refused():
     with pytest.raises(UnsupportedScan, match="needs a CT scan"):
         complete(parse({"method": "udig_dip", "start": "fbp"}), Modality.MRI)
+
+
+@pytest.mark.parametrize("method", [name for name, cls in METHODS.items() if cls.needs_prior])
+def test_levels_fall_in_every_method_that_walks_down(method):
+    with pytest.raises(ValidationError, match=r"0\.5 is above noise_level 0\.1; levels must fall"):
+        parse({"method": method, "noise_level": 0.1, "final_noise_level": 0.5})
+
+
+def test_one_chain_a_coil_leaves_no_room_for_more():
+    with pytest.raises(ValidationError, match="samples must be 1, found 3"):
+        parse({"method": "score_mri", "coils": "separate", "samples": 3})
+
+
+def test_an_image_that_a_method_needs_is_missed_at_the_door():
+    require(parse({"method": "ref_guided_dip"}), ())
+    require(parse({"method": "dip_probe"}), ("reference",))
+    require(parse({"method": "ref_guided_dip", "guide": "file"}), ("guide",))
+    with pytest.raises(UnsupportedScan, match="the knob guide may be plain") as refusal:
+        require(parse({"method": "ref_guided_dip", "guide": "file"}), ("reference",))
+    assert refusal.value.field == "scan.guide"
+    with pytest.raises(UnsupportedScan, match="needs an image 'reference' in the scan, found none"):
+        require(parse({"method": "dip_probe"}), ())

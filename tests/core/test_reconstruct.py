@@ -49,6 +49,29 @@ def test_ct_is_reconstructed_in_attenuation_per_millimetre(sparse):
     assert metrics.psnr(image, truth) > metrics.psnr(problem.magnitude(problem.plain()), truth)
 
 
+def test_an_image_of_the_scan_lies_on_the_grid_of_its_operator_in_the_unit_of_the_network(tmp_path):
+    """Oversampled and cropped, as fastMRI distributes it; the truth with the phase of the rough image."""
+    parts = scans.distributed()
+    guide = 7 * parts["reconstruction_rss"]
+    problem = slice_problem(formats.read(scans.write_hdf5(tmp_path / "scan", **parts, guide=guide)), 0, CPU)
+    rough = last(problem, "cg_sense").image
+    images = problem.images(rough, 0.5)
+    assert images["guide"].shape[-2:] == images["reference"].shape[-2:] == problem.operator.image_shape[1:]
+    assert float(images["guide"].max()) == pytest.approx(1)
+    assert np.allclose(
+        problem.magnitude(0.5 * images["reference"]), problem.reference, atol=0.01
+    )  # 0 where no coil sees
+    assert float((0.5 * images["reference"] - rough).norm() / rough.norm()) < 0.2
+
+
+def test_a_guide_reaches_the_result_and_its_unit_does_not(brainlike):
+    given = {"kspace": brainlike.kspace, "mask": brainlike.mask, "recon_size": brainlike.recon_size}
+    scanned = [MRIAcquisition(**given, guide=guide) for guide in (brainlike.reference, 9 * brainlike.reference, None)]
+    one, other, plain = (last(slice_problem(scan, 0, CPU), "ref_guided_dip", iterations=2).image for scan in scanned)
+    assert torch.allclose(one, other, rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(one, plain, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
 def test_result_scales_with_the_scan(brainlike, factor):
     scaled = MRIAcquisition(

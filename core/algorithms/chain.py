@@ -1,0 +1,72 @@
+"""What the diffusion samplers share: a chain of images at falling noise levels, and its noise against the data's."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from core.iterates import Iterate, Iterates, State
+from core.noise_levels import normal_like
+from core.operators import LinearOperator
+from core.parameters import Sampler
+
+LEAST_NOISE = 1e-4
+"""Standard deviation of noise that data have at least, with |A| = 1 and an object of about 1."""
+
+
+class Step(Protocol):
+    """From images x (B, C, H, W) at level k of the chain: those at the next level, and the estimate of x0 shown."""
+
+    def __call__(self, x: Tensor, k: int, /) -> tuple[Tensor, Tensor]:
+        """(x', estimate)."""
+        ...
+
+
+def chain(
+    y: Tensor,
+    A: LinearOperator,
+    x: Tensor,
+    steps: int,
+    step: Step,
+    rng: Generator,
+    state: State | None,
+    shown: Callable[[Tensor], Tensor] | None = None,
+) -> Iterates:
+    """Iterates of x <- step(x, k) for k = 0, 1, ..., steps - 1; the image is the mean of the chains unless `shown`."""
+    first = 0
+    if state is not None:
+        x, first = state["x"].to(x.device), state["step"]
+        rng.set_state(state["rng"].cpu())
+    for k in range(first, steps):
+        x, estimate = step(x, k)
+        image = mean(estimate, A) if shown is None else shown(estimate)
+
+        def resume(k: int = k, x: Tensor = x) -> State:
+            return {"x": x, "step": k + 1, "rng": rng.get_state()}
+
+        yield Iterate(k + 1, steps, image, A.misfit(image, y) / y.numel(), resume)
+
+
+def noised(x: Tensor, p: Sampler, rng: Generator) -> Tensor:
+    """Where chains start: x (B, C, H, W), or (1, C, H, W) for each of the `samples`, at the first noise level."""
+    x = x.expand(max(len(x), p.samples), -1, -1, -1)
+    return x + p.noise_level * normal_like(x, rng)
+
+
+def mean(x: Tensor, A: LinearOperator) -> Tensor:
+    """The image (1, C, H, W) of chains (B, C, H, W): their mean, where anything is measured, non-negative in CT."""
+    image = x.mean(0, keepdim=True) * A.support
+    return image.clamp(min=0) if A.nonnegative else image
+
+
+def residual_norms(A: LinearOperator, x: Tensor, y: Tensor) -> Tensor:
+    """|A x - y| of each image, (B,)."""
+    norms: Tensor = torch.linalg.vector_norm((A.forward(x) - y).flatten(1), dim=1)
+    return norms
+
+
+def noise_variance(A: LinearOperator, y: Tensor) -> float:
+    """Variance of the noise in a real number of y; complex ones hold two."""
+    level = max(A.noise_level(y), LEAST_NOISE)
+    return level**2 / 2 if y.is_complex() else level**2

@@ -1,0 +1,77 @@
+"""DAPS: at each noise level a clean image is drawn given the noisy one and the data, then noised to the next level."""
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from core.algorithms.chain import chain, noise_variance, noised
+from core.iterates import Iterates, State
+from core.noise_levels import falling, normal_like
+from core.operators import LinearOperator
+from core.parameters import DAPS
+from core.purify import Denoiser
+from core.solvers import proximal
+
+
+def daps(
+    y: Tensor, A: LinearOperator, x: Tensor, prior: Denoiser, p: DAPS, rng: Generator, state: State | None = None
+) -> Iterates:
+    """Algorithm 1 of Zhang et al. (2025): samples the posterior as steps grow many, with `prior_calls` and `spread` 1.
+
+    x0 ~ N(x0; D(x), r^2) N(y; A x0, v), x <- x0 + s' n, from x, noised. With r = s, as the paper has it, the chain's
+    law is the posterior to first order in the step under a prior that is broad in all directions, as a Gaussian one;
+    r < s suits images that fill few directions, and seeks a mode. A longer walk along the flow than D(x), which the
+    paper takes, draws too wide.
+    """
+    levels, rhs, variance = falling(p), A.adjoint(y), noise_variance(A, y)
+
+    def step(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        here, there = levels[k], levels[k + 1]
+        with torch.no_grad():
+            centre = flow(prior, x, here, p.prior_calls)
+            if p.langevin_steps:
+                drawn = langevin(A, rhs, centre, (p.spread * here) ** 2, variance, p, rng)
+            else:
+                drawn = gaussian(y, A, rhs, centre, (p.spread * here) ** 2, variance, p.consistency_iterations, rng)
+            return drawn + there * normal_like(drawn, rng), drawn
+
+    return chain(y, A, noised(x, p, rng), p.steps, step, rng, state)
+
+
+def flow(prior: Denoiser, x: Tensor, sigma: float, calls: int) -> Tensor:
+    """Euler steps of the probability flow dx = (x - D(x, s)) ds / s from sigma to 0."""
+    for done in range(calls):
+        here, there = (sigma * (1 - count / calls) for count in (done, done + 1))
+        estimate = prior(x, here)
+        x = estimate + there / here * (x - estimate)
+    return x
+
+
+def langevin(
+    A: LinearOperator, rhs: Tensor, centre: Tensor, spread: float, variance: float, p: DAPS, rng: Generator
+) -> Tensor:
+    """Langevin steps in exp(-|x - centre|^2 / (2 spread) - |A x - y|^2 / (2 variance)) from its centre."""
+    x, rate = centre, p.langevin_rate / (1 / spread + 1 / variance)
+    for _ in range(p.langevin_steps):
+        slope = (x - centre) / spread + (A.normal(x) - rhs) / variance
+        x = x - rate * slope + math.sqrt(2 * rate) * normal_like(x, rng)
+    return x
+
+
+def gaussian(
+    y: Tensor,
+    A: LinearOperator,
+    rhs: Tensor,
+    centre: Tensor,
+    spread: float,
+    variance: float,
+    iterations: int,
+    rng: Generator,
+) -> Tensor:
+    """A draw of the same by perturbation: the most likely image of centre and data, both with noise of their own."""
+    shape = (len(centre), *y.shape[1:])
+    parts = 2 if y.is_complex() else 1
+    noise = torch.randn(shape, generator=rng, device=y.device, dtype=y.dtype) * math.sqrt(parts * variance)
+    moved = centre + math.sqrt(spread) * normal_like(centre, rng)
+    return proximal(A.normal, rhs + A.adjoint(noise), moved, variance / spread, iterations)

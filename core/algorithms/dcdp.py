@@ -1,0 +1,28 @@
+"""DCDP: data consistency and diffusion purification in turn."""
+
+from torch import Generator, Tensor
+
+from core.algorithms.chain import chain
+from core.iterates import Iterates, State
+from core.noise_levels import falling
+from core.operators import LinearOperator
+from core.parameters import DCDP
+from core.purify import Denoiser, purify
+from core.solvers import proximal
+
+
+def dcdp(
+    y: Tensor, A: LinearOperator, x: Tensor, prior: Denoiser, p: DCDP, rng: Generator, state: State | None = None
+) -> Iterates:
+    """Li et al. (2024): v = a few steps on |A v - y|^2 from x, then x <- DP(v, s); the image is v, and seeks a mode.
+
+    From x; levels s fall over the rounds.
+    """
+    levels, rhs = falling(p), A.adjoint(y)
+
+    def step(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        fitted = proximal(A.normal, rhs, x, 0.0, p.consistency_iterations)
+        *_, x = purify(prior, fitted, levels[k], p, rng)
+        return x, proximal(A.normal, rhs, x, 0.0, p.consistency_iterations) if k + 1 == p.steps else fitted
+
+    return chain(y, A, x.expand(p.samples, -1, -1, -1), p.steps, step, rng, state)

@@ -1,0 +1,33 @@
+"""DDS: a few conjugate gradient steps, which stay near the images of the prior, on each denoised image."""
+
+import torch
+from torch import Generator, Tensor
+
+from core.algorithms.chain import chain, noised
+from core.iterates import Iterates, State
+from core.noise_levels import falling, renoised
+from core.operators import LinearOperator
+from core.parameters import DDS
+from core.purify import Denoiser
+from core.solvers import proximal
+
+
+def dds(
+    y: Tensor, A: LinearOperator, x: Tensor, prior: Denoiser, p: DDS, rng: Generator, state: State | None = None
+) -> Iterates:
+    """Chung et al. (2024), a heuristic between mode and sample. From x, noised.
+
+    x0 = D(x), pulled by CG towards min gamma |A x - y|^2 + |x - x0|^2, or by as few steps towards least squares; then
+    x <- x0 + s' (eta n + sqrt(1 - eta^2) (x - D(x)) / s).
+    """
+    levels, rhs = falling(p), A.adjoint(y)
+    weight = 0.0 if p.consistency_weight is None else 1 / p.consistency_weight
+
+    def step(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        here, there = levels[k], levels[k + 1]
+        with torch.no_grad():
+            denoised = prior(x, here)
+        estimate = proximal(A.normal, rhs, denoised, weight, p.consistency_iterations)
+        return renoised(estimate, (x - denoised) / here, there, p.fresh_noise * there, rng), estimate
+
+    return chain(y, A, noised(x, p, rng), p.steps, step, rng, state)

@@ -1,0 +1,35 @@
+"""DiffPIR: the prior denoises, the proximal map of the data follows, and both are noised again."""
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from core.algorithms.chain import chain, noise_variance, noised
+from core.iterates import Iterates, State
+from core.noise_levels import falling, renoised
+from core.operators import LinearOperator
+from core.parameters import DiffPIR
+from core.purify import Denoiser
+from core.solvers import proximal
+
+
+def diffpir(
+    y: Tensor, A: LinearOperator, x: Tensor, prior: Denoiser, p: DiffPIR, rng: Generator, state: State | None = None
+) -> Iterates:
+    """Algorithm 1 of Zhu et al. (2023), plug and play that seeks a mode. From x, noised.
+
+    x0 = argmin |A z - y|^2 + rho |z - D(x)|^2, rho = lambda v / s^2 with the data's noise variance v, by CG; then
+    x <- x0 + s' (sqrt(zeta) n + sqrt(1 - zeta) (x - x0) / s).
+    """
+    levels, rhs, variance = falling(p), A.adjoint(y), noise_variance(A, y)
+
+    def step(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        here, there = levels[k], levels[k + 1]
+        with torch.no_grad():
+            denoised = prior(x, here)
+        rho = p.consistency_weight * variance / here**2
+        estimate = proximal(A.normal, rhs, denoised, rho, p.consistency_iterations)
+        return renoised(estimate, (x - estimate) / here, there, math.sqrt(p.fresh_noise) * there, rng), estimate
+
+    return chain(y, A, noised(x, p, rng), p.steps, step, rng, state)

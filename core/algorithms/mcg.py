@@ -1,0 +1,48 @@
+"""MCG: predictor-corrector sampling with a gradient of the misfit kept off the data, and steps towards the data."""
+
+import torch
+from torch import Generator, Tensor
+
+from core.algorithms.chain import chain, noised
+from core.algorithms.predictor_corrector import corrected, predicted
+from core.iterates import Iterates, State
+from core.noise_levels import falling
+from core.operators import ParallelBeamCT
+from core.parameters import MCG
+from core.purify import Denoiser
+from core.solvers import conjugate_gradient
+
+RELAXATION = (1.0, 0.6)
+"""Of Kaczmarz' step, at the first and at the last level."""
+
+
+def mcg(
+    y: Tensor, A: ParallelBeamCT, x: Tensor, prior: Denoiser, p: MCG, rng: Generator, state: State | None = None
+) -> Iterates:
+    """Chung et al. (2022), a heuristic: its samples are not the posterior's. From x, noised.
+
+    x' by predictor and corrector; d = weight grad_x |FBP(A D(x) - y)|, less what views measure of it:
+    d <- (1 - A^+ A) d, A^+ by CG; x <- x' + r A^T (y - A x') / A^T A 1 - d, r falling.
+    """
+    levels = falling(p)
+    coverage = A.normal(torch.ones(1, *A.image_shape, device=y.device))
+    inverse = torch.where(coverage > 1e-6 * coverage.max(), 1 / coverage, torch.zeros_like(coverage))
+
+    def unseen(d: Tensor) -> Tensor:
+        return d - conjugate_gradient(A.normal, A.normal(d), torch.zeros_like(d), p.projection_iterations)
+
+    def step(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        here, there = levels[k], levels[k + 1]
+        with torch.no_grad():
+            x, _ = predicted(prior, x, here, there, rng)
+        x.requires_grad_()
+        moved, denoised = corrected(prior, x, here, p.corrector_ratio, rng)
+        misfit = A.fbp(A.forward(denoised) - y)
+        (gradient,) = torch.autograd.grad(torch.linalg.vector_norm(misfit, dim=(1, 2, 3)).sum(), x)
+        moved = moved.detach()
+        relaxation = RELAXATION[0] + (RELAXATION[1] - RELAXATION[0]) * k / p.steps
+        kaczmarz = relaxation * inverse * A.adjoint(y - A.forward(moved))
+        x = moved + kaczmarz - p.gradient_weight * unseen(gradient)
+        return x, denoised.detach() if there > 0 else x
+
+    return chain(y, A, noised(x, p, rng), p.steps, step, rng, state)

@@ -1,0 +1,106 @@
+"""Optimal eye surgeon: which few weights a network needs is found at its initialisation, then only those are fitted."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.func import functional_call
+
+from core.algorithms.fitting import Objective, fit, held_in
+from core.iterates import Iterate, Iterates, State
+from core.operators import LinearOperator
+from core.parameters import OES
+
+TEMPERATURE = 0.2
+"""Of the relaxed coin of each weight."""
+
+
+def oes(
+    y: Tensor,
+    A: LinearOperator,
+    z: Tensor,
+    network: nn.Module,
+    p: OES,
+    rng: Generator,
+    state: State | None = None,
+) -> Iterates:
+    """Ghosh et al. (2024): a mask m over weights theta_0 at initialisation, then DIP of the masked network.
+
+    First min over q of E |A f(theta_0 m) - y|^2 + weight KL(q, sparsity), m ~ Bernoulli(q) relaxed; then the share
+    `sparsity` of weights with the largest q is kept, and min over theta of |A f(theta m) - y|^2.
+    """
+    model = Masked(network, p.sparsity)
+    steps = p.mask_iterations + p.iterations
+
+    def of_mask() -> tuple[Tensor, Tensor]:
+        image = model(z, model.relaxed(rng))
+        return image, A.misfit(image, y) + p.divergence_weight * model.divergence(p.sparsity)
+
+    masks: list[Tensor] = []
+
+    def of_weights() -> tuple[Tensor, Tensor]:
+        if not masks:
+            masks.extend(model.pruned(p.sparsity))
+        image = model(z, masks)
+        return image, A.misfit(image, y)
+
+    stages: list[tuple[Objective, torch.optim.Optimizer, int]] = [
+        (of_mask, torch.optim.Adam(model.logits.parameters(), p.mask_learning_rate), p.mask_iterations),
+        (of_weights, torch.optim.Adam(network.parameters(), p.learning_rate), p.iterations),
+    ]
+    before, inner = 0, None if state is None else state["inner"]
+    for stage, (objective, optimiser, iterations) in enumerate(stages):
+        if state is None or state["stage"] <= stage:
+            for it in fit(model, objective, optimiser, iterations, p, rng, inner):
+                yield _of_all(it, stage, before, steps)
+            inner = None
+        before += iterations
+
+
+def _of_all(it: Iterate, stage: int, before: int, steps: int) -> Iterate:
+    """An iterate of a stage as one of the whole."""
+    step = before + it.step
+    return it._replace(step=step, steps=steps, state=held_in(it, step, {"stage": stage}))
+
+
+class Masked(nn.Module):
+    """A network whose kernels are multiplied by masks; `logits` are those of the probabilities of their weights."""
+
+    def __init__(self, network: nn.Module, share: float) -> None:
+        super().__init__()
+        self.network = network
+        self.names = [name for name, weight in network.named_parameters() if weight.ndim == 4]
+        weights = dict(network.named_parameters())
+        level = math.log(share / (1 - share)) if share < 1 else 20.0
+        self.logits = nn.ParameterList(torch.full_like(weights[name], level) for name in self.names)
+
+    def forward(self, z: Tensor, masks: Sequence[Tensor]) -> Tensor:
+        """The image (1, C, H, W) of z (1, C_in, H, W)."""
+        weights = dict(self.network.named_parameters())
+        kept = {name: weights[name] * mask for name, mask in zip(self.names, masks, strict=True)}
+        image: Tensor = functional_call(self.network, kept, (z,))
+        return image
+
+    def relaxed(self, rng: Generator) -> list[Tensor]:
+        """Coins between 0 and 1, which have slopes: sigmoid((logit + logistic noise) / temperature)."""
+        coins = (torch.rand(each.shape, generator=rng, device=each.device) for each in self.logits)
+        return [
+            ((each + coin.logit(eps=1e-6)) / TEMPERATURE).sigmoid()
+            for each, coin in zip(self.logits, coins, strict=True)
+        ]
+
+    def pruned(self, share: float) -> list[Tensor]:
+        """Masks of 0 and 1 that keep the likeliest share of all weights."""
+        logits = torch.cat([each.detach().flatten() for each in self.logits])
+        count = max(1, round(share * logits.numel()))
+        kept = torch.zeros_like(logits)
+        kept[logits.argsort(descending=True, stable=True)[:count]] = 1
+        parts = torch.split(kept, [each.numel() for each in self.logits])
+        return [part.reshape(each.shape) for part, each in zip(parts, self.logits, strict=True)]
+
+    def divergence(self, share: float) -> Tensor:
+        """Sum of the Kullback-Leibler divergences of the weights' coins from one of that share, a scalar."""
+        q = torch.cat([each.flatten() for each in self.logits]).sigmoid().clamp(1e-6, 1 - 1e-6)
+        share = min(max(share, 1e-6), 1 - 1e-6)
+        return (q * (q / share).log() + (1 - q) * ((1 - q) / (1 - share)).log()).sum()

@@ -1,0 +1,73 @@
+"""Knobs of the methods without a network."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from core.acquisition import Modality
+from core.parameters.base import FitMaps, Parameters
+
+
+class ZeroFilled(Parameters):
+    """Coil-combined inverse Fourier transform of the measured k-space, zeros elsewhere: A^H y."""
+
+    modalities = (Modality.MRI,)
+    method: Literal["zero_filled"] = "zero_filled"
+
+
+class CGSense(Parameters):
+    """Least squares by conjugate gradients on A^H A x = A^H y, stopped early (Pruessmann et al. 2001)."""
+
+    modalities = (Modality.MRI,)
+    method: Literal["cg_sense"] = "cg_sense"
+    iterations: int = Field(12, ge=1, le=1000, description="conjugate gradient iterations")
+    ridge: float = Field(0.0, ge=0, description="weight of |x|^2, with |A| = 1")
+
+
+class FBP(Parameters):
+    """Filtered back-projection."""
+
+    modalities = (Modality.CT,)
+    method: Literal["fbp"] = "fbp"
+    filter: Literal["ramp", "hann"] = Field("ramp", description="window on the ramp filter")
+
+
+class SIRT(Parameters):
+    """Simultaneous iterative reconstruction, non-negative: x <- max(x + C A^T R (y - A x), 0)."""
+
+    modalities = (Modality.CT,)
+    method: Literal["sirt"] = "sirt"
+    iterations: int = Field(200, ge=1, le=20000, description="iterations")
+
+
+class TV(Parameters):
+    """Total variation: min |A x - y|^2 / 2 + weight TV(x), non-negative in CT (Rudin, Osher, Fatemi 1992)."""
+
+    method: Literal["tv"] = "tv"
+    weight: float | None = Field(
+        None,
+        ge=0,
+        le=1e6,
+        description="weight of TV, with |A| = 1 and an object of about 1; none: by measurements held out",
+    )
+    fit_maps: FitMaps = True
+    iterations: int = Field(100, ge=1, le=100_000, description="iterations with the final weight")
+
+
+class L1Wavelet(Parameters):
+    """Sparse wavelets with cycle spinning: min |A x - y|^2 / 2 + weight |W x|_1 (Lustig et al. 2007)."""
+
+    modalities = (Modality.MRI,)
+    method: Literal["l1_wavelet"] = "l1_wavelet"
+    weight: float | None = Field(
+        None,
+        ge=0,
+        le=1e6,
+        description="weight of |W x|_1, with |A| = 1 and an object of about 1; none: by measurements held out",
+    )
+    fit_maps: FitMaps = True
+    iterations: int = Field(150, ge=1, le=100_000, description="iterations with the final weight")
+    vanishing_moments: int = Field(
+        1, ge=1, le=8, description="of Daubechies' wavelet, half its filter's length; 1: Haar"
+    )
+    levels: int = Field(4, ge=1, le=8, description="levels of the decomposition")

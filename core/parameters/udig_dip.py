@@ -1,0 +1,139 @@
+"""Knobs of uDiG-DIP and its presets."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from core.acquisition import Modality
+from core.parameters.base import FitMaps, Parameters, check_levels
+
+
+class UDiGDIP(Parameters):
+    """Sequential diffusion-guided deep image prior, Algorithm 1 of Liang et al. (ICASSP 2025)."""
+
+    needs_prior = True
+    _levels_fall = model_validator(mode="after")(check_levels)
+    method: Literal["udig_dip"] = "udig_dip"
+    preset: Literal["paper", "standard", "preview"] = Field(
+        "standard", description="where knobs that are not given take their values from"
+    )
+    prior: str | None = Field(None, description="name of the diffusion prior; none: the modality's bundled one")
+    start: Literal["adjoint", "cg_sense", "fbp", "sirt", "tv"] = Field(
+        "tv", description="first network input", json_schema_extra={"symbol": "z_0"}
+    )
+    outer_iterations: int = Field(
+        100, ge=1, le=100_000, description="outer iterations", json_schema_extra={"symbol": "K"}
+    )
+    inner_iterations: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="network updates per outer iteration; 0: purification alone",
+        json_schema_extra={"symbol": "N"},
+    )
+    autoencoding_weight: float = Field(
+        0.1, ge=0, description="weight of |f(z) - z|^2, with |A| = 1", json_schema_extra={"symbol": "lambda"}
+    )
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="Adam's step size", json_schema_extra={"symbol": "beta"})
+    network: Literal["unet", "residual"] = Field(
+        "residual",
+        description="f: the paper's U-Net, or z + g(z) with a small U-Net g that starts at zero",
+        json_schema_extra={"symbol": "f_theta"},
+    )
+    noise_level: float = Field(
+        0.08,
+        gt=0,
+        le=10,
+        description="first noise level of purification, in units of the normalised image",
+        json_schema_extra={"symbol": "sigma(M)"},
+    )
+    final_noise_level: float = Field(
+        0.005, gt=0, le=10, description="last noise level; levels fall geometrically over the outer iterations"
+    )
+    noise_scale: float = Field(
+        0.0, ge=0, le=1, description="share of the noise that purification really adds; 1 is diffuse-denoise"
+    )
+    last_noisy_level: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="noise level below which purification adds no noise, whatever its scale; 0: always",
+    )
+    samples: int = Field(
+        1, ge=1, le=64, description="network inputs led side by side, each with its own noise; the image is their mean"
+    )
+    prior_calls: int = Field(
+        1, ge=1, le=1000, description="prior evaluations per purification", json_schema_extra={"symbol": "S"}
+    )
+    sampler: Literal["ddim", "ancestral"] = Field(
+        "ddim", description="walk of several prior evaluations: deterministic, or with fresh noise after each (eq. 3)"
+    )
+    purification_period: int = Field(
+        1, ge=1, description="outer iterations from one purification to the next", json_schema_extra={"symbol": "P"}
+    )
+    consistency_iterations: int = Field(
+        8, ge=0, le=100, description="conjugate gradient iterations that pull the purified input to the data; 0: none"
+    )
+    consistency_weight: float = Field(
+        0.1,
+        ge=0,
+        description="weight of the purified input against the data, times the data's noise variance / sigma^2",
+    )
+    symmetries: bool = Field(True, description="purify on a random rotation, flip and (MRI) global phase")
+    fit_maps: FitMaps = True
+    output: Literal["last", "mean", "consistent"] = Field(
+        "last", description="what is shown: the last f(z), the running mean of them, or the last pulled to the data"
+    )
+    averaging: float = Field(0.9, ge=0, lt=1, description="decay of the running mean, where that is the output")
+    held_out_share: float = Field(
+        0.1,
+        ge=0,
+        le=0.5,
+        description="share of lines, points or views that a trial leaves out, to judge the prior against total "
+        "variation by them, before all data are used; 0: the prior is trusted",
+    )
+
+
+# Table 1 of the paper, literally: M = 150 steps of the linear VP schedule are the noise level 0.518 (hours per slice).
+PAPER: dict[str, Any] = {
+    "start": "adjoint",
+    "outer_iterations": 2000,
+    "inner_iterations": 2,
+    "autoencoding_weight": 1.0,
+    "learning_rate": 1e-4,
+    "network": "unet",
+    "noise_level": 0.518,
+    "final_noise_level": 0.518,
+    "noise_scale": 1.0,
+    "last_noisy_level": 0.0,
+    "prior_calls": 150,
+    "sampler": "ancestral",
+    "consistency_iterations": 0,
+    "symmetries": False,
+    "fit_maps": False,
+    "held_out_share": 0.0,
+}
+
+# Views leave out what no sample can know: there the mean of several samples, noise and all, errs least.
+CT: dict[str, Any] = {
+    "noise_level": 0.1,
+    "final_noise_level": 0.01,
+    "noise_scale": 1.0,
+    "last_noisy_level": 0.0,
+    "samples": 4,
+    "outer_iterations": 50,
+}
+# No trial and no total variation, so the start is far off, and noise helps to leave it.
+PREVIEW: dict[str, Any] = {"start": "cg_sense", "outer_iterations": 30, "fit_maps": False, "held_out_share": 0.0}
+PREVIEW_MRI: dict[str, Any] = {**PREVIEW, "noise_level": 0.5, "noise_scale": 0.6, "last_noisy_level": 0.1}
+PREVIEW_CT: dict[str, Any] = {**CT, **PREVIEW, "start": "sirt", "noise_level": 0.2, "samples": 2}
+
+# What a preset sets for a modality, beside the defaults above.
+PRESETS: dict[tuple[str, Modality], dict[str, Any]] = {
+    ("paper", Modality.MRI): PAPER,
+    ("paper", Modality.CT): PAPER,
+    ("standard", Modality.MRI): {},
+    ("standard", Modality.CT): CT,
+    ("preview", Modality.MRI): PREVIEW_MRI,
+    ("preview", Modality.CT): PREVIEW_CT,
+}
