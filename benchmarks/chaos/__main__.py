@@ -1,0 +1,131 @@
+"""`python -m benchmarks.chaos [--jobs N] [--seed S] [--redis debian] [--no-fence] [--faults a,b]`.
+
+Every kind of job once in peace, then N jobs while faults strike, then a verdict; the exit code is 1 where it is bad.
+"""
+
+import argparse
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from benchmarks.chaos import report, witness
+from benchmarks.chaos.clients import Client, Images, Notes
+from benchmarks.chaos.faults import FAULTS, Storm
+from benchmarks.chaos.stack import Stack
+from benchmarks.chaos.verdict import checks, misplaced_files, recoveries
+from benchmarks.chaos.workload import Order, calm_orders, orders
+from worker.database import AWAY
+
+CLIENTS = 8
+TICK_SECONDS = 0.03
+JOBS_PER_ROUND = 50  # jobs for each time that every fault strikes
+LEAST_SECONDS, SECONDS_PER_JOB = 540.0, 2.7  # bounds of a run
+STORM_SHARE = 0.7  # of a run; what has not struck by then stays away, and the jobs that are left go through
+SETTLE_SECONDS = 45.0  # until nothing is left behind
+
+
+class Desk:
+    """Gives orders out in step with the faults, so that each of them finds work to strike."""
+
+    def __init__(self, waiting: Sequence[Order], storm: Storm | None = None) -> None:
+        self._waiting, self._storm = list(waiting), storm
+        self._all, self._lock = len(waiting), threading.Lock()
+
+    def take(self) -> Order | None:
+        """The next order, as soon as it is due; None: there are no more."""
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    return None
+                if self._due():
+                    return self._waiting.pop()
+            time.sleep(TICK_SECONDS)
+
+    def _due(self) -> bool:
+        if self._storm is None or self._storm.over:
+            return True
+        given = self._all - len(self._waiting)
+        return given < CLIENTS or given * self._storm.planned < self._all * (len(self._storm.happened) + 1)
+
+
+def run(stack: Stack, desk: Desk, deadline: float, storm: Storm | None = None) -> Notes:
+    """Have clients see all orders through, while the storm rages."""
+    notes, began = Notes(), time.monotonic()
+    clients = [Client(stack.urls, desk.take, notes, deadline, number) for number in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    while any(client.is_alive() for client in clients) or (storm is not None and not storm.over):
+        stack.supervise()
+        now = time.monotonic()
+        if storm is not None:
+            storm.tick()
+            if now > began + STORM_SHARE * (deadline - began):
+                storm.end()
+        if now > deadline + SETTLE_SECONDS:
+            break
+        time.sleep(TICK_SECONDS)
+    return notes
+
+
+def settle(stack: Stack) -> None:
+    """Wait until all doors are ready and nothing is left behind, or for as long as that may take."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while time.monotonic() < deadline:
+        stack.supervise()
+        try:
+            with stack.sessions() as session:
+                orphans, _ = misplaced_files(session, stack.settings.data)
+        except AWAY:
+            orphans = ["unknown"]
+        if not orphans and stack.readiness.ready_since_probe_at:
+            return
+        time.sleep(0.5)
+
+
+def chaos(options: argparse.Namespace) -> int:
+    """One run; the exit code."""
+    began = time.monotonic()
+    bound = max(LEAST_SECONDS, SECONDS_PER_JOB * options.jobs) if options.seconds is None else options.seconds
+    deadline = began + bound - SETTLE_SECONDS
+    with Stack(jobs=options.jobs, seed=options.seed, redis_flavour=options.redis, fence=options.fence) as stack:
+        witness.install(stack.engine)
+        peace = run(stack, Desk(calm_orders(options.seed)), deadline)
+        calm: dict[str, Images] = dict(peace.images.values())
+        storm = Storm(stack, options.faults, max(1, round(options.jobs / JOBS_PER_ROUND)), options.seed)
+        notes = run(stack, Desk(orders(options.jobs, options.seed), storm), deadline, storm)
+        notes.accepted |= peace.accepted
+        notes.images |= peace.images
+        settle(stack)
+        found = checks(stack, notes, storm.happened, options.faults, calm)
+        with stack.sessions() as session:
+            recovered = recoveries(session, storm.happened)
+        sys.stdout.write(report.text(stack, options, notes, recovered, found, time.monotonic() - began))
+    well = all(check.holds for check in found)
+    if well and not options.keep:
+        shutil.rmtree(stack.root)
+    else:
+        sys.stdout.write(f"\nLogs: {stack.root}\n")
+    return 0 if well else 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=200, help="jobs to be kept; one more in twenty is deleted")
+    parser.add_argument("--seed", type=int, default=1, help="of faults, jobs and clients")
+    parser.add_argument("--redis", choices=["valkey", "debian"], default="valkey", help="debian: redis-server of PATH")
+    parser.add_argument("--no-fence", dest="fence", action="store_false", help="the negative control, which must fail")
+    parser.add_argument("--seconds", type=float, help="bound of the run; none: grows with the jobs")
+    parser.add_argument("--keep", action="store_true", help="keep the logs of a run that went well")
+    parser.add_argument(
+        "--faults", type=lambda text: text.split(","), default=list(FAULTS), help=f"of: {', '.join(FAULTS)}"
+    )
+    options = parser.parse_args()
+    if unknown := set(options.faults) - set(FAULTS):
+        parser.error(f"no such faults: {', '.join(sorted(unknown))}")
+    return chaos(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""The verdict as Markdown, for the terminal and for RESULTS.md."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+
+from benchmarks.chaos.clients import Notes
+from benchmarks.chaos.faults import FAULTS
+from benchmarks.chaos.stack import DOORS, WORKERS, Stack
+from benchmarks.chaos.verdict import Check, Recovery
+
+EVENTS = {
+    "slice.resumed": "slices resumed from a checkpoint",
+    "slice.fenced": "stale writers fenced off",
+    "slice.released": "slices given back",
+    "checkpoint.kept": "checkpoints kept",
+    "checkpoint.unwritten": "checkpoints left out, the disk being full",
+    "files.tidied": "times that leftovers were removed",
+    "database.away": "times that Postgres was away",
+}
+
+
+def text(
+    stack: Stack,
+    options: argparse.Namespace,
+    notes: Notes,
+    recovered: Sequence[Recovery],
+    found: Sequence[Check],
+    seconds: float,
+) -> str:
+    """All tables of a run."""
+    disk = "tmpfs" if stack.mounted else "may not be mounted here: ENOSPC from the processes' own open(), Postgres left out"
+    setting = (
+        f"seed {options.seed}, {options.jobs} jobs, {WORKERS} workers, {DOORS} API processes, {stack.redis.version}, "
+        f"small disks: {disk}, fence {'on' if options.fence else 'OFF'}, {seconds:.0f} s in all"
+    )
+    longest = max((each.until_ready for each in recovered), default=0.0)
+    claimed = max((each.until_claimed or 0.0 for each in recovered), default=0.0)
+    verdict = "nothing lost" if all(check.holds for check in found) else "FAILED"
+    return "\n".join(
+        [
+            setting,
+            "",
+            *_table(("fault", "struck", "lasted s", "until ready s", "until claimed again s"), map(_fault, recovered)),
+            "",
+            f"Longest from a fault to recovery: {longest:.1f} s until all doors are ready, {claimed:.1f} s until a chunk "
+            "is claimed again (both from the strike, however long the fault lasted).",
+            "",
+            *_table(("seen", "times"), _seen(stack, notes)),
+            "",
+            *_table(
+                ("check", "found", "wanted", ""),
+                ((each.what, each.found, each.wanted, "ok" if each.holds else "FAILED") for each in found),
+            ),
+            "",
+            f"Verdict: {verdict}",
+            "",
+        ]
+    )
+
+
+def _fault(each: Recovery) -> tuple[str, ...]:
+    claimed = "" if each.until_claimed is None else f"{each.until_claimed:.1f}"
+    what = str(FAULTS[each.name].__doc__).rstrip(".")
+    return what, f"{each.times}", f"{each.longest_held:.1f}", f"{each.until_ready:.1f}", claimed
+
+
+def _seen(stack: Stack, notes: Notes) -> Iterable[tuple[str, ...]]:
+    events = stack.events()
+    yield from ((what, f"{events[event]}") for event, what in EVENTS.items())
+    yield from ((what, f"{count}") for what, count in sorted(notes.counts.items()))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
