@@ -1,7 +1,6 @@
 """The application: what is mounted, what surrounds it, what lives as long as it does."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
@@ -11,7 +10,7 @@ import anyio
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
-from api import errors, following, health, jobs, methods, results, scans, uploads
+from api import errors, following, health, jobs, methods, results, scans
 from api.context import Context
 from api.metrics import Requests
 from api.middleware import HeadAsGet, Observed
@@ -22,7 +21,6 @@ from worker.queue import make_celery
 from worker.settings import Settings, get_settings
 from worker.storage import Storage
 
-log = logging.getLogger(__name__)
 CONNECTIONS = 20
 PROBES = 4
 DESCRIPTION = """\
@@ -61,8 +59,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: Context = app.state.context
-    if removed := uploads.sweep(context.storage.incoming):
-        log.info("uploads.swept", extra={"files": removed})
     watching = asyncio.create_task(context.watcher.run())
     try:
         yield

@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio.to_thread
 from fastapi import Request
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -18,6 +18,7 @@ from api.uploads import Upload, base_name, counted, uploading
 from core.formats import probe_in_child
 from worker.models import Scan
 from worker.storage import Storage
+from worker.tidying import lock_content
 
 FIELD_BYTES = 1 << 20  # most that the form field beside the file may hold
 
@@ -108,9 +109,9 @@ def _known_header(context: Context, sha256: str) -> dict[str, Any] | None:
 
 
 def keep(session: Session, storage: Storage, file: Received) -> tuple[Scan, bool]:
-    """The scan with these bytes and whether it is new. Commits nothing: after a rollback call `forget`."""
+    """The scan with these bytes and whether it is new. Commits nothing: after a rollback call `forget_scan`."""
     upload = file.upload
-    _lock(session, upload.sha256)
+    lock_content(session, upload.sha256)
     scan = session.scalar(select(Scan).where(Scan.sha256 == upload.sha256))
     created = scan is None
     if scan is None:
@@ -120,15 +121,3 @@ def keep(session: Session, storage: Storage, file: Received) -> tuple[Scan, bool
     if created or not storage.scan(upload.sha256).is_file():
         storage.keep_scan(upload.path, upload.sha256)
     return scan, created
-
-
-def forget(session: Session, storage: Storage, sha256: str) -> None:
-    """Remove the file of a scan that has no row. Nobody can store the same bytes meanwhile."""
-    _lock(session, sha256)
-    if session.scalar(select(Scan.id).where(Scan.sha256 == sha256)) is None:
-        storage.delete_scan(sha256)
-
-
-def _lock(session: Session, sha256: str) -> None:
-    """One at a time per content, until the transaction ends: row and file come and go together."""
-    session.execute(select(func.pg_advisory_xact_lock(int(sha256[:15], 16))))

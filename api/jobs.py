@@ -15,7 +15,7 @@ from api import views
 from api.context import Context, ContextDep
 from api.errors import of_validation
 from api.examples import JOB, JOB_ITEM, JOB_REQUEST, JUDGED_JOB, answers, page
-from api.intake import Received, forget, is_form, keep, received
+from api.intake import Received, is_form, keep, received
 from api.negotiation import next_link, tagged_json
 from api.problems import Invalid, TooLarge, UnknownMedia
 from api.schemas import JobIn, JobItem, JobOptions, JobOut, Page
@@ -24,6 +24,7 @@ from core.cards import card_of
 from core.parameters import Parameters, complete
 from worker import jobs, queue
 from worker.models import Scan, Status
+from worker.tidying import forget_scan
 
 router = APIRouter(tags=["jobs"])
 Asked = TypeVar("Asked", bound=JobOptions)
@@ -104,7 +105,7 @@ def _file_with_scan(context: Context, asked: JobOptions, file: Received, key: st
             return _submit(context, session, scan, asked, key)
         finally:
             session.rollback()
-            forget(session, context.storage, file.upload.sha256)
+            forget_scan(session, context.storage, file.upload.sha256)
 
 
 def _submit(context: Context, session: Session, scan: Scan, asked: JobOptions, key: str | None) -> Response:

@@ -10,11 +10,12 @@ from starlette.concurrency import run_in_threadpool
 from api import views
 from api.context import Context, ContextDep
 from api.examples import SCAN, answers, page
-from api.intake import Received, forget, keep, received
+from api.intake import Received, keep, received
 from api.negotiation import next_link, tagged_json
 from api.problems import Conflict
 from api.schemas import Page, ScanOut
 from worker.models import Job, Scan, Status
+from worker.tidying import forget_scan
 
 router = APIRouter(tags=["scans"])
 _FILE = {"type": "string", "format": "binary"}
@@ -63,7 +64,7 @@ def _keep(context: Context, file: Received) -> Response:
             session.commit()
         finally:
             session.rollback()
-            forget(session, context.storage, file.upload.sha256)
+            forget_scan(session, context.storage, file.upload.sha256)
     headers = {"Location": f"/v1/scans/{scan.id}"}
     body = views.scan_out(scan).model_dump_json()
     return Response(body, 201 if created else 200, headers, "application/json")
@@ -115,6 +116,6 @@ def delete_scan(context: ContextDep, scan_id: uuid.UUID) -> Response:
             raise Conflict(f"job {open_job} works on this scan; cancel it or let it end", job_id=str(open_job))
         session.delete(scan)
         session.commit()
-        forget(session, context.storage, scan.sha256)
+        forget_scan(session, context.storage, scan.sha256)
         session.commit()
     return Response(status_code=204)

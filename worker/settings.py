@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     snapshot_seconds: float = Field(2, gt=0, description="period of progress snapshots and previews")
     checkpoint_seconds: float = Field(30, gt=0, description="period of checkpoints")
     sweep_seconds: float = Field(5, gt=0, description="period in which waiting rows are rung again")
+    orphan_seconds: float = Field(
+        3600, gt=0, description="files that no job or scan names are removed at this age; workers look as often"
+    )
     max_crashes: int = Field(3, ge=1, description="a slice that killed its worker this often fails its job")
 
     @property

@@ -1,7 +1,9 @@
 """Where bytes lie: scans by their hash, and one folder for everything of a job."""
 
+import errno
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +31,11 @@ class Storage:
     def free_bytes(self) -> int:
         """What the disk still takes."""
         return shutil.disk_usage(self.root).free
+
+    def now(self) -> float:
+        """The time by the clock that dates the files, whatever this process takes it for."""
+        with tempfile.TemporaryFile(dir=self.incoming) as file:
+            return os.fstat(file.fileno()).st_mtime
 
     def path(self, relative: str) -> Path:
         """The file or folder that a row names."""
@@ -92,6 +99,11 @@ class Storage:
     def results(self, job_id: uuid.UUID, attempt: int) -> Path:
         """Folder of the result files that one attempt assembled."""
         return self.job(job_id) / "results" / str(attempt)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether the disk, or what this user may have of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager

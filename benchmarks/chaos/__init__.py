@@ -1,1 +1,1 @@
-"""`python -m benchmarks.chaos`: jobs from several clients while seeded faults strike, and a verdict on what came of them."""
+"""`python -m benchmarks.chaos`: jobs from several clients while seeded faults strike, and what came of them."""

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import random
+import socket
 import threading
 import time
 from collections import Counter
@@ -16,7 +17,6 @@ from urllib.parse import urlsplit
 
 import h5py
 import httpx
-import socket
 
 from benchmarks.chaos.workload import Order
 

@@ -1,7 +1,7 @@
 """`python -m benchmarks.chaos.entry api|worker`: the real process, but for what its environment asks to be changed.
 
-CHAOS_CLOCK: the clock steps by hours at a signal. CHAOS_FENCE=off: the negative control. CHAOS_DISK: where no small disk
-can be mounted, a file whose presence says that the disk is full.
+CHAOS_CLOCK: the clock steps by hours at a signal. CHAOS_FENCE=off: the negative control. CHAOS_DISK: where no small
+disk can be mounted, a file whose presence says that the disk is full.
 """
 
 import datetime
@@ -18,7 +18,7 @@ STEP_SECONDS = 3 * 3600  # longer than Redis keeps an unacknowledged message fro
 
 
 def install_clock() -> None:
-    """Have this process's wall clock step forward or back at a signal; its monotonic clock goes on, as the kernel's does."""
+    """Have this process's wall clock step forward or back at a signal; its monotonic clock goes on, as it would."""
     ahead = [0]
     real, real_ns, real_datetime = time.time, time.time_ns, datetime.datetime
 

@@ -40,7 +40,7 @@ def kill_worker(stack: Stack, rng: random.Random) -> Iterator[Struck]:
         yield Struck(0, (held,))
 
 
-def kill_workers(stack: Stack, rng: random.Random) -> Iterator[Struck]:
+def kill_workers(stack: Stack, _: random.Random) -> Iterator[Struck]:
     """kill -9 of all workers at once."""
     if running := stack.running():
         for worker in stack.workers:
@@ -91,7 +91,7 @@ def wipe_redis(stack: Stack, rng: random.Random) -> Iterator[Struck]:
     stack.redis.down = False
 
 
-def reset_connections(stack: Stack, rng: random.Random) -> Iterator[Struck]:
+def reset_connections(stack: Stack, _: random.Random) -> Iterator[Struck]:
     """All connections to Redis and Postgres reset."""
     others = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
     try:
@@ -103,7 +103,14 @@ def reset_connections(stack: Stack, rng: random.Random) -> Iterator[Struck]:
     yield Struck(0)
 
 
-def duplicate_messages(stack: Stack, rng: random.Random) -> Iterator[Struck]:
+def lose_answers(stack: Stack, rng: random.Random) -> Iterator[Struck]:
+    """Connections to Postgres cut between a commit and its answer."""
+    stack.wire.to_cut = rng.randint(3, 8)
+    yield Struck(rng.uniform(1, 3))
+    stack.wire.to_cut = 0
+
+
+def duplicate_messages(stack: Stack, _: random.Random) -> Iterator[Struck]:
     """Messages sent again, of chunks that wait, run and have ended."""
     query = select(Chunk.job_id, Chunk.slice).order_by(func.random()).limit(20)
     try:
@@ -147,6 +154,7 @@ FAULTS: dict[str, Fault] = {
     "kill-backend": kill_backend,
     "wipe-redis": wipe_redis,
     "reset": reset_connections,
+    "lost-answers": lose_answers,
     "duplicates": duplicate_messages,
     "full-data": fill_data,
     "full-database": fill_database,

@@ -28,7 +28,11 @@ def text(
     seconds: float,
 ) -> str:
     """All tables of a run."""
-    disk = "tmpfs" if stack.mounted else "may not be mounted here: ENOSPC from the processes' own open(), Postgres left out"
+    disk = (
+        "tmpfs"
+        if stack.mounted
+        else "may not be mounted here: ENOSPC from the processes' own open(), Postgres left out"
+    )
     setting = (
         f"seed {options.seed}, {options.jobs} jobs, {WORKERS} workers, {DOORS} API processes, {stack.redis.version}, "
         f"small disks: {disk}, fence {'on' if options.fence else 'OFF'}, {seconds:.0f} s in all"
@@ -42,8 +46,8 @@ def text(
             "",
             *_table(("fault", "struck", "lasted s", "until ready s", "until claimed again s"), map(_fault, recovered)),
             "",
-            f"Longest from a fault to recovery: {longest:.1f} s until all doors are ready, {claimed:.1f} s until a chunk "
-            "is claimed again (both from the strike, however long the fault lasted).",
+            f"Longest from a fault to recovery: {longest:.1f} s until all doors are ready, {claimed:.1f} s until a "
+            "chunk is claimed again (both from the strike, however long the fault lasted).",
             "",
             *_table(("seen", "times"), _seen(stack, notes)),
             "",
@@ -67,6 +71,7 @@ def _fault(each: Recovery) -> tuple[str, ...]:
 def _seen(stack: Stack, notes: Notes) -> Iterable[tuple[str, ...]]:
     events = stack.events()
     yield from ((what, f"{events[event]}") for event, what in EVENTS.items())
+    yield "commits whose answer was lost", f"{stack.wire.cut}"
     yield from ((what, f"{count}") for what, count in sorted(notes.counts.items()))
 
 

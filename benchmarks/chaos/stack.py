@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -23,9 +24,10 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.chaos.disks import Disk, PretendedDisk, SmallDisk, can_mount
+from benchmarks.chaos.wire import Wire
 from worker import processes, queue, sweeping
 from worker.database import AWAY, make_engine, make_sessions
-from worker.embedded import VALKEY_OPTIONS, EmbeddedError, EmbeddedServers, valkey_binary
+from worker.embedded import DATABASE, VALKEY_OPTIONS, EmbeddedError, EmbeddedServers, valkey_binary
 from worker.migrate import migrate
 from worker.models import Chunk, Status
 from worker.names import name_prefix
@@ -43,7 +45,7 @@ HASTE = {
     "snapshot_seconds": 0.1,
     "checkpoint_seconds": 0.1,
     "sweep_seconds": 1.0,
-    "orphan_seconds": 8.0,
+    "orphan_seconds": 5.0,
 }
 
 
@@ -159,11 +161,12 @@ class Stack:
         self.database_disk = SmallDisk(self.root / "servers", (384 + jobs // 4) * MEBIBYTE) if self.mounted else None
         self.postgres = EmbeddedServers(self.root / "servers", valkey=False)
         self.postgres_down = False
+        self.wire = Wire(self.root / "wire", self.postgres.sockets / "postgres")
         self.redis = RedisServer(_redis_binary(redis_flavour), self.root / "redis")
         ports = [free_port("127.0.0.1") for _ in range(DOORS)]
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
         self.settings = Settings(
-            database_url=self.postgres.database_url,
+            database_url=f"postgresql+psycopg://postgres@/{DATABASE}?host={self.root / 'wire'}",
             redis_url=self.redis.url,
             data=data,
             workers=WORKERS,
@@ -178,7 +181,7 @@ class Stack:
             self._process(f"worker-{number}", "worker", CHAOS_CLOCK="1" if number == WORKERS else "", fence=fence)
             for number in range(1, WORKERS + 1)
         ]
-        self.engine = make_engine(str(self.settings.database_url))
+        self.engine = make_engine(self.postgres.database_url)
         self.sessions: sessionmaker[Session] = make_sessions(self.engine)
         self.celery = queue.make_celery(self.settings)
         self.readiness = Readiness(self.urls)
@@ -198,7 +201,8 @@ class Stack:
     def __enter__(self) -> Self:
         try:
             self.postgres.start()
-            migrate(str(self.settings.database_url))
+            migrate(self.postgres.database_url)
+            self.wire.open()
             self.supervise()
         except BaseException:
             self.__exit__()
@@ -212,6 +216,7 @@ class Stack:
             process.stop()
         self.engine.dispose()
         self.celery.close()
+        self.wire.close()
         self.postgres.stop()
         self.redis.stop()
         for disk in (self.data_disk, self.database_disk):
@@ -222,10 +227,8 @@ class Stack:
         """Start what has died again. Of a dead worker's lease half of the time nobody is told."""
         self.redis.supervise()
         if not self.postgres_down:
-            try:
+            with suppress(EmbeddedError):  # its disk is full: the next time, perhaps
                 self.postgres.revive()
-            except EmbeddedError:
-                pass  # its disk is full: the next time, perhaps
         for process in (*self.doors, *self.workers):
             pid = process.supervise(self.rng.uniform(0.1, 1.0))
             if pid is not None and process in self.workers and self.rng.random() < 0.5:
@@ -233,12 +236,9 @@ class Stack:
 
     def _forget(self, pid: int) -> None:
         """As the supervisor of `make serve` does; rows that another holds it does not wait for here."""
-        try:
-            with self.sessions.begin() as session:
-                session.execute(text("SET LOCAL lock_timeout = '200ms'"))
-                sweeping.forget(session, name_prefix(pid))
-        except AWAY:
-            pass
+        with suppress(*AWAY), self.sessions.begin() as session:
+            session.execute(text("SET LOCAL lock_timeout = '200ms'"))
+            sweeping.forget(session, name_prefix(pid))
 
     def running(self) -> list[tuple[Process, Held]]:
         """Workers that compute, with what they have, as far as the database tells."""

@@ -54,7 +54,9 @@ def misplaced_files(session: Session, data: Path) -> tuple[list[str], list[str]]
     return sorted(orphans), sorted(wanted - found)
 
 
-def checks(stack: Stack, notes: Notes, happened: list[Happened], names: list[str], calm: dict[str, object]) -> list[Check]:
+def checks(
+    stack: Stack, notes: Notes, happened: list[Happened], names: list[str], calm: dict[str, object]
+) -> list[Check]:
     """Every check, in the order of the table."""
     with stack.sessions() as session:
         seen = witness.account(session)

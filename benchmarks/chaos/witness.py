@@ -81,7 +81,5 @@ def account(session: Session) -> Account:
 
 def claimed_again(session: Session, job_id: str, slice_: int, attempt: int) -> datetime | None:
     """When the chunk was claimed after this attempt."""
-    found: datetime | None = session.scalar(
-        text(LATER_CLAIM), {"job_id": job_id, "slice": slice_, "attempt": attempt}
-    )
+    found: datetime | None = session.scalar(text(LATER_CLAIM), {"job_id": job_id, "slice": slice_, "attempt": attempt})
     return found
