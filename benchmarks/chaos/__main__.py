@@ -14,7 +14,7 @@ from benchmarks.chaos import report, witness
 from benchmarks.chaos.clients import Client, Images, Notes
 from benchmarks.chaos.faults import FAULTS, Storm
 from benchmarks.chaos.stack import Stack
-from benchmarks.chaos.verdict import checks, misplaced_files, recoveries
+from benchmarks.chaos.verdict import checks, misplaced_files, open_jobs, recoveries
 from benchmarks.chaos.workload import Order, calm_orders, orders
 from worker.database import AWAY
 
@@ -70,16 +70,16 @@ def run(stack: Stack, desk: Desk, deadline: float, storm: Storm | None = None) -
 
 
 def settle(stack: Stack) -> None:
-    """Wait until all doors are ready and nothing is left behind, or for as long as that may take."""
+    """Wait until all doors are ready, all jobs have ended and nothing is left behind, or for long enough."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < deadline:
         stack.supervise()
         try:
             with stack.sessions() as session:
-                orphans, _ = misplaced_files(session, stack.settings.data)
+                pending = open_jobs(session) or misplaced_files(session, stack.settings.data)[0]
         except AWAY:
-            orphans = ["unknown"]
-        if not orphans and stack.readiness.ready_since_probe_at:
+            pending = True
+        if not pending and stack.readiness.ready_since_probe_at:
             return
         time.sleep(0.5)
 
@@ -94,11 +94,13 @@ def chaos(options: argparse.Namespace) -> int:
         peace = run(stack, Desk(calm_orders(options.seed)), deadline)
         calm: dict[str, Images] = dict(peace.images.values())
         storm = Storm(stack, options.faults, max(1, round(options.jobs / JOBS_PER_ROUND)), options.seed)
-        notes = run(stack, Desk(orders(options.jobs, options.seed), storm), deadline, storm)
+        ordered = orders(options.jobs, options.seed)
+        notes = run(stack, Desk(ordered, storm), deadline, storm)
         notes.accepted |= peace.accepted
         notes.images |= peace.images
         settle(stack)
-        found = checks(stack, notes, storm.happened, options.faults, calm)
+        abandoned = {order.key for order in ordered if order.abandoned}
+        found = checks(stack, notes, abandoned, storm, options.faults, calm)
         with stack.sessions() as session:
             recovered = recoveries(session, storm.happened)
         sys.stdout.write(report.text(stack, options, notes, recovered, found, time.monotonic() - began))

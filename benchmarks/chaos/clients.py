@@ -75,6 +75,9 @@ class Client(threading.Thread):
         self._http.close()
 
     def _see_through(self, order: Order) -> None:
+        if order.abandoned:
+            self._break_off(*self._request(order))
+            return
         job = self._filed(order)
         with self._notes.lock:
             self._notes.accepted[order.key] = job
@@ -93,25 +96,28 @@ class Client(threading.Thread):
             self._notes.images[order.key] = (order.kind.name, images(answer.content))
 
     def _filed(self, order: Order) -> str:
-        job = {"parameters": order.kind.parameters, "outputs": list(order.kind.outputs), "seed": order.kind.seed}
-        headers = {"Idempotency-Key": order.key}
-        if not order.as_form:
-            scan = self._asked("POST", "/v1/scans", (200, 201), content=order.file).json()
-            body = httpx.Request("POST", "http://a", json={"scan_id": scan["id"], **job})
-        else:
-            files = {"scan": ("scan.h5", order.file), "job": (None, json.dumps(job))}
-            body = httpx.Request("POST", "http://a", files=files)
-        content, headers["Content-Type"] = body.read(), body.headers["content-type"]
+        content, headers = self._request(order)
         if order.resets:
-            self._break_off("/v1/jobs", content, headers)
+            self._break_off(content, headers)
         return str(self._asked("POST", "/v1/jobs", (202,), content=content, headers=headers).json()["id"])
 
-    def _break_off(self, path: str, content: bytes, headers: dict[str, str]) -> None:
-        """Send a request and reset the connection a moment later."""
+    def _request(self, order: Order) -> tuple[bytes, dict[str, str]]:
+        """The body and the headers that ask for the job; a scan that is not in the form is brought first."""
+        job = {"parameters": order.kind.parameters, "outputs": list(order.kind.outputs), "seed": order.kind.seed}
+        if order.as_form:
+            files = {"scan": ("scan.h5", order.file), "job": (None, json.dumps(job))}
+            request = httpx.Request("POST", self._urls[0], files=files)
+        else:
+            scan = self._asked("POST", "/v1/scans", (200, 201), content=order.file).json()
+            request = httpx.Request("POST", self._urls[0], json={"scan_id": scan["id"], **job})
+        return request.read(), {"Idempotency-Key": order.key, "Content-Type": request.headers["content-type"]}
+
+    def _break_off(self, content: bytes, headers: dict[str, str]) -> None:
+        """Ask for a job and reset the connection a moment later."""
         self._notes.count("connections broken off")
         connection = HTTPConnection(str(urlsplit(self._rng.choice(self._urls)).netloc), timeout=TIMEOUT_SECONDS)
         try:
-            connection.request("POST", path, content, headers)
+            connection.request("POST", "/v1/jobs", content, headers)
             time.sleep(self._rng.uniform(0, 0.4))
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, pack("ii", 1, 0))
         except OSError:

@@ -14,6 +14,7 @@ from sqlalchemy import func, select, text
 
 from benchmarks.chaos.entry import BACK, FORWARD
 from benchmarks.chaos.stack import Held, Stack
+from benchmarks.chaos.wire import WEIGHTY
 from worker import queue
 from worker.database import AWAY
 from worker.models import Chunk
@@ -105,8 +106,8 @@ def reset_connections(stack: Stack, _: random.Random) -> Iterator[Struck]:
 
 def lose_answers(stack: Stack, rng: random.Random) -> Iterator[Struck]:
     """Connections to Postgres cut between a commit and its answer."""
-    stack.wire.to_cut = rng.randint(3, 8)
-    yield Struck(rng.uniform(1, 3))
+    stack.wire.weight, stack.wire.to_cut = rng.choice(WEIGHTY), rng.randint(3, 8)
+    yield Struck(rng.uniform(1, 4))
     stack.wire.to_cut = 0
 
 

@@ -7,6 +7,7 @@ from benchmarks.chaos.clients import Notes
 from benchmarks.chaos.faults import FAULTS
 from benchmarks.chaos.stack import DOORS, WORKERS, Stack
 from benchmarks.chaos.verdict import Check, Recovery
+from benchmarks.chaos.wire import WEIGHTY
 
 EVENTS = {
     "slice.resumed": "slices resumed from a checkpoint",
@@ -71,7 +72,11 @@ def _fault(each: Recovery) -> tuple[str, ...]:
 def _seen(stack: Stack, notes: Notes) -> Iterable[tuple[str, ...]]:
     events = stack.events()
     yield from ((what, f"{events[event]}") for event, what in EVENTS.items())
-    yield "commits whose answer was lost", f"{stack.wire.cut}"
+    names = ("of jobs filed", "of snapshots", "of results")
+    yield from (
+        (f"commits {name} whose answer was lost", f"{stack.wire.cut[mark]}")
+        for name, mark in zip(names, WEIGHTY, strict=True)
+    )
     yield from ((what, f"{count}") for what, count in sorted(notes.counts.items()))
 
 

@@ -2,11 +2,12 @@
 
 import asyncio
 import threading
+from collections import Counter
 from pathlib import Path
 
 SOCKET = ".s.PGSQL.5432"
-WEIGHTY = (b"INSERT INTO jobs", b"INSERT INTO scans", b"INSERT INTO snapshots", b"UPDATE jobs", b"result=")
-"""What stands in transactions whose answer is worth losing."""
+WEIGHTY = (b"INSERT INTO jobs", b"INSERT INTO snapshots", b" result=$")
+"""What stands in transactions whose answer is worth losing: a job filed, a snapshot told, a result accepted."""
 
 
 class Wire(threading.Thread):
@@ -19,7 +20,8 @@ class Wire(threading.Thread):
         self._loop = asyncio.new_event_loop()
         self._open = threading.Event()
         self.to_cut = 0  # commits whose answer is still to be lost
-        self.cut = 0
+        self.weight = WEIGHTY[0]  # of what kind
+        self.cut: Counter[bytes] = Counter()
 
     def run(self) -> None:
         self._loop.run_until_complete(asyncio.start_unix_server(self._connected, self._socket))
@@ -57,10 +59,11 @@ class Wire(threading.Thread):
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, deaf: asyncio.Event) -> None:
         weighty = False
         while said := await reader.read(1 << 16):
-            weighty = weighty or any(mark in said for mark in WEIGHTY)
+            weighty = weighty or self.weight in said
             if b"COMMIT" in said or b"ROLLBACK" in said:
                 if weighty and self.to_cut > 0 and b"COMMIT" in said:
-                    self.to_cut, self.cut = self.to_cut - 1, self.cut + 1
+                    self.to_cut -= 1
+                    self.cut[self.weight] += 1
                     deaf.set()
                 weighty = False
             writer.write(said)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from core.sampling import birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
 
 WATER_1_PER_MM = 0.02
-DELETED_SHARE = 0.05
+DELETED_SHARE, ABANDONED_SHARE = 0.05, 0.05
 RESET_SHARE = 0.1
 OWN_SCAN_SHARE = 0.5
 
@@ -38,7 +38,8 @@ class Order:
     file: bytes = field(repr=False)
     as_form: bool  # scan and job in one request
     resets: bool  # the client breaks its first connection off, unread answer and all
-    deleted: bool  # the client deletes the job once it is accepted
+    deleted: bool = False  # the client deletes the job once it is accepted
+    abandoned: bool = False  # the client breaks its only connection off and never asks again
 
 
 KINDS = (
@@ -108,21 +109,30 @@ def calm_orders(seed: int) -> list[Order]:
     """Every kind once, plainly."""
     made = scans()
     return [
-        Order(-1 - index, f"calm-{seed}-{index}", kind, file_of(made[kind.scan]), False, False, False)
+        Order(-1 - index, f"calm-{seed}-{index}", kind, file_of(made[kind.scan]), as_form=False, resets=False)
         for index, kind in enumerate(KINDS)
     ]
 
 
 def orders(count: int, seed: int) -> list[Order]:
-    """So many jobs that are to be kept, and a few more that are to be deleted."""
+    """So many jobs that are to be kept, and a few more that are to be deleted or that their client abandons."""
     rng, made = random.Random(seed), scans()
     shared = {name: file_of(scan) for name, scan in made.items()}
+    deleted, abandoned = (max(1, round(count * share)) for share in (DELETED_SHARE, ABANDONED_SHARE))
     found = []
-    for number in range(count + round(count * DELETED_SHARE)):
-        kind = rng.choice(KINDS)
-        own = rng.random() < OWN_SCAN_SHARE
-        file = file_of(made[kind.scan], number) if own else shared[kind.scan]
-        as_form, resets = rng.random() < 0.5, rng.random() < RESET_SHARE
-        found.append(Order(number, f"{seed}-{number}", kind, file, as_form, resets, number >= count))
+    for number in range(count + deleted + abandoned):
+        kind, given_up = rng.choice(KINDS), number >= count + deleted
+        own = rng.random() < OWN_SCAN_SHARE or given_up
+        order = Order(
+            number,
+            f"{seed}-{number}",
+            kind,
+            file_of(made[kind.scan], number) if own else shared[kind.scan],
+            as_form=rng.random() < 0.5 or given_up,
+            resets=rng.random() < RESET_SHARE,
+            deleted=count <= number < count + deleted,
+            abandoned=given_up,
+        )
+        found.append(order)
     rng.shuffle(found)
     return found

@@ -2,6 +2,7 @@
 
 import threading
 import uuid
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -187,9 +188,9 @@ def test_snapshots_are_numbered_in_the_order_of_their_commits(database: sessionm
     claims = [claimed(database, job_id, slice_) for slice_ in range(4)]
 
     def record(claim: Claim) -> None:
-        for _ in range(10):
+        for iteration in range(1, 11):
             with database.begin() as session:
-                leases.record(session, claim, POINT, LEASE)
+                leases.record(session, claim, replace(POINT, iteration=iteration), LEASE)
 
     threads = [threading.Thread(target=record, args=(claim,)) for claim in claims]
     for thread in threads:
@@ -203,6 +204,19 @@ def test_snapshots_are_numbered_in_the_order_of_their_commits(database: sessionm
         seen = len(numbers)
     with database() as session:
         assert session.get_one(Job, job_id).last_seq == 40
+
+
+def test_a_snapshot_told_again_for_want_of_an_answer_is_there_once(database: sessionmaker[Session], scan: Scan) -> None:
+    job_id = filed(database, scan)
+    claim = claimed(database, job_id)
+    told = [replace(POINT, iteration=iteration, seconds=iteration / 3) for iteration in (1, 2, 2, 3, 3)]
+    for point in told:
+        with database.begin() as session:
+            leases.record(session, claim, point, LEASE)
+    with database() as session:
+        kept = session.execute(select(Snapshot.seq, Snapshot.iteration).order_by(Snapshot.seq)).all()
+        assert [tuple(row) for row in kept] == [(1, 1), (2, 2), (3, 3)]
+        assert session.get_one(Job, job_id).last_seq == 3
 
 
 def test_cancelling_ends_what_waits_at_once_and_what_runs_by_its_heartbeat(
