@@ -106,8 +106,10 @@ def reset_connections(stack: Stack, _: random.Random) -> Iterator[Struck]:
 
 def lose_answers(stack: Stack, rng: random.Random) -> Iterator[Struck]:
     """Connections to Postgres cut between a commit and its answer."""
-    stack.wire.weight, stack.wire.to_cut = rng.choice(WEIGHTY), rng.randint(3, 8)
-    yield Struck(rng.uniform(1, 4))
+    # By turns, the most delicate first.
+    stack.wire.weight = WEIGHTY[(WEIGHTY.index(stack.wire.weight) + 1) % len(WEIGHTY)]
+    stack.wire.to_cut = rng.randint(3, 8)
+    yield Struck(rng.uniform(2, 6))
     stack.wire.to_cut = 0
 
 

@@ -1,11 +1,10 @@
 """The verdict as Markdown, for the terminal and for RESULTS.md."""
 
-import argparse
 from collections.abc import Iterable, Sequence
 
 from benchmarks.chaos.clients import Notes
 from benchmarks.chaos.faults import FAULTS
-from benchmarks.chaos.stack import DOORS, WORKERS, Stack
+from benchmarks.chaos.stack import Stack
 from benchmarks.chaos.verdict import Check, Recovery
 from benchmarks.chaos.wire import WEIGHTY
 
@@ -20,24 +19,8 @@ EVENTS = {
 }
 
 
-def text(
-    stack: Stack,
-    options: argparse.Namespace,
-    notes: Notes,
-    recovered: Sequence[Recovery],
-    found: Sequence[Check],
-    seconds: float,
-) -> str:
+def text(stack: Stack, setting: str, notes: Notes, recovered: Sequence[Recovery], found: Sequence[Check]) -> str:
     """All tables of a run."""
-    disk = (
-        "tmpfs"
-        if stack.mounted
-        else "may not be mounted here: ENOSPC from the processes' own open(), Postgres left out"
-    )
-    setting = (
-        f"seed {options.seed}, {options.jobs} jobs, {WORKERS} workers, {DOORS} API processes, {stack.redis.version}, "
-        f"small disks: {disk}, fence {'on' if options.fence else 'OFF'}, {seconds:.0f} s in all"
-    )
     longest = max((each.until_ready for each in recovered), default=0.0)
     claimed = max((each.until_claimed or 0.0 for each in recovered), default=0.0)
     verdict = "nothing lost" if all(check.holds for check in found) else "FAILED"
@@ -72,7 +55,7 @@ def _fault(each: Recovery) -> tuple[str, ...]:
 def _seen(stack: Stack, notes: Notes) -> Iterable[tuple[str, ...]]:
     events = stack.events()
     yield from ((what, f"{events[event]}") for event, what in EVENTS.items())
-    names = ("of jobs filed", "of snapshots", "of results")
+    names = ("of results", "of snapshots", "of jobs filed")
     yield from (
         (f"commits {name} whose answer was lost", f"{stack.wire.cut[mark]}")
         for name, mark in zip(names, WEIGHTY, strict=True)

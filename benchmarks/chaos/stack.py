@@ -27,7 +27,7 @@ from benchmarks.chaos.disks import Disk, PretendedDisk, SmallDisk, can_mount
 from benchmarks.chaos.wire import Wire
 from worker import processes, queue, sweeping
 from worker.database import AWAY, make_engine, make_sessions
-from worker.embedded import DATABASE, VALKEY_OPTIONS, EmbeddedError, EmbeddedServers, valkey_binary
+from worker.embedded import DATABASE, VALKEY_OPTIONS, EmbeddedError, EmbeddedServers
 from worker.migrate import migrate
 from worker.models import Chunk, Status
 from worker.names import name_prefix
@@ -150,7 +150,7 @@ class RedisServer:
 class Stack:
     """All of it below one folder. Its processes are started by the main thread alone: they die with that."""
 
-    def __init__(self, *, jobs: int, seed: int, redis_flavour: str, fence: bool) -> None:
+    def __init__(self, *, jobs: int, seed: int, redis_binary: str, fence: bool) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="udig-chaos-"))
         self.rng = random.Random(seed)
         data = self.root / "data"
@@ -162,7 +162,7 @@ class Stack:
         self.postgres = EmbeddedServers(self.root / "servers", valkey=False)
         self.postgres_down = False
         self.wire = Wire(self.root / "wire", self.postgres.sockets / "postgres")
-        self.redis = RedisServer(_redis_binary(redis_flavour), self.root / "redis")
+        self.redis = RedisServer(redis_binary, self.root / "redis")
         ports = [free_port("127.0.0.1") for _ in range(DOORS)]
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
         self.settings = Settings(
@@ -301,11 +301,3 @@ class Readiness(threading.Thread):
         self._ending.set()
         if self.is_alive():
             self.join()
-
-
-def _redis_binary(flavour: str) -> str:
-    if flavour == "valkey":
-        return valkey_binary()
-    if (found := shutil.which("redis-server")) is None:
-        raise SystemExit("redis-server is not on the PATH: apt-get install redis-server, or leave --redis away")
-    return found

@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 SOCKET = ".s.PGSQL.5432"
-WEIGHTY = (b"INSERT INTO jobs", b"INSERT INTO snapshots", b" result=$")
-"""What stands in transactions whose answer is worth losing: a job filed, a snapshot told, a result accepted."""
+WEIGHTY = (b" result=$", b"INSERT INTO snapshots", b"INSERT INTO jobs")
+"""What stands in transactions whose answer is worth losing: a result accepted, a snapshot told, a job filed."""
 
 
 class Wire(threading.Thread):
@@ -20,7 +20,7 @@ class Wire(threading.Thread):
         self._loop = asyncio.new_event_loop()
         self._open = threading.Event()
         self.to_cut = 0  # commits whose answer is still to be lost
-        self.weight = WEIGHTY[0]  # of what kind
+        self.weight = WEIGHTY[-1]  # of what kind
         self.cut: Counter[bytes] = Counter()
 
     def run(self) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,12 +106,13 @@ def file_of(scan: dict[str, Any], number: int | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def calm_orders(seed: int) -> list[Order]:
-    """Every kind once, plainly."""
-    made = scans()
+def calm_orders(stormy: Sequence[Order], seed: int) -> list[Order]:
+    """Every kind among these orders once, plainly."""
+    kinds = dict.fromkeys(order.kind.name for order in stormy)
+    plain = [(kind, file_of(scans()[kind.scan])) for kind in KINDS if kind.name in kinds]
     return [
-        Order(-1 - index, f"calm-{seed}-{index}", kind, file_of(made[kind.scan]), as_form=False, resets=False)
-        for index, kind in enumerate(KINDS)
+        Order(-1 - index, f"calm-{seed}-{index}", kind, file, as_form=False, resets=False)
+        for index, (kind, file) in enumerate(plain)
     ]
 
 
