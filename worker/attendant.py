@@ -71,7 +71,7 @@ class Attendant:
         try:
             with place.sessions.begin() as session:
                 sweeping.greet(session, place.name, place.device_name)
-                waiting = sweeping.sweep(session, settings.max_crashes, settings.sweep_seconds, messages == 0)
+                waiting = sweeping.sweep(session, settings.max_crashes, settings.sweep_seconds, messages)
         except AWAY as error:
             log.warning("database.away", extra={"error": type(error).__name__})
             return

@@ -52,7 +52,7 @@ def lapse(database: sessionmaker[Session], max_crashes: int = 3) -> list[tuple[u
     with database.begin() as session:
         session.execute(update(Chunk).values(lease_until=func.now() - timedelta(seconds=1)))
     with database.begin() as session:
-        return sweeping.sweep(session, max_crashes, 5, queue_empty=False)
+        return sweeping.sweep(session, max_crashes, 5, messages=None)
 
 
 def status(database: sessionmaker[Session], job_id: uuid.UUID) -> Status:
@@ -313,17 +313,18 @@ def test_a_deleted_job_leaves_no_row_and_fences_its_workers(database: sessionmak
             jobs.delete(session, job_id)
 
 
-def test_the_sweep_rings_for_what_waits_only_when_no_message_does(database: sessionmaker[Session], scan: Scan) -> None:
-    job_id = filed(database, scan, slices=2)
+def test_the_sweep_rings_for_what_waits_as_often_as_messages_are_missing(
+    database: sessionmaker[Session], scan: Scan
+) -> None:
+    job_id = filed(database, scan, slices=4)
     claim = claimed(database, job_id, 0)
+    for messages, quiet_seconds, rung in ((None, 0, []), (3, 0, []), (0, 60, []), (1, 0, [1, 2]), (0, 0, [1, 2, 3])):
+        with database.begin() as session:
+            found = sweeping.sweep(session, 3, quiet_seconds, messages=messages)
+        assert found == [(job_id, slice_) for slice_ in rung]
     with database.begin() as session:
-        assert sweeping.sweep(session, 3, 0, queue_empty=False) == []
-    with database.begin() as session:
-        assert sweeping.sweep(session, 3, 60, queue_empty=True) == []
-    with database.begin() as session:
-        assert sweeping.sweep(session, 3, 0, queue_empty=True) == [(job_id, 1)]
         leases.release(session, claim)
-        assert sweeping.sweep(session, 3, 60, queue_empty=False) == [(job_id, 0)]
+        assert sweeping.sweep(session, 3, 60, messages=9) == [(job_id, 0)]
 
 
 def test_a_worker_known_to_be_dead_loses_its_leases_at_once(database: sessionmaker[Session], scan: Scan) -> None:
@@ -334,7 +335,7 @@ def test_a_worker_known_to_be_dead_loses_its_leases_at_once(database: sessionmak
             sweeping.greet(session, name, "cpu")
         sweeping.forget(session, "host:1:")
     with database.begin() as session:
-        assert sweeping.sweep(session, 3, 60, queue_empty=False) == [(job_id, 0)]
+        assert sweeping.sweep(session, 3, 60, messages=None) == [(job_id, 0)]
         assert session.scalars(select(Worker.name)).all() == ["host:11:b"]
         leases.heartbeat(session, alive, LEASE)
         with pytest.raises(Fenced):
