@@ -6,6 +6,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,10 +67,9 @@ def stop_worker(stack: Stack, rng: random.Random) -> Iterator[Struck]:
 
 def stop_postgres(stack: Stack, rng: random.Random) -> Iterator[Struck]:
     """Postgres stopped at once (SIGQUIT); started again."""
-    stack.postgres_down = True
-    os.kill(stack.postmaster(), signal.SIGQUIT)
-    yield Struck(rng.uniform(0.2, 3))
-    stack.postgres_down = False
+    if stack.stop_postgres():
+        yield Struck(rng.uniform(0.2, 3))
+        stack.postgres_down = False
 
 
 def kill_backend(stack: Stack, rng: random.Random) -> Iterator[Struck]:
@@ -80,7 +80,7 @@ def kill_backend(stack: Stack, rng: random.Random) -> Iterator[Struck]:
             pids = list(session.scalars(query))
     except AWAY:
         return
-    if pids:
+    with suppress(ProcessLookupError, IndexError):
         os.kill(rng.choice(pids), signal.SIGKILL)
         yield Struck(0)
 
