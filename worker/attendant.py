@@ -5,8 +5,12 @@ import os
 import signal
 import threading
 
+from sqlalchemy import func, select
+
 from worker import queue, sweeping, tidying
 from worker.database import AWAY
+from worker.health import seen_lately
+from worker.models import Worker
 from worker.place import Place
 from worker.tasks import give_back
 
@@ -80,16 +84,25 @@ class Attendant:
         self._check_hearing(messages or 0)
 
     def _tidy_on(self) -> None:
-        place, seconds = self._place, self._place.settings.orphan_seconds
-        while not place.ending.is_set():
+        place, settings = self._place, self._place.settings
+        wait = settings.sweep_seconds
+        while not place.ending.wait(wait):
+            wait = settings.orphan_seconds
             try:
-                removed = tidying.tidy(place.sessions, place.storage, seconds)
+                if not self._is_first():
+                    continue
+                removed = tidying.tidy(place.sessions, place.storage, settings.orphan_seconds)
             except (*AWAY, OSError) as error:
                 log.warning("files.untidied", extra={"error": type(error).__name__})
             else:
                 if removed:
                     log.info("files.tidied", extra={"removed": removed})
-            place.ending.wait(seconds)
+
+    def _is_first(self) -> bool:
+        """Whether this is the first by name of the workers that live: one is enough to tidy."""
+        with self._place.sessions() as session:
+            living = select(func.min(Worker.name)).where(seen_lately(self._place.settings.alive_seconds))
+            return session.scalar(living) == self._place.name
 
     def _check_hearing(self, messages: int) -> None:
         """End a worker that does nothing while messages wait: its connection is dead and does not know."""

@@ -24,9 +24,12 @@ def tidy(sessions: sessionmaker[Session], storage: Storage, seconds: float) -> i
     before = storage.now() - seconds
     storage.finish_deletions()
     removed = sum(_remove_upload(path) for path in _old(storage.incoming.iterdir(), before))
-    for path in _old(storage.scans.iterdir(), before):
+    scans = {path.name for path in _old(storage.scans.iterdir(), before)}
+    with sessions() as session:
+        unknown = scans - set(session.scalars(select(Scan.sha256)))
+    for sha256 in unknown:
         with sessions.begin() as session:
-            removed += forget_scan(session, storage, path.name)
+            removed += forget_scan(session, storage, sha256)
     for folder in list(storage.jobs.iterdir()):
         with suppress(FileNotFoundError):
             removed += _tidy_job(sessions, storage, folder, before)

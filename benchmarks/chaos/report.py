@@ -14,7 +14,6 @@ EVENTS = {
     "slice.released": "slices given back",
     "checkpoint.kept": "checkpoints kept",
     "checkpoint.unwritten": "checkpoints left out, the disk being full",
-    "files.tidied": "times that leftovers were removed",
     "database.away": "times that Postgres was away",
 }
 
@@ -55,6 +54,8 @@ def _fault(each: Recovery) -> tuple[str, ...]:
 def _seen(stack: Stack, notes: Notes) -> Iterable[tuple[str, ...]]:
     events = stack.events()
     yield from ((what, f"{events[event]}") for event, what in EVENTS.items())
+    removed = sum(int(str(line["removed"])) for line in stack.log_lines() if line.get("event") == "files.tidied")
+    yield "leftovers of killed processes removed", f"{removed}"
     names = ("of results", "of snapshots", "of jobs filed")
     yield from (
         (f"commits {name} whose answer was lost", f"{stack.wire.cut[mark]}")

@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from running import SHORT, Desk
+from running import SHORT, Desk, until, working
 from sqlalchemy import func, update
 
 from worker import jobs, leases, sweeping
@@ -128,3 +128,9 @@ def test_the_age_of_a_file_is_told_by_the_clock_that_dates_it(desk: Desk, monkey
     fresh = left(desk.storage.scan("0" * 64), old=False)
     assert tidied(desk) == 0
     assert fresh.exists()
+
+
+def test_one_of_the_living_workers_tidies(desk: Desk) -> None:
+    orphan = left(desk.storage.scan("0" * 64))
+    with working(desk.settings.model_copy(update={"orphan_seconds": 1.0}), count=2):
+        until(lambda: not orphan.exists())
