@@ -106,6 +106,6 @@ def _is_named(storage: Storage, path: Path, job: Job, chunks: Sequence[Chunk]) -
             coming = {storage.results(job.id, chunk.attempt) for chunk in running}
             return path in coming or storage.relative(path) == job.result
         case "checkpoints":
-            goes_on = {chunk.slice for chunk in chunks if chunk.status not in (Status.SUCCEEDED, Status.CANCELLED)}
-            return int(path.name.split(".")[0]) in goes_on
+            goes_on = {str(chunk.slice) for chunk in chunks if chunk.status not in (Status.SUCCEEDED, Status.CANCELLED)}
+            return path.name.split(".")[0] in goes_on
     return True

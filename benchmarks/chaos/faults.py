@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -129,6 +130,7 @@ def fill_data(stack: Stack, rng: random.Random) -> Iterator[Struck]:
     """The disk of scans, checkpoints and results full; room again."""
     if stack.running():
         stack.data_disk.fill()
+        threading.Thread(target=stack.bring_a_scan, daemon=True).start()
         yield Struck(rng.uniform(1, 3))
         stack.data_disk.clear()
 

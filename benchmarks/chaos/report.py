@@ -56,6 +56,7 @@ def _seen(stack: Stack, notes: Notes) -> Iterable[tuple[str, ...]]:
     yield from ((what, f"{events[event]}") for event, what in EVENTS.items())
     removed = sum(int(str(line["removed"])) for line in stack.log_lines() if line.get("event") == "files.tidied")
     yield "leftovers of killed processes removed", f"{removed}"
+    yield "scans refused with 507 while the disk was full", f"{stack.uploads[507]}"
     names = ("of results", "of snapshots", "of jobs filed")
     yield from (
         (f"commits {name} whose answer was lost", f"{stack.wire.cut[mark]}")

@@ -39,6 +39,7 @@ WORKERS, DOORS = 3, 2
 ASK_SECONDS = 2.0
 STOP_SECONDS = 15.0
 MEBIBYTE = 1 << 20
+SCAN = {"Content-Type": "application/octet-stream"}
 HASTE = {
     "lease_seconds": 4.0,
     "heartbeat_seconds": 0.5,
@@ -185,6 +186,7 @@ class Stack:
         self.sessions: sessionmaker[Session] = make_sessions(self.engine)
         self.celery = queue.make_celery(self.settings)
         self.readiness = Readiness(self.urls)
+        self.uploads: Counter[int] = Counter()  # answers to scans brought while the disk was full
 
     def _process(self, name: str, what: str, *, fence: bool = True, **changed: str) -> Process:
         given = {name.upper(): str(value) for name, value in self.settings.model_dump().items() if value is not None}
@@ -265,6 +267,17 @@ class Stack:
             return False
         self.postgres_down = True
         return True
+
+    def bring_a_scan(self) -> None:
+        """Post a mebibyte, and note the answer: a full disk's should be 507."""
+        request = urllib.request.Request(f"{self.rng.choice(self.urls)}/v1/scans", bytes(MEBIBYTE), SCAN)
+        try:
+            with urllib.request.urlopen(request, timeout=ASK_SECONDS) as answer:
+                self.uploads[answer.status] += 1
+        except urllib.error.HTTPError as error:
+            self.uploads[error.code] += 1
+        except OSError:
+            pass  # no door answers, for another fault has struck as well
 
     def events(self) -> Counter[str]:
         """How often each event stands in the logs of workers and doors."""

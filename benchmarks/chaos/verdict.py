@@ -96,6 +96,7 @@ def checks(
         _none("files that are missing", len(missing), missing),
         Check("stale writers fenced off", f"{events['slice.fenced']}", "1 or more", events["slice.fenced"] > 0),
         _none("answers and failures that no client should get", len(notes.unexpected), notes.unexpected),
+        _none("scans taken while the disk was full", sum(stack.uploads[status] for status in (200, 201))),
         _none("faults that never struck", len(unfired), unfired),
         _none("processes that ended by themselves", len(by_itself), [str(by_itself)]),
         Check("ready again at the end", _ready(stack), "yes", _ready(stack) == "yes"),
