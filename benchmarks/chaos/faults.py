@@ -25,10 +25,11 @@ DUPLICATES = 5
 
 
 class Struck(NamedTuple):
-    """A fault that has struck: how long it lasts, and whose chunks it hit."""
+    """A fault that has struck: how long it lasts, unless it is done before, and whose chunks it hit."""
 
     seconds: float
     chunks: tuple[Held, ...] = ()
+    done: Callable[[], bool] = lambda: False
 
 
 Fault = Callable[[Stack, random.Random], Iterator[Struck]]
@@ -107,11 +108,12 @@ def reset_connections(stack: Stack, _: random.Random) -> Iterator[Struck]:
 
 def lose_answers(stack: Stack, rng: random.Random) -> Iterator[Struck]:
     """Connections to Postgres cut between a commit and its answer."""
-    # By turns, the most delicate first.
-    stack.wire.weight = WEIGHTY[(WEIGHTY.index(stack.wire.weight) + 1) % len(WEIGHTY)]
-    stack.wire.to_cut = rng.randint(3, 8)
-    yield Struck(rng.uniform(2, 6))
-    stack.wire.to_cut = 0
+    if stack.running():
+        # By turns, the most delicate first.
+        stack.wire.weight = WEIGHTY[(WEIGHTY.index(stack.wire.weight) + 1) % len(WEIGHTY)]
+        stack.wire.to_cut = rng.randint(1, 4)
+        yield Struck(8, done=lambda: stack.wire.to_cut == 0)
+        stack.wire.to_cut = 0
 
 
 def duplicate_messages(stack: Stack, _: random.Random) -> Iterator[Struck]:
@@ -220,7 +222,7 @@ class Storm:
     def _recover(self) -> None:
         now = time.monotonic()
         for each, course in list(self._active):
-            if each.lifted is None and now >= each.began + each.struck.seconds:
+            if each.lifted is None and (now >= each.began + each.struck.seconds or each.struck.done()):
                 next(course, None)
                 each.lifted = time.monotonic()
             elif each.lifted is not None and self._stack.readiness.ready_since_probe_at > each.lifted:

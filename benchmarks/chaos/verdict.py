@@ -129,6 +129,6 @@ def recoveries(session: Session, happened: list[Happened]) -> list[Recovery]:
             for held in each.struck.chunks
             if (at := witness.claimed_again(session, *held)) is not None
         ]
-        held = max(each.struck.seconds for each in same)
+        held = max((each.lifted or each.began) - each.began for each in same)
         found.append(Recovery(name, len(same), held, max(ready, default=0.0), max(claimed, default=None)))
     return found

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 SOCKET = ".s.PGSQL.5432"
@@ -17,16 +18,23 @@ class Wire(threading.Thread):
         super().__init__(name="wire", daemon=True)
         folder.mkdir(mode=0o700)
         self._socket, self._server = folder / SOCKET, server / SOCKET
-        self._loop = asyncio.new_event_loop()
         self._open = threading.Event()
+        self._end: Callable[[], object]
         self.to_cut = 0  # commits whose answer is still to be lost
         self.weight = WEIGHTY[-1]  # of what kind
         self.cut: Counter[bytes] = Counter()
 
     def run(self) -> None:
-        self._loop.run_until_complete(asyncio.start_unix_server(self._connected, self._socket))
+        asyncio.run(self._listen())
+
+    async def _listen(self) -> None:
+        closing = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self._end = lambda: loop.call_soon_threadsafe(closing.set)
+        server = await asyncio.start_unix_server(self._connected, self._socket)
         self._open.set()
-        self._loop.run_forever()
+        await closing.wait()
+        server.close()
 
     def open(self) -> None:
         """Begin to listen."""
@@ -36,7 +44,7 @@ class Wire(threading.Thread):
     def close(self) -> None:
         """Pass nothing on any more."""
         if self.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._end()
             self.join()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
