@@ -1,14 +1,16 @@
-# Five verbs. Each makes the environment it needs; nothing is installed outside $(VENV).
+# Six verbs. Each makes the environment it needs; nothing is installed outside $(VENV).
 
 VENV ?= .venv
 DATA ?= .data
 PORT ?= 8000
+JOBS ?= 200
+SEED ?= 1
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
 	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
 BENCHMARKS = presets projector espirit
 
-.PHONY: demo serve test check bench
+.PHONY: demo serve test check bench chaos
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.run ## reconstruct one real MR and one real CT slice through the service, with pictures
@@ -28,6 +30,9 @@ check: $(VENV)/.dev ## lint, format, strict types, layers
 
 bench: $(VENV)/.dev ## measure; prints the rows of benchmarks/RESULTS.md
 	@for name in $(BENCHMARKS); do $(VENV)/bin/python -m benchmarks.$$name || exit 1; done
+
+chaos: $(VENV)/.dev ## JOBS jobs while processes, servers, disks and clocks fail by SEED; a verdict in under 10 minutes
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.chaos --jobs '$(JOBS)' --seed '$(SEED)'
 
 install = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e
 

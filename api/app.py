@@ -1,7 +1,6 @@
 """The application: what is mounted, what surrounds it, what lives as long as it does."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -11,7 +10,7 @@ import anyio
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
-from api import errors, following, health, jobs, keys, methods, results, scans, uploads
+from api import errors, following, health, jobs, keys, methods, results, scans
 from api.context import Context
 from api.metrics import Requests
 from api.middleware import HeadAsGet, Observed
@@ -25,7 +24,6 @@ from worker.queue import make_celery
 from worker.settings import Settings, get_settings
 from worker.storage import open_storage
 
-log = logging.getLogger(__name__)
 CONNECTIONS = 20
 PROBES = 4
 DESCRIPTION = """\
@@ -77,8 +75,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: Context = app.state.context
-    if removed := uploads.sweep(context.storage.incoming):
-        log.info("uploads.swept", extra={"files": removed})
     courier = Courier(context.settings, context.sessions)
     beside = [asyncio.create_task(task) for task in (context.watcher.run(), courier.run())]
     try:

@@ -1,7 +1,6 @@
 """Every exception that reaches the door, turned into its problem document."""
 
 import difflib
-import errno
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -35,6 +34,7 @@ from core.parameters import METHODS
 from worker.database import AWAY
 from worker.jobs import JobError, TooManyOpenJobs, UnknownJob
 from worker.quotas import QuotaReached
+from worker.storage import is_full
 
 log = logging.getLogger(__name__)
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
@@ -104,7 +104,7 @@ def _problem(_: Request, error: Exception) -> Problem:
         case _ if isinstance(error, AWAY):
             log.warning("database.away", extra={"error": type(error).__name__})
             return Unavailable("the database does not answer; the same request may be sent again")
-        case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        case _ if is_full(error):
             return DiskFull("the disk is full; free some space or ask for it")
         case OSError():
             log.error("files.failed", exc_info=error)

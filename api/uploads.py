@@ -7,8 +7,7 @@ import os
 import re
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from contextlib import asynccontextmanager
 
 from starlette.concurrency import run_in_threadpool
 
@@ -22,7 +21,7 @@ _SHA256_DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]*):")
 
 
 class Upload:
-    """The file and what is known of it so far. Its lock dies with the process: see `sweep`."""
+    """The file and what is known of it so far. Its lock dies with the process: see `worker.tidying`."""
 
     def __init__(self, storage: Storage, settings: Settings) -> None:
         self.path = storage.incoming / f"{uuid.uuid4().hex}.part"
@@ -96,17 +95,6 @@ async def uploading(storage: Storage, settings: Settings) -> AsyncIterator[Uploa
         yield upload
     finally:
         upload.close()
-
-
-def sweep(incoming: Path) -> int:
-    """Remove what killed processes left behind: files that nobody holds the lock of. Returns their number."""
-    removed = 0
-    for path in incoming.iterdir():
-        with suppress(OSError), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-            removed += 1
-    return removed
 
 
 def base_name(name: str) -> str:

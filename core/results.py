@@ -1,8 +1,10 @@
 """Reconstructions on disk: one slice while a job runs, then the whole result in the formats that are asked for."""
 
 import gzip
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -84,7 +86,7 @@ def write_hdf5(path: Path, slices: Iterable[SliceResult], attributes: Mapping[st
     """
     curves: list[Mapping[str, list[float]]] = []
     verdicts: list[dict[str, Any] | None] = []
-    with replacing(path) as part, h5py.File(part, "w") as file:
+    with _new_hdf5(path) as file:
         file.attrs[RESULT_MARK] = True
         for name, value in attributes.items():
             scalar = isinstance(value, str | int | float | np.generic)
@@ -98,6 +100,35 @@ def write_hdf5(path: Path, slices: Iterable[SliceResult], attributes: Mapping[st
             file[f"curves/{name}"] = _padded([curve.get(name, []) for curve in curves])
         if any(verdicts):
             file.attrs["verdicts"] = json.dumps(verdicts)
+
+
+class _Sink(io.FileIO):
+    """What HDF5 writes to. It loses errors of its caches and crashes over what they leave: here the first one waits."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of it, or, once something has failed, nothing."""
+        left = memoryview(data).cast("B")
+        size = len(left)
+        try:
+            while left and self.failure is None:
+                left = left[super().write(left) or 0 :]
+        except OSError as error:
+            self.failure = error
+        return size
+
+
+@contextmanager
+def _new_hdf5(path: Path) -> Iterator[h5py.File]:
+    """A file that takes its name when all of it is on the disk. Raises the OSError that kept it from there."""
+    with replacing(path) as part, _Sink(part, "w+") as sink:
+        try:
+            with h5py.File(sink, "w") as file:
+                yield file
+        finally:
+            if sink.failure is not None:
+                raise sink.failure
 
 
 def convert(hdf5: Path, path: Path, output: OutputFormat) -> None:

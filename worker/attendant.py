@@ -5,8 +5,12 @@ import os
 import signal
 import threading
 
-from worker import queue, retention, sweeping
+from sqlalchemy import func, select
+
+from worker import queue, retention, sweeping, tidying
 from worker.database import AWAY
+from worker.health import seen_lately
+from worker.models import Worker
 from worker.place import Place
 from worker.tasks import give_back
 
@@ -24,8 +28,8 @@ class Attendant:
         self._deaf_seconds, self._heard = 0.0, -1
 
     def begin(self, **_: object) -> None:
-        """The worker listens: sweep, and tell that it is there."""
-        self._place.storage.finish_deletions()
+        """The worker listens: sweep and tidy, and tell that it is there."""
+        threading.Thread(target=self._tidy_on, name="tidy", daemon=True).start()
         threading.Thread(target=self._sweep_on, name="sweep", daemon=True).start()
 
     def end(self, **_: object) -> None:
@@ -71,7 +75,7 @@ class Attendant:
         try:
             with place.sessions.begin() as session:
                 sweeping.greet(session, place.name, place.device_name, **place.gpu())
-                waiting = sweeping.sweep(session, settings.max_crashes, settings.sweep_seconds, messages == 0)
+                waiting = sweeping.sweep(session, settings.max_crashes, settings.sweep_seconds, messages)
         except AWAY as error:
             log.warning("database.away", extra={"error": type(error).__name__})
             return
@@ -86,6 +90,27 @@ class Attendant:
                 log.info("retention.swept", extra={"deleted": deleted})
         except (*AWAY, OSError) as error:
             log.warning("retention.failed", extra={"error": type(error).__name__})
+
+    def _tidy_on(self) -> None:
+        place, settings = self._place, self._place.settings
+        wait = settings.sweep_seconds
+        while not place.ending.wait(wait):
+            wait = settings.orphan_seconds
+            try:
+                if not self._is_first():
+                    continue
+                removed = tidying.tidy(place.sessions, place.storage, settings.orphan_seconds)
+            except (*AWAY, OSError) as error:
+                log.warning("files.untidied", extra={"error": type(error).__name__})
+            else:
+                if removed:
+                    log.info("files.tidied", extra={"removed": removed})
+
+    def _is_first(self) -> bool:
+        """Whether this is the first by name of the workers that live: one is enough to tidy."""
+        with self._place.sessions() as session:
+            living = select(func.min(Worker.name)).where(seen_lately(self._place.settings.alive_seconds))
+            return session.scalar(living) == self._place.name
 
     def _check_hearing(self, messages: int) -> None:
         """End a worker that does nothing while messages wait: its connection is dead and does not know."""

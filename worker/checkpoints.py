@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from worker.storage import replacing
+from worker.storage import is_full, replacing
 
 log = logging.getLogger(__name__)
 KEPT = 2
@@ -54,7 +54,7 @@ class Checkpoints:
         self._writing = self._writer.submit(copy_context().run, self._write, step, buffer.getbuffer())
 
     def wait(self) -> None:
-        """Return when the last one is on the disk. Raises OSError when it could not be written."""
+        """Return when the last one is on the disk, unless that is full. Raises OSError when it could not be written."""
         if self._writing is not None:
             self._writing.result()
 
@@ -64,8 +64,15 @@ class Checkpoints:
         name = f"{self._slice}.{step:09d}.{hashlib.sha256(content).hexdigest()}.pt"
         if not self._may_write():
             return 0.0
-        with replacing(self._folder / name) as part:
-            part.write_bytes(content)
+        try:
+            with replacing(self._folder / name) as part:
+                part.write_bytes(content)
+        except OSError as error:
+            # A later one may find room; the slice itself can do without.
+            if not is_full(error):
+                raise
+            log.warning("checkpoint.unwritten", extra={"step": step})
+            return 0.0
         for old in self._files()[KEPT:]:
             old.unlink(missing_ok=True)
         log.info("checkpoint.kept", extra={"step": step})

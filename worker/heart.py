@@ -76,12 +76,20 @@ class Heart:
 
     def settle(self, change: Callable[[Session], Given]) -> Given:
         """Make a fenced change, after all that was told, and as soon as the database is there. Raises Fenced."""
+
+        def told_and_changed(session: Session) -> Given:
+            self._write_told()
+            return change(session)
+
+        return self.ask(told_and_changed)
+
+    def ask(self, question: Callable[[Session], Given]) -> Given:
+        """The answer of the database, as soon as it is there."""
         with self._writing:
             while True:
                 try:
-                    self._write_told()
                     with self._sessions.begin() as session:
-                        return change(session)
+                        return question(session)
                 except AWAY as error:
                     log.warning("database.away", extra={"error": type(error).__name__})
                     time.sleep(PATIENCE_SECONDS)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.volumes import Precedent
@@ -154,12 +154,18 @@ def heartbeat(session: Session, claim: Claim, lease_seconds: float, point: Point
 
 
 def record(session: Session, claim: Claim, point: Point, lease_seconds: float) -> None:
-    """A heartbeat that leaves a snapshot. It takes its number while it holds the job: commits are in that order."""
-    number = update(Job).where(Job.id == claim.job_id).values(last_seq=Job.last_seq + 1).returning(Job.last_seq)
-    seq = session.scalar(number.execution_options(synchronize_session=False))
+    """A heartbeat that leaves a snapshot. It takes its number while it holds the job: commits are in that order.
+
+    Told twice, because the answer to the first time was lost, it leaves one.
+    """
+    job = locked_or_fenced(session, claim.job_id)
+    told = select(Chunk.iteration, Chunk.seconds).where(claim.is_mine())
+    if session.execute(told).one_or_none() == (point.iteration, point.seconds):
+        return
     heartbeat(session, claim, lease_seconds, point)
-    session.add(Snapshot(job_id=claim.job_id, seq=seq, slice=claim.slice, **vars(point)))
-    notify(session, claim.job_id)
+    job.last_seq += 1
+    session.add(Snapshot(job_id=job.id, seq=job.last_seq, slice=claim.slice, **vars(point)))
+    notify(session, job.id)
 
 
 def release(session: Session, claim: Claim) -> None:
@@ -221,6 +227,15 @@ def fail_job(session: Session, claim: Claim, problem: dict[str, Any]) -> None:
     """The chunk cannot be done, so the job cannot either. Raises Fenced."""
     job = _held(session, claim, status=Status.FAILED, finished_at=func.now(), lease_until=None)
     settle_failed(session, job, problem)
+
+
+def is_accepted(session: Session, claim: Claim, written: str) -> bool:
+    """Whether a row names the file or folder that this attempt wrote: the answer to its commit may have been lost."""
+    of_slice = select(Chunk.slice).where(
+        Chunk.job_id == claim.job_id, Chunk.slice == claim.slice, Chunk.result == written
+    )
+    of_job = select(Job.id).where(Job.id == claim.job_id, Job.result == written)
+    return bool(session.scalar(select(or_(of_slice.exists(), of_job.exists()))))
 
 
 def slice_results(session: Session, job_id: uuid.UUID) -> dict[int, str]:

@@ -58,11 +58,13 @@ def keep(
     return scan, created
 
 
-def forget(session: Session, storage: Storage, tenant: str, sha256: str) -> None:
-    """Remove the file of a scan that has no row. Nobody can store the same bytes meanwhile."""
+def forget(session: Session, storage: Storage, tenant: str, sha256: str) -> bool:
+    """Remove the file of a scan that has no row, and tell whether. Nobody can store the same bytes meanwhile."""
     _lock(session, tenant, sha256)
-    if session.scalar(select(Scan.id).where(Scan.tenant == tenant, Scan.sha256 == sha256)) is None:
-        storage.delete_scan(sha256, tenant)
+    if session.scalar(select(Scan.id).where(Scan.tenant == tenant, Scan.sha256 == sha256)) is not None:
+        return False
+    storage.delete_scan(sha256, tenant)
+    return True
 
 
 def end_of(retention_days: int | None) -> ColumnElement[Any] | None:

@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     otel_exporter_otlp_endpoint: str | None = Field(
         None, pattern=r"^https?://[^\s/]+", description="collector of traces (OTLP over HTTP); unset: no traces"
     )
+    orphan_seconds: float = Field(
+        3600, gt=0, description="files that no job or scan names are removed at this age; workers look as often"
+    )
     max_crashes: int = Field(3, ge=1, description="a slice that killed its worker this often fails its job")
 
     @field_validator("database_url")

@@ -1,7 +1,9 @@
 """Where bytes lie: scans by tenant and hash, and one folder for everything of a job."""
 
+import errno
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +41,11 @@ class Storage:
         """What the disk still takes."""
         return shutil.disk_usage(self.root).free
 
+    def now(self) -> float:
+        """The time by the clock that dates the files, whatever this process takes it for."""
+        with tempfile.TemporaryFile(dir=self.incoming) as file:
+            return os.fstat(file.fileno()).st_mtime
+
     def path(self, relative: str) -> Path:
         """The file or folder that a row names."""
         return self.root / relative
@@ -60,6 +67,12 @@ class Storage:
         incoming.replace(target)
         files.sync_folder(target.parent)
         return target
+
+    def stored_scans(self) -> list[tuple[str, Path]]:
+        """Every scan that lies here, with its tenant."""
+        own = [(DEFAULT_TENANT, path) for path in self.scans.iterdir() if not path.is_dir()]
+        folders = [path for path in self.scans.iterdir() if path.is_dir()]
+        return own + [(folder.name, path) for folder in folders for path in folder.iterdir()]
 
     def delete_scan(self, sha256: str, tenant: str = DEFAULT_TENANT) -> None:
         """Delete a scan, if it is there."""
@@ -103,6 +116,11 @@ class Storage:
     def results(self, job_id: uuid.UUID, attempt: int) -> Path:
         """Folder of the result files that one attempt assembled."""
         return self.job(job_id) / "results" / str(attempt)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether the disk, or what this user may have of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager

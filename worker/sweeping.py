@@ -3,7 +3,7 @@
 import uuid
 from datetime import timedelta
 
-from sqlalchemy import and_, delete, func, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -44,21 +44,30 @@ def expire(session: Session, max_crashes: int) -> None:
 
 
 def sweep(
-    session: Session, max_crashes: int, ring_again_seconds: float, queue_empty: bool
+    session: Session, max_crashes: int, ring_again_seconds: float, messages: int | None
 ) -> list[tuple[uuid.UUID, int]]:
-    """What to ring for after the commit: chunks that wait while no message does. One sweep at a time, by any worker."""
+    """What to ring for after the commit: chunks that nobody was told of, and as many as messages are missing.
+
+    `messages` is how many wait, None: the queue is away. One sweep at a time, by any worker.
+    """
     if not session.scalar(select(func.pg_try_advisory_xact_lock(*SWEEP_LOCK))):
         return []
     expire(session, max_crashes)
     tallies.sum_up(session)
-    quiet = func.coalesce(Chunk.rung_at < func.now() - timedelta(seconds=ring_again_seconds), True)
-    due = select(Chunk.job_id, Chunk.slice).where(claimable(), quiet if queue_empty else Chunk.rung_at.is_(None))
-    rows = [
-        (job_id, slice_) for job_id, slice_ in session.execute(due.order_by(Chunk.job_id, Chunk.slice).limit(MOST_RUNG))
-    ]
+    waiting = session.scalar(select(func.count()).select_from(Chunk).where(claimable())) or 0
+    missing = 0 if messages is None else max(0, waiting - messages)
+    quiet = Chunk.rung_at < func.now() - timedelta(seconds=ring_again_seconds)
+    rows = _waiting(session, Chunk.rung_at.is_(None), MOST_RUNG) + _waiting(session, quiet, min(missing, MOST_RUNG))
     for job_id, slice_ in rows:
         session.execute(update(Chunk).where(Chunk.job_id == job_id, Chunk.slice == slice_).values(rung_at=func.now()))
     return rows
+
+
+def _waiting(session: Session, which: ColumnElement[bool], most: int) -> list[tuple[uuid.UUID, int]]:
+    """Chunks that wait, the oldest first."""
+    query = select(Chunk.job_id, Chunk.slice).where(claimable(), which)
+    found = session.execute(query.order_by(Chunk.job_id, Chunk.slice).limit(most))
+    return [(job_id, slice_) for job_id, slice_ in found]
 
 
 def greet(session: Session, worker: str, device: str, **gpu: str | int) -> None:

@@ -1,6 +1,5 @@
 """What a worker does when the doorbell rings: claim a slice, compute it, and settle what became of it."""
 
-import errno
 import gc
 import logging
 import shutil
@@ -20,6 +19,7 @@ from worker.leases import Fenced
 from worker.place import Place
 from worker.problems import Problem
 from worker.runs import Outcome, Released, Run
+from worker.storage import is_full
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,6 @@ def reconstruct_chunk(place: Place, job_id: uuid.UUID, slice_: int) -> None:
     which: dict[str, str | int] = {"job_id": str(claim.job_id), "slice": claim.slice, "attempt": claim.attempt}
     with tracing.span("slice", claim.traceparent, which), bound_contextvars(**which):
         log.info("slice.began")
-        place.storage.prepare_job(claim.job_id)
         preview = place.storage.preview(claim.job_id, claim.slice)
         with Heart(place.sessions, claim, place.settings, preview) as heart, place.working(heart):
             _work(place, heart)
@@ -62,7 +61,7 @@ def _work(place: Place, heart: Heart) -> None:
         # The lease runs out, and whoever reaches the database first goes on from the checkpoint.
         log.warning("database.away", extra={"error": type(error).__name__})
     except Exception as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = is_full(error)
         cause = problems.disk_full(heart.claim.slice) if full else problems.internal(heart.claim.slice, error)
         if _fail(heart, cause) and not full:
             # Not raised: Celery would log the exception's words, which may quote the scan.
@@ -91,6 +90,7 @@ def _fail(heart: Heart, problem: Problem) -> bool:
 
 
 def _finish(place: Place, heart: Heart) -> None:
+    place.storage.prepare_job(heart.claim.job_id)
     run = Run(place, heart)
     if heart.claim.result is not None or _finish_slice(place, heart, run):
         _finish_job(place, heart, run)
@@ -102,17 +102,21 @@ def _finish_slice(place: Place, heart: Heart, run: Run) -> bool:
     outcome = _computed(run)
     heart.confirm()
     path = storage.slice_result(claim.job_id, claim.slice, claim.attempt)
+    written = storage.relative(path)
     outcome.result.save(path)
 
     def accept(session: Session) -> tuple[bool, list[tuple[uuid.UUID, int]]]:
-        last = leases.store_slice(session, claim, storage.relative(path), outcome.metrics, outcome.verdict)
+        last = leases.store_slice(session, claim, written, outcome.metrics, outcome.verdict)
         return last, leases.call_followers(session, claim)
 
     try:
         last, freed = heart.settle(accept)
     except Fenced:
-        path.unlink(missing_ok=True)
-        raise
+        if not heart.ask(lambda session: leases.is_accepted(session, claim, written)):
+            path.unlink(missing_ok=True)
+            raise
+        # Whoever follows is rung for by the sweep.
+        last, freed = False, []
     if freed:
         queue.ring(freed)
     run.checkpoints.clear()
@@ -125,8 +129,9 @@ def _finish_job(place: Place, heart: Heart, run: Run) -> None:
     try:
         heart.settle(lambda session: leases.succeed_job(session, heart.claim, folder, run.versions))
     except Fenced:
-        shutil.rmtree(place.storage.path(folder), ignore_errors=True)
-        raise
+        if not heart.ask(lambda session: leases.is_accepted(session, heart.claim, folder)):
+            shutil.rmtree(place.storage.path(folder), ignore_errors=True)
+            raise
     log.info("job.succeeded")
 
 

@@ -16,9 +16,11 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from serving import serving
+from sqlalchemy.orm import Session, sessionmaker
 
 from worker.settings import Settings
 from worker.storage import Storage
+from worker.tidying import tidy
 
 
 def connected(url: str) -> socket.socket:
@@ -151,24 +153,21 @@ def test_a_refusal_is_read_even_by_who_sends_on(settings: Settings) -> None:
         assert client.get(url + "/healthz").status_code == 200
 
 
-def test_what_a_killed_server_left_is_swept_but_not_what_another_receives(
-    settings: Settings, storage: Storage, mri_file: bytes
+def test_what_a_killed_server_left_is_tidied_away_but_not_what_another_receives(
+    settings: Settings, storage: Storage, database: sessionmaker[Session], mri_file: bytes
 ) -> None:
     with serving(settings) as (first, process, _), connected(first) as connection:
         connection.sendall(begun(8 << 20) + bytes(2 << 20))
         until(lambda: list(storage.incoming.iterdir()))
         process.kill()
         process.wait()
-    assert list(storage.incoming.iterdir())
-    with serving(settings) as (second, _, _):
-        assert not list(storage.incoming.iterdir())
-        with connected(second) as connection:
-            connection.sendall(begun(len(mri_file)) + mri_file[:100])
-            until(lambda: list(storage.incoming.iterdir()))
-            with serving(settings):
-                assert len(list(storage.incoming.iterdir())) == 1
-            connection.sendall(mri_file[100:])
-            assert connection.recv(100).startswith(b"HTTP/1.1 201 ")
+    with serving(settings) as (second, _, _), connected(second) as connection:
+        connection.sendall(begun(len(mri_file)) + mri_file[:100])
+        until(lambda: len(list(storage.incoming.iterdir())) == 2)
+        assert tidy(database, storage, seconds=60) == 0
+        assert tidy(database, storage, seconds=0) == 1
+        connection.sendall(mri_file[100:])
+        assert connection.recv(100).startswith(b"HTTP/1.1 201 ")
 
 
 def test_memory_does_not_grow_with_what_is_uploaded(settings: Settings, tmp_path: Path) -> None:

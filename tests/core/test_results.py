@@ -1,4 +1,7 @@
+import errno
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,3 +161,27 @@ def test_picture_of_one_slice_is_the_slice_and_of_a_volume_a_sheet(result: Path,
 def test_hdf5_asked_for_as_hdf5_is_a_copy(result: Path, tmp_path: Path) -> None:
     convert(result, tmp_path / "copy.h5", OutputFormat.H5)
     assert (tmp_path / "copy.h5").read_bytes() == result.read_bytes()
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from core.results import SliceResult, write_hdf5
+image = np.random.default_rng(0).random((256, 256), np.float32)
+result = SliceResult(image=image, image_complex=None, plain=image, reference=image, curves={})
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    write_hdf5(Path(sys.argv[1]), [result] * 3, {})
+except OSError as error:
+    print(error.errno)
+"""
+
+
+@pytest.mark.parametrize("fits", [0, 1000, 300_000, 2_000_000])
+def test_a_result_that_does_not_fit_on_the_disk_is_an_error_and_never_a_file(tmp_path: Path, fits: int) -> None:
+    command = [sys.executable, "-c", FULL, str(tmp_path / "result.h5"), str(fits)]
+    written = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert (written.returncode, written.stderr) == (0, "")
+    assert written.stdout.split() == [str(errno.EFBIG)]
+    assert list(tmp_path.iterdir()) == []

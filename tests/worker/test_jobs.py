@@ -2,6 +2,7 @@
 
 import threading
 import uuid
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -57,7 +58,7 @@ def lapse(database: sessionmaker[Session], max_crashes: int = 3) -> list[tuple[u
     with database.begin() as session:
         session.execute(update(Chunk).values(lease_until=func.now() - timedelta(seconds=1)))
     with database.begin() as session:
-        return sweeping.sweep(session, max_crashes, 5, queue_empty=False)
+        return sweeping.sweep(session, max_crashes, 5, messages=None)
 
 
 def status(database: sessionmaker[Session], job_id: uuid.UUID) -> Status:
@@ -193,9 +194,9 @@ def test_snapshots_are_numbered_in_the_order_of_their_commits(database: sessionm
     claims = [claimed(database, job_id, slice_) for slice_ in range(4)]
 
     def record(claim: Claim) -> None:
-        for _ in range(10):
+        for iteration in range(1, 11):
             with database.begin() as session:
-                leases.record(session, claim, POINT, LEASE)
+                leases.record(session, claim, replace(POINT, iteration=iteration), LEASE)
 
     threads = [threading.Thread(target=record, args=(claim,)) for claim in claims]
     for thread in threads:
@@ -209,6 +210,19 @@ def test_snapshots_are_numbered_in_the_order_of_their_commits(database: sessionm
         seen = len(numbers)
     with database() as session:
         assert session.get_one(Job, job_id).last_seq == 40
+
+
+def test_a_snapshot_told_again_for_want_of_an_answer_is_there_once(database: sessionmaker[Session], scan: Scan) -> None:
+    job_id = filed(database, scan)
+    claim = claimed(database, job_id)
+    told = [replace(POINT, iteration=iteration, seconds=iteration / 3) for iteration in (1, 2, 2, 3, 3)]
+    for point in told:
+        with database.begin() as session:
+            leases.record(session, claim, point, LEASE)
+    with database() as session:
+        kept = session.execute(select(Snapshot.seq, Snapshot.iteration).order_by(Snapshot.seq)).all()
+        assert [tuple(row) for row in kept] == [(1, 1), (2, 2), (3, 3)]
+        assert session.get_one(Job, job_id).last_seq == 3
 
 
 def test_cancelling_ends_what_waits_at_once_and_what_runs_by_its_heartbeat(
@@ -305,17 +319,18 @@ def test_a_deleted_job_leaves_no_row_and_fences_its_workers(database: sessionmak
             jobs.delete(session, job_id)
 
 
-def test_the_sweep_rings_for_what_waits_only_when_no_message_does(database: sessionmaker[Session], scan: Scan) -> None:
-    job_id = filed(database, scan, slices=2)
+def test_the_sweep_rings_for_what_waits_as_often_as_messages_are_missing(
+    database: sessionmaker[Session], scan: Scan
+) -> None:
+    job_id = filed(database, scan, slices=4)
     claim = claimed(database, job_id, 0)
+    for messages, quiet_seconds, rung in ((None, 0, []), (3, 0, []), (0, 60, []), (1, 0, [1, 2]), (0, 0, [1, 2, 3])):
+        with database.begin() as session:
+            found = sweeping.sweep(session, 3, quiet_seconds, messages=messages)
+        assert found == [(job_id, slice_) for slice_ in rung]
     with database.begin() as session:
-        assert sweeping.sweep(session, 3, 0, queue_empty=False) == []
-    with database.begin() as session:
-        assert sweeping.sweep(session, 3, 60, queue_empty=True) == []
-    with database.begin() as session:
-        assert sweeping.sweep(session, 3, 0, queue_empty=True) == [(job_id, 1)]
         leases.release(session, claim)
-        assert sweeping.sweep(session, 3, 60, queue_empty=False) == [(job_id, 0)]
+        assert sweeping.sweep(session, 3, 60, messages=9) == [(job_id, 0)]
 
 
 def waiting(database: sessionmaker[Session], job_id: uuid.UUID) -> list[int]:
@@ -402,7 +417,7 @@ def test_a_worker_known_to_be_dead_loses_its_leases_at_once(database: sessionmak
             sweeping.greet(session, name, "cpu")
         sweeping.forget(session, "host:1:")
     with database.begin() as session:
-        assert sweeping.sweep(session, 3, 60, queue_empty=False) == [(job_id, 0)]
+        assert sweeping.sweep(session, 3, 60, messages=None) == [(job_id, 0)]
         assert session.scalars(select(Worker.name)).all() == ["host:11:b"]
         leases.heartbeat(session, alive, LEASE)
         with pytest.raises(Fenced):

@@ -37,11 +37,3 @@ def test_a_deleted_job_does_not_come_back_by_a_late_write(storage: Storage) -> N
     with pytest.raises(FileNotFoundError), replacing(path) as part:
         part.write_text("late")
     assert list(storage.jobs.iterdir()) == []
-
-
-def test_a_deletion_that_was_cut_off_is_finished(storage: Storage) -> None:
-    storage.prepare_job(kept := uuid.uuid4())
-    storage.prepare_job(doomed := uuid.uuid4())
-    storage.job(doomed).rename(storage.jobs / f".{doomed}.deleted")
-    storage.finish_deletions()
-    assert list(storage.jobs.iterdir()) == [storage.job(kept)]

@@ -3,13 +3,17 @@
 import errno
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from running import SHORT, Desk
+from running import GUIDED, SHORT, Desk
+from sqlalchemy.orm import Session
 
 from core.errors import UnsupportedScan
+from worker import checkpoints
+from worker.heart import Heart
 from worker.models import Status
 from worker.place import Place, set_up
 from worker.runs import Outcome, Run
@@ -90,6 +94,55 @@ def test_a_full_disk_fails_with_that_and_the_retry_succeeds(desk: Desk, place: P
     desk.retry(job_id)
     reconstruct_chunk(place, job_id, 0)
     assert desk.job(job_id).status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("slices", [[0], [0, 1]], ids=["last", "not last"])
+@pytest.mark.parametrize("unheard", ["store_slice", "succeed_job"])
+def test_a_commit_whose_answer_was_lost_is_no_lost_lease(
+    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch, slices: list[int], unheard: str
+) -> None:
+    settle, lost = Heart.settle, []
+
+    def deaf(heart: Heart, change: Callable[[Session], Any]) -> Any:
+        given = settle(heart, change)
+        if unheard in change.__code__.co_names and not lost:
+            lost.append(given)
+            return settle(heart, change)
+        return given
+
+    monkeypatch.setattr(Heart, "settle", deaf)
+    job_id = desk.submit(desk.scan(slices=len(slices)), SHORT, slices=slices)
+    for slice_ in slices:
+        reconstruct_chunk(place, job_id, slice_)
+    job = desk.job(job_id)
+    assert (len(lost), job.status) == (1, Status.SUCCEEDED)
+    assert (desk.storage.path(str(job.result)) / "reconstruction.h5").is_file()
+    assert all(desk.storage.path(str(chunk.result)).is_file() for chunk in desk.chunks(job_id))
+    assert not desk.has_checkpoint(job_id)
+
+
+def test_a_checkpoint_that_finds_the_disk_full_is_left_out(
+    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoints, "replacing", full)
+    job_id = desk.submit(desk.scan(), GUIDED)
+    reconstruct_chunk(place, job_id, 0)
+    assert desk.job(job_id).status is Status.SUCCEEDED
+
+
+def test_a_disk_full_before_the_first_step_fails_with_that(
+    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    job_id = desk.submit(desk.scan(), SHORT)
+    monkeypatch.setattr(place.storage, "prepare_job", full)
+    reconstruct_chunk(place, job_id, 0)
+    assert failed(desk, job_id)["type"] == "urn:udig-recon:problem:disk-full"
 
 
 def test_an_unforeseen_error_fails_the_job_and_is_logged_once(

@@ -1,0 +1,1 @@
+"""`python -m benchmarks.chaos`: jobs from several clients while seeded faults strike, and what came of them."""

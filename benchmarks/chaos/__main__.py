@@ -1,0 +1,158 @@
+"""`python -m benchmarks.chaos [--jobs N] [--seed S] [--redis valkey|debian|both] [--no-fence] [--faults a,b]`.
+
+Every kind of job once in peace, then N jobs while faults strike, then a verdict; and a quarter of that once more on
+Debian's Redis. The exit code is 1 where a verdict is bad.
+"""
+
+import argparse
+import logging
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from benchmarks.chaos import report, witness
+from benchmarks.chaos.clients import Client, Images, Notes
+from benchmarks.chaos.faults import FAULTS, Storm
+from benchmarks.chaos.stack import DOORS, WORKERS, Stack
+from benchmarks.chaos.verdict import checks, misplaced_files, open_jobs, recoveries
+from benchmarks.chaos.workload import Order, calm_orders, orders
+from worker.database import AWAY
+from worker.embedded import valkey_binary
+
+CLIENTS = 8
+TICK_SECONDS = 0.03
+JOBS_PER_ROUND = 50  # jobs for each time that every fault strikes
+DEBIAN_SHARE = 0.25  # of the jobs go through Debian's Redis too
+LEAST_SECONDS, SECONDS_PER_JOB = 160.0, 2.0  # bound of a run: 160 s and 2 s a job, save where it is given
+STORM_SHARE = 0.7  # of a run; what has not struck by then stays away, and the jobs that are left go through
+SETTLE_SECONDS = 45.0  # until nothing is left behind
+
+
+class Desk:
+    """Gives orders out in step with the faults, so that each of them finds work to strike."""
+
+    def __init__(self, waiting: Sequence[Order], storm: Storm | None = None) -> None:
+        self._waiting, self._storm = list(waiting), storm
+        self._all, self._lock = len(waiting), threading.Lock()
+
+    def take(self) -> Order | None:
+        """The next order, as soon as it is due; None: there are no more."""
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    return None
+                if self._due():
+                    return self._waiting.pop()
+            time.sleep(TICK_SECONDS)
+
+    def _due(self) -> bool:
+        if self._storm is None or self._storm.over:
+            return True
+        given = self._all - len(self._waiting)
+        return given < CLIENTS or given * self._storm.planned < self._all * (len(self._storm.happened) + 1)
+
+
+def run(stack: Stack, desk: Desk, deadline: float, storm: Storm | None = None) -> Notes:
+    """Have clients see all orders through, while the storm rages."""
+    notes, began = Notes(), time.monotonic()
+    clients = [Client(stack.urls, desk.take, notes, deadline, number) for number in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    while any(client.is_alive() for client in clients) or (storm is not None and not storm.over):
+        stack.supervise()
+        now = time.monotonic()
+        if storm is not None:
+            storm.tick()
+            if now > began + STORM_SHARE * (deadline - began):
+                storm.end()
+        if now > deadline + SETTLE_SECONDS:
+            break
+        time.sleep(TICK_SECONDS)
+    return notes
+
+
+def settle(stack: Stack) -> None:
+    """Wait until all doors are ready, all jobs have ended and nothing is left behind, or for long enough."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while time.monotonic() < deadline:
+        stack.supervise()
+        try:
+            with stack.sessions() as session:
+                pending = open_jobs(session) or misplaced_files(session, stack.settings.data)[0]
+        except AWAY:
+            pending = True
+        if not pending and stack.readiness.ready_since_probe_at:
+            return
+        time.sleep(0.5)
+
+
+def chaos(options: argparse.Namespace, jobs: int, redis: str) -> bool:
+    """One run; whether its verdict is good."""
+    began = time.monotonic()
+    deadline = began + (options.seconds or LEAST_SECONDS + SECONDS_PER_JOB * jobs) - SETTLE_SECONDS
+    with Stack(jobs=jobs, seed=options.seed, redis_binary=redis, fence=options.fence) as stack:
+        witness.install(stack.engine)
+        ordered = orders(jobs, options.seed)
+        peace = run(stack, Desk(calm_orders(ordered, options.seed)), deadline)
+        calm: dict[str, Images] = dict(peace.images.values())
+        names = [name for name in options.faults if stack.database_disk or name != "full-database"]
+        storm = Storm(stack, names, max(1, round(jobs / JOBS_PER_ROUND)), options.seed)
+        notes = run(stack, Desk(ordered, storm), deadline, storm)
+        notes.accepted |= peace.accepted
+        notes.images |= peace.images
+        settle(stack)
+        abandoned = {order.key for order in ordered if order.abandoned}
+        found = checks(stack, notes, abandoned, storm, names, calm)
+        with stack.sessions() as session:
+            recovered = recoveries(session, storm.happened)
+        sys.stdout.write(
+            report.text(stack, _setting(stack, options, jobs, time.monotonic() - began), notes, recovered, found)
+        )
+    well = all(check.holds for check in found)
+    if well and not options.keep:
+        shutil.rmtree(stack.root)
+    else:
+        sys.stdout.write(f"\nLogs: {stack.root}\n")
+    sys.stdout.flush()
+    return well
+
+
+def _setting(stack: Stack, options: argparse.Namespace, jobs: int, seconds: float) -> str:
+    disk = "tmpfs" if stack.mounted else "not mountable here, ENOSPC from the processes' own open(), none for Postgres"
+    return (
+        f"seed {options.seed}, {jobs} jobs, {WORKERS} workers, {DOORS} API processes, {stack.redis.version}, "
+        f"small disks: {disk}, fence {'on' if options.fence else 'OFF'}, {seconds:.0f} s in all"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=200, help="jobs to be kept; one more in twenty is deleted")
+    parser.add_argument("--seed", type=int, default=1, help="of faults, jobs and clients")
+    parser.add_argument("--redis", choices=["valkey", "debian", "both"], default="both", help="the doorbell's server")
+    parser.add_argument("--no-fence", dest="fence", action="store_false", help="the negative control, which must fail")
+    parser.add_argument("--seconds", type=float, help="bound of a run; none: grows with the jobs")
+    parser.add_argument("--keep", action="store_true", help="keep the logs of a run that went well")
+    parser.add_argument(
+        "--faults", type=lambda text: text.split(","), default=list(FAULTS), help=f"of: {', '.join(FAULTS)}"
+    )
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)  # that servers are away is no news here
+    if unknown := set(options.faults) - set(FAULTS):
+        parser.error(f"no such faults: {', '.join(sorted(unknown))}")
+    runs = [] if options.redis == "debian" else [(options.jobs, valkey_binary())]
+    if options.redis != "valkey":
+        if (debian := shutil.which("redis-server")) is not None:
+            runs.append((round(options.jobs * (DEBIAN_SHARE if runs else 1)), debian))
+        elif not runs:
+            parser.error("redis-server is not on the PATH: apt-get install redis-server")
+        else:
+            sys.stdout.write("Debian's Redis is not on the PATH and is left out: apt-get install redis-server\n\n")
+    verdicts = [chaos(options, jobs, redis) for jobs, redis in runs]
+    return 0 if all(verdicts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

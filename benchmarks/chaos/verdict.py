@@ -1,0 +1,134 @@
+"""What must hold when all is over: rows, files, bits, and the witness's account."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from benchmarks.chaos import witness
+from benchmarks.chaos.clients import Images, Notes
+from benchmarks.chaos.faults import Happened, Storm
+from benchmarks.chaos.stack import Stack
+from core.results import OutputFormat
+from worker.models import Chunk, Job, Scan, Status
+
+
+class Check(NamedTuple):
+    """One line of the verdict."""
+
+    what: str
+    found: str
+    wanted: str
+    holds: bool
+
+
+class Recovery(NamedTuple):
+    """The longest that a kind of fault took, in seconds from its strike, and from its lift where it lasted."""
+
+    name: str
+    times: int
+    longest_held: float
+    until_ready: float
+    until_claimed: float | None
+
+
+def misplaced_files(session: Session, data: Path) -> tuple[list[str], list[str]]:
+    """Files and folders below DATA that no row names, and those that a row names and that are not there."""
+    wanted = {f"scans/{sha256}" for sha256 in session.scalars(select(Scan.sha256))}
+    allowed: set[str] = set()
+    for job in session.scalars(select(Job)).all():
+        if job.status is Status.SUCCEEDED:
+            suffixes = {OutputFormat(name).suffix for name in (*job.outputs, OutputFormat.H5)}
+            wanted |= {f"{job.result}/reconstruction{suffix}" for suffix in suffixes}
+            allowed |= {f"{job.result}/reconstruction{each.suffix}" for each in OutputFormat}
+    allowed |= {f"{path}.sha256" for path in allowed}
+    for chunk in session.scalars(select(Chunk)).all():
+        allowed.add(f"jobs/{chunk.job_id}/previews/{chunk.slice}.npz")
+        if chunk.result is not None:
+            wanted.add(chunk.result)
+    found = {str(path.relative_to(data)) for path in data.rglob("*") if path.is_file() or not any(path.iterdir())}
+    jobs = session.scalars(select(Job.id)).all()
+    folders = {f"jobs/{job}/{name}" for job in jobs for name in ("checkpoints", "slices", "previews", "results")}
+    orphans = found - wanted - allowed - folders - {"incoming", "scans", "jobs"}
+    return sorted(orphans), sorted(wanted - found)
+
+
+def checks(
+    stack: Stack, notes: Notes, abandoned: set[str], storm: Storm, names: list[str], calm: dict[str, Images]
+) -> list[Check]:
+    """Every check, in the order of the table."""
+    with stack.sessions() as session:
+        seen = witness.account(session)
+        jobs = session.scalars(select(Job)).all()
+        orphans, missing = misplaced_files(session, stack.settings.data)
+    status = {str(job.id): job.status for job in jobs}
+    # Whether the request of a client that never asked again had come through, the rows alone know.
+    unheard = {str(job.id) for job in jobs if job.idempotency_key in abandoned}
+    answered = set(notes.accepted.values()) - notes.deleted
+    kept = answered | unheard
+    ended = sum(status[job].ended for job in kept if job in status)
+    succeeded = sum(status.get(job) is Status.SUCCEEDED for job in kept)
+    lost = [job for job in kept if not seen.accepted.get(job)]
+    doubled = [job for job, count in seen.accepted.items() if count > 1]
+    unequal = [key for key, (kind, found) in notes.images.items() if found != calm[kind]]
+    events, count = stack.events(), len(kept)
+    unfired = [name for name in names if name not in {each.name for each in storm.happened}]
+    by_itself = {process.name: process.ended_by_itself for process in stack.workers + stack.doors}
+    by_itself = {name: statuses for name, statuses in by_itself.items() if statuses}
+    return [
+        Check("accepted jobs that ended", f"{ended}", f"{count}", ended == count),
+        Check("accepted jobs that succeeded", f"{succeeded}", f"{count}", succeeded == count),
+        _none("jobs filed twice, or by nobody", len(set(status) ^ kept)),
+        _none("results lost", len(lost)),
+        _none("results doubled", len(doubled)),
+        _none("slice results doubled", seen.doubled_slices),
+        _none("slice results of a stale writer accepted", seen.stale_slices),
+        _none("snapshots doubled", seen.doubled_snapshots),
+        _none("jobs whose snapshots have gaps", seen.snapshot_gaps),
+        Check(
+            "results with the bits of a run without faults",
+            f"{len(notes.images) - len(unequal)}",
+            f"{len(answered)}",
+            len(notes.images) - len(unequal) == len(answered),
+        ),
+        _none("files that no row names", len(orphans), orphans),
+        _none("files that are missing", len(missing), missing),
+        Check("stale writers fenced off", f"{events['slice.fenced']}", "1 or more", events["slice.fenced"] > 0),
+        _none("answers and failures that no client should get", len(notes.unexpected), notes.unexpected),
+        _none("scans taken while the disk was full", sum(stack.uploads[status] for status in (200, 201))),
+        _none("faults that never struck", len(unfired), unfired),
+        _none("processes that ended by themselves", len(by_itself), [str(by_itself)]),
+        Check("ready again at the end", _ready(stack), "yes", _ready(stack) == "yes"),
+    ]
+
+
+def _ready(stack: Stack) -> str:
+    return "yes" if stack.readiness.ready_since_probe_at else "; ".join(stack.readiness.last_probe)
+
+
+def _none(what: str, count: int, examples: list[str] | None = None) -> Check:
+    shown = f": {'; '.join(examples[:3])}" if count and examples else ""
+    return Check(what, f"{count}{shown}", "0", count == 0)
+
+
+def open_jobs(session: Session) -> int:
+    """Jobs that have not ended."""
+    return session.scalar(select(func.count()).where(Job.status.in_([Status.QUEUED, Status.RUNNING]))) or 0
+
+
+def recoveries(session: Session, happened: list[Happened]) -> list[Recovery]:
+    """By kind of fault."""
+    found = []
+    for name in dict.fromkeys(each.name for each in happened):
+        same = [each for each in happened if each.name == name]
+        ready = [each.ready - each.began for each in same if each.ready is not None]
+        claimed = [
+            at.timestamp() - each.began_wall
+            for each in same
+            for held in each.struck.chunks
+            if (at := witness.claimed_again(session, *held)) is not None
+        ]
+        held = max((each.lifted or each.began) - each.began for each in same)
+        found.append(Recovery(name, len(same), held, max(ready, default=0.0), max(claimed, default=None)))
+    return found

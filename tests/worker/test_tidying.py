@@ -1,0 +1,136 @@
+"""What killed processes leave behind goes; what a row names, or may name yet, stays."""
+
+import os
+import uuid
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from running import SHORT, Desk, until, working
+from sqlalchemy import func, update
+
+from worker import jobs, leases, sweeping
+from worker.leases import Claim
+from worker.models import Chunk
+from worker.tidying import tidy
+
+OLD = 3600.0
+
+
+def left(path: Path, *, old: bool = True) -> Path:
+    """A file that was written two hours ago, or just now."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"x")
+    if old:
+        age(path)
+    return path
+
+
+def age(path: Path) -> None:
+    then = path.stat().st_mtime - 2 * OLD
+    os.utime(path, (then, then))
+
+
+def tidied(desk: Desk) -> int:
+    return tidy(desk.database, desk.storage, OLD)
+
+
+def claimed(desk: Desk, job_id: uuid.UUID) -> Claim:
+    with desk.database.begin() as session:
+        claim = leases.claim(session, (job_id, 0), "host:1:a", 60)
+    assert claim is not None
+    return claim
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_scans_uploads_and_folders_without_a_row_go_when_they_are_old(desk: Desk, old: bool) -> None:
+    storage = desk.storage
+    kept = desk.scan()
+    desk.storage.prepare_job(desk.submit(kept, SHORT))
+    (scan,) = storage.scans.iterdir()
+    age(scan)
+    orphans = [left(storage.scan("0" * 64), old=old), left(storage.incoming / "a.part", old=old)]
+    orphans.append(left(storage.checkpoints(uuid.uuid4()).parent / "a", old=old).parent)
+    if old:
+        age(orphans[-1])
+    assert tidied(desk) == (3 if old else 0)
+    assert [path.exists() for path in orphans] == [not old] * 3
+    assert scan.exists()
+    assert len(list(storage.jobs.iterdir())) == (1 if old else 2)
+
+
+def test_of_a_running_job_all_stays_that_its_attempt_may_yet_name(desk: Desk) -> None:
+    job_id = desk.submit(desk.scan(), SHORT)
+    desk.storage.prepare_job(job_id)
+    claim, storage = claimed(desk, job_id), desk.storage
+    kept = [
+        left(storage.slice_result(job_id, 0, claim.attempt)),
+        left(storage.results(job_id, claim.attempt) / "reconstruction.h5"),
+        left(storage.checkpoints(job_id) / "0.000000001.aa.pt"),
+        left(storage.preview(job_id, 0)),
+        left(storage.checkpoints(job_id) / ".0.part", old=False),
+    ]
+    gone = [
+        left(storage.slice_result(job_id, 0, claim.attempt - 1), old=False),
+        left(storage.results(job_id, claim.attempt + 1) / "reconstruction.h5", old=False).parent,
+        left(storage.checkpoints(job_id) / ".1.part"),
+    ]
+    assert tidied(desk) == 3
+    assert [path.exists() for path in (*kept, *gone)] == [True] * 5 + [False] * 3
+
+
+def test_of_a_job_that_has_succeeded_only_what_was_accepted_stays(desk: Desk) -> None:
+    job_id = desk.submit(desk.scan(), SHORT)
+    desk.storage.prepare_job(job_id)
+    claim, storage = claimed(desk, job_id), desk.storage
+    accepted = left(storage.slice_result(job_id, 0, claim.attempt))
+    whole = left(storage.results(job_id, claim.attempt) / "reconstruction.h5")
+    with desk.database.begin() as session:
+        leases.store_slice(session, claim, storage.relative(accepted), {})
+        leases.succeed_job(session, claim, storage.relative(whole.parent), {})
+    gone = [
+        left(storage.checkpoints(job_id) / "0.000000001.aa.pt", old=False),
+        left(storage.slice_result(job_id, 0, 7), old=False),
+        left(storage.results(job_id, 7) / "a").parent,
+        left(whole.parent / ".reconstruction.npy.part"),
+    ]
+    assert tidied(desk) == 4
+    assert [path.exists() for path in (accepted, whole, *gone)] == [True] * 2 + [False] * 4
+    assert tidied(desk) == 0
+
+
+def test_a_failed_job_keeps_the_checkpoints_that_its_retry_goes_on_from(desk: Desk) -> None:
+    job_id = desk.submit(desk.scan(), SHORT)
+    desk.storage.prepare_job(job_id)
+    claimed(desk, job_id)
+    kept = left(desk.storage.checkpoints(job_id) / "0.000000001.aa.pt")
+    with desk.database.begin() as session:
+        session.execute(update(Chunk).values(lease_until=func.now() - timedelta(seconds=1)))
+        sweeping.expire(session, max_crashes=1)
+    assert tidied(desk) == 0
+    with desk.database.begin() as session:
+        jobs.retry(session, job_id)
+        jobs.request_cancel(session, job_id)
+    assert tidied(desk) == 1
+    assert not kept.exists()
+
+
+def test_a_deletion_that_was_cut_off_is_finished(desk: Desk) -> None:
+    desk.storage.prepare_job(kept := desk.submit(desk.scan(), SHORT))
+    desk.storage.prepare_job(doomed := uuid.uuid4())
+    desk.storage.job(doomed).rename(desk.storage.jobs / f".{doomed}.deleted")
+    tidied(desk)
+    assert list(desk.storage.jobs.iterdir()) == [desk.storage.job(kept)]
+
+
+def test_the_age_of_a_file_is_told_by_the_clock_that_dates_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 1e12)
+    fresh = left(desk.storage.scan("0" * 64), old=False)
+    assert tidied(desk) == 0
+    assert fresh.exists()
+
+
+def test_one_of_the_living_workers_tidies(desk: Desk) -> None:
+    orphan = left(desk.storage.scan("0" * 64))
+    with working(desk.settings.model_copy(update={"orphan_seconds": 1.0}), count=2):
+        until(lambda: not orphan.exists())
