@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.volumes import Precedent
@@ -108,10 +108,15 @@ def _take(session: Session, job: Job, wanted: int, worker: str, lease_seconds: f
     row = session.execute(query).one_or_none()
     if row is None:
         raise _Taken
-    scan = session.get_one(Scan, job.scan_id)
     job.status = Status.RUNNING
     job.started_at = job.started_at or func.now()
     notify(session, job.id)
+    return _claimed(session, job, row)
+
+
+def _claimed(session: Session, job: Job, row: Row[Any]) -> Claim:
+    """What a worker is to know of the chunk that it has just taken."""
+    scan = session.get_one(Scan, job.scan_id)
     return Claim(
         job_id=job.id,
         tenant=job.tenant,
