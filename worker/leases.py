@@ -114,7 +114,7 @@ def _take(session: Session, job: Job, wanted: int, worker: str, lease_seconds: f
     return _claimed(session, job, row)
 
 
-def _claimed(session: Session, job: Job, row: Row[Any]) -> Claim:
+def _claimed(session: Session, job: Job, row: Row[*tuple[Any, ...]]) -> Claim:
     """What a worker is to know of the chunk that it has just taken."""
     scan = session.get_one(Scan, job.scan_id)
     return Claim(
