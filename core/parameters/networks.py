@@ -39,6 +39,7 @@ class ESDIP(RandomInput):
 
     method: Literal["es_dip"] = "es_dip"
     iterations: int = Field(5000, ge=1, le=100_000, description="network updates at most")
+    averaging: float = Field(0.9, ge=0, lt=1, description="decay of the running mean of outputs; 0 gives the last")
     memory: float = Field(
         0.1,
         gt=0,

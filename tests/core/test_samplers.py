@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from core.acquisition import Modality
 from core.algorithms.daps import daps, gaussian, langevin
 from core.algorithms.dcdp import dcdp
 from core.algorithms.dds import dds
@@ -21,34 +20,9 @@ from core.algorithms.mcg import mcg
 from core.algorithms.red_diff import red_diff
 from core.algorithms.score_mri import score_mri
 from core.noise_levels import falling
-from core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT
+from core.operators import MultiCoilMRI, ParallelBeamCT
 from core.parameters import DAPS, DCDP, DDS, DPS, MCG, DiffPIR, REDDiff, ScoreMRI
-
-SHAPE = (1, 2, 3)
-VARIANCE = 0.04
-LEVEL = math.sqrt(VARIANCE)
-
-
-class Matrix(LinearOperator):
-    """y = H x with H (m, n) of norm 1, and noise of known level."""
-
-    modality = Modality.CT
-
-    def __init__(self, H, shape=SHAPE, level=LEVEL):
-        self.H, self.image_shape, self.level, self.scale = H, shape, level, 1.0
-        self.measured = torch.ones(1, len(H), dtype=torch.bool)
-
-    def restricted(self, kept):
-        raise NotImplementedError
-
-    def noise_level(self, y):
-        return self.level
-
-    def _forward(self, x):
-        return (x.flatten(1) @ self.H.T).reshape(len(x), 1, 1, -1)
-
-    def _adjoint(self, y):
-        return (y.flatten(1) @ self.H).reshape(-1, *self.image_shape)
+from tests.dense import SHAPE, VARIANCE, Matrix
 
 
 def numbers(*shape, seed):
