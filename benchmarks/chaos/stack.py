@@ -262,13 +262,10 @@ class Stack:
 
     def has_moved_on(self, held: Held) -> bool:
         """Whether another attempt has the chunk, or it has ended."""
-        columns = (Chunk.attempt, Chunk.status)
+        chunk = (Chunk.job_id == uuid.UUID(held.job_id), Chunk.slice == held.slice)
         try:
             with self.sessions() as session:
-                row = session.execute(
-                    select(*columns).where(Chunk.job_id == uuid.UUID(held.job_id), Chunk.slice == held.slice)
-                )
-                found = row.one_or_none()
+                found = session.execute(select(Chunk.attempt, Chunk.status).where(*chunk)).one_or_none()
         except AWAY:
             return False
         return found is None or found.attempt > held.attempt or found.status.ended
