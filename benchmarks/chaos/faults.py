@@ -22,6 +22,7 @@ from worker.database import AWAY
 from worker.models import Chunk
 
 DUPLICATES = 5
+LONGEST_STOP_SECONDS = 20.0  # as a rule it ends as soon as another worker has the chunk
 
 
 class Struck(NamedTuple):
@@ -63,7 +64,7 @@ def stop_worker(stack: Stack, rng: random.Random) -> Iterator[Struck]:
     if running := stack.running():
         victim, held = rng.choice(running)
         victim.send(signal.SIGSTOP)
-        yield Struck(stack.settings.lease_seconds + stack.settings.sweep_seconds + rng.uniform(0.2, 2), (held,))
+        yield Struck(LONGEST_STOP_SECONDS, (held,), done=lambda: stack.has_moved_on(held))
         victim.send(signal.SIGCONT)
 
 

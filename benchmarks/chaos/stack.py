@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -66,7 +67,7 @@ class Process:
         self._command, self._environment = command, environment
         self._process: subprocess.Popen[bytes] | None = None
         self._due_at = 0.0
-        self.told_to_die = False
+        self.told_to_die = self.stopped = False
         self.ended_by_itself: list[int] = []
 
     @property
@@ -78,6 +79,7 @@ class Process:
         """Signal it, if it runs."""
         if self._process is not None and self._process.poll() is None:
             self.told_to_die = self.told_to_die or number == signal.SIGKILL
+            self.stopped = number == signal.SIGSTOP or (self.stopped and number != signal.SIGCONT)
             self._process.send_signal(number)
 
     def supervise(self, pause: float) -> int | None:
@@ -90,7 +92,7 @@ class Process:
             return None
         if not self.told_to_die:
             self.ended_by_itself.append(status)
-        pid, self._process, self.told_to_die = self._process.pid, None, False
+        pid, self._process, self.told_to_die, self.stopped = self._process.pid, None, False, False
         self._due_at = time.monotonic() + pause
         return pid
 
@@ -250,13 +252,23 @@ class Stack:
                 rows = session.execute(select(*columns).where(Chunk.status == Status.RUNNING)).all()
         except AWAY:
             return []
-        by_pid = {worker.pid: worker for worker in self.workers if worker.pid}
+        by_pid = {worker.pid: worker for worker in self.workers if worker.pid and not worker.stopped}
         pids = [int(str(row.worker).split(":")[1]) for row in rows]
         return [
             (by_pid[pid], Held(str(row.job_id), row.slice, row.attempt))
             for pid, row in zip(pids, rows, strict=True)
             if pid in by_pid
         ]
+
+    def has_moved_on(self, held: Held) -> bool:
+        """Whether another attempt has the chunk, or it has ended."""
+        chunk = (Chunk.job_id == uuid.UUID(held.job_id), Chunk.slice == held.slice)
+        try:
+            with self.sessions() as session:
+                found = session.execute(select(Chunk.attempt, Chunk.status).where(*chunk)).one_or_none()
+        except AWAY:
+            return False
+        return found is None or found.attempt > held.attempt or found.status.ended
 
     def stop_postgres(self) -> bool:
         """End Postgres at once, as a crash would; whether it ran."""
