@@ -68,8 +68,7 @@ def test_a_full_disk_leaves_the_two_before_and_nothing_half_written(
 
     with monkeypatch.context() as full:
         full.setattr(Path, "write_bytes", half)
-        with pytest.raises(OSError, match="No space"):
-            keep(kept, 3)
+        keep(kept, 3)
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -377,7 +377,7 @@ def test_the_sweep_rings_for_followers_when_they_may_begin_and_again_when_that_i
 
     def swept(ring_again_seconds: float) -> list[int]:
         with database.begin() as session:
-            return [slice_ for _, slice_ in sweeping.sweep(session, 3, ring_again_seconds, queue_empty=True)]
+            return [slice_ for _, slice_ in sweeping.sweep(session, 3, ring_again_seconds, messages=0)]
 
     assert swept(0) == [1]
     leader = claimed(database, job_id, 1)

@@ -156,9 +156,8 @@ def test_scans_and_jobs_outlive_a_step_back_but_keys_and_the_log_do_not(
     command.downgrade(config(url), "0002")
     migrate(url)
     with database() as session:
-        assert [(job.tenant, job.key_id, len(job.slices)) for job in session.scalars(select(Job))] == [
-            ("default", None, 2)
-        ]
+        found = {(job.tenant, job.key_id, len(job.slices)) for job in session.scalars(select(Job))}
+        assert found == {("default", None, 2)}
         assert len(session.scalars(select(Scan)).all()) == 1
         assert session.scalars(select(Key)).all() == session.scalars(select(Audit)).all() == []
 
@@ -173,7 +172,7 @@ def test_no_step_back_shows_a_tenants_data_to_all(
     with pytest.raises(RuntimeError, match="tenants beside"):
         command.downgrade(config(str(settings.database_url)), "0002")
     with database() as session:
-        assert session.scalars(text(f"SELECT tenant FROM {table}")).one() == "radiology"
+        assert set(session.scalars(text(f"SELECT tenant FROM {table}"))) == {"radiology"}
 
 
 def test_migrations_make_the_tables_of_the_models(settings: Settings) -> None:
