@@ -129,9 +129,7 @@ def _setting(stack: Stack, options: argparse.Namespace, jobs: int, seconds: floa
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
-    parser.add_argument(
-        "--jobs", type=int, default=200, help="jobs that are seen through; others are deleted or abandoned"
-    )
+    parser.add_argument("--jobs", type=int, default=200, help="jobs seen through to their result")
     parser.add_argument("--seed", type=int, default=1, help="of faults, jobs and clients")
     parser.add_argument("--redis", choices=["valkey", "debian", "both"], default="both", help="the doorbell's server")
     parser.add_argument("--no-fence", dest="fence", action="store_false", help="the negative control, which must fail")
