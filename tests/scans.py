@@ -351,7 +351,7 @@ HOSTILE: dict[str, Hostile] = {
     "short_skipped": Hostile(_odd_chunk({"compression": "gzip"}, bytes(128), 1), _broken, "chunk of 128"),
     "overlong_chunk": Hostile(_odd_chunk({"compression": "gzip"}, bytes(99_999)), _broken, "99999 bytes for a chunk"),
     "dust": Hostile(_dust, _broken, "chunks of 8 bytes"),
-    "endless_text": Hostile(_rogue_ct(pixel_size_mm="x" * 60_000), _broken, "xxx"),
+    "endless_text": Hostile(_rogue_ct(pixel_size_mm="x" * 60_000), _broken, "a text of 60000 characters"),
     "hdf5_bomb": Hostile(_hdf5_bomb, _broken, "declares"),
     "packed_bomb": Hostile(_packed_bomb, _broken, "declares"),
     "npz_bomb": Hostile(_npz_bomb, _broken, "declares"),

@@ -80,7 +80,6 @@ class Run:
         measured = {**asdict(quality), "validation_residual": validation_residual}
         return Outcome(result, {name: _finite(value) for name, value in measured.items()})
 
-    @tracing.span("slice.maps")
     def _problem(self, shown: bool) -> SliceProblem:
         """What is to be solved; while coil maps are fitted to it, what needs no iteration can be seen."""
         path = self._place.storage.scan(self._claim.scan_sha256, self._claim.tenant)
@@ -88,17 +87,18 @@ class Run:
             scan = formats.read(path, [self._claim.slice])
         fits_maps = self.method.fits_maps and self.modality is Modality.MRI
         look_at = 0.0
-        for problem in slice_problems(scan, 0, self._place.device, fit_maps=fits_maps):
-            if self._heart.lost:
-                raise Fenced
-            if self._place.ending.is_set():
-                raise Released
-            began = time.monotonic()
-            plain = problem.plain()
-            self._plain = problem.magnitude(plain)
-            if fits_maps and shown and began >= look_at:
-                self._tell(problem, Iterate(0, 0, plain, torch.tensor(math.nan)))
-                look_at = _rested(began, self._place.settings.snapshot_seconds)
+        with tracing.span("slice.maps"):
+            for problem in slice_problems(scan, 0, self._place.device, fit_maps=fits_maps):
+                if self._heart.lost:
+                    raise Fenced
+                if self._place.ending.is_set():
+                    raise Released
+                began = time.monotonic()
+                plain = problem.plain()
+                self._plain = problem.magnitude(plain)
+                if fits_maps and shown and began >= look_at:
+                    self._tell(problem, Iterate(0, 0, plain, torch.tensor(math.nan)))
+                    look_at = _rested(began, self._place.settings.snapshot_seconds)
         return problem
 
     @tracing.span("slice.iterate")

@@ -79,9 +79,9 @@ def main() -> Any:
         return api_main()
     if os.environ.get("CHAOS_FENCE") == "off":
         drop_fence()
-    from worker.__main__ import main as worker_main
+    from worker.loop import work
 
-    return worker_main()
+    return work()
 
 
 if __name__ == "__main__":
