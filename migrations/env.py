@@ -20,14 +20,16 @@ def run() -> None:
             context.run_migrations()
         return
     engine = make_engine(url)
-    with engine.begin() as connection:
-        # Waiting for the other process may take longer than any statement of the service should.
-        connection.execute(text("SET LOCAL lock_timeout = 0"))
-        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
-        context.configure(connection=connection, target_metadata=Base.metadata)
-        context.run_migrations()
-    engine.dispose()
+    try:
+        with engine.begin() as connection:
+            # Waiting for the other process may take longer than any statement of the service should.
+            connection.execute(text("SET LOCAL lock_timeout = 0"))
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+            context.configure(connection=connection, target_metadata=Base.metadata)
+            context.run_migrations()
+    finally:
+        engine.dispose()
 
 
 run()

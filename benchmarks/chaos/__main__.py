@@ -10,14 +10,14 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from benchmarks.chaos import report, witness
 from benchmarks.chaos.clients import Client, Images, Notes
 from benchmarks.chaos.faults import FAULTS, Storm
 from benchmarks.chaos.stack import DOORS, WORKERS, Stack
 from benchmarks.chaos.verdict import checks, misplaced_files, open_jobs, recoveries
-from benchmarks.chaos.workload import Order, calm_orders, orders
+from benchmarks.chaos.workload import Order, calm_orders, orders, spares
 from worker.database import AWAY
 from worker.embedded import valkey_binary
 
@@ -31,25 +31,35 @@ SETTLE_SECONDS = 45.0  # until nothing is left behind
 
 
 class Desk:
-    """Gives orders out in step with the faults, so that each of them finds work to strike."""
+    """Gives orders out in step with the faults, and spare ones, so that each of them finds work to strike."""
 
-    def __init__(self, waiting: Sequence[Order], storm: Storm | None = None) -> None:
-        self._waiting, self._storm = list(waiting), storm
+    def __init__(self, waiting: Sequence[Order], storm: Storm | None = None, spare: Iterable[Order] = ()) -> None:
+        self._waiting, self._storm, self._spare = list(waiting), storm, iter(spare)
         self._all, self._lock = len(waiting), threading.Lock()
+        self._idle = 0  # clients that have nothing to see through
 
     def take(self) -> Order | None:
         """The next order, as soon as it is due; None: there are no more."""
+        with self._lock:
+            self._idle += 1
         while True:
             with self._lock:
-                if not self._waiting:
+                raging = self._storm is not None and not self._storm.over
+                if not self._waiting and not raging:
                     return None
-                if self._due():
+                if self._waiting and (not raging or self._due()):
+                    self._idle -= 1
                     return self._waiting.pop()
+                # Faults that want somebody at work would wait for ever.
+                if self._idle == CLIENTS and (
+                    order := self._waiting.pop() if self._waiting else next(self._spare, None)
+                ):
+                    self._idle -= 1
+                    return order
             time.sleep(TICK_SECONDS)
 
     def _due(self) -> bool:
-        if self._storm is None or self._storm.over:
-            return True
+        assert self._storm is not None
         given = self._all - len(self._waiting)
         return given < CLIENTS or given * self._storm.planned < self._all * (len(self._storm.happened) + 1)
 
@@ -99,7 +109,7 @@ def chaos(options: argparse.Namespace, jobs: int, redis: str) -> bool:
         calm: dict[str, Images] = dict(peace.images.values())
         names = [name for name in options.faults if stack.database_disk or name != "full-database"]
         storm = Storm(stack, names, max(1, round(jobs / JOBS_PER_ROUND)), options.seed)
-        notes = run(stack, Desk(ordered, storm), deadline, storm)
+        notes = run(stack, Desk(ordered, storm, spares(ordered)), deadline, storm)
         notes.accepted |= peace.accepted
         notes.images |= peace.images
         settle(stack)

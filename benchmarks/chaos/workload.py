@@ -2,8 +2,9 @@
 
 import io
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import cycle
 from typing import Any
 
 import h5py
@@ -138,3 +139,10 @@ def orders(count: int, seed: int) -> list[Order]:
         found.append(order)
     rng.shuffle(found)
     return found
+
+
+def spares(ordered: Sequence[Order]) -> Iterator[Order]:
+    """Further jobs of the same kinds, without end."""
+    kept = [order for order in ordered if not order.deleted and not order.abandoned]
+    for number, order in enumerate(cycle(kept)):
+        yield replace(order, key=f"{order.key}-again-{number}", resets=False)
