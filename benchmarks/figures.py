@@ -44,25 +44,25 @@ JUDGED_EVERY = 10  # updates
 
 CHANGES: tuple[dict[str, Any], ...] = (
     *({"start": start} for start in ("adjoint", "cg_sense", "fbp", "sirt", "tv")),
-    *({"noise_level": level} for level in (0.1, 0.2, 0.5, 1.0)),
-    *({"final_noise_level": level} for level in (0.002, 0.005, 0.01, 0.02, 0.05)),
+    *({"noise_level": level} for level in (0.05, 0.2, 0.5)),
+    *({"final_noise_level": level} for level in (0.002, 0.02)),
     *({"noise_scale": scale} for scale in (0.0, 0.5, 1.0)),
-    *({"noise_scale": 1.0, "last_noisy_level": level} for level in (0.0, 0.05, 0.2)),
-    *({"noise_scale": 1.0, "samples": samples} for samples in (2, 4)),
-    {"samples": 1},
-    *({"prior_calls": 4, "sampler": sampler} for sampler in ("ddim", "ancestral")),
+    {"noise_scale": 1.0, "last_noisy_level": 0.05},
+    *({"noise_scale": 1.0, "samples": samples} for samples in (1, 4)),
+    {"prior_calls": 4},
     {"noise_scale": 1.0, "prior_calls": 4, "sampler": "ancestral"},
-    *({"purification_period": period} for period in (2, 4)),
-    *({"consistency_iterations": iterations} for iterations in (0, 3, 8, 16)),
-    *({"consistency_weight": weight} for weight in (0.01, 0.1, 1.0)),
+    {"purification_period": 2},
+    *({"consistency_iterations": iterations} for iterations in (0, 3, 16)),
+    *({"consistency_weight": weight} for weight in (0.01, 1.0)),
     {"symmetries": False},
-    *({"inner_iterations": updates} for updates in (0, 1, 2, 4)),
-    {"network": "unet"},
-    *({"autoencoding_weight": weight} for weight in (0.0, 0.1, 1.0)),
-    *({"learning_rate": rate} for rate in (3e-5, 1e-4, 3e-4, 1e-3)),
+    {"fit_maps": False},
+    *({"inner_iterations": updates} for updates in (0, 2)),
+    {"inner_iterations": 2, "network": "unet"},
+    {"inner_iterations": 2, "autoencoding_weight": 0.0},
+    {"inner_iterations": 2, "learning_rate": 1e-3},
     *({"output": output} for output in ("last", "mean", "consistent")),
-    *({"held_out_share": share} for share in (0.0, 0.05, 0.1)),
-    *({"outer_iterations": iterations} for iterations in (25, 50, 100, 200)),
+    *({"held_out_share": share} for share in (0.0, 0.05)),
+    *({"outer_iterations": iterations} for iterations in (25, 50, 100)),
 )
 """What is changed against `standard`, one at a time. A knob that tells only with noise is changed together with it."""
 
@@ -70,7 +70,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
 def ablation(options: argparse.Namespace) -> str:
     """Markdown: dB of `standard`, and of each change the difference."""
     cases = [
-        *mri_cases(options.images, BRAIN, ("4x", "8x")),
+        *mri_cases(options.images, BRAIN, ("4x",)),
         *ct_cases(options.images, BODY, (18,)),
     ]
     changes = [change for change in CHANGES if not options.knobs or set(change) & set(options.knobs)]

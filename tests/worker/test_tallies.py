@@ -95,12 +95,12 @@ def test_summing_up_leaves_the_sums(database: sessionmaker[Session], monkeypatch
             tallies.add(session, kind, label)
     with database() as reader, database.begin() as session:
         before = tallies.totals(reader)
-        sweeping.sweep(session, 3, 1, queue_empty=True)
+        sweeping.sweep(session, 3, 1, messages=0)
         assert session.scalar(select(func.count()).select_from(Tally)) == 3
         assert tallies.totals(session) == tallies.totals(reader) == before
     with database.begin() as session:
         tallies.add(session, "slices")
-        sweeping.sweep(session, 3, 1, queue_empty=True)
+        sweeping.sweep(session, 3, 1, messages=0)
         assert session.scalar(select(func.count()).select_from(Tally)) == 4
 
 
