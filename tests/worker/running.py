@@ -37,7 +37,7 @@ PATIENCE_SECONDS = 60.0
 LONG = SIRT(iterations=8000)
 SHORT = SIRT(iterations=300)
 GUIDED = complete(UDiGDIP(outer_iterations=25, inner_iterations=1), Modality.CT)  # network, optimiser, prior, noise
-LED = complete(UDiGDIP(outer_iterations=24, held_out_share=0.1), Modality.CT)  # slices follow one of their volume
+LED = complete(UDiGDIP(outer_iterations=60, held_out_share=0.1), Modality.CT)  # slices follow one of their volume
 JUDGED = complete(UDiGDIP(outer_iterations=40, inner_iterations=1, held_out_share=0.1), Modality.CT)
 Found = TypeVar("Found")
 
