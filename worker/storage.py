@@ -70,9 +70,11 @@ class Storage:
 
     def stored_scans(self) -> list[tuple[str, Path]]:
         """Every scan that lies here, with its tenant."""
-        own = [(DEFAULT_TENANT, path) for path in self.scans.iterdir() if not path.is_dir()]
-        folders = [path for path in self.scans.iterdir() if path.is_dir()]
-        return own + [(folder.name, path) for folder in folders for path in folder.iterdir()]
+        found = []
+        for path in self.scans.iterdir():
+            # Folders are other tenants'; see `scan`.
+            found += [(path.name, each) for each in path.iterdir()] if path.is_dir() else [(DEFAULT_TENANT, path)]
+        return found
 
     def delete_scan(self, sha256: str, tenant: str = DEFAULT_TENANT) -> None:
         """Delete a scan, if it is there."""

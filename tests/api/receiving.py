@@ -1,12 +1,13 @@
 """A receiver of webhooks that keeps what it hears and answers as it is told."""
 
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
+
+from listening import listening
 
 CERTIFICATE = Path(__file__).parents[1] / "data" / "receiver.pem"  # for receiver.test, made for these tests
 
@@ -59,11 +60,5 @@ def receiving(port: int = 0, *, tls: bool = False) -> Iterator[Receiver]:
         context.load_cert_chain(CERTIFICATE)
         server.socket = context.wrap_socket(server.socket, server_side=True)
     receiver = Receiver(server.server_address[1])
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with listening(server):
         yield receiver
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
