@@ -20,6 +20,7 @@ class Iterate(NamedTuple):
     loss: Tensor  # scalar, on the device
     state: Callable[[], State] | None = None  # makes the state to resume from; None: not a point to resume from
     verdict: Verdict | None = None  # of the last iterate, where it was judged
+    validation_residual: float | None = None  # |A x - y| / |y| on measurements that the run left out, where it did
 
 
 Iterates = Iterator[Iterate]

@@ -76,8 +76,7 @@ class Run:
         problem = self._problem(shown=not kept)
         last, quality = self._iterate(problem, kept.get("state"))
         result = self._seen(problem, last, dict(self._curves))
-        validation_residual = None if last.verdict is None else last.verdict.validation_residual
-        measured = {**asdict(quality), "validation_residual": validation_residual}
+        measured = {**asdict(quality), "validation_residual": last.validation_residual}
         return Outcome(result, {name: _finite(value) for name, value in measured.items()})
 
     def _problem(self, shown: bool) -> SliceProblem:

@@ -134,7 +134,10 @@ class _Stages:
                 if it.step >= min(last, it.steps):
                     break
                 yield self._seen(it._replace(image=image), self._classical_steps + self._trial_steps + it.step)
-        yield Iterate(self._steps, self._steps, image, self.A.misfit(image, self.y), verdict=self._verdict(share))
+        verdict, misfit = self._verdict(share), self.A.misfit(image, self.y)
+        yield Iterate(
+            self._steps, self._steps, image, misfit, verdict=verdict, validation_residual=verdict.validation_residual
+        )
 
     def _start(self, last: int) -> tuple[Tensor, UDiGDIP]:
         """Where the run on all data, good up to its iteration `last`, begins, and its noise levels."""
