@@ -93,6 +93,14 @@ def _check_rate(context: Context, key: Key) -> None:
         raise QuotaExceeded(f"this key may make {most} requests a minute (max_requests_per_minute)", headers=headers)
 
 
+def still_admitted(context: Context, caller: Caller) -> bool:
+    """Whether the key of a caller that stays holds yet."""
+    if caller.key is None:
+        return True
+    with context.reads() as session:
+        return keys.still_holds(session, caller.key.id)
+
+
 Reader = Annotated[Caller, Security(_caller, scopes=[Scope.READ.value])]
 Writer = Annotated[Caller, Security(_caller, scopes=[Scope.WRITE.value])]
 Admin = Annotated[Caller, Security(_caller, scopes=[Scope.ADMIN.value])]

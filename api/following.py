@@ -1,6 +1,7 @@
 """A job as it goes on: its snapshots, and the stream of its events."""
 
 import re
+import time
 import uuid
 from collections.abc import AsyncIterator
 from functools import partial
@@ -14,7 +15,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from api import views
-from api.access import Reader
+from api.access import Caller, Reader, still_admitted
 from api.context import Context, ContextDep
 from api.examples import EVENTS, SNAPSHOTS, answers
 from api.negotiation import next_link, tagged_json
@@ -77,6 +78,8 @@ async def get_events(
 ) -> Response:
     """`status` at first and whenever it changes, `snapshot` with its seq as id, `done` at the end; then it closes.
 
+    It closes without `done` when the key that opened it holds no longer.
+
     A client that comes back with the id of `done` is told by 204 that there is nothing more.
     """
     match = _EVENT_ID.fullmatch(last_event_id or "0")
@@ -88,7 +91,7 @@ async def get_events(
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     if request.scope.get("head"):
         return Response(media_type="text/event-stream", headers=headers)
-    stream = _events(context, caller.tenant, job_id, int(match[1]))
+    stream = _events(context, caller, job_id, int(match[1]))
     return Stream(stream, headers, context.room.streams, client_of(request))
 
 
@@ -138,13 +141,17 @@ def _news(context: Context, tenant: str, job_id: uuid.UUID, after: int) -> _News
     )
 
 
-async def _events(context: Context, tenant: str, job_id: uuid.UUID, after: int) -> AsyncIterator[bytes]:
+async def _events(context: Context, caller: Caller, job_id: uuid.UUID, after: int) -> AsyncIterator[bytes]:
     yield format_sse_event(retry=RECONNECT_MILLISECONDS)
-    told = None
+    told, admitted_at = None, time.monotonic()
     with context.watcher.watch(job_id) as changed:
         while not context.watcher.closing:
             try:
-                news = await context.watcher.read(job_id, after, partial(_news, context, tenant, job_id, after))
+                if time.monotonic() - admitted_at >= KEEP_ALIVE_SECONDS:
+                    if not await run_in_threadpool(still_admitted, context, caller):
+                        return
+                    admitted_at = time.monotonic()
+                news = await context.watcher.read(job_id, after, partial(_news, context, caller.tenant, job_id, after))
             except NotFound:
                 yield format_sse_event(event="done", data_str='{"status":"deleted"}')
                 return

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, ParamSpec, TypeVar
@@ -57,7 +57,7 @@ def payload(delivery: Delivery) -> str:
     return json.dumps({"type": delivery.event, "timestamp": ended_at, "data": data})
 
 
-def headers(delivery: Delivery, body: str, secrets: str, now: datetime) -> dict[str, str]:
+def headers(delivery: Delivery, body: str, secrets: Sequence[str], now: datetime) -> dict[str, str]:
     """Id, time and signatures, one for each secret."""
     message = str(delivery.id)
     return {
@@ -65,7 +65,7 @@ def headers(delivery: Delivery, body: str, secrets: str, now: datetime) -> dict[
         "user-agent": f"udig-recon/{version('udig-recon')}",
         "webhook-id": message,
         "webhook-timestamp": str(int(now.timestamp())),
-        "webhook-signature": " ".join(Webhook(secret).sign(message, now, body) for secret in secrets.split()),
+        "webhook-signature": " ".join(Webhook(secret).sign(message, now, body) for secret in secrets),
     }
 
 
@@ -165,5 +165,5 @@ class Courier:
             return answer.status_code
 
     def _headers(self, delivery: Delivery, body: str) -> dict[str, str]:
-        secret = self._settings.webhook_secret
-        return headers(delivery, body, secret.get_secret_value() if secret else "", datetime.now(UTC))
+        secrets = webhooks.signing_secrets(self._settings, delivery.tenant)
+        return headers(delivery, body, secrets, datetime.now(UTC))

@@ -22,6 +22,7 @@ from worker.database import in_one_line, make_engine, make_sessions
 from worker.keys import TENANT, Limits, Scope, Wanted
 from worker.models import DEFAULT_TENANT, Key
 from worker.settings import Settings, get_settings
+from worker.webhooks import signing_secrets
 
 
 class Refused(Exception):
@@ -74,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     revoke = of_keys.add_parser("revoke", help="refuse a key from now on")
     revoke.add_argument("id", type=uuid.UUID)
     revoke.set_defaults(do=_revoke)
+    webhooks = groups.add_parser("webhook-secret", help="what a tenant's receivers verify webhooks with, one a line")
+    webhooks.add_argument("--tenant", default=DEFAULT_TENANT, help="(%(default)s)")
+    webhooks.set_defaults(do=_webhook_secret)
     of_audit = groups.add_parser("audit", help="export and verify the audit log").add_subparsers(required=True)
     export = of_audit.add_parser("export", help="verify the log and print it, one JSON object a line")
     export.set_defaults(do=_export)
@@ -128,6 +132,14 @@ def _tell(session: Session, key: Key, action: str, secret: str | None = None) ->
     session.commit()
     sys.stderr.write(f"{action}: {key.id} of tenant {key.tenant}\n")
     if secret is not None:
+        _say(secret)
+
+
+def _webhook_secret(_: Session, options: argparse.Namespace) -> None:
+    secrets = signing_secrets(get_settings(), options.tenant)
+    if not secrets:
+        raise Refused("WEBHOOK_SECRET is not set: there are no webhooks")
+    for secret in secrets:
         _say(secret)
 
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from worker.models import Key
@@ -74,15 +74,19 @@ def recognise(session: Session, secret: str) -> Key | None:
     """
     digest = hashed(secret)
     this = or_(Key.sha256 == digest, (Key.previous_sha256 == digest) & (Key.previous_until > func.now()))
-    usable = Key.revoked_at.is_(None) & or_(Key.expires_at.is_(None), Key.expires_at > func.now())
     due = or_(Key.last_used_at.is_(None), Key.last_used_at < func.now() - USE_IS_TOLD_AGAIN)
-    found = session.execute(select(Key, due.label("due")).where(this, usable)).one_or_none()
+    found = session.execute(select(Key, due.label("due")).where(this, _usable())).one_or_none()
     if found is None:
         return None
     if found.due:
         session.execute(update(Key).where(Key.id == found.Key.id, due).values(last_used_at=func.now()))
     key: Key = found.Key
     return key
+
+
+def still_holds(session: Session, key_id: uuid.UUID) -> bool:
+    """Whether a key that was recognised before would be now."""
+    return session.scalar(select(Key.id).where(Key.id == key_id, _usable())) is not None
 
 
 def of_tenant(session: Session, tenant: str | None) -> Sequence[Key]:
@@ -120,6 +124,10 @@ def is_tenant(name: str) -> bool:
 def hashed(secret: str) -> str:
     """What is kept of a key. It is 256 random bits, so that a fast hash is as good as a slow one."""
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _usable() -> ColumnElement[bool]:
+    return Key.revoked_at.is_(None) & or_(Key.expires_at.is_(None), Key.expires_at > func.now())
 
 
 def _fresh() -> str:

@@ -67,7 +67,8 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(5, gt=0, description="period in which waiting rows are rung again")
     webhook_secret: SecretStr | None = Field(
         None,
-        description="what webhooks are signed with: whsec_ and base64, or several of these; unset: there are none",
+        description="what the secrets that webhooks are signed with are made from: whsec_ and base64, or several of "
+        "these; unset: there are none",
     )
     webhook_allow_private: bool = Field(False, description="webhooks may go to private addresses, and by plain http")
     webhook_retry_seconds: float = Field(

@@ -1,5 +1,7 @@
 """The outbox of webhooks: what is due, taken under a lease, and what became of it. A trigger fills it."""
 
+import base64
+import hmac
 import random
 import uuid
 from dataclasses import dataclass
@@ -11,10 +13,12 @@ from sqlalchemy.orm import Session
 
 from worker import tallies
 from worker.models import DeliveryState, Job, WebhookDelivery
+from worker.settings import Settings
 
 MOST_ATTEMPTS = 15  # with a first pause of 5 s the last one is about a day after the first
 JITTER = 0.25
 GONE = "answered 410 Gone"
+MARK = "whsec_"  # of a secret, by the standard
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,19 @@ class Delivery:
     attempt: int
     created_at: datetime
     traceparent: str | None
+    tenant: str
+
+
+def signing_secrets(settings: Settings, tenant: str) -> list[str]:
+    """What a tenant's webhooks are signed with, one for each secret of the service; none where it sends none.
+
+    Whoever can verify a signature can also make one, so that the receivers of each tenant have secrets of their own.
+    """
+    given = settings.webhook_secret.get_secret_value() if settings.webhook_secret else ""
+    # Padding may be left out, and too much of it does no harm.
+    keys = (base64.b64decode(secret.removeprefix(MARK) + "==") for secret in given.split())
+    derived = (hmac.digest(key, f"webhooks of {tenant}".encode(), "sha256") for key in keys)
+    return [MARK + base64.b64encode(each).decode() for each in derived]
 
 
 def take(session: Session, most: int, lease_seconds: float) -> list[Delivery]:
@@ -49,13 +66,14 @@ def take(session: Session, most: int, lease_seconds: float) -> list[Delivery]:
             WebhookDelivery.job_id,
             WebhookDelivery.url,
             WebhookDelivery.event,
-            WebhookDelivery.attempts,
+            WebhookDelivery.attempts.label("attempt"),
             WebhookDelivery.created_at,
             Job.traceparent,
+            Job.tenant,
         )
         .execution_options(synchronize_session=False)
     )
-    return [Delivery(*row) for row in session.execute(taken)]
+    return [Delivery(**row._asdict()) for row in session.execute(taken)]
 
 
 def _drop_for_disabled(session: Session) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -433,3 +434,17 @@ def test_a_path_that_holds_no_id_is_refused_without_being_written_down(door: Doo
 def test_a_page_of_another_site_may_not_post_where_no_key_is_asked_for(client: TestClient, mri_file: bytes) -> None:
     for origin, status in (("https://example.org", 403), ("null", 403), ("http://testserver", 201)):
         assert client.post("/v1/scans", content=mri_file, headers={"Origin": origin}).status_code == status
+
+
+def test_a_stream_ends_with_the_key_that_opened_it(
+    door: Door, mri_file: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.following.KEEP_ALIVE_SECONDS", 0.05)
+    (_, headers), (reader_id, reader) = door.key("a"), door.key("a", Scope.READ)
+    job = ask(door, headers, bring(door, headers, mri_file))
+    revoking = threading.Timer(0.5, lambda: door.client.delete(f"/v1/keys/{reader_id}", headers=headers))
+    revoking.start()
+    text = door.client.get(job["links"]["events"], headers=reader).text
+    revoking.join()
+    assert ": still here" in text
+    assert "event: done" not in text

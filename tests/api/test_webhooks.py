@@ -27,7 +27,7 @@ from api.destinations import is_public
 from api.problems import Invalid
 from api.webhooks import Courier
 from worker import webhooks
-from worker.models import DeliveryState, WebhookDelivery
+from worker.models import DEFAULT_TENANT, DeliveryState, WebhookDelivery
 from worker.settings import BadSetting, Settings, read_settings
 from worker.webhooks import Delivery
 
@@ -79,8 +79,14 @@ def told(client: TestClient, job: dict[str, Any], state: str) -> dict[str, Any]:
 
 def verified(heard: Heard, secret: str = SECRET) -> dict[str, Any]:
     """The payload, when its signature is right."""
-    payload: dict[str, Any] = Webhook(secret).verify(heard.body, heard.headers)
+    payload: dict[str, Any] = Webhook(theirs(secret)).verify(heard.body, heard.headers)
     return payload
+
+
+def theirs(secret: str, tenant: str = DEFAULT_TENANT) -> str:
+    """What a tenant's receivers verify with."""
+    (made,) = webhooks.signing_secrets(Settings(webhook_secret=SecretStr(secret)), tenant)
+    return made
 
 
 def test_each_end_of_a_job_is_told_once_and_signed(
@@ -112,14 +118,17 @@ def test_each_end_of_a_job_is_told_once_and_signed(
         assert verified(heard, OLD_SECRET) == json.loads(heard.body)
         assert NAME not in str(heard)
         with pytest.raises(WebhookVerificationError):
-            Webhook(SECRET).verify(heard.body.replace("job", "jab", 1), heard.headers)
+            Webhook(theirs(SECRET)).verify(heard.body.replace("job", "jab", 1), heard.headers)
+        for unfit in (SECRET, theirs(SECRET, "another")):
+            with pytest.raises(WebhookVerificationError):
+                Webhook(unfit).verify(heard.body, heard.headers)
 
 
 def test_the_signature_is_the_one_of_the_standard() -> None:
     then = datetime.fromtimestamp(1614265330, UTC)
-    delivery = Delivery(uuid.UUID(int=1), uuid.UUID(int=2), "https://x.test", "job.failed", 1, then, None)
+    delivery = Delivery(uuid.UUID(int=1), uuid.UUID(int=2), "https://x.test", "job.failed", 1, then, None, "a")
     body = outgoing.payload(delivery)
-    sent = outgoing.headers(delivery, body, SECRET, then)
+    sent = outgoing.headers(delivery, body, [SECRET], then)
     signed = f"{uuid.UUID(int=1)}.1614265330.{body}".encode()
     assert sent["webhook-signature"] == expected_signature(signed)
     assert sent["webhook-timestamp"] == "1614265330"
@@ -249,7 +258,7 @@ def test_a_secret_that_is_none_is_refused_without_being_told(secret: str, monkey
 
 
 def delivery(url: str) -> Delivery:
-    return Delivery(uuid.uuid4(), uuid.uuid4(), url, "job.succeeded", 1, datetime.now(UTC), None)
+    return Delivery(uuid.uuid4(), uuid.uuid4(), url, "job.succeeded", 1, datetime.now(UTC), None, DEFAULT_TENANT)
 
 
 class Names:

@@ -53,6 +53,7 @@ def test_a_key_is_made_listed_rotated_and_revoked(
     with database.begin() as session:
         assert keys.recognise(session, secret) is keys.recognise(session, turned) is None
         assert session.scalars(select(Key.revoked_at)).one() is not None
+        assert not keys.still_holds(session, key.id)
     log = [json.loads(line) for line in done(capsys, "audit", "export").splitlines()]
     assert [(entry["action"], entry["tenant"]) for entry in log] == [
         (action, "radiology") for action in ("key.made", "key.rotated", "key.revoked")
@@ -99,3 +100,15 @@ def test_the_commands_need_no_torch(settings: Settings) -> None:
     secret, loaded = ended.stdout.split()
     assert secret.startswith(keys.PREFIX)
     assert loaded == "False"
+
+
+def test_each_tenant_has_webhook_secrets_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "WEBHOOK_SECRET" in refused(capsys, "webhook-secret")
+    given = [f"whsec_{letter * 43}" for letter in "ab"]
+    monkeypatch.setenv("WEBHOOK_SECRET", " ".join(given))
+    get_settings.cache_clear()
+    a, b = (done(capsys, "webhook-secret", "--tenant", tenant).split() for tenant in ("a", "b"))
+    assert len({*a, *b, *given}) == 6
+    assert done(capsys, "webhook-secret", "--tenant", "a").split() == a
