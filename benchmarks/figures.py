@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import Case, Source, ct_cases, mri_cases, mri_images, mri_scan, person
-from benchmarks.plots import Curve, lines_png
+from core.comparison.plots import Curve, lines_png
 from benchmarks.quality import CPU, compute, of_engine
-from benchmarks.stored import Made, Result, Run, measured
+from core.comparison.stored import Made, Result, Run, measured
 from core import algorithms, metrics
 from core.acquisition import Modality
 from core.cards import find_card

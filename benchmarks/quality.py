@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from benchmarks.bart import bart
-from benchmarks.cases import Case, Source, cases
+from benchmarks.cases import BODY, BRAIN, Case, Source, cases
 from benchmarks.quality_report import Row, report
-from benchmarks.stored import Image, Made, Result, Run, cpu_seconds, found, measured
+from core.comparison.stored import Image, Made, Result, Run, cpu_seconds, found, measured
 from core.acquisition import Acquisition, Modality, MRIAcquisition
 from core.cards import card_of
 from core.errors import MissingPrior, UnsupportedScan
@@ -61,10 +61,10 @@ def groups(foreign_mri: str, foreign_ct: str) -> dict[str, Group]:
     mri, ct = Modality.MRI, Modality.CT
     second = (Source("mri/uih_t1.nii.gz", 0, (115,), mri), Source("mri/uih_t1.nii.gz", 2, (90,), mri))
     return {
-        "brain": Group((Source("mri/brain_gd_t1.nii.gz", 2, (50, 80), mri),), None),
+        "brain": Group((BRAIN,), None),
         "second-brain": Group(second, foreign_mri),
         "abdomen": Group((Source("mri/abdomen.nii.gz", 2, (14, 22), mri),), foreign_mri, foreign=True),
-        "ct": Group((Source("ct/upper_abdomen_hu.nii.gz", 2, (4, 10, 16), ct),), None),
+        "ct": Group((BODY,), None),
         "ct-foreign": Group((Source("ct/lidc0314_chest_hu.nii.gz", 2, (40, 90), ct),), foreign_ct, foreign=True),
     }
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.cases import COILS, NOISE, SAMPLINGS, Source, ct_cases, mask, mri_images
-from benchmarks.stored import Made, Result, Run, measured
+from core.comparison.stored import Made, Result, Run, measured
 from core.acquisition import Acquisition, CTAcquisition, Modality
 from core.parameters import Parameters, complete, parse
 from core.priors import load_prior

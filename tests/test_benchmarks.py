@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.plots import decades, lines_png, ticks
+from core.comparison.plots import decades, lines_png, ticks
 from benchmarks.quality_report import Criterion, Row, criteria, report
-from benchmarks.stored import Run, found, measured
+from core.comparison.stored import Run, found, measured
 from core.acquisition import Modality
 
 
