@@ -112,7 +112,9 @@ def mr_scan() -> Scan:
         noise_level=0.005,
         pixel_spacing_mm=(2.0, 2.0),
     )
-    return Scan("MR 4x, 8 coils", written(scan, OUTPUT / "mr-scan.h5"), "zero_filled", "zero-filled", np.abs(image), 3.0)
+    return Scan(
+        "MR 4x, 8 coils", written(scan, OUTPUT / "mr-scan.h5"), "zero_filled", "zero-filled", np.abs(image), 3.0
+    )
 
 
 def ct_scan() -> Scan:
