@@ -27,6 +27,9 @@ from core.device import prepared
 from core.errors import ReconstructionError
 from core.iterates import Iterate
 
+SHOWN_EVERY = 0.5
+"""Seconds from one look at the bar to the next."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when all is compared, 2 when the input cannot be used, 130 when it was interrupted."""
@@ -113,6 +116,7 @@ class _Bar:
         self._seconds: dict[tuple[str, str], list[float]] = {}
         form = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
         self._bar = tqdm(total=len(runs), unit="run", bar_format=form)
+        self._shown_at = 0.0
 
     def __enter__(self) -> "_Bar":
         return self
@@ -126,10 +130,11 @@ class _Bar:
         self._waiting.remove(_kind(run))
 
         def seen(iterate: Iterate) -> None:
-            share = iterate.step / max(1, iterate.steps)
-            spent = time.monotonic() - began
-            whole = spent / share if share > 0 else spent
-            self._show(run, share, whole - spent, whole)
+            now = time.monotonic()
+            if now > self._shown_at + SHOWN_EVERY:
+                share = iterate.step / max(1, iterate.steps)
+                self._show(run, share, (now - began) / max(share, 0.01))
+                self._shown_at = now
 
         finished = computer.finish(run, output, seen)
         seconds = max(finished.result.fields["seconds"], time.monotonic() - began)
@@ -137,15 +142,14 @@ class _Bar:
         self._bar.update(1)
         return finished
 
-    def _show(self, run: Run, share: float, left: float, whole: float) -> None:
-        """Unknown times of methods that have not run are missing from what is left, which a + tells."""
+    def _show(self, run: Run, share: float, seconds: float) -> None:
+        """A share of a run that takes so long is done. A + tells of methods that have not run, their time unknown."""
         means = {kind: sum(times) / len(times) for kind, times in self._seconds.items()}
-        means.setdefault(_kind(run), whole)
-        left += sum(means.get(kind, 0.0) for kind in self._waiting)
+        means.setdefault(_kind(run), seconds)
+        left = (1 - share) * seconds + sum(means.get(kind, 0.0) for kind in self._waiting)
         more = "+" if any(kind not in means for kind in self._waiting) else ""
         place = f"{run.label}, {run.scan.name} {run.slice}"
-        self._bar.set_postfix_str(f"left {timedelta(seconds=round(left))}{more}, {place}: {share:.0%}", refresh=False)
-        self._bar.update(0)
+        self._bar.set_postfix_str(f"left {timedelta(seconds=round(left))}{more}, {place}: {share:.0%}")
 
 
 def _kind(run: Run) -> tuple[str, str]:
