@@ -62,10 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--seeds", type=int, default=1, help="runs of each method on each slice, with seeds 0, 1, ...")
     add("--slices", type=int, nargs="+", help="of every scan; all by default")
-    add(
-        "--figures", nargs="*", choices=FIGURES, default=["panels", "iterations"], help="noise: of the paper's figure 1"
-    )
-    add("--noise-updates", type=int, default=4000, help="of each probe of figure noise")
+    add("--figures", nargs="*", choices=FIGURES, default=FIGURES[:2], help="panels and iterations by default")
+    add("--noise-updates", type=int, default=4000, help="of each probe of figure noise, the paper's 1")
     add("--device", default="auto", help="cpu, cuda, cuda:N; a GPU by default where there is one")
     add("--threads", type=int, default=1, help="CPU threads; of one the processor's time is told, not the clock's")
     add("--priors", type=Path, help="folder of diffusion priors beside the bundled ones")
@@ -87,7 +85,7 @@ def _compare(options: argparse.Namespace, command: str) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     for line in passed_over:
         sys.stderr.write(f"passed over: {line}\n")
-    made_by = {"command": f"`{command}`", "machine": _machine(computer.device), "torch": str(torch.__version__)}
+    made_by = {"command": f"`{command}`", **_machine(computer.device), "torch": str(torch.__version__)}
     done: list[Finished] = []
     probed: list[Finished] = []
     with _Bar([*runs, *sweep]) as bar:
@@ -103,9 +101,14 @@ def _compare(options: argparse.Namespace, command: str) -> None:
     sys.stderr.write(f"written to {options.output}\n")
 
 
-def _machine(device: torch.device) -> str:
+def _machine(device: torch.device) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return f"{platform.system()}, {name}, {os.cpu_count()} cores, {torch.get_num_threads()} of them used"
+    threads = torch.get_num_threads()
+    alone = device.type == "cpu" and threads == 1
+    return {
+        "machine": f"{platform.system()}, {name}, {os.cpu_count()} cores, {threads} threads",
+        "time": "seconds of the processor" if alone else "seconds of the clock",
+    }
 
 
 class _Bar:

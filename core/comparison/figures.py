@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ SIGMAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Of the noise on the truth that is the network's input, in units of the normalised image."""
 ACROSS = 5
 """Panels beside each other."""
+TITLE = 40
+"""Characters in a line above them."""
 GAIN = 5.0
 """Of the error in a panel."""
 
@@ -63,7 +66,7 @@ def write_panels(finished: Iterable[Finished], folder: Path) -> None:
         panels = [(f"reference\n{run.scan.sampling}", with_inset(truth, corner, white))]
         for each in those:
             image = each.result.image
-            title = f"{each.run.label}\nPSNR {each.entry.psnr:.2f} dB, SSIM {each.entry.ssim:.3f}"
+            title = f"{fill(each.run.label, TITLE)}\nPSNR {each.entry.psnr:.2f} dB, SSIM {each.entry.ssim:.3f}"
             panels.append((title, with_inset(image, corner, white, GAIN * np.abs(np.abs(image) - truth))))
         with replacing(folder / f"{name}.png") as part:
             part.write_bytes(grid_png(panels, (black, white), ACROSS))
