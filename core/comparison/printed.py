@@ -21,7 +21,7 @@ class Printed(NamedTuple):
 
 STEPS = 500
 UPDATES = 4000
-PURIFICATIONS = 2000 * 150  # K times M
+PURIFICATIONS = 2000 * 150  # K times M, read to the letter; the printed minutes allow for some 600
 
 TABLE_1: Mapping[tuple[str, str], Printed] = {
     ("score_mri", "4x"): Printed(33.53, 0.01, 0.840, 6.2, prior_calls=STEPS),

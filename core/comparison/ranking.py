@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from core.acquisition import Modality
-from core.comparison.entries import Entry, methods_of, samplings_of
+from core.comparison.entries import Entry, samplings_of
+from core.comparison.tables import markdown_row
 
 SIGNIFICANT = 0.05
+
+_Case = tuple[str, int, int]  # scan, slice, seed
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,10 @@ def rankings(entries: Sequence[Entry]) -> list[Ranking]:
 
 
 def _ranking(modality: Modality, entries: Sequence[Entry]) -> Ranking:
-    scored = [
-        entry
-        for entry in entries
-        if entry.modality is modality and entry.psnr is not None and math.isfinite(entry.psnr)
-    ]
-    found = {
-        method: {(run.scan, run.slice, run.seed): run.psnr or 0.0 for run in scored if run.method == method}
-        for method in methods_of(scored)
-    }
+    found: dict[str, dict[_Case, float]] = {}
+    for run in entries:
+        if run.modality is modality and run.psnr is not None and math.isfinite(run.psnr):
+            found.setdefault(run.method, {})[run.scan, run.slice, run.seed] = run.psnr
     wanted = {(scan, number) for runs in found.values() for scan, number, _ in runs}
     means = {method: statistics.fmean(_by_slice(runs).values()) for method, runs in found.items()}
     order = sorted(found, key=lambda method: -means[method])
@@ -94,7 +92,7 @@ def _ranking(modality: Modality, entries: Sequence[Entry]) -> Ranking:
     return Ranking(modality, tuple(places))
 
 
-def _by_slice(runs: Mapping[tuple[str, int, int], float]) -> dict[tuple[str, int], float]:
+def _by_slice(runs: Mapping[_Case, float]) -> dict[tuple[str, int], float]:
     """Mean over the seeds of each slice."""
     found: dict[tuple[str, int], list[float]] = {}
     for (scan, number, _), value in runs.items():
@@ -102,9 +100,7 @@ def _by_slice(runs: Mapping[tuple[str, int, int], float]) -> dict[tuple[str, int
     return {place: statistics.fmean(values) for place, values in found.items()}
 
 
-def _differences(
-    runs: Mapping[tuple[str, int, int], float], first: Mapping[tuple[str, int, int], float]
-) -> list[float]:
+def _differences(runs: Mapping[_Case, float], first: Mapping[_Case, float]) -> list[float]:
     """Of each slice, the mean over the seeds that both have."""
     shared = {key: runs[key] - first[key] for key in runs if key in first}
     return list(_by_slice(shared).values())
@@ -135,18 +131,22 @@ def render_rankings(found: Sequence[Ranking]) -> str:
     parts = []
     for ranking in found:
         rows = [
-            f"| {place.rank or ''} | {place.method} | {place.psnr:.2f} | {place.n} | {_signed(place.difference)} "
-            f"| {_small(place.p)} | {_small(place.adjusted)} |"
+            (
+                str(place.rank or ""),
+                place.method,
+                f"{place.psnr:.2f}",
+                str(place.n),
+                _told(place.difference, "+.2f"),
+                _told(place.p, ".2g"),
+                _told(place.adjusted, ".2g"),
+            )
             for place in ranking.places
         ]
-        head = f"| {ranking.modality.upper()} | method | PSNR, dB | slices | against the first, dB | p | p, Holm |"
-        parts.append("\n".join([head, "|---" * 7 + "|", *rows, "", f"{ranking.remark}."]))
+        head = (ranking.modality.upper(), "method", "PSNR, dB", "slices", "against the first, dB", "p", "p, Holm")
+        lines = [markdown_row(cells) for cells in (head, ["---"] * len(head), *rows)]
+        parts.append("\n".join([*lines, "", f"{ranking.remark}."]))
     return "\n\n".join(parts) + "\n"
 
 
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.2f}"
-
-
-def _small(value: float | None) -> str:
-    return "" if value is None else f"{value:.2g}"
+def _told(value: float | None, form: str) -> str:
+    return "" if value is None else f"{value:{form}}"

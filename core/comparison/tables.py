@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import math
 import re
 import statistics
@@ -133,26 +134,29 @@ def _markdown(entries: Sequence[Entry]) -> str:
     for modality, samplings in samplings_of(entries).items():
         heads = [f"{sampling}: {column.title}" for sampling in samplings for column in COLUMNS]
         rows = [["method", *heads], ["---"] * (1 + len(heads)), *_rows(entries, modality, samplings)]
-        parts.append("\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows))
+        parts.append("\n".join(map(markdown_row, rows)))
     return "\n\n".join([*parts, NOTE]) + "\n"
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+    """A line of a Markdown table, whatever the cells hold."""
+    escaped = (cell.replace("|", r"\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
 
 
 def _csv(entries: Sequence[Entry]) -> str:
     """A line for each method and sampling, nothing rounded."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    spreads = [f"{name}_{part}" for name in _MEASURES for part in ("mean", "sd")]
-    writer.writerow(["method", "sampling", "runs", *spreads, *(f"paper_{name}" for name in Printed._fields)])
+    names = [f"{name}_{part}" for name in _MEASURES for part in ("mean", "sd")]
+    writer.writerow(["method", "sampling", "runs", *names, *(f"paper_{name}" for name in Printed._fields)])
     cells = summary(entries)
     for samplings in samplings_of(entries).values():
-        for method in methods_of(entries):
-            for sampling in samplings:
-                if (cell := cells.get((method, sampling))) is not None:
-                    found = [getattr(cell, name) or Spread(math.nan, None, 0) for name in _MEASURES]
-                    ours = [value for each in found for value in (each.mean if each.n else None, each.sd)]
-                    writer.writerow(
-                        [method, sampling, cell.runs, *ours, *(cell.printed or [None] * len(Printed._fields))]
-                    )
+        for method, sampling in itertools.product(methods_of(entries), samplings):
+            if (cell := cells.get((method, sampling))) is not None:
+                spreads = [getattr(cell, name) for name in _MEASURES]
+                ours = [value for each in spreads for value in ((None, None) if each is None else each[:2])]
+                writer.writerow([method, sampling, cell.runs, *ours, *(cell.printed or [None] * len(Printed._fields))])
     return stream.getvalue()
 
 
