@@ -39,6 +39,11 @@ class Source(NamedTuple):
     modality: Modality
 
 
+BRAIN = Source("mri/brain_gd_t1.nii.gz", 2, (50, 80), Modality.MRI)
+BODY = Source("ct/upper_abdomen_hu.nii.gz", 2, (4, 10, 16), Modality.CT)
+"""People that no bundled prior has seen."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One scan with its truth, simulated when it is first asked for."""
@@ -62,11 +67,11 @@ def cases(folder: Path, source: Source) -> list[Case]:
     return (mri_cases if source.modality is Modality.MRI else ct_cases)(folder, source)
 
 
-def mri_cases(folder: Path, source: Source, samplings: Sequence[str] = SAMPLINGS) -> list[Case]:
+def mri_cases(folder: Path, source: Source, samplings: Sequence[str] = SAMPLINGS, size: int = SIZE) -> list[Case]:
     """Scans of each slice of a source at each sampling."""
     return [
         Case(person(source), sampling, index, partial(mri_scan, image, sampling, index))
-        for index, image in mri_images(folder, source)
+        for index, image in mri_images(folder, source, size)
         for sampling in samplings
     ]
 
