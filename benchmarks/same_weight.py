@@ -1,8 +1,8 @@
 """Each classical method against a peer with the same objective and weight, on real slices. Prints Markdown.
 
 `python -m benchmarks.same_weight --mri brain.nii.gz --ct body.nii.gz`: scans as those of `benchmarks.classical`, one
-thread. BART's weights are ours in its unit (`pics -w 1`). Iterations are the same too, but for total variation: with its
-default penalty BART's image is 1.5 dB from its own limit after 200 and needs a thousand. ASTRA runs on the CPU (`pip install astra-toolbox`).
+thread. BART's weights are ours in its unit (`pics -w 1`). Iterations are the same too, but for total variation: by its
+default penalty BART's image is 1.5 dB from its own limit after 200. ASTRA runs on the CPU (`pip install astra-toolbox`).
 """
 
 import argparse
