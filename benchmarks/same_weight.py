@@ -2,7 +2,7 @@
 
 `python -m benchmarks.same_weight --mri brain.nii.gz --ct body.nii.gz`: scans as those of `benchmarks.classical`, one
 thread. BART's weights are ours in its unit (`pics -w 1`). Iterations are the same too, but for total variation: by its
-default penalty BART's image is 1.5 dB from its own limit after 200. ASTRA runs on the CPU (`pip install astra-toolbox`).
+default penalty BART's image is 1.5 dB from its own limit after 200. ASTRA runs on the CPU (astra-toolbox).
 """
 
 import argparse
