@@ -12,7 +12,7 @@ from fastapi.responses import RedirectResponse
 from api import errors, following, health, jobs, keys, methods, results, scans
 from api.context import Context
 from api.metrics import Requests
-from api.middleware import HeadAsGet, Observed
+from api.middleware import HeadAsGet, Named, Observed
 from api.schemas import JobIn, JobOptions, ProblemOut
 from api.shares import Admission, room
 from api.threads import Threads
@@ -68,6 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_api_route("/", _root, include_in_schema=False)
     errors.install(app)
     app.add_middleware(Admission, requests=shares.requests)
+    app.add_middleware(Named, names=settings.names)
     app.add_middleware(Observed, requests=requests)
     app.add_middleware(HeadAsGet)
     _complete_openapi(app)

@@ -80,7 +80,7 @@ def _head_of(answer: bytes) -> tuple[int, dict[str, str]]:
 
 def head(method: str, path: str, size: int, **headers: str) -> bytes:
     """The head of a request; `content_type` stands for Content-Type."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: load", f"Content-Length: {size}"]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {size}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 

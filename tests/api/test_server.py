@@ -41,7 +41,7 @@ def answer_of(connection: socket.socket) -> bytes:
 
 
 def begun(size: int) -> bytes:
-    return f"POST /v1/scans HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode()
+    return f"POST /v1/scans HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n".encode()
 
 
 def until(condition: Any) -> None:
