@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import uvicorn
 
-from api.app import create_app
+from api.app import PROBES, create_app
 from api.server import Server, allow_files, timed_protocol
 from worker import logs, tracing
 from worker.settings import get_settings
@@ -44,6 +44,7 @@ def main() -> None:
     listener = _listener(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     log.info("api.listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
+    app.state.context.prober.prepare(PROBES)
     with suppress(KeyboardInterrupt):  # raised again by uvicorn once all is closed
         Server(config, app.state.context.watcher.close).run(sockets=[listener])
 
@@ -51,7 +52,7 @@ def main() -> None:
 def _listener(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=512)
+        listener = socket.create_server((host, port), family=family, backlog=512)
     except socket.gaierror as error:
         raise SystemExit(f"error: HOST: {host} is no address of this machine: {error.strerror}") from None
     except OSError as error:
@@ -59,6 +60,10 @@ def _listener(host: str, port: int) -> socket.socket:
         raise SystemExit(
             f"error: {name}: cannot listen at {host}, port {port}: {os.strerror(error.errno or 0)}"
         ) from None
+    # asyncio leaves this out for a socket that it was given. The body of a short answer, which is sent after its head,
+    # would then wait for the client's acknowledgement, some 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from starlette.concurrency import run_in_threadpool
 
 from api.context import Context, ContextDep
 from api.problems import Forbidden, Problem, QuotaExceeded, Unauthenticated
@@ -44,7 +45,7 @@ class Caller:
         return context.settings.retention_days if own is None else own
 
 
-def _caller(
+async def _caller(
     request: Request,
     context: ContextDep,
     needed: SecurityScopes,
@@ -54,7 +55,7 @@ def _caller(
         _refuse_other_sites(request)
         caller = Caller()
     else:
-        key = _known(context, given)
+        key = await run_in_threadpool(_known, context, given)
         caller = Caller(key.tenant, key)
         request.state.client = f"key:{key.id}"  # see api/shares.py
         _check_rate(context, key)

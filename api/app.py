@@ -6,16 +6,16 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
-import anyio
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
 from api import errors, following, health, jobs, keys, methods, results, scans
 from api.context import Context
 from api.metrics import Requests
-from api.middleware import HeadAsGet, Observed
+from api.middleware import HeadAsGet, Named, Observed
 from api.schemas import JobIn, JobOptions, ProblemOut
 from api.shares import Admission, room
+from api.threads import Threads
 from api.watcher import Watcher
 from api.webhooks import Courier
 from core.formats import Prober
@@ -25,7 +25,8 @@ from worker.settings import Settings, get_settings
 from worker.storage import open_storage
 
 CONNECTIONS = 20
-PROBES = 4
+PROBES = 4  # scans looked into at once
+FILES = 8  # scans written, kept or deleted at once
 DESCRIPTION = """\
 Post a scan, ask for a reconstruction, follow it, download the image. Errors are problem documents (RFC 9457) that say
 what is wrong, where, and what would be right.
@@ -58,7 +59,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         requests=requests,
         room=shares,
         prober=Prober(),
-        probes=anyio.CapacityLimiter(PROBES),
+        probes=Threads(PROBES),
+        files=Threads(FILES),
     )
     app.state.engine, app.state.celery = engine, make_celery(settings)
     for part in (scans, jobs, following, results, methods, keys, health):
@@ -66,6 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_api_route("/", _root, include_in_schema=False)
     errors.install(app)
     app.add_middleware(Admission, requests=shares.requests)
+    app.add_middleware(Named, names=settings.names)
     app.add_middleware(Observed, requests=requests)
     app.add_middleware(HeadAsGet)
     _complete_openapi(app)

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-import anyio
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.metrics import Requests
 from api.rates import Rates
 from api.shares import Room
+from api.threads import Threads
 from api.watcher import Watcher
 from core.formats import Limits, Prober
 from worker.settings import Settings
@@ -30,7 +30,8 @@ class Context:
     requests: Requests
     room: Room
     prober: Prober
-    probes: anyio.CapacityLimiter  # scans looked into at once
+    probes: Threads  # that look into scans
+    files: Threads  # that write, keep and delete scans
     rates: Rates = field(default_factory=Rates)
 
     @property
@@ -40,7 +41,7 @@ class Context:
         return Limits(max_slices=s.max_slices, max_coils=s.max_coils, max_matrix=s.max_matrix, max_views=s.max_views)
 
 
-def _context(request: Request) -> Context:
+async def _context(request: Request) -> Context:
     context: Context = request.app.state.context
     return context
 

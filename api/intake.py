@@ -5,11 +5,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import anyio.to_thread
 from fastapi import Request
 from sqlalchemy import select
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
 from api.access import Caller
 from api.context import Context
@@ -51,12 +49,12 @@ async def received(
     """Receive the body: the file itself, or a form with the part `file` and, if named, the field `text`."""
     async with AsyncExitStack() as stack:
         stack.enter_context(context.room.uploads.taken(client_of(request)))
-        upload = await stack.enter_async_context(uploading(context.storage, context.settings))
+        upload = await stack.enter_async_context(uploading(context))
         declared = request.headers.get("content-length")
         if declared is not None:
             around = 2 * FIELD_BYTES if is_form(request) else 0
-            await run_in_threadpool(upload.check, int(declared) - around)
-        await run_in_threadpool(_check_quota, context, caller, 0)
+            await context.files.run(upload.check, int(declared) - around)
+        await context.files.run(_check_quota, context, caller, 0)
         body = counted(request.stream(), declared)
         field = None
         if is_form(request):
@@ -106,12 +104,11 @@ async def _receive_form(
 
 async def _look(context: Context, caller: Caller, upload: Upload) -> dict[str, Any]:
     """The header of the scan: of the stored one where the tenant has these bytes, else by a probe in a process."""
-    known = await run_in_threadpool(_known_header, context, caller.tenant, upload.sha256)
+    known = await context.files.run(_known_header, context, caller.tenant, upload.sha256)
     if known is not None:
         return known
     with tracing.span("probe"):
-        probe = context.prober.probe
-        probed = await anyio.to_thread.run_sync(probe, upload.path, context.limits, limiter=context.probes)
+        probed = await context.probes.run(context.prober.probe, upload.path, context.limits)
     return asdict(probed)
 
 

@@ -70,7 +70,7 @@ async def post_job(
     if is_form(request):
         async with received(context, caller, request, file="scan", text="job") as file:
             asked = _parsed(JobOptions, file.text or b"")
-            return await run_in_threadpool(_file_with_scan, context, caller, asked, file, idempotency_key)
+            return await context.files.run(_file_with_scan, context, caller, asked, file, idempotency_key)
     asked_of_known = _parsed(JobIn, await _json_body(request))
     return await run_in_threadpool(_file, context, caller, asked_of_known, idempotency_key)
 

@@ -1,15 +1,19 @@
-"""What surrounds every request: HEAD as GET, headers that browsers heed, a count, a span, a line in the log."""
+"""What surrounds every request: HEAD as GET, the name it calls, headers for browsers, a count, a span, a log line."""
 
 import logging
 import time
 import uuid
+from collections.abc import Collection
+from urllib.parse import urlsplit
 
 from opentelemetry.trace import SpanKind
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.metrics import Requests
+from api.problems import Misdirected, shown
 from worker import tracing
+from worker.settings import is_loopback
 
 log = logging.getLogger("api.requests")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -47,6 +51,37 @@ class HeadAsGet:
             await send(message)
 
         await self.app({**scope, "method": "GET", "head": True}, receive, send_bodyless)
+
+
+class Named:
+    """Answers whoever calls the service by one of these names or a loopback one; None: by any.
+
+    A page in a browser of this machine may lead its own name here (DNS rebinding), and would then be of this very site.
+    """
+
+    def __init__(self, app: ASGIApp, names: Collection[str] | None) -> None:
+        self.app = app
+        self.names = names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        host = Headers(scope=scope).get("host") if scope["type"] == "http" else None
+        if host is None or self._is_ours(host):
+            await self.app(scope, receive, send)
+            return
+        expected = " | ".join(["localhost", "127.0.0.1", *sorted(self.names or ())])
+        detail = f"this service is not called {shown(host)}; its setting ALLOWED_HOSTS may name it"
+        problem = Misdirected.at("Host", detail, found=host, expected=expected)
+        await problem.response(scope["path"])(scope, receive, send)
+
+    def _is_ours(self, host: str) -> bool:
+        if self.names is None:
+            return True
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:  # brackets that hold no address
+            return False
+        return name in self.names or is_loopback(name)
 
 
 class Observed:

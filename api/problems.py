@@ -133,6 +133,13 @@ class TooLarge(Problem):
     title = "Too large"
 
 
+class Misdirected(Problem):
+    """The request calls the service by a name that is not its own."""
+
+    status = HTTPStatus.MISDIRECTED_REQUEST
+    title = "Not this service's name"
+
+
 class UnknownMedia(Problem):
     """The bytes or their media type are of no known format."""
 

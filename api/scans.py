@@ -5,7 +5,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import select
-from starlette.concurrency import run_in_threadpool
 
 from api import views
 from api.access import Caller, Reader, Writer
@@ -57,7 +56,7 @@ async def post_scan(
 ) -> Response:
     """The body is the file, or a form with the part `file`. 200: these very bytes are here already."""
     async with received(context, caller, request, filename) as file:
-        return await run_in_threadpool(_keep, context, caller, file)
+        return await context.files.run(_keep, context, caller, file)
 
 
 def _keep(context: Context, caller: Caller, file: Received) -> Response:
@@ -103,8 +102,13 @@ def get_scan(request: Request, context: ContextDep, caller: Reader, scan_id: uui
 @router.delete(
     "/v1/scans/{scan_id}", status_code=204, summary="Delete a scan", responses=answers({}, 204, 404, 409, 422, 503)
 )
-def delete_scan(context: ContextDep, caller: Writer, scan_id: uuid.UUID) -> Response:
+async def delete_scan(context: ContextDep, caller: Writer, scan_id: uuid.UUID) -> Response:
     """Refused while a job waits for it or runs on it; results of ended jobs stay."""
+    await context.files.run(_delete, context, caller, scan_id)
+    return Response(status_code=204)
+
+
+def _delete(context: Context, caller: Caller, scan_id: uuid.UUID) -> None:
     with context.sessions() as session:
         # Locks the row against jobs that are being filed for it.
         scan = views.one_scan(session, caller.tenant, scan_id, for_change=True)
@@ -115,4 +119,3 @@ def delete_scan(context: ContextDep, caller: Writer, scan_id: uuid.UUID) -> Resp
         session.commit()
         forget(session, context.storage, caller.tenant, scan.sha256)
         session.commit()
-    return Response(status_code=204)

@@ -1,6 +1,7 @@
 """Uvicorn with what it lacks: time-outs for headers and bodies, and streams that end when the server goes down."""
 
 import asyncio
+import gc
 import resource
 import socket
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from api.shares import Shares
 
 PROGRESS_BYTES = 1024  # fewer than this within the body time-out is no progress
 TURNED_AWAY_SECONDS = 1.0  # how long a connection that there is no room for may go on after its answer
+FULL_COLLECTION = 1000  # middle collections of garbage before a full one, which walks every stream while all wait
 LINGER_SECONDS = 30.0  # how long an unread body may go on after its answer
 
 
@@ -128,6 +130,14 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, close_streams: Callable[[], None]) -> None:
         super().__init__(config)
         self._close_streams = close_streams
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve. What starting has made stays: the garbage collector need not look at it again."""
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
+        young, middle, _ = gc.get_threshold()
+        gc.set_threshold(young, middle, FULL_COLLECTION)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Go down once what runs has ended."""

@@ -9,11 +9,10 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from starlette.concurrency import run_in_threadpool
+from anyio import CancelScope
 
+from api.context import Context
 from api.problems import BadRequest, DiskFull, Invalid, TooLarge, UnknownMedia
-from worker.settings import Settings
-from worker.storage import Storage
 
 BLOCK_BYTES = 1 << 20  # written, hashed and checked against the limits at once
 LONGEST_NAME = 255
@@ -23,12 +22,12 @@ _SHA256_DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]*):")
 class Upload:
     """The file and what is known of it so far. Its lock dies with the process: see `worker.tidying`."""
 
-    def __init__(self, storage: Storage, settings: Settings) -> None:
-        self.path = storage.incoming / f"{uuid.uuid4().hex}.part"
+    def __init__(self, context: Context) -> None:
+        self.path = context.storage.incoming / f"{uuid.uuid4().hex}.part"
         self.filename = ""
         self.digest: str | None = None  # Repr-Digest that was sent
         self.size_bytes = 0
-        self._storage, self._settings = storage, settings
+        self._storage, self._settings, self._threads = context.storage, context.settings, context.files
         self._hash = hashlib.sha256()
         self._block = bytearray()
         self._file = os.fdopen(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb", buffering=0)
@@ -43,11 +42,11 @@ class Upload:
         """Append. Raises TooLarge or DiskFull when a limit is passed."""
         self._block += data
         if len(self._block) >= BLOCK_BYTES:
-            await run_in_threadpool(self._flush)
+            await self._threads.run(self._flush)
 
     async def finish(self) -> None:
         """Put all of it on the disk and check it against the hash that was announced."""
-        await run_in_threadpool(self._flush, True)
+        await self._threads.run(self._flush, True)
         if not self.size_bytes:
             raise UnknownMedia.at("file", "the file is empty", found="0 bytes", expected="a scan")
         if self.digest is not None:
@@ -88,13 +87,15 @@ class Upload:
 
 
 @asynccontextmanager
-async def uploading(storage: Storage, settings: Settings) -> AsyncIterator[Upload]:
+async def uploading(context: Context) -> AsyncIterator[Upload]:
     """A file that is gone at the end, unless it was moved to where it belongs."""
-    upload = await run_in_threadpool(Upload, storage, settings)
+    upload = await context.files.run(Upload, context)
     try:
         yield upload
     finally:
-        upload.close()
+        # Even of a client that went away; to remove a large file takes long.
+        with CancelScope(shield=True):
+            await context.files.run(upload.close)
 
 
 def base_name(name: str) -> str:

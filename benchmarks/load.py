@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,18 @@ def api_and_jobs(count: int = 1) -> Iterator[tuple[Door, sessionmaker[Session], 
 
 
 def cpu_seconds(pid: int) -> tuple[float, float]:
-    """Of a process, and of its children that have ended."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    own, children = (sum(map(int, fields[first : first + 2])) / CLOCK_TICKS for first in (11, 13))
-    return own, children
+    """Of a process, and of its children, from which probes are forked, with all of theirs that have ended."""
+    children = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            fields = _stat(process)
+            children += sum(map(int, fields[11:15])) if int(fields[1]) == pid else 0
+    return sum(map(int, _stat(Path(f"/proc/{pid}"))[11:13])) / CLOCK_TICKS, children / CLOCK_TICKS
+
+
+def _stat(process: Path) -> list[str]:
+    """From the state on; the name before it may hold spaces."""
+    return (process / "stat").read_text().rpartition(")")[2].split()
 
 
 def mix() -> list[str]:

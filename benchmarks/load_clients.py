@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 BLOCK_BYTES = 256 << 10
+LAG, LAG_SECONDS = "lag of the generator", 0.01
 Answer = tuple[int, dict[str, str], bytes]
 
 
@@ -79,9 +80,16 @@ def _head_of(answer: bytes) -> tuple[int, dict[str, str]]:
 
 def head(method: str, path: str, size: int, **headers: str) -> bytes:
     """The head of a request; `content_type` stands for Content-Type."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: load", f"Content-Length: {size}"]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {size}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+async def lag(seen: Seen, until: float) -> None:
+    """Note how late this generator itself wakes: so much of what its clients wait may be its own fault."""
+    while (due := time.monotonic() + LAG_SECONDS) < until:
+        await asyncio.sleep(LAG_SECONDS)
+        seen.seconds.setdefault(LAG, []).append(time.monotonic() - due)
 
 
 async def poll(connection: Connection, seen: Seen, job: str, every: float, first: float, until: float) -> None:

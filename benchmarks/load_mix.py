@@ -1,6 +1,7 @@
 """Event streams, pollers and uploads at once, on jobs whose progress is written as workers write it."""
 
 import asyncio
+import gc
 import hashlib
 import io
 import threading
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 from sqlalchemy.orm import Session, sessionmaker
 
-from benchmarks.load_clients import Connection, Seen, listen, poll, upload
+from benchmarks.load_clients import LAG, Connection, Seen, lag, listen, poll, upload
 from worker import leases
 
 STREAMS, POLLERS, UPLOADS = 500, 200, 20
@@ -65,6 +66,8 @@ def progressing(sessions: sessionmaker[Session], jobs: list[str]) -> Iterator[No
 async def mix(port: int, jobs: list[str], seconds: float) -> Seen:
     """All clients at once for that long, each kind from an address of its own of the loopback network."""
     seen, scan_file = Seen(), kspace(UPLOAD_MIB)
+    same = memoryview(scan_file)[:-8]
+    known = hashlib.sha256(same)
     async with asyncio.TaskGroup() as listeners:
         listening = []
         for number in range(STREAMS):
@@ -73,13 +76,17 @@ async def mix(port: int, jobs: list[str], seconds: float) -> Seen:
             await asyncio.sleep(0.005)
         while sum(seen.statuses.values()) < STREAMS:
             await asyncio.sleep(0.1)
+        # A full collection would stop the clients for a tenth of a second.
+        gc.collect()
+        gc.freeze()
         seen.events, until = 0, time.monotonic() + seconds
         async with asyncio.TaskGroup() as others:
+            others.create_task(lag(seen, until))
             for number in range(POLLERS):
                 connection, first = Connection(port, "127.0.0.3"), number * POLL_SECONDS / POLLERS
                 others.create_task(poll(connection, seen, jobs[number % len(jobs)], POLL_SECONDS, first, until))
             for number in range(UPLOADS):
-                others.create_task(bring(port, seen, scan_file, number, until))
+                others.create_task(bring(port, seen, same, known, number, until))
             await asyncio.sleep(seconds)
             events = seen.events
         for each in listening:
@@ -88,11 +95,10 @@ async def mix(port: int, jobs: list[str], seconds: float) -> Seen:
     return seen
 
 
-async def bring(port: int, seen: Seen, scan_file: bytes, number: int, until: float) -> None:
+async def bring(port: int, seen: Seen, same: memoryview, known: "hashlib._Hash", number: int, until: float) -> None:
     """Upload scans of this uploader's own one after the other, and delete each."""
     connection = Connection(port, "127.0.0.4")
-    same = memoryview(scan_file)[:-8]
-    known, turn = hashlib.sha256(same), 0
+    turn = 0
     while time.monotonic() < until:
         # The last sample: other bytes, so another scan.
         last = np.array([number + turn * UPLOADS], np.complex64).tobytes()
@@ -114,7 +120,7 @@ def measure(port: int, sessions: sessionmaker[Session], jobs: list[str], seconds
 def rows(seen: Seen, seconds: float) -> list[str]:
     """Lines of a Markdown table."""
     rows = ["| request | answers | not 2xx | p50 ms | p95 ms | p99 ms | most ms |", "|---|---|---|---|---|---|---|"]
-    for kind in ("status", "stream", "upload", "answer after the last byte"):
+    for kind in ("status", "stream", "upload", "answer after the last byte", LAG):
         times = [seen.percentile(kind, share) * 1000 for share in (0.5, 0.95, 0.99, 1.0)]
         shown = " | ".join(f"{each:.1f}" for each in times)
         rows.append(f"| {kind} | {len(seen.seconds.get(kind, ()))} | {seen.refused(kind)} | {shown} |")

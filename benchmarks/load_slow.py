@@ -16,7 +16,7 @@ WANTED = {"event streams": (1500, 20), "uploads": (60, 5)}
 KIND_OF = {"event streams": "stream", "uploads": "upload"}
 SLOW_BYTES_PER_SECOND = 256 << 10
 KINDS = {
-    "headers that dribble": (b"GET /v1/jobs HTTP/1.1\r\nHost: load\r\n", b"X-A: b\r\n"),
+    "headers that dribble": (b"GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\n", b"X-A: b\r\n"),
     "a body that dribbles": (head("POST", "/v1/scans", 1 << 20, Content_Type="application/octet-stream"), b"ab"),
     "sockets that say nothing": (b"", b""),
     "sockets idle after an answer": (head("GET", "/healthz", 0), b""),

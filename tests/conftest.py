@@ -80,6 +80,7 @@ def settings(services: Services, tmp_path: Path) -> Iterator[Settings]:
         redis_prefix=f"{name}:",
         data=tmp_path / "data",
         port=0,
+        allowed_hosts="testserver",
         workers=1,
         threads=1,
         device="cpu",

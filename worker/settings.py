@@ -33,6 +33,11 @@ class Settings(BaseSettings):
     authentication: Literal["auto", "on", "off"] = Field(
         "auto", description="whether requests need an API key; auto: unless HOST is a loopback address"
     )
+    allowed_hosts: str | None = Field(
+        None,
+        description="names, divided by spaces, that requests may call the API by (`Host`), beside loopback ones; "
+        "unset: any where a key is asked for, no others where none is",
+    )
     port: int = Field(8000, ge=0, le=65535, description="port of the API; 0 takes a free one")
     workers: int = Field(2, ge=1, le=64, description="worker processes that `make serve` starts")
     threads: int = Field(
@@ -108,7 +113,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        if self.authentication == "off" and not _is_loopback(self.host):
+        if self.authentication == "off" and not is_loopback(self.host):
             raise ValueError(
                 f"AUTHENTICATION: off would let everyone in who reaches {self.host}; on, or HOST=127.0.0.1"
             )
@@ -119,7 +124,14 @@ class Settings(BaseSettings):
     @property
     def authenticates(self) -> bool:
         """Whether requests need an API key."""
-        return self.authentication == "on" or (self.authentication == "auto" and not _is_loopback(self.host))
+        return self.authentication == "on" or (self.authentication == "auto" and not is_loopback(self.host))
+
+    @property
+    def names(self) -> frozenset[str] | None:
+        """What requests may call the API by, beside loopback names; None: anything."""
+        if not self.allowed_hosts:
+            return None if self.authenticates else frozenset()
+        return frozenset(self.allowed_hosts.lower().split())
 
     @field_validator("webhook_secret")
     @classmethod
@@ -194,7 +206,8 @@ def get_settings() -> Settings:
         raise SystemExit(f"error: {error}") from None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether this is a name or an address by which a machine calls itself."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

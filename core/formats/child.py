@@ -65,6 +65,10 @@ class Prober:
             return self._idle.pop()
         return _ForkServer()
 
+    def prepare(self, servers: int) -> None:
+        """Start so many servers, which load the readers by themselves, lest the first files wait for that."""
+        self._idle += [_ForkServer() for _ in range(servers)]
+
     def close(self) -> None:
         """End the servers."""
         while self._idle:

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import create_app
+from api.problems import MEDIA_TYPE
 from api.rates import Rates
 from core.cards import BUNDLED
 from worker import keys, retention
@@ -448,3 +449,33 @@ def test_a_stream_ends_with_the_key_that_opened_it(
     revoking.join()
     assert ": still here" in text
     assert "event: done" not in text
+
+
+def test_only_by_its_own_names_it_is_called_where_no_key_is_asked_for(settings: Settings) -> None:
+    with TestClient(create_app(settings.model_copy(update={"allowed_hosts": None}))) as client:
+        for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:8000", "127.0.0.2", "[::1]:8000"):
+            assert client.get("/v1/scans", headers={"Host": host}).status_code == 200, host
+        for host in (
+            "example.org",
+            "127.0.0.1.example.org:8000",
+            "localhost@example.org",
+            "10.0.0.1",
+            "0.0.0.0",
+            "[::1",
+            "",
+        ):
+            for path in ("/v1/scans", "/docs", "/nowhere"):
+                answer = client.get(path, headers={"Host": host, "Origin": f"http://{host}"})
+                assert (answer.status_code, answer.headers["content-type"]) == (421, MEDIA_TYPE), host
+        (error,) = answer.json()["errors"]
+        assert (error["field"], error["expected"]) == ("Host", "localhost | 127.0.0.1")
+
+
+def test_with_keys_it_is_called_by_any_name_unless_some_are_allowed(door: Door, settings: Settings) -> None:
+    _, headers = door.key("a", Scope.READ)
+    for allowed, statuses in ((None, (200, 200, 200)), ("scans.example.org Other", (200, 421, 200))):
+        keyed = settings.model_copy(update={"authentication": "on", "allowed_hosts": allowed})
+        with TestClient(create_app(keyed)) as client:
+            hosts = ("Scans.example.org:8443", "example.org", "localhost")
+            answers = [client.get("/v1/scans", headers={**headers, "Host": host}) for host in hosts]
+        assert tuple(answer.status_code for answer in answers) == statuses

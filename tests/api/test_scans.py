@@ -1,6 +1,8 @@
 import base64
 import errno
 import hashlib
+import threading
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -254,3 +256,17 @@ def test_what_is_kept_of_a_scan_is_one_row(
         row = session.get(Scan, uuid.UUID(scan["id"]))
     assert row is not None
     assert row.sha256 == scan["sha256"]
+
+
+def test_who_only_reads_does_not_wait_for_those_who_write_files(settings: Settings, mri_file: bytes) -> None:
+    app, written = create_app(settings), threading.Event()
+    with TestClient(app) as client:
+        path = f"/v1/scans/{client.post('/v1/scans', content=mri_file).json()['id']}"
+        assert client.portal is not None
+        writers = [client.portal.start_task_soon(app.state.context.files.run, written.wait) for _ in range(100)]
+        last = client.portal.start_task_soon(app.state.context.files.run, time.monotonic)
+        assert client.get(path).status_code == 200
+        assert not last.done()
+        written.set()
+        assert all(writer.result() for writer in writers)
+        assert client.delete(path).status_code == 204

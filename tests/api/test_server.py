@@ -18,6 +18,7 @@ import pytest
 from serving import serving
 from sqlalchemy.orm import Session, sessionmaker
 
+from api.__main__ import _listener
 from worker.settings import Settings
 from worker.storage import Storage
 from worker.tidying import tidy
@@ -40,7 +41,7 @@ def answer_of(connection: socket.socket) -> bytes:
 
 
 def begun(size: int) -> bytes:
-    return f"POST /v1/scans HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode()
+    return f"POST /v1/scans HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n".encode()
 
 
 def until(condition: Any) -> None:
@@ -192,6 +193,15 @@ def test_many_silent_connections_keep_nobody_out(server: str) -> None:
         for _ in range(300):
             stack.enter_context(connected(server)).sendall(b"GET / HTTP/1.1\r\n")
         assert httpx.get(server + "/healthz").status_code == 200
+
+
+def test_no_answer_waits_until_the_client_has_acknowledged_its_head() -> None:
+    with (
+        _listener("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])

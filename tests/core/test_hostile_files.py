@@ -201,6 +201,13 @@ def test_damage_that_crashes_the_library_is_one_more_refusal(
     assert prober.probe(scans.GOOD["fastmri"](tmp_path / "good")).slices == 2
 
 
+def test_fork_servers_that_are_prepared_are_those_that_look(tmp_path: Path, prober: Prober) -> None:
+    prober.prepare(2)
+    prepared = list(prober._idle)
+    assert prober.probe(scans.GOOD["fastmri"](tmp_path / "scan")).slices == 2
+    assert set(prober._idle) == set(prepared)
+
+
 def test_a_fork_server_that_is_killed_is_replaced(tmp_path: Path, prober: Prober) -> None:
     path = scans.GOOD["fastmri"](tmp_path / "scan.h5")
     first = prober.probe(path)
