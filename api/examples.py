@@ -68,6 +68,7 @@ JOB_ITEM: dict[str, Any] = {
     "error": None,
     "attempt": 1,
     "worker": "gpu-1:4711:1770109901",
+    "comparison_id": None,
     "versions": None,
     "created_at": CREATED,
     "started_at": "2026-02-03T09:12:42.300000Z",

@@ -168,6 +168,7 @@ class JobItem(BaseModel):
     error: dict[str, Any] | None = Field(description="problem document of a failed job")
     attempt: int = Field(description="how often a slice of it was begun, at most")
     worker: str | None = Field(description="who works on it, or finished it")
+    comparison_id: uuid.UUID | None = Field(description="that it was filed for; null: for none")
     versions: dict[str, Any] | None = Field(description="software and prior that made the result")
     created_at: datetime
     started_at: datetime | None

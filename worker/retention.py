@@ -17,7 +17,7 @@ TOLD = timedelta(days=30)  # so long an expired job answers that its files are g
 
 
 def expire(sessions: sessionmaker[Session], storage: Storage) -> int:
-    """Delete what is past its time, as far as nobody works on it. Returns the number of scans and jobs."""
+    """Delete what is past its time, as far as nobody works on it. Returns the number of scans, jobs and comparisons."""
     past_jobs = (Job.expires_at < func.now()) & ~Job.expired & Job.status.not_in(OPEN)
     past_comparisons = (Comparison.expires_at < func.now()) & ~exists().where(
         Job.comparison_id == Comparison.id, Job.status.in_(OPEN)
@@ -26,6 +26,7 @@ def expire(sessions: sessionmaker[Session], storage: Storage) -> int:
     with sessions() as session:
         jobs = session.scalars(select(Job.id).where(past_jobs).limit(MOST_AT_ONCE)).all()
         scans = session.scalars(select(Scan.id).where(past_scans).limit(MOST_AT_ONCE)).all()
+        comparisons = session.scalars(select(Comparison.id).where(past_comparisons).limit(MOST_AT_ONCE)).all()
     for job_id in jobs:
         with sessions.begin() as session:
             for job in session.scalars(
@@ -37,13 +38,14 @@ def expire(sessions: sessionmaker[Session], storage: Storage) -> int:
             found = select(Scan).where(Scan.id == scan_id, past_scans).with_for_update(skip_locked=True)
             for scan in session.scalars(found).all():
                 _expire_scan(session, storage, scan)
-    with sessions.begin() as session:
-        found = select(Comparison).where(past_comparisons).limit(MOST_AT_ONCE).with_for_update(skip_locked=True)
-        for comparison in session.scalars(found).all():
-            _expire_comparison(session, comparison)
+    for comparison_id in comparisons:
+        with sessions.begin() as session:
+            past = select(Comparison).where(Comparison.id == comparison_id, past_comparisons)
+            for comparison in session.scalars(past.with_for_update(skip_locked=True)).all():
+                _expire_comparison(session, comparison)
     with sessions.begin() as session:
         session.execute(delete(Job).where(Job.expired, Job.expires_at < func.now() - TOLD))
-    return len(jobs) + len(scans)
+    return len(jobs) + len(scans) + len(comparisons)
 
 
 def _expire_job(session: Session, storage: Storage, job: Job) -> None:
