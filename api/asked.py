@@ -43,7 +43,7 @@ def parsed(kind: type[Asked], body: bytes) -> Asked:
 
 
 def method_for(context: Context, scan: Scan, method: Parameters, *where: str) -> Parameters:
-    """The parameters, which stand at `where` in the request, complete; the scan's modality has the method and the prior.
+    """The parameters, which stand at `where` in the request, complete; the scan's modality has method and prior.
 
     Raises Invalid, UnsupportedScan and MissingPrior.
     """

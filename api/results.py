@@ -56,7 +56,7 @@ def get_result(
         raise _expired(job)
     if job.status is not Status.SUCCEEDED or job.result is None:
         raise Conflict(f"the job is {job.status}; a result is there once it has succeeded", job_status=job.status)
-    wanted = format_ or chosen_format(request.headers.get("accept", ""), OutputFormat(job.outputs[0]))
+    wanted = format_ or chosen_format(request.headers.get("accept", ""), OutputFormat(job.outputs[0]), OutputFormat)
     path = _written(context.storage.path(job.result), wanted)
     digest = _digest(path)
     headers = {

@@ -85,7 +85,9 @@ def scan_page(session: Session, tenant: str, limit: int, cursor: str | None) -> 
     if cursor is not None:
         query = query.where(Scan.id < from_cursor(cursor))
     scans = session.scalars(query).all()
-    return Page(items=[scan_out(scan) for scan in scans[:limit]], next_cursor=cursor_after([s.id for s in scans], limit))
+    return Page(
+        items=[scan_out(scan) for scan in scans[:limit]], next_cursor=cursor_after([s.id for s in scans], limit)
+    )
 
 
 def one_job(session: Session, tenant: str, job_id: uuid.UUID) -> JobOut:

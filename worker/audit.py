@@ -66,9 +66,9 @@ def extend(session: Session, who: Who, action: str, each: Iterable[Mapping[str, 
     last = select(Audit.seq, Audit.hash).order_by(Audit.seq.desc()).limit(1)
     seq, previous = session.execute(last).one_or_none() or (0, BEGINNING)
     now = session.scalars(select(func.clock_timestamp())).one()
-    for seq, ids in enumerate(each, seq + 1):
+    for number, ids in enumerate(each, seq + 1):
         named = {name: str(value) for name, value in ids.items()}
-        entry = Entry(seq=seq, at=now, actor=who.actor, tenant=who.tenant, action=action, ids=named, hash="")
+        entry = Entry(seq=number, at=now, actor=who.actor, tenant=who.tenant, action=action, ids=named, hash="")
         previous = entry.expected(previous)
         session.add(Audit(**entry.model_dump(exclude={"hash"}), hash=previous))
     session.flush()

@@ -65,7 +65,9 @@ def submit(
     shared = owned | {"comparison_id": comparison.id, "tags": request["tags"], "traceparent": traceparent}
     # Workers take jobs by their ids: in this order.
     ids = sorted(new_id() for _ in runs)
-    rows = [(shared | _row(job_id, run), leaders(run.slices, run.method)) for job_id, run in zip(ids, runs, strict=True)]
+    rows = [
+        (shared | _row(job_id, run), leaders(run.slices, run.method)) for job_id, run in zip(ids, runs, strict=True)
+    ]
     return comparison, jobs.file(session, rows)
 
 

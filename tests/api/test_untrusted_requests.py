@@ -168,7 +168,7 @@ def test_any_accept_header_names_a_format_or_is_refused() -> None:
 
     def law(ranges: list[tuple[str, str]]) -> None:
         try:
-            found = chosen_format(",".join(name + weight for name, weight in ranges), OutputFormat.H5)
+            found = chosen_format(",".join(name + weight for name, weight in ranges), OutputFormat.H5, OutputFormat)
         except Problem:
             return
         assert isinstance(found, OutputFormat)
