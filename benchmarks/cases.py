@@ -39,6 +39,11 @@ class Source(NamedTuple):
     modality: Modality
 
 
+BRAIN = Source("mri/brain_gd_t1.nii.gz", 2, (50, 80), Modality.MRI)
+BODY = Source("ct/upper_abdomen_hu.nii.gz", 2, (4, 10, 16), Modality.CT)
+"""People that no bundled prior has seen."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One scan with its truth, simulated when it is first asked for."""

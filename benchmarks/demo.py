@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from pydicom.data import get_testdata_file
 from tqdm import tqdm
 
+from benchmarks.scans import written
 from core import metrics
-from core.acquisition import CTAcquisition, MRIAcquisition
 from core.pictures import comparison_png
 from core.sampling import birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
 from worker import processes
@@ -112,7 +112,9 @@ def mr_scan() -> Scan:
         noise_level=0.005,
         pixel_spacing_mm=(2.0, 2.0),
     )
-    return Scan("MR 4x, 8 coils", write_mri(scan), "zero_filled", "zero-filled", np.abs(image), 3.0)
+    return Scan(
+        "MR 4x, 8 coils", written(scan, OUTPUT / "mr-scan.h5"), "zero_filled", "zero-filled", np.abs(image), 3.0
+    )
 
 
 def ct_scan() -> Scan:
@@ -121,32 +123,7 @@ def ct_scan() -> Scan:
     hounsfield = dicom.pixel_array * float(dicom.RescaleSlope) + float(dicom.RescaleIntercept)
     attenuation = np.maximum(WATER_1_PER_MM * (1 + hounsfield / 1000), 0).astype(np.float32)
     scan = simulate_ct(attenuation, 30, 1e6, np.random.default_rng(SEED), pixel_size_mm=float(dicom.PixelSpacing[0]))
-    return Scan("CT 30 views", write_ct(scan), "fbp", "FBP", attenuation, 6.0)
-
-
-def write_mri(scan: MRIAcquisition) -> Path:
-    """The file as a scanner's converter would write it."""
-    path = OUTPUT / "mr-scan.h5"
-    with h5py.File(path, "w") as file:
-        file["kspace"] = scan.kspace
-        file["mask"] = scan.mask
-        file["reference"] = scan.reference
-        file.attrs["pixel_spacing_mm"] = scan.pixel_spacing_mm[0]
-    return path
-
-
-def write_ct(scan: CTAcquisition) -> Path:
-    """A sinogram with its geometry."""
-    path = OUTPUT / "ct-scan.h5"
-    with h5py.File(path, "w") as file:
-        file["sinogram"] = scan.sinogram
-        file["angles"] = scan.angles
-        file["reference"] = scan.reference
-        file.attrs["geometry"] = "parallel"
-        file.attrs["image_size"] = scan.image_size
-        file.attrs["pixel_size_mm"] = scan.pixel_size_mm
-        file.attrs["detector_spacing_mm"] = scan.detector_spacing_mm
-    return path
+    return Scan("CT 30 views", written(scan, OUTPUT / "ct-scan.h5"), "fbp", "FBP", attenuation, 6.0)
 
 
 def submit(client: httpx.Client, scan: Scan) -> str:

@@ -19,17 +19,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter
 
 from benchmarks.bart import bart
-from benchmarks.cases import Case, Source, cases
+from benchmarks.cases import BODY, BRAIN, Case, Source, cases
 from benchmarks.quality_report import Row, report
-from benchmarks.stored import Image, Made, Result, Run, cpu_seconds, found, measured
 from core.acquisition import Acquisition, Modality, MRIAcquisition
 from core.cards import card_of
+from core.comparison.stored import Image, Made, Measurement, Result, cpu_seconds, found, measured
 from core.errors import MissingPrior, UnsupportedScan
 from core.parameters import Parameters, complete, parse
-from core.pictures import comparison_png, window_of
+from core.pictures import busiest, comparison_png, window_of, with_inset
 from core.priors import load_prior
 from core.reconstruct import reconstruct, slice_problem
 
@@ -41,7 +40,6 @@ SIRT_ITERATIONS = (50, 100, 200, 400)
 TV_WEIGHTS = (1e-4, 3e-4, 1e-3, 3e-3)
 TV_ITERATIONS = 300
 OWN = ("standard", "preview", "tv", "l1_wavelet")
-INSET = 48  # pixels a side of what a picture enlarges
 
 
 class Group(NamedTuple):
@@ -61,10 +59,10 @@ def groups(foreign_mri: str, foreign_ct: str) -> dict[str, Group]:
     mri, ct = Modality.MRI, Modality.CT
     second = (Source("mri/uih_t1.nii.gz", 0, (115,), mri), Source("mri/uih_t1.nii.gz", 2, (90,), mri))
     return {
-        "brain": Group((Source("mri/brain_gd_t1.nii.gz", 2, (50, 80), mri),), None),
+        "brain": Group((BRAIN,), None),
         "second-brain": Group(second, foreign_mri),
         "abdomen": Group((Source("mri/abdomen.nii.gz", 2, (14, 22), mri),), foreign_mri, foreign=True),
-        "ct": Group((Source("ct/upper_abdomen_hu.nii.gz", 2, (4, 10, 16), ct),), None),
+        "ct": Group((BODY,), None),
         "ct-foreign": Group((Source("ct/lidc0314_chest_hu.nii.gz", 2, (40, 90), ct),), foreign_ct, foreign=True),
     }
 
@@ -93,7 +91,7 @@ class Bart:
 Make = Callable[[Acquisition], Made]
 
 
-def peers(modality: Modality) -> Iterator[tuple[Run, Make]]:
+def peers(modality: Modality) -> Iterator[tuple[Measurement, Make]]:
     """What our methods are held against."""
     if modality is Modality.CT:
         for iterations in SIRT_ITERATIONS:
@@ -112,10 +110,10 @@ def peers(modality: Modality) -> Iterator[tuple[Run, Make]]:
                 assert isinstance(scan, MRIAcquisition)
                 return program.run(scan, regulariser)
 
-            yield Run(f"BART {name} {weight:g}", key), make
+            yield Measurement(f"BART {name} {weight:g}", key), make
 
 
-def own(method: str, group: Group, priors: Path | None) -> tuple[Run, Make]:
+def own(method: str, group: Group, priors: Path | None) -> tuple[Measurement, Make]:
     """A preset of `udig_dip`, or another method whose weight is found without the truth. Raises MissingPrior."""
     if method in ("tv", "l1_wavelet"):
         return of_engine(method, {"method": method}, group.modality)
@@ -125,12 +123,12 @@ def own(method: str, group: Group, priors: Path | None) -> tuple[Run, Make]:
 
 def of_engine(
     label: str, knobs: dict[str, Any], modality: Modality, priors: Path | None = None, seed: int = 0
-) -> tuple[Run, Make]:
+) -> tuple[Measurement, Make]:
     """A method of ours as the service runs it. Raises MissingPrior."""
     method = complete(parse(knobs), modality)
     card = card_of(method, modality, priors)
     key = {"parameters": method.model_dump(mode="json"), "seed": seed, "prior": card.sha256 if card else None}
-    return Run(label, key), lambda scan: run_engine(scan, method, priors, seed)
+    return Measurement(label, key), lambda scan: run_engine(scan, method, priors, seed)
 
 
 def run_engine(scan: Acquisition, method: Parameters, priors: Path | None, seed: int) -> Made:
@@ -153,7 +151,7 @@ def run_engine(scan: Acquisition, method: Parameters, priors: Path | None, seed:
     return problem.magnitude(last.image), told
 
 
-def runs_of(group: Group, methods: Sequence[str], priors: Path | None) -> list[tuple[Run, Make]]:
+def runs_of(group: Group, methods: Sequence[str], priors: Path | None) -> list[tuple[Measurement, Make]]:
     """Our methods on a group, without those whose prior is not there or that are for the other modality."""
     usable = []
     for method in methods:
@@ -164,7 +162,7 @@ def runs_of(group: Group, methods: Sequence[str], priors: Path | None) -> list[t
     return usable
 
 
-def compute(case: Case, runs: Sequence[tuple[Run, Make]], output: Path) -> list[Result]:
+def compute(case: Case, runs: Sequence[tuple[Measurement, Make]], output: Path) -> list[Result]:
     """The results of all runs on a case; each new one is told as it comes."""
     folder, results = output / case.name, []
     for run, make in runs:
@@ -203,31 +201,6 @@ def panel(case: Case, against: Sequence[Result], ours: Sequence[Result], output:
 
 def titled(result: Result) -> str:
     return f"{result.label}\nPSNR {result.psnr:.2f} dB, SSIM {result.fields['ssim']:.3f}"
-
-
-def busiest(reference: Image) -> tuple[int, int]:
-    """Top left corner of the square of INSET pixels with the largest gradients."""
-    slope = np.hypot(*np.gradient(reference))
-    inside = slice(INSET // 2, -INSET // 2)
-    energy = uniform_filter(np.minimum(slope, np.percentile(slope, 99)), INSET, mode="constant")[inside, inside]
-    y, x = np.unravel_index(int(energy.argmax()), energy.shape)
-    return int(y), int(x)
-
-
-def with_inset(image: Image, corner: tuple[int, int], white: float) -> Image:
-    """The image at twice its size; a framed part of it at twice that again, in the corner away from the part."""
-    y, x = corner
-    part = np.pad(np.kron(image[y : y + INSET, x : x + INSET], np.ones((4, 4))), 2, constant_values=white)
-    large = np.kron(image, np.ones((2, 2)))
-    for edge in (2 * y, 2 * (y + INSET) - 1):
-        large[edge, 2 * x : 2 * (x + INSET)] = white
-    for edge in (2 * x, 2 * (x + INSET) - 1):
-        large[2 * y : 2 * (y + INSET), edge] = white
-    side, middle = len(part), (len(image) - INSET) / 2
-    rows = slice(len(large) - side, None) if y < middle else slice(side)
-    columns = slice(large.shape[1] - side, None) if x < middle else slice(side)
-    large[rows, columns] = part
-    return large.astype(np.float32)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

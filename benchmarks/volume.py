@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from benchmarks.cases import COILS, NOISE, SAMPLINGS, Source, ct_cases, mask, mri_images
-from benchmarks.stored import Made, Result, Run, measured
 from core.acquisition import Acquisition, CTAcquisition, Modality
+from core.comparison.stored import Made, Measurement, Result, measured
 from core.parameters import Parameters, complete, parse
 from core.priors import load_prior
 from core.reconstruct import reconstruct, slice_problem
@@ -91,12 +91,12 @@ def pairs(taken: Volume, followers: int, output: Path) -> list[Pair]:
     for number in in_order(numbers, led)[: 1 + followers]:
         folder, reference = output / f"{taken.name.replace(' ', '_')}-{number}", taken.scan.reference[number]
         key = {"parameters": method.model_dump(mode="json")}
-        alone = measured(folder, Run("alone", key), partial(made, taken.scan, number, method, None), reference)
+        alone = measured(folder, Measurement("alone", key), partial(made, taken.scan, number, method, None), reference)
         found[number] = led_one = alone
         if number in led:
             precedent = Precedent.of(led[number], found[led[number]].fields["verdict"])
             make = partial(made, taken.scan, number, method, precedent)
-            led_one = measured(folder, Run("led", {**key, "precedent": str(precedent)}), make, reference)
+            led_one = measured(folder, Measurement("led", {**key, "precedent": str(precedent)}), make, reference)
         pairs.append(Pair(alone, led_one))
         print(f"{folder.name}: {told(alone)}; {told(led_one)}", flush=True)
     return pairs

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,21 +14,21 @@ from tqdm import tqdm
 from core import formats, results
 from core.acquisition import ScanHeader
 from core.cards import card_of, sha256_of
+from core.command_line import chosen_slices, invalid_knob, knobs
 from core.device import prepared
 from core.errors import ReconstructionError
 from core.parameters import METHODS, Parameters, complete, parse, require
-from core.reconstruct import SliceProblem, reconstruct, slice_problem
+from core.reconstruct import Quality, reconstruct, slice_problem
 from core.volumes import Precedent, in_order, leaders
+from core.watching import Curves, watched
 
 COMMANDS = {
+    "compare": "core.compare",
     "train-prior": "core.train_prior",
     "familiarise": "core.familiarise",
     "convert-prior": "core.convert_prior",
 }
 """Further commands, `python -m core NAME ...`: the module whose main(arguments) runs each."""
-
-SHOWN_EVERY = 10
-"""Iterates from one evaluation of PSNR and residual to the next."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,8 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ReconstructionError as error:
         return _refuse(str(error))
     except ValidationError as error:
-        first = error.errors()[0]
-        return _refuse(f"{'.'.join(str(part) for part in first['loc'][1:])}: {first['msg']}, found {first['input']!r}")
+        return _refuse(invalid_knob(error))
     except OSError as error:
         return _refuse(f"{error.filename or options.scan}: {error.strerror or error}")
     return 0
@@ -72,9 +70,9 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     target = _format(options.output)
     header = formats.probe(options.scan)
-    method = complete(parse({"method": options.method, **_knobs(options.set)}), header.modality)
+    method = complete(parse({"method": options.method, **knobs(options.set, "--set")}), header.modality)
     require(method, header.images)
-    chosen = _chosen(options.slices, header)
+    chosen = chosen_slices(options.slices, header)
     torch.set_num_threads(max(1, options.threads))
     device = prepared(options.device)
     volume = _volume(options, method, chosen, device)
@@ -124,38 +122,28 @@ def _slice(
     options: argparse.Namespace, method: Parameters, index: int, precedent: Precedent | None, device: torch.device
 ) -> results.SliceResult:
     problem = slice_problem(formats.read(options.scan, [index]), 0, device, fit_maps=method.fits_maps)
-    curves: dict[str, list[float]] = {"iteration": [], "data_residual": [], "psnr": [], "ssim": []}
+    curves: Curves = {}
+    iterates = reconstruct(problem, method, seed=options.seed, priors=options.priors, precedent=precedent)
     with tqdm(desc=f"slice {index}", unit="it") as bar:
-        for iterate in reconstruct(problem, method, seed=options.seed, priors=options.priors, precedent=precedent):
+        for iterate, quality in watched(problem, iterates, curves):
             bar.total = iterate.steps
             bar.update(iterate.step - bar.n)
-            if iterate.step == iterate.steps or (iterate.step % SHOWN_EVERY == 0 and iterate.step != _last(curves)):
-                _record(curves, problem, iterate.step, iterate.image, bar)
+            if quality is not None:
+                bar.set_postfix(_shown(quality))
     image = iterate.image
     return results.SliceResult(
         image=problem.magnitude(image),
         image_complex=problem.complex_image(image),
         plain=problem.magnitude(problem.plain()),
         reference=problem.reference,
-        curves={name: values for name, values in curves.items() if values},
+        curves=curves,
         verdict=iterate.verdict,
     )
 
 
-def _record(curves: dict[str, list[float]], problem: SliceProblem, step: int, image: torch.Tensor, bar: Any) -> None:
-    quality = problem.quality(image)
-    curves["iteration"].append(step)
-    curves["data_residual"].append(quality.data_residual)
-    shown = {"residual": f"{quality.data_residual:.4f}"}
-    if quality.psnr is not None and quality.ssim is not None:
-        curves["psnr"].append(quality.psnr)
-        curves["ssim"].append(quality.ssim)
-        shown["psnr"] = f"{quality.psnr:.2f} dB"
-    bar.set_postfix(shown)
-
-
-def _last(curves: dict[str, list[float]]) -> float:
-    return curves["iteration"][-1] if curves["iteration"] else 0
+def _shown(quality: Quality) -> dict[str, str]:
+    psnr = {} if quality.psnr is None else {"psnr": f"{quality.psnr:.2f} dB"}
+    return {"residual": f"{quality.data_residual:.4f}", **psnr}
 
 
 def _attributes(
@@ -173,28 +161,6 @@ def _attributes(
     if (card := card_of(method, header.modality, options.priors)) is not None:
         attributes |= {"prior": card.name, "prior_sha256": card.sha256}
     return attributes
-
-
-def _knobs(pairs: Sequence[str]) -> dict[str, Any]:
-    knobs = {}
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator:
-            raise ReconstructionError(f"--set takes KNOB=VALUE, found {pair!r}")
-        try:
-            knobs[name] = json.loads(value)
-        except ValueError:
-            knobs[name] = value
-    return knobs
-
-
-def _chosen(wanted: Sequence[int] | None, header: ScanHeader) -> list[int]:
-    if wanted is None:
-        return list(range(header.slices))
-    for index in wanted:
-        if not 0 <= index < header.slices:
-            raise ReconstructionError(f"--slices {index}: the scan has slices 0 to {header.slices - 1}")
-    return list(wanted)
 
 
 def _refuse(message: str) -> int:

@@ -15,6 +15,7 @@ _PANEL = 320  # least pixels a side of a comparison's panel
 _THUMBNAIL = 256  # most pixels a side of a contact sheet's slice
 _SHEET = 4096  # about the most pixels a side of a contact sheet
 _MARGIN = 8
+_FRAME = 2  # pixels around an inset
 _TITLE = 16  # font size
 
 
@@ -56,6 +57,52 @@ def rows_png(rows: Sequence[Sequence[tuple[str, NDArray[Any]]]], gain: float = 5
         greys = [(title, _greys(image, window_of(reference))) for title, image in row]
         sheet.append([*greys, _titled_error(row[-1][1], reference, gain)])
     return _png(_sheet([[(title, _enlarged(greys)) for title, greys in row] for row in sheet]))
+
+
+def grid_png(panels: Sequence[tuple[str, NDArray[Any]]], window: Window, across: int) -> bytes:
+    """Titled images (y, x) of one size on one window, so many beside each other."""
+    tiles = [(title, _enlarged(_greys(image, window))) for title, image in panels]
+    return _png(_sheet([tiles[start : start + across] for start in range(0, len(tiles), across)]))
+
+
+def busiest(image: NDArray[Any]) -> tuple[int, int]:
+    """Top left corner of the square of an inset's size with the largest gradients."""
+    side = _inset_side(image)
+    slope = np.hypot(*np.gradient(np.abs(image)))
+    capped = np.minimum(slope, np.percentile(slope, 99))
+    energy = np.lib.stride_tricks.sliding_window_view(capped, (side, side)).mean(axis=(-2, -1))
+    y, x = np.unravel_index(int(energy.argmax()), energy.shape)
+    return int(y), int(x)
+
+
+def with_inset(
+    image: NDArray[Any], corner: tuple[int, int], white: float, error: NDArray[Any] | None = None
+) -> NDArray[np.float32]:
+    """The image at twice its size; a framed part of it at twice that again, in the corner away from the part.
+
+    The same part of an error (y, x) stands in the corner beside.
+    """
+    side = _inset_side(image)
+    y, x = corner
+    large = np.kron(np.abs(image), np.ones((2, 2)))
+    for edge in (2 * y, 2 * (y + side) - 1):
+        large[edge, 2 * x : 2 * (x + side)] = white
+    for edge in (2 * x, 2 * (x + side) - 1):
+        large[2 * y : 2 * (y + side), edge] = white
+    low, left = (start < (size - side) / 2 for start, size in zip(corner, image.shape, strict=True))
+    for shown, right in ((np.abs(image), left), (error, not left)):
+        if shown is not None:
+            enlarged = np.kron(shown[y : y + side, x : x + side], np.ones((4, 4)))
+            framed = np.pad(enlarged, _FRAME, constant_values=white)
+            rows = slice(-len(framed), None) if low else slice(len(framed))
+            columns = slice(-len(framed), None) if right else slice(len(framed))
+            large[rows, columns] = framed
+    return large.astype(np.float32)
+
+
+def _inset_side(image: NDArray[Any]) -> int:
+    """Pixels a side of what an inset enlarges: two of them, at four times their size, fit into twice the image."""
+    return max(1, int(min(image.shape)) * 3 // 16)
 
 
 def contact_sheet_png(volume: Sequence[NDArray[Any]]) -> bytes:

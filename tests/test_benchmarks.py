@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.plots import decades, lines_png, ticks
 from benchmarks.quality_report import Criterion, Row, criteria, report
-from benchmarks.stored import Run, found, measured
 from core.acquisition import Modality
+from core.comparison.plots import decades, lines_png, ticks
+from core.comparison.stored import Measurement, found, measured
 
 
 def fields(psnr: float, seconds: float = 10.0, flagged: bool | None = None) -> dict[str, object]:
@@ -72,13 +72,13 @@ def test_a_result_is_computed_once(tmp_path: Path) -> None:
         made.append(1)
         return np.ones((8, 8), np.float32), {"threads": 1}
 
-    run = Run("a method", {"knob": 1})
+    run = Measurement("a method", {"knob": 1})
     assert found(tmp_path / "case", run) is None
     reference = np.ones((8, 8), np.float32)
     first, second = (measured(tmp_path / "case", run, make, reference) for _ in range(2))
     assert (first.fields, len(made)) == (second.fields, 1)
     assert np.array_equal(second.image, reference)
-    assert found(tmp_path / "case", Run("a method", {"knob": 2})) is None
+    assert found(tmp_path / "case", Measurement("a method", {"knob": 2})) is None
 
 
 def test_ticks_are_round_and_span_the_values() -> None:

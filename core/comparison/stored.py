@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import resource
 import time
 from collections.abc import Callable, Mapping
@@ -16,13 +17,13 @@ from numpy.typing import NDArray
 from core import metrics
 from core.files import replacing
 
-ENGINE = Path(__file__).parents[1] / "core"
+ENGINE = Path(__file__).parents[1]
 
 Image = NDArray[np.float32]
 Made = tuple[Image | None, dict[str, Any]]
 
 
-class Run(NamedTuple):
+class Measurement(NamedTuple):
     """Something to measure on a case: `key` is all that its result depends on, beside the case and the engine."""
 
     label: str
@@ -30,8 +31,9 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
+        """Of its files, without their suffix."""
         digest = hashlib.sha256(json.dumps(self.key, sort_keys=True, default=str).encode()).hexdigest()
-        return f"{self.label.replace(' ', '-')}-{digest[:8]}"
+        return f"{re.sub(r'[^-+.,=_0-9A-Za-z]', '-', self.label)[:80]}-{digest[:8]}"
 
 
 class Result(NamedTuple):
@@ -43,46 +45,50 @@ class Result(NamedTuple):
 
     @property
     def psnr(self) -> float:
+        """In dB."""
         return float(self.fields["psnr"])
 
     @property
     def image(self) -> Image:
+        """The image (y, x)."""
         return np.asarray(np.load(self.path, allow_pickle=False), np.float32)
 
 
-def found(folder: Path, run: Run) -> Result | None:
-    """The result of a run in the folder of its case; None if there is none yet."""
-    path = folder / f"{run.name}.json"
+def found(folder: Path, wanted: Measurement) -> Result | None:
+    """The result of a measurement in the folder of its case; None if there is none yet."""
+    path = folder / f"{wanted.name}.json"
     if not path.is_file():
         return None
-    return Result(run.label, path.with_suffix(".npy"), json.loads(path.read_text()))
+    return Result(wanted.label, path.with_suffix(".npy"), json.loads(path.read_text()))
 
 
-def measured(folder: Path, run: Run, make: Callable[[], Made], reference: Image | None = None) -> Result:
-    """The result of a run, computed if it is not there yet. What `make` tells of its time goes before what is seen."""
-    if (known := found(folder, run)) is not None:
+def measured(folder: Path, wanted: Measurement, make: Callable[[], Made], reference: Image | None = None) -> Result:
+    """The result of a measurement, computed if it is not there yet.
+
+    What `make` tells of its time and quality goes before what is seen here.
+    """
+    if (known := found(folder, wanted)) is not None:
         return known
     folder.mkdir(parents=True, exist_ok=True)
     wall, cpu = time.perf_counter(), cpu_seconds()
     image, told = make()
     fields = {
-        "label": run.label,
-        "key": run.key,
+        "label": wanted.label,
+        "key": wanted.key,
         "engine": engine(),
         "load": round(os.getloadavg()[0], 1),
         "seconds": time.perf_counter() - wall,
         "cpu_seconds": cpu_seconds() - cpu,
     }
     if image is not None:
-        with replacing(folder / f"{run.name}.npy") as part, part.open("wb") as file:
+        with replacing(folder / f"{wanted.name}.npy") as part, part.open("wb") as file:
             np.save(file, image.astype(np.float32))
         if reference is not None:
             fields |= {"psnr": metrics.psnr(image, reference), "ssim": metrics.ssim(image, reference)}
-    with replacing(folder / f"{run.name}.json") as part:
-        part.write_text(json.dumps({**fields, **told}, indent=1, default=str) + "\n")
-    result = found(folder, run)
-    assert result is not None
-    return result
+    fields |= told
+    with replacing(folder / f"{wanted.name}.json") as part:
+        part.write_text(json.dumps(fields, indent=1, default=str) + "\n")
+    return Result(wanted.label, folder / f"{wanted.name}.npy", fields)
 
 
 def cpu_seconds() -> float:

@@ -1,0 +1,113 @@
+"""The paper's figures over one's own scans: the noise sweep (1), panels (3 and 4), PSNR on the way (5)."""
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core import formats
+from core.comparison.plan import Setting
+from core.comparison.plots import Curve, lines_png
+from core.comparison.running import Finished
+from core.files import replacing
+from core.pictures import busiest, grid_png, window_of, with_inset
+
+SIGMAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Of the noise on the truth that is the network's input, in units of the normalised image."""
+ACROSS = 5
+"""Panels beside each other."""
+GAIN = 5.0
+"""Of the error in a panel."""
+
+
+def noise_sweep(updates: int) -> list[Setting]:
+    """The probes of figure 1, so many updates long: the input is the truth with noise of each level, or noise alone."""
+    knobs = {"method": "dip_probe", "iterations": updates}
+    return [Setting(f"dip_probe input_noise={sigma}", {**knobs, "input_noise": sigma}) for sigma in (*SIGMAS, None)]
+
+
+def write_noise_sweep(finished: Iterable[Finished], folder: Path) -> None:
+    """`noise.png` and `noise.csv`: best PSNR on the way, mean over the runs, by sampling and noise of the input."""
+    best: dict[str, dict[float | None, list[float]]] = {}
+    for run, result in finished:
+        levels = best.setdefault(run.scan.sampling, {})
+        levels.setdefault(getattr(run.method, "input_noise", None), []).append(max(result.fields["curves"]["psnr"]))
+    curves: dict[str, Curve] = {}
+    rows: list[Sequence[Any]] = []
+    for sampling, levels in best.items():
+        means = {sigma: float(np.mean(values)) for sigma, values in levels.items()}
+        rows += [(sampling, "noise alone" if sigma is None else sigma, mean) for sigma, mean in means.items()]
+        sigmas = [sigma for sigma in means if sigma is not None]
+        curves[sampling] = (sigmas, [means[sigma] for sigma in sigmas])
+        if None in means:
+            curves[f"{sampling}, noise alone"] = ((SIGMAS[0], SIGMAS[-1]), (means[None], means[None]))
+    axes = ("sigma of the noise on the input", "best PSNR, dB")
+    title = "Deep image prior whose input is the truth with noise"
+    _write_plot(folder / "noise.png", title, axes, curves, logarithmic=True)
+    _write_csv(folder / "noise.csv", ("sampling", "sigma", "best_psnr"), rows)
+
+
+def write_panels(finished: Iterable[Finished], folder: Path) -> None:
+    """A picture for each slice, of the first seed: the reference, then each method with zoom and error of one part."""
+    slices: dict[str, list[Finished]] = {}
+    for each in finished:
+        if each.run.seed == 0:
+            slices.setdefault(f"{each.run.scan.name}-{each.run.slice}", []).append(each)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, those in slices.items():
+        run = those[0].run
+        truth = np.asarray(formats.read(run.scan.path, [run.slice]).reference)[0]
+        corner, (black, white) = busiest(truth), window_of(truth)
+        panels = [(f"reference\n{run.scan.sampling}", with_inset(truth, corner, white))]
+        for each in those:
+            image = each.result.image
+            title = f"{each.run.label}\nPSNR {each.entry.psnr:.2f} dB, SSIM {each.entry.ssim:.3f}"
+            panels.append((title, with_inset(image, corner, white, GAIN * np.abs(np.abs(image) - truth))))
+        with replacing(folder / f"{name}.png") as part:
+            part.write_bytes(grid_png(panels, (black, white), ACROSS))
+
+
+def write_curves(finished: Iterable[Finished], folder: Path) -> None:
+    """PSNR on the way, mean over the runs of a method at a sampling, as plots and `curves.csv`.
+
+    `updates-*.png` is of the methods that fit a network, by its updates, `iterations-*.png` of the others.
+    """
+    groups: dict[tuple[str, str], dict[str, list[Curve]]] = {}
+    for run, result in finished:
+        curves = result.fields["curves"]
+        axis = "updates" if result.fields["updates"] > 0 else "iterations"
+        at = curves["updates" if axis == "updates" else "iteration"]
+        groups.setdefault((axis, run.scan.sampling), {}).setdefault(run.label, []).append((at, curves["psnr"]))
+    rows: list[Sequence[Any]] = []
+    for (axis, sampling), methods in groups.items():
+        means = {label: _mean(curves) for label, curves in methods.items()}
+        rows += [
+            (label, sampling, axis, at, psnr) for label, curve in means.items() for at, psnr in zip(*curve, strict=True)
+        ]
+        drawn = {label: curve for label, curve in means.items() if len(curve[0]) > 1}
+        name = f"{axis}-{sampling}".replace(" ", "-")
+        _write_plot(folder / f"{name}.png", f"PSNR on the way, {sampling}", (axis, "PSNR, dB"), drawn)
+    _write_csv(folder / "curves.csv", ("method", "sampling", "axis", "at", "psnr"), rows)
+
+
+def _mean(curves: Sequence[Curve]) -> Curve:
+    """Mean of curves, at the places of the longest; one that ended earlier keeps its last value."""
+    places = max((at for at, _ in curves), key=lambda at: at[-1])
+    return places, np.mean([np.interp(places, *curve) for curve in curves], axis=0).tolist()
+
+
+def _write_plot(
+    path: Path, title: str, axes: tuple[str, str], curves: Mapping[str, Curve], *, logarithmic: bool = False
+) -> None:
+    if curves:
+        with replacing(path) as part:
+            part.write_bytes(lines_png(title, axes, curves, logarithmic=logarithmic))
+
+
+def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with replacing(path) as part, part.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(head)
+        writer.writerows(rows)

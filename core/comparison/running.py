@@ -1,0 +1,181 @@
+"""One run of a comparison: computed as the service computes it, its cost counted, resumed where it was stopped."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from core import formats
+from core.cards import Folders
+from core.comparison.entries import Entry
+from core.comparison.plan import Run
+from core.comparison.stored import Made, Measurement, Result, engine, found, measured
+from core.files import replacing
+from core.iterates import Iterate
+from core.priors import load_prior
+from core.reconstruct import reconstruct, slice_problem
+from core.volumes import Precedent
+from core.watching import Curves, watched
+
+KEPT_EVERY = 60.0
+"""Seconds from one kept state of a run to the next."""
+
+
+class Meter:
+    """What a run has cost so far: seconds, evaluations of the prior (an image each), steps of an optimiser."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds, self.prior_calls, self.updates = 0.0, 0, 0
+        self._device = device
+        # Of one thread the processor's time is taken, so that other work on the machine does not count.
+        alone = device.type == "cpu" and torch.get_num_threads() == 1
+        self._clock = time.process_time if alone else time.perf_counter
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count the time."""
+        began = self._clock()
+        yield
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self.seconds += self._clock() - began
+
+    def timed(self, iterates: Iterable[Iterate]) -> Iterator[Iterate]:
+        """The iterates; the time that it takes to make them counts, not that of their use."""
+        source = iter(iterates)
+        while True:
+            with self.running():
+                iterate = next(source, None)
+            if iterate is None:
+                return
+            yield iterate
+
+    @contextmanager
+    def counting(self, prior: nn.Module | None) -> Iterator[None]:
+        """Count what is evaluated of the prior, and every step of an optimiser."""
+
+        def evaluated(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self.prior_calls += len(inputs[0])
+
+        def updated(*_: Any) -> None:
+            self.updates += 1
+
+        handles = [register_optimizer_step_post_hook(updated)]
+        if prior is not None:
+            handles.append(prior.register_forward_pre_hook(evaluated))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """All three by their names."""
+        return {"seconds": self.seconds, "prior_calls": self.prior_calls, "updates": self.updates}
+
+
+class Finished(NamedTuple):
+    """A run and its result."""
+
+    run: Run
+    result: Result
+
+    @property
+    def entry(self) -> Entry:
+        """What tables say of it."""
+        run, fields = self.run, self.result.fields
+        measures = ("psnr", "ssim", "nmse", "data_residual", "seconds", "prior_calls", "updates")
+        return Entry(
+            run.label, run.scan.name, run.scan.sampling, run.slice, run.seed, *(fields[name] for name in measures)
+        )
+
+
+@dataclass(frozen=True)
+class Computer:
+    """Where runs are computed, and with which priors."""
+
+    device: torch.device
+    priors: Folders = None
+
+    def prior_of(self, run: Run) -> nn.Module | None:
+        """The prior that a run evaluates. Raises MissingPrior."""
+        if not run.method.needs_prior:
+            return None
+        return load_prior(getattr(run.method, "prior", None), run.scan.header.modality, self.priors, self.device)
+
+    def finish(self, run: Run, output: Path, seen: Callable[[Iterate], None]) -> Finished:
+        """A run with its result, read from the folder `output` or computed and stored there."""
+        folder = output / "results" / run.scan.name
+        wanted = measurement_of(run)
+        unfinished = folder / f"{wanted.name}.unfinished.pt"
+        result = measured(folder, wanted, lambda: self.make(run, _precedent(run, folder), unfinished, seen))
+        unfinished.unlink(missing_ok=True)
+        return Finished(run, result)
+
+    def make(self, run: Run, precedent: Precedent | None, unfinished: Path, seen: Callable[[Iterate], None]) -> Made:
+        """The image (y, x), and what there is to tell: quality, its curves, what was spent.
+
+        The file `unfinished` is given a state every minute; a run that finds one there goes on from it.
+        """
+        prior, meter, curves = self.prior_of(run), Meter(self.device), Curves()
+        acquisition = formats.read(run.scan.path, [run.slice])
+        with meter.running():
+            problem = slice_problem(acquisition, 0, self.device, fit_maps=run.method.fits_maps)
+        kept = self._kept(unfinished)
+        if kept is not None:
+            curves = kept["curves"]
+            meter.seconds, meter.prior_calls, meter.updates = (kept[name] for name in meter.counts)
+        iterates = reconstruct(
+            problem,
+            run.method,
+            seed=run.seed,
+            priors=self.priors,
+            state=None if kept is None else kept["state"],
+            precedent=precedent,
+        )
+        kept_at = time.monotonic()
+        with meter.counting(prior):
+            for iterate, quality in watched(problem, meter.timed(iterates), curves):
+                if quality is not None:
+                    curves.setdefault("updates", []).append(meter.updates)
+                    last = quality
+                seen(iterate)
+                if iterate.state is not None and time.monotonic() > kept_at + KEPT_EVERY:
+                    self._keep(unfinished, {**meter.counts, "curves": curves, "state": iterate.state()})
+                    kept_at = time.monotonic()
+        told = {**asdict(last), **meter.counts, "curves": curves, "threads": torch.get_num_threads()}
+        if iterate.verdict is not None:
+            told["verdict"] = iterate.verdict.as_json()
+        return problem.magnitude(iterate.image), {**told, "device": str(self.device)}
+
+    def _keep(self, path: Path, content: dict[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part, torch.no_grad():
+            torch.save({"engine": engine(), **content}, part)
+
+    def _kept(self, path: Path) -> dict[str, Any] | None:
+        """What was kept by this very engine."""
+        if not path.is_file():
+            return None
+        content: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        return content if content["engine"] == engine() else None
+
+
+def measurement_of(run: Run) -> Measurement:
+    """Under which name its result is stored."""
+    return Measurement(run.label, run.key)
+
+
+def _precedent(run: Run, folder: Path) -> Precedent | None:
+    """What the run's leader, finished before it, has found out of the scan."""
+    if run.leader is None:
+        return None
+    leader = found(folder, measurement_of(replace(run, slice=run.leader, leader=None)))
+    return None if leader is None else Precedent.of(run.leader, leader.fields.get("verdict"))
