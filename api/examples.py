@@ -100,6 +100,8 @@ JUDGED_JOB: dict[str, Any] = {
         "nmse": 0.008,
         "data_residual": 0.041,
         "validation_residual": VERDICT.validation_residual,
+        "prior_calls": 240.0,
+        "updates": 0.0,
     },
     "parameters": {**JOB_ITEM["parameters"], "held_out_share": 0.1},
     "warnings": [foreign([0])],

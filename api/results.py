@@ -154,9 +154,10 @@ def _panels(shown: SliceResult, method: str) -> list[tuple[str, Image]]:
     panels = [(plain, shown.plain), (method, shown.image)]
     if shown.reference is None:
         return panels
-    titled = [(f"{name}\n{_scores(image, shown.reference)}", image) for name, image in panels]
+    titled = [(scored(name, image, shown.reference), image) for name, image in panels]
     return [("reference", shown.reference), *titled]
 
 
-def _scores(image: Image, reference: Image) -> str:
-    return f"PSNR {metrics.psnr(image, reference):.2f} dB  SSIM {metrics.ssim(image, reference):.3f}"
+def scored(name: str, image: Image, reference: Image) -> str:
+    """A title with what an image is worth."""
+    return f"{name}\nPSNR {metrics.psnr(image, reference):.2f} dB  SSIM {metrics.ssim(image, reference):.3f}"

@@ -122,6 +122,8 @@ class Metrics(BaseModel):
     validation_residual: float | None = Field(
         None, description="the same on measurements held out, of the best candidate; null unless all slices were judged"
     )
+    prior_calls: float | None = Field(None, description="evaluations of the diffusion prior; null: not counted")
+    updates: float | None = Field(None, description="optimiser steps of a network that is fitted; null: not counted")
 
 
 class VerdictOut(BaseModel):

@@ -12,13 +12,14 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from api.access import Caller, Reader, Writer
+from api.access import Caller, Reader, Writer, note
 from api.asked import json_body, parsed
-from api.comparisons import views
+from api.comparisons import panels, views
 from api.comparisons.examples import (
     COMPARISON,
     COMPARISON_ITEM,
     COMPARISON_REQUEST,
+    PANEL,
     RANKINGS,
     TABLES,
 )
@@ -196,6 +197,32 @@ def _found(context: Context, caller: Caller, comparison_id: uuid.UUID) -> Sequen
     if not entries:
         raise Conflict("no job of the comparison has succeeded yet")
     return entries
+
+
+@router.get(
+    "/v1/comparisons/{comparison_id}/panel.png",
+    summary="A slice as each method shows it",
+    response_class=Response,
+    responses=answers({200: PANEL}, 304, 404, 409, 422, 503),
+)
+def get_panel(
+    request: Request,
+    context: ContextDep,
+    caller: Reader,
+    comparison_id: uuid.UUID,
+    scan_id: Annotated[uuid.UUID | None, Query(description="none: the first that can be shown")] = None,
+    seed: Annotated[int | None, Query(ge=0, lt=1 << 63, description="none: the first that can be shown")] = None,
+    slice_: Annotated[int | None, Query(alias="slice", ge=0, description="none: the first that can be shown")] = None,
+) -> Response:
+    """The reference, then the methods that are done with this slice; part of each enlarged, and its error times 5."""
+    with context.sessions() as session:
+        views.comparison_row(session, caller.tenant, comparison_id)
+        slices = panels.slices_of(session, comparison_id)
+    found = panels.chosen(slices, scan_id=scan_id, seed=seed, slice=slice_)
+    answer = tagged(request, panels.drawn(context.storage, found), "image/png")
+    if answer.status_code == 200:
+        note(context, caller, "panel.read", comparison=comparison_id)
+    return answer
 
 
 @router.post(

@@ -14,7 +14,7 @@ from worker.models import Status
 
 MOST_JOBS = 500
 MOST_SLICES = 5000
-MOST_METHODS = 50
+MOST_METHODS = 32
 Once = TypeVar("Once", bound=Hashable)
 
 
