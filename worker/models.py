@@ -284,7 +284,7 @@ class WebhookDelivery(Base):
     attempts: Mapped[int] = mapped_column(server_default=text("0"))  # the fence, as of chunks
     due_at: Mapped[datetime] = mapped_column(
         server_default=func.now()
-    )  # of the next attempt; while one runs, its lease
+    )  # of the next attempt; the lease of one that runs
     error: Mapped[str | None]  # what the last attempt came to
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     delivered_at: Mapped[datetime | None]
