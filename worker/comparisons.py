@@ -21,7 +21,7 @@ OUTPUTS = ["h5"]
 
 
 @dataclass(frozen=True)
-class Run:
+class Compared:
     """One job of a comparison."""
 
     label: str  # what its method is called there
@@ -36,7 +36,7 @@ def submit(
     session: Session,
     *,
     tenant: str,
-    runs: Sequence[Run],
+    runs: Sequence[Compared],
     request: dict[str, Any],
     traceparent: str | None = None,
     idempotency_key: str | None = None,
@@ -71,7 +71,7 @@ def submit(
     return comparison, jobs.file(session, rows)
 
 
-def _row(job_id: uuid.UUID, run: Run) -> dict[str, Any]:
+def _row(job_id: uuid.UUID, run: Compared) -> dict[str, Any]:
     return {
         "id": job_id,
         "scan_id": run.scan.id,

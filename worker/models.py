@@ -282,9 +282,7 @@ class WebhookDelivery(Base):
     event: Mapped[str] = mapped_column(String(32))  # job.succeeded | job.failed | job.cancelled
     state: Mapped[DeliveryState] = mapped_column(server_default=text("'pending'"))
     attempts: Mapped[int] = mapped_column(server_default=text("0"))  # the fence, as of chunks
-    due_at: Mapped[datetime] = mapped_column(
-        server_default=func.now()
-    )  # of the next attempt; the lease of one that runs
+    due_at: Mapped[datetime] = mapped_column(server_default=func.now())  # of the next attempt, or the end of its lease
     error: Mapped[str | None]  # what the last attempt came to
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     delivered_at: Mapped[datetime | None]

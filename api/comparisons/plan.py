@@ -15,13 +15,13 @@ from core.acquisition import ScanHeader
 from core.comparison.entries import sampling_of
 from core.errors import ReconstructionError
 from core.parameters import Parameters
-from worker.comparisons import Run
+from worker.comparisons import Compared
 from worker.models import Scan
 
 _HEADER = TypeAdapter(ScanHeader)
 
 
-def planned(context: Context, session: Session, tenant: str, asked: ComparisonIn) -> list[Run]:
+def planned(context: Context, session: Session, tenant: str, asked: ComparisonIn) -> list[Compared]:
     """The jobs of a comparison: seed by seed, so that early entries are of all scans and methods."""
     scans = _scans(session, tenant, asked.scan_ids)
     _check_names(asked.methods)
@@ -30,7 +30,7 @@ def planned(context: Context, session: Session, tenant: str, asked: ComparisonIn
     _check_number(len(asked.seeds), [len(slices[scan.id]) for scan, _ in pairs])
     completed = [_run_of(context, scan, asked.methods, number) for scan, number in pairs]
     return [
-        Run(
+        Compared(
             label=asked.methods[number].name,
             sampling=sampling_of(_HEADER.validate_python(scan.header)),
             scan=scan,
