@@ -108,10 +108,8 @@ def admit(session: Session, scan_ids: Collection[uuid.UUID], more: int, most: in
         quotas.check_jobs(session, key, more)
     count = session.scalar(select(func.count()).select_from(Job).where(Job.status.in_(OPEN))) or 0
     if count + more > most:
-        asked = "" if more == 1 else f", and this is {more} at once"
-        raise TooManyOpenJobs(
-            f"no job more may be queued or running, the limit is {most} (MAX_OPEN_JOBS){asked}; try again later"
-        )
+        what = "no job more" if more == 1 else f"no {more} jobs more"
+        raise TooManyOpenJobs(f"{what} may be queued or running, the limit is {most} (MAX_OPEN_JOBS); try again later")
     held = session.scalars(select(Scan.id).where(Scan.id.in_(scan_ids)).with_for_update(read=True, key_share=True))
     if gone := set(scan_ids) - set(held):
         raise IllegalMove(f"scan {', '.join(map(str, gone))} was deleted")

@@ -66,26 +66,22 @@ def _check_names(methods: Sequence[ComparedMethod]) -> None:
 def _pairs(scans: Sequence[Scan], methods: Sequence[ComparedMethod]) -> list[tuple[Scan, int]]:
     """Each scan with the number of each method that applies to it.
 
-    A method that applies to no scan stays with the first one, whose problem is then told.
+    A method that applies to none of them stays, to be refused when it is completed.
     """
+    there = {scan.header["modality"] for scan in scans}
     pairs = []
     for scan in scans:
         modality = scan.header["modality"]
         fitting = [
             number
             for number, method in enumerate(methods)
-            if modality in method.parameters.modalities or not _applies(method.parameters, scans)
+            if modality in method.parameters.modalities or there.isdisjoint(method.parameters.modalities)
         ]
         if not fitting:
             detail = f"scan {scan.id} is {modality}, which none of these methods reconstructs"
             raise Invalid.at("scan_ids", detail, found=str(scan.id), expected=f"a method for {modality} too")
         pairs += [(scan, number) for number in fitting]
     return pairs
-
-
-def _applies(method: Parameters, scans: Sequence[Scan]) -> bool:
-    """Whether there is a scan for the method."""
-    return any(scan.header["modality"] in method.modalities for scan in scans)
 
 
 def _check_number(seeds: int, slices: Sequence[int]) -> None:

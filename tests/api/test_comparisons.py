@@ -13,11 +13,10 @@ from driving import Drive
 from fastapi.testclient import TestClient
 from PIL import Image
 from running import working
-from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import create_app
-from worker.models import Audit
+from worker import audit
 from worker.settings import Settings
 from worker.storage import Storage
 
@@ -76,7 +75,7 @@ def now(client: TestClient, comparison: dict[str, Any]) -> dict[str, Any]:
 
 def audited(database: sessionmaker[Session]) -> list[tuple[str, dict[str, str]]]:
     with database() as session:
-        return [(row.action, row.ids) for row in session.scalars(select(Audit).order_by(Audit.seq))]
+        return [(entry.action, entry.ids) for entry in audit.verified(audit.entries(session))]
 
 
 @pytest.fixture
@@ -182,7 +181,7 @@ def test_all_jobs_are_filed_or_none(settings: Settings, mri_file: bytes) -> None
         refused = client.post("/v1/comparisons", json=asked(scan, seeds=[0, 1]))
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) > 0
-        assert "4 at once" in refused.json()["detail"]
+        assert "no 4 jobs more" in refused.json()["detail"]
         assert [job["comparison_id"] for job in client.get("/v1/jobs").json()["items"]] == [first["id"]] * 2
         assert len(client.get("/v1/comparisons").json()["items"]) == 1
 
