@@ -67,11 +67,11 @@ def cases(folder: Path, source: Source) -> list[Case]:
     return (mri_cases if source.modality is Modality.MRI else ct_cases)(folder, source)
 
 
-def mri_cases(folder: Path, source: Source, samplings: Sequence[str] = SAMPLINGS) -> list[Case]:
+def mri_cases(folder: Path, source: Source, samplings: Sequence[str] = SAMPLINGS, size: int = SIZE) -> list[Case]:
     """Scans of each slice of a source at each sampling."""
     return [
         Case(person(source), sampling, index, partial(mri_scan, image, sampling, index))
-        for index, image in mri_images(folder, source)
+        for index, image in mri_images(folder, source, size)
         for sampling in samplings
     ]
 

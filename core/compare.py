@@ -27,6 +27,9 @@ from core.device import prepared
 from core.errors import ReconstructionError
 from core.iterates import Iterate
 
+SHOWN_EVERY = 0.5
+"""Seconds from one look at the bar to the next."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when all is compared, 2 when the input cannot be used, 130 when it was interrupted."""
@@ -59,10 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--seeds", type=int, default=1, help="runs of each method on each slice, with seeds 0, 1, ...")
     add("--slices", type=int, nargs="+", help="of every scan; all by default")
-    add(
-        "--figures", nargs="*", choices=FIGURES, default=["panels", "iterations"], help="noise: of the paper's figure 1"
-    )
-    add("--noise-updates", type=int, default=4000, help="of each probe of figure noise")
+    add("--figures", nargs="*", choices=FIGURES, default=FIGURES[:2], help="panels and iterations by default")
+    add("--noise-updates", type=int, default=4000, help="of each probe of figure noise, the paper's 1")
     add("--device", default="auto", help="cpu, cuda, cuda:N; a GPU by default where there is one")
     add("--threads", type=int, default=1, help="CPU threads; of one the processor's time is told, not the clock's")
     add("--priors", type=Path, help="folder of diffusion priors beside the bundled ones")
@@ -84,7 +85,7 @@ def _compare(options: argparse.Namespace, command: str) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     for line in passed_over:
         sys.stderr.write(f"passed over: {line}\n")
-    made_by = {"command": f"`{command}`", "machine": _machine(computer.device), "torch": str(torch.__version__)}
+    made_by = {"command": f"`{command}`", **_machine(computer.device), "torch": str(torch.__version__)}
     done: list[Finished] = []
     probed: list[Finished] = []
     with _Bar([*runs, *sweep]) as bar:
@@ -100,9 +101,14 @@ def _compare(options: argparse.Namespace, command: str) -> None:
     sys.stderr.write(f"written to {options.output}\n")
 
 
-def _machine(device: torch.device) -> str:
+def _machine(device: torch.device) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return f"{platform.system()}, {name}, {os.cpu_count()} cores, {torch.get_num_threads()} of them used"
+    threads = torch.get_num_threads()
+    alone = device.type == "cpu" and threads == 1
+    return {
+        "machine": f"{platform.system()}, {name}, {os.cpu_count()} cores, {threads} threads",
+        "time": "seconds of the processor" if alone else "seconds of the clock",
+    }
 
 
 class _Bar:
@@ -113,6 +119,7 @@ class _Bar:
         self._seconds: dict[tuple[str, str], list[float]] = {}
         form = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
         self._bar = tqdm(total=len(runs), unit="run", bar_format=form)
+        self._shown_at = 0.0
 
     def __enter__(self) -> "_Bar":
         return self
@@ -126,10 +133,11 @@ class _Bar:
         self._waiting.remove(_kind(run))
 
         def seen(iterate: Iterate) -> None:
-            share = iterate.step / max(1, iterate.steps)
-            spent = time.monotonic() - began
-            whole = spent / share if share > 0 else spent
-            self._show(run, share, whole - spent, whole)
+            now = time.monotonic()
+            if now > self._shown_at + SHOWN_EVERY:
+                share = iterate.step / max(1, iterate.steps)
+                self._show(run, share, (now - began) / max(share, 0.01))
+                self._shown_at = now
 
         finished = computer.finish(run, output, seen)
         seconds = max(finished.result.fields["seconds"], time.monotonic() - began)
@@ -137,15 +145,14 @@ class _Bar:
         self._bar.update(1)
         return finished
 
-    def _show(self, run: Run, share: float, left: float, whole: float) -> None:
-        """Unknown times of methods that have not run are missing from what is left, which a + tells."""
+    def _show(self, run: Run, share: float, seconds: float) -> None:
+        """A share of a run that takes so long is done. A + tells of methods that have not run, their time unknown."""
         means = {kind: sum(times) / len(times) for kind, times in self._seconds.items()}
-        means.setdefault(_kind(run), whole)
-        left += sum(means.get(kind, 0.0) for kind in self._waiting)
+        means.setdefault(_kind(run), seconds)
+        left = (1 - share) * seconds + sum(means.get(kind, 0.0) for kind in self._waiting)
         more = "+" if any(kind not in means for kind in self._waiting) else ""
         place = f"{run.label}, {run.scan.name} {run.slice}"
-        self._bar.set_postfix_str(f"left {timedelta(seconds=round(left))}{more}, {place}: {share:.0%}", refresh=False)
-        self._bar.update(0)
+        self._bar.set_postfix_str(f"left {timedelta(seconds=round(left))}{more}, {place}: {share:.0%}")
 
 
 def _kind(run: Run) -> tuple[str, str]:

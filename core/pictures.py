@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ _SHEET = 4096  # about the most pixels a side of a contact sheet
 _MARGIN = 8
 _FRAME = 2  # pixels around an inset
 _TITLE = 16  # font size
+_LINE = 40  # most characters in a line of an inset's title
 
 
 def window_of(image: NDArray[Any]) -> Window:
@@ -66,7 +68,7 @@ def insets_png(
     gain: float = 5,
     across: int = 5,
 ) -> bytes:
-    """The titled reference and titled images (y, x) on its window, `across` beside each other.
+    """The titled reference and titled images (y, x) on its window, `across` beside each other; long titles are broken.
 
     Each has its busiest part enlarged, as the reference tells it, and but for the reference its error times `gain`.
     """
@@ -75,7 +77,8 @@ def insets_png(
     for name, image in images:
         error = gain * np.abs(np.abs(image) - np.abs(reference))
         tiles.append((name, _enlarged(_greys(with_inset(image, corner, window[1], error), window))))
-    return _png(_sheet([tiles[start : start + across] for start in range(0, len(tiles), across)]))
+    broken = [("\n".join(fill(line, _LINE) for line in name.splitlines()), tile) for name, tile in tiles]
+    return _png(_sheet([broken[start : start + across] for start in range(0, len(broken), across)]))
 
 
 def busiest(image: NDArray[Any]) -> tuple[int, int]:

@@ -1,16 +1,9 @@
 """What the benchmarks tell follows from what they measured."""
 
-import io
-from pathlib import Path
-
-import numpy as np
 import pytest
-from PIL import Image
 
 from benchmarks.quality_report import Criterion, Row, criteria, report
 from core.acquisition import Modality
-from core.comparison.plots import decades, lines_png, ticks
-from core.comparison.stored import Measurement, found, measured
 
 
 def fields(psnr: float, seconds: float = 10.0, flagged: bool | None = None) -> dict[str, object]:
@@ -63,32 +56,3 @@ def test_the_report_says_where_peers_are_missing_or_at_the_edge() -> None:
     assert "first or last of those tried" in report([row(36.0)])  # total variation was tried with one weight
     middle = {"BART TV 1": fields(30.0), "BART TV 2": fields(31.0), "BART TV 3": fields(30.0)}
     assert "first or last of those tried" not in report([row(36.0)._replace(peers=middle)])
-
-
-def test_a_result_is_computed_once(tmp_path: Path) -> None:
-    made = []
-
-    def make() -> tuple[np.ndarray, dict[str, object]]:
-        made.append(1)
-        return np.ones((8, 8), np.float32), {"threads": 1}
-
-    run = Measurement("a method", {"knob": 1})
-    assert found(tmp_path / "case", run) is None
-    reference = np.ones((8, 8), np.float32)
-    first, second = (measured(tmp_path / "case", run, make, reference) for _ in range(2))
-    assert (first.fields, len(made)) == (second.fields, 1)
-    assert np.array_equal(second.image, reference)
-    assert found(tmp_path / "case", Measurement("a method", {"knob": 2})) is None
-
-
-def test_ticks_are_round_and_span_the_values() -> None:
-    assert ticks(17.3, 38.9) == [15.0, 20.0, 25.0, 30.0, 35.0, 40.0]
-    assert decades(0.02, 1.0) == pytest.approx([0.02, 0.05, 0.1, 0.2, 0.5, 1.0])
-    assert len(ticks(3.0, 3.0)) >= 1
-
-
-def test_a_plot_shows_every_curve() -> None:
-    curves = {"rising": ((0, 1, 2), (1.0, 2.0, 3.0)), "flat": ((0, 2), (2.0, 2.0))}
-    picture = Image.open(io.BytesIO(lines_png("title", ("x", "y"), curves)))
-    colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24) or ()}
-    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0)} <= colours

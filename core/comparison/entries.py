@@ -23,7 +23,7 @@ class Entry:
     data_residual: float | None  # |A x - y| / |y|
     seconds: float
     prior_calls: int | None  # evaluations of the diffusion prior, an image each
-    updates: int | None  # optimiser steps of a network that is fitted
+    updates: int | None  # steps of an optimiser, of a network that is fitted
 
     @property
     def modality(self) -> Modality:

@@ -8,12 +8,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from core import formats
-from core.acquisition import Modality, ScanHeader
+from core.acquisition import Modality, MRIAcquisition, ScanHeader
 from core.cards import Folders, card_of, sha256_of
 from core.command_line import chosen_slices, invalid_knob, knobs
 from core.comparison.entries import sampling_of
 from core.errors import ReconstructionError, UnknownFormat
 from core.parameters import METHODS, Parameters, complete, parse, require
+from core.sensitivity import calibration_size
 from core.volumes import in_order, leaders
 
 
@@ -108,21 +109,28 @@ def scans_in(folder: Path, slices: Sequence[int] | None) -> tuple[list[Scan], li
         try:
             header = formats.probe(path)
             wanted = tuple(dict.fromkeys(chosen_slices(slices, header)))
+            _check(path, header)
         except UnknownFormat as error:
             passed_over.append(f"{path.name}: {error}")
             continue
         except ReconstructionError as error:
             raise ReconstructionError(f"{path.name}: {error}") from error
-        if not header.has_reference:
-            raise ReconstructionError(
-                f"{path.name}: found no reference to compare with; expected an array reference (slices, y, x)"
-            )
         if same := [scan.path.name for scan in scans if scan.name == path.stem]:
             raise ReconstructionError(f"{path.name}: {same[0]} has the same name but for its suffix; rename one")
         scans.append(Scan(path, sha256_of(path), header, wanted))
     if not scans:
         raise ReconstructionError(f"{folder}: found no scan; expected HDF5, .npz or .npy files with references")
     return scans, passed_over
+
+
+def _check(path: Path, header: ScanHeader) -> None:
+    """Raise ReconstructionError when there is nothing to compare with, or nothing to make coil maps of."""
+    if not header.has_reference:
+        raise ReconstructionError("found no reference to compare with; expected an array reference (slices, y, x)")
+    if header.modality is Modality.MRI and not header.has_maps and (header.coils or 1) > 1:
+        scan = formats.read(path, [0])
+        if isinstance(scan, MRIAcquisition):
+            calibration_size(scan.mask)
 
 
 def planned(settings: Sequence[Setting], scans: Sequence[Scan], seeds: int, priors: Folders = None) -> list[Run]:

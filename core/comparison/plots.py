@@ -11,7 +11,10 @@ Curve = tuple[Sequence[float], Sequence[float]]
 
 _SIZE = (960, 600)
 _LEFT, _RIGHT, _TOP, _BOTTOM = 80, 24, 48, 64  # margins
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito's
+_COLOURS = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000"),  # Okabe and Ito's
+    *("#8c510a", "#762a83", "#a6d854", "#999999", "#1b7837"),
+)
 _INK, _GRID = "#222222", "#dddddd"
 _MARKED = 40
 """Curves of at most so many points have them marked."""

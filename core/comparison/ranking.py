@@ -51,10 +51,10 @@ class Ranking:
         tested = sum(place.p is not None for place in self.places)
         if self.least_p * max(tested, 1) > SIGNIFICANT:
             return (
-                f"{self.n} slices are too few to tell: were all differences of one sign, p would still be "
-                f"{self.least_p:.2g}, times {max(tested, 1)} comparisons"
+                f"n = {self.n} is too few to tell: were all differences of one sign, p would still be "
+                f"{self.least_p:.2g}, before it is corrected for {max(tested, 1)} comparisons"
             )
-        return f"{self.n} slices; slices of one person, or of one image at two samplings, are not independent"
+        return f"n = {self.n}; slices of one person, or of one image at two samplings, are not independent"
 
 
 def rankings(entries: Sequence[Entry]) -> list[Ranking]:

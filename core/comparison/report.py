@@ -14,6 +14,7 @@ from core.comparison.tables import TableForm, render
 from core.files import replacing
 
 FIGURES = ("panels", "iterations", "noise")
+"""The paper's 3 and 4, its 5, and its 1."""
 
 
 def write_tables(finished: Sequence[Finished], made_by: Mapping[str, str], output: Path) -> None:

@@ -114,8 +114,8 @@ class Computer:
 
 
 def measurement_of(run: Run) -> Measurement:
-    """Under which name its result is stored."""
-    return Measurement(run.label, run.key)
+    """Under which name its result is stored: whatever its label, it is computed once."""
+    return Measurement(run.method.method, run.key)
 
 
 def _precedent(run: Run, folder: Path) -> Precedent | None:

@@ -101,7 +101,7 @@ def test_pairs_are_of_the_same_slice_and_the_seeds_of_a_slice_count_once():
     assert (second.method, second.n) == ("b", 8)
     assert second.difference == pytest.approx(-1.0)
     assert second.p == pytest.approx(ranking.least_p) == pytest.approx(2**-7)
-    assert "8 slices;" in ranking.remark
+    assert "n = 8;" in ranking.remark
 
 
 def test_a_method_is_ranked_only_on_the_slices_of_all():

@@ -1,0 +1,321 @@
+"""`python -m core compare` as its user types it, and the figures that it draws."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import scans
+import torch
+from PIL import Image
+
+from core import formats
+from core.__main__ import main
+from core.acquisition import Modality
+from core.comparison import running
+from core.comparison.plan import Setting, planned, scans_in
+from core.comparison.plots import decades, lines_png, ticks
+from core.comparison.stored import Measurement, found, measured
+from core.errors import ReconstructionError
+from core.parameters import complete, parse
+from core.pictures import busiest, with_inset
+from core.reconstruct import reconstruct, slice_problem
+from core.watching import watched
+
+CPU = torch.device("cpu")
+QUICK = "udig_dip:preset=preview,outer_iterations=4"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An MR and a CT scan of two slices each."""
+    path = tmp_path / "scans"
+    path.mkdir()
+    scans.write_hdf5(path / "brain.h5", **scans.mri())
+    scans.write_npz(path / "body.npz", **scans.ct())
+    return path
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def compared(folder: Path, output: Path, *arguments: str) -> list[dict[str, str]]:
+    """The rows of runs.csv."""
+    figures = [] if "--figures" in arguments else ["--figures"]
+    assert main(["compare", str(folder), "-o", str(output), *arguments, *figures]) == 0
+    return rows_of(output / "runs.csv")
+
+
+def stored(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in output.glob("results/*/*")}
+
+
+def refused(capsys, *arguments: object) -> str:
+    """The one line that is said instead of computing."""
+    assert main(["compare", *map(str, arguments)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line.removeprefix("error: ")
+
+
+def test_every_method_runs_on_the_scans_that_it_is_for(folder, tmp_path):
+    rows = compared(folder, tmp_path / "out", "--methods", "cg_sense", "fbp", "tv:iterations=3", "--seeds", "2")
+    ran = {(row["method"], row["sampling"]) for row in rows}
+    assert ran == {
+        ("cg_sense", "2x"), ("fbp", "24 views"), ("tv iterations=3", "2x"), ("tv iterations=3", "24 views")
+    }  # fmt: skip
+    assert len(rows) == len({tuple(row.values())[:5] for row in rows}) == 4 * 2 * 2
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "comparison.md", "results", "runs.csv", "table-1.csv", "table-1.md", "table-1.tex"
+    }  # fmt: skip
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert all(part in text for part in ("compare", "torch", "engine", "PSNR, dB", "too few to tell"))
+
+
+def test_what_is_compared_is_what_the_engine_reconstructs(folder, tmp_path):
+    compared(folder, tmp_path / "out", "--methods", QUICK, "--slices", "1", "--seeds", "2")
+    problem = slice_problem(formats.read(folder / "brain.h5", [1]), 0, CPU)
+    method = complete(parse({"method": "udig_dip", "preset": "preview", "outer_iterations": 4}), Modality.MRI)
+    expected = [problem.magnitude([*reconstruct(problem, method, seed=seed)][-1].image) for seed in (0, 1)]
+    images = [np.load(path) for path in (tmp_path / "out/results/brain").glob("*.npy")]
+    assert sorted(image.tobytes() for image in images) == sorted(image.tobytes() for image in expected)
+
+
+def test_slices_follow_their_leader_as_in_a_volume(folder, tmp_path):
+    method = "udig_dip:preset=preview,outer_iterations=8,held_out_share=0.1"
+    compared(folder, tmp_path / "out", "--methods", method)
+    knobs = ["--set", "preset=preview", "outer_iterations=8", "held_out_share=0.1"]
+    assert main([str(folder / "brain.h5"), "-o", str(tmp_path / "volume.h5"), *knobs]) == 0
+    with h5py.File(tmp_path / "volume.h5") as file:
+        expected, verdicts = file["reconstruction"][:], json.loads(file.attrs["verdicts"])
+    for path in (tmp_path / "out/results/brain").glob("*.json"):
+        fields = json.loads(path.read_text())
+        number = fields["key"]["slice"]
+        assert np.array_equal(np.load(path.with_suffix(".npy")), expected[number])
+        assert fields["verdict"] == verdicts[number]
+
+
+@pytest.mark.parametrize(
+    ("method", "prior_calls", "updates"),
+    [
+        ("cg_sense", 0, 0),
+        ("dip:iterations=7", 0, 7),
+        ("oes:iterations=3,mask_iterations=2", 0, 5),
+        ("dds:steps=3,samples=2", 6, 0),
+        ("score_mri:steps=3", 6, 0),
+        ("udig_dip:preset=paper,outer_iterations=3,prior_calls=2", 6, 6),
+        ("udig_dip:preset=paper,outer_iterations=4,prior_calls=3,purification_period=2", 6, 8),
+    ],
+)
+def test_calls_of_networks_are_counted(folder, tmp_path, method, prior_calls, updates):
+    (folder / "body.npz").unlink()
+    (row,) = compared(folder, tmp_path / "out", "--methods", method, "--slices", "0")
+    assert (row["prior_calls"], row["updates"]) == (str(prior_calls), str(updates))
+    assert float(row["seconds"]) > 0
+
+
+def test_nothing_is_computed_twice_and_more_may_be_added(folder, tmp_path, monkeypatch):
+    out, methods = tmp_path / "out", ["--methods", "cg_sense", "dip:iterations=5"]
+    first = compared(folder, out, *methods)
+    results = stored(out)
+    made = []
+    make = running.Computer.make
+    monkeypatch.setattr(running.Computer, "make", lambda *given: made.append(given[1].label) or make(*given))
+    assert (compared(folder, out, *methods), stored(out), made) == (first, results, [])
+    rows = compared(folder, out, *methods, "zero_filled", "--seeds", "2")
+    assert [row for row in rows if row in first] == first
+    assert made == ["zero_filled"] * 2 + ["cg_sense"] * 2 + ["dip iterations=5"] * 4 + ["zero_filled"] * 2
+    assert results.items() <= stored(out).items()
+
+
+def test_other_parameters_and_another_scan_are_other_results(folder, tmp_path):
+    (folder / "body.npz").unlink()
+    out = tmp_path / "out"
+    (a,) = compared(folder, out, "--methods", "x=tv:iterations=2", "--slices", "0")
+    (b,) = compared(folder, out, "--methods", "x=tv:iterations=9", "--slices", "0")
+    scans.write_hdf5(folder / "brain.h5", **scans.mri(acceleration=4))
+    (c,) = compared(folder, out, "--methods", "x=tv:iterations=2", "--slices", "0")
+    assert len({row["psnr"] for row in (a, b, c)}) == 3
+
+
+@pytest.mark.parametrize("method", ["dip:iterations=30", "udig_dip:preset=paper,outer_iterations=8,prior_calls=1"])
+def test_an_interrupted_run_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch, capsys, method):
+    counts: list[int] = []
+
+    def stopping(problem, iterates, curves):
+        counts.append(0)
+        for seen in watched(problem, iterates, curves):
+            yield seen
+            counts[-1] += 1
+            if len(counts) == 1 and counts[-1] == 25:
+                raise KeyboardInterrupt
+
+    (folder / "body.npz").unlink()
+    arguments = ["--methods", method, "--slices", "0"]
+    whole = compared(folder, tmp_path / "whole", *arguments)
+    compared(folder, tmp_path / "out", "--methods", "cg_sense", "--slices", "0")
+    monkeypatch.setattr(running, "KEPT_EVERY", -1.0)
+    monkeypatch.setattr(running, "watched", stopping)
+    command = [
+        "compare",
+        str(folder),
+        "-o",
+        str(tmp_path / "out"),
+        "--methods",
+        "cg_sense",
+        *arguments[1:],
+        "--figures",
+    ]
+    assert main(command) == 130
+    assert "goes on from here" in capsys.readouterr().err
+    assert "cg_sense" in (tmp_path / "out/table-1.md").read_text()
+    assert len(list(tmp_path.glob("out/results/*/*.unfinished.pt"))) == 1
+    (resumed,) = compared(folder, tmp_path / "out", *arguments)
+    assert counts[1] < 10
+    assert not list(tmp_path.glob("out/results/*/*.unfinished.pt"))
+    assert {**whole[0], "seconds": ""} == {**resumed, "seconds": ""}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--methods", "magic"], "magic: no method 'magic'; there are: udig_dip, "),
+        (["--methods", "tv:weight"], "tv:weight takes KNOB=VALUE, found 'weight'"),
+        (["--methods", "tv:iterations=0"], "iterations: Input should be greater than or equal to 1, found 0"),
+        (["--methods", "tv:sigma=1"], "sigma: Extra inputs are not permitted, found 1"),
+        (["--methods", "tv", "tv"], "two methods are called 'tv'; call one otherwise: LABEL=METHOD"),
+        (["--methods", "tv", "--seeds", "0"], "--seeds 0: expected 1 or more"),
+        (["--methods", "tv", "--slices", "1", "2"], "body.npz: --slices 2: the scan has slices 0 to 1"),
+        (["--methods", "dds:prior=mri"], "dds prior=mri on body.npz: no ct prior is named 'mri'; there are: ct"),
+        (["--methods", "dds:prior=knee"], "there are: "),
+        (
+            ["--methods", "ref_guided_dip:guide=file"],
+            "on body.npz: method ref_guided_dip with these knobs needs an image",
+        ),
+        (["--methods", "tv", "--device", "tpu9"], "device 'tpu9' cannot be used"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_before_anything_is_computed(folder, tmp_path, capsys, arguments, said):
+    out = tmp_path / "out"
+    assert said in refused(capsys, folder, "-o", out, *arguments)
+    assert not out.exists()
+
+
+def test_a_method_for_no_scan_that_is_there_is_refused_with_those_that_are(folder, tmp_path, capsys):
+    (folder / "brain.h5").unlink()
+    said = refused(capsys, folder, "-o", tmp_path / "out", "--methods", "sirt", "cg_sense")
+    assert said.startswith("method cg_sense does not reconstruct ct; these do: udig_dip")
+
+
+def test_scans_that_cannot_be_compared_on_are_refused_by_name(tmp_path, capsys):
+    def said(write, name="scan.h5", **parts):
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        write(folder / name, **parts)
+        return refused(capsys, folder, "-o", tmp_path / "out", "--methods", "tv")
+
+    mri = scans.mri()
+    assert "scan.h5: found no reference" in said(scans.write_hdf5, **scans.without(mri, "reference"))
+    small = {**mri, "reference": mri["reference"][:, :20, :20]}
+    assert said(scans.write_npz, "scan.npz", **{**small, "reference": small["reference"][:1]}).startswith(
+        "scan.npz: ref"
+    )
+    no_centre = {**scans.without(mri, "sensitivity_maps"), "mask": np.arange(32) % 2 == 0}
+    assert "estimating coil maps needs 8 x 8" in said(scans.write_hdf5, **no_centre)
+    assert "found no scan; expected HDF5" in said(lambda path: path.write_text("notes"), "notes.txt")
+    assert "No such file or directory" in refused(capsys, tmp_path / "none", "-o", tmp_path / "out", "--methods", "tv")
+
+
+def test_scans_of_one_name_are_refused_and_other_files_passed_over(folder):
+    (folder / "notes.md").write_text("not a scan")
+    found_scans, passed_over = scans_in(folder, None)
+    assert [scan.name for scan in found_scans] == ["body", "brain"]
+    assert [line.partition(":")[0] for line in passed_over] == ["notes.md"]
+    scans.write_hdf5(folder / "body.h5", **scans.ct())
+    with pytest.raises(ReconstructionError, match=r"body\.npz: body\.h5 has the same name"):
+        scans_in(folder, None)
+
+
+def test_the_quick_methods_come_first_on_all_scans(folder):
+    runs = planned([Setting.of("zero_filled"), Setting.of("slow=dip")], scans_in(folder, None)[0], 2)
+    assert list(dict.fromkeys((run.seed, run.label) for run in runs)) == [
+        (0, "zero_filled"), (0, "slow"), (1, "zero_filled"), (1, "slow")
+    ]  # fmt: skip
+
+
+def test_a_setting_is_called_by_what_is_given_or_as_its_label_says():
+    assert Setting.of("tv").label == "tv"
+    assert Setting.of("udig_dip:preset=preview,samples=2").label == "udig_dip preset=preview samples=2"
+    fast = Setting.of("fast one=udig_dip:preset=preview,samples=2")
+    assert (fast.label, fast.knobs) == ("fast one", {"method": "udig_dip", "preset": "preview", "samples": 2})
+
+
+def test_panels_and_curves_are_drawn(folder, tmp_path):
+    out = tmp_path / "out"
+    figures = ["--figures", "panels", "iterations"]
+    rows = compared(folder, out, "--methods", "sirt", "dip:iterations=20", "--slices", "0", *figures)
+    pictures = {str(path.relative_to(out)) for path in out.rglob("*.png")}
+    curves = {"iterations-24-views.png", "updates-24-views.png", "updates-2x.png"}
+    assert pictures == {"panels/body-0.png", "panels/brain-0.png", *curves}
+    assert all(f"]({name})" in (out / "comparison.md").read_text() for name in pictures)
+    curve = [row for row in rows_of(out / "curves.csv") if row["method"] == "dip iterations=20"]
+    assert [(row["axis"], row["at"]) for row in curve] == [("updates", "10"), ("updates", "20")] * 2
+    last = {(row["method"], row["sampling"]): float(row["psnr"]) for row in rows}
+    assert float(curve[1]["psnr"]) == pytest.approx(last["dip iterations=20", curve[1]["sampling"]])
+
+
+def test_the_noise_sweep_is_of_probes_that_stand_in_no_table(folder, tmp_path):
+    (folder / "body.npz").unlink()
+    figures = ["--figures", "noise", "--noise-updates", "10"]
+    rows = compared(folder, tmp_path, "--methods", "zero_filled", "--slices", "0", *figures)
+    assert [row["method"] for row in rows] == ["zero_filled"]
+    assert (tmp_path / "noise.png").read_bytes().startswith(b"\x89PNG")
+    assert [(row["sampling"], row["sigma"]) for row in rows_of(tmp_path / "noise.csv")] == [
+        ("2x", sigma) for sigma in ("0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1.0", "noise alone")
+    ]
+
+
+def test_an_inset_shows_the_busiest_part_and_its_error_and_hides_neither():
+    image = np.zeros((64, 96), np.float32)
+    image[40:52:3, 70:82] = 1.0
+    y, x = busiest(image)
+    assert (abs(y - 40), abs(x - 70)) <= (2, 2)
+    plain = with_inset(image, (y, x), white=2.0)
+    both = with_inset(image, (y, x), white=2.0, error=np.full_like(image, 3.0))
+    assert plain.shape == both.shape == (128, 192)
+    assert np.array_equal(plain[2:50, 2:50], np.kron(image[y : y + 12, x : x + 12], np.ones((4, 4))))
+    assert (both[2:50, -50:-2] == 3.0).all()
+    assert np.array_equal(plain[56:], both[56:])
+
+
+def test_a_result_is_computed_once(tmp_path: Path) -> None:
+    made = []
+
+    def make() -> tuple[np.ndarray, dict[str, object]]:
+        made.append(1)
+        return np.ones((8, 8), np.float32), {"threads": 1}
+
+    run = Measurement("a method", {"knob": 1})
+    assert found(tmp_path / "case", run) is None
+    reference = np.ones((8, 8), np.float32)
+    first, second = (measured(tmp_path / "case", run, make, reference) for _ in range(2))
+    assert (first.fields, len(made)) == (second.fields, 1)
+    assert np.array_equal(second.image, reference)
+    assert found(tmp_path / "case", Measurement("a method", {"knob": 2})) is None
+
+
+def test_ticks_are_round_and_span_the_values() -> None:
+    assert ticks(17.3, 38.9) == [15.0, 20.0, 25.0, 30.0, 35.0, 40.0]
+    assert decades(0.02, 1.0) == pytest.approx([0.02, 0.05, 0.1, 0.2, 0.5, 1.0])
+    assert len(ticks(3.0, 3.0)) >= 1
+
+
+def test_a_plot_shows_every_curve() -> None:
+    curves = {"rising": ((0, 1, 2), (1.0, 2.0, 3.0)), "flat": ((0, 2), (2.0, 2.0))}
+    picture = Image.open(io.BytesIO(lines_png("title", ("x", "y"), curves)))
+    colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24) or ()}
+    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0)} <= colours
