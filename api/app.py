@@ -10,6 +10,8 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
 from api import errors, following, health, jobs, keys, methods, results, scans
+from api.comparisons import routes as comparisons
+from api.comparisons.schemas import ComparisonIn
 from api.context import Context
 from api.metrics import Requests
 from api.middleware import HeadAsGet, Named, Observed
@@ -63,7 +65,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         files=Threads(FILES),
     )
     app.state.engine, app.state.celery = engine, make_celery(settings)
-    for part in (scans, jobs, following, results, methods, keys, health):
+    for part in (scans, jobs, following, results, comparisons, methods, keys, health):
         app.include_router(part.router)
     app.add_api_route("/", _root, include_in_schema=False)
     errors.install(app)
@@ -102,7 +104,7 @@ def _complete_openapi(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = plain()
         schemas = document["components"]["schemas"]
-        for model in (ProblemOut, JobIn, JobOptions):
+        for model in (ProblemOut, JobIn, JobOptions, ComparisonIn):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
         return document

@@ -3,36 +3,29 @@
 import hashlib
 import json
 import logging
-import time
 import uuid
-from typing import Annotated, Any, TypeVar
+from functools import partial
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import ValidationError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api import views, webhooks
 from api.access import Caller, Reader, Writer
+from api.asked import json_body, method_for, parsed, slices_of
 from api.context import Context, ContextDep
-from api.errors import of_validation
 from api.examples import JOB, JOB_ITEM, JOB_REQUEST, JUDGED_JOB, answers, page
 from api.intake import Received, is_form, keeping, received
 from api.negotiation import next_link, tagged_json
-from api.problems import Invalid, TooLarge, UnknownMedia
 from api.schemas import JobIn, JobItem, JobOptions, JobOut, Page
-from core.acquisition import Modality
-from core.cards import card_of
-from core.parameters import Parameters, complete, require
+from api.waiting import POLL_SECONDS, awaited
 from worker import audit, jobs, queue, tracing
 from worker.models import Scan, Status
 from worker.quotas import JOB_FILED
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["jobs"])
-Asked = TypeVar("Asked", bound=JobOptions)
-BODY_BYTES = 1 << 20
-POLL_SECONDS = "2"
 _FORM = {"scan": {"type": "string", "format": "binary"}, "job": {"$ref": "#/components/schemas/JobOptions"}}
 _FORM_EXAMPLE = {
     "scan": "(bytes of the file)",
@@ -69,31 +62,10 @@ async def post_job(
     """JSON with the id of a scan, or a form that brings the scan itself: upload and queue in one call."""
     if is_form(request):
         async with received(context, caller, request, file="scan", text="job") as file:
-            asked = _parsed(JobOptions, file.text or b"")
+            asked = parsed(JobOptions, file.text or b"")
             return await context.files.run(_file_with_scan, context, caller, asked, file, idempotency_key)
-    asked_of_known = _parsed(JobIn, await _json_body(request))
+    asked_of_known = parsed(JobIn, await json_body(request, "a job", form=True))
     return await run_in_threadpool(_file, context, caller, asked_of_known, idempotency_key)
-
-
-async def _json_body(request: Request) -> bytes:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        expected = "application/json | multipart/form-data"
-        raise UnknownMedia.at("Content-Type", "a job is JSON or a form", found=kind or "nothing", expected=expected)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_BYTES:
-            expected = f"at most {BODY_BYTES} bytes"
-            raise TooLarge.at("body", f"a job has at most {BODY_BYTES} bytes", found="more", expected=expected)
-    return bytes(body)
-
-
-def _parsed(kind: type[Asked], body: bytes) -> Asked:
-    try:
-        return kind.model_validate_json(body, strict=True)
-    except ValidationError as error:
-        raise of_validation(error) from error
 
 
 def _file(context: Context, caller: Caller, asked: JobIn, key: str | None) -> Response:
@@ -115,9 +87,9 @@ def _submit(
     job, created = jobs.submit(
         session,
         scan=scan,
-        method=_method(context, scan, asked),
+        method=method_for(context, scan, asked.parameters, "parameters"),
         outputs=list(dict.fromkeys(asked.outputs)),
-        slices=_slices(scan, asked),
+        slices=slices_of(scan, asked.slices),
         seed=asked.seed,
         tags=asked.tags,
         webhook_url=asked.webhook_url,
@@ -137,28 +109,6 @@ def _submit(
         log.info("job.queued", extra={"job_id": str(job_id)})
         queue.ring(jobs.waiting(session, job_id))
     return _accepted(session, caller, job_id, {} if created else {"Idempotency-Replayed": "true"})
-
-
-def _method(context: Context, scan: Scan, asked: JobOptions) -> Parameters:
-    """The parameters, complete; the scan's modality has the method and the prior."""
-    modality = Modality(scan.header["modality"])
-    try:
-        method = complete(asked.parameters, modality)
-    except ValidationError as error:
-        raise of_validation(error, ("parameters",)) from error
-    require(method, [name for name in ("reference", "guide") if scan.header.get(f"has_{name}")])
-    card_of(method, modality, context.settings.priors_folders(scan.tenant))  # refuses a prior that is not there
-    return method
-
-
-def _slices(scan: Scan, asked: JobOptions) -> list[int]:
-    count = int(scan.header["slices"])
-    wanted = list(range(count)) if asked.slices is None else asked.slices
-    if outside := [number for number in wanted if number >= count]:
-        raise Invalid.at(
-            "slices", f"the scan has {count} slices", found=f"{outside}", expected=f"numbers from 0 to {count - 1}"
-        )
-    return wanted
 
 
 def _fingerprint(scan: Scan, asked: JobOptions) -> str:
@@ -187,6 +137,7 @@ def list_jobs(
     caller: Reader,
     status: Status | None = None,
     scan_id: uuid.UUID | None = None,
+    comparison_id: uuid.UUID | None = None,
     tag: Annotated[str | None, Query(description="`key:value`, or `key` for any value", max_length=321)] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
@@ -194,7 +145,14 @@ def list_jobs(
     """`Link: rel="next"` leads to the next page. Verdicts and webhooks are told of one job at a time."""
     with context.sessions() as session:
         found = views.job_page(
-            session, caller.tenant, status=status, scan_id=scan_id, tag=tag, limit=limit, cursor=cursor
+            session,
+            caller.tenant,
+            status=status,
+            scan_id=scan_id,
+            comparison_id=comparison_id,
+            tag=tag,
+            limit=limit,
+            cursor=cursor,
         )
     return tagged_json(request, found, next_link(request, found.next_cursor))
 
@@ -213,21 +171,8 @@ async def get_job(
     wait: Annotated[float, Query(ge=0, le=60, description="seconds to hold the answer until the status changes")] = 0,
 ) -> Response:
     """Carries `Retry-After` until it has ended."""
-    job = await _awaited(context, caller.tenant, job_id, wait)
+    job = await awaited(context, job_id, partial(views.read_job, context.reads, caller.tenant, job_id), wait)
     return tagged_json(request, job, {} if job.status.ended else {"Retry-After": POLL_SECONDS})
-
-
-async def _awaited(context: Context, tenant: str, job_id: uuid.UUID, seconds: float) -> JobOut:
-    """The job as soon as its status is another than now, at the latest after these seconds."""
-    deadline = time.monotonic() + seconds
-    with context.watcher.watch(job_id) as changed:
-        first = job = await run_in_threadpool(views.read_job, context.reads, tenant, job_id)
-        while not job.status.ended and job.status == first.status and (left := deadline - time.monotonic()) > 0:
-            await context.watcher.wait(changed, left)
-            job = await run_in_threadpool(views.read_job, context.reads, tenant, job_id)
-            if context.watcher.closing:
-                break
-        return job
 
 
 @router.post(

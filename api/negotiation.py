@@ -2,8 +2,10 @@
 
 import hashlib
 import re
+from collections.abc import Iterable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -11,24 +13,35 @@ from starlette.responses import FileResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from api.problems import NotAcceptable, PreconditionFailed, RangeOutside
-from core.results import OutputFormat
 
 # Several ranges at once are answered with the whole file, as RFC 9110 allows.
 SINGLE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
-def chosen_format(accept: str, fallback: OutputFormat) -> OutputFormat:
-    """The best output format by the Accept header; `fallback` where the client does not mind."""
+class Format(Protocol):
+    """What an answer can be made as."""
+
+    @property
+    def media_type(self) -> str:
+        """Its media type."""
+        ...
+
+
+Chosen = TypeVar("Chosen", bound=Format)
+
+
+def chosen_format(accept: str, fallback: Chosen, all_: Iterable[Chosen], what: str = "a result") -> Chosen:
+    """The best of all formats by the Accept header; `fallback` where the client does not mind."""
     ranges = [_media_range(part) for part in accept.split(",") if part.strip()]
     if not ranges:
         return fallback
-    preferred = [fallback, *(each for each in OutputFormat if each is not fallback)]
-    weights = {each: _weight(each.media_type, ranges) for each in preferred}
-    best = max(preferred, key=lambda each: weights[each])
-    if weights[best] <= 0:
-        offered = " | ".join(each.media_type for each in OutputFormat)
-        raise NotAcceptable.at("Accept", f"a result cannot be made as {accept}", found=accept, expected=offered)
-    return best
+    preferred = [fallback, *(each for each in all_ if each is not fallback)]
+    weights = [_weight(each.media_type, ranges) for each in preferred]
+    best = max(weights)
+    if best <= 0:
+        offered = " | ".join(each.media_type for each in all_)
+        raise NotAcceptable.at("Accept", f"{what} cannot be made as {accept}", found=accept, expected=offered)
+    return preferred[weights.index(best)]
 
 
 def _media_range(text: str) -> tuple[str, float]:

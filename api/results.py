@@ -56,7 +56,7 @@ def get_result(
         raise _expired(job)
     if job.status is not Status.SUCCEEDED or job.result is None:
         raise Conflict(f"the job is {job.status}; a result is there once it has succeeded", job_status=job.status)
-    wanted = format_ or chosen_format(request.headers.get("accept", ""), OutputFormat(job.outputs[0]))
+    wanted = format_ or chosen_format(request.headers.get("accept", ""), OutputFormat(job.outputs[0]), OutputFormat)
     path = _written(context.storage.path(job.result), wanted)
     digest = _digest(path)
     headers = {
@@ -154,9 +154,10 @@ def _panels(shown: SliceResult, method: str) -> list[tuple[str, Image]]:
     panels = [(plain, shown.plain), (method, shown.image)]
     if shown.reference is None:
         return panels
-    titled = [(f"{name}\n{_scores(image, shown.reference)}", image) for name, image in panels]
+    titled = [(scored(name, image, shown.reference), image) for name, image in panels]
     return [("reference", shown.reference), *titled]
 
 
-def _scores(image: Image, reference: Image) -> str:
-    return f"PSNR {metrics.psnr(image, reference):.2f} dB  SSIM {metrics.ssim(image, reference):.3f}"
+def scored(name: str, image: Image, reference: Image) -> str:
+    """A title with what an image is worth."""
+    return f"{name}\nPSNR {metrics.psnr(image, reference):.2f} dB  SSIM {metrics.ssim(image, reference):.3f}"

@@ -72,9 +72,12 @@ def _distinct(numbers: list[int]) -> list[int]:
     return numbers
 
 
+Slices = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 OutputName = Literal["h5", "npy", "nifti", "png"]
 TagKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^:\x00]+$")]
 TagValue = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00]*$")]
+Tags = Annotated[dict[TagKey, TagValue], Field(max_length=16)]
 
 
 class JobOptions(BaseModel):
@@ -86,12 +89,10 @@ class JobOptions(BaseModel):
     outputs: list[OutputName] = Field(
         ["h5"], min_length=1, max_length=4, description="formats written at once; others are written when asked for"
     )
-    slices: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)] | None = Field(
-        None, description="slice numbers of the scan, in the order of the result; null: all"
-    )
-    seed: int = Field(0, ge=0, lt=1 << 63, description="same scan, parameters, seed and device: same image")
+    slices: Slices | None = Field(None, description="slice numbers of the scan, in the order of the result; null: all")
+    seed: Seed = Field(0, description="same scan, parameters, seed and device: same image")
     webhook_url: str | None = Field(None, description="https URL that is told of the job's end (Standard Webhooks)")
-    tags: dict[TagKey, TagValue] = Field({}, max_length=16, description="labels for GET /v1/jobs?tag=key:value")
+    tags: Tags = Field({}, description="labels for GET /v1/jobs?tag=key:value")
 
 
 class JobIn(JobOptions):
@@ -121,6 +122,8 @@ class Metrics(BaseModel):
     validation_residual: float | None = Field(
         None, description="the same on measurements held out, of the best candidate; null unless all slices were judged"
     )
+    prior_calls: float | None = Field(None, description="evaluations of the diffusion prior; null: not counted")
+    updates: float | None = Field(None, description="optimiser steps of a network that is fitted; null: not counted")
 
 
 class VerdictOut(BaseModel):
@@ -168,6 +171,7 @@ class JobItem(BaseModel):
     error: dict[str, Any] | None = Field(description="problem document of a failed job")
     attempt: int = Field(description="how often a slice of it was begun, at most")
     worker: str | None = Field(description="who works on it, or finished it")
+    comparison_id: uuid.UUID | None = Field(description="that it was filed for; null: for none")
     versions: dict[str, Any] | None = Field(description="software and prior that made the result")
     created_at: datetime
     started_at: datetime | None

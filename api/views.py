@@ -15,27 +15,27 @@ from api.schemas import JobItem, JobOut, Metrics, Page, Progress, ScanOut, Snaps
 from core.verdict import foreign
 from worker.models import Chunk, Job, Scan, Snapshot, Status, WebhookDelivery
 
-_PART = case(
+PART = case(
     (Chunk.status == Status.SUCCEEDED, 1.0),
     else_=func.least(func.coalesce(Chunk.iteration / func.nullif(Chunk.iterations, 0), 0.0), 1.0),
 )
-_RUNNING = Chunk.status == Status.RUNNING
-_SUCCEEDED = Chunk.status == Status.SUCCEEDED
+RUNNING = Chunk.status == Status.RUNNING
+SUCCEEDED = Chunk.status == Status.SUCCEEDED
 _FOREIGN = Chunk.verdict["out_of_distribution"].as_boolean()
 # A slice that has not begun is taken for one of the shortest: followers are shorter than their leaders, and many.
 _ITERATIONS = func.sum(Chunk.iterations) + func.min(Chunk.iterations) * func.count().filter(Chunk.iterations.is_(None))
 _CHUNKS = (
     select(
-        func.sum(_PART).label("parts"),
-        func.count().filter(_SUCCEEDED).label("slices_done"),
+        func.sum(PART).label("parts"),
+        func.count().filter(SUCCEEDED).label("slices_done"),
         func.count().label("slices"),
         func.coalesce(func.sum(Chunk.iteration), 0).label("iteration"),
         _ITERATIONS.label("iterations"),
         func.sum(Chunk.seconds).label("seconds"),
-        func.count().filter(_RUNNING).label("running"),
+        func.count().filter(RUNNING).label("running"),
         func.coalesce(func.max(Chunk.attempt), 0).label("attempt"),
         func.string_agg(Chunk.worker.distinct(), ", ").label("worker"),
-        func.array_agg(aggregate_order_by(Chunk.slice, Chunk.slice)).filter(_SUCCEEDED, _FOREIGN).label("foreign"),
+        func.array_agg(aggregate_order_by(Chunk.slice, Chunk.slice)).filter(SUCCEEDED, _FOREIGN).label("foreign"),
     )
     .where(Chunk.job_id == Job.id)
     .correlate(Job)
@@ -45,7 +45,7 @@ _JOBS: Select[Any] = select(Job, _CHUNKS).join(_CHUNKS, true())
 _VERDICT = func.jsonb_build_object("slice", Chunk.slice, type_=JSONB).concat(Chunk.verdict)
 _VERDICTS = (
     select(func.jsonb_agg(aggregate_order_by(_VERDICT, Chunk.slice), type_=JSONB))
-    .where(Chunk.job_id == Job.id, _SUCCEEDED, Chunk.verdict.is_not(None))
+    .where(Chunk.job_id == Job.id, SUCCEEDED, Chunk.verdict.is_not(None))
     .correlate(Job)
     .scalar_subquery()
     .label("verdicts")
@@ -83,9 +83,11 @@ def scan_page(session: Session, tenant: str, limit: int, cursor: str | None) -> 
     """A tenant's scans, newest first."""
     query = select(Scan).where(Scan.tenant == tenant).order_by(Scan.id.desc()).limit(limit + 1)
     if cursor is not None:
-        query = query.where(Scan.id < _from_cursor(cursor))
+        query = query.where(Scan.id < from_cursor(cursor))
     scans = session.scalars(query).all()
-    return Page(items=[scan_out(scan) for scan in scans[:limit]], next_cursor=_cursor([s.id for s in scans], limit))
+    return Page(
+        items=[scan_out(scan) for scan in scans[:limit]], next_cursor=cursor_after([s.id for s in scans], limit)
+    )
 
 
 def one_job(session: Session, tenant: str, job_id: uuid.UUID) -> JobOut:
@@ -122,6 +124,7 @@ def job_page(
     *,
     status: Status | None,
     scan_id: uuid.UUID | None,
+    comparison_id: uuid.UUID | None,
     tag: str | None,
     limit: int,
     cursor: str | None,
@@ -132,14 +135,16 @@ def job_page(
         query = query.where(Job.status == status)
     if scan_id is not None:
         query = query.where(Job.scan_id == scan_id)
+    if comparison_id is not None:
+        query = query.where(Job.comparison_id == comparison_id)
     if tag is not None:
         key, colon, value = tag.partition(":")
         query = query.where(Job.tags.contains({key: value}) if colon else Job.tags.has_key(key))
     if cursor is not None:
-        query = query.where(Job.id < _from_cursor(cursor))
+        query = query.where(Job.id < from_cursor(cursor))
     rows = session.execute(query).all()
     items = [JobItem.model_validate(_item(row)) for row in rows[:limit]]
-    return Page(items=items, next_cursor=_cursor([row.Job.id for row in rows], limit))
+    return Page(items=items, next_cursor=cursor_after([row.Job.id for row in rows], limit))
 
 
 def snapshots(session: Session, job_id: uuid.UUID, *, after: int, slice_: int | None, limit: int) -> list[SnapshotOut]:
@@ -154,9 +159,10 @@ def _item(row: Row[Any]) -> dict[str, Any]:
     job: Job = row.Job
     root = f"/v1/jobs/{job.id}"
     links = {"self": root} | ({"scan": f"/v1/scans/{job.scan_id}"} if job.scan_id else {})
+    links |= {"comparison": f"/v1/comparisons/{job.comparison_id}"} if job.comparison_id else {}
     links |= {name: f"{root}/{name}" for name in ("progress", "events", "result", "preview.png", "cancel", "retry")}
     asked = ("id", "scan_id", "status", "parameters", "outputs", "slices", "seed", "tags", "cancel_requested", "error")
-    found = ("versions", "created_at", "started_at", "finished_at", "expires_at")
+    found = ("comparison_id", "versions", "created_at", "started_at", "finished_at", "expires_at")
     return {
         **{name: getattr(job, name) for name in (*asked, *found)},
         "progress": _progress(row),
@@ -183,12 +189,13 @@ def _progress(row: Row[Any]) -> Progress:
     )
 
 
-def _cursor(ids: list[uuid.UUID], limit: int) -> str | None:
+def cursor_after(ids: list[uuid.UUID], limit: int) -> str | None:
     """Opaque mark of the last row shown, when there are more."""
     return base64.urlsafe_b64encode(ids[limit - 1].bytes).decode().rstrip("=") if len(ids) > limit else None
 
 
-def _from_cursor(cursor: str) -> uuid.UUID:
+def from_cursor(cursor: str) -> uuid.UUID:
+    """Id of the last row that the page before showed."""
     try:
         return uuid.UUID(bytes=base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (ValueError, binascii.Error) as error:

@@ -29,7 +29,7 @@ TIMEOUT_SECONDS = 15
 
 
 def broken(url: str, known: Mapping[str, str], *, examples: int, seed_: int) -> list[str]:
-    """What was answered other than the document says; `known` are ids of a scan and a succeeded job, by parameter."""
+    """What was answered other than the document says; `known` are ids of a scan, a succeeded job and comparison."""
     document = _plain(httpx.get(f"{url}/openapi.json").json())
     operations = [found.ok() for found in schemathesis.openapi.from_dict(document).get_all_operations()]
     # What is known must be there until all others have asked for it.
@@ -106,14 +106,22 @@ def main() -> int:
 
 
 def something_there(url: str, path: Path) -> dict[str, str]:
-    """A scan, and a job of it that has succeeded."""
+    """A scan, and a job and a comparison of it that have succeeded."""
     with httpx.Client(base_url=url, timeout=60) as client:
         scan = checked(client.post("/v1/scans", content=path.read_bytes())).json()
-        asked = {"scan_id": scan["id"], "parameters": {"method": "zero_filled"}}
-        job = checked(client.post("/v1/jobs", json=asked)).json()
-        while job["status"] != "succeeded":
-            job = checked(client.get(job["links"]["self"], params={"wait": 30})).json()
-    return {"scan_id": scan["id"], "job_id": job["id"]}
+        parameters = {"method": "zero_filled"}
+        job = _succeeded(client, "/v1/jobs", {"scan_id": scan["id"], "parameters": parameters})
+        asked = {"scan_ids": [scan["id"]], "methods": [{"parameters": parameters}]}
+        comparison = _succeeded(client, "/v1/comparisons", asked)
+    return {"scan_id": scan["id"], "job_id": job["id"], "comparison_id": comparison["id"]}
+
+
+def _succeeded(client: httpx.Client, path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked for, when it is there."""
+    made: dict[str, Any] = checked(client.post(path, json=asked)).json()
+    while made["status"] != "succeeded":
+        made = checked(client.get(made["links"]["self"], params={"wait": 30})).json()
+    return made
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ _SHEET = 4096  # about the most pixels a side of a contact sheet
 _MARGIN = 8
 _FRAME = 2  # pixels around an inset
 _TITLE = 16  # font size
+_LINE = 40  # most characters in a line of an inset's title
 
 
 def window_of(image: NDArray[Any]) -> Window:
@@ -59,10 +61,24 @@ def rows_png(rows: Sequence[Sequence[tuple[str, NDArray[Any]]]], gain: float = 5
     return _png(_sheet([[(title, _enlarged(greys)) for title, greys in row] for row in sheet]))
 
 
-def grid_png(panels: Sequence[tuple[str, NDArray[Any]]], window: Window, across: int) -> bytes:
-    """Titled images (y, x) of one size on one window, so many beside each other."""
-    tiles = [(title, _enlarged(_greys(image, window))) for title, image in panels]
-    return _png(_sheet([tiles[start : start + across] for start in range(0, len(tiles), across)]))
+def insets_png(
+    title: str,
+    reference: NDArray[Any],
+    images: Sequence[tuple[str, NDArray[Any]]],
+    gain: float = 5,
+    across: int = 5,
+) -> bytes:
+    """The titled reference and titled images (y, x) on its window, `across` beside each other; long titles are broken.
+
+    Each has its busiest part enlarged, as the reference tells it, and but for the reference its error times `gain`.
+    """
+    corner, window = busiest(reference), window_of(reference)
+    tiles = [(title, _enlarged(_greys(with_inset(reference, corner, window[1]), window)))]
+    for name, image in images:
+        error = gain * np.abs(np.abs(image) - np.abs(reference))
+        tiles.append((name, _enlarged(_greys(with_inset(image, corner, window[1], error), window))))
+    broken = [("\n".join(fill(line, _LINE) for line in name.splitlines()), tile) for name, tile in tiles]
+    return _png(_sheet([broken[start : start + across] for start in range(0, len(broken), across)]))
 
 
 def busiest(image: NDArray[Any]) -> tuple[int, int]:
@@ -70,7 +86,8 @@ def busiest(image: NDArray[Any]) -> tuple[int, int]:
     side = _inset_side(image)
     slope = np.hypot(*np.gradient(np.abs(image)))
     capped = np.minimum(slope, np.percentile(slope, 99))
-    energy = np.lib.stride_tricks.sliding_window_view(capped, (side, side)).mean(axis=(-2, -1))
+    sums = np.pad(capped.cumsum(axis=0, dtype=np.float64).cumsum(axis=1), ((1, 0), (1, 0)))
+    energy = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
     y, x = np.unravel_index(int(energy.argmax()), energy.shape)
     return int(y), int(x)
 

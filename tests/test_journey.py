@@ -64,23 +64,37 @@ def scan(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_readme_journey_brings_a_reconstruction_home(url: str, scan: Path, tmp_path: Path) -> None:
-    journey = re.search(r"<!-- journey -->\n```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert journey
-    travelled = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", journey[1]],
-        cwd=tmp_path,
+def travelled(url: str, scan: Path, folder: Path, *parts: str) -> str:
+    """What the marked parts of the README print, one after the other in one shell."""
+    readme = (ROOT / "README.md").read_text()
+    found = [re.search(rf"<!-- {part} -->\n```bash\n(.*?)```", readme, re.DOTALL) for part in parts]
+    shell = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "".join(lines[1] for lines in found if lines)],
+        cwd=folder,
         env={**os.environ, "URL": url, "SCAN": str(scan)},
         capture_output=True,
         text=True,
         timeout=240,
     )
-    assert travelled.returncode == 0, travelled.stdout + travelled.stderr
-    assert "event: snapshot" in travelled.stdout
-    assert travelled.stdout.rstrip().rpartition("event: ")[2].startswith("done")
+    assert all(found)
+    assert shell.returncode == 0, shell.stdout + shell.stderr
+    return shell.stdout
+
+
+def test_the_readme_journey_brings_a_reconstruction_home(url: str, scan: Path, tmp_path: Path) -> None:
+    told = travelled(url, scan, tmp_path, "journey")
+    assert "event: snapshot" in told
+    assert told.rstrip().rpartition("event: ")[2].startswith("done")
     with h5py.File(tmp_path / "reconstruction.h5") as file:
         ours, plain, reference = (file[name][0] for name in ("reconstruction", "zero_filled", "reference"))
         assert file["reconstruction_complex"].shape == (1, 48, 40)
         assert len(file.attrs["scan_sha256"]) == 64
     assert metrics.psnr(ours, reference) > metrics.psnr(plain, reference) + 3
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_readme_comparison_ends_with_a_table_a_ranking_and_a_picture(url: str, scan: Path, tmp_path: Path) -> None:
+    told = travelled(url, scan, tmp_path, "comparison")
+    assert "| tv weight 0.01 |" in told
+    assert '"rank":1' in told
+    assert (tmp_path / "panel.png").read_bytes().startswith(b"\x89PNG")

@@ -6,7 +6,7 @@ that a client calls its files, scans or jobs.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -57,13 +57,20 @@ class BrokenChain(Exception):
 
 def append(session: Session, who: Who, action: str, **ids: object) -> None:
     """Add an entry, in the transaction of what it tells of. The last thing before the commit: it makes others wait."""
+    extend(session, who, action, [ids])
+
+
+def extend(session: Session, who: Who, action: str, each: Iterable[Mapping[str, object]]) -> None:
+    """Add an entry for each of these ids, as `append` does."""
     session.execute(select(func.pg_advisory_xact_lock(*AUDIT_LOCK)))
     last = select(Audit.seq, Audit.hash).order_by(Audit.seq.desc()).limit(1)
     seq, previous = session.execute(last).one_or_none() or (0, BEGINNING)
     now = session.scalars(select(func.clock_timestamp())).one()
-    named = {name: str(value) for name, value in ids.items()}
-    entry = Entry(seq=seq + 1, at=now, actor=who.actor, tenant=who.tenant, action=action, ids=named, hash="")
-    session.add(Audit(**entry.model_dump(exclude={"hash"}), hash=entry.expected(previous)))
+    for number, ids in enumerate(each, seq + 1):
+        named = {name: str(value) for name, value in ids.items()}
+        entry = Entry(seq=number, at=now, actor=who.actor, tenant=who.tenant, action=action, ids=named, hash="")
+        previous = entry.expected(previous)
+        session.add(Audit(**entry.model_dump(exclude={"hash"}), hash=previous))
     session.flush()
 
 

@@ -1,22 +1,22 @@
 """What the door does with jobs: submit, cancel, retry, delete. Nothing here commits; every change notifies."""
 
 import uuid
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, and_, func, insert, select, update
 from sqlalchemy import delete as sql_delete
-from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session, aliased
 
 from core.parameters import Parameters
 from core.volumes import leaders
 from worker import quotas
 from worker.database import notify
-from worker.models import DEFAULT_TENANT, OPEN, Chunk, Job, Key, Scan, Status, new_id
+from worker.models import DEFAULT_TENANT, OPEN, Chunk, Comparison, Job, Key, Scan, Status, new_id
 from worker.scans import end_of
 
 SUBMISSION_LOCK = (0x75646967, 1)  # two 32-bit keys: one submission at a time, so that the limit of open jobs is exact
+Submitted = TypeVar("Submitted", Job, Comparison)
 
 
 class JobError(Exception):
@@ -60,14 +60,10 @@ def submit(
 
     Raises TooManyOpenJobs, QuotaReached, IdempotencyConflict, and IllegalMove when the scan was deleted meanwhile.
     """
-    session.execute(select(func.pg_advisory_xact_lock(*SUBMISSION_LOCK)))
-    if (known := _by_key(session, scan.tenant, idempotency_key, request_sha256)) is not None:
+    hold_submissions(session)
+    if (known := by_key(session, Job, scan.tenant, idempotency_key, request_sha256)) is not None:
         return known, False
-    if key is not None:
-        quotas.check_jobs(session, key)
-    _check_room(session, max_open_jobs)
-    if session.scalar(select(Scan.id).where(Scan.id == scan.id).with_for_update(read=True, key_share=True)) is None:
-        raise IllegalMove(f"scan {scan.id} was deleted")
+    admit(session, [scan.id], 1, max_open_jobs, key)
     row = {
         "id": new_id(),
         "tenant": scan.tenant,
@@ -84,32 +80,53 @@ def submit(
         "idempotency_key": idempotency_key,
         "request_sha256": request_sha256,
     }
-    job = session.scalars(upsert(Job).values(row).returning(Job)).one()
-    led = leaders(slices, method)
-    chunks = [
-        {"job_id": job.id, "slice": each, "leader": led.get(each), "rung_at": func.now()}
-        for each in dict.fromkeys(slices)
-    ]
-    session.execute(insert(Chunk).values(chunks))
-    notify(session, job.id)
+    (job,) = file(session, [(row, leaders(slices, method))])
     return job, True
 
 
-def _by_key(session: Session, tenant: str, key: str | None, request_sha256: str | None) -> Job | None:
+def hold_submissions(session: Session) -> None:
+    """Let nobody else submit until the transaction ends."""
+    session.execute(select(func.pg_advisory_xact_lock(*SUBMISSION_LOCK)))
+
+
+def by_key(
+    session: Session, kind: type[Submitted], tenant: str, key: str | None, request_sha256: str | None
+) -> Submitted | None:
+    """What the tenant's idempotency key made before, if anything. Raises IdempotencyConflict."""
     if key is None:
         return None
-    known = session.scalars(select(Job).where(Job.tenant == tenant, Job.idempotency_key == key)).one_or_none()
+    known = session.scalars(select(kind).where(kind.tenant == tenant, kind.idempotency_key == key)).one_or_none()
     if known is not None and known.request_sha256 != request_sha256:
-        raise IdempotencyConflict(f"the idempotency key was used for another request, which made job {known.id}")
+        made = f"{kind.__name__.lower()} {known.id}"
+        raise IdempotencyConflict(f"the idempotency key was used for another request, which made {made}")
     return known
 
 
-def _check_room(session: Session, most: int) -> None:
+def admit(session: Session, scan_ids: Collection[uuid.UUID], more: int, most: int, key: Key | None) -> None:
+    """Hold the scans of so many jobs that are to be filed. Raises as `submit` does."""
+    if key is not None:
+        quotas.check_jobs(session, key, more)
     count = session.scalar(select(func.count()).select_from(Job).where(Job.status.in_(OPEN))) or 0
-    if count >= most:
-        raise TooManyOpenJobs(
-            f"no job more may be queued or running, the limit is {most} (MAX_OPEN_JOBS); try again later"
-        )
+    if count + more > most:
+        what = "no job more" if more == 1 else f"no {more} jobs more"
+        raise TooManyOpenJobs(f"{what} may be queued or running, the limit is {most} (MAX_OPEN_JOBS); try again later")
+    held = session.scalars(select(Scan.id).where(Scan.id.in_(scan_ids)).with_for_update(read=True, key_share=True))
+    if gone := set(scan_ids) - set(held):
+        raise IllegalMove(f"scan {', '.join(map(str, gone))} was deleted")
+
+
+def file(session: Session, rows: Sequence[tuple[dict[str, Any], Mapping[int, int]]]) -> Sequence[Job]:
+    """Jobs as rows, each with who leads which of its slices, in the queue."""
+    filed = session.scalars(insert(Job).values([row for row, _ in rows]).returning(Job)).all()
+    chunks = [
+        {"job_id": row["id"], "slice": each, "leader": led.get(each)}
+        for row, led in rows
+        for each in dict.fromkeys(row["slices"])
+    ]
+    session.execute(insert(Chunk).values(rung_at=func.now()), chunks)
+    for job in filed:
+        notify(session, job.id)
+    return filed
 
 
 def request_cancel(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TENANT) -> Job:
@@ -147,10 +164,10 @@ def delete(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TENANT) ->
     notify(session, job_id)
 
 
-def waiting(session: Session, job_id: uuid.UUID) -> list[tuple[uuid.UUID, int]]:
-    """Chunks of a job that wait for a worker: what to ring for after the commit."""
-    query = select(Chunk.slice).where(Chunk.job_id == job_id, claimable()).order_by(Chunk.slice)
-    return [(job_id, slice_) for slice_ in session.scalars(query)]
+def waiting(session: Session, *job_ids: uuid.UUID) -> list[tuple[uuid.UUID, int]]:
+    """Chunks of jobs that wait for a worker: what to ring for after the commit."""
+    query = select(Chunk.job_id, Chunk.slice).where(Chunk.job_id.in_(job_ids), claimable())
+    return [(job_id, slice_) for job_id, slice_ in session.execute(query.order_by(Chunk.job_id, Chunk.slice))]
 
 
 def claimable() -> ColumnElement[bool]:

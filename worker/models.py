@@ -131,6 +131,25 @@ class Scan(Base):
     expires_at: Mapped[datetime | None]  # when the sweep deletes it
 
 
+class Comparison(Base):
+    """Methods held against each other on scans. Its jobs are ordinary ones; how they stand is how it stands."""
+
+    __tablename__ = "comparisons"
+    __table_args__ = (
+        UniqueConstraint("tenant", "idempotency_key", name="uq_comparisons_tenant_idempotency_key"),
+        Index("ix_comparisons_expires_at", "expires_at"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    tenant: Mapped[str] = mapped_column(String(63), default=DEFAULT_TENANT)
+    key_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("keys.id"))  # that filed it; null: authentication off
+    request: Mapped[dict[str, Any]]  # scans, methods, seeds, slices and tags, as asked for
+    idempotency_key: Mapped[str | None] = mapped_column(String(255))
+    request_sha256: Mapped[str | None] = mapped_column(String(64))  # of the body sent with the key
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]  # when the sweep deletes it
+
+
 class Job(Base):
     """One reconstruction that was asked for. A trigger counts its end, and files the webhook that tells of it."""
 
@@ -142,12 +161,15 @@ class Job(Base):
         UniqueConstraint("tenant", "idempotency_key", name="uq_jobs_tenant_idempotency_key"),
         Index("ix_jobs_key_id", "key_id", "created_at"),
         Index("ix_jobs_expires_at", "expires_at"),
+        Index("ix_jobs_comparison_id", "comparison_id"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     tenant: Mapped[str] = mapped_column(String(63), default=DEFAULT_TENANT, server_default=DEFAULT_TENANT)
     key_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("keys.id"))  # that filed it; null: authentication off
     scan_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("scans.id", ondelete="SET NULL"))  # null: scan deleted
+    comparison_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("comparisons.id", ondelete="SET NULL"))
+    compared: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # label, scan and sampling there
     status: Mapped[Status] = mapped_column(default=Status.QUEUED)
     parameters: Mapped[dict[str, Any]]  # core.parameters.Method, complete
     outputs: Mapped[list[str]]  # formats written when the job succeeds
@@ -190,7 +212,7 @@ class Chunk(Base):
     iteration: Mapped[int] = mapped_column(default=0, server_default=text("0"))
     iterations: Mapped[int | None]
     seconds: Mapped[float] = mapped_column(default=0.0, server_default=text("0"))  # spent on it so far
-    metrics: Mapped[dict[str, Any] | None]  # psnr, ssim, nmse, data_residual, validation_residual of the slice
+    metrics: Mapped[dict[str, Any] | None]  # psnr, ssim, nmse, residuals, prior_calls, updates of the slice
     verdict: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # core.verdict.Verdict, as JSON
     result: Mapped[str | None]  # file of the accepted slice, relative to DATA
     started_at: Mapped[datetime | None]
@@ -260,9 +282,7 @@ class WebhookDelivery(Base):
     event: Mapped[str] = mapped_column(String(32))  # job.succeeded | job.failed | job.cancelled
     state: Mapped[DeliveryState] = mapped_column(server_default=text("'pending'"))
     attempts: Mapped[int] = mapped_column(server_default=text("0"))  # the fence, as of chunks
-    due_at: Mapped[datetime] = mapped_column(
-        server_default=func.now()
-    )  # of the next attempt; while one runs, its lease
+    due_at: Mapped[datetime] = mapped_column(server_default=func.now())  # of the next attempt, or the end of its lease
     error: Mapped[str | None]  # what the last attempt came to
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     delivered_at: Mapped[datetime | None]

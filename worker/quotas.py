@@ -26,19 +26,22 @@ def actor(key: Key) -> str:
     return f"key:{key.id}"
 
 
-def check_jobs(session: Session, key: Key) -> None:
-    """Raise QuotaReached when the key may not file another job. Exact while submissions come one at a time."""
+def check_jobs(session: Session, key: Key, more: int = 1) -> None:
+    """Raise QuotaReached when the key may not file so many jobs more. Exact while submissions come one at a time."""
+    asked = "" if more == 1 else f"; this is {more} at once"
     if (most := key.max_open_jobs) is not None:
         mine = select(func.count()).select_from(Job).where(Job.key_id == key.id, Job.status.in_(OPEN))
-        if (session.scalar(mine) or 0) >= most:
-            raise QuotaReached(f"this key may have {most} jobs queued or running (max_open_jobs)", OPEN_RETRY_SECONDS)
+        if (session.scalar(mine) or 0) + more > most:
+            text = f"this key may have {most} jobs queued or running (max_open_jobs){asked}"
+            raise QuotaReached(text, OPEN_RETRY_SECONDS)
     if (most := key.max_jobs_per_day) is not None:
         # Asked of the log: a job that was deleted was filed all the same.
         lately = (Audit.actor == actor(key)) & (Audit.at > func.now() - DAY) & (Audit.action == JOB_FILED)
         left = func.extract("epoch", func.min(Audit.at) + DAY - func.now())
         count, seconds = session.execute(select(func.count(), left).where(lately)).one()
-        if count >= most:
-            raise QuotaReached(f"this key may file {most} jobs in 24 hours (max_jobs_per_day)", 1 + int(seconds or 0))
+        if count + more > most:
+            text = f"this key may file {most} jobs in 24 hours (max_jobs_per_day){asked}"
+            raise QuotaReached(text, 1 + int(seconds or 0))
 
 
 def check_bytes(session: Session, key: Key, more: int) -> None:

@@ -2,13 +2,13 @@
 
 from datetime import timedelta
 
-from sqlalchemy import delete, exists, func, select
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from worker import audit
 from worker.audit import Who
 from worker.database import notify
-from worker.models import OPEN, Job, Scan
+from worker.models import OPEN, Comparison, Job, Scan
 from worker.scans import forget
 from worker.storage import Storage
 
@@ -17,12 +17,16 @@ TOLD = timedelta(days=30)  # so long an expired job answers that its files are g
 
 
 def expire(sessions: sessionmaker[Session], storage: Storage) -> int:
-    """Delete what is past its time, as far as nobody works on it. Returns the number of scans and jobs."""
+    """Delete what is past its time, as far as nobody works on it. Returns the number of scans, jobs and comparisons."""
     past_jobs = (Job.expires_at < func.now()) & ~Job.expired & Job.status.not_in(OPEN)
+    past_comparisons = (Comparison.expires_at < func.now()) & ~exists().where(
+        Job.comparison_id == Comparison.id, Job.status.in_(OPEN)
+    )
     past_scans = (Scan.expires_at < func.now()) & ~exists().where(Job.scan_id == Scan.id, Job.status.in_(OPEN))
     with sessions() as session:
         jobs = session.scalars(select(Job.id).where(past_jobs).limit(MOST_AT_ONCE)).all()
         scans = session.scalars(select(Scan.id).where(past_scans).limit(MOST_AT_ONCE)).all()
+        comparisons = session.scalars(select(Comparison.id).where(past_comparisons).limit(MOST_AT_ONCE)).all()
     for job_id in jobs:
         with sessions.begin() as session:
             for job in session.scalars(
@@ -34,9 +38,14 @@ def expire(sessions: sessionmaker[Session], storage: Storage) -> int:
             found = select(Scan).where(Scan.id == scan_id, past_scans).with_for_update(skip_locked=True)
             for scan in session.scalars(found).all():
                 _expire_scan(session, storage, scan)
+    for comparison_id in comparisons:
+        with sessions.begin() as session:
+            past = select(Comparison).where(Comparison.id == comparison_id, past_comparisons)
+            for comparison in session.scalars(past.with_for_update(skip_locked=True)).all():
+                _expire_comparison(session, comparison)
     with sessions.begin() as session:
         session.execute(delete(Job).where(Job.expired, Job.expires_at < func.now() - TOLD))
-    return len(jobs) + len(scans)
+    return len(jobs) + len(scans) + len(comparisons)
 
 
 def _expire_job(session: Session, storage: Storage, job: Job) -> None:
@@ -45,6 +54,13 @@ def _expire_job(session: Session, storage: Storage, job: Job) -> None:
     job.expired, job.tags, job.idempotency_key, job.webhook_url = True, {}, None, None
     notify(session, job.id)
     audit.append(session, Who(job.tenant, audit.SWEEP), "job.expired", job=job.id)
+
+
+def _expire_comparison(session: Session, comparison: Comparison) -> None:
+    """Its row and the labels that a client gave; its jobs have ends of their own."""
+    session.execute(update(Job).where(Job.comparison_id == comparison.id).values(compared=None, comparison_id=None))
+    session.delete(comparison)
+    audit.append(session, Who(comparison.tenant, audit.SWEEP), "comparison.expired", comparison=comparison.id)
 
 
 def _expire_scan(session: Session, storage: Storage, scan: Scan) -> None:

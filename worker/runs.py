@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from core import formats
 from core.acquisition import Modality
 from core.iterates import Iterate, State
+from core.meter import Meter
 from core.parameters import Parameters, parse
+from core.priors import load_prior
 from core.reconstruct import Quality, SliceProblem, reconstruct, slice_problems
 from core.results import SliceResult
 from worker import tracing
@@ -62,6 +65,7 @@ class Run:
         )
         folder = place.storage.checkpoints(self._claim.job_id)
         self.checkpoints = Checkpoints(folder, self._claim.slice, made_by, lambda: heart.surely_mine)
+        self._meter = Meter(place.device)
         self._seconds_before = 0.0
         self._curves: dict[str, list[float]] = {}
         self._leave_by: float | None = None
@@ -73,11 +77,26 @@ class Run:
         if kept:
             log.info("slice.resumed", extra={"step": kept["step"]})
             self._seconds_before, self._curves = kept["seconds"], kept["curves"]
+            # Those of a worker that did not count yet have neither.
+            self._meter.prior_calls, self._meter.updates = kept.get("prior_calls", 0), kept.get("updates", 0)
         problem = self._problem(shown=not kept)
-        last, quality = self._iterate(problem, kept.get("state"))
+        with self._meter.counting(self._prior()):
+            last, quality = self._iterate(problem, kept.get("state"))
         result = self._seen(problem, last, dict(self._curves))
-        measured = {**asdict(quality), "validation_residual": last.validation_residual}
+        measured = {**asdict(quality), "validation_residual": last.validation_residual, **self._spent}
         return Outcome(result, {name: _finite(value) for name, value in measured.items()})
+
+    def _prior(self) -> nn.Module | None:
+        """The prior that the method evaluates."""
+        if not self.method.needs_prior:
+            return None
+        folders = self._place.settings.priors_folders(self._claim.tenant)
+        return load_prior(getattr(self.method, "prior", None), self.modality, folders, self._place.device)
+
+    @property
+    def _spent(self) -> dict[str, int]:
+        """Evaluations and updates so far, over all attempts."""
+        return {"prior_calls": self._meter.prior_calls, "updates": self._meter.updates}
 
     def _problem(self, shown: bool) -> SliceProblem:
         """What is to be solved; while coil maps are fitted to it, what needs no iteration can be seen."""
@@ -178,7 +197,7 @@ class Run:
     def _keep(self, step: int, state: Callable[[], State]) -> None:
         seconds = self._seconds_before + time.monotonic() - self._began
         with torch.no_grad():
-            content = {"state": state(), "step": step, "seconds": seconds, "curves": self._curves}
+            content = {"state": state(), "step": step, "seconds": seconds, "curves": self._curves, **self._spent}
             self.checkpoints.save(step, content)
 
 

@@ -20,7 +20,7 @@ FORGOTTEN = timedelta(hours=1)
 def expire(session: Session, max_crashes: int) -> None:
     """Queue again what silent workers had; a chunk that did this to too many of them fails its job."""
     lost = and_(Chunk.status == Status.RUNNING, Chunk.lease_until < func.now())
-    for job_id in session.scalars(select(Chunk.job_id).where(lost).distinct()).all():
+    for job_id in session.scalars(select(Chunk.job_id).where(lost).distinct().order_by(Chunk.job_id)).all():
         try:
             job = locked(session, job_id)
         except UnknownJob:

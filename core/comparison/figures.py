@@ -3,7 +3,6 @@
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,10 @@ from core.comparison.plan import Setting
 from core.comparison.plots import Curve, lines_png
 from core.comparison.running import Finished
 from core.files import replacing
-from core.pictures import busiest, grid_png, window_of, with_inset
+from core.pictures import insets_png
 
 SIGMAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Of the noise on the truth that is the network's input, in units of the normalised image."""
-ACROSS = 5
-"""Panels beside each other."""
-TITLE = 40
-"""Characters in a line above them."""
-GAIN = 5.0
-"""Of the error in a panel."""
 
 
 def noise_sweep(updates: int) -> list[Setting]:
@@ -62,14 +55,12 @@ def write_panels(finished: Iterable[Finished], folder: Path) -> None:
     for name, those in slices.items():
         run = those[0].run
         truth = np.asarray(formats.read(run.scan.path, [run.slice]).reference)[0]
-        corner, (black, white) = busiest(truth), window_of(truth)
-        panels = [(f"reference\n{run.scan.sampling}", with_inset(truth, corner, white))]
-        for each in those:
-            image = each.result.image
-            title = f"{fill(each.run.label, TITLE)}\nPSNR {each.entry.psnr:.2f} dB, SSIM {each.entry.ssim:.3f}"
-            panels.append((title, with_inset(image, corner, white, GAIN * np.abs(np.abs(image) - truth))))
+        images = [
+            (f"{each.run.label}\nPSNR {each.entry.psnr:.2f} dB, SSIM {each.entry.ssim:.3f}", each.result.image)
+            for each in those
+        ]
         with replacing(folder / f"{name}.png") as part:
-            part.write_bytes(grid_png(panels, (black, white), ACROSS))
+            part.write_bytes(insets_png(f"reference\n{run.scan.sampling}", truth, images))
 
 
 def write_curves(finished: Iterable[Finished], folder: Path) -> None:

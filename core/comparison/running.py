@@ -1,15 +1,13 @@
 """One run of a comparison: computed as the service computes it, its cost counted, resumed where it was stopped."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from core import formats
 from core.cards import Folders
@@ -18,6 +16,7 @@ from core.comparison.plan import Run
 from core.comparison.stored import Made, Measurement, Result, engine, found, measured
 from core.files import replacing
 from core.iterates import Iterate
+from core.meter import Meter
 from core.priors import load_prior
 from core.reconstruct import reconstruct, slice_problem
 from core.volumes import Precedent
@@ -25,60 +24,6 @@ from core.watching import Curves, watched
 
 KEPT_EVERY = 60.0
 """Seconds from one kept state of a run to the next."""
-
-
-class Meter:
-    """What a run has cost so far: seconds, evaluations of the prior (an image each), steps of an optimiser."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.seconds, self.prior_calls, self.updates = 0.0, 0, 0
-        self._device = device
-        # Of one thread the processor's time is taken, so that other work on the machine does not count.
-        alone = device.type == "cpu" and torch.get_num_threads() == 1
-        self._clock = time.process_time if alone else time.perf_counter
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Count the time."""
-        began = self._clock()
-        yield
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        self.seconds += self._clock() - began
-
-    def timed(self, iterates: Iterable[Iterate]) -> Iterator[Iterate]:
-        """The iterates; the time that it takes to make them counts, not that of their use."""
-        source = iter(iterates)
-        while True:
-            with self.running():
-                iterate = next(source, None)
-            if iterate is None:
-                return
-            yield iterate
-
-    @contextmanager
-    def counting(self, prior: nn.Module | None) -> Iterator[None]:
-        """Count what is evaluated of the prior, and every step of an optimiser."""
-
-        def evaluated(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            self.prior_calls += len(inputs[0])
-
-        def updated(*_: Any) -> None:
-            self.updates += 1
-
-        handles = [register_optimizer_step_post_hook(updated)]
-        if prior is not None:
-            handles.append(prior.register_forward_pre_hook(evaluated))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    @property
-    def counts(self) -> dict[str, float]:
-        """All three by their names."""
-        return {"seconds": self.seconds, "prior_calls": self.prior_calls, "updates": self.updates}
 
 
 class Finished(NamedTuple):

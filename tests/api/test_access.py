@@ -80,15 +80,22 @@ def ask(door: Door, headers: Headers, scan: dict[str, Any], **more: Any) -> dict
     return job
 
 
+def compare(door: Door, headers: Headers, scan: dict[str, Any], **more: Any) -> dict[str, Any]:
+    body = {"scan_ids": [scan["id"]], "methods": [{"parameters": QUICK}], **more}
+    answer = door.client.post("/v1/comparisons", json=body, headers=headers)
+    assert answer.status_code == 202, answer.text
+    comparison: dict[str, Any] = answer.json()
+    return comparison
+
+
 def test_without_a_valid_key_nothing_below_v1_answers(door: Door) -> None:
     unknown = {"Authorization": f"Bearer {keys.PREFIX}{'x' * 43}"}
     basic = {"Authorization": "Basic dXNlcjpwYXNz"}
     assert len(door.v1()) > 15
     for method, path in door.v1():
         for headers in ({}, unknown, basic):
-            answer = door.client.request(
-                method, path.format(**dict.fromkeys(("scan_id", "job_id", "key_id"), 7)), headers=headers
-            )
+            ids = dict.fromkeys(("scan_id", "job_id", "comparison_id", "key_id"), 7)
+            answer = door.client.request(method, path.format(**ids), headers=headers)
             assert answer.status_code == 401, (method, path, answer.text)
             assert answer.headers["www-authenticate"].startswith("Bearer ")
             assert answer.headers["content-type"] == "application/problem+json"
@@ -104,7 +111,9 @@ def test_the_document_says_which_scope_an_operation_needs_and_a_key_without_it_i
         assert {"401", "403", "429"} <= set(operation["responses"])
         key_id, headers = door.key("a", *(set(Scope) - {Scope(scope)}))
         answer = door.client.request(
-            method, path.format(scan_id=uuid.uuid4(), job_id=uuid.uuid4(), key_id=key_id), headers=headers
+            method,
+            path.format(scan_id=uuid.uuid4(), job_id=uuid.uuid4(), comparison_id=uuid.uuid4(), key_id=key_id),
+            headers=headers,
         )
         assert answer.status_code == 403, (method, path, answer.text)
         assert f'scope="{scope}"' in answer.headers["www-authenticate"]
@@ -125,12 +134,17 @@ def theirs(door: Door, drive: Drive, mri_file: bytes, settings: Settings) -> dic
     drive.fail(jobs["failed"])
     drive.report(drive.claim(jobs["running"]), 1)
     drive.show(jobs["running"])
-    return {"key": str(key_id), "scan": scan["id"], **{name: job["id"] for name, job in jobs.items()}}
+    comparison = compare(door, headers | {"Idempotency-Key": "done"}, scan, tags={"study": "theirs"})
+    (compared,) = door.client.get(comparison["links"]["jobs"], headers=headers).json()["items"]
+    drive.complete(compared)
+    ids = {"key": str(key_id), "scan": scan["id"], "comparison": comparison["id"], "compared": compared["id"]}
+    return ids | {name: job["id"] for name, job in jobs.items()}
 
 
 def stands(door: Door) -> str:
     """All rows but the log and the last use of keys."""
-    tables = {"scans": "*", "jobs": "*", "chunks": "*", "snapshots": "*", "keys": "id, sha256, revoked_at"}
+    tables = dict.fromkeys(("scans", "jobs", "comparisons", "chunks", "snapshots"), "*")
+    tables["keys"] = "id, sha256, revoked_at"
     with door.database() as session:
         return str(
             [
@@ -168,10 +182,14 @@ def test_every_endpoint_answers_another_tenants_ids_as_it_answers_unknown_ones(
                 assert str(foreign).replace(id_, unknown) == str(nobodys), (method, path)
         for id_ in theirs.values():
             unknown = str(uuid.uuid4())
-            foreign = tried("POST", "/v1/jobs", json={"scan_id": id_, "parameters": QUICK})
-            nobodys = tried("POST", "/v1/jobs", json={"scan_id": unknown, "parameters": QUICK})
-            assert foreign[0] == 404
-            assert str(foreign).replace(id_, unknown) == str(nobodys)
+            for path, body in (
+                ("/v1/jobs", {"scan_id": id_, "parameters": QUICK}),
+                ("/v1/comparisons", {"scan_ids": [id_], "methods": [{"parameters": QUICK}]}),
+            ):
+                foreign = tried("POST", path, json=body)
+                nobodys = tried("POST", path, json=json.loads(json.dumps(body).replace(id_, unknown)))
+                assert foreign[0] == 404
+                assert str(foreign).replace(id_, unknown) == str(nobodys)
     finally:
         event.remove(Engine, "before_cursor_execute", count)
     assert stands(door) == before
@@ -184,7 +202,9 @@ def test_no_list_shows_what_is_another_tenants(door: Door, theirs: dict[str, str
         "/v1/scans",
         "/v1/jobs",
         f"/v1/jobs?scan_id={theirs['scan']}",
+        f"/v1/jobs?comparison_id={theirs['comparison']}",
         "/v1/jobs?tag=study:theirs",
+        "/v1/comparisons",
         "/v1/keys",
     ):
         answer = door.client.get(path, headers=mine)
@@ -329,6 +349,48 @@ def test_quotas_are_each_keys_own(door: Door, mri_file: bytes, drive: Drive) -> 
     assert "max_jobs_per_day" in refused.json()["detail"]
     assert 86000 < int(refused.headers["retry-after"]) <= 86401
     ask(door, free, scan)
+
+
+def test_the_jobs_of_a_comparison_count_as_any_others(door: Door, mri_file: bytes, drive: Drive) -> None:
+    key_id, narrow = door.key("a", max_open_jobs=2, max_jobs_per_day=5)
+    scan = bring(door, narrow, mri_file)
+    body = {"scan_ids": [scan["id"]], "methods": [{"parameters": QUICK}]}
+    refused = door.client.post("/v1/comparisons", json=body | {"seeds": [0, 1, 2]}, headers=narrow)
+    assert (refused.status_code, refused.json()["type"].split(":")[-1]) == (429, "quota-exceeded")
+    assert "2 jobs queued or running (max_open_jobs); this is 3 at once" in refused.json()["detail"]
+    for _ in range(2):
+        comparison = compare(door, narrow, scan, seeds=[0, 1])
+        for job in door.client.get(comparison["links"]["jobs"], headers=narrow).json()["items"]:
+            drive.complete(job)
+    refused = door.client.post("/v1/comparisons", json=body | {"seeds": [0, 1]}, headers=narrow)
+    assert "5 jobs in 24 hours (max_jobs_per_day); this is 2 at once" in refused.json()["detail"]
+    ask(door, narrow, scan)
+    told = [action for _, action, _ in door.audited()]
+    assert told == ["scan.brought", *2 * ["comparison.filed", "job.filed", "job.filed"], "job.filed"]
+    with door.database() as session:
+        assert set(session.scalars(text("SELECT key_id FROM comparisons"))) == {key_id}
+
+
+def test_a_comparison_is_kept_as_long_as_its_key_says_and_its_labels_no_longer(
+    door: Door, mri_file: bytes, drive: Drive, storage: Storage
+) -> None:
+    _, brief = door.key("a", retention_days=2)
+    scan = bring(door, brief, mri_file)
+    comparison = compare(door, brief, scan, methods=[{"label": "of Doe", "parameters": QUICK}], seeds=[0, 1])
+    first, second = door.client.get(comparison["links"]["jobs"], headers=brief).json()["items"]
+    assert first["expires_at"] == comparison["expires_at"] > comparison["created_at"]
+    drive.complete(first)
+    with door.database.begin() as session:
+        session.execute(text("UPDATE comparisons SET expires_at = now() - interval '1 second'"))
+    assert retention.expire(door.database, storage) == 0  # a job of it is to come
+    drive.complete(second)
+    assert retention.expire(door.database, storage) == 1
+    assert door.client.get(comparison["links"]["self"], headers=brief).status_code == 404
+    assert door.audited()[-2][1] == "comparison.expired"
+    # Its jobs have ends of their own.
+    assert door.client.get(second["links"]["result"], headers=brief).status_code == 200
+    with door.database() as session:
+        assert "of Doe" not in str(session.execute(text("SELECT * FROM jobs")).all())
 
 
 def test_no_key_keeps_more_bytes_than_it_may(door: Door, mri_file: bytes, ct_file: bytes, storage: Storage) -> None:

@@ -168,7 +168,7 @@ def test_any_accept_header_names_a_format_or_is_refused() -> None:
 
     def law(ranges: list[tuple[str, str]]) -> None:
         try:
-            found = chosen_format(",".join(name + weight for name, weight in ranges), OutputFormat.H5)
+            found = chosen_format(",".join(name + weight for name, weight in ranges), OutputFormat.H5, OutputFormat)
         except Problem:
             return
         assert isinstance(found, OutputFormat)
@@ -176,7 +176,7 @@ def test_any_accept_header_names_a_format_or_is_refused() -> None:
     always(st.lists(st.tuples(media, weights), max_size=4), law)
 
 
-@pytest.mark.parametrize("path", ["/v1/scans", "/v1/jobs"])
+@pytest.mark.parametrize("path", ["/v1/scans", "/v1/jobs", "/v1/comparisons"])
 def test_any_cursor_leads_to_a_page_or_is_refused(client: TestClient, scan: dict[str, Any], path: str) -> None:
     def law(cursor: str) -> None:
         assert client.get(f"{path}?cursor={quote(cursor)}").status_code in (200, 422)

@@ -78,3 +78,19 @@ def test_contact_sheet_of_many_slices_stays_of_a_size_to_look_at(monkeypatch: py
     monkeypatch.setattr(pictures, "_SHEET", 256)
     sheet = decoded(pictures.contact_sheet_png(np.ones((16, 128, 128), np.float32)))
     assert 256 < max(sheet.shape) < 400
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (16, 16), (40, 64)])
+def test_a_panel_has_room_for_the_busiest_part_and_its_error_twice_as_large(shape: tuple[int, int]) -> None:
+    truth = np.ones(shape)
+    half = shape[0] // 2, shape[1] // 2
+    truth[half[0] :, half[1] :] = np.random.default_rng(0).random((shape[0] - half[0], shape[1] - half[1]))
+    top, left = pictures.busiest(truth)
+    assert top >= half[0] - 1
+    assert left >= half[1] - 1
+    side = max(1, min(shape) * 3 // 16)
+    right = pictures.with_inset(truth, (top, left), 1, np.zeros(shape))
+    assert right.shape == (2 * shape[0], 2 * shape[1])
+    assert not right[2 : 2 + 4 * side, -2 - 4 * side : -2].any()  # of what is right there is no error
+    panel = decoded(pictures.insets_png("reference", truth, [("right", truth), ("wrong", truth * 0.5)], across=2))
+    assert min(panel.shape) > 2 * 320 * min(shape) / max(shape)

@@ -17,15 +17,17 @@ from worker.audit import Who
 from worker.database import make_engine
 from worker.keys import Scope, Wanted
 from worker.migrate import config, migrate
-from worker.models import Audit, Base, Chunk, Job, Key, Scan, Snapshot, Status, Worker
+from worker.models import Audit, Base, Chunk, Comparison, Job, Key, Scan, Snapshot, Status, Worker
 from worker.settings import Settings
 from worker.storage import Storage
 
 
 def fill(session: Session) -> None:
-    """Jobs of every status, with slices, snapshots, webhooks and tallies."""
+    """Jobs of every status, with slices, snapshots, webhooks and tallies, in a comparison."""
     scan = Scan(sha256="0" * 64, filename="a.h5", size_bytes=1, header={})
     session.add_all([scan, Worker(name="host:1:a", device="cpu")])
+    comparison = Comparison(request={})
+    session.add(comparison)
     session.flush()
     asked: dict[str, Any] = {"outputs": ["h5"], "slices": [0, 1], "seed": 0, "tags": {}, "max_open_jobs": 10}
     for status in Status:
@@ -34,6 +36,7 @@ def fill(session: Session) -> None:
         session.add(Snapshot(job_id=job.id, seq=1, slice=0, iteration=1, iterations=2, seconds=0.1))
         session.execute(update(Chunk).where(Chunk.job_id == job.id).values(status=status))
         job.status = status
+        job.comparison_id, job.compared = comparison.id, {"label": "cg_sense"}
 
 
 def rows(session: Session) -> dict[str, list[Any]]:
@@ -160,6 +163,20 @@ def test_scans_and_jobs_outlive_a_step_back_but_keys_and_the_log_do_not(
         assert found == {("default", None, 2)}
         assert len(session.scalars(select(Scan)).all()) == 1
         assert session.scalars(select(Key)).all() == session.scalars(select(Audit)).all() == []
+
+
+def test_jobs_outlive_a_step_back_but_not_what_they_were_compared_for(
+    settings: Settings, database: sessionmaker[Session]
+) -> None:
+    url = str(settings.database_url)
+    with database.begin() as session:
+        fill(session)
+    command.downgrade(config(url), "0005")
+    migrate(url)
+    with database() as session:
+        found = session.scalars(select(Job)).all()
+        assert [(job.comparison_id, job.compared) for job in found] == [(None, None)] * len(Status)
+        assert session.scalars(select(Comparison)).all() == []
 
 
 @pytest.mark.parametrize("table", ["scans", "jobs"])

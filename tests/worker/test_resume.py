@@ -186,6 +186,22 @@ def test_another_version_of_anything_begins_anew_and_says_so(
     assert not resumes(dataclasses.replace(claim, scan_sha256="another"))
 
 
+def test_what_was_spent_before_a_stop_counts_after_it(
+    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan_id = desk.scan()
+    unbroken = run(place, claimed(place, desk.submit(scan_id, GUIDED))).compute()
+    claim = claimed(place, desk.submit(scan_id, GUIDED))
+    with monkeypatch.context() as stopping:
+        stopping.setattr(Heart, "tell", lambda *_: place.ending.set())
+        with pytest.raises(Released):
+            run(place, claim).compute()
+    place.ending.clear()
+    resumed = run(place, claim).compute()
+    assert resumed.metrics == unbroken.metrics
+    assert all(resumed.metrics[name] for name in ("prior_calls", "updates"))
+
+
 def test_while_maps_are_fitted_there_is_something_to_see_and_the_end_is_heeded(
     desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,68 @@
+"""What a client asks for: read from the body, and held against the scan that it is asked of."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+
+from api.context import Context
+from api.errors import of_validation
+from api.problems import Invalid, TooLarge, UnknownMedia
+from core.acquisition import Modality
+from core.cards import card_of
+from core.parameters import Parameters, complete, require
+from worker.models import Scan
+
+Asked = TypeVar("Asked", bound=BaseModel)
+BODY_BYTES = 1 << 20
+
+
+async def json_body(request: Request, what: str, *, form: bool = False) -> bytes:
+    """The body of a request for `what`, which must be JSON; `form`: whether it might have been a form too."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        expected = "application/json" + (" | multipart/form-data" if form else "")
+        detail = f"{what} is JSON" + (" or a form" if form else "")
+        raise UnknownMedia.at("Content-Type", detail, found=kind or "nothing", expected=expected)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES:
+            expected = f"at most {BODY_BYTES} bytes"
+            raise TooLarge.at("body", f"{what} has at most {BODY_BYTES} bytes", found="more", expected=expected)
+    return bytes(body)
+
+
+def parsed(kind: type[Asked], body: bytes) -> Asked:
+    """The body as that model. Raises Invalid."""
+    try:
+        return kind.model_validate_json(body, strict=True)
+    except ValidationError as error:
+        raise of_validation(error) from error
+
+
+def method_for(context: Context, scan: Scan, method: Parameters, *where: str) -> Parameters:
+    """The parameters, which stand at `where` in the request, complete; the scan's modality has method and prior.
+
+    Raises Invalid, UnsupportedScan and MissingPrior.
+    """
+    modality = Modality(scan.header["modality"])
+    try:
+        method = complete(method, modality)
+    except ValidationError as error:
+        raise of_validation(error, where) from error
+    require(method, [name for name in ("reference", "guide") if scan.header.get(f"has_{name}")])
+    card_of(method, modality, context.settings.priors_folders(scan.tenant))  # refuses a prior that is not there
+    return method
+
+
+def slices_of(scan: Scan, asked: Sequence[int] | None) -> list[int]:
+    """The slices asked for, all where that is None. Raises Invalid when the scan lacks one."""
+    count = int(scan.header["slices"])
+    if asked is None:
+        return list(range(count))
+    if outside := [number for number in asked if number >= count]:
+        detail = f"scan {scan.id} has {count} slices"
+        raise Invalid.at("slices", detail, found=f"{outside}", expected=f"numbers from 0 to {count - 1}")
+    return list(asked)

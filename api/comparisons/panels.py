@@ -1,0 +1,77 @@
+"""Pictures of a comparison: one slice as each method shows it, from what workers have stored."""
+
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.problems import Conflict, Invalid, shown
+from api.results import scored
+from core.pictures import insets_png
+from core.results import SliceResult
+from worker.models import Chunk, Job
+from worker.storage import Storage
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A slice by one method."""
+
+    label: str
+    sampling: str
+    scan_id: uuid.UUID
+    seed: int
+    slice: int
+    result: str | None  # file, relative to DATA; None: not done yet
+
+
+def slices_of(session: Session, comparison_id: uuid.UUID) -> list[Shown]:
+    """All slices of a comparison, in the order in which its jobs were filed."""
+    query = (
+        select(Job.compared, Job.seed, Chunk.slice, Chunk.result)
+        .join(Chunk)
+        .where(Job.comparison_id == comparison_id)
+        .order_by(Job.id, Chunk.slice)
+    )
+    return [
+        Shown(
+            label=row.compared["label"],
+            sampling=row.compared["sampling"],
+            scan_id=uuid.UUID(row.compared["scan"]),
+            seed=row.seed,
+            slice=row.slice,
+            result=row.result,
+        )
+        for row in session.execute(query)
+    ]
+
+
+def chosen(slices: Sequence[Shown], **wanted: object) -> list[Shown]:
+    """Those of the wanted scan, seed and slice that are done; where one is None, of the first that is."""
+    for name, value in wanted.items():
+        offered = dict.fromkeys(getattr(each, name) for each in slices)
+        if value is not None and value not in offered:
+            detail = f"{name} {value} is not of this comparison"
+            raise Invalid.at(name, detail, found=str(value), expected=shown(" | ".join(map(str, offered))))
+        first = next((getattr(each, name) for each in slices if each.result is not None), None)
+        slices = [each for each in slices if getattr(each, name) == (first if value is None else value)]
+    done = [each for each in slices if each.result is not None]
+    if not done:
+        raise Conflict("no method has anything to see here yet")
+    return done
+
+
+def drawn(storage: Storage, slices: Sequence[Shown]) -> bytes:
+    """PNG of the reference and of what is stored of the slice by each method."""
+    results: dict[str, SliceResult] = {}
+    for each in slices:
+        with suppress(FileNotFoundError):
+            results[each.label] = SliceResult.load(storage.path(each.result or ""))
+    reference = next((result.reference for result in results.values()), None)
+    if reference is None:
+        raise Conflict("what the methods have made of this slice is no longer kept")
+    images = [(scored(label, result.image, reference), result.image) for label, result in results.items()]
+    return insets_png(f"reference\n{slices[0].sampling}", reference, images)

@@ -1,0 +1,266 @@
+"""Comparisons: file one, look at it, its table, ranking and pictures; list, cancel, delete."""
+
+import hashlib
+import json
+import logging
+import uuid
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from api.access import Caller, Reader, Writer, note
+from api.asked import json_body, parsed
+from api.comparisons import panels, views
+from api.comparisons.examples import (
+    COMPARISON,
+    COMPARISON_ITEM,
+    COMPARISON_REQUEST,
+    PANEL,
+    RANKINGS,
+    TABLES,
+)
+from api.comparisons.plan import planned
+from api.comparisons.schemas import ComparisonIn, ComparisonItem, ComparisonOut, RankingOut
+from api.context import Context, ContextDep
+from api.examples import answers, page
+from api.negotiation import chosen_format, next_link, tagged, tagged_json
+from api.problems import Conflict
+from api.schemas import Page
+from api.waiting import POLL_SECONDS, awaited
+from core.comparison.entries import Entry
+from core.comparison.ranking import rankings
+from core.comparison.tables import TableForm, render
+from worker import audit, comparisons, jobs, queue, tracing
+from worker.quotas import JOB_FILED
+
+log = logging.getLogger(__name__)
+router = APIRouter(tags=["comparisons"])
+_REQUEST_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": {"$ref": "#/components/schemas/ComparisonIn"}, "example": COMPARISON_REQUEST}
+    },
+}
+_ACCEPT = {"name": "Accept", "in": "header", "required": False, "schema": {"type": "string"}, "example": "text/csv"}
+
+
+@router.post(
+    "/v1/comparisons",
+    status_code=202,
+    summary="Ask for a comparison of methods",
+    response_model=ComparisonOut,
+    responses=answers({202: COMPARISON}, 404, 409, 413, 415, 422, 429, 503, 507),
+    openapi_extra={"requestBody": _REQUEST_BODY},
+)
+async def post_comparison(
+    request: Request,
+    context: ContextDep,
+    caller: Writer,
+    idempotency_key: Annotated[
+        str | None, Header(min_length=1, max_length=255, description="same key and body: the first comparison again")
+    ] = None,
+) -> Response:
+    """A job for each method on each scan with each seed, all of them or none; they count as any others do.
+
+    Where the scans are of both modalities a method is tried on those that it applies to.
+    """
+    asked = parsed(ComparisonIn, await json_body(request, "a comparison"))
+    return await run_in_threadpool(_file, context, caller, asked, idempotency_key)
+
+
+def _file(context: Context, caller: Caller, asked: ComparisonIn, key: str | None) -> Response:
+    with context.sessions() as session:
+        comparison, filed = comparisons.submit(
+            session,
+            tenant=caller.tenant,
+            runs=planned(context, session, caller.tenant, asked),
+            request=_as_stored(asked),
+            traceparent=tracing.current(),
+            idempotency_key=key,
+            request_sha256=_fingerprint(asked),
+            max_open_jobs=context.settings.max_open_jobs,
+            key=caller.key,
+            retention_days=caller.retention_days(context),
+        )
+        comparison_id, job_ids = comparison.id, [job.id for job in filed]
+        for job_id in job_ids:
+            context.storage.prepare_job(job_id)
+        if filed:
+            audit.append(session, caller.who, "comparison.filed", comparison=comparison_id)
+            audit.extend(session, caller.who, JOB_FILED, [{"job": job.id, "scan": job.scan_id} for job in filed])
+        session.commit()
+        if filed:
+            log.info("comparison.queued", extra={"comparison_id": str(comparison_id), "jobs": len(job_ids)})
+            queue.ring(jobs.waiting(session, *job_ids))
+    return _accepted(context, caller, comparison_id, {} if filed else {"Idempotency-Replayed": "true"})
+
+
+def _as_stored(asked: ComparisonIn) -> dict[str, Any]:
+    """The request with the names of its methods, which keep the knobs that were given: presets differ by modality."""
+    methods = [
+        {"label": each.name, "parameters": each.parameters.model_dump(mode="json", exclude_unset=True)}
+        for each in asked.methods
+    ]
+    return asked.model_dump(mode="json", exclude={"methods"}) | {"methods": methods}
+
+
+def _fingerprint(asked: ComparisonIn) -> str:
+    """Hash of what was asked for, however it was spelt."""
+    return hashlib.sha256(json.dumps(_as_stored(asked), sort_keys=True).encode()).hexdigest()
+
+
+def _accepted(context: Context, caller: Caller, comparison_id: uuid.UUID, headers: dict[str, str]) -> Response:
+    """202 with the comparison as it stands."""
+    body = views.read_comparison(context.reads, caller.tenant, comparison_id).model_dump_json()
+    headers = {"Location": f"/v1/comparisons/{comparison_id}", "Retry-After": POLL_SECONDS, **headers}
+    return Response(body, 202, headers, "application/json")
+
+
+@router.get(
+    "/v1/comparisons",
+    summary="Comparisons, newest first",
+    response_model=Page[ComparisonItem],
+    responses=answers({200: page(COMPARISON_ITEM, "AZjC9Rsif-CKQZPH1eKm8A")}, 304, 422, 503),
+)
+def list_comparisons(
+    request: Request,
+    context: ContextDep,
+    caller: Reader,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
+) -> Response:
+    """`Link: rel="next"` leads to the next page. Entries and errors are told of one comparison at a time."""
+    with context.sessions() as session:
+        found = views.comparison_page(session, caller.tenant, limit, cursor)
+    return tagged_json(request, found, next_link(request, found.next_cursor))
+
+
+@router.get(
+    "/v1/comparisons/{comparison_id}",
+    summary="A comparison and what it has found so far",
+    response_model=ComparisonOut,
+    responses=answers({200: COMPARISON}, 304, 404, 422, 503),
+)
+async def get_comparison(
+    request: Request,
+    context: ContextDep,
+    caller: Reader,
+    comparison_id: uuid.UUID,
+    wait: Annotated[float, Query(ge=0, le=60, description="seconds to hold the answer until the status changes")] = 0,
+) -> Response:
+    """Carries `Retry-After` until all its jobs have ended. A failed job that is retried sets it going again."""
+    read = partial(views.read_comparison, context.reads, caller.tenant, comparison_id)
+    found = await awaited(context, comparison_id, read, wait)
+    return tagged_json(request, found, {} if found.status.ended else {"Retry-After": POLL_SECONDS})
+
+
+@router.get(
+    "/v1/comparisons/{comparison_id}/table",
+    summary="Table 1 of the paper, over these scans",
+    response_class=Response,
+    responses=answers({200: TABLES}, 304, 404, 406, 409, 422, 503),
+    openapi_extra={"parameters": [_ACCEPT]},
+)
+def get_table(
+    request: Request,
+    context: ContextDep,
+    caller: Reader,
+    comparison_id: uuid.UUID,
+    format_: Annotated[TableForm | None, Query(alias="format", description="wins over Accept; neither: md")] = None,
+) -> Response:
+    """Mean and standard deviation over scans, slices and seeds of the jobs that have succeeded, and what is printed."""
+    entries = _found(context, caller, comparison_id)
+    wanted = format_ or chosen_format(request.headers.get("accept", ""), TableForm.MD, TableForm, "a table")
+    return tagged(request, render(entries, wanted).encode(), wanted.media_type, {"Vary": "Accept"})
+
+
+@router.get(
+    "/v1/comparisons/{comparison_id}/ranking",
+    summary="The methods in order, with a paired test",
+    response_model=Page[RankingOut],
+    responses=answers({200: RANKINGS}, 304, 404, 409, 422, 503),
+)
+def get_ranking(request: Request, context: ContextDep, caller: Reader, comparison_id: uuid.UUID) -> Response:
+    """By PSNR, one ranking for each modality: each method against the first on the slices that both have."""
+    found = rankings(_found(context, caller, comparison_id))
+    return tagged_json(request, Page(items=[RankingOut.model_validate(each) for each in found]))
+
+
+def _found(context: Context, caller: Caller, comparison_id: uuid.UUID) -> Sequence[Entry]:
+    with context.sessions() as session:
+        views.comparison_row(session, caller.tenant, comparison_id)
+        entries = views.slice_entries(session, comparison_id)
+    if not entries:
+        raise Conflict("no job of the comparison has succeeded yet")
+    return entries
+
+
+@router.get(
+    "/v1/comparisons/{comparison_id}/panel.png",
+    summary="A slice as each method shows it",
+    response_class=Response,
+    responses=answers({200: PANEL}, 304, 404, 409, 422, 503),
+)
+def get_panel(
+    request: Request,
+    context: ContextDep,
+    caller: Reader,
+    comparison_id: uuid.UUID,
+    scan_id: Annotated[uuid.UUID | None, Query(description="none: the first that can be shown")] = None,
+    seed: Annotated[int | None, Query(ge=0, lt=1 << 63, description="none: the first that can be shown")] = None,
+    slice_: Annotated[int | None, Query(alias="slice", ge=0, description="none: the first that can be shown")] = None,
+) -> Response:
+    """The reference, then the methods that are done with this slice; part of each enlarged, and its error times 5."""
+    with context.sessions() as session:
+        views.comparison_row(session, caller.tenant, comparison_id)
+        slices = panels.slices_of(session, comparison_id)
+    found = panels.chosen(slices, scan_id=scan_id, seed=seed, slice=slice_)
+    answer = tagged(request, panels.drawn(context.storage, found), "image/png")
+    if answer.status_code == 200:
+        note(context, caller, "panel.read", comparison=comparison_id)
+    return answer
+
+
+@router.post(
+    "/v1/comparisons/{comparison_id}/cancel",
+    status_code=202,
+    summary="Cancel a comparison",
+    response_model=ComparisonOut,
+    responses=answers({202: COMPARISON}, 404, 409, 422, 503),
+)
+def cancel_comparison(context: ContextDep, caller: Writer, comparison_id: uuid.UUID) -> Response:
+    """Cancels those of its jobs that have not ended; what they have found stays."""
+    with context.sessions() as session:
+        comparison = views.comparison_row(session, caller.tenant, comparison_id, for_change=True)
+        cancelled = comparisons.cancel(session, comparison)
+        _note(session, caller, "cancelled", comparison_id, cancelled)
+        session.commit()
+    return _accepted(context, caller, comparison_id, {})
+
+
+@router.delete(
+    "/v1/comparisons/{comparison_id}",
+    status_code=204,
+    summary="Delete a comparison",
+    responses=answers({}, 204, 404, 422, 503),
+)
+def delete_comparison(context: ContextDep, caller: Writer, comparison_id: uuid.UUID) -> Response:
+    """Its jobs are cancelled and deleted with it, and their results."""
+    with context.sessions() as session:
+        comparison = views.comparison_row(session, caller.tenant, comparison_id, for_change=True)
+        deleted = comparisons.delete(session, comparison)
+        _note(session, caller, "deleted", comparison_id, deleted)
+        session.commit()
+    for job_id in deleted:
+        context.storage.delete_job(job_id)
+    return Response(status_code=204)
+
+
+def _note(session: Session, caller: Caller, done: str, comparison_id: uuid.UUID, job_ids: Sequence[uuid.UUID]) -> None:
+    """Write down what was done to a comparison and, with it, to its jobs."""
+    audit.append(session, caller.who, f"comparison.{done}", comparison=comparison_id)
+    audit.extend(session, caller.who, f"job.{done}", [{"job": job_id} for job_id in job_ids])
