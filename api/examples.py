@@ -99,6 +99,8 @@ JUDGED_JOB: dict[str, Any] = {
         "nmse": 0.008,
         "data_residual": 0.041,
         "validation_residual": VERDICT.validation_residual,
+        "noise_discrepancy": 1.08,
+        "output_variance": 2.1e-7,
     },
     "parameters": {**JOB_ITEM["parameters"], "held_out_share": 0.1},
     "warnings": [foreign([0])],

@@ -23,7 +23,7 @@ from api.problems import Invalid, TooLarge, UnknownMedia
 from api.schemas import JobIn, JobItem, JobOptions, JobOut, Page
 from core.acquisition import Modality
 from core.cards import card_of
-from core.parameters import Parameters, complete, require
+from core.parameters import Parameters, check_views, complete, require
 from worker import audit, jobs, queue, tracing
 from worker.models import Scan, Status
 from worker.quotas import JOB_FILED
@@ -146,6 +146,8 @@ def _method(context: Context, scan: Scan, asked: JobOptions) -> Parameters:
         method = complete(asked.parameters, modality)
     except ValidationError as error:
         raise of_validation(error, ("parameters",)) from error
+    if modality is Modality.CT:
+        check_views(method, int(scan.header["views"]))
     require(method, [name for name in ("reference", "guide") if scan.header.get(f"has_{name}")])
     card_of(method, modality, context.settings.priors_folders(scan.tenant))  # refuses a prior that is not there
     return method

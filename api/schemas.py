@@ -121,6 +121,16 @@ class Metrics(BaseModel):
     validation_residual: float | None = Field(
         None, description="the same on measurements held out, of the best candidate; null unless all slices were judged"
     )
+    noise_discrepancy: float | None = Field(
+        None,
+        description="|A x - y| over that of the noise alone: about 1 is right, less fits noise, more leaves data "
+        "unexplained; null where no noise is found",
+    )
+    output_variance: float | None = Field(
+        None,
+        description="running variance of the iterates over the mean square of the image (ES-EMV): high where they have "
+        "not settled; null unless the method iterates",
+    )
 
 
 class VerdictOut(BaseModel):

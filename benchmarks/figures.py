@@ -186,6 +186,7 @@ def figure_5(options: argparse.Namespace) -> str:
     scan = small(options.images, options.slice)
     card = find_card(options.prior, Modality.MRI, options.priors)
     dip = {"method": "dip", "iterations": options.updates, "learning_rate": RATE, "averaging": 0.0}
+    dip["held_out_share"] = 0.0
     paper = {"method": "udig_dip", "preset": "paper", "prior": options.prior, "prior_calls": options.prior_calls}
     paper["outer_iterations"] = max(1, options.updates // 2)
     methods = {"DIP": dip} | {

@@ -76,7 +76,7 @@ class Run:
         problem = self._problem(shown=not kept)
         last, quality = self._iterate(problem, kept.get("state"))
         result = self._seen(problem, last, dict(self._curves))
-        measured = {**asdict(quality), "validation_residual": last.validation_residual}
+        measured = {**asdict(quality), **_signals(last)}
         return Outcome(result, {name: _finite(value) for name, value in measured.items()})
 
     def _problem(self, shown: bool) -> SliceProblem:
@@ -144,9 +144,10 @@ class Run:
     def _look(self, problem: SliceProblem, iterate: Iterate) -> Quality:
         """Measure an iterate, have it told and shown, and remember it in the curves."""
         quality, point = self._tell(problem, iterate)
-        for name, value in asdict(point).items():
-            if value is not None and name != "iterations":
-                self._curves.setdefault(name, []).append(float(value))
+        signals = {"noise_discrepancy": quality.noise_discrepancy, **_signals(iterate)}
+        for name, value in {**asdict(point), **signals}.items():
+            if name in signals or (value is not None and name != "iterations"):
+                self._curves.setdefault(name, []).append(math.nan if value is None else float(value))
         return quality
 
     def _tell(self, problem: SliceProblem, iterate: Iterate) -> tuple[Quality, Point]:
@@ -180,6 +181,15 @@ class Run:
         with torch.no_grad():
             content = {"state": state(), "step": step, "seconds": seconds, "curves": self._curves}
             self.checkpoints.save(step, content)
+
+
+def _signals(iterate: Iterate) -> dict[str, float | None]:
+    """What an iterate says of itself, without a reference."""
+    variance = iterate.output_variance
+    return {
+        "validation_residual": iterate.validation_residual,
+        "output_variance": None if variance is None else float(variance),
+    }
 
 
 def _rested(began: float, period: float) -> float:

@@ -5,10 +5,10 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from core.acquisition import Modality
-from core.parameters.base import Parameters, check_levels
+from core.parameters.base import Watched, check_levels
 
 
-class Sampler(Parameters):
+class Sampler(Watched):
     """Base of the samplers: a chain of images that walks down falling noise levels."""
 
     needs_prior = True

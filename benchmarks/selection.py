@@ -1,0 +1,297 @@
+"""How well iterates are chosen and runs stopped without the truth, and what it costs. Prints Markdown.
+
+`python -m benchmarks.selection --images DATA --output FOLDER`: two slices each of two people kept out of training,
+reduced to 96 x 96 pixels; 6 coils, lines at 4x and 8x, complex noise of 0.5, 2 and 5 % of the maximum; 30 and 18 views
+with 1e6, 1e5 and 1e4 photons a ray. Each method runs once without the measurements left out, judged as
+`core.algorithms.watched` does, and once with all of them; every iterate is held against the truth. What is in FOLDER
+already is not computed again.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from benchmarks.cases import WATER_1_PER_MM, Case, Source, fitted, mask, person
+from benchmarks.stored import Made, Result, Run, measured
+from core import algorithms, metrics
+from core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
+from core.algorithms.watched import LOOKS, Judge
+from core.augmentation import with_phase
+from core.held_out import chosen
+from core.parameters import Watched, parse
+from core.reconstruct import slice_problem
+from core.sampling import birdcage_maps, simulate_ct, simulate_mri
+from core.training_images import normalised
+from core.unit import unit
+from core.variance import with_variance
+
+CPU = torch.device("cpu")
+SIZE = 96
+COILS = 6
+SOURCES = (
+    Source("mri/brain_gd_t1.nii.gz", 2, (50, 80), Modality.MRI),
+    Source("ct/upper_abdomen_hu.nii.gz", 2, (4, 16), Modality.CT),
+)
+NOISE = (0.005, 0.02, 0.05)
+PHOTONS = (1e6, 1e5, 1e4)
+METHODS: dict[str, dict[str, Any]] = {
+    "cg_sense": {"iterations": 40},
+    "sirt": {"iterations": 400},
+    "red_diff": {"steps": 100},
+    "dip": {"iterations": 300, "learning_rate": 3e-3, "averaging": 0.9},
+}
+"""Budgets that reach the best iterate in most cases; with the defaults of `dip` that would take hours."""
+CHEAP = ("cg_sense", "sirt", "red_diff")
+LEFT_OUT: dict[str, dict[str, Any]] = {
+    "samples, 0.1": {"held_out_share": 0.1},
+    "samples, 0.2": {"held_out_share": 0.2},
+    "lines or views, 0.1": {"held_out_share": 0.1, "held_out": "lines"},
+    "lines or views, 0.25": {"held_out_share": 0.25, "held_out": "lines"},
+}
+"""The first is what the engine does; the others are tried with the cheap methods."""
+PATIENCE = (0.15, 0.25, 0.4)
+GOAL = (0.2, 0.5, 0.3)
+"""dB that may be lost on average and at most, and the share of the updates to be saved."""
+
+
+class Curves(NamedTuple):
+    """Of a run, one value for each iterate that was looked at, and the PSNR of every one."""
+
+    psnr: NDArray[np.float64]  # dB, by step
+    steps: NDArray[np.int64]  # that were looked at
+    residual: NDArray[np.float64]
+    discrepancy: NDArray[np.float64]
+    variance: NDArray[np.float64]
+
+
+def cases(folder: Path) -> Iterator[tuple[Modality, str, Case]]:
+    """Modality, noise and scan."""
+    for source in SOURCES:
+        mri = source.modality is Modality.MRI
+        volume = nibabel.load(folder / source.file)
+        values = np.asarray(volume.dataobj, np.float32)
+        values = normalised(values, source.modality) if mri else WATER_1_PER_MM * np.clip(1 + values / 1000, 0, None)
+        for index in source.slices:
+            plane = np.rot90(np.take(values, index, source.axis))
+            extent = max(plane.shape)
+            pixel_mm = float(volume.header.get_zooms()[0]) * extent / SIZE
+            plane = fitted(plane, extent)
+            for sampling in ("4x", "8x") if mri else ("30 views", "18 views"):
+                for level in NOISE if mri else PHOTONS:
+                    name = f"{level:.1%}" if mri else f"{level:.0e} photons"
+                    simulate = partial(mri_scan if mri else ct_scan, plane, pixel_mm, sampling, index, level)
+                    yield source.modality, name, Case(person(source), f"{sampling}, {name}", index, simulate)
+
+
+def mri_scan(plane: NDArray[np.float32], _: float, sampling: str, index: int, noise: float) -> MRIAcquisition:
+    image = torch.from_numpy(reduced(plane, SIZE))[None, None]
+    channels = with_phase(image, torch.Generator().manual_seed(index))[0].numpy()
+    numbers = np.random.default_rng((index, int(sampling[0])))
+    return simulate_mri(
+        (channels[0] + 1j * channels[1]).astype(np.complex64),
+        birdcage_maps(COILS, (SIZE, SIZE)),
+        mask(sampling, (SIZE, SIZE), numbers),
+        numbers,
+        noise_level=noise,
+        with_maps=True,
+    )
+
+
+def ct_scan(plane: NDArray[np.float32], pixel_mm: float, sampling: str, index: int, photons: float) -> CTAcquisition:
+    fine = reduced(plane, 2 * SIZE)
+    offset = np.arange(2 * SIZE) - SIZE + 0.5
+    fine[np.hypot(offset[:, None], offset) > SIZE - 2] = 0
+    views = int(sampling.split()[0])
+    numbers = np.random.default_rng((index, views))
+    return simulate_ct(fine, views, photons, numbers, pixel_size_mm=pixel_mm, supersampling=2)
+
+
+def reduced(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """The means of a square image over the pixels of a coarser grid."""
+    return F.interpolate(torch.from_numpy(image)[None, None], size=(size, size), mode="area")[0, 0].numpy()
+
+
+def followed(scan: Acquisition, method: Watched) -> Made:
+    """A run to its end: what every iterate is worth, by the truth and by what is left out."""
+    problem = slice_problem(scan, 0, CPU)
+    assert problem.reference is not None
+    A, rng = problem.operator, torch.Generator().manual_seed(0)
+    rough = algorithms.start(problem.measurements, A, "cg_sense", rng)
+    scale = unit(rough)
+    y = problem.measurements / scale
+    kept = chosen(y, A, method, rng)
+    judge = Judge(y, A, A.measured.clone() if kept is None else kept)
+    told: dict[str, list[float]] = {name: [] for name in Curves._fields}
+    bare = method.model_copy(update={"held_out_share": 0.0})
+    images = problem.images(rough, scale)
+    for it in with_variance(algorithms.run(judge.part, judge.seen, bare, rng, None, None, images), None):
+        told["psnr"].append(metrics.psnr(problem.magnitude(it.image * scale), problem.reference))
+        if it.step == it.steps or it.step % max(1, it.steps // LOOKS) == 0:
+            error, misfit = judge(it.image)
+            assert it.output_variance is not None
+            told["steps"].append(it.step)
+            told["residual"].append(error)
+            told["discrepancy"].append(misfit)
+            told["variance"].append(float(it.output_variance))
+    return None, told
+
+
+def curves(result: Result) -> Curves:
+    return Curves(*(np.asarray(result.fields[name]) for name in Curves._fields))
+
+
+class Choice(NamedTuple):
+    """What a rule made of a run."""
+
+    best: float  # dB, of its best iterate
+    loss: float  # dB, of the one chosen against that
+    step: int  # chosen
+    stopped: int  # updates done
+    steps: int
+
+    @property
+    def saved(self) -> float:
+        return 1 - self.stopped / self.steps
+
+
+def by_least(told: Curves, values: NDArray[np.float64], patience: float, enough: NDArray[np.bool_]) -> Choice:
+    """The iterate of the least value before there was none less for a share of the run, or one was `enough`."""
+    best, steps = 0, len(told.psnr)
+    for look, step in enumerate(told.steps):
+        if values[look] < values[best]:
+            best = look
+        if enough[look] or step - told.steps[best] >= patience * steps:
+            break
+    at = int(told.steps[best])
+    top = float(told.psnr.max())
+    return Choice(top, top - float(told.psnr[at - 1]), at, int(step), steps)
+
+
+def choices(told: Curves, patience: float) -> dict[str, Choice]:
+    """What each rule makes of a run."""
+    never = np.zeros(len(told.steps), bool)
+    explained = told.discrepancy <= 1
+    first = np.where(explained, np.arange(len(never)), len(never)).min()
+    at_discrepancy = np.abs(np.arange(len(never)) - min(first, len(never) - 1)).astype(float)
+    return {
+        "held out": by_least(told, told.residual, patience, never),
+        "held out, or discrepancy 1": by_least(told, told.residual, patience, explained),
+        "held out, running mean of 5": by_least(told, smoothed(told.residual), patience, never),
+        "discrepancy 1": by_least(told, at_discrepancy, 1.0, explained),
+        "output variance": by_least(told, told.variance, patience, never),
+    }
+
+
+def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray([values[max(0, k - 4) : k + 1].mean() for k in range(len(values))])
+
+
+class Row(NamedTuple):
+    """A method on a scan."""
+
+    modality: Modality
+    sampling: str
+    noise: str
+    method: str
+    left_out: str
+    part: Curves
+    whole: Curves
+
+
+def rows(images: Path, output: Path, methods: Sequence[str]) -> Iterator[Row]:
+    """Each method on each scan, computed unless it is on disk."""
+    for name in methods:
+        for modality, noise, case in cases(images):
+            knobs = {"method": name, **METHODS[name]}
+            if modality not in parse(knobs).modalities:
+                continue
+            whole = of(case, output, {**knobs, "held_out_share": 0.0})
+            for left_out, share in list(LEFT_OUT.items())[: None if name in CHEAP else 1]:
+                part = of(case, output, {**knobs, **share})
+                yield Row(modality, case.sampling.split(",")[0], noise, name, left_out, part, whole)
+
+
+def of(case: Case, output: Path, knobs: Mapping[str, Any]) -> Curves:
+    method = parse(dict(knobs))
+    assert isinstance(method, Watched)
+    run = Run(method.method, {"parameters": knobs, "size": SIZE, "coils": COILS})
+    return curves(measured(output / case.name, run, lambda: followed(case.scan, method)))
+
+
+def report(found: Sequence[Row]) -> str:
+    """Tables: by method and noise, by rule, and the price."""
+    own = [row for row in found if row.left_out == next(iter(LEFT_OUT))]
+    lines = [
+        "| method | scan | noise | best dB | lost dB, mean | worst | updates saved | price dB | refit gains dB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    groups = {(row.method, row.modality, row.noise): None for row in own}
+    for method, modality, noise in groups:
+        some = [row for row in own if (row.method, row.modality, row.noise) == (method, modality, noise)]
+        lines.append(f"| `{method}` | {modality.upper()} | {noise} | {summary(some)} |")
+    lines.append(f"| all | | | {summary(own)} |")
+    lines += [
+        "",
+        "| left out | chosen by | patience | runs | lost dB, mean | worst | updates saved |",
+        "|" + "---|" * 7,
+    ]
+    for left_out in LEFT_OUT:
+        for cheap in (False, True):
+            some = [row for row in found if row.left_out == left_out and (not cheap or row.method in CHEAP)]
+            if cheap or len(some) == len(own):
+                lines += by_rule(some, left_out, "without dip" if cheap else "all")
+    return "\n".join(lines) + "\n"
+
+
+def summary(some: Sequence[Row], patience: float = PATIENCE[1]) -> str:
+    picked = [choices(row.part, patience)["held out"] for row in some]
+    price = [float(row.whole.psnr.max() - row.part.psnr.max()) for row in some]
+    # The run on all data has the same random numbers, so that its iterate of that number is what a refit gives.
+    gain = [
+        float(row.whole.psnr[choice.step - 1] - row.part.psnr[choice.step - 1])
+        for row, choice in zip(some, picked, strict=True)
+    ]
+    best, losses, saved = (
+        np.asarray([getattr(choice, name) for choice in picked]) for name in ("best", "loss", "saved")
+    )
+    return (
+        f"{best.mean():.2f} | {losses.mean():.2f} | {losses.max():.2f} | {saved.mean():.0%} | {np.mean(price):.2f} | "
+        f"{np.mean(gain):+.2f}"
+    )
+
+
+def by_rule(some: Sequence[Row], left_out: str, which: str) -> Iterator[str]:
+    for patience in PATIENCE:
+        picked = [choices(row.part, patience) for row in some]
+        for rule in picked[0] if patience == PATIENCE[1] else ("held out",):
+            losses = np.asarray([choice[rule].loss for choice in picked])
+            saved = np.mean([choice[rule].saved for choice in picked])
+            met = losses.mean() <= GOAL[0] and losses.max() <= GOAL[1] and saved >= GOAL[2]
+            cells = f"{losses.mean():.2f} | {losses.max():.2f} | {saved:.0%}{' (all met)' if met else ''}"
+            yield f"| {left_out} | {rule} | {patience:g} | {len(some)}, {which} | {cells} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="folder with mri/ and ct/")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="all by default")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    text = report(list(rows(options.images, options.output, options.methods)))
+    (options.output / "selection.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
