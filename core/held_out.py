@@ -14,8 +14,6 @@ from core.operators.fourier import centre
 from core.parameters import HeldOut, check_views
 from core.sensitivity import full_centre
 
-SHARE = 0.1
-"""Of the measurements outside the calibration centre, where nothing else is asked for."""
 RUN = {Modality.MRI: 2, Modality.CT: 1}
 """Neighbouring samples of a line or view that are left out together."""
 
@@ -27,7 +25,7 @@ def chosen(y: Tensor, A: LinearOperator, p: HeldOut, rng: Generator) -> Tensor |
     """
     if p.held_out_share == 0:
         return None
-    share = SHARE if p.held_out_share is None else p.held_out_share
+    share = p.usual_share if p.held_out_share is None else p.held_out_share
     kept = split(A, share, rng) if p.held_out == "lines" else scattered(y, A, share, rng)
     if spared(A, kept):
         return kept

@@ -28,17 +28,28 @@ class Judge:
     def __init__(self, y: Tensor, A: LinearOperator, kept: Tensor) -> None:
         self._y, self._A, self._kept = y, A, kept
         self.seen, self.part = A.restricted(kept), y * kept
-        self._size = float(left_out(A, y, kept).norm()) + torch.finfo(torch.float32).tiny
+        unseen = left_out(A, y, kept)
+        self._size = float(unseen.norm()) + torch.finfo(torch.float32).tiny
         used = float(self.seen.measured.expand(y.shape[-2:]).sum()) * y[..., 0, 0].numel()
-        self._noise = self.seen.noise_level(self.part) * math.sqrt(used)
+        level = self.seen.noise_level(self.part)
+        self._noise = level * math.sqrt(used)
+        self.noise = level * math.sqrt(unseen.numel()) / self._size
+        """What the residual of a perfect image would be."""
 
     def __call__(self, image: Tensor) -> tuple[float, float]:
-        """|A x - y| / |y| on what was left out, and |A x - y| over that of the noise on the rest."""
+        """Residual |A x - y| / |y| on what was left out, and discrepancy, |A x - y| over the noise's, on the rest."""
         with torch.no_grad():
             misfit = (self._A.forward(image) - self._y).abs().square()
         unseen = float(left_out(self._A, misfit, self._kept).sum())
         rest = max(float(misfit.sum()) - unseen, 0.0)
         return math.sqrt(unseen) / self._size, math.sqrt(rest) / self._noise if self._noise > 0 else math.inf
+
+    def error(self, residual: float, discrepancy: float, weight: float) -> float:
+        """What iterates are compared by: residual^2 + weight noise^2 |discrepancy^2 - 1|.
+
+        The second term is a bound of the error on what was used: what is not explained yet, or what noise was fitted.
+        """
+        return residual**2 + (weight * self.noise**2 * abs(discrepancy**2 - 1) if weight > 0 else 0.0)
 
 
 def watched(method: Method, y: Tensor, A: LinearOperator, p: Watched, rng: Generator, state: State | None) -> Iterates:
@@ -59,12 +70,14 @@ def watched(method: Method, y: Tensor, A: LinearOperator, p: Watched, rng: Gener
         for it in method(judge.part, judge.seen, inner):
             last = it.step == it.steps
             if last or it.step % max(1, it.steps // LOOKS) == 0:
-                error, misfit = judge(it.image)
-                memory = {**memory, "latest": error}
+                residual, discrepancy = judge(it.image)
+                error = judge.error(residual, discrepancy, p.noise_weight)
+                memory = {**memory, "latest": residual}
                 if "best" not in memory or error < memory["error"]:
-                    memory |= {"best": it.image, "loss": it.loss, "error": error, "best_step": it.step}
+                    found = {"best": it.image, "loss": it.loss, "best_step": it.step}
+                    memory |= {**found, "error": error, "residual": residual}
                 unimproved = it.step - memory["best_step"]
-                last = last or unimproved >= p.patience_share * it.steps or misfit <= p.discrepancy
+                last = last or unimproved >= p.patience_share * it.steps or discrepancy <= p.discrepancy
             if last:
                 break
             yield _of_all(it, stages, memory)._replace(validation_residual=memory.get("latest"))
@@ -78,7 +91,7 @@ def watched(method: Method, y: Tensor, A: LinearOperator, p: Watched, rng: Gener
                 break
             yield _of_all(it, stages, memory)
     steps = stages * it.steps
-    yield Iterate(steps, steps, image, loss, validation_residual=memory["error"])
+    yield Iterate(steps, steps, image, loss, validation_residual=memory["residual"])
 
 
 def at_once(solve: Callable[[Tensor, Model], Iterates], y: Tensor, A: Model, p: HeldOut, rng: Generator) -> Iterates:

@@ -38,12 +38,14 @@ class Parameters(BaseModel):
 class HeldOut(Parameters):
     """Base of the methods that leave out measurements, to judge by them what the others made."""
 
+    usual_share: ClassVar[float] = 0.1
+
     held_out_share: float | None = Field(
         None,
         ge=0,
         lt=1,
         description="share of the measurements outside the calibration centre that is left out to judge images by; "
-        "none: a tenth, or nothing where there is nothing to spare; 0: nothing",
+        "none: 0.2 of cg_sense and sirt, else 0.1, or nothing where there is nothing to spare; 0: nothing",
     )
     held_out: Literal["samples", "lines"] = Field(
         "samples", description="what is left out: samples of every line or view, or whole lines or views"
@@ -61,6 +63,13 @@ class Watched(HeldOut):
         ge=0,
         le=100,
         description="the run ends once |A x - y| is at most so many times what its noise explains; 0: whatever it is",
+    )
+    noise_weight: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="by which | |A x - y|^2 - the noise's | counts on measurements that are used, against the error on "
+        "those left out, where iterates are compared",
     )
     refit: bool = Field(
         True, description="run again, on all measurements, up to the iterate that was best; else that one is taken"
