@@ -255,12 +255,12 @@ def report(table: Sequence[Row]) -> str:
         lines.append(f"| `{method}` | | | {summary([row for row in own if row.method == method])} |")
     lines += [f"| all | | | {summary(own)} |", ""]
     lines += ["| methods | left out | chosen by | patience | runs | lost, mean | worst | saved |", "|" + "---|" * 8]
-    for count in dict.fromkeys(TRIED.values()):
+    lines += [line for patience in PATIENCE for line in by_rule(own, "all", "as it comes", patience)]
+    for count in sorted(set(TRIED.values()) - {1}, reverse=True):
         methods = [method for method in TRIED if TRIED[method] >= count]
         for left_out in list(LEFT_OUT)[:count]:
             some = [row for row in table if row.left_out == left_out and row.method in methods]
-            if some:
-                lines += by_rule(some, ", ".join(f"`{method}`" for method in methods), left_out)
+            lines += list(by_rule(some, ", ".join(f"`{method}`" for method in methods), left_out, PATIENCE[1]))[:1]
     return "\n".join(lines) + "\n"
 
 
@@ -279,14 +279,13 @@ def summary(some: Sequence[Row]) -> str:
     )
 
 
-def by_rule(some: Sequence[Row], methods: str, left_out: str) -> Iterator[str]:
-    for patience in PATIENCE:
-        picked = [choices(row.part, patience, weight_of(row)) for row in some]
-        for rule in picked[0] if patience == PATIENCE[1] else ("the engine's",):
-            loss = np.asarray([choice[rule].loss for choice in picked])
-            saved = np.mean([choice[rule].saved for choice in picked])
-            cells = f"{len(some)} | {loss.mean():.2f} | {loss.max():.2f} | {saved:.0%}"
-            yield f"| {methods} | {left_out} | {rule} | {patience:g} | {cells} |"
+def by_rule(some: Sequence[Row], methods: str, left_out: str, patience: float) -> Iterator[str]:
+    picked = [choices(row.part, patience, weight_of(row)) for row in some]
+    for rule in picked[0] if picked else ():
+        loss = np.asarray([choice[rule].loss for choice in picked])
+        saved = np.mean([choice[rule].saved for choice in picked])
+        cells = f"{len(some)} | {loss.mean():.2f} | {loss.max():.2f} | {saved:.0%}"
+        yield f"| {methods} | {left_out} | {rule} | {patience:g} | {cells} |"
 
 
 def main() -> None:
