@@ -24,7 +24,7 @@ from benchmarks.cases import WATER_1_PER_MM, Case, Source, fitted, mask, person
 from benchmarks.stored import Made, Result, Run, found, measured
 from core import algorithms, metrics
 from core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
-from core.algorithms.watched import LOOKS, Judge
+from core.algorithms.watched import GAIN, LOOKS, Judge
 from core.augmentation import with_phase
 from core.held_out import chosen
 from core.parameters import Watched, parse
@@ -59,7 +59,8 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
 }
 TRIED = {"cg_sense": 5, "sirt": 5, "red_diff": 2, "dip": 1}
 """How many of them, by what a run costs."""
-PATIENCE = (0.15, 0.25, 0.4)
+PATIENCE = (None, 0.15, 0.4)
+"""Each method's own first."""
 
 
 class Curves(NamedTuple):
@@ -154,6 +155,17 @@ def curves(result: Result) -> Curves:
     return Curves(*(np.asarray(result.fields[name]) for name in Curves._fields))
 
 
+class Row(NamedTuple):
+    """A method on a scan."""
+
+    modality: Modality
+    noise: str
+    method: str
+    left_out: str
+    part: Curves
+    whole: Curves
+
+
 class Choice(NamedTuple):
     """What a rule made of a run."""
 
@@ -168,48 +180,46 @@ class Choice(NamedTuple):
         return 1 - self.stopped / self.steps
 
 
-def by_least(told: Curves, values: NDArray[np.float64], patience: float, enough: NDArray[np.bool_]) -> Choice:
-    """The iterate of the least value before there was none less for a share of the run, or one was `enough`."""
-    best, steps = 0, len(told.psnr)
+def by_least(
+    told: Curves, values: NDArray[np.float64], patience: float, enough: NDArray[np.bool_], gain: float = 0.0
+) -> Choice:
+    """The iterate of the least value up to where it had not fallen by `gain` for a share of the run or was `enough`."""
+    best, mark, steps = 0, 0, len(told.psnr)
     for look, step in enumerate(told.steps):
         if values[look] < values[best]:
             best = look
-        if enough[look] or step - told.steps[best] >= patience * steps:
+        if values[look] < (1 - gain) * values[mark]:
+            mark = look
+        if enough[look] or step - told.steps[mark] >= patience * steps:
             break
     at = int(told.steps[best])
     top = float(told.psnr.max())
     return Choice(top, top - float(told.psnr[at - 1]), at, int(step), steps)
 
 
-def choices(told: Curves, patience: float, weight: float) -> dict[str, Choice]:
-    """What each rule makes of a run; the first is the engine's, with the weight that noise has in it."""
+def choices(row: Row, patience: float | None = None) -> dict[str, Choice]:
+    """What each rule makes of a run; the first is the engine's."""
+    knobs, told = parse({"method": row.method}), row.part
+    assert isinstance(knobs, Watched)
+    patience = patience or knobs.patience_share
     looks = np.arange(len(told.steps))
     never, explained = np.zeros(len(looks), bool), told.discrepancy <= 1
     until = explained.argmax() if explained.any() else looks[-1]
+    errors = told.errors(knobs.noise_weight)
     return {
-        "the engine's": by_least(told, told.errors(weight), patience, never),
-        "residual left out": by_least(told, told.residual, patience, never),
-        "that, running mean of 5": by_least(told, smoothed(told.residual), patience, never),
-        "that, or discrepancy 1": by_least(told, told.residual, patience, explained),
-        "noise counts, weight 1": by_least(told, told.errors(1), patience, never),
-        "discrepancy 1": by_least(told, np.abs(looks - until).astype(float), 1.0, explained),
-        "output variance": by_least(told, told.variance, patience, never),
+        "the engine's": by_least(told, errors, patience, never, GAIN),
+        "any gain waited for": by_least(told, errors, patience, never),
+        "noise never counts": by_least(told, told.errors(0), patience, never, GAIN),
+        "noise always counts": by_least(told, told.errors(1), patience, never, GAIN),
+        "running mean of 5": by_least(told, smoothed(errors), patience, never, GAIN),
+        "or discrepancy 1": by_least(told, errors, patience, explained, GAIN),
+        "discrepancy 1 alone": by_least(told, np.abs(looks - until).astype(float), 1.0, explained),
+        "output variance alone": by_least(told, told.variance, patience, never),
     }
 
 
 def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray([values[max(0, k - 4) : k + 1].mean() for k in range(len(values))])
-
-
-class Row(NamedTuple):
-    """A method on a scan."""
-
-    modality: Modality
-    noise: str
-    method: str
-    left_out: str
-    part: Curves
-    whole: Curves
 
 
 def rows(images: Path, output: Path, methods: Sequence[str], slices: int, compute: bool) -> Iterator[Row]:
@@ -236,17 +246,13 @@ def of(case: Case, output: Path, knobs: Mapping[str, Any], compute: bool) -> Cur
     return curves(measured(output / case.name, run, lambda: followed(case.scan, method)))
 
 
-def weight_of(row: Row) -> float:
-    """What noise counts for in the engine's choice."""
-    return float(parse({"method": row.method}).model_dump()["noise_weight"])
-
-
 def report(table: Sequence[Row]) -> str:
     """Tables: by method and noise, with the price; by what is left out, rule and patience."""
     own = [row for row in table if row.left_out == "as it comes"]
     lines = [
-        "| method | scan | noise | runs | best dB | lost, mean | worst | saved | with refit | price | refit gains |",
-        "|" + "---|" * 11,
+        "| method | scan | noise | runs | best dB | lost, mean | worst | saved | with refit | price | refit lost, mean "
+        "| worst | against the end, mean | least |",
+        "|" + "---|" * 14,
     ]
     for method, modality, noise in dict.fromkeys((row.method, row.modality, row.noise) for row in own):
         some = [row for row in own if (row.method, row.modality, row.noise) == (method, modality, noise)]
@@ -255,37 +261,39 @@ def report(table: Sequence[Row]) -> str:
         lines.append(f"| `{method}` | | | {summary([row for row in own if row.method == method])} |")
     lines += [f"| all | | | {summary(own)} |", ""]
     lines += ["| methods | left out | chosen by | patience | runs | lost, mean | worst | saved |", "|" + "---|" * 8]
-    lines += [line for patience in PATIENCE for line in by_rule(own, "all", "as it comes", patience)]
+    for patience in PATIENCE:
+        lines += list(by_rule(own, "all", "as it comes", patience))[: None if patience is None else 1]
     for count in sorted(set(TRIED.values()) - {1}, reverse=True):
         methods = [method for method in TRIED if TRIED[method] >= count]
         for left_out in list(LEFT_OUT)[:count]:
             some = [row for row in table if row.left_out == left_out and row.method in methods]
-            lines += list(by_rule(some, ", ".join(f"`{method}`" for method in methods), left_out, PATIENCE[1]))[:1]
+            lines += list(by_rule(some, ", ".join(f"`{method}`" for method in methods), left_out))[:1]
     return "\n".join(lines) + "\n"
 
 
 def summary(some: Sequence[Row]) -> str:
-    picked = [choices(row.part, PATIENCE[1], weight_of(row))["the engine's"] for row in some]
+    picked = [choices(row)["the engine's"] for row in some]
     price = np.mean([row.whole.psnr.max() - row.part.psnr.max() for row in some])
     # The run on all data has the same random numbers, so that its iterate of that number is what a refit gives.
-    both = zip(some, picked, strict=True)
-    gain = np.mean([row.whole.psnr[choice.step - 1] - row.part.psnr[choice.step - 1] for row, choice in both])
+    both = list(zip(some, picked, strict=True))
+    missed = np.asarray([row.whole.psnr.max() - row.whole.psnr[choice.step - 1] for row, choice in both])
+    end = np.asarray([row.whole.psnr[choice.step - 1] - row.whole.psnr[-1] for row, choice in both])
     best, loss = (np.asarray([getattr(choice, name) for choice in picked]) for name in ("best", "loss"))
     saved = np.mean([choice.saved for choice in picked])
     refit = np.mean([(choice.stopped + choice.step) / choice.steps for choice in picked])
     return (
         f"{len(some)} | {best.mean():.2f} | {loss.mean():.2f} | {loss.max():.2f} | {saved:.0%} | {refit:.0%} | "
-        f"{price:.2f} | {gain:+.2f}"
+        f"{price:.2f} | {missed.mean():.2f} | {missed.max():.2f} | {end.mean():+.2f} | {end.min():+.2f}"
     )
 
 
-def by_rule(some: Sequence[Row], methods: str, left_out: str, patience: float) -> Iterator[str]:
-    picked = [choices(row.part, patience, weight_of(row)) for row in some]
+def by_rule(some: Sequence[Row], methods: str, left_out: str, patience: float | None = None) -> Iterator[str]:
+    picked = [choices(row, patience) for row in some]
     for rule in picked[0] if picked else ():
         loss = np.asarray([choice[rule].loss for choice in picked])
         saved = np.mean([choice[rule].saved for choice in picked])
         cells = f"{len(some)} | {loss.mean():.2f} | {loss.max():.2f} | {saved:.0%}"
-        yield f"| {methods} | {left_out} | {rule} | {patience:g} | {cells} |"
+        yield f"| {methods} | {left_out} | {rule} | {patience or 'its own'} | {cells} |"
 
 
 def main() -> None:

@@ -15,6 +15,8 @@ from core.parameters import HeldOut, Watched
 
 LOOKS = 100
 """At the iterates of a run, evenly spread; at all of them where they are fewer."""
+GAIN = 0.1
+"""By which share the error, a square, must fall to be waited for again; less is not worth the time."""
 
 Method = Callable[[Tensor, LinearOperator, State | None], Iterates]
 """Makes iterates from measurements, their model, and a state to go on from."""
@@ -76,8 +78,10 @@ def watched(method: Method, y: Tensor, A: LinearOperator, p: Watched, rng: Gener
                 if "best" not in memory or error < memory["error"]:
                     found = {"best": it.image, "loss": it.loss, "best_step": it.step}
                     memory |= {**found, "error": error, "residual": residual}
-                unimproved = it.step - memory["best_step"]
-                last = last or unimproved >= p.patience_share * it.steps or discrepancy <= p.discrepancy
+                if "mark" not in memory or error < (1 - GAIN) * memory["mark"]:
+                    memory |= {"mark": error, "mark_step": it.step}
+                waited = it.step - memory["mark_step"]
+                last = last or waited >= p.patience_share * it.steps or discrepancy <= p.discrepancy
             if last:
                 break
             yield _of_all(it, stages, memory)._replace(validation_residual=memory.get("latest"))

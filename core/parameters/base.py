@@ -38,14 +38,12 @@ class Parameters(BaseModel):
 class HeldOut(Parameters):
     """Base of the methods that leave out measurements, to judge by them what the others made."""
 
-    usual_share: ClassVar[float] = 0.1
-
     held_out_share: float | None = Field(
         None,
         ge=0,
         lt=1,
         description="share of the measurements outside the calibration centre that is left out to judge images by; "
-        "none: 0.2 of cg_sense and sirt, else 0.1, or nothing where there is nothing to spare; 0: nothing",
+        "none: 0.3, or nothing where there is nothing to spare; 0: nothing",
     )
     held_out: Literal["samples", "lines"] = Field(
         "samples", description="what is left out: samples of every line or view, or whole lines or views"
@@ -56,7 +54,7 @@ class Watched(HeldOut):
     """Base of the methods whose iterates are judged as they come: the best one is taken, and the run ends after it."""
 
     patience_share: float = Field(
-        0.25, gt=0, le=1, description="share of the run without a better iterate that ends it; 1: it goes to its end"
+        0.25, gt=0, le=1, description="share of the run without a clearly better iterate that ends it; 1: it does not"
     )
     discrepancy: float = Field(
         0.0,

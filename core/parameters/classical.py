@@ -19,7 +19,6 @@ class CGSense(Watched):
     """Least squares by conjugate gradients on A^H A x = A^H y, stopped early (Pruessmann et al. 2001)."""
 
     modalities = (Modality.MRI,)
-    usual_share = 0.2
     method: Literal["cg_sense"] = "cg_sense"
     iterations: int = Field(12, ge=1, le=1000, description="conjugate gradient iterations")
     ridge: float = Field(0.0, ge=0, description="weight of |x|^2, with |A| = 1")
@@ -37,7 +36,6 @@ class SIRT(Watched):
     """Simultaneous iterative reconstruction, non-negative: x <- max(x + C A^T R (y - A x), 0)."""
 
     modalities = (Modality.CT,)
-    usual_share = 0.2
     method: Literal["sirt"] = "sirt"
     iterations: int = Field(200, ge=1, le=20000, description="iterations")
     noise_weight: float = Field(

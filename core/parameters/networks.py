@@ -92,7 +92,7 @@ class DIPProbe(Fit):
     learning_rate: float = Field(1e-4, gt=0, le=1, description="Adam's step size", json_schema_extra={"symbol": "beta"})
     averaging: float = Field(0.0, ge=0, lt=1, description="decay of the running mean of outputs; 0 gives the last")
     held_out_share: float | None = Field(
-        0.0, ge=0, lt=1, description="share of the measurements left out to judge images by; none: 0.1; 0: nothing"
+        0.0, ge=0, lt=1, description="share of the measurements left out to judge images by; none: 0.3; 0: nothing"
     )
     input_noise: float | None = Field(
         0.1,

@@ -9,6 +9,7 @@ import torch
 
 from core import algorithms
 from core.acquisition import Modality
+from core.algorithms.watched import GAIN
 from core.errors import UnsupportedScan
 from core.held_out import scattered
 from core.operators import MultiCoilMRI, ParallelBeamCT
@@ -37,9 +38,10 @@ def problem(modality, noise=None, size=48):
 
 
 def noisy(modality, **knobs):
-    """A run on noisy measurements."""
+    """A run on noisy measurements; unless it is told to, noise does not count where iterates are compared."""
     method, noise = NOISY[modality]
-    return list(reconstruct(problem(modality, noise), method(iterations=120, **knobs), seed=3))
+    knobs = {"iterations": 120, "noise_weight": 0, **knobs}
+    return list(reconstruct(problem(modality, noise), method(**knobs), seed=3))
 
 
 def rng():
@@ -59,9 +61,13 @@ def test_the_image_is_the_iterate_of_least_residual_on_what_was_left_out(modalit
 def test_a_run_ends_when_nothing_better_came_for_its_patience(modality):
     *path, last = noisy(modality, refit=False, patience_share=0.2)
     least = min(path, key=lambda it: it.validation_residual)
-    assert len(path) == least.step + 0.2 * 120 - 1
-    *_, patient = noisy(modality, refit=False, patience_share=1)
-    assert torch.equal(last.image, patient.image)
+    errors = [it.validation_residual**2 for it in path]
+    # Each looked at, and waited for again after a clear gain.
+    mark, marked = errors[0], 1
+    for step, error in enumerate(errors, 1):
+        mark, marked = (error, step) if error < (1 - GAIN) * mark else (mark, marked)
+    assert len(path) == marked + 0.2 * 120 - 1
+    assert torch.equal(last.image, least.image)
 
 
 @pytest.mark.parametrize("modality", list(Modality))
@@ -90,6 +96,12 @@ def test_a_run_ends_where_the_noise_explains_its_misfit(modality):
     path = noisy(modality, refit=False, patience_share=1, discrepancy=levels[4])
     assert len(path) < len(whole)
     assert all(level > 0.95 * levels[4] for level in levels[: len(path) - 1])
+
+
+def test_where_noise_counts_an_iterate_that_fits_less_of_it_is_chosen():
+    seen = problem(Modality.CT, NOISY[Modality.CT][1])
+    found = [seen.quality(noisy(Modality.CT, noise_weight=weight)[-1].image) for weight in (0, 1)]
+    assert found[0].noise_discrepancy < found[1].noise_discrepancy < 1.2
 
 
 @pytest.mark.parametrize("modality", list(Modality))
