@@ -11,7 +11,7 @@ from api.errors import of_validation
 from api.problems import Invalid, TooLarge, UnknownMedia
 from core.acquisition import Modality
 from core.cards import card_of
-from core.parameters import Parameters, complete, require
+from core.parameters import Parameters, check_views, complete, require
 from worker.models import Scan
 
 Asked = TypeVar("Asked", bound=BaseModel)
@@ -52,6 +52,8 @@ def method_for(context: Context, scan: Scan, method: Parameters, *where: str) ->
         method = complete(method, modality)
     except ValidationError as error:
         raise of_validation(error, where) from error
+    if modality is Modality.CT:
+        check_views(method, int(scan.header["views"]))
     require(method, [name for name in ("reference", "guide") if scan.header.get(f"has_{name}")])
     card_of(method, modality, context.settings.priors_folders(scan.tenant))  # refuses a prior that is not there
     return method

@@ -102,6 +102,8 @@ JUDGED_JOB: dict[str, Any] = {
         "validation_residual": VERDICT.validation_residual,
         "prior_calls": 240.0,
         "updates": 0.0,
+        "noise_discrepancy": 1.08,
+        "output_variance": 2.1e-7,
     },
     "parameters": {**JOB_ITEM["parameters"], "held_out_share": 0.1},
     "warnings": [foreign([0])],

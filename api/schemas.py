@@ -124,6 +124,16 @@ class Metrics(BaseModel):
     )
     prior_calls: float | None = Field(None, description="evaluations of the diffusion prior; null: not counted")
     updates: float | None = Field(None, description="optimiser steps of a network that is fitted; null: not counted")
+    noise_discrepancy: float | None = Field(
+        None,
+        description="|A x - y| over that of the noise alone: about 1 is right, less fits noise, more leaves data "
+        "unexplained; null where no noise is found",
+    )
+    output_variance: float | None = Field(
+        None,
+        description="running variance of the iterates over the mean square of the image (ES-EMV): high where they have "
+        "not settled; null unless the method iterates",
+    )
 
 
 class VerdictOut(BaseModel):

@@ -95,7 +95,9 @@ def peers(modality: Modality) -> Iterator[tuple[Measurement, Make]]:
     """What our methods are held against."""
     if modality is Modality.CT:
         for iterations in SIRT_ITERATIONS:
-            yield of_engine(f"SIRT {iterations}", {"method": "sirt", "iterations": iterations}, modality)
+            yield of_engine(
+                f"SIRT {iterations}", {"method": "sirt", "iterations": iterations, "held_out_share": 0}, modality
+            )
         for weight in TV_WEIGHTS:
             knobs = {"method": "tv", "weight": weight, "iterations": TV_ITERATIONS}
             yield of_engine(f"TV {weight:g}", knobs, modality)

@@ -21,6 +21,7 @@ class Iterate(NamedTuple):
     state: Callable[[], State] | None = None  # makes the state to resume from; None: not a point to resume from
     verdict: Verdict | None = None  # of the last iterate, where it was judged
     validation_residual: float | None = None  # |A x - y| / |y| on measurements that the run left out, where it did
+    output_variance: Tensor | None = None  # of the images so far, over their mean square, a scalar on the device
 
 
 Iterates = Iterator[Iterate]

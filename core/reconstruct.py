@@ -1,7 +1,9 @@
 """The front door: one slice of a scan in, a stream of iterates in the scan's units out."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,14 +19,16 @@ from core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_chan
 from core.parameters import Parameters
 from core.sensitivity import calibration_size, espirit
 from core.unit import unit
+from core.variance import with_variance
 from core.volumes import Precedent
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How good an image (y, x) is: |A x - y| / |y| always, the others where a reference is known."""
+    """How good an image (y, x) is: its misfit always, the others where a reference is known."""
 
-    data_residual: float
+    data_residual: float  # |A x - y| / |y|
+    noise_discrepancy: float | None = None  # |A x - y| over that of the noise alone; None where no noise is found
     psnr: float | None = None  # dB, range is the reference's maximum
     ssim: float | None = None
     nmse: float | None = None
@@ -42,6 +46,13 @@ class SliceProblem:
     recon_size: tuple[int, int]
     reference: NDArray[np.float32] | None  # (y, x)
     guide: NDArray[np.float32] | None = None  # (y, x), a structural image in any unit
+
+    @cached_property
+    def noise_norm(self) -> float:
+        """|A x - y| of a perfect image: that of the noise, by its level in y."""
+        y = self.measurements
+        count = float(self.operator.measured.expand(y.shape[-2:]).sum()) * y[..., 0, 0].numel()
+        return self.operator.noise_level(y) * math.sqrt(count)
 
     @property
     def modality(self) -> Modality:
@@ -84,15 +95,17 @@ class SliceProblem:
         return placed
 
     def quality(self, image: Tensor) -> Quality:
-        """Data residual of an image and, where the scan has a reference, PSNR, SSIM and NMSE."""
+        """Misfit of an image and, where the scan has a reference, PSNR, SSIM and NMSE."""
         with torch.no_grad():
-            misfit = (self.operator.forward(image) - self.measurements).norm()
-            misfit = misfit / self.measurements.norm().clamp(min=torch.finfo(torch.float32).tiny)
+            misfit = float((self.operator.forward(image) - self.measurements).norm())
+        residual = misfit / max(float(self.measurements.norm()), torch.finfo(torch.float32).tiny)
+        discrepancy = misfit / self.noise_norm if self.noise_norm > 0 else None
         if self.reference is None:
-            return Quality(float(misfit))
+            return Quality(residual, discrepancy)
         shown = self.magnitude(image)
         return Quality(
-            float(misfit),
+            residual,
+            discrepancy,
             psnr=metrics.psnr(shown, self.reference),
             ssim=metrics.ssim(shown, self.reference),
             nmse=metrics.nmse(shown, self.reference),
@@ -187,7 +200,8 @@ def reconstruct(
     rng = torch.Generator(y.device).manual_seed(seed)
     rough = algorithms.start(y, A, "cg_sense", rng)
     scale = unit(rough)
-    for iterate in algorithms.run(y / scale, A, method, rng, priors, state, problem.images(rough, scale), precedent):
+    iterates = algorithms.run(y / scale, A, method, rng, priors, state, problem.images(rough, scale), precedent)
+    for iterate in with_variance(iterates, state):
         yield iterate._replace(image=iterate.image * scale)
 
 

@@ -42,7 +42,11 @@ def scan(tmp_path: Path) -> Path:
 
 def post(url: str, scan: Path, **more: Any) -> str:
     """A job of this file, whose name and tags name a person, as part of a trace of its client's."""
-    asked = {"parameters": {"method": "sirt", "iterations": 6000}, "tags": {"patient": NAME}, **more}
+    asked = {
+        "parameters": {"method": "sirt", "iterations": 6000, "held_out_share": 0},
+        "tags": {"patient": NAME},
+        **more,
+    }
     form = {"files": {"scan": (scan.name, scan.read_bytes())}, "data": {"job": json.dumps(asked)}}
     answer = httpx2.post(f"{url}/v1/jobs?patient={NAME}", headers={"traceparent": PARENT}, timeout=60, **form)
     assert answer.status_code == 202, answer.text

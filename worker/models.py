@@ -212,7 +212,7 @@ class Chunk(Base):
     iteration: Mapped[int] = mapped_column(default=0, server_default=text("0"))
     iterations: Mapped[int | None]
     seconds: Mapped[float] = mapped_column(default=0.0, server_default=text("0"))  # spent on it so far
-    metrics: Mapped[dict[str, Any] | None]  # psnr, ssim, nmse, residuals, prior_calls, updates of the slice
+    metrics: Mapped[dict[str, Any] | None]  # of the slice, as api.schemas.Metrics has them
     verdict: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # core.verdict.Verdict, as JSON
     result: Mapped[str | None]  # file of the accepted slice, relative to DATA
     started_at: Mapped[datetime | None]

@@ -83,7 +83,7 @@ class Run:
         with self._meter.counting(self._prior()):
             last, quality = self._iterate(problem, kept.get("state"))
         result = self._seen(problem, last, dict(self._curves))
-        measured = {**asdict(quality), "validation_residual": last.validation_residual, **self._spent}
+        measured = {**asdict(quality), **_signals(last), **self._spent}
         return Outcome(result, {name: _finite(value) for name, value in measured.items()})
 
     def _prior(self) -> nn.Module | None:
@@ -163,9 +163,10 @@ class Run:
     def _look(self, problem: SliceProblem, iterate: Iterate) -> Quality:
         """Measure an iterate, have it told and shown, and remember it in the curves."""
         quality, point = self._tell(problem, iterate)
-        for name, value in asdict(point).items():
-            if value is not None and name != "iterations":
-                self._curves.setdefault(name, []).append(float(value))
+        signals = {"noise_discrepancy": quality.noise_discrepancy, **_signals(iterate)}
+        for name, value in {**asdict(point), **signals}.items():
+            if name in signals or (value is not None and name != "iterations"):
+                self._curves.setdefault(name, []).append(math.nan if value is None else float(value))
         return quality
 
     def _tell(self, problem: SliceProblem, iterate: Iterate) -> tuple[Quality, Point]:
@@ -199,6 +200,15 @@ class Run:
         with torch.no_grad():
             content = {"state": state(), "step": step, "seconds": seconds, "curves": self._curves, **self._spent}
             self.checkpoints.save(step, content)
+
+
+def _signals(iterate: Iterate) -> dict[str, float | None]:
+    """What an iterate says of itself, without a reference."""
+    variance = iterate.output_variance
+    return {
+        "validation_residual": iterate.validation_residual,
+        "output_variance": None if variance is None else float(variance),
+    }
 
 
 def _rested(began: float, period: float) -> float:

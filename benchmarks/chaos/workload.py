@@ -52,7 +52,7 @@ KINDS = (
     Kind("tv MRI, 2 slices", "mri-2", {"method": "tv", "iterations": 150, "fit_maps": False}, ("h5", "nifti")),
     Kind("tv CT, 3 slices", "ct-3", {"method": "tv", "iterations": 150}),
     Kind("l1_wavelet MRI", "mri", {"method": "l1_wavelet", "iterations": 150, "fit_maps": False}),
-    Kind("sirt CT", "ct", {"method": "sirt", "iterations": 4000}),
+    Kind("sirt CT", "ct", {"method": "sirt", "iterations": 4000, "held_out_share": 0}),
     Kind("cg_sense MRI", "mri", {"method": "cg_sense", "iterations": 500}),
     Kind("fbp CT", "ct", {"method": "fbp"}, ("npy", "h5")),
 )

@@ -25,6 +25,7 @@ from core.algorithms.self_guided_dip import self_guided_dip
 from core.algorithms.tv import tv
 from core.algorithms.tv_dip import tv_dip
 from core.algorithms.udig_dip import udig_dip
+from core.algorithms.watched import Method, at_once, watched
 from core.cards import Folders, find_card
 from core.errors import UnsupportedScan
 from core.familiarity import strangeness_to
@@ -59,6 +60,7 @@ from core.parameters import (
     ScoreMRI,
     SelfGuidedDIP,
     UDiGDIP,
+    Watched,
     ZeroFilled,
     require,
 )
@@ -113,24 +115,15 @@ def run(
     device, channels = rng.device, A.image_shape[0]
     match method:
         case ZeroFilled():
-            return zero_filled(y, A, method)
+            return at_once(lambda y, A: zero_filled(y, A, method), y, A, method, rng)
         case FBP() if isinstance(A, ParallelBeamCT):
-            return fbp(y, A, method)
-        case CGSense():
-            return cg_sense(y, A, method, state)
-        case SIRT():
-            return sirt(y, A, method, state)
+            return at_once(lambda y, A: fbp(y, A, method), y, A, method, rng)
         case TV():
             return tv(y, A, method, rng, state)
         case L1Wavelet():
             return l1_wavelet(y, A, method, rng, state)
-        case Fit():
-            z = network_input(y, A, method, images, rng)
-            network = initialise(UNet(z.shape[1], channels).to(device), rng)
-            return FITS[type(method)](y, A, z, network, method, rng, state)
-        case Sampler():
-            prior = load_prior(method.prior, A.modality, priors, device)
-            return SAMPLERS[type(method)](y, A, start(y, A, "cg_sense", rng), prior, method, rng, state)
+        case Watched():
+            return watched(_iterative(method, rng, priors, images), y, A, method, rng, state)
         case UDiGDIP():
             prior = load_prior(method.prior, A.modality, priors, device)
 
@@ -145,9 +138,34 @@ def run(
                 strangeness = strangeness_to(prior, find_card(method.prior, A.modality, priors))
                 return judged(y, A, first, fresh, prior, strangeness, method, rng, state, precedent)
             return udig_dip(y, A, first(y, A), fresh(), prior, method, rng, state)
-    raise UnsupportedScan(
-        f"method {method.method} does not apply to this scan", field="parameters.method", found=method.method
-    )
+    raise inapplicable(method)
+
+
+def inapplicable(method: Parameters) -> UnsupportedScan:
+    """What is wrong with a method that no scan of this modality can be given to."""
+    message = f"method {method.method} does not apply to this scan"
+    return UnsupportedScan(message, field="parameters.method", found=method.method)
+
+
+def _iterative(method: Watched, rng: Generator, priors: Folders, images: Mapping[str, Tensor]) -> Method:
+    """A method whose iterates are watched, as a function of measurements, model and state."""
+
+    def iterates(y: Tensor, A: LinearOperator, state: State | None) -> Iterates:
+        match method:
+            case CGSense():
+                return cg_sense(y, A, method, state)
+            case SIRT():
+                return sirt(y, A, method, state)
+            case Fit():
+                z = network_input(y, A, method, images, rng)
+                network = initialise(UNet(z.shape[1], A.image_shape[0]).to(rng.device), rng)
+                return FITS[type(method)](y, A, z, network, method, rng, state)
+            case Sampler():
+                prior = load_prior(method.prior, A.modality, priors, rng.device)
+                return SAMPLERS[type(method)](y, A, start(y, A, "cg_sense", rng), prior, method, rng, state)
+        raise inapplicable(method)
+
+    return iterates
 
 
 def network_input(y: Tensor, A: LinearOperator, method: Fit, images: Mapping[str, Tensor], rng: Generator) -> Tensor:

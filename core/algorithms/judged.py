@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from core.algorithms.tv import WEIGHTS, total_variation
 from core.algorithms.udig_dip import noise_level, udig_dip
 from core.algorithms.weights import regularised
-from core.held_out import held_out_error, split
+from core.held_out import held_out_error, left_out, split
 from core.iterates import Iterate, Iterates, State
 from core.operators import LinearOperator
 from core.parameters import UDiGDIP
@@ -184,7 +184,7 @@ class _Stages:
         return float(held_out_error(self.A, self.y, self.memory["kept"], image))
 
     def _left_out(self, y: Tensor) -> Tensor:
-        return y[..., (self.A.measured & ~self.memory["kept"]).expand(y.shape[-2:])]
+        return left_out(self.A, y, self.memory["kept"])
 
     def _share(self) -> float:
         """The a of least |A (x_tv + a (x - x_tv)) - y|^2 over the measurements left out, in [0, 1]."""

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from core.held_out import held_out_error, split
+from core.held_out import held_out_error, left_out, spared, split
 from core.iterates import Iterate, Iterates, State
 from core.operators import LinearOperator
 
@@ -45,20 +45,21 @@ def regularised(
     """Iterates with the best of `weights`, strongest first; `iterations`: with each one tried, and with the best.
 
     Weights form a geometric series; each starts where the one before it ended, and is judged by its misfit with
-    measurements that it has not seen: those not in `kept`, or a share of its own choice. A single weight is taken as it
-    is, and judged where `kept` is given.
+    measurements that it has not seen: those not in `kept`, or a share of its own choice. A single weight is judged too,
+    where anything can be left out; unless `kept` is given, the image is then made as if it had not been.
     """
-    tries = weights if len(weights) > 1 or kept is not None else ()
+    afresh = kept is None and len(weights) == 1
+    if kept is None:
+        kept = split(A, SHARE, rng) if state is None else state["kept"].to(y.device)
+    tries = weights if len(weights) > 1 or spared(A, kept) else ()
     trial, final = iterations
     steps = len(tries) * trial + final
-    if kept is None:
-        kept = split(A, SHARE, rng) if tries else A.measured
+    energy = float(left_out(A, y, kept).abs().square().mean())
     errors: list[float] = []
     step, best = 0, torch.zeros(())
     last: State | None = None
     if state is not None:
-        kept, best = state["kept"].to(y.device), state["best"].to(y.device)
-        errors, step = list(state["errors"]), state["step"]
+        best, errors, step = state["best"].to(y.device), list(state["errors"]), state["step"]
         rng.set_state(state["rng"])
         last = {name: part.to(y.device) for name, part in state["solver"].items()}
     seen = A.restricted(kept)
@@ -66,6 +67,8 @@ def regularised(
         trying = stage < len(tries)
         weight = tries[stage] if trying else best_weight(tries, errors) if tries else weights[0]
         end = (stage + 1) * trial if trying else steps
+        last = None if afresh and step == len(tries) * trial else last
+        residual = math.sqrt(min(errors) / energy) if errors and energy > 0 else None
         for current in islice(solver(y, seen if trying else A, weight, rng, last), end - step):
             last, step = current, step + 1
             x = current["image"] * A.support
@@ -80,7 +83,8 @@ def regularised(
                 "weight": weight,
                 "rng": rng.get_state(),
             }
-            yield Iterate(step, steps, x, A.misfit(x, y) / y.numel(), {**point, "solver": current}.copy)
+            it = Iterate(step, steps, x, A.misfit(x, y) / y.numel(), {**point, "solver": current}.copy)
+            yield it if trying else it._replace(validation_residual=residual)
 
 
 def best_weight(weights: Sequence[float], errors: Sequence[float]) -> float:

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,6 +17,8 @@ from core.operators.radon_auto import Projector, projector
 from core.solvers import operator_norm
 
 DENSITY_GROUPS = 16
+NEAR = 2
+"""Rays to either side that stand in for a missing one."""
 
 
 class ParallelBeamCT(LinearOperator):
@@ -45,7 +48,7 @@ class ParallelBeamCT(LinearOperator):
         self.measured = torch.ones(len(angles), 1, dtype=torch.bool, device=device)
 
     def restricted(self, kept: Tensor) -> Self:
-        """The same model of the views where `kept` (views, 1) is True."""
+        """The same model of the views or rays where `kept`, (views, 1) or (views, detectors), is True."""
         other = copy.copy(self)
         other.measured = self.measured & kept
         return other
@@ -55,9 +58,11 @@ class ParallelBeamCT(LinearOperator):
 
         Dense rays are noisier by far, so rays are taken in groups of like density.
         """
-        y = y[..., self.measured[:, 0], :]
+        measured = self.measured.expand(y.shape[-2:])
+        whole = measured[:, :-2] & measured[:, 1:-1] & measured[:, 2:]
         centre = y[..., 1:-1]
-        rough = (y[..., :-2] - 2 * centre + y[..., 2:]).flatten()[centre.flatten().argsort()].abs()
+        rough = (y[..., :-2] - 2 * centre + y[..., 2:])[..., whole].flatten()
+        rough = rough[centre[..., whole].flatten().argsort()].abs()
         # Median: an edge is a large difference, but few differences are edges. 0.6745 and 6: of a normal distribution.
         groups = [group.median() / 0.6745 / 6**0.5 for group in rough.tensor_split(DENSITY_GROUPS) if group.numel()]
         return float(torch.stack(groups).square().mean().sqrt()) if groups else 0.0
@@ -74,12 +79,16 @@ class ParallelBeamCT(LinearOperator):
     def fbp(self, y: Tensor, window: Literal["ramp", "hann"] = "ramp") -> Tensor:
         """Filtered back-projection (B, 1, n, n) in 1/mm of y (B, 1, views, detectors) (Kak, Slaney 1988, 3.3)."""
         pixel, spacing = self.geometry.pixel_size_mm, self.geometry.detector_spacing_mm
-        views = self.measured[:, 0].cpu().numpy()
+        whole = copy.copy(self)
+        whole.measured = self.measured.any(1, keepdim=True)
+        views = whole.measured[:, 0].cpu().numpy()
         weights = np.zeros(len(views))
         weights[views] = angular_weights(np.asarray(self.geometry.angles)[views])
+        if self.measured.shape != whole.measured.shape:
+            y = _filled(y, self.measured)
         filtered = _filtered(y / self.scale, spacing, window) * torch.from_numpy(weights).to(y)[:, None]
         # The strips' areas in a pixel sum to the pixel's, so this makes back-projection a mean over the pixel.
-        return self.adjoint(filtered) * (spacing / pixel**2 / self.scale)
+        return whole.adjoint(filtered) * (spacing / pixel**2 / self.scale)
 
 
 def angular_weights(angles: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -96,6 +105,19 @@ def angular_weights(angles: NDArray[np.float64]) -> NDArray[np.float64]:
     weights = np.empty_like(folded)
     weights[order] = (gaps + np.roll(gaps, 1)) / 2
     return weights
+
+
+def _filled(sinogram: Tensor, measured: Tensor) -> Tensor:
+    """Sinogram (..., views, detectors), the mean of the nearest measured rays of its view in each missing one's place.
+
+    The ramp would make streaks of single missing rays.
+    """
+    near = torch.ones(1, 1, 1, 2 * NEAR + 1, device=sinogram.device)
+    known = measured.to(sinogram).expand_as(sinogram)
+    padding = (0, NEAR)
+    around, count = F.conv2d(sinogram * known, near, padding=padding), F.conv2d(known, near, padding=padding)
+    filled: Tensor = torch.where(known > 0, sinogram, around / count.clamp(min=1))
+    return filled
 
 
 def _filtered(sinogram: Tensor, spacing: float, window: Literal["ramp", "hann"]) -> Tensor:

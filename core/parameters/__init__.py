@@ -7,7 +7,7 @@ from pydantic import Field, TypeAdapter
 
 from core.acquisition import Modality
 from core.errors import UnsupportedScan
-from core.parameters.base import Levels, Parameters
+from core.parameters.base import HeldOut, Levels, Parameters, Watched
 from core.parameters.classical import FBP, SIRT, TV, CGSense, L1Wavelet, ZeroFilled
 from core.parameters.diffusion import (
     DAPS,
@@ -56,6 +56,7 @@ __all__ = [
     "DIPProbe",
     "DiffPIR",
     "Fit",
+    "HeldOut",
     "L1Wavelet",
     "Levels",
     "Method",
@@ -68,7 +69,9 @@ __all__ = [
     "ScoreMRI",
     "SelfGuidedDIP",
     "UDiGDIP",
+    "Watched",
     "ZeroFilled",
+    "check_views",
     "complete",
     "parse",
     "require",
@@ -105,6 +108,8 @@ METHODS: dict[str, type[Parameters]] = {
 }
 _METHOD: TypeAdapter[Parameters] = TypeAdapter(Method)
 CT_STARTS = ("fbp", "sirt")
+LEAST_VIEWS = 2
+"""that an image is made of"""
 
 
 def parse(raw: dict[str, Any]) -> Parameters:
@@ -150,3 +155,18 @@ def require(method: Parameters, held: Container[str]) -> None:
         found="none",
         expected=f"an array {method.needs} (slices, y, x)",
     )
+
+
+def check_views(method: Parameters, views: int) -> None:
+    """Raise UnsupportedScan when a method leaves out so many of a scan's views that less than two are kept."""
+    share = getattr(method, "held_out_share", None)
+    if not share or getattr(method, "held_out", "lines") != "lines":
+        return
+    left_out = max(1, round(share * views))
+    if views - left_out < LEAST_VIEWS:
+        raise UnsupportedScan(
+            f"held_out_share {share:g} leaves out {left_out} of {views} views, which leaves fewer than {LEAST_VIEWS}",
+            field="parameters.held_out_share",
+            found=f"{left_out} of {views} views",
+            expected=f"{max(0, views - LEAST_VIEWS)} views or fewer; 0 leaves out none",
+        )

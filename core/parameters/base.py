@@ -1,6 +1,6 @@
 """What the parameters of all methods have in common."""
 
-from typing import Annotated, ClassVar, Protocol, TypeVar
+from typing import Annotated, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -33,6 +33,45 @@ class Parameters(BaseModel):
     def needs(self) -> str | None:
         """Which array beside the measurements the scan must hold, `reference` or `guide`; None: neither."""
         return None
+
+
+class HeldOut(Parameters):
+    """Base of the methods that leave out measurements, to judge by them what the others made."""
+
+    held_out_share: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="share of the measurements outside the calibration centre that is left out to judge images by; "
+        "none: 0.3, or nothing where there is nothing to spare; 0: nothing",
+    )
+    held_out: Literal["samples", "lines"] = Field(
+        "samples", description="what is left out: samples of every line or view, or whole lines or views"
+    )
+
+
+class Watched(HeldOut):
+    """Base of the methods whose iterates are judged as they come: the best one is taken, and the run ends after it."""
+
+    patience_share: float = Field(
+        0.25, gt=0, le=1, description="share of the run without a clearly better iterate that ends it; 1: it does not"
+    )
+    discrepancy: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="the run ends once |A x - y| is at most so many times what its noise explains; 0: whatever it is",
+    )
+    noise_weight: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="by which | |A x - y|^2 - the noise's | counts on measurements that are used, against the error on "
+        "those left out, where iterates are compared",
+    )
+    refit: bool = Field(
+        True, description="run again, on all measurements, up to the iterate that was best; else that one is taken"
+    )
 
 
 class Levels(Protocol):

@@ -5,17 +5,17 @@ from typing import Literal
 from pydantic import Field
 
 from core.acquisition import Modality
-from core.parameters.base import FitMaps, Parameters
+from core.parameters.base import FitMaps, HeldOut, Parameters, Watched
 
 
-class ZeroFilled(Parameters):
+class ZeroFilled(HeldOut):
     """Coil-combined inverse Fourier transform of the measured k-space, zeros elsewhere: A^H y."""
 
     modalities = (Modality.MRI,)
     method: Literal["zero_filled"] = "zero_filled"
 
 
-class CGSense(Parameters):
+class CGSense(Watched):
     """Least squares by conjugate gradients on A^H A x = A^H y, stopped early (Pruessmann et al. 2001)."""
 
     modalities = (Modality.MRI,)
@@ -24,7 +24,7 @@ class CGSense(Parameters):
     ridge: float = Field(0.0, ge=0, description="weight of |x|^2, with |A| = 1")
 
 
-class FBP(Parameters):
+class FBP(HeldOut):
     """Filtered back-projection."""
 
     modalities = (Modality.CT,)
@@ -32,12 +32,15 @@ class FBP(Parameters):
     filter: Literal["ramp", "hann"] = Field("ramp", description="window on the ramp filter")
 
 
-class SIRT(Parameters):
+class SIRT(Watched):
     """Simultaneous iterative reconstruction, non-negative: x <- max(x + C A^T R (y - A x), 0)."""
 
     modalities = (Modality.CT,)
     method: Literal["sirt"] = "sirt"
     iterations: int = Field(200, ge=1, le=20000, description="iterations")
+    noise_weight: float = Field(
+        1.0, ge=0, le=100, description="by which | |A x - y|^2 - the noise's | counts where iterates are compared"
+    )
 
 
 class TV(Parameters):

@@ -5,10 +5,10 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from core.acquisition import Modality
-from core.parameters.base import Parameters, check_levels
+from core.parameters.base import Watched, check_levels
 
 
-class Sampler(Parameters):
+class Sampler(Watched):
     """Base of the samplers: a chain of images that walks down falling noise levels."""
 
     needs_prior = True
@@ -31,6 +31,9 @@ class Sampler(Parameters):
         description="levels between: a geometric series, or those of evenly spaced times of DDPM's linear schedule",
     )
     samples: int = Field(1, ge=1, le=64, description="chains led side by side; the image is their mean")
+    patience_share: float = Field(
+        0.4, gt=0, le=1, description="share of the run without a clearly better iterate that ends it; 1: it does not"
+    )
 
 
 class DPS(Sampler):

@@ -132,6 +132,19 @@ def test_what_does_not_go_together_is_refused_with_what_would(
     assert refused.json()["errors"][0]["field"].startswith(field)
 
 
+@pytest.mark.parametrize("method", ["dip", "sirt", "fbp"])
+def test_more_views_left_out_than_can_be_spared_are_refused_with_how_many_can(
+    client: TestClient, ct_file: bytes, method: str
+) -> None:
+    posted = client.post("/v1/scans", content=ct_file).json()
+    parameters = {"method": method, "held_out": "lines", "held_out_share": 0.99}
+    refused = client.post("/v1/jobs", json={"scan_id": posted["id"], "parameters": parameters})
+    assert refused.status_code == 422, refused.text
+    (error,) = refused.json()["errors"]
+    assert error["field"] == "parameters.held_out_share"
+    assert (error["found"], error["expected"]) == ("24 of 24 views", "22 views or fewer; 0 leaves out none")
+
+
 def test_numbers_that_are_none_are_refused(client: TestClient, scan: dict[str, Any]) -> None:
     for number in NO_NUMBERS:
         body = f'{{"scan_id": "{scan["id"]}", "parameters": {{"method": "cg_sense", "ridge": {number}}}}}'
@@ -274,6 +287,8 @@ def test_a_job_tells_how_far_it_is(client: TestClient, drive: Drive, scan: dict[
         "validation_residual": None,
         "prior_calls": None,
         "updates": None,
+        "noise_discrepancy": None,
+        "output_variance": None,
     }
     assert datetime.fromisoformat(body["created_at"]) <= datetime.fromisoformat(body["finished_at"])
 

@@ -1,0 +1,119 @@
+"""Any method's iterates judged as they come, by measurements that it does not see; the best one is the image."""
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Generator, Tensor
+
+from core.algorithms.fitting import held_in
+from core.held_out import chosen, left_out
+from core.iterates import Iterate, Iterates, State
+from core.operators import LinearOperator
+from core.parameters import HeldOut, Watched
+
+LOOKS = 100
+"""At the iterates of a run, evenly spread; at all of them where they are fewer."""
+GAIN = 0.1
+"""By which share the error, a square, must fall to be waited for again; less is not worth the time."""
+
+Method = Callable[[Tensor, LinearOperator, State | None], Iterates]
+"""Makes iterates from measurements, their model, and a state to go on from."""
+
+Model = TypeVar("Model", bound=LinearOperator)
+
+
+class Judge:
+    """What an image says of the measurements left out, those of y that are not in `kept`."""
+
+    def __init__(self, y: Tensor, A: LinearOperator, kept: Tensor) -> None:
+        self._y, self._A, self._kept = y, A, kept
+        self.seen, self.part = A.restricted(kept), y * kept
+        unseen = left_out(A, y, kept)
+        self._size = float(unseen.norm()) + torch.finfo(torch.float32).tiny
+        used = float(self.seen.measured.expand(y.shape[-2:]).sum()) * y[..., 0, 0].numel()
+        level = self.seen.noise_level(self.part)
+        self._noise = level * math.sqrt(used)
+        self.noise = level * math.sqrt(unseen.numel()) / self._size
+        """What the residual of a perfect image would be."""
+
+    def __call__(self, image: Tensor) -> tuple[float, float]:
+        """Residual |A x - y| / |y| on what was left out, and discrepancy, |A x - y| over the noise's, on the rest."""
+        with torch.no_grad():
+            misfit = (self._A.forward(image) - self._y).abs().square()
+        unseen = float(left_out(self._A, misfit, self._kept).sum())
+        rest = max(float(misfit.sum()) - unseen, 0.0)
+        return math.sqrt(unseen) / self._size, math.sqrt(rest) / self._noise if self._noise > 0 else math.inf
+
+    def error(self, residual: float, discrepancy: float, weight: float) -> float:
+        """What iterates are compared by: residual^2 + weight noise^2 |discrepancy^2 - 1|.
+
+        The second term is a bound of the error on what was used: what is not explained yet, or what noise was fitted.
+        """
+        return residual**2 + (weight * self.noise**2 * abs(discrepancy**2 - 1) if weight > 0 else 0.0)
+
+
+def watched(method: Method, y: Tensor, A: LinearOperator, p: Watched, rng: Generator, state: State | None) -> Iterates:
+    """Iterates of a run that leaves out some measurements; the last one is that of least error on them.
+
+    It ends early as `patience_share` and `discrepancy` say. With `refit` it is made again from all measurements and
+    the same random numbers, up to the iterate that was best (Yaman et al. 2022). Where nothing is left out, they are
+    the method's own iterates.
+    """
+    kept = chosen(y, A, p, rng)  # the same in a run that goes on, whose seed is the same
+    if kept is None:
+        yield from method(y, A, state)
+        return
+    judge, beginning, stages = Judge(y, A, kept), rng.get_state(), 2 if p.refit else 1
+    memory: State = {"stage": 0} if state is None else {name: _on(y.device, part) for name, part in state.items()}
+    inner = memory.pop("inner", None)
+    if memory["stage"] == 0:
+        for it in method(judge.part, judge.seen, inner):
+            last = it.step == it.steps
+            if last or it.step % max(1, it.steps // LOOKS) == 0:
+                residual, discrepancy = judge(it.image)
+                error = judge.error(residual, discrepancy, p.noise_weight)
+                memory = {**memory, "latest": residual}
+                if "best" not in memory or error < memory["error"]:
+                    found = {"best": it.image, "loss": it.loss, "best_step": it.step}
+                    memory |= {**found, "error": error, "residual": residual}
+                if "mark" not in memory or error < (1 - GAIN) * memory["mark"]:
+                    memory |= {"mark": error, "mark_step": it.step}
+                waited = it.step - memory["mark_step"]
+                last = last or waited >= p.patience_share * it.steps or discrepancy <= p.discrepancy
+            if last:
+                break
+            yield _of_all(it, stages, memory)._replace(validation_residual=memory.get("latest"))
+        inner, memory = None, {**memory, "stage": 1}
+    image, loss = memory["best"], memory["loss"]
+    if p.refit:
+        rng.set_state(beginning)
+        for it in method(y, A, inner):
+            image, loss = it.image, it.loss
+            if it.step >= memory["best_step"]:
+                break
+            yield _of_all(it, stages, memory)
+    steps = stages * it.steps
+    yield Iterate(steps, steps, image, loss, validation_residual=memory["residual"])
+
+
+def at_once(solve: Callable[[Tensor, Model], Iterates], y: Tensor, A: Model, p: HeldOut, rng: Generator) -> Iterates:
+    """The one image of a method that does not iterate, judged by that of a part of the measurements."""
+    kept = chosen(y, A, p, rng)
+    for it in solve(y, A):
+        if kept is None:
+            yield it
+        else:
+            *_, of_part = solve(y * kept, A.restricted(kept))
+            yield it._replace(validation_residual=Judge(y, A, kept)(of_part.image)[0])
+
+
+def _of_all(it: Iterate, stages: int, memory: State) -> Iterate:
+    """An iterate of a stage as one of the whole."""
+    step = memory["stage"] * it.steps + it.step
+    return it._replace(step=step, steps=stages * it.steps, state=held_in(it, step, memory))
+
+
+def _on(device: torch.device, part: object) -> object:
+    return part.to(device) if isinstance(part, Tensor) else part
