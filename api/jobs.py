@@ -23,7 +23,7 @@ from api.problems import Invalid, TooLarge, UnknownMedia
 from api.schemas import JobIn, JobItem, JobOptions, JobOut, Page
 from core.acquisition import Modality
 from core.cards import card_of
-from core.parameters import Parameters, complete, require
+from core.parameters import Parameters, complete, require, require_random
 from worker import audit, jobs, queue, tracing
 from worker.models import Scan, Status
 from worker.quotas import JOB_FILED
@@ -119,6 +119,7 @@ def _submit(
         outputs=list(dict.fromkeys(asked.outputs)),
         slices=_slices(scan, asked),
         seed=asked.seed,
+        seeds=asked.seeds,
         tags=asked.tags,
         webhook_url=asked.webhook_url,
         traceparent=tracing.current(),
@@ -147,6 +148,7 @@ def _method(context: Context, scan: Scan, asked: JobOptions) -> Parameters:
     except ValidationError as error:
         raise of_validation(error, ("parameters",)) from error
     require(method, [name for name in ("reference", "guide") if scan.header.get(f"has_{name}")])
+    require_random(method, asked.seeds)
     card_of(method, modality, context.settings.priors_folders(scan.tenant))  # refuses a prior that is not there
     return method
 

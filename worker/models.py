@@ -153,6 +153,9 @@ class Job(Base):
     outputs: Mapped[list[str]]  # formats written when the job succeeds
     slices: Mapped[list[int]]  # slice numbers of the scan, in the order of the result
     seed: Mapped[int] = mapped_column(BigInteger)
+    seeds: Mapped[int] = mapped_column(
+        default=1, server_default=text("1")
+    )  # seed, seed + 1, ...: the image is their mean
     tags: Mapped[dict[str, Any]]
     webhook_url: Mapped[str | None]
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
@@ -192,6 +195,7 @@ class Chunk(Base):
     seconds: Mapped[float] = mapped_column(default=0.0, server_default=text("0"))  # spent on it so far
     metrics: Mapped[dict[str, Any] | None]  # psnr, ssim, nmse, data_residual, validation_residual of the slice
     verdict: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # core.verdict.Verdict, as JSON
+    quality: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # core.grade.Grade, as JSON
     result: Mapped[str | None]  # file of the accepted slice, relative to DATA
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]

@@ -78,3 +78,12 @@ def test_contact_sheet_of_many_slices_stays_of_a_size_to_look_at(monkeypatch: py
     monkeypatch.setattr(pictures, "_SHEET", 256)
     sheet = decoded(pictures.contact_sheet_png(np.ones((16, 128, 128), np.float32)))
     assert 256 < max(sheet.shape) < 400
+
+
+def test_an_overlay_is_the_picture_where_nothing_is_hot_and_red_where_it_is_hottest() -> None:
+    image = scans.phantom(1, 64)[0]
+    heat = np.zeros_like(image)
+    heat[:8] = 3.0
+    shown = decoded(pictures.overlay_png(image, heat, 2.0))
+    assert (shown[:8] == (255, 0, 0)).all()
+    np.testing.assert_array_equal(shown[8:], np.repeat(decoded(pictures.magnitude_png(image))[8:, :, None], 3, 2))
