@@ -12,6 +12,8 @@ from core.unit import unit
 
 ITERATIONS = 10
 """of conjugate gradients: what so few do not reach, the data say little about."""
+LITTLE = 1e-3
+"""What is seen so weakly, against the best seen, the data say little about; with less, rounding errors would grow."""
 WIDTH = 2.0
 """Standard deviation of the window over which differences are taken together, pixels."""
 
@@ -19,14 +21,16 @@ WIDTH = 2.0
 def hallucination_map(image: Tensor, data_only: Tensor, A: LinearOperator) -> Tensor:
     """How far an image (1, C, H, W) departs, unseen by the data, from the one that they alone give: (1, 1, H, W).
 
-    Of d = image - data_only the part d - A^+ A d, by a few conjugate gradient iterations, and of that the length over
-    channels, its root mean square over a Gaussian window, as a share of the object's brightness. 0 where nothing is.
+    Of d = image - data_only the part d - (A^H A + e)^-1 A^H A d, by a few conjugate gradient iterations, and of that
+    the length over channels, its root mean square over a Gaussian window, as a share of the object's brightness. 0
+    where nothing is.
     """
     if not bool(data_only.any()):
         return torch.zeros_like(image[:, :1])
     difference = image - data_only
     with torch.no_grad():
-        seen = conjugate_gradient(A.normal, A.normal(difference), torch.zeros_like(difference), ITERATIONS)
+        zero = torch.zeros_like(difference)
+        seen = conjugate_gradient(lambda x: A.normal(x) + LITTLE * x, A.normal(difference), zero, ITERATIONS)
     energy = (difference - seen).square().sum(1, keepdim=True)
     return _smooth(energy).clamp(min=0).sqrt() / unit(data_only)
 

@@ -16,6 +16,7 @@ from core.reconstruct import reconstruct, slice_problem
 from core.verdict import Verdict
 from worker.checkpoints import Checkpoints
 
+LENGTHS = ("iterations", "outer_iterations", "mask_iterations", "steps")
 CPU = torch.device("cpu")
 SEEDS = 3
 STOPS = 7
@@ -131,9 +132,7 @@ def test_what_another_seed_does_not_change_takes_one_only(name, tmp_path):
     modality = kind.modalities[-1]
     parts = scans.ct(slices=1) if modality is Modality.CT else scans.mri(slices=1)
     problem = slice_problem(formats.read(scans.write_hdf5(tmp_path / "scan", **parts)), 0, CPU)
-    short = {
-        knob: 2 for knob in ("iterations", "outer_iterations", "mask_iterations", "steps") if knob in kind.model_fields
-    }
+    short = {knob: 2 for knob in LENGTHS if knob in kind.model_fields}
     method = of(problem, {"method": name, **short})
     same = torch.equal(*(last(reconstruct(problem, method, seed=seed)).image for seed in (0, 1)))
     assert method.is_random == (not same)
