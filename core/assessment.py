@@ -18,6 +18,8 @@ from core.unit import unit
 
 OBJECT = 0.1
 """What is darker than this share of the brightest pixel is air."""
+MODEL_ERROR = 0.005
+"""No model explains measurements better than to this share of them, so less noise does not count."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +61,14 @@ def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessme
 def _misfit(problem: SliceProblem, image: Tensor) -> tuple[float | None, float | None]:
     """Root mean square of A x - y in deviations of the noise, and the noise as a share of the measurements."""
     A, y = problem.operator, problem.measurements
-    level = A.noise_level(y)
-    if level == 0:
+    norm = float(y.norm())
+    if norm == 0:
         return None, None
     count = int(A.measured.expand(y.shape[-2:]).sum()) * y.shape[1]
+    noise = A.noise_level(y) * math.sqrt(count) / norm
     with torch.no_grad():
-        misfit = math.sqrt(float(A.misfit(image, y)) / count)
-    return misfit / level, level * math.sqrt(count) / float(y.norm())
+        residual = math.sqrt(float(A.misfit(image, y))) / norm
+    return residual / max(noise, MODEL_ERROR), noise
 
 
 def _mean(values: Tensor) -> float:
