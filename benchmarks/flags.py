@@ -31,6 +31,8 @@ BODY = Source("ct/upper_abdomen_hu.nii.gz", 2, range(0, 20, 2), Modality.CT)
 SPACING_MM = 0.8
 VIEWS = 30
 COUNT = 10
+FRESH = 100
+"""First seed of what is drawn: what the familiarity was chosen by is not judged here."""
 
 
 class Group(NamedTuple):
@@ -46,14 +48,14 @@ def groups(images: Path) -> Iterator[Group]:
     """Twenty known and thirty foreign scans."""
     brains = [Case("brain", "4x", n, partial(mri_scan, image, "4x", n)) for n, image in mri_images(images, BRAIN)]
     yield Group("brain, person kept out", Modality.MRI, False, brains)
-    limbs = [phantoms.limb(np.random.default_rng(n)) for n in range(COUNT)]
+    limbs = [phantoms.limb(np.random.default_rng(FRESH + n)) for n in range(COUNT)]
     scans = [Case("limb", "4x", n, partial(mri_scan, image, "4x", n)) for n, image in enumerate(limbs)]
     yield Group("limb by formula", Modality.MRI, True, scans)
     bodies, spacing = ct_images(images, BODY)
     yield Group("upper abdomen, person kept out", Modality.CT, False, _ct("body", bodies, spacing))
-    metal = {n: phantoms.metal_phantom(np.random.default_rng(n)) for n in range(COUNT)}
+    metal = {n: phantoms.metal_phantom(np.random.default_rng(FRESH + n)) for n in range(COUNT)}
     yield Group("metal phantom", Modality.CT, True, _ct("metal", metal, SPACING_MM))
-    implants = {n: phantoms.with_metal(image, np.random.default_rng(n)) for n, image in bodies.items()}
+    implants = {n: phantoms.with_metal(image, np.random.default_rng(FRESH + n)) for n, image in bodies.items()}
     yield Group("upper abdomen with metal", Modality.CT, True, _ct("implant", implants, spacing))
 
 
