@@ -81,12 +81,14 @@ def mri_images(folder: Path, source: Source, size: int = SIZE) -> Iterator[tuple
         yield index, (channels[0] + 1j * channels[1]).astype(np.complex64)
 
 
-def mri_scan(image: NDArray[np.complex64], sampling: str, index: int, with_maps: bool = False) -> MRIAcquisition:
+def mri_scan(
+    image: NDArray[np.complex64], sampling: str, index: int, with_maps: bool = False, coils: int = COILS
+) -> MRIAcquisition:
     """Scan of an image (y, x); the slice's number seeds mask and noise."""
     numbers = np.random.default_rng((index, SAMPLINGS.index(sampling)))
     return simulate_mri(
         image,
-        birdcage_maps(COILS, image.shape),
+        birdcage_maps(coils, image.shape),
         mask(sampling, image.shape, numbers),
         numbers,
         noise_level=NOISE,

@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.acquisition import Modality
 from core.grade import HALLUCINATED, Grade, Signals, graded
 from core.hallucination import hallucination_map
 from core.iterates import Iterate
@@ -47,15 +46,17 @@ def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessme
     signals = Signals(
         empty=not bool(problem.measurements.any()),
         misfit=misfit,
-        kspace_noise=noise if problem.modality is Modality.MRI else None,
-        sinogram_noise=noise if problem.modality is Modality.CT else None,
+        noise=noise,
+        left_out=last.validation_residual,
         prior_excess=None if verdict is None else verdict.excess,
         strangeness=None if verdict is None else verdict.strangeness,
         hallucination=hallucination,
         spread=spread,
     )
     shown = None if heat is None else problem.shown(heat)
-    return Assessment(graded(signals), shown, {"hallucination_share": hallucination, "spread": spread})
+    return Assessment(
+        graded(signals, problem.modality), shown, {"hallucination_share": hallucination, "spread": spread}
+    )
 
 
 def _misfit(problem: SliceProblem, image: Tensor) -> tuple[float | None, float | None]:

@@ -5,16 +5,21 @@ import math
 
 import pytest
 
-from core.grade import LIMITS, MARKS, Grade, Signals, graded, worst
+from core.acquisition import Modality
+from core.grade import MARKS, Grade, Signals, graded, limits, worst
 
-GOOD = Signals(misfit=1.0, kspace_noise=0.02, strangeness=0.5, hallucination=0.0, prior_excess=0.3)
+GOOD = Signals(misfit=1.0, noise=0.002, strangeness=0.5, hallucination=0.0, prior_excess=0.3)
 
 
-@pytest.mark.parametrize("name", LIMITS)
-def test_a_mark_gets_no_better_as_a_signal_grows_and_each_limit_is_told_when_it_is_exceeded(name):
-    limit = LIMITS[name]
+NAMES = list(limits(Modality.CT))
+
+
+@pytest.mark.parametrize("modality", list(Modality))
+@pytest.mark.parametrize("name", NAMES)
+def test_a_mark_gets_no_better_as_a_signal_grows_and_each_limit_is_told_when_it_is_exceeded(name, modality):
+    limit = limits(modality)[name]
     values = [0.0, limit.check, 1.001 * limit.check, min(1.001 * limit.poor, 1e9)]
-    found = [graded(Signals(**{name: value})) for value in values]
+    found = [graded(Signals(**{name: value}), modality) for value in values]
     marks = [MARKS.index(grade.verdict) for grade in found]
     assert marks == sorted(marks)
     assert marks[:2] == [0, 0]
@@ -24,26 +29,26 @@ def test_a_mark_gets_no_better_as_a_signal_grows_and_each_limit_is_told_when_it_
     assert f"{limit.check:g}" in found[2].reasons[0]
 
 
-@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(LIMITS, 2)))
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(NAMES, 2)))
 def test_the_worst_signal_counts_and_all_that_exceed_are_named(one, other):
-    signals = {one: 1.001 * LIMITS[one].check, other: 1.001 * min(LIMITS[other].poor, LIMITS[other].check)}
-    grade = graded(Signals(**signals))
+    known = limits(Modality.CT)
+    grade = graded(Signals(**{name: 1.001 * known[name].check for name in (one, other)}), Modality.CT)
     assert grade.verdict == "check"
     assert len(grade.reasons) == 2
 
 
 def test_a_good_image_tells_the_numbers_that_are_within_their_limits():
-    grade = graded(GOOD)
+    grade = graded(GOOD, Modality.CT)
     assert grade.verdict == "good"
     assert "misfit in deviations of the noise 1 of" in str(grade)
 
 
 def test_whatever_is_known_there_is_a_verdict_with_a_reason():
     for signals in (Signals(), Signals(empty=True), GOOD):
-        grade = graded(signals)
+        grade = graded(signals, Modality.CT)
         assert grade.verdict in MARKS
         assert all(grade.reasons)
-    assert graded(Signals(empty=True)).verdict == "check"
+    assert graded(Signals(empty=True), Modality.MRI).verdict == "check"
 
 
 def test_a_volume_is_as_good_as_its_worst_slices_and_names_them():
@@ -54,5 +59,5 @@ def test_a_volume_is_as_good_as_its_worst_slices_and_names_them():
 
 
 def test_a_grade_comes_back_from_json():
-    grade = graded(Signals(misfit=7.0))
+    grade = graded(Signals(misfit=7.0), Modality.MRI)
     assert Grade.of(grade.as_json()) == grade
