@@ -2,8 +2,8 @@
 
 Known: slices of the people kept out of training. Foreign: limbs for the MRI prior, which is of heads, metal phantoms
 and bodies with metal for the CT prior. `standard` with fewer coils, for foreign scans with fewer outer iterations too
-(`--iterations`; 0: all), which moves their strangeness by little: see benchmarks/RESULTS.md. Every result is stored under `--output`, and never computed twice.
-Prints Markdown.
+(`--iterations`; 0: all), which moves their strangeness by little: see benchmarks/RESULTS.md. Every result is stored
+under `--output`, and never computed twice. Prints Markdown.
 """
 
 import argparse

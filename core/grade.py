@@ -61,7 +61,7 @@ OF_IMAGES: Mapping[str, Limit] = {
     "prior_excess": Limit(
         FOREIGN, math.inf, "error on measurements left out against total variation's", "the prior hardly helps"
     ),
-    "strangeness": Limit(1.0, 2.0, "strangeness to the prior", "the image is unlike those that the prior knows"),
+    "strangeness": Limit(1.0, math.inf, "strangeness to the prior", "the image is unlike those that the prior knows"),
     "hallucination": Limit(
         0.2, 0.4, "share of the object that the prior may have invented", "the prior filled what the data left open"
     ),

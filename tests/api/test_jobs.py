@@ -272,6 +272,8 @@ def test_a_job_tells_how_far_it_is(client: TestClient, drive: Drive, scan: dict[
         "nmse": 0.01,
         "data_residual": 0.05,
         "validation_residual": None,
+        "hallucination_share": None,
+        "spread": None,
     }
     assert datetime.fromisoformat(body["created_at"]) <= datetime.fromisoformat(body["finished_at"])
 
