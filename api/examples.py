@@ -41,6 +41,7 @@ JOB_REQUEST: dict[str, Any] = {
     "outputs": ["h5", "png"],
     "slices": None,
     "seed": 0,
+    "seeds": 1,
     "webhook_url": None,
     "tags": {"study": "knee-7"},
 }
@@ -62,6 +63,7 @@ JOB_ITEM: dict[str, Any] = {
     "outputs": ["h5", "png"],
     "slices": [0],
     "seed": 0,
+    "seeds": 1,
     "tags": {"study": "knee-7"},
     "cancel_requested": False,
     "warnings": [],
@@ -76,7 +78,7 @@ JOB_ITEM: dict[str, Any] = {
     "expires_at": None,
     "links": {"self": f"/v1/jobs/{JOB_ID}", "result": f"/v1/jobs/{JOB_ID}/result"},
 }
-JOB = {**JOB_ITEM, "webhook": None, "verdicts": []}
+JOB = {**JOB_ITEM, "webhook": None, "quality": None, "verdicts": []}
 VERDICT = Verdict(
     prior_share=0.31,
     best_at=0.6,

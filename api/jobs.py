@@ -20,6 +20,7 @@ from api.intake import Received, is_form, keeping, received
 from api.negotiation import next_link, tagged_json
 from api.schemas import JobIn, JobItem, JobOptions, JobOut, Page
 from api.waiting import POLL_SECONDS, awaited
+from core.parameters import require_random
 from worker import audit, jobs, queue, tracing
 from worker.models import Scan, Status
 from worker.quotas import JOB_FILED
@@ -84,13 +85,16 @@ def _submit(
     context: Context, caller: Caller, session: Session, scan: Scan, asked: JobOptions, key: str | None
 ) -> Response:
     webhooks.check(context.settings, asked.webhook_url)
+    method = method_for(context, scan, asked.parameters, "parameters")
+    require_random(method, asked.seeds)
     job, created = jobs.submit(
         session,
         scan=scan,
-        method=method_for(context, scan, asked.parameters, "parameters"),
+        method=method,
         outputs=list(dict.fromkeys(asked.outputs)),
         slices=slices_of(scan, asked.slices),
         seed=asked.seed,
+        seeds=asked.seeds,
         tags=asked.tags,
         webhook_url=asked.webhook_url,
         traceparent=tracing.current(),

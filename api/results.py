@@ -17,11 +17,19 @@ from api.examples import PREVIEW, RESULT, answers
 from api.negotiation import StoredFile, chosen_format, not_modified, tagged
 from api.problems import Conflict, Gone, Invalid, NotFound
 from core import metrics, pictures
+from core.grade import HALLUCINATED
 from core.results import Image, OutputFormat, SliceResult, convert
 from worker.models import Chunk, Job, Status
 from worker.storage import replacing
 
 router = APIRouter(tags=["results"])
+View = Literal["magnitude", "error", "comparison", "deviation", "hallucination"]
+WANTS = {
+    "error": "the scan has no reference",
+    "deviation": "the job has one seed, or no two are done yet",
+    "hallucination": "the method has no prior, or the slice is not finished yet",
+}
+GAIN = 5  # of deviations, as of errors
 _REQUEST_HEADERS = [
     {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "example": example}
     for name, example in {
@@ -109,23 +117,35 @@ def get_preview(
     job_id: uuid.UUID,
     slice_: Annotated[int | None, Query(alias="slice", ge=0, description="none: the first that can be shown")] = None,
     _iteration: Annotated[Literal["latest"], Query(alias="iteration", description="which one of the slice")] = "latest",
-    view: Annotated[Literal["magnitude", "error", "comparison"], Query(description="what is drawn")] = "magnitude",
+    view: Annotated[View, Query(description="what is drawn")] = "magnitude",
 ) -> Response:
-    """`error` (times 5) needs a scan with a reference; `comparison` sets the plain reconstruction beside it."""
+    """`comparison` sets the plain reconstruction beside it, and `error` (times 5) needs a scan with a reference.
+
+    `deviation` (times 5) is that of several seeds; `hallucination` marks what a prior may have invented, in red.
+    """
     shown, method = _latest(context, caller, job_id, slice_)
-    if view == "comparison":
-        picture = pictures.comparison_png(_panels(shown, method), shown.reference)
-    elif view == "magnitude":
-        picture = pictures.magnitude_png(shown.image)
-    elif shown.reference is None:
-        detail = "there is no error to draw, for the scan has no reference"
-        raise Invalid.at("view", detail, found="error", expected="magnitude | comparison")
-    else:
-        picture = pictures.error_png(shown.image, shown.reference)
+    picture = _picture(shown, method, view)
     answer = tagged(request, picture, "image/png")
     if answer.status_code == 200:
         note(context, caller, "preview.read", job=job_id)
     return answer
+
+
+def _picture(shown: SliceResult, method: str, view: View) -> bytes:
+    match view:
+        case "magnitude":
+            return pictures.magnitude_png(shown.image)
+        case "comparison":
+            return pictures.comparison_png(_panels(shown, method), shown.reference)
+        case "error" if shown.reference is not None:
+            return pictures.error_png(shown.image, shown.reference)
+        case "deviation" if shown.deviation is not None:
+            return pictures.magnitude_png(GAIN * shown.deviation, pictures.window_of(shown.image))
+        case "hallucination" if shown.hallucination is not None:
+            return pictures.overlay_png(shown.image, shown.hallucination, 2 * HALLUCINATED)
+    there = {"error": shown.reference, "deviation": shown.deviation, "hallucination": shown.hallucination}
+    expected = ("magnitude", "comparison", *(name for name, image in there.items() if image is not None))
+    raise Invalid.at("view", f"there is no {view} to draw: {WANTS[view]}", found=view, expected=" | ".join(expected))
 
 
 def _latest(context: Context, caller: Caller, job_id: uuid.UUID, slice_: int | None) -> tuple[SliceResult, str]:

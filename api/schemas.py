@@ -6,7 +6,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from core.parameters import Method
+from core.grade import Mark
+from core.parameters import MAX_SEEDS, Method
 from worker.keys import Scope
 from worker.models import DeliveryState, Status
 
@@ -91,6 +92,12 @@ class JobOptions(BaseModel):
     )
     slices: Slices | None = Field(None, description="slice numbers of the scan, in the order of the result; null: all")
     seed: Seed = Field(0, description="same scan, parameters, seed and device: same image")
+    seeds: int = Field(
+        1,
+        ge=1,
+        le=MAX_SEEDS,
+        description="so many runs, with seed, seed + 1, ...: the image is their mean, beside it lies their deviation",
+    )
     webhook_url: str | None = Field(None, description="https URL that is told of the job's end (Standard Webhooks)")
     tags: Tags = Field({}, description="labels for GET /v1/jobs?tag=key:value")
 
@@ -134,22 +141,40 @@ class Metrics(BaseModel):
         description="running variance of the iterates over the mean square of the image (ES-EMV): high where they have "
         "not settled; null unless the method iterates",
     )
+    hallucination_share: float | None = Field(
+        None, description="share of the object where the image departs from the data's, unseen by them; null: no prior"
+    )
+    spread: float | None = Field(
+        None, description="deviation between seeds over the object, as a share of its brightness; null: one seed"
+    )
+
+
+class QualityOut(BaseModel):
+    """What an image is worth, told without a reference."""
+
+    verdict: Mark = Field(description="`check`: look at it, knowing the reasons; `poor`: wrong, or mostly guessed")
+    reasons: list[str] = Field(description="short sentences, each with the number that led to it and its limit")
 
 
 class VerdictOut(BaseModel):
-    """How measurements held out judged one slice."""
+    """What one slice is worth; what follows `quality` is null unless measurements held out have judged it."""
 
     slice: int
-    chosen: Literal["udig_dip", "tv", "mixed"] = Field(description="what the image was taken from")
-    out_of_distribution: bool = Field(description="the scan is unlike what the prior was trained on")
-    prior_share: float = Field(ge=0, le=1, description="of the prior's image, the rest is total variation's")
+    quality: QualityOut | None = Field(None, description="null where an older version made the slice")
+    chosen: Literal["udig_dip", "tv", "mixed"] | None = Field(None, description="what the image was taken from")
+    out_of_distribution: bool | None = Field(None, description="the scan is unlike what the prior was trained on")
+    prior_share: float | None = Field(
+        None, ge=0, le=1, description="of the prior's image, the rest is total variation's"
+    )
     strangeness: float | None = Field(
         None, description="how unlike its training images the prior finds the image; above 1 is unlike; null: unknown"
     )
-    residuals: dict[str, float] = Field(description="candidate -> |A x - y| / |y| on measurements held out")
+    residuals: dict[str, float] | None = Field(
+        None, description="candidate -> |A x - y| / |y| on measurements held out"
+    )
     tv_weight: float | None = Field(None, description="weight of total variation")
     leader: int | None = Field(None, description="slice that this weight was taken over from; null: it is its own")
-    reason: str = Field(description="the same in a sentence")
+    reason: str | None = Field(None, description="the same in a sentence")
 
 
 class WebhookOut(BaseModel):
@@ -175,6 +200,7 @@ class JobItem(BaseModel):
     outputs: list[str]
     slices: list[int]
     seed: int
+    seeds: int
     tags: dict[str, str]
     cancel_requested: bool
     warnings: list[str] = Field(description="what to know before its image is trusted")
@@ -194,7 +220,8 @@ class JobOut(JobItem):
     """A job and how it stands."""
 
     webhook: WebhookOut | None = Field(description="null before its end, and where no webhook was asked for")
-    verdicts: list[VerdictOut] = Field(description="of its finished slices, by number; empty unless it is judged")
+    quality: QualityOut | None = Field(description="the worst of its slices'; null until it has succeeded")
+    verdicts: list[VerdictOut] = Field(description="of its finished slices, by number")
 
 
 class SnapshotOut(BaseModel):

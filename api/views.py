@@ -6,12 +6,13 @@ import uuid
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import Row, Select, case, func, select, true
+from sqlalchemy import Row, Select, case, func, select, text, true
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.problems import Invalid, NotFound
 from api.schemas import JobItem, JobOut, Metrics, Page, Progress, ScanOut, SnapshotOut
+from core.grade import Grade, worst
 from core.verdict import foreign
 from worker.models import Chunk, Job, Scan, Snapshot, Status, WebhookDelivery
 
@@ -42,10 +43,12 @@ _CHUNKS = (
     .lateral("progress")
 )
 _JOBS: Select[Any] = select(Job, _CHUNKS).join(_CHUNKS, true())
-_VERDICT = func.jsonb_build_object("slice", Chunk.slice, type_=JSONB).concat(Chunk.verdict)
+_VERDICT = func.jsonb_build_object("slice", Chunk.slice, "quality", Chunk.quality, type_=JSONB).concat(
+    func.coalesce(Chunk.verdict, text("'{}'::jsonb"), type_=JSONB)
+)
 _VERDICTS = (
     select(func.jsonb_agg(aggregate_order_by(_VERDICT, Chunk.slice), type_=JSONB))
-    .where(Chunk.job_id == Job.id, SUCCEEDED, Chunk.verdict.is_not(None))
+    .where(Chunk.job_id == Job.id, SUCCEEDED)
     .correlate(Job)
     .scalar_subquery()
     .label("verdicts")
@@ -96,7 +99,10 @@ def one_job(session: Session, tenant: str, job_id: uuid.UUID) -> JobOut:
     row = session.execute(query).one_or_none()
     if row is None:
         raise no_job(job_id)
-    return JobOut.model_validate({**_item(row), "verdicts": row.verdicts or [], "webhook": row.webhook})
+    verdicts = row.verdicts or []
+    grades = {each["slice"]: Grade.of(each["quality"]) for each in verdicts if each["quality"] is not None}
+    quality = worst(grades).as_json() if row.Job.status is Status.SUCCEEDED and grades else None
+    return JobOut.model_validate({**_item(row), "quality": quality, "verdicts": verdicts, "webhook": row.webhook})
 
 
 def read_job(sessions: sessionmaker[Session], tenant: str, job_id: uuid.UUID) -> JobOut:
@@ -161,8 +167,17 @@ def _item(row: Row[Any]) -> dict[str, Any]:
     links = {"self": root} | ({"scan": f"/v1/scans/{job.scan_id}"} if job.scan_id else {})
     links |= {"comparison": f"/v1/comparisons/{job.comparison_id}"} if job.comparison_id else {}
     links |= {name: f"{root}/{name}" for name in ("progress", "events", "result", "preview.png", "cancel", "retry")}
-    asked = ("id", "scan_id", "status", "parameters", "outputs", "slices", "seed", "tags", "cancel_requested", "error")
-    found = ("comparison_id", "versions", "created_at", "started_at", "finished_at", "expires_at")
+    asked = ("id", "scan_id", "status", "parameters", "outputs", "slices", "seed", "seeds", "tags", "error")
+    found = (
+        "cancel_requested",
+        "error",
+        "comparison_id",
+        "versions",
+        "created_at",
+        "started_at",
+        "finished_at",
+        "expires_at",
+    )
     return {
         **{name: getattr(job, name) for name in (*asked, *found)},
         "progress": _progress(row),

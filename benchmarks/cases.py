@@ -86,12 +86,14 @@ def mri_images(folder: Path, source: Source, size: int = SIZE) -> Iterator[tuple
         yield index, (channels[0] + 1j * channels[1]).astype(np.complex64)
 
 
-def mri_scan(image: NDArray[np.complex64], sampling: str, index: int, with_maps: bool = False) -> MRIAcquisition:
+def mri_scan(
+    image: NDArray[np.complex64], sampling: str, index: int, with_maps: bool = False, coils: int = COILS
+) -> MRIAcquisition:
     """Scan of an image (y, x); the slice's number seeds mask and noise."""
     numbers = np.random.default_rng((index, SAMPLINGS.index(sampling)))
     return simulate_mri(
         image,
-        birdcage_maps(COILS, image.shape),
+        birdcage_maps(coils, image.shape),
         mask(sampling, image.shape, numbers),
         numbers,
         noise_level=NOISE,
@@ -129,17 +131,25 @@ def fitted(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
 
 def ct_cases(folder: Path, source: Source, views: Sequence[int] = VIEWS) -> list[Case]:
     """Scans of each slice of a source in each number of views, parallel beam."""
+    images, pixel_mm = ct_images(folder, source)
+    return [
+        Case(person(source), f"{count} views", index, partial(ct_scan, fine, pixel_mm, count, index))
+        for index, fine in images.items()
+        for count in views
+    ]
+
+
+def ct_images(folder: Path, source: Source) -> tuple[dict[int, NDArray[np.float32]], float]:
+    """Image (y, x) of each slice of a source in 1/mm, twice as fine as to be reconstructed; and its pixel in mm."""
     volume = nibabel.load(folder / source.file)
-    pixel_mm = float(volume.header.get_zooms()[0])
-    found = []
+    offset = np.arange(2 * SIZE) - SIZE + 0.5
+    outside = np.hypot(offset[:, None], offset) > SIZE - 2
+    images = {}
     for index in source.slices:
         hounsfield = np.rot90(np.asarray(volume.dataobj[:, :, index], np.float32))
-        fine = fitted(np.clip(WATER_1_PER_MM * (1 + hounsfield / 1000), 0, None).astype(np.float32), 2 * SIZE)
-        offset = np.arange(2 * SIZE) - SIZE + 0.5
-        fine[np.hypot(offset[:, None], offset) > SIZE - 2] = 0
-        for count in views:
-            found.append(Case(person(source), f"{count} views", index, partial(ct_scan, fine, pixel_mm, count, index)))
-    return found
+        images[index] = fitted(np.clip(WATER_1_PER_MM * (1 + hounsfield / 1000), 0, None).astype(np.float32), 2 * SIZE)
+        images[index][outside] = 0
+    return images, float(volume.header.get_zooms()[0])
 
 
 def ct_scan(fine: NDArray[np.float32], pixel_mm: float, views: int, index: int) -> CTAcquisition:

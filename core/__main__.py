@@ -13,12 +13,14 @@ from tqdm import tqdm
 
 from core import formats, results
 from core.acquisition import ScanHeader
+from core.assessment import assess
 from core.cards import card_of, sha256_of
 from core.command_line import chosen_slices, invalid_knob, knobs
 from core.device import prepared
+from core.ensembles import ensemble
 from core.errors import ReconstructionError
-from core.parameters import METHODS, Parameters, complete, parse, require
-from core.reconstruct import Quality, reconstruct, slice_problem
+from core.parameters import MAX_SEEDS, METHODS, Parameters, complete, parse, require, require_random
+from core.reconstruct import Quality, slice_problem
 from core.volumes import Precedent, in_order, leaders
 from core.watching import Curves, watched
 
@@ -59,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--slices", type=int, nargs="*", help="slice numbers; all by default")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="mean and deviation of N seeds from --seed on"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N; a GPU by default where there is one")
     parser.add_argument(
         "--threads", type=int, default=1, help="CPU threads; with more than one, rare runs differ a little"
@@ -72,15 +77,20 @@ def _run(options: argparse.Namespace) -> None:
     header = formats.probe(options.scan)
     method = complete(parse({"method": options.method, **knobs(options.set, "--set")}), header.modality)
     require(method, header.images)
+    if not 1 <= options.seeds <= MAX_SEEDS:
+        raise ReconstructionError(f"--seeds {options.seeds}: expected 1 to {MAX_SEEDS}")
+    require_random(method, options.seeds)
     chosen = chosen_slices(options.slices, header)
     torch.set_num_threads(max(1, options.threads))
     device = prepared(options.device)
     volume = _volume(options, method, chosen, device)
     finished = [volume[index] for index in chosen]
-    _write(options.output, target, finished, _attributes(options, method, header, device))
+    _write(options.output, target, finished, _attributes(options, method, header, chosen, device))
     for index, result in zip(chosen, finished, strict=True):
         if result.verdict is not None:
             sys.stderr.write(f"slice {index}: {result.verdict.reason}\n")
+        if result.grade is not None:
+            sys.stderr.write(f"slice {index}: {result.grade}\n")
 
 
 def _write(
@@ -123,14 +133,16 @@ def _slice(
 ) -> results.SliceResult:
     problem = slice_problem(formats.read(options.scan, [index]), 0, device, fit_maps=method.fits_maps)
     curves: Curves = {}
-    iterates = reconstruct(problem, method, seed=options.seed, priors=options.priors, precedent=precedent)
+    iterates = ensemble(
+        problem, method, seed=options.seed, seeds=options.seeds, priors=options.priors, precedent=precedent
+    )
     with tqdm(desc=f"slice {index}", unit="it") as bar:
         for iterate, quality in watched(problem, iterates, curves):
             bar.total = iterate.steps
             bar.update(iterate.step - bar.n)
             if quality is not None:
                 bar.set_postfix(_shown(quality))
-    image = iterate.image
+    image, found = iterate.image, assess(problem, method, iterate)
     return results.SliceResult(
         image=problem.magnitude(image),
         image_complex=problem.complex_image(image),
@@ -138,6 +150,9 @@ def _slice(
         reference=problem.reference,
         curves=curves,
         verdict=iterate.verdict,
+        grade=found.grade,
+        deviation=None if iterate.deviation is None else problem.shown(iterate.deviation),
+        hallucination=found.hallucination,
     )
 
 
@@ -147,11 +162,13 @@ def _shown(quality: Quality) -> dict[str, str]:
 
 
 def _attributes(
-    options: argparse.Namespace, method: Parameters, header: ScanHeader, device: torch.device
+    options: argparse.Namespace, method: Parameters, header: ScanHeader, chosen: Sequence[int], device: torch.device
 ) -> dict[str, Any]:
     attributes = {
         "parameters": method.model_dump_json(),
         "seed": options.seed,
+        "seeds": options.seeds,
+        "slices": list(chosen),
         "scan_sha256": sha256_of(options.scan),
         "modality": header.modality.value,
         "pixel_spacing_mm": list(header.pixel_spacing_mm),

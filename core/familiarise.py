@@ -45,7 +45,8 @@ def _run(options: argparse.Namespace) -> None:
     unused = {*options.leave_out, *card.held_out}
     sources = [each for each in find_sources(options.images, people) if not {each.name, each.person} & unused]
     learned = learn(card, load_images(sources, card.modality), sources, prepared(options.device))
-    sys.stderr.write(f"{card.name}: images are unlike its own from a distance of {float(learned.limit):.2f}\n")
+    limits = " or ".join(f"{float(each.limit):.2f}" for each in learned.values())
+    sys.stderr.write(f"{card.name}: images are unlike its own from a distance of {limits}\n")
 
 
 def _people(path: Path) -> dict[str, str]:

@@ -5,10 +5,10 @@ known in the directions in which they differ most alone, and shrunk towards one 
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,17 +23,26 @@ from core.priors import DiffusionPrior, prior_of
 from core.training_images import Source, TrainingImage
 from core.unit import unit
 
-SIGMA = 0.2
-"""Noise level that the network is told: it then looks at anatomy rather than at texture."""
 DIRECTIONS = 64
 SHRINKAGE = 0.1
 SLICES = 48
 """of each source at most"""
 FALSE_ALARMS = 0.05
-LEAST_LIMIT = 1.5
-"""Few people do not tell how far another one may lie."""
 OBJECT = 0.05
 """What is darker than this is air; images are scaled to about [0, 1]."""
+
+
+class Look(NamedTuple):
+    """What of its network a prior looks at an image with."""
+
+    prefix: str  # of its tensors in the file
+    above: int  # levels above the coarsest
+    sigma: float  # noise level that the network is told: the higher, the less it looks at texture
+    least_limit: float  # few people do not tell how far another one may lie
+
+
+LOOKS = (Look("", 0, 0.2, 1.5), Look("middle_", 1, 0.5, 0.9))
+"""The first tells other anatomy of a prior of one kind, the second what is not grown at all, metal and phantoms."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,17 +55,17 @@ class Familiarity:
     variances: Tensor
     limit: Tensor  # (), the distance that few people's images exceed when the prior has not seen them
 
-    def strangeness(self, prior: DiffusionPrior, image: Tensor) -> float:
-        """Distance of an image (1, C, H, W) of any brightness as a share of the limit: more than 1 is unlike all."""
-        return float(_distances(self, features(prior, image)[None]) / self.limit)
+    def strangeness(self, seen: Tensor) -> float:
+        """Distance of an image's features (F,) as a share of the limit: more than 1 is unlike all."""
+        return float(_distances(self, seen[None]) / self.limit)
 
 
-def features(prior: DiffusionPrior, image: Tensor) -> Tensor:
-    """Mean and deviation of the coarsest level's channels over the object of an image (1, C, H, W): (F,)."""
+def features(prior: DiffusionPrior, image: Tensor, look: Look) -> Tensor:
+    """Mean and deviation of a level's channels over the object of an image (1, C, H, W) of any brightness: (F,)."""
     magnitude = image.norm(dim=1, keepdim=True)
     x = F.pad(magnitude / unit(image), (0, 0, 0, 0, 0, image.shape[1] - 1))
     with torch.no_grad():
-        seen = prior.inside(x, SIGMA)
+        seen = prior.inside(x, look.sigma, look.above)
     object_ = (F.adaptive_avg_pool2d(x[:, :1], (seen.shape[-2], seen.shape[-1])) > OBJECT).float()
     share = object_ / object_.sum().clamp(min=1)
     mean = (seen * share).sum((2, 3), keepdim=True)
@@ -64,10 +73,12 @@ def features(prior: DiffusionPrior, image: Tensor) -> Tensor:
     return torch.cat([mean[0, :, 0, 0], deviation[0]]).cpu()
 
 
-def learn(card: Card, images: Sequence[TrainingImage], sources: Sequence[Source], device: torch.device) -> Familiarity:
+def learn(
+    card: Card, images: Sequence[TrainingImage], sources: Sequence[Source], device: torch.device
+) -> Mapping[Look, Familiarity]:
     """Write beside a prior's weights how its training images look to it, and give it.
 
-    Its limit is what a share `FALSE_ALARMS` of the slices exceeds when their person is left out. Raises
+    The limit of each look is what a share `FALSE_ALARMS` of the slices exceeds when their person is left out. Raises
     ReconstructionError for a prior of another network than those that are trained here.
     """
     prior = prior_of(card, device)
@@ -75,38 +86,49 @@ def learn(card: Card, images: Sequence[TrainingImage], sources: Sequence[Source]
         raise ReconstructionError(f"{card.name} is a converted {card.network.architecture}, expected one trained here")
     people = {source.name: source.person for source in sources}
     chosen = [image for source in people for image in _spread([i for i in images if i.source == source])]
-    seen = torch.stack([features(prior, _as_image(prior, image.pixels).to(device)) for image in chosen])
     whose = [people[image.source] for image in chosen]
+    known = {look: _learned(prior, look, [image.pixels.to(device) for image in chosen], whose) for look in LOOKS}
+    with replacing(_path(card)) as part:
+        tensors = {look.prefix + name: value for look, each in known.items() for name, value in vars(each).items()}
+        save_file(tensors, part, {"prior": card.sha256})
+        part.chmod(0o644)  # safetensors writes for the owner alone; a worker may be someone else
+    return known
+
+
+def _learned(prior: DiffusionPrior, look: Look, images: Sequence[Tensor], whose: Sequence[str]) -> Familiarity:
+    """One look at slices (1, H, W), and whose they are."""
+    seen = torch.stack([features(prior, _as_image(prior, pixels), look) for pixels in images])
     left_out = [_left_out(seen, torch.tensor([name == person for name in whose])) for person in sorted(set(whose))]
     distances = torch.cat(left_out) if len(left_out) > 1 else torch.zeros(1)
-    limit = torch.quantile(distances, 1 - FALSE_ALARMS).clamp(min=LEAST_LIMIT)
-    familiarity = _fitted(seen, limit)
-    with replacing(_path(card)) as part:
-        save_file(vars(familiarity), part, {"prior": card.sha256})
-        part.chmod(0o644)  # safetensors writes for the owner alone; a worker may be someone else
-    return familiarity
+    return _fitted(seen, torch.quantile(distances, 1 - FALSE_ALARMS).clamp(min=look.least_limit))
 
 
 def strangeness_to(prior: nn.Module, card: Card) -> Callable[[Tensor], float] | None:
     """How unlike its training images a prior finds an image (1, C, H, W); None where nothing is known of them.
 
-    Raises MissingPrior when the file that should tell cannot be read.
+    It is what the look that finds it strangest says. Raises MissingPrior when the file that should tell cannot be read.
     """
-    if not isinstance(prior, DiffusionPrior) or (familiarity := _load(card)) is None:
+    if not isinstance(prior, DiffusionPrior) or not (known := _load(card)):
         return None
-    return partial(familiarity.strangeness, prior)
+    return lambda image: max(each.strangeness(features(prior, image, look)) for look, each in known.items())
 
 
-def _load(card: Card) -> Familiarity | None:
-    """What lies beside a prior's weights; None where there is none, or it is of other weights."""
+def _load(card: Card) -> Mapping[Look, Familiarity]:
+    """What lies beside a prior's weights; nothing where there is none, or it is of other weights.
+
+    Files of before there were several looks have the first one alone.
+    """
     if not _path(card).exists():
-        return None
+        return {}
     try:
         with safe_open(_path(card), "pt") as file:
             if (file.metadata() or {}).get("prior") != card.sha256:
-                return None
-            return Familiarity(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 -- no dict
-    except (SafetensorError, TypeError) as error:
+                return {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no dict
+        names = [field.name for field in fields(Familiarity)]
+        looks = [look for look in LOOKS if not look.prefix or look.prefix + names[0] in tensors]
+        return {look: Familiarity(**{name: tensors[look.prefix + name] for name in names}) for look in looks}
+    except (SafetensorError, KeyError) as error:
         raise MissingPrior(
             f"prior {card.name}: {_path(card).name} is not what `familiarise` writes; write it anew, or remove it",
             field="parameters.prior",

@@ -37,6 +37,13 @@ def error_png(image: NDArray[Any], reference: NDArray[Any], gain: float = 5) -> 
     return _png(Image.fromarray(_error(image, reference, gain)))
 
 
+def overlay_png(image: NDArray[Any], heat: NDArray[Any], hottest: float) -> bytes:
+    """An image (y, x) in greys, the redder the nearer `heat` (y, x) is to `hottest`."""
+    greys = _greys(image, window_of(image)).astype(np.float32)[..., None]
+    share = np.clip(np.nan_to_num(heat) / hottest, 0, 1)[..., None]
+    return _png(Image.fromarray(np.uint8(greys + share * (np.array([255, 0, 0], np.float32) - greys) + 0.5)))
+
+
 def comparison_png(
     panels: Sequence[tuple[str, NDArray[Any]]], reference: NDArray[Any] | None = None, gain: float = 5
 ) -> bytes:

@@ -45,11 +45,10 @@ class DiffusionPrior(nn.Module):
         denoised: Tensor = c_skip * x + c_out * residual.float()
         return denoised
 
-    def inside(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """What the network's coarsest level makes of x (B, C, H, W) at noise level sigma, in float32."""
+    def inside(self, x: Tensor, sigma: float | Tensor, above: int = 0) -> Tensor:
+        """What the network's coarsest level, or one `above` it, makes of x (B, C, H, W) at level sigma, in float32."""
         level, s = _level(x, sigma)
-        coarsest: Tensor = self.network.coarsest(x / (s**2 + SIGMA_DATA**2).sqrt(), level.log())
-        return coarsest
+        return self.network.inside(x / (s**2 + SIGMA_DATA**2).sqrt(), level.log(), above)
 
 
 def _level(x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:

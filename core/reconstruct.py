@@ -67,8 +67,15 @@ class SliceProblem:
 
     def magnitude(self, image: Tensor) -> NDArray[np.float32]:
         """Magnitude (MRI) or attenuation (CT), (y, x), cropped to the reconstruction's size."""
-        real = image.norm(dim=1) if self.modality is Modality.MRI else image[:, 0]
-        return _cropped(real[0], self.recon_size).cpu().numpy().astype(np.float32)
+        return self.shown(self.brightness(image))
+
+    def brightness(self, image: Tensor) -> Tensor:
+        """Magnitude (MRI) or attenuation (CT) of images (B, C, H, W) on the operator's grid, (B, 1, H, W)."""
+        return image.norm(dim=1, keepdim=True) if self.modality is Modality.MRI else image
+
+    def shown(self, plane: Tensor) -> NDArray[np.float32]:
+        """A plane (1, 1, H, W) of the operator's grid, (y, x), cropped to the reconstruction's size."""
+        return _cropped(plane[0, 0], self.recon_size).cpu().numpy().astype(np.float32)
 
     def complex_image(self, image: Tensor) -> NDArray[np.complex64] | None:
         """Complex image (y, x) of an MRI slice; None for CT."""
@@ -195,14 +202,20 @@ def reconstruct(
     """
     A, y = problem.operator, problem.measurements
     if not bool(y.any()):
-        yield Iterate(1, 1, torch.zeros(1, *A.image_shape, device=y.device), torch.zeros(()))
+        nothing = torch.zeros(1, *A.image_shape, device=y.device)
+        yield Iterate(1, 1, nothing, torch.zeros(()), data_only=nothing)
         return
     rng = torch.Generator(y.device).manual_seed(seed)
     rough = algorithms.start(y, A, "cg_sense", rng)
     scale = unit(rough)
     iterates = algorithms.run(y / scale, A, method, rng, priors, state, problem.images(rough, scale), precedent)
     for iterate in with_variance(iterates, state):
-        yield iterate._replace(image=iterate.image * scale)
+        yield iterate._replace(
+            image=iterate.image * scale,
+            # A run that is over cannot go on.
+            state=iterate.state if iterate.step < iterate.steps else None,
+            data_only=None if iterate.data_only is None else iterate.data_only * scale,
+        )
 
 
 def _cropped(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from core.files import replacing
 from core.formats.hdf5 import RESULT_MARK
+from core.grade import Grade, worst
 from core.pictures import contact_sheet_png, magnitude_png
 from core.verdict import Verdict
 
@@ -45,6 +47,10 @@ class OutputFormat(StrEnum):
         return types.get(self, "image/png")
 
 
+OPTIONAL = ("image_complex", "reference", "deviation", "hallucination")
+"""Arrays of a slice that not every one has."""
+
+
 @dataclass(frozen=True)
 class SliceResult:
     """The reconstruction of one slice, in the scan's own units or 1/mm."""
@@ -55,15 +61,25 @@ class SliceResult:
     reference: Image | None  # (y, x)
     curves: Mapping[str, list[float]]  # one value per snapshot
     verdict: Verdict | None = None  # where it was judged
+    grade: Grade | None = None  # once it is finished
+    deviation: Image | None = None  # (y, x): between several seeds, in the image's unit
+    hallucination: Image | None = None  # (y, x): see core/hallucination.py, where a prior had a say
+
+    def told(self) -> dict[str, Any]:
+        """Its grade and, where it was judged, its verdict."""
+        quality = {} if self.grade is None else {"quality": self.grade.as_json()}
+        return quality if self.verdict is None else quality | self.verdict.as_json()
 
     def save(self, path: Path) -> None:
         """Write it as .npz; a file of that name is whole."""
         arrays = {"image": self.image, "plain": self.plain}
-        optional = {"image_complex": self.image_complex, "reference": self.reference}
+        optional = {name: getattr(self, name) for name in OPTIONAL}
         curves = {f"curve_{name}": np.asarray(values, np.float64) for name, values in self.curves.items()}
         present = {name: array for name, array in optional.items() if array is not None}
         if self.verdict is not None:
             present["verdict"] = np.asarray(json.dumps(asdict(self.verdict)))
+        if self.grade is not None:
+            present["grade"] = np.asarray(json.dumps(self.grade.as_json()))
         with replacing(path) as part, part.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays, **present, **curves)
 
@@ -72,20 +88,31 @@ class SliceResult:
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as stored:
             curves = {n.removeprefix("curve_"): stored[n].tolist() for n in stored.files if n.startswith("curve_")}
-            optional = {name: stored[name] if name in stored.files else None for name in ("image_complex", "reference")}
-            verdict = Verdict(**json.loads(str(stored["verdict"]))) if "verdict" in stored.files else None
-            return cls(image=stored["image"], plain=stored["plain"], curves=curves, verdict=verdict, **optional)
+            optional = {name: stored[name] if name in stored.files else None for name in OPTIONAL}
+            told = {name: json.loads(str(stored[name])) for name in ("verdict", "grade") if name in stored.files}
+            return cls(
+                image=stored["image"],
+                plain=stored["plain"],
+                curves=curves,
+                verdict=Verdict(**told["verdict"]) if "verdict" in told else None,
+                grade=Grade.of(told["grade"]) if "grade" in told else None,
+                **optional,
+            )
 
 
 def write_hdf5(path: Path, slices: Iterable[SliceResult], attributes: Mapping[str, Any]) -> None:
     """Write a result file, slice by slice; `attributes` that are no scalars are stored as JSON.
 
     Datasets `reconstruction`, `reconstruction_complex` (MRI), `zero_filled` or `fbp`, `reference`, all (slices, y, x);
-    `curves/<name>` (slices, snapshots), padded with NaN. `pixel_spacing_mm` (y, x) is wanted for NIfTI. Where a slice
-    was judged, attribute `verdicts` has an entry for each slice, null for those that were not.
+    `standard_deviation` of several seeds and, where a prior had a say, `hallucination_map`, likewise;
+    `curves/<name>` (slices, snapshots), padded with NaN. `pixel_spacing_mm` (y, x) is wanted for NIfTI, and
+    `slices`, their numbers, for the worst of their grades, which is attribute `quality`. Attribute `verdicts` has an
+    entry for each slice: its grade and, where it was judged, its verdict.
     """
     curves: list[Mapping[str, list[float]]] = []
-    verdicts: list[dict[str, Any] | None] = []
+    verdicts: list[dict[str, Any]] = []
+    grades: dict[int, Grade] = {}
+    numbers = iter(attributes.get("slices", count()))
     with _new_hdf5(path) as file:
         file.attrs[RESULT_MARK] = True
         for name, value in attributes.items():
@@ -93,11 +120,16 @@ def write_hdf5(path: Path, slices: Iterable[SliceResult], attributes: Mapping[st
             file.attrs[name] = value if scalar else json.dumps(value)
         for slice_result in slices:
             curves.append(slice_result.curves)
-            verdicts.append(None if slice_result.verdict is None else slice_result.verdict.as_json())
+            verdicts.append(slice_result.told())
+            number = next(numbers)
+            if slice_result.grade is not None:
+                grades[number] = slice_result.grade
             for name, image in _datasets(slice_result).items():
                 _append(file, name, image)
         for name in sorted({name for curve in curves for name in curve}):
             file[f"curves/{name}"] = _padded([curve.get(name, []) for curve in curves])
+        if grades:
+            file.attrs["quality"] = json.dumps(worst(grades).as_json())
         if any(verdicts):
             file.attrs["verdicts"] = json.dumps(verdicts)
 
@@ -178,6 +210,8 @@ def _datasets(result: SliceResult) -> dict[str, NDArray[Any]]:
         "reconstruction_complex": result.image_complex,
         plain: result.plain,
         "reference": result.reference,
+        "standard_deviation": result.deviation,
+        "hallucination_map": result.hallucination,
     }
     return {name: image for name, image in images.items() if image is not None}
 

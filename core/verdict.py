@@ -1,7 +1,9 @@
 """What a reconstruction was judged by, and what came of it."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, median
 from typing import Any
 
 FOREIGN = 0.8
@@ -21,6 +23,21 @@ class Verdict:
     strangeness: float | None = None  # of the prior's image, see core/familiarity.py; None: the prior cannot tell
     tv_weight: float = 0.0  # weight of total variation
     leader: int | None = None  # slice that this weight was taken over from
+
+    @classmethod
+    def together(cls, verdicts: Sequence["Verdict"]) -> "Verdict":
+        """What runs of several seeds, each judged by measurements of its own, were judged by together."""
+        first = verdicts[0]
+        strangeness = [each.strangeness for each in verdicts if each.strangeness is not None]
+        return cls(
+            prior_share=fmean(each.prior_share for each in verdicts),
+            best_at=fmean(each.best_at for each in verdicts),
+            residuals={name: _root_mean_square(each.residuals[name] for each in verdicts) for name in first.residuals},
+            noise=_root_mean_square(each.noise for each in verdicts),
+            strangeness=fmean(strangeness) if strangeness else None,
+            tv_weight=median(each.tv_weight for each in verdicts),
+            leader=first.leader,
+        )
 
     @property
     def validation_residual(self) -> float:
@@ -73,6 +90,10 @@ class Verdict:
             "leader": self.leader,
             "reason": self.reason,
         }
+
+
+def _root_mean_square(values: Iterable[float]) -> float:
+    return math.sqrt(fmean(value**2 for value in values))
 
 
 def foreign(slices: Sequence[int]) -> str:

@@ -36,6 +36,7 @@ def attributes(claim: Claim, versions: dict[str, Any]) -> dict[str, Any]:
         "job_id": str(claim.job_id),
         "parameters": claim.parameters,
         "seed": claim.seed,
+        "seeds": claim.seeds,
         "slices": list(claim.slices),
         "scan_sha256": claim.scan_sha256,
         "modality": claim.scan_header["modality"],

@@ -37,6 +37,7 @@ class Claim:
     queued_at: datetime
     claimed_at: datetime
     traceparent: str | None  # of the request that filed the job
+    seeds: int = 1
     precedent: Precedent | None = None  # what the slice's leader found
 
     def is_mine(self) -> ColumnElement[bool]:
@@ -124,6 +125,7 @@ def _claimed(session: Session, job: Job, row: Row[*tuple[Any, ...]]) -> Claim:
         attempt=row.attempt,
         parameters=job.parameters,
         seed=job.seed,
+        seeds=job.seeds,
         outputs=tuple(job.outputs),
         slices=tuple(job.slices),
         scan_sha256=scan.sha256,
@@ -191,9 +193,10 @@ def store_slice(
     result: str,
     metrics: dict[str, float | None],
     verdict: dict[str, Any] | None = None,
+    quality: dict[str, Any] | None = None,
 ) -> bool:
     """Accept the slice's result. True: it was the job's last one, and this worker keeps its lease to assemble them."""
-    job = _held(session, claim, result=result, metrics=metrics, verdict=verdict)
+    job = _held(session, claim, result=result, metrics=metrics, verdict=verdict, quality=quality)
     unfinished = select(Chunk.slice).where(
         Chunk.job_id == job.id, Chunk.slice != claim.slice, Chunk.status != Status.SUCCEEDED
     )

@@ -1,7 +1,5 @@
 """The tables: what a scan, a job, its chunks and its progress are, and which moves a job may make."""
 
-import secrets
-import time
 import uuid
 from datetime import datetime
 from enum import StrEnum
@@ -23,6 +21,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from worker.ids import new_id
+
 DEFAULT_TENANT = "default"  # whose all is that was kept before there were keys, or is while authentication is off
 CONSTRAINT_NAMES = {
     "ix": "ix_%(column_0_label)s",
@@ -31,12 +31,6 @@ CONSTRAINT_NAMES = {
     "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
-
-
-def new_id() -> uuid.UUID:
-    """A time-ordered id: 48 bits of milliseconds, the rest random (RFC 9562, 5.7)."""
-    number = time.time_ns() // 1_000_000 << 80 | secrets.randbits(80)
-    return uuid.UUID(int=number & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)
 
 
 class Status(StrEnum):
@@ -175,6 +169,7 @@ class Job(Base):
     outputs: Mapped[list[str]]  # formats written when the job succeeds
     slices: Mapped[list[int]]  # slice numbers of the scan, in the order of the result
     seed: Mapped[int] = mapped_column(BigInteger)
+    seeds: Mapped[int] = mapped_column(default=1, server_default=text("1"))  # the image is the mean of so many
     tags: Mapped[dict[str, Any]]
     webhook_url: Mapped[str | None]
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
@@ -214,6 +209,7 @@ class Chunk(Base):
     seconds: Mapped[float] = mapped_column(default=0.0, server_default=text("0"))  # spent on it so far
     metrics: Mapped[dict[str, Any] | None]  # of the slice, as api.schemas.Metrics has them
     verdict: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # core.verdict.Verdict, as JSON
+    quality: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # core.grade.Grade, as JSON
     result: Mapped[str | None]  # file of the accepted slice, relative to DATA
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -12,11 +12,13 @@ from torch import nn
 
 from core import formats
 from core.acquisition import Modality
+from core.assessment import assess
+from core.ensembles import ensemble
 from core.iterates import Iterate, State
 from core.meter import Meter
 from core.parameters import Parameters, parse
 from core.priors import load_prior
-from core.reconstruct import Quality, SliceProblem, reconstruct, slice_problems
+from core.reconstruct import Quality, SliceProblem, slice_problems
 from core.results import SliceResult
 from worker import tracing
 from worker.checkpoints import Checkpoints, fingerprint
@@ -45,6 +47,11 @@ class Outcome:
         """What it was judged by, where it was."""
         return None if self.result.verdict is None else self.result.verdict.as_json()
 
+    @property
+    def quality(self) -> dict[str, Any] | None:
+        """What it is worth."""
+        return None if self.result.grade is None else self.result.grade.as_json()
+
 
 class Run:
     """The computation of one claimed slice in this process."""
@@ -57,6 +64,7 @@ class Run:
         made_by = fingerprint(
             parameters=self._claim.parameters,
             seed=self._claim.seed,
+            seeds=self._claim.seeds,
             precedent=None if self._claim.precedent is None else asdict(self._claim.precedent),
             scan=self._claim.scan_sha256,
             prior=self.versions.get("prior_sha256"),
@@ -82,8 +90,11 @@ class Run:
         problem = self._problem(shown=not kept)
         with self._meter.counting(self._prior()):
             last, quality = self._iterate(problem, kept.get("state"))
-        result = self._seen(problem, last, dict(self._curves))
-        measured = {**asdict(quality), **_signals(last), **self._spent}
+        found = assess(problem, self.method, last)
+        result = replace(
+            self._seen(problem, last, dict(self._curves)), grade=found.grade, hallucination=found.hallucination
+        )
+        measured = {**asdict(quality), **_signals(last), **found.metrics, **self._spent}
         return Outcome(result, {name: _finite(value) for name, value in measured.items()})
 
     def _prior(self) -> nn.Module | None:
@@ -123,10 +134,11 @@ class Run:
     def _iterate(self, problem: SliceProblem, state: dict[str, Any] | None) -> tuple[Iterate, Quality]:
         settings = self._place.settings
         look_at, kept_at, looked_at_step = 0.0, time.monotonic(), -1
-        iterates = reconstruct(
+        iterates = ensemble(
             problem,
             self.method,
             seed=self._claim.seed,
+            seeds=self._claim.seeds,
             priors=settings.priors_folders(self._claim.tenant),
             state=state,
             precedent=self._claim.precedent,
@@ -192,6 +204,7 @@ class Run:
             reference=problem.reference,
             curves=curves,
             verdict=iterate.verdict,
+            deviation=None if iterate.deviation is None else problem.shown(iterate.deviation),
         )
 
     @tracing.span("slice.checkpoint")

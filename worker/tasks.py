@@ -106,7 +106,7 @@ def _finish_slice(place: Place, heart: Heart, run: Run) -> bool:
     outcome.result.save(path)
 
     def accept(session: Session) -> tuple[bool, list[tuple[uuid.UUID, int]]]:
-        last = leases.store_slice(session, claim, written, outcome.metrics, outcome.verdict)
+        last = leases.store_slice(session, claim, written, outcome.metrics, outcome.verdict, outcome.quality)
         return last, leases.call_followers(session, claim)
 
     try:

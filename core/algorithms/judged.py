@@ -136,7 +136,13 @@ class _Stages:
                 yield self._seen(it._replace(image=image), self._classical_steps + self._trial_steps + it.step)
         verdict, misfit = self._verdict(share), self.A.misfit(image, self.y)
         yield Iterate(
-            self._steps, self._steps, image, misfit, verdict=verdict, validation_residual=verdict.validation_residual
+            self._steps,
+            self._steps,
+            image,
+            misfit,
+            verdict=verdict,
+            validation_residual=verdict.validation_residual,
+            data_only=self.memory["tv"],
         )
 
     def _start(self, last: int) -> tuple[Tensor, UDiGDIP]:

@@ -80,9 +80,13 @@ class DenoiserUNet(nn.Module):
         out = F.pixel_shuffle(self.leave(F.silu(hidden)), 2)
         return out[..., :height, :width]
 
-    def coarsest(self, x: Tensor, log_sigma: Tensor) -> Tensor:
-        """What the coarsest level makes of x (B, C, H, W), (B, widths[-1], H / multiple, W / multiple)."""
-        return self._levels(x, self.embedding(log_sigma))[-1]
+    def inside(self, x: Tensor, log_sigma: Tensor, above: int = 0) -> Tensor:
+        """What the coarsest level, or one `above` it, makes of x (B, C, H, W), each by its channels.
+
+        A network with fewer levels has its finest one say it.
+        """
+        levels = self._levels(x, self.embedding(log_sigma))
+        return levels[max(0, len(levels) - 1 - above)]
 
     def _levels(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
         """What each level on the way down makes of x, finest first."""

@@ -43,6 +43,7 @@ __all__ = [
     "DPS",
     "ESDIP",
     "FBP",
+    "MAX_SEEDS",
     "MCG",
     "METHODS",
     "OES",
@@ -75,6 +76,7 @@ __all__ = [
     "complete",
     "parse",
     "require",
+    "require_random",
 ]
 
 Method = Annotated[
@@ -107,6 +109,7 @@ METHODS: dict[str, type[Parameters]] = {
     cls.model_fields["method"].default: cls for cls in get_args(get_args(Method)[0])
 }
 _METHOD: TypeAdapter[Parameters] = TypeAdapter(Method)
+MAX_SEEDS = 64
 CT_STARTS = ("fbp", "sirt")
 LEAST_VIEWS = 2
 """that an image is made of"""
@@ -170,3 +173,17 @@ def check_views(method: Parameters, views: int) -> None:
             found=f"{left_out} of {views} views",
             expected=f"{max(0, views - LEAST_VIEWS)} views or fewer; 0 leaves out none",
         )
+
+
+def require_random(method: Parameters, seeds: int) -> None:
+    """Raise UnsupportedScan when several seeds are asked of a method that gives the same image for each."""
+    if seeds == 1 or method.is_random:
+        return
+    drawing = [name for name in METHODS if parse({"method": name}).is_random]
+    raise UnsupportedScan(
+        f"method {method.method} with these knobs gives the same image for every seed, and {seeds} have no spread; "
+        f"seeds must be 1, or the method one that draws at random: {', '.join(drawing)}",
+        field="seeds",
+        found=str(seeds),
+        expected="1",
+    )

@@ -30,6 +30,16 @@ class Parameters(BaseModel):
         return bool(getattr(self, "fit_maps", False))
 
     @property
+    def judged(self) -> bool:
+        """Whether measurements left out judge the prior against total variation."""
+        return False
+
+    @property
+    def is_random(self) -> bool:
+        """Whether another seed gives another image."""
+        return True
+
+    @property
     def needs(self) -> str | None:
         """Which array beside the measurements the scan must hold, `reference` or `guide`; None: neither."""
         return None

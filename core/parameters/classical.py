@@ -8,14 +8,23 @@ from core.acquisition import Modality
 from core.parameters.base import FitMaps, HeldOut, Parameters, Watched
 
 
-class ZeroFilled(HeldOut):
+class Deterministic(Parameters):
+    """Base of the methods that draw nothing at random."""
+
+    @property
+    def is_random(self) -> bool:
+        """Whether another seed gives another image: it does not."""
+        return False
+
+
+class ZeroFilled(Deterministic, HeldOut):
     """Coil-combined inverse Fourier transform of the measured k-space, zeros elsewhere: A^H y."""
 
     modalities = (Modality.MRI,)
     method: Literal["zero_filled"] = "zero_filled"
 
 
-class CGSense(Watched):
+class CGSense(Deterministic, Watched):
     """Least squares by conjugate gradients on A^H A x = A^H y, stopped early (Pruessmann et al. 2001)."""
 
     modalities = (Modality.MRI,)
@@ -24,7 +33,7 @@ class CGSense(Watched):
     ridge: float = Field(0.0, ge=0, description="weight of |x|^2, with |A| = 1")
 
 
-class FBP(HeldOut):
+class FBP(Deterministic, HeldOut):
     """Filtered back-projection."""
 
     modalities = (Modality.CT,)
@@ -32,7 +41,7 @@ class FBP(HeldOut):
     filter: Literal["ramp", "hann"] = Field("ramp", description="window on the ramp filter")
 
 
-class SIRT(Watched):
+class SIRT(Deterministic, Watched):
     """Simultaneous iterative reconstruction, non-negative: x <- max(x + C A^T R (y - A x), 0)."""
 
     modalities = (Modality.CT,)
@@ -55,6 +64,11 @@ class TV(Parameters):
     )
     fit_maps: FitMaps = True
     iterations: int = Field(100, ge=1, le=100_000, description="iterations with the final weight")
+
+    @property
+    def is_random(self) -> bool:
+        """Whether another seed gives another image, by other measurements held out."""
+        return self.weight is None
 
 
 class L1Wavelet(Parameters):

@@ -171,3 +171,8 @@ class DCDP(Sampler):
         0.0, ge=0, le=10, description="noise level below which purification adds no noise; 0: always"
     )
     symmetries: bool = Field(False, description="purify on a random rotation, flip and (MRI) global phase")
+
+    @property
+    def is_random(self) -> bool:
+        """Whether another seed gives another image."""
+        return self.symmetries or self.noise_scale > 0

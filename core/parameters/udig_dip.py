@@ -93,6 +93,16 @@ class UDiGDIP(Parameters):
         "variation by them, before all data are used; 0: the prior is trusted",
     )
 
+    @property
+    def judged(self) -> bool:
+        """Whether measurements left out judge the prior against total variation."""
+        return self.held_out_share > 0
+
+    @property
+    def is_random(self) -> bool:
+        """Whether another seed gives another image."""
+        return self.judged or self.start == "tv" or self.inner_iterations > 0 or self.symmetries or self.noise_scale > 0
+
 
 # Table 1 of the paper, literally: M = 150 steps of the linear VP schedule are the noise level 0.518 (hours per slice).
 PAPER: dict[str, Any] = {

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy.orm import Session, sessionmaker
 
+from core.grade import Grade
 from core.results import OutputFormat, SliceResult, convert, write_hdf5
 from core.verdict import Verdict
 from worker import leases
@@ -51,14 +52,15 @@ class Drive:
         """The preview that a running slice leaves."""
         slice_result(reference=reference).save(self.storage.preview(uuid.UUID(job["id"]), slice_))
 
-    def finish(self, claim: leases.Claim, verdict: Verdict | None = None) -> None:
+    def finish(self, claim: leases.Claim, verdict: Verdict | None = None, grade: Grade | None = None) -> None:
         """Finish the slice, judged or not, and with the last one the job."""
         metrics = {"psnr": 30.0, "ssim": 0.9, "nmse": 0.01, "data_residual": 0.05}
         path = self.storage.slice_result(claim.job_id, claim.slice, claim.attempt)
         slice_result(seed=claim.slice).save(path)
         with self.sessions.begin() as session:
             judged = None if verdict is None else verdict.as_json()
-            last = leases.store_slice(session, claim, self.storage.relative(path), metrics, judged)
+            quality = None if grade is None else grade.as_json()
+            last = leases.store_slice(session, claim, self.storage.relative(path), metrics, judged, quality)
         if last:
             self._assemble(claim)
 

@@ -289,6 +289,8 @@ def test_a_job_tells_how_far_it_is(client: TestClient, drive: Drive, scan: dict[
         "updates": None,
         "noise_discrepancy": None,
         "output_variance": None,
+        "hallucination_share": None,
+        "spread": None,
     }
     assert datetime.fromisoformat(body["created_at"]) <= datetime.fromisoformat(body["finished_at"])
 

@@ -11,6 +11,7 @@ import pytest
 from driving import Drive
 from fastapi.testclient import TestClient
 
+from core.grade import MARKS, Grade
 from core.verdict import Verdict
 from worker.place import Place, set_up
 from worker.settings import Settings
@@ -18,6 +19,7 @@ from worker.tasks import reconstruct_chunk
 
 FAMILIAR = Verdict(prior_share=1.0, best_at=1.0, residuals={"start": 0.3, "tv": 0.2, "udig_dip": 0.1})
 FOREIGN = Verdict(prior_share=0.0, best_at=0.2, residuals={"start": 0.3, "tv": 0.2, "udig_dip": 0.25})
+GOOD, CHECK = Grade("good", ("within limits",)), Grade("check", ("the prior hardly helps",))
 JUDGED = {"method": "udig_dip", "preset": "preview", "outer_iterations": 4, "held_out_share": 0.1}
 
 
@@ -54,13 +56,16 @@ def test_verdicts_come_with_the_slices_that_are_finished(
     client: TestClient, drive: Drive, scan: dict[str, Any]
 ) -> None:
     job = post(client, scan, JUDGED)
-    assert (job["verdicts"], job["warnings"]) == ([], [])
-    drive.finish(drive.claim(job, 1), FOREIGN)
+    assert (job["quality"], job["verdicts"], job["warnings"]) == (None, [], [])
+    drive.finish(drive.claim(job, 1), FOREIGN, CHECK)
     found = client.get(job["links"]["self"]).json()
-    assert found["verdicts"] == [{"slice": 1, **FOREIGN.as_json()}]
-    drive.finish(drive.claim(job, 0), FAMILIAR)
+    assert found["quality"] is None
+    assert found["verdicts"] == [{"slice": 1, "quality": CHECK.as_json(), **FOREIGN.as_json()}]
+    drive.finish(drive.claim(job, 0), FAMILIAR, GOOD)
     found = client.get(job["links"]["self"]).json()
-    assert found["verdicts"] == [{"slice": 0, **FAMILIAR.as_json()}, {"slice": 1, **FOREIGN.as_json()}]
+    assert [verdict["slice"] for verdict in found["verdicts"]] == [0, 1]
+    assert [verdict["quality"]["verdict"] for verdict in found["verdicts"]] == ["good", "check"]
+    assert found["quality"] == {"verdict": "check", "reasons": [f"slice 1: {CHECK.reasons[0]}"]}
     (warning,) = found["warnings"]
     assert warning.startswith("slice 1: the scan is unlike what the prior was trained on")
 
@@ -74,7 +79,7 @@ def test_one_sentence_warns_of_all_foreign_slices_in_the_list_too(
     (listed,) = client.get("/v1/jobs").json()["items"]
     found = client.get(job["links"]["self"]).json()
     assert found["warnings"][0].startswith("slices 0, 1: ")
-    assert listed == {name: value for name, value in found.items() if name not in ("verdicts", "webhook")}
+    assert listed == {name: value for name, value in found.items() if name not in ("quality", "verdicts", "webhook")}
 
 
 def test_a_judged_job_says_what_was_chosen_and_why_in_its_answer_and_its_file(
@@ -93,7 +98,55 @@ def test_a_judged_job_says_what_was_chosen_and_why_in_its_answer_and_its_file(
     assert verdicts_in_file(client, job) == job["verdicts"]
 
 
-def test_a_job_that_is_not_judged_has_no_verdicts(client: TestClient, place: Place, scan: dict[str, Any]) -> None:
+def test_a_job_that_is_not_judged_tells_what_its_slices_are_worth_and_no_more(
+    client: TestClient, place: Place, scan: dict[str, Any]
+) -> None:
     job = ended(client, place, post(client, scan, {"method": "cg_sense"}))
-    assert (job["verdicts"], job["warnings"], job["metrics"]["validation_residual"]) == ([], [], None)
-    assert verdicts_in_file(client, job) is None
+    assert (job["warnings"], job["metrics"]["validation_residual"]) == ([], None)
+    told = [{"quality": verdict.pop("quality")} for verdict in job["verdicts"]]
+    assert [verdict.pop("slice") for verdict in job["verdicts"]] == [0, 1]
+    assert all(value is None for verdict in job["verdicts"] for value in verdict.values())
+    assert verdicts_in_file(client, job) == told
+    assert job["quality"]["verdict"] == max((each["quality"]["verdict"] for each in told), key=MARKS.index)
+
+
+def test_several_seeds_leave_mean_deviation_map_and_their_pictures(
+    client: TestClient, place: Place, ct_file: bytes
+) -> None:
+    scan = client.post("/v1/scans", content=ct_file).json()
+    asked = {"scan_id": scan["id"], "parameters": {"method": "dds", "steps": 2}, "slices": [1], "seeds": 2}
+    job = ended(client, place, client.post("/v1/jobs", json=asked).json())
+    assert job["seeds"] == 2
+    assert job["metrics"]["spread"] > 0
+    assert 0 <= job["metrics"]["hallucination_share"] <= 1
+    with h5py.File(io.BytesIO(client.get(job["links"]["result"]).content)) as file:
+        assert file["standard_deviation"].shape == file["hallucination_map"].shape == file["reconstruction"].shape
+        assert file["standard_deviation"][:].max() > 0
+    preview = job["links"]["preview.png"]
+    pictures = [client.get(preview, params={"view": view}) for view in ("magnitude", "deviation", "hallucination")]
+    assert [picture.status_code for picture in pictures] == [200, 200, 200]
+    assert len({picture.content for picture in pictures}) == 3
+
+
+def test_what_one_seed_and_no_prior_do_not_have_is_not_drawn(
+    client: TestClient, place: Place, scan: dict[str, Any]
+) -> None:
+    job = ended(client, place, post(client, scan, {"method": "cg_sense"}))
+    for view, word in (("deviation", "one seed"), ("hallucination", "no prior")):
+        answer = client.get(job["links"]["preview.png"], params={"view": view})
+        assert answer.status_code == 422
+        assert word in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "seeds", "field"),
+    [({"method": "cg_sense"}, 2, "seeds"), ({"method": "dds"}, 0, "seeds"), ({"method": "dds"}, 65, "seeds")],
+)
+def test_seeds_that_cannot_be_are_refused_with_what_would_be_right(
+    client: TestClient, scan: dict[str, Any], parameters: dict[str, Any], seeds: int, field: str
+) -> None:
+    answer = client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": parameters, "seeds": seeds})
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["field"] == field
+    assert error["expected"]

@@ -11,6 +11,7 @@ import scans
 from PIL import Image
 
 from core.__main__ import main
+from core.grade import MARKS
 
 QUICK = ["--method", "sirt", "--set", "iterations=20"]
 
@@ -37,7 +38,7 @@ def test_scan_becomes_a_volume_with_its_history(sinogram, tmp_path):
 def test_a_judged_run_ends_with_the_reason_of_each_slice(sinogram, tmp_path, capsys, name):
     knobs = ["--set", "preset=preview", "outer_iterations=2", "held_out_share=0.1", "--slices", "1", "0"]
     assert main([str(sinogram), "-o", str(tmp_path / name), *knobs]) == 0
-    reasons = capsys.readouterr().err.splitlines()[-2:]
+    reasons = [line for line in capsys.readouterr().err.splitlines() if "residual on measurements left out" in line]
     assert [reason.partition(": residual on measurements left out: ")[0] for reason in reasons] == [
         "slice 1",
         "slice 0",
@@ -65,11 +66,35 @@ def test_a_slice_is_the_same_in_whatever_order_its_volume_is_asked_for(sinogram,
     assert (found[0]["0"][1]["leader"], found[0]["1"][1]["leader"]) == (1, None)
 
 
-def test_a_run_that_is_not_judged_says_nothing_of_it(sinogram, tmp_path, capsys):
+def test_a_run_that_is_not_judged_tells_what_each_slice_is_worth_and_no_more(sinogram, tmp_path, capsys):
     assert main([str(sinogram), "-o", str(tmp_path / "out.h5"), *QUICK]) == 0
-    assert "left out" not in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "left out" not in told
     with h5py.File(tmp_path / "out.h5") as file:
-        assert "verdicts" not in file.attrs
+        verdicts = json.loads(file.attrs["verdicts"])
+        quality = json.loads(file.attrs["quality"])
+    for index, verdict in enumerate(verdicts):
+        assert verdict.keys() == {"quality"}
+        assert f"slice {index}: {verdict['quality']['verdict']}: {verdict['quality']['reasons'][0]}" in told
+    assert quality["verdict"] == max((each["quality"]["verdict"] for each in verdicts), key=MARKS.index)
+
+
+def test_several_seeds_leave_their_deviation_beside_their_mean(sinogram, tmp_path):
+    knobs = ["--method", "dds", "--set", "steps=2", "--seeds", "2", "--slices", "1"]
+    assert main([str(sinogram), "-o", str(tmp_path / "out.h5"), *knobs]) == 0
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert file["standard_deviation"].shape == file["hallucination_map"].shape == file["reconstruction"].shape
+        assert file["standard_deviation"][:].max() > 0
+        assert file.attrs["seeds"] == 2
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"), [("0", "expected 1 to 64"), ("65", "expected 1 to 64"), ("2", "same image")]
+)
+def test_seeds_that_cannot_be_are_refused_in_one_line(sinogram, tmp_path, capsys, seeds, words):
+    assert main([str(sinogram), "-o", str(tmp_path / "out.h5"), "--method", "fbp", "--seeds", seeds]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
 
 
 @pytest.mark.parametrize("name", ["out.npy", "out.png", "out.nii.gz"])

@@ -94,3 +94,12 @@ def test_a_panel_has_room_for_the_busiest_part_and_its_error_twice_as_large(shap
     assert not right[2 : 2 + 4 * side, -2 - 4 * side : -2].any()  # of what is right there is no error
     panel = decoded(pictures.insets_png("reference", truth, [("right", truth), ("wrong", truth * 0.5)], across=2))
     assert min(panel.shape) > 2 * 320 * min(shape) / max(shape)
+
+
+def test_an_overlay_is_the_picture_where_nothing_is_hot_and_red_where_it_is_hottest() -> None:
+    image = scans.phantom(1, 64)[0]
+    heat = np.zeros_like(image)
+    heat[:8] = 3.0
+    shown = decoded(pictures.overlay_png(image, heat, 2.0))
+    assert (shown[:8] == (255, 0, 0)).all()
+    np.testing.assert_array_equal(shown[8:], np.repeat(decoded(pictures.magnitude_png(image))[8:, :, None], 3, 2))

@@ -15,6 +15,7 @@ from PIL import Image
 from core import files
 from core.errors import UnreadableScan
 from core.formats import probe
+from core.grade import Grade
 from core.results import OutputFormat, SliceResult, convert, write_hdf5
 from core.verdict import Verdict
 
@@ -45,13 +46,20 @@ RESIDUALS = {"start": 0.4, "tv": 0.2, "udig_dip": 0.1}
 VERDICT = Verdict(prior_share=0.3, best_at=0.6, residuals=RESIDUALS, tv_weight=0.003, leader=4)
 
 
+GRADE = Grade("check", ("the seeds disagree",))
+
+
 @pytest.mark.parametrize("verdict", [None, VERDICT])
+@pytest.mark.parametrize("grade", [None, GRADE])
 @pytest.mark.parametrize("mri", [True, False])
-def test_slice_comes_back_as_it_was_saved(mri: bool, verdict: Verdict | None, tmp_path: Path) -> None:
-    saved = replace(slice_results(mri=mri)[1], verdict=verdict)
+def test_slice_comes_back_as_it_was_saved(
+    mri: bool, grade: Grade | None, verdict: Verdict | None, tmp_path: Path
+) -> None:
+    one = slice_results(mri=mri)[1]
+    saved = replace(one, verdict=verdict, grade=grade, deviation=None if grade is None else one.image / 2)
     saved.save(tmp_path / "slice.npz")
     loaded = SliceResult.load(tmp_path / "slice.npz")
-    for name in ("image", "image_complex", "plain", "reference"):
+    for name in ("image", "image_complex", "plain", "reference", "deviation", "hallucination"):
         expected = getattr(saved, name)
         if expected is None:
             assert getattr(loaded, name) is None
@@ -59,7 +67,7 @@ def test_slice_comes_back_as_it_was_saved(mri: bool, verdict: Verdict | None, tm
             np.testing.assert_array_equal(getattr(loaded, name), expected)
             assert getattr(loaded, name).dtype == expected.dtype
     assert loaded.curves == saved.curves
-    assert loaded.verdict == saved.verdict
+    assert (loaded.verdict, loaded.grade) == (saved.verdict, saved.grade)
     assert [path.name for path in tmp_path.iterdir()] == ["slice.npz"]
 
 
@@ -98,7 +106,7 @@ def test_result_of_a_large_volume_holds_the_verdicts_of_all_slices_that_were_jud
     write_hdf5(tmp_path / "r.h5", (replace(one, verdict=VERDICT if i else None) for i in range(count)), {})
     with h5py.File(tmp_path / "r.h5") as file:
         verdicts = json.loads(file.attrs["verdicts"])
-    assert verdicts == [None, *[VERDICT.as_json()] * (count - 1)]
+    assert verdicts == [{}, *[VERDICT.as_json()] * (count - 1)]
     assert VERDICT.as_json() == {
         "chosen": "mixed",
         "out_of_distribution": False,
@@ -109,6 +117,27 @@ def test_result_of_a_large_volume_holds_the_verdicts_of_all_slices_that_were_jud
         "leader": 4,
         "reason": VERDICT.reason,
     }
+
+
+def test_result_names_the_slices_that_make_it_no_better(tmp_path: Path) -> None:
+    good, checked = (
+        replace(one, grade=g) for one, g in zip(slice_results(2), (Grade("good", ("fine",)), GRADE), strict=True)
+    )
+    for attributes, number in (({}, 1), ({"slices": [7, 5]}, 5)):
+        write_hdf5(tmp_path / "r.h5", [good, checked], attributes)
+        with h5py.File(tmp_path / "r.h5") as file:
+            quality = json.loads(file.attrs["quality"])
+            verdicts = json.loads(file.attrs["verdicts"])
+        assert quality == {"verdict": "check", "reasons": [f"slice {number}: the seeds disagree"]}
+        assert [each["quality"]["verdict"] for each in verdicts] == ["good", "check"]
+
+
+def test_deviation_and_hallucination_map_lie_beside_the_image(tmp_path: Path) -> None:
+    made = [replace(one, deviation=one.image / 2, hallucination=one.image / 3) for one in slice_results(2)]
+    write_hdf5(tmp_path / "r.h5", made, {})
+    with h5py.File(tmp_path / "r.h5") as file:
+        np.testing.assert_array_equal(file["standard_deviation"], [one.deviation for one in made])
+        np.testing.assert_array_equal(file["hallucination_map"], [one.hallucination for one in made])
 
 
 def test_plain_image_of_ct_is_called_fbp(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_the_verdict_of_a_killed_workers_slice_is_that_of_an_unbroken_run(desk: 
     assert desk.chunk(job_id).verdict == expected
     folder = desk.storage.path(str(desk.job(job_id).result))
     with h5py.File(folder / "reconstruction.h5") as file:
-        assert json.loads(file.attrs["verdicts"]) == [expected]
+        assert json.loads(file.attrs["verdicts"]) == [{"quality": desk.chunk(job_id).quality, **expected}]
     assert_unbroken(desk, job_id, JUDGED)
 
 

@@ -1,0 +1,76 @@
+"""A finished slice without a reference: its signals, its hallucination map, and the grade that follows."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core.grade import HALLUCINATED, Grade, Signals, graded
+from core.hallucination import hallucination_map
+from core.iterates import Iterate
+from core.parameters import Parameters
+from core.reconstruct import SliceProblem
+from core.unit import unit
+
+OBJECT = 0.1
+"""What is darker than this share of the brightest pixel is air."""
+MODEL_ERROR = 0.005
+"""No model explains measurements better than to this share of them, so less noise does not count."""
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """What a slice is worth, and the map (y, x) of where its prior may have invented, where one had a say."""
+
+    grade: Grade
+    hallucination: NDArray[np.float32] | None
+    metrics: dict[str, float | None]
+
+
+def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessment:
+    """Of the last iterate of an ensemble."""
+    image, brightness = last.image, problem.brightness(last.image)
+    object_ = brightness > OBJECT * brightness.max()
+    heat = None
+    if method.needs_prior and last.data_only is not None:
+        heat = hallucination_map(image, last.data_only, problem.operator)
+    hallucination = None if heat is None else _mean((heat > HALLUCINATED)[object_].float())
+    spread = None
+    if last.deviation is not None and bool(object_.any()):
+        spread = math.sqrt(_mean(last.deviation[object_].square())) / unit(image)
+    verdict = last.verdict
+    misfit, noise = _misfit(problem, image)
+    signals = Signals(
+        empty=not bool(problem.measurements.any()),
+        misfit=misfit,
+        noise=noise,
+        left_out=last.validation_residual,
+        prior_excess=None if verdict is None else verdict.excess,
+        strangeness=None if verdict is None else verdict.strangeness,
+        hallucination=hallucination,
+        spread=spread,
+    )
+    shown = None if heat is None else problem.shown(heat)
+    return Assessment(
+        graded(signals, problem.modality), shown, {"hallucination_share": hallucination, "spread": spread}
+    )
+
+
+def _misfit(problem: SliceProblem, image: Tensor) -> tuple[float | None, float | None]:
+    """Root mean square of A x - y in deviations of the noise, and the noise as a share of the measurements."""
+    A, y = problem.operator, problem.measurements
+    norm = float(y.norm())
+    if norm == 0:
+        return None, None
+    count = int(A.measured.expand(y.shape[-2:]).sum()) * y.shape[1]
+    noise = A.noise_level(y) * math.sqrt(count) / norm
+    with torch.no_grad():
+        residual = math.sqrt(float(A.misfit(image, y))) / norm
+    return residual / max(noise, MODEL_ERROR), noise
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.mean()) if values.numel() else 0.0
