@@ -9,7 +9,8 @@ from sqlalchemy import insert, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.demo import checked
-from worker.models import Chunk, Job, Status, new_id
+from worker.ids import new_id
+from worker.models import Chunk, Job, Status
 
 JOBS = 10_000
 ROUNDS = 30

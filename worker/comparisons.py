@@ -13,8 +13,9 @@ from core.parameters import Parameters
 from core.volumes import leaders
 from worker import jobs
 from worker.database import notify
+from worker.ids import new_id
 from worker.jobs import IllegalMove
-from worker.models import OPEN, Comparison, Job, Key, Scan, new_id
+from worker.models import OPEN, Comparison, Job, Key, Scan
 from worker.scans import end_of
 
 OUTPUTS = ["h5"]

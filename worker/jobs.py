@@ -12,7 +12,8 @@ from core.parameters import Parameters
 from core.volumes import leaders
 from worker import quotas
 from worker.database import notify
-from worker.models import DEFAULT_TENANT, OPEN, Chunk, Comparison, Job, Key, Scan, Status, new_id
+from worker.ids import new_id
+from worker.models import DEFAULT_TENANT, OPEN, Chunk, Comparison, Job, Key, Scan, Status
 from worker.scans import end_of
 
 SUBMISSION_LOCK = (0x75646967, 1)  # two 32-bit keys: one submission at a time, so that the limit of open jobs is exact
