@@ -69,7 +69,7 @@ def test_a_slice_is_the_same_in_whatever_order_its_volume_is_asked_for(sinogram,
 def test_a_run_that_is_not_judged_tells_what_each_slice_is_worth_and_no_more(sinogram, tmp_path, capsys):
     assert main([str(sinogram), "-o", str(tmp_path / "out.h5"), *QUICK]) == 0
     told = capsys.readouterr().err
-    assert "left out" not in told
+    assert "residual on measurements left out" not in told
     with h5py.File(tmp_path / "out.h5") as file:
         verdicts = json.loads(file.attrs["verdicts"])
         quality = json.loads(file.attrs["quality"])

@@ -96,17 +96,17 @@ def test_slices_follow_their_leader_as_in_a_volume(folder, tmp_path):
         fields = json.loads(path.read_text())
         number = fields["key"]["slice"]
         assert np.array_equal(np.load(path.with_suffix(".npy")), expected[number])
-        assert fields["verdict"] == verdicts[number]
+        assert fields["verdict"].items() <= verdicts[number].items()
 
 
 @pytest.mark.parametrize(
     ("method", "prior_calls", "updates"),
     [
         ("cg_sense", 0, 0),
-        ("dip:iterations=7", 0, 7),
-        ("oes:iterations=3,mask_iterations=2", 0, 5),
-        ("dds:steps=3,samples=2", 6, 0),
-        ("score_mri:steps=3", 6, 0),
+        ("dip:iterations=7,held_out_share=0", 0, 7),
+        ("oes:iterations=3,mask_iterations=2,held_out_share=0", 0, 5),
+        ("dds:steps=3,samples=2,held_out_share=0", 6, 0),
+        ("score_mri:steps=3,held_out_share=0", 6, 0),
         ("udig_dip:preset=paper,outer_iterations=3,prior_calls=2", 6, 6),
         ("udig_dip:preset=paper,outer_iterations=4,prior_calls=3,purification_period=2", 6, 8),
     ],
@@ -142,7 +142,7 @@ def test_other_parameters_and_another_scan_are_other_results(folder, tmp_path):
     assert len({row["psnr"] for row in (a, b, c)}) == 3
 
 
-@pytest.mark.parametrize("method", ["dip:iterations=30", "udig_dip:preset=paper,outer_iterations=8,prior_calls=1"])
+@pytest.mark.parametrize("method", ["dip:iterations=30,held_out_share=0", "udig_dip:preset=paper,outer_iterations=8,prior_calls=1"])
 def test_an_interrupted_run_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch, capsys, method):
     counts: list[int] = []
 
@@ -257,15 +257,15 @@ def test_a_setting_is_called_by_what_is_given_or_as_its_label_says():
 def test_panels_and_curves_are_drawn(folder, tmp_path):
     out = tmp_path / "out"
     figures = ["--figures", "panels", "iterations"]
-    rows = compared(folder, out, "--methods", "sirt", "dip:iterations=20", "--slices", "0", *figures)
+    rows = compared(folder, out, "--methods", "sirt", "dip=dip:iterations=20,held_out_share=0", "--slices", "0", *figures)
     pictures = {str(path.relative_to(out)) for path in out.rglob("*.png")}
     curves = {"iterations-24-views.png", "updates-24-views.png", "updates-2x.png"}
     assert pictures == {"panels/body-0.png", "panels/brain-0.png", *curves}
     assert all(f"]({name})" in (out / "comparison.md").read_text() for name in pictures)
-    curve = [row for row in rows_of(out / "curves.csv") if row["method"] == "dip iterations=20"]
+    curve = [row for row in rows_of(out / "curves.csv") if row["method"] == "dip"]
     assert [(row["axis"], row["at"]) for row in curve] == [("updates", "10"), ("updates", "20")] * 2
     last = {(row["method"], row["sampling"]): float(row["psnr"]) for row in rows}
-    assert float(curve[1]["psnr"]) == pytest.approx(last["dip iterations=20", curve[1]["sampling"]])
+    assert float(curve[1]["psnr"]) == pytest.approx(last["dip", curve[1]["sampling"]])
 
 
 def test_the_noise_sweep_is_of_probes_that_stand_in_no_table(folder, tmp_path):
