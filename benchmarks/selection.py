@@ -1,7 +1,7 @@
 """How well iterates are chosen and runs stopped without the truth, and what it costs. Prints Markdown.
 
-`python -m benchmarks.selection --images DATA --output FOLDER`: two slices each of two people kept out of training,
-reduced to 96 x 96 pixels; 6 coils, lines at 4x and 8x, complex noise of 0.5, 2 and 5 % of the maximum; 30 and 18 views
+`python -m benchmarks.selection --images DATA --output FOLDER`: slices of two people kept out of training, reduced to
+96 x 96 pixels; 6 coils, lines at 4x and 8x, complex noise of 0.5, 2 and 5 % of the maximum; 30 and 18 views
 with 1e6, 1e5 and 1e4 photons a ray. Each method runs once without the measurements left out, judged as
 `core.algorithms.watched` does, and once with all of them; every iterate is held against the truth. What is in FOLDER
 already is not computed again.
@@ -37,10 +37,17 @@ from core.variance import with_variance
 CPU = torch.device("cpu")
 SIZE = 96
 COILS = 6
-SOURCES = (
-    Source("mri/brain_gd_t1.nii.gz", 2, (50, 80), Modality.MRI),
-    Source("ct/upper_abdomen_hu.nii.gz", 2, (4, 16), Modality.CT),
-)
+SOURCES = {
+    "first": (
+        Source("mri/brain_gd_t1.nii.gz", 2, (50, 80), Modality.MRI),
+        Source("ct/upper_abdomen_hu.nii.gz", 2, (4, 16), Modality.CT),
+    ),
+    "check": (
+        Source("mri/brain_gd_t1.nii.gz", 2, (40, 65, 100), Modality.MRI),
+        Source("ct/upper_abdomen_hu.nii.gz", 2, (8, 12), Modality.CT),
+    ),
+}
+"""The slices that the rule was found on, and others that it was not."""
 NOISE = (0.005, 0.02, 0.05)
 PHOTONS = (1e6, 1e5, 1e4)
 METHODS: dict[str, dict[str, Any]] = {
@@ -78,9 +85,9 @@ class Curves(NamedTuple):
         return np.asarray(self.residual**2 + weight * self.noise**2 * np.abs(self.discrepancy**2 - 1))
 
 
-def cases(folder: Path, slices: int) -> Iterator[tuple[Modality, str, Case]]:
+def cases(folder: Path, sources: Sequence[Source], slices: int, size: int) -> Iterator[tuple[Modality, str, Case]]:
     """Modality, noise and scan, of the first slices of each source."""
-    for source in SOURCES:
+    for source in sources:
         mri = source.modality is Modality.MRI
         volume = nibabel.load(folder / source.file)
         values = np.asarray(volume.dataobj, np.float32)
@@ -88,33 +95,37 @@ def cases(folder: Path, slices: int) -> Iterator[tuple[Modality, str, Case]]:
         for index in source.slices[:slices]:
             plane = np.rot90(np.take(values, index, source.axis))
             extent = max(plane.shape)
-            pixel_mm = float(volume.header.get_zooms()[0]) * extent / SIZE
+            pixel_mm = float(volume.header.get_zooms()[0]) * extent / size
             plane = fitted(plane, extent)
             for sampling in ("4x", "8x") if mri else ("30 views", "18 views"):
                 for level in NOISE if mri else PHOTONS:
                     name = f"{level:.1%}" if mri else f"{level:.0e} photons"
-                    simulate = partial(mri_scan if mri else ct_scan, plane, pixel_mm, sampling, index, level)
+                    simulate = partial(mri_scan if mri else ct_scan, plane, size, pixel_mm, sampling, index, level)
                     yield source.modality, name, Case(person(source), f"{sampling}, {name}", index, simulate)
 
 
-def mri_scan(plane: NDArray[np.float32], _: float, sampling: str, index: int, noise: float) -> MRIAcquisition:
-    image = torch.from_numpy(reduced(plane, SIZE))[None, None]
+def mri_scan(
+    plane: NDArray[np.float32], size: int, _: float, sampling: str, index: int, noise: float
+) -> MRIAcquisition:
+    image = torch.from_numpy(reduced(plane, size))[None, None]
     channels = with_phase(image, torch.Generator().manual_seed(index))[0].numpy()
     numbers = np.random.default_rng((index, int(sampling[0])))
     return simulate_mri(
         (channels[0] + 1j * channels[1]).astype(np.complex64),
-        birdcage_maps(COILS, (SIZE, SIZE)),
-        mask(sampling, (SIZE, SIZE), numbers),
+        birdcage_maps(COILS, (size, size)),
+        mask(sampling, (size, size), numbers),
         numbers,
         noise_level=noise,
         with_maps=True,
     )
 
 
-def ct_scan(plane: NDArray[np.float32], pixel_mm: float, sampling: str, index: int, photons: float) -> CTAcquisition:
-    fine = reduced(plane, 2 * SIZE)
-    offset = np.arange(2 * SIZE) - SIZE + 0.5
-    fine[np.hypot(offset[:, None], offset) > SIZE - 2] = 0
+def ct_scan(
+    plane: NDArray[np.float32], size: int, pixel_mm: float, sampling: str, index: int, photons: float
+) -> CTAcquisition:
+    fine = reduced(plane, 2 * size)
+    offset = np.arange(2 * size) - size + 0.5
+    fine[np.hypot(offset[:, None], offset) > size - 2] = 0
     views = int(sampling.split()[0])
     numbers = np.random.default_rng((index, views))
     return simulate_ct(fine, views, photons, numbers, pixel_size_mm=pixel_mm, supersampling=2)
@@ -222,28 +233,30 @@ def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray([values[max(0, k - 4) : k + 1].mean() for k in range(len(values))])
 
 
-def rows(images: Path, output: Path, methods: Sequence[str], slices: int, compute: bool) -> Iterator[Row]:
+def rows(options: argparse.Namespace) -> Iterator[Row]:
     """Each method on each scan, from the disk or else computed."""
-    for name in methods:
-        for modality, noise, case in cases(images, slices):
+    for name in options.methods:
+        for modality, noise, case in cases(options.images, SOURCES[options.sources], options.slices, options.size):
             knobs = {"method": name, **METHODS[name]}
             if modality not in parse(knobs).modalities:
                 continue
-            whole = of(case, output, {**knobs, "held_out_share": 0.0}, compute)
-            for left_out in list(LEFT_OUT)[: TRIED[name]]:
-                part = of(case, output, {**knobs, **LEFT_OUT[left_out]}, compute)
+            whole = of(case, options, {**knobs, "held_out_share": 0.0})
+            for left_out in list(LEFT_OUT)[: TRIED[name] if options.sources == "first" else 1]:
+                part = of(case, options, {**knobs, **LEFT_OUT[left_out]})
                 if part is not None and whole is not None:
                     yield Row(modality, noise, name, left_out, part, whole)
 
 
-def of(case: Case, output: Path, knobs: Mapping[str, Any], compute: bool) -> Curves | None:
+def of(case: Case, options: argparse.Namespace, knobs: Mapping[str, Any]) -> Curves | None:
+    """The curves of a run; None where it is not on disk and nothing is to be computed."""
     method = parse(dict(knobs))
     assert isinstance(method, Watched)
-    run = Measurement(method.method, {"parameters": knobs, "size": SIZE, "coils": COILS})
-    if not compute:
-        result = found(output / case.name, run)
+    run = Measurement(method.method, {"parameters": knobs, "size": options.size, "coils": COILS})
+    folder = options.output / case.name
+    if options.report_only:
+        result = found(folder, run)
         return None if result is None else curves(result)
-    return curves(measured(output / case.name, run, lambda: followed(case.scan, method)))
+    return curves(measured(folder, run, lambda: followed(case.scan, method)))
 
 
 def report(table: Sequence[Row]) -> str:
@@ -301,13 +314,14 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder with mri/ and ct/")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="all by default")
-    parser.add_argument("--slices", type=int, default=2, help="of each person")
+    parser.add_argument("--sources", choices=list(SOURCES), default="first", help="slices that the rule was found on")
+    parser.add_argument("--slices", type=int, default=3, help="of each person, at most")
+    parser.add_argument("--size", type=int, default=SIZE, help="pixels a side")
     parser.add_argument("--report-only", action="store_true", help="compute nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
-    table = list(rows(options.images, options.output, options.methods, options.slices, not options.report_only))
-    text = report(table)
+    text = report(list(rows(options)))
     (options.output / "selection.md").write_text(text)
     print(text)
 
