@@ -4,6 +4,8 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from api import problems
+from core.acquisition import Modality
+from core.grade import Signals, graded, worst
 from core.results import OutputFormat
 from core.verdict import Verdict, foreign
 
@@ -85,6 +87,7 @@ VERDICT = Verdict(
     residuals={"start": 0.094, "tv": 0.066, "udig_dip": 0.063},
     tv_weight=0.0013,
 )
+GRADE = graded(Signals(misfit=0.9, prior_excess=VERDICT.excess, hallucination=0.04), Modality.MRI)
 JUDGED_JOB: dict[str, Any] = {
     **JOB_ITEM,
     "status": "succeeded",
@@ -106,6 +109,8 @@ JUDGED_JOB: dict[str, Any] = {
         "updates": 0.0,
         "noise_discrepancy": 1.08,
         "output_variance": 2.1e-7,
+        "hallucination_share": 0.04,
+        "spread": None,
     },
     "parameters": {**JOB_ITEM["parameters"], "held_out_share": 0.1},
     "warnings": [foreign([0])],
@@ -119,7 +124,8 @@ JUDGED_JOB: dict[str, Any] = {
         "due_at": "2026-02-03T09:15:11.200000Z",
         "delivered_at": "2026-02-03T09:14:41.400000Z",
     },
-    "verdicts": [{"slice": 0, **VERDICT.as_json()}],
+    "quality": worst({0: GRADE}).as_json(),
+    "verdicts": [{"slice": 0, "quality": GRADE.as_json(), **VERDICT.as_json()}],
 }
 SNAPSHOT = {
     "seq": 7,

@@ -16,7 +16,7 @@ from core.reconstruct import SliceProblem
 from core.unit import unit
 
 OBJECT = 0.1
-"""What is darker than this share of the brightest pixel is air."""
+"""What is darker than this share of the object's brightness is air."""
 MODEL_ERROR = 0.005
 """No model explains measurements better than to this share of them, so less noise does not count."""
 
@@ -32,15 +32,14 @@ class Assessment:
 
 def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessment:
     """Of the last iterate of an ensemble."""
-    image, brightness = last.image, problem.brightness(last.image)
-    object_ = brightness > OBJECT * brightness.max()
-    heat = None
+    image, heat = last.image, None
+    inside = _object(problem, image)
     if method.needs_prior and last.data_only is not None:
         heat = hallucination_map(image, last.data_only, problem.operator)
-    hallucination = None if heat is None else _mean((heat > HALLUCINATED)[object_].float())
+    hallucination = None if heat is None else _mean((heat > HALLUCINATED)[inside].float())
     spread = None
-    if last.deviation is not None and bool(object_.any()):
-        spread = math.sqrt(_mean(last.deviation[object_].square())) / unit(image)
+    if last.deviation is not None:
+        spread = math.sqrt(_mean(last.deviation[inside].square())) / unit(image) if bool(inside.any()) else 0.0
     verdict = last.verdict
     misfit, noise = _misfit(problem, image)
     signals = Signals(
@@ -57,6 +56,12 @@ def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessme
     return Assessment(
         graded(signals, problem.modality), shown, {"hallucination_share": hallucination, "spread": spread}
     )
+
+
+def _object(problem: SliceProblem, image: Tensor) -> Tensor:
+    """Where the object is, (1, 1, H, W); metal far brighter than it does not hide it."""
+    brightness = problem.brightness(image)
+    return brightness > OBJECT * unit(image) if bool((brightness > 0).any()) else torch.zeros_like(brightness).bool()
 
 
 def _misfit(problem: SliceProblem, image: Tensor) -> tuple[float | None, float | None]:

@@ -142,7 +142,9 @@ def test_other_parameters_and_another_scan_are_other_results(folder, tmp_path):
     assert len({row["psnr"] for row in (a, b, c)}) == 3
 
 
-@pytest.mark.parametrize("method", ["dip:iterations=30,held_out_share=0", "udig_dip:preset=paper,outer_iterations=8,prior_calls=1"])
+@pytest.mark.parametrize(
+    "method", ["dip:iterations=30,held_out_share=0", "udig_dip:preset=paper,outer_iterations=8,prior_calls=1"]
+)
 def test_an_interrupted_run_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch, capsys, method):
     counts: list[int] = []
 
@@ -257,7 +259,9 @@ def test_a_setting_is_called_by_what_is_given_or_as_its_label_says():
 def test_panels_and_curves_are_drawn(folder, tmp_path):
     out = tmp_path / "out"
     figures = ["--figures", "panels", "iterations"]
-    rows = compared(folder, out, "--methods", "sirt", "dip=dip:iterations=20,held_out_share=0", "--slices", "0", *figures)
+    rows = compared(
+        folder, out, "--methods", "sirt", "dip=dip:iterations=20,held_out_share=0", "--slices", "0", *figures
+    )
     pictures = {str(path.relative_to(out)) for path in out.rglob("*.png")}
     curves = {"iterations-24-views.png", "updates-24-views.png", "updates-2x.png"}
     assert pictures == {"panels/body-0.png", "panels/brain-0.png", *curves}

@@ -5,12 +5,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from core import familiarise
 from core.acquisition import Modality
 from core.cards import Card, EDMNetwork, find_card, read_card
 from core.errors import MissingPrior
-from core.familiarity import learn, strangeness_to
+from core.familiarity import features, learn, strangeness_to
 from core.priors import DiffusionPrior, prior_of, save_prior
 from core.training_images import find_sources, load_images
 
@@ -119,3 +120,22 @@ def test_a_broken_file_is_told(card):
 def test_the_bundled_priors_know_their_images(modality):
     card = find_card(None, modality)
     assert strangeness_to(prior_of(card, CPU), card) is not None
+
+
+def test_the_look_that_finds_an_image_strangest_counts(card, images):
+    sources = find_sources(images, {})
+    known = learn(card, load_images(sources, Modality.MRI), sources, CPU)
+    prior, one = prior_of(card, CPU), image(squares)
+    each = [familiarity.strangeness(features(prior, one, look)) for look, familiarity in known.items()]
+    assert len(each) > 1
+    assert judge(card)(one) == max(each)
+
+
+def test_a_file_of_before_there_were_several_looks_is_still_read(card, images):
+    sources = find_sources(images, {})
+    known = learn(card, load_images(sources, Modality.MRI), sources, CPU)
+    path = card.weights.with_name("small.familiarity.safetensors")
+    save_file({name: part for name, part in load_file(path).items() if "_" not in name}, path, {"prior": card.sha256})
+    prior, one = prior_of(card, CPU), image(squares)
+    first, *_ = known
+    assert judge(card)(one) == known[first].strangeness(features(prior, one, first))
