@@ -91,14 +91,8 @@ GRADE = graded(Signals(misfit=0.9, prior_excess=VERDICT.excess, hallucination=0.
 JUDGED_JOB: dict[str, Any] = {
     **JOB_ITEM,
     "status": "succeeded",
-    "progress": {
-        "fraction": 1.0,
-        "slices_done": 1,
-        "slices": 1,
-        "iteration": 180,
-        "iterations": 180,
-        "eta_seconds": None,
-    },
+    "progress": {**PROGRESS, "fraction": 1.0, "slices_done": 1, "slices": 1, "iteration": 180, "iterations": 180}
+    | {"eta_seconds": None},
     "metrics": {
         "psnr": 33.2,
         "ssim": 0.91,
