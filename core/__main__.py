@@ -20,9 +20,9 @@ from core.device import prepared
 from core.ensembles import ensemble
 from core.errors import ReconstructionError
 from core.parameters import MAX_SEEDS, METHODS, Parameters, complete, parse, require, require_random
+from core.quality_curves import Curves, with_quality
 from core.reconstruct import Quality, slice_problem
 from core.volumes import Precedent, in_order, leaders
-from core.watching import Curves, watched
 
 COMMANDS = {
     "compare": "core.compare",
@@ -137,7 +137,7 @@ def _slice(
         problem, method, seed=options.seed, seeds=options.seeds, priors=options.priors, precedent=precedent
     )
     with tqdm(desc=f"slice {index}", unit="it") as bar:
-        for iterate, quality in watched(problem, iterates, curves):
+        for iterate, quality in with_quality(problem, iterates, curves):
             bar.total = iterate.steps
             bar.update(iterate.step - bar.n)
             if quality is not None:

@@ -18,9 +18,9 @@ from core.files import replacing
 from core.iterates import Iterate
 from core.meter import Meter
 from core.priors import load_prior
+from core.quality_curves import Curves, with_quality
 from core.reconstruct import reconstruct, slice_problem
 from core.volumes import Precedent
-from core.watching import Curves, watched
 
 KEPT_EVERY = 60.0
 """Seconds from one kept state of a run to the next."""
@@ -87,7 +87,7 @@ class Computer:
         )
         kept_at = time.monotonic()
         with meter.counting(prior):
-            for iterate, quality in watched(problem, meter.timed(iterates), curves):
+            for iterate, quality in with_quality(problem, meter.timed(iterates), curves):
                 if quality is not None:
                     curves.setdefault("updates", []).append(meter.updates)
                     last = quality

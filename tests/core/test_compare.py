@@ -22,8 +22,8 @@ from core.comparison.stored import Measurement, found, measured
 from core.errors import ReconstructionError
 from core.parameters import complete, parse
 from core.pictures import busiest, with_inset
+from core.quality_curves import with_quality
 from core.reconstruct import reconstruct, slice_problem
-from core.watching import watched
 
 CPU = torch.device("cpu")
 QUICK = "udig_dip:preset=preview,outer_iterations=4"
@@ -150,7 +150,7 @@ def test_an_interrupted_run_goes_on_where_it_was_stopped(folder, tmp_path, monke
 
     def stopping(problem, iterates, curves):
         counts.append(0)
-        for seen in watched(problem, iterates, curves):
+        for seen in with_quality(problem, iterates, curves):
             yield seen
             counts[-1] += 1
             if len(counts) == 1 and counts[-1] == 25:
@@ -161,7 +161,7 @@ def test_an_interrupted_run_goes_on_where_it_was_stopped(folder, tmp_path, monke
     whole = compared(folder, tmp_path / "whole", *arguments)
     compared(folder, tmp_path / "out", "--methods", "cg_sense", "--slices", "0")
     monkeypatch.setattr(running, "KEPT_EVERY", -1.0)
-    monkeypatch.setattr(running, "watched", stopping)
+    monkeypatch.setattr(running, "with_quality", stopping)
     command = [
         "compare",
         str(folder),

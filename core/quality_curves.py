@@ -12,7 +12,7 @@ Curves = dict[str, list[float]]
 """`iteration`, `data_residual` and, with a reference, `psnr` and `ssim`: a value for each measurement."""
 
 
-def watched(
+def with_quality(
     problem: SliceProblem, iterates: Iterable[Iterate], curves: Curves
 ) -> Iterator[tuple[Iterate, Quality | None]]:
     """The iterates, each with its quality where it was measured; the curves, empty at first, grow by what was."""
