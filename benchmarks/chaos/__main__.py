@@ -12,11 +12,13 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 
+import httpx
+
 from benchmarks.chaos import report, witness
-from benchmarks.chaos.clients import Client, Images, Notes
+from benchmarks.chaos.clients import RETRIED, TIMEOUT_SECONDS, Client, Images, Notes
 from benchmarks.chaos.faults import FAULTS, Storm
 from benchmarks.chaos.stack import DOORS, WORKERS, Stack
-from benchmarks.chaos.verdict import checks, misplaced_files, open_jobs, recoveries
+from benchmarks.chaos.verdict import checks, left_failed, misplaced_files, open_jobs, recoveries
 from benchmarks.chaos.workload import Order, calm_orders, orders, spares
 from worker.database import AWAY
 from worker.embedded import valkey_binary
@@ -84,14 +86,20 @@ def run(stack: Stack, desk: Desk, deadline: float, storm: Storm | None = None) -
 
 
 def settle(stack: Stack) -> None:
-    """Wait until all doors are ready, all jobs have ended and nothing is left behind, or for long enough."""
+    """Wait until all doors are ready, all jobs have ended and nothing is left behind, or for long enough.
+
+    What failed by a full disk or by lost workers, of clients that never came back, is retried as an operator would.
+    """
     deadline = time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < deadline:
         stack.supervise()
         try:
             with stack.sessions() as session:
-                pending = open_jobs(session) or misplaced_files(session, stack.settings.data)[0]
-        except AWAY:
+                failed = left_failed(session, RETRIED)
+                pending = open_jobs(session) or failed or misplaced_files(session, stack.settings.data)[0]
+            for job in failed:
+                httpx.post(f"{stack.urls[0]}/v1/jobs/{job}/retry", timeout=TIMEOUT_SECONDS)
+        except (*AWAY, httpx.TransportError):
             pending = True
         if not pending and stack.readiness.ready_since_probe_at:
             return

@@ -1,5 +1,6 @@
 """What must hold when all is over: rows, files, bits, and the witness's account."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,6 +116,13 @@ def _none(what: str, count: int, examples: list[str] | None = None) -> Check:
 def open_jobs(session: Session) -> int:
     """Jobs that have not ended."""
     return session.scalar(select(func.count()).where(Job.status.in_([Status.QUEUED, Status.RUNNING]))) or 0
+
+
+def left_failed(session: Session, problems: Sequence[str]) -> list[str]:
+    """Jobs that failed by a cause which passes, and that nobody asks for again."""
+    kind = func.split_part(Job.error["type"].astext, ":", 4)
+    query = select(Job.id).where(Job.status == Status.FAILED, kind.in_(problems))
+    return [str(job) for job in session.scalars(query)]
 
 
 def recoveries(session: Session, happened: list[Happened]) -> list[Recovery]:
