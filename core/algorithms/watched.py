@@ -16,7 +16,7 @@ from core.parameters import HeldOut, Watched
 LOOKS = 100
 """At the iterates of a run, evenly spread; at all of them where they are fewer."""
 GAIN = 0.1
-"""By which share the error, a square, must fall to be waited for again; less is not worth the time."""
+"""By which share the squared residual must fall to be waited for again; less is not worth the time."""
 
 Method = Callable[[Tensor, LinearOperator, State | None], Iterates]
 """Makes iterates from measurements, their model, and a state to go on from."""
@@ -35,8 +35,6 @@ class Judge:
         used = float(self.seen.measured.expand(y.shape[-2:]).sum()) * y[..., 0, 0].numel()
         level = self.seen.noise_level(self.part)
         self._noise = level * math.sqrt(used)
-        self.noise = level * math.sqrt(unseen.numel()) / self._size
-        """What the residual of a perfect image would be."""
 
     def __call__(self, image: Tensor) -> tuple[float, float]:
         """Residual |A x - y| / |y| on what was left out, and discrepancy, |A x - y| over the noise's, on the rest."""
@@ -46,20 +44,13 @@ class Judge:
         rest = max(float(misfit.sum()) - unseen, 0.0)
         return math.sqrt(unseen) / self._size, math.sqrt(rest) / self._noise if self._noise > 0 else math.inf
 
-    def error(self, residual: float, discrepancy: float, weight: float) -> float:
-        """What iterates are compared by: residual^2 + weight noise^2 |discrepancy^2 - 1|.
-
-        The second term is a bound of the error on what was used: what is not explained yet, or what noise was fitted.
-        """
-        return residual**2 + (weight * self.noise**2 * abs(discrepancy**2 - 1) if weight > 0 else 0.0)
-
 
 def watched(method: Method, y: Tensor, A: LinearOperator, p: Watched, rng: Generator, state: State | None) -> Iterates:
     """Iterates of a run that leaves out some measurements; the last one is that of least error on them.
 
-    It ends early as `patience_share` and `discrepancy` say. With `refit` it is made again from all measurements and
-    the same random numbers, up to the iterate that was best (Yaman et al. 2022). Where nothing is left out, they are
-    the method's own iterates.
+    From `earliest_share` on iterates are compared, and the run ends as `patience_share` and `discrepancy` say. With
+    `refit` it is made again from all measurements and the same random numbers, up to the iterate that was best (Yaman
+    et al. 2022). Where nothing is left out, they are the method's own iterates.
     """
     kept = chosen(y, A, p, rng)  # the same in a run that goes on, whose seed is the same
     if kept is None:
@@ -73,15 +64,15 @@ def watched(method: Method, y: Tensor, A: LinearOperator, p: Watched, rng: Gener
             last = it.step == it.steps
             if last or it.step % max(1, it.steps // LOOKS) == 0:
                 residual, discrepancy = judge(it.image)
-                error = judge.error(residual, discrepancy, p.noise_weight)
                 memory = {**memory, "latest": residual}
-                if "best" not in memory or error < memory["error"]:
-                    found = {"best": it.image, "loss": it.loss, "best_step": it.step}
-                    memory |= {**found, "error": error, "residual": residual}
-                if "mark" not in memory or error < (1 - GAIN) * memory["mark"]:
-                    memory |= {"mark": error, "mark_step": it.step}
-                waited = it.step - memory["mark_step"]
-                last = last or waited >= p.patience_share * it.steps or discrepancy <= p.discrepancy
+                if last or it.step >= p.earliest_share * it.steps:
+                    if "best" not in memory or residual < memory["residual"]:
+                        found = {"best": it.image, "loss": it.loss, "best_step": it.step}
+                        memory |= {**found, "residual": residual}
+                    if "mark" not in memory or residual**2 < (1 - GAIN) * memory["mark"]:
+                        memory |= {"mark": residual**2, "mark_step": it.step}
+                    waited = it.step - memory["mark_step"]
+                    last = last or waited >= p.patience_share * it.steps or discrepancy <= p.discrepancy
             if last:
                 break
             yield _of_all(it, stages, memory)._replace(validation_residual=memory.get("latest"))

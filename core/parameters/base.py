@@ -63,6 +63,9 @@ class HeldOut(Parameters):
 class Watched(HeldOut):
     """Base of the methods whose iterates are judged as they come: the best one is taken, and the run ends after it."""
 
+    earliest_share: float = Field(
+        0.0, ge=0, le=1, description="share of the run before which no iterate is taken and none is waited for"
+    )
     patience_share: float = Field(
         0.25, gt=0, le=1, description="share of the run without a clearly better iterate that ends it; 1: it does not"
     )
@@ -71,13 +74,6 @@ class Watched(HeldOut):
         ge=0,
         le=100,
         description="the run ends once |A x - y| is at most so many times what its noise explains; 0: whatever it is",
-    )
-    noise_weight: float = Field(
-        0.0,
-        ge=0,
-        le=100,
-        description="by which | |A x - y|^2 - the noise's | counts on measurements that are used, against the error on "
-        "those left out, where iterates are compared",
     )
     refit: bool = Field(
         True, description="run again, on all measurements, up to the iterate that was best; else that one is taken"

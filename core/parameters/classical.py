@@ -47,8 +47,11 @@ class SIRT(Deterministic, Watched):
     modalities = (Modality.CT,)
     method: Literal["sirt"] = "sirt"
     iterations: int = Field(200, ge=1, le=20000, description="iterations")
-    noise_weight: float = Field(
-        1.0, ge=0, le=100, description="by which | |A x - y|^2 - the noise's | counts where iterates are compared"
+    discrepancy: float = Field(
+        0.4,
+        ge=0,
+        le=100,
+        description="the run ends once |A x - y| is at most so many times what its noise explains; 0: whatever it is",
     )
 
 

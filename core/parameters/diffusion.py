@@ -31,8 +31,8 @@ class Sampler(Watched):
         description="levels between: a geometric series, or those of evenly spaced times of DDPM's linear schedule",
     )
     samples: int = Field(1, ge=1, le=64, description="chains led side by side; the image is their mean")
-    patience_share: float = Field(
-        0.4, gt=0, le=1, description="share of the run without a clearly better iterate that ends it; 1: it does not"
+    earliest_share: float = Field(
+        0.5, ge=0, le=1, description="share of the run before which no iterate is taken and none is waited for"
     )
 
 

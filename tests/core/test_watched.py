@@ -38,9 +38,9 @@ def problem(modality, noise=None, size=48):
 
 
 def noisy(modality, **knobs):
-    """A run on noisy measurements; unless it is told to, noise does not count where iterates are compared."""
+    """A run on noisy measurements; unless it is told to, no discrepancy ends it."""
     method, noise = NOISY[modality]
-    knobs = {"iterations": 120, "noise_weight": 0, **knobs}
+    knobs = {"iterations": 120, "discrepancy": 0, **knobs}
     return list(reconstruct(problem(modality, noise), method(**knobs), seed=3))
 
 
@@ -98,10 +98,13 @@ def test_a_run_ends_where_the_noise_explains_its_misfit(modality):
     assert all(level > 0.95 * levels[4] for level in levels[: len(path) - 1])
 
 
-def test_where_noise_counts_an_iterate_that_fits_less_of_it_is_chosen():
-    seen = problem(Modality.CT, NOISY[Modality.CT][1])
-    found = [seen.quality(noisy(Modality.CT, noise_weight=weight)[-1].image) for weight in (0, 1)]
-    assert found[0].noise_discrepancy < found[1].noise_discrepancy < 1.2
+@pytest.mark.parametrize("modality", list(Modality))
+def test_no_iterate_is_taken_or_waited_for_before_the_earliest(modality):
+    *path, last = noisy(modality, refit=False, patience_share=0.1, earliest_share=0.5)
+    eligible = [it for it in path if it.step >= 60]
+    assert min(path, key=lambda it: it.validation_residual).step < 60
+    assert torch.equal(last.image, min(eligible, key=lambda it: it.validation_residual).image)
+    assert path[-1].step == 60 + 0.1 * 120 - 1
 
 
 @pytest.mark.parametrize("modality", list(Modality))
@@ -119,7 +122,7 @@ def test_every_image_is_judged_unless_nothing_is_to_be_left_out(method, modality
     share = getattr(method, "held_out_share", None)
     judged = share != 0 and getattr(method, "preset", "standard") == "standard" and not isinstance(method, DIPProbe)
     assert (last.validation_residual is not None) == judged
-    assert not judged or 0 < last.validation_residual < 3
+    assert not judged or 0 < last.validation_residual < 10
 
 
 @pytest.mark.parametrize("stage", [0, 1])
