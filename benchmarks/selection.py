@@ -44,14 +44,14 @@ SOURCES = {
     ),
     "check": (
         Source("mri/brain_gd_t1.nii.gz", 2, (40, 65, 100), Modality.MRI),
-        Source("ct/upper_abdomen_hu.nii.gz", 2, (8, 12), Modality.CT),
+        Source("ct/upper_abdomen_hu.nii.gz", 2, (6, 8, 12), Modality.CT),
     ),
     "unseen": (
         Source("mri/brain_gd_t1.nii.gz", 2, (45, 72, 92), Modality.MRI),
-        Source("ct/upper_abdomen_hu.nii.gz", 2, (6, 14), Modality.CT),
+        Source("ct/upper_abdomen_hu.nii.gz", 2, (2, 10, 18), Modality.CT),
     ),
 }
-"""The slices that the rule was found on, others that its limits were set by, and those that nobody looked at before."""
+"""The slices that the rule was found on, those that its limits were set by, and those that it then met first."""
 NOISE = (0.005, 0.02, 0.05)
 PHOTONS = (1e6, 1e5, 1e4)
 METHODS: dict[str, dict[str, Any]] = {

@@ -66,14 +66,12 @@ def _object(problem: SliceProblem, image: Tensor) -> Tensor:
 
 def _misfit(problem: SliceProblem, image: Tensor) -> tuple[float | None, float | None]:
     """Root mean square of A x - y in deviations of the noise, and the noise as a share of the measurements."""
-    A, y = problem.operator, problem.measurements
-    norm = float(y.norm())
+    norm = float(problem.measurements.norm())
     if norm == 0:
         return None, None
-    count = int(A.measured.expand(y.shape[-2:]).sum()) * y.shape[1]
-    noise = A.noise_level(y) * math.sqrt(count) / norm
+    noise = problem.noise_norm / norm
     with torch.no_grad():
-        residual = math.sqrt(float(A.misfit(image, y))) / norm
+        residual = math.sqrt(float(problem.operator.misfit(image, problem.measurements))) / norm
     return residual / max(noise, MODEL_ERROR), noise
 
 

@@ -48,7 +48,7 @@ class SIRT(Deterministic, Watched):
     method: Literal["sirt"] = "sirt"
     iterations: int = Field(200, ge=1, le=20000, description="iterations")
     discrepancy: float = Field(
-        0.4,
+        0.45,
         ge=0,
         le=100,
         description="the run ends once |A x - y| is at most so many times what its noise explains; 0: whatever it is",
