@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from benchmarks.cases import WATER_1_PER_MM, Case, Source, fitted, mask, person
 from core import algorithms, metrics
 from core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
-from core.algorithms.watched import GAIN, LOOKS, Judge
+from core.algorithms.watched import EXPLAINED, GAIN, LOOKS, Judge
 from core.augmentation import with_phase
 from core.comparison.stored import Made, Measurement, Result, found, measured
 from core.held_out import chosen
@@ -196,17 +196,25 @@ def by_least(
     enough: NDArray[np.bool_],
     gain: float = 0.0,
     earliest: float = 0.0,
+    explained: float = np.inf,
 ) -> Choice:
-    """The iterate of the least value up to where it had not fallen by `gain` for a share of the run or was `enough`."""
+    """The iterate of the least value up to where it had not fallen by `gain` for a share of the run or was `enough`.
+
+    Iterates are compared anew from the first one of discrepancy `explained`, and the run waits for that one.
+    """
     steps = len(told.psnr)
-    first = best = mark = int((told.steps >= earliest * steps).argmax())
-    for look in range(first, len(told.steps)):
+    looks = np.flatnonzero(told.steps >= earliest * steps)
+    best = mark = looks[0]
+    waits = True
+    for look in looks:
         step = told.steps[look]
+        if waits and told.discrepancy[look] <= explained:
+            best, mark, waits = look, look, False
         if values[look] < values[best]:
             best = look
         if values[look] < (1 - gain) * values[mark]:
             mark = look
-        if enough[look] or step - told.steps[mark] >= patience * steps:
+        if enough[look] or (not waits and step - told.steps[mark] >= patience * steps):
             break
     at = int(told.steps[best])
     top = float(told.psnr.max())
@@ -219,14 +227,15 @@ def choices(row: Row, patience: float | None = None) -> dict[str, Choice]:
     assert isinstance(knobs, Watched)
     patience = patience or knobs.patience_share
     looks = np.arange(len(told.steps))
-    explained, enough = told.discrepancy <= 1, told.discrepancy <= knobs.discrepancy
+    explained, enough = told.discrepancy <= EXPLAINED, told.discrepancy <= knobs.discrepancy
     until = explained.argmax() if explained.any() else looks[-1]
     errors, never, earliest = told.residual**2, np.zeros(len(looks), bool), knobs.earliest_share
     return {
-        "the engine's": by_least(told, errors, patience, enough, GAIN, earliest),
-        "any gain waited for": by_least(told, errors, patience, enough, 0, earliest),
-        "from the first iterate on": by_least(told, errors, patience, enough, GAIN),
-        "whatever the discrepancy": by_least(told, errors, patience, never, GAIN, earliest),
+        "the engine's": by_least(told, errors, patience, enough, GAIN, earliest, EXPLAINED),
+        "any gain waited for": by_least(told, errors, patience, enough, 0, earliest, EXPLAINED),
+        "from the first iterate on": by_least(told, errors, patience, enough, GAIN, 0, EXPLAINED),
+        "before noise explains the misfit, too": by_least(told, errors, patience, enough, GAIN, earliest),
+        "whatever the discrepancy": by_least(told, errors, patience, never, GAIN, earliest, EXPLAINED),
         "held-out residual alone": by_least(told, errors, patience, never, GAIN),
         "its running mean of 5": by_least(told, smoothed(errors), patience, never, GAIN),
         "or discrepancy 1": by_least(told, errors, patience, explained, GAIN, earliest),

@@ -17,6 +17,8 @@ LOOKS = 100
 """At the iterates of a run, evenly spread; at all of them where they are fewer."""
 GAIN = 0.1
 """By which share the squared residual must fall to be waited for again; less is not worth the time."""
+EXPLAINED = 1.0
+"""From this discrepancy down iterates count: until then a method still learns from the data it has."""
 
 Method = Callable[[Tensor, LinearOperator, State | None], Iterates]
 """Makes iterates from measurements, their model, and a state to go on from."""
@@ -48,16 +50,18 @@ class Judge:
 def watched(method: Method, y: Tensor, A: LinearOperator, p: Watched, rng: Generator, state: State | None) -> Iterates:
     """Iterates of a run that leaves out some measurements; the last one is that of least error on them.
 
-    From `earliest_share` on iterates are compared, and the run ends as `patience_share` and `discrepancy` say. With
-    `refit` it is made again from all measurements and the same random numbers, up to the iterate that was best (Yaman
-    et al. 2022). Where nothing is left out, they are the method's own iterates.
+    From `earliest_share` on iterates are compared, anew once noise explains their misfit, and from then on the run ends
+    as `patience_share` and `discrepancy` say. With `refit` it is made again from all measurements and the same random
+    numbers, up to the iterate that was best (Yaman et al. 2022). Where nothing is left out, they are the method's own
+    iterates.
     """
     kept = chosen(y, A, p, rng)  # the same in a run that goes on, whose seed is the same
     if kept is None:
         yield from method(y, A, state)
         return
     judge, beginning, stages = Judge(y, A, kept), rng.get_state(), 2 if p.refit else 1
-    memory: State = {"stage": 0} if state is None else {name: _on(y.device, part) for name, part in state.items()}
+    before = {"stage": 0, "explained": False} if state is None else state
+    memory: State = {name: _on(y.device, part) for name, part in before.items()}
     inner = memory.pop("inner", None)
     if memory["stage"] == 0:
         for it in method(judge.part, judge.seen, inner):
@@ -66,13 +70,8 @@ def watched(method: Method, y: Tensor, A: LinearOperator, p: Watched, rng: Gener
                 residual, discrepancy = judge(it.image)
                 memory = {**memory, "latest": residual}
                 if last or it.step >= p.earliest_share * it.steps:
-                    if "best" not in memory or residual < memory["residual"]:
-                        found = {"best": it.image, "loss": it.loss, "best_step": it.step}
-                        memory |= {**found, "residual": residual}
-                    if "mark" not in memory or residual**2 < (1 - GAIN) * memory["mark"]:
-                        memory |= {"mark": residual**2, "mark_step": it.step}
-                    waited = it.step - memory["mark_step"]
-                    last = last or waited >= p.patience_share * it.steps or discrepancy <= p.discrepancy
+                    memory, enough = _compared(memory, it, residual, discrepancy, p)
+                    last = last or enough
             if last:
                 break
             yield _of_all(it, stages, memory)._replace(validation_residual=memory.get("latest"))
@@ -87,6 +86,19 @@ def watched(method: Method, y: Tensor, A: LinearOperator, p: Watched, rng: Gener
             yield _of_all(it, stages, memory)
     steps = stages * it.steps
     yield Iterate(steps, steps, image, loss, validation_residual=memory["residual"])
+
+
+def _compared(memory: State, it: Iterate, residual: float, discrepancy: float, p: Watched) -> tuple[State, bool]:
+    """The memory after an iterate, and whether the run ends with it."""
+    explained = memory["explained"] or discrepancy <= EXPLAINED
+    anew = "best" not in memory or explained != memory["explained"]
+    memory = {**memory, "explained": explained}
+    if anew or residual < memory["residual"]:
+        memory |= {"best": it.image, "loss": it.loss, "best_step": it.step, "residual": residual}
+    if anew or residual**2 < (1 - GAIN) * memory["mark"]:
+        memory |= {"mark": residual**2, "mark_step": it.step}
+    in_vain = it.step - memory["mark_step"] >= p.patience_share * it.steps
+    return memory, discrepancy <= p.discrepancy or (explained and in_vain)
 
 
 def at_once(solve: Callable[[Tensor, Model], Iterates], y: Tensor, A: Model, p: HeldOut, rng: Generator) -> Iterates:
