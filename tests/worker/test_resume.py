@@ -29,7 +29,7 @@ from worker.runs import Released, Run
 
 CPU = torch.device("cpu")
 STEPS = 4
-SHORTENED = dict.fromkeys(("iterations", "outer_iterations"), STEPS) | {"prior_calls": 2, "mask_iterations": 3}
+SHORTENED = dict.fromkeys(("iterations", "outer_iterations", "steps"), STEPS) | {"prior_calls": 2, "mask_iterations": 3}
 STOPS = 2
 """of each run, spread over it, beside one in every stage"""
 # What one knob at a time does not reach.
