@@ -32,11 +32,8 @@ class Judge:
     def __init__(self, y: Tensor, A: LinearOperator, kept: Tensor) -> None:
         self._y, self._A, self._kept = y, A, kept
         self.seen, self.part = A.restricted(kept), y * kept
-        unseen = left_out(A, y, kept)
-        self._size = float(unseen.norm()) + torch.finfo(torch.float32).tiny
-        used = float(self.seen.measured.expand(y.shape[-2:]).sum()) * y[..., 0, 0].numel()
-        level = self.seen.noise_level(self.part)
-        self._noise = level * math.sqrt(used)
+        self._size = float(left_out(A, y, kept).norm()) + torch.finfo(torch.float32).tiny
+        self._noise = self.seen.noise_norm(self.part)
 
     def __call__(self, image: Tensor) -> tuple[float, float]:
         """Residual |A x - y| / |y| on what was left out, and discrepancy, |A x - y| over the noise's, on the rest."""

@@ -1,5 +1,6 @@
 """What every forward model promises: a linear map of unit norm, its exact adjoint, and gradients made of the two."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Self
@@ -72,6 +73,11 @@ class LinearOperator(ABC):
     @abstractmethod
     def noise_level(self, y: Tensor) -> float:
         """Standard deviation of the noise in measurements y, estimated from where there is hardly any signal."""
+
+    def noise_norm(self, y: Tensor) -> float:
+        """|A x - y| of a perfect image of measurements y (1, ...): that of the noise, by its level."""
+        count = float(self.measured.expand(y.shape[-2:]).sum()) * y[..., 0, 0].numel()
+        return self.noise_level(y) * math.sqrt(count)
 
     @abstractmethod
     def _forward(self, x: Tensor) -> Tensor: ...

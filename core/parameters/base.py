@@ -14,6 +14,20 @@ FitMaps = Annotated[
 ]
 
 
+EarliestShare = Annotated[
+    float, Field(ge=0, le=1, description="share of the run before which no iterate is taken and none is waited for")
+]
+
+Discrepancy = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=100,
+        description="the run ends once |A x - y| is at most so many times what its noise explains; 0: whatever it is",
+    ),
+]
+
+
 class Parameters(BaseModel):
     """Base of the methods' parameters: frozen, and an unknown knob is an error."""
 
@@ -63,18 +77,11 @@ class HeldOut(Parameters):
 class Watched(HeldOut):
     """Base of the methods whose iterates are judged as they come: the best one is taken, and the run ends after it."""
 
-    earliest_share: float = Field(
-        0.0, ge=0, le=1, description="share of the run before which no iterate is taken and none is waited for"
-    )
+    earliest_share: EarliestShare = 0.0
     patience_share: float = Field(
         0.25, gt=0, le=1, description="share of the run without a clearly better iterate that ends it; 1: it does not"
     )
-    discrepancy: float = Field(
-        0.0,
-        ge=0,
-        le=100,
-        description="the run ends once |A x - y| is at most so many times what its noise explains; 0: whatever it is",
-    )
+    discrepancy: Discrepancy = 0.0
     refit: bool = Field(
         True, description="run again, on all measurements, up to the iterate that was best; else that one is taken"
     )

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from core.acquisition import Modality
-from core.parameters.base import FitMaps, HeldOut, Parameters, Watched
+from core.parameters.base import Discrepancy, FitMaps, HeldOut, Parameters, Watched
 
 
 class Deterministic(Parameters):
@@ -47,12 +47,7 @@ class SIRT(Deterministic, Watched):
     modalities = (Modality.CT,)
     method: Literal["sirt"] = "sirt"
     iterations: int = Field(200, ge=1, le=20000, description="iterations")
-    discrepancy: float = Field(
-        0.45,
-        ge=0,
-        le=100,
-        description="the run ends once |A x - y| is at most so many times what its noise explains; 0: whatever it is",
-    )
+    discrepancy: Discrepancy = 0.45
 
 
 class TV(Parameters):

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from core.acquisition import Modality
-from core.parameters.base import Watched, check_levels
+from core.parameters.base import EarliestShare, Watched, check_levels
 
 
 class Sampler(Watched):
@@ -31,9 +31,7 @@ class Sampler(Watched):
         description="levels between: a geometric series, or those of evenly spaced times of DDPM's linear schedule",
     )
     samples: int = Field(1, ge=1, le=64, description="chains led side by side; the image is their mean")
-    earliest_share: float = Field(
-        0.5, ge=0, le=1, description="share of the run before which no iterate is taken and none is waited for"
-    )
+    earliest_share: EarliestShare = 0.5
 
 
 class DPS(Sampler):

@@ -13,7 +13,7 @@ from core.algorithms.watched import EXPLAINED, GAIN, Judge
 from core.errors import UnsupportedScan
 from core.held_out import chosen, scattered
 from core.operators import MultiCoilMRI, ParallelBeamCT
-from core.parameters import DIP, FBP, SIRT, CGSense, DIPProbe, ZeroFilled, check_views
+from core.parameters import DIP, FBP, SIRT, CGSense, DIPProbe, Watched, ZeroFilled, check_views
 from core.reconstruct import reconstruct, slice_problem
 from core.sampling import birdcage_maps, cartesian_lines, poisson_disc, simulate_ct, simulate_mri
 from core.variance import MEMORY
@@ -69,17 +69,17 @@ def discrepancies(modality, path, **knobs):
 
 
 @pytest.mark.parametrize("modality", list(Modality))
-@pytest.mark.parametrize("patience", [0.02, 0.2])
-def test_a_run_ends_when_nothing_better_came_for_its_patience_once_noise_explains_its_misfit(modality, patience):
-    *path, last = noisy(modality, refit=False, patience_share=patience)
+def test_a_run_ends_when_nothing_better_came_for_its_patience_once_noise_explains_its_misfit(modality):
+    *path, last = noisy(modality, refit=False, patience_share=0.2)
     first = next(k for k, level in enumerate(discrepancies(modality, path)) if level <= EXPLAINED)
     errors = [it.validation_residual**2 for it in path]
     # Each looked at, and waited for again after a clear gain.
     mark, marked = errors[first], first + 1
     for step, error in enumerate(errors[first:], first + 1):
         mark, marked = (error, step) if error < (1 - GAIN) * mark else (mark, marked)
-    assert len(path) == max(marked + round(patience * 120 + 0.4) - 1, first + 1)
-    assert last.validation_residual <= min(it.validation_residual for it in path[first:])
+    assert len(path) == marked + 0.2 * 120 - 1
+    least = min(path[first:], key=lambda it: it.validation_residual)
+    assert torch.equal(last.image, least.image)
 
 
 @pytest.mark.parametrize("modality", list(Modality))
@@ -130,11 +130,13 @@ def test_noise_discrepancy_of_the_truth_is_one(modality):
 
 @pytest.mark.parametrize(("method", "modality"), CASES, ids=called)
 def test_every_image_is_judged_unless_nothing_is_to_be_left_out(method, modality):
+    if isinstance(method, Watched):  # in a walk of a few steps the second half is not better than the first
+        method = method.model_copy(update={"earliest_share": 0.0})
     *_, last = iterates(method, modality)
     share = getattr(method, "held_out_share", None)
     judged = share != 0 and getattr(method, "preset", "standard") == "standard" and not isinstance(method, DIPProbe)
     assert (last.validation_residual is not None) == judged
-    assert not judged or 0 < last.validation_residual < 10
+    assert not judged or 0 < last.validation_residual < 3
 
 
 @pytest.mark.parametrize("stage", [0, 1])
