@@ -55,7 +55,7 @@ async def _caller(
         _refuse_other_sites(request)
         caller = Caller()
     else:
-        key = await run_in_threadpool(_known, context, given)
+        key = await _known(context, given)
         caller = Caller(key.tenant, key)
         request.state.client = f"key:{key.id}"  # see api/shares.py
         _check_rate(context, key)
@@ -74,16 +74,22 @@ def _refuse_other_sites(request: Request) -> None:
         raise Forbidden("a page of another site may not use this service without a key")
 
 
-def _known(context: Context, given: HTTPAuthorizationCredentials | None) -> Key:
+async def _known(context: Context, given: HTTPAuthorizationCredentials | None) -> Key:
     if given is None:
         challenge = {"WWW-Authenticate": 'Bearer realm="udig-recon"'}
         raise Unauthenticated("send an API key as `Authorization: Bearer udig_...`", headers=challenge)
-    with context.sessions.begin() as session:
-        key = keys.recognise(session, given.credentials)
-    if key is None:
+    found = await context.reads.run(keys.recognise, given.credentials)
+    if found is None:
         challenge = {"WWW-Authenticate": 'Bearer realm="udig-recon", error="invalid_token"'}
         raise Unauthenticated("this API key is unknown, revoked or expired", headers=challenge)
-    return key
+    if found.use_is_due:
+        await run_in_threadpool(_remember_use, context, found.key)
+    return found.key
+
+
+def _remember_use(context: Context, key: Key) -> None:
+    with context.sessions.begin() as session:
+        keys.remember_use(session, key.id)
 
 
 def _check_rate(context: Context, key: Key) -> None:
@@ -94,12 +100,9 @@ def _check_rate(context: Context, key: Key) -> None:
         raise QuotaExceeded(f"this key may make {most} requests a minute (max_requests_per_minute)", headers=headers)
 
 
-def still_admitted(context: Context, caller: Caller) -> bool:
+async def still_admitted(context: Context, caller: Caller) -> bool:
     """Whether the key of a caller that stays holds yet."""
-    if caller.key is None:
-        return True
-    with context.reads() as session:
-        return keys.still_holds(session, caller.key.id)
+    return caller.key is None or await context.reads.run(keys.still_holds, caller.key.id)
 
 
 Reader = Annotated[Caller, Security(_caller, scopes=[Scope.READ.value])]

@@ -15,20 +15,22 @@ from api.comparisons.schemas import ComparisonIn
 from api.context import Context
 from api.metrics import Requests
 from api.middleware import HeadAsGet, Named, Observed
+from api.reads import Reads
 from api.schemas import JobIn, JobOptions, ProblemOut
 from api.shares import Admission, room
 from api.threads import Threads
 from api.watcher import Watcher
 from api.webhooks import Courier
 from core.formats import Prober
-from worker.database import make_engine, make_sessions
+from worker.database import make_engine, make_reading_engine, make_sessions
 from worker.queue import make_celery
 from worker.settings import Settings, get_settings
 from worker.storage import open_storage
 
-CONNECTIONS = 20
-PROBES = 4  # scans looked into at once
-FILES = 8  # scans written, kept or deleted at once
+CONNECTIONS = 10  # to the database, of threads; when all are in use as many more
+READING = 10  # of the event loop
+PROBES = 2  # scans looked into at once
+FILES = 2  # scans written, kept or deleted at once; more would take the lock of the interpreter from the event loop
 DESCRIPTION = """\
 Post a scan, ask for a reconstruction, follow it, download the image. Errors are problem documents (RFC 9457) that say
 what is wrong, where, and what would be right.
@@ -55,7 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.context = Context(
         settings=settings,
         sessions=make_sessions(engine),
-        reads=make_sessions(engine.execution_options(isolation_level="AUTOCOMMIT")),
+        reads=Reads(make_reading_engine(settings.database_url, READING)),
         storage=open_storage(settings.data),
         watcher=Watcher(settings.database_url),
         requests=requests,
@@ -91,6 +93,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         context.prober.close()
         app.state.celery.close()
         app.state.engine.dispose()
+        await context.reads.close()
 
 
 async def _root() -> RedirectResponse:

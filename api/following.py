@@ -10,7 +10,6 @@ from typing import Annotated, NamedTuple
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -85,7 +84,7 @@ async def get_events(
     match = _EVENT_ID.fullmatch(last_event_id or "0")
     if match is None:
         raise Invalid.at("Last-Event-ID", "no event has this id", found=last_event_id or "", expected="id of an event")
-    job = await run_in_threadpool(views.read_job, context.reads, caller.tenant, job_id)
+    job = await context.reads.run(views.one_job, caller.tenant, job_id)
     if match[2] and job.status.ended:
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -121,7 +120,7 @@ class _News(NamedTuple):
 
 def _news(context: Context, tenant: str, job_id: uuid.UUID, after: int) -> _News:
     # The job first: once it has ended, every snapshot it will ever have is there to be read after it.
-    with context.reads() as session:
+    with context.sessions() as session:
         job = views.one_job(session, tenant, job_id)
         found = views.snapshots(session, job_id, after=after, slice_=None, limit=PAGE)
     seq = found[-1].seq if found else after
@@ -148,7 +147,7 @@ async def _events(context: Context, caller: Caller, job_id: uuid.UUID, after: in
         while not context.watcher.closing:
             try:
                 if time.monotonic() - admitted_at >= KEEP_ALIVE_SECONDS:
-                    if not await run_in_threadpool(still_admitted, context, caller):
+                    if not await still_admitted(context, caller):
                         return
                     admitted_at = time.monotonic()
                 news = await context.watcher.read(job_id, after, partial(_news, context, caller.tenant, job_id, after))

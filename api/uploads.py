@@ -15,6 +15,7 @@ from api.context import Context
 from api.problems import BadRequest, DiskFull, Invalid, TooLarge, UnknownMedia
 
 BLOCK_BYTES = 1 << 20  # written, hashed and checked against the limits at once
+SYNC_BYTES = 4 << 20  # put on the disk at once: all of it at the end would keep this client and others waiting
 LONGEST_NAME = 255
 _SHA256_DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]*):")
 
@@ -30,6 +31,7 @@ class Upload:
         self._storage, self._settings, self._threads = context.storage, context.settings, context.files
         self._hash = hashlib.sha256()
         self._block = bytearray()
+        self._unsynced = 0
         self._file = os.fdopen(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb", buffering=0)
         fcntl.flock(self._file, fcntl.LOCK_EX)
 
@@ -53,16 +55,18 @@ class Upload:
             self._check_digest(self.digest)
 
     def _flush(self, last: bool = False) -> None:
-        self.size_bytes += len(self._block)
-        self.check(self.size_bytes, self.size_bytes - len(self._block))
-        self._hash.update(self._block)
+        block, self._block = self._block, bytearray()
+        self.size_bytes += len(block)
+        self.check(self.size_bytes, self.size_bytes - len(block))
+        self._hash.update(block)
         # An unbuffered write may take a part only.
-        left = memoryview(bytes(self._block))
+        left = memoryview(block)
         while left:
             left = left[self._file.write(left) or 0 :]
-        self._block.clear()
-        if last:
+        self._unsynced += len(block)
+        if last or self._unsynced >= SYNC_BYTES:
             os.fsync(self._file.fileno())
+            self._unsynced = 0
 
     def check(self, size_bytes: int, written: int = 0) -> None:
         """Raise TooLarge or DiskFull when a file of this size may not be stored, of which a part is written."""

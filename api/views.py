@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Row, Select, bindparam, case, func, select, text, true
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session
 
 from api.problems import Invalid, NotFound
 from api.schemas import JobItem, JobOut, Metrics, Page, Progress, ScanOut, SnapshotOut
@@ -107,12 +107,6 @@ def one_job(session: Session, tenant: str, job_id: uuid.UUID) -> JobOut:
     grades = {each["slice"]: Grade.of(each["quality"]) for each in verdicts if each["quality"] is not None}
     quality = worst(grades).as_json() if row.Job.status is Status.SUCCEEDED and grades else None
     return JobOut.model_validate({**_item(row), "quality": quality, "verdicts": verdicts, "webhook": row.webhook})
-
-
-def read_job(sessions: sessionmaker[Session], tenant: str, job_id: uuid.UUID) -> JobOut:
-    """The tenant's job of that id as it is now, for those who hold no session while they wait."""
-    with sessions() as session:
-        return one_job(session, tenant, job_id)
 
 
 def job_row(session: Session, tenant: str, job_id: uuid.UUID) -> Job:

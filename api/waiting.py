@@ -2,10 +2,8 @@
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
-
-from starlette.concurrency import run_in_threadpool
 
 from api.context import Context
 from worker.models import Status
@@ -22,14 +20,14 @@ class Standing(Protocol):
 Seen = TypeVar("Seen", bound=Standing)
 
 
-async def awaited(context: Context, id_: uuid.UUID, read: Callable[[], Seen], seconds: float) -> Seen:
+async def awaited(context: Context, id_: uuid.UUID, read: Callable[[], Awaitable[Seen]], seconds: float) -> Seen:
     """What is read of that id as soon as its status is another than now, at the latest after these seconds."""
     deadline = time.monotonic() + seconds
     with context.watcher.watch(id_) as changed:
-        first = seen = await run_in_threadpool(read)
+        first = seen = await read()
         while not seen.status.ended and seen.status == first.status and (left := deadline - time.monotonic()) > 0:
             await context.watcher.wait(changed, left)
-            seen = await run_in_threadpool(read)
+            seen = await read()
             if context.watcher.closing:
                 break
         return seen

@@ -1,11 +1,13 @@
 """How processes reach Postgres, and how they tell each other that a job has changed."""
 
 import uuid
+from typing import Any
 
 from psycopg.errors import IdleInTransactionSessionTimeout
-from sqlalchemy import Engine, ExceptionContext, create_engine, event, func, make_url, select
+from sqlalchemy import URL, Engine, ExceptionContext, create_engine, event, func, make_url, select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 CHANNEL = "udig_jobs"
@@ -22,20 +24,34 @@ CONNECT_OPTIONS = {
     "prepare_threshold": None,
 }
 
+ENGINE_OPTIONS: dict[str, Any] = {
+    "pool_timeout": 10,
+    "hide_parameters": True,  # names of files may be names of patients; they stay out of the logs
+    "connect_args": CONNECT_OPTIONS,
+}
+
 
 def make_engine(url: str, pool_size: int = 5) -> Engine:
     """An engine by psycopg 3 for any spelling of a Postgres URL; lost connections are replaced when they are used."""
-    engine = create_engine(
-        make_url(url).set(drivername="postgresql+psycopg"),
-        pool_pre_ping=True,
-        pool_size=pool_size,
-        max_overflow=10,
-        pool_timeout=10,
-        hide_parameters=True,  # names of files may be names of patients; they stay out of the logs
-        connect_args=CONNECT_OPTIONS,
-    )
+    engine = create_engine(_by_psycopg(url), pool_pre_ping=True, pool_size=pool_size, max_overflow=10, **ENGINE_OPTIONS)
     event.listen(engine, "handle_error", _as_away)
     return engine
+
+
+def make_reading_engine(url: str, pool_size: int) -> AsyncEngine:
+    """One for an event loop and single SELECTs, each of which finds out by itself that its connection is lost.
+
+    Without transactions and without asking whether a connection lives, the database is asked once instead of thrice.
+    """
+    engine = create_async_engine(
+        _by_psycopg(url), isolation_level="AUTOCOMMIT", pool_size=pool_size, max_overflow=0, **ENGINE_OPTIONS
+    )
+    event.listen(engine.sync_engine, "handle_error", _as_away)
+    return engine
+
+
+def _by_psycopg(url: str) -> URL:
+    return make_url(url).set(drivername="postgresql+psycopg")
 
 
 def _as_away(context: ExceptionContext) -> None:

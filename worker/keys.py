@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, func, or_, select, update
@@ -67,21 +67,31 @@ def make(session: Session, tenant: str, wanted: Wanted, maker: Key | None = None
     return key, secret
 
 
-def recognise(session: Session, secret: str) -> Key | None:
-    """The valid key with this secret, whose use is remembered to the minute.
+class Recognised(NamedTuple):
+    """A valid key, and whether its last use was noted so long ago that this one should be."""
+
+    key: Key
+    use_is_due: bool
+
+
+def recognise(session: Session, secret: str) -> Recognised | None:
+    """The valid key with this secret.
 
     It is looked up by its hash: how long that takes tells nothing of any key.
     """
     digest = hashed(secret)
     this = or_(Key.sha256 == digest, (Key.previous_sha256 == digest) & (Key.previous_until > func.now()))
-    due = or_(Key.last_used_at.is_(None), Key.last_used_at < func.now() - USE_IS_TOLD_AGAIN)
-    found = session.execute(select(Key, due.label("due")).where(this, _usable())).one_or_none()
-    if found is None:
-        return None
-    if found.due:
-        session.execute(update(Key).where(Key.id == found.Key.id, due).values(last_used_at=func.now()))
-    key: Key = found.Key
-    return key
+    found = session.execute(select(Key, _use_is_due()).where(this, _usable())).one_or_none()
+    return None if found is None else Recognised(*found)
+
+
+def remember_use(session: Session, key_id: uuid.UUID) -> None:
+    """Note that the key was used now, unless another did within the last minute."""
+    session.execute(update(Key).where(Key.id == key_id, _use_is_due()).values(last_used_at=func.now()))
+
+
+def _use_is_due() -> ColumnElement[bool]:
+    return or_(Key.last_used_at.is_(None), Key.last_used_at < func.now() - USE_IS_TOLD_AGAIN)
 
 
 def still_holds(session: Session, key_id: uuid.UUID) -> bool:

@@ -115,7 +115,8 @@ def _fingerprint(asked: ComparisonIn) -> str:
 
 def _accepted(context: Context, caller: Caller, comparison_id: uuid.UUID, headers: dict[str, str]) -> Response:
     """202 with the comparison as it stands."""
-    body = views.read_comparison(context.reads, caller.tenant, comparison_id).model_dump_json()
+    with context.sessions() as session:
+        body = views.one_comparison(session, caller.tenant, comparison_id).model_dump_json()
     headers = {"Location": f"/v1/comparisons/{comparison_id}", "Retry-After": POLL_SECONDS, **headers}
     return Response(body, 202, headers, "application/json")
 
@@ -153,7 +154,7 @@ async def get_comparison(
     wait: Annotated[float, Query(ge=0, le=60, description="seconds to hold the answer until the status changes")] = 0,
 ) -> Response:
     """Carries `Retry-After` until all its jobs have ended. A failed job that is retried sets it going again."""
-    read = partial(views.read_comparison, context.reads, caller.tenant, comparison_id)
+    read = partial(context.reads.run, views.one_comparison, caller.tenant, comparison_id)
     found = await awaited(context, comparison_id, read, wait)
     return tagged_json(request, found, {} if found.status.ended else {"Retry-After": POLL_SECONDS})
 

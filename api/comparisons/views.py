@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Row, func, select
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session
 
 from api.comparisons.schemas import ComparisonItem, ComparisonOut, ComparisonProgress, EntryOut, FailureOut
 from api.problems import NotFound
@@ -43,14 +43,13 @@ def comparison_row(session: Session, tenant: str, comparison_id: uuid.UUID, *, f
     return comparison
 
 
-def read_comparison(sessions: sessionmaker[Session], tenant: str, comparison_id: uuid.UUID) -> ComparisonOut:
-    """The tenant's comparison of that id as it is now."""
-    with sessions() as session:
-        comparison = comparison_row(session, tenant, comparison_id)
-        (item,) = _items(session, [comparison])
-        return ComparisonOut(
-            **dict(item), entries=_entries(session, comparison_id), errors=_failures(session, comparison_id)
-        )
+def one_comparison(session: Session, tenant: str, comparison_id: uuid.UUID) -> ComparisonOut:
+    """The tenant's comparison of that id."""
+    comparison = comparison_row(session, tenant, comparison_id)
+    (item,) = _items(session, [comparison])
+    return ComparisonOut(
+        **dict(item), entries=_entries(session, comparison_id), errors=_failures(session, comparison_id)
+    )
 
 
 def comparison_page(session: Session, tenant: str, limit: int, cursor: str | None) -> Page[ComparisonItem]:

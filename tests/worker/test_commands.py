@@ -41,8 +41,9 @@ def test_a_key_is_made_listed_rotated_and_revoked(
     limits = ("--max-open-jobs", "3", "--retention-days", "30", "--expires-days", "90")
     secret = done(capsys, "keys", "create", "scanner 3", "--tenant", "radiology", "--scopes", "read", "write", *limits)
     with database.begin() as session:
-        key = keys.recognise(session, secret)
-    assert key is not None
+        found = keys.recognise(session, secret)
+    assert found is not None
+    key = found.key
     assert (key.tenant, key.name, key.scopes, key.max_open_jobs) == ("radiology", "scanner 3", ["read", "write"], 3)
     listed = json.loads(done(capsys, "keys", "list"))
     assert (listed["id"], listed["retention_days"]) == (str(key.id), 30)

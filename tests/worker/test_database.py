@@ -12,7 +12,7 @@ from worker.settings import Settings
 def engine(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """Connections that sleep for a tenth of a second at most within a transaction."""
     options = {**database.CONNECT_OPTIONS, "options": "-c idle_in_transaction_session_timeout=100ms"}
-    monkeypatch.setattr(database, "CONNECT_OPTIONS", options)
+    monkeypatch.setitem(database.ENGINE_OPTIONS, "connect_args", options)
     return make_engine(str(settings.database_url))
 
 
