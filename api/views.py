@@ -16,58 +16,82 @@ from core.grade import Grade, worst
 from core.verdict import foreign
 from worker.models import Chunk, Job, Scan, Snapshot, Status, WebhookDelivery
 
-PART = case(
-    (Chunk.status == Status.SUCCEEDED, 1.0),
-    else_=func.least(func.coalesce(Chunk.iteration / func.nullif(Chunk.iterations, 0), 0.0), 1.0),
+# Columns of tables, not attributes of classes: to make objects of rows that are only shown takes long.
+_JOB, _CHUNK, _DELIVERY = Job.__table__.c, Chunk.__table__.c, WebhookDelivery.__table__.c
+_SHOWN = (
+    "id",
+    "scan_id",
+    "status",
+    "parameters",
+    "outputs",
+    "slices",
+    "seed",
+    "seeds",
+    "tags",
+    "cancel_requested",
+    "error",
+    "comparison_id",
+    "versions",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "expires_at",
+    "metrics",
 )
-RUNNING = Chunk.status == Status.RUNNING
-SUCCEEDED = Chunk.status == Status.SUCCEEDED
-_FOREIGN = Chunk.verdict["out_of_distribution"].as_boolean()
+PART = case(
+    (_CHUNK.status == Status.SUCCEEDED, 1.0),
+    else_=func.least(func.coalesce(_CHUNK.iteration / func.nullif(_CHUNK.iterations, 0), 0.0), 1.0),
+)
+RUNNING = _CHUNK.status == Status.RUNNING
+SUCCEEDED = _CHUNK.status == Status.SUCCEEDED
+_FOREIGN = _CHUNK.verdict["out_of_distribution"].as_boolean()
 # A slice that has not begun is taken for one of the shortest: followers are shorter than their leaders, and many.
-_ITERATIONS = func.sum(Chunk.iterations) + func.min(Chunk.iterations) * func.count().filter(Chunk.iterations.is_(None))
+_ITERATIONS = func.sum(_CHUNK.iterations) + func.min(_CHUNK.iterations) * func.count().filter(
+    _CHUNK.iterations.is_(None)
+)
 _CHUNKS = (
     select(
         func.sum(PART).label("parts"),
         func.count().filter(SUCCEEDED).label("slices_done"),
-        func.count().label("slices"),
-        func.coalesce(func.sum(Chunk.iteration), 0).label("iteration"),
+        func.count().label("slices_in_all"),
+        func.coalesce(func.sum(_CHUNK.iteration), 0).label("iteration"),
         _ITERATIONS.label("iterations"),
-        func.sum(Chunk.seconds).label("seconds"),
+        func.sum(_CHUNK.seconds).label("seconds"),
         func.count().filter(RUNNING).label("running"),
-        func.coalesce(func.max(Chunk.attempt), 0).label("attempt"),
-        func.string_agg(Chunk.worker.distinct(), ", ").label("worker"),
-        func.array_agg(aggregate_order_by(Chunk.slice, Chunk.slice)).filter(SUCCEEDED, _FOREIGN).label("foreign"),
+        func.coalesce(func.max(_CHUNK.attempt), 0).label("attempt"),
+        func.string_agg(_CHUNK.worker.distinct(), ", ").label("worker"),
+        func.array_agg(aggregate_order_by(_CHUNK.slice, _CHUNK.slice)).filter(SUCCEEDED, _FOREIGN).label("foreign"),
     )
-    .where(Chunk.job_id == Job.id)
-    .correlate(Job)
+    .where(_CHUNK.job_id == _JOB.id)
+    .correlate(Job.__table__)
     .lateral("progress")
 )
-_JOBS: Select[Any] = select(Job, _CHUNKS).join(_CHUNKS, true())
-_VERDICT = func.jsonb_build_object("slice", Chunk.slice, "quality", Chunk.quality, type_=JSONB).concat(
-    func.coalesce(Chunk.verdict, text("'{}'::jsonb"), type_=JSONB)
+_JOBS: Select[Any] = select(*(_JOB[name] for name in _SHOWN), _CHUNKS).join(_CHUNKS, true())
+_VERDICT = func.jsonb_build_object("slice", _CHUNK.slice, "quality", _CHUNK.quality, type_=JSONB).concat(
+    func.coalesce(_CHUNK.verdict, text("'{}'::jsonb"), type_=JSONB)
 )
 _VERDICTS = (
-    select(func.jsonb_agg(aggregate_order_by(_VERDICT, Chunk.slice), type_=JSONB))
-    .where(Chunk.job_id == Job.id, SUCCEEDED)
-    .correlate(Job)
+    select(func.jsonb_agg(aggregate_order_by(_VERDICT, _CHUNK.slice), type_=JSONB))
+    .where(_CHUNK.job_id == _JOB.id, SUCCEEDED)
+    .correlate(Job.__table__)
     .scalar_subquery()
     .label("verdicts")
 )
 
 _TOLD = ("state", "event", "attempts", "error", "due_at", "delivered_at")
 _WEBHOOK = (
-    select(func.jsonb_build_object(*chain(*((name, getattr(WebhookDelivery, name)) for name in _TOLD)), type_=JSONB))
-    .where(WebhookDelivery.job_id == Job.id)
-    .order_by(WebhookDelivery.created_at.desc())
+    select(func.jsonb_build_object(*chain(*((name, _DELIVERY[name]) for name in _TOLD)), type_=JSONB))
+    .where(_DELIVERY.job_id == _JOB.id)
+    .order_by(_DELIVERY.created_at.desc())
     .limit(1)
-    .correlate(Job)
+    .correlate(Job.__table__)
     .scalar_subquery()
     .label("webhook")
 )
 
 # Built once: to find that it knows a statement of this size SQLAlchemy takes longer than for most of what follows.
 _ONE_JOB = _JOBS.add_columns(_VERDICTS, _WEBHOOK).where(
-    Job.tenant == bindparam("tenant"), Job.id == bindparam("job_id")
+    _JOB.tenant == bindparam("tenant"), _JOB.id == bindparam("job_id")
 )
 
 
@@ -105,7 +129,7 @@ def one_job(session: Session, tenant: str, job_id: uuid.UUID) -> JobOut:
         raise no_job(job_id)
     verdicts = row.verdicts or []
     grades = {each["slice"]: Grade.of(each["quality"]) for each in verdicts if each["quality"] is not None}
-    quality = worst(grades).as_json() if row.Job.status is Status.SUCCEEDED and grades else None
+    quality = worst(grades).as_json() if row.status is Status.SUCCEEDED and grades else None
     return JobOut.model_validate({**_item(row), "quality": quality, "verdicts": verdicts, "webhook": row.webhook})
 
 
@@ -134,21 +158,21 @@ def job_page(
     cursor: str | None,
 ) -> Page[JobItem]:
     """A tenant's jobs, newest first, in one query. Verdicts, of which a volume has hundreds, are left to `one_job`."""
-    query = _JOBS.where(Job.tenant == tenant).order_by(Job.id.desc()).limit(limit + 1)
+    query = _JOBS.where(_JOB.tenant == tenant).order_by(_JOB.id.desc()).limit(limit + 1)
     if status is not None:
-        query = query.where(Job.status == status)
+        query = query.where(_JOB.status == status)
     if scan_id is not None:
-        query = query.where(Job.scan_id == scan_id)
+        query = query.where(_JOB.scan_id == scan_id)
     if comparison_id is not None:
-        query = query.where(Job.comparison_id == comparison_id)
+        query = query.where(_JOB.comparison_id == comparison_id)
     if tag is not None:
         key, colon, value = tag.partition(":")
-        query = query.where(Job.tags.contains({key: value}) if colon else Job.tags.has_key(key))
+        query = query.where(_JOB.tags.contains({key: value}) if colon else _JOB.tags.has_key(key))
     if cursor is not None:
-        query = query.where(Job.id < from_cursor(cursor))
+        query = query.where(_JOB.id < from_cursor(cursor))
     rows = session.execute(query).all()
     items = [JobItem.model_validate(_item(row)) for row in rows[:limit]]
-    return Page(items=items, next_cursor=cursor_after([row.Job.id for row in rows], limit))
+    return Page(items=items, next_cursor=cursor_after([row.id for row in rows], limit))
 
 
 def snapshots(session: Session, job_id: uuid.UUID, *, after: int, slice_: int | None, limit: int) -> list[SnapshotOut]:
@@ -160,26 +184,15 @@ def snapshots(session: Session, job_id: uuid.UUID, *, after: int, slice_: int | 
 
 
 def _item(row: Row[Any]) -> dict[str, Any]:
-    job: Job = row.Job
-    root = f"/v1/jobs/{job.id}"
-    links = {"self": root} | ({"scan": f"/v1/scans/{job.scan_id}"} if job.scan_id else {})
-    links |= {"comparison": f"/v1/comparisons/{job.comparison_id}"} if job.comparison_id else {}
+    root = f"/v1/jobs/{row.id}"
+    links = {"self": root} | ({"scan": f"/v1/scans/{row.scan_id}"} if row.scan_id else {})
+    links |= {"comparison": f"/v1/comparisons/{row.comparison_id}"} if row.comparison_id else {}
     links |= {name: f"{root}/{name}" for name in ("progress", "events", "result", "preview.png", "cancel", "retry")}
-    asked = ("id", "scan_id", "status", "parameters", "outputs", "slices", "seed", "seeds", "tags", "error")
-    found = (
-        "cancel_requested",
-        "error",
-        "comparison_id",
-        "versions",
-        "created_at",
-        "started_at",
-        "finished_at",
-        "expires_at",
-    )
+    shown = row._mapping
     return {
-        **{name: getattr(job, name) for name in (*asked, *found)},
+        **{name: shown[name] for name in _SHOWN},
         "progress": _progress(row),
-        "metrics": None if job.metrics is None else Metrics.model_validate(job.metrics),
+        "metrics": None if row.metrics is None else Metrics.model_validate(row.metrics),
         "warnings": [foreign(row.foreign)] if row.foreign else [],
         "attempt": row.attempt,
         "worker": row.worker,
@@ -190,12 +203,12 @@ def _item(row: Row[Any]) -> dict[str, Any]:
 def _progress(row: Row[Any]) -> Progress:
     """Over all slices; the time left follows from the seconds that an iteration took so far."""
     eta = None
-    if row.Job.status == Status.RUNNING and row.running and row.iteration and row.iterations:
+    if row.status == Status.RUNNING and row.running and row.iteration and row.iterations:
         eta = round((row.iterations - row.iteration) * row.seconds / row.iteration / row.running, 1)
     return Progress(
-        fraction=float(row.parts) / row.slices if row.slices else 0.0,
+        fraction=float(row.parts) / row.slices_in_all if row.slices_in_all else 0.0,
         slices_done=row.slices_done,
-        slices=row.slices,
+        slices=row.slices_in_all,
         iteration=row.iteration,
         iterations=row.iterations,
         eta_seconds=eta,

@@ -78,7 +78,8 @@ class Watcher:
         """Whether the event was set within that time; it is cleared."""
         if not self.closing:
             with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), seconds)
+                async with asyncio.timeout(seconds):  # wait_for would make a task for each of hundreds of streams
+                    await changed.wait()
         happened = changed.is_set()
         changed.clear()
         return happened
