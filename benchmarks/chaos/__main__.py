@@ -28,6 +28,7 @@ TICK_SECONDS = 0.03
 JOBS_PER_ROUND = 70  # jobs for each time that every fault strikes
 DEBIAN_SHARE = 0.25  # of the jobs go through Debian's Redis too
 LEAST_SECONDS, SECONDS_PER_JOB = 100.0, 1.5  # bound of a run, save where it is given
+SHORT, MORE_SECONDS_PER_JOB = 200, 4.0  # a longer one need not end within minutes, however slow the machine
 STORM_SHARE = 0.7  # of a run; what has not struck by then stays away, and the jobs that are left go through
 SETTLE_SECONDS = 45.0  # until nothing is left behind
 
@@ -85,11 +86,18 @@ def run(stack: Stack, desk: Desk, deadline: float, storm: Storm | None = None) -
     return notes
 
 
-def settle(stack: Stack) -> None:
+def bound(jobs: int) -> float:
+    """Seconds within which a run must end."""
+    return LEAST_SECONDS + SECONDS_PER_JOB * min(jobs, SHORT) + MORE_SECONDS_PER_JOB * max(0, jobs - SHORT)
+
+
+def settle(stack: Stack) -> set[str]:
     """Wait until all doors are ready, all jobs have ended and nothing is left behind, or for long enough.
 
     What failed by a full disk or by lost workers, of clients that never came back, is retried as an operator would.
+    Returns the jobs that were.
     """
+    retried: set[str] = set()
     deadline = time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < deadline:
         stack.supervise()
@@ -99,17 +107,19 @@ def settle(stack: Stack) -> None:
                 pending = open_jobs(session) or failed or misplaced_files(session, stack.settings.data)[0]
             for job in failed:
                 httpx.post(f"{stack.urls[0]}/v1/jobs/{job}/retry", timeout=TIMEOUT_SECONDS)
+                retried.add(str(job))
         except (*AWAY, httpx.TransportError):
             pending = True
         if not pending and stack.readiness.ready_since_probe_at:
-            return
+            break
         time.sleep(0.5)
+    return retried
 
 
 def chaos(options: argparse.Namespace, jobs: int, redis: str) -> bool:
     """One run; whether its verdict is good."""
     began = time.monotonic()
-    deadline = began + (options.seconds or LEAST_SECONDS + SECONDS_PER_JOB * jobs) - SETTLE_SECONDS
+    deadline = began + (options.seconds or bound(jobs)) - SETTLE_SECONDS
     with Stack(jobs=jobs, seed=options.seed, redis_binary=redis, fence=options.fence) as stack:
         witness.install(stack.engine)
         ordered = orders(jobs, options.seed)
@@ -120,11 +130,11 @@ def chaos(options: argparse.Namespace, jobs: int, redis: str) -> bool:
         notes = run(stack, Desk(ordered, storm, spares(ordered)), deadline, storm)
         notes.accepted |= peace.accepted
         notes.images |= peace.images
-        settle(stack)
+        retried = settle(stack)
         abandoned = {order.key for order in ordered if order.abandoned}
         found = checks(stack, notes, abandoned, storm, names, calm)
         with stack.sessions() as session:
-            recovered = recoveries(session, storm.happened)
+            recovered = recoveries(session, storm.happened, retried)
         sys.stdout.write(
             report.text(stack, _setting(stack, options, jobs, time.monotonic() - began), notes, recovered, found)
         )

@@ -1,6 +1,6 @@
 """What must hold when all is over: rows, files, bits, and the witness's account."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,8 +125,8 @@ def left_failed(session: Session, problems: Sequence[str]) -> list[str]:
     return [str(job) for job in session.scalars(query)]
 
 
-def recoveries(session: Session, happened: list[Happened]) -> list[Recovery]:
-    """By kind of fault."""
+def recoveries(session: Session, happened: list[Happened], retried: Container[str]) -> list[Recovery]:
+    """By kind of fault. Jobs that had failed and were retried at the end waited for that, not for the service."""
     found = []
     for name in dict.fromkeys(each.name for each in happened):
         same = [each for each in happened if each.name == name]
@@ -135,7 +135,7 @@ def recoveries(session: Session, happened: list[Happened]) -> list[Recovery]:
             at.timestamp() - each.began_wall
             for each in same
             for held in each.struck.chunks
-            if (at := witness.claimed_again(session, *held)) is not None
+            if held.job_id not in retried and (at := witness.claimed_again(session, *held)) is not None
         ]
         held = max((each.lifted or each.began) - each.began for each in same)
         found.append(Recovery(name, len(same), held, max(ready, default=0.0), max(claimed, default=None)))
