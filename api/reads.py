@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from worker.database import AWAY
@@ -14,11 +14,11 @@ Found = TypeVar("Found")
 
 
 class Reads:
-    """Single SELECTs, outside transactions: each sees what is committed when it begins."""
+    """SELECTs outside transactions: each sees what is committed when it begins."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._sessions = async_sessionmaker(engine, class_=AsyncSession, expire_on_commit=False)
+        self._sessions = async_sessionmaker(engine)
 
     async def run(
         self, find: Callable[Concatenate[Session, Given], Found], *given: Given.args, **more: Given.kwargs

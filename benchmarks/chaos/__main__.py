@@ -107,7 +107,7 @@ def settle(stack: Stack) -> set[str]:
                 pending = open_jobs(session) or failed or misplaced_files(session, stack.settings.data)[0]
             for job in failed:
                 httpx.post(f"{stack.urls[0]}/v1/jobs/{job}/retry", timeout=TIMEOUT_SECONDS)
-                retried.add(str(job))
+                retried.add(job)
         except (*AWAY, httpx.TransportError):
             pending = True
         if not pending and stack.readiness.ready_since_probe_at:
