@@ -115,10 +115,14 @@ def _fingerprint(asked: ComparisonIn) -> str:
 
 def _accepted(context: Context, caller: Caller, comparison_id: uuid.UUID, headers: dict[str, str]) -> Response:
     """202 with the comparison as it stands."""
-    with context.sessions() as session:
-        body = views.one_comparison(session, caller.tenant, comparison_id).model_dump_json()
+    body = _standing(context, caller, comparison_id).model_dump_json()
     headers = {"Location": f"/v1/comparisons/{comparison_id}", "Retry-After": POLL_SECONDS, **headers}
     return Response(body, 202, headers, "application/json")
+
+
+def _standing(context: Context, caller: Caller, comparison_id: uuid.UUID) -> ComparisonOut:
+    with context.sessions() as session:
+        return views.one_comparison(session, caller.tenant, comparison_id)
 
 
 @router.get(
@@ -154,7 +158,8 @@ async def get_comparison(
     wait: Annotated[float, Query(ge=0, le=60, description="seconds to hold the answer until the status changes")] = 0,
 ) -> Response:
     """Carries `Retry-After` until all its jobs have ended. A failed job that is retried sets it going again."""
-    read = partial(context.reads.run, views.one_comparison, caller.tenant, comparison_id)
+    # In a thread: with hundreds of entries it takes long enough to keep all others waiting in the event loop.
+    read = partial(run_in_threadpool, _standing, context, caller, comparison_id)
     found = await awaited(context, comparison_id, read, wait)
     return tagged_json(request, found, {} if found.status.ended else {"Retry-After": POLL_SECONDS})
 
