@@ -45,6 +45,7 @@ class Notes:
         self.accepted: dict[str, str] = {}  # key -> job id
         self.deleted: set[str] = set()  # job ids
         self.images: dict[str, tuple[str, Images]] = {}  # key -> kind, bits of its result
+        self.given_up: set[str] = set()  # keys of the orders at which clients gave up, for the run was too short
         self.unexpected: list[str] = []
 
     def count(self, what: str) -> None:
@@ -71,10 +72,14 @@ class Client(threading.Thread):
                 with self._notes.lock:
                     self._notes.unexpected.append(f"{order.kind.name} ({order.key}): {error}")
             except GaveUp:
-                self._notes.count("given up")
+                with self._notes.lock:
+                    self._notes.given_up.add(order.key)
+                break
         self._http.close()
 
     def _see_through(self, order: Order) -> None:
+        if time.monotonic() >= self._deadline:
+            raise GaveUp
         if order.abandoned:
             self._break_off(*self._request(order))
             return
