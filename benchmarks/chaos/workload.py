@@ -1,4 +1,4 @@
-"""What is asked for: small scans, methods that take a second of one core, and who asks for what."""
+"""What is asked for: small scans, methods that take a second or two of a slow core, and who asks for what."""
 
 import io
 import random
@@ -45,13 +45,13 @@ class Order:
 
 
 KINDS = (
-    Kind("udig_dip MRI", "mri", {"method": "udig_dip", "preset": "preview", "outer_iterations": 60}, ("h5", "png")),
-    Kind("udig_dip CT", "ct", {"method": "udig_dip", "outer_iterations": 10, "inner_iterations": 1}),
-    Kind("dip MRI", "mri", {"method": "dip", "iterations": 25}, seed=1),
-    Kind("dip CT", "ct", {"method": "dip", "iterations": 25}),
-    Kind("tv MRI, 2 slices", "mri-2", {"method": "tv", "iterations": 150, "fit_maps": False}, ("h5", "nifti")),
-    Kind("tv CT, 3 slices", "ct-3", {"method": "tv", "iterations": 150}),
-    Kind("l1_wavelet MRI", "mri", {"method": "l1_wavelet", "iterations": 150, "fit_maps": False}),
+    Kind("udig_dip MRI", "mri", {"method": "udig_dip", "preset": "preview", "outer_iterations": 20}, ("h5", "png")),
+    Kind("udig_dip CT", "ct", {"method": "udig_dip", "outer_iterations": 4, "inner_iterations": 1, "samples": 2}),
+    Kind("dip MRI", "mri", {"method": "dip", "iterations": 6}, seed=1),
+    Kind("dip CT", "ct", {"method": "dip", "iterations": 6}),
+    Kind("tv MRI, 2 slices", "mri-2", {"method": "tv", "iterations": 50, "fit_maps": False}, ("h5", "nifti")),
+    Kind("tv CT, 3 slices", "ct-3", {"method": "tv", "iterations": 50}),
+    Kind("l1_wavelet MRI", "mri", {"method": "l1_wavelet", "iterations": 50, "fit_maps": False}),
     Kind("sirt CT", "ct", {"method": "sirt", "iterations": 4000, "held_out_share": 0}),
     Kind("cg_sense MRI", "mri", {"method": "cg_sense", "iterations": 500}),
     Kind("fbp CT", "ct", {"method": "fbp"}, ("npy", "h5")),
