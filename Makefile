@@ -19,8 +19,8 @@ demo: $(VENV)/.run ## reconstruct one real MR and one real CT slice through the 
 serve: $(VENV)/.run ## the whole service on PORT, its data in DATA
 	PORT='$(PORT)' DATA='$(DATA)' exec $(VENV)/bin/python -m worker.serve
 
-test: $(VENV)/.dev ## every test, against a real Postgres and Valkey
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.dev ## every test, against a real Postgres and Valkey for each process of tests
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(VENV)/.dev ## lint, format, strict types, layers
 	$(VENV)/bin/ruff check .

@@ -22,6 +22,12 @@ from worker.settings import Settings
 from worker.storage import Storage
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: begun last, one would keep a single process busy while the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 class Services(NamedTuple):
     """Where the servers of this run are; `template` is a migrated database to copy."""
 

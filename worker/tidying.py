@@ -3,9 +3,11 @@
 import fcntl
 import shutil
 import uuid
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
@@ -15,6 +17,7 @@ from worker.scans import forget
 from worker.storage import JOB_FOLDERS, Storage
 
 PART = ".*.part"
+BATCH = 100  # jobs whose rows are read at once
 
 
 def tidy(sessions: sessionmaker[Session], storage: Storage, seconds: float) -> int:
@@ -33,9 +36,9 @@ def tidy(sessions: sessionmaker[Session], storage: Storage, seconds: float) -> i
     for tenant, sha256 in scans - known:
         with sessions.begin() as session:
             removed += forget(session, storage, tenant, sha256)
-    for folder in list(storage.jobs.iterdir()):
-        with suppress(FileNotFoundError):
-            removed += _tidy_job(sessions, storage, folder, before)
+    folders = list(storage.jobs.iterdir())
+    for start in range(0, len(folders), BATCH):
+        removed += _tidy_jobs(sessions, storage, folders[start : start + BATCH], before)
     return removed
 
 
@@ -60,22 +63,42 @@ def _remove_upload(path: Path) -> bool:
     return True
 
 
-def _tidy_job(sessions: sessionmaker[Session], storage: Storage, folder: Path, before: float) -> int:
-    try:
-        job_id = uuid.UUID(folder.name)
-    except ValueError:
-        return 0
-    parts = _old(folder.rglob(PART), before)
-    made = [path for name in JOB_FOLDERS for path in (folder / name).glob("[!.]*")]
-    abandoned = bool(_old([folder], before))
+class _Files(NamedTuple):
+    """What lies in the folder of a job."""
+
+    parts: list[Path]  # left unfinished, and old
+    made: list[Path]
+    abandoned: bool  # whether the folder itself is old
+
+
+def _tidy_jobs(sessions: sessionmaker[Session], storage: Storage, folders: Iterable[Path], before: float) -> int:
+    found: dict[uuid.UUID, _Files] = {}
+    for folder in folders:
+        with suppress(FileNotFoundError, ValueError):
+            found[uuid.UUID(folder.name)] = _files(folder, before)
+    chunks: defaultdict[uuid.UUID, list[Chunk]] = defaultdict(list)
     with sessions() as session:
-        job = session.get(Job, job_id)
-        chunks = session.scalars(select(Chunk).where(Chunk.job_id == job_id)).all()
-    if job is None:
-        if abandoned:
+        for chunk in session.scalars(select(Chunk).where(Chunk.job_id.in_(found))):
+            chunks[chunk.job_id].append(chunk)
+        # Jobs last: of an attempt that has just ended either the chunk still says that it runs, or the job names it.
+        results = {row.id: row.result for row in session.execute(select(Job.id, Job.result).where(Job.id.in_(found)))}
+    removed = 0
+    for job_id, files in found.items():
+        if job_id in results:
+            named = _named(storage, job_id, results[job_id], chunks[job_id])
+            removed += _remove(files.parts + [path for path in files.made if not named(path)])
+        elif files.abandoned:
             storage.delete_job(job_id)
-        return int(abandoned)
-    unnamed = parts + [path for path in made if not _is_named(storage, path, job, chunks)]
+            removed += 1
+    return removed
+
+
+def _files(folder: Path, before: float) -> _Files:
+    made = [path for name in JOB_FOLDERS for path in (folder / name).glob("[!.]*")]
+    return _Files(_old(folder.rglob(PART), before), made, bool(_old([folder], before)))
+
+
+def _remove(unnamed: Sequence[Path]) -> int:
     for path in unnamed:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -84,17 +107,23 @@ def _tidy_job(sessions: sessionmaker[Session], storage: Storage, folder: Path, b
     return len(unnamed)
 
 
-def _is_named(storage: Storage, path: Path, job: Job, chunks: Sequence[Chunk]) -> bool:
+def _named(storage: Storage, job_id: uuid.UUID, result: str | None, chunks: Sequence[Chunk]) -> Callable[[Path], bool]:
     """Whether rows name a file or folder of a job, or may do so yet: a running attempt's are named soon."""
     running = [chunk for chunk in chunks if chunk.status == Status.RUNNING]
-    match path.parent.name:
-        case "slices":
-            coming = {storage.slice_result(job.id, chunk.slice, chunk.attempt) for chunk in running}
-            return path in coming or storage.relative(path) in {chunk.result for chunk in chunks}
-        case "results":
-            coming = {storage.results(job.id, chunk.attempt) for chunk in running}
-            return path in coming or storage.relative(path) == job.result
-        case "checkpoints":
-            goes_on = {str(chunk.slice) for chunk in chunks if chunk.status not in (Status.SUCCEEDED, Status.CANCELLED)}
-            return path.name.split(".")[0] in goes_on
-    return True
+    slices = {storage.slice_result(job_id, chunk.slice, chunk.attempt) for chunk in running}
+    slices |= {storage.path(chunk.result) for chunk in chunks if chunk.result is not None}
+    results = {storage.results(job_id, chunk.attempt) for chunk in running}
+    results |= {storage.path(result)} if result is not None else set()
+    go_on = {str(chunk.slice) for chunk in chunks if chunk.status not in (Status.SUCCEEDED, Status.CANCELLED)}
+
+    def named(path: Path) -> bool:
+        match path.parent.name:
+            case "slices":
+                return path in slices
+            case "results":
+                return path in results
+            case "checkpoints":
+                return path.name.split(".")[0] in go_on
+        return True
+
+    return named

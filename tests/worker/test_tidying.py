@@ -1,15 +1,16 @@
 """What killed processes leave behind goes; what a row names, or may name yet, stays."""
 
 import os
+import re
 import uuid
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from running import SHORT, Desk, until, working
-from sqlalchemy import func, update
+from sqlalchemy import event, func, update
 
-from worker import jobs, leases, sweeping
+from worker import jobs, leases, sweeping, tidying
 from worker.leases import Claim
 from worker.models import Chunk
 from worker.tidying import tidy
@@ -97,6 +98,42 @@ def test_of_a_job_that_has_succeeded_only_what_was_accepted_stays(desk: Desk) ->
     assert tidied(desk) == 4
     assert [path.exists() for path in (accepted, whole, *gone)] == [True] * 2 + [False] * 4
     assert tidied(desk) == 0
+
+
+def test_a_result_that_is_accepted_while_rows_are_read_stays(desk: Desk) -> None:
+    job_id = desk.submit(desk.scan(), SHORT)
+    desk.storage.prepare_job(job_id)
+    claim, storage = claimed(desk, job_id), desk.storage
+    accepted = left(storage.slice_result(job_id, 0, claim.attempt))
+    whole = left(storage.results(job_id, claim.attempt) / "reconstruction.h5")
+    succeeded = []
+
+    def succeed(_: object, __: object, statement: str, *___: object) -> None:
+        if not succeeded and re.search(r"FROM (jobs|chunks)\b", statement):
+            succeeded.append(job_id)
+            with desk.database.begin() as session:
+                leases.store_slice(session, claim, storage.relative(accepted), {})
+                leases.succeed_job(session, claim, storage.relative(whole.parent), {})
+
+    engine = desk.database.kw["bind"]
+    event.listen(engine, "after_cursor_execute", succeed)
+    try:
+        assert tidied(desk) == 0
+    finally:
+        event.remove(engine, "after_cursor_execute", succeed)
+    assert succeeded
+    assert accepted.exists()
+    assert whole.exists()
+
+
+def test_more_jobs_than_are_read_at_once_are_tidied(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tidying, "BATCH", 2)
+    scan, gone = desk.scan(), []
+    for _ in range(5):
+        desk.storage.prepare_job(job_id := desk.submit(scan, SHORT))
+        gone.append(left(desk.storage.slice_result(job_id, 0, 1)))
+    assert tidied(desk) == 5
+    assert not any(path.exists() for path in gone)
 
 
 def test_a_failed_job_keeps_the_checkpoints_that_its_retry_goes_on_from(desk: Desk) -> None:
