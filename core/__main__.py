@@ -57,9 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", type=Path, required=True, help="volume to write: .h5, .npy, .nii.gz or .png")
     parser.add_argument("--method", default="udig_dip", choices=list(METHODS))
     parser.add_argument(
-        "--set", nargs="*", default=[], metavar="KNOB=VALUE", help="knobs of the method, as preset=preview"
+        "--set",
+        nargs="*",
+        action="extend",
+        default=[],
+        metavar="KNOB=VALUE",
+        help="knobs of the method, as preset=preview",
     )
-    parser.add_argument("--slices", type=int, nargs="*", help="slice numbers; all by default")
+    parser.add_argument("--slices", type=int, nargs="*", action="extend", help="slice numbers; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--seeds", type=int, default=1, metavar="N", help="mean and deviation of N seeds from --seed on"

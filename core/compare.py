@@ -56,12 +56,13 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--methods",
         nargs="+",
+        action="extend",
         required=True,
         metavar="METHOD",
         help="[LABEL=]METHOD[:KNOB=VALUE,...], quick ones first",
     )
     add("--seeds", type=int, default=1, help="runs of each method on each slice, with seeds 0, 1, ...")
-    add("--slices", type=int, nargs="+", help="of every scan; all by default")
+    add("--slices", type=int, nargs="+", action="extend", help="of every scan; all by default")
     add("--figures", nargs="*", choices=FIGURES, default=FIGURES[:2], help="panels and iterations by default")
     add("--noise-updates", type=int, default=4000, help="of each probe of figure noise, the paper's 1")
     add("--device", default="auto", help="cpu, cuda, cuda:N; a GPU by default where there is one")

@@ -24,7 +24,7 @@ from worker.database import AWAY
 from worker.embedded import valkey_binary
 
 CLIENTS = 8
-TICK_SECONDS = 0.03
+TICK_SECONDS = 0.05
 JOBS_PER_ROUND = 70  # jobs for each time that every fault strikes
 DEBIAN_SHARE = 0.25  # of the jobs go through Debian's Redis too
 LEAST_SECONDS, SECONDS_PER_JOB = 100.0, 1.5  # bound of a run, save where it is given

@@ -38,6 +38,7 @@ from worker.settings import Settings
 ROOT = Path(__file__).parents[2]
 WORKERS, DOORS = 3, 2
 ASK_SECONDS = 2.0
+PROBE_SECONDS = 0.3  # between two looks at whether all doors are ready
 STOP_SECONDS = 15.0
 MEBIBYTE = 1 << 20
 SCAN = {"Content-Type": "application/octet-stream"}
@@ -313,7 +314,7 @@ class Readiness(threading.Thread):
         self.last_probe: list[str] = []
 
     def run(self) -> None:
-        while not self._ending.wait(0.1):
+        while not self._ending.wait(PROBE_SECONDS):
             began = time.monotonic()
             self.last_probe = [self._answer(url) for url in self._urls]
             self.ready_since_probe_at = began if all(found == "200" for found in self.last_probe) else 0.0

@@ -49,10 +49,15 @@ KINDS = (
     Kind("udig_dip CT", "ct", {"method": "udig_dip", "outer_iterations": 4, "inner_iterations": 1, "samples": 2}),
     Kind("dip MRI", "mri", {"method": "dip", "iterations": 4}, seed=1),
     Kind("dip CT", "ct", {"method": "dip", "iterations": 4}),
-    Kind("tv MRI, 2 slices", "mri-2", {"method": "tv", "iterations": 20, "fit_maps": False}, ("h5", "nifti")),
+    Kind(
+        "tv MRI, 2 slices",
+        "mri-2",
+        {"method": "tv", "iterations": 20, "weight": 0.01, "fit_maps": False},
+        ("h5", "nifti"),
+    ),
     Kind("tv CT, 3 slices", "ct-3", {"method": "tv", "iterations": 20}),
-    Kind("l1_wavelet MRI", "mri", {"method": "l1_wavelet", "iterations": 20, "fit_maps": False}),
-    Kind("sirt CT", "ct", {"method": "sirt", "iterations": 4000, "held_out_share": 0}),
+    Kind("l1_wavelet MRI", "mri", {"method": "l1_wavelet", "iterations": 20, "weight": 0.01, "fit_maps": False}),
+    Kind("sirt CT", "ct", {"method": "sirt", "iterations": 1500, "held_out_share": 0}),
     Kind("cg_sense MRI", "mri", {"method": "cg_sense", "iterations": 200}),
     Kind("fbp CT", "ct", {"method": "fbp"}, ("npy", "h5")),
 )

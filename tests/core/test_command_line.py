@@ -124,6 +124,7 @@ def test_same_seed_writes_the_same_image(tmp_path):
             "iterations: Input should be greater than or equal to 1, found 0",
         ),
         (["--method", "sirt", "--set", "beta=1"], "beta: Extra inputs are not permitted, found 1"),
+        (["--method", "sirt", "--set", "beta=1", "--set", "iterations=20"], "beta: Extra inputs are not permitted"),
         (["--set", "iterations"], "--set takes KNOB=VALUE"),
         (["--slices", "7"], "the scan has slices 0 to 1"),
         (["--set", "prior=knees"], "no ct prior is named 'knees'"),
