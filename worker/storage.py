@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from core import files
@@ -94,7 +94,7 @@ class Storage:
         """Delete everything of a job, if it is there."""
         folder, doomed = self.job(job_id), self.jobs / f".{job_id}.deleted"
         # Out of the way at once, so that a worker that still writes finds no folder.
-        if folder.exists():
+        with suppress(FileNotFoundError):
             folder.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
 
