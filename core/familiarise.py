@@ -33,14 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--prior", type=Path, required=True, metavar="CARD", help="the prior's card, its weights beside it")
     add("--images", type=Path, required=True, help="folder of the images that it was trained on, as of train-prior")
-    add(
-        "--leave-out",
-        nargs="*",
-        action="extend",
-        default=[],
-        metavar="NAME",
-        help="files or sub-folders that it was not trained on",
-    )
+    add("--leave-out", nargs="*", default=[], metavar="NAME", help="files or sub-folders that it was not trained on")
     add("--people", type=Path, metavar="JSON", help="file or sub-folder -> person, where a person has several")
     add("--device", default="auto", help="cpu, cuda, cuda:N; a GPU by default where there is one")
     return parser
