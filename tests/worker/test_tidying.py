@@ -5,6 +5,7 @@ import re
 import uuid
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from running import SHORT, Desk, until, working
@@ -41,6 +42,30 @@ def claimed(desk: Desk, job_id: uuid.UUID) -> Claim:
         claim = leases.claim(session, (job_id, 0), "host:1:a", 60)
     assert claim is not None
     return claim
+
+
+class Attempt(NamedTuple):
+    """One at a job of one slice, and the files that it wrote."""
+
+    claim: Claim
+    accepted: Path
+    whole: Path
+
+
+def computed(desk: Desk) -> Attempt:
+    """All is written, and no row says so yet."""
+    job_id = desk.submit(desk.scan(), SHORT)
+    desk.storage.prepare_job(job_id)
+    claim, storage = claimed(desk, job_id), desk.storage
+    accepted = left(storage.slice_result(job_id, 0, claim.attempt))
+    return Attempt(claim, accepted, left(storage.results(job_id, claim.attempt) / "reconstruction.h5"))
+
+
+def accept(desk: Desk, attempt: Attempt) -> None:
+    """Its rows say so."""
+    with desk.database.begin() as session:
+        leases.store_slice(session, attempt.claim, desk.storage.relative(attempt.accepted), {})
+        leases.succeed_job(session, attempt.claim, desk.storage.relative(attempt.whole.parent), {})
 
 
 @pytest.mark.parametrize("old", [True, False])
@@ -81,14 +106,9 @@ def test_of_a_running_job_all_stays_that_its_attempt_may_yet_name(desk: Desk) ->
 
 
 def test_of_a_job_that_has_succeeded_only_what_was_accepted_stays(desk: Desk) -> None:
-    job_id = desk.submit(desk.scan(), SHORT)
-    desk.storage.prepare_job(job_id)
-    claim, storage = claimed(desk, job_id), desk.storage
-    accepted = left(storage.slice_result(job_id, 0, claim.attempt))
-    whole = left(storage.results(job_id, claim.attempt) / "reconstruction.h5")
-    with desk.database.begin() as session:
-        leases.store_slice(session, claim, storage.relative(accepted), {})
-        leases.succeed_job(session, claim, storage.relative(whole.parent), {})
+    claim, accepted, whole = attempt = computed(desk)
+    accept(desk, attempt)
+    job_id, storage = claim.job_id, desk.storage
     gone = [
         left(storage.checkpoints(job_id) / "0.000000001.aa.pt", old=False),
         left(storage.slice_result(job_id, 0, 7), old=False),
@@ -101,19 +121,12 @@ def test_of_a_job_that_has_succeeded_only_what_was_accepted_stays(desk: Desk) ->
 
 
 def test_a_result_that_is_accepted_while_rows_are_read_stays(desk: Desk) -> None:
-    job_id = desk.submit(desk.scan(), SHORT)
-    desk.storage.prepare_job(job_id)
-    claim, storage = claimed(desk, job_id), desk.storage
-    accepted = left(storage.slice_result(job_id, 0, claim.attempt))
-    whole = left(storage.results(job_id, claim.attempt) / "reconstruction.h5")
-    succeeded = []
+    attempt, succeeded = computed(desk), []
 
     def succeed(_: object, __: object, statement: str, *___: object) -> None:
         if not succeeded and re.search(r"FROM (jobs|chunks)\b", statement):
-            succeeded.append(job_id)
-            with desk.database.begin() as session:
-                leases.store_slice(session, claim, storage.relative(accepted), {})
-                leases.succeed_job(session, claim, storage.relative(whole.parent), {})
+            succeeded.append(attempt)
+            accept(desk, attempt)
 
     engine = desk.database.kw["bind"]
     event.listen(engine, "after_cursor_execute", succeed)
@@ -122,8 +135,8 @@ def test_a_result_that_is_accepted_while_rows_are_read_stays(desk: Desk) -> None
     finally:
         event.remove(engine, "after_cursor_execute", succeed)
     assert succeeded
-    assert accepted.exists()
-    assert whole.exists()
+    assert attempt.accepted.exists()
+    assert attempt.whole.exists()
 
 
 def test_more_jobs_than_are_read_at_once_are_tidied(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
