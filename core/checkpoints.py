@@ -216,6 +216,8 @@ def _single(name: str, value: Any) -> Tensor:
     """The tensor in single precision, a copy of its own, all of it finite."""
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.layout is not torch.strided:
         raise _refused(f"{name} is no tensor of floating point numbers", found=type(value).__name__)
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise _refused(f"{name} has more elements than are stored of it", found=f"shape {tuple(value.shape)}")
     single = value.detach().to("cpu", torch.float32, copy=True).contiguous()
     if not bool(single.isfinite().all()):
         raise _refused(f"{name} holds NaN or infinity; such a network denoises nothing", found="NaN or infinity")

@@ -75,9 +75,12 @@ def split(A: LinearOperator, share: float, rng: Generator) -> Tensor:
 
     Views are left out in CT. In MRI, phase-encoding lines where the mask consists of lines, else single points, never
     in the calibration centre. One of each run of like measurements is drawn, sorted by angle or by distance from the
-    centre, so that all frequencies and directions are judged.
+    centre, so that all frequencies and directions are judged. Where nothing else was measured, or everything was, it is
+    the inner half of the centre that is kept, and lines along ky.
     """
     groups = _groups(A)
+    if not bool((groups >= 0).any()):
+        groups = _groups(A, in_centre=True)
     count = int(groups.max()) + 1
     wanted = min(count, max(1, round(share * count)))
     kept = torch.ones(count, dtype=torch.bool)
@@ -100,23 +103,23 @@ def held_out_error(A: LinearOperator, y: Tensor, kept: Tensor, x: Tensor) -> Ten
         return left_out(A, A.forward(x) - y, kept).abs().square().mean()
 
 
-def _groups(A: LinearOperator) -> Tensor:
+def _groups(A: LinearOperator, *, in_centre: bool = False) -> Tensor:
     """Number of the group of each measurement, in the order to draw from; -1: never left out."""
     measured = A.measured.cpu()
     if A.modality is Modality.CT:
         return torch.arange(len(measured))[:, None]
     if bool((measured == measured[:1]).all()):
-        return _ranked(_free(measured)[:1] & measured[:1]).expand(measured.shape)
+        return _ranked(_free(measured, in_centre)[:1] & measured[:1]).expand(measured.shape)
     if bool((measured == measured[:, :1]).all()):
-        return _ranked(_free(measured)[:, :1] & measured[:, :1]).expand(measured.shape)
-    return _ranked(_free(measured) & measured)
+        return _ranked(_free(measured, in_centre)[:, :1] & measured[:, :1]).expand(measured.shape)
+    return _ranked(_free(measured, in_centre) & measured)
 
 
-def _free(measured: Tensor) -> Tensor:
-    """Where the calibration centre is not, along every axis that is not wholly measured."""
-    height, width = full_centre(measured.numpy())
+def _free(measured: Tensor, in_centre: bool) -> Tensor:
+    """Where the calibration centre, or its inner half, is not, along every axis that is not wholly measured."""
+    height, width = (side // 2 if in_centre else side for side in full_centre(measured.numpy()))
     lines = bool((measured == measured[:1]).all())
-    rows = bool((measured == measured[:, :1]).all())
+    rows = bool((measured == measured[:, :1]).all()) and not (lines and in_centre)
     free = torch.ones_like(measured)
     vertical = slice(None) if lines else centre(measured.shape[0], height)
     horizontal = slice(None) if rows else centre(measured.shape[1], width)

@@ -139,7 +139,7 @@ def slice_problems(
             problem, operator = _mri_problem(acquisition, index, device)
             yield problem
             y = problem.measurements
-            if fit_maps and operator.coils > 1 and bool(y.any()):
+            if fit_maps and operator.coils > 1 and not is_empty(y):
                 rng = torch.Generator(device).manual_seed(0)
                 y = y / unit(algorithms.start(y, operator, "cg_sense", rng))
                 for fitted in with_joint_maps(operator, y, rng):
@@ -153,7 +153,7 @@ def _mri_problem(scan: MRIAcquisition, index: int, device: torch.device) -> tupl
     mask = torch.from_numpy(np.ascontiguousarray(scan.mask)).to(device)
     if scan.sensitivity_maps is not None:
         maps = torch.from_numpy(np.ascontiguousarray(scan.sensitivity_maps[index])).to(device)
-    elif len(kspace) == 1 or not bool(kspace.any()):
+    elif len(kspace) == 1 or is_empty(kspace):
         maps = torch.ones_like(kspace)
     else:
         maps = espirit(kspace, calibration_size(scan.mask))
@@ -198,7 +198,7 @@ def reconstruct(
     without any signal is an empty image.
     """
     A, y = problem.operator, problem.measurements
-    if not bool(y.any()):
+    if is_empty(y):
         nothing = torch.zeros(1, *A.image_shape, device=y.device)
         yield Iterate(1, 1, nothing, torch.zeros(()), data_only=nothing)
         return
@@ -213,6 +213,11 @@ def reconstruct(
             state=iterate.state if iterate.step < iterate.steps else None,
             data_only=None if iterate.data_only is None else iterate.data_only * scale,
         )
+
+
+def is_empty(y: Tensor) -> bool:
+    """Whether there is no signal in measurements, or none whose square is more than nothing."""
+    return float(y.norm()) == 0
 
 
 def _cropped(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -115,6 +115,15 @@ def _soft_link(path: Path) -> None:
         file["kspace"] = h5py.SoftLink("/notes/of/the/day")
 
 
+def _groups_in_groups(path: Path) -> None:
+    """Deep enough to overflow a stack, though not that of every process."""
+    write_hdf5(path, **mri())
+    with h5py.File(path, "a") as file:
+        group = file
+        for _ in range(9000):
+            group = group.create_group("a")
+
+
 def _external_storage(path: Path) -> None:
     secret = canary(path)
     with h5py.File(path, "w") as file:
@@ -313,6 +322,9 @@ HOSTILE: dict[str, Hostile] = {
     ),
     "too_many_coils": Hostile(lambda path: write_npy(path, np.ones((65, 16, 16), np.complex64)), _beyond, "65 coils"),
     "entities": Hostile(_rogue(ismrmrd_header=ENTITIES), _broken, "entity"),
+    "matrix_of_4": Hostile(
+        _rogue(ismrmrd_header=header(mri()["kspace"], rows=4, columns=4), reference=None), _beyond, "4 pixels"
+    ),
     "broken_xml": Hostile(_rogue(ismrmrd_header="<ismrmrdHeader><encoding>"), _broken, "XML"),
     "radial": Hostile(
         _rogue(ismrmrd_header="<h><encoding><trajectory>radial</trajectory></encoding></h>"), _beyond, "radial"
@@ -332,11 +344,17 @@ HOSTILE: dict[str, Hostile] = {
     "fan_beam": Hostile(_rogue_ct(geometry="fan"), _beyond, "fan"),
     "negative_pixel": Hostile(_rogue_ct(pixel_size_mm=-1.0), _broken, "pixel_size_mm"),
     "nan_pixel": Hostile(_rogue_ct(pixel_size_mm=np.nan), _broken, "pixel_size_mm"),
+    "pixels_unlike_detectors": Hostile(
+        _rogue_ct(pixel_size_mm=1e3, detector_spacing_mm=1e-4, image_size=8, reference=None), _broken, "factor of 100"
+    ),
     "image_size_text": Hostile(_rogue_ct(image_size="large"), _broken, "image_size"),
     "image_of_a_million": Hostile(_rogue_ct(image_size=10**6, reference=None), _beyond, "1000000"),
+    "i0_beyond_single_precision": Hostile(_rogue_ct(quantity="counts", i0=1e39), _broken, "i0"),
+    "i0_below_single_precision": Hostile(_rogue_ct(quantity="counts", i0=1e-46), _broken, "i0"),
     "counts_without_i0": Hostile(_rogue_ct(quantity="counts"), _broken, "i0"),
     "sinogram_and_kspace": Hostile(_rogue(**ct()), _broken, "both"),
     "external_link": Hostile(_external_link, _broken, "external link"),
+    "groups_in_groups": Hostile(_groups_in_groups, _broken, "deep"),
     "deep_external_link": Hostile(_deep_external_link, _broken, "external link"),
     "soft_link": Hostile(_soft_link, _broken, "link"),
     "external_storage": Hostile(_external_storage, _broken, "external storage"),

@@ -51,7 +51,7 @@ def regularised(
     afresh = kept is None and len(weights) == 1
     if kept is None:
         kept = split(A, SHARE, rng) if state is None else state["kept"].to(y.device)
-    tries = weights if len(weights) > 1 or spared(A, kept) else ()
+    tries = () if afresh and not spared(A, kept) else weights
     trial, final = iterations
     steps = len(tries) * trial + final
     energy = float(left_out(A, y, kept).abs().square().mean())

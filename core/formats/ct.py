@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from core.acquisition import CTAcquisition, Modality, ScanHeader
 from core.errors import UnsupportedScan
 from core.formats.arrays import Array, ArraySource, Contents, Expanded
-from core.formats.limits import LEAST_SIDE, Limits, quoted, unreadable
+from core.formats.limits import LEAST_SIDE, PEAKS, Limits, quoted, unreadable
 from core.formats.survey import check_values, surveyed
 
 _GEOMETRIES = ("fan", "cone", "helical")  # that are not read, but named
+_MOST_UNLIKE = 100  # pixels and detectors: what one crosses of the other is gone through one by one
 _STEEP = 50.0  # line integrals of patients stay below about 15
 
 
@@ -149,6 +150,9 @@ def _grid(
     if spacing is None:
         spacing = pixel
         warnings.append(f"the file gives no detector_spacing_mm: {spacing:g} mm is assumed")
+    if not 1 / _MOST_UNLIKE <= pixel / spacing <= _MOST_UNLIKE:
+        found = f"pixels of {pixel:g} mm and detectors of {spacing:g} mm"
+        raise unreadable("pixel_size_mm", found, f"sizes that differ by a factor of {_MOST_UNLIKE} at most")
     given = attributes.get("image_size")
     if given is not None:
         if isinstance(given, str) or not 1 <= given < 1e9 or given != int(given):
@@ -197,8 +201,9 @@ def _i0(attributes: Mapping[str, float | str]) -> float | None:
     if quantity != "counts":
         raise unreadable("quantity", quoted(quantity), "'line_integrals' or 'counts'")
     i0 = attributes.get("i0")
-    if i0 is None or isinstance(i0, str) or not (0 < i0 < math.inf):
-        raise unreadable("i0", quoted(i0), "photons per ray without an object, for quantity 'counts'")
+    if i0 is None or isinstance(i0, str) or not PEAKS[0] <= i0 <= PEAKS[1]:
+        expected = f"photons per ray without an object, {PEAKS[0]:g} to {PEAKS[1]:g}, for quantity 'counts'"
+        raise unreadable("i0", quoted(i0), expected)
     return i0
 
 

@@ -16,6 +16,7 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 RESULT_MARK = "udig_recon_result"
 
 _MOST_LINKS = 10_000
+_DEEPEST = 32
 _MOST_HEADER_BYTES = 1 << 20
 
 
@@ -68,9 +69,12 @@ def _refuse_links(file: h5py.File) -> None:
     """Look at every link without following any."""
     seen = 0
 
-    def look(_: bytes, link: h5py.h5l.LinkInfo) -> str | None:
+    def look(path: bytes, link: h5py.h5l.LinkInfo) -> str | None:
         nonlocal seen
         seen += 1
+        # HDF5 goes down by recursion, and a worker's stack may be smaller than that of the process that probed.
+        if path.count(b"/") >= _DEEPEST:
+            return f"groups nested more than {_DEEPEST} deep"
         if seen > _MOST_LINKS:
             return f"more than {_MOST_LINKS} links"
         if link.type == h5py.h5l.TYPE_HARD:

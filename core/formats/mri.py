@@ -82,6 +82,8 @@ def check_limits(contents: Contents, limits: Limits) -> None:
     limits.check("kspace", "coils", coils, limits.max_coils)
     limits.check("kspace", "samples along ky", ky, limits.max_matrix, LEAST_SIDE)
     limits.check("kspace", "samples along kx", kx, limits.max_matrix, LEAST_SIDE)
+    for side in _layout(contents).recon_size:
+        limits.check("ismrmrd_header", "pixels a side", side, limits.max_matrix, LEAST_SIDE)
 
 
 def slice_count(contents: Contents) -> int:

@@ -37,7 +37,9 @@ class UNet(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """(1, C_in, H, W) -> (1, C_out, H, W), any H and W."""
         height, width = z.shape[-2:]
-        hidden = F.pad(z, (0, -width % 8, 0, -height % 8), mode="replicate")
+        # Three poolings of 8 pixels would leave one, of which a batch norm knows no variance.
+        right, below = (max(-side % 8, 16 - side) for side in (width, height))
+        hidden = F.pad(z, (0, right, 0, below), mode="replicate")
         with torch.autocast(z.device.type, torch.bfloat16, enabled=has_fast_bfloat16(z.device)):
             features = [self.enter(hidden)]
             for block in self.down:

@@ -181,6 +181,10 @@ REFUSED = {
     "integers": (replaced("out.2.bias", lambda b: b.to(torch.int32)), "out.2.bias is no tensor of floating"),
     "infinite": (replaced("out.0.weight", infinite), "out.0.weight holds NaN or infinity"),
     "nan": (replaced("out.0.weight", lambda w: w * float("nan")), "out.0.weight holds NaN or infinity"),
+    "larger than stored": (
+        replaced("out.2.weight", lambda w: torch.zeros(1).expand(w.shape)),
+        "out.2.weight has more elements than are stored",
+    ),
     "empty": (lambda _: {}, "no known network"),
     "another network": (lambda _: {"conv1.weight": torch.zeros(3)}, "found conv1.weight"),
     "a tensor": (lambda _: torch.zeros(3), "holds a Tensor; expected a dict of tensors"),

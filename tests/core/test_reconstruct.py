@@ -1,5 +1,7 @@
 """A file becomes an image: through every step that the service takes, without the service."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scans
@@ -70,6 +72,45 @@ def test_a_guide_reaches_the_result_and_its_unit_does_not(brainlike):
     one, other, plain = (last(slice_problem(scan, 0, CPU), "ref_guided_dip", iterations=2).image for scan in scanned)
     assert torch.allclose(one, other, rtol=1e-3, atol=1e-5)
     assert not torch.allclose(one, plain, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("lines", [slice(None), slice(26, 38)], ids=["all lines", "none but central ones"])
+@pytest.mark.parametrize("method", ["tv", "l1_wavelet", "udig_dip"])
+def test_a_scan_of_which_no_line_can_be_spared_is_reconstructed_as_others_are(tmp_path, method, lines):
+    mask = np.zeros(64, bool)
+    mask[lines] = True
+    parts = {**scans.mri(slices=1, coils=2, size=64), "mask": mask}
+    parts["kspace"] = parts["kspace"] * mask
+    problem = slice_problem(formats.read(scans.write_hdf5(tmp_path / "scan", **parts)), 0, CPU)
+    knobs = {"outer_iterations": 2, "inner_iterations": 1} if method == "udig_dip" else {}
+    image = last(problem, method, **knobs).image
+    assert problem.quality(image).psnr > problem.quality(problem.plain()).psnr - 1
+
+
+@pytest.mark.parametrize("modality", Modality)
+def test_the_smallest_scan_is_fitted_by_the_largest_network(tmp_path, modality):
+    parts = scans.mri(size=8) if modality is Modality.MRI else scans.ct(size=8)
+    problem = slice_problem(formats.read(scans.write_hdf5(tmp_path / "scan", **parts)), 0, CPU)
+    assert bool(last(problem, "dip", iterations=2, held_out_share=0).image.isfinite().all())
+
+
+def test_a_slice_of_which_only_rounding_is_left_is_an_empty_image(brainlike):
+    faint = replace(brainlike, kspace=(brainlike.kspace * 1e-30).astype(np.complex64))
+    assert faint.kspace.any()
+    assert not last(slice_problem(faint, 0, CPU), "tv").image.any()
+
+
+def test_measurements_that_make_no_image_are_refused(tmp_path):
+    """All line integrals are negative, and of the coils that see something none has measured."""
+    dark = {"sinogram": -np.ones((1, 1, 16), np.float32), "angles": np.zeros(1), "image_size": 8, "pixel_size_mm": 1.0}
+    blind = scans.mri(coils=2)
+    blind["kspace"][:, 0] = 0
+    blind["sensitivity_maps"][:, 1] = 0
+    for parts, method, field in ((dark, "sirt", "sinogram"), (blind, "cg_sense", "kspace")):
+        problem = slice_problem(formats.read(scans.write_hdf5(tmp_path / field, **parts)), 0, CPU)
+        with pytest.raises(UnsupportedScan, match="rough image") as refusal:
+            last(problem, method)
+        assert refusal.value.field == field
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
