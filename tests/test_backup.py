@@ -17,6 +17,10 @@ from running import until
 from scans import ct, write_hdf5
 from spelling import ROOT
 
+from worker import postgres
+from worker.embedded import EmbeddedError
+from worker.settings import Settings
+
 KNOBS = {"WORKERS": "1", "PORT": "0", "DEVICE": "cpu", "CHECKPOINT_SECONDS": "0.3", "SWEEP_SECONDS": "0.5"}
 
 
@@ -99,13 +103,45 @@ def test_a_service_restored_from_a_backup_has_the_results_and_goes_on_with_a_hal
     assert '"event": "slice.resumed"' in (folder / "log").read_text()
     for kept in (backup / "rows.dump", backup, restored):
         assert kept.stat().st_mode & 0o077 == 0
+    # Its tables go back for an older version, while nothing else runs on them.
+    assert run("worker.migrate", "--down", "0006", DATA=str(restored)).returncode == 0
+    asked = ("psql", "-Atc", "SELECT version_num, (SELECT count(*) FROM jobs) FROM alembic_version")
+    assert run("worker.postgres", *asked, DATA=str(restored)).stdout == "0006|2\n"
+
+
+def run(module: str, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_a_revision_that_is_none_is_told_in_one_line(settings: Settings) -> None:
+    ended = run("worker.migrate", "--down", "0999", DATABASE_URL=str(settings.database_url))
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: --down: ")
+    assert ended.stderr.count("\n") == 1
 
 
 def test_a_program_of_postgres_that_is_none_is_told_in_one_line(folder: Path) -> None:
-    command = [sys.executable, "-m", "worker.postgres", "pg_nothing"]
-    ended = subprocess.run(
-        command, cwd=ROOT, env=environment(DATA=str(folder / "data")), capture_output=True, text=True, timeout=60
-    )
+    ended = run("worker.postgres", "pg_nothing", DATA=str(folder / "data"))
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: PostgreSQL has no program pg_nothing")
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_machine_without_a_server_takes_the_clients_on_its_path(
+    settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def no_server() -> Path:
+        raise EmbeddedError("no server")
+
+    (folder / "psql").symlink_to(postgres.postgres_binaries() / "psql")
+    monkeypatch.setattr(postgres, "postgres_binaries", no_server)
+    monkeypatch.setenv("PATH", str(folder))
+    assert postgres.run(settings, ["psql", "-Atc", "SELECT count(*) FROM jobs"]) == 0
+    assert capfd.readouterr().out == "0\n"
+    with pytest.raises(EmbeddedError, match="no pg_dump on this machine"):
+        postgres.run(settings, ["pg_dump"])
+    with pytest.raises(EmbeddedError, match="no server"):
+        postgres.run(settings.model_copy(update={"database_url": None}), ["psql"])

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import threading
+import time
 
 from sqlalchemy import func, select
 
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 LEAVE_SECONDS = 7.0  # from SIGTERM until a worker goes, whatever step it is in
 FAREWELL_SECONDS = 2.0
 DEAF_SECONDS = 30.0
+PATIENCE_BEATS = 3  # in which every worker that lives has reached a database that is back
 
 
 class Attendant:
@@ -26,6 +28,7 @@ class Attendant:
     def __init__(self, place: Place) -> None:
         self._place = place
         self._deaf_seconds, self._heard = 0.0, -1
+        self._answered_since: float | None = None
 
     def begin(self, **_: object) -> None:
         """The worker listens: sweep and tidy, and tell that it is there."""
@@ -62,27 +65,40 @@ class Attendant:
     def _sweep_on(self) -> None:
         try:
             while not self._place.ending.is_set():
-                self._sweep()
+                self.sweep()
                 self._place.ending.wait(self._place.settings.sweep_seconds)
         finally:
             # Without its sweep a worker is not to be relied on: let it be started anew.
             if not self._place.ending.is_set():
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
+        """Once: greet, take chunks back, ring, delete what has expired."""
         place, settings = self._place, self._place.settings
         messages = queue.waiting_messages()
         try:
             with place.sessions.begin() as session:
                 sweeping.greet(session, place.name, place.device_name, **place.gpu())
-                waiting = sweeping.sweep(session, settings.max_crashes, settings.sweep_seconds, messages)
+                crashes = settings.max_crashes if self._leases_tell() else None
+                waiting = sweeping.sweep(session, crashes, settings.sweep_seconds, messages)
         except AWAY as error:
+            self._answered_since = None
             log.warning("database.away", extra={"error": type(error).__name__})
             return
         if waiting:
             queue.ring(waiting)
         self._expire()
         self._check_hearing(messages or 0)
+
+    def _leases_tell(self) -> bool:
+        """Whether a lease that ran out means that its worker is gone.
+
+        While the database was away nobody could renew one, and the first who reaches it again must not take what the
+        others still work on.
+        """
+        if self._answered_since is None:
+            self._answered_since = time.monotonic()
+        return time.monotonic() - self._answered_since >= PATIENCE_BEATS * self._place.settings.heartbeat_seconds
 
     def _expire(self) -> None:
         try:

@@ -8,6 +8,7 @@ import pickle
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from pathlib import Path
 from typing import Any
@@ -87,11 +88,16 @@ class Checkpoints:
             kept = self._read(path, device)
             if kept is not None:
                 return kept
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
         return None
 
     def _read(self, path: Path, device: torch.device) -> dict[str, Any] | None:
-        content = path.read_bytes()
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            log.warning("checkpoint.unreadable", extra={"file": path.name, "error": str(error.strerror)})
+            return None
         if path.name.split(".")[2] != hashlib.sha256(content).hexdigest():
             log.warning("checkpoint.broken", extra={"file": path.name})
             return None

@@ -18,6 +18,7 @@ CONNECT_OPTIONS = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,  # of what was sent into the void, of which keep-alives know nothing
     # A process that was stopped within a transaction must not keep the row from everybody else.
     "options": "-c idle_in_transaction_session_timeout=15s -c lock_timeout=15s",
     # PgBouncer hands out another server connection for each transaction.

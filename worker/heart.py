@@ -37,7 +37,8 @@ class Heart:
         self.claim = claim
         self.cancelled = False
         self._sessions, self._settings, self._preview = sessions, settings, preview
-        self._told: deque[Beat] = deque()
+        self._told: deque[Point] = deque()
+        self._pictures: deque[SliceResult] = deque(maxlen=1)  # the newest: a database that is away must not fill memory
         self._writing = threading.Lock()
         self._wake, self._closing, self._lost = threading.Event(), threading.Event(), threading.Event()
         self._beaten_at = time.monotonic()
@@ -64,7 +65,9 @@ class Heart:
 
     def tell(self, beat: Beat) -> None:
         """Have a snapshot written, soon and in order."""
-        self._told.append(beat)
+        self._told.append(beat.point)
+        if beat.preview is not None:
+            self._pictures.append(beat.preview)
         self._wake.set()
 
     def confirm(self) -> None:
@@ -129,14 +132,16 @@ class Heart:
     def _write_told(self) -> None:
         while self._told:
             with self._sessions.begin() as session:
-                leases.record(session, self.claim, self._told[0].point, self._settings.lease_seconds)
-            self._show(self._told.popleft())
+                leases.record(session, self.claim, self._told[0], self._settings.lease_seconds)
+            self._told.popleft()
+        while self._pictures:
+            self._show(self._pictures.pop())
 
-    def _show(self, beat: Beat) -> None:
-        if beat.preview is None or not self.surely_mine:
+    def _show(self, picture: SliceResult) -> None:
+        if not self.surely_mine:
             return
         try:
-            beat.preview.save(self._preview)
+            picture.save(self._preview)
         except OSError as error:
             # A picture less; whether the disk is full or the job was deleted shows where it matters.
             log.warning("preview.unwritten", extra={"error": str(error.strerror)})

@@ -108,14 +108,20 @@ def by_key(
 def admit(session: Session, scan_ids: Collection[uuid.UUID], more: int, most: int, key: Key | None) -> None:
     """Hold the scans of so many jobs that are to be filed. Raises as `submit` does."""
     if key is not None:
-        quotas.check_jobs(session, key, more)
+        quotas.check_open(session, key, more)
+        quotas.check_day(session, key, more)
+    check_room(session, more, most)
+    held = session.scalars(select(Scan.id).where(Scan.id.in_(scan_ids)).with_for_update(read=True, key_share=True))
+    if gone := set(scan_ids) - set(held):
+        raise IllegalMove(f"scan {', '.join(map(str, gone))} was deleted")
+
+
+def check_room(session: Session, more: int, most: int) -> None:
+    """Raise TooManyOpenJobs unless so many more may be queued. Exact while submissions are held."""
     count = session.scalar(select(func.count()).select_from(Job).where(Job.status.in_(OPEN))) or 0
     if count + more > most:
         what = "no job more" if more == 1 else f"no {more} jobs more"
         raise TooManyOpenJobs(f"{what} may be queued or running, the limit is {most} (MAX_OPEN_JOBS); try again later")
-    held = session.scalars(select(Scan.id).where(Scan.id.in_(scan_ids)).with_for_update(read=True, key_share=True))
-    if gone := set(scan_ids) - set(held):
-        raise IllegalMove(f"scan {', '.join(map(str, gone))} was deleted")
 
 
 def file(session: Session, rows: Sequence[tuple[dict[str, Any], Mapping[int, int]]]) -> Sequence[Job]:
@@ -143,8 +149,15 @@ def request_cancel(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TE
     return job
 
 
-def retry(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TENANT) -> Job:
-    """Queue a failed job again; finished slices stay, the others go on from their checkpoints. Raises IllegalMove."""
+def retry(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TENANT, *, max_open_jobs: int) -> Job:
+    """Queue a failed job again; finished slices stay, the others go on from their checkpoints.
+
+    Raises IllegalMove, TooManyOpenJobs and QuotaReached. It was counted for its day when it was filed.
+    """
+    hold_submissions(session)
+    # The scan first, as whoever deletes one holds it first: it must not go between the look at it and the commit.
+    scan_id = select(Job.scan_id).where(Job.id == job_id, Job.tenant == tenant).scalar_subquery()
+    session.execute(select(Scan.id).where(Scan.id == scan_id).with_for_update(read=True, key_share=True))
     job = locked(session, job_id, tenant)
     if job.status is not Status.FAILED:
         raise IllegalMove(f"job {job_id} is {job.status}; only a failed job can be retried")
@@ -152,6 +165,9 @@ def retry(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TENANT) -> 
         raise IllegalMove(f"the scan of job {job_id} was deleted; post it again for a new job")
     if job.expired:
         raise IllegalMove(f"job {job_id} has expired; file a new one")
+    if job.key_id is not None:
+        quotas.check_open(session, session.get_one(Key, job.key_id))
+    check_room(session, 1, max_open_jobs)
     job.status, job.error, job.finished_at, job.cancel_requested = Status.QUEUED, None, None, False
     again: dict[str, Any] = {"status": Status.QUEUED, "crashes": 0, "rung_at": func.now()}
     again |= {"finished_at": None, "lease_until": None}

@@ -67,6 +67,16 @@ def make(session: Session, tenant: str, wanted: Wanted, maker: Key | None = None
     return key, secret
 
 
+def laxer(key: Key, than: Key) -> str | None:
+    """The first limit in which a key may have more than another, or live longer; None: in none."""
+    names = [name for name in Limits.model_fields if name != "expires_days"] + ["expires_at"]
+    for name in names:
+        its, most = getattr(key, name), getattr(than, name)
+        if most is not None and (its is None or its > most):
+            return name
+    return None
+
+
 class Recognised(NamedTuple):
     """A valid key, and whether its last use was noted so long ago that this one should be."""
 
@@ -79,9 +89,7 @@ def recognise(session: Session, secret: str) -> Recognised | None:
 
     It is looked up by its hash: how long that takes tells nothing of any key.
     """
-    digest = hashed(secret)
-    this = or_(Key.sha256 == digest, (Key.previous_sha256 == digest) & (Key.previous_until > func.now()))
-    found = session.execute(select(Key, _use_is_due()).where(this, _usable())).one_or_none()
+    found = session.execute(select(Key, _use_is_due()).where(_opens(hashed(secret)), _usable())).one_or_none()
     return None if found is None else Recognised(*found)
 
 
@@ -94,9 +102,13 @@ def _use_is_due() -> ColumnElement[bool]:
     return or_(Key.last_used_at.is_(None), Key.last_used_at < func.now() - USE_IS_TOLD_AGAIN)
 
 
-def still_holds(session: Session, key_id: uuid.UUID) -> bool:
-    """Whether a key that was recognised before would be now."""
-    return session.scalar(select(Key.id).where(Key.id == key_id, _usable())) is not None
+def still_holds(session: Session, digest: str) -> bool:
+    """Whether a secret of this hash, which was recognised before, would be now."""
+    return session.scalar(select(Key.id).where(_opens(digest), _usable())) is not None
+
+
+def _opens(digest: str) -> ColumnElement[bool]:
+    return or_(Key.sha256 == digest, (Key.previous_sha256 == digest) & (Key.previous_until > func.now()))
 
 
 def of_tenant(session: Session, tenant: str | None) -> Sequence[Key]:

@@ -4,6 +4,7 @@ The embedded server is used as it runs; where the service is down it is started 
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,35 +13,31 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo
 from sqlalchemy import make_url
 
-from worker.embedded import EmbeddedError, EmbeddedServers, postgres_binaries
-from worker.serve import CannotServeError, only_one
+from worker.embedded import EmbeddedError, postgres_binaries
+from worker.reach import database
 from worker.settings import Settings, get_settings
-from worker.storage import Storage
 
 
 def run(settings: Settings, command: Sequence[str]) -> int:
     """Exit status of the command on the database of these settings. Raises EmbeddedError."""
-    program = postgres_binaries() / command[0]
-    if not program.is_file():
-        raise EmbeddedError(f"PostgreSQL has no program {command[0]} in {program.parent}")
-    command = [str(program), *command[1:]]
-    if settings.database_url is not None:
-        return _run(settings.database_url, command)
-    Storage(settings.data)
-    servers = EmbeddedServers(settings.data, valkey=False)
+    program = [_program(settings, command[0]), *command[1:]]
+    with database(settings) as url:
+        return subprocess.run(program, env={**os.environ, **_as_environment(url)}, check=False).returncode
+
+
+def _program(settings: Settings, name: str) -> str:
+    """Path of the program; for a server elsewhere any client's on PATH will do. Raises EmbeddedError."""
     try:
-        with only_one(settings.data):
-            servers.start()
-            try:
-                return _run(servers.database_url, command)
-            finally:
-                servers.stop()
-    except CannotServeError:  # the service is up, and its server with it
-        return _run(servers.database_url, command)
-
-
-def _run(url: str, command: Sequence[str]) -> int:
-    return subprocess.run(command, env={**os.environ, **_as_environment(url)}, check=False).returncode
+        program = postgres_binaries() / name
+    except EmbeddedError:
+        if settings.database_url is None:
+            raise
+        if (found := shutil.which(name)) is None:
+            raise EmbeddedError(f"there is no {name} on this machine; install PostgreSQL's client programs") from None
+        return found
+    if not program.is_file():
+        raise EmbeddedError(f"PostgreSQL has no program {name} in {program.parent}")
+    return str(program)
 
 
 def _as_environment(url: str) -> dict[str, str]:

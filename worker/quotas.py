@@ -26,22 +26,29 @@ def actor(key: Key) -> str:
     return f"key:{key.id}"
 
 
-def check_jobs(session: Session, key: Key, more: int = 1) -> None:
-    """Raise QuotaReached when the key may not file so many jobs more. Exact while submissions come one at a time."""
-    asked = "" if more == 1 else f"; this is {more} at once"
+def check_open(session: Session, key: Key, more: int = 1) -> None:
+    """Raise QuotaReached when the key may not have so many more open jobs. Exact while submissions are held."""
     if (most := key.max_open_jobs) is not None:
         mine = select(func.count()).select_from(Job).where(Job.key_id == key.id, Job.status.in_(OPEN))
         if (session.scalar(mine) or 0) + more > most:
-            text = f"this key may have {most} jobs queued or running (max_open_jobs){asked}"
+            text = f"this key may have {most} jobs queued or running (max_open_jobs){_at_once(more)}"
             raise QuotaReached(text, OPEN_RETRY_SECONDS)
+
+
+def check_day(session: Session, key: Key, more: int = 1) -> None:
+    """Raise QuotaReached when the key may not file so many jobs more today. Exact as `check_open` is."""
     if (most := key.max_jobs_per_day) is not None:
         # Asked of the log: a job that was deleted was filed all the same.
         lately = (Audit.actor == actor(key)) & (Audit.at > func.now() - DAY) & (Audit.action == JOB_FILED)
         left = func.extract("epoch", func.min(Audit.at) + DAY - func.now())
         count, seconds = session.execute(select(func.count(), left).where(lately)).one()
         if count + more > most:
-            text = f"this key may file {most} jobs in 24 hours (max_jobs_per_day){asked}"
+            text = f"this key may file {most} jobs in 24 hours (max_jobs_per_day){_at_once(more)}"
             raise QuotaReached(text, 1 + int(seconds or 0))
+
+
+def _at_once(more: int) -> str:
+    return "" if more == 1 else f"; this is {more} at once"
 
 
 def check_bytes(session: Session, key: Key, more: int) -> None:

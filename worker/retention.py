@@ -9,7 +9,7 @@ from worker import audit
 from worker.audit import Who
 from worker.database import notify
 from worker.models import OPEN, Comparison, Job, Scan
-from worker.scans import forget
+from worker.scans import forget, worked_on
 from worker.storage import Storage
 
 MOST_AT_ONCE = 100
@@ -64,6 +64,9 @@ def _expire_comparison(session: Session, comparison: Comparison) -> None:
 
 
 def _expire_scan(session: Session, storage: Storage, scan: Scan) -> None:
+    # Asked once the scan is held: a job that was filed while it was being found is seen only now.
+    if session.scalar(select(Job.id).where(worked_on(scan)).limit(1)):
+        return
     session.delete(scan)
     audit.append(session, Who(scan.tenant, audit.SWEEP), "scan.expired", scan=scan.id)
     session.commit()

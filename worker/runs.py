@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from core import formats
 from core.acquisition import Modality
 from core.assessment import assess
 from core.ensembles import ensemble
+from core.errors import UnsupportedScan
 from core.iterates import Iterate, State
 from core.meter import Meter
 from core.parameters import Parameters, parse
@@ -58,7 +60,7 @@ class Run:
 
     def __init__(self, place: Place, heart: Heart) -> None:
         self._place, self._heart, self._claim = place, heart, heart.claim
-        self.method: Parameters = parse(self._claim.parameters)
+        self.method: Parameters = _understood(self._claim.parameters)
         self.modality = Modality(self._claim.scan_header["modality"])
         self.versions = place.versions(self.method, self.modality, self._claim.tenant)
         made_by = fingerprint(
@@ -233,3 +235,13 @@ def _rested(began: float, period: float) -> float:
 def _finite(value: float | None) -> float | None:
     """Infinite and undefined numbers have no place in JSON."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def _understood(parameters: dict[str, Any]) -> Parameters:
+    """The method as this version knows it. Raises UnsupportedScan where a newer API took what it does not know."""
+    try:
+        return parse(parameters)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "method"
+        raise UnsupportedScan(f"this worker's version does not take the parameters: {where}: {first['msg']}") from error

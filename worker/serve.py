@@ -1,6 +1,5 @@
 """The whole service on one machine: `python -m worker.serve` starts servers, API and workers, and keeps them up."""
 
-import fcntl
 import json
 import logging
 import os
@@ -10,9 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 
 from sqlalchemy.exc import DBAPIError
 
@@ -22,6 +19,7 @@ from worker.database import AWAY, in_one_line, make_engine, make_sessions
 from worker.embedded import EmbeddedError, EmbeddedServers
 from worker.migrate import migrate
 from worker.names import name_prefix
+from worker.reach import InUseError, only_one
 from worker.settings import BadSetting, Settings, read_settings
 from worker.storage import open_storage, replacing
 
@@ -139,24 +137,6 @@ def serve(settings: Settings) -> None:
             service.stop()
 
 
-@contextmanager
-def only_one(data: Path) -> Iterator[None]:
-    """Hold the data folder. Raises CannotServeError when another process does."""
-    path = data / ".lock"
-    with path.open("a+") as file:
-        path.chmod(0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise CannotServeError(f"{data} is in use by the service of process {file.read().strip()}") from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        (data / "service.json").unlink(missing_ok=True)
-        yield
-
-
 def check_port(settings: Settings) -> None:
     """Raise CannotServeError when the port is taken."""
     try:
@@ -192,7 +172,7 @@ def main() -> int:
     logging.getLogger().setLevel(logging.WARNING)
     try:
         serve(read_settings())
-    except (BadSetting, CannotServeError, EmbeddedError, OSError) as error:
+    except (BadSetting, CannotServeError, EmbeddedError, InUseError, OSError) as error:
         return _refuse(str(error))
     except DBAPIError as error:
         return _refuse(f"DATABASE_URL: the database cannot be used: {in_one_line(error)}")

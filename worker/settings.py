@@ -38,6 +38,10 @@ class Settings(BaseSettings):
         description="names, divided by spaces, that requests may call the API by (`Host`), beside loopback ones; "
         "unset: any where a key is asked for, no others where none is",
     )
+    trusted_proxies: str = Field(
+        "127.0.0.1 ::1",
+        description="addresses or networks, divided by spaces, whose `X-Forwarded-For` tells the client; *: all",
+    )
     port: int = Field(8000, ge=0, le=65535, description="port of the API; 0 takes a free one")
     workers: int = Field(2, ge=1, le=64, description="worker processes that `make serve` starts")
     threads: int = Field(
@@ -110,6 +114,13 @@ class Settings(BaseSettings):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is not a folder")
         return folder
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, networks: str) -> str:
+        for network in () if networks == "*" else networks.split():
+            ipaddress.ip_network(network)
+        return networks
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

@@ -1,5 +1,6 @@
 """What any worker does every few seconds: take chunks back from the silent, ring for those that nobody was told of."""
 
+import logging
 import uuid
 from datetime import timedelta
 
@@ -12,6 +13,7 @@ from worker.jobs import UnknownJob, claimable, locked, settle_failed, settle_sto
 from worker.models import Chunk, Status, Worker
 from worker.problems import worker_lost
 
+log = logging.getLogger(__name__)
 SWEEP_LOCK = (0x75646967, 2)
 MOST_RUNG = 1000
 FORGOTTEN = timedelta(hours=1)
@@ -39,20 +41,23 @@ def expire(session: Session, max_crashes: int) -> None:
                 .where(Chunk.job_id == job_id, Chunk.slice.in_([row.slice for row in poison]))
                 .values(status=Status.FAILED, finished_at=func.now())
             )
-            settle_failed(session, job, worker_lost(poison[0].slice, poison[0].crashes))
+            settle_failed(session, job, problem := worker_lost(poison[0].slice, poison[0].crashes))
+            log.warning("job.failed", extra={"problem": problem["type"], "job_id": str(job_id)})
         settle_stopped(session, job)
 
 
 def sweep(
-    session: Session, max_crashes: int, ring_again_seconds: float, messages: int | None
+    session: Session, max_crashes: int | None, ring_again_seconds: float, messages: int | None
 ) -> list[tuple[uuid.UUID, int]]:
     """What to ring for after the commit: chunks that nobody was told of, and as many as messages are missing.
 
-    `messages` is how many wait, None: the queue is away. One sweep at a time, by any worker.
+    `messages` is how many wait, None: the queue is away.
+    Without `max_crashes` no lease is ended. One sweep at a time, by any worker.
     """
     if not session.scalar(select(func.pg_try_advisory_xact_lock(*SWEEP_LOCK))):
         return []
-    expire(session, max_crashes)
+    if max_crashes is not None:
+        expire(session, max_crashes)
     tallies.sum_up(session)
     waiting = session.scalar(select(func.count()).select_from(Chunk).where(claimable())) or 0
     missing = 0 if messages is None else max(0, waiting - messages)

@@ -71,6 +71,14 @@ class _Files(NamedTuple):
     abandoned: bool  # whether the folder itself is old
 
 
+class _Job(NamedTuple):
+    """What a job's row says."""
+
+    id: uuid.UUID
+    result: str | None
+    status: Status
+
+
 def _tidy_jobs(sessions: sessionmaker[Session], storage: Storage, folders: Iterable[Path], before: float) -> int:
     found: dict[uuid.UUID, _Files] = {}
     for folder in folders:
@@ -81,11 +89,12 @@ def _tidy_jobs(sessions: sessionmaker[Session], storage: Storage, folders: Itera
         for chunk in session.scalars(select(Chunk).where(Chunk.job_id.in_(found))):
             chunks[chunk.job_id].append(chunk)
         # Jobs last: of an attempt that has just ended either the chunk still says that it runs, or the job names it.
-        results = {row.id: row.result for row in session.execute(select(Job.id, Job.result).where(Job.id.in_(found)))}
+        rows = session.execute(select(Job.id, Job.result, Job.status).where(Job.id.in_(found)))
+        jobs = {row.id: _Job(*row) for row in rows}
     removed = 0
     for job_id, files in found.items():
-        if job_id in results:
-            named = _named(storage, job_id, results[job_id], chunks[job_id])
+        if (job := jobs.get(job_id)) is not None:
+            named = _named(storage, job, chunks[job_id])
             removed += _remove(files.parts + [path for path in files.made if not named(path)])
         elif files.abandoned:
             storage.delete_job(job_id)
@@ -107,14 +116,16 @@ def _remove(unnamed: Sequence[Path]) -> int:
     return len(unnamed)
 
 
-def _named(storage: Storage, job_id: uuid.UUID, result: str | None, chunks: Sequence[Chunk]) -> Callable[[Path], bool]:
+def _named(storage: Storage, job: _Job, chunks: Sequence[Chunk]) -> Callable[[Path], bool]:
     """Whether rows name a file or folder of a job, or may do so yet: a running attempt's are named soon."""
     running = [chunk for chunk in chunks if chunk.status == Status.RUNNING]
-    slices = {storage.slice_result(job_id, chunk.slice, chunk.attempt) for chunk in running}
+    slices = {storage.slice_result(job.id, chunk.slice, chunk.attempt) for chunk in running}
     slices |= {storage.path(chunk.result) for chunk in chunks if chunk.result is not None}
-    results = {storage.results(job_id, chunk.attempt) for chunk in running}
-    results |= {storage.path(result)} if result is not None else set()
-    go_on = {str(chunk.slice) for chunk in chunks if chunk.status not in (Status.SUCCEEDED, Status.CANCELLED)}
+    results = {storage.results(job.id, chunk.attempt) for chunk in running}
+    results |= {storage.path(job.result)} if job.result is not None else set()
+    # Failed by one slice, a job has the others cancelled; tried again, all go on.
+    ended = {Status.SUCCEEDED} if job.status is Status.FAILED else {Status.SUCCEEDED, Status.CANCELLED}
+    go_on = {str(chunk.slice) for chunk in chunks if chunk.status not in ended}
 
     def named(path: Path) -> bool:
         match path.parent.name:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from worker import tallies
@@ -77,10 +77,11 @@ def take(session: Session, most: int, lease_seconds: float) -> list[Delivery]:
 
 
 def _drop_for_disabled(session: Session) -> None:
-    disabled = select(WebhookDelivery.url).where(WebhookDelivery.state == DeliveryState.DISABLED)
+    disabled = select(WebhookDelivery.url, Job.tenant).join(Job).where(WebhookDelivery.state == DeliveryState.DISABLED)
     query = (
         update(WebhookDelivery)
-        .where(WebhookDelivery.state == DeliveryState.PENDING, WebhookDelivery.url.in_(disabled.scalar_subquery()))
+        .where(WebhookDelivery.state == DeliveryState.PENDING, Job.id == WebhookDelivery.job_id)
+        .where(tuple_(WebhookDelivery.url, Job.tenant).in_(disabled))
         .values(state=DeliveryState.DISABLED, error=f"an earlier webhook to this URL was {GONE}")
     )
     session.execute(query.execution_options(synchronize_session=False))

@@ -40,6 +40,7 @@ class Drive:
         with self.sessions.begin() as session:
             claim = leases.claim(session, (uuid.UUID(job["id"]), slice_), "host:1:a", LEASE_SECONDS)
         assert claim is not None
+        self.storage.prepare_job(claim.job_id)
         return claim
 
     def report(self, claim: leases.Claim, iteration: int, iterations: int = 10) -> None:

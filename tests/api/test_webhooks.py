@@ -27,7 +27,7 @@ from api.destinations import is_public
 from api.problems import Invalid
 from api.webhooks import Courier
 from worker import webhooks
-from worker.models import DEFAULT_TENANT, DeliveryState, WebhookDelivery
+from worker.models import DEFAULT_TENANT, DeliveryState, Job, Status, WebhookDelivery
 from worker.settings import BadSetting, Settings, read_settings
 from worker.webhooks import Delivery
 
@@ -172,6 +172,21 @@ def test_a_receiver_that_is_gone_is_asked_no_more(
     dropped = told(client, second, "disabled")
     assert (dropped["attempts"], len(receiver.heard)) == (0, 1)
     assert "earlier" in dropped["error"]
+
+
+def test_a_receiver_that_is_gone_for_one_tenant_hears_the_others(
+    client: TestClient, scan: dict[str, Any], drive: Drive, receiver: Receiver, database: sessionmaker[Session]
+) -> None:
+    receiver.answers = [410, 204]
+    first, others = file(client, scan, receiver.url), file(client, scan, receiver.url)
+    with database.begin() as session:
+        session.get_one(Job, uuid.UUID(others["id"])).tenant = "another"
+    drive.complete(first)
+    told(client, first, "disabled")
+    with database.begin() as session:
+        session.get_one(Job, uuid.UUID(others["id"])).status = Status.SUCCEEDED
+    until(lambda: len(receiver.heard) == 2)
+    assert Webhook(theirs(SECRET, "another")).verify(receiver.heard[1].body, receiver.heard[1].headers)
 
 
 def test_a_redirect_is_not_followed(client: TestClient, scan: dict[str, Any], drive: Drive, receiver: Receiver) -> None:

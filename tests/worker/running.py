@@ -144,7 +144,7 @@ class Desk:
 
     def retry(self, job_id: uuid.UUID) -> None:
         with self.database.begin() as session:
-            jobs.retry(session, job_id)
+            jobs.retry(session, job_id, max_open_jobs=100)
 
     def ended(self, job_id: uuid.UUID) -> Job:
         """The job, when it has ended."""

@@ -46,6 +46,14 @@ def test_a_broken_one_gives_way_to_the_one_before(tmp_path: Path, keep_bytes: in
     assert (checkpoints(tmp_path).load(CPU) or {})["step"] == 1
 
 
+def test_one_that_cannot_be_read_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    keep(checkpoints(tmp_path), 1, 2)
+    latest = max(tmp_path.iterdir())
+    latest.unlink()
+    latest.mkdir()  # which can neither be read as a file nor be unlinked as one
+    assert (checkpoints(tmp_path).load(CPU) or {})["step"] == 1
+
+
 def test_those_refused_go_and_push_no_checkpoint_of_the_fresh_start_out(tmp_path: Path) -> None:
     keep(checkpoints(tmp_path, made_by="the version before"), 90, 95)
     fresh = checkpoints(tmp_path)

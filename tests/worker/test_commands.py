@@ -54,7 +54,7 @@ def test_a_key_is_made_listed_rotated_and_revoked(
     with database.begin() as session:
         assert keys.recognise(session, secret) is keys.recognise(session, turned) is None
         assert session.scalars(select(Key.revoked_at)).one() is not None
-        assert not keys.still_holds(session, key.id)
+        assert not keys.still_holds(session, keys.hashed(turned))
     log = [json.loads(line) for line in done(capsys, "audit", "export").splitlines()]
     assert [(entry["action"], entry["tenant"]) for entry in log] == [
         (action, "radiology") for action in ("key.made", "key.rotated", "key.revoked")

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 from running import Desk
 from sqlalchemy import func, select, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.parameters import CGSense, Parameters, UDiGDIP
@@ -287,7 +288,7 @@ def test_a_slice_that_silences_three_workers_fails_its_job_which_then_can_be_ret
         assert job.status is Status.FAILED
         assert job.error is not None
         assert "3 times" in job.error["detail"]
-        assert jobs.retry(session, job_id).status is Status.QUEUED
+        assert jobs.retry(session, job_id, max_open_jobs=100).status is Status.QUEUED
     claim = claimed(database, job_id)
     assert claim.attempt == 4
     with database.begin() as session:
@@ -301,7 +302,22 @@ def test_only_failed_jobs_are_retried(database: sessionmaker[Session], scan: Sca
     with database.begin() as session:
         session.get_one(Job, job_id).status = Status(end)
     with database() as session, pytest.raises(IllegalMove, match=end):
-        jobs.retry(session, job_id)
+        jobs.retry(session, job_id, max_open_jobs=100)
+
+
+def test_the_scan_of_a_job_that_is_being_retried_is_not_deleted_meanwhile(
+    database: sessionmaker[Session], scan: Scan
+) -> None:
+    job_id = filed(database, scan)
+    with database.begin() as session:
+        leases.fail_job(session, claimed(database, job_id), BROKEN)
+    held = select(Scan.id).where(Scan.id == scan.id).with_for_update(nowait=True)
+    with database.begin() as session:
+        jobs.retry(session, job_id, max_open_jobs=100)
+        with database() as other, pytest.raises(OperationalError, match="could not obtain lock"):
+            other.scalar(held)
+    with database() as other:
+        assert other.scalar(held) == scan.id
 
 
 def test_a_deleted_job_leaves_no_row_and_fences_its_workers(database: sessionmaker[Session], scan: Scan) -> None:
@@ -395,7 +411,7 @@ def test_a_lost_leader_is_done_again_before_its_followers(database: sessionmaker
     with database() as session:
         assert set(session.scalars(select(Chunk.status))) == {Status.FAILED, Status.CANCELLED}
     with database.begin() as session:
-        jobs.retry(session, job_id)
+        jobs.retry(session, job_id, max_open_jobs=100)
     assert waiting(database, job_id) == [1]
     assert done(database, claimed(database, job_id, 1)) == [0, 2]
 

@@ -67,7 +67,7 @@ def test_files_go_with_what_a_client_wrote_and_a_word_of_the_job_stays_for_a_whi
         assert session.get(Scan, scan_id) is None
         assert actions(session) == ["job.expired", "scan.expired"]
         with pytest.raises(IllegalMove):
-            jobs.retry(session, job_id)
+            jobs.retry(session, job_id, max_open_jobs=100)
     past(desk, days=30)
     swept(desk)
     with desk.database() as session:

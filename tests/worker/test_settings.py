@@ -25,6 +25,7 @@ WRONG: list[tuple[str, dict[str, str]]] = [
     ("DATA", {"DATA": "/etc/hostname"}),
     ("PRIORS", {"PRIORS": "/etc/hostname"}),
     ("PORT", {"PORT": "eighty"}),
+    ("TRUSTED_PROXIES", {"TRUSTED_PROXIES": "10.0.0.0/8 proxy"}),
     ("WORKERS", {"WORKERS": "0"}),
     ("DEVICE", {"DEVICE": "tpu"}),
     ("RETENTION_DAYS", {"RETENTION_DAYS": "0"}),

@@ -37,7 +37,7 @@ def test_slices_lost_leases_and_failures_by_reason_are_counted(database: session
             sweeping.expire(session, max_crashes=2)
             leases.claim(session, (job.id, 1), "host:1:a", 60)
     with database.begin() as session:
-        jobs.retry(session, job.id)
+        jobs.retry(session, job.id, max_open_jobs=100)
         leases.fail_job(session, claim(session, job, 1), {"type": "about:blank"})
         jobs.request_cancel(session, submit(session).id)
     with database() as session:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from core.errors import UnsupportedScan
 from worker import checkpoints
 from worker.heart import Heart
-from worker.models import Status
+from worker.models import Job, Status
 from worker.place import Place, set_up
 from worker.runs import Outcome, Run
 from worker.tasks import reconstruct_chunk
@@ -84,6 +84,23 @@ def test_what_the_engine_refuses_fails_with_the_field(desk: Desk, place: Place, 
     reconstruct_chunk(place, job_id, 0)
     problem = failed(desk, job_id)
     assert problem["errors"] == [{"field": "kspace", "found": "4 lines", "expected": "16"}]
+
+
+@pytest.mark.parametrize(
+    ("newer", "named"), [({"iterations": -1}, "iterations"), ({"knob": 1}, "knob"), ({"method": "new"}, "method")]
+)
+def test_what_only_a_newer_version_knows_fails_as_an_input_that_is_wrong(
+    desk: Desk, place: Place, newer: dict[str, Any], named: str
+) -> None:
+    job_id = desk.submit(desk.scan(), SHORT)
+    with desk.database.begin() as session:
+        job = session.get_one(Job, job_id)
+        job.parameters = {**job.parameters, **newer}
+    reconstruct_chunk(place, job_id, 0)
+    problem = failed(desk, job_id)
+    assert problem["type"] == "urn:udig-recon:problem:invalid"
+    assert problem["detail"].startswith("this worker's version does not take the parameters: ")
+    assert named in problem["detail"]
 
 
 def test_a_full_disk_fails_with_that_and_the_retry_succeeds(desk: Desk, place: Place, spoil: Spoil) -> None:

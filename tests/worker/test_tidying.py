@@ -150,19 +150,19 @@ def test_more_jobs_than_are_read_at_once_are_tidied(desk: Desk, monkeypatch: pyt
 
 
 def test_a_failed_job_keeps_the_checkpoints_that_its_retry_goes_on_from(desk: Desk) -> None:
-    job_id = desk.submit(desk.scan(), SHORT)
+    job_id = desk.submit(desk.scan(slices=2), SHORT, slices=[0, 1])
     desk.storage.prepare_job(job_id)
     claimed(desk, job_id)
-    kept = left(desk.storage.checkpoints(job_id) / "0.000000001.aa.pt")
+    kept = [left(desk.storage.checkpoints(job_id) / f"{slice_}.000000001.aa.pt") for slice_ in (0, 1)]
     with desk.database.begin() as session:
         session.execute(update(Chunk).values(lease_until=func.now() - timedelta(seconds=1)))
         sweeping.expire(session, max_crashes=1)
     assert tidied(desk) == 0
     with desk.database.begin() as session:
-        jobs.retry(session, job_id)
+        jobs.retry(session, job_id, max_open_jobs=100)
         jobs.request_cancel(session, job_id)
-    assert tidied(desk) == 1
-    assert not kept.exists()
+    assert tidied(desk) == 2
+    assert not any(path.exists() for path in kept)
 
 
 def test_a_deletion_that_was_cut_off_is_finished(desk: Desk) -> None:

@@ -231,8 +231,9 @@ def test_a_slice_that_kills_its_workers_fails_its_job_which_can_be_retried(desk:
         job = desk.ended(job_id)
         assert job.error is not None
         assert (job.status, job.error["type"]) == (Status.FAILED, "urn:udig-recon:problem:worker-lost")
+        assert worker.said("job.failed")
         with desk.database.begin() as session:
-            jobs.retry(session, job_id)
+            jobs.retry(session, job_id, max_open_jobs=100)
         assert desk.ended(job_id).status is Status.SUCCEEDED
         assert worker.said("slice.resumed")
     assert_unbroken(desk, job_id, LONG)

@@ -1,0 +1,92 @@
+"""While the database is away nobody can renew a lease, and nobody loses one for that."""
+
+import time
+import uuid
+import weakref
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from running import SHORT, Desk
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from core.results import SliceResult
+from worker import leases
+from worker.attendant import PATIENCE_BEATS, Attendant
+from worker.heart import Beat, Heart
+from worker.leases import Claim, Point
+from worker.models import Chunk, Snapshot, Status
+from worker.place import Place, set_up
+
+BEAT = 0.1
+
+
+@pytest.fixture
+def place(desk: Desk) -> Iterator[Place]:
+    made = set_up(desk.settings.model_copy(update={"heartbeat_seconds": BEAT}))
+    yield made
+    made.sessions.kw["bind"].dispose()
+
+
+def claimed(desk: Desk, job_id: uuid.UUID) -> Claim:
+    with desk.database.begin() as session:
+        claim = leases.claim(session, (job_id, 0), "host:1:a", 60)
+    assert claim is not None
+    return claim
+
+
+def lapsed(desk: Desk) -> Claim:
+    """A chunk whose lease has run out."""
+    claim = claimed(desk, desk.submit(desk.scan(), SHORT))
+    with desk.database.begin() as session:
+        session.execute(update(Chunk).values(lease_until=func.now() - timedelta(hours=1)))
+    return claim
+
+
+def swept(desk: Desk, attendant: Attendant, job_id: uuid.UUID) -> Status:
+    """What the chunk is after a sweep."""
+    attendant.sweep()
+    (chunk,) = desk.chunks(job_id)
+    return chunk.status
+
+
+def test_leases_that_ran_out_are_ended_once_their_workers_had_time_to_renew_them(
+    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attendant, job_id = Attendant(place), lapsed(desk).job_id
+    assert swept(desk, attendant, job_id) is Status.RUNNING
+    time.sleep(PATIENCE_BEATS * BEAT)
+    with monkeypatch.context() as away:
+
+        def nowhere(*_: Any) -> None:
+            raise OperationalError("", None, Exception("the server is away"))
+
+        away.setattr(Session, "execute", nowhere)
+        assert swept(desk, attendant, job_id) is Status.RUNNING
+    assert swept(desk, attendant, job_id) is Status.RUNNING
+    time.sleep(PATIENCE_BEATS * BEAT)
+    assert swept(desk, attendant, job_id) is Status.QUEUED
+
+
+def test_a_database_that_is_away_leaves_every_snapshot_and_the_newest_picture_to_be_told(
+    desk: Desk, place: Place
+) -> None:
+    claim = claimed(desk, desk.submit(desk.scan(), SHORT))
+    desk.storage.prepare_job(claim.job_id)
+    preview = desk.storage.preview(claim.job_id, 0)
+    heart, pictures = Heart(place.sessions, claim, place.settings, preview), []
+    for step in range(1, 6):
+        image = np.full((4, 4), step, np.float32)
+        picture = SliceResult(image=image, image_complex=None, plain=image, reference=None, curves={})
+        heart.tell(Beat(Point(step, 5, float(step)), picture))
+        pictures.append(weakref.ref(picture))
+        del picture
+    assert [ref() is None for ref in pictures] == [True] * 4 + [False]
+    heart.settle(lambda session: leases.heartbeat(session, claim, 60))
+    with desk.database() as session:
+        assert session.scalars(select(Snapshot.iteration).order_by(Snapshot.seq)).all() == [1, 2, 3, 4, 5]
+    assert SliceResult.load(preview).image[0, 0] == 5

@@ -1,0 +1,52 @@
+"""The service's database, wherever it is, for commands that stand beside the service."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from worker.embedded import EmbeddedServers
+from worker.settings import Settings
+from worker.storage import Storage
+
+
+class InUseError(Exception):
+    """Another process holds the data folder; the message says which."""
+
+
+@contextmanager
+def only_one(data: Path) -> Iterator[None]:
+    """Hold the data folder. Raises InUseError when another process does."""
+    path = data / ".lock"
+    with path.open("a+") as file:
+        path.chmod(0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InUseError(f"{data} is in use by the service of process {file.read().strip()}") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        (data / "service.json").unlink(missing_ok=True)
+        yield
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[str]:
+    """URL of the service's database. Raises EmbeddedError.
+
+    The embedded server is used as it runs; where the service is down it is started until the block ends.
+    """
+    if settings.database_url is not None:
+        yield settings.database_url
+        return
+    Storage(settings.data)
+    servers = EmbeddedServers(settings.data, valkey=False)
+    with ExitStack() as stack:
+        with suppress(InUseError):  # the service is up, and its server with it
+            stack.enter_context(only_one(settings.data))
+            servers.start()
+            stack.callback(servers.stop)
+        yield servers.database_url
