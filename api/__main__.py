@@ -38,6 +38,7 @@ def main() -> None:
         log_config=None,
         access_log=False,  # its lines hold the query, and with it what a client calls its files
         server_header=False,
+        forwarded_allow_ips=settings.trusted_proxies.split(),
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )

@@ -33,6 +33,7 @@ class Caller:
 
     tenant: str = DEFAULT_TENANT
     key: Key | None = None
+    secret_sha256: str = ""
 
     @property
     def who(self) -> Who:
@@ -55,8 +56,8 @@ async def _caller(
         _refuse_other_sites(request)
         caller = Caller()
     else:
-        key = await _known(context, given)
-        caller = Caller(key.tenant, key)
+        key, digest = await _known(context, given)
+        caller = Caller(key.tenant, key, digest)
         request.state.client = f"key:{key.id}"  # see api/shares.py
         _check_rate(context, key)
     request.state.caller = caller
@@ -70,11 +71,19 @@ async def _caller(
 def _refuse_other_sites(request: Request) -> None:
     """Without keys any page in a browser of this machine could post here."""
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    if origin is not None and not _is_of(origin, request.headers.get("host", "")):
         raise Forbidden("a page of another site may not use this service without a key")
 
 
-async def _known(context: Context, given: HTTPAuthorizationCredentials | None) -> Key:
+def _is_of(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:
+        return False
+
+
+async def _known(context: Context, given: HTTPAuthorizationCredentials | None) -> tuple[Key, str]:
+    """The valid key, and the hash of the secret that it was shown by."""
     if given is None:
         challenge = {"WWW-Authenticate": 'Bearer realm="udig-recon"'}
         raise Unauthenticated("send an API key as `Authorization: Bearer udig_...`", headers=challenge)
@@ -84,7 +93,7 @@ async def _known(context: Context, given: HTTPAuthorizationCredentials | None) -
         raise Unauthenticated("this API key is unknown, revoked or expired", headers=challenge)
     if found.use_is_due:
         await run_in_threadpool(_remember_use, context, found.key)
-    return found.key
+    return found.key, keys.hashed(given.credentials)
 
 
 def _remember_use(context: Context, key: Key) -> None:
@@ -101,8 +110,8 @@ def _check_rate(context: Context, key: Key) -> None:
 
 
 async def still_admitted(context: Context, caller: Caller) -> bool:
-    """Whether the key of a caller that stays holds yet."""
-    return caller.key is None or await context.reads.run(keys.still_holds, caller.key.id)
+    """Whether the secret of a caller that stays is taken yet."""
+    return caller.key is None or await context.reads.run(keys.still_holds, caller.secret_sha256)
 
 
 Reader = Annotated[Caller, Security(_caller, scopes=[Scope.READ.value])]

@@ -23,6 +23,7 @@ from api.watcher import Watcher
 from api.webhooks import Courier
 from core.formats import Prober
 from worker.database import make_engine, make_reading_engine, make_sessions
+from worker.keys import Wanted
 from worker.queue import make_celery
 from worker.settings import Settings, get_settings
 from worker.storage import open_storage
@@ -107,7 +108,7 @@ def _complete_openapi(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = plain()
         schemas = document["components"]["schemas"]
-        for model in (ProblemOut, JobIn, JobOptions, ComparisonIn):
+        for model in (ProblemOut, JobIn, JobOptions, ComparisonIn, Wanted):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
         return document

@@ -19,6 +19,7 @@ from worker import quotas, tracing
 from worker.models import Scan
 from worker.scans import Brought, forget, keep
 
+SCAN_BROUGHT = "scan.brought"
 FIELD_BYTES = 1 << 20  # most that the form field beside the file may hold
 
 

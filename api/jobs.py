@@ -16,9 +16,9 @@ from api.access import Caller, Reader, Writer
 from api.asked import json_body, method_for, parsed, slices_of
 from api.context import Context, ContextDep
 from api.examples import JOB, JOB_ITEM, JOB_REQUEST, JUDGED_JOB, answers, page
-from api.intake import Received, is_form, keeping, received
+from api.intake import SCAN_BROUGHT, Received, is_form, keeping, received
 from api.negotiation import next_link, tagged_json
-from api.schemas import JobIn, JobItem, JobOptions, JobOut, Page
+from api.schemas import NO_NUL, JobIn, JobItem, JobOptions, JobOut, Page
 from api.waiting import POLL_SECONDS, awaited
 from core.parameters import require_random
 from worker import audit, jobs, queue, tracing
@@ -72,17 +72,17 @@ async def post_job(
 def _file(context: Context, caller: Caller, asked: JobIn, key: str | None) -> Response:
     with context.sessions() as session:
         scan = views.one_scan(session, caller.tenant, asked.scan_id)
-        return _submit(context, caller, session, scan, asked, key)
+        return _submit(context, caller, session, scan, asked, key, brought=False)
 
 
 def _file_with_scan(context: Context, caller: Caller, asked: JobOptions, file: Received, key: str | None) -> Response:
-    """Scan and job in one transaction; a job that is refused leaves no scan behind."""
+    """Scan and job in one transaction; a job that is refused, or was filed before, leaves no scan behind."""
     with keeping(context, caller, file) as (session, scan, _):
-        return _submit(context, caller, session, scan, asked, key)
+        return _submit(context, caller, session, scan, asked, key, brought=True)
 
 
 def _submit(
-    context: Context, caller: Caller, session: Session, scan: Scan, asked: JobOptions, key: str | None
+    context: Context, caller: Caller, session: Session, scan: Scan, asked: JobOptions, key: str | None, *, brought: bool
 ) -> Response:
     webhooks.check(context.settings, asked.webhook_url)
     method = method_for(context, scan, asked.parameters, "parameters")
@@ -107,9 +107,10 @@ def _submit(
     job_id = job.id
     if created:
         context.storage.prepare_job(job_id)
+        if brought:
+            audit.append(session, caller.who, SCAN_BROUGHT, scan=scan.id)
         audit.append(session, caller.who, JOB_FILED, job=job_id, scan=scan.id)
-    session.commit()
-    if created:
+        session.commit()
         log.info("job.queued", extra={"job_id": str(job_id)})
         queue.ring(jobs.waiting(session, job_id))
     return _accepted(session, caller, job_id, {} if created else {"Idempotency-Replayed": "true"})
@@ -142,7 +143,9 @@ def list_jobs(
     status: Status | None = None,
     scan_id: uuid.UUID | None = None,
     comparison_id: uuid.UUID | None = None,
-    tag: Annotated[str | None, Query(description="`key:value`, or `key` for any value", max_length=321)] = None,
+    tag: Annotated[
+        str | None, Query(description="`key:value`, or `key` for any value", max_length=321, pattern=NO_NUL)
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
 ) -> Response:
@@ -200,12 +203,12 @@ def cancel_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Respon
     status_code=202,
     summary="Retry a failed job",
     response_model=JobOut,
-    responses=answers({202: JOB}, 404, 409, 422, 503),
+    responses=answers({202: JOB}, 404, 409, 422, 429, 503),
 )
 def retry_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Response:
     """Goes on from its checkpoints."""
     with context.sessions() as session:
-        jobs.retry(session, job_id, caller.tenant)
+        jobs.retry(session, job_id, caller.tenant, max_open_jobs=context.settings.max_open_jobs)
         audit.append(session, caller.who, "job.retried", job=job_id)
         session.commit()
         queue.ring(jobs.waiting(session, job_id))

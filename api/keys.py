@@ -5,13 +5,15 @@ from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
 from api.access import Admin, Caller
-from api.context import ContextDep
+from api.asked import json_body, parsed
+from api.context import Context, ContextDep
 from api.examples import KEY, KEY_MADE, KEY_REQUEST, answers, page
 from api.negotiation import tagged_json
-from api.problems import Invalid, NotFound
+from api.problems import Forbidden, Invalid, NotFound
 from api.schemas import KeyMade, KeyOut, Page
 from worker import audit, keys
 from worker.keys import Limits, Wanted
@@ -19,6 +21,10 @@ from worker.models import Key
 
 router = APIRouter(tags=["keys"])
 NEVER_STORED = {"Cache-Control": "no-store"}
+_REQUEST_BODY = {
+    "required": True,
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Wanted"}, "example": KEY_REQUEST}},
+}
 
 
 @router.post(
@@ -26,11 +32,16 @@ NEVER_STORED = {"Cache-Control": "no-store"}
     status_code=201,
     summary="Make an API key",
     response_model=KeyMade,
-    responses=answers({201: KEY_MADE}, 422, 503),
-    openapi_extra={"requestBody": {"content": {"application/json": {"example": KEY_REQUEST}}}},
+    responses=answers({201: KEY_MADE}, 413, 415, 422, 503),
+    openapi_extra={"requestBody": _REQUEST_BODY},
 )
-def make_key(context: ContextDep, caller: Admin, wanted: Wanted) -> Response:
-    """The key is in this answer and nowhere else. It may have no more than the key that makes it."""
+async def make_key(request: Request, context: ContextDep, caller: Admin) -> Response:
+    """The key is in this answer and nowhere else. Its limits are at most those of the key that makes it."""
+    wanted = parsed(Wanted, await json_body(request, "a key"))
+    return await run_in_threadpool(_make, context, caller, wanted)
+
+
+def _make(context: Context, caller: Caller, wanted: Wanted) -> Response:
     if caller.key is not None:
         wanted = _within(caller.key, wanted)
     with context.sessions.begin() as session:
@@ -69,9 +80,11 @@ def rotate_key(
     key_id: uuid.UUID,
     overlap_minutes: Annotated[int, Query(ge=0, le=10_080, description="how long the old one is taken too")] = 0,
 ) -> Response:
-    """A new secret for the same key; id, scopes, quotas and what it has made stay."""
+    """A new secret for the same key; id, scopes, limits and what it has made stay. It may have no more than yours."""
     with context.sessions.begin() as session:
         key = _one(session, caller, key_id)
+        if caller.key is not None and (laxer := keys.laxer(key, caller.key)):
+            raise Forbidden(f"key {key_id} may have more than this one ({laxer}), which would get that by its secret")
         secret = keys.rotate(session, key, timedelta(minutes=overlap_minutes))
         audit.append(session, caller.who, "key.rotated", key=key_id)
     return _told_once(key, secret, 200)

@@ -39,19 +39,27 @@ class PartReader:
         self._headers: dict[str, str] = {}
         self._header = [b"", b""]
         self._ended = False
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._headers.clear,
-                "on_header_field": self._on_header_field,
-                "on_header_value": self._on_header_value,
-                "on_header_end": self._on_header_end,
-                "on_headers_finished": self._on_headers_finished,
-                "on_part_data": lambda data, start, end: self._events.append(data[start:end]),
-                "on_part_end": lambda: self._events.append(None),
-                "on_end": self._on_end,
-            },
-        )
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._headers.clear,
+                    "on_header_field": self._on_header_field,
+                    "on_header_value": self._on_header_value,
+                    "on_header_end": self._on_header_end,
+                    "on_headers_finished": self._on_headers_finished,
+                    "on_part_data": lambda data, start, end: self._events.append(data[start:end]),
+                    "on_part_end": lambda: self._events.append(None),
+                    "on_end": self._on_end,
+                },
+            )
+        except FormParserError as error:
+            raise UnknownMedia.at(
+                "Content-Type",
+                f"the form's boundary cannot be used: {error}",
+                found=f"a boundary of {len(boundary)} bytes",
+                expected="at most 70 bytes",
+            ) from error
 
     async def events(self, stream: AsyncIterator[bytes]) -> AsyncIterator[Event]:
         """The events in order. Raises BadRequest where the body is no whole form."""

@@ -79,7 +79,7 @@ def not_modified(request: Request, etag: str, modified: float | None = None) -> 
         return False
     try:
         return int(modified) <= parsedate_to_datetime(since).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return False
 
 

@@ -10,7 +10,7 @@ from api import views
 from api.access import Caller, Reader, Writer
 from api.context import Context, ContextDep
 from api.examples import SCAN, answers, page
-from api.intake import Received, keeping, received
+from api.intake import SCAN_BROUGHT, Received, keeping, received
 from api.negotiation import next_link, tagged_json
 from api.problems import Conflict
 from api.schemas import Page, ScanOut
@@ -61,7 +61,7 @@ async def post_scan(
 
 def _keep(context: Context, caller: Caller, file: Received) -> Response:
     with keeping(context, caller, file) as (session, scan, created):
-        audit.append(session, caller.who, "scan.brought", scan=scan.id)
+        audit.append(session, caller.who, SCAN_BROUGHT, scan=scan.id)
         session.commit()
     headers = {"Location": f"/v1/scans/{scan.id}"}
     body = views.scan_out(scan).model_dump_json()

@@ -76,8 +76,9 @@ def _distinct(numbers: list[int]) -> list[int]:
 Slices = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 OutputName = Literal["h5", "npy", "nifti", "png"]
+NO_NUL = r"^[^\x00]*$"
 TagKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^:\x00]+$")]
-TagValue = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00]*$")]
+TagValue = Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)]
 Tags = Annotated[dict[TagKey, TagValue], Field(max_length=16)]
 
 

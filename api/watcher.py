@@ -40,7 +40,8 @@ class Watcher:
     def __init__(self, database_url: str) -> None:
         url = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
         # A connection that died without a word is found out within half a minute.
-        self._conninfo = make_conninfo(url, keepalives_idle=10, keepalives_interval=5, keepalives_count=3)
+        alive = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
+        self._conninfo = make_conninfo(url, **alive)
         self._watched: defaultdict[uuid.UUID, _Watched] = defaultdict(_Watched)
         self.closing = False
 

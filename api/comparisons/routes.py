@@ -87,8 +87,6 @@ def _file(context: Context, caller: Caller, asked: ComparisonIn, key: str | None
             retention_days=caller.retention_days(context),
         )
         comparison_id, job_ids = comparison.id, [job.id for job in filed]
-        for job_id in job_ids:
-            context.storage.prepare_job(job_id)
         if filed:
             audit.append(session, caller.who, "comparison.filed", comparison=comparison_id)
             audit.extend(session, caller.who, JOB_FILED, [{"job": job.id, "scan": job.scan_id} for job in filed])

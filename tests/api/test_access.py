@@ -26,6 +26,15 @@ from worker.settings import Settings
 from worker.storage import Storage
 
 QUICK = {"method": "zero_filled"}
+
+
+class Unknown(dict[str, str]):
+    """An id of nothing, for every parameter of a path."""
+
+    def __missing__(self, _: str) -> str:
+        return str(uuid.UUID(int=0))
+
+
 Headers = dict[str, str]
 
 
@@ -331,6 +340,64 @@ def test_a_key_makes_none_that_may_more_than_itself(door: Door) -> None:
     assert (row.tenant, row.expires_at) == ("a", door.row(maker).expires_at)
 
 
+def test_a_key_turns_none_that_may_more_than_itself(door: Door) -> None:
+    _, narrow = door.key("a", Scope.ADMIN, max_open_jobs=5, expires_days=3)
+    _, free = door.key("a", Scope.ADMIN)
+    others = [door.key("a", **limits)[0] for limits in ({}, {"max_open_jobs": 6}, {"max_open_jobs": 5})]
+    less, _ = door.key("a", max_open_jobs=4, expires_days=2)
+    turned = [door.client.post(f"/v1/keys/{each}/rotate", headers=narrow) for each in (*others, less)]
+    assert [answer.status_code for answer in turned] == [403, 403, 403, 200]
+    assert ["max_open_jobs" in answer.json()["detail"] for answer in turned[:2]] == [True, True]
+    assert "expires_at" in turned[2].json()["detail"]
+    assert {door.client.post(f"/v1/keys/{each}/rotate", headers=free).status_code for each in others} == {200}
+
+
+def test_a_body_is_looked_at_after_the_key_and_is_bounded(door: Door) -> None:
+    for _, path in (each for each in door.v1() if each[0] == "POST"):
+        headers = {"Content-Type": "application/json"}
+        assert door.client.post(path.format_map(Unknown()), content=b"{", headers=headers).status_code == 401
+    _, admin = door.key("a", Scope.ADMIN)
+    more = door.client.post("/v1/keys", content=bytes(2 << 20), headers=admin | {"Content-Type": "application/json"})
+    assert more.status_code == 413
+    odd = b'{"name": "\\ud800", "scopes": ["read"]}'
+    refused = door.client.post("/v1/keys", content=odd, headers=admin | {"Content-Type": "application/json"})
+    assert refused.status_code == 422
+
+
+def test_a_retried_job_counts_as_open_again(door: Door, mri_file: bytes, drive: Drive) -> None:
+    _, narrow = door.key("a", max_open_jobs=1, max_jobs_per_day=2)
+    scan = bring(door, narrow, mri_file)
+    drive.fail(failed := ask(door, narrow, scan))
+    waiting = ask(door, narrow, scan)
+    _, other = door.key("a")
+    for headers in (narrow, other):  # whoever asks: it is the job's key that has so many
+        refused = door.client.post(failed["links"]["retry"], headers=headers)
+        assert refused.status_code == 429
+        assert "max_open_jobs" in refused.json()["detail"]
+    drive.complete(waiting)
+    assert door.client.post(failed["links"]["retry"], headers=narrow).status_code == 202
+
+
+def test_a_scan_that_comes_with_its_job_is_written_down_and_comes_once(
+    door: Door, mri_file: bytes, drive: Drive
+) -> None:
+    _, headers = door.key("a")
+
+    def post() -> dict[str, Any]:
+        form = {"scan": ("a.h5", mri_file), "job": (None, json.dumps({"parameters": QUICK}))}
+        job = door.client.post("/v1/jobs", files=form, headers=headers | {"Idempotency-Key": "k"})
+        assert job.status_code == 202, job.text
+        found: dict[str, Any] = job.json()
+        return found
+
+    drive.complete(job := post())
+    assert door.client.delete(f"/v1/scans/{job['scan_id']}", headers=headers).status_code == 204
+    assert post()["id"] == job["id"]
+    assert door.client.get("/v1/scans", headers=headers).json()["items"] == []
+    told = [(action, ids.get("scan")) for _, action, ids in door.audited()]
+    assert told == [(action, job["scan_id"]) for action in ("scan.brought", "job.filed", "scan.deleted")]
+
+
 def test_quotas_are_each_keys_own(door: Door, mri_file: bytes, drive: Drive) -> None:
     _, free = door.key("a")
     scan = bring(door, free, mri_file)
@@ -495,17 +562,18 @@ def test_a_path_that_holds_no_id_is_refused_without_being_written_down(door: Doo
 
 
 def test_a_page_of_another_site_may_not_post_where_no_key_is_asked_for(client: TestClient, mri_file: bytes) -> None:
-    for origin, status in (("https://example.org", 403), ("null", 403), ("http://testserver", 201)):
+    for origin, status in (("https://example.org", 403), ("null", 403), ("http://[", 403), ("http://testserver", 201)):
         assert client.post("/v1/scans", content=mri_file, headers={"Origin": origin}).status_code == status
 
 
-def test_a_stream_ends_with_the_key_that_opened_it(
-    door: Door, mri_file: bytes, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("method", "how"), [("DELETE", ""), ("POST", "/rotate")], ids=["revoked", "rotated"])
+def test_a_stream_ends_with_the_secret_that_opened_it(
+    door: Door, mri_file: bytes, monkeypatch: pytest.MonkeyPatch, method: str, how: str
 ) -> None:
     monkeypatch.setattr("api.following.KEEP_ALIVE_SECONDS", 0.05)
     (_, headers), (reader_id, reader) = door.key("a"), door.key("a", Scope.READ)
     job = ask(door, headers, bring(door, headers, mri_file))
-    revoking = threading.Timer(0.5, lambda: door.client.delete(f"/v1/keys/{reader_id}", headers=headers))
+    revoking = threading.Timer(0.5, lambda: door.client.request(method, f"/v1/keys/{reader_id}{how}", headers=headers))
     revoking.start()
     text = door.client.get(job["links"]["events"], headers=reader).text
     revoking.join()

@@ -341,6 +341,7 @@ def test_jobs_are_found_by_status_scan_and_tag(
     assert ids(tag="study:7", status="queued") == []
     assert client.get("/v1/jobs", params={"status": "lost"}).json()["errors"][0]["field"] == "status"
     assert client.get("/v1/jobs", params={"cursor": "!"}).status_code == 422
+    assert [client.get("/v1/jobs", params={"tag": tag}).status_code for tag in ("\0", "study:\0")] == [422, 422]
 
 
 def test_a_list_of_jobs_is_read_page_by_page_with_one_query_each(client: TestClient, scan: dict[str, Any]) -> None:

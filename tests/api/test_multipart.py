@@ -58,7 +58,10 @@ def test_a_body_that_is_cut_off_is_refused(missing: int) -> None:
         read([whole[: len(whole) - 2 - missing]])
 
 
-@pytest.mark.parametrize("kind", ["", "text/plain", "multipart/form-data", "multipart/mixed; boundary=x"])
+KINDS = ["", "text/plain", "multipart/form-data", "multipart/mixed; boundary=x"]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, f"multipart/form-data; boundary={'x' * 257}"])
 def test_only_a_form_with_a_boundary_is_a_form(kind: str) -> None:
     with pytest.raises(UnknownMedia):
         PartReader(kind)

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -135,3 +136,27 @@ def test_an_address_with_too_many_connections_is_answered_and_others_are_served(
         other.close()
         stack.close()
         assert httpx.get(url + "/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(("proxy", "other"), [("127.0.0.1", 201), ("127.0.0.9", 429)], ids=["trusted", "another"])
+def test_clients_of_a_trusted_proxy_are_told_apart_by_what_it_says(
+    settings: Settings, mri_file: bytes, proxy: str, other: int
+) -> None:
+    answers: list[int] = []
+
+    def post(content: Iterator[bytes] | bytes, address: str) -> int:
+        return client.post(f"{url}/v1/scans", content=content, headers={"X-Forwarded-For": address}).status_code
+
+    def slowly() -> Iterator[bytes]:
+        yield mri_file[:1000]
+        assert any(post(mri_file, "192.0.2.1") == 429 for _ in range(50))
+        answers.append(post(mri_file, "192.0.2.2"))
+        yield mri_file[1000:]
+
+    transport = httpx.HTTPTransport(local_address=proxy)
+    with (
+        serving(settings.model_copy(update={"max_uploads": 2})) as (url, _, _),
+        httpx.Client(transport=transport, timeout=30) as client,
+    ):
+        assert post(slowly(), "192.0.2.1") in (200, 201)
+    assert answers == [other]
