@@ -49,6 +49,8 @@ class OutputFormat(StrEnum):
 
 OPTIONAL = ("image_complex", "reference", "deviation", "hallucination")
 """Arrays of a slice that not every one has."""
+TOLD = ("verdict", "grade", "versions")
+"""What else a slice may have, stored as JSON."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class SliceResult:
     grade: Grade | None = None  # once it is finished
     deviation: Image | None = None  # (y, x): between several seeds, in the image's unit
     hallucination: Image | None = None  # (y, x): see core/hallucination.py, where a prior had a say
+    versions: Mapping[str, str] | None = None  # of software and prior that made it, where somebody noted them
 
     def told(self) -> dict[str, Any]:
         """Its grade and, where it was judged, its verdict."""
@@ -80,6 +83,8 @@ class SliceResult:
             present["verdict"] = np.asarray(json.dumps(asdict(self.verdict)))
         if self.grade is not None:
             present["grade"] = np.asarray(json.dumps(self.grade.as_json()))
+        if self.versions is not None:
+            present["versions"] = np.asarray(json.dumps(dict(self.versions)))
         with replacing(path) as part, part.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays, **present, **curves)
 
@@ -89,15 +94,23 @@ class SliceResult:
         with np.load(path, allow_pickle=False) as stored:
             curves = {n.removeprefix("curve_"): stored[n].tolist() for n in stored.files if n.startswith("curve_")}
             optional = {name: stored[name] if name in stored.files else None for name in OPTIONAL}
-            told = {name: json.loads(str(stored[name])) for name in ("verdict", "grade") if name in stored.files}
+            told = {name: json.loads(str(stored[name])) for name in TOLD if name in stored.files}
             return cls(
                 image=stored["image"],
                 plain=stored["plain"],
                 curves=curves,
                 verdict=Verdict(**told["verdict"]) if "verdict" in told else None,
                 grade=Grade.of(told["grade"]) if "grade" in told else None,
+                versions=told.get("versions"),
                 **optional,
             )
+
+    @classmethod
+    def versions_of(cls, path: Path) -> Mapping[str, str]:
+        """The versions of what `save` wrote, without its images."""
+        with np.load(path, allow_pickle=False) as stored:
+            known: dict[str, str] = json.loads(str(stored["versions"])) if "versions" in stored.files else {}
+        return known
 
 
 def write_hdf5(path: Path, slices: Iterable[SliceResult], attributes: Mapping[str, Any]) -> None:

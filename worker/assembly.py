@@ -1,6 +1,7 @@
 """The slices of a job put together: the result file, and the formats that were asked for."""
 
 import shutil
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.results import OutputFormat, SliceResult, convert, write_hdf5
@@ -11,8 +12,8 @@ from worker.storage import OWNER_ONLY
 
 
 @tracing.span("assemble")
-def assemble(place: Place, claim: Claim, versions: dict[str, Any]) -> str:
-    """Write the files of a job whose slices are all done; returns their folder, relative to DATA.
+def assemble(place: Place, claim: Claim) -> tuple[str, dict[str, str]]:
+    """Write the files of a job whose slices are all done; their folder, relative to DATA, and what made the slices.
 
     A worker that died over it leaves a folder that no row names; this one has a name of its own.
     """
@@ -22,15 +23,23 @@ def assemble(place: Place, claim: Claim, versions: dict[str, Any]) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=OWNER_ONLY)
     whole = folder / f"reconstruction{OutputFormat.H5.suffix}"
-    slices = (SliceResult.load(place.storage.path(finished[number])) for number in claim.slices)
+    paths = [place.storage.path(finished[number]) for number in claim.slices]
+    versions = merged([SliceResult.versions_of(path) for path in paths])
+    slices = map(SliceResult.load, paths)
     write_hdf5(whole, slices, attributes(claim, versions))
     for output in map(OutputFormat, claim.outputs):
         if output is not OutputFormat.H5:
             convert(whole, folder / f"reconstruction{output.suffix}", output)
-    return place.storage.relative(folder)
+    return place.storage.relative(folder), versions
 
 
-def attributes(claim: Claim, versions: dict[str, Any]) -> dict[str, Any]:
+def merged(each: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """What made several slices: where workers of different versions or devices did, all of them, divided by commas."""
+    names = dict.fromkeys(name for versions in each for name in versions)
+    return {name: ", ".join(dict.fromkeys(v[name] for v in each if name in v)) for name in names}
+
+
+def attributes(claim: Claim, versions: dict[str, str]) -> dict[str, Any]:
     """What a result file says of itself."""
     return {
         "job_id": str(claim.job_id),

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any
 
 import torch
 from sqlalchemy.orm import Session, sessionmaker
@@ -62,7 +61,7 @@ class Place:
         uuid = str(torch.cuda.get_device_properties(self.device).uuid)
         return {"gpu": uuid, "gpu_memory_used_bytes": total - free, "gpu_memory_total_bytes": total}
 
-    def versions(self, method: Parameters, modality: Modality, tenant: str) -> dict[str, Any]:
+    def versions(self, method: Parameters, modality: Modality, tenant: str) -> dict[str, str]:
         """What makes a result: software, prior with its hash, device. Raises MissingPrior."""
         found = {
             "software": f"udig-recon {version('udig-recon')}",

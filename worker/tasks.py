@@ -4,6 +4,7 @@ import gc
 import logging
 import shutil
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import torch
@@ -91,9 +92,8 @@ def _fail(heart: Heart, problem: Problem) -> bool:
 
 def _finish(place: Place, heart: Heart) -> None:
     place.storage.prepare_job(heart.claim.job_id)
-    run = Run(place, heart)
-    if heart.claim.result is not None or _finish_slice(place, heart, run):
-        _finish_job(place, heart, run)
+    if heart.claim.result is not None or _finish_slice(place, heart, Run(place, heart)):
+        _finish_job(place, heart)
 
 
 def _finish_slice(place: Place, heart: Heart, run: Run) -> bool:
@@ -103,7 +103,7 @@ def _finish_slice(place: Place, heart: Heart, run: Run) -> bool:
     heart.confirm()
     path = storage.slice_result(claim.job_id, claim.slice, claim.attempt)
     written = storage.relative(path)
-    outcome.result.save(path)
+    replace(outcome.result, versions=run.versions).save(path)
 
     def accept(session: Session) -> tuple[bool, list[tuple[uuid.UUID, int]]]:
         last = leases.store_slice(session, claim, written, outcome.metrics, outcome.verdict, outcome.quality)
@@ -124,10 +124,10 @@ def _finish_slice(place: Place, heart: Heart, run: Run) -> bool:
     return last
 
 
-def _finish_job(place: Place, heart: Heart, run: Run) -> None:
-    folder = assemble(place, heart.claim, run.versions)
+def _finish_job(place: Place, heart: Heart) -> None:
+    folder, versions = assemble(place, heart.claim)
     try:
-        heart.settle(lambda session: leases.succeed_job(session, heart.claim, folder, run.versions))
+        heart.settle(lambda session: leases.succeed_job(session, heart.claim, folder, versions))
     except Fenced:
         if not heart.ask(lambda session: leases.is_accepted(session, heart.claim, folder)):
             shutil.rmtree(place.storage.path(folder), ignore_errors=True)

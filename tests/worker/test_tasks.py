@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import torch
 from running import GUIDED, SHORT, Desk
 from sqlalchemy.orm import Session
 
+from core.acquisition import Modality
 from core.errors import UnsupportedScan
 from worker import checkpoints
 from worker.heart import Heart
@@ -84,6 +86,20 @@ def test_what_the_engine_refuses_fails_with_the_field(desk: Desk, place: Place, 
     reconstruct_chunk(place, job_id, 0)
     problem = failed(desk, job_id)
     assert problem["errors"] == [{"field": "kspace", "found": "4 lines", "expected": "16"}]
+
+
+def test_a_volume_names_every_version_that_made_a_slice_of_it(
+    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = desk.submit(desk.scan(slices=3), SHORT, slices=[0, 1, 2])
+    known = place.versions(SHORT, Modality.CT, "default")
+    for slice_, software in enumerate(("1.0", "2.0", "2.0")):
+        monkeypatch.setattr(Place, "versions", lambda *_, made=software: known | {"software": made})
+        reconstruct_chunk(place, job_id, slice_)
+    job = desk.job(job_id)
+    assert job.versions == known | {"software": "1.0, 2.0"}
+    with h5py.File(desk.storage.path(str(job.result)) / "reconstruction.h5") as file:
+        assert file.attrs["software"] == "1.0, 2.0"
 
 
 @pytest.mark.parametrize(
