@@ -22,6 +22,7 @@ XML = "<h><encoding><reconSpace><matrixSize><x>{}</x><y>{}</y></matrixSize></rec
 LAUGHS = "".join(f'<!ENTITY l{i + 1} "{f"&l{i};" * 10}">' for i in range(9))
 PACKINGS: tuple[dict[str, Any], ...] = ({"compression": "gzip"}, {"compression": "lzf"}, {"shuffle": True})
 HEADERS = (
+    XML.format("4", "4"), XML.format("1", "32"),
     XML.format("32", "NaN"), XML.format("-5", "1e999"), XML.format("1" * 100_000, "32"), XML.format("0x20", "32"),
     XML.format("&#0;", "32"), XML.format("32", "32").encode("utf-16"), "<h>" * 50_000, "<h " + 'a="b" ' * 9999 + "/>",
     "<h><encoding>" + "<a>" * 5000, "", "\0" * 1000, "\ufeff<h/>", "<?xml version='1.0' encoding='klingon'?><h/>",
@@ -132,7 +133,7 @@ def many_links(file: h5py.File, draft: Draft) -> None:
 @hdf5(must_be_refused=False)
 def deep_groups(file: h5py.File, draft: Draft) -> None:
     group = file
-    for _ in range(int(draft.rng.choice([20, 200, 1000]))):
+    for _ in range(int(draft.rng.choice([20, 200, 1000, 9000]))):
         group = group.create_group("g")
 
 
@@ -270,6 +271,22 @@ def wrong_units(file: h5py.File, draft: Draft) -> None:
     file.attrs[name] = factor * float(file.attrs.get(name, 1.0))
     if rng.random() < 0.3:
         file.attrs["quantity"] = str(rng.choice(["counts", "line_integrals", "hounsfield"]))
+
+
+@hdf5(must_be_refused=False)
+def faint_or_negative_slice(file: h5py.File, draft: Draft) -> None:
+    """Sound as a whole, but one slice is nothing, next to nothing, or the reverse of what it should be."""
+    name, rng = main_array(file), draft.rng
+    values = file[name][()]
+    values[int(rng.integers(len(values)))] *= np.float32(rng.choice([0.0, 1e-12, 1e-25, 1e-36, -1.0])).astype(
+        values.dtype
+    )
+    replaced(file, name, data=values)
+
+
+@hdf5(must_be_refused=False)
+def any_i0(file: h5py.File, draft: Draft) -> None:
+    file.attrs["quantity"], file.attrs["i0"] = "counts", 10.0 ** draft.rng.uniform(-50, 50)
 
 
 @hdf5(must_be_refused=False)
