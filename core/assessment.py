@@ -12,7 +12,7 @@ from core.grade import HALLUCINATED, Grade, Signals, graded
 from core.hallucination import hallucination_map
 from core.iterates import Iterate
 from core.parameters import Parameters
-from core.reconstruct import SliceProblem
+from core.reconstruct import SliceProblem, is_empty
 from core.unit import unit
 
 OBJECT = 0.1
@@ -43,7 +43,7 @@ def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessme
     verdict = last.verdict
     misfit, noise = _misfit(problem, image)
     signals = Signals(
-        empty=not bool(problem.measurements.any()),
+        empty=is_empty(problem.measurements),
         misfit=misfit,
         noise=noise,
         left_out=last.validation_residual,

@@ -16,9 +16,11 @@ import pytest
 from running import until
 from scans import ct, write_hdf5
 from spelling import ROOT
+from sqlalchemy.orm import Session, sessionmaker
 
 from worker import postgres
 from worker.embedded import EmbeddedError
+from worker.models import Scan
 from worker.settings import Settings
 
 KNOBS = {"WORKERS": "1", "PORT": "0", "DEVICE": "cpu", "CHECKPOINT_SECONDS": "0.3", "SWEEP_SECONDS": "0.5"}
@@ -94,6 +96,8 @@ def test_a_service_restored_from_a_backup_has_the_results_and_goes_on_with_a_hal
         until(lambda: any((folder / "data" / "jobs" / half / "checkpoints").glob("*.pt")))
         block("backup", DATA=str(folder / "data"), BACKUP=str(backup))
         assert seen(client, half)["status"] == "running"
+        refused = run("worker.migrate", "--down", "0006", DATA=str(folder / "data"))
+        assert (refused.returncode, "in use" in refused.stderr) == (1, True)
     block("restore", NEW=str(restored), BACKUP=str(backup))
     with serving(restored, folder / "log") as client:
         assert client.get(f"/v1/jobs/{done}/result?format=npy").content == result
@@ -116,11 +120,17 @@ def run(module: str, *arguments: str, **variables: str) -> "subprocess.Completed
     )
 
 
-def test_a_revision_that_is_none_is_told_in_one_line(settings: Settings) -> None:
-    ended = run("worker.migrate", "--down", "0999", DATABASE_URL=str(settings.database_url))
+@pytest.mark.parametrize(("revision", "why"), [("0999", "0999"), ("0002", "tenants")])
+def test_where_the_tables_cannot_go_is_told_in_one_line(
+    settings: Settings, database: sessionmaker[Session], revision: str, why: str
+) -> None:
+    with database.begin() as session:
+        session.add(Scan(tenant="another", sha256="0" * 64, filename="", size_bytes=1, header={}))
+    ended = run("worker.migrate", "--down", revision, DATABASE_URL=str(settings.database_url))
     assert ended.returncode == 1
-    assert ended.stderr.startswith("error: --down: ")
-    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.splitlines()[-1].startswith("error: --down: ")
+    assert why in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_program_of_postgres_that_is_none_is_told_in_one_line(folder: Path) -> None:

@@ -10,6 +10,8 @@ from worker.leases import Claim
 from worker.place import Place
 from worker.storage import OWNER_ONLY
 
+UNNOTED = {"software": "unknown"}  # slices of a version that did not note what it was
+
 
 @tracing.span("assemble")
 def assemble(place: Place, claim: Claim) -> tuple[str, dict[str, str]]:
@@ -35,8 +37,9 @@ def assemble(place: Place, claim: Claim) -> tuple[str, dict[str, str]]:
 
 def merged(each: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """What made several slices: where workers of different versions or devices did, all of them, divided by commas."""
-    names = dict.fromkeys(name for versions in each for name in versions)
-    return {name: ", ".join(dict.fromkeys(v[name] for v in each if name in v)) for name in names}
+    known = [versions or UNNOTED for versions in each]
+    names = dict.fromkeys(name for versions in known for name in versions)
+    return {name: ", ".join(dict.fromkeys(v[name] for v in known if name in v)) for name in names}
 
 
 def attributes(claim: Claim, versions: dict[str, str]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import pickle
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from contextvars import copy_context
 from pathlib import Path
 from typing import Any
@@ -82,22 +81,26 @@ class Checkpoints:
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """The latest that is whole and was made by the same parameters, seed, prior and software; None: begin anew.
 
-        Those refused go: a later step than that of a fresh start would otherwise push its checkpoints out.
+        Those refused go: a later step than that of a fresh start would otherwise push its checkpoints out. Raises
+        OSError when there are some of which none can be read: the disk may be better at the next try.
         """
+        unread: OSError | None = None
         for path in self._files():
-            kept = self._read(path, device)
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                log.warning("checkpoint.unread", extra={"file": path.name, "error": str(error.strerror)})
+                unread = error
+                continue
+            kept = self._understood(path, content, device)
             if kept is not None:
                 return kept
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+        if unread is not None:
+            raise unread
         return None
 
-    def _read(self, path: Path, device: torch.device) -> dict[str, Any] | None:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            log.warning("checkpoint.unreadable", extra={"file": path.name, "error": str(error.strerror)})
-            return None
+    def _understood(self, path: Path, content: bytes, device: torch.device) -> dict[str, Any] | None:
         if path.name.split(".")[2] != hashlib.sha256(content).hexdigest():
             log.warning("checkpoint.broken", extra={"file": path.name})
             return None

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from worker.database import in_one_line
 from worker.embedded import EmbeddedError
-from worker.reach import database
+from worker.reach import InUseError, database
 from worker.settings import get_settings
 
 SCRIPTS = Path(__file__).parent.parent / "migrations"
@@ -40,16 +40,16 @@ def main(arguments: Sequence[str]) -> int:
     if settings.database_url is None and options.down is None:
         return _refuse("DATABASE_URL is not set; `python -m worker.serve` starts a server of its own")
     try:
-        with database(settings) as url:
+        with database(settings, alone=True) as url:
             if options.down is None:
                 migrate(url)
             else:
                 command.downgrade(config(url), options.down)
     except DBAPIError as error:
         return _refuse(f"DATABASE_URL: {in_one_line(error)}")
-    except CommandError as error:
+    except (CommandError, RuntimeError) as error:
         return _refuse(f"--down: {error}")
-    except EmbeddedError as error:
+    except (EmbeddedError, InUseError) as error:
         return _refuse(str(error))
     return 0
 

@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from worker.embedded import EmbeddedServers
@@ -34,8 +34,8 @@ def only_one(data: Path) -> Iterator[None]:
 
 
 @contextmanager
-def database(settings: Settings) -> Iterator[str]:
-    """URL of the service's database. Raises EmbeddedError.
+def database(settings: Settings, *, alone: bool = False) -> Iterator[str]:
+    """URL of the service's database. Raises EmbeddedError, and InUseError where the service must be down but is up.
 
     The embedded server is used as it runs; where the service is down it is started until the block ends.
     """
@@ -45,7 +45,8 @@ def database(settings: Settings) -> Iterator[str]:
     Storage(settings.data)
     servers = EmbeddedServers(settings.data, valkey=False)
     with ExitStack() as stack:
-        with suppress(InUseError):  # the service is up, and its server with it
+        # Where it is in use the service is up, and its server with it.
+        with nullcontext() if alone else suppress(InUseError):
             stack.enter_context(only_one(settings.data))
             servers.start()
             stack.callback(servers.stop)

@@ -124,7 +124,7 @@ def _named(storage: Storage, job: _Job, chunks: Sequence[Chunk]) -> Callable[[Pa
     results = {storage.results(job.id, chunk.attempt) for chunk in running}
     results |= {storage.path(job.result)} if job.result is not None else set()
     # Failed by one slice, a job has the others cancelled; tried again, all go on.
-    ended = {Status.SUCCEEDED} if job.status is Status.FAILED else {Status.SUCCEEDED, Status.CANCELLED}
+    ended = {Status.SUCCEEDED, Status.CANCELLED} if job.status is Status.CANCELLED else {Status.SUCCEEDED}
     go_on = {str(chunk.slice) for chunk in chunks if chunk.status not in ended}
 
     def named(path: Path) -> bool:

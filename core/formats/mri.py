@@ -77,12 +77,13 @@ def read(contents: Contents, slices: Sequence[int]) -> MRIAcquisition:
 
 def check_limits(contents: Contents, limits: Limits) -> None:
     """Refuse a scan that is too large, by the sizes that its arrays declare."""
-    slices, coils, ky, kx = _stack(contents).shape
+    shape = slices, coils, ky, kx = _stack(contents).shape
     limits.check("kspace", "slices", slices, limits.max_slices)
     limits.check("kspace", "coils", coils, limits.max_coils)
     limits.check("kspace", "samples along ky", ky, limits.max_matrix, LEAST_SIDE)
     limits.check("kspace", "samples along kx", kx, limits.max_matrix, LEAST_SIDE)
-    for side in _layout(contents).recon_size:
+    size, _ = _geometry(contents, _reference(contents, coils), shape, [])
+    for side in size:
         limits.check("ismrmrd_header", "pixels a side", side, limits.max_matrix, LEAST_SIDE)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from core import formats, metrics
 from core.acquisition import Modality, MRIAcquisition
+from core.assessment import assess
 from core.errors import UnsupportedScan
 from core.parameters import complete, parse
 from core.reconstruct import reconstruct, slice_problem
@@ -97,7 +98,10 @@ def test_the_smallest_scan_is_fitted_by_the_largest_network(tmp_path, modality):
 def test_a_slice_of_which_only_rounding_is_left_is_an_empty_image(brainlike):
     faint = replace(brainlike, kspace=(brainlike.kspace * 1e-30).astype(np.complex64))
     assert faint.kspace.any()
-    assert not last(slice_problem(faint, 0, CPU), "tv").image.any()
+    problem = slice_problem(faint, 0, CPU)
+    iterate = last(problem, "tv")
+    assert not iterate.image.any()
+    assert assess(problem, parse({"method": "tv"}), iterate).grade.verdict == "check"
 
 
 def test_measurements_that_make_no_image_are_refused(tmp_path):

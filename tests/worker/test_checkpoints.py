@@ -52,6 +52,11 @@ def test_one_that_cannot_be_read_gives_way_to_the_one_before(tmp_path: Path) -> 
     latest.unlink()
     latest.mkdir()  # which can neither be read as a file nor be unlinked as one
     assert (checkpoints(tmp_path).load(CPU) or {})["step"] == 1
+    # Where none can be read they stay, for the next try.
+    min(tmp_path.iterdir()).unlink()
+    with pytest.raises(IsADirectoryError):
+        checkpoints(tmp_path).load(CPU)
+    assert [path.name for path in tmp_path.iterdir()] == [latest.name]
 
 
 def test_those_refused_go_and_push_no_checkpoint_of_the_fresh_start_out(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from core.acquisition import Modality
 from core.errors import UnsupportedScan
 from worker import checkpoints
+from worker.assembly import merged
 from worker.heart import Heart
 from worker.models import Job, Status
 from worker.place import Place, set_up
@@ -100,6 +101,10 @@ def test_a_volume_names_every_version_that_made_a_slice_of_it(
     assert job.versions == known | {"software": "1.0, 2.0"}
     with h5py.File(desk.storage.path(str(job.result)) / "reconstruction.h5") as file:
         assert file.attrs["software"] == "1.0, 2.0"
+
+
+def test_slices_of_a_version_that_did_not_note_itself_are_named_so() -> None:
+    assert merged([{}, {"software": "2.0", "torch": "3"}]) == {"software": "unknown, 2.0", "torch": "3"}
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,29 @@ def test_a_failed_job_keeps_the_checkpoints_that_its_retry_goes_on_from(desk: De
     assert not any(path.exists() for path in kept)
 
 
+def test_a_job_that_is_retried_while_rows_are_read_keeps_its_checkpoints(desk: Desk) -> None:
+    job_id, retried = desk.submit(desk.scan(slices=2), SHORT, slices=[0, 1]), []
+    desk.storage.prepare_job(job_id)
+    claim = claimed(desk, job_id)
+    kept = left(desk.storage.checkpoints(job_id) / "1.000000001.aa.pt")
+    with desk.database.begin() as session:
+        leases.fail_job(session, claim, {"type": "about:blank"})
+
+    def retry(_: object, __: object, statement: str, *___: object) -> None:
+        if not retried and re.search(r"FROM chunks\b", statement):
+            retried.append(job_id)
+            desk.retry(job_id)
+
+    engine = desk.database.kw["bind"]
+    event.listen(engine, "after_cursor_execute", retry)
+    try:
+        assert tidied(desk) == 0
+    finally:
+        event.remove(engine, "after_cursor_execute", retry)
+    assert retried
+    assert kept.exists()
+
+
 def test_a_deletion_that_was_cut_off_is_finished(desk: Desk) -> None:
     desk.storage.prepare_job(kept := desk.submit(desk.scan(), SHORT))
     desk.storage.prepare_job(doomed := uuid.uuid4())
