@@ -16,7 +16,7 @@ from api.negotiation import tagged_json
 from api.problems import Forbidden, Invalid, NotFound
 from api.schemas import KeyMade, KeyOut, Page
 from worker import audit, keys
-from worker.keys import Limits, Wanted
+from worker.keys import KEPT_LIMITS, Wanted
 from worker.models import Key
 
 router = APIRouter(tags=["keys"])
@@ -52,7 +52,7 @@ def _make(context: Context, caller: Caller, wanted: Wanted) -> Response:
 
 def _within(maker: Key, wanted: Wanted) -> Wanted:
     """What is wanted, with the maker's limits where it names none. Raises Invalid where it wants more."""
-    mine = {name: getattr(maker, name) for name in Limits.model_fields if name != "expires_days"}
+    mine = {name: getattr(maker, name) for name in KEPT_LIMITS}
     for name, most in mine.items():
         asked = getattr(wanted, name)
         if most is not None and asked is not None and asked > most:

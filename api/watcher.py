@@ -14,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy import make_url
 from starlette.concurrency import run_in_threadpool
 
-from worker.database import CHANNEL
+from worker.database import CHANNEL, FOUND_DEAD
 
 log = logging.getLogger(__name__)
 RECONNECT_SECONDS = 1.0
@@ -39,9 +39,7 @@ class Watcher:
 
     def __init__(self, database_url: str) -> None:
         url = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
-        # A connection that died without a word is found out within half a minute.
-        alive = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
-        self._conninfo = make_conninfo(url, **alive)
+        self._conninfo = make_conninfo(url, **FOUND_DEAD)
         self._watched: defaultdict[uuid.UUID, _Watched] = defaultdict(_Watched)
         self.closing = False
 

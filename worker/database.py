@@ -13,12 +13,16 @@ from sqlalchemy.orm import Session, sessionmaker
 CHANNEL = "udig_jobs"
 AWAY = (OperationalError, InterfaceError, PoolTimeoutError)
 """What a database that does not answer raises; the same may be tried again."""
-CONNECT_OPTIONS = {
-    "connect_timeout": 5,
+FOUND_DEAD = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 25_000,  # of what was sent into the void, of which keep-alives know nothing
+}
+"""A connection that died without a word is found out within half a minute."""
+CONNECT_OPTIONS = {
+    **FOUND_DEAD,
+    "connect_timeout": 5,
     # A process that was stopped within a transaction must not keep the row from everybody else.
     "options": "-c idle_in_transaction_session_timeout=15s -c lock_timeout=15s",
     # PgBouncer hands out another server connection for each transaction.

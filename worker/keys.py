@@ -44,6 +44,10 @@ class Limits(BaseModel):
     expires_days: Days | None = Field(None, description="the key is refused so long after it was made")
 
 
+KEPT_LIMITS = tuple(name for name in Limits.model_fields if name != "expires_days")
+"""Those that stand in a key's row as they were asked for; of the days until its end the row has the end."""
+
+
 class Wanted(Limits):
     """A key that is asked for."""
 
@@ -69,8 +73,7 @@ def make(session: Session, tenant: str, wanted: Wanted, maker: Key | None = None
 
 def laxer(key: Key, than: Key) -> str | None:
     """The first limit in which a key may have more than another, or live longer; None: in none."""
-    names = [name for name in Limits.model_fields if name != "expires_days"] + ["expires_at"]
-    for name in names:
+    for name in (*KEPT_LIMITS, "expires_at"):
         its, most = getattr(key, name), getattr(than, name)
         if most is not None and (its is None or its > most):
             return name

@@ -278,9 +278,8 @@ def faint_or_negative_slice(file: h5py.File, draft: Draft) -> None:
     """Sound as a whole, but one slice is nothing, next to nothing, or the reverse of what it should be."""
     name, rng = main_array(file), draft.rng
     values = file[name][()]
-    values[int(rng.integers(len(values)))] *= np.float32(rng.choice([0.0, 1e-12, 1e-25, 1e-36, -1.0])).astype(
-        values.dtype
-    )
+    slice_, factor = int(rng.integers(len(values))), np.float32(rng.choice([0.0, 1e-12, 1e-25, 1e-36, -1.0]))
+    values[slice_] *= factor.astype(values.dtype)
     replaced(file, name, data=values)
 
 

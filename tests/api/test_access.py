@@ -28,13 +28,6 @@ from worker.storage import Storage
 QUICK = {"method": "zero_filled"}
 
 
-class Unknown(dict[str, str]):
-    """An id of nothing, for every parameter of a path."""
-
-    def __missing__(self, _: str) -> str:
-        return str(uuid.UUID(int=0))
-
-
 Headers = dict[str, str]
 
 
@@ -75,6 +68,11 @@ def door(settings: Settings, database: sessionmaker[Session]) -> Iterator[Door]:
         yield Door(client, database)
 
 
+def filled(path: str, some_id: object) -> str:
+    """A path with this for every id."""
+    return path.format(**dict.fromkeys(("scan_id", "job_id", "comparison_id", "key_id"), some_id))
+
+
 def bring(door: Door, headers: Headers, file: bytes) -> dict[str, Any]:
     answer = door.client.post("/v1/scans", content=file, headers=headers)
     assert answer.status_code == 201, answer.text
@@ -103,8 +101,7 @@ def test_without_a_valid_key_nothing_below_v1_answers(door: Door) -> None:
     assert len(door.v1()) > 15
     for method, path in door.v1():
         for headers in ({}, unknown, basic):
-            ids = dict.fromkeys(("scan_id", "job_id", "comparison_id", "key_id"), 7)
-            answer = door.client.request(method, path.format(**ids), headers=headers)
+            answer = door.client.request(method, filled(path, 7), headers=headers)
             assert answer.status_code == 401, (method, path, answer.text)
             assert answer.headers["www-authenticate"].startswith("Bearer ")
             assert answer.headers["content-type"] == "application/problem+json"
@@ -355,7 +352,7 @@ def test_a_key_turns_none_that_may_more_than_itself(door: Door) -> None:
 def test_a_body_is_looked_at_after_the_key_and_is_bounded(door: Door) -> None:
     for _, path in (each for each in door.v1() if each[0] == "POST"):
         headers = {"Content-Type": "application/json"}
-        assert door.client.post(path.format_map(Unknown()), content=b"{", headers=headers).status_code == 401
+        assert door.client.post(filled(path, uuid.uuid4()), content=b"{", headers=headers).status_code == 401
     _, admin = door.key("a", Scope.ADMIN)
     more = door.client.post("/v1/keys", content=bytes(2 << 20), headers=admin | {"Content-Type": "application/json"})
     assert more.status_code == 413

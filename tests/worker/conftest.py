@@ -6,6 +6,7 @@ import pytest
 from running import Desk
 from sqlalchemy.orm import Session, sessionmaker
 
+from worker.place import Place, set_up
 from worker.settings import Settings
 from worker.storage import Storage
 
@@ -15,3 +16,11 @@ def desk(settings: Settings, database: sessionmaker[Session], storage: Storage) 
     made = Desk(settings, database, storage)
     yield made
     made.celery.close()
+
+
+@pytest.fixture
+def place(desk: Desk) -> Iterator[Place]:
+    """A worker in this process."""
+    made = set_up(desk.settings)
+    yield made
+    made.sessions.kw["bind"].dispose()

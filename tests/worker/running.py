@@ -27,7 +27,8 @@ from core.iterates import Iterate
 from core.parameters import SIRT, Parameters, UDiGDIP, complete
 from core.reconstruct import SliceProblem, reconstruct, slice_problem
 from core.volumes import Precedent
-from worker import jobs, queue
+from worker import jobs, leases, queue
+from worker.leases import Claim
 from worker.models import Chunk, Job, Scan
 from worker.settings import Settings
 from worker.storage import Storage
@@ -129,6 +130,13 @@ class Desk:
             job, _ = jobs.submit(session, scan=scan, method=method, slices=slices or [0], **asked)
         queue.ring([(job.id, slice_) for slice_ in job.slices] * ring)
         return job.id
+
+    def claimed(self, job_id: uuid.UUID) -> Claim:
+        """Slice 0 of the job, as a worker has it that is none of the test's."""
+        with self.database.begin() as session:
+            claim = leases.claim(session, (job_id, 0), "host:1:a", 60)
+        assert claim is not None
+        return claim
 
     def job(self, job_id: uuid.UUID) -> Job:
         with self.database() as session:

@@ -3,7 +3,6 @@
 import time
 import uuid
 import weakref
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -20,28 +19,21 @@ from worker.attendant import PATIENCE_BEATS, Attendant
 from worker.heart import Beat, Heart
 from worker.leases import Claim, Point
 from worker.models import Chunk, Snapshot, Status
-from worker.place import Place, set_up
+from worker.place import Place
+from worker.settings import Settings
 
 BEAT = 0.1
 
 
 @pytest.fixture
-def place(desk: Desk) -> Iterator[Place]:
-    made = set_up(desk.settings.model_copy(update={"heartbeat_seconds": BEAT}))
-    yield made
-    made.sessions.kw["bind"].dispose()
-
-
-def claimed(desk: Desk, job_id: uuid.UUID) -> Claim:
-    with desk.database.begin() as session:
-        claim = leases.claim(session, (job_id, 0), "host:1:a", 60)
-    assert claim is not None
-    return claim
+def settings(settings: Settings) -> Settings:
+    """With hearts that beat fast."""
+    return settings.model_copy(update={"heartbeat_seconds": BEAT})
 
 
 def lapsed(desk: Desk) -> Claim:
     """A chunk whose lease has run out."""
-    claim = claimed(desk, desk.submit(desk.scan(), SHORT))
+    claim = desk.claimed(desk.submit(desk.scan(), SHORT))
     with desk.database.begin() as session:
         session.execute(update(Chunk).values(lease_until=func.now() - timedelta(hours=1)))
     return claim
@@ -75,7 +67,7 @@ def test_leases_that_ran_out_are_ended_once_their_workers_had_time_to_renew_them
 def test_a_database_that_is_away_leaves_every_snapshot_and_the_newest_picture_to_be_told(
     desk: Desk, place: Place
 ) -> None:
-    claim = claimed(desk, desk.submit(desk.scan(), SHORT))
+    claim = desk.claimed(desk.submit(desk.scan(), SHORT))
     desk.storage.prepare_job(claim.job_id)
     preview = desk.storage.preview(claim.job_id, 0)
     heart, pictures = Heart(place.sessions, claim, place.settings, preview), []

@@ -24,7 +24,7 @@ from worker import leases
 from worker.checkpoints import Checkpoints
 from worker.heart import Beat, Heart
 from worker.leases import Claim
-from worker.place import Place, set_up
+from worker.place import Place
 from worker.runs import Released, Run
 
 CPU = torch.device("cpu")
@@ -137,13 +137,6 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(
         *_, resumed = iterates(knobs, modality, folder, found["state"])
         assert torch.equal(resumed.image, last.image), f"stopped at {points[number]}"
         assert resumed.verdict == last.verdict
-
-
-@pytest.fixture
-def place(desk: Desk) -> Iterator[Place]:
-    made = set_up(desk.settings)
-    yield made
-    made.sessions.kw["bind"].dispose()
 
 
 def run(place: Place, claim: Claim) -> Run:

@@ -2,7 +2,7 @@
 
 import errno
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,11 @@ from worker import checkpoints
 from worker.assembly import merged
 from worker.heart import Heart
 from worker.models import Job, Status
-from worker.place import Place, set_up
+from worker.place import Place
 from worker.runs import Outcome, Run
 from worker.tasks import reconstruct_chunk
 
 Spoil = Callable[..., list[int]]
-
-
-@pytest.fixture
-def place(desk: Desk) -> Iterator[Place]:
-    made = set_up(desk.settings)
-    yield made
-    made.sessions.kw["bind"].dispose()
 
 
 @pytest.fixture

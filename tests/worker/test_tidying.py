@@ -3,6 +3,8 @@
 import os
 import re
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -37,11 +39,22 @@ def tidied(desk: Desk) -> int:
     return tidy(desk.database, desk.storage, OLD)
 
 
-def claimed(desk: Desk, job_id: uuid.UUID) -> Claim:
-    with desk.database.begin() as session:
-        claim = leases.claim(session, (job_id, 0), "host:1:a", 60)
-    assert claim is not None
-    return claim
+@contextmanager
+def after_first(desk: Desk, statement: str, do: Callable[[], object]) -> Iterator[list[str]]:
+    """Do something right after the first statement like this; the list then holds it."""
+    done: list[str] = []
+
+    def look(_: object, __: object, said: str, *___: object) -> None:
+        if not done and re.search(statement, said):
+            done.append(said)
+            do()
+
+    engine = desk.database.kw["bind"]
+    event.listen(engine, "after_cursor_execute", look)
+    try:
+        yield done
+    finally:
+        event.remove(engine, "after_cursor_execute", look)
 
 
 class Attempt(NamedTuple):
@@ -56,7 +69,7 @@ def computed(desk: Desk) -> Attempt:
     """All is written, and no row says so yet."""
     job_id = desk.submit(desk.scan(), SHORT)
     desk.storage.prepare_job(job_id)
-    claim, storage = claimed(desk, job_id), desk.storage
+    claim, storage = desk.claimed(job_id), desk.storage
     accepted = left(storage.slice_result(job_id, 0, claim.attempt))
     return Attempt(claim, accepted, left(storage.results(job_id, claim.attempt) / "reconstruction.h5"))
 
@@ -88,7 +101,7 @@ def test_scans_uploads_and_folders_without_a_row_go_when_they_are_old(desk: Desk
 def test_of_a_running_job_all_stays_that_its_attempt_may_yet_name(desk: Desk) -> None:
     job_id = desk.submit(desk.scan(), SHORT)
     desk.storage.prepare_job(job_id)
-    claim, storage = claimed(desk, job_id), desk.storage
+    claim, storage = desk.claimed(job_id), desk.storage
     kept = [
         left(storage.slice_result(job_id, 0, claim.attempt)),
         left(storage.results(job_id, claim.attempt) / "reconstruction.h5"),
@@ -121,20 +134,11 @@ def test_of_a_job_that_has_succeeded_only_what_was_accepted_stays(desk: Desk) ->
 
 
 def test_a_result_that_is_accepted_while_rows_are_read_stays(desk: Desk) -> None:
-    attempt, succeeded = computed(desk), []
+    attempt = computed(desk)
 
-    def succeed(_: object, __: object, statement: str, *___: object) -> None:
-        if not succeeded and re.search(r"FROM (jobs|chunks)\b", statement):
-            succeeded.append(attempt)
-            accept(desk, attempt)
-
-    engine = desk.database.kw["bind"]
-    event.listen(engine, "after_cursor_execute", succeed)
-    try:
+    with after_first(desk, r"FROM (jobs|chunks)\b", lambda: accept(desk, attempt)) as done:
         assert tidied(desk) == 0
-    finally:
-        event.remove(engine, "after_cursor_execute", succeed)
-    assert succeeded
+    assert done
     assert attempt.accepted.exists()
     assert attempt.whole.exists()
 
@@ -152,7 +156,7 @@ def test_more_jobs_than_are_read_at_once_are_tidied(desk: Desk, monkeypatch: pyt
 def test_a_failed_job_keeps_the_checkpoints_that_its_retry_goes_on_from(desk: Desk) -> None:
     job_id = desk.submit(desk.scan(slices=2), SHORT, slices=[0, 1])
     desk.storage.prepare_job(job_id)
-    claimed(desk, job_id)
+    desk.claimed(job_id)
     kept = [left(desk.storage.checkpoints(job_id) / f"{slice_}.000000001.aa.pt") for slice_ in (0, 1)]
     with desk.database.begin() as session:
         session.execute(update(Chunk).values(lease_until=func.now() - timedelta(seconds=1)))
@@ -166,25 +170,16 @@ def test_a_failed_job_keeps_the_checkpoints_that_its_retry_goes_on_from(desk: De
 
 
 def test_a_job_that_is_retried_while_rows_are_read_keeps_its_checkpoints(desk: Desk) -> None:
-    job_id, retried = desk.submit(desk.scan(slices=2), SHORT, slices=[0, 1]), []
+    job_id = desk.submit(desk.scan(slices=2), SHORT, slices=[0, 1])
     desk.storage.prepare_job(job_id)
-    claim = claimed(desk, job_id)
+    claim = desk.claimed(job_id)
     kept = left(desk.storage.checkpoints(job_id) / "1.000000001.aa.pt")
     with desk.database.begin() as session:
         leases.fail_job(session, claim, {"type": "about:blank"})
 
-    def retry(_: object, __: object, statement: str, *___: object) -> None:
-        if not retried and re.search(r"FROM chunks\b", statement):
-            retried.append(job_id)
-            desk.retry(job_id)
-
-    engine = desk.database.kw["bind"]
-    event.listen(engine, "after_cursor_execute", retry)
-    try:
+    with after_first(desk, r"FROM chunks\b", lambda: desk.retry(job_id)) as done:
         assert tidied(desk) == 0
-    finally:
-        event.remove(engine, "after_cursor_execute", retry)
-    assert retried
+    assert done
     assert kept.exists()
 
 
@@ -207,3 +202,4 @@ def test_one_of_the_living_workers_tidies(desk: Desk) -> None:
     orphan = left(desk.storage.scan("0" * 64))
     with working(desk.settings.model_copy(update={"orphan_seconds": 1.0}), count=2):
         until(lambda: not orphan.exists())
+    assert not orphan.exists()
