@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.context import Context, ContextDep
 from api.problems import Forbidden, Problem, QuotaExceeded, Unauthenticated
+from api.reads import Read
 from worker import audit, keys, quotas
 from worker.audit import Who
 from worker.database import AWAY
@@ -24,6 +25,7 @@ from worker.models import DEFAULT_TENANT, Key
 
 log = logging.getLogger(__name__)
 OPEN = "open"  # how the audit log calls whoever comes while authentication is off
+_VALID = Read(keys.VALID)
 _BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="an API key, `udig_...`")
 
 
@@ -87,13 +89,15 @@ async def _known(context: Context, given: HTTPAuthorizationCredentials | None) -
     if given is None:
         challenge = {"WWW-Authenticate": 'Bearer realm="udig-recon"'}
         raise Unauthenticated("send an API key as `Authorization: Bearer udig_...`", headers=challenge)
-    found = await context.reads.run(keys.recognise, given.credentials)
-    if found is None:
+    digest = keys.hashed(given.credentials)
+    row = await context.reads.one(_VALID, sha256=digest)
+    if row is None:
         challenge = {"WWW-Authenticate": 'Bearer realm="udig-recon", error="invalid_token"'}
         raise Unauthenticated("this API key is unknown, revoked or expired", headers=challenge)
+    found = keys.recognised(row)
     if found.use_is_due:
         await run_in_threadpool(_remember_use, context, found.key)
-    return found.key, keys.hashed(given.credentials)
+    return found.key, digest
 
 
 def _remember_use(context: Context, key: Key) -> None:
@@ -111,7 +115,7 @@ def _check_rate(context: Context, key: Key) -> None:
 
 async def still_admitted(context: Context, caller: Caller) -> bool:
     """Whether the secret of a caller that stays is taken yet."""
-    return caller.key is None or await context.reads.run(keys.still_holds, caller.secret_sha256)
+    return caller.key is None or await context.reads.one(_VALID, sha256=caller.secret_sha256) is not None
 
 
 Reader = Annotated[Caller, Security(_caller, scopes=[Scope.READ.value])]

@@ -22,7 +22,7 @@ from api.threads import Threads
 from api.watcher import Watcher
 from api.webhooks import Courier
 from core.formats import Prober
-from worker.database import make_engine, make_reading_engine, make_sessions
+from worker.database import make_engine, make_sessions
 from worker.keys import Wanted
 from worker.queue import make_celery
 from worker.settings import Settings, get_settings
@@ -58,7 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.context = Context(
         settings=settings,
         sessions=make_sessions(engine),
-        reads=Reads(make_reading_engine(settings.database_url, READING)),
+        reads=Reads(settings.database_url, READING),
         storage=open_storage(settings.data),
         watcher=Watcher(settings.database_url),
         requests=requests,

@@ -84,7 +84,7 @@ async def get_events(
     match = _EVENT_ID.fullmatch(last_event_id or "0")
     if match is None:
         raise Invalid.at("Last-Event-ID", "no event has this id", found=last_event_id or "", expected="id of an event")
-    job = await context.reads.run(views.one_job, caller.tenant, job_id)
+    job = await views.read_job(context.reads, caller.tenant, job_id)
     if match[2] and job.status.ended:
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

@@ -6,20 +6,22 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastapi import Request
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from api.access import Caller
 from api.context import Context
 from api.multipart import Part, PartReader
 from api.problems import Invalid, TooLarge
+from api.reads import Read
 from api.shares import client_of
 from api.uploads import Upload, base_name, counted, uploading
 from worker import quotas, tracing
-from worker.models import Scan
+from worker.models import Key, Scan
 from worker.scans import Brought, forget, keep
 
 SCAN_BROUGHT = "scan.brought"
+_KNOWN = Read(select(Scan.header).where(Scan.tenant == bindparam("tenant"), Scan.sha256 == bindparam("sha256")))
 FIELD_BYTES = 1 << 20  # most that the form field beside the file may hold
 
 
@@ -55,7 +57,8 @@ async def received(
         if declared is not None:
             around = 2 * FIELD_BYTES if is_form(request) else 0
             await context.files.run(upload.check, int(declared) - around)
-        await context.files.run(_check_quota, context, caller, 0)
+        if caller.key is not None:
+            await context.files.run(_check_quota, context, caller.key)
         body = counted(request.stream(), declared)
         field = None
         if is_form(request):
@@ -105,23 +108,19 @@ async def _receive_form(
 
 async def _look(context: Context, caller: Caller, upload: Upload) -> dict[str, Any]:
     """The header of the scan: of the stored one where the tenant has these bytes, else by a probe in a process."""
-    known = await context.files.run(_known_header, context, caller.tenant, upload.sha256)
+    known = await context.reads.one(_KNOWN, tenant=caller.tenant, sha256=upload.sha256)
     if known is not None:
-        return known
+        header: dict[str, Any] = known.header
+        return header
     with tracing.span("probe"):
         probed = await context.probes.run(context.prober.probe, upload.path, context.limits)
     return asdict(probed)
 
 
-def _known_header(context: Context, tenant: str, sha256: str) -> dict[str, Any] | None:
+def _check_quota(context: Context, key: Key) -> None:
+    """Raises QuotaReached where not one byte more may be stored."""
     with context.sessions() as session:
-        return session.scalar(select(Scan.header).where(Scan.tenant == tenant, Scan.sha256 == sha256))
-
-
-def _check_quota(context: Context, caller: Caller, size_bytes: int) -> None:
-    if caller.key is not None:
-        with context.sessions() as session:
-            quotas.check_bytes(session, caller.key, size_bytes)
+        quotas.check_bytes(session, key, 0)
 
 
 @contextmanager

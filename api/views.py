@@ -6,11 +6,12 @@ import uuid
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import Row, Select, bindparam, case, func, select, text, true
+from sqlalchemy import Select, bindparam, case, func, select, text, true
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.orm import Session
 
 from api.problems import Invalid, NotFound
+from api.reads import Read, Reads
 from api.schemas import JobItem, JobOut, Metrics, Page, Progress, ScanOut, SnapshotOut
 from core.grade import Grade, worst
 from core.verdict import foreign
@@ -89,10 +90,10 @@ _WEBHOOK = (
     .label("webhook")
 )
 
-# Built once: to find that it knows a statement of this size SQLAlchemy takes longer than for most of what follows.
 _ONE_JOB = _JOBS.add_columns(_VERDICTS, _WEBHOOK).where(
     _JOB.tenant == bindparam("tenant"), _JOB.id == bindparam("job_id")
 )
+_READ_JOB = Read(_ONE_JOB)
 
 
 def scan_out(scan: Scan) -> ScanOut:
@@ -124,12 +125,20 @@ def scan_page(session: Session, tenant: str, limit: int, cursor: str | None) -> 
 
 def one_job(session: Session, tenant: str, job_id: uuid.UUID) -> JobOut:
     """The tenant's job of that id, in one query."""
-    row = session.execute(_ONE_JOB, {"tenant": tenant, "job_id": job_id}).one_or_none()
+    return _job_out(job_id, session.execute(_ONE_JOB, {"tenant": tenant, "job_id": job_id}).one_or_none())
+
+
+async def read_job(reads: Reads, tenant: str, job_id: uuid.UUID) -> JobOut:
+    """The same in the event loop."""
+    return _job_out(job_id, await reads.one(_READ_JOB, tenant=tenant, job_id=job_id))
+
+
+def _job_out(job_id: uuid.UUID, row: Any) -> JobOut:
     if row is None:
         raise no_job(job_id)
     verdicts = row.verdicts or []
     grades = {each["slice"]: Grade.of(each["quality"]) for each in verdicts if each["quality"] is not None}
-    quality = worst(grades).as_json() if row.status is Status.SUCCEEDED and grades else None
+    quality = worst(grades).as_json() if row.status == Status.SUCCEEDED and grades else None
     return JobOut.model_validate({**_item(row), "quality": quality, "verdicts": verdicts, "webhook": row.webhook})
 
 
@@ -183,12 +192,12 @@ def snapshots(session: Session, job_id: uuid.UUID, *, after: int, slice_: int | 
     return [SnapshotOut.model_validate(row, from_attributes=True) for row in session.scalars(query)]
 
 
-def _item(row: Row[Any]) -> dict[str, Any]:
+def _item(row: Any) -> dict[str, Any]:
     root = f"/v1/jobs/{row.id}"
     links = {"self": root} | ({"scan": f"/v1/scans/{row.scan_id}"} if row.scan_id else {})
     links |= {"comparison": f"/v1/comparisons/{row.comparison_id}"} if row.comparison_id else {}
     links |= {name: f"{root}/{name}" for name in ("progress", "events", "result", "preview.png", "cancel", "retry")}
-    shown = row._mapping
+    shown = row._asdict()
     return {
         **{name: shown[name] for name in _SHOWN},
         "progress": _progress(row),
@@ -200,7 +209,7 @@ def _item(row: Row[Any]) -> dict[str, Any]:
     }
 
 
-def _progress(row: Row[Any]) -> Progress:
+def _progress(row: Any) -> Progress:
     """Over all slices; the time left follows from the seconds that an iteration took so far."""
     eta = None
     if row.status == Status.RUNNING and row.running and row.iteration and row.iterations:

@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg.conninfo import make_conninfo
-from sqlalchemy import make_url
 from starlette.concurrency import run_in_threadpool
 
-from worker.database import CHANNEL, FOUND_DEAD
+from worker.database import CHANNEL, FOUND_DEAD, libpq_url
 
 log = logging.getLogger(__name__)
 RECONNECT_SECONDS = 1.0
@@ -38,8 +37,7 @@ class Watcher:
     """Tells those who wait for a job that something about it has changed."""
 
     def __init__(self, database_url: str) -> None:
-        url = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
-        self._conninfo = make_conninfo(url, **FOUND_DEAD)
+        self._conninfo = make_conninfo(libpq_url(database_url), **FOUND_DEAD)
         self._watched: defaultdict[uuid.UUID, _Watched] = defaultdict(_Watched)
         self.closing = False
 

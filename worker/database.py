@@ -3,15 +3,15 @@
 import uuid
 from typing import Any
 
+import psycopg
 from psycopg.errors import IdleInTransactionSessionTimeout
-from sqlalchemy import URL, Engine, ExceptionContext, create_engine, event, func, make_url, select
+from sqlalchemy import Engine, ExceptionContext, create_engine, event, func, make_url, select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 CHANNEL = "udig_jobs"
-AWAY = (OperationalError, InterfaceError, PoolTimeoutError)
+AWAY = (OperationalError, InterfaceError, PoolTimeoutError, psycopg.OperationalError, psycopg.InterfaceError)
 """What a database that does not answer raises; the same may be tried again."""
 FOUND_DEAD = {
     "keepalives_idle": 10,
@@ -29,8 +29,9 @@ CONNECT_OPTIONS = {
     "prepare_threshold": None,
 }
 
+POOL_SECONDS = 10.0  # that one waits for a connection which another gives back
 ENGINE_OPTIONS: dict[str, Any] = {
-    "pool_timeout": 10,
+    "pool_timeout": POOL_SECONDS,
     "hide_parameters": True,  # names of files may be names of patients; they stay out of the logs
     "connect_args": CONNECT_OPTIONS,
 }
@@ -38,25 +39,15 @@ ENGINE_OPTIONS: dict[str, Any] = {
 
 def make_engine(url: str, pool_size: int = 5) -> Engine:
     """An engine by psycopg 3 for any spelling of a Postgres URL; lost connections are replaced when they are used."""
-    engine = create_engine(_by_psycopg(url), pool_pre_ping=True, pool_size=pool_size, max_overflow=10, **ENGINE_OPTIONS)
+    url_here = make_url(url).set(drivername="postgresql+psycopg")
+    engine = create_engine(url_here, pool_pre_ping=True, pool_size=pool_size, max_overflow=10, **ENGINE_OPTIONS)
     event.listen(engine, "handle_error", _as_away)
     return engine
 
 
-def make_reading_engine(url: str, pool_size: int) -> AsyncEngine:
-    """One for an event loop and single SELECTs, each of which finds out by itself that its connection is lost.
-
-    Without transactions and without asking whether a connection lives, the database is asked once instead of thrice.
-    """
-    engine = create_async_engine(
-        _by_psycopg(url), isolation_level="AUTOCOMMIT", pool_size=pool_size, max_overflow=0, **ENGINE_OPTIONS
-    )
-    event.listen(engine.sync_engine, "handle_error", _as_away)
-    return engine
-
-
-def _by_psycopg(url: str) -> URL:
-    return make_url(url).set(drivername="postgresql+psycopg")
+def libpq_url(url: str) -> str:
+    """The same for psycopg itself, whatever the spelling."""
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def _as_away(context: ExceptionContext) -> None:

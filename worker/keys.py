@@ -7,10 +7,10 @@ import uuid
 from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from worker.models import Key
@@ -87,15 +87,6 @@ class Recognised(NamedTuple):
     use_is_due: bool
 
 
-def recognise(session: Session, secret: str) -> Recognised | None:
-    """The valid key with this secret.
-
-    It is looked up by its hash: how long that takes tells nothing of any key.
-    """
-    found = session.execute(select(Key, _use_is_due()).where(_opens(hashed(secret)), _usable())).one_or_none()
-    return None if found is None else Recognised(*found)
-
-
 def remember_use(session: Session, key_id: uuid.UUID) -> None:
     """Note that the key was used now, unless another did within the last minute."""
     session.execute(update(Key).where(Key.id == key_id, _use_is_due()).values(last_used_at=func.now()))
@@ -105,13 +96,22 @@ def _use_is_due() -> ColumnElement[bool]:
     return or_(Key.last_used_at.is_(None), Key.last_used_at < func.now() - USE_IS_TOLD_AGAIN)
 
 
-def still_holds(session: Session, digest: str) -> bool:
-    """Whether a secret of this hash, which was recognised before, would be now."""
-    return session.scalar(select(Key.id).where(_opens(digest), _usable())) is not None
-
-
-def _opens(digest: str) -> ColumnElement[bool]:
+def _opens(digest: ColumnElement[str]) -> ColumnElement[bool]:
     return or_(Key.sha256 == digest, (Key.previous_sha256 == digest) & (Key.previous_until > func.now()))
+
+
+def _usable() -> ColumnElement[bool]:
+    return Key.revoked_at.is_(None) & or_(Key.expires_at.is_(None), Key.expires_at > func.now())
+
+
+VALID = select(*Key.__table__.c, _use_is_due().label("use_is_due")).where(_opens(bindparam("sha256")), _usable())
+"""The valid key with a secret of this hash: how long it takes to find it tells nothing of any key."""
+
+
+def recognised(row: Any) -> Recognised:
+    """A row of VALID."""
+    columns = row._asdict()
+    return Recognised(use_is_due=columns.pop("use_is_due"), key=Key(**columns))
 
 
 def of_tenant(session: Session, tenant: str | None) -> Sequence[Key]:
@@ -149,10 +149,6 @@ def is_tenant(name: str) -> bool:
 def hashed(secret: str) -> str:
     """What is kept of a key. It is 256 random bits, so that a fast hash is as good as a slow one."""
     return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def _usable() -> ColumnElement[bool]:
-    return Key.revoked_at.is_(None) & or_(Key.expires_at.is_(None), Key.expires_at > func.now())
 
 
 def _fresh() -> str:
