@@ -11,23 +11,25 @@ from typing import Any
 
 import psycopg
 from psycopg.rows import namedtuple_row
-from sqlalchemy import Select, make_url
+from sqlalchemy import Select
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from worker.database import AWAY, CONNECT_OPTIONS, POOL_SECONDS, libpq_url
-
-_DIALECT = make_url("postgresql+psycopg://").get_dialect()()
+from worker.database import AWAY, CONNECT_OPTIONS, DIALECT, POOL_SECONDS, conninfo
 
 
 class Read:
     """A SELECT as psycopg takes it; `bindparam`s are named when it is asked."""
 
     def __init__(self, query: Select[*tuple[Any, ...]]) -> None:
-        compiled = query.compile(dialect=_DIALECT)
-        self.text, self._fixed = str(compiled), compiled.params
+        compiled = query.compile(dialect=DIALECT)
+        self.text = str(compiled)
+        self._needed = {name for name, bound in compiled.binds.items() if bound.required}
+        self._fixed = {name: value for name, value in compiled.params.items() if name not in self._needed}
 
     def given(self, named: dict[str, Any]) -> dict[str, Any]:
         """All its parameters."""
+        if named.keys() != self._needed:
+            raise TypeError(f"the query takes {sorted(self._needed)}, not {sorted(named)}")
         return {**self._fixed, **named}
 
 
@@ -35,7 +37,7 @@ class Reads:
     """SELECTs outside transactions: each sees what is committed when it begins. At most so many at once."""
 
     def __init__(self, database_url: str, most: int) -> None:
-        self._url = libpq_url(database_url)
+        self._conninfo = conninfo(database_url)
         self._turn = asyncio.Semaphore(most)
         self._idle: list[psycopg.AsyncConnection[Any]] = []
 
@@ -43,12 +45,15 @@ class Reads:
         """The first row, its columns by name; None without one. Raises one of AWAY while the database is away."""
         async with self._own_turn():
             if self._idle:
+                connection = self._idle.pop()
                 try:
-                    return await self._ask(self._idle.pop(), read, named)
+                    return await self._ask(connection, read, named)
                 except AWAY:
+                    if not connection.broken:
+                        raise
                     await self.close()  # this one had lain idle while the database restarted, and so had the others
             options: dict[str, Any] = {**CONNECT_OPTIONS, "autocommit": True, "row_factory": namedtuple_row}
-            return await self._ask(await psycopg.AsyncConnection.connect(self._url, **options), read, named)
+            return await self._ask(await psycopg.AsyncConnection.connect(self._conninfo, **options), read, named)
 
     async def _ask(self, connection: psycopg.AsyncConnection[Any], read: Read, named: dict[str, Any]) -> Any:
         try:

@@ -13,7 +13,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from starlette.concurrency import run_in_threadpool
 
-from worker.database import CHANNEL, FOUND_DEAD, libpq_url
+from worker.database import CHANNEL, FOUND_DEAD, conninfo
 
 log = logging.getLogger(__name__)
 RECONNECT_SECONDS = 1.0
@@ -37,7 +37,7 @@ class Watcher:
     """Tells those who wait for a job that something about it has changed."""
 
     def __init__(self, database_url: str) -> None:
-        self._conninfo = make_conninfo(libpq_url(database_url), **FOUND_DEAD)
+        self._conninfo = make_conninfo(conninfo(database_url), **FOUND_DEAD)
         self._watched: defaultdict[uuid.UUID, _Watched] = defaultdict(_Watched)
         self.closing = False
 

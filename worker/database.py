@@ -4,6 +4,7 @@ import uuid
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 from psycopg.errors import IdleInTransactionSessionTimeout
 from sqlalchemy import Engine, ExceptionContext, create_engine, event, func, make_url, select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -11,6 +12,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
 CHANNEL = "udig_jobs"
+DRIVER = "postgresql+psycopg"
+DIALECT = make_url(f"{DRIVER}://").get_dialect()()
 AWAY = (OperationalError, InterfaceError, PoolTimeoutError, psycopg.OperationalError, psycopg.InterfaceError)
 """What a database that does not answer raises; the same may be tried again."""
 FOUND_DEAD = {
@@ -39,15 +42,16 @@ ENGINE_OPTIONS: dict[str, Any] = {
 
 def make_engine(url: str, pool_size: int = 5) -> Engine:
     """An engine by psycopg 3 for any spelling of a Postgres URL; lost connections are replaced when they are used."""
-    url_here = make_url(url).set(drivername="postgresql+psycopg")
-    engine = create_engine(url_here, pool_pre_ping=True, pool_size=pool_size, max_overflow=10, **ENGINE_OPTIONS)
+    own = make_url(url).set(drivername=DRIVER)
+    engine = create_engine(own, pool_pre_ping=True, pool_size=pool_size, max_overflow=10, **ENGINE_OPTIONS)
     event.listen(engine, "handle_error", _as_away)
     return engine
 
 
-def libpq_url(url: str) -> str:
-    """The same for psycopg itself, whatever the spelling."""
-    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+def conninfo(url: str) -> str:
+    """The same for psycopg alone: SQLAlchemy's spelling of sockets, many hosts and blanks is not libpq's."""
+    _, named = DIALECT.create_connect_args(make_url(url).set(drivername=DRIVER))
+    return make_conninfo(**named)
 
 
 def _as_away(context: ExceptionContext) -> None:

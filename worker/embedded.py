@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import stat
@@ -21,6 +22,7 @@ from worker.system_user import SystemUser, SystemUserError
 
 DATABASE = "udig"
 LONGEST_SOCKET_FOLDER = 80  # a socket's path has at most 107 bytes
+PLAIN = re.compile(r"[\w./~-]+", re.ASCII)  # signs that mean themselves in every address and option
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 POSTGRES_OPTIONS = {
@@ -229,9 +231,9 @@ def _own_folder(folder: Path, user: SystemUser | None) -> Path:
 
 
 def _socket_folder(data: Path) -> Path:
-    """Below the data folder, or where that is too long, below the temporary one by a name made from it."""
+    """Below the data folder, or where addresses cannot hold that, below the temporary one by a name made from it."""
     inside = data / "run"
-    if len(os.fsencode(inside)) <= LONGEST_SOCKET_FOLDER:
+    if len(os.fsencode(inside)) <= LONGEST_SOCKET_FOLDER and PLAIN.fullmatch(str(inside)):
         return inside
     name = hashlib.sha256(os.fsencode(data)).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"udig-{os.geteuid()}-{name}"

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo
-from sqlalchemy import make_url
 
+from worker.database import conninfo
 from worker.embedded import EmbeddedError, postgres_binaries
 from worker.reach import database
 from worker.settings import Settings, get_settings
@@ -42,7 +42,7 @@ def _program(settings: Settings, name: str) -> str:
 
 def _as_environment(url: str) -> dict[str, str]:
     """What libpq reads instead of a URL, whose password would stand in the list of processes."""
-    given = conninfo_to_dict(make_url(url).set(drivername="postgresql").render_as_string(hide_password=False))
+    given = conninfo_to_dict(conninfo(url))
     variables = {option.keyword.decode(): option.envvar for option in Conninfo.get_defaults()}
     return {(variables[name] or b"").decode(): str(value) for name, value in given.items() if variables[name]}
 

@@ -5,11 +5,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from sqlalchemy import String, bindparam, func, select, text
+from psycopg.errors import LockNotAvailable
+from sqlalchemy import bindparam, func, literal_column, select, text
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
+import api.reads
 from api.reads import Read, Reads
-from worker.database import AWAY
+from worker.database import AWAY, CONNECT_OPTIONS
+from worker.models import Job
 from worker.settings import Settings
 
 MOST = 4
@@ -64,19 +68,85 @@ def test_reads_share_few_connections(settings: Settings) -> None:
     together(str(settings.database_url), check)
 
 
-def test_a_read_that_was_given_up_leaves_no_answer_to_the_next(settings: Settings) -> None:
-    said = Read(select(bindparam("word", type_=String).label("word")).select_from(func.pg_sleep(0.2)))
+def test_a_read_that_was_given_up_takes_its_connection_with_it(
+    settings: Settings, database: sessionmaker[Session]
+) -> None:
+    asked = text("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%given up%pg_sleep(%'")
+
+    def running() -> int:
+        with database.begin() as session:
+            return session.scalar(asked) or 0
 
     async def check(reads: Reads) -> None:
-        for _ in range(2 * MOST):
-            asked = asyncio.create_task(reads.one(said, word="first"))
-            await asyncio.sleep(0.05)
-            asked.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await asked
-        assert (await reads.one(said, word="second")).word == "second"
+        before = await backends(reads, MOST)
+        given_up = Read(select(literal_column("'given up'")).select_from(func.pg_sleep(60)))
+        tasks = [asyncio.create_task(reads.one(given_up)) for _ in range(MOST)]
+        while await asyncio.to_thread(running) < MOST:
+            await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        assert all(
+            isinstance(each, asyncio.CancelledError) for each in await asyncio.gather(*tasks, return_exceptions=True)
+        )
+        after = await backends(reads, MOST)
+        assert len(after) == MOST
+        assert not after & before
 
     together(str(settings.database_url), check)
+
+
+def test_who_finds_no_connection_free_hears_that_the_database_is_away(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api.reads, "POOL_SECONDS", 0.05)
+    long = Read(select(literal_column("1").label("one")).select_from(func.pg_sleep(2)))
+
+    async def check(reads: Reads) -> None:
+        taken = [asyncio.create_task(reads.one(long)) for _ in range(MOST)]
+        await asyncio.sleep(0)
+        with pytest.raises(PoolTimeoutError):
+            await reads.one(BACKEND)
+        assert [row.one for row in await asyncio.gather(*taken)] == [1] * MOST
+        assert await reads.one(BACKEND)
+
+    together(str(settings.database_url), check)
+
+
+def test_a_read_that_waits_for_a_lock_in_vain_is_not_asked_again(
+    settings: Settings, database: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CONNECT_OPTIONS, "options", "-c lock_timeout=200ms")
+
+    async def check(reads: Reads) -> None:
+        before = await backends(reads, 3)
+        with database.begin() as session:
+            session.execute(text("LOCK TABLE jobs"))
+            with pytest.raises(LockNotAvailable):
+                await reads.one(Read(select(func.count()).select_from(Job.__table__)))
+        assert await backends(reads, 2) < before
+
+    together(str(settings.database_url), check)
+
+
+def test_connections_are_set_up_as_all_others(settings: Settings) -> None:
+    count = func.count().label("count")
+
+    async def check(reads: Reads) -> None:
+        limit = await reads.one(Read(select(func.current_setting("lock_timeout").label("limit"))))
+        assert limit.limit == "15s"
+        for _ in range(10):
+            prepared = await reads.one(Read(select(count).select_from(text("pg_prepared_statements"))))
+            assert prepared.count == 0
+
+    together(str(settings.database_url), check)
+
+
+def test_a_read_takes_the_parameters_that_it_names_and_no_others() -> None:
+    read = Read(select(Job.id).where(Job.tenant == bindparam("tenant"), Job.seed == 5))
+    assert sorted(map(str, read.given({"tenant": "a"}).values())) == ["5", "a"]
+    for wrong in ({}, {"tennant": "a"}, {"tenant": "a", "seed": 1}):
+        with pytest.raises(TypeError, match="tenant"):
+            read.given(wrong)
 
 
 def test_a_read_is_no_transaction(settings: Settings) -> None:

@@ -1,10 +1,11 @@
 """A database that is away is known as that, however it went."""
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Engine, text
 
 from worker import database
-from worker.database import AWAY, make_engine
+from worker.database import AWAY, conninfo, make_engine
 from worker.settings import Settings
 
 
@@ -28,3 +29,22 @@ def test_who_slept_within_a_transaction_finds_the_database_away_and_then_back(en
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT 1")) == 1
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("postgresql://u@h/d", {"user": "u", "host": "h", "dbname": "d"}),
+        ("postgresql+psycopg://u:p%20%40%2Fw@h:5433/d%20e", {"password": "p @/w", "port": "5433", "dbname": "d e"}),
+        ("postgresql+asyncpg://u@[::1]/d", {"host": "::1"}),
+        ("postgresql:///d?host=/my%20socket", {"host": "/my socket", "dbname": "d"}),
+        ("postgresql://u@/d?host=h1:5432&host=h2:5433", {"host": "h1,h2", "port": "5432,5433"}),
+        ("postgresql://u@h/d?sslrootcert=/a%20b/c.pem&sslmode=verify-full", {"sslrootcert": "/a b/c.pem"}),
+    ],
+)
+def test_any_spelling_of_a_url_means_the_same_to_psycopg_alone(url: str, meant: dict[str, str]) -> None:
+    told = conninfo_to_dict(conninfo(url))
+    assert {name: told.get(name) for name in meant} == meant
+    engine = make_engine(url)
+    _, used = engine.dialect.create_connect_args(engine.url)
+    assert told == {name: str(value) for name, value in used.items() if name != "context"}  # what adapts Python's types

@@ -72,8 +72,9 @@ def test_a_killed_holder_takes_the_servers_along_and_the_next_start_finds_what_w
     until(lambda: commands_with(data) == [], seconds=10)
 
 
-def test_a_long_path_has_its_sockets_elsewhere_and_a_dead_server_is_revived(folder: Path) -> None:
-    data = folder.joinpath(*["long" * 10] * 3, "data")
+@pytest.mark.parametrize("name", ["/".join(["long" * 10] * 3), "Dr. Müller's scans, 50% #1?"])
+def test_an_odd_path_has_its_sockets_elsewhere_and_a_dead_server_is_revived(folder: Path, name: str) -> None:
+    data = folder / name / "data"
     servers = EmbeddedServers(data)
     assert not servers.sockets.is_relative_to(data)
     servers.start()
@@ -85,6 +86,8 @@ def test_a_long_path_has_its_sockets_elsewhere_and_a_dead_server_is_revived(fold
         servers.revive()
         with connected(servers) as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
+        with redis.Redis.from_url(servers.redis_url) as client:
+            assert client.ping()
     finally:
         servers.stop()
     assert not servers.sockets.exists()
