@@ -10,7 +10,7 @@ from api.metrics import Requests
 from api.rates import Rates
 from api.reads import Reads
 from api.shares import Room
-from api.threads import Threads
+from api.threads import Threads, Together
 from api.watcher import Watcher
 from core.formats import Limits, Prober
 from worker.settings import Settings
@@ -31,6 +31,7 @@ class Context:
     prober: Prober
     probes: Threads  # that look into scans
     files: Threads  # that write, keep and delete scans
+    together: Together = field(default_factory=Together)  # of those that answer whoever asks
     rates: Rates = field(default_factory=Rates)
 
     @property

@@ -1,6 +1,7 @@
 """Whether it lives, whether a job posted now would run, and what there is to count."""
 
 from collections.abc import Callable
+from functools import partial
 
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -31,9 +32,9 @@ async def get_health() -> HealthOut:
     response_model=HealthOut,
     responses=answers({200: READY, 503: _ILL}, open_to_all=True),
 )
-def get_readiness(context: ContextDep) -> Response:
+async def get_readiness(context: ContextDep) -> Response:
     """503 names what is missing."""
-    checks = {name: check(context) for name, check in _CHECKS.items()}
+    checks = await context.together.run("readiness", partial(_checked, context))
     well = all(found == "ok" for found in checks.values())
     body = HealthOut(status="ok" if well else "unavailable", checks=checks).model_dump_json()
     return Response(body, 200 if well else 503, {"Cache-Control": "no-store"}, "application/json")
@@ -45,10 +46,15 @@ def get_readiness(context: ContextDep) -> Response:
     response_class=Response,
     responses=answers({200: METRICS}, 503, open_to_all=True),
 )
-def get_metrics(context: ContextDep) -> Response:
+async def get_metrics(context: ContextDep) -> Response:
     """Jobs, queue, slices, failures, workers, webhooks, disk, requests. No names, no ids of jobs or scans."""
-    body = exposition(context.requests, context.sessions, context.storage, context.settings, _queue_answers)
+    asked = (context.requests, context.sessions, context.storage, context.settings, _queue_answers)
+    body = await context.together.run("metrics", partial(exposition, *asked))
     return Response(body, media_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})
+
+
+def _checked(context: Context) -> dict[str, str]:
+    return {name: check(context) for name, check in _CHECKS.items()}
 
 
 def _database(context: Context) -> str:

@@ -7,12 +7,12 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psycopg
 from psycopg.conninfo import make_conninfo
-from starlette.concurrency import run_in_threadpool
 
+from api.threads import Together
 from worker.database import CHANNEL, FOUND_DEAD, conninfo
 
 log = logging.getLogger(__name__)
@@ -25,10 +25,10 @@ class _Watched:
     """A job that somebody waits for."""
 
     waiting: set[asyncio.Event] = field(default_factory=set)
-    reads: dict[Hashable, "asyncio.Task[Any]"] = field(default_factory=dict)  # under way, since the last change
+    reads: Together = field(default_factory=Together)  # since the last change
 
     def wake(self) -> None:
-        self.reads.clear()
+        self.reads.forget()
         for changed in self.waiting:
             changed.set()
 
@@ -58,18 +58,7 @@ class Watcher:
 
         A reading that a change has overtaken is shared no more: whoever was woken by the change reads anew.
         """
-        reads = self._watched[job_id].reads
-
-        def over(done: "asyncio.Task[Any]") -> None:
-            if reads.get(what) is done:
-                del reads[what]
-
-        if (task := reads.get(what)) is None:
-            task = reads[what] = asyncio.create_task(run_in_threadpool(read))
-            task.add_done_callback(over)
-        # Whoever leaves must not take the reading from the others.
-        found: Read = await asyncio.shield(task)
-        return found
+        return await self._watched[job_id].reads.run(what, read)
 
     async def wait(self, changed: asyncio.Event, seconds: float) -> bool:
         """Whether the event was set within that time; it is cleared."""

@@ -152,6 +152,7 @@ GOOD: dict[str, Callable[[Path], Path]] = {
         path, kspace=mri(coils=1)["kspace"][:, 0], reconstruction_esc=phantom(), mask=mri()["mask"]
     ),
     "fastmri_with_maps": lambda path: write_hdf5(path, **mri()),
+    "fastmri_with_guide": lambda path: write_hdf5(path, **mri(), guide=phantom()),
     "npz_kspace": lambda path: write_npz(path, **mri()),
     "npz_unnamed_kspace": lambda path: unnamed_npz(path, mri(1)["kspace"][0]),
     "npz_one_slice": lambda path: write_npz(path, **{k: v if k == "mask" else v[0] for k, v in mri(1).items()}),
@@ -160,6 +161,7 @@ GOOD: dict[str, Callable[[Path], Path]] = {
     "sinogram": lambda path: write_hdf5(path, **ct()),
     "sinogram_counts": lambda path: write_hdf5(path, **_counts()),
     "npz_sinogram": lambda path: write_npz(path, **ct()),
+    "npz_sinogram_with_guide": lambda path: write_npz(path, **ct(), guide=ct()["reference"]),
 }
 MRI_SCANS = [name for name in GOOD if "kspace" in name or "fastmri" in name or name.endswith("one_slice")]
 CT_SCANS = [name for name in GOOD if name not in MRI_SCANS]

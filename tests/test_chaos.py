@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FAULTS = "stop-worker,stop-worker,kill-worker,stop-postgres,wipe-redis,lost-answers,duplicates"
+FAULTS = (
+    "stop-worker,stop-worker,kill-worker,stop-postgres,wipe-redis,lost-answers,duplicates,"
+    "kill-api,reset,full-data,clock"
+)
 
 
 def chaos(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -146,6 +146,7 @@ def test_who_comes_from_outside_needs_tls_and_a_key() -> None:
     (port,) = (port.rpartition(":")[2] for port in SERVICES["proxy"]["ports"])
     assert re.search(rf"^https://:{port} {{\n\ttls /tls/certificate.pem /tls/key.pem\n", caddyfile, re.MULTILINE)
     assert f"reverse_proxy api:{settings.port} " in caddyfile
+    assert re.search(r"^\t@inside path /metrics\n\trespond @inside 404\n", caddyfile, re.MULTILINE)
     assert any(volume.endswith(":/tls:ro") for volume in SERVICES["proxy"]["volumes"])
 
 

@@ -25,10 +25,10 @@ from worker.settings import Settings
 from worker.storage import Storage
 
 CANARY = "Mustermann"
-NAME = f"{CANARY}^Erika"
+NAME, BORN, NUMBER = f"{CANARY}^Erika", "1971-02-03", "PAT4711007"
 PATIENT = (
-    "<subjectInformation><patientName>Mustermann^Erika</patientName><patientID>Mustermann-7</patientID>"
-    "<patientBirthdate>1971-02-03</patientBirthdate></subjectInformation>"
+    f"<subjectInformation><patientName>{NAME}</patientName><patientID>{NUMBER}</patientID>"
+    f"<patientBirthdate>{BORN}</patientBirthdate></subjectInformation>"
 )
 Damage = Callable[[h5py.File], None]
 
@@ -93,7 +93,7 @@ def not_hdf5() -> Iterator[bytes]:
     yield archive.getvalue()[:-30]
     yield f"PatientName: {NAME}".encode()
     dicom, tagged = io.BytesIO(), pydicom.dcmread(get_testdata_file("CT_small.dcm", download=False))
-    tagged.PatientName = tagged.PatientID = NAME
+    tagged.PatientName, tagged.PatientID, tagged.PatientBirthDate = NAME, NUMBER, BORN.replace("-", "")
     tagged.save_as(dicom)
     yield dicom.getvalue()
 
@@ -148,7 +148,14 @@ def test_a_canary_in_a_scan_is_found_nowhere_else(
         said(client.get(failed["links"]["self"]))
     told += [served.log.read_text(), *worker.lines, stored(database)]
     assert len(told) > 60
-    forms = (CANARY, base64.b64encode(NAME.encode()).decode()[:-2], NAME.encode().hex())
+    forms = (
+        CANARY,
+        NUMBER,
+        BORN,
+        BORN.replace("-", ""),
+        base64.b64encode(NAME.encode()).decode()[:-2],
+        NAME.encode().hex(),
+    )
     assert [each for each in told if any(form.lower() in each.lower() for form in forms)] == []
 
 

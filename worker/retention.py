@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from worker import audit
 from worker.audit import Who
 from worker.database import notify
-from worker.models import OPEN, Comparison, Job, Scan
+from worker.models import OPEN, Comparison, DeliveryState, Job, Scan, WebhookDelivery
 from worker.scans import forget, worked_on
 from worker.storage import Storage
 
@@ -52,6 +52,9 @@ def _expire_job(session: Session, storage: Storage, job: Job) -> None:
     """Its files first: a sweep that is killed in between does it all again. What a client wrote into it goes too."""
     storage.delete_job(job.id)
     job.expired, job.tags, job.idempotency_key, job.webhook_url = True, {}, None, None
+    # One that is still to be told is told, and goes with the row.
+    told = (WebhookDelivery.job_id == job.id, WebhookDelivery.state != DeliveryState.PENDING)
+    session.execute(delete(WebhookDelivery).where(*told))
     notify(session, job.id)
     audit.append(session, Who(job.tenant, audit.SWEEP), "job.expired", job=job.id)
 

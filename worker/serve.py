@@ -76,8 +76,7 @@ class Service:
         names = ("database_url", "redis_url", "data", "port", "host", "workers")
         read = {name.upper(): str(getattr(self.settings, name)) for name in names}
         inherited = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in read}
-        # Without a workspace of fixed size cuBLAS does not give the same bits twice.
-        return {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **inherited, **read}
+        return {**inherited, **read}
 
     def watch(self) -> None:
         """Start what has died again, servers first."""

@@ -108,11 +108,18 @@ class Settings(BaseSettings):
             return url
         raise ValueError("no URL of a Redis server, such as redis://:password@host:6379/0")
 
-    @field_validator("data", "priors")
+    @field_validator("data")
     @classmethod
-    def _is_no_file(cls, folder: Path | None) -> Path | None:
-        if folder is not None and folder.exists() and not folder.is_dir():
+    def _is_no_file(cls, folder: Path) -> Path:
+        if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is not a folder")
+        return folder
+
+    @field_validator("priors")
+    @classmethod
+    def _is_there(cls, folder: Path | None) -> Path | None:
+        if folder is not None and not folder.is_dir():
+            raise ValueError(f"there is no folder {folder}")
         return folder
 
     @field_validator("trusted_proxies")

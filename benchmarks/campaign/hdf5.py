@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.campaign.mutators import Draft, registered
 
 Change = Callable[[h5py.File, Draft], None]
-ARRAYS = ("kspace", "sinogram", "mask", "angles", "sensitivity_maps", "reference", "reconstruction_rss")
+ARRAYS = ("kspace", "sinogram", "mask", "angles", "sensitivity_maps", "reference", "reconstruction_rss", "guide")
 ATTRIBUTES = ("geometry", "quantity", "i0", "image_size", "pixel_size_mm", "detector_spacing_mm", "pixel_spacing_mm")
 NUMBERS = (np.nan, np.inf, -np.inf, 0.0, -1.0, 1e-30, 1e30, 1e308, 4e-3, 4e3, 180.0, 2.0**31, 2.0**63)
 ODD_TYPES: tuple[Any, ...] = (
@@ -185,7 +185,7 @@ def tiny_chunks(file: h5py.File, draft: Draft) -> None:
     chunks = tuple(min(length, int(rng.choice([1, 1, 2, 8]))) for length in shape)
     data = replaced(file, name, shape=shape, dtype=file[name].dtype, chunks=chunks, fillvalue=one(file[name]))
     data[(0,) * (len(shape) - 1)] = rng.random(side).astype(data.dtype)
-    for other in ("mask", "sensitivity_maps", "reference", "reconstruction_rss", "angles", "ismrmrd_header"):
+    for other in (*ARRAYS[2:], "ismrmrd_header"):
         if other in file:
             del file[other]
     if name == "sinogram":

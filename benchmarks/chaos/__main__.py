@@ -64,7 +64,7 @@ class Desk:
     def _due(self) -> bool:
         assert self._storm is not None
         given = self._all - len(self._waiting)
-        return given < CLIENTS or given * self._storm.planned < self._all * (len(self._storm.happened) + 1)
+        return given < CLIENTS or given * self._storm.planned.total() < self._all * (len(self._storm.happened) + 1)
 
 
 def run(stack: Stack, desk: Desk, deadline: float, storm: Storm | None = None) -> Notes:
@@ -132,7 +132,7 @@ def chaos(options: argparse.Namespace, jobs: int, redis: str) -> bool:
         notes.images |= peace.images
         retried = settle(stack)
         abandoned = {order.key for order in ordered if order.abandoned}
-        found = checks(stack, notes, abandoned, storm, names, calm)
+        found = checks(stack, notes, abandoned, storm, calm)
         with stack.sessions() as session:
             recovered = recoveries(session, storm.happened, retried)
         sys.stdout.write(
@@ -174,10 +174,8 @@ def main() -> int:
     if options.redis != "valkey":
         if (debian := shutil.which("redis-server")) is not None:
             runs.append((round(options.jobs * (DEBIAN_SHARE if runs else 1)), debian))
-        elif not runs:
-            parser.error("redis-server is not on the PATH: apt-get install redis-server")
         else:
-            sys.stdout.write("Debian's Redis is not on the PATH and is left out: apt-get install redis-server\n\n")
+            parser.error("redis-server is not on the PATH: apt-get install redis-server, or --redis valkey")
     verdicts = [chaos(options, jobs, redis) for jobs, redis in runs]
     return 0 if all(verdicts) else 1
 

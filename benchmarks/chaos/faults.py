@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -188,7 +189,8 @@ class Storm:
     def __init__(self, stack: Stack, names: list[str], repeats: int, seed: int) -> None:
         self._stack, self._rng = stack, random.Random(seed)
         self._waiting = [name for _ in range(repeats) for name in self._rng.sample(names, len(names))]
-        self.planned = len(self._waiting)
+        self.planned = Counter(self._waiting)
+        self.never: list[str] = []  # struck, for the time was up
         self.happened: list[Happened] = []
         self._active: list[tuple[Happened, Iterator[Struck]]] = []
         self._next_at, self._at_once = 0.0, 1
@@ -233,7 +235,8 @@ class Storm:
 
     def end(self) -> None:
         """Strike no more, and lift what has not been."""
-        self._waiting.clear()
+        self.never += self._waiting
+        self._waiting = []
         for each, course in self._active:
             if each.lifted is None:
                 next(course, None)

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from api.app import create_app
 from api.problems import MEDIA_TYPE
 from api.rates import Rates
+from api.reads import Read, Reads
 from core.cards import BUNDLED
 from worker import keys, retention
 from worker.keys import Scope, Wanted
@@ -160,46 +161,78 @@ def stands(door: Door) -> str:
         )
 
 
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What the database is asked, by threads and by the event loop."""
+    asked: list[str] = []
+    one = Reads.one
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        asked.append(statement)
+
+    async def noted(reads: Reads, read: Read, **named: Any) -> Any:
+        asked.append(read.text)
+        return await one(reads, read, **named)
+
+    monkeypatch.setattr(Reads, "one", noted)
+    event.listen(Engine, "before_cursor_execute", note)
+    yield asked
+    event.remove(Engine, "before_cursor_execute", note)
+
+
 def test_every_endpoint_answers_another_tenants_ids_as_it_answers_unknown_ones(
-    door: Door, theirs: dict[str, str], mri_file: bytes
+    door: Door, theirs: dict[str, str], statements: list[str]
 ) -> None:
     _, mine = door.key("b")
     before = stands(door)
-    statements: list[str] = []
-
-    def count(*_: object) -> None:
-        statements.append("")
 
     def tried(method: str, path: str, **more: Any) -> tuple[Any, ...]:
         statements.clear()
         answer = door.client.request(method, path, headers=mine, **more)
-        return answer.status_code, answer.text, sorted(answer.headers), len(statements)
+        return answer.status_code, answer.text, sorted(answer.headers), list(statements)
 
-    event.listen(Engine, "before_cursor_execute", count)
-    try:
-        door.client.get("/v1/methods", headers=mine)  # the first use of a key writes that it was used
-        for method, path in door.v1():
-            names = re.findall(r"{(\w+)}", path)
-            for id_ in theirs.values() if names else ():
-                unknown = str(uuid.uuid4())
-                foreign = tried(method, path.format(**dict.fromkeys(names, id_)))
-                nobodys = tried(method, path.format(**dict.fromkeys(names, unknown)))
-                assert foreign[0] == 404
-                assert str(foreign).replace(id_, unknown) == str(nobodys), (method, path)
-        for id_ in theirs.values():
+    door.client.get("/v1/methods", headers=mine)  # the first use of a key writes that it was used
+    for method, path in door.v1():
+        names = re.findall(r"{(\w+)}", path)
+        for id_ in theirs.values() if names else ():
             unknown = str(uuid.uuid4())
-            for path, body in (
-                ("/v1/jobs", {"scan_id": id_, "parameters": QUICK}),
-                ("/v1/comparisons", {"scan_ids": [id_], "methods": [{"parameters": QUICK}]}),
-            ):
-                foreign = tried("POST", path, json=body)
-                nobodys = tried("POST", path, json=json.loads(json.dumps(body).replace(id_, unknown)))
-                assert foreign[0] == 404
-                assert str(foreign).replace(id_, unknown) == str(nobodys)
-    finally:
-        event.remove(Engine, "before_cursor_execute", count)
+            foreign = tried(method, path.format(**dict.fromkeys(names, id_)))
+            nobodys = tried(method, path.format(**dict.fromkeys(names, unknown)))
+            assert foreign[0] == 404
+            assert str(foreign).replace(id_, unknown) == str(nobodys), (method, path)
+            # The key, what the path names, and what the audit log is told of the refusal.
+            assert len(foreign[3]) >= 4, (method, path)
+    for id_ in theirs.values():
+        unknown = str(uuid.uuid4())
+        for path, body in (
+            ("/v1/jobs", {"scan_id": id_, "parameters": QUICK}),
+            ("/v1/comparisons", {"scan_ids": [id_], "methods": [{"parameters": QUICK}]}),
+        ):
+            foreign = tried("POST", path, json=body)
+            nobodys = tried("POST", path, json=json.loads(json.dumps(body).replace(id_, unknown)))
+            assert foreign[0] == 404
+            assert str(foreign).replace(id_, unknown) == str(nobodys)
     assert stands(door) == before
     assert door.audited()[-1][1] == "refused.404"
+
+
+def test_places_are_shared_by_key_not_by_address(
+    settings: Settings, database: sessionmaker[Session], mri_file: bytes
+) -> None:
+    narrow = settings.model_copy(update={"authentication": "on", "max_uploads": 2, "max_event_streams": 2})
+    app = create_app(narrow)
+    room = app.state.context.room
+    with TestClient(app) as client:
+        door = Door(client, database)
+        greedy, greedys = door.key("a")
+        _, modest = door.key("a")
+        job = ask(door, greedys, bring(door, greedys, mri_file))
+        client.post(job["links"]["cancel"], headers=greedys)
+        with room.uploads.taken(f"key:{greedy}"), room.streams.taken(f"key:{greedy}"):
+            uploads = [client.post("/v1/scans", content=mri_file, headers=each) for each in (greedys, modest)]
+            streams = [client.get(job["links"]["events"], headers=each) for each in (greedys, modest)]
+    assert [answer.status_code for answer in uploads] == [429, 200]
+    assert [answer.status_code for answer in streams] == [429, 200]
 
 
 def test_no_list_shows_what_is_another_tenants(door: Door, theirs: dict[str, str]) -> None:

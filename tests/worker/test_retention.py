@@ -10,14 +10,15 @@ from sqlalchemy.orm import Session
 
 from worker import audit, jobs, retention
 from worker.jobs import IllegalMove
-from worker.models import Job, Scan, Status
+from worker.models import DeliveryState, Job, Scan, Status, WebhookDelivery
 
 
 @pytest.fixture
 def kept(desk: Desk) -> tuple[uuid.UUID, uuid.UUID]:
     """A scan and an ended job of it, with files of each kind."""
     scan_id = desk.scan()
-    job_id = desk.submit(scan_id, SHORT, ring=0, retention_days=1, tags={"patient": "Doe"})
+    written = {"tags": {"patient": "Doe"}, "webhook_url": "https://example.org/?patient=Doe", "idempotency_key": "Doe"}
+    job_id = desk.submit(scan_id, SHORT, ring=0, retention_days=1, **written)
     desk.storage.prepare_job(job_id)
     for folder in desk.storage.job(job_id).iterdir():
         (folder / "file").write_text("x")
@@ -57,13 +58,18 @@ def test_files_go_with_what_a_client_wrote_and_a_word_of_the_job_stays_for_a_whi
     desk: Desk, kept: tuple[uuid.UUID, uuid.UUID]
 ) -> None:
     scan_id, job_id = kept
+    with desk.database() as session:
+        assert session.scalars(select(WebhookDelivery.url)).all() == ["https://example.org/?patient=Doe"]
+    change(desk, "UPDATE webhook_deliveries SET state = 'delivered'")
     past(desk)
     assert swept(desk) == 2
     assert swept(desk) == 0
     assert list(desk.storage.jobs.iterdir()) == list(desk.storage.scans.iterdir()) == []
     job = desk.job(job_id)
     assert (job.expired, job.tags, job.scan_id) == (True, {}, None)
+    assert (job.idempotency_key, job.webhook_url) == (None, None)
     with desk.database() as session:
+        assert session.scalars(select(WebhookDelivery)).all() == []
         assert session.get(Scan, scan_id) is None
         assert actions(session) == ["job.expired", "scan.expired"]
         with pytest.raises(IllegalMove):
@@ -72,6 +78,17 @@ def test_files_go_with_what_a_client_wrote_and_a_word_of_the_job_stays_for_a_whi
     swept(desk)
     with desk.database() as session:
         assert session.scalars(select(Job)).all() == []
+
+
+def test_a_webhook_that_was_not_heard_yet_outlives_the_files(desk: Desk, kept: tuple[uuid.UUID, uuid.UUID]) -> None:
+    past(desk)
+    assert swept(desk) == 2
+    with desk.database() as session:
+        assert session.scalars(select(WebhookDelivery.state)).all() == [DeliveryState.PENDING]
+    past(desk, days=30)
+    swept(desk)
+    with desk.database() as session:
+        assert session.scalars(select(WebhookDelivery)).all() == []
 
 
 @pytest.mark.parametrize("status", [Status.QUEUED, Status.RUNNING])
