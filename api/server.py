@@ -16,7 +16,7 @@ from api.shares import Shares
 
 PROGRESS_BYTES = 1024  # fewer than this within the body time-out is no progress
 TURNED_AWAY_SECONDS = 1.0  # how long a connection that there is no room for may go on after its answer
-FULL_COLLECTION = 1000  # middle collections of garbage before a full one, which walks every stream while all wait
+FULL_COLLECTION = 100  # middle collections of garbage before a full one, which walks every stream while all wait
 LINGER_SECONDS = 30.0  # how long an unread body may go on after its answer
 
 

@@ -1,6 +1,5 @@
 """The device that computes, set up so that the same run gives the same bits."""
 
-import os
 from functools import lru_cache
 
 import torch
@@ -11,8 +10,9 @@ from core.errors import ReconstructionError
 def prepared(name: str) -> torch.device:
     """The device of that name; "auto" is a GPU where there is one.
 
-    On CUDA, PyTorch is told to take deterministic kernels, and cuBLAS a workspace of fixed size, unless the environment
-    gives it another. Raises ReconstructionError for an unknown or absent device.
+    On CUDA, PyTorch is told to take deterministic kernels; for cuBLAS the environment must say
+    CUBLAS_WORKSPACE_CONFIG=:4096:8 as well, before it is first used. Raises ReconstructionError for an unknown or
+    absent device.
     """
     has_gpu = torch.cuda.is_available()
     if name == "auto":
@@ -26,7 +26,6 @@ def prepared(name: str) -> torch.device:
             raise _unusable(name, f"one of the {torch.cuda.device_count()} GPUs of this machine, or cpu")
         # A kernel without a deterministic form warns and runs rather than ending the job.
         torch.use_deterministic_algorithms(True, warn_only=True)
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
         torch.backends.cudnn.benchmark = False
     return device
 

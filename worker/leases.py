@@ -63,11 +63,13 @@ class Point:
     ssim: float | None = None
 
 
-def claim(session: Session, wanted: tuple[uuid.UUID, int], worker: str, lease_seconds: float) -> Claim | None:
-    """The wanted chunk if it waits, else the one that has waited longest, else None."""
+def claim(
+    session: Session, wanted: tuple[uuid.UUID, int], worker: str, lease_seconds: float, left: Sequence[uuid.UUID] = ()
+) -> Claim | None:
+    """The wanted chunk if it waits, else the one that has waited longest, else None; of no job that is left to others."""
     job_id, slice_ = wanted
     rung_for = and_(Chunk.job_id == job_id, Chunk.slice == slice_).desc()
-    waiting = select(Chunk.job_id).join(Job).where(claimable(), Job.scan_id.is_not(None))
+    waiting = select(Chunk.job_id).join(Job).where(claimable(), Job.scan_id.is_not(None), Job.id.not_in(left))
     oldest = waiting.order_by(rung_for, Chunk.job_id).limit(1)
     while (found := session.scalar(oldest)) is not None:
         try:

@@ -3,6 +3,8 @@
 import os
 import platform
 import threading
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +38,7 @@ class Place:
     ending: threading.Event = field(default_factory=threading.Event)
     heart: Heart | None = None  # of the slice that is being computed
     heard: int = 0  # messages so far
+    _left: dict[uuid.UUID, float] = field(default_factory=dict)  # jobs, and until when
 
     @contextmanager
     def working(self, heart: Heart) -> Iterator[None]:
@@ -45,6 +48,17 @@ class Place:
             yield
         finally:
             self.heart = None
+
+    @property
+    def left(self) -> list[uuid.UUID]:
+        """Jobs that are left to workers of other versions."""
+        self._left = {job_id: until for job_id, until in self._left.items() if until > time.monotonic()}
+        return list(self._left)
+
+    def leave(self, job_id: uuid.UUID, seconds: float) -> bool:
+        """Leave a job to others for so long; False where that time is over."""
+        self._left[job_id] = time.monotonic() + seconds
+        return seconds > 0
 
     @cached_property
     def device_name(self) -> str:
@@ -58,8 +72,8 @@ class Place:
         if self.device.type != "cuda":
             return {}
         free, total = torch.cuda.mem_get_info(self.device)
-        uuid = str(torch.cuda.get_device_properties(self.device).uuid)
-        return {"gpu": uuid, "gpu_memory_used_bytes": total - free, "gpu_memory_total_bytes": total}
+        gpu = str(torch.cuda.get_device_properties(self.device).uuid)
+        return {"gpu": gpu, "gpu_memory_used_bytes": total - free, "gpu_memory_total_bytes": total}
 
     def versions(self, method: Parameters, modality: Modality, tenant: str) -> dict[str, str]:
         """What makes a result: software, prior with its hash, device. Raises MissingPrior."""
@@ -77,6 +91,7 @@ def set_up(settings: Settings) -> Place:
     """The process as a worker; torch takes its share of the cores."""
     if settings.database_url is None:
         raise SystemExit("error: DATABASE_URL is not set; `python -m worker.serve` starts a server of its own")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS does not give the same bits twice
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(settings.threads or max(1, cores // settings.workers))
     try:

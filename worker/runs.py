@@ -30,7 +30,12 @@ from worker.place import Place
 
 log = logging.getLogger(__name__)
 WATCHING_SHARE = 0.01  # of the time at most goes into looking at iterates, and as much into keeping them
+UNKNOWN = ("extra_forbidden", "union_tag_invalid", "literal_error", "enum")  # what pydantic says of a newer version's
 LAST_CHECKPOINT_SECONDS = 4.0  # a worker that ends waits this long for an iterate to go on from
+
+
+class NotKnown(UnsupportedScan):
+    """Parameters with a method, knob or choice that this version has never heard of; a newer one has."""
 
 
 class Released(Exception):
@@ -238,10 +243,11 @@ def _finite(value: float | None) -> float | None:
 
 
 def _understood(parameters: dict[str, Any]) -> Parameters:
-    """The method as this version knows it. Raises UnsupportedScan where a newer API took what it does not know."""
+    """The method as this version knows it. Raises NotKnown, or UnsupportedScan for a value out of bounds."""
     try:
         return parse(parameters)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "method"
-        raise UnsupportedScan(f"this worker's version does not take the parameters: {where}: {first['msg']}") from error
+        kind = NotKnown if first["type"] in UNKNOWN else UnsupportedScan
+        raise kind(f"this worker's version does not take the parameters: {where}: {first['msg']}") from error

@@ -19,10 +19,11 @@ from worker.heart import Heart
 from worker.leases import Fenced
 from worker.place import Place
 from worker.problems import Problem
-from worker.runs import Outcome, Released, Run
+from worker.runs import NotKnown, Outcome, Released, Run
 from worker.storage import is_full
 
 log = logging.getLogger(__name__)
+UNKNOWN_SECONDS = 3600.0  # that a job which this version does not know waits for a newer one, from when it was queued
 
 
 def reconstruct_chunk(place: Place, job_id: uuid.UUID, slice_: int) -> None:
@@ -33,7 +34,7 @@ def reconstruct_chunk(place: Place, job_id: uuid.UUID, slice_: int) -> None:
         return
     asked_at = datetime.now(UTC)
     with place.sessions.begin() as session:
-        claim = leases.claim(session, (job_id, slice_), place.name, place.settings.lease_seconds)
+        claim = leases.claim(session, (job_id, slice_), place.name, place.settings.lease_seconds, place.left)
     if claim is None:
         return
     tracing.record("slice.wait", claim.traceparent, claim.queued_at, claim.claimed_at)
@@ -54,6 +55,8 @@ def _work(place: Place, heart: Heart) -> None:
         log.info("slice.cancelled" if heart.cancelled else "slice.fenced")
     except Released:
         give_back(heart)
+    except NotKnown as error:
+        _leave(place, heart, error)
     except ReconstructionError as error:
         _fail(heart, problems.unusable(error))
     except OutOfMemory as error:
@@ -77,6 +80,16 @@ def give_back(heart: Heart) -> None:
         return
     queue.ring([(heart.claim.job_id, heart.claim.slice)])
     log.info("slice.released")
+
+
+def _leave(place: Place, heart: Heart, error: NotKnown) -> None:
+    """Let a worker of a newer version have the job; it fails when none has come for long."""
+    claim = heart.claim
+    if place.leave(claim.job_id, UNKNOWN_SECONDS - (claim.claimed_at - claim.queued_at).total_seconds()):
+        log.warning("job.unknown", extra={"error": str(error)})
+        give_back(heart)
+    else:
+        _fail(heart, problems.unusable(error))
 
 
 def _fail(heart: Heart, problem: Problem) -> bool:

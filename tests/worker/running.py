@@ -44,12 +44,12 @@ Found = TypeVar("Found")
 
 
 class WorkerProcess:
-    """`python -m worker` with these settings; its log lines are collected."""
+    """`python -m worker` of this or another checkout with these settings; its log lines are collected."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, checkout: Path = ROOT) -> None:
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "worker"], env=environment(settings), stderr=subprocess.PIPE, cwd=ROOT
+            [sys.executable, "-m", "worker"], env=environment(settings), stderr=subprocess.PIPE, cwd=checkout
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -76,9 +76,9 @@ class WorkerProcess:
 
 
 @contextmanager
-def working(settings: Settings, count: int = 1) -> Iterator[list[WorkerProcess]]:
+def working(settings: Settings, count: int = 1, checkout: Path = ROOT) -> Iterator[list[WorkerProcess]]:
     """Workers that are gone at the end."""
-    workers = [WorkerProcess(settings) for _ in range(count)]
+    workers = [WorkerProcess(settings, checkout) for _ in range(count)]
     try:
         yield workers
     finally:

@@ -3,6 +3,8 @@
 import errno
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import h5py
 import pytest
 import torch
 from running import GUIDED, SHORT, Desk
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from core.acquisition import Modality
@@ -17,7 +20,7 @@ from core.errors import UnsupportedScan
 from worker import checkpoints
 from worker.assembly import merged
 from worker.heart import Heart
-from worker.models import Job, Status
+from worker.models import Chunk, Job, Status
 from worker.place import Place
 from worker.runs import Outcome, Run
 from worker.tasks import reconstruct_chunk
@@ -100,16 +103,45 @@ def test_slices_of_a_version_that_did_not_note_itself_are_named_so() -> None:
     assert merged([{}, {"software": "2.0", "torch": "3"}]) == {"software": "unknown, 2.0", "torch": "3"}
 
 
-@pytest.mark.parametrize(
-    ("newer", "named"), [({"iterations": -1}, "iterations"), ({"knob": 1}, "knob"), ({"method": "new"}, "method")]
-)
-def test_what_only_a_newer_version_knows_fails_as_an_input_that_is_wrong(
-    desk: Desk, place: Place, newer: dict[str, Any], named: str
-) -> None:
-    job_id = desk.submit(desk.scan(), SHORT)
+def write(desk: Desk, job_id: uuid.UUID, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Put parameters into a job's row; those that were there."""
     with desk.database.begin() as session:
         job = session.get_one(Job, job_id)
-        job.parameters = {**job.parameters, **newer}
+        before, job.parameters = job.parameters, parameters
+    return before
+
+
+@pytest.mark.parametrize("newer", [{"knob": 1}, {"method": "new"}, {"start": "new"}])
+def test_what_only_a_newer_version_knows_is_left_to_its_workers(
+    desk: Desk, place: Place, newer: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    scan_id = desk.scan()
+    job_id, other = desk.submit(scan_id, SHORT), desk.submit(scan_id, SHORT)
+    known = write(desk, job_id, {**desk.job(job_id).parameters, **newer})
+    reconstruct_chunk(place, job_id, 0)
+    chunk = desk.chunk(job_id)
+    assert (chunk.status, chunk.worker, chunk.attempt) == (Status.QUEUED, None, 1)
+    assert [record.levelname for record in caplog.records if record.message == "job.unknown"] == ["WARNING"]
+    reconstruct_chunk(place, job_id, 0)
+    reconstruct_chunk(place, job_id, 0)
+    assert desk.job(other).status is Status.SUCCEEDED
+    assert desk.chunk(job_id).attempt == 1
+    write(desk, job_id, known)
+    reconstruct_chunk(replace(place, name="host:2:b", _left={}), job_id, 0)
+    assert desk.job(job_id).status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("newer", "named", "hours"),
+    [({"iterations": -1}, "iterations", 0), ({"knob": 1}, "knob", 1), ({"method": "new"}, "method", 1)],
+)
+def test_what_no_version_takes_fails_as_an_input_that_is_wrong(
+    desk: Desk, place: Place, newer: dict[str, Any], named: str, hours: int
+) -> None:
+    job_id = desk.submit(desk.scan(), SHORT)
+    write(desk, job_id, {**desk.job(job_id).parameters, **newer})
+    with desk.database.begin() as session:
+        session.execute(update(Chunk).values(queued_at=Chunk.queued_at - timedelta(hours=hours)))
     reconstruct_chunk(place, job_id, 0)
     problem = failed(desk, job_id)
     assert problem["type"] == "urn:udig-recon:problem:invalid"
