@@ -19,7 +19,7 @@ from core.iterates import State
 from core.parameters import complete, parse
 from core.reconstruct import reconstruct, slice_problem
 from worker.checkpoints import Checkpoints
-from worker.runs import WATCHING_SHARE
+from worker.runs import pause_after
 from worker.settings import Settings
 
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ def row(knobs: dict[str, Any], modality: Modality) -> str:
             cost.append(kept.seconds)
         size = max(path.stat().st_size for path in Path(folder).iterdir())
         kept.clear()
-    share = median(cost) / max(period, median(cost) / WATCHING_SHARE)
+    share = median(cost) / pause_after(median(cost), period)
     name = " ".join(filter(None, (knobs["method"], knobs.get("preset"), modality.value.upper())))
     cells = (f"{size / (1 << 20):.1f}", f"{median(making):.3f}", f"{median(cost):.3f}", f"{median(wall):.3f}")
     return f"| {name} | {' | '.join(cells)} | {share:.2%} |"

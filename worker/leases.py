@@ -66,7 +66,7 @@ class Point:
 def claim(
     session: Session, wanted: tuple[uuid.UUID, int], worker: str, lease_seconds: float, left: Sequence[uuid.UUID] = ()
 ) -> Claim | None:
-    """The wanted chunk if it waits, else the one that has waited longest, else None; of no job that is left to others."""
+    """The wanted chunk if it waits, else the one that has waited longest, else None; of no job left to others."""
     job_id, slice_ = wanted
     rung_for = and_(Chunk.job_id == job_id, Chunk.slice == slice_).desc()
     waiting = select(Chunk.job_id).join(Job).where(claimable(), Job.scan_id.is_not(None), Job.id.not_in(left))

@@ -157,14 +157,18 @@ class Run:
                 quality = self._look(problem, iterate)
                 looked_at_step = iterate.step
                 look_at = _rested(now, settings.snapshot_seconds)
-            if iterate.state is not None and not self.checkpoints.busy:
-                pause = max(settings.checkpoint_seconds, self.checkpoints.seconds / WATCHING_SHARE)
-                if now >= kept_at + pause:
-                    self._keep(iterate.step, iterate.state)
-                    kept_at = now
+            if iterate.state is not None and self._keeping_is_due(now - kept_at):
+                self._keep(iterate.step, iterate.state)
+                kept_at = now
         if iterate.step != looked_at_step:
             quality = self._look(problem, iterate)
         return iterate, quality
+
+    def _keeping_is_due(self, since: float) -> bool:
+        """Whether so many seconds after a checkpoint it is time for the next, unless that one is being written yet."""
+        if self.checkpoints.busy:
+            return False
+        return since >= pause_after(self.checkpoints.seconds, self._place.settings.checkpoint_seconds)
 
     def _stop_if_told(self, iterate: Iterate) -> None:
         if self._heart.lost:
@@ -231,10 +235,15 @@ def _signals(iterate: Iterate) -> dict[str, float | None]:
     }
 
 
+def pause_after(spent: float, period: float) -> float:
+    """Seconds until the next look or checkpoint, after one that cost so many: a period, or what keeps it cheap."""
+    return max(period, spent / WATCHING_SHARE)
+
+
 def _rested(began: float, period: float) -> float:
-    """When to look again, after a look that began then: a period later, or as much as keeps looking cheap."""
+    """When to look again, after a look that began then."""
     now = time.monotonic()
-    return now + max(period, (now - began) / WATCHING_SHARE)
+    return now + pause_after(now - began, period)
 
 
 def _finite(value: float | None) -> float | None:

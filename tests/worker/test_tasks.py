@@ -1,6 +1,7 @@
 """What becomes of a slice that cannot be computed: tried again, failed with the reason, or given back; never a loop."""
 
 import errno
+import logging
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +23,7 @@ from worker.assembly import merged
 from worker.heart import Heart
 from worker.models import Chunk, Job, Status
 from worker.place import Place
-from worker.runs import Outcome, Run
+from worker.runs import Outcome, Run, pause_after
 from worker.tasks import reconstruct_chunk
 
 Spoil = Callable[..., list[int]]
@@ -101,6 +102,28 @@ def test_a_volume_names_every_version_that_made_a_slice_of_it(
 
 def test_slices_of_a_version_that_did_not_note_itself_are_named_so() -> None:
     assert merged([{}, {"software": "2.0", "torch": "3"}]) == {"software": "unknown, 2.0", "torch": "3"}
+
+
+@pytest.mark.parametrize(("spent", "pause"), [(0.0, 10.0), (0.05, 10.0), (1.0, 100.0), (30.0, 3000.0)])
+def test_looks_and_checkpoints_take_a_hundredth_of_the_time_at_most(spent: float, pause: float) -> None:
+    assert pause_after(spent, period=10.0) == pytest.approx(pause)
+
+
+def test_dear_checkpoints_become_rare(
+    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    kept: dict[float, int] = {}
+    scan_id = desk.scan()
+    often = replace(place, settings=place.settings.model_copy(update={"checkpoint_seconds": 0.0}))
+    for seconds in (0.0, 60.0):
+        monkeypatch.setattr(checkpoints.Checkpoints, "seconds", property(lambda _, told=seconds: told))
+        job_id = desk.submit(scan_id, GUIDED)
+        caplog.clear()
+        reconstruct_chunk(often, job_id, 0)
+        assert desk.job(job_id).status is Status.SUCCEEDED
+        kept[seconds] = caplog.messages.count("checkpoint.kept")
+    assert kept[0.0] > kept[60.0] == 0
 
 
 def write(desk: Desk, job_id: uuid.UUID, parameters: dict[str, Any]) -> dict[str, Any]:
