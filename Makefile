@@ -1,4 +1,4 @@
-# Six verbs. Each makes the environment it needs; nothing is installed outside $(VENV).
+# Seven verbs. Each makes the environment it needs; nothing is installed outside $(VENV).
 
 VENV ?= .venv
 DATA ?= .data
@@ -8,9 +8,11 @@ SEED ?= 1
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
 	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
+ADVISORIES ?= https://api.osv.dev
+
 BENCHMARKS = presets projector espirit
 
-.PHONY: demo serve test check bench chaos
+.PHONY: demo serve test check audit bench chaos
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.run ## reconstruct one real MR and one real CT slice through the service, with pictures
@@ -27,6 +29,15 @@ check: $(VENV)/.dev ## lint, format, strict types, layers
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+audit: ## look up what the images install among known weaknesses, where an index of them can be reached
+	@if curl --silent --fail --max-time 10 --output /dev/null $(ADVISORIES)/v1/vulns/PYSEC-2023-74; then \
+		test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit \
+			&& $(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1; }; \
+		$(VENV)/audit/bin/pip-audit --disable-pip --require-hashes --progress-spinner off \
+			--vulnerability-service osv --osv-url $(ADVISORIES)/v1/query \
+			--requirement api/requirements.txt --requirement worker/requirements.txt; \
+	else echo 'no index of advisories can be reached: dependencies are pinned by hash and were not looked up'; fi
 
 bench: $(VENV)/.dev ## measure; prints the rows of benchmarks/RESULTS.md
 	@for name in $(BENCHMARKS); do $(VENV)/bin/python -m benchmarks.$$name || exit 1; done

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -9,15 +10,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.load_clients import Connection
 from benchmarks.load_mix import kspace
 from benchmarks.upload_memory import ROOT, Door, memory_mib
 
-JOBS, SCANS, CLIENTS, WORKERS = 1000, 5, 4, 2
-SAMPLED_EVERY = 200
+JOBS, SCANS, CLIENTS, WORKERS = int(os.environ.get("JOBS", "1000")), 5, 4, 2
+SAMPLED_EVERY = max(1, JOBS // 5)
 FOLDERS = ("scans", "incoming", "jobs")
 WAIT_SECONDS = 30
+GROWTH, FEW_FILES = 0.05, 4  # of memory at most, as a share, and of open files
 
 
 @contextmanager
@@ -35,13 +38,39 @@ def working(api: Door) -> Iterator[list[int]]:
             process.wait()
 
 
-def sample(api: Door, workers: list[int], done: int) -> str:
-    """One line of the table: memory and open files of the API and of each worker, and what lies in the data folder."""
-    cells = [str(done)]
-    for pid in (api.pid, *workers):
-        cells += [f"{memory_mib(pid, 'VmRSS'):.0f}", str(len(list(Path(f"/proc/{pid}/fd").iterdir())))]
+class Sample(NamedTuple):
+    """What there is after so many jobs."""
+
+    done: str
+    memory_mib: list[float]  # of the API and of each worker
+    files: list[int]  # that each has open
+    stored: int
+    stored_mib: float
+
+    def row(self) -> str:
+        """One line of the table."""
+        each = [f"{memory:.0f} | {files}" for memory, files in zip(self.memory_mib, self.files, strict=True)]
+        return "| " + " | ".join([self.done, *each, str(self.stored), f"{self.stored_mib:.1f}"]) + " |"
+
+
+def sample(api: Door, workers: list[int], done: str) -> Sample:
+    """Memory and open files of the API and of each worker, and what lies in the data folder."""
+    pids = (api.pid, *workers)
     files, size = stored(Path(api.environment["DATA"]))
-    return "| " + " | ".join([*cells, str(files), f"{size / (1 << 20):.1f}"]) + " |"
+    memory = [memory_mib(pid, "VmRSS") for pid in pids]
+    return Sample(done, memory, [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids], files, size / (1 << 20))
+
+
+def grown(samples: list[Sample]) -> list[str]:
+    """What is not flat, or was not deleted."""
+    first, last = samples[0], samples[-1]
+    found = [
+        f"memory {before:.0f} to {after:.0f} MiB"
+        for before, after in zip(first.memory_mib, last.memory_mib, strict=True)
+        if after > before * (1 + GROWTH)
+    ]
+    found += ["open files"] if max(map(int.__sub__, last.files, first.files)) > FEW_FILES else []
+    return [*found, *(["files after deletion"] if last.stored else [])]
 
 
 def stored(data: Path) -> tuple[int, int]:
@@ -68,8 +97,8 @@ async def _work(port: int, scans: list[str], todo: Iterator[int], made: list[str
     connection.close()
 
 
-async def jobs(api: Door, workers: list[int]) -> list[str]:
-    """Lines of a Markdown table."""
+async def jobs(api: Door, workers: list[int]) -> tuple[list[str], list[str]]:
+    """Lines of a Markdown table, and what is not flat."""
     connection = Connection(api.port)
     scans = []
     for seed in range(SCANS):
@@ -80,16 +109,17 @@ async def jobs(api: Door, workers: list[int]) -> list[str]:
     lines = [f"| jobs done | API MiB | files |{of_workers} stored files | stored MiB |"]
     lines.append("|" + "---|" * (re.sub(r"[^|]", "", lines[0]).count("|") - 1))
     made: list[str] = []
+    samples: list[Sample] = []
     began = time.monotonic()
     for first in range(0, JOBS, SAMPLED_EVERY):
         todo = iter(range(first, min(JOBS, first + SAMPLED_EVERY)))
         await asyncio.gather(*(_work(api.port, scans, todo, made) for _ in range(CLIENTS)))
-        lines.append(sample(api, workers, len(made)))
+        samples.append(sample(api, workers, str(len(made))))
     seconds = time.monotonic() - began
     for path in [*(f"/v1/jobs/{job}" for job in made), *(f"/v1/scans/{scan}" for scan in scans)]:
         status, _, _ = await connection.ask("DELETE", path)
         if status != 204:
             raise SystemExit(f"DELETE {path} answered {status}")
     connection.close()
-    lines.append(sample(api, workers, 0).replace("| 0 |", "| all deleted |", 1))
-    return [*lines, "", f"{JOBS / seconds:.1f} jobs a second"]
+    samples.append(sample(api, workers, "all deleted"))
+    return [*lines, *(each.row() for each in samples), "", f"{JOBS / seconds:.1f} jobs a second"], grown(samples)

@@ -24,6 +24,7 @@ SNAPSHOT_SECONDS = 2.0
 UPLOAD_MIB = 16
 UPLOAD_BYTES_PER_SECOND = 2 << 20
 LEASE_SECONDS = 600.0
+MOST_LATE_SECONDS = 0.05  # of 99 in a hundred answers to pollers
 
 
 def kspace(mebibytes: int, seed: int = 0) -> bytes:
@@ -115,6 +116,14 @@ def measure(port: int, sessions: sessionmaker[Session], jobs: list[str], seconds
     """All clients at once, on jobs that go on meanwhile."""
     with progressing(sessions, jobs):
         return asyncio.run(mix(port, jobs, seconds))
+
+
+def missed(seen: Seen) -> list[str]:
+    """What is beyond its bound."""
+    late = seen.percentile("status", 0.99)
+    found = [] if late < MOST_LATE_SECONDS else [f"status p99 {late * 1000:.1f} ms"]
+    found += [f"{kind} refused" for kind in ("status", "stream", "upload") if seen.refused(kind)]
+    return [*found, *seen.broken]
 
 
 def rows(seen: Seen, seconds: float) -> list[str]:
