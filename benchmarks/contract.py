@@ -1,6 +1,7 @@
-"""The service against its own OpenAPI document: `python -m benchmarks.contract --examples 500 --seed 1`.
+"""The service against its own OpenAPI document: `python -m benchmarks.contract --examples 500 --seed 1 [--key]`.
 
-Schemathesis makes requests that fit the document and such that do not; every answer must be one that is declared.
+Schemathesis makes requests that fit the document and such that do not; every answer must be one that is declared. With
+--key authentication is on, and each request bears a key.
 """
 
 import argparse
@@ -24,11 +25,18 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from benchmarks.demo import checked
 from benchmarks.tiny_scans import GOOD
 from benchmarks.upload_memory import ROOT, door
+from worker import keys
+from worker.database import make_engine, make_sessions
 
 TIMEOUT_SECONDS = 15
 
 
-def broken(url: str, known: Mapping[str, str], *, examples: int, seed_: int) -> list[str]:
+Headers = dict[str, str]
+
+
+def broken(
+    url: str, known: Mapping[str, str], *, examples: int, seed_: int, headers: Headers | None = None
+) -> list[str]:
     """What was answered other than the document says; `known` are ids of a scan, a succeeded job and comparison."""
     document = _plain(httpx.get(f"{url}/openapi.json").json())
     operations = [found.ok() for found in schemathesis.openapi.from_dict(document).get_all_operations()]
@@ -38,7 +46,7 @@ def broken(url: str, known: Mapping[str, str], *, examples: int, seed_: int) -> 
     for operation in operations:
         for mode in GenerationMode:
             try:
-                _exercise(url, operation, mode, known, examples, seed_)
+                _exercise(url, operation, mode, known, examples, seed_, headers)
             except Unsatisfiable:
                 continue  # nothing that this operation takes could be wrong
             except FailureGroup as group:
@@ -49,8 +57,8 @@ def broken(url: str, known: Mapping[str, str], *, examples: int, seed_: int) -> 
 def _plain(node: Any) -> Any:
     """The document for this run.
 
-    Pairs are arrays of two, for Schemathesis 4.32.5 misreads prefixItems in answers. On a loopback address nobody is
-    asked for a key, so none is in it; tests/api/test_access.py tries every operation without one.
+    Pairs are arrays of two, for Schemathesis 4.32.5 misreads prefixItems in answers. Keys are left out: on a loopback
+    address nobody is asked for one, else each request has it; tests/api/test_access.py tries every operation without.
     """
     if isinstance(node, list):
         return [_plain(each) for each in node]
@@ -63,7 +71,13 @@ def _plain(node: Any) -> Any:
 
 
 def _exercise(
-    url: str, operation: Any, mode: GenerationMode, known: Mapping[str, str], examples: int, seed_: int
+    url: str,
+    operation: Any,
+    mode: GenerationMode,
+    known: Mapping[str, str],
+    examples: int,
+    seed_: int,
+    headers: Headers | None,
 ) -> None:
     deletes = operation.method == "delete"
 
@@ -82,7 +96,7 @@ def _exercise(
             # It asks this of something that is there, and by that may be wrong no more.
             left_out.append(negative_data_rejection)
             case.path_parameters |= {name: known[name] for name in case.path_parameters if name in known}
-        case.call_and_validate(url, excluded_checks=left_out, timeout=TIMEOUT_SECONDS)
+        case.call_and_validate(url, headers=headers, excluded_checks=left_out, timeout=TIMEOUT_SECONDS)
 
     ask()
 
@@ -91,13 +105,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.contract", description=__doc__)
     parser.add_argument("--examples", type=int, default=500, help="requests of each kind for each operation")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--key", action="store_true", help="with authentication on")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="udig-contract-") as name, door(Path(name) / "data") as api:
+    authentication = "on" if asked.key else "off"
+    with (
+        tempfile.TemporaryDirectory(prefix="udig-contract-") as name,
+        door(Path(name) / "data", AUTHENTICATION=authentication) as api,
+    ):
+        headers = _key(api.environment["DATABASE_URL"]) if asked.key else {}
         worker = subprocess.Popen([sys.executable, "-m", "worker"], cwd=ROOT, env={**os.environ, **api.environment})
         try:
             url = f"http://127.0.0.1:{api.port}"
-            known = something_there(url, GOOD["fastmri"](Path(name) / "scan.h5"))
-            failures = broken(url, known, examples=asked.examples, seed_=asked.seed)
+            known = something_there(url, GOOD["fastmri"](Path(name) / "scan.h5"), headers)
+            failures = broken(url, known, examples=asked.examples, seed_=asked.seed, headers=headers)
         finally:
             worker.terminate()
             worker.wait()
@@ -105,9 +125,18 @@ def main() -> int:
     return int(bool(failures))
 
 
-def something_there(url: str, path: Path) -> dict[str, str]:
+def _key(database_url: str) -> Headers:
+    """A key that may do everything."""
+    engine = make_engine(database_url)
+    with make_sessions(engine).begin() as session:
+        _, secret = keys.make(session, "contract", keys.Wanted(name="contract", scopes=list(keys.Scope)))
+    engine.dispose()
+    return {"Authorization": f"Bearer {secret}"}
+
+
+def something_there(url: str, path: Path, headers: Headers | None = None) -> dict[str, str]:
     """A scan, and a job and a comparison of it that have succeeded."""
-    with httpx.Client(base_url=url, timeout=60) as client:
+    with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
         scan = checked(client.post("/v1/scans", content=path.read_bytes())).json()
         parameters = {"method": "zero_filled"}
         job = _succeeded(client, "/v1/jobs", {"scan_id": scan["id"], "parameters": parameters})
