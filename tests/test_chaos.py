@@ -15,7 +15,7 @@ FAULTS = (
 
 
 def chaos(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks.chaos", "--redis", "valkey", "--seconds", "400", *arguments]
+    command = [sys.executable, "-m", "benchmarks.chaos", "--redis", "valkey", "--seconds", "600", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
