@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 # As workers by default: the same bits every time are promised for one thread. Read when PyTorch is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from worker.database import make_engine, make_sessions
+from worker.database import conninfo, make_engine, make_sessions
 from worker.embedded import EmbeddedServers
 from worker.migrate import migrate
 from worker.settings import Settings
@@ -41,8 +41,7 @@ class Services(NamedTuple):
 
     def execute(self, statement: str) -> None:
         """Run a statement outside a transaction."""
-        url = make_url(self.database_url).set(drivername="postgresql").render_as_string(hide_password=False)
-        with psycopg.connect(url, autocommit=True) as connection:
+        with psycopg.connect(conninfo(self.database_url), autocommit=True) as connection:
             connection.execute(statement)
 
 
@@ -69,8 +68,7 @@ def services() -> Iterator[Services]:
 
 def _trade_safety_for_speed(database_url: str) -> None:
     """These databases need not survive the machine."""
-    address = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(address, autocommit=True) as connection:
+    with psycopg.connect(conninfo(database_url), autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET fsync = off")
         connection.execute("SELECT pg_reload_conf()")
 

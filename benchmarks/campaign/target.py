@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import Self
 
 import psycopg
-from sqlalchemy import make_url
 
 from benchmarks.campaign.mutators import CANARY
 from benchmarks.upload_memory import memory_mib
+from worker.database import conninfo
 
 SAMPLE_SECONDS = 0.02
 
@@ -55,8 +55,7 @@ class Target:
 
     @contextmanager
     def _database(self) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
-        url = make_url(self.database_url).set(drivername="postgresql").render_as_string(hide_password=False)
-        with psycopg.connect(url, autocommit=True) as connection:
+        with psycopg.connect(conninfo(self.database_url), autocommit=True) as connection:
             yield connection
 
     def tracebacks(self) -> list[str]:

@@ -13,9 +13,9 @@ import psycopg
 import pytest
 import redis
 from running import ROOT, until
-from sqlalchemy import make_url
 
 from worker import processes
+from worker.database import conninfo
 from worker.embedded import EmbeddedError, EmbeddedServers
 
 HOLD = """
@@ -36,8 +36,7 @@ def folder() -> Iterator[Path]:
 
 
 def connected(servers: EmbeddedServers) -> psycopg.Connection:
-    url = make_url(servers.database_url).set(drivername="postgresql").render_as_string(hide_password=False)
-    return psycopg.connect(url, autocommit=True)
+    return psycopg.connect(conninfo(servers.database_url), autocommit=True)
 
 
 def commands_with(marker: Path) -> list[str]:
