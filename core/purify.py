@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor
 
+from core.interruption import check_interruption
 from core.noise_levels import ancestral_noise, normal_like
 
 Denoiser = Callable[[Tensor, float], Tensor]
@@ -56,6 +57,7 @@ def purify(prior: Denoiser, x: Tensor, sigma: float, p: Purification, rng: Gener
     if scale > 0:
         walker = walker + scale * sigma * normal_like(walker, rng)
     for call in range(p.prior_calls):
+        check_interruption()
         here, there = (sigma * (1 - done / p.prior_calls) for done in (call, call + 1))
         with torch.no_grad():
             estimate = prior(walker, here)

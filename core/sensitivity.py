@@ -7,6 +7,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from core.errors import UnsupportedScan
+from core.interruption import check_interruption
 from core.operators.fourier import centre, ifft2c
 
 SMALLEST_CALIBRATION = 8
@@ -109,6 +110,7 @@ def _principal(covariance: Tensor, start: Tensor, iterations: int = 20) -> tuple
     vectors = torch.empty_like(start)
     values = torch.empty(height, width, device=start.device)
     for row in range(height):
+        check_interruption()
         matrices = (columns @ rows[row].flatten(1)).reshape(width, coils, coils)
         x = start[:, row].T.contiguous()
         for _ in range(iterations):

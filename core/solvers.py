@@ -8,6 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from core.interruption import check_interruption
+
+ROUNDING = 2e-6
+"""Below this share of |rhs| a residual is float32's rounding: a step along it divides rounding by rounding."""
+
 
 class Descent(NamedTuple):
     """Where conjugate gradients are: image, residual and next direction, all (B, C, H, W), and |residual|^2."""
@@ -23,20 +28,23 @@ def conjugate_gradient_iterates(
 ) -> Iterator[Descent]:
     """Endless iterates of conjugate gradients on `normal(x) = rhs` from x0, or right after the one `reached`.
 
-    Each image (C, H, W) of the batch has its own step lengths; one that is solved stays as it is (Hestenes, Stiefel
-    1952).
+    Each image (C, H, W) of the batch has its own step lengths (Hestenes, Stiefel 1952). One that is solved stays as it
+    is: where the map is singular what is left of the residual is rounding, partly in the null space, and another step
+    would be arbitrarily long.
     """
-    if reached is None:
-        residual = rhs - normal(x0)
-        reached = Descent(x0, residual, residual, _inner(residual, residual))
-    x, residual, direction, energy = reached
+    residual = rhs - normal(x0)
+    begun = _inner(residual, residual)
+    least = ROUNDING * torch.maximum(_inner(rhs, rhs), begun).sqrt()
+    x, residual, direction, energy = reached or Descent(x0, residual, residual, begun)
     while True:
+        check_interruption()
         image = normal(direction)
-        step = _ratio(energy, _inner(direction, image))
+        unsolved = energy.sqrt() > least
+        step = _ratio(energy, _inner(direction, image)) * unsolved
         x = x + step * direction
         residual = residual - step * image
         previous, energy = energy, _inner(residual, residual)
-        direction = residual + _ratio(energy, previous) * direction
+        direction = residual + _ratio(energy, previous) * unsolved * direction
         yield Descent(x, residual, direction, energy)
 
 
@@ -67,6 +75,7 @@ def operator_norm(normal: Callable[[Tensor], Tensor], start: Tensor, iterations:
     tridiagonal = torch.zeros(iterations + 1, iterations + 1, dtype=torch.float64)
     largest = 0.0
     for i in range(iterations):
+        check_interruption()
         image = normal(current) - beta * previous
         alpha = float(torch.sum(image * current))
         image = image - alpha * current

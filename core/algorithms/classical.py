@@ -5,6 +5,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from core.interruption import check_interruption
 from core.iterates import Iterate, Iterates, State
 from core.operators import LinearOperator, ParallelBeamCT
 from core.parameters import FBP, SIRT, CGSense, ZeroFilled
@@ -43,6 +44,7 @@ def sirt(y: Tensor, A: LinearOperator, p: SIRT, state: State | None = None) -> I
     if state is not None:
         x, first = state["x"].to(x.device), state["step"]
     for step in range(first, p.iterations):
+        check_interruption()
         residual = y - A.forward(x)
         x = (x + C * A.adjoint(R * residual)).clamp(min=0)
         resume: State = {"x": x, "step": step + 1}

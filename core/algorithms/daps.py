@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from core.algorithms.chain import chain, noise_variance, noised
+from core.interruption import check_interruption
 from core.iterates import Iterates, State
 from core.noise_levels import falling, normal_like
 from core.operators import LinearOperator
@@ -42,6 +43,7 @@ def daps(
 def flow(prior: Denoiser, x: Tensor, sigma: float, calls: int) -> Tensor:
     """Euler steps of the probability flow dx = (x - D(x, s)) ds / s from sigma to 0."""
     for done in range(calls):
+        check_interruption()
         here, there = (sigma * (1 - count / calls) for count in (done, done + 1))
         estimate = prior(x, here)
         x = estimate + there / here * (x - estimate)
@@ -54,6 +56,7 @@ def langevin(
     """Langevin steps in exp(-|x - centre|^2 / (2 spread) - |A x - y|^2 / (2 variance)) from its centre."""
     x, rate = centre, p.langevin_rate / (1 / spread + 1 / variance)
     for _ in range(p.langevin_steps):
+        check_interruption()
         slope = (x - centre) / spread + (A.normal(x) - rhs) / variance
         x = x - rate * slope + math.sqrt(2 * rate) * normal_like(x, rng)
     return x

@@ -10,6 +10,7 @@ from scipy import sparse
 from torch import Tensor
 
 from core.errors import UnsupportedScan
+from core.interruption import check_interruption
 
 LARGEST_PAIR_BYTES = 12 * 2**30
 
@@ -63,10 +64,10 @@ def _back_projection(geometry: Geometry) -> "sparse.csr_array[np.float32]":
     views, pixels = len(geometry.angles), geometry.image_size**2
     _check_memory(geometry)
     rows_at_once = max(1, 2**17 // (views * geometry.image_size * reach))
-    blocks = [
-        _rows(geometry, reach, np.arange(first, min(first + rows_at_once, geometry.image_size)))
-        for first in range(0, geometry.image_size, rows_at_once)
-    ]
+    blocks = []
+    for first in range(0, geometry.image_size, rows_at_once):
+        check_interruption()
+        blocks.append(_rows(geometry, reach, np.arange(first, min(first + rows_at_once, geometry.image_size))))
     weights, columns, counts = (np.concatenate(part) for part in zip(*blocks, strict=True))
     starts = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
     return sparse.csr_array((weights, columns, starts), shape=(pixels, views * geometry.detectors))

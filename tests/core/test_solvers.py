@@ -35,6 +35,36 @@ def test_conjugate_gradients_leave_a_solution_as_it_is() -> None:
     assert conjugate_gradient(normal, normal(x), x, 0) is x
 
 
+def projector(size: int, rank: int) -> Callable[[Tensor], Tensor]:
+    """Onto a random plane of that many dimensions."""
+    basis = torch.linalg.qr(torch.randn(size, rank, generator=torch.Generator().manual_seed(2))).Q
+    return lambda x: (x.flatten(1) @ basis @ basis.T).reshape(x.shape)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 12, 60])
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
+def test_steps_after_the_solution_do_not_leave_it(iterations: int, scale: float) -> None:
+    normal = projector(64, 40)
+    truth = scale * normal(torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1)))
+    truth[1] = 0
+    found = conjugate_gradient(normal, normal(truth), torch.zeros_like(truth), iterations)
+    assert float((found - truth).norm()) < 1e-5 * float(truth.norm())
+    again = conjugate_gradient(normal, normal(truth), found, iterations)
+    assert torch.equal(again, found)
+
+
+def test_an_image_that_is_solved_waits_for_the_others_of_its_batch() -> None:
+    hard, easy = as_map(matrix(64)), projector(64, 40)
+
+    def normal(x: Tensor) -> Tensor:
+        return torch.cat([hard(x[:1]), easy(x[1:])])
+
+    rhs = normal(torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1)))
+    found = conjugate_gradient(normal, rhs, torch.zeros_like(rhs), 20)
+    assert torch.equal(found[:1], conjugate_gradient(hard, rhs[:1], torch.zeros_like(rhs[:1]), 20))
+    assert torch.allclose(found[1:], conjugate_gradient(easy, rhs[1:], torch.zeros_like(rhs[1:]), 1), atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [1, 12, 60])
 def test_the_norm_is_the_largest_singular_value(size: int) -> None:
     a = matrix(size)
