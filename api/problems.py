@@ -133,6 +133,13 @@ class TooLarge(Problem):
     title = "Too large"
 
 
+class HeadTooLarge(Problem):
+    """The header fields are too many or too long."""
+
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    title = "Header fields too large"
+
+
 class Misdirected(Problem):
     """The request calls the service by a name that is not its own."""
 
