@@ -1,8 +1,8 @@
-"""The service under load: `python -m benchmarks.load [mix] [list] [jobs] [slow] [overload]`, all without a name.
+"""The service under load: `python -m benchmarks.load [mix] [list] [jobs] [slow] [chunks] [overload]`, all by default.
 
 mix: 500 event streams, 200 pollers and 20 uploads at once. list: lists of 10,000 queued jobs, by every filter. jobs:
-what 1,000 jobs leave. slow: dribbling and silent clients. overload: one client wants all. Each part has servers of its
-own.
+what 1,000 jobs leave. slow: dribbling and silent clients. chunks: a client that cuts its bytes up. overload: one client
+wants all. Each part has servers of its own.
 The load generator shares the cores with what it measures. SECONDS sets how long the mix goes on (60), JOBS how
 many there are (1000). The exit code is 1 when a bound was missed.
 """
@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 from sqlalchemy.orm import Session, sessionmaker
 
-from benchmarks import load_jobs, load_list, load_mix, load_slow
+from benchmarks import load_chunks, load_jobs, load_list, load_mix, load_slow
 from benchmarks.demo import checked
 from benchmarks.upload_memory import Door, door
 from worker.database import make_engine, make_sessions
@@ -92,6 +92,11 @@ def slow() -> Told:
         return load_slow.slow_rows(*found), load_slow.slow_missed(*found)
 
 
+def chunks() -> Told:
+    with api_and_jobs() as (api, _, jobs):
+        return asyncio.run(load_chunks.chunks(api.port, jobs[0]["id"]))
+
+
 def overload() -> Told:
     with api_and_jobs() as (api, _, jobs):
         return asyncio.run(load_slow.overload(api.port, jobs[0]["id"], load_mix.kspace(2)))
@@ -102,6 +107,7 @@ PARTS: dict[str, Callable[[], Told]] = {
     "list": lists,
     "jobs": jobs,
     "slow": slow,
+    "chunks": chunks,
     "overload": overload,
 }
 
