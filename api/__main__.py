@@ -12,6 +12,7 @@ from api.app import PROBES, create_app
 from api.server import Server, allow_files, timed_protocol
 from worker import logs, tracing
 from worker.settings import get_settings
+from worker.usage import parse_no_arguments
 
 log = logging.getLogger("api")
 KEEP_ALIVE_SECONDS = 15
@@ -21,6 +22,7 @@ GRACE_SECONDS = 8  # then what still runs is cut off, so that the process is gon
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
+    parse_no_arguments("python -m api", "The HTTP API, until Ctrl-C or SIGTERM; workers are `python -m worker`.")
     os.umask(0o077)
     settings = get_settings()
     logs.configure()

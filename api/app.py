@@ -7,9 +7,8 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
 
-from api import errors, following, health, jobs, keys, methods, results, scans
+from api import documentation, errors, following, health, jobs, keys, methods, results, scans
 from api.comparisons import routes as comparisons
 from api.comparisons.schemas import ComparisonIn
 from api.context import Context
@@ -49,6 +48,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=version("udig-recon"),
         description=DESCRIPTION,
         lifespan=_lifespan,
+        **documentation.OPTIONS,
         # Its spans carry path and query, and with them what a client calls its files; see `Observed` for ours.
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
@@ -70,7 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.engine, app.state.celery = engine, make_celery(settings)
     for part in (scans, jobs, following, results, comparisons, methods, keys, health):
         app.include_router(part.router)
-    app.add_api_route("/", _root, include_in_schema=False)
+    documentation.install(app)
     errors.install(app)
     app.add_middleware(Admission, requests=shares.requests)
     app.add_middleware(Named, names=settings.names)
@@ -95,10 +95,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.celery.close()
         app.state.engine.dispose()
         await context.reads.close()
-
-
-async def _root() -> RedirectResponse:
-    return RedirectResponse("/docs")
 
 
 def _complete_openapi(app: FastAPI) -> None:

@@ -1,6 +1,5 @@
 """Every exception that reaches the door, turned into its problem document."""
 
-import difflib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -31,13 +30,13 @@ from api.problems import shown as shortened
 from api.schemas import FieldError
 from core.errors import ReconstructionError, UnknownFormat
 from core.parameters import METHODS
+from core.parameters.validation import invalid_field
 from worker.database import AWAY
 from worker.jobs import JobError, TooManyOpenJobs, UnknownJob
 from worker.quotas import QuotaReached
 from worker.storage import is_full
 
 log = logging.getLogger(__name__)
-BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 def of_engine(error: ReconstructionError) -> Problem:
@@ -55,34 +54,8 @@ def of_validation(error: ValidationError | RequestValidationError, prefix: Seque
 
 
 def _field_error(error: Any, prefix: Sequence[str]) -> FieldError:
-    where = [str(part) for part in (*prefix, *error["loc"])]
-    method = next((part for part in where if part in METHODS), None)
-    field = ".".join(part for part in where if part not in METHODS and part not in ("query", "path", "header"))
-    match error["type"], error.get("ctx", {}):
-        case "extra_forbidden", _:
-            found, expected = "unknown", _known(where[-1], method)
-        case "missing", _:
-            found, expected = "nothing", "a value"
-        case "union_tag_invalid" | "union_tag_not_found", context:
-            field, found, expected = f"{field}.method", context.get("tag", "nothing"), " | ".join(METHODS)
-        case "literal_error" | "enum", context:
-            found, expected = error["input"], context["expected"]
-        case "value_error", context:
-            found, expected = error["input"], str(context["error"])
-        case _, context if bounds := [f"{sign} {context[key]}" for key, sign in BOUNDS.items() if key in context]:
-            found, expected = error["input"], " and ".join(bounds)
-        case _:
-            found, expected = error["input"], error["msg"].removeprefix("Input should be ")
+    field, found, expected = invalid_field(error, METHODS, prefix)
     return FieldError(field=field, found=shortened(found), expected=expected)
-
-
-def _known(name: str, method: str | None) -> str:
-    """The knobs that a misspelt one may have meant."""
-    if method is None:
-        return "no such field"
-    knobs = [key for key in METHODS[method].model_fields if key != "method"]
-    near = difflib.get_close_matches(name, knobs, n=3)
-    return f"one of the knobs of {method}: {', '.join(near or knobs) or 'none'}"
 
 
 def _problem(_: Request, error: Exception) -> Problem:

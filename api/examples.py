@@ -1,9 +1,10 @@
 """The examples of the OpenAPI document, for every request and every answer."""
 
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any
 
 from api import problems
+from api.content import Content
 from core.acquisition import Modality
 from core.grade import Signals, graded, worst
 from core.results import OutputFormat
@@ -178,22 +179,15 @@ KEY_MADE = {**KEY, "key": "udig_3q2-7wAbCdEfGhIjKlMnOpQrStUvWxYz0123456789A"}
 READY: dict[str, Any] = {"status": "ok", "checks": {"database": "ok", "queue": "ok", "disk": "ok", "workers": "ok"}}
 
 
-class Content(NamedTuple):
-    """An example that is not JSON."""
-
-    media_type: str
-    example: str
-
-
-EVENTS = Content(
+EVENTS = Content.text(
     "text/event-stream",
     'event: status\ndata: {"status":"running","progress":{"fraction":0.42}}\n\n'
     'event: snapshot\ndata: {"seq":7,"slice":0,"iteration":42,"iterations":100,"psnr":34.1}\nid: 7\n\n'
     'event: done\ndata: {"status":"succeeded","progress":{"fraction":1.0}}\nid: 9.done\n\n',
 )
-METRICS = Content("text/plain", '# TYPE udig_jobs gauge\nudig_jobs{status="queued"} 2.0\n')
-PREVIEW = Content("image/png", "(bytes of the picture)")
-RESULT = [Content(each.media_type, "(bytes of the file)") for each in OutputFormat]
+METRICS = Content.text("text/plain", '# TYPE udig_jobs gauge\nudig_jobs{status="queued"} 2.0\n')
+PREVIEW = Content.binary("image/png", "(bytes of the picture)")
+RESULT = [Content.binary(each.media_type, "(bytes of the file)") for each in OutputFormat]
 
 
 def page(item: dict[str, Any], cursor: str | None = None) -> dict[str, Any]:
@@ -262,13 +256,16 @@ OF_ACCESS = (401, 403, 429)
 
 
 def answers(good: dict[int, Any], *others: int, open_to_all: bool = False) -> dict[int | str, dict[str, Any]]:
-    """`responses` of an operation: examples of the good answers, and of the problems by their status."""
+    """`responses` of an operation: examples and schemas of the good answers, and of the problems by their status."""
     others = others if open_to_all else (*others, *OF_ACCESS)
     documented: dict[int | str, dict[str, Any]] = {}
     for status, example in good.items():
         contents = example if isinstance(example, list) else [example]
         contents = [each if isinstance(each, Content) else Content("application/json", each) for each in contents]
-        shown = {each.media_type: {"example": each.example} for each in contents}
+        shown = {
+            each.media_type: {"example": each.example} | ({"schema": each.schema} if each.schema else {})
+            for each in contents
+        }
         documented[status] = {**_described(status), "content": shown}
     # Whatever has an entity tag heeds If-Match too; whatever takes input is refused when there is too much of it.
     for status in sorted({*others, *([412] if 304 in others else []), *([429, 503] if {304, 422} & {*others} else [])}):

@@ -45,7 +45,7 @@ class Standing(BaseModel):
     response_model=Page[SnapshotOut],
     responses=answers({200: SNAPSHOTS}, 304, 404, 422, 503),
 )
-def get_progress(
+def list_job_snapshots(
     request: Request,
     context: ContextDep,
     caller: Reader,
@@ -68,7 +68,7 @@ def get_progress(
     response_class=StreamingResponse,
     responses=answers({200: EVENTS}, 204, 404, 422, 503),
 )
-async def get_events(
+async def stream_job_events(
     request: Request,
     context: ContextDep,
     caller: Reader,
@@ -132,7 +132,7 @@ def _news(context: Context, tenant: str, job_id: uuid.UUID, after: int) -> _News
     ended = job.status.ended and not more
     return _News(
         told=(job.status, job.progress.slices_done),
-        status=format_sse_event(event="status", data_str=standing),
+        status=format_sse_event(event="status", data_str=standing, retry=RECONNECT_MILLISECONDS),
         snapshots=b"".join(snapshots),
         done=format_sse_event(event="done", data_str=standing, id=f"{seq}.done") if ended else b"",
         seq=seq,
@@ -141,7 +141,6 @@ def _news(context: Context, tenant: str, job_id: uuid.UUID, after: int) -> _News
 
 
 async def _events(context: Context, caller: Caller, job_id: uuid.UUID, after: int) -> AsyncIterator[bytes]:
-    yield format_sse_event(retry=RECONNECT_MILLISECONDS)
     told, admitted_at = None, time.monotonic()
     with context.watcher.watch(job_id) as changed:
         while not context.watcher.closing:

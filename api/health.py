@@ -8,6 +8,7 @@ from alembic.script import ScriptDirectory
 from fastapi import APIRouter, Response
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.content import Content
 from api.context import Context, ContextDep
 from api.examples import METRICS, READY, answers
 from api.metrics import CONTENT_TYPE, exposition, workers_alive
@@ -30,7 +31,7 @@ async def get_health() -> HealthOut:
     "/readyz",
     summary="Whether a job posted now would run",
     response_model=HealthOut,
-    responses=answers({200: READY, 503: _ILL}, open_to_all=True),
+    responses=answers({200: READY, 503: Content.model("HealthOut", _ILL)}, open_to_all=True),
 )
 async def get_readiness(context: ContextDep) -> Response:
     """503 names what is missing."""

@@ -52,7 +52,7 @@ _REQUEST_BODY = {
     responses=answers({202: JOB}, 400, 404, 409, 413, 415, 422, 429, 503, 507),
     openapi_extra={"requestBody": _REQUEST_BODY},
 )
-async def post_job(
+async def create_job(
     request: Request,
     context: ContextDep,
     caller: Writer,

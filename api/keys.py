@@ -35,7 +35,7 @@ _REQUEST_BODY = {
     responses=answers({201: KEY_MADE}, 413, 415, 422, 503),
     openapi_extra={"requestBody": _REQUEST_BODY},
 )
-async def make_key(request: Request, context: ContextDep, caller: Admin) -> Response:
+async def create_key(request: Request, context: ContextDep, caller: Admin) -> Response:
     """The key is in this answer and nowhere else. Its limits are at most those of the key that makes it."""
     wanted = parsed(Wanted, await json_body(request, "a key"))
     return await run_in_threadpool(_make, context, caller, wanted)

@@ -21,13 +21,13 @@ router = APIRouter(tags=["methods"])
 @router.get(
     "/v1/methods", summary="Methods", response_model=Page[MethodOut], responses=answers({200: METHODS_EXAMPLE}, 304)
 )
-def get_methods(request: Request, _: Reader) -> Response:
+def list_methods(request: Request, _: Reader) -> Response:
     """Every method with its knobs, from the same classes that validate a job."""
     return tagged_json(request, Page(items=[_method(name, cls) for name, cls in METHODS.items()]))
 
 
 @router.get("/v1/priors", summary="Priors", response_model=Page[Card], responses=answers({200: PRIORS}, 304, 422))
-def get_priors(request: Request, context: ContextDep, caller: Reader) -> Response:
+def list_priors(request: Request, context: ContextDep, caller: Reader) -> Response:
     """Every diffusion prior that jobs may name, with its card."""
     return tagged_json(request, Page(items=cards(context.settings.priors_folders(caller.tenant))))
 

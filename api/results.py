@@ -48,7 +48,7 @@ _REQUEST_HEADERS = [
     responses=answers({200: RESULT}, 206, 304, 404, 406, 409, 410, 416, 422, 503, 507),
     openapi_extra={"parameters": _REQUEST_HEADERS},
 )
-def get_result(
+def get_job_result(
     request: Request,
     context: ContextDep,
     caller: Reader,
@@ -110,7 +110,7 @@ def _digest(path: Path) -> bytes:
     response_class=Response,
     responses=answers({200: PREVIEW}, 304, 404, 409, 410, 422, 503),
 )
-def get_preview(
+def get_job_preview(
     request: Request,
     context: ContextDep,
     caller: Reader,

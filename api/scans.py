@@ -8,6 +8,7 @@ from sqlalchemy import select
 
 from api import views
 from api.access import Caller, Reader, Writer
+from api.content import Content
 from api.context import Context, ContextDep
 from api.examples import SCAN, answers, page
 from api.intake import SCAN_BROUGHT, Received, keeping, received
@@ -45,10 +46,10 @@ _NAME = {**_DIGEST, "name": "X-Filename", "description": "what the file is calle
     status_code=201,
     summary="Bring a scan",
     response_model=ScanOut,
-    responses=answers({200: SCAN, 201: SCAN}, 400, 413, 415, 422, 503, 507),
+    responses=answers({200: Content.model("ScanOut", SCAN), 201: SCAN}, 400, 413, 415, 422, 503, 507),
     openapi_extra={"requestBody": _REQUEST_BODY, "parameters": [_NAME, _DIGEST]},
 )
-async def post_scan(
+async def create_scan(
     request: Request,
     context: ContextDep,
     caller: Writer,

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,6 +114,12 @@ def _write(
 
 
 def _format(path: Path) -> results.OutputFormat:
+    """What the name of the output asks for. Raises ReconstructionError where it cannot be written."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise ReconstructionError(f"--output {path}: there is no folder {folder}")
+    if not os.access(path if path.exists() else folder, os.W_OK) or path.is_dir():
+        raise ReconstructionError(f"--output {path}: cannot be written")
     for target in results.OutputFormat:
         if path.name.endswith(target.suffix):
             return target

@@ -8,6 +8,11 @@ from pydantic import ValidationError
 
 from core.acquisition import ScanHeader
 from core.errors import ReconstructionError
+from core.parameters import METHODS
+from core.parameters.validation import invalid_field
+
+MOST_SHOWN = 100
+"""characters of a wrong value"""
 
 
 def knobs(pairs: Iterable[str], where: str) -> dict[str, Any]:
@@ -35,6 +40,7 @@ def chosen_slices(wanted: Sequence[int] | None, header: ScanHeader) -> list[int]
 
 
 def invalid_knob(error: ValidationError) -> str:
-    """The first thing that is wrong with a method's knobs, in one line."""
-    first = error.errors()[0]
-    return f"{'.'.join(str(part) for part in first['loc'][1:])}: {first['msg']}, found {first['input']!r}"
+    """The first thing that is wrong with a method's knobs, in one line and in the words of the service."""
+    field, found, expected = invalid_field(error.errors()[0], METHODS)
+    told = found if isinstance(found, str) else repr(found)
+    return f"{field} is {told if len(told) <= MOST_SHOWN else told[:MOST_SHOWN] + '...'}, expected {expected}"

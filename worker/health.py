@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from worker.database import in_one_line, make_engine, make_sessions
 from worker.models import Worker
 from worker.settings import get_settings
+from worker.usage import parse_no_arguments
 
 
 def seen_lately(seconds: float) -> ColumnElement[bool]:
@@ -25,6 +26,7 @@ def alive(session: Session, host: str, seconds: float) -> bool:
 
 
 if __name__ == "__main__":
+    parse_no_arguments("python -m worker.health", "0 when a worker of this machine was seen lately, else 1.")
     settings = get_settings()
     if settings.database_url is None:
         raise SystemExit("error: DATABASE_URL is not set")

@@ -1,8 +1,10 @@
-"""One JSON object a line on standard error, with the job that is being worked on."""
+"""Logs on standard error: lines for people on a terminal, JSON objects elsewhere; each names the job worked on."""
 
 import logging
+import os
 import sys
 import traceback
+from datetime import datetime
 
 import structlog
 
@@ -40,16 +42,28 @@ def _kinds(error: BaseException) -> str:
 def configure(**bound: str) -> None:
     """Send what all loggers say through one formatter; `bound` stands in every line."""
     structlog.contextvars.bind_contextvars(**bound)
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=SHARED,
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            _without_its_words,
-            structlog.processors.JSONRenderer(),
-        ],
-    )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
+    handler.setFormatter(formatter(for_people=sys.stderr.isatty()))
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     for noisy in ("celery", "kombu", "alembic", "amqp", "httpx2", "httpcore2"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def formatter(*, for_people: bool) -> logging.Formatter:
+    """One line of text an event, or one JSON object."""
+    rendered: list[structlog.typing.Processor] = [structlog.processors.JSONRenderer()]
+    if for_people:
+        rendered = [_for_people, structlog.dev.ConsoleRenderer(colors=not os.environ.get("NO_COLOR"))]
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=SHARED,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _without_its_words, *rendered],
+    )
+
+
+def _for_people(
+    _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Local time without a date, and no trace id."""
+    event.pop("trace_id", None)
+    event["timestamp"] = datetime.fromisoformat(event["timestamp"]).astimezone().strftime("%H:%M:%S")
+    return event

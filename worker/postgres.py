@@ -48,8 +48,12 @@ def _as_environment(url: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    usage = "usage: python -m worker.postgres PROGRAM [ARGUMENT ...], for example pg_dump or psql"
     if len(sys.argv) < 2:
-        raise SystemExit("usage: python -m worker.postgres PROGRAM [ARGUMENT ...], for example pg_dump or psql")
+        raise SystemExit(usage)
+    if sys.argv[1] in ("-h", "--help"):
+        sys.stdout.write(f"{usage}\n")
+        sys.exit(0)
     os.umask(0o077)
     try:
         sys.exit(run(get_settings(), sys.argv[1:]))

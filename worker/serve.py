@@ -22,6 +22,7 @@ from worker.names import name_prefix
 from worker.reach import InUseError, only_one
 from worker.settings import BadSetting, Settings, read_settings
 from worker.storage import open_storage, replacing
+from worker.usage import parse_no_arguments
 
 log = logging.getLogger(__name__)
 WATCH_SECONDS = 0.2
@@ -166,6 +167,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 def main() -> int:
     """Serve; 1 and one line when that is impossible."""
+    parse_no_arguments("python -m worker.serve", "The whole service on one machine, until Ctrl-C or SIGTERM.")
     os.umask(0o077)
     logs.configure()
     logging.getLogger().setLevel(logging.WARNING)

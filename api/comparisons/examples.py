@@ -3,7 +3,8 @@
 from typing import Any
 
 from api.comparisons.schemas import RankingOut
-from api.examples import CREATED, JOB_ID, PARAMETERS, SCAN_ID, Content, page
+from api.content import Content
+from api.examples import CREATED, JOB_ID, PARAMETERS, SCAN_ID, page
 from core.acquisition import Modality
 from core.comparison.entries import Entry
 from core.comparison.ranking import Place, Ranking
@@ -69,7 +70,7 @@ COMPARISON: dict[str, Any] = {
     ],
 }
 _ENTRY = Entry(method="udig_dip", scan=SCAN_ID, slice=0, seed=0, **_FOUND)
-TABLES = [Content(form.media_type, render([_ENTRY], form)) for form in TableForm]
+TABLES = [Content.text(form.media_type, render([_ENTRY], form)) for form in TableForm]
 _PLACES = (Place("udig_dip", 1, 33.2, 8), Place("tv weight 0.01", 2, 32.1, 8, -1.1, 0.0078, 0.0078))
 RANKINGS = page(RankingOut.model_validate(Ranking(Modality.MRI, _PLACES)).model_dump(mode="json"))
-PANEL = Content("image/png", "(bytes of the picture)")
+PANEL = Content.binary("image/png", "(bytes of the picture)")

@@ -56,7 +56,7 @@ _ACCEPT = {"name": "Accept", "in": "header", "required": False, "schema": {"type
     responses=answers({202: COMPARISON}, 404, 409, 413, 415, 422, 429, 503, 507),
     openapi_extra={"requestBody": _REQUEST_BODY},
 )
-async def post_comparison(
+async def create_comparison(
     request: Request,
     context: ContextDep,
     caller: Writer,
@@ -169,7 +169,7 @@ async def get_comparison(
     responses=answers({200: TABLES}, 304, 404, 406, 409, 422, 503),
     openapi_extra={"parameters": [_ACCEPT]},
 )
-def get_table(
+def get_comparison_table(
     request: Request,
     context: ContextDep,
     caller: Reader,
@@ -188,7 +188,7 @@ def get_table(
     response_model=Page[RankingOut],
     responses=answers({200: RANKINGS}, 304, 404, 409, 422, 503),
 )
-def get_ranking(request: Request, context: ContextDep, caller: Reader, comparison_id: uuid.UUID) -> Response:
+def get_comparison_ranking(request: Request, context: ContextDep, caller: Reader, comparison_id: uuid.UUID) -> Response:
     """By PSNR, one ranking for each modality: each method against the first on the slices that both have."""
     found = rankings(_found(context, caller, comparison_id))
     return tagged_json(request, Page(items=[RankingOut.model_validate(each) for each in found]))
@@ -209,7 +209,7 @@ def _found(context: Context, caller: Caller, comparison_id: uuid.UUID) -> Sequen
     response_class=Response,
     responses=answers({200: PANEL}, 304, 404, 409, 422, 503),
 )
-def get_panel(
+def get_comparison_panel(
     request: Request,
     context: ContextDep,
     caller: Reader,

@@ -187,8 +187,8 @@ def test_an_interrupted_run_goes_on_where_it_was_stopped(folder, tmp_path, monke
     [
         (["--methods", "magic"], "magic: no method 'magic'; there are: udig_dip, "),
         (["--methods", "tv:weight"], "tv:weight takes KNOB=VALUE, found 'weight'"),
-        (["--methods", "tv:iterations=0"], "iterations: Input should be greater than or equal to 1, found 0"),
-        (["--methods", "tv:sigma=1"], "sigma: Extra inputs are not permitted, found 1"),
+        (["--methods", "tv:iterations=0"], "iterations is 0, expected >= 1"),
+        (["--methods", "tv:sigma=1"], "sigma is unknown, expected one of the knobs of tv"),
         (["--methods", "tv", "tv"], "two methods are called 'tv'; call one otherwise: LABEL=METHOD"),
         (["--methods", "tv", "--seeds", "0"], "--seeds 0: expected 1 or more"),
         (["--methods", "tv", "--slices", "1", "2"], "body.npz: --slices 2: the scan has slices 0 to 1"),

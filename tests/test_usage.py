@@ -1,0 +1,42 @@
+"""Every program tells what it is for, and refuses what it does not know."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from worker.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+PROGRAMS = ("core", "worker", "worker.serve", "worker.health", "worker.migrate", "worker.postgres", "api")
+WITHOUT_ARGUMENTS = ("worker.serve", "worker.health", "api")
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """A program without any settings."""
+    environment = {"PATH": os.environ["PATH"]}
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_is_printed(program: str) -> None:
+    done = run(program, "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: python -m {program}")
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("program", WITHOUT_ARGUMENTS)
+def test_help_lists_every_setting(program: str) -> None:
+    told = run(program, "--help").stdout
+    assert [name for name in Settings.model_fields if f"  {name.upper()} (" not in told] == []
+
+
+@pytest.mark.parametrize("program", WITHOUT_ARGUMENTS)
+def test_what_is_not_known_is_refused(program: str) -> None:
+    done = run(program, "--port", "1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "unrecognized arguments: --port 1" in done.stderr
