@@ -27,6 +27,10 @@ class UnsupportedScan(ReconstructionError):
     """The scan is sound, but the chosen method, prior or limit does not fit it."""
 
 
+class DamagedScan(ReconstructionError):
+    """The bytes of a stored scan are not those that were stored."""
+
+
 class MissingPrior(ReconstructionError):
     """No diffusion prior of that name or for that modality."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +12,8 @@ from core.formats import ct, hdf5, mri, npy
 from core.formats.arrays import Contents
 from core.formats.child import Prober
 from core.formats.limits import DEFAULT_LIMITS, Limits, damage_is_unreadable, unreadable
+from core.formats.prepared import write_prepared
+from core.formats.source import ScanFile, opened_file
 
 __all__ = ["Limits", "Prober", "probe", "read"]
 
@@ -43,16 +46,34 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> ScanHeader:
     Raises UnknownFormat when it is no scan file, UnreadableScan when what is inside is broken, contradictory or points
     outside the file, UnsupportedScan when it is beyond the limits.
     """
-    with _opened(path) as (contents, modality):
+    with opened_file(path) as file:
+        return probe_file(file, limits)
+
+
+def probe_file(file: ScanFile, limits: Limits = DEFAULT_LIMITS) -> ScanHeader:
+    """Do as `probe` with a file that is open."""
+    with _opened(file) as (contents, modality):
         modality.check_limits(contents, limits)
         for source in contents.arrays.values():
             source.check_stored()
         return modality.probe(contents)
 
 
+def prepare(file: ScanFile, limits: Limits, source_sha256: str, descriptor: int) -> ScanHeader:
+    """Probe an open file and write what it holds, slice by slice, as a prepared scan.
+
+    Raises what `probe` raises, and NotWritten.
+    """
+    header = probe_file(file, limits)
+    with _opened(file) as (contents, modality):
+        count = modality.slice_count(contents)
+        write_prepared(descriptor, asdict(header), source_sha256, lambda index: modality.read(contents, [index]), count)
+    return header
+
+
 def read(path: Path, slices: Sequence[int] | None = None) -> Acquisition:
     """Read the wanted slices, or all, of a file that `probe` has accepted."""
-    with _opened(path) as (contents, modality):
+    with opened_file(path) as file, _opened(file) as (contents, modality):
         count = modality.slice_count(contents)
         wanted = range(count) if slices is None else slices
         for index in wanted:
@@ -64,12 +85,11 @@ def read(path: Path, slices: Sequence[int] | None = None) -> Acquisition:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Contents, _Modality]]:
-    with path.open("rb") as file:
-        start = file.read(256)
+def _opened(file: ScanFile) -> Iterator[tuple[Contents, _Modality]]:
+    start = file.start(256)
     for signature, (kind, opener) in _OPENERS.items():
         if start.startswith(signature):
-            with damage_is_unreadable(kind), opener(path) as contents:
+            with damage_is_unreadable(kind), opener(file) as contents:
                 yield contents, _modality(contents)
             return
     raise _unknown(_likeness(start))

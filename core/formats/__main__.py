@@ -1,43 +1,94 @@
-"""The fork server behind `Prober`: for each line of JSON on standard input forks a child that probes one file.
+"""The fork server behind `Prober`: for each order it forks a child that reads one file, in a sandbox.
 
-Its answer is a line of JSON: what the child said, null if that took too long, and the child's exit status.
+An order is a line of JSON on the socket that is standard input, with the file's descriptor and, where the scan is to be
+prepared, that of the file to write. The answer is a line of JSON: what the child said, null if that took too long, and
+the child's exit status. The first line tells what of the sandbox is lacking.
 """
 
 import json
 import os
-import resource
 import select
 import signal
-import sys
+import socket
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from core.errors import ReconstructionError
-from core.formats import Limits, probe
-from core.formats.child import pack
+from core.formats import Limits, prepare, probe_file, sandbox
+from core.formats.child import MEMORY_BYTES, MOST_ANSWER_BYTES
+from core.formats.familiar import familiarise
+from core.formats.packed import pack
+from core.formats.prepared import NotWritten
+from core.formats.source import ScanFile
 
-_MEMORY_BYTES = 2 << 30
+Order = dict[str, Any]
+Examine = Callable[[Order, int, int | None], str]
+
 _OPEN_FILES = 32
-_MOST_ANSWER_BYTES = 1 << 20
+_MOST_ORDER_BYTES = 1 << 16
 _POLL_SECONDS = 0.0005
 _NICENESS = 10  # answers that need no look into a file come first
+_ANSWER, _SCAN, _OUTPUT, _CLOSED = 3, 4, 5, 6  # a child's descriptors
 
 
-def main() -> None:
-    """Work until standard input ends."""
+def main(examine: Examine | None = None) -> None:
+    """Work until the socket ends. `examine` is what each child does, inside the sandbox."""
     os.nice(_NICENESS)
-    for line in sys.stdin:
-        sys.stdout.write(json.dumps(_examined(json.loads(line))) + "\n")
-        sys.stdout.flush()
+    familiarise()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    wire = socket.socket(fileno=os.dup(0))
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+    lacking = sandbox.leave()
+    lacking |= _tried()
+    _tell(wire, {"lacking": lacking})
+    while (received := _order(wire)) is not None:
+        order, descriptors = received
+        answer = _examined(order, descriptors, examine or _examination)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        _tell(wire, answer)
 
 
-def _examined(order: dict[str, Any]) -> dict[str, Any]:
+def _tell(wire: socket.socket, answer: dict[str, Any]) -> None:
+    wire.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def _order(wire: socket.socket) -> tuple[Order, list[int]] | None:
+    """The next order with its descriptors; None when there is none any more."""
+    line, descriptors = b"", list[int]()
+    while not line.endswith(b"\n"):
+        piece, more, _, _ = socket.recv_fds(wire, _MOST_ORDER_BYTES, 2)
+        if not piece:
+            return None
+        line += piece
+        descriptors += more
+    return json.loads(line), descriptors
+
+
+def _tried() -> sandbox.Lacking:
+    """What a child could not be bound by."""
+    receiving, sending = os.pipe()
+    child = os.fork()
+    if child == 0:
+        lacking = sandbox.bind(MEMORY_BYTES, 60, 0, _OPEN_FILES)
+        os.write(sending, json.dumps(lacking).encode())
+        os._exit(0)
+    os.close(sending)
+    said = _received(receiving, time.monotonic() + 10) or b'{"seccomp": "the child that tried it ended"}'
+    os.close(receiving)
+    _ended(child, 0)
+    found: sandbox.Lacking = json.loads(said)
+    return found
+
+
+def _examined(order: Order, descriptors: list[int], examine: Examine) -> dict[str, Any]:
     deadline = time.monotonic() + order["seconds"]
     receiving, sending = os.pipe()
     child = os.fork()
     if child == 0:
-        _examine(order, sending)
+        _live(order, sending, descriptors, examine)
     os.close(sending)
     said = _received(receiving, deadline)
     os.close(receiving)
@@ -45,47 +96,41 @@ def _examined(order: dict[str, Any]) -> dict[str, Any]:
     return {"said": None if said is None else said.decode("utf-8", "replace"), "status": status}
 
 
-def _examine(order: dict[str, Any], sending: int) -> NoReturn:
+def _live(order: Order, sending: int, descriptors: list[int], examine: Examine) -> NoReturn:
     """The child's life. It keeps nothing by which it could speak in the server's name."""
     status = 1
     try:
-        nothing = os.open(os.devnull, os.O_RDWR)
-        os.dup2(sending, 3)
-        for standard in range(3):
-            os.dup2(nothing, standard)
-        os.closerange(4, 256)
-        bound(order["seconds"])
-        try:
-            outcome = pack(probe(Path(order["path"]), Limits(**order["limits"])))
-        except ReconstructionError as error:
-            outcome = pack(error)
-        answer = outcome.encode()
+        # Out of the way first: any of them may have a number that another is to get.
+        high = [os.dup2(each, 100 + index) for index, each in enumerate((sending, *descriptors))]
+        for place, each in enumerate(high, start=_ANSWER):
+            os.dup2(each, place)
+        os.closerange(_ANSWER + len(high), 256)
+        sandbox.bind(MEMORY_BYTES, order["seconds"], order["most_bytes"], _OPEN_FILES)
+        answer = examine(order, _SCAN, _OUTPUT if len(descriptors) > 1 else None).encode()
         while answer:
-            answer = answer[os.write(3, answer) :]
+            answer = answer[os.write(_ANSWER, answer) :]
         status = 0
     finally:
         os._exit(status)
 
 
-def bound(seconds: float) -> None:
-    """Bound this process for good: little memory, some CPU time, few files, none written."""
-    bounds = {
-        resource.RLIMIT_AS: _MEMORY_BYTES,
-        resource.RLIMIT_CPU: int(seconds) + 1,
-        resource.RLIMIT_NOFILE: _OPEN_FILES,
-        resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_CORE: 0,
-    }
-    for kind, most in bounds.items():
-        hard = resource.getrlimit(kind)[1]
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(kind, (most, most))
+def _examination(order: Order, scan: int, output: int | None) -> str:
+    """The scan's header, or why there is none."""
+    limits = Limits(**order["limits"])
+    try:
+        if output is None:
+            return pack(probe_file(ScanFile(scan), limits))
+        return pack(prepare(ScanFile(scan), limits, order["sha256"], output))
+    except NotWritten as error:
+        return json.dumps({"unwritten": error.args[0]})
+    except ReconstructionError as error:
+        return pack(error)
 
 
 def _received(receiving: int, deadline: float) -> bytes | None:
     """All that the child says; None when it takes too long or does not stop."""
     said = b""
-    while len(said) <= _MOST_ANSWER_BYTES:
+    while len(said) <= MOST_ANSWER_BYTES:
         left = deadline - time.monotonic()
         if left <= 0 or not select.select([receiving], [], [], left)[0]:
             return None

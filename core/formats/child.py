@@ -1,21 +1,33 @@
-"""A scan from outside is looked at in a process of its own, which may crash, hang or swell without harm."""
+"""A scan from outside is looked at in a sandbox of its own, where it may crash, hang or swell without harm."""
 
+import errno
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from core.acquisition import Modality, ScanHeader
-from core.errors import ReconstructionError, UnknownFormat, UnreadableScan, UnsupportedScan
+from core.acquisition import ScanHeader
 from core.formats.limits import DEFAULT_LIMITS, Limits, unreadable
+from core.formats.packed import Nonsense, unpack
+from core.formats.sandbox import Lacking
+
+MEMORY_BYTES = 3 << 30  # the largest slice as a file may hold it, and as it is written
+MOST_ANSWER_BYTES = 1 << 20
 
 _ROOT = Path(__file__).parents[2]
 _SLOWEST_BYTES_PER_SECOND = 8 << 20
-_ERRORS = {cls.__name__: cls for cls in (UnknownFormat, UnreadableScan, UnsupportedScan)}
+_SLOWEST_PREPARED = 2  # times as long, for the file is gone through twice and written once
+_MOST_TRIES = 3
+_ALWAYS_PREPARED_BYTES = 1 << 30
+_MOST_PREPARED_RATIO = 400  # bytes written for each of the file: a bomb's limit, and numbers of one byte become four
+_COMMAND = (sys.executable, "-s", "-B", "-m", "core.formats")
 # Nothing of the parent's environment: it holds passwords. No threads: they reserve memory. No plugins for HDF5.
 _ENVIRONMENT = {
     "PYTHONPATH": str(_ROOT),
@@ -25,49 +37,110 @@ _ENVIRONMENT = {
 }
 
 
+class ReaderLost(Exception):
+    """The readers were killed from outside again and again; it says nothing of the file."""
+
+
 class Prober:
-    """Does as `probe` with bounded memory and time, in one new process for each file; several threads may share it.
+    """Does as `probe` and `prepare` in a sandbox, in one new process for each file; several threads may share it.
 
     They are forked from servers that have loaded the readers and never open a file themselves: to start an interpreter
     takes far longer than to look at a small scan.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, command: Sequence[str] = _COMMAND) -> None:
+        self._command = command
         self._idle: list[_ForkServer] = []
 
     def probe(self, path: Path, limits: Limits = DEFAULT_LIMITS, seconds: float = 8) -> ScanHeader:
-        """Do as `probe`; a crash or a hang is UnreadableScan.
+        """Do as `probe`; a crash or a hang is UnreadableScan, ReaderLost what the file has no part in.
 
         It gets `seconds`, and one more for every 8 MiB of the file.
         """
-        allowed = seconds + path.stat().st_size / _SLOWEST_BYTES_PER_SECOND
-        order = json.dumps({"path": str(path.absolute()), "limits": asdict(limits), "seconds": allowed})
-        said, status = self._examined(order)
-        if said is None:
-            raise unreadable("file", f"content that took longer than {allowed:.0f} s to examine", "a scan")
-        if status != 0:
-            raise unreadable("file", f"damaged content (the reader ended with status {status})", "a scan")
-        return unpack(said)
+        with path.open("rb") as file:
+            allowed = seconds + path.stat().st_size / _SLOWEST_BYTES_PER_SECOND
+            return self._asked({"limits": asdict(limits), "seconds": allowed, "most_bytes": 0}, [file.fileno()])
 
-    def _examined(self, order: str) -> tuple[str | None, int]:
+    def prepare_scan(
+        self,
+        path: Path,
+        output: int,
+        sha256: str,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        seconds: float = 8,
+        room_bytes: int | None = None,
+    ) -> ScanHeader:
+        """Do as `prepare`: write the scan's prepared form to the descriptor `output`, and give its header.
+
+        `sha256` is the file's. Raises as `probe` does, and OSError where the disk does not take it; `room_bytes` is all
+        that it may take.
+        """
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            allowed = _SLOWEST_PREPARED * (seconds + size / _SLOWEST_BYTES_PER_SECOND)
+            most = _ALWAYS_PREPARED_BYTES + _MOST_PREPARED_RATIO * size
+            room = most if room_bytes is None else max(0, min(most, room_bytes))
+            order = {"limits": asdict(limits), "seconds": allowed, "most_bytes": room, "sha256": sha256}
+            try:
+                return self._asked(order, [file.fileno(), output])
+            except OSError as error:
+                if error.errno != errno.EFBIG:
+                    raise
+                if room < most:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+                raise unreadable("file", f"arrays of more than {most} bytes", "a scan, not a bomb") from None
+
+    def _asked(self, order: dict[str, Any], descriptors: list[int]) -> ScanHeader:
+        said, status = self._examined(json.dumps(order), descriptors)
+        if said is None:
+            raise unreadable("file", f"content that took longer than {order['seconds']:.0f} s to examine", "a scan")
+        if status == 0:
+            with suppress(ValueError, KeyError, TypeError):
+                if number := json.loads(said).get("unwritten"):
+                    raise OSError(int(number), os.strerror(int(number)))
+            with suppress(Nonsense):
+                return unpack(said)
+            raise unreadable("file", "damaged content (the reader said what none says)", "a scan")
+        raise unreadable("file", f"damaged content (the reader ended with status {status})", "a scan")
+
+    def _examined(self, order: str, descriptors: list[int]) -> tuple[str | None, int]:
         """What the child said, if it ended in time, and its exit status; a server that was killed is replaced."""
-        for _ in range(2):
-            server = self._taken()
+        for tries in range(_MOST_TRIES):
+            # Of the idle ones all may have been killed.
+            server = self._taken() if tries < _MOST_TRIES - 1 else _ForkServer(self._command)
             with suppress(OSError, EOFError):
-                said, status = server.examine(order)
+                said, status = server.examine(order, descriptors)
                 self._idle.append(server)
-                return said, status
+                # No file can make its reader end by that: no time, no memory and no call of its own does.
+                if said is None or status != -signal.SIGKILL:
+                    return said, status
+                continue
             server.end()
-        return "", -1
+        raise ReaderLost
+
+    def lacking(self) -> Lacking:
+        """What this machine's sandbox has not, each part with the reason; empty where nothing is amiss.
+
+        Raises ReaderLost.
+        """
+        server = self._taken()
+        try:
+            found = server.lacking()
+        except (OSError, EOFError):
+            server.end()
+            raise ReaderLost from None
+        self._idle.append(server)
+        return found
 
     def _taken(self) -> "_ForkServer":
         with suppress(IndexError):
             return self._idle.pop()
-        return _ForkServer()
+        return _ForkServer(self._command)
 
     def prepare(self, servers: int) -> None:
         """Start so many servers, which load the readers by themselves, lest the first files wait for that."""
-        self._idle += [_ForkServer() for _ in range(servers)]
+        self._idle += [_ForkServer(self._command) for _ in range(servers)]
 
     def close(self) -> None:
         """End the servers."""
@@ -78,45 +151,36 @@ class Prober:
 class _ForkServer:
     """`python -m core.formats`; it ends with its standard input, and thus with this process."""
 
-    def __init__(self) -> None:
-        command = [sys.executable, "-s", "-B", "-m", "core.formats"]
+    def __init__(self, command: Sequence[str]) -> None:
         self._socket, theirs = socket.socketpair()
         self._process = subprocess.Popen(
-            command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.DEVNULL, env=_ENVIRONMENT
+            list(command), stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_ENVIRONMENT
         )
         theirs.close()
         self._answers = self._socket.makefile("rb")
+        self._lacking: Lacking | None = None
 
-    def examine(self, order: str) -> tuple[str | None, int]:
+    def lacking(self) -> Lacking:
+        """What of the sandbox is not there. Raises OSError or EOFError when the server is gone."""
+        if self._lacking is None:
+            self._lacking = dict(self._answer()["lacking"])
+        return self._lacking
+
+    def examine(self, order: str, descriptors: list[int]) -> tuple[str | None, int]:
         """Raises OSError or EOFError when the server is gone."""
-        self._socket.sendall(order.encode() + b"\n")
+        self.lacking()
+        socket.send_fds(self._socket, [order.encode() + b"\n"], descriptors)
+        told = self._answer()
+        return told["said"], told["status"]
+
+    def _answer(self) -> dict[str, Any]:
         answer = self._answers.readline()
         if not answer.endswith(b"\n"):
             raise EOFError
-        told = json.loads(answer)
-        return told["said"], told["status"]
+        told: dict[str, Any] = json.loads(answer)
+        return told
 
     def end(self) -> None:
         self._answers.close()
         self._socket.close()
         self._process.wait()
-
-
-def pack(outcome: ScanHeader | ReconstructionError) -> str:
-    """A header or an error as JSON."""
-    if isinstance(outcome, ScanHeader):
-        return json.dumps({"header": asdict(outcome)})
-    told = {name: getattr(outcome, name) for name in ("field", "found", "expected")}
-    return json.dumps({"error": type(outcome).__name__, "message": str(outcome), **told})
-
-
-def unpack(text: str) -> ScanHeader:
-    """The header that `pack` wrote. Raises the error that it wrote."""
-    answer: dict[str, Any] = json.loads(text)
-    if "error" in answer:
-        told = {name: answer[name] for name in ("field", "found", "expected")}
-        raise _ERRORS[answer["error"]](answer["message"], **told)
-    header = answer["header"]
-    for name in ("matrix", "kspace_matrix", "pixel_spacing_mm", "warnings"):
-        header[name] = None if header[name] is None else tuple(header[name])
-    return ScanHeader(**{**header, "modality": Modality(header["modality"])})

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -11,6 +10,7 @@ import numpy as np
 from core.formats.arrays import ARRAYS, ATTRIBUTES, Array, ArraySource, Contents, Region, attribute, regions
 from core.formats.chunks import check_layout, check_stored
 from core.formats.limits import of_kind, unreadable
+from core.formats.source import ScanFile
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 RESULT_MARK = "udig_recon_result"
@@ -49,15 +49,13 @@ class Hdf5Array(ArraySource):
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Contents]:
+def opened(scan: ScanFile) -> Iterator[Contents]:
     """The arrays and attributes of an HDF5 scan. Raises UnreadableScan where it points outside itself."""
-    # Scans are immutable files; a lock would only fail on read-only storage.
-    with h5py.File(path, "r", driver="sec2", locking=False) as file:
+    with scan.stream() as stream, h5py.File(stream, "r") as file:
         _refuse_links(file)
         if RESULT_MARK in file.attrs:
             raise unreadable("file", "a reconstruction made by this software", "a scan: k-space or a sinogram")
-        size = path.stat().st_size
-        arrays = {name: Hdf5Array(name, _dataset(file, name), size) for name in ARRAYS if name in file}
+        arrays = {name: Hdf5Array(name, _dataset(file, name), scan.size) for name in ARRAYS if name in file}
         holders = [file, *(file[name] for name in ("kspace", "sinogram") if name in arrays)]
         attributes = {
             name: _attribute(holder, name) for holder in holders for name in ATTRIBUTES if name in holder.attrs

@@ -5,7 +5,6 @@ import math
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from struct import Struct
 from typing import IO, Any
 
@@ -24,6 +23,7 @@ from core.formats.arrays import (
     regions,
 )
 from core.formats.limits import of_kind, unreadable
+from core.formats.source import ScanFile
 
 SIGNATURE = b"\x93NUMPY"
 ZIP_SIGNATURE = b"PK\x03\x04"
@@ -99,18 +99,16 @@ class NpyArray(ArraySource):
 
 
 @contextmanager
-def opened_npy(path: Path) -> Iterator[Contents]:
+def opened_npy(file: ScanFile) -> Iterator[Contents]:
     """The array of an .npy file, which is k-space."""
-    size = path.stat().st_size
-    yield Contents("npy", {"kspace": NpyArray("kspace", lambda: path.open("rb"), size, size)}, {})
+    yield Contents("npy", {"kspace": NpyArray("kspace", file.stream, file.size, file.size)}, {})
 
 
 @contextmanager
-def opened_npz(path: Path) -> Iterator[Contents]:
+def opened_npz(file: ScanFile) -> Iterator[Contents]:
     """The arrays of an .npz file; 0-d ones are attributes."""
-    size = path.stat().st_size
-    with zipfile.ZipFile(path) as archive:
-        sources = {name: _source(archive, name, member, size) for name, member in _members(archive).items()}
+    with zipfile.ZipFile(file.stream()) as archive:
+        sources = {name: _source(archive, name, member, file.size) for name, member in _members(archive).items()}
         arrays = {name: source for name, source in sources.items() if name in ARRAYS}
         attributes = {name: _attribute(source) for name, source in sources.items() if name in ATTRIBUTES}
         yield Contents("npz", arrays, attributes)

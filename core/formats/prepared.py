@@ -1,0 +1,247 @@
+"""A prepared scan: what a reader understood of a scan file, written once as plain arrays; docs/prepared-scan.md.
+
+    16 bytes    MAGIC, which holds the version of the layout
+    arrays      little-endian, C order, each at a multiple of 64 bytes
+    header      JSON: the source's SHA-256, the scan's header, and for each slice its fields: values, or arrays as
+                [offset, dtype, shape, SHA-256]
+    72 bytes    where the header lies (offset, length: two little-endian uint64), its SHA-256, and MAGIC again
+
+Whoever reads it needs no library and no trust: every place is checked against the file, every byte against its digest.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from struct import Struct
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from core.acquisition import Acquisition, CTAcquisition, MRIAcquisition, ScanHeader
+from core.errors import DamagedScan
+from core.formats.arrays import BLOCK_BYTES, Array
+from core.formats.packed import header_of
+from core.formats.source import ScanFile
+
+MAGIC = b"udig-prepared/1\n"
+READING = 1
+"""Grows whenever the same bytes are understood in another way: what older readers prepared is prepared anew."""
+
+_ALIGNMENT = 64
+_FOOTER = Struct("<QQ32s16s")
+_MOST_HEADER_BYTES = 64 << 20
+_DTYPES = ("|b1", "|u1", "<i4", "<i8", "<f4", "<f8", "<c8", "<c16")
+_KINDS: dict[str, type[Acquisition]] = {kind.__name__: kind for kind in (MRIAcquisition, CTAcquisition)}
+
+
+class NotWritten(Exception):
+    """The system took no more of a prepared scan; the number of its error is the argument."""
+
+
+def write_prepared(
+    descriptor: int, header: dict[str, Any], source_sha256: str, read: Callable[[int], Acquisition], slices: int
+) -> None:
+    """Write slice after slice as `read` gives them, with memory for one.
+
+    `header` is the scan's, as JSON. Raises NotWritten, and what `read` raises.
+    """
+    writer = _Writer(descriptor)
+    written: list[dict[str, Any]] = []
+    kind = ""
+    for index in range(slices):
+        acquisition = read(index)
+        kind = type(acquisition).__name__
+        written.append({each.name: writer.value(getattr(acquisition, each.name)) for each in fields(acquisition)})
+    first = written[0]
+    shared = {name: value for name, value in first.items() if all(each[name] == value for each in written)}
+    content = {
+        "source_sha256": source_sha256,
+        "reading": READING,
+        "scan": header,
+        "kind": kind,
+        "shared": shared,
+        "slices": [{name: value for name, value in each.items() if name not in shared} for each in written],
+    }
+    writer.finish(json.dumps(content, allow_nan=False).encode())
+
+
+class _Writer:
+    """Bytes one after the other, equal arrays once."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor, self._place = descriptor, 0
+        self._places: dict[tuple[bytes, str, tuple[int, ...]], int] = {}
+        self._write(MAGIC)
+
+    def value(self, value: Any) -> Any:
+        """A field of an acquisition as the header tells it; of an array the bytes are written."""
+        if not isinstance(value, np.ndarray):
+            return value
+        array = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
+        content = array.reshape(-1).view(np.uint8).data
+        digest = hashlib.sha256(content)
+        key = (digest.digest(), array.dtype.str, value.shape)
+        if key not in self._places:
+            self._write(bytes(-self._place % _ALIGNMENT))
+            self._places[key] = self._place
+            self._write(content)
+        return {"array": [self._places[key], array.dtype.str, list(value.shape), digest.hexdigest()]}
+
+    def finish(self, header: bytes) -> None:
+        """The header, and where it lies."""
+        place = self._place
+        self._write(header)
+        self._write(_FOOTER.pack(place, len(header), hashlib.sha256(header).digest(), MAGIC))
+
+    def _write(self, content: bytes | memoryview) -> None:
+        left = memoryview(content)
+        self._place += len(left)
+        while left:
+            try:
+                left = left[os.write(self._descriptor, left[:BLOCK_BYTES]) :]
+            except OSError as error:
+                raise NotWritten(error.errno) from None
+
+
+class _Place(NamedTuple):
+    """An array in the file."""
+
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class PreparedScan:
+    """A prepared scan that is open. Whatever it gives was checked against its digests; DamagedScan is raised else."""
+
+    def __init__(self, file: ScanFile) -> None:
+        self._file = file
+        content = self._content()
+        try:
+            self.source_sha256 = str(content["source_sha256"])
+            self.reading = int(content["reading"])
+            self.header: ScanHeader = header_of(json.dumps(content["scan"]))
+            self._kind = _KINDS[content["kind"]]
+            shared = _fields(content["shared"])
+            self._slices = [{**shared, **_fields(each)} for each in content["slices"]]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _damaged("a header that makes no sense") from error
+        for place in self._places():
+            if place.offset < len(MAGIC) or place.offset + place.nbytes > file.size:
+                raise _damaged("an array outside the file")
+        if len(self._slices) != self.header.slices:
+            raise _damaged("another number of slices than its header says")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file."""
+        return self._file.size
+
+    def read(self, slices: Sequence[int]) -> Acquisition:
+        """The wanted slice as `core.formats.read` would read it; memory for that slice is taken.
+
+        `slices` holds one number: slices may differ in what they do not share, such as the mask.
+        """
+        (index,) = slices
+        found: dict[str, Any] = {
+            name: self._array(value) if isinstance(value, _Place) else value
+            for name, value in self._slices[index].items()
+        }
+        try:
+            return self._kind(**found)
+        except TypeError as error:
+            raise _damaged("fields of another version") from error
+
+    def verify(self) -> None:
+        """Check every byte that has a meaning, a few MiB at a time. Raises DamagedScan."""
+        with self._file.stream() as stream:
+            for place in sorted(set(self._places())):
+                stream.seek(place.offset)
+                digest, left = hashlib.sha256(), place.nbytes
+                while left and (block := stream.read(min(left, BLOCK_BYTES))):
+                    digest.update(block)
+                    left -= len(block)
+                if digest.hexdigest() != place.sha256:
+                    raise _damaged("an array with another SHA-256")
+
+    def _content(self) -> dict[str, Any]:
+        file = self._file
+        if file.size < len(MAGIC) + _FOOTER.size or file.start(len(MAGIC)) != MAGIC:
+            raise _damaged("another beginning")
+        with file.stream() as stream:
+            stream.seek(file.size - _FOOTER.size)
+            place, length, digest, magic = _FOOTER.unpack(stream.read(_FOOTER.size))
+            if magic != MAGIC or length > _MOST_HEADER_BYTES or place + length + _FOOTER.size != file.size:
+                raise _damaged("another end")
+            stream.seek(place)
+            header = stream.read(length)
+        if hashlib.sha256(header).digest() != digest:
+            raise _damaged("a header with another SHA-256")
+        try:
+            content = json.loads(header)
+        except ValueError as error:
+            raise _damaged("a header that makes no sense") from error
+        if not isinstance(content, dict):
+            raise _damaged("a header that makes no sense")
+        return content
+
+    def _places(self) -> Iterator[_Place]:
+        for each in self._slices:
+            yield from (value for value in each.values() if isinstance(value, _Place))
+
+    def _array(self, place: _Place) -> Array:
+        array = np.empty(place.shape, place.dtype)
+        content = array.reshape(-1).view(np.uint8).data
+        with self._file.stream() as stream:
+            stream.seek(place.offset)
+            left = content
+            while left and (count := stream.readinto(left)):  # type: ignore[attr-defined]
+                left = left[count:]
+        if left or hashlib.sha256(content).hexdigest() != place.sha256:
+            raise _damaged("an array with another SHA-256")
+        return array
+
+
+@contextmanager
+def opened_prepared(path: Path) -> Iterator[PreparedScan]:
+    """A prepared scan that lies in a file. Raises DamagedScan, and OSError where there is none."""
+    with path.open("rb") as file:
+        yield PreparedScan(ScanFile(file.fileno()))
+
+
+def verify_prepared(path: Path) -> None:
+    """Read all of a prepared scan. Raises DamagedScan where a byte is another than was written, and OSError."""
+    with opened_prepared(path) as scan:
+        scan.verify()
+
+
+def _fields(told: dict[str, Any]) -> dict[str, Any]:
+    return {name: _value(value) for name, value in told.items()}
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_value, value))
+    if not isinstance(value, dict):
+        return value
+    offset, dtype, shape, sha256 = value["array"]
+    sides = tuple(map(int, shape))
+    if dtype not in _DTYPES or len(sides) > 8 or min(sides, default=0) < 0 or not isinstance(sha256, str):
+        raise ValueError("no array")
+    return _Place(int(offset), dtype, sides, sha256)
+
+
+def _damaged(found: str) -> DamagedScan:
+    expected = "the bytes that were written"
+    message = f"prepared scan: found {found}, expected {expected}"
+    return DamagedScan(message, field="scan", found=found, expected=expected)

@@ -1,0 +1,68 @@
+"""A scan file as a descriptor: whoever reads it needs no name, and may hold several places in it at once."""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+_BUFFER_BYTES = 64 << 10
+
+
+class ScanFile:
+    """An open file that is only read."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.size = os.lseek(descriptor, 0, os.SEEK_END)
+
+    def stream(self) -> IO[bytes]:
+        """The bytes from the start, with a place of their own; to close it leaves the file open."""
+        return io.BufferedReader(_Stream(self._descriptor, self.size), _BUFFER_BYTES)
+
+    def start(self, length: int) -> bytes:
+        """The first bytes."""
+        with self.stream() as stream:
+            return stream.read(length)
+
+
+@contextmanager
+def opened_file(path: Path) -> Iterator[ScanFile]:
+    """The file of this name. Raises OSError."""
+    with path.open("rb") as file:
+        yield ScanFile(file.fileno())
+
+
+class _Stream(io.RawIOBase):
+    """Reads at a place that no other stream of the descriptor moves."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor, self._size, self._place = descriptor, size, 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """The place of the next byte."""
+        return self._place
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Go to a place; beyond the end there is nothing."""
+        place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        if place < 0:
+            raise ValueError("a place before the file")
+        self._place = place
+        return place
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill the buffer as far as there are bytes."""
+        room = memoryview(buffer).cast("B")[: max(0, self._size - self._place)]
+        count = os.preadv(self._descriptor, [room], self._place) if room else 0
+        self._place += count
+        return count
