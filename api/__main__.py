@@ -10,7 +10,8 @@ import uvicorn
 
 from api.app import PROBES, create_app
 from api.server import Server, allow_files, timed_protocol
-from worker import logs, tracing
+from worker import logs, sandboxed, tracing
+from worker.processes import keep_private
 from worker.settings import get_settings
 from worker.usage import parse_no_arguments
 
@@ -24,6 +25,7 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     parse_no_arguments("python -m api", "The HTTP API, until Ctrl-C or SIGTERM; workers are `python -m worker`.")
     os.umask(0o077)
+    keep_private()
     settings = get_settings()
     logs.configure()
     tracing.configure(settings.otel_exporter_otlp_endpoint, "udig-recon-api", f"{socket.gethostname()}:{os.getpid()}")
@@ -48,6 +50,7 @@ def main() -> None:
     host, port = listener.getsockname()[:2]
     log.info("api.listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
     app.state.context.prober.prepare(PROBES)
+    sandboxed.check(app.state.context.prober, required=settings.require_sandbox)
     with suppress(KeyboardInterrupt):  # raised again by uvicorn once all is closed
         Server(config, app.state.context.watcher.close).run(sockets=[listener])
 

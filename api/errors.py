@@ -29,6 +29,7 @@ from api.problems import (
 from api.problems import shown as shortened
 from api.schemas import FieldError
 from core.errors import ReconstructionError, UnknownFormat
+from core.formats.child import ReaderLost
 from core.parameters import METHODS
 from core.parameters.validation import invalid_field
 from worker.database import AWAY
@@ -74,6 +75,9 @@ def _problem(_: Request, error: Exception) -> Problem:
             return NotFound(f"{error}; GET /v1/jobs lists those there are")
         case JobError():
             return Conflict(str(error))
+        case ReaderLost():
+            log.error("readers.lost")
+            return Unavailable("the processes that read scans are killed again and again; send the scan again later")
         case _ if isinstance(error, AWAY):
             log.warning("database.away", extra={"error": type(error).__name__})
             return Unavailable("the database does not answer; the same request may be sent again")
@@ -131,6 +135,7 @@ def install(app: FastAPI) -> None:
         JobError,
         QuotaReached,
         *AWAY,
+        ReaderLost,
         OSError,
         Exception,
     ):

@@ -176,7 +176,10 @@ KEY: dict[str, Any] = {
     "last_used_at": None,
 }
 KEY_MADE = {**KEY, "key": "udig_3q2-7wAbCdEfGhIjKlMnOpQrStUvWxYz0123456789A"}
-READY: dict[str, Any] = {"status": "ok", "checks": {"database": "ok", "queue": "ok", "disk": "ok", "workers": "ok"}}
+READY: dict[str, Any] = {
+    "status": "ok",
+    "checks": dict.fromkeys(("database", "queue", "disk", "workers", "sandbox"), "ok"),
+}
 
 
 EVENTS = Content.text(

@@ -13,7 +13,7 @@ from api.context import Context, ContextDep
 from api.examples import METRICS, READY, answers
 from api.metrics import CONTENT_TYPE, exposition, workers_alive
 from api.schemas import HealthOut
-from worker import queue
+from worker import queue, sandboxed
 from worker.migrate import config
 
 router = APIRouter(tags=["health"])
@@ -36,7 +36,7 @@ async def get_health() -> HealthOut:
 async def get_readiness(context: ContextDep) -> Response:
     """503 names what is missing."""
     checks = await context.together.run("readiness", partial(_checked, context))
-    well = all(found == "ok" for found in checks.values())
+    well = all(found == "ok" for name, found in checks.items() if name != "sandbox")
     body = HealthOut(status="ok" if well else "unavailable", checks=checks).model_dump_json()
     return Response(body, 200 if well else 503, {"Cache-Control": "no-store"}, "application/json")
 
@@ -91,9 +91,15 @@ def _workers(context: Context) -> str:
     return "ok" if alive else f"no worker was seen in the last {seconds:g} s"
 
 
+def _sandbox(context: Context) -> str:
+    """What is lacking is told, and no reason not to be ready: who wants all of it sets REQUIRE_SANDBOX."""
+    return sandboxed.told(context.prober.known_lacking or {}) or "ok"
+
+
 _CHECKS: dict[str, Callable[[Context], str]] = {
     "database": _database,
     "queue": _queue,
     "disk": _disk,
     "workers": _workers,
+    "sandbox": _sandbox,
 }

@@ -10,6 +10,7 @@ from celery.exceptions import SecurityWarning
 from worker import logs, queue, tracing
 from worker.attendant import Attendant
 from worker.place import set_up
+from worker.processes import keep_private
 from worker.settings import get_settings
 from worker.tasks import reconstruct_chunk
 
@@ -17,6 +18,7 @@ from worker.tasks import reconstruct_chunk
 def work() -> int:
     """Work until SIGTERM; the exit status is Celery's."""
     os.umask(0o077)
+    keep_private()
     # Celery warns of root, whose workers could be sent pickles; these take JSON only.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     settings = get_settings()

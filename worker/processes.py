@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 POLL_SECONDS = 0.05
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
@@ -41,6 +41,12 @@ def start(
     finally:
         if output is not None:
             os.close(output)
+
+
+def keep_private() -> None:
+    """Keep this process's environment and memory, which hold secrets, from others of the same user (Linux)."""
+    if _libc is not None:
+        _libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _dies_with(parent: int, death_signal: signal.Signals) -> Callable[[], None]:

@@ -169,6 +169,7 @@ def main() -> int:
     """Serve; 1 and one line when that is impossible."""
     parse_no_arguments("python -m worker.serve", "The whole service on one machine, until Ctrl-C or SIGTERM.")
     os.umask(0o077)
+    processes.keep_private()
     logs.configure()
     logging.getLogger().setLevel(logging.WARNING)
     try:

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
         le=36500,
         description="scans and jobs are deleted after this, unless their key says another",
     )
+    require_sandbox: bool = Field(
+        False, description="refuse to start where this machine cannot give every part of the sandbox that reads scans"
+    )
     max_connections: int = Field(4096, ge=2, description="connections to one API process; half of them for one address")
     max_waiting_requests: int = Field(1000, ge=2, description="requests without an answer yet; half for one client")
     max_event_streams: int = Field(2000, ge=2, description="event streams at once; half of them for one client")

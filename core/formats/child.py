@@ -51,6 +51,7 @@ class Prober:
     def __init__(self, command: Sequence[str] = _COMMAND) -> None:
         self._command = command
         self._idle: list[_ForkServer] = []
+        self.known_lacking: Lacking | None = None  # what `lacking` found, once it was asked
 
     def probe(self, path: Path, limits: Limits = DEFAULT_LIMITS, seconds: float = 8) -> ScanHeader:
         """Do as `probe`; a crash or a hang is UnreadableScan, ReaderLost what the file has no part in.
@@ -131,6 +132,7 @@ class Prober:
             server.end()
             raise ReaderLost from None
         self._idle.append(server)
+        self.known_lacking = found
         return found
 
     def _taken(self) -> "_ForkServer":

@@ -18,7 +18,7 @@ def test_it_lives_without_anybody(settings: Settings) -> None:
         ready = client.get("/readyz")
         assert ready.status_code == 503
         checks = ready.json()["checks"]
-        assert [name for name in checks if checks[name] == "ok"] == ["disk"]
+        assert [name for name in checks if checks[name] == "ok"] == ["disk", "sandbox"]
         away = client.get("/v1/jobs")
         assert away.status_code == 503
         assert int(away.headers["retry-after"]) > 0
