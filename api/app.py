@@ -53,7 +53,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
     requests = Requests()
-    engine = make_engine(settings.database_url, CONNECTIONS)
+    engine = make_engine(settings.database_url, CONNECTIONS, patient=False)
     shares = room(settings)
     app.state.context = Context(
         settings=settings,
@@ -92,6 +92,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             task.cancel()
         await asyncio.wait(beside)
         context.prober.close()
+        context.publisher.close()
         app.state.celery.close()
         app.state.engine.dispose()
         await context.reads.close()

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.metrics import Requests
+from api.publishing import Publisher
 from api.rates import Rates
 from api.reads import Reads
 from api.shares import Room
@@ -32,6 +33,7 @@ class Context:
     probes: Threads  # that look into scans
     files: Threads  # that write, keep and delete scans
     together: Together = field(default_factory=Together)  # of those that answer whoever asks
+    publisher: Publisher = field(default_factory=Publisher)
     rates: Rates = field(default_factory=Rates)
 
     @property

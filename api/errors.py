@@ -20,6 +20,7 @@ from api.problems import (
     Invalid,
     MethodNotAllowed,
     NotFound,
+    OutcomeUnknown,
     Problem,
     QuotaExceeded,
     TooManyJobs,
@@ -32,7 +33,7 @@ from core.errors import ReconstructionError, UnknownFormat
 from core.formats.child import ReaderLost
 from core.parameters import METHODS
 from core.parameters.validation import invalid_field
-from worker.database import AWAY
+from worker.database import AWAY, CommitUnknown
 from worker.jobs import JobError, TooManyOpenJobs, UnknownJob
 from worker.quotas import QuotaReached
 from worker.storage import is_full
@@ -59,7 +60,7 @@ def _field_error(error: Any, prefix: Sequence[str]) -> FieldError:
     return FieldError(field=field, found=shortened(found), expected=expected)
 
 
-def _problem(_: Request, error: Exception) -> Problem:
+def _problem(request: Request, error: Exception) -> Problem:
     match error:
         case Problem():
             return error
@@ -78,6 +79,12 @@ def _problem(_: Request, error: Exception) -> Problem:
         case ReaderLost():
             log.error("readers.lost")
             return Unavailable("the processes that read scans are killed again and again; send the scan again later")
+        case CommitUnknown() if not _repeatable(request):
+            log.warning("database.away", extra={"error": type(error).__name__})
+            return OutcomeUnknown(
+                "the database stopped answering while the request took effect; look whether it did before sending it "
+                "again (with an Idempotency-Key it could be sent again at once)"
+            )
         case _ if isinstance(error, AWAY):
             log.warning("database.away", extra={"error": type(error).__name__})
             return Unavailable("the database does not answer; the same request may be sent again")
@@ -88,6 +95,11 @@ def _problem(_: Request, error: Exception) -> Problem:
             return Problem("the service could not use its files; its log says more")
         case _:
             return Problem("the service met an error of its own; its log says more")
+
+
+def _repeatable(request: Request) -> bool:
+    """Whether the same request may be sent twice and has the effect of one."""
+    return request.method != "POST" or "idempotency-key" in request.headers or request.url.path == "/v1/scans"
 
 
 async def _respond(request: Request, error: Exception) -> Response:

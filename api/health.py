@@ -1,7 +1,9 @@
 """Whether it lives, whether a job posted now would run, and what there is to count."""
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -11,12 +13,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.content import Content
 from api.context import Context, ContextDep
 from api.examples import METRICS, READY, answers
-from api.metrics import CONTENT_TYPE, exposition, workers_alive
+from api.metrics import CONTENT_TYPE, exposition, of_database, workers_alive
 from api.schemas import HealthOut
 from worker import queue, sandboxed
 from worker.migrate import config
 
 router = APIRouter(tags=["health"])
+CHECK_SECONDS = 2.0  # that one of the checks may take, beside the others
+METRICS_SECONDS = 4.0  # that counting in the database may take
+Found = TypeVar("Found")
 _ALIVE = {"status": "ok", "checks": {}}
 _ILL = {"status": "unavailable", "checks": {**READY["checks"], "workers": "no worker was seen in the last 20 s"}}
 
@@ -35,7 +40,7 @@ async def get_health() -> HealthOut:
 )
 async def get_readiness(context: ContextDep) -> Response:
     """503 names what is missing."""
-    checks = await context.together.run("readiness", partial(_checked, context))
+    checks = dict(zip(_CHECKS, await asyncio.gather(*(_checked(context, name) for name in _CHECKS)), strict=True))
     well = all(found == "ok" for name, found in checks.items() if name != "sandbox")
     body = HealthOut(status="ok" if well else "unavailable", checks=checks).model_dump_json()
     return Response(body, 200 if well else 503, {"Cache-Control": "no-store"}, "application/json")
@@ -49,13 +54,26 @@ async def get_readiness(context: ContextDep) -> Response:
 )
 async def get_metrics(context: ContextDep) -> Response:
     """Jobs, queue, slices, failures, workers, webhooks, disk, requests. No names, no ids of jobs or scans."""
-    asked = (context.requests, context.sessions, context.storage, context.settings, _queue_answers)
-    body = await context.together.run("metrics", partial(exposition, *asked))
+    counted = partial(of_database, context.sessions, context.settings.alive_seconds)
+    metrics, queue_answers = await asyncio.gather(
+        within(context, METRICS_SECONDS, "metrics", counted), within(context, CHECK_SECONDS, "queue", _queue_answers)
+    )
+    body = exposition(context.requests, context.storage, context.settings, metrics, bool(queue_answers))
     return Response(body, media_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})
 
 
-def _checked(context: Context) -> dict[str, str]:
-    return {name: check(context) for name, check in _CHECKS.items()}
+async def _checked(context: Context, name: str) -> str:
+    found = await within(context, CHECK_SECONDS, f"readiness of {name}", partial(_CHECKS[name], context))
+    return f"no answer within {CHECK_SECONDS:g} s" if found is None else found
+
+
+async def within(context: Context, seconds: float, what: str, read: Callable[[], Found]) -> Found | None:
+    """What `read` finds in a thread, shared with all who ask for it meanwhile; None: it takes longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await context.together.run(what, read)
+    except TimeoutError:
+        return None
 
 
 def _database(context: Context) -> str:

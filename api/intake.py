@@ -1,5 +1,6 @@
 """From the body of a request to a stored scan: receive, look into, keep; or leave nothing behind."""
 
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
@@ -17,9 +18,11 @@ from api.reads import Read
 from api.shares import client_of
 from api.uploads import Upload, base_name, counted, uploading
 from worker import quotas, tracing
+from worker.database import AWAY
 from worker.models import Key, Scan
 from worker.scans import Brought, forget, keep
 
+log = logging.getLogger(__name__)
 SCAN_BROUGHT = "scan.brought"
 _KNOWN = Read(select(Scan.header).where(Scan.tenant == bindparam("tenant"), Scan.sha256 == bindparam("sha256")))
 FIELD_BYTES = 1 << 20  # most that the form field beside the file may hold
@@ -135,5 +138,13 @@ def keeping(context: Context, caller: Caller, file: Received) -> Iterator[tuple[
             )
             yield session, scan, created
         finally:
-            session.rollback()
-            forget(session, context.storage, caller.tenant, upload.sha256)
+            _forget_unkept(session, context, caller, upload)
+
+
+def _forget_unkept(session: Session, context: Context, caller: Caller, upload: Upload) -> None:
+    """Remove the file unless its row was committed. What cannot be asked now is left to the workers' tidying."""
+    try:
+        session.rollback()
+        forget(session, context.storage, caller.tenant, upload.sha256)
+    except AWAY as error:
+        log.warning("database.away", extra={"error": type(error).__name__})

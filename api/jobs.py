@@ -21,7 +21,7 @@ from api.negotiation import next_link, tagged_json
 from api.schemas import NO_NUL, JobIn, JobItem, JobOptions, JobOut, Page
 from api.waiting import POLL_SECONDS, awaited
 from core.parameters import require_random
-from worker import audit, jobs, queue, tracing
+from worker import audit, jobs, tracing
 from worker.models import Scan, Status
 from worker.quotas import JOB_FILED
 
@@ -105,15 +105,18 @@ def _submit(
         retention_days=caller.retention_days(context),
     )
     job_id = job.id
+    # Everything is asked before the commit: after it nothing may go wrong that would deny what was done.
+    answer = _accepted(session, caller, job_id, {} if created else {"Idempotency-Replayed": "true"})
     if created:
+        chunks = jobs.waiting(session, job_id)
         context.storage.prepare_job(job_id)
         if brought:
             audit.append(session, caller.who, SCAN_BROUGHT, scan=scan.id)
         audit.append(session, caller.who, JOB_FILED, job=job_id, scan=scan.id)
         session.commit()
         log.info("job.queued", extra={"job_id": str(job_id)})
-        queue.ring(jobs.waiting(session, job_id))
-    return _accepted(session, caller, job_id, {} if created else {"Idempotency-Replayed": "true"})
+        context.publisher.publish(chunks)
+    return answer
 
 
 def _fingerprint(scan: Scan, asked: JobOptions) -> str:
@@ -193,9 +196,10 @@ def cancel_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Respon
     """Takes effect within seconds; a job that has ended cannot be cancelled."""
     with context.sessions() as session:
         jobs.request_cancel(session, job_id, caller.tenant)
+        answer = _accepted(session, caller, job_id)
         audit.append(session, caller.who, "job.cancelled", job=job_id)
         session.commit()
-        return _accepted(session, caller, job_id)
+        return answer
 
 
 @router.post(
@@ -209,10 +213,11 @@ def retry_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Respons
     """Goes on from its checkpoints."""
     with context.sessions() as session:
         jobs.retry(session, job_id, caller.tenant, max_open_jobs=context.settings.max_open_jobs)
+        answer, chunks = _accepted(session, caller, job_id), jobs.waiting(session, job_id)
         audit.append(session, caller.who, "job.retried", job=job_id)
         session.commit()
-        queue.ring(jobs.waiting(session, job_id))
-        return _accepted(session, caller, job_id)
+    context.publisher.publish(chunks)
+    return answer
 
 
 @router.delete("/v1/jobs/{job_id}", status_code=204, summary="Delete a job", responses=answers({}, 204, 404, 422, 503))

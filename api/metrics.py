@@ -1,6 +1,6 @@
 """What Prometheus reads: counted as requests pass, and asked of the database when scraped."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -61,29 +61,28 @@ class _State:
 
 
 def exposition(
-    requests: Requests,
-    sessions: sessionmaker[Session],
-    storage: Storage,
-    settings: Settings,
-    queue_answers: Callable[[], bool],
+    requests: Requests, storage: Storage, settings: Settings, counted: list[Metric] | None, queue_answers: bool
 ) -> bytes:
-    """The metrics in Prometheus' text format; those of the database are missing while it is away."""
-    metrics: list[Metric] = [
+    """The metrics in Prometheus' text format; None: the database is away, and what is counted in it is missing."""
+    metrics = [
         _gauge("udig_disk_free_bytes", "Free bytes below DATA", storage.free_bytes()),
         _gauge("udig_disk_reserve_bytes", "Bytes that uploads leave free", settings.disk_reserve_bytes),
+        *(counted or ()),
     ]
-    try:
-        with sessions() as session:
-            metrics += _of_database(session, settings.alive_seconds)
-    except AWAY:
-        up = {"database": 0.0}
-    else:
-        up = {"database": 1.0}
-    up["queue"] = float(queue_answers())
+    up = {"database": float(counted is not None), "queue": float(queue_answers)}
     metrics.append(_gauges("udig_dependency_up", "Whether it answers", "dependency", up))
     registry = CollectorRegistry()
     registry.register(_State(metrics))
     return generate_latest(requests.registry) + generate_latest(registry)
+
+
+def of_database(sessions: sessionmaker[Session], alive_seconds: float) -> list[Metric] | None:
+    """What is counted in the database; None while it is away."""
+    try:
+        with sessions() as session:
+            return list(_of_database(session, alive_seconds))
+    except AWAY:
+        return None
 
 
 def _of_database(session: Session, alive_seconds: float) -> Iterator[Metric]:

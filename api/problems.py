@@ -199,6 +199,13 @@ class Unavailable(Problem):
     retry_seconds = 5
 
 
+class OutcomeUnknown(Problem):
+    """The database fell silent while the request took effect: it may have, or not."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    title = "It is not known whether this was done"
+
+
 class Overloaded(Problem):
     """All that may go on at once does."""
 

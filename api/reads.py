@@ -14,7 +14,8 @@ from psycopg.rows import namedtuple_row
 from sqlalchemy import Select
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from worker.database import AWAY, CONNECT_OPTIONS, DIALECT, POOL_SECONDS, conninfo
+from worker.database import AWAY, CONNECT_OPTIONS, DIALECT, conninfo
+from worker.timeouts import OPTIONS, POOL_SECONDS, TimedAsyncConnection, Unanswered
 
 
 class Read:
@@ -48,12 +49,15 @@ class Reads:
                 connection = self._idle.pop()
                 try:
                     return await self._ask(connection, read, named)
+                except Unanswered:
+                    await self.close()  # the others hang too
+                    raise
                 except AWAY:
                     if not connection.broken:
                         raise
                     await self.close()  # this one had lain idle while the database restarted, and so had the others
-            options: dict[str, Any] = {**CONNECT_OPTIONS, "autocommit": True, "row_factory": namedtuple_row}
-            return await self._ask(await psycopg.AsyncConnection.connect(self._conninfo, **options), read, named)
+            options = {**CONNECT_OPTIONS, **OPTIONS, "autocommit": True, "row_factory": namedtuple_row}
+            return await self._ask(await TimedAsyncConnection.connect(self._conninfo, **options), read, named)
 
     async def _ask(self, connection: psycopg.AsyncConnection[Any], read: Read, named: dict[str, Any]) -> Any:
         try:

@@ -1,5 +1,6 @@
 """Scans: bring one, look at it, list them, delete."""
 
+import logging
 import uuid
 from typing import Annotated
 
@@ -16,9 +17,11 @@ from api.negotiation import next_link, tagged_json
 from api.problems import Conflict
 from api.schemas import Page, ScanOut
 from worker import audit
+from worker.database import AWAY
 from worker.models import Job
 from worker.scans import forget, worked_on
 
+log = logging.getLogger(__name__)
 router = APIRouter(tags=["scans"])
 _FILE = {"type": "string", "format": "binary"}
 _REQUEST_BODY = {
@@ -62,10 +65,10 @@ async def create_scan(
 
 def _keep(context: Context, caller: Caller, file: Received) -> Response:
     with keeping(context, caller, file) as (session, scan, created):
+        headers = {"Location": f"/v1/scans/{scan.id}"}
+        body = views.scan_out(scan).model_dump_json()
         audit.append(session, caller.who, SCAN_BROUGHT, scan=scan.id)
         session.commit()
-    headers = {"Location": f"/v1/scans/{scan.id}"}
-    body = views.scan_out(scan).model_dump_json()
     return Response(body, 201 if created else 200, headers, "application/json")
 
 
@@ -118,5 +121,8 @@ def _delete(context: Context, caller: Caller, scan_id: uuid.UUID) -> None:
         session.delete(scan)
         audit.append(session, caller.who, "scan.deleted", scan=scan_id)
         session.commit()
-        forget(session, context.storage, caller.tenant, scan.sha256)
-        session.commit()
+        try:
+            forget(session, context.storage, caller.tenant, scan.sha256)
+            session.commit()
+        except AWAY as error:  # the scan is deleted; its file is left to the workers' tidying
+            log.warning("database.away", extra={"error": type(error).__name__})

@@ -30,19 +30,19 @@ async def _send(port: int, kind: str, sent: list[int], until: float) -> None:
         sent[0] += 1
         reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.5", 0))
         writer.write(begins)
-        due = time.monotonic()
+        due, answered = time.monotonic(), asyncio.create_task(reader.read(-1))
         try:
-            while time.monotonic() < until and not writer.is_closing():
+            while time.monotonic() < until and not answered.done():
                 writer.write(piece)
                 await writer.drain()
                 sent[1] += len(piece)
                 due += PIECE_SECONDS
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
-                if reader.at_eof():
-                    break
         except OSError:
             pass
         writer.transport.abort()
+        answered.cancel()
+        await asyncio.wait({answered})
 
 
 async def chunks(port: int, job: str) -> tuple[list[str], list[str]]:

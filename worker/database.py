@@ -1,15 +1,18 @@
 """How processes reach Postgres, and how they tell each other that a job has changed."""
 
 import uuid
+from functools import partial
 from typing import Any
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.errors import IdleInTransactionSessionTimeout
-from sqlalchemy import Engine, ExceptionContext, create_engine, event, func, make_url, select
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, func, make_url, select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
+
+from worker import timeouts
 
 CHANNEL = "udig_jobs"
 DRIVER = "postgresql+psycopg"
@@ -40,12 +43,32 @@ ENGINE_OPTIONS: dict[str, Any] = {
 }
 
 
-def make_engine(url: str, pool_size: int = 5) -> Engine:
-    """An engine by psycopg 3 for any spelling of a Postgres URL; lost connections are replaced when they are used."""
+def make_engine(url: str, pool_size: int = 5, *, patient: bool = True) -> Engine:
+    """An engine by psycopg 3 for any spelling of a Postgres URL; lost connections are replaced when they are used.
+
+    One that is not patient gives up on a server that does not answer: see `worker.timeouts`.
+    """
     own = make_url(url).set(drivername=DRIVER)
-    engine = create_engine(own, pool_pre_ping=True, pool_size=pool_size, max_overflow=10, **ENGINE_OPTIONS)
+    options = ENGINE_OPTIONS if patient else {**ENGINE_OPTIONS, **_impatient()}
+    engine = create_engine(own, pool_pre_ping=True, pool_size=pool_size, max_overflow=10, **options)
     event.listen(engine, "handle_error", _as_away)
+    event.listen(engine, "begin", partial(_commits, False))
+    event.listen(engine, "commit", partial(_commits, True))
+    if not patient:
+        timeouts.give_up_in_time(engine)
     return engine
+
+
+def _impatient() -> dict[str, Any]:
+    return {"pool_timeout": timeouts.POOL_SECONDS, "connect_args": {**CONNECT_OPTIONS, **timeouts.OPTIONS}}
+
+
+class CommitUnknown(OperationalError):
+    """The database fell silent while it was told to commit: what the transaction did may stand or not."""
+
+
+def _commits(now: bool, connection: Connection) -> None:
+    connection.info["commits"] = now
 
 
 def conninfo(url: str) -> str:
@@ -54,10 +77,15 @@ def conninfo(url: str) -> str:
     return make_conninfo(**named)
 
 
-def _as_away(context: ExceptionContext) -> None:
-    """Whoever slept through its transaction has lost its connection, though psycopg calls that an internal error."""
-    if isinstance(error := context.original_exception, IdleInTransactionSessionTimeout):
-        raise OperationalError(context.statement, None, error, hide_parameters=True) from error
+def _as_away(context: ExceptionContext) -> BaseException | None:
+    """What an error means: psycopg calls it an internal one when somebody has slept through its transaction."""
+    error = context.original_exception
+    if isinstance(error, IdleInTransactionSessionTimeout):
+        return OperationalError(context.statement, None, error, hide_parameters=True)
+    silent = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    if silent and context.connection is not None and context.connection.info.get("commits"):
+        return CommitUnknown("COMMIT", None, error, hide_parameters=True)
+    return None
 
 
 def make_sessions(engine: Engine) -> sessionmaker[Session]:

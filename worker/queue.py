@@ -34,6 +34,8 @@ TRANSPORT: dict[str, Any] = {
     "interval_step": 0.1,
     "interval_max": 0.1,
 }
+PUBLISH_SECONDS = 1.0  # that the queue may take to answer whoever puts something into it
+PUBLISHING = {"socket_timeout": PUBLISH_SECONDS, "socket_connect_timeout": PUBLISH_SECONDS}
 CONFIGURATION: dict[str, Any] = {
     "task_serializer": "json",
     "accept_content": ["json"],
@@ -75,7 +77,10 @@ def broker_url(url: str) -> str:
 
 
 def ring(chunks: Iterable[tuple[uuid.UUID, int]]) -> bool:
-    """Send one message per chunk, after their commit. False: the queue is away, and the sweep will ring."""
+    """Send one message per chunk, after their commit and outside a transaction: a queue that hangs takes its time.
+
+    False: the queue is away, and the sweep will ring.
+    """
     try:
         with _reached() as connection:
             producer = connection.Producer()
@@ -89,9 +94,9 @@ def ring(chunks: Iterable[tuple[uuid.UUID, int]]) -> bool:
 
 @contextmanager
 def _reached() -> Iterator[Any]:
-    """A connection that was tried: one that is away is found out here, and soon."""
-    with current_app.connection_for_write() as connection:
-        connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
+    """A connection that was tried: one that is away or hangs is found out here, and soon."""
+    with current_app.connection_for_write(transport_options=PUBLISHING) as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0, timeout=2 * PUBLISH_SECONDS)
         yield connection
 
 

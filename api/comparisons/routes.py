@@ -34,7 +34,7 @@ from api.waiting import POLL_SECONDS, awaited
 from core.comparison.entries import Entry
 from core.comparison.ranking import rankings
 from core.comparison.tables import TableForm, render
-from worker import audit, comparisons, jobs, queue, tracing
+from worker import audit, comparisons, jobs, tracing
 from worker.quotas import JOB_FILED
 
 log = logging.getLogger(__name__)
@@ -87,14 +87,17 @@ def _file(context: Context, caller: Caller, asked: ComparisonIn, key: str | None
             retention_days=caller.retention_days(context),
         )
         comparison_id, job_ids = comparison.id, [job.id for job in filed]
+        # Everything is asked before the commit: after it nothing may go wrong that would deny what was done.
+        found = views.one_comparison(session, caller.tenant, comparison_id)
+        chunks = jobs.waiting(session, *job_ids)
         if filed:
             audit.append(session, caller.who, "comparison.filed", comparison=comparison_id)
             audit.extend(session, caller.who, JOB_FILED, [{"job": job.id, "scan": job.scan_id} for job in filed])
         session.commit()
-        if filed:
-            log.info("comparison.queued", extra={"comparison_id": str(comparison_id), "jobs": len(job_ids)})
-            queue.ring(jobs.waiting(session, *job_ids))
-    return _accepted(context, caller, comparison_id, {} if filed else {"Idempotency-Replayed": "true"})
+    if filed:
+        log.info("comparison.queued", extra={"comparison_id": str(comparison_id), "jobs": len(job_ids)})
+        context.publisher.publish(chunks)
+    return _accepted(found, {} if filed else {"Idempotency-Replayed": "true"})
 
 
 def _as_stored(asked: ComparisonIn) -> dict[str, Any]:
@@ -111,11 +114,10 @@ def _fingerprint(asked: ComparisonIn) -> str:
     return hashlib.sha256(json.dumps(_as_stored(asked), sort_keys=True).encode()).hexdigest()
 
 
-def _accepted(context: Context, caller: Caller, comparison_id: uuid.UUID, headers: dict[str, str]) -> Response:
+def _accepted(found: ComparisonOut, headers: dict[str, str] | None = None) -> Response:
     """202 with the comparison as it stands."""
-    body = _standing(context, caller, comparison_id).model_dump_json()
-    headers = {"Location": f"/v1/comparisons/{comparison_id}", "Retry-After": POLL_SECONDS, **headers}
-    return Response(body, 202, headers, "application/json")
+    headers = {"Location": f"/v1/comparisons/{found.id}", "Retry-After": POLL_SECONDS, **(headers or {})}
+    return Response(found.model_dump_json(), 202, headers, "application/json")
 
 
 def _standing(context: Context, caller: Caller, comparison_id: uuid.UUID) -> ComparisonOut:
@@ -241,9 +243,10 @@ def cancel_comparison(context: ContextDep, caller: Writer, comparison_id: uuid.U
     with context.sessions() as session:
         comparison = views.comparison_row(session, caller.tenant, comparison_id, for_change=True)
         cancelled = comparisons.cancel(session, comparison)
+        found = views.one_comparison(session, caller.tenant, comparison_id)
         _note(session, caller, "cancelled", comparison_id, cancelled)
         session.commit()
-    return _accepted(context, caller, comparison_id, {})
+    return _accepted(found)
 
 
 @router.delete(

@@ -75,7 +75,7 @@ def test_who_leaves_does_not_take_the_reading_from_the_others() -> None:
 
 def test_a_flood_of_nameless_questions_takes_one_thread(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Slow()
-    monkeypatch.setattr(api.health, "_checked", slow)
+    monkeypatch.setattr(api.health, "_CHECKS", {"database": lambda context: slow(context)["database"]})
 
     async def check(app: FastAPI) -> None:
         transport = httpx.ASGITransport(app)
