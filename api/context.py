@@ -40,7 +40,13 @@ class Context:
     def limits(self) -> Limits:
         """What a scan may be, at most."""
         s = self.settings
-        return Limits(max_slices=s.max_slices, max_coils=s.max_coils, max_matrix=s.max_matrix, max_views=s.max_views)
+        return Limits(
+            max_slices=s.max_slices,
+            max_coils=s.max_coils,
+            max_matrix=s.max_matrix,
+            max_views=s.max_views,
+            max_detectors=s.max_detectors,
+        )
 
 
 async def _context(request: Request) -> Context:

@@ -36,11 +36,13 @@ class MRIAcquisition:
 class CTAcquisition:
     """Parallel-beam sinograms of a stack of slices."""
 
-    sinogram: NDArray[np.float32]  # (slices, views, detectors), post-log line integrals, dimensionless
+    sinogram: NDArray[np.float32]  # (slices, views, detectors), post-log line integrals, 0 where not measured
     angles: NDArray[np.float64]  # (views,), radians
     image_size: int  # pixels a side
     pixel_size_mm: float
     detector_spacing_mm: float
+    rotation_center: float | None = None  # detector index that the axis falls on; None: (detectors - 1) / 2
+    measured: NDArray[np.bool_] | None = None  # (views, detectors), False where a ray is missing; None: all are there
     reference: NDArray[np.float32] | None = None  # (slices, y, x), attenuation in 1/mm
     guide: NDArray[np.float32] | None = None  # (slices, y, x), a structural image in any unit
 
@@ -71,6 +73,7 @@ class ScanHeader:
     matrix: tuple[int, int]  # (y, x) of the image that comes out
     kspace_matrix: tuple[int, int] | None = None  # (ky, kx), MRI
     pixel_spacing_mm: tuple[float, float]
+    slice_spacing_mm: float | None = None  # from slice to slice; None where the file does not tell
     acceleration: float | None = None  # MRI: k-space samples / measured samples
     has_maps: bool = False
     has_reference: bool = False

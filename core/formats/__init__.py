@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Protocol
 
-from core.acquisition import Acquisition, ScanHeader
+from core.acquisition import Acquisition, Modality, ScanHeader
 from core.errors import UnknownFormat, UnsupportedScan
 from core.formats import ct, hdf5, mri, npy
-from core.formats.arrays import Contents
+from core.formats.arrays import Contents, shown_names
 from core.formats.child import Prober
 from core.formats.limits import DEFAULT_LIMITS, Limits, damage_is_unreadable, unreadable
 from core.formats.prepared import write_prepared
@@ -56,7 +56,7 @@ def probe_file(file: ScanFile, limits: Limits = DEFAULT_LIMITS) -> ScanHeader:
         modality.check_limits(contents, limits)
         for source in contents.arrays.values():
             source.check_stored()
-        return modality.probe(contents)
+        return _with_unused(modality.probe(contents), contents)
 
 
 def prepare(file: ScanFile, limits: Limits, source_sha256: str, descriptor: int) -> ScanHeader:
@@ -84,6 +84,17 @@ def read(path: Path, slices: Sequence[int] | None = None) -> Acquisition:
         return modality.read(contents, wanted)
 
 
+def _with_unused(header: ScanHeader, contents: Contents) -> ScanHeader:
+    """The header with a warning of what the file holds beside: somebody may have meant it to be used."""
+    used = ct.USED if header.modality is Modality.CT else mri.USED
+    foreign = [name for name in (*contents.arrays, *contents.attributes) if name not in used]
+    unused = [*foreign, *contents.others]
+    if not unused:
+        return header
+    warning = f"not used, as these names mean nothing here: {shown_names(unused)}"
+    return replace(header, warnings=(*header.warnings, warning))
+
+
 @contextmanager
 def _opened(file: ScanFile) -> Iterator[tuple[Contents, _Modality]]:
     start = file.start(256)
@@ -101,12 +112,15 @@ def _modality(contents: Contents) -> _Modality:
     if len(present) > 1:
         raise unreadable("file", "both kspace and sinogram", "one of them")
     if not present:
-        raise _unknown(f"a file of {contents.format} format without kspace or sinogram")
+        if contents.layout is not None:
+            raise _unknown(contents.layout.name, contents.layout.cure)
+        held = shown_names((*contents.arrays, *contents.attributes, *contents.others))
+        raise _unknown(f"a file of {contents.format} format without kspace or sinogram (it holds {held})")
     return kinds[present[0]]
 
 
-def _unknown(found: str) -> UnknownFormat:
-    return UnknownFormat(f"file: found {found}, expected {_EXPECTED}", field="file", found=found, expected=_EXPECTED)
+def _unknown(found: str, expected: str = _EXPECTED) -> UnknownFormat:
+    return UnknownFormat(f"file: found {found}, expected {expected}", field="file", found=found, expected=expected)
 
 
 def _likeness(start: bytes) -> str:

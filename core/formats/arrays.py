@@ -2,8 +2,9 @@
 
 import itertools
 import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +82,54 @@ class Expanded(ArraySource):
         return np.expand_dims(self._source.read(indices), self._axis)
 
 
+class Squeezed(ArraySource):
+    """A source without its axes of length 1."""
+
+    def __init__(self, source: ArraySource) -> None:
+        self._source = source
+        self._kept = [axis for axis, side in enumerate(source.shape) if side != 1]
+        shape = tuple(source.shape[axis] for axis in self._kept)
+        super().__init__(source.name, shape, source.dtype, source.stored_bytes)
+
+    def blocks(self) -> Iterator[tuple[Region, Array]]:
+        """The source's blocks without those axes."""
+        for region, block in self._source.blocks():
+            cuts = tuple(region[axis] for axis in self._kept)
+            yield cuts, block.reshape([cut.stop - cut.start for cut in cuts])
+
+    def read(self, indices: Sequence[int]) -> Array:
+        """Entries of the first axis, stacked (len(indices), ...)."""
+        if self._kept and self._kept[0] == 0:
+            return self._source.read(indices).reshape(len(indices), *self.shape[1:])
+        entries: Array = self.whole()[list(indices)]
+        return entries
+
+
+class InMemory(ArraySource):
+    """A small array that stands in an attribute."""
+
+    def __init__(self, name: str, values: Array) -> None:
+        super().__init__(name, values.shape, values.dtype, values.nbytes)
+        self._values = values
+
+    def blocks(self) -> Iterator[tuple[Region, Array]]:
+        """All of it."""
+        yield tuple(slice(0, side) for side in self.shape), self._values
+
+    def read(self, indices: Sequence[int]) -> Array:
+        """Entries of the first axis, stacked (len(indices), ...)."""
+        entries: Array = self._values[list(indices)]
+        return entries
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way to arrange data in a file that is known, but not read."""
+
+    name: str
+    cure: str  # how to get from it to what is read
+
+
 @dataclass(frozen=True)
 class Contents:
     """What an opened file holds under the names that scans use."""
@@ -89,6 +138,8 @@ class Contents:
     arrays: Mapping[str, ArraySource]
     attributes: Mapping[str, float | str]
     header_xml: bytes | None = None  # ISMRMRD header of a fastMRI file
+    others: tuple[str, ...] = ()  # names of everything else, as the file spells them
+    layout: Layout | None = None  # a known arrangement that is not read
 
 
 ARRAYS = (
@@ -105,12 +156,34 @@ ARRAYS = (
 ATTRIBUTES = (
     "geometry",
     "quantity",
-    "i0",
     "image_size",
     "pixel_size_mm",
     "detector_spacing_mm",
     "pixel_spacing_mm",
+    "rotation_center",
+    "slice_spacing_mm",
+    "slice_thickness_mm",
 )
+EITHER = ("i0", "flat", "dark")
+"""One number for all detectors, or an array with one for each."""
+NAMES = frozenset((*ARRAYS, *ATTRIBUTES, *EITHER))
+
+_MOST_SHOWN = 8
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}(/[A-Za-z][A-Za-z0-9_]{0,39}){0,3}")
+_NUMBER = re.compile(r"[0-9]{5}")
+
+
+def shown_names(names: Iterable[str]) -> str:
+    """Names of a file for a message, a few, and the number of all others.
+
+    Only those that read like a programmer's: what a scanner writes as a name may be a patient's, or their number.
+    """
+    distinct = list(dict.fromkeys(names))
+    plain = [name for name in distinct if _PLAIN.fullmatch(name) and not _NUMBER.search(name)]
+    shown, left = plain[:_MOST_SHOWN], len(distinct) - min(len(plain), _MOST_SHOWN)
+    if not shown:
+        return f"{left} of other names"
+    return ", ".join(shown) + (f" and {left} more" if left else "")
 
 
 def regions(shape: tuple[int, ...], itemsize: int, chunk: tuple[int, ...] | None = None) -> Iterator[Region]:

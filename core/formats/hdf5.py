@@ -7,9 +7,22 @@ from typing import Any
 import h5py
 import numpy as np
 
-from core.formats.arrays import ARRAYS, ATTRIBUTES, Array, ArraySource, Contents, Region, attribute, regions
+from core.formats.arrays import (
+    ARRAYS,
+    ATTRIBUTES,
+    EITHER,
+    NAMES,
+    Array,
+    ArraySource,
+    Contents,
+    InMemory,
+    Region,
+    attribute,
+    regions,
+)
 from core.formats.chunks import check_layout, check_stored
-from core.formats.limits import of_kind, unreadable
+from core.formats.layouts import known_layout
+from core.formats.limits import of_kind, quoted, unreadable
 from core.formats.source import ScanFile
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -18,6 +31,13 @@ RESULT_MARK = "udig_recon_result"
 _MOST_LINKS = 10_000
 _DEEPEST = 32
 _MOST_HEADER_BYTES = 1 << 20
+_MOST_TEXT_BYTES = 4096
+_MOST_DETECTORS = 65536
+_MOST_OTHERS = 256
+_SILENT = frozenset(
+    # What fastMRI's files, netCDF and h5py's dimension scales have beside what is read.
+    ("ismrmrd_header", "acquisition", "max", "norm", "patient_id", "CLASS", "NAME", "DIMENSION_LABELS")
+)
 
 
 class Hdf5Array(ArraySource):
@@ -52,20 +72,43 @@ class Hdf5Array(ArraySource):
 def opened(scan: ScanFile) -> Iterator[Contents]:
     """The arrays and attributes of an HDF5 scan. Raises UnreadableScan where it points outside itself."""
     with scan.stream() as stream, h5py.File(stream, "r") as file:
-        _refuse_links(file)
+        paths = _refuse_links(file)
         if RESULT_MARK in file.attrs:
             raise unreadable("file", "a reconstruction made by this software", "a scan: k-space or a sinogram")
-        arrays = {name: Hdf5Array(name, _dataset(file, name), scan.size) for name in ARRAYS if name in file}
-        holders = [file, *(file[name] for name in ("kspace", "sinogram") if name in arrays)]
-        attributes = {
-            name: _attribute(holder, name) for holder in holders for name in ATTRIBUTES if name in holder.attrs
+        arrays: dict[str, ArraySource] = {
+            name: Hdf5Array(name, _dataset(file, name), scan.size) for name in ARRAYS if name in file
         }
-        yield Contents("hdf5", arrays, attributes, _header(file))
+        holders = [file, *(file[name] for name in ("kspace", "sinogram") if name in arrays)]
+        values: dict[str, list[float | str | ArraySource]] = {}
+        for name in (*ATTRIBUTES, *EITHER):
+            given = [_attribute(holder, name) for holder in holders if name in holder.attrs]
+            given += [_scalar(file, name, scan.size)] if name in file else []
+            if given:
+                values[name] = given
+        attributes = {name: _only(name, given) for name, given in values.items()}
+        others = dict.fromkeys((*paths, *(key for holder in holders for key in holder.attrs)))
+        yield Contents(
+            "hdf5",
+            arrays | {name: value for name, value in attributes.items() if isinstance(value, ArraySource)},
+            {name: value for name, value in attributes.items() if not isinstance(value, ArraySource)},
+            _header(file),
+            tuple(name for name in others if name not in NAMES and name not in _SILENT),
+            None if arrays.keys() & {"kspace", "sinogram"} else known_layout(file),
+        )
 
 
-def _refuse_links(file: h5py.File) -> None:
-    """Look at every link without following any."""
+def _only(name: str, given: list[float | str | ArraySource]) -> float | str | ArraySource:
+    """The value of what may stand at the file, at its main array and as a dataset: all must say the same."""
+    numbers = [value for value in given if not isinstance(value, ArraySource)]
+    if len(given) > 1 and (len(numbers) < len(given) or any(value != numbers[0] for value in numbers)):
+        raise unreadable(name, f"different values: {', '.join(quoted(value) for value in numbers)}", "one value")
+    return given[0]
+
+
+def _refuse_links(file: h5py.File) -> list[str]:
+    """Look at every link without following any; gives the paths of the first datasets."""
     seen = 0
+    paths: list[bytes] = []
 
     def look(path: bytes, link: h5py.h5l.LinkInfo) -> str | None:
         nonlocal seen
@@ -76,13 +119,20 @@ def _refuse_links(file: h5py.File) -> None:
         if seen > _MOST_LINKS:
             return f"more than {_MOST_LINKS} links"
         if link.type == h5py.h5l.TYPE_HARD:
+            if len(paths) < _MOST_OTHERS:
+                paths.append(path)
             return None
         kind = "an external" if link.type == h5py.h5l.TYPE_EXTERNAL else "a soft"
         return f"{kind} link"
 
     found = file.id.links.visit(look, info=True)
     if found:
-        raise unreadable("file", found, "data that lies in the file itself, without links")
+        raise unreadable("file", found, "data that lies in the file itself, without links (copy what they point to)")
+    return [path.decode("utf-8", "replace") for path in paths if _is_dataset(file, path)]
+
+
+def _is_dataset(file: h5py.File, path: bytes) -> bool:
+    return bool(h5py.h5o.get_info(file.id, path).type == h5py.h5o.TYPE_DATASET)
 
 
 def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
@@ -101,14 +151,38 @@ def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
     return dataset
 
 
-def _attribute(holder: Any, name: str) -> float | str:
+def _attribute(holder: Any, name: str) -> float | str | ArraySource:
     identifier = holder.attrs.get_id(name)
-    text = h5py.check_string_dtype(identifier.dtype) is not None
     # The size first: what an attribute declares is allocated when it is read.
-    if identifier.shape not in ((), (1,)) or not (text or identifier.dtype.kind in "biuf"):
-        raise unreadable(name, f"shape {identifier.shape} of {of_kind(identifier.dtype)}", "one number or one text")
-    value = holder.attrs[name]
-    return attribute(name, np.asarray(value, dtype=object) if text else np.asarray(value))
+    _check_small(name, identifier.shape, identifier.dtype)
+    return _value(name, holder.attrs[name], identifier.dtype)
+
+
+def _scalar(file: h5py.File, name: str, file_bytes: int) -> float | str | ArraySource:
+    """A dataset where an attribute would do as well, as in .npz."""
+    dataset = _dataset(file, name)
+    if name in EITHER and dataset.shape not in ((), (1,)):
+        return Hdf5Array(name, dataset, file_bytes)
+    _check_small(name, dataset.shape, dataset.dtype)
+    check_stored(name, dataset)
+    return _value(name, dataset[()], dataset.dtype)
+
+
+def _check_small(name: str, shape: tuple[int, ...] | None, dtype: np.dtype[Any]) -> None:
+    text = h5py.check_string_dtype(dtype) is not None
+    if shape in ((), (1,)) and (text or dtype.kind in "biuf") and dtype.itemsize <= _MOST_TEXT_BYTES:
+        return
+    if name in EITHER:
+        if shape is not None and len(shape) == 1 and 0 < shape[0] <= _MOST_DETECTORS and dtype.kind in "iuf":
+            return
+        raise unreadable(name, f"shape {shape} of {of_kind(dtype)}", "one number, or one for each detector")
+    raise unreadable(name, f"shape {shape} of {of_kind(dtype)}", "one number or one text")
+
+
+def _value(name: str, value: Any, dtype: np.dtype[Any]) -> float | str | ArraySource:
+    text = h5py.check_string_dtype(dtype) is not None
+    values = np.asarray(value, dtype=object) if text else np.asarray(value)
+    return InMemory(name, values) if values.size > 1 else attribute(name, values)
 
 
 def _header(file: h5py.File) -> bytes | None:

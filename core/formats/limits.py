@@ -39,18 +39,20 @@ class Limits:
 
     max_slices: int = 1024
     max_coils: int = 64
-    max_matrix: int = 1024  # side of an image, of k-space, or detectors
+    max_matrix: int = 1024  # side of an image or of k-space
     max_views: int = 4096
+    max_detectors: int = 4096
 
-    def check(self, field: str, what: str, found: int, most: int, least: int = 1) -> None:
-        """Raise UnsupportedScan unless least <= found <= most."""
+    def check(self, field: str, what: str, found: int, most: int, least: int = 1, *, cure: str = "") -> None:
+        """Raise UnsupportedScan unless least <= found <= most; `cure` is what to do about too many."""
         if not least <= found <= most:
             expected = f"at most {most}" if found > most else f"at least {least}"
+            advice = f"; {cure}" if cure and found > most else ""
             raise UnsupportedScan(
-                f"{field}: found {found} {what}, expected {expected}",
+                f"{field}: found {found} {what}, expected {expected}{advice}",
                 field=field,
                 found=f"{found} {what}",
-                expected=f"{expected} {what}",
+                expected=f"{expected} {what}{advice}",
             )
 
 

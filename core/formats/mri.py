@@ -10,8 +10,14 @@ from numpy.typing import NDArray
 from core.acquisition import Modality, MRIAcquisition, ScanHeader
 from core.formats.arrays import ArraySource, Contents, Expanded
 from core.formats.ismrmrd import recon_space
+from core.formats.lengths import slice_spacing
 from core.formats.limits import LEAST_SIDE, Limits, quoted, unreadable
 from core.formats.survey import check_values, surveyed
+
+USED = frozenset(
+    ("kspace", "mask", "sensitivity_maps", "reference", "guide", "reconstruction_rss", "reconstruction_esc")
+) | {"pixel_spacing_mm", "slice_spacing_mm", "slice_thickness_mm"}
+"""Names of arrays and attributes that have a meaning beside k-space."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ def probe(contents: Contents) -> ScanHeader:
         matrix=layout.recon_size,
         kspace_matrix=(ky, kx),
         pixel_spacing_mm=layout.pixel_spacing_mm,
+        slice_spacing_mm=slice_spacing(contents.attributes, warnings),
         acceleration=round(ky * kx / int(measured.sum()), 4),
         has_maps=layout.sensitivity_maps is not None,
         has_reference=layout.reference is not None,

@@ -15,6 +15,8 @@ from core.formats.arrays import (
     ARRAYS,
     ATTRIBUTES,
     BLOCK_BYTES,
+    EITHER,
+    NAMES,
     Array,
     ArraySource,
     Contents,
@@ -108,22 +110,27 @@ def opened_npy(file: ScanFile) -> Iterator[Contents]:
 def opened_npz(file: ScanFile) -> Iterator[Contents]:
     """The arrays of an .npz file; 0-d ones are attributes."""
     with zipfile.ZipFile(file.stream()) as archive:
-        sources = {name: _source(archive, name, member, file.size) for name, member in _members(archive).items()}
-        arrays = {name: source for name, source in sources.items() if name in ARRAYS}
-        attributes = {name: _attribute(source) for name, source in sources.items() if name in ATTRIBUTES}
-        yield Contents("npz", arrays, attributes)
+        members, others = _members(archive)
+        sources = {name: _source(archive, name, member, file.size) for name, member in members.items()}
+        single = {name for name, source in sources.items() if name in EITHER and math.prod(source.shape) == 1}
+        arrays = {name: source for name, source in sources.items() if name in (*ARRAYS, *EITHER) and name not in single}
+        attributes = {name: _attribute(source) for name, source in sources.items() if name in (*ATTRIBUTES, *single)}
+        yield Contents("npz", arrays, attributes, others=tuple(others))
 
 
-def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+def _members(archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], list[str]]:
+    """Members with names that scans use, and the names of all others."""
     listed = archive.infolist()
     if len(listed) > _MOST_MEMBERS:
         raise unreadable("file", f"{len(listed)} members", f"at most {_MOST_MEMBERS} members")
-    members = {}
+    members: dict[str, zipfile.ZipInfo] = {}
+    others = []
     for member in listed:
         name = member.filename.removesuffix(".npy")
         if name == _UNNAMED and len(listed) == 1:
             name = "kspace"
-        if name not in ARRAYS and name not in ATTRIBUTES:
+        if name not in NAMES:
+            others.append(name)
             continue
         if name in members:
             raise unreadable(name, "two members of this name", "one")
@@ -132,7 +139,7 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise unreadable(name, f"zip compression {member.compress_type}", "numpy.savez or numpy.savez_compressed")
         members[name] = member
-    return members
+    return members, others
 
 
 def _source(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo, archive_bytes: int) -> NpyArray:

@@ -38,9 +38,16 @@ class ParallelBeamCT(LinearOperator):
         pixel_size_mm: float,
         detector_spacing_mm: float,
         device: torch.device | str = "cpu",
+        *,
+        rotation_center: float | None = None,
     ) -> None:
         self.geometry = Geometry(
-            tuple(float(theta) for theta in angles), image_size, detectors, pixel_size_mm, detector_spacing_mm
+            tuple(float(theta) for theta in angles),
+            image_size,
+            detectors,
+            pixel_size_mm,
+            detector_spacing_mm,
+            (detectors - 1) / 2 if rotation_center is None else float(rotation_center),
         )
         self.image_shape = (1, image_size, image_size)
         self._projector, norm = _projector(self.geometry, torch.device(device))

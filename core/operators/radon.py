@@ -19,7 +19,7 @@ class Geometry(NamedTuple):
     """Parallel-beam scan of a square image, centred on the axis of rotation.
 
     Pixel (row r, column c) lies at x = (c - (n-1)/2) d, y = ((n-1)/2 - r) d. The ray of view theta and detector k is
-    x cos(theta) + y sin(theta) = (k - (detectors-1)/2) p.
+    x cos(theta) + y sin(theta) = (k - c) p, where c is the detector index that the axis of rotation falls on.
     """
 
     angles: tuple[float, ...]
@@ -31,6 +31,13 @@ class Geometry(NamedTuple):
     """d"""
     detector_spacing_mm: float
     """p"""
+    rotation_center: float | None = None
+    """c; None: the middle, (detectors - 1) / 2"""
+
+    @property
+    def axis(self) -> float:
+        """c, detectors from the first one's centre to the axis of rotation."""
+        return (self.detectors - 1) / 2 if self.rotation_center is None else self.rotation_center
 
 
 class StripProjector:
@@ -98,9 +105,9 @@ def _rows(
     y = (middle - rows) * pixel
     s = (y[:, None, None] * np.sin(theta) + x[:, None] * np.cos(theta)).reshape(-1, theta.size)
     extent = (np.abs(np.cos(theta)) + np.abs(np.sin(theta))) * pixel / 2
-    first = np.floor((s - extent) / spacing + geometry.detectors / 2)
+    first = np.floor((s - extent) / spacing + geometry.axis + 0.5)
     # From here on lengths are no longer than a few pixels, so float32 is exact enough, and twice as fast.
-    edge = ((first + 1 - geometry.detectors / 2) * spacing - s).astype(np.float32)
+    edge = ((first + 0.5 - geometry.axis) * spacing - s).astype(np.float32)
     area = np.empty((*s.shape, reach + 1), np.float32)
     area[..., 0], area[..., -1] = -(pixel**2) / 2, pixel**2 / 2
     for i in range(1, reach):

@@ -23,7 +23,8 @@ class Projector(Protocol):
 
 def projector(geometry: Geometry, device: torch.device) -> Projector:
     """The fastest projector that this machine has for a geometry on a device."""
-    if device.type == "cuda" and find_spec("torch_radon") is not None:
+    symmetric = 2 * geometry.axis == round(2 * geometry.axis)  # what torch-radon's detectors, padded, can be
+    if device.type == "cuda" and symmetric and find_spec("torch_radon") is not None:
         from core.operators.radon_cuda import TorchRadonProjector
 
         return TorchRadonProjector(geometry, device)

@@ -261,7 +261,7 @@ def test_missing_geometry_follows_from_what_is_there_and_is_told(tmp_path: Path)
     with_reference = probe(scans.write_npz(tmp_path / "a", **bare))
     assert with_reference.matrix == (32, 32)
     assert with_reference.pixel_spacing_mm == (1.0, 1.0)
-    assert len(with_reference.warnings) == 3
+    assert len(with_reference.warnings) == 4
     sized = {**scans.without(bare, "reference"), "detector_spacing_mm": 2.0, "pixel_size_mm": 4.0}
     assert probe(scans.write_npz(tmp_path / "b", **sized)).matrix == (24, 24)
 
@@ -270,7 +270,7 @@ def test_attributes_may_stand_at_the_dataset(path: Path) -> None:
     parts = scans.ct()
     scans.write_hdf5(path, sinogram=parts["sinogram"], angles=parts["angles"])
     with h5py.File(path, "a") as file:
-        file["sinogram"].attrs.update(image_size=20, pixel_size_mm=[3.0], detector_spacing_mm=2.0)
+        file["sinogram"].attrs.update(geometry="parallel", image_size=20, pixel_size_mm=[3.0], detector_spacing_mm=2.0)
     header = probe(path)
     assert header.matrix == (20, 20)
     assert header.pixel_spacing_mm == (3.0, 3.0)

@@ -1,0 +1,260 @@
+"""Whether a sinogram is what its file calls it, judged by laws that the line integrals of one object keep.
+
+Sums over the detectors are the same in all views and their centre of mass follows the angles as a sine (Helgason 1965,
+Ludwig 1966, orders 0 and 1), views half a turn apart are mirror images, and rays beside the object read nothing. What
+breaks them is told as a likelihood, never refused: an object that reaches beyond the detector keeps none of the laws.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float64]
+
+LEAST_VIEWS, LEAST_DETECTORS = 4, 8
+CUT = 0.05
+"""A view whose edge reads more than this share of the peak is taken for cut off there."""
+UNEVEN = 0.1
+"""Sums over the detectors that differ by more than this share (standard deviation) are told."""
+ALIKE = 0.3
+"""Views half a turn apart that are nearer to each other than to their mirror images by this factor are told."""
+_MOST_NAMED = 8
+
+
+def oddities(sinogram: NDArray[np.float32], angles: Values, measured: NDArray[np.bool_] | None = None) -> list[str]:
+    """What is odd about one slice's sinogram (views, detectors) of line integrals.
+
+    Angles (views,) are radians, `measured` is False where a ray is missing. Nothing is said of less than LEAST_VIEWS
+    views or LEAST_DETECTORS detectors.
+    """
+    p = np.asarray(sinogram, np.float64)
+    numbers = np.arange(len(p))
+    if measured is not None:
+        numbers = np.flatnonzero(measured.any(axis=1))
+        p = np.stack([_between(row, known) for row, known in zip(p[numbers], measured[numbers], strict=True)])
+    peak = float(np.percentile(np.abs(p), 99.5)) if p.size else 0.0
+    if len(p) < LEAST_VIEWS or p.shape[1] < LEAST_DETECTORS or peak == 0:
+        return []
+    told = _intensities(p) or _swapped(p, peak)
+    if told:
+        return told
+    dead_views = _dead_views(p)
+    known = np.ones(p.shape[1], bool) if measured is None else np.asarray(measured[numbers].all(axis=0))
+    dead = _dead_detectors(p[~dead_views], peak, known)
+    told = [f"{named('view', numbers[dead_views])}: every detector reads the same"] if dead_views.any() else []
+    if dead.any():
+        told.append(f"{named('detector', np.flatnonzero(dead))}: the same reading in every view (rings); {_LEAVE_OUT}")
+        p = np.stack([_between(row, ~dead) for row in p])
+    if dead_views.any():
+        told[0] += f"; {_LEAVE_OUT}"
+    kept = ~dead_views
+    return told + _broken_laws(p[kept], angles[numbers][kept], numbers[kept], peak)
+
+
+_LEAVE_OUT = "an array mask (views, detectors) with 0 there leaves them out"
+
+
+def _broken_laws(p: Values, angles: Values, numbers: NDArray[np.intp], peak: float) -> list[str]:
+    if len(p) < LEAST_VIEWS:
+        return []
+    told = [*_gains(p, angles, peak), *_below_zero(p, peak)]
+    cut = _cut_off(p, peak)
+    if np.count_nonzero(cut) > 0.05 * len(p):
+        shares = f"{np.count_nonzero(cut)} of {len(p)} views"
+        cause = "the object reaches beyond the detector, or the flat field is off"
+        return [*told, f"values at the detector's edge are far from 0 in {shares}: {cause}"]
+    return told + _uneven(p, numbers) + _astray(p, angles) + _not_mirrored(p, angles)
+
+
+def _intensities(p: Values) -> list[str]:
+    """Rays beside an object read 1, or i0, and less within: the logarithm has not been taken."""
+    edges = _edges(p)
+    level = float(np.median(edges))
+    if level <= 0 or np.percentile(np.abs(edges - level), 90) > 0.2 * level:
+        return []
+    if np.percentile(p, 99) > 1.25 * level or p.min() < -0.05 * level or np.mean(p < 0.9 * level) < 0.02:
+        return []
+    i0 = "1" if 0.7 < level < 1.4 else f"{level:.3g}"
+    return [
+        f"values are highest beside the object, about {level:.3g}, and lower within: these look like transmissions or "
+        f"counts rather than line integrals; if so, set quantity='counts' and i0={i0}"
+    ]
+
+
+def _swapped(p: Values, peak: float) -> list[str]:
+    """As many views as detectors, and the laws hold along the wrong axis."""
+    if p.shape[0] != p.shape[1]:
+        return []
+    over_detectors, over_views = _variation(p.sum(axis=1)), _variation(p.sum(axis=0))
+    if over_views > 0.05 or over_detectors < max(0.1, 4 * over_views) or _edges(p.T).max() > 0.1 * peak:
+        return []
+    return [
+        "sums over the detectors differ from view to view, sums over the views do not: the axes look swapped, "
+        "(detectors, views) rather than (views, detectors); if so, transpose the sinogram"
+    ]
+
+
+def _dead_views(p: Values) -> NDArray[np.bool_]:
+    dead: NDArray[np.bool_] = p.max(axis=1) == p.min(axis=1)
+    return dead
+
+
+def _dead_detectors(p: Values, peak: float, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Detectors with one reading in all views, where the nearest others to both sides see the object in most views."""
+    if len(p) < LEAST_VIEWS:
+        return np.zeros(p.shape[1], bool)
+    constant: NDArray[np.bool_] = (p.max(axis=0) == p.min(axis=0)) & known
+    living = np.flatnonzero(~constant)
+    dead = constant.copy()
+    for index in np.flatnonzero(constant):
+        place = int(np.searchsorted(living, index))
+        if place in (0, living.size):
+            dead[index] = False
+            continue
+        nearest = np.minimum(p[:, living[place - 1]], p[:, living[place]])
+        dead[index] = bool(np.mean(np.abs(nearest - p[0, index]) > 0.05 * peak) > 0.5)
+    return dead
+
+
+def _gains(p: Values, angles: Values, peak: float) -> list[str]:
+    """Detectors that differ from both neighbours by the same in view after view, which parts of an object do not.
+
+    Except those of a body about the axis itself, which differ at the mirrored detector too.
+    """
+    folded = np.sort(np.mod(angles, np.pi))
+    if len(p) < 12 or np.diff(folded, append=folded[0] + np.pi).max() > np.pi / 2:
+        return []
+    rough = np.median(p[:, 1:-1] - (p[:, :-2] + p[:, 2:]) / 2, axis=0)
+    spread = 1.4826 * float(np.median(np.abs(rough)))
+    odd = np.abs(rough) > max(0.03 * peak, 12 * spread)
+    near = np.stack([np.roll(np.abs(rough[::-1]), shift) for shift in (-2, -1, 0, 1, 2)]).max(axis=0)
+    odd &= near < 0.3 * np.abs(rough)
+    # The neighbours of one that is off are off by half of that the other way.
+    largest = np.maximum(np.roll(np.abs(rough), 1), np.roll(np.abs(rough), -1)) < np.abs(rough)
+    found = np.flatnonzero(odd & largest) + 1
+    if not found.size:
+        return []
+    return [f"{named('detector', found)}: readings unlike the neighbours' in every view (rings); {_LEAVE_OUT}"]
+
+
+def _below_zero(p: Values, peak: float) -> list[str]:
+    edges = np.concatenate((p[:, : _margin(p)].ravel(), p[:, -_margin(p) :].ravel()))
+    level, spread = float(np.median(edges)), 1.4826 * float(np.median(np.abs(edges - np.median(edges))))
+    if level >= -max(0.003 * peak, 6 * spread / np.sqrt(edges.size), 0.01) or level < -peak:
+        return []
+    return [
+        f"rays beside the object read {level:.2g} throughout rather than 0: the unattenuated beam (flat field, i0) "
+        f"seems {100 * np.expm1(-level):.2g} percent stronger than it was taken for"
+    ]
+
+
+def _cut_off(p: Values, peak: float) -> NDArray[np.bool_]:
+    cut: NDArray[np.bool_] = _edges(p).max(axis=0) > CUT * peak + 4 * _noise(p) / np.sqrt(_margin(p))
+    return cut
+
+
+def _uneven(p: Values, numbers: NDArray[np.intp]) -> list[str]:
+    sums = p.sum(axis=1)
+    usual = float(np.median(sums))
+    if usual <= 0:
+        return []
+    off = np.abs(sums / usual - 1)
+    noise = _noise(p) * np.sqrt(p.shape[1]) / usual
+    outliers = off > max(0.3, 8 * 1.4826 * float(np.median(off)), 8 * noise)
+    if 0 < np.count_nonzero(outliers) <= len(p) // 4:
+        share = 100 * float(np.median(sums[outliers])) / usual
+        return [
+            f"{named('view', numbers[outliers])}: the sum over the detectors is {share:.3g} percent of other views', "
+            f"which line integrals of one object never are; {_LEAVE_OUT}"
+        ]
+    varied = float(sums.std()) / usual
+    if varied <= max(UNEVEN, 5 * noise):
+        return []
+    return [
+        f"sums over the detectors differ from view to view by {100 * varied:.2g} percent, which parallel line "
+        "integrals of one object never do: check the order of the axes, the geometry and the beam"
+    ]
+
+
+def _astray(p: Values, angles: Values) -> list[str]:
+    """The centre of mass is a constant and a sine of the angle."""
+    p = p - np.median(_edges(p))
+    sums = p.sum(axis=1)
+    if len(p) < 2 * LEAST_VIEWS or sums.min() <= 0:
+        return []
+    places = np.arange(p.shape[1]) - (p.shape[1] - 1) / 2
+    centre = (p * places).sum(axis=1) / sums
+    waves = np.stack((np.ones_like(angles), np.cos(angles), np.sin(angles)), axis=1)
+    left = centre - waves @ np.linalg.lstsq(waves, centre, rcond=None)[0]
+    off = float(np.sqrt(np.mean(left**2)))
+    noise = _noise(p) * float(np.sqrt((places**2).sum())) / float(np.median(sums))
+    if off <= max(1.0, 0.01 * p.shape[1]) + 4 * noise:
+        return []
+    return [
+        f"the centre of mass of the views strays {off:.2g} detectors from what the angles say: check that there is one "
+        "angle for each view in their order, in radians, that the beam is parallel and that nothing moved"
+    ]
+
+
+def _not_mirrored(p: Values, angles: Values) -> list[str]:
+    """Views half a turn apart are mirror images about their common centre of mass, not alike."""
+    order = np.argsort(angles)
+    step = float(np.median(np.diff(angles[order])))
+    partner = order[np.clip(np.searchsorted(angles[order], angles + np.pi), 0, len(p) - 1)]
+    pairs = np.flatnonzero(np.abs(angles[partner] - angles - np.pi) <= max(step, 1e-6))
+    if pairs.size < 2 or step > np.pi / 8:
+        return []
+    places = np.arange(p.shape[1], dtype=np.float64)
+    same = mirrored = 0.0
+    for first, second in zip(pairs, partner[pairs], strict=True):
+        sums = p[first].sum(), p[second].sum()
+        if min(sums) <= 0:
+            return []
+        twice = float(p[first] @ places / sums[0] + p[second] @ places / sums[1])
+        flipped = np.interp(twice - places, places, p[first], left=0.0, right=0.0)
+        same += float(((p[second] - p[first]) ** 2).sum())
+        mirrored += float(((p[second] - flipped) ** 2).sum())
+    if same >= ALIKE**2 * mirrored or same + mirrored < 1e-4 * float((p[pairs] ** 2).sum()):
+        return []
+    return ["views half a turn apart are alike rather than mirror images: the angles may be degrees, not radians"]
+
+
+def _edges(p: Values) -> Values:
+    """Mean of the outermost detectors (2, views)."""
+    margin = _margin(p)
+    return np.stack((p[:, :margin].mean(axis=1), p[:, -margin:].mean(axis=1)))
+
+
+def _margin(p: Values) -> int:
+    return max(1, int(p.shape[1]) // 50)
+
+
+def _noise(p: Values) -> float:
+    """Standard deviation of a ray's noise, from second differences along the detectors."""
+    rough = p[:, :-2] - 2 * p[:, 1:-1] + p[:, 2:]
+    return float(np.sqrt(np.mean(np.percentile(np.abs(rough), 75, axis=1) ** 2)) / 1.15 / 6**0.5)
+
+
+def _variation(sums: Values) -> float:
+    return float(sums.std() / max(abs(sums.mean()), np.finfo(np.float64).tiny))
+
+
+def _between(row: Values, known: NDArray[np.bool_]) -> Values:
+    """A view with what is not known drawn straight from the nearest known detectors."""
+    places = np.arange(len(row))
+    filled: Values = np.interp(places, places[known], row[known])
+    return filled
+
+
+def named(what: str, numbers: Sequence[int] | NDArray[np.intp]) -> str:
+    """Numbers, counted from 0, as runs: "detectors 60, 62 to 65"."""
+    runs: list[list[int]] = []
+    for number in map(int, numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    shown = [f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs[:_MOST_NAMED]]
+    more = f" and {len(runs) - _MOST_NAMED} more" if len(runs) > _MOST_NAMED else ""
+    return f"{what}{'s' if len(numbers) > 1 else ''} {', '.join(shown)}{more}"

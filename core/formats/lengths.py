@@ -1,0 +1,29 @@
+"""Lengths in millimetres that a file gives as attributes."""
+
+from collections.abc import Mapping
+
+from core.formats.limits import quoted, unreadable
+
+_RANGE_MM = (1e-4, 1e3)
+
+
+def length(attributes: Mapping[str, float | str], name: str) -> float | None:
+    """A length (mm); None where the file gives none. Raises UnreadableScan for what is no length."""
+    value = attributes.get(name)
+    if value is None:
+        return None
+    if isinstance(value, str) or not _RANGE_MM[0] <= value <= _RANGE_MM[1]:
+        expected = f"a length in millimetres between {_RANGE_MM[0]:g} and {_RANGE_MM[1]:g}"
+        if not isinstance(value, str) and value > _RANGE_MM[1]:
+            expected += " (micrometres are divided by 1000)"
+        raise unreadable(name, quoted(value), expected)
+    return value
+
+
+def slice_spacing(attributes: Mapping[str, float | str], warnings: list[str]) -> float | None:
+    """Distance between the centres of slices (mm): `slice_spacing_mm`, else `slice_thickness_mm`, else None."""
+    spacing, thickness = length(attributes, "slice_spacing_mm"), length(attributes, "slice_thickness_mm")
+    if spacing is None and thickness is not None:
+        warnings.append(f"the file gives no slice_spacing_mm: slice_thickness_mm {thickness:g} is taken for it")
+        return thickness
+    return spacing
