@@ -15,7 +15,7 @@ from api.context import Context
 from api.metrics import Requests
 from api.middleware import HeadAsGet, Named, Observed
 from api.reads import Reads
-from api.schemas import JobIn, JobOptions, ProblemOut
+from api.schemas import JobIn, JobOptions, ProblemOut, RetryOptions
 from api.shares import Admission, room
 from api.threads import Threads
 from api.watcher import Watcher
@@ -105,7 +105,7 @@ def _complete_openapi(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = plain()
         schemas = document["components"]["schemas"]
-        for model in (ProblemOut, JobIn, JobOptions, ComparisonIn, Wanted):
+        for model in (ProblemOut, JobIn, JobOptions, RetryOptions, ComparisonIn, Wanted):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
         return document

@@ -18,6 +18,11 @@ Asked = TypeVar("Asked", bound=BaseModel)
 BODY_BYTES = 1 << 20
 
 
+def has_body(request: Request) -> bool:
+    """Whether the request brings a body, by its headers."""
+    return "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
+
+
 async def json_body(request: Request, what: str, *, form: bool = False) -> bytes:
     """The body of a request for `what`, which must be JSON; `form`: whether it might have been a form too."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

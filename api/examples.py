@@ -45,6 +45,8 @@ JOB_REQUEST: dict[str, Any] = {
     "slices": None,
     "seed": 0,
     "seeds": 1,
+    "priority": "routine",
+    "max_seconds": None,
     "webhook_url": None,
     "tags": {"study": "knee-7"},
 }
@@ -67,6 +69,9 @@ JOB_ITEM: dict[str, Any] = {
     "slices": [0],
     "seed": 0,
     "seeds": 1,
+    "priority": "routine",
+    "max_seconds": 259200.0,
+    "compute_seconds": 0.0,
     "tags": {"study": "knee-7"},
     "cancel_requested": False,
     "warnings": [],
@@ -163,6 +168,7 @@ PRIOR = {
     "scores": {"gain_db_at_sigma_0.2": 9.1},
     "limits": "Not for diagnosis.",
 }
+RETRY_REQUEST = {"max_seconds": 7200.0}
 KEY_REQUEST = {"name": "scanner 3", "scopes": ["read", "write"], "max_open_jobs": 20, "retention_days": 30}
 KEY: dict[str, Any] = {
     "id": "0198c2f0-11aa-7b3c-8f00-5d1c2b3a4e5f",
@@ -170,6 +176,7 @@ KEY: dict[str, Any] = {
     "max_jobs_per_day": None,
     "max_stored_bytes": None,
     "max_requests_per_minute": None,
+    "max_priority": "routine",
     "created_at": CREATED,
     "expires_at": None,
     "revoked_at": None,

@@ -13,16 +13,18 @@ from starlette.concurrency import run_in_threadpool
 
 from api import views, webhooks
 from api.access import Caller, Reader, Writer
-from api.asked import json_body, method_for, parsed, slices_of
+from api.asked import has_body, json_body, method_for, parsed, slices_of
 from api.context import Context, ContextDep
-from api.examples import JOB, JOB_ITEM, JOB_REQUEST, JUDGED_JOB, answers, page
+from api.examples import JOB, JOB_ITEM, JOB_REQUEST, JUDGED_JOB, RETRY_REQUEST, answers, page
 from api.intake import SCAN_BROUGHT, Received, is_form, keeping, received
 from api.negotiation import next_link, tagged_json
-from api.schemas import NO_NUL, JobIn, JobItem, JobOptions, JobOut, Page
+from api.problems import Forbidden, Invalid
+from api.schemas import NO_NUL, JobIn, JobItem, JobOptions, JobOut, Page, RetryOptions
 from api.waiting import POLL_SECONDS, awaited
 from core.parameters import require_random
 from worker import audit, jobs, tracing
-from worker.models import Scan, Status
+from worker.keys import PriorityName, priority_name, priority_value
+from worker.models import Priority, Scan, Status
 from worker.quotas import JOB_FILED
 
 log = logging.getLogger(__name__)
@@ -95,6 +97,8 @@ def _submit(
         slices=slices_of(scan, asked.slices),
         seed=asked.seed,
         seeds=asked.seeds,
+        priority=_priority(caller, asked.priority),
+        max_seconds=_time_limit(context, asked.max_seconds),
         tags=asked.tags,
         webhook_url=asked.webhook_url,
         traceparent=tracing.current(),
@@ -119,10 +123,32 @@ def _submit(
     return answer
 
 
+def _priority(caller: Caller, asked: PriorityName) -> Priority:
+    """The priority asked for, where the caller may have it; without keys everyone may. Raises Forbidden."""
+    priority = priority_value(asked)
+    if caller.key is not None and priority > caller.key.max_priority:
+        most = priority_name(caller.key.max_priority)
+        raise Forbidden(f"priority: jobs of this key may be {most} (max_priority), not {asked}")
+    return priority
+
+
+def _time_limit(context: Context, asked: float | None) -> float:
+    """The limit asked for, the most allowed where none is. Raises Invalid beyond it."""
+    most = context.settings.max_job_seconds
+    if asked is not None and asked > most:
+        detail = f"a job may compute for {most:g} s (MAX_JOB_SECONDS)"
+        raise Invalid.at("max_seconds", detail, found=f"{asked:g}", expected=f"at most {most:g}")
+    return most if asked is None else asked
+
+
 def _fingerprint(scan: Scan, asked: JobOptions) -> str:
     """Hash of what was asked for, however it was spelt: the same request has the same one."""
     asked_for: dict[str, Any] = asked.model_dump(mode="json", exclude={"scan_id"})
     asked_for |= {"scan": scan.sha256, "parameters": asked.parameters.model_dump(mode="json", exclude_unset=True)}
+    # Left out where they are what they were before there were such: keys of then find their jobs.
+    for name, default in (("priority", "routine"), ("max_seconds", None)):
+        if asked_for[name] == default:
+            del asked_for[name]
     return hashlib.sha256(json.dumps(asked_for, sort_keys=True).encode()).hexdigest()
 
 
@@ -207,12 +233,28 @@ def cancel_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Respon
     status_code=202,
     summary="Retry a failed job",
     response_model=JobOut,
-    responses=answers({202: JOB}, 404, 409, 422, 429, 503),
+    responses=answers({202: JOB}, 404, 409, 413, 415, 422, 429, 503),
+    openapi_extra={
+        "requestBody": {
+            "required": False,
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/RetryOptions"}, "example": RETRY_REQUEST}
+            },
+        }
+    },
 )
-def retry_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Response:
-    """Goes on from its checkpoints."""
+async def retry_job(request: Request, context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Response:
+    """Goes on from its checkpoints; one that reached its time limit wants a larger one, in a body."""
+    asked = RetryOptions()
+    if has_body(request):
+        asked = parsed(RetryOptions, await json_body(request, "a retry"))
+    return await run_in_threadpool(_retry, context, caller, job_id, asked)
+
+
+def _retry(context: Context, caller: Caller, job_id: uuid.UUID, asked: RetryOptions) -> Response:
+    limit = None if asked.max_seconds is None else _time_limit(context, asked.max_seconds)
     with context.sessions() as session:
-        jobs.retry(session, job_id, caller.tenant, max_open_jobs=context.settings.max_open_jobs)
+        jobs.retry(session, job_id, caller.tenant, max_open_jobs=context.settings.max_open_jobs, max_seconds=limit)
         answer, chunks = _accepted(session, caller, job_id), jobs.waiting(session, job_id)
         audit.append(session, caller.who, "job.retried", job=job_id)
         session.commit()

@@ -16,7 +16,7 @@ from api.negotiation import tagged_json
 from api.problems import Forbidden, Invalid, NotFound
 from api.schemas import KeyMade, KeyOut, Page
 from worker import audit, keys
-from worker.keys import KEPT_LIMITS, Wanted
+from worker.keys import KEPT_LIMITS, Wanted, priority_name, priority_value
 from worker.models import Key
 
 router = APIRouter(tags=["keys"])
@@ -57,6 +57,10 @@ def _within(maker: Key, wanted: Wanted) -> Wanted:
         asked = getattr(wanted, name)
         if most is not None and asked is not None and asked > most:
             raise Invalid.at(name, f"this key has {most} itself", found=str(asked), expected=f"at most {most}")
+    if priority_value(wanted.max_priority) > maker.max_priority:
+        most_urgent = priority_name(maker.max_priority)
+        detail = f"this key has {most_urgent} itself"
+        raise Invalid.at("max_priority", detail, found=wanted.max_priority, expected=f"at most {most_urgent}")
     return wanted.model_copy(update={name: getattr(wanted, name) or most for name, most in mine.items()})
 
 

@@ -4,11 +4,11 @@ import uuid
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from core.grade import Mark
 from core.parameters import MAX_SEEDS, Method
-from worker.keys import Scope
+from worker.keys import PriorityName, Scope, priority_name
 from worker.models import DeliveryState, Status
 
 Item = TypeVar("Item")
@@ -82,6 +82,9 @@ TagValue = Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)]
 Tags = Annotated[dict[TagKey, TagValue], Field(max_length=16)]
 
 
+MaxSeconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+
+
 class JobOptions(BaseModel):
     """What is asked for, beside the scan."""
 
@@ -99,8 +102,24 @@ class JobOptions(BaseModel):
         le=MAX_SEEDS,
         description="so many runs, with seed, seed + 1, ...: the image is their mean, beside it lies their deviation",
     )
+    priority: PriorityName = Field(
+        "routine", description="`urgent` goes before what is routine, as far as the key's `max_priority` lets it"
+    )
+    max_seconds: MaxSeconds | None = Field(
+        None, description="the job fails when it has computed for so long, over all its slices; null: the most allowed"
+    )
     webhook_url: str | None = Field(None, description="https URL that is told of the job's end (Standard Webhooks)")
     tags: Tags = Field({}, description="labels for GET /v1/jobs?tag=key:value")
+
+
+class RetryOptions(BaseModel):
+    """How a failed job is to go on."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    max_seconds: MaxSeconds | None = Field(
+        None, description="the new limit, what was computed before counted in; null: it stays"
+    )
 
 
 class JobIn(JobOptions):
@@ -202,6 +221,9 @@ class JobItem(BaseModel):
     slices: list[int]
     seed: int
     seeds: int
+    priority: PriorityName
+    max_seconds: float | None = Field(description="that it may compute; null: without limit")
+    compute_seconds: float = Field(description="that workers spent on it, without what they are at")
     tags: dict[str, str]
     cancel_requested: bool
     warnings: list[str] = Field(description="what to know before its image is trusted")
@@ -279,10 +301,16 @@ class KeyOut(BaseModel):
     max_stored_bytes: int | None
     max_requests_per_minute: int | None
     retention_days: int | None
+    max_priority: PriorityName
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None = Field(description="to the minute")
+
+    @field_validator("max_priority", mode="before")
+    @classmethod
+    def _by_name(cls, stored: int | str) -> str:
+        return stored if isinstance(stored, str) else priority_name(stored)
 
 
 class KeyMade(KeyOut):

@@ -15,6 +15,7 @@ from api.reads import Read, Reads
 from api.schemas import JobItem, JobOut, Metrics, Page, Progress, ScanOut, SnapshotOut
 from core.grade import Grade, worst
 from core.verdict import foreign
+from worker.keys import priority_name
 from worker.models import Chunk, Job, Scan, Snapshot, Status, WebhookDelivery
 
 # Columns of tables, not attributes of classes: to make objects of rows that are only shown takes long.
@@ -28,6 +29,8 @@ _SHOWN = (
     "slices",
     "seed",
     "seeds",
+    "priority",
+    "max_seconds",
     "tags",
     "cancel_requested",
     "error",
@@ -67,7 +70,8 @@ _CHUNKS = (
     .correlate(Job.__table__)
     .lateral("progress")
 )
-_JOBS: Select[Any] = select(*(_JOB[name] for name in _SHOWN), _CHUNKS).join(_CHUNKS, true())
+_SPENT = _JOB.seconds.label("compute_seconds")  # the slices' `seconds` are another sum
+_JOBS: Select[Any] = select(*(_JOB[name] for name in _SHOWN), _SPENT, _CHUNKS).join(_CHUNKS, true())
 _VERDICT = func.jsonb_build_object("slice", _CHUNK.slice, "quality", _CHUNK.quality, type_=JSONB).concat(
     func.coalesce(_CHUNK.verdict, text("'{}'::jsonb"), type_=JSONB)
 )
@@ -200,6 +204,8 @@ def _item(row: Any) -> dict[str, Any]:
     shown = row._asdict()
     return {
         **{name: shown[name] for name in _SHOWN},
+        "priority": priority_name(row.priority),
+        "compute_seconds": row.compute_seconds,
         "progress": _progress(row),
         "metrics": None if row.metrics is None else Metrics.model_validate(row.metrics),
         "warnings": [foreign(row.foreign)] if row.foreign else [],

@@ -12,10 +12,10 @@ the CPU, on its way back. Whatever it raises leaves the computation, which holds
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Check = Callable[[], None]
 """Returns at once while the computation is to go on, and raises an exception of the caller's own when it is not."""
@@ -26,6 +26,9 @@ _CHECK: ContextVar[Check | None] = ContextVar("check", default=None)
 @contextmanager
 def interruptible(check: Check) -> Iterator[None]:
     """While this lasts, what is computed in this thread asks `check`, often, whether it may go on."""
+    # Files are written by processes without PyTorch too; they only ask.
+    from torch.nn.modules.module import register_module_forward_hook
+
     token = _CHECK.set(check)
     hook = register_module_forward_hook(_layer_done)
     try:
@@ -42,12 +45,14 @@ def check_interruption() -> None:
         check()
 
 
-def _layer_done(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+def _layer_done(_: "nn.Module", __: tuple[Any, ...], output: Any) -> None:
+    from torch import Tensor
+
     check_interruption()
     if isinstance(output, Tensor) and output.requires_grad:
         # Called in the thread that goes backwards: on the CPU the same one.
         output.register_hook(_gradient_done)  # type: ignore[no-untyped-call]
 
 
-def _gradient_done(_: Tensor) -> None:
+def _gradient_done(_: "Tensor") -> None:
     check_interruption()

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from core.interruption import check_interruption
+
 Window = tuple[float, float]
 
 _PANEL = 320  # least pixels a side of a comparison's panel
@@ -139,6 +141,7 @@ def contact_sheet_png(volume: Sequence[NDArray[Any]]) -> bytes:
 
 
 def _greys(image: NDArray[Any], window: Window) -> NDArray[np.uint8]:
+    check_interruption()
     values = np.abs(image) if np.iscomplexobj(image) else image
     black, white = window
     scaled = (np.nan_to_num(values) - black) / (white - black)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from core.files import replacing
 from core.formats.hdf5 import RESULT_MARK
 from core.grade import Grade, worst
+from core.interruption import check_interruption
 from core.pictures import contact_sheet_png, magnitude_png
 from core.verdict import Verdict
 
@@ -132,6 +133,7 @@ def write_hdf5(path: Path, slices: Iterable[SliceResult], attributes: Mapping[st
             scalar = isinstance(value, str | int | float | np.generic)
             file.attrs[name] = value if scalar else json.dumps(value)
         for slice_result in slices:
+            check_interruption()
             curves.append(slice_result.curves)
             verdicts.append(slice_result.told())
             number = next(numbers)
@@ -197,7 +199,9 @@ def convert(hdf5: Path, path: Path, output: OutputFormat) -> None:
 
 def _little_endian(volume: h5py.Dataset) -> Iterator[bytes]:
     """The volume slice by slice; (z, y, x) in C order is NIfTI's (x, y, z) in Fortran order."""
-    return (np.asarray(image, "<f4").tobytes() for image in volume)
+    for image in volume:
+        check_interruption()
+        yield np.asarray(image, "<f4").tobytes()
 
 
 def _nifti_header(shape: tuple[int, int, int], spacing_mm: Sequence[float]) -> bytes:

@@ -28,10 +28,14 @@ def assemble(place: Place, claim: Claim) -> tuple[str, dict[str, str]]:
     paths = [place.storage.path(finished[number]) for number in claim.slices]
     versions = merged([SliceResult.versions_of(path) for path in paths])
     slices = map(SliceResult.load, paths)
-    write_hdf5(whole, slices, attributes(claim, versions))
-    for output in map(OutputFormat, claim.outputs):
-        if output is not OutputFormat.H5:
-            convert(whole, folder / f"reconstruction{output.suffix}", output)
+    try:
+        write_hdf5(whole, slices, attributes(claim, versions))
+        for output in map(OutputFormat, claim.outputs):
+            if output is not OutputFormat.H5:
+                convert(whole, folder / f"reconstruction{output.suffix}", output)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return place.storage.relative(folder), versions
 
 

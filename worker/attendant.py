@@ -8,12 +8,13 @@ import time
 
 from sqlalchemy import func, select
 
-from worker import queue, retention, sweeping, tidying
+from worker import queue, retention, scheduling, sweeping, tidying
 from worker.database import AWAY
 from worker.health import seen_lately
 from worker.models import Worker
 from worker.place import Place
 from worker.tasks import give_back
+from worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 LEAVE_SECONDS = 7.0  # from SIGTERM until a worker goes, whatever step it is in
@@ -31,7 +32,9 @@ class Attendant:
         self._answered_since: float | None = None
 
     def begin(self, **_: object) -> None:
-        """The worker listens: sweep and tidy, and tell that it is there."""
+        """The worker listens: sweep and tidy, tell that it is there, and see that the computation gets on."""
+        threading.Thread(target=self._greet_on, name="greet", daemon=True).start()
+        threading.Thread(target=Watchdog(self._place).watch, name="watchdog", daemon=True).start()
         threading.Thread(target=self._tidy_on, name="tidy", daemon=True).start()
         threading.Thread(target=self._sweep_on, name="sweep", daemon=True).start()
 
@@ -62,6 +65,21 @@ class Attendant:
             give_back(self._place.heart)
         self.farewell()
 
+    def _greet_on(self) -> None:
+        """Apart from the sweep, which waits for the queue: a worker that greets is not hung."""
+        while not self._place.ending.is_set():
+            self.greet()
+            self._place.ending.wait(self._place.settings.sweep_seconds)
+
+    def greet(self) -> None:
+        """Tell that this worker is alive."""
+        place = self._place
+        try:
+            with place.sessions.begin() as session:
+                sweeping.greet(session, place.name, place.device_name, **place.gpu())
+        except AWAY as error:
+            log.warning("database.away", extra={"error": type(error).__name__})
+
     def _sweep_on(self) -> None:
         try:
             while not self._place.ending.is_set():
@@ -73,14 +91,15 @@ class Attendant:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def sweep(self) -> None:
-        """Once: greet, take chunks back, ring, delete what has expired."""
+        """Once: take chunks back, ask some to give way, ring, delete what has expired."""
         place, settings = self._place, self._place.settings
         messages = queue.waiting_messages()
         try:
             with place.sessions.begin() as session:
-                sweeping.greet(session, place.name, place.device_name, **place.gpu())
                 crashes = settings.max_crashes if self._leases_tell() else None
                 waiting = sweeping.sweep(session, crashes, settings.sweep_seconds, messages)
+            with place.sessions.begin() as session:
+                scheduling.ask_to_yield(session, settings.alive_seconds)
         except AWAY as error:
             self._answered_since = None
             log.warning("database.away", extra={"error": type(error).__name__})

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import get_args
 
 from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
@@ -19,7 +20,7 @@ from sqlalchemy.orm import Session
 from worker import audit, embedded, keys
 from worker.audit import BrokenChain, Entry, Who
 from worker.database import in_one_line, make_engine, make_sessions
-from worker.keys import TENANT, Limits, Scope, Wanted
+from worker.keys import TENANT, Limits, PriorityName, Scope, Wanted
 from worker.models import DEFAULT_TENANT, Key
 from worker.settings import Settings, get_settings
 from worker.webhooks import signing_secrets
@@ -64,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--scopes", nargs="+", choices=scopes, default=scopes[:2], help="(read write)")
     for name, field in Limits.model_fields.items():
         create.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=field.description)
+    names = get_args(PriorityName)
+    create.add_argument("--max-priority", choices=names, default=names[0], help="the highest of its jobs (%(default)s)")
     create.set_defaults(do=_create)
     shown = of_keys.add_parser("list", help="all keys, one JSON object a line")
     shown.add_argument("--tenant", help="of this tenant only")
@@ -90,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 def _create(session: Session, options: argparse.Namespace) -> None:
     if not keys.is_tenant(options.tenant):
         raise Refused(f"--tenant: {options.tenant!r} does not match {TENANT}")
-    given = {name: getattr(options, name) for name in Limits.model_fields}
+    given = {name: getattr(options, name) for name in (*Limits.model_fields, "max_priority")}
     try:
         wanted = Wanted.model_validate({"name": options.name, "scopes": options.scopes, **given})
     except ValidationError as error:

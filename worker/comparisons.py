@@ -45,6 +45,7 @@ def submit(
     max_open_jobs: int,
     key: Key | None = None,
     retention_days: int | None = None,
+    max_seconds: float | None = None,
 ) -> tuple[Comparison, Sequence[Job]]:
     """The comparison and its queued jobs, all of them or none; none where the same key and request made it before.
 
@@ -64,6 +65,7 @@ def submit(
     session.add(comparison)
     session.flush()
     shared = owned | {"comparison_id": comparison.id, "tags": request["tags"], "traceparent": traceparent}
+    shared |= {"max_seconds": max_seconds}
     # Workers take jobs by their ids: in this order.
     ids = sorted(new_id() for _ in runs)
     rows = [

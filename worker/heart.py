@@ -36,6 +36,9 @@ class Heart:
     def __init__(self, sessions: sessionmaker[Session], claim: Claim, settings: Settings, preview: Path) -> None:
         self.claim = claim
         self.cancelled = False
+        self.give_way = self.out_of_time = False  # as the last beat heard
+        self.signs = 0  # of life, by the computing thread
+        self.asking = False  # the computing thread waits for the database
         self._sessions, self._settings, self._preview = sessions, settings, preview
         self._told: deque[Point] = deque()
         self._pictures: deque[SliceResult] = deque(maxlen=1)  # the newest: a database that is away must not fill memory
@@ -63,8 +66,13 @@ class Heart:
         """Whether nobody else can have the chunk: the last beat is younger than the lease that it brought."""
         return not self.lost and time.monotonic() - self._beaten_at < self._settings.lease_seconds
 
+    def show_life(self) -> None:
+        """The computing thread gets on: the watchdog need not end it. Costs nothing."""
+        self.signs += 1
+
     def tell(self, beat: Beat) -> None:
         """Have a snapshot written, soon and in order."""
+        self.show_life()
         self._told.append(beat.point)
         if beat.preview is not None:
             self._pictures.append(beat.preview)
@@ -88,14 +96,18 @@ class Heart:
 
     def ask(self, question: Callable[[Session], Given]) -> Given:
         """The answer of the database, as soon as it is there."""
-        with self._writing:
-            while True:
-                try:
-                    with self._sessions.begin() as session:
-                        return question(session)
-                except AWAY as error:
-                    log.warning("database.away", extra={"error": type(error).__name__})
-                    time.sleep(PATIENCE_SECONDS)
+        self.asking = True
+        try:
+            with self._writing:
+                while True:
+                    try:
+                        with self._sessions.begin() as session:
+                            return question(session)
+                    except AWAY as error:
+                        log.warning("database.away", extra={"error": type(error).__name__})
+                        time.sleep(PATIENCE_SECONDS)
+        finally:
+            self.asking = False
 
     def close(self) -> None:
         """Stop beating; the lease lives on until it runs out."""
@@ -120,9 +132,10 @@ class Heart:
     def _beat(self) -> None:
         began = time.monotonic()
         with self._sessions.begin() as session:
-            cancel = leases.heartbeat(session, self.claim, self._settings.lease_seconds)
+            told = leases.heartbeat(session, self.claim, self._settings.lease_seconds)
         self._beaten_at = began
-        if cancel:
+        self.give_way, self.out_of_time = told.give_way, told.out_of_time
+        if told.cancel:
             with self._sessions.begin() as session:
                 leases.stop_cancelled(session, self.claim)
             self.cancelled = True

@@ -13,7 +13,7 @@ from core.volumes import leaders
 from worker import quotas
 from worker.database import notify
 from worker.ids import new_id
-from worker.models import DEFAULT_TENANT, OPEN, Chunk, Comparison, Job, Key, Scan, Status
+from worker.models import DEFAULT_TENANT, OPEN, Chunk, Comparison, Job, Key, Priority, Scan, Status
 from worker.scans import end_of
 
 SUBMISSION_LOCK = (0x75646967, 1)  # two 32-bit keys: one submission at a time, so that the limit of open jobs is exact
@@ -49,6 +49,8 @@ def submit(
     slices: Sequence[int],
     seed: int,
     seeds: int = 1,
+    priority: int = Priority.ROUTINE,
+    max_seconds: float | None = None,
     tags: dict[str, str],
     webhook_url: str | None = None,
     traceparent: str | None = None,
@@ -77,6 +79,8 @@ def submit(
         "slices": list(slices),
         "seed": seed,
         "seeds": seeds,
+        "priority": priority,
+        "max_seconds": max_seconds,
         "tags": dict(tags),
         "webhook_url": webhook_url,
         "traceparent": traceparent,
@@ -149,8 +153,17 @@ def request_cancel(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TE
     return job
 
 
-def retry(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TENANT, *, max_open_jobs: int) -> Job:
+def retry(
+    session: Session,
+    job_id: uuid.UUID,
+    tenant: str = DEFAULT_TENANT,
+    *,
+    max_open_jobs: int,
+    max_seconds: float | None = None,
+) -> Job:
     """Queue a failed job again; finished slices stay, the others go on from their checkpoints.
+
+    `max_seconds` takes the place of its limit, which must be more than it has computed.
 
     Raises IllegalMove, TooManyOpenJobs and QuotaReached. It was counted for its day when it was filed.
     """
@@ -165,10 +178,17 @@ def retry(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TENANT, *, 
         raise IllegalMove(f"the scan of job {job_id} was deleted; post it again for a new job")
     if job.expired:
         raise IllegalMove(f"job {job_id} has expired; file a new one")
+    limit = job.max_seconds if max_seconds is None else max_seconds
+    if limit is not None and job.seconds >= limit:
+        raise IllegalMove(
+            f"job {job_id} has computed for {job.seconds:.0f} s and may for {limit:g} s; "
+            "retry it with a larger max_seconds"
+        )
     if job.key_id is not None:
         quotas.check_open(session, session.get_one(Key, job.key_id))
     check_room(session, 1, max_open_jobs)
     job.status, job.error, job.finished_at, job.cancel_requested = Status.QUEUED, None, None, False
+    job.max_seconds = limit
     again: dict[str, Any] = {"status": Status.QUEUED, "crashes": 0, "rung_at": func.now()}
     again |= {"finished_at": None, "lease_until": None}
     session.execute(update(Chunk).where(Chunk.job_id == job_id, Chunk.status != Status.SUCCEEDED).values(again))

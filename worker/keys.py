@@ -7,13 +7,13 @@ import uuid
 from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from worker.models import Key
+from worker.models import Key, Priority
 
 PREFIX = "udig_"  # by which scanners for leaked secrets know them
 TENANT = r"^[a-z0-9][a-z0-9-]{0,62}$"
@@ -48,17 +48,32 @@ KEPT_LIMITS = tuple(name for name in Limits.model_fields if name != "expires_day
 """Those that stand in a key's row as they were asked for; of the days until its end the row has the end."""
 
 
+PriorityName = Literal["routine", "urgent"]
+
+
+def priority_name(stored: int) -> str:
+    """How clients spell a priority."""
+    return Priority(stored).name.lower()
+
+
+def priority_value(name: PriorityName) -> Priority:
+    """What stands in rows for it."""
+    return Priority[name.upper()]
+
+
 class Wanted(Limits):
     """A key that is asked for."""
 
     name: str = Field(pattern=r"^[\w .@+-]{1,64}$", description="what people call it; never a patient's name")
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)]
+    max_priority: PriorityName = Field("routine", description="the highest that its jobs may have")
 
 
 def make(session: Session, tenant: str, wanted: Wanted, maker: Key | None = None) -> tuple[Key, str]:
     """A new key, which does not outlive the one that made it: its row, and the secret."""
     secret = _fresh()
-    row = wanted.model_dump(exclude={"scopes", "expires_days"})
+    row = wanted.model_dump(exclude={"scopes", "expires_days", "max_priority"})
+    row["max_priority"] = priority_value(wanted.max_priority)
     own_end = None if wanted.expires_days is None else func.now() + timedelta(days=wanted.expires_days)
     ends = [end for end in (own_end, None if maker is None else maker.expires_at) if end is not None]
     scopes = list(dict.fromkeys(scope.value for scope in wanted.scopes))
@@ -73,7 +88,7 @@ def make(session: Session, tenant: str, wanted: Wanted, maker: Key | None = None
 
 def laxer(key: Key, than: Key) -> str | None:
     """The first limit in which a key may have more than another, or live longer; None: in none."""
-    for name in (*KEPT_LIMITS, "expires_at"):
+    for name in (*KEPT_LIMITS, "max_priority", "expires_at"):
         its, most = getattr(key, name), getattr(than, name)
         if most is not None and (its is None or its > most):
             return name

@@ -4,15 +4,17 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, and_, func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Row, and_, case, func, or_, select, update
+from sqlalchemy.orm import Session, aliased
 
 from core.volumes import Precedent
+from worker import scheduling
 from worker.database import notify
 from worker.jobs import UnknownJob, claimable, locked, settle_cancelled, settle_failed, settle_stopped
 from worker.models import Chunk, Job, Scan, Snapshot, Status
+from worker.problems import time_limit
 
 
 class Fenced(Exception):
@@ -38,6 +40,7 @@ class Claim:
     claimed_at: datetime
     traceparent: str | None  # of the request that filed the job
     seeds: int = 1
+    max_seconds: float | None = None  # that the job may compute
     precedent: Precedent | None = None  # what the slice's leader found
 
     def is_mine(self) -> ColumnElement[bool]:
@@ -63,31 +66,36 @@ class Point:
     ssim: float | None = None
 
 
-def claim(
-    session: Session, wanted: tuple[uuid.UUID, int], worker: str, lease_seconds: float, left: Sequence[uuid.UUID] = ()
-) -> Claim | None:
-    """The wanted chunk if it waits, else the one that has waited longest, else None; of no job left to others."""
-    job_id, slice_ = wanted
-    rung_for = and_(Chunk.job_id == job_id, Chunk.slice == slice_).desc()
-    waiting = select(Chunk.job_id).join(Job).where(claimable(), Job.scan_id.is_not(None), Job.id.not_in(left))
-    oldest = waiting.order_by(rung_for, Chunk.job_id).limit(1)
-    while (found := session.scalar(oldest)) is not None:
+def claim(session: Session, worker: str, lease_seconds: float, left: Sequence[uuid.UUID] = ()) -> Claim | None:
+    """The chunk whose turn it is (`worker.scheduling`), None when none waits; of no job left to others.
+
+    A job that has used up its seconds fails here instead of beginning another slice.
+    """
+    while (found := scheduling.next_chunk(session, left)) is not None:
         try:
             # Without a chunk to take the job is let go of, before another is waited for.
             with session.begin_nested():
-                return _take(session, locked(session, found), slice_, worker, lease_seconds)
-        except (UnknownJob, _Taken):
+                job = locked(session, found.job_id)
+                if job.max_seconds is None or job.seconds < job.max_seconds:
+                    return take(session, job, worker, lease_seconds, starved=found.starved)
+                if not job.status.ended:
+                    settle_failed(session, job, time_limit(job.max_seconds))
+        except (UnknownJob, Taken):
             continue
     return None
 
 
-class _Taken(Exception):
+class Taken(Exception):
     """Other workers were faster."""
 
 
-def _take(session: Session, job: Job, wanted: int, worker: str, lease_seconds: float) -> Claim:
+def take(
+    session: Session, job: Job, worker: str, lease_seconds: float, wanted: int | None = None, *, starved: bool = False
+) -> Claim:
+    """A chunk of a job that is held: the one wanted, or the first that may begin. Raises Taken when none may."""
     waiting = select(Chunk.slice).where(Chunk.job_id == job.id, claimable())
-    first = waiting.order_by((Chunk.slice == wanted).desc(), Chunk.slice).limit(1).scalar_subquery()
+    waiting = waiting if wanted is None else waiting.where(Chunk.slice == wanted)
+    first = waiting.order_by(Chunk.slice).limit(1).scalar_subquery()
     query = (
         update(Chunk)
         .where(Chunk.job_id == job.id, Chunk.slice == first)
@@ -97,6 +105,7 @@ def _take(session: Session, job: Job, wanted: int, worker: str, lease_seconds: f
             worker=worker,
             lease_until=lease_end(lease_seconds),
             started_at=func.coalesce(Chunk.started_at, func.now()),
+            protected_until=scheduling.protection(starved),
         )
         .returning(
             Chunk.slice,
@@ -110,7 +119,7 @@ def _take(session: Session, job: Job, wanted: int, worker: str, lease_seconds: f
     )
     row = session.execute(query).one_or_none()
     if row is None:
-        raise _Taken
+        raise Taken
     job.status = Status.RUNNING
     job.started_at = job.started_at or func.now()
     notify(session, job.id)
@@ -128,6 +137,7 @@ def _claimed(session: Session, job: Job, row: Row[*tuple[Any, ...]]) -> Claim:
         parameters=job.parameters,
         seed=job.seed,
         seeds=job.seeds,
+        max_seconds=job.max_seconds,
         outputs=tuple(job.outputs),
         slices=tuple(job.slices),
         scan_sha256=scan.sha256,
@@ -144,8 +154,16 @@ def _precedent(session: Session, job_id: uuid.UUID, leader: int) -> Precedent | 
     return Precedent.of(leader, session.get_one(Chunk, (job_id, leader)).verdict)
 
 
-def heartbeat(session: Session, claim: Claim, lease_seconds: float, point: Point | None = None) -> bool:
-    """Renew the lease and tell how far it is; True when the job is to be cancelled. Raises Fenced."""
+class Told(NamedTuple):
+    """What a heartbeat hears back."""
+
+    cancel: bool = False  # the job is to be cancelled
+    give_way: bool = False  # something more urgent waits: stop where that costs nothing
+    out_of_time: bool = False  # the job has used up its seconds
+
+
+def heartbeat(session: Session, claim: Claim, lease_seconds: float, point: Point | None = None) -> Told:
+    """Renew the lease and tell how far it is; what the worker is to do. Raises Fenced."""
     values: dict[str, Any] = {"lease_until": lease_end(lease_seconds)}
     if point is not None:
         values |= {"iteration": point.iteration, "iterations": point.iterations, "seconds": point.seconds}
@@ -153,13 +171,22 @@ def heartbeat(session: Session, claim: Claim, lease_seconds: float, point: Point
         update(Chunk)
         .where(claim.is_mine(), Job.id == Chunk.job_id)
         .values(values)
-        .returning(Job.cancel_requested)
+        .returning(Job.cancel_requested, Chunk.yield_asked_at.is_not(None), _out_of_time())
         .execution_options(synchronize_session=False)
     )
-    cancel = session.scalar(query)
-    if cancel is None:
+    found = session.execute(query).one_or_none()
+    if found is None:
         raise Fenced
-    return cancel
+    return Told(*found)
+
+
+def _out_of_time() -> ColumnElement[bool]:
+    """Whether a job has computed for longer than it may, what its workers are at counted in."""
+    each = aliased(Chunk)
+    so_far = func.extract("epoch", func.now() - func.coalesce(each.claimed_at, func.now()))
+    running = select(func.coalesce(func.sum(so_far), 0.0)).where(each.job_id == Job.id, each.status == Status.RUNNING)
+    spent = Job.seconds + running.correlate(Job).scalar_subquery()
+    return case((Job.max_seconds.is_(None), False), else_=spent >= Job.max_seconds)
 
 
 def record(session: Session, claim: Claim, point: Point, lease_seconds: float) -> None:
@@ -177,9 +204,10 @@ def record(session: Session, claim: Claim, point: Point, lease_seconds: float) -
     notify(session, job.id)
 
 
-def release(session: Session, claim: Claim) -> None:
-    """Give the chunk back unfinished. Raises Fenced."""
-    job = _held(session, claim, status=Status.QUEUED, lease_until=None, rung_at=None, worker=None)
+def release(session: Session, claim: Claim, *, yielded: bool = False) -> None:
+    """Give the chunk back unfinished; `yielded`: to something more urgent. Raises Fenced."""
+    more = {"yielded": True} if yielded else {}
+    job = _held(session, claim, status=Status.QUEUED, lease_until=None, rung_at=None, worker=None, **more)
     settle_stopped(session, job)
 
 

@@ -2,7 +2,7 @@
 
 import uuid
 from datetime import datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any, ClassVar
 
 from sqlalchemy import (
@@ -13,6 +13,7 @@ from sqlalchemy import (
     Identity,
     Index,
     MetaData,
+    SmallInteger,
     String,
     UniqueConstraint,
     func,
@@ -49,6 +50,13 @@ class Status(StrEnum):
 
 
 OPEN = (Status.QUEUED, Status.RUNNING)
+
+
+class Priority(IntEnum):
+    """Slices of a higher priority are claimed first, and a running one of a lower priority gives way to them."""
+
+    ROUTINE = 0
+    URGENT = 1
 
 
 class DeliveryState(StrEnum):
@@ -102,6 +110,7 @@ class Key(Base):
     max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
     max_requests_per_minute: Mapped[int | None]
     retention_days: Mapped[int | None]
+    max_priority: Mapped[int] = mapped_column(SmallInteger, default=0, server_default=text("0"))  # of its jobs
 
 
 class Scan(Base):
@@ -170,6 +179,9 @@ class Job(Base):
     slices: Mapped[list[int]]  # slice numbers of the scan, in the order of the result
     seed: Mapped[int] = mapped_column(BigInteger)
     seeds: Mapped[int] = mapped_column(default=1, server_default=text("1"))  # the image is the mean of so many
+    priority: Mapped[int] = mapped_column(SmallInteger, default=0, server_default=text("0"))  # a Priority
+    max_seconds: Mapped[float | None]  # of computing, over all slices and attempts; null: without limit
+    seconds: Mapped[float] = mapped_column(default=0.0, server_default=text("0"))  # so far; kept by the trigger
     tags: Mapped[dict[str, Any]]
     webhook_url: Mapped[str | None]
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
@@ -192,7 +204,10 @@ class Chunk(Base):
     """One slice of a job: what a worker claims, leases and finishes. A trigger counts its ends and lost leases."""
 
     __tablename__ = "chunks"
-    __table_args__ = (Index("ix_chunks_open", "status", "lease_until"),)
+    __table_args__ = (
+        Index("ix_chunks_open", "status", "lease_until"),
+        Index("ix_chunks_queued", "job_id", "slice", postgresql_where=text("status = 'queued'")),
+    )
 
     job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     slice: Mapped[int] = mapped_column(primary_key=True)
@@ -204,6 +219,10 @@ class Chunk(Base):
     queued_at: Mapped[datetime] = mapped_column(server_default=func.now())  # set by the trigger when it waits again
     rung_at: Mapped[datetime | None]  # when a message for it was last sent
     worker: Mapped[str | None]
+    claimed_at: Mapped[datetime | None]  # when the current or last attempt began; set by the trigger
+    yield_asked_at: Mapped[datetime | None]  # when it was asked to give way to something more urgent
+    yielded: Mapped[bool] = mapped_column(default=False, server_default=text("false"))  # it has given way before
+    protected_until: Mapped[datetime | None]  # it is not asked to give way before
     iteration: Mapped[int] = mapped_column(default=0, server_default=text("0"))
     iterations: Mapped[int | None]
     seconds: Mapped[float] = mapped_column(default=0.0, server_default=text("0"))  # spent on it so far
@@ -245,6 +264,23 @@ class Worker(Base):
     gpu_memory_total_bytes: Mapped[int | None] = mapped_column(BigInteger)
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ComputeUsage(Base):
+    """What an attempt at a slice took of a worker; a trigger adds a row when it ends. What fair claims go by.
+
+    The sweep sums old rows up and deletes the oldest: see `worker.scheduling`.
+    """
+
+    __tablename__ = "compute_usage"
+    __table_args__ = (Index("ix_compute_usage_at", "at"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(63))
+    job_id: Mapped[uuid.UUID]  # the job may be gone
+    priority: Mapped[int] = mapped_column(SmallInteger)
+    seconds: Mapped[float]
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Audit(Base):

@@ -39,6 +39,7 @@ class Place:
     heart: Heart | None = None  # of the slice that is being computed
     heard: int = 0  # messages so far
     _left: dict[uuid.UUID, float] = field(default_factory=dict)  # jobs, and until when
+    _missed: dict[uuid.UUID, float] = field(default_factory=dict)  # jobs, and since when their scan's file is missing
 
     @contextmanager
     def working(self, heart: Heart) -> Iterator[None]:
@@ -59,6 +60,14 @@ class Place:
         """Leave a job to others for so long; False where that time is over."""
         self._left[job_id] = time.monotonic() + seconds
         return seconds > 0
+
+    def misses(self, job_id: uuid.UUID) -> float:
+        """For how many seconds the file of a job's scan has been missing here, now that it is."""
+        return time.monotonic() - self._missed.setdefault(job_id, time.monotonic())
+
+    def found(self, job_id: uuid.UUID) -> None:
+        """It is there."""
+        self._missed.pop(job_id, None)
 
     @cached_property
     def device_name(self) -> str:

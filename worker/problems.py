@@ -5,7 +5,7 @@ from typing import Any
 from core.errors import ReconstructionError
 
 Problem = dict[str, Any]
-KINDS = ("invalid", "out-of-memory", "disk-full", "worker-lost", "problem")
+KINDS = ("invalid", "out-of-memory", "disk-full", "worker-lost", "time-limit", "scan-missing", "problem")
 
 
 def problem(kind: str, title: str, status: int, detail: str, **more: Any) -> Problem:
@@ -38,6 +38,25 @@ def worker_lost(slice_: int, crashes: int) -> Problem:
         "retry the job when the cause is mended"
     )
     return problem("worker-lost", "The worker was lost", 500, detail)
+
+
+def time_limit(most: float) -> Problem:
+    """The job has computed for as long as it may."""
+    detail = (
+        f"the job has computed for its max_seconds, {most:g}; finished slices and checkpoints are kept: "
+        "retry it with more to go on from them"
+    )
+    errors = [{"field": "max_seconds", "found": f"{most:g}", "expected": "more"}]
+    return problem("time-limit", "The time limit was reached", 422, detail, errors=errors)
+
+
+def scan_missing(slice_: int, seconds: float) -> Problem:
+    """The file of the scan is not where workers look for it, and did not come back."""
+    detail = (
+        f"the file of the scan was not found for {seconds:g} s when slice {slice_} was to begin; is DATA the service's "
+        "folder on that worker? Post the scan again, or mend that, and retry the job"
+    )
+    return problem("scan-missing", "The scan's file is missing", 500, detail)
 
 
 def internal(slice_: int, error: Exception) -> Problem:

@@ -16,6 +16,7 @@ from core.acquisition import Modality
 from core.assessment import assess
 from core.ensembles import ensemble
 from core.errors import UnsupportedScan
+from core.interruption import interruptible
 from core.iterates import Iterate, State
 from core.meter import Meter
 from core.parameters import Parameters, parse
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 WATCHING_SHARE = 0.01  # of the time at most goes into looking at iterates, and as much into keeping them
 UNKNOWN = ("extra_forbidden", "union_tag_invalid", "literal_error", "enum")  # what pydantic says of a newer version's
 LAST_CHECKPOINT_SECONDS = 4.0  # a worker that ends waits this long for an iterate to go on from
+LAST_ITERATE_SECONDS = 30.0  # and so long does a job whose time is up
 
 
 class NotKnown(UnsupportedScan):
@@ -40,6 +42,14 @@ class NotKnown(UnsupportedScan):
 
 class Released(Exception):
     """The worker ends; its last checkpoint is what the next one goes on from."""
+
+
+class Yielded(Released):
+    """Something more urgent waits; whoever takes the slice later goes on from its last checkpoint."""
+
+
+class OutOfTime(Exception):
+    """The job has used up its seconds; its last checkpoint is what a retry with more of them goes on from."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,28 @@ class Run:
         self._leave_by: float | None = None
 
     def compute(self) -> Outcome:
-        """The slice's result. Raises Fenced, Released, and what the engine raises."""
+        """The slice's result. Raises Fenced, Released, OutOfTime, and what the engine raises."""
+        with interruptible(self._check):
+            return self._computed()
+
+    def _check(self) -> None:
+        """Asked for in every inner loop: those that end the computation wait for no iterate, or not for long."""
+        self._heart.show_life()
+        if self._heart.lost:
+            raise Fenced
+        if self._place.ending.is_set():
+            self._leave_unless(LAST_CHECKPOINT_SECONDS, Released)
+        elif self._heart.out_of_time:
+            self._leave_unless(LAST_ITERATE_SECONDS, OutOfTime)
+
+    def _leave_unless(self, seconds: float, how: type[Exception]) -> None:
+        """Leave so long after this was said first, unless an iterate to go on from comes before."""
+        if self._leave_by is None:
+            self._leave_by = time.monotonic() + seconds
+        if time.monotonic() > self._leave_by:
+            raise how
+
+    def _computed(self) -> Outcome:
         self._began = time.monotonic()
         kept = self.checkpoints.load(self._place.device) or {}
         if kept:
@@ -125,8 +156,7 @@ class Run:
         look_at = 0.0
         with tracing.span("slice.maps"):
             for problem in slice_problems(scan, 0, self._place.device, fit_maps=fits_maps):
-                if self._heart.lost:
-                    raise Fenced
+                self._check()
                 if self._place.ending.is_set():
                     raise Released
                 began = time.monotonic()
@@ -171,17 +201,20 @@ class Run:
         return since >= pause_after(self.checkpoints.seconds, self._place.settings.checkpoint_seconds)
 
     def _stop_if_told(self, iterate: Iterate) -> None:
-        if self._heart.lost:
-            raise Fenced
-        if not self._place.ending.is_set():
-            return
-        if iterate.state is not None:
+        self._check()
+        how = self._told_to_stop()
+        if how is not None and iterate.state is not None:
             self._keep(iterate.step, iterate.state)
             self.checkpoints.wait()
-            raise Released
-        self._leave_by = self._leave_by or time.monotonic() + LAST_CHECKPOINT_SECONDS
-        if time.monotonic() > self._leave_by:
-            raise Released
+            raise how
+
+    def _told_to_stop(self) -> type[Exception] | None:
+        """How to stop at an iterate that can be gone on from."""
+        if self._place.ending.is_set():
+            return Released
+        if self._heart.out_of_time:
+            return OutOfTime
+        return Yielded if self._heart.give_way else None
 
     def _look(self, problem: SliceProblem, iterate: Iterate) -> Quality:
         """Measure an iterate, have it told and shown, and remember it in the curves."""

@@ -93,6 +93,15 @@ class Settings(BaseSettings):
     orphan_seconds: float = Field(
         3600, gt=0, description="files that no job or scan names are removed at this age; workers look as often"
     )
+    stall_seconds: float = Field(
+        900, gt=0, description="a worker whose computation shows no sign of life for this long is ended"
+    )
+    hung_seconds: float = Field(
+        90, ge=1, description="an API or a worker that has not answered for this long is ended and started anew"
+    )
+    max_job_seconds: float = Field(
+        259_200, gt=0, description="a job may compute for this long, over all its slices, unless it asks for less"
+    )
     max_crashes: int = Field(3, ge=1, description="a slice that killed its worker this often fails its job")
 
     @field_validator("database_url")

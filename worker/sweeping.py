@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from worker import tallies
+from worker import scheduling, tallies
 from worker.jobs import UnknownJob, claimable, locked, settle_failed, settle_stopped
 from worker.models import Chunk, Status, Worker
 from worker.problems import worker_lost
@@ -59,6 +59,7 @@ def sweep(
     if max_crashes is not None:
         expire(session, max_crashes)
     tallies.sum_up(session)
+    scheduling.sum_up_usage(session)
     waiting = session.scalar(select(func.count()).select_from(Chunk).where(claimable())) or 0
     missing = 0 if messages is None else max(0, waiting - messages)
     quiet = Chunk.rung_at < func.now() - timedelta(seconds=ring_again_seconds)

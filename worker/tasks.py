@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
 from core.errors import ReconstructionError
+from core.interruption import interruptible
 from worker import leases, problems, queue, tracing
 from worker.assembly import assemble
 from worker.database import AWAY
@@ -19,22 +20,24 @@ from worker.heart import Heart
 from worker.leases import Fenced
 from worker.place import Place
 from worker.problems import Problem
-from worker.runs import NotKnown, Outcome, Released, Run
+from worker.runs import NotKnown, Outcome, OutOfTime, Released, Run, Yielded
 from worker.storage import is_full
 
 log = logging.getLogger(__name__)
+MISSING_SECONDS = 3600.0  # that a worker waits for the file of a scan, from when it first missed it
+MISSING_PAUSE_SECONDS = 30.0  # between two looks at one job's
 UNKNOWN_SECONDS = 3600.0  # that a job which this version does not know waits for a newer one, from when it was queued
 
 
 def reconstruct_chunk(place: Place, job_id: uuid.UUID, slice_: int) -> None:
-    """Do the chunk that was rung for, or the one that has waited longest; nothing when none waits."""
+    """Do the chunk whose turn it is, whichever was rung for; nothing when none waits."""
     place.heard += 1
     if place.ending.is_set():
         queue.ring([(job_id, slice_)])
         return
     asked_at = datetime.now(UTC)
     with place.sessions.begin() as session:
-        claim = leases.claim(session, (job_id, slice_), place.name, place.settings.lease_seconds, place.left)
+        claim = leases.claim(session, place.name, place.settings.lease_seconds, place.left)
     if claim is None:
         return
     tracing.record("slice.wait", claim.traceparent, claim.queued_at, claim.claimed_at)
@@ -53,8 +56,14 @@ def _work(place: Place, heart: Heart) -> None:
         _finish(place, heart)
     except Fenced:
         log.info("slice.cancelled" if heart.cancelled else "slice.fenced")
+    except Yielded:
+        give_back(heart, yielded=True)
     except Released:
         give_back(heart)
+    except OutOfTime:
+        _fail(heart, problems.time_limit(heart.claim.max_seconds or 0.0))
+    except ScanMissing:
+        _wait_for_scan(place, heart)
     except NotKnown as error:
         _leave(place, heart, error)
     except ReconstructionError as error:
@@ -72,14 +81,25 @@ def _work(place: Place, heart: Heart) -> None:
             log.exception("slice.failed")
 
 
-def give_back(heart: Heart) -> None:
-    """Let another worker go on with the claim."""
+def give_back(heart: Heart, *, yielded: bool = False) -> None:
+    """Let another worker go on with the claim; `yielded`: when there is nothing more urgent."""
     try:
-        heart.settle(lambda session: leases.release(session, heart.claim))
+        heart.settle(lambda session: leases.release(session, heart.claim, yielded=yielded))
     except Fenced:
         return
     queue.ring([(heart.claim.job_id, heart.claim.slice)])
-    log.info("slice.released")
+    log.info("slice.yielded" if yielded else "slice.released")
+
+
+def _wait_for_scan(place: Place, heart: Heart) -> None:
+    """Let a worker that sees the scan's file have the job; it fails when the file does not come back for long."""
+    job_id = heart.claim.job_id
+    if place.misses(job_id) < MISSING_SECONDS:
+        place.leave(job_id, MISSING_PAUSE_SECONDS)
+        log.error("scan.missing", extra={"pause": MISSING_PAUSE_SECONDS})
+        give_back(heart)
+    else:
+        _fail(heart, problems.scan_missing(heart.claim.slice, MISSING_SECONDS))
 
 
 def _leave(place: Place, heart: Heart, error: NotKnown) -> None:
@@ -103,7 +123,15 @@ def _fail(heart: Heart, problem: Problem) -> bool:
     return True
 
 
+class ScanMissing(Exception):
+    """The file of a scan that has a row is not below this worker's DATA: a share that is not mounted, say."""
+
+
 def _finish(place: Place, heart: Heart) -> None:
+    # Before anything is written: where the scan is not, nobody would find what this worker writes either.
+    if not place.storage.scan(heart.claim.scan_sha256, heart.claim.tenant).is_file():
+        raise ScanMissing
+    place.found(heart.claim.job_id)
     place.storage.prepare_job(heart.claim.job_id)
     if heart.claim.result is not None or _finish_slice(place, heart, Run(place, heart)):
         _finish_job(place, heart)
@@ -138,7 +166,15 @@ def _finish_slice(place: Place, heart: Heart, run: Run) -> bool:
 
 
 def _finish_job(place: Place, heart: Heart) -> None:
-    folder, versions = assemble(place, heart.claim)
+    def check() -> None:
+        heart.show_life()
+        if heart.lost:
+            raise Fenced
+        if place.ending.is_set():
+            raise Released
+
+    with interruptible(check):
+        folder, versions = assemble(place, heart.claim)
     try:
         heart.settle(lambda session: leases.succeed_job(session, heart.claim, folder, versions))
     except Fenced:

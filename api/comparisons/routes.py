@@ -85,6 +85,7 @@ def _file(context: Context, caller: Caller, asked: ComparisonIn, key: str | None
             max_open_jobs=context.settings.max_open_jobs,
             key=caller.key,
             retention_days=caller.retention_days(context),
+            max_seconds=context.settings.max_job_seconds,
         )
         comparison_id, job_ids = comparison.id, [job.id for job in filed]
         # Everything is asked before the commit: after it nothing may go wrong that would deny what was done.

@@ -4,6 +4,7 @@ import uuid
 from typing import Any
 
 import numpy as np
+from claiming import claim_slice
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.grade import Grade
@@ -38,7 +39,7 @@ class Drive:
     def claim(self, job: dict[str, Any], slice_: int = 0) -> leases.Claim:
         """Begin a slice."""
         with self.sessions.begin() as session:
-            claim = leases.claim(session, (uuid.UUID(job["id"]), slice_), "host:1:a", LEASE_SECONDS)
+            claim = claim_slice(session, uuid.UUID(job["id"]), slice_, lease_seconds=LEASE_SECONDS)
         assert claim is not None
         self.storage.prepare_job(claim.job_id)
         return claim

@@ -370,6 +370,22 @@ def test_a_key_makes_none_that_may_more_than_itself(door: Door) -> None:
     assert (row.tenant, row.expires_at) == ("a", door.row(maker).expires_at)
 
 
+def test_a_key_asks_for_no_more_urgent_jobs_than_it_may(door: Door, mri_file: bytes) -> None:
+    (_, plain), (swift_id, swift) = door.key("a"), door.key("a", max_priority="urgent")
+    scan = bring(door, plain, mri_file)
+    body = {"scan_id": scan["id"], "parameters": QUICK, "priority": "urgent"}
+    refused = door.client.post("/v1/jobs", json=body, headers=plain)
+    assert refused.status_code == 403
+    assert "max_priority" in refused.json()["detail"]
+    assert ask(door, swift, scan, priority="urgent")["priority"] == "urgent"
+    more = {"name": "x", "scopes": ["write"], "max_priority": "urgent"}
+    assert door.client.post("/v1/keys", json=more, headers=plain).json()["errors"][0]["field"] == "max_priority"
+    assert door.client.post(f"/v1/keys/{swift_id}/rotate", headers=plain).status_code == 403
+    assert door.client.post("/v1/keys", json=more, headers=swift).json()["max_priority"] == "urgent"
+    shown = door.client.get("/v1/keys", headers=plain).json()["items"]
+    assert [key["max_priority"] for key in shown] == ["routine", "urgent", "urgent"]
+
+
 def test_a_key_turns_none_that_may_more_than_itself(door: Door) -> None:
     _, narrow = door.key("a", Scope.ADMIN, max_open_jobs=5, expires_days=3)
     _, free = door.key("a", Scope.ADMIN)

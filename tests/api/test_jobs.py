@@ -412,3 +412,31 @@ def test_a_job_is_queued_while_the_queue_is_away(settings: Settings, mri_file: b
     with TestClient(create_app(lonely)) as client:
         scan = client.post("/v1/scans", content=mri_file).json()
         assert post(client, scan)["status"] == "queued"
+
+
+def test_a_time_limit_is_told_bounded_and_raised_by_a_retry(
+    client: TestClient, drive: Drive, settings: Settings, scan: dict[str, Any]
+) -> None:
+    assert post(client, scan)["max_seconds"] == settings.max_job_seconds
+    refused = client.post("/v1/jobs", json=asked(scan, max_seconds=settings.max_job_seconds + 1))
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["field"] == "max_seconds"
+    job = post(client, scan, max_seconds=60)
+    assert (job["max_seconds"], job["compute_seconds"]) == (60, 0)
+    drive.fail(job)
+    for wrong in (b"{", b'{"max_seconds": 0}', b'{"seconds": 1}'):
+        answer = client.post(job["links"]["retry"], content=wrong, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 422
+    again = client.post(job["links"]["retry"], json={"max_seconds": 120})
+    assert (again.status_code, again.json()["max_seconds"]) == (202, 120)
+
+
+def test_without_keys_a_job_may_be_urgent_and_is_the_same_request_only_as_such(
+    client: TestClient, scan: dict[str, Any]
+) -> None:
+    headers = {"Idempotency-Key": "k"}
+    urgent = client.post("/v1/jobs", json=asked(scan, priority="urgent"), headers=headers)
+    assert urgent.json()["priority"] == "urgent"
+    assert client.post("/v1/jobs", json=asked(scan), headers=headers).status_code == 409
+    assert post(client, scan)["priority"] == "routine"
+    assert client.post("/v1/jobs", json=asked(scan, priority="now")).status_code == 422

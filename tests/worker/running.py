@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from claiming import claim_slice
 from scans import ct, mri, write_hdf5
 from spelling import environment
 from sqlalchemy import select
@@ -27,7 +28,7 @@ from core.iterates import Iterate
 from core.parameters import SIRT, Parameters, UDiGDIP, complete
 from core.reconstruct import SliceProblem, reconstruct, slice_problem
 from core.volumes import Precedent
-from worker import jobs, leases, queue
+from worker import jobs, queue
 from worker.leases import Claim
 from worker.models import Chunk, Job, Scan
 from worker.settings import Settings
@@ -134,7 +135,7 @@ class Desk:
     def claimed(self, job_id: uuid.UUID) -> Claim:
         """Slice 0 of the job, as a worker has it that is none of the test's."""
         with self.database.begin() as session:
-            claim = leases.claim(session, (job_id, 0), "host:1:a", 60)
+            claim = claim_slice(session, job_id, 0)
         assert claim is not None
         return claim
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scans
 import torch
+from claiming import claim_slice
 from running import GUIDED, Desk
 
 from core import formats
@@ -20,7 +21,6 @@ from core.acquisition import Acquisition, Modality
 from core.iterates import Iterate, State
 from core.parameters import METHODS, TV, Parameters, complete, parse
 from core.reconstruct import SliceProblem, reconstruct, slice_problem
-from worker import leases
 from worker.checkpoints import Checkpoints
 from worker.heart import Beat, Heart
 from worker.leases import Claim
@@ -145,7 +145,7 @@ def run(place: Place, claim: Claim) -> Run:
 
 def claimed(place: Place, job_id: uuid.UUID) -> Claim:
     with place.sessions.begin() as session:
-        claim = leases.claim(session, (job_id, 0), place.name, place.settings.lease_seconds)
+        claim = claim_slice(session, job_id, 0, place.name, place.settings.lease_seconds)
     assert claim is not None
     place.storage.prepare_job(job_id)
     return claim

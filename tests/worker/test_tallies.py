@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from claiming import claim_slice
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -20,7 +21,7 @@ def submit(session: Session, webhook_url: str | None = None) -> Job:
 
 
 def claim(session: Session, job: Job, slice_: int = 0) -> leases.Claim:
-    claimed = leases.claim(session, (job.id, slice_), "host:1:a", 60)
+    claimed = claim_slice(session, job.id, slice_)
     assert claimed is not None
     return claimed
 
@@ -35,7 +36,7 @@ def test_slices_lost_leases_and_failures_by_reason_are_counted(database: session
         for _ in range(2):  # taken back, then poison
             session.execute(update(Chunk).values(lease_until=func.now() - timedelta(seconds=1)))
             sweeping.expire(session, max_crashes=2)
-            leases.claim(session, (job.id, 1), "host:1:a", 60)
+            claim_slice(session, job.id, 1)
     with database.begin() as session:
         jobs.retry(session, job.id, max_open_jobs=100)
         leases.fail_job(session, claim(session, job, 1), {"type": "about:blank"})
