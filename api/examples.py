@@ -168,14 +168,11 @@ PRIOR = {
     "scores": {"gain_db_at_sigma_0.2": 9.1},
     "limits": "Not for diagnosis.",
 }
-RETRY_REQUEST = {"max_seconds": 7200.0}
 KEY_REQUEST = {"name": "scanner 3", "scopes": ["read", "write"], "max_open_jobs": 20, "retention_days": 30}
 KEY: dict[str, Any] = {
     "id": "0198c2f0-11aa-7b3c-8f00-5d1c2b3a4e5f",
     **KEY_REQUEST,
-    "max_jobs_per_day": None,
-    "max_stored_bytes": None,
-    "max_requests_per_minute": None,
+    **dict.fromkeys(("max_jobs_per_day", "max_stored_bytes", "max_requests_per_minute")),
     "max_priority": "routine",
     "created_at": CREATED,
     "expires_at": None,

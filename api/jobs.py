@@ -15,7 +15,7 @@ from api import views, webhooks
 from api.access import Caller, Reader, Writer
 from api.asked import has_body, json_body, method_for, parsed, slices_of
 from api.context import Context, ContextDep
-from api.examples import JOB, JOB_ITEM, JOB_REQUEST, JUDGED_JOB, RETRY_REQUEST, answers, page
+from api.examples import JOB, JOB_ITEM, JOB_REQUEST, JUDGED_JOB, answers, page
 from api.intake import SCAN_BROUGHT, Received, is_form, keeping, received
 from api.negotiation import next_link, tagged_json
 from api.problems import Forbidden, Invalid
@@ -238,7 +238,10 @@ def cancel_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Respon
         "requestBody": {
             "required": False,
             "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/RetryOptions"}, "example": RETRY_REQUEST}
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/RetryOptions"},
+                    "example": {"max_seconds": 7200.0},
+                }
             },
         }
     },

@@ -10,8 +10,9 @@ from pydantic.fields import FieldInfo
 from api.access import Reader
 from api.context import ContextDep
 from api.examples import METHODS_EXAMPLE, PRIORS, answers
+from api.method_schemas import MethodOut, ParameterOut
 from api.negotiation import tagged_json
-from api.schemas import MethodOut, Page, ParameterOut
+from api.schemas import Page
 from core.cards import Card, cards
 from core.parameters import METHODS, PRESETS, Parameters, complete, parse
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, and_, case, func, or_, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, Row, and_, func, or_, select, update
+from sqlalchemy.orm import Session
 
 from core.volumes import Precedent
 from worker import scheduling
@@ -45,12 +45,8 @@ class Claim:
 
     def is_mine(self) -> ColumnElement[bool]:
         """The fence."""
-        return and_(
-            Chunk.job_id == self.job_id,
-            Chunk.slice == self.slice,
-            Chunk.attempt == self.attempt,
-            Chunk.status == Status.RUNNING,
-        )
+        here = and_(Chunk.job_id == self.job_id, Chunk.slice == self.slice)
+        return and_(here, Chunk.attempt == self.attempt, Chunk.status == Status.RUNNING)
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ def claim(session: Session, worker: str, lease_seconds: float, left: Sequence[uu
 
 
 class Taken(Exception):
-    """Other workers were faster."""
+    """Others were faster."""
 
 
 def take(
@@ -108,12 +104,7 @@ def take(
             protected_until=scheduling.protection(starved),
         )
         .returning(
-            Chunk.slice,
-            Chunk.attempt,
-            Chunk.result,
-            Chunk.leader,
-            Chunk.queued_at,
-            func.now().label("claimed_at"),
+            Chunk.slice, Chunk.attempt, Chunk.result, Chunk.leader, Chunk.queued_at, func.now().label("claimed_at")
         )
         .execution_options(synchronize_session=False)
     )
@@ -171,22 +162,13 @@ def heartbeat(session: Session, claim: Claim, lease_seconds: float, point: Point
         update(Chunk)
         .where(claim.is_mine(), Job.id == Chunk.job_id)
         .values(values)
-        .returning(Job.cancel_requested, Chunk.yield_asked_at.is_not(None), _out_of_time())
+        .returning(Job.cancel_requested, Chunk.yield_asked_at.is_not(None), scheduling.out_of_time())
         .execution_options(synchronize_session=False)
     )
     found = session.execute(query).one_or_none()
     if found is None:
         raise Fenced
     return Told(*found)
-
-
-def _out_of_time() -> ColumnElement[bool]:
-    """Whether a job has computed for longer than it may, what its workers are at counted in."""
-    each = aliased(Chunk)
-    so_far = func.extract("epoch", func.now() - func.coalesce(each.claimed_at, func.now()))
-    running = select(func.coalesce(func.sum(so_far), 0.0)).where(each.job_id == Job.id, each.status == Status.RUNNING)
-    spent = Job.seconds + running.correlate(Job).scalar_subquery()
-    return case((Job.max_seconds.is_(None), False), else_=spent >= Job.max_seconds)
 
 
 def record(session: Session, claim: Claim, point: Point, lease_seconds: float) -> None:
@@ -253,12 +235,12 @@ def call_followers(session: Session, claim: Claim) -> list[tuple[uuid.UUID, int]
 def succeed_job(session: Session, claim: Claim, folder: str, versions: dict[str, Any]) -> None:
     """Accept the assembled result, unless the job is to be cancelled. Raises Fenced."""
     if locked_or_fenced(session, claim.job_id).cancel_requested:
-        return stop_cancelled(session, claim)
+        stop_cancelled(session, claim)
+        return
     job = _held(session, claim, status=Status.SUCCEEDED, finished_at=func.now(), lease_until=None)
     rows = session.scalars(select(Chunk.metrics).where(Chunk.job_id == job.id)).all()
     job.metrics = mean_metrics([row for row in rows if row is not None])
     job.status, job.result, job.versions, job.finished_at = Status.SUCCEEDED, folder, versions, func.now()
-    return None
 
 
 def fail_job(session: Session, claim: Claim, problem: dict[str, Any]) -> None:

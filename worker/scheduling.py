@@ -25,7 +25,7 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from worker.health import seen_lately
 from worker.jobs import claimable
@@ -126,6 +126,15 @@ def _starved(below: int) -> ColumnElement[bool]:
 def protection(starved: bool) -> ColumnElement[Any]:
     """Until when a chunk that is being claimed is not to be asked to give way, so that it gets on."""
     return func.now() + QUANTUM if starved else case((Chunk.yielded, func.now() + QUANTUM))
+
+
+def out_of_time() -> ColumnElement[bool]:
+    """Whether a job has computed for longer than it may, what its workers are at counted in."""
+    each = aliased(Chunk)
+    so_far = func.extract("epoch", func.now() - func.coalesce(each.claimed_at, func.now()))
+    running = select(func.coalesce(func.sum(so_far), 0.0)).where(each.job_id == Job.id, each.status == Status.RUNNING)
+    spent = Job.seconds + running.correlate(Job).scalar_subquery()
+    return case((Job.max_seconds.is_(None), False), else_=spent >= Job.max_seconds)
 
 
 class _Running(NamedTuple):

@@ -1,0 +1,64 @@
+"""What all tables share: their base, how names and kinds are stored, and the states of jobs and webhooks."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from sqlalchemy import DateTime, Enum, MetaData
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase
+
+DEFAULT_TENANT = "default"  # whose all is that was kept before there were keys, or is while authentication is off
+CONSTRAINT_NAMES = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Status(StrEnum):
+    """queued -> running -> succeeded | failed | cancelled; running -> queued when a worker died; nothing else."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen by itself."""
+        return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+
+
+OPEN = (Status.QUEUED, Status.RUNNING)
+
+
+class DeliveryState(StrEnum):
+    """pending -> delivered | failed | disabled."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"  # given up
+    DISABLED = "disabled"  # the receiver answered 410: it wants no more
+
+
+def _as_text(kind: type[StrEnum]) -> Enum:
+    """Stored by value: a new one needs no migration."""
+    return Enum(kind, native_enum=False, length=16, values_callable=lambda kind: [member.value for member in kind])
+
+
+class Base(DeclarativeBase):
+    """Base of the tables; times are with zone, JSON is JSONB."""
+
+    metadata = MetaData(naming_convention=CONSTRAINT_NAMES)
+    type_annotation_map: ClassVar = {
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        list[str]: JSONB,
+        list[int]: JSONB,
+        Status: _as_text(Status),
+        DeliveryState: _as_text(DeliveryState),
+    }
