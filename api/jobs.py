@@ -45,6 +45,8 @@ _REQUEST_BODY = {
     },
 }
 
+_RETRY = {"$ref": "#/components/schemas/RetryOptions"}
+
 
 @router.post(
     "/v1/jobs",
