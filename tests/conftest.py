@@ -16,8 +16,9 @@ from sqlalchemy.orm import Session, sessionmaker
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from worker.database import conninfo, make_engine, make_sessions
-from worker.embedded import EmbeddedServers
+from worker.embedded import SUPERUSER, EmbeddedServers
 from worker.migrate import migrate
+from worker.roles import OWNER, SERVICE, with_role
 from worker.settings import Settings
 from worker.storage import Storage
 
@@ -31,13 +32,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class Services(NamedTuple):
     """Where the servers of this run are; `template` is a migrated database to copy."""
 
-    database_url: str
+    database_url: str  # as who may make databases
     redis_url: str
     template: str
+    roles: bool  # whether there are roles that only own tables, and only change rows
 
-    def url_of(self, database: str) -> str:
-        """URL of another database on the same server."""
-        return make_url(self.database_url).set(database=database).render_as_string(hide_password=False)
+    def url_of(self, database: str, role: str | None = None) -> str:
+        """URL of another database on the same server, as a role of the service where there are any."""
+        url = make_url(self.database_url).set(database=database)
+        if role is not None and self.roles:
+            url = url.set(username=role, password=None)
+        return url.render_as_string(hide_password=False)
 
     def execute(self, statement: str) -> None:
         """Run a statement outside a transaction."""
@@ -54,12 +59,14 @@ def services() -> Iterator[Services]:
         if given.database_url is None or given.redis_url is None:
             embedded.start()
         try:
-            database_url = given.database_url or embedded.database_url
-            if given.database_url is None:
-                _trade_safety_for_speed(embedded.database_url)
-            made = Services(database_url, given.redis_url or embedded.redis_url, f"udig_test_{secrets.token_hex(6)}")
-            made.execute(f"CREATE DATABASE {made.template}")
-            migrate(made.url_of(made.template))
+            ours = given.database_url is None
+            database_url = given.database_url or with_role(embedded.database_url, SUPERUSER)
+            if ours:
+                _trade_safety_for_speed(database_url)
+            name = f"udig_test_{secrets.token_hex(6)}"
+            made = Services(database_url, given.redis_url or embedded.redis_url, name, ours)
+            made.execute(f"CREATE DATABASE {made.template}" + (f" OWNER {OWNER}" if ours else ""))
+            migrate(made.url_of(made.template, OWNER), service=SERVICE if ours else None)
             yield made
             made.execute(f"DROP DATABASE {made.template} WITH (FORCE)")
         finally:
@@ -77,9 +84,11 @@ def _trade_safety_for_speed(database_url: str) -> None:
 def settings(services: Services, tmp_path: Path) -> Iterator[Settings]:
     """Settings of a service of its own: an empty database, keys of its own in Redis, a data folder, quick beats."""
     name = f"{services.template}_{secrets.token_hex(4)}"
-    services.execute(f"CREATE DATABASE {name} TEMPLATE {services.template}")
+    owned = f" OWNER {OWNER}" if services.roles else ""
+    services.execute(f"CREATE DATABASE {name} TEMPLATE {services.template}{owned}")
     yield Settings(
-        database_url=services.url_of(name),
+        database_url=services.url_of(name, SERVICE),
+        migration_database_url=services.url_of(name, OWNER),
         redis_url=services.redis_url,
         redis_prefix=f"{name}:",
         data=tmp_path / "data",
@@ -103,6 +112,14 @@ def database(settings: Settings) -> Iterator[sessionmaker[Session]]:
     """Sessions on the test's database."""
     assert settings.database_url is not None
     engine = make_engine(settings.database_url)
+    yield make_sessions(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def owner_database(settings: Settings) -> Iterator[sessionmaker[Session]]:
+    """Sessions on the test's database as the role that owns its tables."""
+    engine = make_engine(str(settings.migration_database_url))
     yield make_sessions(engine)
     engine.dispose()
 

@@ -126,7 +126,7 @@ def test_where_the_tables_cannot_go_is_told_in_one_line(
 ) -> None:
     with database.begin() as session:
         session.add(Scan(tenant="another", sha256="0" * 64, filename="", size_bytes=1, header={}))
-    ended = run("worker.migrate", "--down", revision, DATABASE_URL=str(settings.database_url))
+    ended = run("worker.migrate", "--down", revision, DATABASE_URL=str(settings.migration_database_url))
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].startswith("error: --down: ")
     assert why in ended.stderr

@@ -18,9 +18,11 @@ import psycopg
 import redis
 
 from worker import processes
+from worker.roles import GIVE_TO_OWNER, MAKE_ROLES, OWNER, SERVICE
 from worker.system_user import SystemUser, SystemUserError
 
 DATABASE = "udig"
+SUPERUSER = "postgres"
 LONGEST_SOCKET_FOLDER = 80  # a socket's path has at most 107 bytes
 PLAIN = re.compile(r"[\w./~-]+", re.ASCII)  # signs that mean themselves in every address and option
 START_SECONDS = 60.0
@@ -124,19 +126,22 @@ class _Postgres(_Server):
         shutil.rmtree(part, ignore_errors=True)
         _own_folder(part, user)
         # Trust: whoever reaches the socket, in a folder that is its owner's alone, is the owner.
-        options = ["-D", str(part), "-U", "postgres", "--auth=trust", "--no-locale", "--encoding=UTF8"]
+        options = ["-D", str(part), "-U", SUPERUSER, "--auth=trust", "--no-locale", "--encoding=UTF8"]
         done = subprocess.run([*initdb, *options], capture_output=True, text=True, cwd="/", check=False)
         if done.returncode:
             raise EmbeddedError(f"postgres cannot make its data folder: {(done.stderr or done.stdout).strip()}")
         part.rename(self.folder)
 
     def is_ready(self) -> bool:
-        address = f"host={self.sockets / 'postgres'} user=postgres dbname=postgres connect_timeout=5"
+        address = f"host={self.sockets / 'postgres'} user={SUPERUSER} connect_timeout=5"
         try:
-            with psycopg.connect(address, autocommit=True) as connection:
+            with psycopg.connect(f"{address} dbname=postgres", autocommit=True) as connection:
+                connection.execute(MAKE_ROLES)
                 known = connection.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
                 if known is None:
                     connection.execute(f"CREATE DATABASE {DATABASE}")
+            with psycopg.connect(f"{address} dbname={DATABASE}", autocommit=True) as connection:
+                connection.execute(GIVE_TO_OWNER)
         except psycopg.OperationalError:
             return False
         return True
@@ -154,8 +159,13 @@ class EmbeddedServers:
 
     @property
     def database_url(self) -> str:
-        """SQLAlchemy URL of the database."""
+        """SQLAlchemy URL of the database, as the service's role."""
         return database_url(self.data)
+
+    @property
+    def migration_database_url(self) -> str:
+        """SQLAlchemy URL of the database, as the role that owns its tables."""
+        return database_url(self.data, OWNER)
 
     @property
     def redis_url(self) -> str:
@@ -189,9 +199,12 @@ class EmbeddedServers:
         shutil.rmtree(self.sockets, ignore_errors=True)
 
 
-def database_url(data: Path) -> str:
-    """SQLAlchemy URL of the database that runs on this data folder."""
-    return f"postgresql+psycopg://postgres@/{DATABASE}?host={_socket_folder(data) / 'postgres'}"
+def database_url(data: Path, role: str = SERVICE) -> str:
+    """SQLAlchemy URL of the database that runs on this data folder.
+
+    The socket is its owner's alone and asks for no password: roles keep queries apart, not users of the machine.
+    """
+    return f"postgresql+psycopg://{role}@/{DATABASE}?host={_socket_folder(data) / 'postgres'}"
 
 
 def valkey_binary() -> str:

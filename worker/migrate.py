@@ -8,13 +8,16 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from worker.database import in_one_line
+from worker.database import in_one_line, make_engine
 from worker.embedded import EmbeddedError
 from worker.reach import InUseError, database
+from worker.roles import OWNER, grant, role_of
 from worker.settings import get_settings
 
+GRANT_LOCK = 0x7564696700000004  # of several processes that start at once
 SCRIPTS = Path(__file__).parent.parent / "migrations"
 
 
@@ -26,9 +29,21 @@ def config(url: str) -> Config:
     return made
 
 
-def migrate(url: str, revision: str = "head") -> None:
-    """Upgrade the database at this URL; nothing happens when it is there already."""
+def migrate(url: str, revision: str = "head", service: str | None = None) -> None:
+    """Upgrade the database at this URL, as the role that owns its tables; nothing happens when it is there already.
+
+    The role `service`, unless it is the same, is given the rights that the service needs.
+    """
     command.upgrade(config(url), revision)
+    if revision != "head" or service in (None, role_of(url)):
+        return
+    engine = make_engine(url, 1)
+    try:
+        with engine.begin() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": GRANT_LOCK})
+            grant(connection, str(service))
+    finally:
+        engine.dispose()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,9 +55,9 @@ def main(arguments: Sequence[str]) -> int:
     if settings.database_url is None and options.down is None:
         return _refuse("DATABASE_URL is not set; `python -m worker.serve` starts a server of its own")
     try:
-        with database(settings, alone=True) as url:
+        with database(settings, alone=True, role=OWNER) as url:
             if options.down is None:
-                migrate(url)
+                migrate(url, service=role_of(str(settings.database_url)))
             else:
                 command.downgrade(config(url), options.down)
     except DBAPIError as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from worker.embedded import EmbeddedServers
+from worker.embedded import SUPERUSER, EmbeddedServers, database_url
 from worker.settings import Settings
 from worker.storage import Storage
 
@@ -34,13 +34,14 @@ def only_one(data: Path) -> Iterator[None]:
 
 
 @contextmanager
-def database(settings: Settings, *, alone: bool = False) -> Iterator[str]:
-    """URL of the service's database. Raises EmbeddedError, and InUseError where the service must be down but is up.
+def database(settings: Settings, *, alone: bool = False, role: str = SUPERUSER) -> Iterator[str]:
+    """URL of the service's database, for who may do more than the service: the owner of its tables.
 
-    The embedded server is used as it runs; where the service is down it is started until the block ends.
+    The embedded server is used as it runs, as `role`; where the service is down it is started until the block ends.
+    Raises EmbeddedError, and InUseError where the service must be down but is up.
     """
     if settings.database_url is not None:
-        yield settings.database_url
+        yield settings.migration_database_url or settings.database_url
         return
     Storage(settings.data)
     servers = EmbeddedServers(settings.data, valkey=False)
@@ -50,4 +51,4 @@ def database(settings: Settings, *, alone: bool = False) -> Iterator[str]:
             stack.enter_context(only_one(settings.data))
             servers.start()
             stack.callback(servers.stop)
-        yield servers.database_url
+        yield database_url(settings.data.absolute(), role)

@@ -20,6 +20,7 @@ from worker.embedded import EmbeddedError, EmbeddedServers
 from worker.migrate import migrate
 from worker.names import name_prefix
 from worker.reach import InUseError, only_one
+from worker.roles import role_of
 from worker.settings import BadSetting, Settings, read_settings
 from worker.storage import open_storage, replacing
 from worker.usage import parse_no_arguments
@@ -40,11 +41,13 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         data = settings.data.absolute()
         postgres, valkey = settings.database_url is None, settings.redis_url is None
+        owner = settings.migration_database_url
         self._embedded = EmbeddedServers(data, postgres=postgres, valkey=valkey)
         self.settings = settings.model_copy(
             update={
                 "data": data,
                 "database_url": settings.database_url or self._embedded.database_url,
+                "migration_database_url": self._embedded.migration_database_url if postgres else owner,
                 "redis_url": settings.redis_url or self._embedded.redis_url,
                 "port": settings.port or free_port(settings.host),
             }
@@ -61,7 +64,8 @@ class Service:
     def start(self) -> None:
         """Servers, tables, API, workers. Raises EmbeddedError or what the database raises."""
         self._embedded.start()
-        migrate(str(self.settings.database_url))
+        url = str(self.settings.database_url)
+        migrate(self.settings.migration_database_url or url, service=role_of(url))
         if self._embedded.has_postgres:
             # Nobody else works on this database, and those who did are dead.
             self._forget("")
@@ -76,7 +80,8 @@ class Service:
         """What the children start with: the settings as they were read, where a file held them too."""
         names = ("database_url", "redis_url", "data", "port", "host", "workers")
         read = {name.upper(): str(getattr(self.settings, name)) for name in names}
-        inherited = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in read}
+        kept_back = {*read, "MIGRATION_DATABASE_URL"}  # the children change rows, never tables
+        inherited = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in kept_back}
         return {**inherited, **read}
 
     def watch(self) -> None:

@@ -25,6 +25,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_file=None, extra="ignore", frozen=True, hide_input_in_errors=True)
 
     database_url: str | None = Field(None, description="SQLAlchemy URL of Postgres; unset: the embedded server")
+    migration_database_url: str | None = Field(
+        None,
+        description="the same as the role that owns its tables, for python -m worker.migrate; unset: DATABASE_URL",
+    )
     redis_url: str | None = Field(None, description="URL of a Redis-protocol server; unset: the embedded server")
     redis_prefix: str = Field("udig:", description="what all keys in Redis begin with")
     data: Path = Field(Path(".data"), description="folder of scans, checkpoints, results and embedded servers")
@@ -104,7 +108,7 @@ class Settings(BaseSettings):
     )
     max_crashes: int = Field(3, ge=1, description="a slice that killed its worker this often fails its job")
 
-    @field_validator("database_url")
+    @field_validator("database_url", "migration_database_url")
     @classmethod
     def _is_postgres(cls, url: str | None) -> str | None:
         try:

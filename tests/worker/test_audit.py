@@ -26,6 +26,12 @@ TAMPERING: dict[str, tuple[str, str]] = {
 }
 
 
+@pytest.fixture
+def database(owner_database: sessionmaker[Session]) -> sessionmaker[Session]:
+    """What the service's own role cannot even try."""
+    return owner_database
+
+
 def fill(database: sessionmaker[Session], count: int = 4) -> None:
     for number in range(count):
         with database.begin() as session:

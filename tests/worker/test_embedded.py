@@ -36,7 +36,7 @@ def folder() -> Iterator[Path]:
 
 
 def connected(servers: EmbeddedServers) -> psycopg.Connection:
-    return psycopg.connect(conninfo(servers.database_url), autocommit=True)
+    return psycopg.connect(conninfo(servers.migration_database_url), autocommit=True)
 
 
 def commands_with(marker: Path) -> list[str]:

@@ -22,6 +22,12 @@ from worker.settings import Settings
 from worker.storage import Storage
 
 
+@pytest.fixture
+def database(owner_database: sessionmaker[Session]) -> sessionmaker[Session]:
+    """Tables are changed by their owner."""
+    return owner_database
+
+
 def fill(session: Session) -> None:
     """Jobs of every status, with slices, snapshots, webhooks and tallies, in a comparison."""
     scan = Scan(sha256="0" * 64, filename="a.h5", size_bytes=1, header={})
@@ -51,7 +57,7 @@ def rows(session: Session) -> dict[str, list[Any]]:
 def test_tables_with_rows_go_down_and_up_again(settings: Settings, database: sessionmaker[Session]) -> None:
     with database.begin() as session:
         fill(session)
-    url = str(settings.database_url)
+    url = str(settings.migration_database_url)
     command.downgrade(config(url), "base")
     with database() as session:
         assert inspect(session.connection()).get_table_names() == ["alembic_version"]
@@ -69,7 +75,7 @@ STEPS = list(pairwise(REVISIONS))
 def test_each_step_down_and_up_keeps_the_rows_that_both_sides_know(
     settings: Settings, database: sessionmaker[Session], below: str, above: str
 ) -> None:
-    url = str(settings.database_url)
+    url = str(settings.migration_database_url)
     with database.begin() as session:
         fill(session)
     if above != REVISIONS[-1]:
@@ -88,7 +94,7 @@ def test_who_knows_only_the_step_before_can_still_write(
     settings: Settings, database: sessionmaker[Session], below: str, above: str
 ) -> None:
     """A worker of the version before works beside the new tables: it leaves out what it has never heard of."""
-    url = str(settings.database_url)
+    url = str(settings.migration_database_url)
     command.downgrade(config(url), below)
     with database() as session:
         before = columns(session)
@@ -119,7 +125,7 @@ def test_jobs_of_an_older_version_are_kept_and_were_not_judged(
 ) -> None:
     with database.begin() as session:
         fill(session)
-    url = str(settings.database_url)
+    url = str(settings.migration_database_url)
     command.downgrade(config(url), "0001")
     migrate(url)
     with database() as session:
@@ -129,7 +135,7 @@ def test_jobs_of_an_older_version_are_kept_and_were_not_judged(
 def test_what_there_was_before_tenants_is_the_default_ones_and_older_processes_may_go_on_writing(
     settings: Settings, database: sessionmaker[Session], storage: Storage
 ) -> None:
-    url = str(settings.database_url)
+    url = str(settings.migration_database_url)
     command.downgrade(config(url), "0002")
     as_it_was = text(
         "INSERT INTO scans (id, sha256, filename, size_bytes, header) VALUES (gen_random_uuid(), :sha256, 'a', 1, '{}')"
@@ -150,7 +156,7 @@ def test_what_there_was_before_tenants_is_the_default_ones_and_older_processes_m
 def test_scans_and_jobs_outlive_a_step_back_but_keys_and_the_log_do_not(
     settings: Settings, database: sessionmaker[Session]
 ) -> None:
-    url = str(settings.database_url)
+    url = str(settings.migration_database_url)
     with database.begin() as session:
         key, _ = keys.make(session, "default", Wanted(name="x", scopes=[Scope.READ]))
         fill(session)
@@ -168,7 +174,7 @@ def test_scans_and_jobs_outlive_a_step_back_but_keys_and_the_log_do_not(
 def test_jobs_outlive_a_step_back_but_not_what_they_were_compared_for(
     settings: Settings, database: sessionmaker[Session]
 ) -> None:
-    url = str(settings.database_url)
+    url = str(settings.migration_database_url)
     with database.begin() as session:
         fill(session)
     command.downgrade(config(url), "0005")
@@ -187,13 +193,13 @@ def test_no_step_back_shows_a_tenants_data_to_all(
         fill(session)
         session.execute(text(f"UPDATE {table} SET tenant = 'radiology'"))
     with pytest.raises(RuntimeError, match="tenants beside"):
-        command.downgrade(config(str(settings.database_url)), "0002")
+        command.downgrade(config(str(settings.migration_database_url)), "0002")
     with database() as session:
         assert set(session.scalars(text(f"SELECT tenant FROM {table}"))) == {"radiology"}
 
 
 def test_migrations_make_the_tables_of_the_models(settings: Settings) -> None:
-    engine = make_engine(str(settings.database_url))
+    engine = make_engine(str(settings.migration_database_url))
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, Base.metadata) == []
@@ -203,6 +209,6 @@ def test_migrations_make_the_tables_of_the_models(settings: Settings) -> None:
 def test_migrating_what_is_migrated_changes_nothing(settings: Settings, database: sessionmaker[Session]) -> None:
     with database.begin() as session:
         fill(session)
-    migrate(str(settings.database_url))
+    migrate(str(settings.migration_database_url))
     with database() as session:
         assert len(session.scalars(select(Chunk)).all()) == 2 * len(Status)
