@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from api import documentation, errors, following, health, jobs, keys, methods, results, scans
+from api.audit_heads import HeadSender
 from api.comparisons import routes as comparisons
 from api.comparisons.schemas import ComparisonIn
 from api.context import Context
@@ -84,7 +85,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: Context = app.state.context
     courier = Courier(context.settings, context.sessions)
-    beside = [asyncio.create_task(task) for task in (context.watcher.run(), courier.run())]
+    heads = HeadSender(context.settings, context.sessions, context.requests.registry)
+    beside = [asyncio.create_task(task) for task in (context.watcher.run(), courier.run(), heads.run())]
     try:
         yield
     finally:

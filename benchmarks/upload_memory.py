@@ -16,6 +16,7 @@ import numpy as np
 
 from worker.embedded import EmbeddedServers
 from worker.migrate import migrate
+from worker.roles import role_of
 from worker.serve import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +38,7 @@ def door(data: Path, log: Path = Path(os.devnull), **settings: str) -> Iterator[
     servers = EmbeddedServers(data)
     servers.start()
     try:
-        migrate(servers.database_url)
+        migrate(servers.migration_database_url, service=role_of(servers.database_url))
         port = free_port("127.0.0.1")
         own = {"DATABASE_URL": servers.database_url, "REDIS_URL": servers.redis_url, "DATA": str(data)}
         environment = {**os.environ, **own, "PORT": str(port), "DISK_RESERVE_BYTES": "0", **settings}

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from worker import audit, embedded, keys
+from worker import audit, audit_heads, embedded, keys
 from worker.audit import BrokenChain, Entry, Who
 from worker.database import in_one_line, make_engine, make_sessions
 from worker.keys import TENANT, Limits, PriorityName, Scope, Wanted
@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(do=_export)
     verify = of_audit.add_parser("verify", help="verify the log, and that it still holds what was exported")
     verify.add_argument("exported", type=Path, nargs="?", help="a file that `audit export` wrote")
+    verify.add_argument("--heads", type=Path, metavar="FILE", help="heads that another machine has kept (AUDIT_HEADS)")
     verify.set_defaults(do=_verify)
     return parser
 
@@ -157,6 +158,20 @@ def _verify(session: Session, options: argparse.Namespace) -> None:
     if exported is not None and not audit.holds(session, exported):
         raise BrokenChain(f"entry {exported.seq} was exported as {exported.hash}, and is another or gone by now")
     _say(f"{last.seq} entries, the last one {last.hash}" if last else "no entries")
+    if options.heads is not None:
+        count = audit_heads.verify(session, audit_heads.read(options.heads.read_text().splitlines()), _audit_key())
+        _say(f"{count} heads, all of them borne out")
+
+
+def _audit_key() -> bytes:
+    """The key of AUDIT_KEY, or of the service that `make serve` starts on DATA. Raises Refused."""
+    settings = get_settings()
+    if settings.audit_key is not None:
+        return settings.audit_key.get_secret_value().encode()
+    path = settings.data / "audit.key"
+    if not path.exists():
+        raise Refused("AUDIT_KEY is not set, and heads cannot be told from forged ones without it")
+    return path.read_text().strip().encode()
 
 
 def _last(log: Iterator[Entry]) -> Entry | None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -70,7 +71,7 @@ class Service:
             # Nobody else works on this database, and those who did are dead.
             self._forget("")
         environment = self._environment()
-        self._children = [Child("api", [sys.executable, "-m", "api"], environment)]
+        self._children = [Child("api", [sys.executable, "-m", "api"], environment | self._audit_key())]
         self._children += [
             Child(f"worker {number}", [sys.executable, "-m", "worker"], environment)
             for number in range(1, self.settings.workers + 1)
@@ -83,6 +84,16 @@ class Service:
         kept_back = {*read, "MIGRATION_DATABASE_URL"}  # the children change rows, never tables
         inherited = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in kept_back}
         return {**inherited, **read}
+
+    def _audit_key(self) -> dict[str, str]:
+        """The key that signs heads of the audit log, for the API alone; made at the first start where none is set."""
+        if self.settings.audit_key is not None:
+            return {}
+        path = self.settings.data / "audit.key"
+        if not path.exists():
+            with replacing(path) as part:
+                part.write_text(secrets.token_hex(32))
+        return {"AUDIT_KEY": path.read_text().strip()}
 
     def watch(self) -> None:
         """Start what has died again, servers first."""

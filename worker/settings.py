@@ -6,6 +6,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -94,6 +95,15 @@ class Settings(BaseSettings):
     otel_exporter_otlp_endpoint: str | None = Field(
         None, pattern=r"^https?://[^\s/]+", description="collector of traces (OTLP over HTTP); unset: no traces"
     )
+    audit_key: SecretStr | None = Field(
+        None, min_length=32, description="signs the heads of the audit log; `make serve` makes one; unset: no heads"
+    )
+    audit_heads: str | None = Field(
+        None,
+        description="where heads of the audit log go beside the service's log: udp://host:514 or tcp://host:514 "
+        "(syslog), or file:///path; unset: nowhere",
+    )
+    audit_head_seconds: float = Field(60, gt=0, description="period of heads of the audit log")
     orphan_seconds: float = Field(
         3600, gt=0, description="files that no job or scan names are removed at this age; workers look as often"
     )
@@ -117,6 +127,13 @@ class Settings(BaseSettings):
         except ArgumentError:
             pass
         raise ValueError("no URL of a Postgres database, such as postgresql://user:password@host:5432/name")
+
+    @field_validator("audit_heads")
+    @classmethod
+    def _is_destination(cls, url: str | None) -> str | None:
+        if url is not None:
+            check_destination(url)
+        return url
 
     @field_validator("redis_url")
     @classmethod
@@ -241,6 +258,15 @@ def get_settings() -> Settings:
         raise SystemExit(f"error: {error}") from None
 
 
+def check_destination(url: str) -> None:
+    """Raise ValueError unless this is a URL that heads of the audit log can be sent to."""
+    parts = urlsplit(url)
+    is_file = parts.scheme == "file" and parts.path and not parts.netloc
+    is_syslog = parts.scheme in ("udp", "tcp") and parts.hostname and parts.port
+    if not is_file and not is_syslog:
+        raise ValueError("expected udp://host:port, tcp://host:port or file:///path")
+
+
 def is_loopback(host: str) -> bool:
     """Whether this is a name or an address by which a machine calls itself."""
     try:
@@ -255,5 +281,5 @@ def _told(error: Any) -> str:
         return str(words)
     name = str(error["loc"][0]).upper()
     # URLs hold passwords.
-    secret = name.endswith("_URL") or name == "WEBHOOK_SECRET"
+    secret = name.endswith("_URL") or name in ("WEBHOOK_SECRET", "AUDIT_KEY")
     return f"{name}: {words}" + ("" if secret else f", found {str(error['input'])!r}")
