@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+import shutil
+import subprocess
 import tomllib
 from importlib.metadata import distribution
 from itertools import chain
@@ -13,6 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from worker.roles import OWNER, SERVICE
 from worker.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -37,8 +40,8 @@ KEYS = {
         "healthcheck",
         "image",
     ),
-    *("init", "logging", "networks", "ports", "profiles", "read_only", "restart", "security_opt", "shm_size"),
-    *("stop_grace_period", "tmpfs", "user", "volumes"),
+    *("init", "logging", "mem_limit", "networks", "pids_limit", "ports", "profiles", "read_only", "restart"),
+    *("secrets", "security_opt", "shm_size", "stop_grace_period", "tmpfs", "user", "volumes"),
 }
 
 
@@ -63,11 +66,28 @@ def test_a_service_is_confined_and_comes_back(name: str) -> None:
     assert service.get("cap_add", []) == {"proxy": ["NET_BIND_SERVICE"]}.get(name, [])
 
 
-@pytest.mark.parametrize(
-    "image", [s["image"] for s in SERVICES.values()] + re.findall(r"^FROM (\S+)", DOCKERFILE, re.M)
-)
+@pytest.mark.parametrize("image", [s["image"] for s in SERVICES.values()])
 def test_images_are_pinned(image: str) -> None:
-    assert re.fullmatch(r"[\w./-]+:\d+\.\d+[\w.-]*", image)
+    default = re.fullmatch(r"\$\{\w+:-(.+)\}", image)
+    assert re.fullmatch(r"[\w./-]+:\d+\.\d+[\w.-]*", default[1] if default else image)
+
+
+def test_every_image_from_elsewhere_can_be_pinned_by_its_digest() -> None:
+    script = (ROOT / "docs" / "deployment" / "pin-images").read_text()
+    pinned = dict(re.findall(r"^pin (\w+) (\S+)$", script, re.MULTILINE))
+    named = dict(re.findall(r"\$\{(\w+_IMAGE):-(\S+?)\}", (ROOT / "docker-compose.yml").read_text()))
+    assert pinned == named
+    bases = dict(re.findall(r"^ARG (\w+_IMAGE)=(\S+)$", DOCKERFILE, re.MULTILINE))
+    assert bases.items() <= pinned.items()
+    assert set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) == {f"${{{name}}}" for name in bases}
+    for name in OURS:
+        assert set(SERVICES[name]["build"]["args"]) == set(bases)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_has_a_limit_of_memory_and_of_processes(name: str) -> None:
+    assert re.fullmatch(r"(\$\{\w+:-)?\d+[mg]\}?", SERVICES[name]["mem_limit"])
+    assert SERVICES[name]["pids_limit"] > 0
 
 
 def test_the_built_images_bear_the_version_of_the_project() -> None:
@@ -81,8 +101,46 @@ def test_the_built_images_bear_the_version_of_the_project() -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_every_variable_is_a_setting(name: str) -> None:
-    assert {variable.lower() for variable in SERVICES[name]["environment"]} <= set(Settings.model_fields)
-    Settings.model_validate({key.lower(): value for key, value in SERVICES[name]["environment"].items()})
+    given = SERVICES[name]["environment"]
+    assert {variable.lower().removesuffix("_file") for variable in given} <= set(Settings.model_fields)
+    Settings.model_validate({key.lower(): value for key, value in given.items() if not key.endswith("_FILE")})
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_secrets_are_files_of_who_needs_them(name: str) -> None:
+    service, made = SERVICES[name], set(COMPOSE["secrets"])
+    assert set(service.get("secrets", [])) <= made
+    text = yaml.safe_dump({**service, "secrets": []})
+    assert set(re.findall(r"/run/secrets/([\w.]+\w)", text)) <= set(service.get("secrets", []))
+    assert not re.search(r"\$\{\w*(PASSWORD|SECRET|KEY)", text)
+    needed = {"worker": {"database_url", "redis_url"}, "worker-cpu": {"database_url", "redis_url"}}
+    assert set(service.get("secrets", [])) == needed.get(name, set(service.get("secrets", [])))
+    assert ("migration_database_url" in service.get("secrets", [])) == (name == "migrate")
+
+
+def test_the_script_makes_every_secret_once(tmp_path: Path) -> None:
+    folder = tmp_path / "docs" / "deployment"
+    folder.mkdir(parents=True)
+    script = shutil.copy(ROOT / "docs" / "deployment" / "make-secrets", folder)
+    runs = []
+    for _ in range(2):
+        subprocess.run([script], check=True)
+        runs.append({path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()})
+    first, made = runs
+    assert made == first
+    assert set(made) == set(COMPOSE["secrets"])
+    assert len(set(made.values())) == len(made)
+    assert (tmp_path / "secrets").stat().st_mode & 0o077 == 0
+    Settings.model_validate({name: made[name] for name in made if name in Settings.model_fields})
+    assert made["service_password"] in made["database_url"]
+    assert SERVICE in made["database_url"]
+    assert OWNER in made["migration_database_url"]
+
+
+def test_the_script_of_the_first_start_makes_the_roles_of_the_service() -> None:
+    script = (ROOT / "docs" / "deployment" / "postgres-roles.sh").read_text()
+    assert re.findall(r"^CREATE ROLE (\w+) LOGIN PASSWORD", script, re.MULTILINE) == [OWNER, SERVICE]
+    assert f"CREATE DATABASE udig OWNER {OWNER};" in script
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -96,9 +154,6 @@ def test_what_the_compose_file_asks_of_its_reader_is_in_the_example() -> None:
     asked = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
     example = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert asked <= example
-    values = {name: value for service in SERVICES.values() for name, value in service.get("environment", {}).items()}
-    secrets = [values["POSTGRES_PASSWORD"], values["REDISCLI_AUTH"]]
-    assert all(re.fullmatch(r"\$\{\w+:\?[^}]+\}", secret) for secret in secrets)
 
 
 def test_nothing_starts_before_the_migration_is_done() -> None:
@@ -121,7 +176,7 @@ def test_health_is_checked() -> None:
 
 def test_redis_forgets_nothing() -> None:
     command = SERVICES["redis"]["command"]
-    options = dict(zip(command[1::2], command[2::2], strict=True))
+    options = dict(zip(command[2::2], command[3::2], strict=True))
     assert command[0] == "redis-server"
     assert options["--appendonly"] == "yes"
     assert options["--maxmemory-policy"] == "noeviction"
@@ -140,7 +195,8 @@ def test_servers_are_not_reachable_from_outside() -> None:
 
 
 def test_who_comes_from_outside_needs_tls_and_a_key() -> None:
-    settings = Settings.model_validate({key.lower(): value for key, value in SERVICES["api"]["environment"].items()})
+    given = SERVICES["api"]["environment"]
+    settings = Settings.model_validate({key.lower(): value for key, value in given.items() if key[-5:] != "_FILE"})
     assert settings.authenticates
     caddyfile = (ROOT / "docs" / "deployment" / "Caddyfile").read_text()
     (port,) = (port.rpartition(":")[2] for port in SERVICES["proxy"]["ports"])
@@ -154,7 +210,7 @@ def test_what_must_last_lies_in_a_named_volume() -> None:
     mounts = {volume for service in SERVICES.values() for volume in service.get("volumes", [])}
     assert {mount.split(":")[0] for mount in mounts if not mount.endswith(":ro")} == set(COMPOSE["volumes"])
     # Since 18 the image of Postgres refuses a volume at the place where it used to be.
-    assert SERVICES["postgres"]["volumes"] == ["postgres:/var/lib/postgresql"]
+    assert SERVICES["postgres"]["volumes"][0] == "postgres:/var/lib/postgresql"
     for name in ("api", "worker", "worker-cpu"):
         assert SERVICES[name]["environment"]["DATA"] == "/data"
         assert SERVICES[name]["volumes"] == ["data:/data"]

@@ -129,7 +129,7 @@ def test_a_canary_in_a_scan_is_found_nowhere_else(
             assert said(client.post("/v1/scans", content=content, params={"filename": NAME})).status_code in (415, 422)
             form = {"scan": (f"{NAME}.h5", content), "job": (None, "{}")}
             assert said(client.post("/v1/jobs", files=form)).status_code in (415, 422)
-        assert said(client.post("/v1/scans", content=b"x", params={"filename": NAME * 999})).status_code == 415
+        assert said(client.post("/v1/scans", content=b"x", params={"filename": NAME * 99})).status_code == 415
         posted = client.post("/v1/scans", content=named(scans.mri()), headers={"X-Filename": f"{NAME}.h5"}).json()
         assert posted["filename"] == f"{NAME}.h5"
         job = {"scan_id": posted["id"], "parameters": {"method": "cg_sense"}, "outputs": ["h5", "nifti", "png"]}
