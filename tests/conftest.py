@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from worker.database import conninfo, make_engine, make_sessions
 from worker.embedded import SUPERUSER, EmbeddedServers
 from worker.migrate import migrate
-from worker.roles import OWNER, SERVICE, with_role
+from worker.roles import MAKE_ROLES, OWNER, SERVICE, with_role
 from worker.settings import Settings
 from worker.storage import Storage
 
@@ -35,13 +35,10 @@ class Services(NamedTuple):
     database_url: str  # as who may make databases
     redis_url: str
     template: str
-    roles: bool  # whether there are roles that only own tables, and only change rows
 
-    def url_of(self, database: str, role: str | None = None) -> str:
-        """URL of another database on the same server, as a role of the service where there are any."""
-        url = make_url(self.database_url).set(database=database)
-        if role is not None and self.roles:
-            url = url.set(username=role, password=None)
+    def url_of(self, database: str, role: str) -> str:
+        """URL of another database on the same server, as a role of the service."""
+        url = make_url(self.database_url).set(database=database, username=role)
         return url.render_as_string(hide_password=False)
 
     def execute(self, statement: str) -> None:
@@ -59,14 +56,16 @@ def services() -> Iterator[Services]:
         if given.database_url is None or given.redis_url is None:
             embedded.start()
         try:
-            ours = given.database_url is None
             database_url = given.database_url or with_role(embedded.database_url, SUPERUSER)
-            if ours:
+            if given.database_url is None:
                 _trade_safety_for_speed(database_url)
             name = f"udig_test_{secrets.token_hex(6)}"
-            made = Services(database_url, given.redis_url or embedded.redis_url, name, ours)
-            made.execute(f"CREATE DATABASE {made.template}" + (f" OWNER {OWNER}" if ours else ""))
-            migrate(made.url_of(made.template, OWNER), service=SERVICE if ours else None)
+            made = Services(database_url, given.redis_url or embedded.redis_url, name)
+            made.execute(MAKE_ROLES)
+            for role in (OWNER, SERVICE):
+                made.execute(f"ALTER ROLE {role} PASSWORD '{make_url(database_url).password or ''}'")
+            made.execute(f"CREATE DATABASE {made.template} OWNER {OWNER}")
+            migrate(made.url_of(made.template, OWNER), service=SERVICE)
             yield made
             made.execute(f"DROP DATABASE {made.template} WITH (FORCE)")
         finally:
@@ -84,8 +83,7 @@ def _trade_safety_for_speed(database_url: str) -> None:
 def settings(services: Services, tmp_path: Path) -> Iterator[Settings]:
     """Settings of a service of its own: an empty database, keys of its own in Redis, a data folder, quick beats."""
     name = f"{services.template}_{secrets.token_hex(4)}"
-    owned = f" OWNER {OWNER}" if services.roles else ""
-    services.execute(f"CREATE DATABASE {name} TEMPLATE {services.template}{owned}")
+    services.execute(f"CREATE DATABASE {name} TEMPLATE {services.template} OWNER {OWNER}")
     yield Settings(
         database_url=services.url_of(name, SERVICE),
         migration_database_url=services.url_of(name, OWNER),

@@ -42,12 +42,6 @@ REFUSED = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _with_roles(settings: Settings) -> None:
-    if settings.migration_database_url == settings.database_url:
-        pytest.skip("the server of DATABASE_URL has no roles of its own for the service")
-
-
 @pytest.mark.parametrize("statement", REFUSED)
 def test_the_role_of_the_service_owns_nothing(database: sessionmaker[Session], statement: str) -> None:
     with database.begin() as session:
