@@ -14,6 +14,7 @@ from api.shares import Room
 from api.threads import Threads, Together
 from api.watcher import Watcher
 from core.formats import Limits, Prober
+from worker.integrity import Verifier
 from worker.settings import Settings
 from worker.storage import Storage
 
@@ -32,6 +33,7 @@ class Context:
     prober: Prober
     probes: Threads  # that look into scans
     files: Threads  # that write, keep and delete scans
+    verifier: Verifier = field(default_factory=Verifier)
     together: Together = field(default_factory=Together)  # of those that answer whoever asks
     publisher: Publisher = field(default_factory=Publisher)
     rates: Rates = field(default_factory=Rates)

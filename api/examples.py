@@ -203,8 +203,7 @@ def page(item: dict[str, Any], cursor: str | None = None) -> dict[str, Any]:
 
 
 SNAPSHOTS = page(SNAPSHOT)
-METHODS_EXAMPLE = page(METHOD)
-PRIORS = page(PRIOR)
+METHODS_EXAMPLE, PRIORS = page(METHOD), page(PRIOR)
 
 _PROBLEMS: dict[int, tuple[type[problems.Problem], str, list[dict[str, str]] | None]] = {
     400: (problems.BadRequest, "Content-Length says 7864320 bytes, 5000 came", None),
@@ -244,6 +243,7 @@ _PROBLEMS: dict[int, tuple[type[problems.Problem], str, list[dict[str, str]] | N
         [{"field": "parameters.outer_iterations", "found": "0", "expected": ">= 1"}],
     ),
     429: (problems.QuotaExceeded, "this key may have 20 jobs queued or running (max_open_jobs)", None),
+    500: (problems.Damaged, f"reconstruction.h5 of job {JOB_ID} is damaged on the disk and is not sent", None),
     503: (problems.Unavailable, "the database does not answer; the same request may be sent again", None),
     507: (problems.DiskFull, "less than the reserve of 1073741824 bytes would stay free (DISK_RESERVE_BYTES)", None),
 }

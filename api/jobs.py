@@ -18,7 +18,7 @@ from api.context import Context, ContextDep
 from api.examples import JOB, JOB_ITEM, JOB_REQUEST, JUDGED_JOB, answers, page
 from api.intake import SCAN_BROUGHT, Received, is_form, keeping, received
 from api.negotiation import next_link, tagged_json
-from api.problems import Forbidden, Invalid
+from api.problems import Damaged, Forbidden, Invalid
 from api.schemas import NO_NUL, JobIn, JobItem, JobOptions, JobOut, Page, RetryOptions
 from api.waiting import POLL_SECONDS, awaited
 from core.parameters import require_random
@@ -53,7 +53,7 @@ _RETRY = {"$ref": "#/components/schemas/RetryOptions"}
     status_code=202,
     summary="Ask for a reconstruction",
     response_model=JobOut,
-    responses=answers({202: JOB}, 400, 404, 409, 413, 415, 422, 429, 503, 507),
+    responses=answers({202: JOB}, 400, 404, 409, 413, 415, 422, 429, 500, 503, 507),
     openapi_extra={"requestBody": _REQUEST_BODY},
 )
 async def create_job(
@@ -76,6 +76,8 @@ async def create_job(
 def _file(context: Context, caller: Caller, asked: JobIn, key: str | None) -> Response:
     with context.sessions() as session:
         scan = views.one_scan(session, caller.tenant, asked.scan_id)
+        if damage := views.damage_of(scan):
+            raise Damaged(damage[0])
         return _submit(context, caller, session, scan, asked, key, brought=False)
 
 

@@ -11,10 +11,10 @@ from prometheus_client.metrics_core import Metric
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 
-from worker import problems, tallies
+from worker import integrity, problems, tallies
 from worker.database import AWAY
 from worker.health import seen_lately
-from worker.models import OPEN, Chunk, DeliveryState, Job, Status, WebhookDelivery, Worker
+from worker.models import OPEN, Chunk, DeliveryState, Job, Scan, Status, WebhookDelivery, Worker
 from worker.settings import Settings
 from worker.storage import Storage
 
@@ -28,6 +28,7 @@ COUNTED = {  # kind of tally -> metric, meaning, label, and what it is told of f
     "lease_losses": ("udig_lease_losses", "Slices taken back from silent workers", "", ("",)),
     "jobs": ("udig_jobs_ended", "Jobs ended, by how", "status", ENDED),
     "failures": ("udig_job_failures", "Jobs failed, by kind of problem", "reason", (*problems.KINDS, "other")),
+    "damage": ("udig_damage_found", "Stored files found damaged, by kind", "kind", integrity.KINDS),
     "webhooks": ("udig_webhook_attempts", "Webhooks tried, by what came of it", "outcome", OUTCOMES),
 }
 
@@ -98,6 +99,10 @@ def _of_database(session: Session, alive_seconds: float) -> Iterator[Metric]:
     yield _gauges("udig_webhooks", "Webhooks by state", "state", _by(session, states, DeliveryState))
     untold = select(_age(WebhookDelivery.created_at)).where(WebhookDelivery.state == DeliveryState.PENDING)
     yield _gauge("udig_webhook_age_seconds", "Age of the oldest webhook not heard yet", session.scalar(untold))
+    scans = session.scalar(select(func.count()).where(Scan.damaged_at.is_not(None)))
+    results = session.scalar(select(func.count()).where(Job.damaged.is_not(None), Job.status == Status.SUCCEEDED))
+    marked = {"scan": float(scans or 0), "result": float(results or 0)}
+    yield _gauges("udig_damaged_files", "Scans and results that are damaged and were not posted again", "kind", marked)
     counted = tallies.totals(session)
     for kind, (name, meaning, label, known) in COUNTED.items():
         metric = CounterMetricFamily(name, meaning, labels=[label] if label else [])

@@ -56,6 +56,12 @@ class Problem(Exception):
         return Response(body.model_dump_json(exclude_none=True), self.status, headers, MEDIA_TYPE)
 
 
+class Damaged(Problem):
+    """The bytes of a stored file are not those that were written, so they are not sent."""
+
+    title = "A stored file is damaged"
+
+
 class BadRequest(Problem):
     """The body breaks its own framing, length or hash."""
 

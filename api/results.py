@@ -1,16 +1,14 @@
 """What came of a job: its files in any format, and pictures while it goes on."""
 
 import base64
-import hashlib
 import uuid
-from contextlib import suppress
-from pathlib import Path
+from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import select
 
-from api import views
+from api import stored, views
 from api.access import Caller, Reader, note
 from api.context import Context, ContextDep
 from api.examples import PREVIEW, RESULT, answers
@@ -18,9 +16,8 @@ from api.negotiation import StoredFile, chosen_format, not_modified, tagged
 from api.problems import Conflict, Gone, Invalid, NotFound
 from core import metrics, pictures
 from core.grade import HALLUCINATED
-from core.results import Image, OutputFormat, SliceResult, convert
+from core.results import Image, OutputFormat, SliceResult
 from worker.models import Chunk, Job, Status
-from worker.storage import replacing
 
 router = APIRouter(tags=["results"])
 View = Literal["magnitude", "error", "comparison", "deviation", "hallucination"]
@@ -45,7 +42,7 @@ _REQUEST_HEADERS = [
     "/v1/jobs/{job_id}/result",
     summary="The result as a file",
     response_class=Response,
-    responses=answers({200: RESULT}, 206, 304, 404, 406, 409, 410, 416, 422, 503, 507),
+    responses=answers({200: RESULT}, 206, 304, 404, 406, 409, 410, 416, 422, 500, 503, 507),
     openapi_extra={"parameters": _REQUEST_HEADERS},
 )
 def get_job_result(
@@ -65,50 +62,29 @@ def get_job_result(
     if job.status is not Status.SUCCEEDED or job.result is None:
         raise Conflict(f"the job is {job.status}; a result is there once it has succeeded", job_status=job.status)
     wanted = format_ or chosen_format(request.headers.get("accept", ""), OutputFormat(job.outputs[0]), OutputFormat)
-    path = _written(context.storage.path(job.result), wanted)
-    digest = _digest(path)
+    file = stored.result_file(context, stored.Made.of(job), wanted)
     headers = {
-        "ETag": f'"{digest.hex()}"',
-        "Repr-Digest": f"sha-256=:{base64.b64encode(digest).decode()}:",
+        "ETag": f'"{file.sha256}"',
+        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:",
         "Cache-Control": "private, no-cache",
         "Vary": "Accept",
     }
-    if not_modified(request, headers["ETag"], path.stat().st_mtime):
+    if not_modified(request, headers["ETag"], file.path.stat().st_mtime):
         return Response(status_code=304, headers=headers)
     note(context, caller, "result.read", job=job_id)
-    return StoredFile(path, wanted.media_type, f"{job_id}{wanted.suffix}", headers)
+    damaged = partial(stored.damaged_result, context, job_id, file.path)
+    return StoredFile(file, wanted.media_type, f"{job_id}{wanted.suffix}", headers, damaged)
 
 
 def _expired(job: Job) -> Gone:
     return Gone(f"what job {job.id} made is no longer kept; post scan and job again")
 
 
-def _written(folder: Path, wanted: OutputFormat) -> Path:
-    """The result in that format, converted on first demand. Two at once do not meet."""
-    whole, path = (folder / f"reconstruction{each.suffix}" for each in (OutputFormat.H5, wanted))
-    if not path.is_file():
-        if not whole.is_file():
-            raise Gone("the files of this result are no longer kept; post the job again")
-        convert(whole, path, wanted)
-    return path
-
-
-def _digest(path: Path) -> bytes:
-    """SHA-256 of a file that never changes, kept beside it once it is known."""
-    beside = path.with_name(path.name + ".sha256")
-    if not beside.is_file():
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        with replacing(beside) as part:
-            part.write_text(digest)
-    return bytes.fromhex(beside.read_text())
-
-
 @router.get(
     "/v1/jobs/{job_id}/preview.png",
     summary="A picture, also while the job runs",
     response_class=Response,
-    responses=answers({200: PREVIEW}, 304, 404, 409, 410, 422, 503),
+    responses=answers({200: PREVIEW}, 304, 404, 409, 410, 422, 500, 503),
 )
 def get_job_preview(
     request: Request,
@@ -154,16 +130,14 @@ def _latest(context: Context, caller: Caller, job_id: uuid.UUID, slice_: int | N
         job = views.job_row(session, caller.tenant, job_id)
         if job.expired:
             raise _expired(job)
-        chunks = session.execute(select(Chunk.slice, Chunk.result).where(Chunk.job_id == job_id))
-        results = {row.slice: row.result for row in chunks}
-    if slice_ is not None and slice_ not in results:
+        chunks = session.scalars(select(Chunk).where(Chunk.job_id == job_id)).all()
+        slices = {chunk.slice: stored.SliceMade.of(job, chunk) for chunk in chunks}
+    if slice_ is not None and slice_ not in slices:
         found = ", ".join(str(number) for number in job.slices)
         raise Invalid.at("slice", f"slice {slice_} is not of this job", found=str(slice_), expected=found)
     for number in job.slices if slice_ is None else [slice_]:
-        accepted = results[number]
-        path = context.storage.path(accepted) if accepted else context.storage.preview(job_id, number)
-        with suppress(FileNotFoundError):
-            return SliceResult.load(path), job.parameters["method"]
+        if (shown := stored.slice_result(context, slices[number])) is not None:
+            return shown, job.parameters["method"]
     if job.status.ended:
         raise NotFound(f"the job is {job.status} and left nothing to see")
     raise Conflict(f"the job is {job.status} and has nothing to see yet", job_status=job.status)

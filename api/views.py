@@ -15,6 +15,7 @@ from api.reads import Read, Reads
 from api.schemas import JobItem, JobOut, Metrics, Page, Progress, ScanOut, SnapshotOut
 from core.grade import Grade, worst
 from core.verdict import foreign
+from worker import integrity
 from worker.keys import priority_name
 from worker.models import Chunk, Job, Scan, Snapshot, Status, WebhookDelivery
 
@@ -41,6 +42,7 @@ _SHOWN = (
     "finished_at",
     "expires_at",
     "metrics",
+    "damaged",
 )
 PART = case(
     (_CHUNK.status == Status.SUCCEEDED, 1.0),
@@ -104,7 +106,14 @@ def scan_out(scan: Scan) -> ScanOut:
     """A scan as the client sees it."""
     kept = ("id", "filename", "size_bytes", "sha256", "created_at", "expires_at")
     stored = {name: getattr(scan, name) for name in kept}
-    return ScanOut.model_validate({**scan.header, **stored})
+    warnings = [*scan.header.get("warnings", []), *damage_of(scan)]
+    return ScanOut.model_validate({**scan.header, **stored, "warnings": warnings})
+
+
+def damage_of(scan: Scan) -> list[str]:
+    """What to know of a scan whose stored bytes are not those that were brought."""
+    at = scan.damaged_at
+    return [] if at is None else [f"the stored file was found damaged at {at:%Y-%m-%dT%H:%M:%SZ}; post the scan again"]
 
 
 def one_scan(session: Session, tenant: str, scan_id: uuid.UUID, *, for_change: bool = False) -> Scan:
@@ -203,12 +212,12 @@ def _item(row: Any) -> dict[str, Any]:
     links |= {name: f"{root}/{name}" for name in ("progress", "events", "result", "preview.png", "cancel", "retry")}
     shown = row._asdict()
     return {
-        **{name: shown[name] for name in _SHOWN},
+        **{name: shown[name] for name in _SHOWN if name != "damaged"},
         "priority": priority_name(row.priority),
         "compute_seconds": row.compute_seconds,
         "progress": _progress(row),
         "metrics": None if row.metrics is None else Metrics.model_validate(row.metrics),
-        "warnings": [foreign(row.foreign)] if row.foreign else [],
+        "warnings": ([foreign(row.foreign)] if row.foreign else []) + integrity.warnings_of(row.damaged),
         "attempt": row.attempt,
         "worker": row.worker,
         "links": links,

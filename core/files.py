@@ -1,10 +1,58 @@
-"""Files that are whole whenever they bear their name."""
+"""Files that are whole whenever they bear their name, and the digests by which their bytes are known again."""
 
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class DamagedFile(Exception):
+    """The bytes of a stored file are not those that were written."""
+
+
+class Digest(NamedTuple):
+    """What a file's bytes are known by."""
+
+    sha256: str  # hex
+    bytes: int
+
+    @classmethod
+    def of(cls, path: Path) -> "Digest":
+        """The digest of a file as it lies on the disk."""
+        with path.open("rb") as file:
+            return cls(hashlib.file_digest(file, "sha256").hexdigest(), file.tell())
+
+
+class Hashing:
+    """A binary file that is written from its beginning to its end, and digested meanwhile."""
+
+    def __init__(self, file: Any) -> None:
+        self._file, self._hash, self._bytes = file, hashlib.sha256(), 0
+
+    def write(self, data: Any) -> int:
+        """Write all of it."""
+        self._file.write(data)
+        self._hash.update(data)
+        count = memoryview(data).nbytes
+        self._bytes += count
+        return count
+
+    def writelines(self, lines: Any) -> None:
+        """Write one after the other."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Hand on what waits in memory."""
+        self._file.flush()
+
+    @property
+    def digest(self) -> Digest:
+        """Of all that was written so far."""
+        return Digest(self._hash.hexdigest(), self._bytes)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Reconstructions on disk: one slice while a job runs, then the whole result in the formats that are asked for."""
 
 import gzip
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import h5py
 import nibabel
@@ -17,11 +18,12 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from core.files import replacing
+from core.files import Digest, Hashing, replacing
 from core.formats.hdf5 import RESULT_MARK
 from core.grade import Grade, worst
 from core.interruption import check_interruption
 from core.pictures import contact_sheet_png, magnitude_png
+from core.sealing import opened, sealed
 from core.verdict import Verdict
 
 Image = NDArray[np.float32]
@@ -52,6 +54,8 @@ OPTIONAL = ("image_complex", "reference", "deviation", "hallucination")
 """Arrays of a slice that not every one has."""
 TOLD = ("verdict", "grade", "versions")
 """What else a slice may have, stored as JSON."""
+_STORED = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
+"""How the images of a result file are stored: packed, and each with a checksum that HDF5 compares when it reads."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,14 @@ class SliceResult:
         quality = {} if self.grade is None else {"quality": self.grade.as_json()}
         return quality if self.verdict is None else quality | self.verdict.as_json()
 
-    def save(self, path: Path) -> None:
-        """Write it as .npz; a file of that name is whole."""
+    @property
+    def size_bytes(self) -> int:
+        """About what `save` writes."""
+        images = (self.image, self.plain, *(getattr(self, name) for name in OPTIONAL))
+        return sum(image.nbytes for image in images if image is not None)
+
+    def save(self, path: Path) -> Digest:
+        """Write it as .npz, sealed with its own digest; a file of that name is whole."""
         arrays = {"image": self.image, "plain": self.plain}
         optional = {name: getattr(self, name) for name in OPTIONAL}
         curves = {f"curve_{name}": np.asarray(values, np.float64) for name, values in self.curves.items()}
@@ -86,13 +96,17 @@ class SliceResult:
             present["grade"] = np.asarray(json.dumps(self.grade.as_json()))
         if self.versions is not None:
             present["versions"] = np.asarray(json.dumps(dict(self.versions)))
-        with replacing(path) as part, part.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays, **present, **curves)
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays, **present, **curves)
+        content = sealed(buffer.getvalue())
+        with replacing(path) as part:
+            part.write_bytes(content)
+        return Digest(hashlib.sha256(content).hexdigest(), len(content))
 
     @classmethod
-    def load(cls, path: Path) -> "SliceResult":
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as stored:
+    def load(cls, path: Path, sha256: str | None = None) -> "SliceResult":
+        """Read what `save` wrote. Raises DamagedFile where it is not that, or has another digest than this one."""
+        with opened(path, sha256) as stored:
             curves = {n.removeprefix("curve_"): stored[n].tolist() for n in stored.files if n.startswith("curve_")}
             optional = {name: stored[name] if name in stored.files else None for name in OPTIONAL}
             told = {name: json.loads(str(stored[name])) for name in TOLD if name in stored.files}
@@ -107,14 +121,14 @@ class SliceResult:
             )
 
     @classmethod
-    def versions_of(cls, path: Path) -> Mapping[str, str]:
-        """The versions of what `save` wrote, without its images."""
-        with np.load(path, allow_pickle=False) as stored:
+    def versions_of(cls, path: Path, sha256: str | None = None) -> Mapping[str, str]:
+        """The versions of what `save` wrote, without its images. Raises DamagedFile as `load` does."""
+        with opened(path, sha256) as stored:
             known: dict[str, str] = json.loads(str(stored["versions"])) if "versions" in stored.files else {}
         return known
 
 
-def write_hdf5(path: Path, slices: Iterable[SliceResult], attributes: Mapping[str, Any]) -> None:
+def write_hdf5(path: Path, slices: Iterable[SliceResult], attributes: Mapping[str, Any]) -> Digest:
     """Write a result file, slice by slice; `attributes` that are no scalars are stored as JSON.
 
     Datasets `reconstruction`, `reconstruction_complex` (MRI), `zero_filled` or `fbp`, `reference`, all (slices, y, x);
@@ -122,12 +136,14 @@ def write_hdf5(path: Path, slices: Iterable[SliceResult], attributes: Mapping[st
     `curves/<name>` (slices, snapshots), padded with NaN. `pixel_spacing_mm` (y, x) is wanted for NIfTI, and
     `slices`, their numbers, for the worst of their grades, which is attribute `quality`. Attribute `verdicts` has an
     entry for each slice: its grade and, where it was judged, its verdict.
+    What a slice lacks and others have is NaN.
     """
     curves: list[Mapping[str, list[float]]] = []
     verdicts: list[dict[str, Any]] = []
     grades: dict[int, Grade] = {}
     numbers = iter(attributes.get("slices", count()))
-    with _new_hdf5(path) as file:
+    written: list[Digest] = []
+    with _new_hdf5(path, written) as file:
         file.attrs[RESULT_MARK] = True
         for name, value in attributes.items():
             scalar = isinstance(value, str | int | float | np.generic)
@@ -140,13 +156,16 @@ def write_hdf5(path: Path, slices: Iterable[SliceResult], attributes: Mapping[st
             if slice_result.grade is not None:
                 grades[number] = slice_result.grade
             for name, image in _datasets(slice_result).items():
-                _append(file, name, image)
+                _append(file, name, image, len(curves))
+        for name in file:
+            file[name].resize(len(curves), axis=0)
         for name in sorted({name for curve in curves for name in curve}):
             file[f"curves/{name}"] = _padded([curve.get(name, []) for curve in curves])
         if grades:
             file.attrs["quality"] = json.dumps(worst(grades).as_json())
         if any(verdicts):
             file.attrs["verdicts"] = json.dumps(verdicts)
+    return written[0]
 
 
 class _Sink(io.FileIO):
@@ -167,20 +186,27 @@ class _Sink(io.FileIO):
 
 
 @contextmanager
-def _new_hdf5(path: Path) -> Iterator[h5py.File]:
-    """A file that takes its name when all of it is on the disk. Raises the OSError that kept it from there."""
-    with replacing(path) as part, _Sink(part, "w+") as sink:
-        try:
-            with h5py.File(sink, "w") as file:
-                yield file
-        finally:
-            if sink.failure is not None:
-                raise sink.failure
+def _new_hdf5(path: Path, written: list[Digest]) -> Iterator[h5py.File]:
+    """A file that takes its name when all of it is on the disk, its digest then in `written`.
+
+    Raises the OSError that kept it from there.
+    """
+    with replacing(path) as part:
+        with _Sink(part, "w+") as sink:
+            try:
+                with h5py.File(sink, "w") as file:
+                    yield file
+            finally:
+                if sink.failure is not None:
+                    raise sink.failure
+        # HDF5 goes back to what it wrote before: only now the bytes are known.
+        written.append(Digest.of(part))
 
 
-def convert(hdf5: Path, path: Path, output: OutputFormat) -> None:
+def convert(hdf5: Path, path: Path, output: OutputFormat) -> Digest:
     """Write the reconstruction in a result file to `path` in another format."""
-    with h5py.File(hdf5, "r") as file, replacing(path) as part, part.open("wb") as target:
+    with h5py.File(hdf5, "r") as file, replacing(path) as part, part.open("wb") as plain:
+        target = Hashing(plain)
         volume = file["reconstruction"]
         match output:
             case OutputFormat.H5:
@@ -190,11 +216,12 @@ def convert(hdf5: Path, path: Path, output: OutputFormat) -> None:
                 npy_format.write_array_header_1_0(target, layout)
                 target.writelines(_little_endian(volume))
             case OutputFormat.NIFTI:
-                with gzip.GzipFile("", "wb", compresslevel=4, fileobj=target, mtime=0) as packed:
+                with gzip.GzipFile("", "wb", compresslevel=4, fileobj=cast("BinaryIO", target), mtime=0) as packed:
                     packed.write(_nifti_header(volume.shape, json.loads(file.attrs.get("pixel_spacing_mm", "[1, 1]"))))
                     packed.writelines(_little_endian(volume))
             case OutputFormat.PNG:
                 target.write(magnitude_png(volume[0]) if len(volume) == 1 else contact_sheet_png(volume))
+        return target.digest
 
 
 def _little_endian(volume: h5py.Dataset) -> Iterator[bytes]:
@@ -233,13 +260,14 @@ def _datasets(result: SliceResult) -> dict[str, NDArray[Any]]:
     return {name: image for name, image in images.items() if image is not None}
 
 
-def _append(file: h5py.File, name: str, image: NDArray[Any]) -> None:
+def _append(file: h5py.File, name: str, image: NDArray[Any], count: int) -> None:
+    """Put the image in the last of `count` places."""
     if name not in file:
-        file.create_dataset(
-            name, (0, *image.shape), image.dtype, maxshape=(None, *image.shape), chunks=(1, *image.shape)
-        )
+        shape, empty = image.shape, image.dtype.type(np.nan)
+        chunked = {"maxshape": (None, *shape), "chunks": (1, *shape), "fillvalue": empty, **_STORED}
+        file.create_dataset(name, (0, *shape), image.dtype, **chunked)
     dataset = file[name]
-    dataset.resize(len(dataset) + 1, axis=0)
+    dataset.resize(count, axis=0)
     dataset[-1] = image
 
 

@@ -2,41 +2,96 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from sqlalchemy import select
+
+from core.files import DamagedFile
 from core.results import OutputFormat, SliceResult, convert, write_hdf5
-from worker import leases, tracing
+from worker import tracing
+from worker.integrity import entry
 from worker.leases import Claim
+from worker.models import Chunk
 from worker.place import Place
-from worker.storage import OWNER_ONLY
+from worker.storage import OWNER_ONLY, RESULT, result_name
 
 UNNOTED = {"software": "unknown"}  # slices of a version that did not note what it was
 
 
+class DamagedSlices(Exception):
+    """Files of slices are gone or not what was written; their slices have to be computed anew."""
+
+    def __init__(self, slices: Sequence[int]) -> None:
+        super().__init__(f"slices {', '.join(map(str, slices))}")
+        self.slices = slices
+
+
+class Assembled(NamedTuple):
+    """What was written of a job."""
+
+    folder: str  # relative to DATA
+    versions: dict[str, str]  # what made the slices
+    files: dict[str, Any]  # name -> sha256 and bytes
+
+
 @tracing.span("assemble")
-def assemble(place: Place, claim: Claim) -> tuple[str, dict[str, str]]:
-    """Write the files of a job whose slices are all done; their folder, relative to DATA, and what made the slices.
+def assemble(place: Place, claim: Claim) -> Assembled:
+    """Write the files of a job whose slices are all done. Raises DamagedSlices.
 
     A worker that died over it leaves a folder that no row names; this one has a name of its own.
     """
     with place.sessions() as session:
-        finished = leases.slice_results(session, claim.job_id)
+        query = select(Chunk.slice, Chunk.result, Chunk.result_sha256).where(Chunk.job_id == claim.job_id)
+        rows = session.execute(query).all()
+    missing = f"{place.storage.relative(place.storage.results(claim.job_id, claim.attempt))}/none"
+    found = [_Stored(number, place.storage.path(path or missing), sha256) for number, path, sha256 in rows]
+    stored = {each.slice: each for each in found}
+    known, damaged = {}, []
+    for number in stored:
+        try:
+            known[number] = stored[number].versions()
+        except (DamagedFile, FileNotFoundError):
+            damaged.append(number)
+    if damaged:
+        raise DamagedSlices(damaged)
+    place.storage.require(sum(each.path.stat().st_size for each in found))
+    versions = merged([known[number] for number in claim.slices])
     folder = place.storage.results(claim.job_id, claim.attempt)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=OWNER_ONLY)
-    whole = folder / f"reconstruction{OutputFormat.H5.suffix}"
-    paths = [place.storage.path(finished[number]) for number in claim.slices]
-    versions = merged([SliceResult.versions_of(path) for path in paths])
-    slices = map(SliceResult.load, paths)
+    whole = folder / RESULT
+    slices = (stored[number].load() for number in claim.slices)
     try:
-        write_hdf5(whole, slices, attributes(claim, versions))
+        files = {RESULT: write_hdf5(whole, slices, attributes(claim, versions))}
         for output in map(OutputFormat, claim.outputs):
-            if output is not OutputFormat.H5:
-                convert(whole, folder / f"reconstruction{output.suffix}", output)
+            # npy is a copy of what the result holds, made where it is wanted.
+            if output not in (OutputFormat.H5, OutputFormat.NPY):
+                name = result_name(output)
+                files[name] = convert(whole, folder / name, output)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return place.storage.relative(folder), versions
+    return Assembled(place.storage.relative(folder), versions, {name: entry(each) for name, each in files.items()})
+
+
+class _Stored(NamedTuple):
+    """The file of a slice."""
+
+    slice: int
+    path: Path
+    sha256: str | None
+
+    def versions(self) -> Mapping[str, str]:
+        """What made it. Raises DamagedFile."""
+        return SliceResult.versions_of(self.path, self.sha256)
+
+    def load(self) -> SliceResult:
+        """The slice. Raises DamagedSlices where it has spoilt since it was looked at."""
+        try:
+            return SliceResult.load(self.path, self.sha256)
+        except (DamagedFile, FileNotFoundError):
+            raise DamagedSlices([self.slice]) from None
 
 
 def merged(each: Sequence[Mapping[str, str]]) -> dict[str, str]:

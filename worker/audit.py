@@ -18,7 +18,7 @@ from worker.models import Audit
 
 AUDIT_LOCK = (0x75646967, 3)  # one at a time: the chain has no forks
 BEGINNING = "0" * 64
-SWEEP = "sweep"
+SWEEP, WORKER = "sweep", "worker"
 READ_AT_ONCE = 1000
 
 
@@ -26,7 +26,7 @@ class Who(NamedTuple):
     """Who acts, and for which tenant."""
 
     tenant: str
-    actor: str  # key:<id> | open | command:<uid> | sweep
+    actor: str  # key:<id> | open | command:<uid> | worker | sweep
 
 
 class Entry(BaseModel):

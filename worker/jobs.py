@@ -189,6 +189,7 @@ def retry(
     check_room(session, 1, max_open_jobs)
     job.status, job.error, job.finished_at, job.cancel_requested = Status.QUEUED, None, None, False
     job.max_seconds = limit
+    session.execute(update(Chunk).where(Chunk.job_id == job_id).values(recomputed=0))
     again: dict[str, Any] = {"status": Status.QUEUED, "crashes": 0, "rung_at": func.now()}
     again |= {"finished_at": None, "lease_until": None}
     session.execute(update(Chunk).where(Chunk.job_id == job_id, Chunk.status != Status.SUCCEEDED).values(again))

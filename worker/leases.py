@@ -10,7 +10,8 @@ from sqlalchemy import ColumnElement, Row, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.volumes import Precedent
-from worker import scheduling
+from worker import audit, scheduling
+from worker.audit import Who
 from worker.database import notify
 from worker.jobs import UnknownJob, claimable, locked, settle_cancelled, settle_failed, settle_stopped
 from worker.models import Chunk, Job, Scan, Snapshot, Status
@@ -189,13 +190,13 @@ def record(session: Session, claim: Claim, point: Point, lease_seconds: float) -
 def release(session: Session, claim: Claim, *, yielded: bool = False) -> None:
     """Give the chunk back unfinished; `yielded`: to something more urgent. Raises Fenced."""
     more = {"yielded": True} if yielded else {}
-    job = _held(session, claim, status=Status.QUEUED, lease_until=None, rung_at=None, worker=None, **more)
+    job = held(session, claim, status=Status.QUEUED, lease_until=None, rung_at=None, worker=None, **more)
     settle_stopped(session, job)
 
 
 def stop_cancelled(session: Session, claim: Claim) -> None:
     """The worker has stopped because its job is to be cancelled. Raises Fenced."""
-    job = _held(session, claim, status=Status.CANCELLED, finished_at=func.now(), lease_until=None, worker=None)
+    job = held(session, claim, status=Status.CANCELLED, finished_at=func.now(), lease_until=None, worker=None)
     settle_stopped(session, job)
 
 
@@ -206,15 +207,17 @@ def store_slice(
     metrics: dict[str, float | None],
     verdict: dict[str, Any] | None = None,
     quality: dict[str, Any] | None = None,
+    sha256: str | None = None,
 ) -> bool:
     """Accept the slice's result. True: it was the job's last one, and this worker keeps its lease to assemble them."""
-    job = _held(session, claim, result=result, metrics=metrics, verdict=verdict, quality=quality)
+    told = {"result_sha256": sha256, "metrics": metrics, "verdict": verdict, "quality": quality}
+    job = held(session, claim, result=result, **told)
     unfinished = select(Chunk.slice).where(
         Chunk.job_id == job.id, Chunk.slice != claim.slice, Chunk.status != Status.SUCCEEDED
     )
     if not session.scalar(select(unfinished.exists())):
         return True
-    _held(session, claim, status=Status.SUCCEEDED, finished_at=func.now(), lease_until=None)
+    held(session, claim, status=Status.SUCCEEDED, finished_at=func.now(), lease_until=None)
     if job.cancel_requested:
         settle_cancelled(session, job)
     return False
@@ -232,20 +235,26 @@ def call_followers(session: Session, claim: Claim) -> list[tuple[uuid.UUID, int]
     return [(claim.job_id, slice_) for slice_ in sorted(session.scalars(query))]
 
 
-def succeed_job(session: Session, claim: Claim, folder: str, versions: dict[str, Any]) -> None:
-    """Accept the assembled result, unless the job is to be cancelled. Raises Fenced."""
+def succeed_job(
+    session: Session, claim: Claim, folder: str, versions: dict[str, Any], files: dict[str, Any] | None = None
+) -> None:
+    """Accept the assembled result in place of the slices, unless the job is to be cancelled. Raises Fenced."""
     if locked_or_fenced(session, claim.job_id).cancel_requested:
         stop_cancelled(session, claim)
         return
-    job = _held(session, claim, status=Status.SUCCEEDED, finished_at=func.now(), lease_until=None)
+    job = held(session, claim, status=Status.SUCCEEDED, finished_at=func.now(), lease_until=None)
     rows = session.scalars(select(Chunk.metrics).where(Chunk.job_id == job.id)).all()
     job.metrics = mean_metrics([row for row in rows if row is not None])
     job.status, job.result, job.versions, job.finished_at = Status.SUCCEEDED, folder, versions, func.now()
+    job.result_files, job.damaged = files, None  # what was damaged of its slices was made anew
+    session.execute(update(Chunk).where(Chunk.job_id == job.id).values(result=None))
+    digests = {name: each["sha256"] for name, each in (files or {}).items()}
+    audit.append(session, Who(job.tenant, audit.WORKER), "job.succeeded", job=job.id, **digests)
 
 
 def fail_job(session: Session, claim: Claim, problem: dict[str, Any]) -> None:
     """The chunk cannot be done, so the job cannot either. Raises Fenced."""
-    job = _held(session, claim, status=Status.FAILED, finished_at=func.now(), lease_until=None)
+    job = held(session, claim, status=Status.FAILED, finished_at=func.now(), lease_until=None)
     settle_failed(session, job, problem)
 
 
@@ -256,12 +265,6 @@ def is_accepted(session: Session, claim: Claim, written: str) -> bool:
     )
     of_job = select(Job.id).where(Job.id == claim.job_id, Job.result == written)
     return bool(session.scalar(select(or_(of_slice.exists(), of_job.exists()))))
-
-
-def slice_results(session: Session, job_id: uuid.UUID) -> dict[int, str]:
-    """File of each finished slice, relative to DATA."""
-    rows = session.execute(select(Chunk.slice, Chunk.result).where(Chunk.job_id == job_id))
-    return {slice_: result for slice_, result in rows if result is not None}
 
 
 def mean_metrics(rows: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
@@ -287,7 +290,7 @@ def locked_or_fenced(session: Session, job_id: uuid.UUID) -> Job:
         raise Fenced from error
 
 
-def _held(session: Session, claim: Claim, **values: Any) -> Job:
+def held(session: Session, claim: Claim, **values: Any) -> Job:
     """The job, held, after a fenced change of the chunk."""
     job = locked_or_fenced(session, claim.job_id)
     query = update(Chunk).where(claim.is_mine()).values(values).returning(Chunk.slice)

@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from worker.ids import new_id
-from worker.tables import DEFAULT_TENANT, OPEN, Base, DeliveryState, Status
+from worker.tables import DEFAULT_TENANT, OPEN, Base, DeliveryState, ServiceState, Status
 
 __all__ = [
     "DEFAULT_TENANT",
@@ -35,6 +35,7 @@ __all__ = [
     "Key",
     "Priority",
     "Scan",
+    "ServiceState",
     "Snapshot",
     "Status",
     "Tally",
@@ -95,6 +96,7 @@ class Scan(Base):
     header: Mapped[dict[str, Any]]  # core.acquisition.ScanHeader as JSON
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]  # when the sweep deletes it
+    damaged_at: Mapped[datetime | None]  # when its stored bytes were found not to be those of its hash
 
 
 class Comparison(Base):
@@ -154,6 +156,8 @@ class Job(Base):
     metrics: Mapped[dict[str, Any] | None]  # means over the slices, when succeeded
     versions: Mapped[dict[str, Any] | None]  # software and prior, as the worker found them
     result: Mapped[str | None]  # folder of the accepted result, relative to DATA
+    result_files: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # name -> sha256 and bytes
+    damaged: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # file -> when it was found to be
     last_seq: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
     traceparent: Mapped[str | None] = mapped_column(String(55))  # W3C trace context of the request that filed it
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -192,7 +196,9 @@ class Chunk(Base):
     metrics: Mapped[dict[str, Any] | None]  # of the slice, as api.schemas.Metrics has them
     verdict: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # core.verdict.Verdict, as JSON
     quality: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # core.grade.Grade, as JSON
-    result: Mapped[str | None]  # file of the accepted slice, relative to DATA
+    result: Mapped[str | None]  # file of the accepted slice, relative to DATA; null again once the job has succeeded
+    result_sha256: Mapped[str | None] = mapped_column(String(64))  # of that file; null: an older version wrote it
+    recomputed: Mapped[int] = mapped_column(default=0, server_default=text("0"))  # how often that file was damaged
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
@@ -254,7 +260,7 @@ class Audit(Base):
 
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     at: Mapped[datetime]
-    actor: Mapped[str]  # key:<id> | open | command:<uid> | sweep
+    actor: Mapped[str]  # key:<id> | open | command:<uid> | worker | sweep
     tenant: Mapped[str] = mapped_column(String(63))
     action: Mapped[str]
     ids: Mapped[dict[str, Any]]

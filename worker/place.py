@@ -21,6 +21,7 @@ from core.errors import ReconstructionError
 from core.parameters import Parameters
 from worker.database import make_engine, make_sessions
 from worker.heart import Heart
+from worker.integrity import Verifier
 from worker.names import worker_name
 from worker.settings import Settings
 from worker.storage import Storage, open_storage
@@ -38,6 +39,7 @@ class Place:
     ending: threading.Event = field(default_factory=threading.Event)
     heart: Heart | None = None  # of the slice that is being computed
     heard: int = 0  # messages so far
+    verifier: Verifier = field(default_factory=Verifier)
     _left: dict[uuid.UUID, float] = field(default_factory=dict)  # jobs, and until when
     _missed: dict[uuid.UUID, float] = field(default_factory=dict)  # jobs, and since when their scan's file is missing
 
@@ -108,4 +110,4 @@ def set_up(settings: Settings) -> Place:
     except ReconstructionError as error:
         raise SystemExit(f"error: DEVICE: {error}") from None
     engine = make_engine(settings.database_url)
-    return Place(settings, make_sessions(engine), open_storage(settings.data), device)
+    return Place(settings, make_sessions(engine), open_storage(settings.data, settings.disk_reserve_bytes), device)

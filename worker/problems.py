@@ -5,7 +5,7 @@ from typing import Any
 from core.errors import ReconstructionError
 
 Problem = dict[str, Any]
-KINDS = ("invalid", "out-of-memory", "disk-full", "worker-lost", "time-limit", "scan-missing", "problem")
+KINDS = (*("invalid", "out-of-memory", "disk-full", "worker-lost", "time-limit", "scan-missing", "damaged", "problem"),)
 
 
 def problem(kind: str, title: str, status: int, detail: str, **more: Any) -> Problem:
@@ -57,6 +57,11 @@ def scan_missing(slice_: int, seconds: float) -> Problem:
         "folder on that worker? Post the scan again, or mend that, and retry the job"
     )
     return problem("scan-missing", "The scan's file is missing", 500, detail)
+
+
+def damaged(what: str, cure: str) -> Problem:
+    """Stored bytes are not those that were written."""
+    return problem("damaged", "A stored file is damaged", 500, f"{what} is damaged on the disk; {cure}")
 
 
 def internal(slice_: int, error: Exception) -> Problem:

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -96,7 +97,7 @@ class Run:
         self._leave_by: float | None = None
 
     def compute(self) -> Outcome:
-        """The slice's result. Raises Fenced, Released, OutOfTime, and what the engine raises."""
+        """The slice's result. Raises Fenced, Released, OutOfTime, DamagedFile (the scan) and what the engine raises."""
         with interruptible(self._check):
             return self._computed()
 
@@ -151,6 +152,8 @@ class Run:
         """What is to be solved; while coil maps are fitted to it, what needs no iteration can be seen."""
         path = self._place.storage.scan(self._claim.scan_sha256, self._claim.tenant)
         with tracing.span("slice.read"):
+            with suppress(FileNotFoundError):  # which the reader tells of
+                self._place.verifier.check(path, self._claim.scan_sha256)
             scan = formats.read(path, [self._claim.slice])
         fits_maps = self.method.fits_maps and self.modality is Modality.MRI
         look_at = 0.0

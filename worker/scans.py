@@ -53,8 +53,9 @@ def keep(
         scan.expires_at = None if (end := end_of(retention_days)) is None else func.greatest(Scan.expires_at, end)
     session.flush()
     session.refresh(scan)
-    if created or not storage.scan(file.sha256, tenant).is_file():
-        storage.keep_scan(file.path, file.sha256, tenant)
+    # Also in the place of what lies there: it may be damaged, these bytes are not.
+    storage.keep_scan(file.path, file.sha256, tenant)
+    scan.damaged_at = None
     return scan, created
 
 

@@ -10,25 +10,30 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from core import files
+from core.results import OutputFormat
 from worker.models import DEFAULT_TENANT
 
 OWNER_ONLY = 0o700
+RESULT = f"reconstruction{OutputFormat.H5.suffix}"
 JOB_FOLDERS = ("checkpoints", "slices", "previews", "results")
 
 
-def open_storage(root: Path) -> "Storage":
+def open_storage(root: Path, reserve_bytes: int = 0) -> "Storage":
     """The files below DATA; the process ends with one line when they cannot be used."""
     try:
-        return Storage(root)
+        return Storage(root, reserve_bytes)
     except OSError as error:
         raise SystemExit(f"error: DATA: {root} cannot be used as a folder of our own: {error.strerror}") from None
 
 
 class Storage:
-    """Files below one root that only its owner may enter. A file that bears its name is whole."""
+    """Files below one root that only its owner may enter. A file that bears its name is whole.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
+    Of the disk `reserve_bytes` stay free.
+    """
+
+    def __init__(self, root: Path, reserve_bytes: int = 0) -> None:
+        self.root, self.reserve_bytes = root.absolute(), reserve_bytes
         self.scans = self.root / "scans"
         self.incoming = self.root / "incoming"
         self.jobs = self.root / "jobs"
@@ -40,6 +45,11 @@ class Storage:
     def free_bytes(self) -> int:
         """What the disk still takes."""
         return shutil.disk_usage(self.root).free
+
+    def require(self, size_bytes: int) -> None:
+        """Raise OSError, as a full disk does, where a file of this size would leave less free than the reserve."""
+        if self.free_bytes() - size_bytes < self.reserve_bytes:
+            raise OSError(errno.ENOSPC, f"{size_bytes} bytes more would touch the reserve of {self.reserve_bytes}")
 
     def now(self) -> float:
         """The time by the clock that dates the files, whatever this process takes it for."""
@@ -115,9 +125,20 @@ class Storage:
         """Latest image of a slice."""
         return self.job(job_id) / "previews" / f"{slice_}.npz"
 
+    def drop_slices(self, job_id: uuid.UUID) -> None:
+        """Delete the slices of a job and their previews: its result has all that is in them."""
+        for name in ("slices", "previews"):
+            for path in (self.job(job_id) / name).glob("*"):
+                path.unlink(missing_ok=True)
+
     def results(self, job_id: uuid.UUID, attempt: int) -> Path:
         """Folder of the result files that one attempt assembled."""
         return self.job(job_id) / "results" / str(attempt)
+
+
+def result_name(output: OutputFormat) -> str:
+    """What a result in this format is called in its folder."""
+    return f"reconstruction{output.suffix}"
 
 
 def is_full(error: Exception) -> bool:

@@ -1,12 +1,12 @@
-"""What all tables share: their base, how names and kinds are stored, and the states of jobs and webhooks."""
+"""What all tables share: their base, how names and kinds are stored, the states of jobs, webhooks and the service."""
 
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import DateTime, Enum, MetaData
+from sqlalchemy import DateTime, Enum, MetaData, String
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 DEFAULT_TENANT = "default"  # whose all is that was kept before there were keys, or is while authentication is off
 CONSTRAINT_NAMES = {
@@ -62,3 +62,12 @@ class Base(DeclarativeBase):
         Status: _as_text(Status),
         DeliveryState: _as_text(DeliveryState),
     }
+
+
+class ServiceState(Base):
+    """What the service as a whole has to remember: which data folder is its own, how far the scrub is."""
+
+    __tablename__ = "service_state"
+
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    value: Mapped[dict[str, Any]]

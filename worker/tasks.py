@@ -4,6 +4,7 @@ import gc
 import logging
 import shutil
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -12,14 +13,16 @@ from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
 from core.errors import ReconstructionError
+from core.files import DamagedFile
 from core.interruption import interruptible
-from worker import leases, problems, queue, tracing
-from worker.assembly import assemble
+from worker import integrity, leases, problems, queue, tracing
+from worker.assembly import DamagedSlices, assemble
 from worker.database import AWAY
 from worker.heart import Heart
 from worker.leases import Fenced
 from worker.place import Place
 from worker.problems import Problem
+from worker.recomputing import DamagedTooOften, requeue_damaged
 from worker.runs import NotKnown, Outcome, OutOfTime, Released, Run, Yielded
 from worker.storage import is_full
 
@@ -68,6 +71,8 @@ def _work(place: Place, heart: Heart) -> None:
         _leave(place, heart, error)
     except ReconstructionError as error:
         _fail(heart, problems.unusable(error))
+    except DamagedFile:
+        _fail_by_scan(heart)
     except OutOfMemory as error:
         _fail(heart, problems.out_of_memory(heart.claim.slice, place.device_name, str(error)))
     except AWAY as error:
@@ -112,6 +117,13 @@ def _leave(place: Place, heart: Heart, error: NotKnown) -> None:
         _fail(heart, problems.unusable(error))
 
 
+def _fail_by_scan(heart: Heart) -> None:
+    """The scan's bytes are not those that were brought; every job on it would be wrong."""
+    claim = heart.claim
+    heart.ask(lambda session: integrity.note_scan(session, claim.tenant, claim.scan_sha256))
+    _fail(heart, problems.damaged("the stored scan", "post the scan again, then retry the job"))
+
+
 def _fail(heart: Heart, problem: Problem) -> bool:
     """Whether the job failed by this; not, when the claim is another's by now."""
     try:
@@ -144,10 +156,13 @@ def _finish_slice(place: Place, heart: Heart, run: Run) -> bool:
     heart.confirm()
     path = storage.slice_result(claim.job_id, claim.slice, claim.attempt)
     written = storage.relative(path)
-    replace(outcome.result, versions=run.versions).save(path)
+    result = replace(outcome.result, versions=run.versions)
+    storage.require(result.size_bytes)
+    digest = result.save(path)
 
     def accept(session: Session) -> tuple[bool, list[tuple[uuid.UUID, int]]]:
-        last = leases.store_slice(session, claim, written, outcome.metrics, outcome.verdict, outcome.quality)
+        told = (outcome.metrics, outcome.verdict, outcome.quality, digest.sha256)
+        last = leases.store_slice(session, claim, written, *told)
         return last, leases.call_followers(session, claim)
 
     try:
@@ -161,6 +176,7 @@ def _finish_slice(place: Place, heart: Heart, run: Run) -> bool:
     if freed:
         queue.ring(freed)
     run.checkpoints.clear()
+    storage.preview(claim.job_id, claim.slice).unlink(missing_ok=True)  # it is in the result
     log.info("slice.done")
     return last
 
@@ -173,15 +189,38 @@ def _finish_job(place: Place, heart: Heart) -> None:
         if place.ending.is_set():
             raise Released
 
-    with interruptible(check):
-        folder, versions = assemble(place, heart.claim)
+    claim = heart.claim
     try:
-        heart.settle(lambda session: leases.succeed_job(session, heart.claim, folder, versions))
+        with interruptible(check):
+            folder, versions, files = assemble(place, claim)
+    except DamagedSlices as error:
+        _recompute(heart, error.slices)
+        return
+    try:
+        heart.settle(lambda session: leases.succeed_job(session, claim, folder, versions, files))
     except Fenced:
-        if not heart.ask(lambda session: leases.is_accepted(session, heart.claim, folder)):
+        if not heart.ask(lambda session: leases.is_accepted(session, claim, folder)):
             shutil.rmtree(place.storage.path(folder), ignore_errors=True)
             raise
+    place.storage.drop_slices(claim.job_id)
     log.info("job.succeeded")
+
+
+def _recompute(heart: Heart, slices: Sequence[int]) -> None:
+    """Have the slices computed anew whose files are damaged."""
+
+    def requeue(session: Session) -> list[tuple[uuid.UUID, int]]:
+        again = requeue_damaged(session, heart.claim, slices)
+        for slice_ in slices:
+            integrity.count(session, "slice", slice=slice_)
+        return again
+
+    try:
+        again = heart.settle(requeue)
+    except DamagedTooOften as error:
+        _fail(heart, problems.damaged(str(error), "look after the disk, then retry the job"))
+    else:
+        queue.ring(again)
 
 
 class OutOfMemory(Exception):

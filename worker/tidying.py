@@ -133,6 +133,8 @@ def _named(storage: Storage, job: _Job, chunks: Sequence[Chunk]) -> Callable[[Pa
                 return path in slices
             case "results":
                 return path in results
+            case "previews":
+                return job.status is not Status.SUCCEEDED
             case "checkpoints":
                 return path.name.split(".")[0] in go_on
         return True

@@ -2,18 +2,18 @@
 
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from api.context import Context
 from api.problems import Conflict, Invalid, shown
 from api.results import scored
+from api.stored import SliceMade, slice_result
 from core.pictures import insets_png
 from core.results import SliceResult
 from worker.models import Chunk, Job
-from worker.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -25,27 +25,23 @@ class Shown:
     scan_id: uuid.UUID
     seed: int
     slice: int
-    result: str | None  # file, relative to DATA; None: not done yet
+    made: SliceMade | None  # None: not done yet
 
 
 def slices_of(session: Session, comparison_id: uuid.UUID) -> list[Shown]:
     """All slices of a comparison, in the order in which its jobs were filed."""
-    query = (
-        select(Job.compared, Job.seed, Chunk.slice, Chunk.result)
-        .join(Chunk)
-        .where(Job.comparison_id == comparison_id)
-        .order_by(Job.id, Chunk.slice)
-    )
+    query = select(Job, Chunk).join(Chunk).where(Job.comparison_id == comparison_id).order_by(Job.id, Chunk.slice)
     return [
         Shown(
-            label=row.compared["label"],
-            sampling=row.compared["sampling"],
-            scan_id=uuid.UUID(row.compared["scan"]),
-            seed=row.seed,
-            slice=row.slice,
-            result=row.result,
+            label=compared["label"],
+            sampling=compared["sampling"],
+            scan_id=uuid.UUID(compared["scan"]),
+            seed=job.seed,
+            slice=chunk.slice,
+            made=None if job.result is None and chunk.result is None else SliceMade.of(job, chunk),
         )
-        for row in session.execute(query)
+        for job, chunk in session.execute(query)
+        if (compared := job.compared) is not None
     ]
 
 
@@ -56,20 +52,20 @@ def chosen(slices: Sequence[Shown], **wanted: object) -> list[Shown]:
         if value is not None and value not in offered:
             detail = f"{name} {value} is not of this comparison"
             raise Invalid.at(name, detail, found=str(value), expected=shown(" | ".join(map(str, offered))))
-        first = next((getattr(each, name) for each in slices if each.result is not None), None)
+        first = next((getattr(each, name) for each in slices if each.made is not None), None)
         slices = [each for each in slices if getattr(each, name) == (first if value is None else value)]
-    done = [each for each in slices if each.result is not None]
+    done = [each for each in slices if each.made is not None]
     if not done:
         raise Conflict("no method has anything to see here yet")
     return done
 
 
-def drawn(storage: Storage, slices: Sequence[Shown]) -> bytes:
-    """PNG of the reference and of what is stored of the slice by each method."""
+def drawn(context: Context, slices: Sequence[Shown]) -> bytes:
+    """PNG of the reference and of what is stored of the slice by each method. Raises Damaged."""
     results: dict[str, SliceResult] = {}
     for each in slices:
-        with suppress(FileNotFoundError):
-            results[each.label] = SliceResult.load(storage.path(each.result or ""))
+        if each.made is not None and (found := slice_result(context, each.made)) is not None:
+            results[each.label] = found
     reference = next((result.reference for result in results.values()), None)
     if reference is None:
         raise Conflict("what the methods have made of this slice is no longer kept")

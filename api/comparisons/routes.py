@@ -210,7 +210,7 @@ def _found(context: Context, caller: Caller, comparison_id: uuid.UUID) -> Sequen
     "/v1/comparisons/{comparison_id}/panel.png",
     summary="A slice as each method shows it",
     response_class=Response,
-    responses=answers({200: PANEL}, 304, 404, 409, 422, 503),
+    responses=answers({200: PANEL}, 304, 404, 409, 422, 500, 503),
 )
 def get_comparison_panel(
     request: Request,
@@ -226,7 +226,7 @@ def get_comparison_panel(
         views.comparison_row(session, caller.tenant, comparison_id)
         slices = panels.slices_of(session, comparison_id)
     found = panels.chosen(slices, scan_id=scan_id, seed=seed, slice=slice_)
-    answer = tagged(request, panels.drawn(context.storage, found), "image/png")
+    answer = tagged(request, panels.drawn(context, found), "image/png")
     if answer.status_code == 200:
         note(context, caller, "panel.read", comparison=comparison_id)
     return answer

@@ -42,7 +42,8 @@ def misplaced_files(session: Session, data: Path) -> tuple[list[str], list[str]]
     allowed: set[str] = set()
     for job in session.scalars(select(Job)).all():
         if job.status is Status.SUCCEEDED:
-            suffixes = {OutputFormat(name).suffix for name in (*job.outputs, OutputFormat.H5)}
+            kept = {OutputFormat.H5, *map(OutputFormat, job.outputs)} - {OutputFormat.NPY}  # made where it is asked for
+            suffixes = {each.suffix for each in kept}
             wanted |= {f"{job.result}/reconstruction{suffix}" for suffix in suffixes}
             allowed |= {f"{job.result}/reconstruction{each.suffix}" for each in OutputFormat}
     allowed |= {f"{path}.sha256" for path in allowed}

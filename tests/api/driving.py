@@ -11,8 +11,9 @@ from core.grade import Grade
 from core.results import OutputFormat, SliceResult, convert, write_hdf5
 from core.verdict import Verdict
 from worker import leases
+from worker.integrity import entry
 from worker.models import Worker
-from worker.storage import Storage
+from worker.storage import RESULT, Storage, result_name
 
 LEASE_SECONDS = 600
 
@@ -58,24 +59,26 @@ class Drive:
         """Finish the slice, judged or not, and with the last one the job."""
         metrics = {"psnr": 30.0, "ssim": 0.9, "nmse": 0.01, "data_residual": 0.05}
         path = self.storage.slice_result(claim.job_id, claim.slice, claim.attempt)
-        slice_result(seed=claim.slice).save(path)
+        digest = slice_result(seed=claim.slice).save(path)
         with self.sessions.begin() as session:
             judged = None if verdict is None else verdict.as_json()
             quality = None if grade is None else grade.as_json()
-            last = leases.store_slice(session, claim, self.storage.relative(path), metrics, judged, quality)
+            written = self.storage.relative(path)
+            last = leases.store_slice(session, claim, written, metrics, judged, quality, digest.sha256)
         if last:
             self._assemble(claim)
 
     def _assemble(self, claim: leases.Claim) -> None:
         folder = self.storage.results(claim.job_id, claim.attempt)
         folder.mkdir(parents=True)
-        whole = folder / "reconstruction.h5"
-        write_hdf5(whole, [slice_result(seed=number) for number in claim.slices], {"seed": claim.seed})
-        for name in set(claim.outputs) - {"h5"}:
-            output = OutputFormat(name)
-            convert(whole, folder / f"reconstruction{output.suffix}", output)
+        whole = folder / RESULT
+        slices = [slice_result(seed=number) for number in claim.slices]
+        files = {RESULT: entry(write_hdf5(whole, slices, {"seed": claim.seed}))}
+        for output in map(OutputFormat, set(claim.outputs) - {"h5"}):
+            files[result_name(output)] = entry(convert(whole, folder / result_name(output), output))
         with self.sessions.begin() as session:
-            leases.succeed_job(session, claim, self.storage.relative(folder), {"udig_recon": "0"})
+            leases.succeed_job(session, claim, self.storage.relative(folder), {"udig_recon": "0"}, files)
+        self.storage.drop_slices(claim.job_id)
 
     def complete(self, job: dict[str, Any]) -> None:
         """All slices, one after the other."""

@@ -115,6 +115,10 @@ class Desk:
             session.add(scan)
         return scan.id
 
+    def scan_sha256(self, job_id: uuid.UUID) -> str:
+        with self.database() as session:
+            return session.scalars(select(Scan.sha256).join(Job).where(Job.id == job_id)).one()
+
     def submit(
         self,
         scan_id: uuid.UUID,

@@ -1,0 +1,108 @@
+"""No job succeeds on damaged bytes: slices are computed anew, scans are healed by posting them again."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from flipping import flip
+from running import SHORT, Desk
+
+from core.files import Digest
+from core.results import SliceResult
+from worker import tallies
+from worker.models import Scan, Status
+from worker.place import Place
+from worker.recomputing import MOST_RECOMPUTED
+from worker.scans import Brought, keep
+from worker.tasks import reconstruct_chunk
+
+
+def test_a_rotten_or_missing_slice_is_computed_anew_before_the_job_succeeds(desk: Desk, place: Place) -> None:
+    job_id = desk.submit(desk.scan(slices=3), SHORT, slices=[0, 1, 2])
+    for slice_ in (0, 1):
+        reconstruct_chunk(place, job_id, slice_)
+    first, second = (desk.storage.path(str(desk.chunk(job_id, slice_).result)) for slice_ in (0, 1))
+    flip(first)
+    second.unlink()
+    reconstruct_chunk(place, job_id, 2)
+    assert desk.job(job_id).status is Status.QUEUED
+    assert [chunk.status for chunk in desk.chunks(job_id)] == [Status.QUEUED, Status.QUEUED, Status.SUCCEEDED]
+    for slice_ in (0, 1):
+        reconstruct_chunk(place, job_id, slice_)
+    job = desk.job(job_id)
+    assert (job.status, job.error, job.damaged) == (Status.SUCCEEDED, None, None)
+    assert [chunk.attempt for chunk in desk.chunks(job_id)] == [2, 2, 1]
+    with h5py.File(desk.storage.path(str(job.result)) / "reconstruction.h5") as file:
+        found = np.asarray(file["reconstruction"])
+    sha256 = desk.scan_sha256(job_id)
+    np.testing.assert_array_equal(found, np.stack([desk.unbroken(sha256, SHORT, slice_) for slice_ in range(3)]))
+    assert list(desk.storage.job(job_id).glob("slices/*")) == list(desk.storage.job(job_id).glob("previews/*")) == []
+
+
+def test_a_slice_that_is_damaged_again_and_again_fails_its_job(
+    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = desk.submit(desk.scan(), SHORT)
+    save = SliceResult.save
+
+    def rotting(result: SliceResult, path: Path) -> Digest:
+        digest = save(result, path)
+        flip(path)
+        return digest
+
+    monkeypatch.setattr(SliceResult, "save", rotting)
+    for attempt in range(1, MOST_RECOMPUTED + 2):
+        assert not desk.job(job_id).status.ended, attempt
+        reconstruct_chunk(place, job_id, 0)
+    job = desk.job(job_id)
+    assert job.error is not None
+    assert (job.status, job.error["type"]) == (Status.FAILED, "urn:udig-recon:problem:damaged")
+    assert "slice 0 was damaged" in job.error["detail"]
+    monkeypatch.setattr(SliceResult, "save", save)
+    desk.retry(job_id)
+    for _ in range(2):
+        reconstruct_chunk(place, job_id, 0)
+    assert desk.job(job_id).status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("at", [0.0, 0.4, 1.0])
+def test_no_job_succeeds_on_a_damaged_scan_until_its_bytes_are_posted_again(
+    desk: Desk, place: Place, at: float
+) -> None:
+    scan_id = desk.scan()
+    sha256 = desk.scan_sha256(job_id := desk.submit(scan_id, SHORT))
+    stored = desk.storage.scan(sha256)
+    whole = stored.read_bytes()
+    flip(stored, at)
+    reconstruct_chunk(place, job_id, 0)
+    job = desk.job(job_id)
+    assert job.error is not None
+    assert (job.status, job.error["type"]) == (Status.FAILED, "urn:udig-recon:problem:damaged")
+    assert "post the scan again" in job.error["detail"]
+    with desk.database() as session:
+        scan = session.get_one(Scan, scan_id)
+        assert scan.damaged_at is not None
+        assert tallies.totals(session)["damage"] == {"scan": 1.0}
+    (again := desk.storage.incoming / "again").write_bytes(whole)
+    with desk.database.begin() as session:
+        brought = Brought(again, sha256, len(whole), "again.h5", scan.header)
+        healed, created = keep(session, desk.storage, "default", brought, key=None, retention_days=None)
+        assert (healed.damaged_at, created) == (None, False)
+    assert stored.read_bytes() == whole
+    desk.retry(job_id)
+    reconstruct_chunk(place, job_id, 0)
+    assert desk.job(job_id).status is Status.SUCCEEDED
+
+
+def test_results_leave_the_reserve_of_the_disk_alone(desk: Desk, place: Place) -> None:
+    job_id = desk.submit(desk.scan(), SHORT)
+    place.storage.reserve_bytes = desk.storage.free_bytes() + (1 << 40)
+    reconstruct_chunk(place, job_id, 0)
+    job = desk.job(job_id)
+    assert job.error is not None
+    assert job.error["type"] == "urn:udig-recon:problem:disk-full"
+    place.storage.reserve_bytes = 0
+    desk.retry(job_id)
+    reconstruct_chunk(place, job_id, 0)
+    assert desk.job(job_id).status is Status.SUCCEEDED
