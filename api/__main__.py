@@ -18,6 +18,7 @@ from worker.usage import parse_no_arguments
 log = logging.getLogger("api")
 KEEP_ALIVE_SECONDS = 15
 OWN_FILES = 256  # of databases, queue, uploads and logs, beside the connections
+KEYS_CURE = "AUTHENTICATION=on, and `python -m worker keys create NAME`"
 GRACE_SECONDS = 8  # then what still runs is cut off, so that the process is gone within ten seconds
 
 
@@ -33,6 +34,8 @@ def main() -> None:
     if allowed < settings.max_connections:
         log.warning("connections.limited", extra={"to": allowed, "by": "ulimit -n"})
         settings = settings.model_copy(update={"max_connections": allowed})
+    if not settings.authenticates:
+        log.warning("authentication.off", extra={"for": "every process and proxy of this machine", "cure": KEYS_CURE})
     app = create_app(settings)
     places = app.state.context.room.connections
     config = uvicorn.Config(
@@ -42,7 +45,7 @@ def main() -> None:
         log_config=None,
         access_log=False,  # its lines hold the query, and with it what a client calls its files
         server_header=False,
-        forwarded_allow_ips=settings.trusted_proxies.split(),
+        proxy_headers=False,  # see api/proxies.py
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )

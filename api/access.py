@@ -92,12 +92,17 @@ async def _known(context: Context, given: HTTPAuthorizationCredentials | None) -
     digest = keys.hashed(given.credentials)
     row = await context.reads.one(_VALID, sha256=digest)
     if row is None:
-        challenge = {"WWW-Authenticate": 'Bearer realm="udig-recon", error="invalid_token"'}
-        raise Unauthenticated("this API key is unknown, revoked or expired", headers=challenge)
+        raise refused()
     found = keys.recognised(row)
     if found.use_is_due:
         await run_in_threadpool(_remember_use, context, found.key)
     return found.key, digest
+
+
+def refused() -> Unauthenticated:
+    """What to raise for a key that is not taken."""
+    challenge = {"WWW-Authenticate": 'Bearer realm="udig-recon", error="invalid_token"'}
+    return Unauthenticated("this API key is unknown, revoked or expired", headers=challenge)
 
 
 def _remember_use(context: Context, key: Key) -> None:

@@ -15,6 +15,7 @@ from api.comparisons.schemas import ComparisonIn
 from api.context import Context
 from api.metrics import Requests
 from api.middleware import HeadAsGet, Named, Observed
+from api.proxies import Clients, Direct
 from api.reads import Reads
 from api.schemas import JobIn, JobOptions, ProblemOut, RetryOptions
 from api.shares import Admission, room
@@ -75,7 +76,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     app.add_middleware(Admission, requests=shares.requests)
     app.add_middleware(Named, names=settings.names)
+    if not settings.authenticates:
+        app.add_middleware(Direct)
     app.add_middleware(Observed, requests=requests)
+    app.add_middleware(Clients, trusted=settings.trusted_proxies)
     app.add_middleware(HeadAsGet)
     _complete_openapi(app)
     return app

@@ -142,13 +142,13 @@ def _news(context: Context, tenant: str, job_id: uuid.UUID, after: int) -> _News
 
 async def _events(context: Context, caller: Caller, job_id: uuid.UUID, after: int) -> AsyncIterator[bytes]:
     told, admitted_at = None, time.monotonic()
-    with context.watcher.watch(job_id) as changed:
+    with context.watcher.watch(job_id, None if caller.key is None else caller.key.id) as changed:
         while not context.watcher.closing:
             try:
-                if time.monotonic() - admitted_at >= KEEP_ALIVE_SECONDS:
+                if changed.key_changed or time.monotonic() - admitted_at >= KEEP_ALIVE_SECONDS:
                     if not await still_admitted(context, caller):
                         return
-                    admitted_at = time.monotonic()
+                    admitted_at, changed.key_changed = time.monotonic(), False
                 news = await context.watcher.read(job_id, after, partial(_news, context, caller.tenant, job_id, after))
             except NotFound:
                 yield format_sse_event(event="done", data_str='{"status":"deleted"}')

@@ -211,7 +211,8 @@ async def get_job(
     wait: Annotated[float, Query(ge=0, le=60, description="seconds to hold the answer until the status changes")] = 0,
 ) -> Response:
     """Carries `Retry-After` until it has ended."""
-    job = await awaited(context, job_id, partial(views.read_job, context.reads, caller.tenant, job_id), wait)
+    read = partial(views.read_job, context.reads, caller.tenant, job_id)
+    job = await awaited(context, caller, request, job_id, read, wait)
     return tagged_json(request, job, {} if job.status.ended else {"Retry-After": POLL_SECONDS})
 
 

@@ -83,6 +83,13 @@ class Forbidden(Problem):
     title = "Not with this key"
 
 
+class Proxied(Problem):
+    """The request came by way of a proxy to a service that asks for no key."""
+
+    status = HTTPStatus.FORBIDDEN
+    title = "Not by way of a proxy"
+
+
 class NotFound(Problem):
     """No scan, job, picture or route of that name."""
 

@@ -1,7 +1,8 @@
 """Threads of their own for work that takes long, so that reads, which have Starlette's, never queue behind it."""
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
+from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
 from anyio import CapacityLimiter, to_thread
@@ -30,13 +31,19 @@ class Together:
 
     async def run(self, what: Hashable, read: Callable[[], Found]) -> Found:
         """What `read` finds, in a thread; begun anew unless a reading of `what` is under way."""
+        return await self.share(what, partial(run_in_threadpool, read))
+
+    async def share(self, what: Hashable, read: Callable[[], Awaitable[Found]]) -> Found:
+        """What `read` finds, in the event loop."""
 
         def over(done: "asyncio.Task[Any]") -> None:
             if self._under_way.get(what) is done:
                 del self._under_way[what]
+            if not done.cancelled():
+                done.exception()  # all who wanted to hear of it may have left
 
         if (task := self._under_way.get(what)) is None:
-            task = self._under_way[what] = asyncio.create_task(run_in_threadpool(read))
+            task = self._under_way[what] = asyncio.create_task(_as_coroutine(read))
             task.add_done_callback(over)
         # Whoever leaves must not take the reading from the others.
         found: Found = await asyncio.shield(task)
@@ -45,3 +52,7 @@ class Together:
     def forget(self) -> None:
         """Share what is under way with nobody else."""
         self._under_way.clear()
+
+
+async def _as_coroutine(read: Callable[[], Awaitable[Found]]) -> Found:
+    return await read()

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -13,24 +13,35 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from api.threads import Together
-from worker.database import CHANNEL, FOUND_DEAD, conninfo
+from worker.database import CHANNEL, FOUND_DEAD, KEYS_CHANNEL, PROGRESS_CHANNEL, conninfo
 
 log = logging.getLogger(__name__)
 RECONNECT_SECONDS = 1.0
 Read = TypeVar("Read")
 
 
+class Watch(asyncio.Event):
+    """Set whenever there may be something new for whoever waits."""
+
+    def __init__(self, key_id: uuid.UUID | None, *, progress: bool) -> None:
+        super().__init__()
+        self.key_id, self.progress = key_id, progress
+        self.key_changed = False  # the key may be refused by now
+        self.gone = False  # whoever waited has left
+
+
 @dataclass
 class _Watched:
     """A job that somebody waits for."""
 
-    waiting: set[asyncio.Event] = field(default_factory=set)
+    waiting: set[Watch] = field(default_factory=set)
     reads: Together = field(default_factory=Together)  # since the last change
 
-    def wake(self) -> None:
+    def wake(self, *, progress: bool = False) -> None:
         self.reads.forget()
         for changed in self.waiting:
-            changed.set()
+            if changed.progress or not progress:
+                changed.set()
 
 
 class Watcher:
@@ -42,9 +53,12 @@ class Watcher:
         self.closing = False
 
     @contextmanager
-    def watch(self, job_id: uuid.UUID) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the job may have changed. Read the job after entering, and after each wake."""
-        changed = asyncio.Event()
+    def watch(self, job_id: uuid.UUID, key_id: uuid.UUID | None = None, *, progress: bool = True) -> Iterator[Watch]:
+        """An event that is set whenever the job, or the key, may have changed; by mere progress too, where wanted.
+
+        Read the job after entering, and after each wake.
+        """
+        changed = Watch(key_id, progress=progress)
         self._watched[job_id].waiting.add(changed)
         try:
             yield changed
@@ -60,7 +74,11 @@ class Watcher:
         """
         return await self._watched[job_id].reads.run(what, read)
 
-    async def wait(self, changed: asyncio.Event, seconds: float) -> bool:
+    async def share(self, job_id: uuid.UUID, what: Hashable, read: Callable[[], Awaitable[Read]]) -> Read:
+        """The same for what is read in the event loop."""
+        return await self._watched[job_id].reads.share(what, read)
+
+    async def wait(self, changed: Watch, seconds: float) -> bool:
         """Whether the event was set within that time; it is cleared."""
         if not self.closing:
             with suppress(TimeoutError):
@@ -70,10 +88,18 @@ class Watcher:
         changed.clear()
         return happened
 
-    def wake(self, job_id: uuid.UUID) -> None:
-        """Tell those who wait that the job may have changed."""
+    def wake(self, job_id: uuid.UUID, *, progress: bool = False) -> None:
+        """Tell those who wait that the job may have changed, or only got further."""
         if (watched := self._watched.get(job_id)) is not None:
-            watched.wake()
+            watched.wake(progress=progress)
+
+    def wake_key(self, key_id: uuid.UUID) -> None:
+        """Tell those who wait by a key that it may be refused by now."""
+        for watched in self._watched.values():
+            for changed in watched.waiting:
+                if changed.key_id == key_id:
+                    changed.key_changed = True
+                    changed.set()
 
     def close(self) -> None:
         """End all streams and waits, for the server goes down."""
@@ -92,13 +118,22 @@ class Watcher:
     async def _listen(self) -> None:
         connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
         async with connection:
-            await connection.execute(f"LISTEN {CHANNEL}")
+            for channel in (CHANNEL, PROGRESS_CHANNEL, KEYS_CHANNEL):
+                await connection.execute(f"LISTEN {channel}")
             # What was said while nobody listened is lost: let everyone look again.
             self._wake_all()
             async for notice in connection.notifies():
                 with suppress(ValueError):
-                    self.wake(uuid.UUID(notice.payload))
+                    self._hear(notice.channel, uuid.UUID(notice.payload))
+
+    def _hear(self, channel: str, id_: uuid.UUID) -> None:
+        if channel == KEYS_CHANNEL:
+            self.wake_key(id_)
+        else:
+            self.wake(id_, progress=channel == PROGRESS_CHANNEL)
 
     def _wake_all(self) -> None:
         for watched in self._watched.values():
+            for changed in watched.waiting:
+                changed.key_changed = True
             watched.wake()

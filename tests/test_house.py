@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("core", "worker", "api")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 IMAGES = {"POSTGRES_IMAGE", "REDIS_IMAGE", "CADDY_IMAGE", "PYTHON_IMAGE", "CONDA_IMAGE"}
-FOR_COMPOSE = {"COMPOSE_PROFILES", "TLS_FOLDER", "TLS_PORT", "WORKER_MEMORY", *IMAGES}
+FOR_COMPOSE = {"COMPOSE_PROFILES", "TLS_FOLDER", "TLS_PORT", "FRONT_NETWORK", "WORKER_MEMORY", *IMAGES}
 
 
 def tracked() -> list[Path]:

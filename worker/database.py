@@ -15,6 +15,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from worker import timeouts
 
 CHANNEL = "udig_jobs"
+PROGRESS_CHANNEL = "udig_progress"  # of what changes no status: whoever waits for one need not look
+KEYS_CHANNEL = "udig_keys"
 DRIVER = "postgresql+psycopg"
 DIALECT = make_url(f"{DRIVER}://").get_dialect()()
 AWAY = (OperationalError, InterfaceError, PoolTimeoutError, psycopg.OperationalError, psycopg.InterfaceError)
@@ -101,3 +103,13 @@ def in_one_line(error: DBAPIError) -> str:
 def notify(session: Session, job_id: uuid.UUID) -> None:
     """Wake who listens for the job, when this transaction commits."""
     session.execute(select(func.pg_notify(CHANNEL, str(job_id))))
+
+
+def notify_progress(session: Session, job_id: uuid.UUID) -> None:
+    """Wake who follows the job step by step, when this transaction commits."""
+    session.execute(select(func.pg_notify(PROGRESS_CHANNEL, str(job_id))))
+
+
+def notify_key(session: Session, key_id: uuid.UUID) -> None:
+    """Let every answer that goes on for a key look whether it is taken yet, when this transaction commits."""
+    session.execute(select(func.pg_notify(KEYS_CHANNEL, str(key_id))))

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from worker.database import notify_key
 from worker.models import Key, Priority
 
 PREFIX = "udig_"  # by which scanners for leaked secrets know them
@@ -147,13 +148,15 @@ def rotate(session: Session, key: Key, overlap: timedelta) -> str:
     key.previous_sha256, key.previous_until = (key.sha256, func.now() + overlap) if overlap else (None, None)
     key.sha256 = hashed(secret)
     session.flush()
+    notify_key(session, key.id)
     return secret
 
 
 def revoke(session: Session, key: Key) -> None:
-    """Refuse the key from now on. Its row stays: the audit log names it."""
+    """Refuse the key from now on; what goes on for it ends within seconds. Its row stays: the audit log names it."""
     key.revoked_at = key.revoked_at or func.now()
     session.flush()
+    notify_key(session, key.id)
 
 
 def is_tenant(name: str) -> bool:

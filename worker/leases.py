@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 from core.volumes import Precedent
 from worker import audit, scheduling
 from worker.audit import Who
-from worker.database import notify
 from worker.jobs import UnknownJob, claimable, locked, settle_cancelled, settle_failed, settle_stopped
 from worker.models import Chunk, Job, Scan, Snapshot, Status
 from worker.problems import time_limit
@@ -184,7 +183,7 @@ def record(session: Session, claim: Claim, point: Point, lease_seconds: float) -
     heartbeat(session, claim, lease_seconds, point)
     job.last_seq += 1
     session.add(Snapshot(job_id=job.id, seq=job.last_seq, slice=claim.slice, **vars(point)))
-    notify(session, job.id)
+    notify_progress(session, job.id)
 
 
 def release(session: Session, claim: Claim, *, yielded: bool = False) -> None:

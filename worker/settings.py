@@ -45,7 +45,8 @@ class Settings(BaseSettings):
     )
     trusted_proxies: str = Field(
         "127.0.0.1 ::1",
-        description="addresses or networks, divided by spaces, whose `X-Forwarded-For` tells the client; *: all",
+        description="addresses or networks, divided by spaces, whose `X-Forwarded-For` tells the client: the last "
+        "address there that is none of them; *: all, and the last address",
     )
     port: int = Field(8000, ge=0, le=65535, description="port of the API; 0 takes a free one")
     workers: int = Field(2, ge=1, le=64, description="worker processes that `make serve` starts")

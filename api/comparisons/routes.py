@@ -161,7 +161,7 @@ async def get_comparison(
     """Carries `Retry-After` until all its jobs have ended. A failed job that is retried sets it going again."""
     # In a thread: with hundreds of entries it takes long enough to keep all others waiting in the event loop.
     read = partial(run_in_threadpool, _standing, context, caller, comparison_id)
-    found = await awaited(context, comparison_id, read, wait)
+    found = await awaited(context, caller, request, comparison_id, read, wait)
     return tagged_json(request, found, {} if found.status.ended else {"Retry-After": POLL_SECONDS})
 
 

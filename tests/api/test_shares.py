@@ -13,10 +13,13 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 from serving import serving
+from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import create_app
 from api.problems import Overloaded, TooManyAtOnce
 from api.shares import Shares
+from worker import keys
+from worker.keys import Scope, Wanted
 from worker.settings import Settings
 
 
@@ -140,12 +143,15 @@ def test_an_address_with_too_many_connections_is_answered_and_others_are_served(
 
 @pytest.mark.parametrize(("proxy", "other"), [("127.0.0.1", 201), ("127.0.0.9", 429)], ids=["trusted", "another"])
 def test_clients_of_a_trusted_proxy_are_told_apart_by_what_it_says(
-    settings: Settings, mri_file: bytes, proxy: str, other: int
+    settings: Settings, database: sessionmaker[Session], mri_file: bytes, proxy: str, other: int
 ) -> None:
+    with database.begin() as session:
+        _, secret = keys.make(session, "a", Wanted(name="test", scopes=list(Scope)))
     answers: list[int] = []
 
     def post(content: Iterator[bytes] | bytes, address: str) -> int:
-        return client.post(f"{url}/v1/scans", content=content, headers={"X-Forwarded-For": address}).status_code
+        headers = {"X-Forwarded-For": f"6.6.6.6, {address}", "Authorization": f"Bearer {secret}"}
+        return client.post(f"{url}/v1/scans", content=content, headers=headers).status_code
 
     def slowly() -> Iterator[bytes]:
         yield mri_file[:1000]
@@ -155,7 +161,7 @@ def test_clients_of_a_trusted_proxy_are_told_apart_by_what_it_says(
 
     transport = httpx.HTTPTransport(local_address=proxy)
     with (
-        serving(settings.model_copy(update={"max_uploads": 2})) as (url, _, _),
+        serving(settings.model_copy(update={"max_waiting_requests": 2, "authentication": "on"})) as (url, _, _),
         httpx.Client(transport=transport, timeout=30) as client,
     ):
         assert post(slowly(), "192.0.2.1") in (200, 201)
