@@ -3,9 +3,7 @@
 Whatever belongs to another tenant answers exactly as what does not exist.
 """
 
-import logging
 import math
-import uuid
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -15,15 +13,13 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityS
 from starlette.concurrency import run_in_threadpool
 
 from api.context import Context, ContextDep
-from api.problems import Forbidden, Problem, QuotaExceeded, Unauthenticated
+from api.problems import Forbidden, QuotaExceeded, Unauthenticated
 from api.reads import Read
-from worker import audit, keys, quotas
+from worker import keys, quotas
 from worker.audit import Who
-from worker.database import AWAY
 from worker.keys import Scope
 from worker.models import DEFAULT_TENANT, Key
 
-log = logging.getLogger(__name__)
 OPEN = "open"  # how the audit log calls whoever comes while authentication is off
 _VALID = Read(keys.VALID)
 _BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="an API key, `udig_...`")
@@ -130,26 +126,4 @@ Admin = Annotated[Caller, Security(_caller, scopes=[Scope.ADMIN.value])]
 
 def note(context: Context, caller: Caller, action: str, **ids: object) -> None:
     """Write down what changes no row."""
-    with context.sessions.begin() as session:
-        audit.append(session, caller.who, action, **ids)
-
-
-def note_refusal(request: Request, problem: Problem) -> None:
-    """Write down that a key asked for what it may not do or what is not there for it."""
-    caller: Caller | None = getattr(request.state, "caller", None)
-    if caller is None or caller.key is None:
-        return
-    # Only what is an id: the rest of a path is whatever a client calls things.
-    ids = {name.removesuffix("_id"): value for name, value in request.path_params.items() if _is_id(str(value))}
-    try:
-        note(request.app.state.context, caller, f"refused.{problem.status.value}", **ids)
-    except AWAY as error:
-        log.warning("database.away", extra={"error": type(error).__name__})
-
-
-def _is_id(text: str) -> bool:
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        return False
-    return True
+    context.auditing.note(caller.who, action, **ids)

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from api import documentation, errors, following, health, jobs, keys, methods, results, scans
 from api.audit_heads import HeadSender
+from api.auditing import Auditing
 from api.comparisons import routes as comparisons
 from api.comparisons.schemas import ComparisonIn
 from api.context import Context
@@ -57,13 +58,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     requests = Requests()
     engine = make_engine(settings.database_url, CONNECTIONS, patient=False)
     shares = room(settings)
+    sessions = make_sessions(engine)
+    auditing = Auditing(sessions)
     app.state.context = Context(
         settings=settings,
-        sessions=make_sessions(engine),
+        sessions=sessions,
         reads=Reads(settings.database_url, READING),
         storage=open_storage(settings.data, settings.disk_reserve_bytes),
         watcher=Watcher(settings.database_url),
         requests=requests,
+        auditing=auditing,
         room=shares,
         prober=Prober(),
         probes=Threads(PROBES),
@@ -78,7 +82,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Named, names=settings.names)
     if not settings.authenticates:
         app.add_middleware(Direct)
-    app.add_middleware(Observed, requests=requests)
+    app.add_middleware(Observed, requests=requests, auditing=auditing)
     app.add_middleware(Clients, trusted=settings.trusted_proxies)
     app.add_middleware(HeadAsGet)
     _complete_openapi(app)
@@ -90,7 +94,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: Context = app.state.context
     courier = Courier(context.settings, context.sessions)
     heads = HeadSender(context.settings, context.sessions, context.requests.registry)
-    beside = [asyncio.create_task(task) for task in (context.watcher.run(), courier.run(), heads.run())]
+    tasks = (context.watcher.run(), courier.run(), context.auditing.run(), heads.run())
+    beside = [asyncio.create_task(task) for task in tasks]
     try:
         yield
     finally:

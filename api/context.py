@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session, sessionmaker
 
+from api.auditing import Auditing
 from api.metrics import Requests
 from api.publishing import Publisher
 from api.rates import Rates
@@ -29,6 +30,7 @@ class Context:
     storage: Storage
     watcher: Watcher
     requests: Requests
+    auditing: Auditing
     room: Room
     prober: Prober
     probes: Threads  # that look into scans

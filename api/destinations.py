@@ -3,7 +3,7 @@
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import httpx2
@@ -17,8 +17,8 @@ class Refused(Exception):
     """A webhook may not go there; the message says why."""
 
 
-def checked(text: str, *, allow_private: bool) -> httpx2.URL:
-    """The URL, as far as it can be judged without asking for a name. Raises Refused."""
+def checked(text: str, *, allow_private: bool, allowed: Collection[str] | None = None) -> httpx2.URL:
+    """The URL, as far as it can be judged without asking for a name; `allowed` hosts only. Raises Refused."""
     try:
         url = httpx2.URL(text)
         url.raw_host.decode().encode("idna")  # as whoever looks it up will do
@@ -33,9 +33,17 @@ def checked(text: str, *, allow_private: bool) -> httpx2.URL:
         raise Refused("has no port between 1 and 65535")
     if url.userinfo or url.fragment:
         raise Refused("has a user name or a fragment")
+    if allowed is not None and not is_allowed(url.raw_host.decode(), allowed):
+        raise Refused("leads to a host that is none of WEBHOOK_ALLOWED_HOSTS")
     if not allow_private and not _may_be_public(url.raw_host.decode()):
         raise Refused("is on this machine or in a private network (WEBHOOK_ALLOW_PRIVATE)")
     return url
+
+
+def is_allowed(host: str, allowed: Collection[str]) -> bool:
+    """Whether a host is one of these, or within one that begins with `*.`."""
+    name = host.strip("[]").rstrip(".").lower()
+    return any(name == each or (each.startswith("*.") and name.endswith(each[1:])) for each in allowed)
 
 
 async def addresses(url: httpx2.URL, *, allow_private: bool, resolve: Resolve) -> list[str]:

@@ -8,15 +8,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from pydantic import ValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from api.access import note_refusal
 from api.problems import (
     Conflict,
     DiskFull,
-    Forbidden,
     Invalid,
     MethodNotAllowed,
     NotFound,
@@ -103,10 +100,7 @@ def _repeatable(request: Request) -> bool:
 
 
 async def _respond(request: Request, error: Exception) -> Response:
-    problem = _problem(request, error)
-    if isinstance(problem, Forbidden | NotFound):
-        await run_in_threadpool(note_refusal, request, problem)
-    return problem.response(request.url.path)
+    return _problem(request, error).response(request.url.path)
 
 
 async def _routing(request: Request, error: Exception) -> Response:

@@ -10,9 +10,12 @@ from opentelemetry.trace import SpanKind
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.auditing import REFUSALS, Auditing
 from api.documentation import PAGE_POLICY
+from api.folding import Folding
 from api.metrics import Requests
 from api.problems import Misdirected, shown
+from api.shares import ALWAYS_ANSWERED
 from worker import tracing
 from worker.settings import is_loopback
 
@@ -82,9 +85,10 @@ class Named:
 class Observed:
     """Adds the security headers, counts requests by route, traces posts, logs one line without query or body."""
 
-    def __init__(self, app: ASGIApp, requests: Requests) -> None:
+    def __init__(self, app: ASGIApp, requests: Requests, auditing: Auditing) -> None:
         self.app = app
-        self.requests = requests
+        self.requests, self.auditing = requests, auditing
+        self._refusals: Folding[tuple[object, ...]] = Folding()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -92,6 +96,7 @@ class Observed:
             await self.app(scope, receive, send)
             return
         started, status = time.perf_counter(), 500  # unless an answer begins
+        scope.setdefault("state", {})
 
         async def send_observed(message: Message) -> None:
             nonlocal status
@@ -114,13 +119,31 @@ class Observed:
                 span.update_name(f"POST {_route(scope)}")
                 span.set_attribute("http.response.status_code", status)
         finally:
-            seconds = time.perf_counter() - started
-            route = _route(scope)
-            method = "HEAD" if scope.get("head") else scope["method"]
-            method = method if method in METHODS else "other"
-            self.requests.count(method, route, status, seconds)
-            answered = {"method": method, "route": route, "status": status, "seconds": round(seconds, 4)}
-            log.info("request", extra=answered | _job(scope))
+            self._account(scope, status, time.perf_counter() - started)
+
+    def _account(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count the answer, and tell of it: every refusal of a kind but the first together, health at no time."""
+        method = "HEAD" if scope.get("head") else scope["method"]
+        method = method if method in METHODS else "other"
+        route = _route(scope)
+        self.requests.count(method, route, status, seconds)
+        caller = scope["state"].get("caller")
+        key_id = None if caller is None or caller.key is None else str(caller.key.id)
+        self.auditing.answered(caller.who if key_id else None, route, method, status, scope.get("path_params", {}))
+        answered = {"method": method, "route": route, "status": status, "seconds": round(seconds, 4)}
+        told = (
+            answered
+            | _job(scope)
+            | {"client": (scope.get("client") or ("",))[0]}
+            | ({"key_id": key_id} if key_id else {})
+        )
+        if route in ALWAYS_ANSWERED and status < 400:
+            log.debug("request", extra=told)
+        elif status not in REFUSALS or self._refusals.is_first((told["client"], key_id, method, route, status)):
+            log.info("request", extra=told)
+        for (client, key, *what), count, _ in self._refusals.due():
+            kind = dict(zip(("method", "route", "status"), what, strict=True))
+            log.info("requests.refused", extra={**kind, "client": client, "key_id": key, "count": count})
 
 
 def _route(scope: Scope) -> str:

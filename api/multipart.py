@@ -8,6 +8,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from api.problems import BadRequest, UnknownMedia
 
+MOST_PARTS = 16  # far more than any form here has
+
 
 @dataclass
 class Part:
@@ -39,11 +41,12 @@ class PartReader:
         self._headers: dict[str, str] = {}
         self._header = [b"", b""]
         self._ended = False
+        self._parts = 0
         try:
             self._parser = MultipartParser(
                 boundary,
                 {
-                    "on_part_begin": self._headers.clear,
+                    "on_part_begin": self._on_part_begin,
                     "on_header_field": self._on_header_field,
                     "on_header_value": self._on_header_value,
                     "on_header_end": self._on_header_end,
@@ -73,6 +76,12 @@ class PartReader:
                 yield event
         if not self._ended:
             raise BadRequest("the multipart body ends before its closing boundary")
+
+    def _on_part_begin(self) -> None:
+        self._parts += 1
+        if self._parts > MOST_PARTS:  # before more of them are taken apart: they may come by thousands in one piece
+            raise BadRequest(f"the form has more than {MOST_PARTS} parts")
+        self._headers.clear()
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._header[0] += data[start:end]

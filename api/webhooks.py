@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,10 +26,13 @@ from worker.settings import Settings
 from worker.webhooks import Delivery
 
 log = logging.getLogger(__name__)
-MOST_AT_ONCE = 16
+MOST_AT_ONCE = 64  # shared among tenants and hosts: see `worker.webhooks.take`
 POLL_SECONDS = 1.0
 ANSWER_SECONDS = 15.0  # in all: a receiver that dribbles is cut off too
 LEASE_SECONDS = 2 * ANSWER_SECONDS
+IMPATIENT_SECONDS = 3.0  # in place of those, for a host that has not answered
+IMPATIENT_FOR_SECONDS = 300.0  # after that; then it has the full time once more
+UNHEARD = "no answer"  # refused, silent or in another tongue: which one is told to the operator alone
 Given = ParamSpec("Given")
 Got = TypeVar("Got")
 
@@ -41,7 +45,7 @@ def check(settings: Settings, url: str | None) -> None:
         detail = "this service sends no webhooks (WEBHOOK_SECRET is not set); follow the job's events instead"
         raise Invalid.at("webhook_url", detail, found=url, expected="null")
     try:
-        destinations.checked(url, allow_private=settings.webhook_allow_private)
+        destinations.checked(url, allow_private=settings.webhook_allow_private, allowed=settings.webhook_hosts)
     except Refused as error:
         expected = f"{'an http or' if settings.webhook_allow_private else 'a public'} https URL"
         raise Invalid.at("webhook_url", f"the URL {error}", found=url, expected=expected) from error
@@ -92,7 +96,8 @@ class Courier:
             trust_env=False,  # a proxy would look the name up anew
             limits=httpx2.Limits(max_keepalive_connections=0),  # hosts of one address do not share connections
         )
-        self._free = MOST_AT_ONCE
+        self._held: list[tuple[str, str]] = []  # tenant and host of what is delivered now
+        self._silent: dict[tuple[str, str], float] = {}  # until when these have less time
 
     async def run(self) -> None:
         """Deliver for ever, over lost databases too; what is cut off is tried again when its lease has ended."""
@@ -101,18 +106,18 @@ class Courier:
         async with self._client, asyncio.TaskGroup() as deliveries:
             while True:
                 try:
-                    taken = await _whole(self._take) if self._free else []
+                    taken = await _whole(self._take) if len(self._held) < MOST_AT_ONCE else []
                 except SQLAlchemyError as error:
                     log.warning("database.away", extra={"error": type(error).__name__})
                     taken = []
                 for delivery in taken:
-                    self._free -= 1
+                    self._held.append((delivery.tenant, delivery.host))
                     deliveries.create_task(self._deliver(delivery))
                 await asyncio.sleep(POLL_SECONDS)
 
     def _take(self) -> list[Delivery]:
         with self._sessions.begin() as session:
-            return webhooks.take(session, self._free, LEASE_SECONDS)
+            return webhooks.take(session, MOST_AT_ONCE, LEASE_SECONDS, tuple(self._held))
 
     async def _deliver(self, delivery: Delivery) -> None:
         which: dict[str, str | int] = {"job_id": str(delivery.job_id), "webhook_id": str(delivery.id)}
@@ -126,7 +131,7 @@ class Courier:
         except SQLAlchemyError as away:
             log.warning("database.away", extra={"error": type(away).__name__})
         finally:
-            self._free += 1
+            self._held.remove((delivery.tenant, delivery.host))
 
     def _settle(self, delivery: Delivery, error: str | None) -> str | None:
         with self._sessions.begin() as session:
@@ -134,27 +139,37 @@ class Courier:
 
     async def attempt(self, delivery: Delivery) -> str | None:
         """Try once; what is wrong, in words that hold nothing of the URL, or None when it was heard."""
+        receiver = (delivery.tenant, delivery.host)
+        seconds = self._patience(receiver)
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(seconds):
                 status = await self._post(delivery)
         except Refused as error:
             return f"the URL {error}"
-        except TimeoutError:
-            return f"no answer within {ANSWER_SECONDS:g} s"
-        except (httpx2.TransportError, OSError) as error:
-            return f"no connection ({type(error).__name__})"
+        except (TimeoutError, httpx2.TransportError, OSError) as error:
+            if seconds == ANSWER_SECONDS:
+                self._silent[receiver] = time.monotonic() + IMPATIENT_FOR_SECONDS
+            log.info("webhook.unheard", extra={"webhook_id": str(delivery.id), "cause": type(error).__name__})
+            return UNHEARD
         except Exception as error:
             # One that nobody foresaw must not keep the others from being told.
             log.error("webhook.failed", extra={"error": type(error).__name__})
             return f"an error of the service's own ({type(error).__name__})"
+        self._silent.pop(receiver, None)
         if status == 410:
             return webhooks.GONE
         return None if 200 <= status < 300 else f"answered {status}"
 
+    def _patience(self, receiver: tuple[str, str]) -> float:
+        """How long a receiver may take: less when it has kept others waiting lately."""
+        now = time.monotonic()
+        self._silent = {each: until for each, until in self._silent.items() if until > now}
+        return min(IMPATIENT_SECONDS, ANSWER_SECONDS) if receiver in self._silent else ANSWER_SECONDS
+
     async def _post(self, delivery: Delivery) -> int:
         """The status of the answer, whose body nobody reads."""
-        allow_private = self._settings.webhook_allow_private
-        url = destinations.checked(delivery.url, allow_private=allow_private)
+        allow_private, allowed = self._settings.webhook_allow_private, self._settings.webhook_hosts
+        url = destinations.checked(delivery.url, allow_private=allow_private, allowed=allowed)
         body = payload(delivery)
         sent = {"host": url.netloc.decode(), **self._headers(delivery, body)}
         found = await destinations.addresses(url, allow_private=allow_private, resolve=self._resolve)

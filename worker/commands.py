@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from worker import audit, audit_heads, embedded, keys
+from worker import audit, audit_heads, embedded, jobs, keys
 from worker.audit import BrokenChain, Entry, Who
 from worker.database import in_one_line, make_engine, make_sessions
 from worker.keys import TENANT, Limits, PriorityName, Scope, Wanted
@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     rotate.set_defaults(do=_rotate)
     revoke = of_keys.add_parser("revoke", help="refuse a key from now on")
     revoke.add_argument("id", type=uuid.UUID)
+    revoke.add_argument("--cancel-jobs", action="store_true", help="cancel its jobs that are queued or running")
     revoke.set_defaults(do=_revoke)
     webhooks = groups.add_parser("webhook-secret", help="what a tenant's receivers verify webhooks with, one a line")
     webhooks.add_argument("--tenant", default=DEFAULT_TENANT, help="(%(default)s)")
@@ -120,6 +121,8 @@ def _rotate(session: Session, options: argparse.Namespace) -> None:
 def _revoke(session: Session, options: argparse.Namespace) -> None:
     key = _one(session, options.id)
     keys.revoke(session, key)
+    cancelled = jobs.cancel_of_key(session, key.id) if options.cancel_jobs else []
+    audit.extend(session, _command(key), "job.cancelled", [{"job": job_id} for job_id in cancelled])
     _tell(session, key, "key.revoked")
 
 
@@ -130,9 +133,13 @@ def _one(session: Session, key_id: uuid.UUID) -> Key:
     return key
 
 
+def _command(key: Key) -> Who:
+    return Who(key.tenant, f"command:{os.getuid()}")
+
+
 def _tell(session: Session, key: Key, action: str, secret: str | None = None) -> None:
     """Write down what was done, and show the secret only once it counts."""
-    audit.append(session, Who(key.tenant, f"command:{os.getuid()}"), action, key=key.id)
+    audit.append(session, _command(key), action, key=key.id)
     session.commit()
     sys.stderr.write(f"{action}: {key.id} of tenant {key.tenant}\n")
     if secret is not None:

@@ -153,6 +153,15 @@ def request_cancel(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TE
     return job
 
 
+def cancel_of_key(session: Session, key_id: uuid.UUID) -> Sequence[uuid.UUID]:
+    """Cancel what a key filed and has not ended; gives the ids of those jobs."""
+    query = select(Job.id, Job.tenant).where(Job.key_id == key_id, Job.status.in_(OPEN)).order_by(Job.id)
+    found = session.execute(query.with_for_update()).all()
+    for job_id, tenant in found:
+        request_cancel(session, job_id, tenant)
+    return [job_id for job_id, _ in found]
+
+
 def retry(
     session: Session,
     job_id: uuid.UUID,

@@ -90,6 +90,10 @@ class Settings(BaseSettings):
         "these; unset: there are none",
     )
     webhook_allow_private: bool = Field(False, description="webhooks may go to private addresses, and by plain http")
+    webhook_allowed_hosts: str | None = Field(
+        None,
+        description="hosts, divided by spaces, that webhooks may go to; `*.example.org` is all within; unset: any",
+    )
     webhook_retry_seconds: float = Field(
         5, gt=0, description="first pause of a webhook's retries; each is twice as long"
     )
@@ -185,6 +189,11 @@ class Settings(BaseSettings):
         if not self.allowed_hosts:
             return None if self.authenticates else frozenset()
         return frozenset(self.allowed_hosts.lower().split())
+
+    @property
+    def webhook_hosts(self) -> frozenset[str] | None:
+        """Hosts that webhooks may go to; None: any."""
+        return None if self.webhook_allowed_hosts is None else frozenset(self.webhook_allowed_hosts.lower().split())
 
     @field_validator("webhook_secret")
     @classmethod

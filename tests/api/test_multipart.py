@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.multipart import Part, PartReader
+from api.multipart import MOST_PARTS, Part, PartReader
 from api.problems import BadRequest, UnknownMedia
 
 BOUNDARY = "frontier"
@@ -43,7 +43,10 @@ def read(chunks: list[bytes]) -> list[tuple[str, str | None, bytes]]:
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["file", "job"]), st.sampled_from([None, "a b.h5", "\u00fc.npz"]), st.binary())),
+    st.lists(
+        st.tuples(st.sampled_from(["file", "job"]), st.sampled_from([None, "a b.h5", "\u00fc.npz"]), st.binary()),
+        max_size=MOST_PARTS,
+    ),
     st.integers(1, 50),
 )
 def test_parts_are_the_same_however_the_body_is_cut(parts: list[tuple[str, str | None, bytes]], step: int) -> None:
@@ -71,3 +74,18 @@ def test_only_a_form_with_a_boundary_is_a_form(kind: str) -> None:
 def test_what_is_no_form_is_refused(content: bytes) -> None:
     with pytest.raises(BadRequest):
         read([content])
+
+
+def test_thousands_of_parts_in_one_piece_are_not_taken_apart() -> None:
+    made = PartReader(f"multipart/form-data; boundary={BOUNDARY}")
+
+    async def one() -> AsyncIterator[bytes]:
+        yield body([("x", None, b"")] * 20_000)
+
+    async def collect() -> None:
+        async for _ in made.events(one()):
+            pass
+
+    with pytest.raises(BadRequest, match="more than"):
+        asyncio.run(collect())
+    assert made._parts == MOST_PARTS + 1

@@ -3,17 +3,21 @@
 import contextlib
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import h11
 import httpx
 import pytest
+import uvicorn
 from serving import Served, serving
 
 from api.parsing import EVENTS_A_TURN, FREE_CHUNKS, LEAST_CHUNK_BYTES, MOST_FIELDS, BoundedConnection
-from api.server import LINGER_BYTES
+from api.server import LINGER_BYTES, timed_protocol
+from api.shares import Shares
 from worker.settings import Settings
 
 CHUNKED = b"POST /v1/scans HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -208,3 +212,40 @@ def test_what_is_no_request_is_a_problem_and_the_end_of_the_connection(
     assert answer.startswith(f"HTTP/1.1 {status} ".encode())
     assert problem_of(answer)["status"] == status
     assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@contextlib.contextmanager
+def protocol_serving(app: Any) -> Iterator[str]:
+    """URL of any application behind the service's protocol."""
+    http = timed_protocol(30, 30, Shares("connections", "MAX_CONNECTIONS", 10))
+    server = uvicorn.Server(uvicorn.Config(app, http=http, ws="none", lifespan="off", log_config=None))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=[[listener]])
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+
+async def failing(_scope: Any, _receive: Any, send: Any) -> None:
+    """Answers and then fails, as the application does after it has told of an error of its own."""
+    await send({"type": "http.response.start", "status": 500, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"no"})
+    raise RuntimeError
+
+
+async def half_failing(_scope: Any, _receive: Any, send: Any) -> None:
+    """Fails in the middle of its answer."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"n", "more_body": True})
+    raise RuntimeError
+
+
+def test_an_answer_500_keeps_its_connection_and_half_an_answer_ends_it() -> None:
+    with protocol_serving(failing) as url, talking(url) as connection:
+        for _ in range(3):
+            connection.sendall(NEXT)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 500 ")
+    with protocol_serving(half_failing) as url, talking(url) as connection:
+        connection.sendall(NEXT)
+        assert answer_of(connection).endswith(b"\r\n\r\nn")

@@ -150,7 +150,7 @@ def test_a_receiver_that_was_away_hears_of_it_later_under_the_same_id(
     drive.complete(job)
     away = until(lambda: (w := client.get(f"/v1/jobs/{job['id']}").json()["webhook"]) and w["attempts"] > 1 and w)
     assert away["state"] == "pending"
-    assert "no connection" in away["error"]
+    assert away["error"] == "no answer"
     with receiving(port) as receiver:
         receiver.answers = [503, 500, 204]
         heard = told(client, job, "delivered")
@@ -339,7 +339,7 @@ def test_a_receiver_that_dribbles_is_left(
         error = attempt(settings, database, Names("127.0.0.1"), f"http://receiver.test:{listener.getsockname()[1]}/")
         ended.set()
         thread.join()
-    assert error == "no answer within 0.5 s"
+    assert error == "no answer"
 
 
 def filed(client: TestClient, scan: dict[str, Any], drive: Drive) -> None:

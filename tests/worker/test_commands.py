@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from worker import keys
 from worker.commands import run
-from worker.models import Key
+from worker.keys import Scope, Wanted
+from worker.models import Job, Key, Status
 from worker.settings import Settings, get_settings
 
 
@@ -118,3 +119,25 @@ def test_each_tenant_has_webhook_secrets_of_its_own(
     a, b = (done(capsys, "webhook-secret", "--tenant", tenant).split() for tenant in ("a", "b"))
     assert len({*a, *b, *given}) == 6
     assert done(capsys, "webhook-secret", "--tenant", "a").split() == a
+
+
+def test_a_keys_jobs_go_on_when_it_is_revoked_unless_they_are_to_be_cancelled(
+    database: sessionmaker[Session], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = {}
+    for name in ("kept", "cancelled"):
+        with database.begin() as session:
+            key, _ = keys.make(session, "a", Wanted(name=name, scopes=[Scope.WRITE]))
+            row = {"tenant": "a", "parameters": {}, "outputs": [], "slices": [0], "seed": 0, "tags": {}}
+            jobs = [Job(**row, key_id=key.id, status=status) for status in (Status.QUEUED, Status.SUCCEEDED)]
+            session.add_all(jobs)
+            session.flush()
+            ids[name] = (key.id, *(job.id for job in jobs))
+    done(capsys, "keys", "revoke", str(ids["kept"][0]))
+    done(capsys, "keys", "revoke", str(ids["cancelled"][0]), "--cancel-jobs")
+    with database() as session:
+        status = {name: [session.get_one(Job, each).status for each in found[1:]] for name, found in ids.items()}
+    assert status == {"kept": ["queued", "succeeded"], "cancelled": ["cancelled", "succeeded"]}
+    log = [json.loads(line) for line in done(capsys, "audit", "export").splitlines()]
+    cancelled = [entry["ids"] for entry in log if entry["action"] == "job.cancelled"]
+    assert cancelled == [{"job": str(ids["cancelled"][1])}]

@@ -1,0 +1,69 @@
+"""What repeats, told once at first and then once a minute with its number: nobody floods a log by repeating."""
+
+import threading
+import time
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+Kind = TypeVar("Kind", bound=Hashable)
+MINUTE = 60.0
+MOST_KINDS = 10_000  # followed at once; what is new beyond them is not told
+
+
+class Folded(NamedTuple, Generic[Kind]):
+    """So many of a kind that were not told by themselves, and what was the same in all of them."""
+
+    kind: Kind
+    times: int
+    same: Mapping[str, str]
+
+
+@dataclass
+class _Fold:
+    until: float
+    same: Mapping[str, str]
+    count: int = 0
+
+
+class Folding(Generic[Kind]):
+    """Counts what comes, by kind, for all threads."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._folds: dict[Kind, _Fold] = {}
+
+    def is_first(self, kind: Kind, **what: str) -> bool:
+        """Whether this is to be told by itself: none of its kind came within the last minute. Else it is counted."""
+        with self._lock:
+            if (fold := self._folds.get(kind)) is None:
+                if len(self._folds) < MOST_KINDS:
+                    self._folds[kind] = _Fold(self._clock() + MINUTE, {})
+                    return True
+                return False
+            fold.same = what if not fold.count else dict(fold.same.items() & what.items())
+            fold.count += 1
+            return False
+
+    def due(self, *, at_once: bool = False) -> list[Folded[Kind]]:
+        """What is to be told now of what was counted: its minute is over, or all of it `at_once`."""
+        told = []
+        with self._lock:
+            now = self._clock()
+            for kind, fold in list(self._folds.items()):
+                if not at_once and now < fold.until:
+                    continue
+                if fold.count:
+                    told.append(Folded(kind, fold.count, fold.same))
+                    self._folds[kind] = _Fold(now + MINUTE, {})
+                else:
+                    del self._folds[kind]
+        return told
+
+    def put_back(self, folded: Folded[Kind]) -> None:
+        """Count again what could not be told."""
+        with self._lock:
+            fold = self._folds.setdefault(folded.kind, _Fold(self._clock() + MINUTE, {}))
+            fold.same = dict(fold.same.items() & folded.same.items()) if fold.count else folded.same
+            fold.count += folded.times
