@@ -48,7 +48,7 @@ class Watcher:
     """Tells those who wait for a job that something about it has changed."""
 
     def __init__(self, database_url: str) -> None:
-        self._conninfo = make_conninfo(conninfo(database_url), **FOUND_DEAD)
+        self._conninfo = make_conninfo(conninfo(database_url), **FOUND_DEAD, connect_timeout=5)
         self._watched: defaultdict[uuid.UUID, _Watched] = defaultdict(_Watched)
         self.closing = False
 
