@@ -55,20 +55,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         # Its spans carry path and query, and with them what a client calls its files; see `Observed` for ours.
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
-    requests = Requests()
     engine = make_engine(settings.database_url, CONNECTIONS, patient=False)
-    shares = room(settings)
     sessions = make_sessions(engine)
-    auditing = Auditing(sessions)
     app.state.context = Context(
         settings=settings,
         sessions=sessions,
         reads=Reads(settings.database_url, READING),
         storage=open_storage(settings.data, settings.disk_reserve_bytes),
         watcher=Watcher(settings.database_url),
-        requests=requests,
-        auditing=auditing,
-        room=shares,
+        requests=Requests(),
+        auditing=Auditing(sessions),
+        room=room(settings),
         prober=Prober(),
         probes=Threads(PROBES),
         files=Threads(FILES),
@@ -78,15 +75,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(part.router)
     documentation.install(app)
     errors.install(app)
-    app.add_middleware(Admission, requests=shares.requests)
-    app.add_middleware(Named, names=settings.names)
-    if not settings.authenticates:
-        app.add_middleware(Direct)
-    app.add_middleware(Observed, requests=requests, auditing=auditing)
-    app.add_middleware(Clients, trusted=settings.trusted_proxies)
-    app.add_middleware(HeadAsGet)
+    _surround(app)
     _complete_openapi(app)
     return app
+
+
+def _surround(app: FastAPI) -> None:
+    """Add what every request passes, the innermost first."""
+    context: Context = app.state.context
+    app.add_middleware(Admission, requests=context.room.requests)
+    app.add_middleware(Named, names=context.settings.names)
+    if not context.settings.authenticates:
+        app.add_middleware(Direct)
+    app.add_middleware(Observed, requests=context.requests, auditing=context.auditing)
+    app.add_middleware(Clients, trusted=context.settings.trusted_proxies)
+    app.add_middleware(HeadAsGet)
 
 
 @asynccontextmanager

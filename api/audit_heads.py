@@ -7,8 +7,8 @@ import time
 from prometheus_client import CollectorRegistry, Gauge
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
-from starlette.concurrency import run_in_threadpool
 
+from api.threads import run_to_the_end
 from worker import audit_heads, roles
 from worker.audit_heads import Destination
 from worker.settings import Settings
@@ -33,9 +33,9 @@ class HeadSender:
 
     async def run(self) -> None:
         """Send for ever, over lost databases and receivers too."""
-        await run_in_threadpool(self.warn_of_role)
+        await run_to_the_end(self.warn_of_role)
         while self._key is not None:
-            await run_in_threadpool(self.send)
+            await run_to_the_end(self.send)
             await asyncio.sleep(self._seconds)
 
     def warn_of_role(self) -> None:

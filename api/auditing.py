@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy.orm import Session, sessionmaker
-from starlette.concurrency import run_in_threadpool
 
 from api.folding import Folded, Folding
+from api.threads import run_to_the_end
 from worker import audit
 from worker.audit import Who
 from worker.database import AWAY
@@ -84,7 +84,7 @@ class Auditing:
         try:
             while True:
                 await asyncio.sleep(WRITE_SECONDS)
-                await run_in_threadpool(self._try)
+                await run_to_the_end(self._try)
         finally:
             self._try(at_once=True)
 

@@ -56,3 +56,12 @@ class Together:
 
 async def _as_coroutine(read: Callable[[], Awaitable[Found]]) -> Found:
     return await read()
+
+
+async def run_to_the_end(step: Callable[[*Given], Found], *given: *Given) -> Found:
+    """What `step(*given)` returns, from a thread; one that has begun is waited for though its task is cancelled."""
+    running = asyncio.create_task(run_in_threadpool(step, *given))
+    try:
+        return await asyncio.shield(running)
+    finally:
+        await asyncio.wait({running})

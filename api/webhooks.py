@@ -5,21 +5,21 @@ import json
 import logging
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import httpx2
 from opentelemetry.trace import SpanKind
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 from standardwebhooks import Webhook
-from starlette.concurrency import run_in_threadpool
 
 from api import destinations
 from api.destinations import Refused, Resolve
 from api.problems import Invalid
+from api.threads import run_to_the_end
 from worker import tracing, webhooks
 from worker.models import Status
 from worker.settings import Settings
@@ -33,8 +33,6 @@ LEASE_SECONDS = 2 * ANSWER_SECONDS
 IMPATIENT_SECONDS = 3.0  # in place of those, for a host that has not answered
 IMPATIENT_FOR_SECONDS = 300.0  # after that; then it has the full time once more
 UNHEARD = "no answer"  # refused, silent or in another tongue: which one is told to the operator alone
-Given = ParamSpec("Given")
-Got = TypeVar("Got")
 
 
 def check(settings: Settings, url: str | None) -> None:
@@ -73,15 +71,6 @@ def headers(delivery: Delivery, body: str, secrets: Sequence[str], now: datetime
     }
 
 
-async def _whole(step: Callable[Given, Got], *given: Given.args, **more: Given.kwargs) -> Got:
-    """A step in the database, in a thread; one that has begun is waited for though its task is cancelled."""
-    running = asyncio.create_task(run_in_threadpool(step, *given, **more))
-    try:
-        return await asyncio.shield(running)
-    finally:
-        await asyncio.wait({running})
-
-
 class Courier:
     """Delivers what stands in the outbox, beside the couriers of other processes."""
 
@@ -106,7 +95,7 @@ class Courier:
         async with self._client, asyncio.TaskGroup() as deliveries:
             while True:
                 try:
-                    taken = await _whole(self._take) if len(self._held) < MOST_AT_ONCE else []
+                    taken = await run_to_the_end(self._take) if len(self._held) < MOST_AT_ONCE else []
                 except SQLAlchemyError as error:
                     log.warning("database.away", extra={"error": type(error).__name__})
                     taken = []
@@ -126,7 +115,7 @@ class Courier:
             with tracing.span("webhook", delivery.traceparent, which, SpanKind.CLIENT) as span:
                 error = await self.attempt(delivery)
                 span.set_attribute("outcome", error or "delivered")
-            state = await _whole(self._settle, delivery, error)
+            state = await run_to_the_end(self._settle, delivery, error)
             log.info("webhook.attempted", extra={**which, "state": state, "error": error})
         except SQLAlchemyError as away:
             log.warning("database.away", extra={"error": type(away).__name__})

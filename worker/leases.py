@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from core.volumes import Precedent
 from worker import audit, scheduling
 from worker.audit import Who
+from worker.database import notify, notify_progress
 from worker.jobs import UnknownJob, claimable, locked, settle_cancelled, settle_failed, settle_stopped
 from worker.models import Chunk, Job, Scan, Snapshot, Status
 from worker.problems import time_limit
