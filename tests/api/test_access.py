@@ -59,7 +59,7 @@ class Door:
             return session.get_one(Key, key_id)
 
     def audited(self, *, reads: bool = False) -> list[tuple[str, str, dict[str, str]]]:
-        """The audit log up to now, without the ends of jobs, which no client makes, and reads of metadata unless wanted."""
+        """The audit log up to now without the ends of jobs, which no client makes; reads of metadata if wanted."""
         self.client.app.state.context.auditing.write(at_once=True)  # type: ignore[attr-defined]
         with self.database() as session:
             rows = session.scalars(select(Audit).order_by(Audit.seq)).all()
