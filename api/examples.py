@@ -188,9 +188,9 @@ READY: dict[str, Any] = {
 
 EVENTS = Content.text(
     "text/event-stream",
-    'event: status\ndata: {"status":"running","progress":{"fraction":0.42}}\n\n'
+    'event: status\ndata: {"status":"running","progress":{"fraction":0.42},"warnings":[]}\n\n'
     'event: snapshot\ndata: {"seq":7,"slice":0,"iteration":42,"iterations":100,"psnr":34.1}\nid: 7\n\n'
-    'event: done\ndata: {"status":"succeeded","progress":{"fraction":1.0}}\nid: 9.done\n\n',
+    'event: done\ndata: {"status":"succeeded","progress":{"fraction":1.0},"warnings":[]}\nid: 9.done\n\n',
 )
 METRICS = Content.text("text/plain", '# TYPE udig_jobs gauge\nudig_jobs{status="queued"} 2.0\n')
 PREVIEW = Content.binary("image/png", "(bytes of the picture)")

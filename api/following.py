@@ -37,6 +37,7 @@ class Standing(BaseModel):
 
     status: Status
     progress: Progress
+    warnings: list[str]
 
 
 @router.get(
@@ -125,7 +126,7 @@ def _news(context: Context, tenant: str, job_id: uuid.UUID, after: int) -> _News
         found = views.snapshots(session, job_id, after=after, slice_=None, limit=PAGE)
     seq = found[-1].seq if found else after
     more = len(found) == PAGE
-    standing = Standing(status=job.status, progress=job.progress).model_dump_json()
+    standing = Standing(status=job.status, progress=job.progress, warnings=job.warnings).model_dump_json()
     snapshots = (
         format_sse_event(event="snapshot", data_str=each.model_dump_json(), id=str(each.seq)) for each in found
     )

@@ -2,6 +2,7 @@
 
 import base64
 import uuid
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Literal
 
@@ -17,7 +18,7 @@ from api.problems import Conflict, Gone, Invalid, NotFound
 from core import metrics, pictures
 from core.grade import HALLUCINATED
 from core.results import Image, OutputFormat, SliceResult
-from worker.models import Chunk, Job, Status
+from worker.models import Chunk, Job, Scan, Status
 
 router = APIRouter(tags=["results"])
 View = Literal["magnitude", "error", "comparison", "deviation", "hallucination"]
@@ -99,45 +100,51 @@ def get_job_preview(
 
     `deviation` (times 5) is that of several seeds; `hallucination` marks what a prior may have invented, in red.
     """
-    shown, method = _latest(context, caller, job_id, slice_)
-    picture = _picture(shown, method, view)
+    shown, method, spacing_mm = _latest(context, caller, job_id, slice_)
+    picture = _picture(shown, method, view, spacing_mm)
     answer = tagged(request, picture, "image/png")
     if answer.status_code == 200:
         note(context, caller, "preview.read", job=job_id)
     return answer
 
 
-def _picture(shown: SliceResult, method: str, view: View) -> bytes:
+def _picture(shown: SliceResult, method: str, view: View, spacing_mm: Sequence[float] | None) -> bytes:
     match view:
         case "magnitude":
-            return pictures.magnitude_png(shown.image)
+            return pictures.magnitude_png(shown.image, spacing_mm=spacing_mm)
         case "comparison":
-            return pictures.comparison_png(_panels(shown, method), shown.reference)
+            return pictures.comparison_png(_panels(shown, method), shown.reference, spacing_mm=spacing_mm)
         case "error" if shown.reference is not None:
-            return pictures.error_png(shown.image, shown.reference)
+            return pictures.error_png(shown.image, shown.reference, spacing_mm=spacing_mm)
         case "deviation" if shown.deviation is not None:
-            return pictures.magnitude_png(GAIN * shown.deviation, pictures.window_of(shown.image))
+            return pictures.magnitude_png(GAIN * shown.deviation, pictures.window_of(shown.image), spacing_mm)
         case "hallucination" if shown.hallucination is not None:
-            return pictures.overlay_png(shown.image, shown.hallucination, 2 * HALLUCINATED)
+            return pictures.overlay_png(shown.image, shown.hallucination, 2 * HALLUCINATED, spacing_mm)
     there = {"error": shown.reference, "deviation": shown.deviation, "hallucination": shown.hallucination}
     expected = ("magnitude", "comparison", *(name for name, image in there.items() if image is not None))
     raise Invalid.at("view", f"there is no {view} to draw: {WANTS[view]}", found=view, expected=" | ".join(expected))
 
 
-def _latest(context: Context, caller: Caller, job_id: uuid.UUID, slice_: int | None) -> tuple[SliceResult, str]:
-    """The latest image of the slice, or of the first slice that has one, and the method that made it."""
+def _latest(
+    context: Context, caller: Caller, job_id: uuid.UUID, slice_: int | None
+) -> tuple[SliceResult, str, Sequence[float] | None]:
+    """The latest image of the slice, or of the first that has one, the method that made it, and its pixels' sides (mm).
+
+    They are not known any more once the scan was deleted.
+    """
     with context.sessions() as session:
         job = views.job_row(session, caller.tenant, job_id)
         if job.expired:
             raise _expired(job)
         chunks = session.scalars(select(Chunk).where(Chunk.job_id == job_id)).all()
         slices = {chunk.slice: stored.SliceMade.of(job, chunk) for chunk in chunks}
+        header = session.scalar(select(Scan.header).where(Scan.id == job.scan_id)) or {}
     if slice_ is not None and slice_ not in slices:
         found = ", ".join(str(number) for number in job.slices)
         raise Invalid.at("slice", f"slice {slice_} is not of this job", found=str(slice_), expected=found)
     for number in job.slices if slice_ is None else [slice_]:
         if (shown := stored.slice_result(context, slices[number])) is not None:
-            return shown, job.parameters["method"]
+            return shown, job.parameters["method"], header.get("pixel_spacing_mm")
     if job.status.ended:
         raise NotFound(f"the job is {job.status} and left nothing to see")
     raise Conflict(f"the job is {job.status} and has nothing to see yet", job_status=job.status)

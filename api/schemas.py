@@ -226,7 +226,7 @@ class JobItem(BaseModel):
     compute_seconds: float = Field(description="that workers spent on it, without what they are at")
     tags: dict[str, str]
     cancel_requested: bool
-    warnings: list[str] = Field(description="what to know before its image is trusted")
+    warnings: list[str] = Field(description="what to know before its image is trusted, of its scan and of its slices")
     error: dict[str, Any] | None = Field(description="problem document of a failed job")
     attempt: int = Field(description="how often a slice of it was begun, at most")
     worker: str | None = Field(description="who works on it, or finished it")

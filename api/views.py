@@ -34,6 +34,7 @@ _SHOWN = (
     "max_seconds",
     "tags",
     "cancel_requested",
+    "scan_warnings",
     "error",
     "comparison_id",
     "versions",
@@ -212,16 +213,22 @@ def _item(row: Any) -> dict[str, Any]:
     links |= {name: f"{root}/{name}" for name in ("progress", "events", "result", "preview.png", "cancel", "retry")}
     shown = row._asdict()
     return {
-        **{name: shown[name] for name in _SHOWN if name != "damaged"},
+        **{name: shown[name] for name in _SHOWN if name not in ("damaged", "scan_warnings")},
         "priority": priority_name(row.priority),
         "compute_seconds": row.compute_seconds,
         "progress": _progress(row),
         "metrics": None if row.metrics is None else Metrics.model_validate(row.metrics),
-        "warnings": ([foreign(row.foreign)] if row.foreign else []) + integrity.warnings_of(row.damaged),
+        "warnings": _warnings(row),
         "attempt": row.attempt,
         "worker": row.worker,
         "links": links,
     }
+
+
+def _warnings(row: Any) -> list[str]:
+    """What is to be known of the job's scan, of its slices, and of its files."""
+    unknown = [foreign(row.foreign)] if row.foreign else []
+    return [*(row.scan_warnings or ()), *unknown, *integrity.warnings_of(row.damaged)]
 
 
 def _progress(row: Any) -> Progress:

@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,8 @@ def _run(options: argparse.Namespace) -> None:
     if not 1 <= options.seeds <= MAX_SEEDS:
         raise ReconstructionError(f"--seeds {options.seeds}: expected 1 to {MAX_SEEDS}")
     require_random(method, options.seeds)
+    for warning in header.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
     chosen = chosen_slices(options.slices, header)
     torch.set_num_threads(max(1, options.threads))
     device = prepared(options.device)
@@ -159,7 +162,7 @@ def _slice(
         image=problem.magnitude(image),
         image_complex=problem.complex_image(image),
         plain=problem.magnitude(problem.plain()),
-        reference=problem.reference,
+        reference=problem.reference_for(image),
         curves=curves,
         verdict=iterate.verdict,
         grade=found.grade,
@@ -184,6 +187,7 @@ def _attributes(
         "scan_sha256": sha256_of(options.scan),
         "modality": header.modality.value,
         "pixel_spacing_mm": list(header.pixel_spacing_mm),
+        **results.about(asdict(header)),
         "torch": str(torch.__version__),
         "device": str(device),
     }

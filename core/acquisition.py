@@ -20,9 +20,11 @@ class MRIAcquisition:
 
     kspace: NDArray[np.complex64]  # (slices, coils, ky, kx), scanner units, zeros where not measured
     mask: NDArray[np.bool_]  # (ky, kx), True where measured
+    masks: NDArray[np.bool_] | None = None  # (slices, ky, kx), where slices are not all measured at the same places
     sensitivity_maps: NDArray[np.complex64] | None = None  # (slices, coils, y, x) on the grid of kspace
     reference: NDArray[np.float32] | None = None  # (slices, *recon_size), magnitude, scanner units
     guide: NDArray[np.float32] | None = None  # (slices, *recon_size), a structural image in any unit
+    noise_covariance: NDArray[np.complex64] | None = None  # (coils, coils), of samples measured without any signal
     recon_size: tuple[int, int]  # (y, x): the centre of the image that is kept, readout oversampling cropped
     pixel_spacing_mm: tuple[float, float] = (1.0, 1.0)  # (y, x)
 
@@ -30,6 +32,10 @@ class MRIAcquisition:
     def slices(self) -> int:
         """Number of slices."""
         return len(self.kspace)
+
+    def mask_of(self, index: int) -> NDArray[np.bool_]:
+        """Where slice number `index` was measured, (ky, kx)."""
+        return self.mask if self.masks is None else self.masks[index]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ _THUMBNAIL = 256  # most pixels a side of a contact sheet's slice
 _SHEET = 4096  # about the most pixels a side of a contact sheet
 _MARGIN = 8
 _FRAME = 2  # pixels around an inset
+_SQUARE = 1.02  # sides of a pixel that are as good as equal, by their ratio
+_LONGEST = 8  # ratio of the sides of a pixel beyond which nothing is drawn larger
 _TITLE = 16  # font size
 _LINE = 40  # most characters in a line of an inset's title
 
@@ -29,25 +31,60 @@ def window_of(image: NDArray[Any]) -> Window:
     return 0.0, white if white > 0 else max(float(np.abs(image).max()), 1.0)
 
 
-def magnitude_png(image: NDArray[Any], window: Window | None = None) -> bytes:
-    """The magnitude of an image (y, x) in greys, one pixel each; a real image below black stays black."""
-    return _png(Image.fromarray(_greys(image, window or window_of(image))))
+def squared(image: NDArray[Any], spacing_mm: Sequence[float] | None) -> NDArray[Any]:
+    """An image (y, x[, channels]) of pixels of these sizes (y, x) as one of square pixels, the smaller side's.
+
+    Viewers take pixels for squares whatever a PNG says of them. Where one side is a whole multiple of the other, pixels
+    are repeated; otherwise values are interpolated along that axis. Beyond a ratio of 8 the image stays as it is.
+    """
+    ratio = 1.0 if spacing_mm is None else spacing_mm[0] / spacing_mm[1]
+    axis, factor = (0, ratio) if ratio >= 1 else (1, 1 / ratio)
+    if not _SQUARE < factor <= _LONGEST:
+        return image
+    if abs(factor - round(factor)) < _SQUARE - 1:
+        return np.repeat(image, round(factor), axis)
+    size = image.shape[axis]
+    at = np.clip((np.arange(round(size * factor)) + 0.5) / factor - 0.5, 0, size - 1)
+    below = np.minimum(at.astype(int), max(size - 2, 0))
+    share = (at - below).astype(np.float32).reshape(-1, *(1,) * (image.ndim - 1 - axis))
+    low, high = np.take(image, below, axis), np.take(image, np.minimum(below + 1, size - 1), axis)
+    between: NDArray[Any] = low + share * (high.astype(np.float32) - low)
+    return between
 
 
-def error_png(image: NDArray[Any], reference: NDArray[Any], gain: float = 5) -> bytes:
+def magnitude_png(
+    image: NDArray[Any], window: Window | None = None, spacing_mm: Sequence[float] | None = None
+) -> bytes:
+    """The magnitude of an image (y, x) in greys, one pixel each; a real image below black stays black.
+
+    With pixels of unlike sides, `spacing_mm` (y, x), it is drawn as `squared` has it.
+    """
+    window = window or window_of(image)
+    return _png(Image.fromarray(_greys(squared(_magnitude(image), spacing_mm), window)))
+
+
+def error_png(
+    image: NDArray[Any], reference: NDArray[Any], gain: float = 5, spacing_mm: Sequence[float] | None = None
+) -> bytes:
     """| |image| - |reference| | times `gain` on the reference's window, both (y, x)."""
-    return _png(Image.fromarray(_error(image, reference, gain)))
+    return _png(Image.fromarray(np.uint8(squared(_error(image, reference, gain), spacing_mm))))
 
 
-def overlay_png(image: NDArray[Any], heat: NDArray[Any], hottest: float) -> bytes:
+def overlay_png(
+    image: NDArray[Any], heat: NDArray[Any], hottest: float, spacing_mm: Sequence[float] | None = None
+) -> bytes:
     """An image (y, x) in greys, the redder the nearer `heat` (y, x) is to `hottest`."""
     greys = _greys(image, window_of(image)).astype(np.float32)[..., None]
     share = np.clip(np.nan_to_num(heat) / hottest, 0, 1)[..., None]
-    return _png(Image.fromarray(np.uint8(greys + share * (np.array([255, 0, 0], np.float32) - greys) + 0.5)))
+    coloured = greys + share * (np.array([255, 0, 0], np.float32) - greys)
+    return _png(Image.fromarray(np.uint8(squared(coloured, spacing_mm) + 0.5)))
 
 
 def comparison_png(
-    panels: Sequence[tuple[str, NDArray[Any]]], reference: NDArray[Any] | None = None, gain: float = 5
+    panels: Sequence[tuple[str, NDArray[Any]]],
+    reference: NDArray[Any] | None = None,
+    gain: float = 5,
+    spacing_mm: Sequence[float] | None = None,
 ) -> bytes:
     """Titled images (y, x) side by side on one window; with a reference their errors times `gain` below.
 
@@ -57,7 +94,8 @@ def comparison_png(
     rows = [[(title, _greys(image, window)) for title, image in panels]]
     if reference is not None:
         rows.append([_titled_error(image, reference, gain) for _, image in panels])
-    return _png(_sheet([[(title, _enlarged(greys)) for title, greys in row] for row in rows]))
+    square = [[(title, squared(greys, spacing_mm).astype(np.uint8)) for title, greys in row] for row in rows]
+    return _png(_sheet([[(title, _enlarged(greys)) for title, greys in row] for row in square]))
 
 
 def rows_png(rows: Sequence[Sequence[tuple[str, NDArray[Any]]]], gain: float = 5) -> bytes:
@@ -131,13 +169,20 @@ def _inset_side(image: NDArray[Any]) -> int:
     return max(1, int(min(image.shape)) * 3 // 16)
 
 
-def contact_sheet_png(volume: Sequence[NDArray[Any]]) -> bytes:
+def contact_sheet_png(volume: Sequence[NDArray[Any]], spacing_mm: Sequence[float] | None = None) -> bytes:
     """All slices (y, x) on the brightest one's window, numbered from 0, in rows from the top left."""
     window = max(window_of(image) for image in volume)
     across = math.ceil(math.sqrt(len(volume)))
     side = min(_THUMBNAIL, _SHEET // across)
-    tiles = [(str(index), _reduced(_greys(image, window), side)) for index, image in enumerate(volume)]
+    tiles = [
+        (str(index), _reduced(_greys(squared(_magnitude(image), spacing_mm), window), side))
+        for index, image in enumerate(volume)
+    ]
     return _png(_sheet([tiles[start : start + across] for start in range(0, len(tiles), across)]))
+
+
+def _magnitude(image: NDArray[Any]) -> NDArray[Any]:
+    return np.abs(image) if np.iscomplexobj(image) else np.asarray(image)
 
 
 def _greys(image: NDArray[Any], window: Window) -> NDArray[np.uint8]:

@@ -16,10 +16,14 @@ from core.iterates import Iterate, Iterates, State
 from core.joint_maps import with_joint_maps
 from core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_channels, as_complex
 from core.parameters import Parameters
+from core.prewhitening import brightness, whitened, whitening
 from core.sensitivity import calibration_size, espirit
 from core.unit import unit
 from core.variance import with_variance
 from core.volumes import Precedent
+
+OTHER_UNIT = 1.7
+"""How much larger or smaller than the image a reference is that must be in another unit."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,21 @@ class SliceProblem:
     recon_size: tuple[int, int]
     reference: NDArray[np.float32] | None  # (y, x)
     guide: NDArray[np.float32] | None = None  # (y, x), a structural image in any unit
+
+    @cached_property
+    def rescaled(self) -> bool:
+        """Whether the reference is in another unit than the image, by far, so that figures need one to be scaled."""
+        if self.reference is None:
+            return False
+        ours, theirs = self._norm(), float(np.linalg.norm(self.reference.astype(np.float64)))
+        return min(ours, theirs) > 0 and not 1 / OTHER_UNIT <= theirs / ours <= OTHER_UNIT
+
+    def _norm(self) -> float:
+        """About that of the image: of CT the filtered back-projection's, of MRI by Parseval's theorem."""
+        if not isinstance(self.operator, MultiCoilMRI):
+            return float(self.plain().norm())
+        seen = torch.linalg.vector_norm(self.operator.maps, dim=0)
+        return float(self.measurements.norm()) / self.operator.scale / float(seen[self.operator.support > 0].median())
 
     @cached_property
     def noise_norm(self) -> float:
@@ -99,21 +118,36 @@ class SliceProblem:
         return placed
 
     def quality(self, image: Tensor) -> Quality:
-        """Misfit of an image and, where the scan has a reference, PSNR, SSIM and NMSE."""
+        """Misfit of an image and, where the scan has a reference, PSNR, SSIM and NMSE.
+
+        Those are of `reference_for` it.
+        """
         with torch.no_grad():
             misfit = float((self.operator.forward(image) - self.measurements).norm())
         residual = misfit / max(float(self.measurements.norm()), torch.finfo(torch.float32).tiny)
         discrepancy = misfit / self.noise_norm if self.noise_norm > 0 else None
-        if self.reference is None:
+        reference = self.reference_for(image)
+        if reference is None:
             return Quality(residual, discrepancy)
         shown = self.magnitude(image)
         return Quality(
             residual,
             discrepancy,
-            psnr=metrics.psnr(shown, self.reference),
-            ssim=metrics.ssim(shown, self.reference),
-            nmse=metrics.nmse(shown, self.reference),
+            psnr=metrics.psnr(shown, reference),
+            ssim=metrics.ssim(shown, reference),
+            nmse=metrics.nmse(shown, reference),
         )
+
+    def reference_for(self, image: Tensor) -> NDArray[np.float32] | None:
+        """The reference (y, x) to hold an image against: where it is in another unit, in that of the image.
+
+        With the factor that makes the image, times it, come nearest to the reference.
+        """
+        if self.reference is None or not self.rescaled:
+            return self.reference
+        shown = self.magnitude(image).astype(np.float64)
+        energy, shared = float(np.square(shown).sum()), float((shown * self.reference).sum())
+        return np.asarray(self.reference * (energy / shared), np.float32) if shared > 0 else self.reference
 
 
 def slice_problem(
@@ -150,13 +184,20 @@ def slice_problems(
 
 def _mri_problem(scan: MRIAcquisition, index: int, device: torch.device) -> tuple[SliceProblem, MultiCoilMRI]:
     kspace = torch.from_numpy(np.ascontiguousarray(scan.kspace[index])).to(device)
-    mask = torch.from_numpy(np.ascontiguousarray(scan.mask)).to(device)
+    measured = scan.mask_of(index)
+    mask = torch.from_numpy(np.ascontiguousarray(measured)).to(device)
+    matrix = None if len(kspace) == 1 or is_empty(kspace) else whitening(kspace, scan.noise_covariance)
+    before = kspace
+    kspace = kspace if matrix is None else whitened(matrix, kspace)
     if scan.sensitivity_maps is not None:
         maps = torch.from_numpy(np.ascontiguousarray(scan.sensitivity_maps[index])).to(device)
+        maps = maps if matrix is None else whitened(matrix, maps)
     elif len(kspace) == 1 or is_empty(kspace):
         maps = torch.ones_like(kspace)
     else:
-        maps = espirit(kspace, calibration_size(scan.mask))
+        calibration = calibration_size(measured)
+        maps = espirit(kspace, calibration)
+        maps = maps if matrix is None else maps / brightness(before, matrix, calibration)
     operator = MultiCoilMRI(maps, mask)
     y = operator.scale * kspace[None] * mask
     problem = SliceProblem(operator, y, scan.recon_size, _one(scan.reference, index), _one(scan.guide, index))
@@ -225,6 +266,6 @@ def is_empty(y: Tensor) -> bool:
 
 
 def _cropped(image: Tensor, size: tuple[int, int]) -> Tensor:
-    # The pixel of phase zero, n // 2, stays the centre for odd and even sizes alike.
-    top, left = (have // 2 - want // 2 for have, want in zip(image.shape, size, strict=True))
+    # As fastMRI crops its references, and as core.formats crops those that are larger.
+    top, left = ((have - want) // 2 for have, want in zip(image.shape, size, strict=True))
     return image[top : top + size[0], left : left + size[1]]

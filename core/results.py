@@ -8,13 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import h5py
 import nibabel
 import numpy as np
+from nibabel.nifti1 import Nifti1Extension
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
@@ -27,7 +28,7 @@ from core.sealing import opened, sealed
 from core.verdict import Verdict
 
 Image = NDArray[np.float32]
-_NIFTI_DATA = 352  # the header, and four bytes that say no extension follows
+_NIFTI_HEADER = 348  # bytes, before those that say whether an extension follows
 
 
 class OutputFormat(StrEnum):
@@ -128,15 +129,21 @@ class SliceResult:
         return known
 
 
+def about(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of a result file that follow from its scan's header as JSON: what not every scan has."""
+    told = {name: header.get(name) for name in ("slice_spacing_mm", "warnings")}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in told.items() if value}
+
+
 def write_hdf5(path: Path, slices: Iterable[SliceResult], attributes: Mapping[str, Any]) -> Digest:
     """Write a result file, slice by slice; `attributes` that are no scalars are stored as JSON.
 
     Datasets `reconstruction`, `reconstruction_complex` (MRI), `zero_filled` or `fbp`, `reference`, all (slices, y, x);
     `standard_deviation` of several seeds and, where a prior had a say, `hallucination_map`, likewise;
-    `curves/<name>` (slices, snapshots), padded with NaN. `pixel_spacing_mm` (y, x) is wanted for NIfTI, and
-    `slices`, their numbers, for the worst of their grades, which is attribute `quality`. Attribute `verdicts` has an
-    entry for each slice: its grade and, where it was judged, its verdict.
-    What a slice lacks and others have is NaN.
+    `curves/<name>` (slices, snapshots), padded with NaN. `pixel_spacing_mm` (y, x) is wanted for NIfTI and PNG, for
+    NIfTI also `slice_spacing_mm` and `warnings`, and `slices`, their numbers, for the worst of their grades, which is
+    attribute `quality`. Attribute `verdicts` has an entry for each slice: its grade and, where it was judged, its
+    verdict. What a slice lacks and others have is NaN.
     """
     curves: list[Mapping[str, list[float]]] = []
     verdicts: list[dict[str, Any]] = []
@@ -208,6 +215,7 @@ def convert(hdf5: Path, path: Path, output: OutputFormat) -> Digest:
     with h5py.File(hdf5, "r") as file, replacing(path) as part, part.open("wb") as plain:
         target = Hashing(plain)
         volume = file["reconstruction"]
+        spacing = json.loads(file.attrs.get("pixel_spacing_mm", "[1, 1]"))
         match output:
             case OutputFormat.H5:
                 target.write(hdf5.read_bytes())
@@ -216,11 +224,14 @@ def convert(hdf5: Path, path: Path, output: OutputFormat) -> Digest:
                 npy_format.write_array_header_1_0(target, layout)
                 target.writelines(_little_endian(volume))
             case OutputFormat.NIFTI:
+                slices = json.loads(file.attrs.get("slices", "[]"))
+                head = _nifti_header(volume.shape, spacing, _slice_spacing(file, slices), _warnings(file))
                 with gzip.GzipFile("", "wb", compresslevel=4, fileobj=cast("BinaryIO", target), mtime=0) as packed:
-                    packed.write(_nifti_header(volume.shape, json.loads(file.attrs.get("pixel_spacing_mm", "[1, 1]"))))
+                    packed.write(head)
                     packed.writelines(_little_endian(volume))
             case OutputFormat.PNG:
-                target.write(magnitude_png(volume[0]) if len(volume) == 1 else contact_sheet_png(volume))
+                one = len(volume) == 1
+                target.write(magnitude_png(volume[0], None, spacing) if one else contact_sheet_png(volume, spacing))
         return target.digest
 
 
@@ -231,20 +242,47 @@ def _little_endian(volume: h5py.Dataset) -> Iterator[bytes]:
         yield np.asarray(image, "<f4").tobytes()
 
 
-def _nifti_header(shape: tuple[int, int, int], spacing_mm: Sequence[float]) -> bytes:
-    """A scan file does not say how the patient lay: slices are taken for axial ones seen from the feet.
+def _slice_spacing(file: h5py.File, slices: Sequence[int]) -> float | None:
+    """Millimetres from one slice of the volume to the next; None where the scan does not tell, or some are left out."""
+    if "slice_spacing_mm" not in file.attrs:
+        return None
+    steps = {after - before for before, after in pairwise(slices)} or {1}
+    return float(file.attrs["slice_spacing_mm"]) * steps.pop() if len(steps) == 1 and min(steps) > 0 else None
+
+
+def _warnings(file: h5py.File) -> list[str]:
+    return list(json.loads(file.attrs.get("warnings", "[]")))
+
+
+def _nifti_header(
+    shape: tuple[int, int, int], spacing_mm: Sequence[float], slice_spacing_mm: float | None, warnings: Sequence[str]
+) -> bytes:
+    """With `warnings` as a comment behind it, code 6 of NIfTI's extensions.
+
+    A scan file does not say how the patient lay: slices are taken for axial ones seen from the feet.
 
     Columns run to the patient's left, rows to the back, slices to the head (L, P, S), as radiologists are shown them.
     """
     header = nibabel.Nifti1Header(endianness="<")
     header.set_data_dtype(np.float32)
     header.set_data_shape(shape[::-1])
-    header.set_zooms((spacing_mm[1], spacing_mm[0], 1.0))
-    header.set_sform(np.diag([-spacing_mm[1], -spacing_mm[0], 1.0, 1.0]), code="aligned")
+    across = 1.0 if slice_spacing_mm is None else slice_spacing_mm
+    header.set_zooms((spacing_mm[1], spacing_mm[0], across))
+    header.set_sform(np.diag([-spacing_mm[1], -spacing_mm[0], across, 1.0]), code="aligned")
     header.set_xyzt_units("mm")
-    header.set_data_offset(_NIFTI_DATA)
-    header["descrip"] = b"uDiG Recon; patient orientation assumed axial, slice spacing 1 mm"
-    return bytes(header.binaryblock).ljust(_NIFTI_DATA, b"\0")
+    comment = "\n".join(warnings).encode()
+    extension = Nifti1Extension("comment", comment) if comment else None
+    behind = b"\0\0\0\0" if extension is None else b"\1\0\0\0" + _packed(extension)
+    header.set_data_offset(_NIFTI_HEADER + len(behind))
+    assumed = ", slice spacing 1 mm" if slice_spacing_mm is None else ""
+    header["descrip"] = f"uDiG Recon; patient orientation assumed axial{assumed}".encode()
+    return bytes(header.binaryblock) + behind
+
+
+def _packed(extension: Nifti1Extension) -> bytes:
+    stream = io.BytesIO()
+    extension.write_to(stream, False)
+    return stream.getvalue()
 
 
 def _datasets(result: SliceResult) -> dict[str, NDArray[Any]]:

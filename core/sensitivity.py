@@ -2,44 +2,19 @@
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from core.calibration import calibration_size, full_centre
 from core.errors import UnsupportedScan
 from core.interruption import check_interruption
 from core.operators.fourier import centre, ifft2c
 
-SMALLEST_CALIBRATION = 8
-LARGEST_CALIBRATION = 32
+__all__ = ["calibration_size", "espirit", "full_centre"]
+
 KERNEL = 6
 NULL_SPACE = 0.01
 SUPPORT = 0.8
-
-
-def full_centre(mask: NDArray[np.bool_]) -> tuple[int, int]:
-    """Height and width of the fully measured rectangle about the centre of a mask (ky, kx), at most 32 each."""
-    best = (0, 0)
-    for height in range(1, min(LARGEST_CALIBRATION, mask.shape[0]) + 1):
-        full: NDArray[np.bool_] = np.all(mask[centre(mask.shape[0], height)], axis=0)
-        widths = range(1, min(LARGEST_CALIBRATION, full.size) + 1)
-        width = max((w for w in widths if full[centre(full.size, w)].all()), default=0)
-        best = max(best, (height, width), key=lambda size: (min(size), max(size)))
-    return best
-
-
-def calibration_size(mask: NDArray[np.bool_]) -> tuple[int, int]:
-    """The `full_centre` of a mask (ky, kx). Raises UnsupportedScan when it is smaller than 8 x 8."""
-    best = full_centre(mask)
-    if min(best) < SMALLEST_CALIBRATION:
-        raise UnsupportedScan(
-            f"the centre of k-space is fully measured over {best[0]} x {best[1]} samples; estimating coil maps needs "
-            f"{SMALLEST_CALIBRATION} x {SMALLEST_CALIBRATION}: send sensitivity_maps with the scan",
-            field="mask",
-            found=f"{best[0]} x {best[1]} calibration samples",
-            expected=f"{SMALLEST_CALIBRATION} x {SMALLEST_CALIBRATION} or more, or sensitivity_maps",
-        )
-    return best
 
 
 def espirit(kspace: Tensor, calibration: tuple[int, int]) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import select
 
+from core import results
 from core.files import DamagedFile
 from core.results import OutputFormat, SliceResult, convert, write_hdf5
 from worker import tracing
@@ -112,5 +113,6 @@ def attributes(claim: Claim, versions: dict[str, str]) -> dict[str, Any]:
         "scan_sha256": claim.scan_sha256,
         "modality": claim.scan_header["modality"],
         "pixel_spacing_mm": claim.scan_header["pixel_spacing_mm"],
+        **results.about(claim.scan_header),
         **versions,
     }

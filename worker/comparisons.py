@@ -78,6 +78,7 @@ def _row(job_id: uuid.UUID, run: Compared) -> dict[str, Any]:
     return {
         "id": job_id,
         "scan_id": run.scan.id,
+        "scan_warnings": jobs.warnings_of(run.scan),
         # The scan may be deleted before the comparison.
         "compared": {"label": run.label, "scan": str(run.scan.id), "sampling": run.sampling},
         "parameters": run.method.model_dump(mode="json"),

@@ -74,6 +74,7 @@ def submit(
         "key_id": None if key is None else key.id,
         "expires_at": end_of(retention_days),
         "scan_id": scan.id,
+        "scan_warnings": warnings_of(scan),
         "parameters": method.model_dump(mode="json"),
         "outputs": list(outputs),
         "slices": list(slices),
@@ -89,6 +90,11 @@ def submit(
     }
     (job,) = file(session, [(row, leaders(slices, method))])
     return job, True
+
+
+def warnings_of(scan: Scan) -> list[str]:
+    """What was found odd about a scan, or assumed of it."""
+    return list(scan.header.get("warnings") or ())
 
 
 def hold_submissions(session: Session) -> None:

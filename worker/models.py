@@ -153,6 +153,7 @@ class Job(Base):
     request_sha256: Mapped[str | None] = mapped_column(String(64))  # of the body sent with the key
     cancel_requested: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
     error: Mapped[dict[str, Any] | None]  # problem document
+    scan_warnings: Mapped[list[str] | None] = mapped_column(JSONB(none_as_null=True))  # of the scan's header
     metrics: Mapped[dict[str, Any] | None]  # means over the slices, when succeeded
     versions: Mapped[dict[str, Any] | None]  # software and prior, as the worker found them
     result: Mapped[str | None]  # folder of the accepted result, relative to DATA

@@ -248,7 +248,7 @@ class Run:
             image=problem.magnitude(image),
             image_complex=problem.complex_image(image),
             plain=self._plain,
-            reference=problem.reference,
+            reference=problem.reference_for(image),
             curves=curves,
             verdict=iterate.verdict,
             deviation=None if iterate.deviation is None else problem.shown(iterate.deviation),

@@ -146,6 +146,7 @@ ARRAYS = (
     "kspace",
     "mask",
     "sensitivity_maps",
+    "noise",
     "reference",
     "guide",
     "reconstruction_rss",

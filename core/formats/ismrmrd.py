@@ -1,5 +1,6 @@
 """The few facts that a reconstruction takes from an ISMRMRD header, as fastMRI files carry it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 from xml.parsers import expat
@@ -8,37 +9,53 @@ from core.errors import UnsupportedScan
 from core.formats.limits import quoted, unreadable
 
 _TRAJECTORIES = ("epi", "radial", "goldenangle", "spiral", "other")
+_LONGEST_MM = 1e4
 
 
 @dataclass(frozen=True)
-class ReconSpace:
-    """Matrix and field of view of the image; fastMRI stores readout (the header's x) along rows."""
+class Space:
+    """Matrix and field of view of k-space or of the image, (x, y, z) as the header has them; x is the readout."""
 
-    matrix: tuple[int, int]  # (rows, columns) = the header's (x, y)
-    field_of_view_mm: tuple[float, float] | None
+    matrix: tuple[int, int, int]
+    field_of_view_mm: tuple[float | None, float | None, float | None]
 
 
-def recon_space(header: bytes) -> ReconSpace | None:
-    """The first encoding's reconSpace. Raises UnreadableScan for broken XML, UnsupportedScan unless Cartesian."""
-    texts = _texts(header)
+@dataclass(frozen=True)
+class Encoding:
+    """The first encoding of a header: what was measured, and the image that the scanner made of it."""
+
+    encoded: Space | None
+    recon: Space | None
+
+
+def encoding(header: bytes) -> Encoding:
+    """The first encoding. Raises UnreadableScan for broken XML, UnsupportedScan unless Cartesian."""
+    texts = header_texts(header)
     trajectory = texts.get("trajectory", "cartesian")
     if trajectory.lower() != "cartesian":
         found = quoted(trajectory, *_TRAJECTORIES)
         raise UnsupportedScan(
-            f"ismrmrd_header: found {found} as trajectory, expected cartesian",
+            f"ismrmrd_header: found {found} as trajectory, expected cartesian: "
+            "k-space of another trajectory is gridded first",
             field="ismrmrd_header",
             found=found,
             expected="cartesian",
         )
-    size = [_number(texts.get(f"reconSpace/matrixSize/{axis}", "")) for axis in "xy"]
-    field = [_number(texts.get(f"reconSpace/fieldOfView_mm/{axis}", "")) for axis in "xy"]
-    if None in size:
+    return Encoding(_space(texts, "encodedSpace"), _space(texts, "reconSpace"))
+
+
+def _space(texts: Mapping[str, str], name: str) -> Space | None:
+    sides = [_number(texts.get(f"{name}/matrixSize/{axis}", "")) for axis in "xy"]
+    if None in sides:
         return None
-    rows, columns = (int(value or 0) for value in size)
-    known = field[0] is not None and field[1] is not None and 0 < field[0] < 1e4 and 0 < field[1] < 1e4
-    if rows < 1 or columns < 1:
-        raise unreadable("ismrmrd_header", f"a reconstruction matrix of {rows} x {columns}", "a positive size")
-    return ReconSpace((rows, columns), (float(field[0] or 0), float(field[1] or 0)) if known else None)
+    x, y = (int(side or 0) for side in sides)
+    if x < 1 or y < 1:
+        kind = "a reconstruction matrix" if name == "reconSpace" else "an encoded matrix"
+        raise unreadable("ismrmrd_header", f"{kind} of {x} x {y}", "a positive size")
+    z = int(_number(texts.get(f"{name}/matrixSize/z", "")) or 1)
+    lengths = [_number(texts.get(f"{name}/fieldOfView_mm/{axis}", "")) for axis in "xyz"]
+    known = [length if length is not None and 0 < length < _LONGEST_MM else None for length in lengths]
+    return Space((x, y, max(z, 1)), (known[0], known[1], known[2]))
 
 
 def _number(text: str) -> float | None:
@@ -49,8 +66,8 @@ def _number(text: str) -> float | None:
     return value if abs(value) < 1e6 else None
 
 
-def _texts(header: bytes) -> dict[str, str]:
-    """Texts of the first encoding by their path below it."""
+def header_texts(header: bytes) -> dict[str, str]:
+    """Texts of the first encoding by their path below it. Raises UnreadableScan for broken XML."""
     path: list[str] = []
     texts: dict[str, str] = {}
 

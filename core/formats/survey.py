@@ -1,6 +1,6 @@
 """One pass over an array's values: finite, not all zero, of a size that float32 can square."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -8,13 +8,20 @@ from core.formats.arrays import Array, ArraySource, Region
 from core.formats.limits import PEAKS, unreadable
 
 
-def surveyed(source: ArraySource, axes: Sequence[str] = (), cure: str = "") -> Iterator[tuple[Region, Array]]:
+def surveyed(
+    source: ArraySource,
+    axes: Sequence[str] = (),
+    cure: str = "",
+    prepared: Callable[[Region, Array], Array] | None = None,
+) -> Iterator[tuple[Region, Array]]:
     """The source's blocks, checked. Raises UnreadableScan on NaN, infinity, all zeros or absurd magnitudes.
 
     With the names of its axes the message says where the first value is that is not finite, and `cure` what to do.
+    `prepared` changes a block before it is looked at.
     """
     peak = 0.0
-    for region, block in source.blocks():
+    for region, given in source.blocks():
+        block = given if prepared is None else prepared(region, given)
         largest = _peak(block)
         if not np.isfinite(largest):
             expected = f"finite numbers; {cure}" if cure else "finite numbers"

@@ -3,6 +3,10 @@
 import torch
 from torch import Tensor
 
+from core.calibration import centre
+
+__all__ = ["PLANE", "as_channels", "as_complex", "centre", "fft2c", "ifft2c"]
+
 PLANE = (-2, -1)
 
 
@@ -26,9 +30,3 @@ def as_complex(image: Tensor) -> Tensor:
 def as_channels(image: Tensor) -> Tensor:
     """Real channels (B, 2, H, W) of a complex image (B, H, W)."""
     return torch.stack((image.real, image.imag), dim=1)
-
-
-def centre(size: int, width: int) -> slice:
-    """The `width` samples about the origin n // 2 of an axis of `size` samples; all of them where it is shorter."""
-    first = max(size // 2 - width // 2, 0)
-    return slice(first, min(first + width, size))
