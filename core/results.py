@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import h5py
-import nibabel
 import numpy as np
-from nibabel.nifti1 import Nifti1Extension
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
@@ -23,12 +21,12 @@ from core.files import Digest, Hashing, replacing
 from core.formats.hdf5 import RESULT_MARK
 from core.grade import Grade, worst
 from core.interruption import check_interruption
+from core.nifti import nifti_header
 from core.pictures import contact_sheet_png, magnitude_png
 from core.sealing import opened, sealed
 from core.verdict import Verdict
 
 Image = NDArray[np.float32]
-_NIFTI_HEADER = 348  # bytes, before those that say whether an extension follows
 
 
 class OutputFormat(StrEnum):
@@ -225,7 +223,7 @@ def convert(hdf5: Path, path: Path, output: OutputFormat) -> Digest:
                 target.writelines(_little_endian(volume))
             case OutputFormat.NIFTI:
                 slices = json.loads(file.attrs.get("slices", "[]"))
-                head = _nifti_header(volume.shape, spacing, _slice_spacing(file, slices), _warnings(file))
+                head = nifti_header(volume.shape, spacing, _slice_spacing(file, slices), _warnings(file))
                 with gzip.GzipFile("", "wb", compresslevel=4, fileobj=cast("BinaryIO", target), mtime=0) as packed:
                     packed.write(head)
                     packed.writelines(_little_endian(volume))
@@ -252,37 +250,6 @@ def _slice_spacing(file: h5py.File, slices: Sequence[int]) -> float | None:
 
 def _warnings(file: h5py.File) -> list[str]:
     return list(json.loads(file.attrs.get("warnings", "[]")))
-
-
-def _nifti_header(
-    shape: tuple[int, int, int], spacing_mm: Sequence[float], slice_spacing_mm: float | None, warnings: Sequence[str]
-) -> bytes:
-    """With `warnings` as a comment behind it, code 6 of NIfTI's extensions.
-
-    A scan file does not say how the patient lay: slices are taken for axial ones seen from the feet.
-
-    Columns run to the patient's left, rows to the back, slices to the head (L, P, S), as radiologists are shown them.
-    """
-    header = nibabel.Nifti1Header(endianness="<")
-    header.set_data_dtype(np.float32)
-    header.set_data_shape(shape[::-1])
-    across = 1.0 if slice_spacing_mm is None else slice_spacing_mm
-    header.set_zooms((spacing_mm[1], spacing_mm[0], across))
-    header.set_sform(np.diag([-spacing_mm[1], -spacing_mm[0], across, 1.0]), code="aligned")
-    header.set_xyzt_units("mm")
-    comment = "\n".join(warnings).encode()
-    extension = Nifti1Extension("comment", comment) if comment else None
-    behind = b"\0\0\0\0" if extension is None else b"\1\0\0\0" + _packed(extension)
-    header.set_data_offset(_NIFTI_HEADER + len(behind))
-    assumed = ", slice spacing 1 mm" if slice_spacing_mm is None else ""
-    header["descrip"] = f"uDiG Recon; patient orientation assumed axial{assumed}".encode()
-    return bytes(header.binaryblock) + behind
-
-
-def _packed(extension: Nifti1Extension) -> bytes:
-    stream = io.BytesIO()
-    extension.write_to(stream, False)
-    return stream.getvalue()
 
 
 def _datasets(result: SliceResult) -> dict[str, NDArray[Any]]:

@@ -68,8 +68,7 @@ class Key(Base):
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]  # to the minute
-    # Null: only the settings of the service set a limit.
-    max_open_jobs: Mapped[int | None]
+    max_open_jobs: Mapped[int | None]  # null in this and those below: only the settings of the service set a limit
     max_jobs_per_day: Mapped[int | None]
     max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
     max_requests_per_minute: Mapped[int | None]
