@@ -70,7 +70,7 @@ Acquisition = MRIAcquisition | CTAcquisition
 class ScanHeader:
     """What a file says of itself, without its arrays."""
 
-    format: str  # "fastmri_hdf5", "sinogram_hdf5", "npy", "npz"
+    format: str  # "fastmri_hdf5", "sinogram_hdf5", "matlab", "npy", "npz"
     modality: Modality
     slices: int
     coils: int | None = None  # MRI

@@ -11,6 +11,7 @@ from core.errors import UnknownFormat, UnsupportedScan
 from core.formats import ct, hdf5, mri, npy
 from core.formats.arrays import Contents, shown_names
 from core.formats.child import Prober
+from core.formats.foreign import START_BYTES, foreign
 from core.formats.limits import DEFAULT_LIMITS, Limits, damage_is_unreadable, unreadable
 from core.formats.prepared import write_prepared
 from core.formats.source import ScanFile, opened_file
@@ -22,13 +23,8 @@ _OPENERS = {
     npy.SIGNATURE: (".npy", npy.opened_npy),
     npy.ZIP_SIGNATURE: (".npz", npy.opened_npz),
 }
-_EXPECTED = "HDF5 with kspace or a sinogram, .npy with kspace, or .npz with either"
-_FOREIGN = {
-    b"\x1f\x8b": "a gzip file",
-    b"\x89PNG": "a PNG picture",
-    b"PK\x05\x06": "an empty zip file",
-    b"\\\x01\x00\x00": "a NIfTI image",
-}
+_EXPECTED = "HDF5 with kspace or a sinogram at its root, .npy with kspace, or .npz with either"
+_LARGEST_USER_BLOCK = 1 << 20
 
 
 class _Modality(Protocol):
@@ -89,21 +85,39 @@ def _with_unused(header: ScanHeader, contents: Contents) -> ScanHeader:
     used = ct.USED if header.modality is Modality.CT else mri.USED
     foreign = [name for name in (*contents.arrays, *contents.attributes) if name not in used]
     unused = [*foreign, *contents.others]
-    if not unused:
-        return header
-    warning = f"not used, as these names mean nothing here: {shown_names(unused)}"
-    return replace(header, warnings=(*header.warnings, warning))
+    warnings = [f"{theirs} is read as {ours}" for theirs, ours in contents.renamed]
+    if contents.format == "matlab":
+        warnings.append("a MATLAB 7.3 file: its axes are read as (ky, kx, coils, slices)")
+    if unused:
+        warnings.append(f"not used, as these names mean nothing here: {shown_names(unused)}")
+    return replace(header, warnings=(*warnings, *header.warnings))
 
 
 @contextmanager
 def _opened(file: ScanFile) -> Iterator[tuple[Contents, _Modality]]:
-    start = file.start(256)
+    start = file.start(START_BYTES)
+    if _behind_a_user_block(file, start):
+        start = hdf5.SIGNATURE
     for signature, (kind, opener) in _OPENERS.items():
         if start.startswith(signature):
             with damage_is_unreadable(kind), opener(file) as contents:
                 yield contents, _modality(contents)
             return
+    if (known := foreign(start)) is not None:
+        raise _unknown(known.name, known.cure)
     raise _unknown(_likeness(start))
+
+
+def _behind_a_user_block(file: ScanFile, start: bytes) -> bool:
+    """Whether HDF5 begins at 512, 1024, 2048 ... bytes, as it may."""
+    with file.stream() as stream:
+        place = 512
+        while place < min(file.size, _LARGEST_USER_BLOCK + 1) and not start.startswith(tuple(_OPENERS)):
+            stream.seek(place)
+            if stream.read(len(hdf5.SIGNATURE)) == hdf5.SIGNATURE:
+                return True
+            place *= 2
+    return False
 
 
 def _modality(contents: Contents) -> _Modality:
@@ -114,6 +128,8 @@ def _modality(contents: Contents) -> _Modality:
     if not present:
         if contents.layout is not None:
             raise _unknown(contents.layout.name, contents.layout.cure)
+        if contents.format == "matlab":
+            raise _unknown("a MATLAB 7.3 file without kspace", "kspace (ky, kx, coils, slices) in it, or an .npz")
         held = shown_names((*contents.arrays, *contents.attributes, *contents.others))
         raise _unknown(f"a file of {contents.format} format without kspace or sinogram (it holds {held})")
     return kinds[present[0]]
@@ -127,11 +143,6 @@ def _likeness(start: bytes) -> str:
     """What a file that is no scan looks like, for the message."""
     if not start:
         return "an empty file"
-    for signature, name in _FOREIGN.items():
-        if start.startswith(signature):
-            return name
-    if start[128:132] == b"DICM":
-        return "a DICOM file"
-    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start):
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start[:256]):
         return "text"
     return "bytes of no known format"

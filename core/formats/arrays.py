@@ -134,12 +134,13 @@ class Layout:
 class Contents:
     """What an opened file holds under the names that scans use."""
 
-    format: str  # "hdf5", "npy", "npz"
+    format: str  # "hdf5", "matlab", "npy", "npz"
     arrays: Mapping[str, ArraySource]
     attributes: Mapping[str, float | str]
     header_xml: bytes | None = None  # ISMRMRD header of a fastMRI file
     others: tuple[str, ...] = ()  # names of everything else, as the file spells them
     layout: Layout | None = None  # a known arrangement that is not read
+    renamed: tuple[tuple[str, str], ...] = ()  # arrays that the file has under another name: that, and ours
 
 
 ARRAYS = (

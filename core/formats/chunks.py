@@ -30,7 +30,9 @@ def check_layout(name: str, dataset: h5py.Dataset) -> None:
     """
     unknown = [code for code in _filters(dataset) if code not in FILTERS]
     if unknown:
-        raise unreadable(name, f"filter {unknown[0]}", f"one of {', '.join(FILTERS.values())}, or none")
+        raise unreadable(
+            name, f"filter {unknown[0]}", f"one of {', '.join(FILTERS.values())}, or none (h5repack -f GZIP=4)"
+        )
     if dataset.chunks is None:
         return
     size = _chunk_bytes(dataset)
@@ -38,7 +40,11 @@ def check_layout(name: str, dataset: h5py.Dataset) -> None:
         raise unreadable(name, f"chunks of {size} bytes", f"chunks of at most {_MOST_CHUNK_BYTES} bytes")
     count = math.prod(-(-side // chunk) for side, chunk in zip(dataset.shape, dataset.chunks, strict=True))
     if size < _LEAST_CHUNK_BYTES and count > _MOST_SMALL_CHUNKS:
-        raise unreadable(name, f"{count} chunks of {size} bytes", f"chunks of at least {_LEAST_CHUNK_BYTES} bytes")
+        raise unreadable(
+            name,
+            f"{count} chunks of {size} bytes",
+            f"chunks of at least {_LEAST_CHUNK_BYTES} bytes (h5repack -l {name}:CONTI)",
+        )
 
 
 def check_stored(name: str, dataset: h5py.Dataset) -> None:

@@ -23,7 +23,9 @@ from core.formats.arrays import (
 from core.formats.chunks import check_layout, check_stored
 from core.formats.layouts import known_layout
 from core.formats.limits import of_kind, quoted, unreadable
+from core.formats.rearranged import Joined, Swapped
 from core.formats.source import ScanFile
+from core.formats.synonyms import spelt
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 RESULT_MARK = "udig_recon_result"
@@ -34,10 +36,16 @@ _MOST_HEADER_BYTES = 1 << 20
 _MOST_TEXT_BYTES = 4096
 _MOST_DETECTORS = 65536
 _MOST_OTHERS = 256
+# What fastMRI's files, MATLAB's, netCDF and h5py's dimension scales have beside what is read.
 _SILENT = frozenset(
-    # What fastMRI's files, netCDF and h5py's dimension scales have beside what is read.
-    ("ismrmrd_header", "acquisition", "max", "norm", "patient_id", "CLASS", "NAME", "DIMENSION_LABELS")
+    (
+        *("ismrmrd_header", "acquisition", "max", "norm", "patient_id", "padding_left", "padding_right"),
+        *("acceleration", "num_low_frequency", "MATLAB_class", "MATLAB_int_decode"),
+        *("CLASS", "NAME", "DIMENSION_LABELS"),
+    )
 )
+_MATLAB = b"MATLAB 7.3"
+_SWAPPED = ("kspace", "mask", "sensitivity_maps", "reference", "guide", "reconstruction_rss", "reconstruction_esc")
 
 
 class Hdf5Array(ArraySource):
@@ -68,17 +76,50 @@ class Hdf5Array(ArraySource):
         return result
 
 
+class Hdf5Parts(Hdf5Array):
+    """A dataset of pairs of real numbers, as a last axis of 2."""
+
+    def __init__(self, name: str, dataset: h5py.Dataset, file_bytes: int) -> None:
+        self._dataset, self._part = dataset, dataset.dtype[0]
+        stored = min(file_bytes, dataset.id.get_storage_size())
+        ArraySource.__init__(self, name, (*dataset.shape, 2), self._part, stored)
+
+    def blocks(self) -> Iterator[tuple[Region, Array]]:
+        """The dataset in order, in blocks of whole chunks."""
+        for region in regions(self.shape[:-1], 2 * self.dtype.itemsize, self._dataset.chunks):
+            yield (*region, slice(0, 2)), self._parts(self._dataset[region])
+
+    def read(self, indices: Sequence[int]) -> Array:
+        """Entries of the first axis, stacked (len(indices), ...)."""
+        return self._parts(np.stack([self._dataset[index] for index in indices]))
+
+    def _parts(self, pairs: Array) -> Array:
+        parts: Array = np.ascontiguousarray(pairs).view(self._part).reshape(*pairs.shape, 2)
+        return parts
+
+
+def _array(name: str, dataset: h5py.Dataset, file_bytes: int, matlab: bool) -> ArraySource:
+    """A dataset as the array that is meant: MATLAB keeps complex numbers as pairs, and the axes the other way round."""
+    fields = dataset.dtype.fields or {}
+    pair = list(fields) == ["real", "imag"] and dataset.dtype[0] == dataset.dtype[1]
+    if pair and dataset.dtype[0].kind == "f" and dataset.dtype.itemsize == 2 * dataset.dtype[0].itemsize:
+        source: ArraySource = Joined(Hdf5Parts(name, dataset, file_bytes))
+    else:
+        source = Hdf5Array(name, dataset, file_bytes)
+    return Swapped(source) if matlab and name in _SWAPPED and len(source.shape) > 1 else source
+
+
 @contextmanager
 def opened(scan: ScanFile) -> Iterator[Contents]:
     """The arrays and attributes of an HDF5 scan. Raises UnreadableScan where it points outside itself."""
+    matlab = scan.start(len(_MATLAB)) == _MATLAB
     with scan.stream() as stream, h5py.File(stream, "r") as file:
         paths = _refuse_links(file)
         if RESULT_MARK in file.attrs:
             raise unreadable("file", "a reconstruction made by this software", "a scan: k-space or a sinogram")
-        arrays: dict[str, ArraySource] = {
-            name: Hdf5Array(name, _dataset(file, name), scan.size) for name in ARRAYS if name in file
-        }
-        holders = [file, *(file[name] for name in ("kspace", "sinogram") if name in arrays)]
+        names = spelt(file, ARRAYS)
+        arrays = {name: _array(name, _dataset(file, names[name]), scan.size, matlab) for name in names}
+        holders = [file, *(file[names[name]] for name in ("kspace", "sinogram") if name in names)]
         values: dict[str, list[float | str | ArraySource]] = {}
         for name in (*ATTRIBUTES, *EITHER):
             given = [_attribute(holder, name) for holder in holders if name in holder.attrs]
@@ -88,12 +129,13 @@ def opened(scan: ScanFile) -> Iterator[Contents]:
         attributes = {name: _only(name, given) for name, given in values.items()}
         others = dict.fromkeys((*paths, *(key for holder in holders for key in holder.attrs)))
         yield Contents(
-            "hdf5",
+            "matlab" if matlab else "hdf5",
             arrays | {name: value for name, value in attributes.items() if isinstance(value, ArraySource)},
             {name: value for name, value in attributes.items() if not isinstance(value, ArraySource)},
             _header(file),
-            tuple(name for name in others if name not in NAMES and name not in _SILENT),
+            tuple(name for name in others if name not in {*NAMES, *_SILENT, *names.values()}),
             None if arrays.keys() & {"kspace", "sinogram"} else known_layout(file),
+            tuple((theirs, ours) for ours, theirs in names.items() if ours != theirs),
         )
 
 

@@ -26,6 +26,7 @@ from core.formats.arrays import (
 )
 from core.formats.limits import of_kind, unreadable
 from core.formats.source import ScanFile
+from core.formats.synonyms import spelt
 
 SIGNATURE = b"\x93NUMPY"
 ZIP_SIGNATURE = b"PK\x03\x04"
@@ -110,25 +111,28 @@ def opened_npy(file: ScanFile) -> Iterator[Contents]:
 def opened_npz(file: ScanFile) -> Iterator[Contents]:
     """The arrays of an .npz file; 0-d ones are attributes."""
     with zipfile.ZipFile(file.stream()) as archive:
-        members, others = _members(archive)
+        members, others, renamed = _members(archive)
         sources = {name: _source(archive, name, member, file.size) for name, member in members.items()}
         single = {name for name, source in sources.items() if name in EITHER and math.prod(source.shape) == 1}
         arrays = {name: source for name, source in sources.items() if name in (*ARRAYS, *EITHER) and name not in single}
         attributes = {name: _attribute(source) for name, source in sources.items() if name in (*ATTRIBUTES, *single)}
-        yield Contents("npz", arrays, attributes, others=tuple(others))
+        yield Contents("npz", arrays, attributes, others=tuple(others), renamed=tuple(renamed))
 
 
-def _members(archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], list[str]]:
-    """Members with names that scans use, and the names of all others."""
+def _members(
+    archive: zipfile.ZipFile,
+) -> tuple[dict[str, zipfile.ZipInfo], list[str], list[tuple[str, str]]]:
+    """Members by the names that scans use, the names of all others, and which have another name in the file."""
     listed = archive.infolist()
     if len(listed) > _MOST_MEMBERS:
         raise unreadable("file", f"{len(listed)} members", f"at most {_MOST_MEMBERS} members")
     members: dict[str, zipfile.ZipInfo] = {}
     others = []
+    names = spelt((member.filename.removesuffix(".npy") for member in listed), ARRAYS)
+    ours = {theirs: name for name, theirs in names.items()}
     for member in listed:
-        name = member.filename.removesuffix(".npy")
-        if name == _UNNAMED and len(listed) == 1:
-            name = "kspace"
+        theirs = member.filename.removesuffix(".npy")
+        name = "kspace" if theirs == _UNNAMED and len(listed) == 1 else ours.get(theirs, theirs)
         if name not in NAMES:
             others.append(name)
             continue
@@ -139,7 +143,7 @@ def _members(archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], list
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise unreadable(name, f"zip compression {member.compress_type}", "numpy.savez or numpy.savez_compressed")
         members[name] = member
-    return members, others
+    return members, others, [(theirs, name) for name, theirs in names.items() if name != theirs]
 
 
 def _source(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo, archive_bytes: int) -> NpyArray:

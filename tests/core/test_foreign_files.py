@@ -1,0 +1,140 @@
+"""Files of other tools: read where their arrays have a name that is known, else named, with what to do."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import scans
+
+from core.errors import UnknownFormat, UnreadableScan
+from core.formats import probe, read
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "scan"
+
+
+def undersampled() -> np.ndarray:
+    kspace: np.ndarray = scans.mri()["kspace"]
+    return kspace
+
+
+def test_hdf5_behind_a_user_block_is_read(path: Path) -> None:
+    for size in (512, 4096):
+        with h5py.File(path, "w", userblock_size=size) as file:
+            file["kspace"] = undersampled()
+        assert probe(path).format == "fastmri_hdf5"
+        np.testing.assert_array_equal(read(path).kspace, undersampled())
+
+
+def matlab(path: Path, **arrays: np.ndarray) -> None:
+    """Arrays as MATLAB keeps them: pairs of real and imaginary part, the axes reversed."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for name, array in arrays.items():
+            stored = array
+            if array.dtype.kind == "c":
+                stored = np.empty(array.shape, [("real", "<f4"), ("imag", "<f4")])
+                stored["real"], stored["imag"] = array.real, array.imag
+            file[name] = stored.swapaxes(-1, -2).copy()
+            file[name].attrs["MATLAB_class"] = np.bytes_("single")
+    with path.open("r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM")
+
+
+def test_matlab_7_3_is_read_with_its_axes_the_other_way_round(path: Path) -> None:
+    parts = scans.mri()
+    mask = parts["mask"].astype(np.uint8)[None]
+    matlab(path, kspace=parts["kspace"], mask=mask, reference=parts["reference"])
+    header = probe(path)
+    assert any("MATLAB 7.3" in warning for warning in header.warnings)
+    scan = read(path, [1])
+    np.testing.assert_array_equal(scan.kspace, parts["kspace"][1:])
+    np.testing.assert_array_equal(scan.mask[0], parts["mask"])
+    np.testing.assert_array_equal(scan.reference, parts["reference"][1:])
+    matlab(path, kspace=parts["kspace"][0])
+    assert (probe(path).slices, probe(path).coils) == (1, 4)
+    matlab(path, image=parts["reference"])
+    with pytest.raises(UnknownFormat, match="file without kspace"):
+        probe(path)
+
+
+@pytest.mark.parametrize("write", [scans.write_hdf5, scans.write_npz])
+def test_names_of_other_tools_are_taken_and_said(write: Callable[..., Path], path: Path) -> None:
+    parts = scans.mri()
+    write(
+        path,
+        ksp=parts["kspace"],
+        sampling_mask=parts["mask"],
+        s_maps=parts["sensitivity_maps"],
+        Reference=parts["reference"],
+    )
+    header = probe(path)
+    assert (header.has_maps, header.has_reference) == (True, True)
+    for theirs, ours in (("ksp", "kspace"), ("sampling_mask", "mask"), ("s_maps", "sensitivity_maps")):
+        assert f"{theirs} is read as {ours}" in header.warnings
+    np.testing.assert_array_equal(read(path).kspace, parts["kspace"])
+    write(path, kspace=parts["kspace"], mask=parts["mask"], sampling_mask=~parts["mask"])
+    assert any("not used" in w and "sampling_mask" in w for w in probe(path).warnings)
+    np.testing.assert_array_equal(read(path).mask[0], parts["mask"])
+    write(path, ksp=parts["kspace"], kdata=parts["kspace"])
+    with pytest.raises(UnreadableScan, match="kdata and ksp, expected one of them"):
+        probe(path)
+
+
+def test_kspace_within_a_group_is_shown_and_wanted_at_the_root(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["data/kspace"] = undersampled()
+    with pytest.raises(UnknownFormat, match=r"it holds data/kspace\), expected HDF5 with kspace .* at its root"):
+        probe(path)
+
+
+def mrd(path: Path, **members: Any) -> None:
+    with h5py.File(path, "w") as file:
+        for name, member in members.items():
+            file[f"dataset/{name.replace('__', '/')}"] = member
+
+
+def test_ismrmrd_files_are_named_with_what_to_do(path: Path) -> None:
+    mrd(path, xml=np.bytes_("<ismrmrdHeader/>"), data=np.zeros(4, [("head", "<u2"), ("data", "<f4")]))
+    with pytest.raises(UnknownFormat, match=r"ISMRMRD \(MRD\) raw data .*kspace_encode_step_1"):
+        probe(path)
+    mrd(path, image_0__data=np.zeros((1, 8, 8)), image_0__header=np.zeros(1))
+    with pytest.raises(UnknownFormat, match="an image needs no reconstruction"):
+        probe(path)
+
+
+def hdf5_as_text() -> bytes:
+    return b"\x89HDF\n\x1a\n" + bytes(500)
+
+
+STARTS = {
+    "curl --data-binary": hdf5_as_text(),
+    "scipy.io.loadmat": b"MATLAB 5.0 MAT-file, Platform: PCWIN64".ljust(512),
+    "DICOM file, .*needs no reconstruction": bytes(128) + b"DICM" + bytes(99),
+    "NIfTI image, .*needs no reconstruction": b"\x5c\x01\x00\x00" + bytes(348),
+    "twix": bytes(4) + (2).to_bytes(4, "little") + bytes(8) + (10240).to_bytes(8, "little") + bytes(99),
+    "twix.*": b"\x20\x02\x00\x00Config\0<XProtocol>" + bytes(99),
+    "P-file": bytes(34) + b"GE_MED_NMR" + bytes(200),
+    "BART": b"# Dimensions\n128 112 1 8\n",
+    "Bruker": b"##TITLE=Parameter List, ParaVision 6.0\n",
+    "Philips": b"# === DATA DESCRIPTION FILE ====\n",
+    "web page": b"<!DOCTYPE html>\n<html><body>Sign in</body></html>",
+    "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n",
+    "pickle": b"\x80\x04\x95" + bytes(99),
+    "gunzip": b"\x1f\x8b\x08" + bytes(99),
+    "BART .cfl": np.random.default_rng(0).standard_normal(999).astype(np.float32).tobytes(),
+    "fid of Bruker": np.random.default_rng(0).integers(-5000, 5000, 999, dtype=np.int32).tobytes(),
+}
+
+
+@pytest.mark.parametrize("words", STARTS)
+def test_formats_that_are_known_and_not_read_are_named_with_what_to_do(words: str, path: Path) -> None:
+    path.write_bytes(STARTS[words])
+    with pytest.raises(UnknownFormat, match=words) as caught:
+        probe(path)
+    assert caught.value.expected
+    assert len(str(caught.value)) < 1000
