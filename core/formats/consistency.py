@@ -5,7 +5,7 @@ Ludwig 1966, orders 0 and 1), views half a turn apart are mirror images, and ray
 breaks them is told as a likelihood, never refused: an object that reaches beyond the detector keeps none of the laws.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ UNEVEN = 0.1
 """Sums over the detectors that differ by more than this share (standard deviation) are told."""
 ALIKE = 0.3
 """Views half a turn apart that are nearer to each other than to their mirror images by this factor are told."""
+SWAPPED = 4
+"""Axes are told as swapped where the laws are kept better by this factor along the other."""
 _MOST_NAMED = 8
 
 
@@ -55,6 +57,42 @@ def oddities(sinogram: NDArray[np.float32], angles: Values, measured: NDArray[np
 _LEAVE_OUT = "an array mask (views, detectors) with 0 there leaves them out"
 
 
+class Centres:
+    """Centres of mass (slices, views) of a stack with as many slices as views, whose order no shape can tell."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self._sums, self._moments = np.zeros(shape[:2]), np.zeros(shape[:2])
+        self._middle = (shape[2] - 1) / 2
+
+    def add(self, region: tuple[slice, ...], block: NDArray[np.generic]) -> None:
+        """A block (slices, views, detectors) of line integrals at its place."""
+        values = np.asarray(block, np.float64)
+        places = np.arange(region[2].start, region[2].stop) - self._middle
+        self._sums[region[:2]] += values.sum(axis=2)
+        self._moments[region[:2]] += values @ places
+
+    def oddities(self, angles: Values) -> list[str]:
+        """Whether the centres follow the angles along the first axis rather than along the second."""
+        if min(self._sums.shape) < 2 * LEAST_VIEWS or self._sums.min() <= 0.2 * np.median(self._sums):
+            return []
+        centres = self._moments / self._sums
+        along_views, along_slices = _left_over(centres, angles), _left_over(centres.T, angles)
+        if along_views < 1e-6 or along_views < SWAPPED * along_slices:
+            return []
+        return [
+            "the centres of mass follow the angles from slice to slice, not from view to view: the axes look like "
+            "(views, slices, detectors) rather than (slices, views, detectors); if so, swap the first two"
+        ]
+
+
+def _left_over(centres: Values, angles: Values) -> float:
+    """Mean square of what a constant for all rows and a sine for each leave of centres (rows, angles)."""
+    basis = np.linalg.qr(np.stack((np.cos(angles), np.sin(angles)), axis=1))[0]
+    left = centres - (centres @ basis) @ basis.T
+    one = 1 - basis @ basis.sum(axis=0)
+    return float(np.mean((left - (left.mean(axis=0) @ one) / (one @ one) * one) ** 2))
+
+
 def _broken_laws(p: Values, angles: Values, numbers: NDArray[np.intp], peak: float) -> list[str]:
     if len(p) < LEAST_VIEWS:
         return []
@@ -74,6 +112,11 @@ def _intensities(p: Values) -> list[str]:
     if level <= 0 or np.percentile(np.abs(edges - level), 90) > 0.2 * level:
         return []
     if np.percentile(p, 99) > 1.25 * level or p.min() < -0.05 * level or np.mean(p < 0.9 * level) < 0.02:
+        return []
+    # Beside an object the beam is even; where one is cut off, its rays become longer or shorter towards the edge.
+    margin, inner = _margin(p), max(1, p.shape[1] // 20)
+    slopes = edges.mean(axis=1) - (p[:, inner : inner + margin].mean(), p[:, -inner - margin : -inner].mean())
+    if np.abs(slopes).max() > max(0.005 * level, 4 * _noise(p) / np.sqrt(margin * len(p))):
         return []
     i0 = "1" if 0.7 < level < 1.4 else f"{level:.3g}"
     return [
@@ -120,7 +163,8 @@ def _dead_detectors(p: Values, peak: float, known: NDArray[np.bool_]) -> NDArray
 def _gains(p: Values, angles: Values, peak: float) -> list[str]:
     """Detectors that differ from both neighbours by the same in view after view, which parts of an object do not.
 
-    Except those of a body about the axis itself, which differ at the mirrored detector too.
+    Except those of a body about the axis itself, which differ at the mirrored detector too. The axis is where the mean
+    of all views has its centre.
     """
     folded = np.sort(np.mod(angles, np.pi))
     if len(p) < 12 or np.diff(folded, append=folded[0] + np.pi).max() > np.pi / 2:
@@ -128,12 +172,17 @@ def _gains(p: Values, angles: Values, peak: float) -> list[str]:
     rough = np.median(p[:, 1:-1] - (p[:, :-2] + p[:, 2:]) / 2, axis=0)
     spread = 1.4826 * float(np.median(np.abs(rough)))
     odd = np.abs(rough) > max(0.03 * peak, 12 * spread)
-    near = np.stack([np.roll(np.abs(rough[::-1]), shift) for shift in (-2, -1, 0, 1, 2)]).max(axis=0)
-    odd &= near < 0.3 * np.abs(rough)
-    # The neighbours of one that is off are off by half of that the other way.
-    largest = np.maximum(np.roll(np.abs(rough), 1), np.roll(np.abs(rough), -1)) < np.abs(rough)
-    found = np.flatnonzero(odd & largest) + 1
-    if not found.size:
+    # Where the detector alone is off, both neighbours seem off by half of that the other way.
+    beside = np.stack((np.roll(rough, 1), np.roll(rough, -1))) / np.where(rough == 0, np.inf, rough)
+    odd &= ((beside > -0.75) & (beside < -0.25)).all(axis=0)
+    places, mean = np.arange(p.shape[1]), np.clip(p.mean(axis=0) - np.median(_edges(p)), 0, None)
+    twice = 2 * float(mean @ places) / max(float(mean.sum()), np.finfo(np.float64).tiny)
+    found = [
+        int(index) + 1
+        for index in np.flatnonzero(odd)
+        if np.abs(rough[np.abs(places[1:-1] - (twice - (index + 1))) < 3]).max(initial=0) < 0.3 * np.abs(rough[index])
+    ]
+    if not found:
         return []
     return [f"{named('detector', found)}: readings unlike the neighbours' in every view (rings); {_LEAVE_OUT}"]
 
@@ -173,7 +222,8 @@ def _uneven(p: Values, numbers: NDArray[np.intp]) -> list[str]:
         return []
     return [
         f"sums over the detectors differ from view to view by {100 * varied:.2g} percent, which parallel line "
-        "integrals of one object never do: check the order of the axes, the geometry and the beam"
+        "integrals of one object never do: check the order of the axes, the geometry, the beam and whether all of the "
+        "object is seen"
     ]
 
 
@@ -181,14 +231,15 @@ def _astray(p: Values, angles: Values) -> list[str]:
     """The centre of mass is a constant and a sine of the angle."""
     p = p - np.median(_edges(p))
     sums = p.sum(axis=1)
-    if len(p) < 2 * LEAST_VIEWS or sums.min() <= 0:
+    usual = float(np.median(sums))
+    if len(p) < 2 * LEAST_VIEWS or sums.min() < usual / 2 or usual <= 20 * _noise(p) * np.sqrt(p.shape[1]):
         return []
     places = np.arange(p.shape[1]) - (p.shape[1] - 1) / 2
     centre = (p * places).sum(axis=1) / sums
     waves = np.stack((np.ones_like(angles), np.cos(angles), np.sin(angles)), axis=1)
     left = centre - waves @ np.linalg.lstsq(waves, centre, rcond=None)[0]
     off = float(np.sqrt(np.mean(left**2)))
-    noise = _noise(p) * float(np.sqrt((places**2).sum())) / float(np.median(sums))
+    noise = _noise(p) * float(np.sqrt((places**2).sum())) / usual
     if off <= max(1.0, 0.01 * p.shape[1]) + 4 * noise:
         return []
     return [
@@ -203,8 +254,11 @@ def _not_mirrored(p: Values, angles: Values) -> list[str]:
     step = float(np.median(np.diff(angles[order])))
     partner = order[np.clip(np.searchsorted(angles[order], angles + np.pi), 0, len(p) - 1)]
     pairs = np.flatnonzero(np.abs(angles[partner] - angles - np.pi) <= max(step, 1e-6))
-    if pairs.size < 2 or step > np.pi / 8:
+    if pairs.size < LEAST_VIEWS or step > np.pi / 8:
         return []
+    # Smoothed, so that what is drawn between detectors is as good as what was measured.
+    width = max(3, p.shape[1] // 30)
+    p = np.stack([np.convolve(row, np.ones(width) / width, "same") for row in p])
     places = np.arange(p.shape[1], dtype=np.float64)
     same = mirrored = 0.0
     for first, second in zip(pairs, partner[pairs], strict=True):
@@ -215,7 +269,7 @@ def _not_mirrored(p: Values, angles: Values) -> list[str]:
         flipped = np.interp(twice - places, places, p[first], left=0.0, right=0.0)
         same += float(((p[second] - p[first]) ** 2).sum())
         mirrored += float(((p[second] - flipped) ** 2).sum())
-    if same >= ALIKE**2 * mirrored or same + mirrored < 1e-4 * float((p[pairs] ** 2).sum()):
+    if same >= ALIKE**2 * mirrored or mirrored < 1e-3 * float((p[pairs] ** 2).sum()):
         return []
     return ["views half a turn apart are alike rather than mirror images: the angles may be degrees, not radians"]
 
@@ -247,14 +301,15 @@ def _between(row: Values, known: NDArray[np.bool_]) -> Values:
     return filled
 
 
-def named(what: str, numbers: Sequence[int] | NDArray[np.intp]) -> str:
+def named(what: str, numbers: Iterable[int]) -> str:
     """Numbers, counted from 0, as runs: "detectors 60, 62 to 65"."""
+    every = list(map(int, numbers))
     runs: list[list[int]] = []
-    for number in map(int, numbers):
+    for number in every:
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:
             runs.append([number])
     shown = [f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs[:_MOST_NAMED]]
     more = f" and {len(runs) - _MOST_NAMED} more" if len(runs) > _MOST_NAMED else ""
-    return f"{what}{'s' if len(numbers) > 1 else ''} {', '.join(shown)}{more}"
+    return f"{what}{'s' if len(every) > 1 else ''} {', '.join(shown)}{more}"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from core.acquisition import CTAcquisition, Modality, ScanHeader
 from core.formats.arrays import EITHER, Array, ArraySource, Contents, Expanded, Region, Squeezed
 from core.formats.beam import Beam, beam_oddities, beam_of, line_integrals
-from core.formats.consistency import oddities
+from core.formats.consistency import Centres, oddities
 from core.formats.geometry import AXES, angles_of, check_geometry, grid, measured_rays, rotation_center
 from core.formats.lengths import length, slice_spacing
 from core.formats.limits import LEAST_SIDE, Limits, unreadable
@@ -201,6 +201,8 @@ def _survey(layout: _Layout) -> list[str]:
     starved, highest = 0, -math.inf
     signal = np.zeros(layout.sinogram.shape[0])
     beam = layout.beam
+    shape = layout.sinogram.shape
+    centres = Centres((shape[0], shape[1], shape[2])) if shape[0] == shape[1] and beam is None else None
     for region, block in surveyed(layout.sinogram, ("slice", "view", "detector"), _LEFT_OUT):
         dark = 0.0 if beam is None else beam.dark if beam.dark.ndim == 0 else beam.dark[region[2]]
         none = block <= dark
@@ -208,6 +210,8 @@ def _survey(layout: _Layout) -> list[str]:
             none &= layout.measured[region[1:]]
         starved += int(none.sum())
         highest = max(highest, float(block.max()))
+        if centres is not None:
+            centres.add(region, block)
         signal[region[0]] += np.abs(block).sum(axis=(1, 2), dtype=np.float64)
     told: list[str] = []
     if beam is not None:
@@ -223,4 +227,8 @@ def _survey(layout: _Layout) -> list[str]:
     # The laws of line integrals are tried on the slice that attenuates most.
     chosen = int(np.argmax(signal) if beam is None else np.argmin(np.where(signal > 0, signal, np.inf)))
     integrals = _integrals(layout, layout.sinogram.read([chosen]))[0]
-    return told + oddities(integrals, layout.angles, layout.measured)
+    found = oddities(integrals, layout.angles, layout.measured)
+    # Who finds the axes of views and detectors swapped, or no line integrals, need not look at those of slices.
+    if centres is not None and layout.measured is None and not found:
+        found = centres.oddities(layout.angles)
+    return told + found

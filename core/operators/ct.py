@@ -117,14 +117,32 @@ def angular_weights(angles: NDArray[np.float64]) -> NDArray[np.float64]:
 def _filled(sinogram: Tensor, measured: Tensor) -> Tensor:
     """Sinogram (..., views, detectors), the mean of the nearest measured rays of its view in each missing one's place.
 
-    The ramp would make streaks of single missing rays.
+    Wider gaps are drawn straight from one side to the other. The ramp would make streaks of single missing rays.
     """
     near = torch.ones(1, 1, 1, 2 * NEAR + 1, device=sinogram.device)
     known = measured.to(sinogram).expand_as(sinogram)
     padding = (0, NEAR)
     around, count = F.conv2d(sinogram * known, near, padding=padding), F.conv2d(known, near, padding=padding)
     filled: Tensor = torch.where(known > 0, sinogram, around / count.clamp(min=1))
-    return filled
+    return _bridged(filled, sinogram, measured.expand(sinogram.shape[-2:]), (count > 0).expand_as(sinogram)[0, 0])
+
+
+def _bridged(filled: Tensor, sinogram: Tensor, measured: Tensor, near: Tensor) -> Tensor:
+    """Filled sinogram (..., views, detectors), with straight lines where no measured ray is `near`."""
+    if bool(near[measured.any(1)].all()):
+        return filled
+    places = torch.arange(measured.shape[1], device=measured.device).expand(measured.shape)
+    nowhere = measured.shape[1]
+    before = torch.where(measured, places, -1).cummax(1).values
+    after = torch.where(measured, places, nowhere).flip(1).cummin(1).values.flip(1)
+    # Beyond the outermost measured ray of a view its value goes on.
+    left = torch.where(before < 0, after, before).clamp(max=nowhere - 1)
+    right = torch.where(after == nowhere, before, after).clamp(min=0)
+    share = (places - left).to(sinogram) / (right - left).clamp(min=1)
+    ends = [sinogram.gather(-1, side.expand_as(sinogram)) for side in (left, right)]
+    line = ends[0] + (ends[1] - ends[0]) * share
+    bridged: Tensor = torch.where(near, filled, line)
+    return bridged
 
 
 def _filtered(sinogram: Tensor, spacing: float, window: Literal["ramp", "hann"]) -> Tensor:
