@@ -214,11 +214,9 @@ def _ct_problem(scan: CTAcquisition, index: int, device: torch.device) -> SliceP
         scan.detector_spacing_mm,
         device,
         rotation_center=scan.rotation_center,
+        measured=scan.measured,
     )
-    y = operator.scale * sinogram[None, None]
-    if scan.measured is not None:
-        operator = operator.restricted(torch.from_numpy(np.ascontiguousarray(scan.measured)).to(device))
-        y = y * operator.measured
+    y = operator.scale * sinogram[None, None] * operator.measured
     size = (scan.image_size, scan.image_size)
     return SliceProblem(operator, y, size, _one(scan.reference, index), _one(scan.guide, index))
 

@@ -40,7 +40,12 @@ class ParallelBeamCT(LinearOperator):
         device: torch.device | str = "cpu",
         *,
         rotation_center: float | None = None,
+        measured: NDArray[np.bool_] | None = None,
     ) -> None:
+        """Views at `angles` (radians) about `rotation_center`, a detector's index (None: the middle).
+
+        Rays (views, detectors) where `measured` is False are left out.
+        """
         self.geometry = Geometry(
             tuple(float(theta) for theta in angles),
             image_size,
@@ -51,8 +56,11 @@ class ParallelBeamCT(LinearOperator):
         )
         self.image_shape = (1, image_size, image_size)
         self._projector, norm = _projector(self.geometry, torch.device(device))
-        self.scale = 1.0 / norm
         self.measured = torch.ones(len(angles), 1, dtype=torch.bool, device=device)
+        if measured is not None and not measured.all():
+            self.measured = torch.from_numpy(np.ascontiguousarray(measured)).to(device)
+            norm = _norm_of_rays(self.geometry, torch.device(device), np.packbits(measured).tobytes())
+        self.scale = 1.0 / norm
 
     def restricted(self, kept: Tensor) -> Self:
         """The same model of the views or rays where `kept`, (views, 1) or (views, detectors), is True."""
@@ -165,9 +173,20 @@ def _filtered(sinogram: Tensor, spacing: float, window: Literal["ramp", "hann"])
 def _projector(geometry: Geometry, device: torch.device) -> tuple[Projector, float]:
     """Projector and its spectral norm (mm), shared by the slices of a volume."""
     pair = projector(geometry, device)
+    return pair, _norm(pair, geometry, torch.ones((), device=device))
 
+
+@lru_cache(maxsize=1)
+def _norm_of_rays(geometry: Geometry, device: torch.device, measured: bytes) -> float:
+    """Spectral norm (mm) of the rays whose bits are set."""
+    rays = len(geometry.angles) * geometry.detectors
+    bits = np.unpackbits(np.frombuffer(measured, np.uint8), count=rays)
+    return _norm(_projector(geometry, device)[0], geometry, torch.from_numpy(bits).to(device, torch.float32))
+
+
+def _norm(pair: Projector, geometry: Geometry, kept: Tensor) -> float:
     def normal(x: Tensor) -> Tensor:
-        return pair.adjoint(pair.forward(x.flatten(1))).reshape(x.shape)
+        return pair.adjoint(pair.forward(x.flatten(1)) * kept).reshape(x.shape)
 
     size = geometry.image_size
-    return pair, operator_norm(normal, torch.ones(1, 1, size, size, device=device))
+    return operator_norm(normal, torch.ones(1, 1, size, size, device=kept.device))

@@ -1,6 +1,7 @@
 """Every operator keeps the laws, whatever its size, mask, coils, angles or detector."""
 
 from collections.abc import Callable
+from typing import Any
 
 import laws
 import numpy as np
@@ -23,10 +24,11 @@ def mri(coils: int, shape: tuple[int, int], pattern: str, norm: float = 1.0) -> 
     return MultiCoilMRI(maps, torch.from_numpy(masks[pattern]()))
 
 
-def ct(angles: np.ndarray, size: int, detectors: int, pixel: float, spacing: float) -> LinearOperator:
-    return ParallelBeamCT(angles, size, detectors, pixel, spacing)
+def ct(angles: np.ndarray, size: int, detectors: int, pixel: float, spacing: float, **more: Any) -> LinearOperator:
+    return ParallelBeamCT(angles, size, detectors, pixel, spacing, **more)
 
 
+SOME_RAYS = np.random.default_rng(5).random((30, 71)) < 0.6
 OPERATORS = {
     "one coil, lines": lambda: mri(1, (32, 32), "lines"),
     "four coils, odd matrix, lines": lambda: mri(4, (31, 45), "lines"),
@@ -35,6 +37,11 @@ OPERATORS = {
     "30 views": lambda: ct(np.arange(30) * np.pi / 30, 64, 91, 1.0, 1.0),
     "odd image, wide detectors, full turn": lambda: ct(np.arange(17) * 2 * np.pi / 17, 33, 20, 0.7, 1.9),
     "narrow detectors, irregular angles": lambda: ct(np.array([-0.3, 0.1, 0.9, 2.0, 7.0]), 32, 150, 1.5, 0.4),
+    "the axis off the middle": lambda: ct(np.arange(30) * np.pi / 30, 40, 71, 1.0, 1.0, rotation_center=22.3),
+    "the axis on the last detector, full turn": lambda: ct(
+        np.arange(40) * np.pi / 20, 40, 31, 1.0, 1.0, rotation_center=30.0
+    ),
+    "rays left out": lambda: ct(np.arange(30) * np.pi / 30, 40, 71, 1.0, 1.0, measured=SOME_RAYS),
     "one view along the rows, short detector": lambda: ct(np.array([0.0]), 32, 11, 1.0, 1.0),
 }
 every_operator = pytest.mark.parametrize("make", OPERATORS.values(), ids=OPERATORS)

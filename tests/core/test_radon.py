@@ -156,7 +156,8 @@ class PixelVolume(SimpleNamespace):
         self.height, self.width = height, width
 
 
-def test_torch_radon_is_given_our_geometry_in_its_units(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("axis", [None, 15.0, 11.0, 22.5, 0.0, 30.0])
+def test_torch_radon_is_given_our_geometry_in_its_units(axis: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     package, volumes = ModuleType("torch_radon"), ModuleType("torch_radon.volumes")
     monkeypatch.setattr(package, "ParallelBeam", PixelParallelBeam, raising=False)
     monkeypatch.setattr(volumes, "Volume2D", PixelVolume, raising=False)
@@ -165,11 +166,19 @@ def test_torch_radon_is_given_our_geometry_in_its_units(monkeypatch: pytest.Monk
     monkeypatch.delitem(sys.modules, "core.operators.radon_cuda", raising=False)
     backend = importlib.import_module("core.operators.radon_cuda").TorchRadonProjector
     monkeypatch.delitem(sys.modules, "core.operators.radon_cuda")
-    geometry = strip.Geometry((0.0, 0.7, 2.0), 24, 31, 0.8, 1.3)
+    geometry = strip.Geometry((0.0, 0.7, 2.0), 24, 31, 0.8, 1.3, axis)
     theirs, ours = backend(geometry, torch.device("cpu")), strip.StripProjector(geometry, torch.device("cpu"))
     x, y = torch.rand(2, 24 * 24), torch.rand(2, 3 * 31)
     assert torch.allclose(theirs.forward(x), ours.forward(x), rtol=1e-4, atol=1e-5)
     assert torch.allclose(theirs.adjoint(y), ours.adjoint(y), rtol=1e-4, atol=1e-5)
+
+
+def test_an_axis_between_detectors_and_their_halves_takes_the_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch-radon's detectors lie evenly about the axis, and so cannot be further ones beside ours."""
+    monkeypatch.setattr("core.operators.radon_auto.find_spec", lambda name: name)
+    monkeypatch.setattr("core.operators.radon_auto.StripProjector", lambda geometry, device: geometry)
+    geometry = strip.Geometry((0.0,), 4, 5, 1.0, 1.0, 2.3)
+    assert projector(geometry, torch.device("cuda")) is geometry
 
 
 def test_a_cpu_takes_the_strips() -> None:
