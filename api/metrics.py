@@ -26,6 +26,8 @@ COUNTED = {  # kind of tally -> metric, meaning, label, and what it is told of f
     "slices": ("udig_slices_done", "Slices reconstructed", "", ("",)),
     "slice_seconds": ("udig_slice_seconds", "Time spent on the slices that were done", "", ("",)),
     "lease_losses": ("udig_lease_losses", "Slices taken back from silent workers", "", ("",)),
+    "yields": ("udig_slices_yielded", "Slices that gave way to more urgent ones", "", ("",)),
+    "hung_processes": ("udig_hung_processes", "Processes ended for not answering", "process", ("api", "worker")),
     "jobs": ("udig_jobs_ended", "Jobs ended, by how", "status", ENDED),
     "failures": ("udig_job_failures", "Jobs failed, by kind of problem", "reason", (*problems.KINDS, "other")),
     "damage": ("udig_damage_found", "Stored files found damaged, by kind", "kind", integrity.KINDS),

@@ -4,7 +4,6 @@ A stranger's view: the service is started, and everything else goes over HTTP.
 """
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -30,6 +29,7 @@ from core import metrics
 from core.pictures import comparison_png
 from core.sampling import birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
 from worker import processes
+from worker.reach import ready_url
 
 OUTPUT = Path("demo-output")
 WATER_1_PER_MM = 0.02  # attenuation of water at CT energies
@@ -81,19 +81,19 @@ def running_service(data: Path, **settings: str) -> Iterator[str]:
         [sys.executable, "-m", "worker.serve"], death_signal=signal.SIGTERM, log=log, environment=environment
     )
     try:
-        yield awaited_url(service, data / "service.json", log)
+        yield awaited_url(service, data, log)
     finally:
         processes.stop([service], signal.SIGTERM, STOP_SECONDS)
 
 
-def awaited_url(service: subprocess.Popen[bytes], note: Path, log: Path) -> str:
+def awaited_url(service: subprocess.Popen[bytes], data: Path, log: Path) -> str:
     """The URL that the service leaves in its data folder when it is ready."""
     alarm = time.monotonic() + START_SECONDS
-    while not note.exists():
+    while (url := ready_url(data)) is None:
         if service.poll() is not None or time.monotonic() > alarm:
             raise SystemExit(f"the service did not start:\n{log.read_text()[-3000:]}")
         time.sleep(0.1)
-    return str(json.loads(note.read_text())["url"])
+    return url
 
 
 def mr_scan() -> Scan:

@@ -28,6 +28,13 @@ class Child:
             self.process = processes.start(self._command, environment=self._environment)
             self._started_at = time.monotonic()
 
+    def kill(self) -> None:
+        """End a process that does not answer; one that is stopped too."""
+        if self.process is not None and self.process.poll() is None:
+            log.error("child.hung", extra={"child": self.name, "pid": self.process.pid})
+            self.process.kill()
+            self.process.wait()
+
     def ended(self) -> int | None:
         """Process id of a child that has ended since this was asked last."""
         if self.process is None or self.process.poll() is None:

@@ -1,6 +1,7 @@
 """The service's database, wherever it is, for commands that stand beside the service."""
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -31,6 +32,25 @@ def only_one(data: Path) -> Iterator[None]:
         file.flush()
         (data / "service.json").unlink(missing_ok=True)
         yield
+
+
+def ready_url(data: Path) -> str | None:
+    """Where the service on this data folder answers, once it is ready. None while nothing runs there.
+
+    What a supervisor that was killed has left in `service.json` is not believed: it held the folder, and does no more.
+    """
+    note = data / "service.json"
+    try:
+        told = json.loads(note.read_text())
+        with (data / ".lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return str(told["url"]) if lock.read().strip() == str(told["pid"]) else None
+            note.unlink(missing_ok=True)
+    except (OSError, ValueError, KeyError):
+        return None
+    return None
 
 
 @contextmanager

@@ -14,10 +14,11 @@ from contextlib import suppress
 
 from sqlalchemy.exc import DBAPIError
 
-from worker import logs, processes, sweeping
+from worker import logs, processes, sweeping, tallies
 from worker.children import Child
 from worker.database import AWAY, in_one_line, make_engine, make_sessions
 from worker.embedded import EmbeddedError, EmbeddedServers
+from worker.liveness import Liveness
 from worker.migrate import migrate
 from worker.names import name_prefix
 from worker.reach import InUseError, only_one
@@ -55,6 +56,7 @@ class Service:
         )
         self._engine = make_engine(str(self.settings.database_url))
         self._children: list[Child] = []
+        self._liveness: Liveness | None = None
 
     @property
     def url(self) -> str:
@@ -76,6 +78,10 @@ class Service:
             Child(f"worker {number}", [sys.executable, "-m", "worker"], environment)
             for number in range(1, self.settings.workers + 1)
         ]
+        api, *workers = self._children
+        sessions = make_sessions(self._engine)
+        self._liveness = Liveness(api, workers, self.url, sessions, self.settings.hung_seconds)
+        self._liveness.start()
 
     def _environment(self) -> dict[str, str]:
         """What the children start with: the settings as they were read, where a file held them too."""
@@ -96,12 +102,15 @@ class Service:
         return {"AUDIT_KEY": path.read_text().strip()}
 
     def watch(self) -> None:
-        """Start what has died again, servers first."""
+        """Start what has died again, servers first, and end what does not answer."""
         try:
             self._embedded.revive()
         except EmbeddedError as error:
             log.error("server.down", extra={"error": str(error)})
         for child in self._children:
+            if self._liveness is not None and self._liveness.is_hung(child):
+                child.kill()
+                self._count("hung_processes", child.name.split()[0])
             if (pid := child.ended()) is not None:
                 self._forget(name_prefix(pid))
             child.start_when_due()
@@ -111,6 +120,13 @@ class Service:
         try:
             with make_sessions(self._engine).begin() as session:
                 sweeping.forget(session, worker_prefix)
+        except AWAY as error:
+            log.warning("database.away", extra={"error": type(error).__name__})
+
+    def _count(self, kind: str, label: str) -> None:
+        try:
+            with make_sessions(self._engine).begin() as session:
+                tallies.add(session, kind, label)
         except AWAY as error:
             log.warning("database.away", extra={"error": type(error).__name__})
 
@@ -124,6 +140,8 @@ class Service:
 
     def stop(self) -> None:
         """End all: workers give their slices back, then the servers close their files."""
+        if self._liveness is not None:
+            self._liveness.stop()
         processes.stop([child.process for child in self._children if child.process], signal.SIGTERM, STOP_SECONDS)
         self._engine.dispose()
         self._embedded.stop()

@@ -47,10 +47,11 @@ Found = TypeVar("Found")
 class WorkerProcess:
     """`python -m worker` of this or another checkout with these settings; its log lines are collected."""
 
-    def __init__(self, settings: Settings, checkout: Path = ROOT) -> None:
+    def __init__(self, settings: Settings, checkout: Path = ROOT, spoilt_by: str | None = None) -> None:
         self.lines: list[str] = []
+        command = ["-m", "worker"] if spoilt_by is None else ["-c", spoilt_by]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "worker"], env=environment(settings), stderr=subprocess.PIPE, cwd=checkout
+            [sys.executable, *command], env=environment(settings), stderr=subprocess.PIPE, cwd=checkout
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -77,9 +78,11 @@ class WorkerProcess:
 
 
 @contextmanager
-def working(settings: Settings, count: int = 1, checkout: Path = ROOT) -> Iterator[list[WorkerProcess]]:
-    """Workers that are gone at the end."""
-    workers = [WorkerProcess(settings, checkout) for _ in range(count)]
+def working(
+    settings: Settings, count: int = 1, checkout: Path = ROOT, spoilt_by: str | None = None
+) -> Iterator[list[WorkerProcess]]:
+    """Workers that are gone at the end; `spoilt_by`: the program that they run instead."""
+    workers = [WorkerProcess(settings, checkout, spoilt_by) for _ in range(count)]
     try:
         yield workers
     finally:

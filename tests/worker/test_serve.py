@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import pytest
 from running import ROOT, until
 
 from worker import processes
+from worker.reach import ready_url
 
 KNOBS = {"WORKERS": "1", "PORT": "0", "THREADS": "1", "OMP_NUM_THREADS": "1", "SWEEP_SECONDS": "0.5"}
 
@@ -32,10 +34,10 @@ def environment(data: Path, **more: str) -> dict[str, str]:
 
 
 @contextmanager
-def serving(data: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def serving(data: Path, **more: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """The supervisor, once it is ready, and its URL."""
     command = [sys.executable, "-m", "worker.serve"]
-    supervisor = subprocess.Popen(command, env=environment(data), cwd=ROOT, stdout=subprocess.PIPE)
+    supervisor = subprocess.Popen(command, env=environment(data, **more), cwd=ROOT, stdout=subprocess.PIPE)
     assert supervisor.stdout is not None
     try:
         url = supervisor.stdout.readline().decode().split()[-1]
@@ -58,9 +60,17 @@ def children(pid: int) -> dict[str, int]:
     return found
 
 
+def anew(pid: int, first: dict[str, int]) -> set[str]:
+    """Which of the children are not those of then."""
+    return {name for name, child in children(pid).items() if child != first[name]}
+
+
 def is_ready(url: str) -> bool:
-    with urllib.request.urlopen(f"{url}/healthz") as answer:
-        return bool(answer.status == 200)
+    try:
+        with urllib.request.urlopen(f"{url}/healthz") as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def refused(data: Path, **more: str) -> str:
@@ -93,6 +103,22 @@ def test_the_service_comes_up_stays_up_and_goes_without_a_trace(data: Path) -> N
     assert [pid for pid in second.values() if processes.command_line(pid)] == []
     assert data.stat().st_mode & 0o777 == 0o700
     assert not (data / "service.json").exists()
+
+
+def test_what_is_stopped_is_ended_and_started_anew_and_a_dead_supervisors_note_is_not_believed(data: Path) -> None:
+    with serving(data, HUNG_SECONDS="5") as (supervisor, url):
+        assert ready_url(data) == url
+        first = children(supervisor.pid)
+        time.sleep(5)  # until both have answered the supervisor: before that they have more time
+        for name in ("api", "worker"):
+            os.kill(first[name], signal.SIGSTOP)
+        until(lambda: set(children(supervisor.pid)) == set(first) and anew(supervisor.pid, first) == {"api", "worker"})
+        until(lambda: is_ready(url))
+        supervisor.send_signal(signal.SIGKILL)
+        supervisor.wait()
+        assert (data / "service.json").exists()
+        assert ready_url(data) is None
+        assert not (data / "service.json").exists()
 
 
 def test_a_taken_port_a_wrong_setting_and_a_dead_database_are_told_in_one_line(data: Path) -> None:

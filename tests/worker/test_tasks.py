@@ -13,18 +13,19 @@ import h5py
 import pytest
 import torch
 from running import GUIDED, SHORT, Desk
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from core.acquisition import Modality
 from core.errors import UnsupportedScan
-from worker import checkpoints
+from worker import checkpoints, tasks
 from worker.assembly import merged
 from worker.heart import Heart
-from worker.models import Chunk, Job, Status
+from worker.models import Chunk, Job, Scan, Status
 from worker.place import Place
 from worker.runs import Outcome, Run, pause_after
 from worker.tasks import reconstruct_chunk
+from worker.watchdog import PACES, Watchdog
 
 Spoil = Callable[..., list[int]]
 
@@ -242,6 +243,76 @@ def test_an_unforeseen_error_fails_the_job_and_is_logged_once(
     assert [chunk.status for chunk in desk.chunks(job_id)] == [Status.FAILED, Status.CANCELLED]
     reconstruct_chunk(place, job_id, 1)
     assert desk.chunk(job_id, 1).attempt == 0
+
+
+def test_a_scan_whose_file_is_not_here_is_left_to_who_sees_it_and_fails_the_job_only_in_the_end(
+    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, other = desk.submit(desk.scan(), SHORT), desk.submit(desk.scan(size=34), SHORT)
+    with desk.database() as session:
+        sha256 = session.scalars(select(Scan.sha256).join(Job).where(Job.id == job_id)).one()
+    stored = desk.storage.scan(sha256)
+    stored.rename(away := stored.with_suffix(".away"))
+    reconstruct_chunk(place, job_id, 0)
+    chunk = desk.chunk(job_id)
+    assert (chunk.status, chunk.crashes, chunk.worker) == (Status.QUEUED, 0, None)
+    assert not desk.storage.checkpoints(job_id).exists()
+    reconstruct_chunk(place, job_id, 0)
+    reconstruct_chunk(place, job_id, 0)  # not again and again
+    assert desk.job(other).status is Status.SUCCEEDED
+    assert desk.chunk(job_id).attempt == 1
+    monkeypatch.setattr(tasks, "MISSING_SECONDS", 0.0)
+    place._left.clear()
+    reconstruct_chunk(place, job_id, 0)
+    assert failed(desk, job_id)["type"] == "urn:udig-recon:problem:scan-missing"
+    away.rename(stored)
+    desk.retry(job_id)
+    reconstruct_chunk(place, job_id, 0)
+    assert desk.job(job_id).status is Status.SUCCEEDED
+
+
+def test_the_watchdog_ends_what_gets_on_no_more_and_what_is_its_own_no_more(desk: Desk, place: Place) -> None:
+    claim = desk.claimed(desk.submit(desk.scan(), SHORT))
+    patient = replace(place, settings=place.settings.model_copy(update={"stall_seconds": 5.0}))
+    heart, ended = Heart(place.sessions, claim, place.settings, desk.storage.preview(claim.job_id, 0)), list[int]()
+
+    def looks(number: int, *, alive: bool) -> bool:
+        """Whether the worker is ended within so many looks."""
+        ended.clear()
+        dog = Watchdog(patient, ended.append)
+        dog.look()
+        for _ in range(number):
+            if alive:
+                heart.show_life()
+            dog.look()
+        return bool(ended)
+
+    assert not looks(100, alive=False)  # it computes nothing
+    with patient.working(heart):
+        assert not looks(100, alive=True)
+        assert not looks(4, alive=False)
+        assert looks(5, alive=False)
+        heart.asking = True  # the database is away
+        assert not looks(100, alive=False)
+        heart.asking = False
+        heart._lost.set()
+        assert not looks(9, alive=True)
+        assert looks(10, alive=True)
+
+
+def test_a_computation_with_long_steps_may_be_silent_for_many_of_them(desk: Desk, place: Place) -> None:
+    claim = desk.claimed(desk.submit(desk.scan(), SHORT))
+    patient = replace(place, settings=place.settings.model_copy(update={"stall_seconds": 5.0}))
+    heart, ended = Heart(place.sessions, claim, place.settings, desk.storage.preview(claim.job_id, 0)), list[int]()
+    dog = Watchdog(patient, ended.append)
+    with patient.working(heart):
+        dog.look()
+        for silence in (4, PACES * 4 - 1):
+            for _ in range(silence):
+                dog.look()
+            assert not ended
+            heart.show_life()
+            dog.look()
 
 
 def failed(desk: Desk, job_id: uuid.UUID) -> dict[str, Any]:

@@ -9,11 +9,13 @@ import h5py
 import numpy as np
 import pytest
 import redis
-from running import GUIDED, JUDGED, LED, LONG, SHORT, Desk, until, working
+from running import GUIDED, JUDGED, LED, LONG, PATIENCE_SECONDS, SHORT, Desk, until, working
 from sqlalchemy import func, select, text
 
+from core.parameters import DAPS
 from worker import jobs
-from worker.models import Scan, Snapshot, Status, Worker
+from worker.models import Priority, Scan, Snapshot, Status, Worker
+from worker.watchdog import STATUS
 
 
 def reconstruction(desk: Desk, job_id: uuid.UUID) -> np.ndarray:
@@ -238,3 +240,71 @@ def test_a_slice_that_kills_its_workers_fails_its_job_which_can_be_retried(desk:
         assert desk.ended(job_id).status is Status.SUCCEEDED
         assert worker.said("slice.resumed")
     assert_unbroken(desk, job_id, LONG)
+
+
+HANGING = """
+import time
+from worker.loop import work
+from worker.runs import Run
+
+def hang(run, shown):
+    time.sleep(1000)
+
+Run._problem = hang
+raise SystemExit(work())
+"""
+LASTING = DAPS(langevin_steps=10_000, samples=64, prior_calls=100)
+
+
+def test_a_slice_gives_way_to_an_urgent_job_and_ends_as_if_unbroken(desk: Desk) -> None:
+    routine = desk.submit(desk.scan())
+    with working(desk.settings) as (worker,):
+        until(lambda: desk.chunk(routine).iteration > 0)
+        urgent = desk.submit(desk.scan(size=34), SHORT, priority=Priority.URGENT)
+        assert desk.ended(urgent).status is Status.SUCCEEDED
+        assert not desk.job(routine).status.ended
+        assert desk.ended(routine).status is Status.SUCCEEDED
+        assert worker.said("slice.yielded")
+        assert worker.said("slice.resumed")
+    chunk = desk.chunk(routine)
+    assert (chunk.attempt, chunk.crashes, chunk.yielded) == (2, 0, True)
+    assert_unbroken(desk, routine, LONG)
+
+
+def test_a_cancelled_job_is_left_within_one_of_its_steps(desk: Desk) -> None:
+    lasting = desk.submit(desk.scan(size=64), LASTING)
+    with working(desk.settings) as (worker,):
+        until(lambda: desk.job(lasting).status is Status.RUNNING)
+        time.sleep(2)
+        with desk.database.begin() as session:
+            jobs.request_cancel(session, lasting)
+        until(lambda: worker.said("slice.cancelled"), seconds=10)
+        quick = desk.submit(desk.scan(), SHORT)
+        assert desk.ended(quick).status is Status.SUCCEEDED
+        assert worker.process.poll() is None
+
+
+def test_a_job_whose_time_is_up_keeps_its_checkpoint_and_goes_on_with_more(desk: Desk) -> None:
+    job_id = desk.submit(desk.scan(), max_seconds=1.0)
+    with working(desk.settings) as (worker,):
+        job = desk.ended(job_id)
+        assert job.error is not None
+        assert (job.status, job.error["type"]) == (Status.FAILED, "urn:udig-recon:problem:time-limit")
+        assert desk.has_checkpoint(job_id)
+        with desk.database.begin() as session:
+            jobs.retry(session, job_id, max_open_jobs=100, max_seconds=1000.0)
+        assert desk.ended(job_id).status is Status.SUCCEEDED
+        assert worker.said("slice.resumed")
+    assert_unbroken(desk, job_id, LONG)
+
+
+def test_a_worker_that_hangs_ends_itself_and_its_slice_counts_a_crash(desk: Desk) -> None:
+    job_id = desk.submit(desk.scan(), SHORT)
+    hasty = desk.settings.model_copy(update={"stall_seconds": 2.0, "lease_seconds": 600.0})
+    with working(hasty, spoilt_by=HANGING) as (hung,):
+        assert hung.process.wait(PATIENCE_SECONDS) == STATUS
+    with working(hasty) as (worker,):
+        assert desk.ended(job_id).status is Status.SUCCEEDED
+        assert worker.process.poll() is None
+    chunk = desk.chunk(job_id)
+    assert (chunk.attempt, chunk.crashes) == (2, 1)
