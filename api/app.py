@@ -21,6 +21,7 @@ from api.reads import Reads
 from api.schemas import JobIn, JobOptions, ProblemOut, RetryOptions
 from api.shares import Admission, room
 from api.threads import Threads
+from api.turns import Turns
 from api.watcher import Watcher
 from api.webhooks import Courier
 from core.formats import Prober
@@ -32,7 +33,7 @@ from worker.storage import open_storage
 
 CONNECTIONS = 10  # to the database, of threads; when all are in use as many more
 READING = 10  # of the event loop
-PROBES = 2  # scans looked into at once
+PROBES = 3  # scans looked into at once; one client alone has two
 FILES = 2  # scans written, kept or deleted at once; more would take the lock of the interpreter from the event loop
 DESCRIPTION = """\
 Post a scan, ask for a reconstruction, follow it, download the image. Errors are problem documents (RFC 9457) that say
@@ -67,7 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         auditing=Auditing(sessions),
         room=room(settings),
         prober=Prober(),
-        probes=Threads(PROBES),
+        probes=Turns(PROBES),
         files=Threads(FILES),
     )
     app.state.engine, app.state.celery = engine, make_celery(settings)

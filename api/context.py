@@ -13,6 +13,7 @@ from api.rates import Rates
 from api.reads import Reads
 from api.shares import Room
 from api.threads import Threads, Together
+from api.turns import Turns
 from api.watcher import Watcher
 from core.formats import Limits, Prober
 from worker.integrity import Verifier
@@ -33,7 +34,7 @@ class Context:
     auditing: Auditing
     room: Room
     prober: Prober
-    probes: Threads  # that look into scans
+    probes: Turns  # of threads that have scans looked into
     files: Threads  # that write, keep and delete scans
     verifier: Verifier = field(default_factory=Verifier)
     together: Together = field(default_factory=Together)  # of those that answer whoever asks

@@ -1,11 +1,15 @@
 """From the body of a request to a stored scan: receive, look into, keep; or leave nothing behind."""
 
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from anyio import CancelScope
 from fastapi import Request
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
@@ -17,6 +21,8 @@ from api.problems import Invalid, TooLarge
 from api.reads import Read
 from api.shares import client_of
 from api.uploads import Upload, base_name, counted, uploading
+from core.errors import DamagedScan
+from core.formats.prepared import READING, opened_prepared
 from worker import quotas, tracing
 from worker.database import AWAY
 from worker.models import Key, Scan
@@ -35,6 +41,7 @@ class Received:
     upload: Upload
     header: dict[str, Any]  # core.acquisition.ScanHeader as JSON
     text: bytes | None = None
+    prepared: Path | None = None  # the scan's prepared form; None where that lies in its place, whole
 
 
 def is_form(request: Request) -> bool:
@@ -73,7 +80,15 @@ async def received(
         if not is_form(request):
             upload.digest = request.headers.get("repr-digest")
         await upload.finish()
-        yield Received(upload, await _look(context, caller, upload), field)
+        sharing = client_of(request) if caller.key is None else caller.tenant
+        known = await _known(context, caller, sharing, upload)
+        if known is not None:
+            yield Received(upload, known, field)
+            return
+        path, descriptor = await stack.enter_async_context(_part(context))
+        header = await _look(context, sharing, upload, descriptor)
+        await context.files.run(os.fsync, descriptor)
+        yield Received(upload, header, field, path)
 
 
 def _header_text(request: Request, name: str) -> str:
@@ -109,15 +124,46 @@ async def _receive_form(
     return bytes(field) if text else None
 
 
-async def _look(context: Context, caller: Caller, upload: Upload) -> dict[str, Any]:
-    """The header of the scan: of the stored one where the tenant has these bytes, else by a probe in a process."""
+async def _known(context: Context, caller: Caller, sharing: str, upload: Upload) -> dict[str, Any] | None:
+    """The header of the tenant's scan with these bytes, if its prepared form is there, whole and of today's reading."""
     known = await context.reads.one(_KNOWN, tenant=caller.tenant, sha256=upload.sha256)
-    if known is not None:
-        header: dict[str, Any] = known.header
-        return header
+    if known is None:
+        return None
+    path = context.storage.prepared_scan(upload.sha256, caller.tenant)
+    whole = await context.probes.run(sharing, upload.size_bytes, partial(_is_whole, path, upload.sha256))
+    header: dict[str, Any] | None = known.header if whole else None
+    return header
+
+
+@asynccontextmanager
+async def _part(context: Context) -> AsyncIterator[tuple[Path, int]]:
+    """A new file beside the upload and its descriptor; gone at the end, unless it was moved."""
+    opened = context.storage.part()
+    path, file = await context.files.run(opened.__enter__)
+    try:
+        yield path, file.fileno()
+    finally:
+        with CancelScope(shield=True):
+            await context.files.run(opened.__exit__, None, None, None)
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    try:
+        with opened_prepared(path) as scan:
+            scan.verify()
+            return scan.source_sha256 == sha256 and scan.reading >= READING
+    except (DamagedScan, OSError):
+        return False
+
+
+async def _look(context: Context, sharing: str, upload: Upload, output: int) -> dict[str, Any]:
+    """The header of the scan, by a process that writes its prepared form to a descriptor."""
+    room = context.storage.free_bytes() - context.settings.disk_reserve_bytes
+    work = partial(
+        context.prober.prepare_scan, upload.path, output, upload.sha256, context.limits, room_bytes=max(0, room)
+    )
     with tracing.span("probe"):
-        probed = await context.probes.run(context.prober.probe, upload.path, context.limits)
-    return asdict(probed)
+        return asdict(await context.probes.run(sharing, upload.size_bytes, work))
 
 
 def _check_quota(context: Context, key: Key) -> None:
@@ -130,7 +176,7 @@ def _check_quota(context: Context, key: Key) -> None:
 def keeping(context: Context, caller: Caller, file: Received) -> Iterator[tuple[Session, Scan, bool]]:
     """A session with the caller's scan of these bytes, and whether it is new; without a commit nothing is kept."""
     upload, retention_days = file.upload, caller.retention_days(context)
-    brought = Brought(upload.path, upload.sha256, upload.size_bytes, upload.filename, file.header)
+    brought = Brought(upload.path, upload.sha256, upload.size_bytes, upload.filename, file.header, file.prepared)
     with context.sessions() as session:
         try:
             scan, created = keep(

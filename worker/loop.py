@@ -7,7 +7,7 @@ import warnings
 from celery import signals
 from celery.exceptions import SecurityWarning
 
-from worker import logs, queue, tracing
+from worker import logs, queue, sandboxed, tracing
 from worker.attendant import Attendant
 from worker.place import set_up
 from worker.processes import keep_private
@@ -25,6 +25,8 @@ def work() -> int:
     if settings.redis_url is None:
         raise SystemExit("error: REDIS_URL is not set; `python -m worker.serve` starts a server of its own")
     place = set_up(settings)
+    if settings.require_sandbox:
+        sandboxed.check(place.prober, required=True)
     logs.configure(worker=place.name)
     tracing.configure(settings.otel_exporter_otlp_endpoint, "udig-recon-worker", place.name)
     attendant = Attendant(place)

@@ -93,6 +93,7 @@ class Scan(Base):
     filename: Mapped[str]
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     header: Mapped[dict[str, Any]]  # core.acquisition.ScanHeader as JSON
+    prepared_bytes: Mapped[int | None] = mapped_column(BigInteger)  # of its prepared form; null: made before first use
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]  # when the sweep deletes it
     damaged_at: Mapped[datetime | None]  # when its stored bytes were found not to be those of its hash

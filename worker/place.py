@@ -18,6 +18,7 @@ from core.acquisition import Modality
 from core.cards import card_of
 from core.device import prepared
 from core.errors import ReconstructionError
+from core.formats import Prober
 from core.parameters import Parameters
 from worker.database import make_engine, make_sessions
 from worker.heart import Heart
@@ -40,6 +41,7 @@ class Place:
     heart: Heart | None = None  # of the slice that is being computed
     heard: int = 0  # messages so far
     verifier: Verifier = field(default_factory=Verifier)
+    prober: Prober = field(default_factory=Prober)
     _left: dict[uuid.UUID, float] = field(default_factory=dict)  # jobs, and until when
     _missed: dict[uuid.UUID, float] = field(default_factory=dict)  # jobs, and since when their scan's file is missing
 

@@ -4,7 +4,6 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from core import formats
 from core.acquisition import Modality
 from core.assessment import assess
 from core.ensembles import ensemble
@@ -29,6 +27,7 @@ from worker.checkpoints import Checkpoints, fingerprint
 from worker.heart import Beat, Heart
 from worker.leases import Fenced, Point
 from worker.place import Place
+from worker.prepared import read_slice
 
 log = logging.getLogger(__name__)
 WATCHING_SHARE = 0.01  # of the time at most goes into looking at iterates, and as much into keeping them
@@ -150,11 +149,8 @@ class Run:
 
     def _problem(self, shown: bool) -> SliceProblem:
         """What is to be solved; while coil maps are fitted to it, what needs no iteration can be seen."""
-        path = self._place.storage.scan(self._claim.scan_sha256, self._claim.tenant)
         with tracing.span("slice.read"):
-            with suppress(FileNotFoundError):  # which the reader tells of
-                self._place.verifier.check(path, self._claim.scan_sha256)
-            scan = formats.read(path, [self._claim.slice])
+            scan = read_slice(self._place, self._claim)
         fits_maps = self.method.fits_maps and self.modality is Modality.MRI
         look_at = 0.0
         with tracing.span("slice.maps"):

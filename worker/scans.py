@@ -23,6 +23,7 @@ class Brought:
     size_bytes: int
     filename: str
     header: dict[str, Any]  # core.acquisition.ScanHeader as JSON
+    prepared: Path | None = None  # its prepared form; None where that lies in its place, whole
 
 
 def keep(
@@ -51,6 +52,9 @@ def keep(
     elif scan.expires_at is not None:
         # Whoever brings it again may count on it as long as for a new one.
         scan.expires_at = None if (end := end_of(retention_days)) is None else func.greatest(Scan.expires_at, end)
+    if file.prepared is not None:
+        scan.prepared_bytes, scan.header = file.prepared.stat().st_size, file.header
+        storage.keep_prepared(file.prepared, file.sha256, tenant)
     session.flush()
     session.refresh(scan)
     # Also in the place of what lies there: it may be damaged, these bytes are not.

@@ -1,6 +1,7 @@
 """Where bytes lie: scans by tenant and hash, and one folder for everything of a job."""
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -8,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from core import files
 from core.results import OutputFormat
@@ -35,9 +37,10 @@ class Storage:
     def __init__(self, root: Path, reserve_bytes: int = 0) -> None:
         self.root, self.reserve_bytes = root.absolute(), reserve_bytes
         self.scans = self.root / "scans"
+        self.prepared = self.root / "prepared"
         self.incoming = self.root / "incoming"
         self.jobs = self.root / "jobs"
-        for folder in (self.root, self.scans, self.incoming, self.jobs):
+        for folder in (self.root, self.scans, self.prepared, self.incoming, self.jobs):
             folder.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
         if self.root.stat().st_uid == os.geteuid():
             self.root.chmod(OWNER_ONLY)
@@ -71,12 +74,33 @@ class Storage:
 
     def keep_scan(self, incoming: Path, sha256: str, tenant: str = DEFAULT_TENANT) -> Path:
         """Move a file that came in to its place; the same bytes may lie there already."""
-        target = self.scan(sha256, tenant)
-        target.parent.mkdir(mode=OWNER_ONLY, exist_ok=True)
-        incoming.chmod(0o600)
-        incoming.replace(target)
-        files.sync_folder(target.parent)
-        return target
+        return _moved(incoming, self.scan(sha256, tenant))
+
+    def prepared_scan(self, sha256: str, tenant: str = DEFAULT_TENANT) -> Path:
+        """The prepared form of the tenant's scan of that hash: see `core.formats.prepared`.
+
+        Not beside the scan: workers of earlier versions take whatever lies there for scans, and tidy up.
+        """
+        return self.prepared / tenant / sha256
+
+    def keep_prepared(self, part: Path, sha256: str, tenant: str = DEFAULT_TENANT) -> Path:
+        """Move a prepared scan to its place, where an earlier one may lie."""
+        return _moved(part, self.prepared_scan(sha256, tenant))
+
+    def prepared_scans(self) -> list[tuple[str, Path]]:
+        """Every prepared scan that lies here, with its tenant."""
+        return [(folder.name, path) for folder in self.prepared.iterdir() for path in folder.iterdir()]
+
+    @contextmanager
+    def part(self) -> Iterator[tuple[Path, BinaryIO]]:
+        """A new file among those that come in, held by its lock; gone at the end, unless it was moved."""
+        path = self.incoming / f"{uuid.uuid4().hex}.part"
+        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600), "w+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                yield path, file
+            finally:
+                path.unlink(missing_ok=True)
 
     def stored_scans(self) -> list[tuple[str, Path]]:
         """Every scan that lies here, with its tenant."""
@@ -87,8 +111,9 @@ class Storage:
         return found
 
     def delete_scan(self, sha256: str, tenant: str = DEFAULT_TENANT) -> None:
-        """Delete a scan, if it is there."""
+        """Delete a scan and its prepared form, if they are there."""
         self.scan(sha256, tenant).unlink(missing_ok=True)
+        self.prepared_scan(sha256, tenant).unlink(missing_ok=True)
 
     def job(self, job_id: uuid.UUID) -> Path:
         """Folder of a job."""
@@ -139,6 +164,14 @@ class Storage:
 def result_name(output: OutputFormat) -> str:
     """What a result in this format is called in its folder."""
     return f"reconstruction{output.suffix}"
+
+
+def _moved(part: Path, target: Path) -> Path:
+    target.parent.mkdir(mode=OWNER_ONLY, exist_ok=True)
+    part.chmod(0o600)
+    part.replace(target)
+    files.sync_folder(target.parent)
+    return target
 
 
 def is_full(error: Exception) -> bool:

@@ -28,7 +28,7 @@ def tidy(sessions: sessionmaker[Session], storage: Storage, seconds: float) -> i
     before = storage.now() - seconds
     storage.finish_deletions()
     removed = sum(_remove_upload(path) for path in _old(storage.incoming.iterdir(), before))
-    stored = storage.stored_scans()
+    stored = storage.stored_scans() + storage.prepared_scans()
     old = set(_old((path for _, path in stored), before))
     scans = {(tenant, path.name) for tenant, path in stored if path in old}
     with sessions() as session:

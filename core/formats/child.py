@@ -101,7 +101,9 @@ class Prober:
                 if number := json.loads(said).get("unwritten"):
                     raise OSError(int(number), os.strerror(int(number)))
             with suppress(Nonsense):
-                return unpack(said)
+                header = unpack(said)
+                if header.slices <= order["limits"]["max_slices"]:
+                    return header
             raise unreadable("file", "damaged content (the reader said what none says)", "a scan")
         raise unreadable("file", f"damaged content (the reader ended with status {status})", "a scan")
 

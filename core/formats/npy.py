@@ -5,6 +5,7 @@ import math
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from struct import Struct
 from typing import IO, Any
 
@@ -58,7 +59,7 @@ class NpyArray(ArraySource):
         """The array in order, in blocks of a few MiB."""
         cuts = regions(self.shape, self.dtype.itemsize)
         if self._fortran:
-            whole = self._fortran_order()
+            whole = self._fortran_order
             yield from ((region, whole[region]) for region in cuts)
             return
         with self._stream() as file:
@@ -69,17 +70,21 @@ class NpyArray(ArraySource):
     def read(self, indices: Sequence[int]) -> Array:
         """Entries of the first axis, stacked (len(indices), ...)."""
         if self._fortran:
-            return self._fortran_order()[list(indices)]
+            return self._fortran_order[list(indices)]
         entry = self.shape[1:]
         stride = math.prod(entry) * self.dtype.itemsize
         result = np.empty((len(indices), *entry), self.dtype)
-        with self._stream() as file:
-            # In the file's order: to go back in a packed stream is to start again.
-            for place in np.argsort(indices, kind="stable"):
-                file.seek(self._offset + indices[place] * stride)
-                self._fill(file, result[place : place + 1])
+        # In the file's order, and on from the last reading: to go back in a packed stream is to start again.
+        for place in np.argsort(indices, kind="stable"):
+            self._going.seek(self._offset + indices[place] * stride)
+            self._fill(self._going, result[place : place + 1])
         return result
 
+    @cached_property
+    def _going(self) -> IO[bytes]:
+        return self._stream()
+
+    @cached_property
     def _fortran_order(self) -> Array:
         with self._stream() as file:
             file.seek(self._offset)

@@ -4,7 +4,7 @@
     arrays      little-endian, C order, each at a multiple of 64 bytes
     header      JSON: the source's SHA-256, the scan's header, and for each slice its fields: values, or arrays as
                 [offset, dtype, shape, SHA-256]
-    72 bytes    where the header lies (offset, length: two little-endian uint64), its SHA-256, and MAGIC again
+    64 bytes    where the header lies (offset, length: two little-endian uint64), its SHA-256, and MAGIC again
 
 Whoever reads it needs no library and no trust: every place is checked against the file, every byte against its digest.
 """

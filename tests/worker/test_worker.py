@@ -188,9 +188,11 @@ def test_cancel_delete_and_a_broken_scan_stop_a_slice_but_not_the_worker(desk: D
         until(lambda: worker.said("slice.fenced"))
 
         with desk.database() as session:
-            stored = desk.storage.scan(session.get_one(Scan, scan_id).sha256)
+            sha256 = session.get_one(Scan, scan_id).sha256
+        stored, prepared = desk.storage.scan(sha256), desk.storage.prepared_scan(sha256)
         whole = stored.read_bytes()
-        stored.write_bytes(whole[: len(whole) // 2])
+        for path in (stored, prepared):
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         refused = desk.submit(scan_id, SHORT)
         assert desk.ended(refused).status is Status.FAILED
         stored.write_bytes(whole)

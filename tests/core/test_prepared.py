@@ -1,0 +1,180 @@
+"""A prepared scan gives what the file gives, bit for bit, or says that it is damaged."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scans
+
+from core import errors
+from core.formats import Limits, Prober, prepare, probe, read
+from core.formats.prepared import _FOOTER, MAGIC, opened_prepared, verify_prepared
+from core.formats.source import opened_file
+
+
+@pytest.fixture(scope="module")
+def prober() -> Iterator[Prober]:
+    made = Prober()
+    yield made
+    made.close()
+
+
+def prepared(scan: Path) -> Path:
+    """Its prepared form, beside it."""
+    path = scan.with_name(scan.name + ".prepared")
+    with path.open("wb", buffering=0) as file, opened_file(scan) as source:
+        prepare(source, Limits(), "sha", file.fileno())
+    return path
+
+
+@pytest.mark.parametrize("name", scans.GOOD)
+def test_every_slice_is_what_the_file_gives(name: str, tmp_path: Path, prober: Prober) -> None:
+    scan, path = scans.GOOD[name](tmp_path / "scan"), tmp_path / "prepared"
+    with path.open("wb", buffering=0) as file:
+        header = prober.prepare_scan(scan, file.fileno(), "sha")
+    assert header == probe(scan)
+    assert path.read_bytes() == prepared(scan).read_bytes()
+    with opened_prepared(path) as found:
+        assert (found.header, found.source_sha256, found.nbytes) == (header, "sha", path.stat().st_size)
+        found.verify()
+        for index in range(header.slices):
+            mine, theirs = found.read([index]), read(scan, [index])
+            assert type(mine) is type(theirs)
+            for each in fields(mine):
+                one, other = getattr(mine, each.name), getattr(theirs, each.name)
+                if isinstance(other, np.ndarray):
+                    assert one.dtype == other.dtype
+                    assert np.array_equal(one, other)
+                else:
+                    assert one == other
+
+
+def test_arrays_lie_plain_in_the_file_at_the_places_that_the_header_names(tmp_path: Path) -> None:
+    """As docs/prepared-scan.md has it, read by nothing but numpy, json and hashlib."""
+    scan = scans.GOOD["fastmri"](tmp_path / "scan")
+    content = prepared(scan).read_bytes()
+    place, length, digest, magic = _FOOTER.unpack(content[-64:])
+    header = json.loads(content[place : place + length])
+    assert content[:16] == magic == MAGIC
+    assert hashlib.sha256(content[place : place + length]).digest() == digest
+    offset, dtype, shape, sha256 = header["slices"][1]["kspace"]["array"]
+    size = np.dtype(dtype).itemsize * int(np.prod(shape))
+    assert offset % 64 == 0
+    assert hashlib.sha256(content[offset : offset + size]).hexdigest() == sha256
+    plain = np.frombuffer(content[offset : offset + size], dtype).reshape(shape)
+    assert np.array_equal(plain, read(scan, [1]).kspace)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["fastmri", "sinogram_counts"])
+def test_one_flipped_bit_anywhere_is_damage_or_means_nothing(name: str, tmp_path: Path) -> None:
+    scan = scans.GOOD[name](tmp_path / "scan")
+    path = prepared(scan)
+    whole = path.read_bytes()
+    with opened_prepared(path) as found:
+        right = [found.read([index]) for index in range(found.header.slices)]
+    rng = np.random.default_rng(0)
+    for place in [*range(16), *range(len(whole) - 400, len(whole)), *rng.integers(len(whole), size=300)]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << int(rng.integers(8))]) + whole[place + 1 :])
+        try:
+            verify_prepared(path)
+        except errors.DamagedScan:
+            continue
+        with opened_prepared(path) as found:  # the bit lies between arrays
+            for index, other in enumerate(right):
+                assert all(
+                    np.array_equal(getattr(found.read([index]), each.name), getattr(other, each.name))
+                    for each in fields(other)
+                    if isinstance(getattr(other, each.name), np.ndarray)
+                )
+
+
+@pytest.mark.parametrize("kept", [0, 1, 15, 16, 100, 0.5, 0.99])
+def test_a_prepared_scan_that_lost_its_end_is_damaged(kept: float, tmp_path: Path) -> None:
+    path = prepared(scans.GOOD["fastmri"](tmp_path / "scan"))
+    os.truncate(path, int(kept * path.stat().st_size) if isinstance(kept, float) else kept)
+    with pytest.raises(errors.DamagedScan), opened_prepared(path):
+        pass
+
+
+def test_a_slice_that_rots_leaves_the_others_readable(tmp_path: Path) -> None:
+    scan = scans.GOOD["fastmri"](tmp_path / "scan")
+    path = prepared(scan)
+    content = bytearray(path.read_bytes())
+    place, length, _, _ = _FOOTER.unpack(content[-64:])
+    offset = json.loads(content[place : place + length])["slices"][1]["kspace"]["array"][0]
+    content[offset + 5] ^= 1
+    path.write_bytes(content)
+    with opened_prepared(path) as found:
+        assert found.read([0]).slices == 1
+        with pytest.raises(errors.DamagedScan, match="SHA-256"):
+            found.read([1])
+        with pytest.raises(errors.DamagedScan, match="SHA-256"):
+            found.verify()
+
+
+def _changed(header: dict[str, Any], how: str) -> dict[str, Any]:
+    array = header["slices"][0]["kspace"]["array"]
+    match how:
+        case "offset":
+            array[0] = 10**12
+        case "negative":
+            array[0] = -5
+        case "shape":
+            array[2] = [10**9, 10**9]
+        case "negative shape":
+            array[2] = [-1, 4, 32, 32]
+        case "dtype":
+            array[1] = "|O"
+        case "slices":
+            header["slices"] = header["slices"][:1]
+        case "kind":
+            header["kind"] = "Popen"
+        case "field":
+            header["shared"]["other"] = 1
+        case "header":
+            header["scan"]["slices"] = "2"
+        case "list":
+            header["slices"] = 5
+    return header
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "offset", "negative", "shape", "negative shape", "dtype", "slices", "kind", "field", "header", "list",
+    ],
+)  # fmt: skip
+def test_a_header_of_a_hostile_reader_is_refused_whatever_its_digest(how: str, tmp_path: Path) -> None:
+    path = prepared(scans.GOOD["fastmri"](tmp_path / "scan"))
+    content = path.read_bytes()
+    place, length, _, _ = _FOOTER.unpack(content[-64:])
+    header = json.dumps(_changed(json.loads(content[place : place + length]), how)).encode()
+    footer = _FOOTER.pack(place, len(header), hashlib.sha256(header).digest(), MAGIC)
+    path.write_bytes(content[:place] + header + footer)
+    with pytest.raises(errors.DamagedScan), opened_prepared(path) as found:
+        found.read([0])
+
+
+def test_a_disk_without_room_is_told_as_that(tmp_path: Path, prober: Prober) -> None:
+    scan = scans.GOOD["fastmri"](tmp_path / "scan")
+    with (tmp_path / "out").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        prober.prepare_scan(scan, file.fileno(), "sha", room_bytes=1000)
+    with Path("/dev/full").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        prober.prepare_scan(scan, file.fileno(), "sha")
+
+
+def test_slices_of_a_packed_archive_are_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import zipfile
+
+    scan = scans.write_npz(tmp_path / "scan", **scans.mri(slices=40, size=32))
+    begun = []
+    opened = zipfile.ZipFile.open
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *given, **more: begun.append(1) or opened(*given, **more))
+    prepared(scan)
+    assert len(begun) < 40
