@@ -52,6 +52,7 @@ def work() -> int:
     )
     worker.start()
     attendant.farewell()
+    place.prober.close()
     return int(worker.exitcode or 0)
 
 

@@ -1,6 +1,7 @@
 import base64
 import errno
 import hashlib
+import sys
 import threading
 import time
 import uuid
@@ -11,10 +12,12 @@ import pytest
 import scans
 from driving import Drive
 from fastapi.testclient import TestClient
+from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import create_app
 from api.uploads import base_name
+from core.formats.prepared import verify_prepared
 from worker.models import Scan
 from worker.settings import Settings
 from worker.storage import Storage
@@ -238,6 +241,50 @@ def test_bytes_that_went_missing_come_back_with_the_next_post(
     storage.delete_scan(scan["sha256"])
     assert client.post("/v1/scans", content=mri_file).status_code == 200
     assert storage.scan(scan["sha256"]).read_bytes() == mri_file
+
+
+def test_a_scan_is_prepared_when_it_comes_and_both_go_together(
+    client: TestClient, storage: Storage, scan: dict[str, Any], database: sessionmaker[Session]
+) -> None:
+    path = storage.prepared_scan(scan["sha256"])
+    verify_prepared(path)
+    with database() as session:
+        assert session.scalar(select(Scan.prepared_bytes)) == path.stat().st_size
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(storage.incoming.iterdir()) == []
+    assert client.delete(f"/v1/scans/{scan['id']}").status_code == 204
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("rotten", [("scan",), ("prepared_scan",), ("scan", "prepared_scan")])
+def test_bytes_that_rotted_are_mended_by_the_next_post(
+    client: TestClient, storage: Storage, mri_file: bytes, scan: dict[str, Any], rotten: tuple[str, ...]
+) -> None:
+    paths = {name: getattr(storage, name)(scan["sha256"]) for name in ("scan", "prepared_scan")}
+    whole = {name: path.read_bytes() for name, path in paths.items()}
+    for name in rotten:
+        paths[name].write_bytes(whole[name][:2000] + b"rot" + whole[name][2003:])
+    again = client.post("/v1/scans", content=mri_file)
+    assert (again.status_code, again.json()) == (200, scan)
+    assert {name: path.read_bytes() for name, path in paths.items()} == whole
+    assert list(storage.incoming.iterdir()) == []
+
+
+def test_a_file_that_is_refused_leaves_nothing_prepared(client: TestClient, storage: Storage) -> None:
+    assert client.post("/v1/scans", content=b"\x89HDF\r\n\x1a\n" + bytes(5000)).status_code == 422
+    assert list(storage.incoming.iterdir()) == storage.prepared_scans() == []
+
+
+def test_readers_that_are_killed_are_a_503_and_not_the_files_fault(
+    client: TestClient, storage: Storage, mri_file: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prober = client.app.state.context.prober  # type: ignore[attr-defined]
+    monkeypatch.setattr(prober, "_command", [sys.executable, "-c", ""])
+    prober.close()
+    lost = client.post("/v1/scans", content=mri_file)
+    assert (lost.status_code, lost.json()["type"]) == (503, "urn:udig-recon:problem:unavailable")
+    assert int(lost.headers["Retry-After"]) > 0
+    assert list(storage.incoming.iterdir()) == storage.prepared_scans() == []
 
 
 def test_a_scan_carries_an_entity_tag(client: TestClient, scan: dict[str, Any]) -> None:

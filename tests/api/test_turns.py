@@ -26,7 +26,11 @@ def test_one_client_leaves_a_place_and_who_comes_new_is_next_before_smaller_file
         await _until(lambda: len(began) == 2)
         tasks += [start("b", "b1", 100 * BYTES_PER_SECOND)]
         await _until(lambda: len(began) == 3)
-        tasks += [start("a", "a4", 1), start("b", "b2", 1000 * BYTES_PER_SECOND), start("c", "c1", 9 * BYTES_PER_SECOND)]
+        tasks += [
+            start("a", "a4", 1),
+            start("b", "b2", 1000 * BYTES_PER_SECOND),
+            start("c", "c1", 9 * BYTES_PER_SECOND),
+        ]
         await asyncio.sleep(0.05)
         assert began == ["a1", "a2", "b1"]
         gates["a1"].set()

@@ -23,4 +23,5 @@ def place(desk: Desk) -> Iterator[Place]:
     """A worker in this process."""
     made = set_up(desk.settings)
     yield made
+    made.prober.close()
     made.sessions.kw["bind"].dispose()

@@ -1,0 +1,154 @@
+"""Workers read prepared scans: made before first use, mended from bytes that are right, else the job fails."""
+
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+from running import SHORT, Desk
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from core import errors, formats
+from core.acquisition import CTAcquisition
+from core.formats import prepared as layout
+from worker import tallies
+from worker.leases import Claim
+from worker.models import Scan, Status
+from worker.place import Place
+from worker.prepared import DAMAGES, read_slice
+from worker.tasks import reconstruct_chunk
+
+
+@pytest.fixture
+def claim(desk: Desk) -> Claim:
+    return desk.claimed(desk.submit(desk.scan(slices=2), SHORT))
+
+
+def original(desk: Desk, claim: Claim) -> Path:
+    return desk.storage.scan(claim.scan_sha256)
+
+
+def prepared(desk: Desk, claim: Claim) -> Path:
+    return desk.storage.prepared_scan(claim.scan_sha256)
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 4
+    path.write_bytes(content)
+
+
+def damages(desk: Desk) -> dict[str, float]:
+    with desk.database() as session:
+        return tallies.totals(session).get(DAMAGES, {})
+
+
+def right(desk: Desk, claim: Claim, place: Place) -> bool:
+    found, expected = read_slice(place, claim), formats.read(original(desk, claim), [claim.slice])
+    assert isinstance(found, CTAcquisition)
+    assert isinstance(expected, CTAcquisition)
+    return np.array_equal(found.sinogram, expected.sinogram) and np.array_equal(found.angles, expected.angles)
+
+
+def test_a_scan_of_an_earlier_version_is_prepared_before_its_first_use(desk: Desk, claim: Claim, place: Place) -> None:
+    assert not prepared(desk, claim).exists()
+    assert right(desk, claim, place)
+    with desk.database() as session:
+        assert session.query(Scan.prepared_bytes).scalar() == prepared(desk, claim).stat().st_size
+    assert list(desk.storage.incoming.iterdir()) == []
+    made = prepared(desk, claim).stat().st_ino
+    assert right(desk, claim, place)
+    assert prepared(desk, claim).stat().st_ino == made
+    assert damages(desk) == {}
+
+
+def test_only_the_prepared_form_is_read(desk: Desk, claim: Claim, place: Place) -> None:
+    expected = read_slice(place, claim)
+    original(desk, claim).write_bytes(b"\x89HDF\r\n\x1a\nsomething that strikes in a worker")
+    found = read_slice(place, claim)
+    assert isinstance(found, CTAcquisition)
+    assert isinstance(expected, CTAcquisition)
+    assert np.array_equal(found.sinogram, expected.sinogram)
+
+
+@pytest.mark.parametrize("at", [0, 100, 5000, -10, -300])
+def test_a_prepared_form_that_rots_is_made_anew_from_bytes_that_are_right(
+    desk: Desk, claim: Claim, place: Place, at: int
+) -> None:
+    read_slice(place, claim)
+    flip(prepared(desk, claim), at)
+    assert right(desk, claim, place)
+    layout.verify_prepared(prepared(desk, claim))
+    assert damages(desk) == {"prepared": 1}
+
+
+@pytest.mark.parametrize("at", [10, 3000, -1])
+def test_bytes_that_rot_are_never_prepared_and_the_problem_names_them(
+    desk: Desk, place: Place, database: object, at: int
+) -> None:
+    job_id = desk.submit(desk.scan(), SHORT)
+    sha256 = desk_sha256(desk, job_id)
+    flip(desk.storage.scan(sha256), at)
+    reconstruct_chunk(place, job_id, 0)
+    job = desk.job(job_id)
+    assert job.status is Status.FAILED
+    assert job.error is not None
+    assert job.error["type"].endswith(":scan-damaged")
+    assert "send the same bytes again" in job.error["detail"]
+    assert not desk.storage.prepared_scan(sha256).exists()
+    assert damages(desk) == {"original": 1}
+    flip(desk.storage.scan(sha256), at)
+    desk.retry(job_id)
+    reconstruct_chunk(place, job_id, 0)
+    assert desk.job(job_id).status is Status.SUCCEEDED
+
+
+def desk_sha256(desk: Desk, job_id: uuid.UUID) -> str:
+    with desk.database() as session:
+        return str(session.get_one(Scan, desk.job(job_id).scan_id).sha256)
+
+
+def test_what_an_older_reading_prepared_is_prepared_anew(
+    desk: Desk, claim: Claim, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_slice(place, claim)
+    made = prepared(desk, claim).stat().st_ino
+    monkeypatch.setattr("worker.prepared.READING", layout.READING + 1)
+    assert right(desk, claim, place)
+    assert prepared(desk, claim).stat().st_ino != made
+
+
+def test_another_scans_prepared_form_is_not_taken(desk: Desk, claim: Claim, place: Place) -> None:
+    other = desk.claimed(desk.submit(desk.scan(slices=3, size=48), SHORT))
+    read_slice(place, other)
+    prepared(desk, claim).write_bytes(prepared(desk, other).read_bytes())
+    assert right(desk, claim, place)
+
+
+def test_without_the_scan_there_is_nothing_to_prepare(desk: Desk, claim: Claim, place: Place) -> None:
+    desk.storage.delete_scan(claim.scan_sha256)
+    with pytest.raises(FileNotFoundError):
+        read_slice(place, claim)
+
+
+def test_a_disk_that_is_full_is_told_as_that(desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = desk.submit(desk.scan(), SHORT)
+    monkeypatch.setattr(type(place.storage), "free_bytes", lambda _: 0)
+    reconstruct_chunk(place, job_id, 0)
+    error = desk.job(job_id).error
+    assert error is not None
+    assert error["type"].endswith(":disk-full")
+    with desk.database.begin() as session:
+        assert _forgotten(session)
+
+
+def _forgotten(session: Session) -> bool:
+    return session.execute(update(Scan).values(prepared_bytes=None)).rowcount == 1  # type: ignore[attr-defined]
+
+
+def test_an_error_of_the_reader_is_that_of_the_scan(desk: Desk, claim: Claim, place: Place) -> None:
+    spoilt = original(desk, claim).read_bytes()[:4000]
+    original(desk, claim).write_bytes(spoilt)
+    with pytest.raises(errors.DamagedScan):
+        read_slice(place, claim)
