@@ -30,14 +30,16 @@ check: $(VENV)/.dev ## lint, format, strict types, layers
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-audit: ## look up what the images install among known weaknesses, where an index of them can be reached
+audit: $(VENV)/.run ## look up what the images install, and the C libraries inside, among known weaknesses, where an index of them can be reached
 	@if curl --silent --fail --max-time 10 --output /dev/null $(ADVISORIES)/v1/vulns/PYSEC-2023-74; then \
 		test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit \
 			&& $(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1; }; \
 		$(VENV)/audit/bin/pip-audit --disable-pip --require-hashes --progress-spinner off \
 			--vulnerability-service osv --osv-url $(ADVISORIES)/v1/query \
-			--requirement api/requirements.txt --requirement worker/requirements.txt; \
-	else echo 'no index of advisories can be reached: dependencies are pinned by hash and were not looked up'; fi
+			--requirement api/requirements.txt --requirement worker/requirements.txt \
+			&& $(VENV)/bin/python -m benchmarks.libraries --index $(ADVISORIES); \
+	else $(VENV)/bin/python -m benchmarks.libraries; \
+		echo 'no index of advisories can be reached: dependencies are pinned by hash and were not looked up'; fi
 
 bench: $(VENV)/.dev ## measure; prints the rows of benchmarks/RESULTS.md
 	@for name in $(BENCHMARKS); do $(VENV)/bin/python -m benchmarks.$$name || exit 1; done

@@ -12,13 +12,13 @@ from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import h5py
 import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from core.files import Digest, Hashing, replacing
 from core.formats.hdf5 import RESULT_MARK
+from core.formats.library import h5py
 from core.grade import Grade, worst
 from core.interruption import check_interruption
 from core.nifti import nifti_header

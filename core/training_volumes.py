@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from core import dicom_series
 from core.errors import UnreadableScan
+from core.formats.library import h5py
 
 IMAGES = ("reconstruction_rss", "reconstruction_esc", "reference")
 """Arrays that are taken for the images of an HDF5 or npz file, the first that is there."""

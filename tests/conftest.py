@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 # As workers by default: the same bits every time are promised for one thread. Read when PyTorch is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import core.formats.library  # noqa: F401  # before any test imports h5py: with the HDF5 that readers run on
 from worker.database import conninfo, make_engine, make_sessions
 from worker.embedded import SUPERUSER, EmbeddedServers
 from worker.migrate import migrate

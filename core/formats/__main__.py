@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from core.errors import ReconstructionError
-from core.formats import Limits, prepare, probe_file, sandbox
+from core.formats import Limits, library, prepare, probe_file, sandbox
 from core.formats.child import MEMORY_BYTES, MOST_ANSWER_BYTES
 from core.formats.familiar import familiarise
 from core.formats.packed import pack
@@ -41,7 +41,7 @@ def main(examine: Examine | None = None) -> None:
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
     lacking = sandbox.leave()
-    lacking |= _tried()
+    lacking |= _tried() | library.lacking()
     _tell(wire, {"lacking": lacking})
     while (received := _order(wire)) is not None:
         order, descriptors = received

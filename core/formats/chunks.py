@@ -8,8 +8,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-import h5py
-
+from core.formats.library import h5py
 from core.formats.limits import unreadable
 
 GZIP, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000

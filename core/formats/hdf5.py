@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import h5py
 import numpy as np
 
 from core.formats.arrays import (
@@ -22,6 +21,7 @@ from core.formats.arrays import (
 )
 from core.formats.chunks import check_layout, check_stored
 from core.formats.layouts import known_layout
+from core.formats.library import h5py
 from core.formats.limits import of_kind, quoted, unreadable
 from core.formats.rearranged import Joined, Swapped
 from core.formats.source import ScanFile

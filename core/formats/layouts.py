@@ -1,8 +1,7 @@
 """Arrangements of HDF5 files that are known but not read: each is refused by its name, with what to do."""
 
-import h5py
-
 from core.formats.arrays import Layout
+from core.formats.library import h5py
 
 _MOST_GROUPS = 64
 _SINOGRAM = "a file with sinogram (slices, views, detectors) and angles (views,) in radians"

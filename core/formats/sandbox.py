@@ -28,6 +28,7 @@ PARTS = {
     "no_new_privs": "programs that would give back privileges",
     "landlock": "files, TCP ports, signals and sockets outside",
     "seccomp": "system calls beyond reading and writing what is open",
+    "hdf5": "holes of the library that reads HDF5",
     "limits": "memory, time, further processes, files, core dumps",
 }
 

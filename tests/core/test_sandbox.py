@@ -249,6 +249,7 @@ def test_what_is_lacking_is_told(targets: dict[str, Any]) -> None:
     whole = Prober()
     try:
         assert set(whole.lacking()) <= set(sandbox.PARTS)
+        assert "hdf5" not in whole.lacking()
     finally:
         whole.close()
     broken = HOSTILE.replace(
