@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import suppress
+from dataclasses import asdict
 
 from sqlalchemy import update
 
@@ -54,7 +55,7 @@ def _prepare(place: Place, claim: Claim) -> None:
     with storage.part() as (path, file):
         room = storage.free_bytes() - settings.disk_reserve_bytes
         # The settings may have been wider when it came.
-        limits = Limits(max_slices=10**6, max_coils=10**6, max_matrix=10**6, max_views=10**6)
+        limits = Limits(**dict.fromkeys(asdict(Limits()), 10**6))
         place.prober.prepare_scan(source, file.fileno(), claim.scan_sha256, limits, room_bytes=room)
         kept = storage.keep_prepared(path, claim.scan_sha256, claim.tenant)
     mine = (Scan.tenant == claim.tenant) & (Scan.sha256 == claim.scan_sha256)

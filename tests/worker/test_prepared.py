@@ -9,14 +9,16 @@ from running import SHORT, Desk
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from core import errors, formats
+from core import formats
 from core.acquisition import CTAcquisition
+from core.files import DamagedFile
 from core.formats import prepared as layout
 from worker import tallies
+from worker.integrity import DAMAGE
 from worker.leases import Claim
 from worker.models import Scan, Status
 from worker.place import Place
-from worker.prepared import DAMAGES, read_slice
+from worker.prepared import read_slice
 from worker.tasks import reconstruct_chunk
 
 
@@ -41,7 +43,7 @@ def flip(path: Path, at: int) -> None:
 
 def damages(desk: Desk) -> dict[str, float]:
     with desk.database() as session:
-        return tallies.totals(session).get(DAMAGES, {})
+        return tallies.totals(session).get(DAMAGE, {})
 
 
 def right(desk: Desk, claim: Claim, place: Place) -> bool:
@@ -94,11 +96,13 @@ def test_bytes_that_rot_are_never_prepared_and_the_problem_names_them(
     job = desk.job(job_id)
     assert job.status is Status.FAILED
     assert job.error is not None
-    assert job.error["type"].endswith(":scan-damaged")
-    assert "send the same bytes again" in job.error["detail"]
+    assert job.error["type"].endswith(":damaged")
+    assert "post the scan again" in job.error["detail"]
     assert not desk.storage.prepared_scan(sha256).exists()
-    assert damages(desk) == {"original": 1}
+    assert damages(desk) == {"scan": 1}
     flip(desk.storage.scan(sha256), at)
+    with desk.database.begin() as session:
+        session.execute(update(Scan).values(damaged_at=None))
     desk.retry(job_id)
     reconstruct_chunk(place, job_id, 0)
     assert desk.job(job_id).status is Status.SUCCEEDED
@@ -147,8 +151,8 @@ def _forgotten(session: Session) -> bool:
     return session.execute(update(Scan).values(prepared_bytes=None)).rowcount == 1  # type: ignore[attr-defined]
 
 
-def test_an_error_of_the_reader_is_that_of_the_scan(desk: Desk, claim: Claim, place: Place) -> None:
+def test_a_scan_that_lost_its_end_is_damaged(desk: Desk, claim: Claim, place: Place) -> None:
     spoilt = original(desk, claim).read_bytes()[:4000]
     original(desk, claim).write_bytes(spoilt)
-    with pytest.raises(errors.DamagedScan):
+    with pytest.raises(DamagedFile):
         read_slice(place, claim)
