@@ -30,6 +30,7 @@ from core.formats.synonyms import spelt
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 RESULT_MARK = "udig_recon_result"
 
+_MOST_KEPT_BYTES = 256 << 20
 _MOST_LINKS = 10_000
 _DEEPEST = 32
 _MOST_HEADER_BYTES = 1 << 20
@@ -55,6 +56,7 @@ class Hdf5Array(ArraySource):
         if dataset.shape is None or dataset.dtype.hasobject or dataset.dtype.kind not in "biufc":
             raise unreadable(name, f"shape {dataset.shape} of {of_kind(dataset.dtype)}", "an array of numbers")
         self._dataset = dataset
+        self._kept: tuple[int, Array] | None = None  # the number of a group of entries, and they
         stored = min(file_bytes, dataset.id.get_storage_size())
         super().__init__(name, dataset.shape, dataset.dtype, stored)
 
@@ -72,8 +74,21 @@ class Hdf5Array(ArraySource):
         """Entries of the first axis, stacked (len(indices), ...)."""
         result = np.empty((len(indices), *self.shape[1:]), self.dtype)
         for place, index in enumerate(indices):
-            self._dataset.read_direct(result, index, place)
+            depth = self._together
+            if depth == 1:
+                self._dataset.read_direct(result, index, place)
+                continue
+            # Chunks that hold several entries would be unpacked once for each.
+            if self._kept is None or self._kept[0] != index // depth:
+                self._kept = index // depth, self._dataset[index // depth * depth : (index // depth + 1) * depth]
+            result[place] = self._kept[1][index % depth]
         return result
+
+    @property
+    def _together(self) -> int:
+        """Entries of the first axis that lie in the same chunks, if memory for all of them may be taken."""
+        depth = min(self._dataset.chunks[0], self.shape[0]) if self._dataset.chunks and self.shape[0] else 1
+        return depth if depth * self.nbytes <= _MOST_KEPT_BYTES * self.shape[0] else 1
 
 
 class Hdf5Parts(Hdf5Array):
