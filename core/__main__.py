@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from core import formats, results
+from core import results
 from core.acquisition import ScanHeader
 from core.assessment import assess
 from core.cards import card_of, sha256_of
@@ -21,6 +21,9 @@ from core.command_line import chosen_slices, invalid_knob, knobs
 from core.device import prepared
 from core.ensembles import ensemble
 from core.errors import ReconstructionError
+from core.formats.child import ReaderLost
+from core.formats.local import opened_scan
+from core.formats.prepared import PreparedScan
 from core.parameters import MAX_SEEDS, METHODS, Parameters, complete, parse, require, require_random
 from core.quality_curves import Curves, with_quality
 from core.reconstruct import Quality, slice_problem
@@ -45,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(options)
     except ReconstructionError as error:
         return _refuse(str(error))
+    except ReaderLost:
+        return _refuse("the process that reads scans is killed again and again")
     except ValidationError as error:
         return _refuse(invalid_knob(error))
     except OSError as error:
@@ -81,7 +86,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> None:
     target = _format(options.output)
-    header = formats.probe(options.scan)
+    with opened_scan(options.scan) as scan:
+        _reconstruct(options, target, scan)
+
+
+def _reconstruct(options: argparse.Namespace, target: results.OutputFormat, scan: PreparedScan) -> None:
+    header = scan.header
     method = complete(parse({"method": options.method, **knobs(options.set, "--set")}), header.modality)
     require(method, header.images)
     if not 1 <= options.seeds <= MAX_SEEDS:
@@ -92,7 +102,7 @@ def _run(options: argparse.Namespace) -> None:
     chosen = chosen_slices(options.slices, header)
     torch.set_num_threads(max(1, options.threads))
     device = prepared(options.device)
-    volume = _volume(options, method, chosen, device)
+    volume = _volume(options, scan, method, chosen, device)
     finished = [volume[index] for index in chosen]
     _write(options.output, target, finished, _attributes(options, method, header, chosen, device))
     for index, result in zip(chosen, finished, strict=True):
@@ -131,7 +141,7 @@ def _format(path: Path) -> results.OutputFormat:
 
 
 def _volume(
-    options: argparse.Namespace, method: Parameters, chosen: Sequence[int], device: torch.device
+    options: argparse.Namespace, scan: PreparedScan, method: Parameters, chosen: Sequence[int], device: torch.device
 ) -> dict[int, results.SliceResult]:
     """Each slice once, leaders before those that follow them."""
     led = leaders(chosen, method)
@@ -139,14 +149,19 @@ def _volume(
     for index in in_order(chosen, led):
         verdict = finished[led[index]].verdict if index in led else None
         precedent = None if verdict is None else Precedent.of(led[index], verdict.as_json())
-        finished[index] = _slice(options, method, index, precedent, device)
+        finished[index] = _slice(options, scan, method, index, precedent, device)
     return finished
 
 
 def _slice(
-    options: argparse.Namespace, method: Parameters, index: int, precedent: Precedent | None, device: torch.device
+    options: argparse.Namespace,
+    scan: PreparedScan,
+    method: Parameters,
+    index: int,
+    precedent: Precedent | None,
+    device: torch.device,
 ) -> results.SliceResult:
-    problem = slice_problem(formats.read(options.scan, [index]), 0, device, fit_maps=method.fits_maps)
+    problem = slice_problem(scan.read([index]), 0, device, fit_maps=method.fits_maps)
     curves: Curves = {}
     iterates = ensemble(
         problem, method, seed=options.seed, seeds=options.seeds, priors=options.priors, precedent=precedent

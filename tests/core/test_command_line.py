@@ -34,6 +34,17 @@ def test_scan_becomes_a_volume_with_its_history(sinogram, tmp_path):
     assert (psnr[:, -1] > psnr[:, 0]).all()
 
 
+def test_the_file_is_read_in_the_sandbox_alone(sinogram, tmp_path, monkeypatch):
+    def here(*_):
+        raise AssertionError("read in the process that computes")
+
+    for name in ("probe", "read", "probe_file", "prepare"):
+        monkeypatch.setattr(f"core.formats.{name}", here)
+    monkeypatch.setattr("core.formats.local.prepare", here)
+    assert main([str(sinogram), "-o", str(tmp_path / "out.npy"), *QUICK, "--slices", "1"]) == 0
+    assert np.load(tmp_path / "out.npy").shape == (1, 32, 32)
+
+
 @pytest.mark.parametrize("name", ["out.h5", "out.npy"])
 def test_a_judged_run_ends_with_the_reason_of_each_slice(sinogram, tmp_path, capsys, name):
     knobs = ["--set", "preset=preview", "outer_iterations=2", "held_out_share=0.1", "--slices", "1", "0"]
