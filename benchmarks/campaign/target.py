@@ -29,9 +29,9 @@ class Target:
     logs: Sequence[Path]
 
     def files(self) -> set[Path]:
-        """All that lies in the folders of scans and jobs."""
-        folders = (self.data / name for name in ("incoming", "scans", "jobs"))
-        return {path for folder in folders for path in folder.rglob("*")}
+        """All that lies in the folders of scans, prepared scans and jobs, but for those of tenants."""
+        folders = (self.data / name for name in ("incoming", "scans", "prepared", "jobs"))
+        return {path for folder in folders for path in folder.rglob("*") if path.parent.name != "prepared"}
 
     def rows(self) -> int:
         """Scans and jobs in the database."""

@@ -79,7 +79,7 @@ class Prober:
         """
         with path.open("rb") as file:
             size = path.stat().st_size
-            allowed = _SLOWEST_PREPARED * (seconds + size / _SLOWEST_BYTES_PER_SECOND)
+            allowed = seconds + _SLOWEST_PREPARED * size / _SLOWEST_BYTES_PER_SECOND
             most = _ALWAYS_PREPARED_BYTES + _MOST_PREPARED_RATIO * size
             room = most if room_bytes is None else max(0, min(most, room_bytes))
             order = {"limits": asdict(limits), "seconds": allowed, "most_bytes": room, "sha256": sha256}
