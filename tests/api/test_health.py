@@ -45,10 +45,10 @@ def test_a_worker_that_was_not_seen_lately_does_not_count(
 
 
 def test_tables_of_another_version_are_not_ready(
-    client: TestClient, drive: Drive, database: sessionmaker[Session]
+    client: TestClient, drive: Drive, owner_database: sessionmaker[Session]
 ) -> None:
     drive.worker()
-    with database.begin() as session:
+    with owner_database.begin() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '0000'"))
     ready = client.get("/readyz")
     assert ready.status_code == 503
