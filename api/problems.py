@@ -11,6 +11,8 @@ from api.schemas import FieldError, ProblemOut
 
 MEDIA_TYPE = "application/problem+json"
 LONGEST_FOUND = 120  # characters of a wrong value that are told back
+LONGEST_DETAIL = 2000  # of what is wrong: it may quote what a client sent
+MOST_ERRORS = 100  # fields that are told
 
 
 class Problem(Exception):
@@ -23,8 +25,8 @@ class Problem(Exception):
     def __init__(
         self, detail: str, *, errors: Sequence[FieldError] = (), headers: Mapping[str, str] | None = None, **more: Any
     ) -> None:
-        super().__init__(detail)
-        self.errors = list(errors)
+        super().__init__(shown(detail, LONGEST_DETAIL))
+        self.errors = list(errors)[:MOST_ERRORS]
         self.headers = dict(headers or {})
         self.more = more
 
@@ -234,7 +236,7 @@ class DiskFull(Problem):
     title = "Disk full"
 
 
-def shown(value: object) -> str:
+def shown(value: object, longest: int = LONGEST_FOUND) -> str:
     """A wrong value, short enough to be told back."""
     text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= LONGEST_FOUND else text[: LONGEST_FOUND - 3] + "..."
+    return text if len(text) <= longest else text[: longest - 3] + "..."

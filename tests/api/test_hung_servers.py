@@ -45,7 +45,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
     servers = EmbeddedServers(folder / "data")
     servers.start()
     try:
-        migrate(servers.database_url)
+        migrate(servers.migration_database_url)
         settings = Settings(
             database_url=servers.database_url,
             redis_url=servers.redis_url,

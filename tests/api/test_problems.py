@@ -41,6 +41,18 @@ def test_a_wrong_method_is_told_the_right_ones(client: TestClient) -> None:
     assert client.head("/v1/jobs/0/cancel").status_code == 405
 
 
+def test_a_problem_repeats_little_of_what_was_sent(client: TestClient, scan: dict[str, Any]) -> None:
+    long = "x" * 500_000
+    for wrong in (
+        {"parameters": {"method": "udig_dip", "prior": long}},
+        {"parameters": {"method": "zero_filled", long: 1}},
+        {"parameters": {"method": "zero_filled"}, "slices": [-1] * 100_000},
+    ):
+        answer = client.post("/v1/jobs", json={"scan_id": scan["id"], **wrong})
+        assert answer.status_code == 422
+        assert len(answer.content) < 40_000
+
+
 def test_an_error_of_our_own_tells_no_secrets(settings: Settings) -> None:
     app: FastAPI = create_app(settings)
 

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 import api.reads
 from api.reads import Read, Reads
-from worker.database import AWAY, CONNECT_OPTIONS
+from worker import timeouts
+from worker.database import AWAY
 from worker.models import Job
 from worker.settings import Settings
 
@@ -115,7 +116,7 @@ def test_who_finds_no_connection_free_hears_that_the_database_is_away(
 def test_a_read_that_waits_for_a_lock_in_vain_is_not_asked_again(
     settings: Settings, database: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(CONNECT_OPTIONS, "options", "-c lock_timeout=200ms")
+    monkeypatch.setitem(timeouts.OPTIONS, "options", "-c lock_timeout=200ms")
 
     async def check(reads: Reads) -> None:
         before = await backends(reads, 3)
@@ -132,8 +133,9 @@ def test_connections_are_set_up_as_all_others(settings: Settings) -> None:
     count = func.count().label("count")
 
     async def check(reads: Reads) -> None:
-        limit = await reads.one(Read(select(func.current_setting("lock_timeout").label("limit"))))
-        assert limit.limit == "15s"
+        names = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+        limits = await reads.one(Read(select(*(func.current_setting(name).label(name) for name in names))))
+        assert tuple(limits) == ("3s", "3500ms", "15s")
         for _ in range(10):
             prepared = await reads.one(Read(select(count).select_from(text("pg_prepared_statements"))))
             assert prepared.count == 0
