@@ -26,6 +26,7 @@ from worker import queue
 from worker.embedded import EmbeddedServers
 from worker.migrate import migrate
 from worker.models import Job
+from worker.roles import SERVICE
 from worker.settings import Settings
 
 PATIENCE_SECONDS = 20.0  # of the client, far above what the answers take: they are to come at all
@@ -45,7 +46,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
     servers = EmbeddedServers(folder / "data")
     servers.start()
     try:
-        migrate(servers.migration_database_url)
+        migrate(servers.migration_database_url, service=SERVICE)
         settings = Settings(
             database_url=servers.database_url,
             redis_url=servers.redis_url,
@@ -93,7 +94,9 @@ def children_of(pid: int) -> list[int]:
 
 @pytest.fixture
 def scan_id(own: Own, mri_file: bytes) -> str:
-    return str(httpx.post(own.url + "/v1/scans", content=mri_file, timeout=60).json()["id"])
+    answer = httpx.post(own.url + "/v1/scans", content=mri_file, timeout=60)
+    assert answer.is_success, answer.text
+    return str(answer.json()["id"])
 
 
 def asked(scan_id: str) -> dict[str, Any]:
