@@ -54,7 +54,7 @@ def of_validation(error: ValidationError | RequestValidationError, prefix: Seque
 
 def _field_error(error: Any, prefix: Sequence[str]) -> FieldError:
     field, found, expected = invalid_field(error, METHODS, prefix)
-    return FieldError(field=field, found=shortened(found), expected=expected)
+    return FieldError(field=shortened(field), found=shortened(found), expected=expected)
 
 
 def _problem(request: Request, error: Exception) -> Problem:

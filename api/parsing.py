@@ -14,7 +14,7 @@ from h11._receivebuffer import ReceiveBuffer
 MOST_FIELDS = 100  # of a head, or of the trailers
 MOST_FIELD_BYTES = 16 << 10  # of a head, or of the trailers
 LEAST_CHUNK_BYTES = 64  # on average
-FREE_CHUNKS = 1000  # of a body, before their size matters
+FREE_CHUNKS = 256  # of a body, before their size matters
 EVENTS_A_TURN = 64  # pieces of a body parsed in one turn of the event loop
 MOST_AHEAD_BYTES = 256 << 10  # of further requests before the answer to the first
 _END = re.compile(rb"\A\r?\n|\n\r?\n")
