@@ -172,7 +172,10 @@ class Metrics(BaseModel):
 class QualityOut(BaseModel):
     """What an image is worth, told without a reference."""
 
-    verdict: Mark = Field(description="`check`: look at it, knowing the reasons; `poor`: wrong, or mostly guessed")
+    verdict: Mark = Field(
+        description="`unjudged`: nothing speaks against it, but no measurement left out tested it; `check`: look at "
+        "it, knowing the reasons; `poor`: wrong, or mostly guessed"
+    )
     reasons: list[str] = Field(description="short sentences, each with the number that led to it and its limit")
 
 

@@ -22,6 +22,7 @@ from core.assessment import assess
 from core.cards import card_of
 from core.comparison.stored import Made, Measurement, Result, measured
 from core.ensembles import ensemble
+from core.grade import MARKS
 from core.parameters import Parameters, UDiGDIP, complete
 from core.reconstruct import slice_problem
 
@@ -85,7 +86,7 @@ def rows(group: Group, found: Sequence[Result]) -> Iterator[str]:
     by_looks = sum(value > 1 for value in strange)
     flagged = sum(verdict["out_of_distribution"] for verdict in verdicts)
     marks = [result.fields["quality"]["verdict"] for result in found]
-    grades = ", ".join(f"{marks.count(mark)} {mark}" for mark in ("good", "check", "poor") if mark in marks)
+    grades = ", ".join(f"{marks.count(mark)} {mark}" for mark in MARKS if mark in marks)
     psnr = np.mean([result.psnr for result in found])
     yield (
         f"| {group.name} | {group.modality} | {'foreign' if group.foreign else 'known'} | {min(strange):.2f} to "

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from core.coverage import gaps_of
 from core.grade import HALLUCINATED, Grade, Signals, graded
 from core.hallucination import hallucination_map
 from core.iterates import Iterate
@@ -42,8 +43,9 @@ def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessme
         spread = math.sqrt(_mean(last.deviation[inside].square())) / unit(image) if bool(inside.any()) else 0.0
     verdict = last.verdict
     misfit, noise = _misfit(problem, image)
+    empty = is_empty(problem.measurements)
     signals = Signals(
-        empty=is_empty(problem.measurements),
+        empty=empty,
         misfit=misfit,
         noise=noise,
         left_out=last.validation_residual,
@@ -51,6 +53,7 @@ def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessme
         strangeness=None if verdict is None else verdict.strangeness,
         hallucination=hallucination,
         spread=spread,
+        **({} if empty else gaps_of(problem.operator, problem.measurements)),
     )
     shown = None if heat is None else problem.shown(heat)
     return Assessment(

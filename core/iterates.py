@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from core.verdict import Verdict
 
@@ -27,3 +27,8 @@ class Iterate(NamedTuple):
 
 
 Iterates = Iterator[Iterate]
+
+
+def restore(rng: Generator, kept: Tensor) -> None:
+    """Have a generator go on from `rng.get_state()` of a run before, wherever that tensor was loaded to."""
+    rng.set_state(kept.cpu())  # of a generator on any device, a tensor on the CPU

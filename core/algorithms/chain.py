@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from core.iterates import Iterate, Iterates, State
+from core.iterates import Iterate, Iterates, State, restore
 from core.noise_levels import normal_like
 from core.operators import LinearOperator
 from core.parameters import Sampler
@@ -37,7 +37,7 @@ def chain(
     first = 0
     if state is not None:
         x, first = state["x"].to(x.device), state["step"]
-        rng.set_state(state["rng"].cpu())
+        restore(rng, state["rng"])
     for k in range(first, steps):
         x, estimate = step(x, k)
         image = mean(estimate, A) if shown is None else shown(estimate)

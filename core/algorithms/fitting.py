@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor, nn
 
-from core.iterates import Iterate, Iterates, State
+from core.iterates import Iterate, Iterates, State, restore
 from core.operators import LinearOperator
 from core.parameters import RandomInput
 
@@ -69,7 +69,7 @@ def fit(
     if state is not None:
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
-        rng.set_state(state["rng"].cpu())
+        restore(rng, state["rng"])
         first, mean = state["step"], state["mean"].to(rng.device)
     for step in range(first, iterations):
         image, loss = objective()

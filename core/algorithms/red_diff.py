@@ -4,7 +4,7 @@ import torch
 from torch import Generator, Tensor
 
 from core.algorithms.chain import mean
-from core.iterates import Iterate, Iterates, State
+from core.iterates import Iterate, Iterates, State, restore
 from core.noise_levels import falling, normal_like
 from core.operators import LinearOperator
 from core.parameters import REDDiff
@@ -26,7 +26,7 @@ def red_diff(
     if state is not None:
         x.data.copy_(state["x"])
         optimiser.load_state_dict(state["optimiser"])
-        rng.set_state(state["rng"].cpu())
+        restore(rng, state["rng"])
         first = state["step"]
     for k in range(first, p.steps):
         with torch.no_grad():

@@ -3,7 +3,7 @@
 import torch
 from torch import Generator, Tensor, nn
 
-from core.iterates import Iterate, Iterates, State
+from core.iterates import Iterate, Iterates, State, restore
 from core.operators import LinearOperator
 from core.parameters import UDiGDIP
 from core.purify import Denoiser, purify
@@ -37,7 +37,7 @@ def udig_dip(
     if state is not None:
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
-        rng.set_state(state["rng"].cpu())
+        restore(rng, state["rng"])
         z, mean, first = state["z"].to(z.device), state["mean"].to(z.device), state["step"]
     loss = A.misfit(z, y)
     image = z.mean(0, keepdim=True)

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Generator, Tensor
 
 from core.algorithms.fitting import held_in
 from core.held_out import chosen, left_out
-from core.iterates import Iterate, Iterates, State
+from core.iterates import Iterate, Iterates, State, restore
 from core.operators import LinearOperator
 from core.parameters import HeldOut, Watched
 
@@ -17,6 +17,10 @@ LOOKS = 100
 """At the iterates of a run, evenly spread; at all of them where they are fewer."""
 GAIN = 0.1
 """By which share the squared residual must fall to be waited for again; less is not worth the time."""
+SILENT = 1e-3
+"""Share of what was left out below which an image says nothing of it, as that of one coil whose k-space is not filled.
+
+Its residual there is 1 by construction."""
 EXPLAINED = 1.0
 """From this discrepancy down iterates count: until then a method still learns from the data it has."""
 
@@ -24,6 +28,19 @@ Method = Callable[[Tensor, LinearOperator, State | None], Iterates]
 """Makes iterates from measurements, their model, and a state to go on from."""
 
 Model = TypeVar("Model", bound=LinearOperator)
+
+
+class Opinion(NamedTuple):
+    """What an image says of the measurements."""
+
+    residual: float  # |A x - y| / |y| on what was left out
+    discrepancy: float  # |A x - y| over the noise's, on the rest
+    speaks: bool  # whether it says anything of what was left out
+
+    @property
+    def told(self) -> float | None:
+        """The residual where it tells anything."""
+        return self.residual if self.speaks else None
 
 
 class Judge:
@@ -35,13 +52,18 @@ class Judge:
         self._size = float(left_out(A, y, kept).norm()) + torch.finfo(torch.float32).tiny
         self._noise = self.seen.noise_norm(self.part)
 
-    def __call__(self, image: Tensor) -> tuple[float, float]:
-        """Residual |A x - y| / |y| on what was left out, and discrepancy, |A x - y| over the noise's, on the rest."""
+    def __call__(self, image: Tensor) -> Opinion:
+        """What the image says of both parts."""
         with torch.no_grad():
-            misfit = (self._A.forward(image) - self._y).abs().square()
+            foretold = self._A.forward(image)
+            misfit = (foretold - self._y).abs().square()
         unseen = float(left_out(self._A, misfit, self._kept).sum())
         rest = max(float(misfit.sum()) - unseen, 0.0)
-        return math.sqrt(unseen) / self._size, math.sqrt(rest) / self._noise if self._noise > 0 else math.inf
+        return Opinion(
+            math.sqrt(unseen) / self._size,
+            math.sqrt(rest) / self._noise if self._noise > 0 else math.inf,
+            float(left_out(self._A, foretold, self._kept).norm()) > SILENT * self._size,
+        )
 
 
 def watched(method: Method, y: Tensor, A: LinearOperator, p: Watched, rng: Generator, state: State | None) -> Iterates:
@@ -64,10 +86,10 @@ def watched(method: Method, y: Tensor, A: LinearOperator, p: Watched, rng: Gener
         for it in method(judge.part, judge.seen, inner):
             last = it.step == it.steps
             if last or it.step % max(1, it.steps // LOOKS) == 0:
-                residual, discrepancy = judge(it.image)
-                memory = {**memory, "latest": residual}
+                opinion = judge(it.image)
+                memory = {**memory, "latest": opinion.told}
                 if last or it.step >= p.earliest_share * it.steps:
-                    memory, enough = _compared(memory, it, residual, discrepancy, p)
+                    memory, enough = _compared(memory, it, opinion, p)
                     last = last or enough
             if last:
                 break
@@ -75,27 +97,31 @@ def watched(method: Method, y: Tensor, A: LinearOperator, p: Watched, rng: Gener
         inner, memory = None, {**memory, "stage": 1}
     image, loss = memory["best"], memory["loss"]
     if p.refit:
-        rng.set_state(beginning)
+        restore(rng, beginning)
         for it in method(y, A, inner):
             image, loss = it.image, it.loss
             if it.step >= memory["best_step"]:
                 break
             yield _of_all(it, stages, memory)
     steps = stages * it.steps
-    yield Iterate(steps, steps, image, loss, validation_residual=memory["residual"])
+    told = memory["residual"] if memory.get("speaks", True) else None
+    yield Iterate(steps, steps, image, loss, validation_residual=told)
 
 
-def _compared(memory: State, it: Iterate, residual: float, discrepancy: float, p: Watched) -> tuple[State, bool]:
+def _compared(memory: State, it: Iterate, opinion: Opinion, p: Watched) -> tuple[State, bool]:
     """The memory after an iterate, and whether the run ends with it."""
+    residual, discrepancy, speaks = opinion
     explained = memory["explained"] or discrepancy <= EXPLAINED
     anew = "best" not in memory or explained != memory["explained"]
     memory = {**memory, "explained": explained}
     if anew or residual < memory["residual"]:
-        memory |= {"best": it.image, "loss": it.loss, "best_step": it.step, "residual": residual}
+        memory |= {"best": it.image, "loss": it.loss, "best_step": it.step, "residual": residual, "speaks": speaks}
     if anew or residual**2 < (1 - GAIN) * memory["mark"]:
         memory |= {"mark": residual**2, "mark_step": it.step}
     in_vain = it.step - memory["mark_step"] >= p.patience_share * it.steps
-    return memory, discrepancy <= p.discrepancy or (explained and in_vain)
+    # Where the data are put into the image, as score_mri does, no misfit is left at all; that ends no run by itself.
+    fitted = 0 < p.discrepancy >= discrepancy
+    return memory, fitted or (explained and in_vain)
 
 
 def at_once(solve: Callable[[Tensor, Model], Iterates], y: Tensor, A: Model, p: HeldOut, rng: Generator) -> Iterates:
@@ -106,7 +132,7 @@ def at_once(solve: Callable[[Tensor, Model], Iterates], y: Tensor, A: Model, p: 
             yield it
         else:
             *_, of_part = solve(y * kept, A.restricted(kept))
-            yield it._replace(validation_residual=Judge(y, A, kept)(of_part.image)[0])
+            yield it._replace(validation_residual=Judge(y, A, kept)(of_part.image).told)
 
 
 def _of_all(it: Iterate, stages: int, memory: State) -> Iterate:

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from core.held_out import held_out_error, left_out, spared, split
-from core.iterates import Iterate, Iterates, State
+from core.iterates import Iterate, Iterates, State, restore
 from core.operators import LinearOperator
 
 SHARE = 0.1
@@ -60,7 +60,7 @@ def regularised(
     last: State | None = None
     if state is not None:
         best, errors, step = state["best"].to(y.device), list(state["errors"]), state["step"]
-        rng.set_state(state["rng"])
+        restore(rng, state["rng"])
         last = {name: part.to(y.device) for name, part in state["solver"].items()}
     seen = A.restricted(kept)
     for stage in range(len(errors), len(tries) + 1):

@@ -64,8 +64,8 @@ def discrepancies(modality, path, **knobs):
     y, A = seen.measurements, seen.operator
     judge = Judge(y, A, chosen(y, A, method(**knobs), rng()))
     found = [judge(it.image) for it in path]
-    assert [residual for residual, _ in found] == pytest.approx([it.validation_residual for it in path], rel=1e-4)
-    return [level for _, level in found]
+    assert [opinion.residual for opinion in found] == pytest.approx([it.validation_residual for it in path], rel=1e-4)
+    return [opinion.discrepancy for opinion in found]
 
 
 @pytest.mark.parametrize("modality", list(Modality))

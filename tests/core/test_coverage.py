@@ -1,0 +1,176 @@
+"""What is not measured is told from geometry and data; scans that are measured as usual raise no alarm."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scans
+import torch
+
+from core.acquisition import Modality
+from core.assessment import assess
+from core.coverage import angular_gap, axis_offset, gaps_of, truncation, unmeasured
+from core.ensembles import ensemble
+from core.grade import limits
+from core.parameters import complete, parse
+from core.reconstruct import slice_problem
+from core.sampling import birdcage_maps, cartesian_lines, poisson_disc, simulate_ct, simulate_mri
+
+CPU = torch.device("cpu")
+SIZE = 64
+IMAGE = scans.WATER * np.roll(scans.phantom(1, SIZE)[0], 4, axis=0)
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+def scan_ct(views, photons=1e6, **knobs):
+    return simulate_ct(IMAGE, views, photons, rng(), **knobs)
+
+
+def alarms(scan):
+    """Names of the signals beyond their limits."""
+    problem = slice_problem(scan, 0, CPU)
+    known = limits(problem.modality)
+    found = gaps_of(problem.operator, problem.measurements)
+    return {name for name, value in found.items() if known[name].mark(value) != "good"}
+
+
+def graded(scan, **knobs):
+    problem = slice_problem(scan, 0, CPU)
+    method = complete(parse(knobs), problem.modality)
+    *_, last = ensemble(problem, method, seed=0)
+    return assess(problem, method, last).grade
+
+
+@pytest.mark.parametrize("views", [12, 18, 30, 60, 180])
+@pytest.mark.parametrize("photons", [None, 1e6, 1e5, 1e4, 1e3])
+def test_a_turn_of_views_of_a_whole_object_raises_no_alarm(views, photons):
+    assert not alarms(scan_ct(views, photons))
+
+
+def test_whole_turns_and_random_views_raise_no_alarm():
+    assert not alarms(scan_ct(np.arange(90) * 2 * np.pi / 90))
+    assert not alarms(scan_ct(np.sort(rng().uniform(0, np.pi, 90))))
+
+
+@pytest.mark.parametrize(("covered", "mark"), [(60, "poor"), (120, "check"), (150, "check")])
+def test_a_wedge_without_views_is_not_good_and_named(covered, mark):
+    scan = scan_ct(np.deg2rad(np.arange(0, covered, 1.0)))
+    assert alarms(scan) == {"angular_gap"}
+    grade = graded(scan, method="tv")
+    assert grade.verdict == mark
+    assert any("unmeasured directions" in reason for reason in grade.reasons)
+
+
+def test_a_wedge_in_the_middle_is_found_and_few_even_views_are_not_one():
+    angles = np.deg2rad(np.delete(np.arange(0, 180, 1.0), np.s_[70:110]))
+    assert angular_gap(angles) == pytest.approx(40.0)
+    assert angular_gap(np.arange(12) * np.pi / 12) == pytest.approx(0, abs=1e-6)
+    assert angular_gap(np.array([0.0, np.pi / 2])) == pytest.approx(75.0)
+    assert angular_gap(angles + 7.3) == pytest.approx(40.0)
+
+
+@pytest.mark.parametrize("sides", [(14, 14), (20, 0), (0, 20)])
+def test_projections_that_do_not_end_within_the_detector_are_named(sides):
+    # Of an object to one side the views see the one end of the detector, or the other, or both.
+    left, right = sides
+    image = np.roll(IMAGE, left - right, axis=1)
+    scan = simulate_ct(image, 60, 1e6, rng(), detectors=SIZE + 1 - left - right)
+    grade = graded(scan, method="tv")
+    assert grade.verdict in ("check", "poor")
+    assert any("do not reach zero at the detector's edges" in reason for reason in grade.reasons)
+
+
+@pytest.mark.parametrize("views", [12, 60, 180])
+@pytest.mark.parametrize("offset", [-2.0, -0.5, 0.5, 1.0])
+def test_the_axis_is_found_to_a_tenth_of_a_detector(views, offset):
+    scan = scan_ct(views)
+    places = np.arange(scan.sinogram.shape[-1], dtype=float)
+    moved = np.stack([np.interp(places - offset, places, row) for row in scan.sinogram[0].astype(float)])
+    assert axis_offset(moved, scan.angles) == pytest.approx(offset, abs=0.1)
+    grade = graded(replace(scan, sinogram=moved[None].astype(np.float32)), method="tv")
+    assert grade.verdict in ("check", "poor")
+    assert any("rotation axis" in reason for reason in grade.reasons)
+
+
+def test_nothing_is_told_of_empty_or_hardly_any_data():
+    empty, angles = np.zeros((20, 40)), np.arange(20) * np.pi / 20
+    assert truncation(empty, 0.0) == axis_offset(empty, angles) == 0.0
+    assert axis_offset(np.ones((3, 40)), angles[:3]) == 0.0
+    half = scan_ct(20).sinogram[0].astype(float)
+    half[::2] = 0
+    assert axis_offset(half, angles) == 0.0
+
+
+@pytest.mark.parametrize("size", [65, 128, 256])
+@pytest.mark.parametrize(("acceleration", "fraction"), [(2, 0.08), (3, 0.08), (4, 0.06), (6, 0.04)])
+def test_usual_lines_raise_no_alarm_but_by_rare_chance(size, acceleration, fraction):
+    draw = rng()
+    masks = [cartesian_lines((size, size), acceleration, fraction, draw) for _ in range(40)]
+    limit = limits(Modality.MRI)["unmeasured"].check
+    assert sum(unmeasured(mask) > limit for mask in masks) <= 4
+    assert unmeasured(np.ones((size, size), bool)) == 0
+
+
+def test_points_partial_fourier_regular_lines_and_padding_raise_no_alarm():
+    lines = np.ones((128, 128), bool)
+    limit = limits(Modality.MRI)["unmeasured"].check
+    for columns in (np.s_[:32], np.s_[96:], np.s_[:48]):
+        partial = lines.copy()
+        partial[:, columns] = False
+        assert unmeasured(partial) == 0
+    padded = lines.copy()
+    padded[:, :16] = padded[:, -16:] = False
+    assert unmeasured(padded) < limit
+    regular = np.broadcast_to(np.arange(128) % 8 == 0, (128, 128)) | np.pad(
+        lines[:, :10], ((0, 0), (59, 59)), constant_values=False
+    )
+    assert unmeasured(regular) == 0
+    assert unmeasured(poisson_disc((128, 128), 8, 16, rng())) == 0
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "mark"),
+    [("central half", "check"), ("central fifth", "poor"), ("central block", "check"), ("partial 6x", "check")],
+)
+def test_an_end_of_k_space_that_is_not_measured_is_not_good_and_named(kind, mark, turned):
+    size = 96
+    mask = np.zeros((size, size), bool)
+    match kind:
+        case "central half":
+            mask[:, 24:72] = True
+        case "central fifth":
+            mask[:, 38:58] = True
+        case "central block":
+            mask[24:72, 24:72] = True
+        case _:
+            mask[:, :72] = True
+            mask &= (np.arange(size) % 6 == 0) | (np.abs(np.arange(size) - size // 2) < 6)
+    image = scans.phantom(1, size)[0].astype(np.complex64)
+    mask = mask.T.copy() if turned else mask
+    scan = simulate_mri(image, birdcage_maps(4, (size, size)), mask, rng(), noise_level=0.005, with_maps=True)
+    assert alarms(scan) == {"unmeasured"}
+    grade = graded(scan, method="cg_sense")
+    assert grade.verdict in (mark, "poor")
+    assert any("outer k-space is not measured" in reason for reason in grade.reasons)
+
+
+@pytest.mark.parametrize("coils", ["one", "flat"])
+@pytest.mark.parametrize("name", ["zero_filled", "cg_sense"])
+def test_a_residual_that_is_1_by_construction_tells_nothing(coils, name):
+    maps = birdcage_maps(1, (SIZE, SIZE)) if coils == "one" else np.full((2, SIZE, SIZE), 0.5**0.5, np.complex64)
+    image = scans.phantom(1, SIZE)[0].astype(np.complex64)
+    for mask in (np.ones((SIZE, SIZE), bool), cartesian_lines((SIZE, SIZE), 3, 0.2, rng())):
+        grade = graded(simulate_mri(image, maps, mask, rng(), noise_level=0.003, with_maps=True), method=name)
+        assert grade.verdict == "unjudged"
+        assert "no measurement left out" in grade.reasons[0]
+
+
+def test_what_fills_k_space_is_judged_with_one_coil_too():
+    image = scans.phantom(1, SIZE)[0].astype(np.complex64)
+    mask = cartesian_lines((SIZE, SIZE), 2, 0.2, rng())
+    scan = simulate_mri(image, birdcage_maps(1, (SIZE, SIZE)), mask, rng(), noise_level=0.003, with_maps=True)
+    assert graded(scan, method="tv").verdict in ("good", "check", "poor")

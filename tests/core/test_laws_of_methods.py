@@ -1,0 +1,140 @@
+"""What every method owes to every scan: whole data come back; no image is worse than the direct one or out of range.
+
+One coil, a combined coil, flat maps and views at right angles are where A^H A is a projector: what few steps of
+conjugate gradients solve exactly, and further ones must leave as it is.
+"""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import scans
+import torch
+from scipy.ndimage import gaussian_filter
+
+from core import metrics
+from core.acquisition import Acquisition, MRIAcquisition
+from core.parameters import METHODS, Parameters, complete, parse
+from core.parameters.networks import Fit
+from core.reconstruct import SliceProblem, reconstruct, slice_problem
+from core.sampling import birdcage_maps, cartesian_lines, poisson_disc, simulate_ct, simulate_mri
+
+SIZE = 32
+IMAGE = gaussian_filter(scans.phantom(1, SIZE)[0], 1.0)
+CPU = torch.device("cpu")
+WHOLE, PART = np.ones((SIZE, SIZE), bool), cartesian_lines((SIZE, SIZE), 3, 0.2, np.random.default_rng(1))
+POINTS = poisson_disc((SIZE, SIZE), 3, 8, np.random.default_rng(1))
+ALL_BUT_ONE = WHOLE.copy()
+ALL_BUT_ONE[3, 5] = False
+CLEAR = 27.0
+"""dB: an image as good as this came back; beyond it methods may differ by more than what is asked of them here."""
+LOSS = 1.0
+"""dB below the direct image that an image may be."""
+RANGE = 1.5
+"""times the brightest of the truth that an image may reach."""
+SHORT = {"steps": 30, "iterations": 8, "mask_iterations": 4, "outer_iterations": 6, "langevin_steps": 15}
+ENOUGH: dict[str, dict[str, int]] = {"dps": {"steps": 60}, "mcg": {"steps": 60}} | {
+    name: {} for name in ("cg_sense", "tv", "l1_wavelet", "sirt")
+}
+"""Steps of those that need more."""
+
+
+def mri(maps: np.ndarray, mask: np.ndarray) -> MRIAcquisition:
+    y, x = np.meshgrid(*[np.linspace(-1, 1, SIZE)] * 2, indexing="ij")
+    image = (IMAGE * np.exp(1j * (0.8 * x + 0.5 * y**2))).astype(np.complex64)
+    return simulate_mri(image, maps.astype(np.complex64), mask, np.random.default_rng(0), with_maps=True)
+
+
+def flat(coils: int) -> np.ndarray:
+    return np.full((coils, SIZE, SIZE), coils**-0.5)
+
+
+def ct(views: int | list[float]) -> Acquisition:
+    return simulate_ct(scans.WATER * IMAGE, views, None, np.random.default_rng(0))
+
+
+RIGHT_ANGLES = [0.0, np.pi / 2]
+WHOLE_SCANS = {
+    "one coil": lambda: mri(birdcage_maps(1, (SIZE, SIZE)), WHOLE),
+    "two coils": lambda: mri(birdcage_maps(2, (SIZE, SIZE)), WHOLE),
+    "four coils": lambda: mri(birdcage_maps(4, (SIZE, SIZE)), WHOLE),
+    "two flat maps": lambda: mri(flat(2), WHOLE),
+    "60 views": lambda: ct(60),
+}
+PARTS = {
+    "one coil": lambda: mri(birdcage_maps(1, (SIZE, SIZE)), PART),
+    "one coil in points": lambda: mri(birdcage_maps(1, (SIZE, SIZE)), POINTS),
+    "one sample missing": lambda: mri(birdcage_maps(1, (SIZE, SIZE)), ALL_BUT_ONE),
+    "two coils": lambda: mri(birdcage_maps(2, (SIZE, SIZE)), PART),
+    "four coils": lambda: mri(birdcage_maps(4, (SIZE, SIZE)), PART),
+    "two flat maps": lambda: mri(flat(2), PART),
+    "two views": lambda: ct(RIGHT_ANGLES),
+    "12 views": lambda: ct(12),
+}
+SCANS = {"whole": WHOLE_SCANS, "part": PARTS}
+
+
+@cache
+def problem(kind: str, name: str) -> SliceProblem:
+    scan = SCANS[kind][name]()
+    assert scan.reference is not None
+    return slice_problem(replace(scan, guide=np.sqrt(scan.reference)), 0, CPU)
+
+
+def method_of(name: str, problem: SliceProblem) -> Parameters | None:
+    """The method with few steps; None where it is not for the modality."""
+    kind = METHODS[name]
+    if problem.modality not in kind.modalities:
+        return None
+    short = {knob: value for knob, value in SHORT.items() if knob in kind.model_fields}
+    return complete(parse({"method": name, **ENOUGH.get(name, short)}), problem.modality)
+
+
+def image_of(name: str, problem: SliceProblem) -> np.ndarray | None:
+    method = method_of(name, problem)
+    if method is None:
+        return None
+    *_, last = reconstruct(problem, method, seed=0)
+    return problem.magnitude(last.image)
+
+
+def psnr(image: np.ndarray, problem: SliceProblem) -> float:
+    assert problem.reference is not None
+    return metrics.psnr(image, problem.reference)
+
+
+CLASSICAL = [name for name in METHODS if not METHODS[name].needs_prior and not issubclass(METHODS[name], Fit)]
+WITH_PRIOR = [name for name in METHODS if METHODS[name].needs_prior]
+# A network of millions of weights fitted by so few updates promises nothing but to stay in range.
+FITS = [name for name in METHODS if issubclass(METHODS[name], Fit)]
+
+
+@pytest.mark.parametrize("name", [*CLASSICAL, *WITH_PRIOR])
+@pytest.mark.parametrize("scan", WHOLE_SCANS)
+def test_whole_data_without_noise_come_back(name: str, scan: str) -> None:
+    one = problem("whole", scan)
+    image = image_of(name, one)
+    assert image is None or psnr(image, one) >= CLEAR - LOSS
+
+
+@pytest.mark.parametrize("name", [*CLASSICAL, *WITH_PRIOR])
+@pytest.mark.parametrize("scan", PARTS)
+def test_no_image_is_worse_than_the_direct_one_or_leaves_the_range_of_the_data(name: str, scan: str) -> None:
+    one = problem("part", scan)
+    image = image_of(name, one)
+    if image is not None:
+        direct = psnr(one.magnitude(one.plain()), one)
+        assert psnr(image, one) >= min(direct, CLEAR) - LOSS
+        assert one.reference is not None
+        assert image.max() <= RANGE * one.reference.max()
+
+
+@pytest.mark.parametrize("name", FITS)
+@pytest.mark.parametrize("scan", ["one coil"])
+def test_fitted_networks_stay_in_the_range_of_the_data(name: str, scan: str) -> None:
+    one = problem("part", scan)
+    image = image_of(name, one)
+    assert image is not None
+    assert one.reference is not None
+    assert image.max() <= 2 * one.reference.max()
