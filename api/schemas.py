@@ -173,8 +173,7 @@ class QualityOut(BaseModel):
     """What an image is worth, told without a reference."""
 
     verdict: Mark = Field(
-        description="`unjudged`: nothing speaks against it, but no measurement left out tested it; `check`: look at "
-        "it, knowing the reasons; `poor`: wrong, or mostly guessed"
+        description="`unjudged`: nothing tested it; `check`: look at it; `poor`: wrong, or mostly guessed"
     )
     reasons: list[str] = Field(description="short sentences, each with the number that led to it and its limit")
 

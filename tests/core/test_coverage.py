@@ -174,3 +174,11 @@ def test_what_fills_k_space_is_judged_with_one_coil_too():
     mask = cartesian_lines((SIZE, SIZE), 2, 0.2, rng())
     scan = simulate_mri(image, birdcage_maps(1, (SIZE, SIZE)), mask, rng(), noise_level=0.003, with_maps=True)
     assert graded(scan, method="tv").verdict in ("good", "check", "poor")
+
+
+def test_the_axis_is_looked_for_where_the_geometry_has_it():
+    scan = scan_ct(60)
+    middle = (scan.sinogram.shape[-1] - 1) / 2
+    sinogram = scan.sinogram[0].astype(float)
+    assert axis_offset(sinogram, scan.angles, middle) == pytest.approx(0, abs=0.1)
+    assert axis_offset(sinogram, scan.angles, middle + 1) == pytest.approx(-1, abs=0.1)
