@@ -146,6 +146,21 @@ def _counts() -> dict[str, Any]:
     return {**scan, "sinogram": counts, "quantity": "counts", "i0": 1e5}
 
 
+def _panel() -> dict[str, Any]:
+    """Counts of an uneven beam by a detector whose middle the axis misses, scalars as arrays."""
+    scan = _counts()
+    flat = 1e5 * (1 + 0.2 * np.sin(np.arange(scan["sinogram"].shape[-1])))
+    counts = np.random.default_rng(2).poisson(flat * np.exp(-ct()["sinogram"]) + 50)
+    scalars = {"rotation_center": np.float64(24.25), "slice_spacing_mm": np.float64(2.5)}
+    beam = {"flat": flat + 50, "dark": np.full(flat.size, 50.0)}
+    return {**without(scan, "i0", "reference"), "sinogram": counts.astype(np.uint32), **scalars, **beam}
+
+
+def _arrays(parts: dict[str, Any]) -> dict[str, Any]:
+    """Numbers as arrays of no axes."""
+    return {name: part if isinstance(part, str) else np.asarray(part) for name, part in parts.items()}
+
+
 GOOD: dict[str, Callable[[Path], Path]] = {
     "fastmri": lambda path: write_hdf5(path, **distributed()),
     "fastmri_single_coil": lambda path: write_hdf5(
@@ -160,6 +175,8 @@ GOOD: dict[str, Callable[[Path], Path]] = {
     "npy_one_slice": lambda path: write_npy(path, mri()["kspace"][0]),
     "sinogram": lambda path: write_hdf5(path, **ct()),
     "sinogram_counts": lambda path: write_hdf5(path, **_counts()),
+    "sinogram_panel": lambda path: write_hdf5(path, **_arrays(_panel())),
+    "npz_sinogram_panel": lambda path: write_npz(path, **_panel()),
     "npz_sinogram": lambda path: write_npz(path, **ct()),
     "npz_sinogram_with_guide": lambda path: write_npz(path, **ct(), guide=ct()["reference"]),
 }

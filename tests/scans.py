@@ -275,6 +275,12 @@ def _rogue_ct(**parts: Any) -> Callable[[Path], Path]:
     return write
 
 
+def _two_pixel_sizes(path: Path) -> None:
+    write_hdf5(path, **ct())
+    with h5py.File(path, "a") as file:
+        file["pixel_size_mm"] = 0.5
+
+
 def _result(path: Path) -> None:
     image = phantom(1)[0]
     results.write_hdf5(path, [results.SliceResult(image, None, image, None, {})], {})
@@ -341,6 +347,26 @@ HOSTILE: dict[str, Hostile] = {
     "sinogram_half": Hostile(_rogue_ct(sinogram=ct()["sinogram"].astype(np.float16)), _broken, "float16"),
     "sinogram_nan": Hostile(_rogue_ct(sinogram=np.full((2, 24, 49), np.nan, np.float32)), _broken, "NaN"),
     "sinogram_zero": Hostile(_rogue_ct(sinogram=np.zeros((2, 24, 49), np.float32)), _broken, "zeros"),
+    "axis_beside_the_detector": Hostile(_rogue_ct(rotation_center=49.0), _broken, "rotation_center"),
+    "axis_of_nan": Hostile(_rogue_ct(rotation_center=np.nan), _broken, "rotation_center"),
+    "axis_text": Hostile(_rogue_ct(rotation_center="canary"), _broken, "rotation_center"),
+    "flat_of_another_length": Hostile(_rogue_ct(quantity="counts", flat=np.ones(48)), _broken, "flat"),
+    "flat_of_zeros": Hostile(_rogue_ct(quantity="counts", flat=np.zeros(49)), _broken, "flat"),
+    "flat_of_nan": Hostile(_rogue_ct(quantity="counts", flat=np.full(49, np.nan)), _broken, "flat"),
+    "flat_complex": Hostile(_rogue_ct(quantity="counts", flat=np.ones(49, np.complex64)), _broken, "flat"),
+    "flat_below_dark": Hostile(_rogue_ct(quantity="counts", flat=np.ones(49), dark=np.full(49, 2.0)), _broken, "dark"),
+    "flat_beside_line_integrals": Hostile(_rogue_ct(flat=np.ones(49)), _broken, "counts"),
+    "i0_of_a_million": Hostile(_rogue_ct(quantity="counts", i0=np.ones(10**6)), _broken, "i0"),
+    "rays_of_halves": Hostile(_rogue_ct(mask=np.full(49, 0.5)), _broken, "mask"),
+    "no_rays": Hostile(_rogue_ct(mask=np.zeros((24, 49))), _broken, "mask"),
+    "rays_of_another_shape": Hostile(_rogue_ct(mask=np.ones((2, 24, 49))), _broken, "mask"),
+    "two_pixel_sizes": Hostile(_two_pixel_sizes, _broken, "different values"),
+    "pixel_size_dataset_of_many": Hostile(_rogue_ct(pixel_size_mm=np.ones(10**6)), _broken, "pixel_size_mm"),
+    "detectors_first": Hostile(
+        _rogue_ct(sinogram=ct()["sinogram"].swapaxes(1, 2)), _broken, "slices, detectors, views"
+    ),
+    "data_exchange": Hostile(lambda path: write_hdf5(path, **{"exchange/data": phantom()}), _unknown, "Data Exchange"),
+    "negative_slice_spacing": Hostile(_rogue_ct(slice_spacing_mm=-1.0), _broken, "slice_spacing_mm"),
     "fan_beam": Hostile(_rogue_ct(geometry="fan"), _beyond, "fan"),
     "negative_pixel": Hostile(_rogue_ct(pixel_size_mm=-1.0), _broken, "pixel_size_mm"),
     "nan_pixel": Hostile(_rogue_ct(pixel_size_mm=np.nan), _broken, "pixel_size_mm"),

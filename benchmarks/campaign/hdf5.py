@@ -10,8 +10,14 @@ import numpy as np
 from benchmarks.campaign.mutators import Draft, registered
 
 Change = Callable[[h5py.File, Draft], None]
-ARRAYS = ("kspace", "sinogram", "mask", "angles", "sensitivity_maps", "reference", "reconstruction_rss", "guide")
-ATTRIBUTES = ("geometry", "quantity", "i0", "image_size", "pixel_size_mm", "detector_spacing_mm", "pixel_spacing_mm")
+ARRAYS = (
+    "kspace", "sinogram", "mask", "angles", "sensitivity_maps", "reference", "reconstruction_rss", "guide", "flat",
+    "dark",
+)  # fmt: skip
+ATTRIBUTES = (
+    "geometry", "quantity", "i0", "image_size", "pixel_size_mm", "detector_spacing_mm", "pixel_spacing_mm",
+    "rotation_center", "flat", "dark", "slice_spacing_mm", "slice_thickness_mm",
+)  # fmt: skip
 NUMBERS = (np.nan, np.inf, -np.inf, 0.0, -1.0, 1e-30, 1e30, 1e308, 4e-3, 4e3, 180.0, 2.0**31, 2.0**63)
 ODD_TYPES: tuple[Any, ...] = (
     "?", "i1", "u2", ">i4", "u8", "f2", ">f4", "f8", "g", "c16", ">c8", "S5", h5py.string_dtype(), h5py.ref_dtype,

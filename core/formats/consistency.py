@@ -19,8 +19,6 @@ UNEVEN = 0.1
 """Sums over the detectors that differ by more than this share (standard deviation) are told."""
 ALIKE = 0.3
 """Views half a turn apart that are nearer to each other than to their mirror images by this factor are told."""
-SWAPPED = 4
-"""Axes are told as swapped where the laws are kept better by this factor along the other."""
 _MOST_NAMED = 8
 
 
@@ -55,42 +53,6 @@ def oddities(sinogram: NDArray[np.float32], angles: Values, measured: NDArray[np
 
 
 _LEAVE_OUT = "an array mask (views, detectors) with 0 there leaves them out"
-
-
-class Centres:
-    """Centres of mass (slices, views) of a stack with as many slices as views, whose order no shape can tell."""
-
-    def __init__(self, shape: tuple[int, int, int]) -> None:
-        self._sums, self._moments = np.zeros(shape[:2]), np.zeros(shape[:2])
-        self._middle = (shape[2] - 1) / 2
-
-    def add(self, region: tuple[slice, ...], block: NDArray[np.generic]) -> None:
-        """A block (slices, views, detectors) of line integrals at its place."""
-        values = np.asarray(block, np.float64)
-        places = np.arange(region[2].start, region[2].stop) - self._middle
-        self._sums[region[:2]] += values.sum(axis=2)
-        self._moments[region[:2]] += values @ places
-
-    def oddities(self, angles: Values) -> list[str]:
-        """Whether the centres follow the angles along the first axis rather than along the second."""
-        if min(self._sums.shape) < 2 * LEAST_VIEWS or self._sums.min() <= 0.2 * np.median(self._sums):
-            return []
-        centres = self._moments / self._sums
-        along_views, along_slices = _left_over(centres, angles), _left_over(centres.T, angles)
-        if along_views < 1e-6 or along_views < SWAPPED * along_slices:
-            return []
-        return [
-            "the centres of mass follow the angles from slice to slice, not from view to view: the axes look like "
-            "(views, slices, detectors) rather than (slices, views, detectors); if so, swap the first two"
-        ]
-
-
-def _left_over(centres: Values, angles: Values) -> float:
-    """Mean square of what a constant for all rows and a sine for each leave of centres (rows, angles)."""
-    basis = np.linalg.qr(np.stack((np.cos(angles), np.sin(angles)), axis=1))[0]
-    left = centres - (centres @ basis) @ basis.T
-    one = 1 - basis @ basis.sum(axis=0)
-    return float(np.mean((left - (left.mean(axis=0) @ one) / (one @ one) * one) ** 2))
 
 
 def _broken_laws(p: Values, angles: Values, numbers: NDArray[np.intp], peak: float) -> list[str]:

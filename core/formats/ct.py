@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from core.acquisition import CTAcquisition, Modality, ScanHeader
 from core.formats.arrays import EITHER, Array, ArraySource, Contents, Expanded, Region, Squeezed
 from core.formats.beam import Beam, beam_oddities, beam_of, line_integrals
-from core.formats.consistency import Centres, oddities
+from core.formats.centres import Centres
+from core.formats.consistency import oddities
 from core.formats.geometry import AXES, angles_of, check_geometry, grid, measured_rays, rotation_center
 from core.formats.lengths import length, slice_spacing
 from core.formats.limits import LEAST_SIDE, Limits, unreadable
