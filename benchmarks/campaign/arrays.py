@@ -296,9 +296,11 @@ def lying_member(parts: Parts, draft: Draft) -> bytes:
     """A member of another shape, type or meaning than its name says."""
     rng, name = draft.rng, some_member(parts, draft)
     array = np.load(io.BytesIO(parts[name]))
+    with np.errstate(over="ignore"):
+        half = np.abs(array).astype(np.float16) if array.ndim else array
     others: list[Any] = [
         array[None], array.reshape(-1), np.zeros_like(array), np.asfortranarray(array), np.zeros((0, 3)),
-        array.astype("U8") if array.ndim == 0 else np.abs(array).astype(np.float16), np.array(b"\xff\0"),
+        array.astype("U8") if array.ndim == 0 else half, np.array(b"\xff\0"),
         array[..., ::2] if array.ndim else array, np.float64(rng.choice([np.nan, np.inf, -1, 0, 1e9, 1e-9])),
         array.astype(bool), np.array("x" * 2000),
     ]  # fmt: skip
