@@ -1,12 +1,16 @@
 """The application: what is mounted, what surrounds it, what lives as long as it does."""
 
 import asyncio
+import logging
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from api import documentation, errors, following, health, jobs, keys, methods, results, scans
 from api.audit_heads import HeadSender
@@ -25,12 +29,16 @@ from api.turns import Turns
 from api.watcher import Watcher
 from api.webhooks import Courier
 from core.formats import Prober
+from worker import data_folder
+from worker.data_folder import ForeignFolder
 from worker.database import make_engine, make_sessions
 from worker.keys import Wanted
 from worker.queue import make_celery
 from worker.settings import Settings, get_settings
 from worker.storage import open_storage
 
+log = logging.getLogger(__name__)
+CONFIRM_SECONDS = 2.0
 CONNECTIONS = 10  # to the database, of threads; when all are in use as many more
 READING = 10  # of the event loop
 PROBES = 3  # scans looked into at once; one client alone has two
@@ -71,6 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         probes=Turns(PROBES),
         files=Threads(FILES),
     )
+    app.state.confirmed = data_folder.confirm_at(settings.database_url, app.state.context.storage)
     app.state.engine, app.state.celery = engine, make_celery(settings)
     for part in (scans, jobs, following, results, comparisons, methods, keys, health):
         app.include_router(part.router)
@@ -93,12 +102,26 @@ def _surround(app: FastAPI) -> None:
     app.add_middleware(HeadAsGet)
 
 
+async def _end_in_a_foreign_folder(context: Context) -> None:
+    """Ask again for a database that did not answer when the process began."""
+    while True:
+        try:
+            if await run_in_threadpool(data_folder.confirm, context.sessions, context.storage):
+                return
+        except ForeignFolder as error:
+            log.error("data_folder.foreign", extra={"error": str(error)})
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        await asyncio.sleep(CONFIRM_SECONDS)
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: Context = app.state.context
     courier = Courier(context.settings, context.sessions)
     heads = HeadSender(context.settings, context.sessions, context.requests.registry)
-    tasks = (context.watcher.run(), courier.run(), context.auditing.run(), heads.run())
+    tasks = [context.watcher.run(), courier.run(), context.auditing.run(), heads.run()]
+    tasks += [] if app.state.confirmed else [_end_in_a_foreign_folder(context)]
     beside = [asyncio.create_task(task) for task in tasks]
     try:
         yield

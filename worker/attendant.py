@@ -8,11 +8,12 @@ import time
 
 from sqlalchemy import func, select
 
-from worker import queue, retention, scheduling, sweeping, tidying
+from worker import data_folder, queue, retention, scheduling, sweeping, tidying
 from worker.database import AWAY
 from worker.health import seen_lately
 from worker.models import Worker
 from worker.place import Place
+from worker.scrubbing import Scrub, Stopped
 from worker.tasks import give_back
 from worker.watchdog import Watchdog
 
@@ -36,6 +37,8 @@ class Attendant:
         threading.Thread(target=self._greet_on, name="greet", daemon=True).start()
         threading.Thread(target=Watchdog(self._place).watch, name="watchdog", daemon=True).start()
         threading.Thread(target=self._tidy_on, name="tidy", daemon=True).start()
+        if self._place.settings.scrub_bytes_per_second:
+            threading.Thread(target=self._scrub_on, name="scrub", daemon=True).start()
         threading.Thread(target=self._sweep_on, name="sweep", daemon=True).start()
 
     def end(self, **_: object) -> None:
@@ -132,7 +135,7 @@ class Attendant:
         while not place.ending.wait(wait):
             wait = settings.orphan_seconds
             try:
-                if not self._is_first():
+                if not self._is_first() or not data_folder.is_ours(place.sessions, place.storage):
                     continue
                 removed = tidying.tidy(place.sessions, place.storage, settings.orphan_seconds)
             except (*AWAY, OSError) as error:
@@ -140,6 +143,22 @@ class Attendant:
             else:
                 if removed:
                     log.info("files.tidied", extra={"removed": removed})
+
+    def _scrub_on(self) -> None:
+        place, settings = self._place, self._place.settings
+        scrub = Scrub(place.sessions, place.storage, settings.scrub_bytes_per_second, place.ending.wait)
+        wait = settings.sweep_seconds
+        while not place.ending.wait(wait):
+            wait = min(settings.orphan_seconds, settings.scrub_seconds)
+            try:
+                # On a share that is not there everything would be missing.
+                ours = self._is_first() and data_folder.is_ours(place.sessions, place.storage)
+                if ours and scrub.is_due(settings.scrub_seconds):
+                    log.info("files.scrubbed", extra={"files": scrub.run()})
+            except Stopped:
+                return
+            except (*AWAY, OSError) as error:
+                log.warning("files.unscrubbed", extra={"error": type(error).__name__})
 
     def _is_first(self) -> bool:
         """Whether this is the first by name of the workers that live: one is enough to tidy."""

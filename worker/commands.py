@@ -17,12 +17,13 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from worker import audit, audit_heads, embedded, jobs, keys
+from worker import audit, audit_heads, data_folder, embedded, jobs, keys
 from worker.audit import BrokenChain, Entry, Who
 from worker.database import in_one_line, make_engine, make_sessions
 from worker.keys import TENANT, Limits, PriorityName, Scope, Wanted
 from worker.models import DEFAULT_TENANT, Key
 from worker.settings import Settings, get_settings
+from worker.storage import Storage
 from worker.webhooks import signing_secrets
 
 
@@ -82,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     webhooks = groups.add_parser("webhook-secret", help="what a tenant's receivers verify webhooks with, one a line")
     webhooks.add_argument("--tenant", default=DEFAULT_TENANT, help="(%(default)s)")
     webhooks.set_defaults(do=_webhook_secret)
+    folder = groups.add_parser("data-folder", help="which data folder is the database's").add_subparsers(required=True)
+    folder.add_parser("show", help="the ids of both, one a line").set_defaults(do=_show_folder)
+    folder.add_parser("adopt", help="make DATA the database's folder, whatever it is").set_defaults(do=_adopt_folder)
     of_audit = groups.add_parser("audit", help="export and verify the audit log").add_subparsers(required=True)
     export = of_audit.add_parser("export", help="verify the log and print it, one JSON object a line")
     export.set_defaults(do=_export)
@@ -152,6 +156,18 @@ def _webhook_secret(_: Session, options: argparse.Namespace) -> None:
         raise Refused("WEBHOOK_SECRET is not set: there are no webhooks")
     for secret in secrets:
         _say(secret)
+
+
+def _show_folder(session: Session, _: argparse.Namespace) -> None:
+    storage = Storage(get_settings().data)
+    _say(f"database: {data_folder.known_id(session)}\n{storage.root}: {data_folder.folder_id(storage)}")
+
+
+def _adopt_folder(session: Session, _: argparse.Namespace) -> None:
+    made = data_folder.adopt(session, Storage(get_settings().data))
+    audit.append(session, Who(DEFAULT_TENANT, f"command:{os.getuid()}"), "data_folder.adopted", folder=made)
+    session.commit()
+    _say(made)
 
 
 def _export(session: Session, _: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ from core.device import prepared
 from core.errors import ReconstructionError
 from core.formats import Prober
 from core.parameters import Parameters
+from worker import data_folder
 from worker.database import make_engine, make_sessions
 from worker.heart import Heart
 from worker.integrity import Verifier
@@ -42,8 +43,14 @@ class Place:
     heard: int = 0  # messages so far
     verifier: Verifier = field(default_factory=Verifier)
     prober: Prober = field(default_factory=Prober)
+    confirmed: bool = False  # whether the data folder is known to be the database's
     _left: dict[uuid.UUID, float] = field(default_factory=dict)  # jobs, and until when
     _missed: dict[uuid.UUID, float] = field(default_factory=dict)  # jobs, and since when their scan's file is missing
+
+    def confirm_data_folder(self) -> bool:
+        """Whether the data folder is the database's; asked until the database has told once. Raises ForeignFolder."""
+        self.confirmed = self.confirmed or data_folder.confirm(self.sessions, self.storage)
+        return self.confirmed
 
     @contextmanager
     def working(self, heart: Heart) -> Iterator[None]:
@@ -111,5 +118,7 @@ def set_up(settings: Settings) -> Place:
         device = prepared(settings.device)
     except ReconstructionError as error:
         raise SystemExit(f"error: DEVICE: {error}") from None
+    storage = open_storage(settings.data, settings.disk_reserve_bytes)
+    confirmed = data_folder.confirm_at(settings.database_url, storage)
     engine = make_engine(settings.database_url)
-    return Place(settings, make_sessions(engine), open_storage(settings.data, settings.disk_reserve_bytes), device)
+    return Place(settings, make_sessions(engine), storage, device, confirmed=confirmed)

@@ -39,7 +39,7 @@ IDLE = timedelta(seconds=8)  # a worker that is free takes what waits sooner tha
 KEPT = timedelta(hours=25)  # of usage
 SUMMED_FROM = 1000  # rows; fewer are no burden
 MOST_WAITING = 64
-YIELD_LOCK = (0x75646967, 3)
+YIELD_LOCK = (0x75646967, 5)
 
 
 class Next(NamedTuple):

@@ -14,8 +14,9 @@ from contextlib import suppress
 
 from sqlalchemy.exc import DBAPIError
 
-from worker import logs, processes, sweeping, tallies
+from worker import data_folder, logs, processes, sweeping, tallies
 from worker.children import Child
+from worker.data_folder import ForeignFolder
 from worker.database import AWAY, in_one_line, make_engine, make_sessions
 from worker.embedded import EmbeddedError, EmbeddedServers
 from worker.liveness import Liveness
@@ -72,6 +73,7 @@ class Service:
         if self._embedded.has_postgres:
             # Nobody else works on this database, and those who did are dead.
             self._forget("")
+        data_folder.confirm(make_sessions(self._engine), open_storage(self.settings.data))
         environment = self._environment()
         self._children = [Child("api", [sys.executable, "-m", "api"], environment | self._audit_key())]
         self._children += [
@@ -208,7 +210,7 @@ def main() -> int:
     logging.getLogger().setLevel(logging.WARNING)
     try:
         serve(read_settings())
-    except (BadSetting, CannotServeError, EmbeddedError, InUseError, OSError) as error:
+    except (BadSetting, CannotServeError, EmbeddedError, ForeignFolder, InUseError, OSError) as error:
         return _refuse(str(error))
     except DBAPIError as error:
         return _refuse(f"DATABASE_URL: the database cannot be used: {in_one_line(error)}")

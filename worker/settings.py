@@ -121,6 +121,10 @@ class Settings(BaseSettings):
     max_job_seconds: float = Field(
         259_200, gt=0, description="a job may compute for this long, over all its slices, unless it asks for less"
     )
+    scrub_bytes_per_second: int = Field(
+        16 << 20, ge=0, description="pace at which stored files are compared with their digests; 0: not at all"
+    )
+    scrub_seconds: float = Field(86400, gt=0, description="from the beginning of one pass over all files to the next")
     max_crashes: int = Field(3, ge=1, description="a slice that killed its worker this often fails its job")
 
     @field_validator("database_url", "migration_database_url")

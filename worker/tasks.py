@@ -2,7 +2,9 @@
 
 import gc
 import logging
+import os
 import shutil
+import signal
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +19,7 @@ from core.files import DamagedFile
 from core.interruption import interruptible
 from worker import integrity, leases, problems, queue, tracing
 from worker.assembly import DamagedSlices, assemble
+from worker.data_folder import ForeignFolder
 from worker.database import AWAY
 from worker.heart import Heart
 from worker.leases import Fenced
@@ -35,7 +38,7 @@ UNKNOWN_SECONDS = 3600.0  # that a job which this version does not know waits fo
 def reconstruct_chunk(place: Place, job_id: uuid.UUID, slice_: int) -> None:
     """Do the chunk whose turn it is, whichever was rung for; nothing when none waits."""
     place.heard += 1
-    if place.ending.is_set():
+    if place.ending.is_set() or not _has_its_folder(place):
         queue.ring([(job_id, slice_)])
         return
     asked_at = datetime.now(UTC)
@@ -51,6 +54,16 @@ def reconstruct_chunk(place: Place, job_id: uuid.UUID, slice_: int) -> None:
         preview = place.storage.preview(claim.job_id, claim.slice)
         with Heart(place.sessions, claim, place.settings, preview) as heart, place.working(heart):
             _work(place, heart)
+
+
+def _has_its_folder(place: Place) -> bool:
+    """Whether the data folder is the service's; a worker that finds another ends."""
+    try:
+        return place.confirm_data_folder()
+    except ForeignFolder as error:
+        log.error("data_folder.foreign", extra={"error": str(error)})
+        os.kill(os.getpid(), signal.SIGTERM)
+        return False
 
 
 def _work(place: Place, heart: Heart) -> None:

@@ -32,6 +32,7 @@ from worker.embedded import DATABASE, VALKEY_OPTIONS, EmbeddedError, EmbeddedSer
 from worker.migrate import migrate
 from worker.models import Chunk, Status
 from worker.names import name_prefix
+from worker.roles import SERVICE, role_of
 from worker.serve import free_port
 from worker.settings import Settings
 
@@ -170,7 +171,7 @@ class Stack:
         ports = [free_port("127.0.0.1") for _ in range(DOORS)]
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
         self.settings = Settings(
-            database_url=f"postgresql+psycopg://postgres@/{DATABASE}?host={self.root / 'wire'}",
+            database_url=f"postgresql+psycopg://{SERVICE}@/{DATABASE}?host={self.root / 'wire'}",
             redis_url=self.redis.url,
             data=data,
             workers=WORKERS,
@@ -185,7 +186,7 @@ class Stack:
             self._process(f"worker-{number}", "worker", CHAOS_CLOCK="1" if number == WORKERS else "", fence=fence)
             for number in range(1, WORKERS + 1)
         ]
-        self.engine = make_engine(self.postgres.database_url)
+        self.engine = make_engine(self.postgres.migration_database_url)
         self.sessions: sessionmaker[Session] = make_sessions(self.engine)
         self.celery = queue.make_celery(self.settings)
         self.readiness = Readiness(self.urls)
@@ -206,7 +207,7 @@ class Stack:
     def __enter__(self) -> Self:
         try:
             self.postgres.start()
-            migrate(self.postgres.database_url)
+            migrate(self.postgres.migration_database_url, service=role_of(self.postgres.database_url))
             self.wire.open()
             self.supervise()
         except BaseException:

@@ -12,7 +12,7 @@ from benchmarks.chaos.clients import Images, Notes
 from benchmarks.chaos.faults import Happened, Storm
 from benchmarks.chaos.stack import Stack
 from core.results import OutputFormat
-from worker.models import Chunk, Job, Scan, Status
+from worker.models import DEFAULT_TENANT, Chunk, Job, Scan, Status
 
 SURE_TO_HIT = 3  # so often a fault strikes before one that only may hit something must have hit
 
@@ -38,8 +38,9 @@ class Recovery(NamedTuple):
 
 def misplaced_files(session: Session, data: Path) -> tuple[list[str], list[str]]:
     """Files and folders below DATA that no row names, and those that a row names and that are not there."""
-    wanted = {f"scans/{sha256}" for sha256 in session.scalars(select(Scan.sha256))}
-    allowed: set[str] = set()
+    scans = session.scalars(select(Scan)).all()
+    wanted = {f"scans/{scan.sha256}" for scan in scans} | {"identity"}
+    allowed = {f"prepared/{scan.tenant}/{scan.sha256}" for scan in scans} | {f"prepared/{DEFAULT_TENANT}"}
     for job in session.scalars(select(Job)).all():
         if job.status is Status.SUCCEEDED:
             kept = {OutputFormat.H5, *map(OutputFormat, job.outputs)} - {OutputFormat.NPY}  # made where it is asked for
@@ -54,7 +55,7 @@ def misplaced_files(session: Session, data: Path) -> tuple[list[str], list[str]]
     found = {str(path.relative_to(data)) for path in data.rglob("*") if path.is_file() or not any(path.iterdir())}
     jobs = session.scalars(select(Job.id)).all()
     folders = {f"jobs/{job}/{name}" for job in jobs for name in ("checkpoints", "slices", "previews", "results")}
-    orphans = found - wanted - allowed - folders - {"incoming", "scans", "jobs"}
+    orphans = found - wanted - allowed - folders - {"incoming", "scans", "prepared", "jobs"}
     return sorted(orphans), sorted(wanted - found)
 
 

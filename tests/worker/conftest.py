@@ -6,6 +6,7 @@ import pytest
 from running import Desk
 from sqlalchemy.orm import Session, sessionmaker
 
+from worker import data_folder
 from worker.place import Place, set_up
 from worker.settings import Settings
 from worker.storage import Storage
@@ -13,6 +14,7 @@ from worker.storage import Storage
 
 @pytest.fixture
 def desk(settings: Settings, database: sessionmaker[Session], storage: Storage) -> Iterator[Desk]:
+    data_folder.confirm(database, storage)
     made = Desk(settings, database, storage)
     yield made
     made.celery.close()
