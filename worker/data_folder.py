@@ -1,6 +1,5 @@
 """Which data folder belongs to the database: both hold the same id, so that an unmounted share is not taken for one."""
 
-import logging
 import uuid
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from worker.database import AWAY, make_engine, make_sessions
 from worker.models import Job, Scan, ServiceState
 from worker.storage import Storage, replacing
 
-log = logging.getLogger(__name__)
 IDENTITY = "identity"  # file below DATA
 STATE = "data_folder"
 LOCK = (0x75646967, 6)  # of several processes that start at once
@@ -32,8 +30,7 @@ def confirm(sessions: sessionmaker[Session], storage: Storage) -> bool:
     try:
         with sessions.begin() as session:
             _confirm(session, storage)
-    except (*AWAY, ProgrammingError) as error:
-        log.warning("data_folder.unknown", extra={"error": type(error).__name__})
+    except (*AWAY, ProgrammingError):
         return False
     return True
 
