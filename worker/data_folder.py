@@ -67,14 +67,14 @@ def _confirm(session: Session, storage: Storage) -> None:
 
 
 def _rows(session: Session) -> bool:
-    """Whether the database has scans or jobs."""
-    return bool(session.scalar(select(select(Scan.id).exists() | select(Job.id).exists())))
+    """Whether the database has scans or jobs that are kept."""
+    return bool(session.scalar(select(select(Scan.id).exists() | select(Job.id).where(~Job.expired).exists())))
 
 
 def _files_of_rows(session: Session, storage: Storage) -> bool:
     """Whether something lies in the folder: of the rows that there are, else of anybody's."""
     scans = session.execute(select(Scan.sha256, Scan.tenant).order_by(Scan.id.desc()).limit(LOOKED_FOR)).all()
-    jobs = session.scalars(select(Job.id).order_by(Job.id.desc()).limit(LOOKED_FOR)).all()
+    jobs = session.scalars(select(Job.id).where(~Job.expired).order_by(Job.id.desc()).limit(LOOKED_FOR)).all()
     if scans or jobs:
         return any(storage.scan(*scan).is_file() for scan in scans) or any(storage.job(job).is_dir() for job in jobs)
     return any(storage.jobs.iterdir()) or any(storage.scans.iterdir())
