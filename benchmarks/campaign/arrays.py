@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.campaign.mutators import Draft, registered
+from benchmarks.campaign.mutators import Draft, registered, spoilt_array
 
 Parts = dict[str, bytes]  # members of an .npz by name, each a whole .npy
 NpyChange = Callable[[np.ndarray, Draft], bytes]
@@ -77,16 +77,6 @@ class Malice:
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return Path.touch, (self.path,)
-
-
-def spoilt_array(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Values that are no measurement, in an array of floats."""
-    values = array.copy()
-    if values.dtype.kind not in "fc":
-        values = values.astype(np.float32)
-    where = tuple(rng.integers(side) for side in values.shape)
-    values[where] = rng.choice([np.nan, np.inf, -np.inf])
-    return values
 
 
 @npy(must_be_refused=False)

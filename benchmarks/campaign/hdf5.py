@@ -7,7 +7,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from benchmarks.campaign.mutators import Draft, registered
+from benchmarks.campaign.mutators import Draft, registered, spoilt_array
 
 Change = Callable[[h5py.File, Draft], None]
 ARRAYS = (
@@ -251,10 +251,7 @@ def not_a_dataset(file: h5py.File, draft: Draft) -> None:
 def not_finite(file: h5py.File, draft: Draft) -> None:
     name, rng = some_array(file, draft.rng), draft.rng
     name = name if file[name].dtype.kind in "fc" else main_array(file)
-    values = file[name][()]
-    values = values if values.dtype.kind in "fc" else values.astype(np.float32)
-    values[tuple(rng.integers(side) for side in values.shape)] = rng.choice([np.nan, np.inf, -np.inf])
-    replaced(file, name, data=values)
+    replaced(file, name, data=spoilt_array(file[name][()], rng))
 
 
 @hdf5(must_be_refused=True)

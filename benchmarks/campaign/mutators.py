@@ -63,3 +63,14 @@ MUTATORS: list[Mutator] = []
 def registered(kind: str, must_be_refused: bool, name: str, mutate: Callable[[Draft], None]) -> None:
     """Add a mutator to the list, under a name that tells its kind."""
     MUTATORS.append(Mutator(f"{kind}: {name.replace('_', ' ')}", kind, must_be_refused, mutate))
+
+
+def spoilt_array(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Values that are no measurement, in an array of floats, where something was measured: elsewhere they do no harm."""
+    values = array.copy()
+    if values.dtype.kind not in "fc":
+        values = values.astype(np.float32)
+    measured = np.flatnonzero(values)
+    where = rng.choice(measured) if measured.size else rng.integers(values.size)
+    values[np.unravel_index(int(where), values.shape)] = rng.choice([np.nan, np.inf, -np.inf])
+    return values
