@@ -66,7 +66,7 @@ def registered(kind: str, must_be_refused: bool, name: str, mutate: Callable[[Dr
 
 
 def spoilt_array(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Values that are no measurement, in an array of floats, where something was measured: elsewhere they do no harm."""
+    """Values that are no measurement, in an array of floats, where something was measured: elsewhere they may be."""
     values = array.copy()
     if values.dtype.kind not in "fc":
         values = values.astype(np.float32)
