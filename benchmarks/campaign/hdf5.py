@@ -12,7 +12,7 @@ from benchmarks.campaign.mutators import Draft, registered, spoilt_array
 Change = Callable[[h5py.File, Draft], None]
 ARRAYS = (
     "kspace", "sinogram", "mask", "angles", "sensitivity_maps", "reference", "reconstruction_rss", "guide", "flat",
-    "dark",
+    "dark", "noise",
 )  # fmt: skip
 ATTRIBUTES = (
     "geometry", "quantity", "i0", "image_size", "pixel_size_mm", "detector_spacing_mm", "pixel_spacing_mm",
@@ -367,3 +367,65 @@ def short_chunk(file: h5py.File, draft: Draft) -> None:
             runs = [content[at : at + 32] for at in range(0, len(content), 32)]
             content = b"".join(bytes([len(run) - 1]) + run for run in runs)
     data.id.write_direct_chunk((0,) * values.ndim, content, skipped)
+
+
+@hdf5(must_be_refused=False)
+def other_names(file: h5py.File, draft: Draft) -> None:
+    """Arrays under names of other tools, perhaps beside those of ours."""
+    theirs = {"kspace": ("ksp", "KSPACE", "kdata"), "mask": ("sampling_mask", "Mask"), "reference": ("target", "mvue")}
+    name = str(draft.rng.choice([each for each in theirs if each in file] or [main_array(file)]))
+    for _ in range(int(draft.rng.integers(1, 3))):
+        other = str(draft.rng.choice(theirs.get(name, ("Sinogram",))))
+        if other not in file:
+            file.copy(name, other)
+    if draft.rng.random() < 0.7:
+        del file[name]
+
+
+@hdf5(must_be_refused=False)
+def pairs_of_parts(file: h5py.File, draft: Draft) -> None:
+    """Complex numbers as MATLAB keeps them, or almost."""
+    rng, name = draft.rng, main_array(file)
+    first, second = (str(rng.choice(["<f4", ">f4", "<f8", "<i4", "(2,)<f4"])) for _ in range(2))
+    second = first if rng.random() < 0.6 else second
+    names = [("real", "imag"), ("real", "imag"), ("imag", "real"), ("r", "i"), ("real", "image")][rng.integers(5)]
+    how: dict[str, Any] = {} if rng.random() < 0.5 else {"chunks": True, "compression": "gzip"}
+    values = np.zeros(file[name].shape, [(names[0], first), (names[1], second)])
+    values[names[0]] = rng.random(values[names[0]].shape) * 9
+    replaced(file, name, data=values, **how)
+
+
+@hdf5(must_be_refused=False)
+def masks_and_noise(file: h5py.File, draft: Draft) -> None:
+    """A mask and samples of noise of shapes that fit, or nearly."""
+    rng, name = draft.rng, main_array(file)
+    sides = file[name].shape
+    shape = [
+        sides[-1:],
+        (1, sides[-1]),
+        sides[-2:],
+        (sides[0], *sides[-2:]),
+        (sides[-2], 1),
+        sides,
+        (1, 1, sides[-1], 1),
+    ]
+    for each, values in (
+        ("mask", rng.random(shape[rng.integers(len(shape))]) < rng.choice([0.1, 0.5, 0.95, 1])),
+        ("noise", rng.random((int(rng.integers(1, 9)), int(rng.choice([1, 7, 99]))), np.float32) * np.complex64(1j)),
+    ):
+        if each in file:
+            del file[each]
+        file[each] = values
+
+
+@hdf5(must_be_refused=False)
+def samples_left_out(file: h5py.File, draft: Draft) -> None:
+    """Zeros, dust and NaN among samples, rolled and scaled coil by coil."""
+    rng, name = draft.rng, main_array(file)
+    values = file[name][()]
+    values = values if values.dtype.kind in "fc" else values.astype(np.float32)
+    left = rng.random(values.shape[-2:]) < rng.choice([0.001, 0.3, 0.9])
+    left = np.broadcast_to(left[:1], left.shape) if rng.random() < 0.5 else left
+    values[..., left] = rng.choice([0.0, 1e-9, np.nan])
+    values = np.roll(values, rng.integers(-40, 40, 2), (-2, -1))
+    replaced(file, name, data=values * rng.choice([1e-3, 1, 1e3], (values.shape[-3], 1, 1)).astype(values.dtype))

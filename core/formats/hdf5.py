@@ -106,7 +106,8 @@ class Hdf5Parts(Hdf5Array):
 
     def read(self, indices: Sequence[int]) -> Array:
         """Entries of the first axis, stacked (len(indices), ...)."""
-        return self._parts(np.stack([self._dataset[index] for index in indices]))
+        # Not stacked as records: numpy would turn their bytes round on the way.
+        return np.stack([self._parts(self._dataset[index]) for index in indices])
 
     def _parts(self, pairs: Array) -> Array:
         parts: Array = np.ascontiguousarray(pairs).view(self._part).reshape(*pairs.shape, 2)

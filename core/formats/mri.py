@@ -81,7 +81,7 @@ def read(contents: Contents, slices: Sequence[int]) -> MRIAcquisition:
         masks[place] = _cleaned(kspace[place], layout.mask_of(index))
     coils = kspace.shape[1]
     if coils > 1 and layout.sensitivity_maps is None and len(slices):
-        energy = (np.abs(kspace) ** 2).sum(axis=(0, 1), dtype=np.float64)
+        energy = sum(np.square(np.abs(plane), dtype=np.float64) for each in kspace for plane in each)
         everywhere: NDArray[np.bool_] = np.all(masks, axis=0)
         shift = echo_shift(energy, everywhere)
         kspace, masks = np.roll(kspace, shift, (-2, -1)), np.roll(masks, shift, (-2, -1))

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
+import scans
 from driving import Drive
 from fastapi.testclient import TestClient
 
@@ -150,3 +152,38 @@ def test_seeds_that_cannot_be_are_refused_with_what_would_be_right(
     (error,) = answer.json()["errors"]
     assert error["field"] == field
     assert error["expected"]
+
+
+def test_what_was_odd_about_a_scan_is_told_of_its_job_wherever_the_job_is_told_of(
+    client: TestClient, drive: Drive
+) -> None:
+    parts = scans.mri()
+    content = io.BytesIO()
+    np.savez(content, ksp=parts["kspace"], sampling_mask=parts["mask"], colour=np.zeros(3))
+    scan = client.post("/v1/scans", content=content.getvalue()).json()
+    told = scan["warnings"]
+    assert {"ksp is read as kspace", "sampling_mask is read as mask"} <= set(told)
+    assert any("not used" in warning and "colour" in warning for warning in told)
+    job = client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": {"method": "zero_filled"}}).json()
+    assert job["warnings"] == told
+    for number in job["slices"]:
+        drive.finish(drive.claim(job, number), FOREIGN, CHECK)
+    (listed,) = client.get("/v1/jobs").json()["items"]
+    found = client.get(job["links"]["self"]).json()
+    assert found["warnings"] == listed["warnings"] == [*told, found["warnings"][-1]]
+    assert found["warnings"][-1].startswith("slices 0, 1: ")
+    events = client.get(job["links"]["events"]).text
+    assert all(json.dumps(warning) in events for warning in told)
+    client.delete(f"/v1/scans/{scan['id']}")
+    assert client.get(job["links"]["self"]).json()["warnings"] == found["warnings"]
+
+
+def test_what_was_odd_about_a_scan_is_in_the_result_file(client: TestClient, place: Place) -> None:
+    content = io.BytesIO()
+    np.save(content, scans.mri()["kspace"])
+    scan = client.post("/v1/scans", content=content.getvalue()).json()
+    assert scan["warnings"] == ["the file gives no pixel spacing: 1 mm is assumed"]
+    job = client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": {"method": "zero_filled"}}).json()
+    ended(client, place, job)
+    with h5py.File(io.BytesIO(client.get(job["links"]["result"], params={"format": "h5"}).content)) as file:
+        assert json.loads(file.attrs["warnings"]) == scan["warnings"]

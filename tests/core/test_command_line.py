@@ -165,3 +165,12 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed
         assert main([str(sinogram), "-o", str(tmp_path / name), *QUICK]) == 2
         (line,) = capsys.readouterr().err.splitlines()  # no progress of a slice
         assert words in line
+
+
+def test_what_is_odd_about_a_scan_is_said_and_stands_in_the_result(tmp_path, capsys):
+    scan = scans.write_npz(tmp_path / "scan.npz", ksp=scans.mri()["kspace"], sampling_mask=scans.mri()["mask"])
+    assert main([str(scan), "-o", str(tmp_path / "out.h5"), "--method", "zero_filled"]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert "warning: sampling_mask is read as mask" in told
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert json.loads(file.attrs["warnings"]) == [line.removeprefix("warning: ") for line in told]

@@ -31,13 +31,13 @@ def test_hdf5_behind_a_user_block_is_read(path: Path) -> None:
         np.testing.assert_array_equal(read(path).kspace, undersampled())
 
 
-def matlab(path: Path, **arrays: np.ndarray) -> None:
+def matlab(path: Path, order: str = "<", **arrays: np.ndarray) -> None:
     """Arrays as MATLAB keeps them: pairs of real and imaginary part, the axes reversed."""
     with h5py.File(path, "w", userblock_size=512) as file:
         for name, array in arrays.items():
             stored = array
             if array.dtype.kind == "c":
-                stored = np.empty(array.shape, [("real", "<f4"), ("imag", "<f4")])
+                stored = np.empty(array.shape, [("real", f"{order}f4"), ("imag", f"{order}f4")])
                 stored["real"], stored["imag"] = array.real, array.imag
             file[name] = stored.swapaxes(-1, -2).copy()
             file[name].attrs["MATLAB_class"] = np.bytes_("single")
@@ -55,6 +55,8 @@ def test_matlab_7_3_is_read_with_its_axes_the_other_way_round(path: Path) -> Non
     np.testing.assert_array_equal(scan.kspace, parts["kspace"][1:])
     np.testing.assert_array_equal(scan.mask[0], parts["mask"])
     np.testing.assert_array_equal(scan.reference, parts["reference"][1:])
+    matlab(path, ">", kspace=parts["kspace"])
+    np.testing.assert_array_equal(read(path).kspace, parts["kspace"])
     matlab(path, kspace=parts["kspace"][0])
     assert (probe(path).slices, probe(path).coils) == (1, 4)
     matlab(path, image=parts["reference"])
