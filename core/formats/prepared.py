@@ -29,7 +29,7 @@ from core.formats.packed import header_of
 from core.formats.source import ScanFile
 
 MAGIC = b"udig-prepared/1\n"
-READING = 3
+READING = 4
 """Grows whenever the same bytes are understood in another way: what older readers prepared is prepared anew."""
 
 _ALIGNMENT = 64
