@@ -13,22 +13,22 @@ CREATE TABLE witness.slices (job_id uuid, slice int, attempt int, file text);
 CREATE TABLE witness.results (job_id uuid, folder text);
 CREATE TABLE witness.snapshots (job_id uuid, seq bigint, slice int, iteration int, seconds float, attempt int);
 
-CREATE FUNCTION witness.claimed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+CREATE FUNCTION witness.claimed() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
   INSERT INTO witness.claims VALUES (NEW.job_id, NEW.slice, NEW.attempt); RETURN NULL; END $$;
 CREATE TRIGGER claimed AFTER UPDATE OF attempt ON chunks FOR EACH ROW
   WHEN (NEW.attempt > OLD.attempt) EXECUTE FUNCTION witness.claimed();
 
-CREATE FUNCTION witness.stored() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+CREATE FUNCTION witness.stored() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
   INSERT INTO witness.slices VALUES (NEW.job_id, NEW.slice, NEW.attempt, NEW.result); RETURN NULL; END $$;
 CREATE TRIGGER stored AFTER UPDATE OF result ON chunks FOR EACH ROW
   WHEN (NEW.result IS DISTINCT FROM OLD.result) EXECUTE FUNCTION witness.stored();
 
-CREATE FUNCTION witness.succeeded() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+CREATE FUNCTION witness.succeeded() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
   INSERT INTO witness.results VALUES (NEW.id, NEW.result); RETURN NULL; END $$;
 CREATE TRIGGER succeeded AFTER UPDATE OF result ON jobs FOR EACH ROW
   WHEN (NEW.result IS DISTINCT FROM OLD.result) EXECUTE FUNCTION witness.succeeded();
 
-CREATE FUNCTION witness.told() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+CREATE FUNCTION witness.told() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
   INSERT INTO witness.snapshots SELECT NEW.job_id, NEW.seq, NEW.slice, NEW.iteration, NEW.seconds, attempt
     FROM chunks WHERE job_id = NEW.job_id AND slice = NEW.slice; RETURN NULL; END $$;
 CREATE TRIGGER told AFTER INSERT ON snapshots FOR EACH ROW EXECUTE FUNCTION witness.told();
