@@ -21,7 +21,7 @@ CREATE TRIGGER claimed AFTER UPDATE OF attempt ON chunks FOR EACH ROW
 CREATE FUNCTION witness.stored() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
   INSERT INTO witness.slices VALUES (NEW.job_id, NEW.slice, NEW.attempt, NEW.result); RETURN NULL; END $$;
 CREATE TRIGGER stored AFTER UPDATE OF result ON chunks FOR EACH ROW
-  WHEN (NEW.result IS DISTINCT FROM OLD.result) EXECUTE FUNCTION witness.stored();
+  WHEN (NEW.result IS NOT NULL AND NEW.result IS DISTINCT FROM OLD.result) EXECUTE FUNCTION witness.stored();
 
 CREATE FUNCTION witness.succeeded() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
   INSERT INTO witness.results VALUES (NEW.id, NEW.result); RETURN NULL; END $$;
