@@ -4,7 +4,8 @@ Whatever belongs to another tenant answers exactly as what does not exist.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -17,8 +18,10 @@ from api.problems import Forbidden, QuotaExceeded, Unauthenticated
 from api.reads import Read
 from worker import keys, quotas
 from worker.audit import Who
-from worker.keys import Scope
+from worker.keys import Recognised, Scope
 from worker.models import DEFAULT_TENANT, Key
+from worker.settings import Settings
+from worker.tenants import TenantLimits, effective
 
 OPEN = "open"  # how the audit log calls whoever comes while authentication is off
 _VALID = Read(keys.VALID)
@@ -32,6 +35,7 @@ class Caller:
     tenant: str = DEFAULT_TENANT
     key: Key | None = None
     secret_sha256: str = ""
+    tenants: Mapping[str, int | None] = field(default_factory=dict)  # its limits of AT_THE_DOOR; None: the default
 
     @property
     def who(self) -> Who:
@@ -41,7 +45,13 @@ class Caller:
     def retention_days(self, context: Context) -> int | None:
         """How long what it makes is kept; None: until it is deleted."""
         own = None if self.key is None else self.key.retention_days
-        return context.settings.retention_days if own is None else own
+        if own is None:
+            return self.limits(context.settings).retention_days or None
+        return min(own, self.tenants.get("retention_days") or own)
+
+    def limits(self, settings: Settings) -> TenantLimits:
+        """What its tenant may do, as far as the API process looks at it by itself."""
+        return effective(settings, self.tenants)
 
 
 async def _caller(
@@ -54,10 +64,10 @@ async def _caller(
         _refuse_other_sites(request)
         caller = Caller()
     else:
-        key, digest = await _known(context, given)
-        caller = Caller(key.tenant, key, digest)
-        request.state.client = f"key:{key.id}"  # see api/shares.py
-        _check_rate(context, key)
+        found, digest = await _known(context, given)
+        caller = Caller(found.key.tenant, found.key, digest, found.tenants)
+        request.state.client = f"tenant:{caller.tenant}"  # see api/shares.py
+        _check_rates(context, caller)
     request.state.caller = caller
     if caller.key is not None and (missing := set(needed.scopes) - set(caller.key.scopes)):
         scope = " ".join(sorted(missing))
@@ -80,8 +90,8 @@ def _is_of(origin: str, host: str) -> bool:
         return False
 
 
-async def _known(context: Context, given: HTTPAuthorizationCredentials | None) -> tuple[Key, str]:
-    """The valid key, and the hash of the secret that it was shown by."""
+async def _known(context: Context, given: HTTPAuthorizationCredentials | None) -> tuple[Recognised, str]:
+    """The valid key with what was set for its tenant, and the hash of the secret that it was shown by."""
     if given is None:
         challenge = {"WWW-Authenticate": 'Bearer realm="udig-recon"'}
         raise Unauthenticated("send an API key as `Authorization: Bearer udig_...`", headers=challenge)
@@ -92,7 +102,7 @@ async def _known(context: Context, given: HTTPAuthorizationCredentials | None) -
     found = keys.recognised(row)
     if found.use_is_due:
         await run_in_threadpool(_remember_use, context, found.key)
-    return found.key, digest
+    return found, digest
 
 
 def refused() -> Unauthenticated:
@@ -106,12 +116,16 @@ def _remember_use(context: Context, key: Key) -> None:
         keys.remember_use(session, key.id)
 
 
-def _check_rate(context: Context, key: Key) -> None:
-    if (most := key.max_requests_per_minute) is None:
-        return
-    if seconds := context.rates.wait(key.id, most):
-        headers = {"Retry-After": str(math.ceil(seconds))}
-        raise QuotaExceeded(f"this key may make {most} requests a minute (max_requests_per_minute)", headers=headers)
+def _check_rates(context: Context, caller: Caller) -> None:
+    of_tenant = caller.limits(context.settings).max_requests_per_minute
+    of_key = None if caller.key is None else (caller.key.id, caller.key.max_requests_per_minute)
+    for who, whose in (("key", of_key), ("tenant", (caller.tenant, of_tenant))):
+        if whose is None or (most := whose[1]) is None:
+            continue
+        if seconds := context.rates.wait(whose[0], most):
+            headers = {"Retry-After": str(math.ceil(seconds))}
+            text = f"this {who} may make {most} requests a minute (max_requests_per_minute)"
+            raise QuotaExceeded(text, headers=headers)
 
 
 async def still_admitted(context: Context, caller: Caller) -> bool:

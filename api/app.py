@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from api import documentation, errors, following, health, jobs, keys, methods, results, scans
+from api import documentation, errors, following, health, jobs, keys, methods, results, scans, tenants
 from api.audit_heads import HeadSender
 from api.auditing import Auditing
 from api.comparisons import routes as comparisons
@@ -81,7 +81,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.confirmed = data_folder.confirm_at(settings.database_url, app.state.context.storage)
     app.state.engine, app.state.celery = engine, make_celery(settings)
-    for part in (scans, jobs, following, results, comparisons, methods, keys, health):
+    for part in (scans, jobs, following, results, comparisons, methods, keys, tenants, health):
         app.include_router(part.router)
     documentation.install(app)
     errors.install(app)

@@ -5,14 +5,20 @@ from typing import TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from sqlalchemy.orm import Session
 
 from api.context import Context
 from api.errors import of_validation
 from api.problems import Invalid, TooLarge, UnknownMedia
+from api.schemas import JobOptions
 from core.acquisition import Modality
 from core.cards import card_of
-from core.parameters import Parameters, check_views, complete, require
+from core.cost import Task
+from core.parameters import Parameters, check_views, complete, require, require_random
+from worker import estimates
+from worker.estimates import task_of
 from worker.models import Scan
+from worker.tenants import TenantLimits
 
 Asked = TypeVar("Asked", bound=BaseModel)
 BODY_BYTES = 1 << 20
@@ -64,6 +70,23 @@ def method_for(context: Context, scan: Scan, method: Parameters, *where: str) ->
     return method
 
 
+def task_for(
+    context: Context,
+    session: Session,
+    scan: Scan,
+    method: Parameters,
+    slices: Sequence[int],
+    *,
+    seeds: int = 1,
+    outputs: Sequence[str] = ("h5",),
+) -> Task:
+    """What a job will cost on this service."""
+    folders = context.settings.priors_folders(scan.tenant)
+    card = card_of(method, Modality(scan.header["modality"]), folders)
+    factor = context.factors.of(session, method.method)
+    return task_of(scan, method, slices, seeds=seeds, outputs=outputs, card=card, factor=factor)
+
+
 def slices_of(scan: Scan, asked: Sequence[int] | None) -> list[int]:
     """The slices asked for, all where that is None. Raises Invalid when the scan lacks one."""
     count = int(scan.header["slices"])
@@ -73,3 +96,25 @@ def slices_of(scan: Scan, asked: Sequence[int] | None) -> list[int]:
         detail = f"scan {scan.id} has {count} slices"
         raise Invalid.at("slices", detail, found=f"{outside}", expected=f"numbers from 0 to {count - 1}")
     return list(asked)
+
+
+def costed(
+    context: Context, session: Session, scan: Scan, asked: JobOptions, outputs: Sequence[str], limits: TenantLimits
+) -> Task:
+    """What is asked for, complete, and what it will cost. Raises TooCostly beyond the limits."""
+    method = method_for(context, scan, asked.parameters, "parameters")
+    require_random(method, asked.seeds)
+    slices = slices_of(scan, asked.slices)
+    task = task_for(context, session, scan, method, slices, seeds=asked.seeds, outputs=outputs)
+    memory = estimates.largest_memory(session, context.settings.alive_seconds)
+    estimates.check(task, limits, memory, confirmed=asked.max_seconds is not None)
+    return task
+
+
+def time_limit(limits: TenantLimits, asked: float | None) -> float | None:
+    """The limit asked for, the most allowed where none is. Raises Invalid beyond it."""
+    most = limits.max_job_seconds
+    if asked is not None and most is not None and asked > most:
+        detail = f"a job of this tenant may compute for {most} s (max_job_seconds)"
+        raise Invalid.at("max_seconds", detail, found=f"{asked:g}", expected=f"at most {most}")
+    return most if asked is None else asked

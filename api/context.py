@@ -1,6 +1,7 @@
 """What every endpoint works with, made once per process."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -12,10 +13,13 @@ from api.publishing import Publisher
 from api.rates import Rates
 from api.reads import Reads
 from api.shares import Room
+from api.tenant_turns import TenantTurns
 from api.threads import Threads, Together
 from api.turns import Turns
+from api.uploads import Incoming
 from api.watcher import Watcher
 from core.formats import Limits, Prober
+from worker.estimates import Factors
 from worker.integrity import Verifier
 from worker.settings import Settings
 from worker.storage import Storage
@@ -37,6 +41,10 @@ class Context:
     probes: Turns  # of threads that have scans looked into
     files: Threads  # that write, keep and delete scans
     verifier: Verifier = field(default_factory=Verifier)
+    filing: TenantTurns = field(default_factory=partial(TenantTurns, 2))  # of tenants: at filing jobs
+    keeping: TenantTurns = field(default_factory=partial(TenantTurns, 1))  # at keeping scans; few threads do it
+    factors: Factors = field(default_factory=Factors)  # of estimates
+    incoming: Incoming = field(default_factory=Incoming)  # bytes of uploads
     together: Together = field(default_factory=Together)  # of those that answer whoever asks
     publisher: Publisher = field(default_factory=Publisher)
     rates: Rates = field(default_factory=Rates)

@@ -12,6 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.problems import (
+    LONGEST_DETAIL,
+    MOST_ERRORS,
     Conflict,
     DiskFull,
     Invalid,
@@ -30,8 +32,9 @@ from core.errors import ReconstructionError, UnknownFormat
 from core.formats.child import ReaderLost
 from core.parameters import METHODS
 from core.parameters.validation import invalid_field
-from worker.database import AWAY, CommitUnknown
-from worker.jobs import JobError, TooManyOpenJobs, UnknownJob
+from worker.admission import JobError, TooManyOpenJobs
+from worker.database import AWAY, CommitUnknown, has_no_room
+from worker.jobs import UnknownJob
 from worker.quotas import QuotaReached
 from worker.storage import is_full
 
@@ -41,20 +44,22 @@ log = logging.getLogger(__name__)
 def of_engine(error: ReconstructionError) -> Problem:
     """What the engine refused."""
     kind = UnknownMedia if isinstance(error, UnknownFormat) else Invalid
-    errors = [FieldError(field=error.field, found=shortened(error.found), expected=error.expected)]
+    expected = shortened(error.expected, LONGEST_DETAIL)
+    errors = [FieldError(field=error.field, found=shortened(error.found), expected=expected)]
     return kind(str(error), errors=errors if error.expected or error.found else ())
 
 
 def of_validation(error: ValidationError | RequestValidationError, prefix: Sequence[str] = ()) -> Invalid:
     """What pydantic refused, field by field."""
-    fields = [_field_error(one, prefix) for one in error.errors()]
+    wrong = error.errors()
+    fields = [_field_error(one, prefix) for one in wrong[:MOST_ERRORS]]
     told = "; ".join(f"{each.field} is {each.found}, expected {each.expected}" for each in fields)
     return Invalid(told, errors=fields)
 
 
 def _field_error(error: Any, prefix: Sequence[str]) -> FieldError:
     field, found, expected = invalid_field(error, METHODS, prefix)
-    return FieldError(field=shortened(field), found=shortened(found), expected=expected)
+    return FieldError(field=shortened(field), found=shortened(found), expected=shortened(expected, LONGEST_DETAIL))
 
 
 def _problem(request: Request, error: Exception) -> Problem:
@@ -82,6 +87,8 @@ def _problem(request: Request, error: Exception) -> Problem:
                 "the database stopped answering while the request took effect; look whether it did before sending it "
                 "again (with an Idempotency-Key it could be sent again at once)"
             )
+        case _ if has_no_room(error):
+            return DiskFull("the disk of the database is full; free some space or ask for it")
         case _ if isinstance(error, AWAY):
             log.warning("database.away", extra={"error": type(error).__name__})
             return Unavailable("the database does not answer; the same request may be sent again")

@@ -72,6 +72,7 @@ JOB_ITEM: dict[str, Any] = {
     "priority": "routine",
     "max_seconds": 259200.0,
     "compute_seconds": 0.0,
+    "estimate": {"seconds": 14.2, "memory_bytes": 536870912, "result_bytes": 4653056},
     "tags": {"study": "knee-7"},
     "cancel_requested": False,
     "warnings": [],
@@ -168,18 +169,6 @@ PRIOR = {
     "scores": {"gain_db_at_sigma_0.2": 9.1},
     "limits": "Not for diagnosis.",
 }
-KEY_REQUEST = {"name": "scanner 3", "scopes": ["read", "write"], "max_open_jobs": 20, "retention_days": 30}
-KEY: dict[str, Any] = {
-    "id": "0198c2f0-11aa-7b3c-8f00-5d1c2b3a4e5f",
-    **KEY_REQUEST,
-    **dict.fromkeys(("max_jobs_per_day", "max_stored_bytes", "max_requests_per_minute")),
-    "max_priority": "routine",
-    "created_at": CREATED,
-    "expires_at": None,
-    "revoked_at": None,
-    "last_used_at": None,
-}
-KEY_MADE = {**KEY, "key": "udig_3q2-7wAbCdEfGhIjKlMnOpQrStUvWxYz0123456789A"}
 READY: dict[str, Any] = {
     "status": "ok",
     "checks": dict.fromkeys(("database", "queue", "disk", "workers", "sandbox"), "ok"),

@@ -92,19 +92,27 @@ async def stream_job_events(
     if request.scope.get("head"):
         return Response(media_type="text/event-stream", headers=headers)
     stream = _events(context, caller, job_id, int(match[1]))
-    return Stream(stream, headers, context.room.streams, client_of(request))
+    most = caller.limits(context.settings).max_waits
+    return Stream(stream, headers, context.room.streams, client_of(request), most)
 
 
 class Stream(StreamingResponse):
     """Server-sent events that hold one of the client's places until they end. Raises TooManyAtOnce or Overloaded."""
 
-    def __init__(self, events: AsyncIterator[bytes], headers: dict[str, str], places: Shares, client: str) -> None:
+    def __init__(
+        self,
+        events: AsyncIterator[bytes],
+        headers: dict[str, str],
+        places: Shares,
+        client: str,
+        most: int | None = None,
+    ) -> None:
         super().__init__(events, 200, headers, "text/event-stream")
-        self._places, self._client = places, client
+        self._places, self._client, self._most = places, client, most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send them."""
-        with self._places.taken(self._client):
+        with self._places.taken(self._client, self._most):
             await super().__call__(scope, receive, send)
 
 

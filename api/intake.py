@@ -13,6 +13,7 @@ from anyio import CancelScope
 from fastapi import Request
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from api.access import Caller
 from api.context import Context
@@ -20,13 +21,14 @@ from api.multipart import Part, PartReader
 from api.problems import Invalid, TooLarge
 from api.reads import Read
 from api.shares import client_of
-from api.uploads import Upload, base_name, counted, uploading
+from api.uploads import Room, Upload, base_name, counted, uploading
 from core.errors import DamagedScan
 from core.formats.prepared import READING, opened_prepared
 from worker import quotas, tracing
 from worker.database import AWAY
-from worker.models import Key, Scan
+from worker.models import Scan
 from worker.scans import Brought, forget, keep
+from worker.tenants import limits_of
 
 log = logging.getLogger(__name__)
 SCAN_BROUGHT = "scan.brought"
@@ -61,14 +63,15 @@ async def received(
 ) -> AsyncIterator[Received]:
     """Receive the body: the file itself, or a form with the part `file` and, if named, the field `text`."""
     async with AsyncExitStack() as stack:
-        stack.enter_context(context.room.uploads.taken(client_of(request)))
+        most = caller.limits(context.settings).max_uploads
+        stack.enter_context(context.room.uploads.taken(client_of(request), most))
         upload = await stack.enter_async_context(uploading(context))
         declared = request.headers.get("content-length")
-        if declared is not None:
-            around = 2 * FIELD_BYTES if is_form(request) else 0
-            await context.files.run(upload.check, int(declared) - around)
-        if caller.key is not None:
-            await context.files.run(_check_quota, context, caller.key)
+        least = 0 if declared is None else int(declared) - (2 * FIELD_BYTES if is_form(request) else 0)
+        room = await run_in_threadpool(_room, context, caller, least, int(declared or 0))
+        if room is not None:
+            upload.keep_within(room)
+        await context.files.run(upload.check, max(least, 0))
         body = counted(request.stream(), declared)
         field = None
         if is_form(request):
@@ -166,10 +169,22 @@ async def _look(context: Context, sharing: str, upload: Upload, output: int) -> 
         return asdict(await context.probes.run(sharing, upload.size_bytes, work))
 
 
-def _check_quota(context: Context, key: Key) -> None:
-    """Raises QuotaReached where not one byte more may be stored."""
+def _room(context: Context, caller: Caller, least: int, most: int) -> Room | None:
+    """What the caller may store yet; None: as much as the service takes. Raises QuotaReached where that is nothing.
+
+    A file that may be, by its size, one that the tenant has already is let in: it would take no room.
+    """
     with context.sessions() as session:
-        quotas.check_bytes(session, key, 0)
+        known = select(Scan.id).where(Scan.tenant == caller.tenant, Scan.size_bytes.between(least, most))
+        if most and session.scalar(select(known.exists())):
+            return None
+        limits = limits_of(session, caller.tenant, context.settings)
+        left = quotas.bytes_left(session, caller.tenant, limits, caller.key)
+    if left == 0:
+        raise quotas.QuotaReached(
+            "not one byte more may be kept (max_stored_bytes); delete some scans or jobs", quotas.BYTES_RETRY_SECONDS
+        )
+    return None if left is None else Room(caller.tenant, left)
 
 
 @contextmanager
@@ -180,7 +195,13 @@ def keeping(context: Context, caller: Caller, file: Received) -> Iterator[tuple[
     with context.sessions() as session:
         try:
             scan, created = keep(
-                session, context.storage, caller.tenant, brought, key=caller.key, retention_days=retention_days
+                session,
+                context.storage,
+                caller.tenant,
+                brought,
+                key=caller.key,
+                retention_days=retention_days,
+                limits=limits_of(session, caller.tenant, context.settings),
             )
             yield session, scan, created
         finally:

@@ -13,19 +13,19 @@ from starlette.concurrency import run_in_threadpool
 
 from api import views, webhooks
 from api.access import Caller, Reader, Writer
-from api.asked import has_body, json_body, method_for, parsed, slices_of
+from api.asked import costed, has_body, json_body, parsed, slices_of, time_limit
 from api.context import Context, ContextDep
 from api.examples import JOB, JOB_ITEM, JOB_REQUEST, JUDGED_JOB, answers, page
 from api.intake import SCAN_BROUGHT, Received, is_form, keeping, received
 from api.negotiation import next_link, tagged_json
-from api.problems import Damaged, Forbidden, Invalid
+from api.problems import Damaged, Forbidden
 from api.schemas import NO_NUL, JobIn, JobItem, JobOptions, JobOut, Page, RetryOptions
 from api.waiting import POLL_SECONDS, awaited
-from core.parameters import require_random
 from worker import audit, jobs, tracing
 from worker.keys import PriorityName, priority_name, priority_value
 from worker.models import Priority, Scan, Status
 from worker.quotas import JOB_FILED
+from worker.tenants import limits_of
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["jobs"])
@@ -68,9 +68,11 @@ async def create_job(
     if is_form(request):
         async with received(context, caller, request, file="scan", text="job") as file:
             asked = parsed(JobOptions, file.text or b"")
-            return await context.files.run(_file_with_scan, context, caller, asked, file, idempotency_key)
+            async with context.keeping.taken(caller.tenant):
+                return await context.files.run(_file_with_scan, context, caller, asked, file, idempotency_key)
     asked_of_known = parsed(JobIn, await json_body(request, "a job", form=True))
-    return await run_in_threadpool(_file, context, caller, asked_of_known, idempotency_key)
+    async with context.filing.taken(caller.tenant):
+        return await run_in_threadpool(_file, context, caller, asked_of_known, idempotency_key)
 
 
 def _file(context: Context, caller: Caller, asked: JobIn, key: str | None) -> Response:
@@ -91,18 +93,19 @@ def _submit(
     context: Context, caller: Caller, session: Session, scan: Scan, asked: JobOptions, key: str | None, *, brought: bool
 ) -> Response:
     webhooks.check(context.settings, asked.webhook_url)
-    method = method_for(context, scan, asked.parameters, "parameters")
-    require_random(method, asked.seeds)
+    limits = limits_of(session, caller.tenant, context.settings)
+    outputs = list(dict.fromkeys(asked.outputs))
+    task = costed(context, session, scan, asked, outputs, limits)
     job, created = jobs.submit(
         session,
         scan=scan,
-        method=method,
-        outputs=list(dict.fromkeys(asked.outputs)),
+        method=task.method,
+        outputs=outputs,
         slices=slices_of(scan, asked.slices),
         seed=asked.seed,
         seeds=asked.seeds,
         priority=_priority(caller, asked.priority),
-        max_seconds=_time_limit(context, asked.max_seconds),
+        max_seconds=time_limit(limits, asked.max_seconds),
         tags=asked.tags,
         webhook_url=asked.webhook_url,
         traceparent=tracing.current(),
@@ -111,6 +114,8 @@ def _submit(
         max_open_jobs=context.settings.max_open_jobs,
         key=caller.key,
         retention_days=caller.retention_days(context),
+        limits=limits,
+        task=task,
     )
     job_id = job.id
     # Everything is asked before the commit: after it nothing may go wrong that would deny what was done.
@@ -134,15 +139,6 @@ def _priority(caller: Caller, asked: PriorityName) -> Priority:
         most = priority_name(caller.key.max_priority)
         raise Forbidden(f"priority: jobs of this key may be {most} (max_priority), not {asked}")
     return priority
-
-
-def _time_limit(context: Context, asked: float | None) -> float:
-    """The limit asked for, the most allowed where none is. Raises Invalid beyond it."""
-    most = context.settings.max_job_seconds
-    if asked is not None and asked > most:
-        detail = f"a job may compute for {most:g} s (MAX_JOB_SECONDS)"
-        raise Invalid.at("max_seconds", detail, found=f"{asked:g}", expected=f"at most {most:g}")
-    return most if asked is None else asked
 
 
 def _fingerprint(scan: Scan, asked: JobOptions) -> str:
@@ -256,13 +252,16 @@ async def retry_job(request: Request, context: ContextDep, caller: Writer, job_i
     asked = RetryOptions()
     if has_body(request):
         asked = parsed(RetryOptions, await json_body(request, "a retry"))
-    return await run_in_threadpool(_retry, context, caller, job_id, asked)
+    async with context.filing.taken(caller.tenant):
+        return await run_in_threadpool(_retry, context, caller, job_id, asked)
 
 
 def _retry(context: Context, caller: Caller, job_id: uuid.UUID, asked: RetryOptions) -> Response:
-    limit = None if asked.max_seconds is None else _time_limit(context, asked.max_seconds)
     with context.sessions() as session:
-        jobs.retry(session, job_id, caller.tenant, max_open_jobs=context.settings.max_open_jobs, max_seconds=limit)
+        limits = limits_of(session, caller.tenant, context.settings)
+        limit = None if asked.max_seconds is None else time_limit(limits, asked.max_seconds)
+        most = context.settings.max_open_jobs
+        jobs.retry(session, job_id, caller.tenant, max_open_jobs=most, max_seconds=limit, limits=limits)
         answer, chunks = _accepted(session, caller, job_id), jobs.waiting(session, job_id)
         audit.append(session, caller.who, "job.retried", job=job_id)
         session.commit()

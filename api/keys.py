@@ -11,13 +11,17 @@ from sqlalchemy.orm import Session
 from api.access import Admin, Caller
 from api.asked import json_body, parsed
 from api.context import Context, ContextDep
-from api.examples import KEY, KEY_MADE, KEY_REQUEST, answers, page
-from api.negotiation import tagged_json
+from api.examples import answers, page
+from api.negotiation import next_link, tagged_json
 from api.problems import Forbidden, Invalid, NotFound
-from api.schemas import KeyMade, KeyOut, Page
-from worker import audit, keys
+from api.schemas import Page
+from api.tenancy_examples import KEY, KEY_MADE, KEY_REQUEST
+from api.tenancy_schemas import KeyMade, KeyOut
+from api.views import cursor_after, from_cursor
+from worker import audit, keys, quotas
 from worker.keys import KEPT_LIMITS, Wanted, priority_name, priority_value
 from worker.models import Key
+from worker.tenants import limits_of
 
 router = APIRouter(tags=["keys"])
 NEVER_STORED = {"Cache-Control": "no-store"}
@@ -45,6 +49,12 @@ def _make(context: Context, caller: Caller, wanted: Wanted) -> Response:
     if caller.key is not None:
         wanted = _within(caller.key, wanted)
     with context.sessions.begin() as session:
+        limits = limits_of(session, caller.tenant, context.settings)
+        if (beyond := keys.beyond(wanted, limits)) is not None:
+            name, asked, most = beyond
+            detail = f"this tenant has {most}, and a key of it may have no more"
+            raise Invalid.at(name, detail, found=str(asked), expected=f"at most {most}")
+        quotas.check_keys(session, caller.tenant, limits)
         key, secret = keys.make(session, caller.tenant, wanted, caller.key)
         audit.append(session, caller.who, "key.made", key=key.id)
     return _told_once(key, secret, 201)
@@ -64,12 +74,26 @@ def _within(maker: Key, wanted: Wanted) -> Wanted:
     return wanted.model_copy(update={name: getattr(wanted, name) or most for name, most in mine.items()})
 
 
-@router.get("/v1/keys", summary="API keys", response_model=Page[KeyOut], responses=answers({200: page(KEY)}, 304, 503))
-def list_keys(request: Request, context: ContextDep, caller: Admin) -> Response:
+@router.get(
+    "/v1/keys",
+    summary="API keys",
+    response_model=Page[KeyOut],
+    responses=answers({200: page(KEY, "AZjC9Rsif-CKQZPH1eKm8A")}, 304, 422, 503),
+)
+def list_keys(
+    request: Request,
+    context: ContextDep,
+    caller: Admin,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
+) -> Response:
     """All keys that the tenant ever had, oldest first, without the keys themselves."""
+    after = None if cursor is None else from_cursor(cursor)
     with context.sessions() as session:
-        found = [KeyOut.model_validate(key) for key in keys.of_tenant(session, caller.tenant)]
-    return tagged_json(request, Page(items=found))
+        found = keys.of_tenant(session, caller.tenant, after, limit + 1)
+    following = cursor_after([key.id for key in found], limit)
+    items = [KeyOut.model_validate(key) for key in found[:limit]]
+    return tagged_json(request, Page(items=items, next_cursor=following), next_link(request, following))
 
 
 @router.post(

@@ -1,4 +1,4 @@
-"""How many requests a minute each key makes of this process."""
+"""How many requests a minute each key, and each tenant, makes of this process."""
 
 import threading
 import time
@@ -9,19 +9,19 @@ MINUTE = 60.0
 
 
 class Rates:
-    """One bucket a key, which holds a minute's worth and fills up evenly."""
+    """One bucket for each, which holds a minute's worth and fills up evenly."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._buckets: dict[uuid.UUID, tuple[float, float]] = {}  # requests left, and when that was
+        self._buckets: dict[uuid.UUID | str, tuple[float, float]] = {}  # requests left, and when that was
 
-    def wait(self, key_id: uuid.UUID, most: int) -> float:
+    def wait(self, whose: uuid.UUID | str, most: int) -> float:
         """Take one request; 0 when there was one, else the seconds until there is."""
         with self._lock:
             now = self._clock()
-            left, since = self._buckets.get(key_id, (float(most), now))
+            left, since = self._buckets.get(whose, (float(most), now))
             left = min(most, left + (now - since) * most / MINUTE)
             granted = left >= 1
-            self._buckets[key_id] = (left - granted, now)
+            self._buckets[whose] = (left - granted, now)
             return 0.0 if granted else (1 - left) * MINUTE / most

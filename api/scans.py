@@ -59,7 +59,7 @@ async def create_scan(
     filename: Annotated[str | None, Query(description="the same as X-Filename")] = None,
 ) -> Response:
     """The body is the file, or a form with the part `file`. 200: these very bytes are here already."""
-    async with received(context, caller, request, filename) as file:
+    async with received(context, caller, request, filename) as file, context.keeping.taken(caller.tenant):
         return await context.files.run(_keep, context, caller, file)
 
 

@@ -4,11 +4,11 @@ import uuid
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from core.grade import Mark
 from core.parameters import MAX_SEEDS, Method
-from worker.keys import PriorityName, Scope, priority_name
+from worker.keys import PriorityName
 from worker.models import DeliveryState, Status
 
 Item = TypeVar("Item")
@@ -128,6 +128,14 @@ class JobIn(JobOptions):
     scan_id: uuid.UUID
 
 
+class EstimateOut(BaseModel):
+    """What a job was estimated to need when it was filed."""
+
+    seconds: float = Field(description="of one worker, over all its slices and seeds; many runs end earlier")
+    memory_bytes: int = Field(description="of a worker at its peak")
+    result_bytes: int = Field(description="of all that is kept of it, at most")
+
+
 class Progress(BaseModel):
     """How far a job is, over all its slices."""
 
@@ -225,6 +233,7 @@ class JobItem(BaseModel):
     seeds: int
     priority: PriorityName
     max_seconds: float | None = Field(description="that it may compute; null: without limit")
+    estimate: EstimateOut | None = Field(description="null: of a version that made none")
     compute_seconds: float = Field(description="that workers spent on it, without what they are at")
     tags: dict[str, str]
     cancel_requested: bool
@@ -262,37 +271,6 @@ class SnapshotOut(BaseModel):
     ssim: float | None = Field(description="null without a reference")
     seconds: float = Field(description="spent on the slice so far")
     created_at: datetime
-
-
-class KeyOut(BaseModel):
-    """An API key, without the key."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    id: uuid.UUID
-    name: str
-    scopes: list[Scope]
-    max_open_jobs: int | None
-    max_jobs_per_day: int | None
-    max_stored_bytes: int | None
-    max_requests_per_minute: int | None
-    retention_days: int | None
-    max_priority: PriorityName
-    created_at: datetime
-    expires_at: datetime | None
-    revoked_at: datetime | None
-    last_used_at: datetime | None = Field(description="to the minute")
-
-    @field_validator("max_priority", mode="before")
-    @classmethod
-    def _by_name(cls, stored: int | str) -> str:
-        return stored if isinstance(stored, str) else priority_name(stored)
-
-
-class KeyMade(KeyOut):
-    """A new API key; the only answer that holds it."""
-
-    key: str = Field(description="for `Authorization: Bearer`; it cannot be shown again")
 
 
 class HealthOut(BaseModel):

@@ -30,9 +30,13 @@ class Shares:
         """Places that nobody holds."""
         return self.most - self._held.total()
 
-    def take(self, client: str) -> None:
-        """Have one place more. Raises TooManyAtOnce or Overloaded."""
+    def take(self, client: str, most: int | None = None) -> None:
+        """Have one place more, of at most so many. Raises TooManyAtOnce or Overloaded."""
         held, free = self._held[client], self.free
+        if most is not None and held >= most:
+            raise TooManyAtOnce(
+                f"you have {held} {self._what} at once, and this tenant may have {most}; try again when one has ended"
+            )
         if held and held >= free:
             raise TooManyAtOnce(
                 f"you have {held} {self._what} at once, of {self.most} in all ({self._setting}), and others need room; "
@@ -48,10 +52,14 @@ class Shares:
         if not self._held[client]:
             del self._held[client]
 
+    def held(self, client: str) -> int:
+        """Places that a client has."""
+        return self._held.get(client, 0)
+
     @contextmanager
-    def taken(self, client: str) -> Iterator[None]:
+    def taken(self, client: str, most: int | None = None) -> Iterator[None]:
         """One place for a while. Raises TooManyAtOnce or Overloaded."""
-        self.take(client)
+        self.take(client, most)
         try:
             yield
         finally:
@@ -64,6 +72,7 @@ class Room(NamedTuple):
     connections: Shares
     requests: Shares  # whose answer has not begun
     streams: Shares
+    polls: Shares  # answers that are held back
     uploads: Shares
 
 
@@ -73,6 +82,7 @@ def room(settings: Settings) -> Room:
         Shares("connections", "MAX_CONNECTIONS", settings.max_connections),
         Shares("waiting requests", "MAX_WAITING_REQUESTS", settings.max_waiting_requests),
         Shares("event streams", "MAX_EVENT_STREAMS", settings.max_event_streams),
+        Shares("long polls", "MAX_LONG_POLLS", settings.max_long_polls),
         Shares("uploads", "MAX_UPLOADS", settings.max_uploads),
     )
 
@@ -81,6 +91,33 @@ def client_of(connection: HTTPConnection) -> str:
     """Who asks: what `state.client` says, where somebody has looked at a key, else the address."""
     known: str | None = getattr(connection.state, "client", None)
     return known or (connection.client.host if connection.client else "")
+
+
+class Place:
+    """One place of a client, which it gives back once."""
+
+    def __init__(self, places: Shares, client: str) -> None:
+        self._places, self._client = places, client
+        self._held = True
+
+    def give_back(self) -> None:
+        """Have it no more."""
+        if self._held:
+            self._held = False
+            self._places.give_back(self._client)
+
+
+@contextmanager
+def held_back(request: HTTPConnection, polls: Shares, most: int | None) -> Iterator[None]:
+    """While an answer is held back: a place among those of the tenant that asks, not among those of its address.
+
+    Raises TooManyAtOnce or Overloaded.
+    """
+    with polls.taken(client_of(request), most):
+        place: Place | None = getattr(request.state, "place", None)
+        if place is not None:
+            place.give_back()
+        yield
 
 
 class Admission:
@@ -101,17 +138,15 @@ class Admission:
         except (TooManyAtOnce, Overloaded) as problem:
             await problem.response(scope["path"])(scope, receive, send)
             return
-        waiting = True
+        place = Place(self.requests, client)
+        # Whoever knows better who asks, and shares what it waits for, gives it back sooner.
+        scope.setdefault("state", {})["place"] = place
 
         async def send_begun(message: Message) -> None:
-            nonlocal waiting
-            if waiting:
-                waiting = False
-                self.requests.give_back(client)
+            place.give_back()
             await send(message)
 
         try:
             await self.app(scope, receive, send_begun)
         finally:
-            if waiting:
-                self.requests.give_back(client)
+            place.give_back()

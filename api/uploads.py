@@ -5,14 +5,20 @@ import fcntl
 import hashlib
 import os
 import re
+import threading
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
 from anyio import CancelScope
 
-from api.context import Context
 from api.problems import BadRequest, DiskFull, Invalid, TooLarge, UnknownMedia
+from worker.quotas import BYTES_RETRY_SECONDS, QuotaReached
+
+if TYPE_CHECKING:
+    from api.context import Context
 
 BLOCK_BYTES = 1 << 20  # written, hashed and checked against the limits at once
 SYNC_BYTES = 4 << 20  # put on the disk at once: all of it at the end would keep this client and others waiting
@@ -20,15 +26,41 @@ LONGEST_NAME = 255
 _SHA256_DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]*):")
 
 
+class Incoming:
+    """Bytes that are on their way in for each tenant, in this process: none may pass what the tenant has left."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bytes: Counter[str] = Counter()
+
+    def change(self, tenant: str, more: int) -> int:
+        """So many more or, below 0, less; gives what there is then."""
+        with self._lock:
+            self._bytes[tenant] += more
+            if not (now := self._bytes[tenant]):
+                del self._bytes[tenant]
+            return now
+
+
+class Room(NamedTuple):
+    """What a tenant, or the key that asks, may store yet."""
+
+    tenant: str
+    bytes: int
+
+
 class Upload:
     """The file and what is known of it so far. Its lock dies with the process: see `worker.tidying`."""
 
-    def __init__(self, context: Context) -> None:
+    _room: Room | None
+
+    def __init__(self, context: "Context") -> None:
         self.path = context.storage.incoming / f"{uuid.uuid4().hex}.part"
         self.filename = ""
         self.digest: str | None = None  # Repr-Digest that was sent
         self.size_bytes = 0
         self._storage, self._settings, self._threads = context.storage, context.settings, context.files
+        self._incoming, self._room, self._reserved = context.incoming, None, 0
         self._hash = hashlib.sha256()
         self._block = bytearray()
         self._unsynced = 0
@@ -68,14 +100,28 @@ class Upload:
             os.fsync(self._file.fileno())
             self._unsynced = 0
 
+    def keep_within(self, room: Room) -> None:
+        """Let no more come than the tenant has left, all its uploads taken together."""
+        self._room = room
+
     def check(self, size_bytes: int, written: int = 0) -> None:
-        """Raise TooLarge or DiskFull when a file of this size may not be stored, of which a part is written."""
+        """Raise TooLarge, QuotaReached or DiskFull when a file of this size, partly written, may not be stored."""
         most, reserve = self._settings.max_upload_bytes, self._settings.disk_reserve_bytes
         if size_bytes > most:
             detail = f"the file has more than {most} bytes, the limit of this service (MAX_UPLOAD_BYTES)"
             raise TooLarge.at("file", detail, found=f"{size_bytes} bytes or more", expected=f"at most {most} bytes")
+        self._reserve(size_bytes)
         if self._storage.free_bytes() - (size_bytes - written) < reserve:
             raise DiskFull(f"less than the reserve of {reserve} bytes would stay free (DISK_RESERVE_BYTES)")
+
+    def _reserve(self, size_bytes: int) -> None:
+        if (room := self._room) is None or (more := size_bytes - self._reserved) <= 0:
+            return
+        self._reserved = size_bytes
+        if (all_of_them := self._incoming.change(room.tenant, more)) > room.bytes:
+            others = f", beside {all_of_them - size_bytes} on their way" if all_of_them > size_bytes else ""
+            kept = f"{room.bytes} bytes more may be kept (max_stored_bytes), and this file has {size_bytes} or more"
+            raise QuotaReached(f"{kept}{others}; delete some scans or jobs", BYTES_RETRY_SECONDS)
 
     def _check_digest(self, header: str) -> None:
         match = _SHA256_DIGEST.search(header)
@@ -86,12 +132,15 @@ class Upload:
 
     def close(self) -> None:
         """Remove what was not kept."""
+        if self._room is not None:
+            self._incoming.change(self._room.tenant, -self._reserved)
+            self._room = None
         self._file.close()
         self.path.unlink(missing_ok=True)
 
 
 @asynccontextmanager
-async def uploading(context: Context) -> AsyncIterator[Upload]:
+async def uploading(context: "Context") -> AsyncIterator[Upload]:
     """A file that is gone at the end, unless it was moved to where it belongs."""
     upload = await context.files.run(Upload, context)
     try:

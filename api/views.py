@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from api.problems import Invalid, NotFound
 from api.reads import Read, Reads
-from api.schemas import JobItem, JobOut, Metrics, Page, Progress, ScanOut, SnapshotOut
+from api.schemas import EstimateOut, JobItem, JobOut, Metrics, Page, Progress, ScanOut, SnapshotOut
 from core.grade import Grade, worst
 from core.verdict import foreign
 from worker import integrity
@@ -73,8 +73,9 @@ _CHUNKS = (
     .correlate(Job.__table__)
     .lateral("progress")
 )
+_ESTIMATED = ("estimated_seconds", "memory_bytes", "result_bytes")
 _SPENT = _JOB.seconds.label("compute_seconds")  # the slices' `seconds` are another sum
-_JOBS: Select[Any] = select(*(_JOB[name] for name in _SHOWN), _SPENT, _CHUNKS).join(_CHUNKS, true())
+_JOBS: Select[Any] = select(*(_JOB[name] for name in (*_SHOWN, *_ESTIMATED)), _SPENT, _CHUNKS).join(_CHUNKS, true())
 _VERDICT = func.jsonb_build_object("slice", _CHUNK.slice, "quality", _CHUNK.quality, type_=JSONB).concat(
     func.coalesce(_CHUNK.verdict, text("'{}'::jsonb"), type_=JSONB)
 )
@@ -216,6 +217,7 @@ def _item(row: Any) -> dict[str, Any]:
         **{name: shown[name] for name in _SHOWN if name not in ("damaged", "scan_warnings")},
         "priority": priority_name(row.priority),
         "compute_seconds": row.compute_seconds,
+        "estimate": _estimate(row),
         "progress": _progress(row),
         "metrics": None if row.metrics is None else Metrics.model_validate(row.metrics),
         "warnings": _warnings(row),
@@ -223,6 +225,14 @@ def _item(row: Any) -> dict[str, Any]:
         "worker": row.worker,
         "links": links,
     }
+
+
+def _estimate(row: Any) -> EstimateOut | None:
+    if row.estimated_seconds is None:
+        return None
+    # Three digits: it is no more than an estimate.
+    seconds = float(f"{row.estimated_seconds:.3g}")
+    return EstimateOut(seconds=seconds, memory_bytes=row.memory_bytes, result_bytes=row.result_bytes)
 
 
 def _warnings(row: Any) -> list[str]:

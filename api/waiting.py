@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from api.access import Caller, refused, still_admitted
 from api.context import Context
+from api.shares import held_back
 from api.watcher import Watch
 from worker.models import Status
 
@@ -37,12 +38,23 @@ async def awaited(
 ) -> Seen:
     """What is read of that id as soon as its status is another than now, at the latest after these seconds.
 
-    It is read again only when it changed. Raises ClientDisconnect when the client has left, Unauthenticated when its
-    key was refused meanwhile.
+    It is read again only when it changed, and holds one of the tenant's places meanwhile. Raises ClientDisconnect when
+    the client has left, Unauthenticated when its key was refused meanwhile, TooManyAtOnce and Overloaded.
     """
     if not seconds:
         return await read()
-    deadline = time.monotonic() + seconds
+    with held_back(request, context.room.polls, caller.limits(context.settings).max_waits):
+        return await _changed(context, caller, request, id_, read, time.monotonic() + seconds)
+
+
+async def _changed(
+    context: Context,
+    caller: Caller,
+    request: Request,
+    id_: uuid.UUID,
+    read: Callable[[], Awaitable[Seen]],
+    deadline: float,
+) -> Seen:
     key_id = None if caller.key is None else caller.key.id
     with context.watcher.watch(id_, key_id, progress=False) as changed:
         first = seen = await _shared(context, caller, id_, read)

@@ -31,6 +31,10 @@ class DamagedScan(ReconstructionError):
     """The bytes of a stored scan are not those that were stored."""
 
 
+class TooCostly(ReconstructionError):
+    """What is asked for would take more time or memory than it may."""
+
+
 class MissingPrior(ReconstructionError):
     """No diffusion prior of that name or for that modality."""
 

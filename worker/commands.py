@@ -17,13 +17,14 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from worker import audit, audit_heads, data_folder, embedded, jobs, keys
+from worker import audit, audit_heads, data_folder, embedded, jobs, keys, quotas, tenants
 from worker.audit import BrokenChain, Entry, Who
 from worker.database import in_one_line, make_engine, make_sessions
 from worker.keys import TENANT, Limits, PriorityName, Scope, Wanted
 from worker.models import DEFAULT_TENANT, Key
 from worker.settings import Settings, get_settings
 from worker.storage import Storage
+from worker.tenants import TenantLimits, limits_of
 from worker.webhooks import signing_secrets
 
 
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     revoke.add_argument("id", type=uuid.UUID)
     revoke.add_argument("--cancel-jobs", action="store_true", help="cancel its jobs that are queued or running")
     revoke.set_defaults(do=_revoke)
+    _add_tenants(groups.add_parser("tenants", help="show and set what tenants may do"))
     webhooks = groups.add_parser("webhook-secret", help="what a tenant's receivers verify webhooks with, one a line")
     webhooks.add_argument("--tenant", default=DEFAULT_TENANT, help="(%(default)s)")
     webhooks.set_defaults(do=_webhook_secret)
@@ -96,6 +98,53 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_tenants(parser: argparse.ArgumentParser) -> None:
+    of_tenants = parser.add_subparsers(required=True)
+    shown = of_tenants.add_parser("show", help="limits of a tenant and what it has used, as JSON")
+    shown.add_argument("tenant")
+    shown.set_defaults(do=_show_tenant)
+    listed = of_tenants.add_parser("list", help="tenants for which limits were set, one JSON object a line")
+    listed.set_defaults(do=_list_tenants)
+    change = of_tenants.add_parser("set", help="set limits of a tenant; its keys have at most these")
+    change.add_argument("tenant")
+    for name, field in TenantLimits.model_fields.items():
+        change.add_argument(f"--{name.replace('_', '-')}", metavar="N|default", help=field.description)
+    change.set_defaults(do=_set_tenant)
+
+
+def _show_tenant(session: Session, options: argparse.Namespace) -> None:
+    limits = limits_of(session, options.tenant, get_settings())
+    used = quotas.usage(session, options.tenant)
+    _say(json.dumps({"tenant": options.tenant, "limits": limits.model_dump(), "usage": used}))
+
+
+def _list_tenants(session: Session, _: argparse.Namespace) -> None:
+    for name, limits in tenants.known(session).items():
+        _say(json.dumps({"tenant": name, "limits": limits.model_dump(exclude_none=True)}))
+
+
+def _set_tenant(session: Session, options: argparse.Namespace) -> None:
+    if not keys.is_tenant(options.tenant):
+        raise Refused(f"{options.tenant!r} does not match {TENANT}")
+    given = {name: getattr(options, name) for name in TenantLimits.model_fields if getattr(options, name) is not None}
+    changes = {name: None if text == "default" else _number(name, text) for name, text in given.items()}
+    try:
+        TenantLimits.model_validate(changes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Refused(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from None
+    own = tenants.set_limits(session, options.tenant, changes)
+    audit.append(session, Who(options.tenant, f"command:{os.getuid()}"), "tenant.limited")
+    session.commit()
+    _say(json.dumps({"tenant": options.tenant, "limits": own.model_dump(exclude_none=True)}))
+
+
+def _number(name: str, text: str) -> int:
+    if not text.isdecimal():
+        raise Refused(f"--{name.replace('_', '-')}: {text!r} is neither a number nor default")
+    return int(text)
+
+
 def _create(session: Session, options: argparse.Namespace) -> None:
     if not keys.is_tenant(options.tenant):
         raise Refused(f"--tenant: {options.tenant!r} does not match {TENANT}")
@@ -105,6 +154,14 @@ def _create(session: Session, options: argparse.Namespace) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         raise Refused(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from None
+    limits = limits_of(session, options.tenant, get_settings())
+    if (beyond := keys.beyond(wanted, limits)) is not None:
+        name, _, most = beyond
+        raise Refused(f"--{name.replace('_', '-')}: tenant {options.tenant} has {most}, and a key of it no more")
+    try:
+        quotas.check_keys(session, options.tenant, limits)
+    except quotas.QuotaReached as error:
+        raise Refused(str(error)) from None
     key, secret = keys.make(session, options.tenant, wanted)
     _tell(session, key, "key.made", secret)
 

@@ -9,14 +9,17 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from core.cost import Task
 from core.parameters import Parameters
 from core.volumes import leaders
 from worker import jobs
+from worker.admission import IllegalMove, admit, asked_of
 from worker.database import notify
+from worker.estimates import columns
 from worker.ids import new_id
-from worker.jobs import IllegalMove
 from worker.models import OPEN, Comparison, Job, Key, Scan
 from worker.scans import end_of
+from worker.tenants import TenantLimits, hold
 
 OUTPUTS = ["h5"]
 
@@ -31,6 +34,7 @@ class Compared:
     method: Parameters  # complete
     slices: Sequence[int]
     seed: int
+    task: Task | None = None  # what it will cost
 
 
 def submit(
@@ -46,15 +50,18 @@ def submit(
     key: Key | None = None,
     retention_days: int | None = None,
     max_seconds: float | None = None,
+    limits: TenantLimits | None = None,
 ) -> tuple[Comparison, Sequence[Job]]:
     """The comparison and its queued jobs, all of them or none; none where the same key and request made it before.
 
     Raises TooManyOpenJobs, QuotaReached, IdempotencyConflict, and IllegalMove when a scan was deleted meanwhile.
     """
-    jobs.hold_submissions(session)
+    hold(session, tenant)
     if (known := jobs.by_key(session, Comparison, tenant, idempotency_key, request_sha256)) is not None:
         return known, []
-    jobs.admit(session, {run.scan.id for run in runs}, len(runs), max_open_jobs, key)
+    estimated = [{} if run.task is None else columns(run.task, max_seconds) for run in runs]
+    wanted = asked_of([run.slices for run in runs], estimated)
+    admit(session, tenant, {run.scan.id for run in runs}, wanted, max_open_jobs, key, limits)
     owned = {
         "tenant": tenant,
         "key_id": None if key is None else key.id,
@@ -69,7 +76,8 @@ def submit(
     # Workers take jobs by their ids: in this order.
     ids = sorted(new_id() for _ in runs)
     rows = [
-        (shared | _row(job_id, run), leaders(run.slices, run.method)) for job_id, run in zip(ids, runs, strict=True)
+        (shared | _row(job_id, run) | cost, leaders(run.slices, run.method))
+        for job_id, run, cost in zip(ids, runs, estimated, strict=True)
     ]
     return comparison, jobs.file(session, rows)
 

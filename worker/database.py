@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from worker import timeouts
 
+DISK_FULL = "53100"  # SQLSTATE
 CHANNEL = "udig_jobs"
 PROGRESS_CHANNEL = "udig_progress"  # of what changes no status: whoever waits for one need not look
 KEYS_CHANNEL = "udig_keys"
@@ -98,6 +99,11 @@ def make_sessions(engine: Engine) -> sessionmaker[Session]:
 def in_one_line(error: DBAPIError) -> str:
     """What the database said first."""
     return str(error.orig).strip().splitlines()[0]
+
+
+def has_no_room(error: BaseException) -> bool:
+    """Whether the database could not write for want of disk."""
+    return getattr(getattr(error, "orig", error), "sqlstate", None) == DISK_FULL
 
 
 def notify(session: Session, job_id: uuid.UUID) -> None:

@@ -1,39 +1,31 @@
 """What the door does with jobs: submit, cancel, retry, delete. Nothing here commits; every change notifies."""
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, and_, func, insert, select, update
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session, aliased
 
+from core.cost import Task
 from core.parameters import Parameters
 from core.volumes import leaders
 from worker import quotas
+from worker.admission import IllegalMove, JobError, admit, asked_of, check_room
 from worker.database import notify
+from worker.estimates import columns
 from worker.ids import new_id
 from worker.models import DEFAULT_TENANT, OPEN, Chunk, Comparison, Job, Key, Priority, Scan, Status
+from worker.quotas import Wanted
 from worker.scans import end_of
+from worker.tenants import TenantLimits, hold
 
-SUBMISSION_LOCK = (0x75646967, 1)  # two 32-bit keys: one submission at a time, so that the limit of open jobs is exact
 Submitted = TypeVar("Submitted", Job, Comparison)
-
-
-class JobError(Exception):
-    """The job or the queue is not in a state that allows it."""
-
-
-class IllegalMove(JobError):
-    """A move that the job's status does not allow."""
 
 
 class UnknownJob(JobError):
     """No job of that id."""
-
-
-class TooManyOpenJobs(JobError):
-    """As many jobs are queued or running as the settings allow."""
 
 
 class IdempotencyConflict(JobError):
@@ -59,15 +51,19 @@ def submit(
     max_open_jobs: int,
     key: Key | None = None,
     retention_days: int | None = None,
+    limits: TenantLimits | None = None,
+    task: Task | None = None,
 ) -> tuple[Job, bool]:
     """The queued job of the scan's tenant and whether it is new: the same key and request answer with the first job.
 
+    `limits` are the tenant's, `task` is what it will cost; without them nothing is counted or kept of it.
     Raises TooManyOpenJobs, QuotaReached, IdempotencyConflict, and IllegalMove when the scan was deleted meanwhile.
     """
-    hold_submissions(session)
+    hold(session, scan.tenant)
     if (known := by_key(session, Job, scan.tenant, idempotency_key, request_sha256)) is not None:
         return known, False
-    admit(session, [scan.id], 1, max_open_jobs, key)
+    estimated = {} if task is None else columns(task, max_seconds)
+    admit(session, scan.tenant, [scan.id], asked_of([slices], [estimated]), max_open_jobs, key, limits)
     row = {
         "id": new_id(),
         "tenant": scan.tenant,
@@ -83,6 +79,7 @@ def submit(
         "priority": priority,
         "max_seconds": max_seconds,
         "tags": dict(tags),
+        **estimated,
         "webhook_url": webhook_url,
         "traceparent": traceparent,
         "idempotency_key": idempotency_key,
@@ -97,11 +94,6 @@ def warnings_of(scan: Scan) -> list[str]:
     return list(scan.header.get("warnings") or ())
 
 
-def hold_submissions(session: Session) -> None:
-    """Let nobody else submit until the transaction ends."""
-    session.execute(select(func.pg_advisory_xact_lock(*SUBMISSION_LOCK)))
-
-
 def by_key(
     session: Session, kind: type[Submitted], tenant: str, key: str | None, request_sha256: str | None
 ) -> Submitted | None:
@@ -113,25 +105,6 @@ def by_key(
         made = f"{kind.__name__.lower()} {known.id}"
         raise IdempotencyConflict(f"the idempotency key was used for another request, which made {made}")
     return known
-
-
-def admit(session: Session, scan_ids: Collection[uuid.UUID], more: int, most: int, key: Key | None) -> None:
-    """Hold the scans of so many jobs that are to be filed. Raises as `submit` does."""
-    if key is not None:
-        quotas.check_open(session, key, more)
-        quotas.check_day(session, key, more)
-    check_room(session, more, most)
-    held = session.scalars(select(Scan.id).where(Scan.id.in_(scan_ids)).with_for_update(read=True, key_share=True))
-    if gone := set(scan_ids) - set(held):
-        raise IllegalMove(f"scan {', '.join(map(str, gone))} was deleted")
-
-
-def check_room(session: Session, more: int, most: int) -> None:
-    """Raise TooManyOpenJobs unless so many more may be queued. Exact while submissions are held."""
-    count = session.scalar(select(func.count()).select_from(Job).where(Job.status.in_(OPEN))) or 0
-    if count + more > most:
-        what = "no job more" if more == 1 else f"no {more} jobs more"
-        raise TooManyOpenJobs(f"{what} may be queued or running, the limit is {most} (MAX_OPEN_JOBS); try again later")
 
 
 def file(session: Session, rows: Sequence[tuple[dict[str, Any], Mapping[int, int]]]) -> Sequence[Job]:
@@ -175,6 +148,7 @@ def retry(
     *,
     max_open_jobs: int,
     max_seconds: float | None = None,
+    limits: TenantLimits | None = None,
 ) -> Job:
     """Queue a failed job again; finished slices stay, the others go on from their checkpoints.
 
@@ -182,7 +156,7 @@ def retry(
 
     Raises IllegalMove, TooManyOpenJobs and QuotaReached. It was counted for its day when it was filed.
     """
-    hold_submissions(session)
+    hold(session, tenant)
     # The scan first, as whoever deletes one holds it first: it must not go between the look at it and the commit.
     scan_id = select(Job.scan_id).where(Job.id == job_id, Job.tenant == tenant).scalar_subquery()
     session.execute(select(Scan.id).where(Scan.id == scan_id).with_for_update(read=True, key_share=True))
@@ -201,7 +175,10 @@ def retry(
         )
     if job.key_id is not None:
         quotas.check_open(session, session.get_one(Key, job.key_id))
-    check_room(session, 1, max_open_jobs)
+    check_room(session, 1, max_open_jobs, tenant if job.key_id is not None else None)
+    if limits is not None:
+        left = max((job.estimated_seconds or 0.0) - job.seconds, 0.0)
+        quotas.check_tenant(session, tenant, limits, Wanted(1, len(job.slices), left), filed=False)
     job.status, job.error, job.finished_at, job.cancel_requested = Status.QUEUED, None, None, False
     job.max_seconds = limit
     session.execute(update(Chunk).where(Chunk.job_id == job_id).values(recomputed=0))

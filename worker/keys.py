@@ -14,13 +14,12 @@ from sqlalchemy import ColumnElement, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from worker.database import notify_key
-from worker.models import Key, Priority
+from worker.models import Key, Priority, Tenant
+from worker.tenants import AT_THE_DOOR, Bytes, Count, TenantLimits
 
 PREFIX = "udig_"  # by which scanners for leaked secrets know them
 TENANT = r"^[a-z0-9][a-z0-9-]{0,62}$"
 USE_IS_TOLD_AGAIN = timedelta(minutes=1)
-Count = Annotated[int, Field(ge=1, lt=1 << 31, strict=True)]
-Bytes = Annotated[int, Field(ge=1, lt=1 << 63, strict=True)]
 Days = Annotated[int, Field(ge=1, le=36500, strict=True)]
 
 
@@ -87,6 +86,16 @@ def make(session: Session, tenant: str, wanted: Wanted, maker: Key | None = None
     return key, secret
 
 
+def beyond(wanted: Limits, limits: TenantLimits) -> tuple[str, int, int] | None:
+    """The first limit of a wanted key above its tenant's: its name, what is wanted and what may be; None: none is."""
+    for name in KEPT_LIMITS:
+        asked, most = getattr(wanted, name), getattr(limits, name)
+        # What is kept for longer than the tenant's goes when that says.
+        if name != "retention_days" and asked is not None and most is not None and asked > most:
+            return name, asked, most
+    return None
+
+
 def laxer(key: Key, than: Key) -> str | None:
     """The first limit in which a key may have more than another, or live longer; None: in none."""
     for name in (*KEPT_LIMITS, "max_priority", "expires_at"):
@@ -97,9 +106,10 @@ def laxer(key: Key, than: Key) -> str | None:
 
 
 class Recognised(NamedTuple):
-    """A valid key, and whether its last use was noted so long ago that this one should be."""
+    """A valid key, what was set for its tenant, and whether its last use was noted so long ago that this should be."""
 
     key: Key
+    tenants: dict[str, int | None]  # limits of AT_THE_DOOR; None: the default
     use_is_due: bool
 
 
@@ -120,19 +130,32 @@ def _usable() -> ColumnElement[bool]:
     return Key.revoked_at.is_(None) & or_(Key.expires_at.is_(None), Key.expires_at > func.now())
 
 
-VALID = select(*Key.__table__.c, _use_is_due().label("use_is_due")).where(_opens(bindparam("sha256")), _usable())
+_OF_TENANT = "tenants_"
+VALID = (
+    select(
+        *Key.__table__.c,
+        *(getattr(Tenant, name).label(_OF_TENANT + name) for name in AT_THE_DOOR),
+        _use_is_due().label("use_is_due"),
+    )
+    .outerjoin(Tenant, Tenant.name == Key.tenant)
+    .where(_opens(bindparam("sha256")), _usable())
+)
 """The valid key with a secret of this hash: how long it takes to find it tells nothing of any key."""
 
 
 def recognised(row: Any) -> Recognised:
     """A row of VALID."""
     columns = row._asdict()
-    return Recognised(use_is_due=columns.pop("use_is_due"), key=Key(**columns))
+    tenants = {name: columns.pop(_OF_TENANT + name) for name in AT_THE_DOOR}
+    return Recognised(use_is_due=columns.pop("use_is_due"), tenants=tenants, key=Key(**columns))
 
 
-def of_tenant(session: Session, tenant: str | None) -> Sequence[Key]:
-    """The keys of a tenant, or of all, oldest first."""
-    query = select(Key).order_by(Key.id)
+def of_tenant(
+    session: Session, tenant: str | None, after: uuid.UUID | None = None, limit: int | None = None
+) -> Sequence[Key]:
+    """The keys of a tenant, or of all, oldest first; so many `after` one."""
+    query = select(Key).order_by(Key.id).limit(limit)
+    query = query if after is None else query.where(Key.id > after)
     return session.scalars(query if tenant is None else query.where(Key.tenant == tenant)).all()
 
 

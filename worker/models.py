@@ -2,7 +2,6 @@
 
 import uuid
 from datetime import datetime
-from enum import IntEnum
 from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Identity, Index, SmallInteger, String, UniqueConstraint, func, text
@@ -10,7 +9,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from worker.ids import new_id
-from worker.tables import DEFAULT_TENANT, OPEN, Base, DeliveryState, ServiceState, Status
+from worker.tables import DEFAULT_TENANT, OPEN, Base, DeliveryState, Priority, ServiceState, Status, Tenant
 
 __all__ = [
     "DEFAULT_TENANT",
@@ -29,16 +28,10 @@ __all__ = [
     "Snapshot",
     "Status",
     "Tally",
+    "Tenant",
     "WebhookDelivery",
     "Worker",
 ]
-
-
-class Priority(IntEnum):
-    """Slices of a higher priority are claimed first, and a running one of a lower priority gives way to them."""
-
-    ROUTINE = 0
-    URGENT = 1
 
 
 class Key(Base):
@@ -120,6 +113,7 @@ class Job(Base):
         Index("ix_jobs_key_id", "key_id", "created_at"),
         Index("ix_jobs_expires_at", "expires_at"),
         Index("ix_jobs_comparison_id", "comparison_id"),
+        Index("ix_jobs_open", "tenant", postgresql_where=text("status IN ('queued', 'running')")),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
@@ -151,6 +145,11 @@ class Job(Base):
     damaged: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # file -> when it was found to be
     last_seq: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
     traceparent: Mapped[str | None] = mapped_column(String(55))  # W3C trace context of the request that filed it
+    estimated_seconds: Mapped[float | None]  # of workers, when it was filed
+    basis_seconds: Mapped[float | None]  # the same of one core of a CPU
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)  # of a worker at its peak, estimated
+    result_bytes: Mapped[int | None] = mapped_column(BigInteger)  # of its files, estimated
+    stored_bytes: Mapped[int | None] = mapped_column(BigInteger)  # the same, counted once it has ended
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -220,6 +219,7 @@ class Worker(Base):
     name: Mapped[str] = mapped_column(primary_key=True)  # host:pid:random
     device: Mapped[str]
     gpu: Mapped[str | None]  # its UUID
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)  # that it may use
     gpu_memory_used_bytes: Mapped[int | None] = mapped_column(BigInteger)  # by all processes on it
     gpu_memory_total_bytes: Mapped[int | None] = mapped_column(BigInteger)
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -247,7 +247,10 @@ class Audit(Base):
     """Who did what to what. Rows are only ever added, and each holds the hash of the one before: see `worker.audit`."""
 
     __tablename__ = "audit"
-    __table_args__ = (Index("ix_audit_actor", "actor", "at"),)
+    __table_args__ = (
+        Index("ix_audit_actor", "actor", "at"),
+        Index("ix_audit_filed", "tenant", "at", postgresql_where=text("action = 'job.filed'")),
+    )
 
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     at: Mapped[datetime]

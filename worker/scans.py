@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from worker import quotas
 from worker.models import OPEN, Job, Key, Scan
 from worker.storage import Storage
+from worker.tenants import TenantLimits
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,14 @@ class Brought:
 
 
 def keep(
-    session: Session, storage: Storage, tenant: str, file: Brought, *, key: Key | None, retention_days: int | None
+    session: Session,
+    storage: Storage,
+    tenant: str,
+    file: Brought,
+    *,
+    key: Key | None,
+    retention_days: int | None,
+    limits: TenantLimits | None = None,
 ) -> tuple[Scan, bool]:
     """The tenant's scan with these bytes, and whether it is new. Commits nothing: after a rollback call `forget`.
 
@@ -37,8 +45,11 @@ def keep(
     scan = session.scalar(select(Scan).where(Scan.tenant == tenant, Scan.sha256 == file.sha256))
     created = scan is None
     if scan is None:
+        size = file.size_bytes + (0 if file.prepared is None else file.prepared.stat().st_size)
         if key is not None:
-            quotas.check_bytes(session, key, file.size_bytes)
+            quotas.check_bytes(session, key, size)
+        if limits is not None:
+            quotas.check_tenant_bytes(session, tenant, limits, size)
         scan = Scan(
             tenant=tenant,
             key_id=None if key is None else key.id,

@@ -59,11 +59,25 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(8 << 30, ge=1, description="largest scan file")
     disk_reserve_bytes: int = Field(1 << 30, ge=0, description="uploads are refused when less would stay free")
     max_open_jobs: int = Field(1000, ge=1, description="jobs queued or running at once")
-    retention_days: int | None = Field(
+    max_job_memory_bytes: int = Field(16 << 30, ge=1, description="memory that a job may be estimated to need")
+    tenant_max_open_jobs: int | None = Field(
         None,
         ge=1,
+        description="open jobs of one tenant; unset: half of MAX_OPEN_JOBS, less when others want some",
+    )
+    tenant_max_open_slices: int = Field(50_000, ge=1, description="slices of those jobs")
+    tenant_max_jobs_per_day: int = Field(20_000, ge=1, description="jobs that one tenant may file in 24 hours")
+    tenant_max_compute_seconds_per_day: int = Field(
+        432_000, ge=1, description="seconds of workers in 24 hours for one tenant, estimates of open jobs counted in"
+    )
+    tenant_max_stored_bytes: int = Field(100 << 30, ge=1, description="scans and results that one tenant keeps")
+    tenant_max_keys: int = Field(100, ge=1, description="API keys of one tenant")
+    tenant_max_requests_per_minute: int = Field(12_000, ge=1, description="of one tenant's keys, to each API process")
+    retention_days: int = Field(
+        30,
+        ge=0,
         le=36500,
-        description="scans and jobs are deleted after this, unless their key says another",
+        description="scans and jobs are deleted after this, unless their key or tenant says another; 0: never",
     )
     require_sandbox: bool = Field(
         False, description="refuse to start where this machine cannot give every part of the sandbox that reads scans"
@@ -71,6 +85,7 @@ class Settings(BaseSettings):
     max_connections: int = Field(4096, ge=2, description="connections to one API process; half of them for one address")
     max_waiting_requests: int = Field(1000, ge=2, description="requests without an answer yet; half for one client")
     max_event_streams: int = Field(2000, ge=2, description="event streams at once; half of them for one client")
+    max_long_polls: int = Field(1000, ge=2, description="answers held back by `?wait=` at once; half for one client")
     max_uploads: int = Field(64, ge=2, description="uploads at once; half of them for one client")
     max_slices: int = Field(1024, ge=1, description="slices of one scan")
     max_coils: int = Field(64, ge=1, description="coils of one scan")

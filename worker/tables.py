@@ -1,10 +1,10 @@
-"""What all tables share: their base, how names and kinds are stored, the states of jobs, webhooks and the service."""
+"""What all tables share: base, how names and kinds are stored, states of jobs and webhooks; tenants, the service."""
 
 from datetime import datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import DateTime, Enum, MetaData, String
+from sqlalchemy import BigInteger, DateTime, Enum, MetaData, String, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -34,6 +34,13 @@ class Status(StrEnum):
 
 
 OPEN = (Status.QUEUED, Status.RUNNING)
+
+
+class Priority(IntEnum):
+    """Slices of a higher priority are claimed first, and a running one of a lower priority gives way to them."""
+
+    ROUTINE = 0
+    URGENT = 1
 
 
 class DeliveryState(StrEnum):
@@ -71,3 +78,24 @@ class ServiceState(Base):
 
     name: Mapped[str] = mapped_column(String(32), primary_key=True)
     value: Mapped[dict[str, Any]]
+
+
+class Tenant(Base):
+    """The limits of a tenant that were set for it. Null: the setting's default holds."""
+
+    __tablename__ = "tenants"
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    max_open_jobs: Mapped[int | None]
+    max_open_slices: Mapped[int | None]
+    max_jobs_per_day: Mapped[int | None]
+    max_compute_seconds_per_day: Mapped[int | None] = mapped_column(BigInteger)
+    max_job_seconds: Mapped[int | None] = mapped_column(BigInteger)
+    max_job_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    max_keys: Mapped[int | None]
+    max_uploads: Mapped[int | None]
+    max_waits: Mapped[int | None]
+    max_requests_per_minute: Mapped[int | None]
+    retention_days: Mapped[int | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

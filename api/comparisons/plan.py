@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.asked import method_for, slices_of
+from api.asked import method_for, slices_of, task_for
 from api.comparisons.schemas import MOST_JOBS, MOST_SLICES, ComparedMethod, ComparisonIn
 from api.context import Context
 from api.problems import Invalid, NotFound
@@ -15,13 +15,17 @@ from core.acquisition import ScanHeader
 from core.comparison.entries import sampling_of
 from core.errors import ReconstructionError
 from core.parameters import Parameters
+from worker import estimates
 from worker.comparisons import Compared
 from worker.models import Scan
+from worker.tenants import TenantLimits
 
 _HEADER = TypeAdapter(ScanHeader)
 
 
-def planned(context: Context, session: Session, tenant: str, asked: ComparisonIn) -> list[Compared]:
+def planned(
+    context: Context, session: Session, tenant: str, asked: ComparisonIn, limits: TenantLimits
+) -> list[Compared]:
     """The jobs of a comparison: seed by seed, so that early entries are of all scans and methods."""
     scans = _scans(session, tenant, asked.scan_ids)
     _check_names(asked.methods)
@@ -29,6 +33,13 @@ def planned(context: Context, session: Session, tenant: str, asked: ComparisonIn
     slices = {scan.id: slices_of(scan, asked.slices) for scan in scans}
     _check_number(len(asked.seeds), [len(slices[scan.id]) for scan, _ in pairs])
     completed = [_run_of(context, scan, asked.methods, number) for scan, number in pairs]
+    tasks = [
+        task_for(context, session, scan, method, slices[scan.id])
+        for (scan, _), method in zip(pairs, completed, strict=True)
+    ]
+    memory = estimates.largest_memory(session, context.settings.alive_seconds)
+    for (_, number), task in zip(pairs, tasks, strict=True):
+        estimates.check(task, limits, memory, where=f"methods.{number}.")
     return [
         Compared(
             label=asked.methods[number].name,
@@ -37,9 +48,10 @@ def planned(context: Context, session: Session, tenant: str, asked: ComparisonIn
             method=method,
             slices=slices[scan.id],
             seed=seed,
+            task=task,
         )
         for seed in asked.seeds
-        for (scan, number), method in zip(pairs, completed, strict=True)
+        for (scan, number), method, task in zip(pairs, completed, tasks, strict=True)
     ]
 
 

@@ -36,6 +36,7 @@ from core.comparison.ranking import rankings
 from core.comparison.tables import TableForm, render
 from worker import audit, comparisons, jobs, tracing
 from worker.quotas import JOB_FILED
+from worker.tenants import limits_of
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["comparisons"])
@@ -69,15 +70,17 @@ async def create_comparison(
     Where the scans are of both modalities a method is tried on those that it applies to.
     """
     asked = parsed(ComparisonIn, await json_body(request, "a comparison"))
-    return await run_in_threadpool(_file, context, caller, asked, idempotency_key)
+    async with context.filing.taken(caller.tenant):
+        return await run_in_threadpool(_file, context, caller, asked, idempotency_key)
 
 
 def _file(context: Context, caller: Caller, asked: ComparisonIn, key: str | None) -> Response:
     with context.sessions() as session:
+        limits = limits_of(session, caller.tenant, context.settings)
         comparison, filed = comparisons.submit(
             session,
             tenant=caller.tenant,
-            runs=planned(context, session, caller.tenant, asked),
+            runs=planned(context, session, caller.tenant, asked, limits),
             request=_as_stored(asked),
             traceparent=tracing.current(),
             idempotency_key=key,
@@ -85,7 +88,8 @@ def _file(context: Context, caller: Caller, asked: ComparisonIn, key: str | None
             max_open_jobs=context.settings.max_open_jobs,
             key=caller.key,
             retention_days=caller.retention_days(context),
-            max_seconds=context.settings.max_job_seconds,
+            max_seconds=limits.max_job_seconds,
+            limits=limits,
         )
         comparison_id, job_ids = comparison.id, [job.id for job in filed]
         # Everything is asked before the commit: after it nothing may go wrong that would deny what was done.

@@ -7,6 +7,7 @@ import pytest
 import scans
 from driving import Drive
 from fastapi.testclient import TestClient
+from keyed import Door
 from serving import serving
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -54,3 +55,9 @@ def scan(client: TestClient, mri_file: bytes) -> dict[str, Any]:
 def drive(database: sessionmaker[Session], storage: Storage) -> Drive:
     """What a worker would do, step by step."""
     return Drive(database, storage)
+
+
+@pytest.fixture
+def door(settings: Settings, database: sessionmaker[Session]) -> Iterator[Door]:
+    with TestClient(create_app(settings.model_copy(update={"authentication": "on"}))) as client:
+        yield Door(client, database)

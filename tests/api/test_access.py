@@ -11,103 +11,27 @@ from typing import Any
 import pytest
 from driving import Drive
 from fastapi.testclient import TestClient
+from keyed import QUICK, Door, ask, bring, compare, filled
 from sqlalchemy import event, select, text, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import create_app
-from api.auditing import READS
 from api.problems import MEDIA_TYPE
 from api.rates import Rates
 from api.reads import Read, Reads
 from core.cards import BUNDLED
-from worker import audit, keys, retention
-from worker.keys import Scope, Wanted
+from worker import keys, retention
+from worker.keys import Scope
 from worker.models import Audit, Key
 from worker.settings import Settings
 from worker.storage import Storage
-
-QUICK = {"method": "zero_filled"}
-
-
-Headers = dict[str, str]
-
-
-class Door:
-    """The application with authentication on, and whoever stands before it."""
-
-    def __init__(self, client: TestClient, database: sessionmaker[Session]) -> None:
-        self.client, self.database = client, database
-        self.operations: dict[tuple[str, str], dict[str, Any]] = {
-            (method.upper(), path): operation
-            for path, item in client.get("/openapi.json").json()["paths"].items()
-            for method, operation in item.items()
-        }
-
-    def key(self, tenant: str, *scopes: Scope, **limits: Any) -> tuple[uuid.UUID, Headers]:
-        """A new key, and the headers that bear it."""
-        wanted = Wanted(name="test", scopes=list(scopes or Scope), **limits)
-        with self.database.begin() as session:
-            key, secret = keys.make(session, tenant, wanted)
-        return key.id, {"Authorization": f"Bearer {secret}"}
-
-    def v1(self) -> list[tuple[str, str]]:
-        return [each for each in self.operations if each[1].startswith("/v1/")]
-
-    def row(self, key_id: uuid.UUID) -> Key:
-        with self.database() as session:
-            return session.get_one(Key, key_id)
-
-    def audited(self, *, reads: bool = False) -> list[tuple[str, str, dict[str, str]]]:
-        """The audit log up to now without the ends of jobs, which no client makes; reads of metadata if wanted."""
-        self.client.app.state.context.auditing.write(at_once=True)  # type: ignore[attr-defined]
-        with self.database() as session:
-            rows = session.scalars(select(Audit).order_by(Audit.seq)).all()
-        beside = {"refused.401", "refused.429", *READS.values()}
-        return [
-            (row.actor, row.action, row.ids)
-            for row in rows
-            if row.actor != audit.WORKER and (reads or row.action not in beside)
-        ]
 
 
 @pytest.fixture(autouse=True)
 def _audited_when_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is written beside the requests of a test."""
     monkeypatch.setattr("api.auditing.WRITE_SECONDS", 3600)
-
-
-@pytest.fixture
-def door(settings: Settings, database: sessionmaker[Session]) -> Iterator[Door]:
-    with TestClient(create_app(settings.model_copy(update={"authentication": "on"}))) as client:
-        yield Door(client, database)
-
-
-def filled(path: str, some_id: object) -> str:
-    """A path with this for every id."""
-    return path.format(**dict.fromkeys(("scan_id", "job_id", "comparison_id", "key_id"), some_id))
-
-
-def bring(door: Door, headers: Headers, file: bytes) -> dict[str, Any]:
-    answer = door.client.post("/v1/scans", content=file, headers=headers)
-    assert answer.status_code == 201, answer.text
-    scan: dict[str, Any] = answer.json()
-    return scan
-
-
-def ask(door: Door, headers: Headers, scan: dict[str, Any], **more: Any) -> dict[str, Any]:
-    answer = door.client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": QUICK, **more}, headers=headers)
-    assert answer.status_code == 202, answer.text
-    job: dict[str, Any] = answer.json()
-    return job
-
-
-def compare(door: Door, headers: Headers, scan: dict[str, Any], **more: Any) -> dict[str, Any]:
-    body = {"scan_ids": [scan["id"]], "methods": [{"parameters": QUICK}], **more}
-    answer = door.client.post("/v1/comparisons", json=body, headers=headers)
-    assert answer.status_code == 202, answer.text
-    comparison: dict[str, Any] = answer.json()
-    return comparison
 
 
 def test_without_a_valid_key_nothing_below_v1_answers(door: Door) -> None:
@@ -230,7 +154,7 @@ def test_every_endpoint_answers_another_tenants_ids_as_it_answers_unknown_ones(
     assert door.audited()[-1][1] == "refused.404"
 
 
-def test_places_are_shared_by_key_not_by_address(
+def test_places_are_shared_by_tenant_not_by_key_or_address(
     settings: Settings, database: sessionmaker[Session], mri_file: bytes
 ) -> None:
     narrow = settings.model_copy(update={"authentication": "on", "max_uploads": 2, "max_event_streams": 2})
@@ -238,15 +162,17 @@ def test_places_are_shared_by_key_not_by_address(
     room = app.state.context.room
     with TestClient(app) as client:
         door = Door(client, database)
-        greedy, greedys = door.key("a")
-        _, modest = door.key("a")
-        job = ask(door, greedys, bring(door, greedys, mri_file))
-        client.post(job["links"]["cancel"], headers=greedys)
-        with room.uploads.taken(f"key:{greedy}"), room.streams.taken(f"key:{greedy}"):
-            uploads = [client.post("/v1/scans", content=mri_file, headers=each) for each in (greedys, modest)]
-            streams = [client.get(job["links"]["events"], headers=each) for each in (greedys, modest)]
-    assert [answer.status_code for answer in uploads] == [429, 200]
-    assert [answer.status_code for answer in streams] == [429, 200]
+        everyone = [door.key(tenant)[1] for tenant in ("greedy", "greedy", "modest")]
+        scans = [bring(door, everyone[number], mri_file) for number in (0, 2)]
+        jobs = [ask(door, headers, scan) for headers, scan in ((everyone[0], scans[0]), (everyone[2], scans[1]))]
+        for job, headers in zip(jobs, everyone[::2], strict=True):
+            client.post(job["links"]["cancel"], headers=headers)
+        links = [jobs[0]["links"]["events"], jobs[0]["links"]["events"], jobs[1]["links"]["events"]]
+        with room.uploads.taken("tenant:greedy"), room.streams.taken("tenant:greedy"):
+            uploads = [client.post("/v1/scans", content=mri_file, headers=each) for each in everyone]
+            streams = [client.get(link, headers=each) for link, each in zip(links, everyone, strict=True)]
+    assert [answer.status_code for answer in uploads] == [429, 429, 200]
+    assert [answer.status_code for answer in streams] == [429, 429, 200]
 
 
 def test_no_list_shows_what_is_another_tenants(door: Door, theirs: dict[str, str]) -> None:
@@ -587,7 +513,11 @@ def test_a_key_says_how_long_what_it_makes_is_kept_and_then_the_result_is_gone(
         assert (answer.status_code, answer.json()["type"]) == (410, "urn:udig-recon:problem:gone")
     assert door.client.get(job["links"]["self"], headers=brief).json()["status"] == "succeeded"
     assert door.client.post(job["links"]["retry"], headers=brief).status_code == 409
-    # The scan was brought again by a key that keeps for ever.
+    # The scan was brought again by a key that keeps for longer, and by one whose tenant keeps for ever.
+    longer = door.client.post("/v1/scans", content=mri_file, headers=door.key("a")[1])
+    assert (longer.status_code, longer.json()["id"]) == (200, scan["id"])
+    assert longer.json()["expires_at"] > scan["expires_at"]
+    door.limit("a", retention_days=0)
     again = door.client.post("/v1/scans", content=mri_file, headers=door.key("a")[1])
     assert (again.status_code, again.json()["id"], again.json()["expires_at"]) == (200, scan["id"], None)
 

@@ -16,7 +16,8 @@ from core.parameters import CGSense, Parameters, UDiGDIP
 from core.verdict import Verdict
 from core.volumes import Precedent
 from worker import jobs, leases, queue, sweeping
-from worker.jobs import IdempotencyConflict, IllegalMove, TooManyOpenJobs, UnknownJob
+from worker.admission import IllegalMove, TooManyOpenJobs
+from worker.jobs import IdempotencyConflict, UnknownJob
 from worker.leases import Claim, Fenced, Point
 from worker.models import Chunk, Job, Scan, Snapshot, Status, Worker
 from worker.problems import problem

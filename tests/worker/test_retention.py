@@ -9,7 +9,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from worker import audit, jobs, retention
-from worker.jobs import IllegalMove
+from worker.admission import IllegalMove
 from worker.models import DeliveryState, Job, Scan, Status, WebhookDelivery
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from core.parameters import CGSense
 from worker import jobs, leases, scheduling, sweeping
+from worker.admission import IllegalMove
 from worker.leases import Claim
 from worker.models import Chunk, ComputeUsage, Job, Priority, Scan, Status
 
@@ -271,7 +272,7 @@ def test_a_job_fails_when_its_seconds_are_used_up_and_goes_on_with_more(
         job = session.get_one(Job, job_id)
         assert (job.status, job.error and job.error["type"]) == (Status.FAILED, "urn:udig-recon:problem:time-limit")
         assert job.seconds == pytest.approx(110, abs=5)
-        with pytest.raises(jobs.IllegalMove, match="larger max_seconds"):
+        with pytest.raises(IllegalMove, match="larger max_seconds"):
             jobs.retry(session, job_id, "a", max_open_jobs=10)
     with database.begin() as session:
         jobs.retry(session, job_id, "a", max_open_jobs=10, max_seconds=1000)

@@ -28,7 +28,7 @@ WRONG: list[tuple[str, dict[str, str]]] = [
     ("TRUSTED_PROXIES", {"TRUSTED_PROXIES": "10.0.0.0/8 proxy"}),
     ("WORKERS", {"WORKERS": "0"}),
     ("DEVICE", {"DEVICE": "tpu"}),
-    ("RETENTION_DAYS", {"RETENTION_DAYS": "0"}),
+    ("RETENTION_DAYS", {"RETENTION_DAYS": "-1"}),
     ("AUTHENTICATION", {"AUTHENTICATION": "maybe"}),
     ("AUTHENTICATION", {"AUTHENTICATION": "off", "HOST": "0.0.0.0"}),
     ("AUTHENTICATION", {"AUTHENTICATION": "off", "HOST": "example.org"}),
