@@ -10,7 +10,7 @@ import uvicorn
 
 from api.app import PROBES, create_app
 from api.server import Server, allow_files, timed_protocol
-from worker import logs, sandboxed, tracing
+from worker import logs, memory, sandboxed, tracing
 from worker.processes import keep_private
 from worker.settings import get_settings
 from worker.usage import parse_no_arguments
@@ -26,6 +26,7 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     parse_no_arguments("python -m api", "The HTTP API, until Ctrl-C or SIGTERM; workers are `python -m worker`.")
     os.umask(0o077)
+    memory.go_before_others(memory.API_SCORE)
     keep_private()
     settings = get_settings()
     logs.configure()

@@ -8,7 +8,7 @@ import time
 
 from sqlalchemy import func, select
 
-from worker import data_folder, queue, retention, scheduling, sweeping, tidying
+from worker import accounting, data_folder, queue, retention, scheduling, sweeping, tidying
 from worker.database import AWAY
 from worker.health import seen_lately
 from worker.models import Worker
@@ -79,7 +79,7 @@ class Attendant:
         place = self._place
         try:
             with place.sessions.begin() as session:
-                sweeping.greet(session, place.name, place.device_name, **place.gpu())
+                sweeping.greet(session, place.name, place.device_name, memory_bytes=place.memory_bytes, **place.gpu())
         except AWAY as error:
             log.warning("database.away", extra={"error": type(error).__name__})
 
@@ -126,6 +126,7 @@ class Attendant:
         try:
             if deleted := retention.expire(self._place.sessions, self._place.storage):
                 log.info("retention.swept", extra={"deleted": deleted})
+            accounting.count_ended(self._place.sessions, self._place.storage)
         except (*AWAY, OSError) as error:
             log.warning("retention.failed", extra={"error": type(error).__name__})
 

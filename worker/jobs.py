@@ -180,6 +180,7 @@ def retry(
         left = max((job.estimated_seconds or 0.0) - job.seconds, 0.0)
         quotas.check_tenant(session, tenant, limits, Wanted(1, len(job.slices), left), filed=False)
     job.status, job.error, job.finished_at, job.cancel_requested = Status.QUEUED, None, None, False
+    job.stored_bytes = None
     job.max_seconds = limit
     session.execute(update(Chunk).where(Chunk.job_id == job_id).values(recomputed=0))
     again: dict[str, Any] = {"status": Status.QUEUED, "crashes": 0, "rung_at": func.now()}

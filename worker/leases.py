@@ -13,6 +13,7 @@ from core.volumes import Precedent
 from worker import audit, scheduling
 from worker.audit import Who
 from worker.database import notify, notify_progress
+from worker.fitting import Room
 from worker.jobs import UnknownJob, claimable, locked, settle_cancelled, settle_failed, settle_stopped
 from worker.models import Chunk, Job, Scan, Snapshot, Status
 from worker.problems import time_limit
@@ -63,12 +64,14 @@ class Point:
     ssim: float | None = None
 
 
-def claim(session: Session, worker: str, lease_seconds: float, left: Sequence[uuid.UUID] = ()) -> Claim | None:
-    """The chunk whose turn it is (`worker.scheduling`), None when none waits; of no job left to others.
+def claim(
+    session: Session, worker: str, lease_seconds: float, left: Sequence[uuid.UUID] = (), room: Room | None = None
+) -> Claim | None:
+    """The chunk whose turn it is (`worker.scheduling`), None when none waits or fits; of no job left to others.
 
     A job that has used up its seconds fails here instead of beginning another slice.
     """
-    while (found := scheduling.next_chunk(session, left)) is not None:
+    while (found := scheduling.next_chunk(session, left, room)) is not None:
         try:
             # Without a chunk to take the job is let go of, before another is waited for.
             with session.begin_nested():

@@ -7,7 +7,7 @@ import warnings
 from celery import signals
 from celery.exceptions import SecurityWarning
 
-from worker import logs, queue, sandboxed, tracing
+from worker import logs, memory, queue, sandboxed, tracing
 from worker.attendant import Attendant
 from worker.place import set_up
 from worker.processes import keep_private
@@ -18,6 +18,7 @@ from worker.tasks import reconstruct_chunk
 def work() -> int:
     """Work until SIGTERM; the exit status is Celery's."""
     os.umask(0o077)
+    memory.go_before_others(memory.WORKER_SCORE)
     keep_private()
     # Celery warns of root, whose workers could be sent pickles; these take JSON only.
     warnings.filterwarnings("ignore", category=SecurityWarning)
@@ -27,6 +28,8 @@ def work() -> int:
     place = set_up(settings)
     if settings.require_sandbox:
         sandboxed.check(place.prober, required=True)
+    if place.device.type == "cpu":  # CUDA maps far more than it uses
+        memory.limit(place.memory_bytes)
     logs.configure(worker=place.name)
     tracing.configure(settings.otel_exporter_otlp_endpoint, "udig-recon-worker", place.name)
     attendant = Attendant(place)

@@ -114,6 +114,7 @@ class Job(Base):
         Index("ix_jobs_expires_at", "expires_at"),
         Index("ix_jobs_comparison_id", "comparison_id"),
         Index("ix_jobs_open", "tenant", postgresql_where=text("status IN ('queued', 'running')")),
+        Index("ix_jobs_uncounted", "finished_at", postgresql_where=text("stored_bytes IS NULL AND NOT expired")),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)

@@ -20,7 +20,7 @@ from core.device import prepared
 from core.errors import ReconstructionError
 from core.formats import Prober
 from core.parameters import Parameters
-from worker import data_folder
+from worker import data_folder, memory
 from worker.database import make_engine, make_sessions
 from worker.heart import Heart
 from worker.integrity import Verifier
@@ -86,6 +86,18 @@ class Place:
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
         return f"cpu ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
+
+    @cached_property
+    def memory_bytes(self) -> int:
+        """What a slice may take: of the GPU where there is one, else of what this machine has for its workers."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.mem_get_info(self.device)[1])
+        return memory.for_workers()
+
+    @property
+    def shared_memory_bytes(self) -> int | None:
+        """The memory that it shares with the other workers of its machine; None: it has its own."""
+        return None if self.device.type == "cuda" else self.memory_bytes
 
     def gpu(self) -> dict[str, str | int]:
         """Identity and memory of the GPU, as columns of `workers`; empty on a CPU."""

@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
+from worker.fitting import Room
 from worker.health import seen_lately
 from worker.jobs import claimable
 from worker.models import OPEN, Chunk, ComputeUsage, Job, Priority, Status, Worker
@@ -51,11 +52,20 @@ class Next(NamedTuple):
     starved: bool = False  # it is its priority's turn, though more urgent ones wait
 
 
-def next_chunk(session: Session, left: Sequence[uuid.UUID] = ()) -> Next | None:
-    """The chunk whose turn it is, of no job left to other workers; None when none may begin."""
+def next_chunk(session: Session, left: Sequence[uuid.UUID] = (), room: Room | None = None) -> Next | None:
+    """The chunk whose turn it is, of no job left to other workers; None when none may begin.
+
+    One that does not fit into the `room` is passed by; when it has been for long nothing else begins here either,
+    until it fits.
+    """
     found = session.execute(_ranked(Job.id.not_in(left))).first()
     if found is None:
         return None
+    if room is not None and not room.takes(session, found.id):
+        if room.is_kept_for(session, found.id):
+            return None
+        found = session.execute(_ranked(Job.id.not_in(left), room.fits())).first()
+        return None if found is None else Next(*found)
     first = Next(*found)
     if first.priority > Priority.ROUTINE and session.scalar(select(_starved(first.priority))):
         lower = session.execute(_ranked(Job.id.not_in(left), Job.priority < first.priority)).first()

@@ -76,10 +76,10 @@ def _waiting(session: Session, which: ColumnElement[bool], most: int) -> list[tu
     return [(job_id, slice_) for job_id, slice_ in found]
 
 
-def greet(session: Session, worker: str, device: str, **gpu: str | int) -> None:
-    """Tell that this worker is alive and how its GPU stands, and forget those that are long gone."""
-    row = insert(Worker).values(name=worker, device=device, **gpu)
-    known = row.on_conflict_do_update(index_elements=[Worker.name], set_={"seen_at": func.now(), **gpu})
+def greet(session: Session, worker: str, device: str, **told: str | int) -> None:
+    """Tell that this worker is alive, its memory and how its GPU stands, and forget those that are long gone."""
+    row = insert(Worker).values(name=worker, device=device, **told)
+    known = row.on_conflict_do_update(index_elements=[Worker.name], set_={"seen_at": func.now(), **told})
     session.execute(known)
     session.execute(delete(Worker).where(Worker.seen_at < func.now() - FORGOTTEN))
 

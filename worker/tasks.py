@@ -17,7 +17,7 @@ from structlog.contextvars import bound_contextvars
 from core.errors import ReconstructionError
 from core.files import DamagedFile
 from core.interruption import interruptible
-from worker import integrity, leases, problems, queue, tracing
+from worker import fitting, integrity, leases, problems, queue, tracing
 from worker.assembly import DamagedSlices, assemble
 from worker.data_folder import ForeignFolder
 from worker.database import AWAY
@@ -43,7 +43,9 @@ def reconstruct_chunk(place: Place, job_id: uuid.UUID, slice_: int) -> None:
         return
     asked_at = datetime.now(UTC)
     with place.sessions.begin() as session:
-        claim = leases.claim(session, place.name, place.settings.lease_seconds, place.left)
+        total = place.shared_memory_bytes
+        room = None if total is None else fitting.room(session, place.name, total)
+        claim = leases.claim(session, place.name, place.settings.lease_seconds, place.left, room)
     if claim is None:
         return
     tracing.record("slice.wait", claim.traceparent, claim.queued_at, claim.claimed_at)

@@ -12,6 +12,7 @@ COUNTS = ("max_open_jobs", "max_open_slices", "max_jobs_per_day", "max_keys", "m
 COUNTS += ("max_requests_per_minute", "retention_days")
 LARGE = ("max_compute_seconds_per_day", "max_job_seconds", "max_job_memory_bytes", "max_stored_bytes")
 OPEN = sa.text("status IN ('queued', 'running')")
+UNCOUNTED = sa.text("stored_bytes IS NULL AND NOT expired")
 FILED = sa.text("action = 'job.filed'")
 
 
@@ -30,11 +31,13 @@ def upgrade() -> None:
         op.add_column("jobs", sa.Column(name, sa.BigInteger(), nullable=True))
     op.add_column("workers", sa.Column("memory_bytes", sa.BigInteger(), nullable=True))
     op.create_index("ix_jobs_open", "jobs", ["tenant"], postgresql_where=OPEN)
+    op.create_index("ix_jobs_uncounted", "jobs", ["finished_at"], postgresql_where=UNCOUNTED)
     op.create_index("ix_audit_filed", "audit", ["tenant", "at"], postgresql_where=FILED)
 
 
 def downgrade() -> None:
     op.drop_index("ix_audit_filed", "audit")
+    op.drop_index("ix_jobs_uncounted", "jobs")
     op.drop_index("ix_jobs_open", "jobs")
     for name in ("stored_bytes", "result_bytes", "memory_bytes", "basis_seconds", "estimated_seconds"):
         op.drop_column("jobs", name)

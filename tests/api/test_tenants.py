@@ -5,6 +5,7 @@ import json
 import threading
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from api.app import create_app
 from api.problems import LONGEST_DETAIL, TooManyAtOnce
 from api.tenant_turns import TenantTurns
-from worker import estimates, tenants
+from worker import accounting, estimates, tenants
 from worker.keys import Scope
 from worker.models import ComputeUsage, Job
 from worker.settings import Settings
@@ -436,3 +437,30 @@ def test_without_keys_the_default_tenants_limits_hold(
         (job,) = session.query(Job).all()
         assert job.result_bytes is not None
     assert json.loads(answers[0].text)["expires_at"] is not None
+
+
+def test_what_a_job_leaves_is_counted_when_it_has_ended_and_again_when_it_grows(
+    door: Door, mri_file: bytes, drive: Drive, storage: Storage, database: sessionmaker[Session]
+) -> None:
+    _, headers = door.key("a")
+    scan = bring(door, headers, mri_file)
+    drive.complete(job := ask(door, headers, scan))
+    drive.fail(failed := ask(door, headers, scan))
+    waiting = ask(door, headers, scan)
+
+    def counted() -> dict[str, int | None]:
+        with database() as session:
+            return {str(each.id): each.stored_bytes for each in session.query(Job)}
+
+    assert accounting.count_ended(database, storage) == 0  # its worker may still be tidying up
+    assert accounting.count_ended(database, storage, timedelta(0)) == 2
+    assert accounting.count_ended(database, storage, timedelta(0)) == 0
+    sizes = {name: accounting.bytes_of(storage.job(uuid.UUID(name))) for name in (job["id"], failed["id"])}
+    assert counted() == {**sizes, waiting["id"]: None}
+    assert sizes[job["id"]] > 0
+    # A format that is made on demand takes room too; a job that is tried again counts as it was estimated.
+    assert door.client.get(job["links"]["result"], params={"format": "npy"}, headers=headers).status_code == 200
+    assert door.client.post(failed["links"]["retry"], headers=headers).status_code == 202
+    assert counted() == dict.fromkeys(counted())
+    assert accounting.count_ended(database, storage, timedelta(0)) == 1
+    assert (counted()[job["id"]] or 0) > sizes[job["id"]]
