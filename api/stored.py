@@ -13,6 +13,7 @@ from core.result_slices import read_slice
 from core.results import OutputFormat, SliceResult, convert
 from core.sealing import UNREADABLE
 from worker import integrity
+from worker.accounting import recount
 from worker.integrity import Verified
 from worker.models import Chunk, Job
 from worker.storage import RESULT, result_name
@@ -81,6 +82,7 @@ def result_file(context: Context, made: Made, wanted: OutputFormat) -> Verified:
         raise damaged_result(context, made.job_id, whole.path) from error
     with context.sessions.begin() as session:
         integrity.add_file(session, made.job_id, name, digest)
+        recount(session, made.job_id)
     return context.verifier.check(folder / name, digest.sha256)
 
 

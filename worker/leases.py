@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from core.volumes import Precedent
 from worker import audit, scheduling
 from worker.audit import Who
+from worker.averages import mean_metrics
 from worker.database import notify, notify_progress
 from worker.fitting import Room
 from worker.jobs import UnknownJob, claimable, locked, settle_cancelled, settle_failed, settle_stopped
@@ -268,16 +269,6 @@ def is_accepted(session: Session, claim: Claim, written: str) -> bool:
     )
     of_job = select(Job.id).where(Job.id == claim.job_id, Job.result == written)
     return bool(session.scalar(select(or_(of_slice.exists(), of_job.exists()))))
-
-
-def mean_metrics(rows: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
-    """Mean of each metric over the slices; None where a slice lacks it."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {name: [row.get(name) for row in rows] for name in names}
-    return {
-        name: None if any(value is None for value in column) else sum(filter(None, column)) / len(column)
-        for name, column in columns.items()
-    }
 
 
 def lease_end(seconds: float) -> ColumnElement[Any]:

@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from worker.ids import new_id
-from worker.tables import DEFAULT_TENANT, OPEN, Base, DeliveryState, Priority, ServiceState, Status, Tenant
+from worker.tables import DEFAULT_TENANT, OPEN, Base, DeliveryState, Priority, ServiceState, Status, Tally, Tenant
 
 __all__ = [
     "DEFAULT_TENANT",
@@ -282,14 +282,3 @@ class WebhookDelivery(Base):
     error: Mapped[str | None]  # what the last attempt came to
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     delivered_at: Mapped[datetime | None]
-
-
-class Tally(Base):
-    """Something that was counted. Rows are only added, so nobody waits for a counter; the sweep sums them up."""
-
-    __tablename__ = "tallies"
-
-    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    kind: Mapped[str] = mapped_column(String(32))
-    label: Mapped[str] = mapped_column(String(64), server_default=text("''"))
-    amount: Mapped[float]

@@ -14,10 +14,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from worker.tenant_settings import TenantSettings
+
 SECRET = re.compile(r"whsec_(?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/]{2,3}={0,2})?")
 
 
-class Settings(BaseSettings):
+class Settings(TenantSettings):
     """Settings by their environment names, in capitals: `DATABASE_URL`, `DATA`, `PORT`, ...
 
     Each may come from a file, as secrets do: `DATABASE_URL_FILE` names the one that holds `DATABASE_URL`.
@@ -59,20 +61,6 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(8 << 30, ge=1, description="largest scan file")
     disk_reserve_bytes: int = Field(1 << 30, ge=0, description="uploads are refused when less would stay free")
     max_open_jobs: int = Field(1000, ge=1, description="jobs queued or running at once")
-    max_job_memory_bytes: int = Field(16 << 30, ge=1, description="memory that a job may be estimated to need")
-    tenant_max_open_jobs: int | None = Field(
-        None,
-        ge=1,
-        description="open jobs of one tenant; unset: half of MAX_OPEN_JOBS, less when others want some",
-    )
-    tenant_max_open_slices: int = Field(50_000, ge=1, description="slices of those jobs")
-    tenant_max_jobs_per_day: int = Field(20_000, ge=1, description="jobs that one tenant may file in 24 hours")
-    tenant_max_compute_seconds_per_day: int = Field(
-        432_000, ge=1, description="seconds of workers in 24 hours for one tenant, estimates of open jobs counted in"
-    )
-    tenant_max_stored_bytes: int = Field(100 << 30, ge=1, description="scans and results that one tenant keeps")
-    tenant_max_keys: int = Field(100, ge=1, description="API keys of one tenant")
-    tenant_max_requests_per_minute: int = Field(12_000, ge=1, description="of one tenant's keys, to each API process")
     retention_days: int = Field(
         30,
         ge=0,

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, DateTime, Enum, MetaData, String, func
+from sqlalchemy import BigInteger, DateTime, Enum, Identity, MetaData, String, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -99,3 +99,14 @@ class Tenant(Base):
     max_requests_per_minute: Mapped[int | None]
     retention_days: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Tally(Base):
+    """Something that was counted. Rows are only added, so nobody waits for a counter; the sweep sums them up."""
+
+    __tablename__ = "tallies"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    label: Mapped[str] = mapped_column(String(64), server_default=text("''"))
+    amount: Mapped[float]
