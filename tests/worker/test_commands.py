@@ -141,3 +141,26 @@ def test_a_keys_jobs_go_on_when_it_is_revoked_unless_they_are_to_be_cancelled(
     log = [json.loads(line) for line in done(capsys, "audit", "export").splitlines()]
     cancelled = [entry["ids"] for entry in log if entry["action"] == "job.cancelled"]
     assert cancelled == [{"job": str(ids["cancelled"][1])}]
+
+
+def test_limits_of_tenants_are_set_shown_and_listed(
+    capsys: pytest.CaptureFixture[str], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.commands.get_settings", lambda: settings)
+    assert run(["tenants", "set", "radiology", "--max-open-jobs", "7", "--max-keys", "1"]) == 0
+    assert run(["tenants", "show", "radiology"]) == 0
+    shown = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (shown["limits"]["max_open_jobs"], shown["limits"]["max_keys"]) == (7, 1)
+    assert shown["limits"]["max_open_slices"] == settings.tenant_max_open_slices
+    assert shown["usage"]["open_jobs"] == 0
+    assert run(["keys", "create", "large", "--tenant", "radiology", "--max-open-jobs", "8"]) == 1
+    assert "--max-open-jobs" in capsys.readouterr().err
+    assert run(["keys", "create", "first", "--tenant", "radiology"]) == 0
+    assert run(["keys", "create", "second", "--tenant", "radiology"]) == 1
+    assert "max_keys" in capsys.readouterr().err
+    assert run(["tenants", "set", "radiology", "--max-open-jobs", "default"]) == 0
+    assert run(["tenants", "list"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"tenant": "radiology", "limits": {"max_keys": 1}}
+    for wrong in ("0", "-1", "many"):
+        assert run(["tenants", "set", "radiology", "--max-open-jobs", wrong]) in (1, 2)
+    assert run(["tenants", "set", "Not a name"]) == 1
