@@ -145,7 +145,7 @@ def bytes_left(session: Session, tenant: str, limits: TenantLimits, key: Key | N
 
 
 def stored_bytes(session: Session, scans: ColumnElement[bool], jobs: ColumnElement[bool]) -> int:
-    """Bytes of these scans, prepared forms too, and of these jobs' files: as counted at their ends, else as estimated."""
+    """Bytes of these scans, prepared forms too, and of these jobs: as counted at their ends, else as estimated."""
     size = Scan.size_bytes + func.coalesce(Scan.prepared_bytes, 0)
     of_scans: Select[Any] = select(func.coalesce(func.sum(size), 0)).where(scans)
     kept = func.coalesce(Job.stored_bytes, Job.result_bytes, 0)
