@@ -61,12 +61,6 @@ class Settings(TenantSettings):
     max_upload_bytes: int = Field(8 << 30, ge=1, description="largest scan file")
     disk_reserve_bytes: int = Field(1 << 30, ge=0, description="uploads are refused when less would stay free")
     max_open_jobs: int = Field(1000, ge=1, description="jobs queued or running at once")
-    retention_days: int = Field(
-        30,
-        ge=0,
-        le=36500,
-        description="scans and jobs are deleted after this, unless their key or tenant says another; 0: never",
-    )
     require_sandbox: bool = Field(
         False, description="refuse to start where this machine cannot give every part of the sandbox that reads scans"
     )

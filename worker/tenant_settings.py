@@ -21,3 +21,9 @@ class TenantSettings(BaseSettings):
     tenant_max_stored_bytes: int = Field(100 << 30, ge=1, description="scans and results that one tenant keeps")
     tenant_max_keys: int = Field(100, ge=1, description="API keys of one tenant")
     tenant_max_requests_per_minute: int = Field(12_000, ge=1, description="of one tenant's keys, to each API process")
+    retention_days: int = Field(
+        30,
+        ge=0,
+        le=36500,
+        description="scans and jobs are deleted after this, unless their key or tenant says another; 0: never",
+    )
