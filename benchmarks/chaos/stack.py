@@ -28,11 +28,11 @@ from benchmarks.chaos.disks import Disk, PretendedDisk, SmallDisk, can_mount
 from benchmarks.chaos.wire import Wire
 from worker import processes, queue, sweeping
 from worker.database import AWAY, make_engine, make_sessions
-from worker.embedded import DATABASE, VALKEY_OPTIONS, EmbeddedError, EmbeddedServers
+from worker.embedded import DATABASE, SUPERUSER, VALKEY_OPTIONS, EmbeddedError, EmbeddedServers
 from worker.migrate import migrate
 from worker.models import Chunk, Status
 from worker.names import name_prefix
-from worker.roles import SERVICE, role_of
+from worker.roles import SERVICE, role_of, with_role
 from worker.serve import free_port
 from worker.settings import Settings
 
@@ -186,7 +186,7 @@ class Stack:
             self._process(f"worker-{number}", "worker", CHAOS_CLOCK="1" if number == WORKERS else "", fence=fence)
             for number in range(1, WORKERS + 1)
         ]
-        self.engine = make_engine(self.postgres.migration_database_url)
+        self.engine = make_engine(with_role(self.postgres.database_url, SUPERUSER))  # ends others' connections
         self.sessions: sessionmaker[Session] = make_sessions(self.engine)
         self.celery = queue.make_celery(self.settings)
         self.readiness = Readiness(self.urls)
