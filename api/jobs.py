@@ -261,7 +261,8 @@ def _retry(context: Context, caller: Caller, job_id: uuid.UUID, asked: RetryOpti
         limits = limits_of(session, caller.tenant, context.settings)
         limit = None if asked.max_seconds is None else time_limit(limits, asked.max_seconds)
         most = context.settings.max_open_jobs
-        jobs.retry(session, job_id, caller.tenant, max_open_jobs=most, max_seconds=limit, limits=limits)
+        factor = context.factors.of(session, views.job_row(session, caller.tenant, job_id).parameters["method"])
+        jobs.retry(session, job_id, caller.tenant, max_open_jobs=most, max_seconds=limit, limits=limits, factor=factor)
         answer, chunks = _accepted(session, caller, job_id), jobs.waiting(session, job_id)
         audit.append(session, caller.who, "job.retried", job=job_id)
         session.commit()

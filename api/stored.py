@@ -16,7 +16,7 @@ from worker import integrity
 from worker.accounting import recount
 from worker.integrity import Verified
 from worker.models import Chunk, Job
-from worker.storage import RESULT, result_name
+from worker.storage import RESULT, preview_owner, result_name
 
 POST_AGAIN = "post the job again"
 
@@ -150,7 +150,7 @@ def _read_again(context: Context, made: SliceMade) -> SliceMade | None:
 def _preview(context: Context, made: SliceMade) -> SliceResult | None:
     path = context.storage.preview(made.job_id, made.slice)
     try:
-        return SliceResult.load(path)
+        return SliceResult.load(path, owner=preview_owner(made.job_id, made.slice))
     except FileNotFoundError:
         return None
     except DamagedFile:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from core.files import Digest, Hashing, replacing
+from core.files import DamagedFile, Digest, Hashing, replacing
 from core.formats.hdf5 import RESULT_MARK
 from core.formats.library import h5py
 from core.grade import Grade, worst
@@ -83,8 +83,8 @@ class SliceResult:
         images = (self.image, self.plain, *(getattr(self, name) for name in OPTIONAL))
         return sum(image.nbytes for image in images if image is not None)
 
-    def save(self, path: Path) -> Digest:
-        """Write it as .npz, sealed with its own digest; a file of that name is whole."""
+    def save(self, path: Path, owner: str | None = None) -> Digest:
+        """Write it as .npz, sealed with its own digest; a file of that name is whole. `owner` is whose it is."""
         arrays = {"image": self.image, "plain": self.plain}
         optional = {name: getattr(self, name) for name in OPTIONAL}
         curves = {f"curve_{name}": np.asarray(values, np.float64) for name, values in self.curves.items()}
@@ -95,6 +95,8 @@ class SliceResult:
             present["grade"] = np.asarray(json.dumps(self.grade.as_json()))
         if self.versions is not None:
             present["versions"] = np.asarray(json.dumps(dict(self.versions)))
+        if owner is not None:
+            present["owner"] = np.asarray(owner)
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays, **present, **curves)
         content = sealed(buffer.getvalue())
@@ -103,9 +105,14 @@ class SliceResult:
         return Digest(hashlib.sha256(content).hexdigest(), len(content))
 
     @classmethod
-    def load(cls, path: Path, sha256: str | None = None) -> "SliceResult":
-        """Read what `save` wrote. Raises DamagedFile where it is not that, or has another digest than this one."""
+    def load(cls, path: Path, sha256: str | None = None, owner: str | None = None) -> "SliceResult":
+        """Read what `save` wrote. Raises DamagedFile where it is not that, or has another digest or owner than these.
+
+        A file that names no owner is of an older version and taken for anybody's.
+        """
         with opened(path, sha256) as stored:
+            if owner is not None and "owner" in stored.files and str(stored["owner"]) != owner:
+                raise DamagedFile(f"{path.name} is of {stored['owner']}, not of {owner}")
             curves = {n.removeprefix("curve_"): stored[n].tolist() for n in stored.files if n.startswith("curve_")}
             optional = {name: stored[name] if name in stored.files else None for name in OPTIONAL}
             told = {name: json.loads(str(stored[name])) for name in TOLD if name in stored.files}

@@ -49,7 +49,7 @@ class Checkpoints:
         self.wait()
         began = time.monotonic()
         buffer = io.BytesIO()
-        torch.save({"made_by": self._made_by, **content}, buffer)
+        torch.save({"made_by": self._made_by, "slice": self._slice, **content}, buffer)
         self._making_seconds = time.monotonic() - began
         self._writing = self._writer.submit(copy_context().run, self._write, step, buffer.getbuffer())
 
@@ -79,7 +79,7 @@ class Checkpoints:
         return time.thread_time() - began
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
-        """The latest that is whole and was made by the same parameters, seed, prior and software; None: begin anew.
+        """The latest whole one of this slice, made by the same parameters, seed, prior and software; None: begin anew.
 
         Those refused go: a later step than that of a fresh start would otherwise push its checkpoints out. Raises
         OSError when there are some of which none can be read: the disk may be better at the next try.
@@ -109,7 +109,8 @@ class Checkpoints:
         except (RuntimeError, pickle.UnpicklingError):
             log.warning("checkpoint.unreadable", extra={"file": path.name})
             return None
-        if kept.pop("made_by", None) != self._made_by:
+        # Those of older versions name no slice.
+        if kept.pop("made_by", None) != self._made_by or kept.pop("slice", self._slice) != self._slice:
             log.warning("checkpoint.foreign", extra={"file": path.name})
             return None
         return kept

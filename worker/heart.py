@@ -17,6 +17,7 @@ from worker import leases
 from worker.database import AWAY
 from worker.leases import Claim, Fenced, Point
 from worker.settings import Settings
+from worker.storage import preview_owner
 
 log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 1.0
@@ -154,7 +155,7 @@ class Heart:
         if not self.surely_mine:
             return
         try:
-            picture.save(self._preview)
+            picture.save(self._preview, preview_owner(self.claim.job_id, self.claim.slice))
         except OSError as error:
             # A picture less; whether the disk is full or the job was deleted shows where it matters.
             log.warning("preview.unwritten", extra={"error": str(error.strerror)})

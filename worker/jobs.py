@@ -149,10 +149,12 @@ def retry(
     max_open_jobs: int,
     max_seconds: float | None = None,
     limits: TenantLimits | None = None,
+    factor: float = 1.0,
 ) -> Job:
     """Queue a failed job again; finished slices stay, the others go on from their checkpoints.
 
-    `max_seconds` takes the place of its limit, which must be more than it has computed.
+    `max_seconds` takes the place of its limit, which must be more than it has computed. What it is estimated to need
+    with that limit is reserved anew; `factor` is `worker.estimates.Factors` of its method.
 
     Raises IllegalMove, TooManyOpenJobs and QuotaReached. It was counted for its day when it was filed.
     """
@@ -173,12 +175,18 @@ def retry(
             f"job {job_id} has computed for {job.seconds:.0f} s and may for {limit:g} s; "
             "retry it with a larger max_seconds"
         )
+    kept = job.result_bytes if job.stored_bytes is None else job.stored_bytes
+    size = max(0, (job.result_bytes or 0) - (kept or 0))
     if job.key_id is not None:
-        quotas.check_open(session, session.get_one(Key, job.key_id))
+        key = session.get_one(Key, job.key_id)
+        quotas.check_open(session, key)
+        quotas.check_bytes(session, key, size)
     check_room(session, 1, max_open_jobs, tenant if job.key_id is not None else None)
+    estimated = _estimated_again(job, limit, factor)
     if limits is not None:
-        left = max((job.estimated_seconds or 0.0) - job.seconds, 0.0)
-        quotas.check_tenant(session, tenant, limits, Wanted(1, len(job.slices), left), filed=False)
+        wanted = Wanted(1, len(job.slices), max((estimated or 0.0) - job.seconds, 0.0), size)
+        quotas.check_tenant(session, tenant, limits, wanted, filed=False)
+    job.estimated_seconds = estimated
     job.status, job.error, job.finished_at, job.cancel_requested = Status.QUEUED, None, None, False
     job.stored_bytes = None
     job.max_seconds = limit
@@ -188,6 +196,14 @@ def retry(
     session.execute(update(Chunk).where(Chunk.job_id == job_id, Chunk.status != Status.SUCCEEDED).values(again))
     notify(session, job_id)
     return job
+
+
+def _estimated_again(job: Job, limit: float | None, factor: float) -> float | None:
+    """Seconds of workers for a job with another limit: its estimate of before was no more than the limit it had."""
+    if job.basis_seconds is None:
+        return job.estimated_seconds
+    whole = max(job.estimated_seconds or 0.0, job.basis_seconds * factor)
+    return whole if limit is None else min(whole, limit)
 
 
 def delete(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TENANT) -> None:

@@ -2,7 +2,8 @@
 
 A tenant's due is what its slices took of the workers within the last quarter of an hour, running ones counted in; the
 one that had least is next (least attained service), then its job that had least, then the slices in their order. A
-higher priority goes first. What waits in a lower one meanwhile gets a turn of its own every few minutes.
+higher priority goes first. What waits in a lower one meanwhile gets a turn of its own every few minutes. Slices that
+last give way too: a tenant without a worker gets that of a slice whose tenant had more and which had its turn.
 """
 
 import uuid
@@ -156,19 +157,22 @@ class _Running(NamedTuple):
     claimed_at: datetime | None
     asked_for: float | None  # seconds ago
     protected: bool
+    had_its_turn: bool
 
 
 def ask_to_yield(session: Session, alive_seconds: float) -> int:
     """Ask as many running slices to give way as more urgent ones wait for whom no worker is free; how many.
 
-    Those are asked that are least urgent, then those of the tenant that had most. Who need give way no more is asked no
-    more. One caller at a time; the others ask nobody.
+    Those are asked that are least urgent, then those of the tenant that had most. To a slice that is as urgent one
+    gives way that has run for QUANTUM, where its tenant had more and the other's has no worker. Who need give way no
+    more is asked no more. One caller at a time; the others ask nobody.
     """
     if not session.scalar(select(func.pg_try_advisory_xact_lock(*YIELD_LOCK))):
         return 0
     running = _running(session)
     wanted = _wanted(session, running, alive_seconds)
-    chosen = _chosen(session, running, wanted) if wanted else []
+    others = _without_worker(session, running)
+    chosen = _chosen(session, running, wanted, others) if wanted or others else []
     for each in running:
         if (asked := each in chosen) != (each.asked_for is not None):
             here = (Chunk.job_id == each.job_id) & (Chunk.slice == each.slice) & (Chunk.status == Status.RUNNING)
@@ -187,6 +191,7 @@ def _running(session: Session) -> list[_Running]:
             Chunk.claimed_at,
             func.extract("epoch", func.now() - Chunk.yield_asked_at),
             func.coalesce(Chunk.protected_until > func.now(), False),
+            func.coalesce(Chunk.claimed_at < func.now() - QUANTUM, False),
         )
         .join(Job)
         .where(Chunk.status == Status.RUNNING)
@@ -216,7 +221,29 @@ def _wanted(session: Session, running: Sequence[_Running], alive_seconds: float)
     return [priority for priority, _ in rows][free:]
 
 
-def _chosen(session: Session, running: Sequence[_Running], wanted: Sequence[int]) -> list[_Running]:
+def _without_worker(session: Session, running: Sequence[_Running]) -> Sequence[str]:
+    """Tenants whose slices wait, are as urgent as the least urgent that run, while the tenant has no worker at all."""
+    if not any(each.had_its_turn for each in running):
+        return []
+    waits = select(Chunk.slice).where(Chunk.job_id == Job.id, Chunk.queued_at < func.now() - IDLE, claimable())
+    query = (
+        select(Job.tenant)
+        .where(
+            Job.status.in_(OPEN),
+            Job.scan_id.is_not(None),
+            Job.priority == min(each.priority for each in running),
+            Job.tenant.not_in({each.tenant for each in running}),
+            waits.correlate(Job).exists(),
+        )
+        .distinct()
+        .limit(MOST_WAITING)
+    )
+    return session.scalars(query).all()
+
+
+def _chosen(
+    session: Session, running: Sequence[_Running], wanted: Sequence[int], others: Sequence[str]
+) -> list[_Running]:
     sums = _sums(_used(), "tenant")
     used: dict[str, float] = {row.tenant: float(row.seconds) for row in session.execute(select(sums))}
 
@@ -229,6 +256,15 @@ def _chosen(session: Session, running: Sequence[_Running], wanted: Sequence[int]
     for priority in wanted:
         for each in candidates:
             if each in chosen or each.priority >= priority:
+                continue
+            chosen.append(each)
+            if each.asked_for is None or each.asked_for < UNANSWERED_SECONDS:
+                break
+    lowest = min(each.priority for each in running)
+    for tenant in sorted(others, key=lambda tenant: used.get(tenant, 0.0)):
+        for each in candidates:
+            had_more = used.get(each.tenant, 0.0) > used.get(tenant, 0.0)
+            if each in chosen or each.priority > lowest or not each.had_its_turn or not had_more:
                 continue
             chosen.append(each)
             if each.asked_for is None or each.asked_for < UNANSWERED_SECONDS:

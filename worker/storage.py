@@ -161,6 +161,11 @@ class Storage:
         return self.job(job_id) / "results" / str(attempt)
 
 
+def preview_owner(job_id: uuid.UUID, slice_: int) -> str:
+    """What the preview of a slice says that it is of: no row has its digest."""
+    return f"{job_id}/{slice_}"
+
+
 def result_name(output: OutputFormat) -> str:
     """What a result in this format is called in its folder."""
     return f"reconstruction{output.suffix}"

@@ -13,7 +13,7 @@ from core.verdict import Verdict
 from worker import leases
 from worker.integrity import entry
 from worker.models import Worker
-from worker.storage import RESULT, Storage, result_name
+from worker.storage import RESULT, Storage, preview_owner, result_name
 
 LEASE_SECONDS = 600
 
@@ -53,7 +53,9 @@ class Drive:
 
     def show(self, job: dict[str, Any], slice_: int = 0, *, reference: bool = True) -> None:
         """The preview that a running slice leaves."""
-        slice_result(reference=reference).save(self.storage.preview(uuid.UUID(job["id"]), slice_))
+        job_id = uuid.UUID(job["id"])
+        owner = preview_owner(job_id, slice_)
+        slice_result(reference=reference).save(self.storage.preview(job_id, slice_), owner)
 
     def finish(self, claim: leases.Claim, verdict: Verdict | None = None, grade: Grade | None = None) -> None:
         """Finish the slice, judged or not, and with the last one the job."""

@@ -181,6 +181,19 @@ def test_a_rotten_slice_or_preview_of_a_running_job_is_never_shown(
     assert counted(client, "udig_damage_found_total")["slice"] == 1
 
 
+def test_a_whole_preview_of_another_slice_is_never_shown(
+    client: TestClient, drive: Drive, storage: Storage, job: dict[str, Any]
+) -> None:
+    for number in range(2):
+        drive.claim(job, number)
+        drive.show(job, number)
+    paths = [storage.preview(uuid.UUID(job["id"]), number) for number in range(2)]
+    paths[1].replace(paths[0])
+    assert picture(client, job, 0).status_code == 409
+    assert not paths[0].exists()
+    assert counted(client, "udig_damage_found_total")["preview"] == 1
+
+
 def picture(client: TestClient, job: dict[str, Any], number: int) -> httpx.Response:
     return client.get(job["links"]["preview.png"], params={"slice": number})
 

@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -95,6 +96,35 @@ def test_what_open_jobs_will_need_counts_as_had_until_they_end(
     told(post(door, minted[1], scan), 429, "would fit")
     door.client.post(first["links"]["cancel"], headers=minted[0])
     ask(door, minted[1], scan)
+
+
+def test_a_retry_reserves_what_it_may_need_with_its_new_limit(
+    door: Door, minted: list[Headers], mri_file: bytes, drive: Drive
+) -> None:
+    scan = bring(door, minted[0], mri_file)
+    lasting = {"method": "dip", "iterations": 99_999}
+    first = post(door, minted[0], scan, lasting, max_seconds=1).json()
+    assert first["estimate"]["seconds"] == 1
+    drive.fail(first)
+    door.limit("a", max_compute_seconds_per_day=100)
+    retry = partial(door.client.post, first["links"]["retry"], headers=minted[0])
+    told(retry(json={"max_seconds": 1000}), 429, "max_compute_seconds_per_day")
+    again = retry(json={"max_seconds": 90})
+    assert (again.status_code, again.json()["estimate"]["seconds"]) == (202, 90)
+    told(post(door, minted[1], scan, lasting, max_seconds=20), 429, "max_compute_seconds_per_day")
+
+
+def test_a_retry_reserves_the_bytes_of_its_results(
+    door: Door, minted: list[Headers], mri_file: bytes, drive: Drive, storage: Storage
+) -> None:
+    job = ask(door, minted[0], bring(door, minted[0], mri_file))
+    drive.fail(job)
+    assert accounting.count_ended(door.database, storage, timedelta(0)) == 1
+    door.limit("a", max_stored_bytes=_stored(door, minted[0]) + job["estimate"]["result_bytes"] // 2)
+    retry = partial(door.client.post, job["links"]["retry"], headers=minted[0])
+    told(retry(), 429, "max_stored_bytes")
+    door.limit("a", max_stored_bytes=None)
+    assert retry().status_code == 202
 
 
 def test_the_jobs_of_a_comparison_are_counted_as_any_others(door: Door, minted: list[Headers], mri_file: bytes) -> None:

@@ -1,6 +1,8 @@
 """Checkpoints: what was kept comes back bit by bit; what is broken, foreign or late does not."""
 
 import errno
+import hashlib
+import io
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,21 @@ def test_slices_keep_theirs_apart(tmp_path: Path) -> None:
     checkpoints(tmp_path, 1).clear()
     assert checkpoints(tmp_path, 1).load(CPU) is None
     assert (checkpoints(tmp_path, 11).load(CPU) or {})["step"] == 7
+
+
+def test_one_that_bears_another_slices_name_is_not_gone_on_with(tmp_path: Path) -> None:
+    keep(checkpoints(tmp_path, 1), 5)
+    (written,) = tmp_path.iterdir()
+    written.rename(tmp_path / f"0.{written.name.partition('.')[2]}")
+    assert checkpoints(tmp_path, 0).load(CPU) is None
+
+
+def test_one_of_an_older_version_which_names_no_slice_is_gone_on_with(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save({"made_by": "a", "step": 5}, buffer)
+    name = f"0.{5:09d}.{hashlib.sha256(buffer.getvalue()).hexdigest()}.pt"
+    (tmp_path / name).write_bytes(buffer.getvalue())
+    assert (checkpoints(tmp_path).load(CPU) or {})["step"] == 5
 
 
 def test_whoever_lost_the_lease_keeps_nothing(tmp_path: Path) -> None:

@@ -213,6 +213,55 @@ def test_nobody_gives_way_while_a_worker_is_free_or_to_its_own_kind(
     assert len(asked(database)) == 1
 
 
+def test_a_slice_that_lasts_gives_way_to_a_tenant_without_a_worker_and_is_then_gone_on_with(
+    database: sessionmaker[Session], scans: dict[str, Scan]
+) -> None:
+    lasting = filed(database, scans["a"], slices=2)
+    claims = [begun(database, f"host:{number}:a") for number in range(2)]
+    other = filed(database, scans["b"], slices=2)
+    assert asked(database) == set()  # what has run for less than its turn
+    for claim in claims:
+        assert claim is not None
+        aged(database, claim, 1000)
+    assert asked(database) == set()  # a worker may be free yet
+    with database.begin() as session:
+        waited = func.now() - timedelta(minutes=1)
+        session.execute(update(Chunk).where(Chunk.status == Status.QUEUED).values(queued_at=waited))
+    ((job_id, slice_),) = asked(database)
+    assert job_id == lasting
+    (gives_way,) = (claim for claim in claims if claim and claim.slice == slice_)
+    with database.begin() as session:
+        leases.release(session, gives_way, yielded=True)
+    theirs = begun(database)
+    assert theirs is not None
+    assert theirs.job_id == other
+    assert asked(database) == set()  # each has a worker
+    aged(database, theirs, 1000)
+    assert asked(database) == set()
+    finished(database, theirs, 500)
+    assert finished(database, begun(database), 2000) == other
+    again = begun(database)
+    assert again is not None
+    assert (again.job_id, again.slice) == (lasting, slice_)
+
+
+def test_a_slice_gives_way_to_no_tenant_that_had_more_and_to_none_of_its_own(
+    database: sessionmaker[Session], scans: dict[str, Scan]
+) -> None:
+    filed(database, scans["b"])
+    finished(database, begun(database), 500)
+    filed(database, scans["a"])
+    claim = begun(database)
+    assert claim is not None
+    aged(database, claim, 100)
+    for tenant in "ab":
+        filed(database, scans[tenant])
+    with database.begin() as session:
+        waited = func.now() - timedelta(minutes=1)
+        session.execute(update(Chunk).where(Chunk.status == Status.QUEUED).values(queued_at=waited))
+    assert asked(database) == set()
+
+
 def test_who_gave_way_keeps_its_next_worker_for_a_while(
     database: sessionmaker[Session], scans: dict[str, Scan]
 ) -> None:
