@@ -299,7 +299,7 @@ HOSTILE: dict[str, Hostile] = {
     "hdf5_signature_only": Hostile(lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n"), _broken, "damaged"),
     "own_result": Hostile(_result, _broken, "reconstruction"),
     "rank_2": Hostile(_rogue(kspace=mri()["kspace"][0, 0]), _broken, "2 axes"),
-    "rank_5": Hostile(_rogue(kspace=mri()["kspace"][None]), _broken, "5 axes"),
+    "rank_5": Hostile(_rogue(kspace=mri()["kspace"][:, None]), _broken, "5 axes"),
     "npy_rank_2": Hostile(lambda path: write_npy(path, mri()["kspace"][0, 0]), _broken, "2 axes"),
     "npy_float": Hostile(lambda path: write_npy(path, phantom()), _broken, "float32"),
     "kspace_is_integer": Hostile(_rogue(kspace=np.ones((2, 4, 32, 32), np.int16)), _broken, "int16"),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.calibration import centre
+from core.calibration import SMALLEST_CALIBRATION, centre, full_centre
 
 Complex = NDArray[np.complex64]
 Real = NDArray[np.floating[Any]]
@@ -89,6 +89,30 @@ def is_quartered(planes: Complex) -> bool:
     return min(float(corner.mean()) for corner in corners) > _QUARTERED * middle
 
 
+def halved(planes: Complex) -> list[str]:
+    """Axes (of y, x) along which the image of planes (coils, ky, kx) has its object at both ends alone."""
+    image = np.sqrt(_image_energy(planes))
+    found = []
+    for axis, name in enumerate(("y", "x")):
+        profile = image.mean(axis=1 - axis)
+        wide = max(2, len(profile) // 8)
+        middle = float(profile[centre(len(profile), wide)].mean())
+        if min(float(profile[:wide].mean()), float(profile[-wide:].mean())) > _QUARTERED * middle:
+            found.append(name)
+    return found
+
+
+def misread_mask(mask: NDArray[np.bool_]) -> str | None:
+    """How a mask (ky, kx) without a calibration region has one when it is read another way; None: it has not."""
+    if min(full_centre(mask)) >= SMALLEST_CALIBRATION:
+        return None
+    readings = {
+        "it looks inverted (send 1 - mask)": ~mask,
+        "its zero frequency looks to be at index 0 (numpy.fft.fftshift(mask))": np.fft.fftshift(mask),
+    }
+    return next((how for how, other in readings.items() if min(full_centre(other)) >= SMALLEST_CALIBRATION), None)
+
+
 def spike(magnitude: Real) -> tuple[int, int] | None:
     """Place of a sample far off the middle that is several times as strong as all of the middle."""
     row, column = (int(at) for at in np.unravel_index(int(magnitude.argmax()), magnitude.shape))
@@ -102,17 +126,19 @@ def spike(magnitude: Real) -> tuple[int, int] | None:
     return (row, column) if lone and magnitude[row, column] > _SPIKE * strongest > 0 else None
 
 
-def misfit_of_maps(calibration: Complex, maps: Complex) -> str | None:
+def misfit_of_maps(calibration: Complex, maps: Complex, size: tuple[int, int]) -> str | None:
     """What is wrong with maps (coils, h, w) beside calibration data (coils, h, w) of the same coils; None: they fit.
 
+    The middle `size` samples of the data are fully measured, and what counts.
     Coil images of few samples must be a common image times the maps: what part of them is not, is compared with that
     of the maps conjugated, flipped and reordered.
     """
     if len(maps) < 2 or not maps.any() or not calibration.any():
         return None
-    height, width = calibration.shape[1:]
-    taper = np.hanning(height + 2)[1:-1, None] * np.hanning(width + 2)[1:-1]
-    images = _transformed(calibration * taper)
+    height, width = (centre(side, count) for side, count in zip(calibration.shape[1:], size, strict=True))
+    taper = np.zeros(calibration.shape[1:])
+    taper[height, width] = np.hanning(size[0] + 2)[1:-1, None] * np.hanning(size[1] + 2)[1:-1]
+    images = _transformed((calibration * taper).astype(np.complex64))
     misfit = _unexplained(images, maps)
     if misfit <= _MISFIT:
         return None
@@ -163,14 +189,15 @@ def _order(images: Complex, maps: Complex) -> NDArray[np.intp]:
 
 
 def _unexplained(images: Complex, maps: Complex) -> float:
-    """Share of the energy of coil images that is no common image times the maps, where the maps see."""
+    """Share of the energy of coil images that is no common image times the maps; where maps are zero, none of it."""
     seen = (np.abs(maps) ** 2).sum(0)
     inside = seen > 1e-3 * seen.max()
-    energy = float((np.abs(images[:, inside]) ** 2).sum())
+    energy = float((np.abs(images) ** 2).sum())
     if energy == 0:
         return 0.0
     common = (maps.conj() * images).sum(0)[inside] / seen[inside]
-    return float((np.abs(images[:, inside] - maps[:, inside] * common) ** 2).sum()) / energy
+    explained = float((np.abs(maps[:, inside] * common) ** 2).sum())
+    return max(1 - explained / energy, 0.0)
 
 
 def misplacement_of_reference(planes: Complex, reference: Real, cut: tuple[slice, slice]) -> str | None:

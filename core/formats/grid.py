@@ -67,6 +67,8 @@ def _without_header(samples: tuple[int, int], reference: Sequence[int] | None) -
     if reference is None or len(reference) < 2 or min(reference[-2:]) < LEAST_SIDE:
         return Grid(samples, None, None, True, ())
     theirs = reference[-2], reference[-1]
+    if theirs == samples[::-1] != samples:
+        return Grid(samples, None, None, False, (_swapped(theirs),))
     if theirs[0] > samples[0] and theirs[1] > samples[1]:
         return Grid(samples, None, None, False, (_left_out(theirs, samples),))
     size = min(theirs[0], samples[0]), min(theirs[1], samples[1])
@@ -121,6 +123,9 @@ def _with_reference(
     """Size of the image and whether the reference's middle is on its pixels."""
     if theirs == size or min(theirs) < LEAST_SIDE:
         return size, True
+    if theirs == size[::-1]:
+        warnings.append(_swapped(theirs))
+        return size, False
     ours = [axis.resampled and length == axis.stated for axis, length in zip(axes, theirs, strict=True)]
     beyond = all(length > axis.samples for axis, length in zip(axes, theirs, strict=True))
     if any(ours) or beyond:
@@ -146,6 +151,12 @@ def _left_out(reference: tuple[int, int], size: tuple[int, int]) -> str:
     return (
         f"the reference is {reference[0]} x {reference[1]} pixels of another size than the image's {size[0]} x "
         f"{size[1]}: it is left out"
+    )
+
+
+def _swapped(reference: tuple[int, int]) -> str:
+    return (
+        f"rows and columns of the reference {reference} are swapped (numpy.swapaxes(reference, -1, -2)): it is left out"
     )
 
 

@@ -46,6 +46,7 @@ _SILENT = frozenset(
     )
 )
 _MATLAB = b"MATLAB 7.3"
+_PAIRS = (("real", "imag"), ("re", "im"))  # names of the parts of complex numbers beside h5py's own
 _SWAPPED = ("kspace", "mask", "sensitivity_maps", "reference", "guide", "reconstruction_rss", "reconstruction_esc")
 
 
@@ -117,7 +118,7 @@ class Hdf5Parts(Hdf5Array):
 def _array(name: str, dataset: h5py.Dataset, file_bytes: int, matlab: bool) -> ArraySource:
     """A dataset as the array that is meant: MATLAB keeps complex numbers as pairs, and the axes the other way round."""
     fields = dataset.dtype.fields or {}
-    pair = list(fields) == ["real", "imag"] and dataset.dtype[0] == dataset.dtype[1]
+    pair = tuple(fields) in _PAIRS and dataset.dtype[0] == dataset.dtype[1]
     if pair and dataset.dtype[0].kind == "f" and dataset.dtype.itemsize == 2 * dataset.dtype[0].itemsize:
         source: ArraySource = Joined(Hdf5Parts(name, dataset, file_bytes))
     else:
@@ -234,7 +235,8 @@ def _check_small(name: str, shape: tuple[int, ...] | None, dtype: np.dtype[Any])
         if shape is not None and len(shape) == 1 and 0 < shape[0] <= _MOST_DETECTORS and dtype.kind in "iuf":
             return
         raise unreadable(name, f"shape {shape} of {of_kind(dtype)}", "one number, or one for each detector")
-    raise unreadable(name, f"shape {shape} of {of_kind(dtype)}", "one number or one text")
+    cure = "; ismrmrd_header tells of pixels of unlike sides" if name == "pixel_spacing_mm" else ""
+    raise unreadable(name, f"shape {shape} of {of_kind(dtype)}", f"one number or one text{cure}")
 
 
 def _value(name: str, value: Any, dtype: np.dtype[Any]) -> float | str | ArraySource:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from core.calibration import LARGEST_CALIBRATION, centre
+from core.calibration import LARGEST_CALIBRATION, centre, echo, full_centre
 from core.coil_noise import bands, noise_sums, noise_weights
 from core.errors import UnreadableScan
 from core.formats import checks
@@ -16,6 +16,7 @@ from core.formats.survey import surveyed
 _PLANES_BYTES = 4 << 20  # of the slice that is kept
 _FACTOR = 1.7  # by which a reference may be larger or smaller than the image
 _SEEN = 1e-3
+_TELLING = 12  # calibration samples a side below which maps vary within what they resolve
 _AXES = ("slice", "coil", "ky", "kx")
 _UNMEASURED = "put zeros where nothing was measured, or send the mask"
 
@@ -34,6 +35,8 @@ class Survey:
     planes: NDArray[np.complex64]  # (some coils, ky, kx)
     calibration: NDArray[np.complex64]  # (coils, h, w), the centre
     outside: bool = False  # samples outside the mask
+    outside_peak: float = 0.0  # the largest magnitude of them
+    imaginary: bool = False  # any imaginary part that is not zero
     nan_outside: bool = False
     band: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
 
@@ -65,7 +68,9 @@ def survey(kspace: ArraySource, mask: NDArray[np.bool_] | None) -> Survey:
         if excess.any():
             odd = ~np.isfinite(excess)
             found.nan_outside |= bool(odd.any())
-            found.outside |= bool((excess[~odd] != 0).any())
+            strongest = float(np.abs(np.where(odd, 0, excess)).max())
+            found.outside |= strongest > 0
+            found.outside_peak = max(found.outside_peak, strongest)
         return np.where(inside, block, 0)
 
     try:
@@ -85,6 +90,7 @@ def _add(found: Survey, region: Region, block: Array, middle: tuple[slice, slice
     for place, samples in enumerate(block):
         for coil, plane in enumerate(samples):
             magnitude = np.abs(plane)
+            found.imaginary |= bool(np.any(plane.imag))
             energy = np.square(magnitude, dtype=np.float64)
             np.maximum(found.magnitude[rows, columns], magnitude, out=found.magnitude[rows, columns])
             found.energy[rows, columns] += energy
@@ -127,22 +133,38 @@ def suspicions(
         times = f"{1 / weights.min():.1f} times noisier than the others"
         many = "coils" if "," in noisy else "coil"
         warnings.append(f"{many} {noisy}: up to {times}, and weighted by that")
+    if not found.imaginary and len(found.noise) > 1:
+        warnings.append("no sample of k-space has an imaginary part: were its magnitudes or real parts saved alone?")
     if where.all() and checks.is_quartered(found.planes):
         warnings.append(
             "the object lies in the corners of the image: k-space of an image without numpy.fft.ifftshift before "
             "the transform?"
+        )
+    elif where.all() and (axes := checks.halved(found.planes)):
+        warnings.append(
+            f"the object lies at both ends of {' and '.join(axes)} and not in the middle: has every other line of "
+            "k-space the wrong sign?"
         )
     brightness = 1.0
     if maps is not None:
         small = _sampled(maps, found.index, found.calibration.shape[1:])
         seen = np.sqrt((np.abs(small) ** 2).sum(axis=0, dtype=np.float64))
         brightness = float(np.median(seen[seen > _SEEN * seen.max()])) if seen.any() else 1.0
-        if (misfit := checks.misfit_of_maps(found.calibration, small)) is not None:
+        size = _calibrated(found, where)
+        if min(size) >= _TELLING and (misfit := checks.misfit_of_maps(found.calibration, small, size)) is not None:
             warnings.append(misfit)
     if reference is not None:
         image = _entry(reference, found.index)
         warnings += _of_reference(found, image, brightness)
     return warnings
+
+
+def _calibrated(found: Survey, where: NDArray[np.bool_]) -> tuple[int, int]:
+    """Height and width of what is fully measured about the middle; 0 if the echo is not in it."""
+    size = full_centre(where)
+    at = echo(found.energy * where)
+    middle = [centre(side, count) for side, count in zip(where.shape, size, strict=True)]
+    return size if all(cut.start <= place < cut.stop for cut, place in zip(middle, at, strict=True)) else (0, 0)
 
 
 def _of_reference(found: Survey, image: NDArray[np.float32], brightness: float) -> list[str]:

@@ -129,7 +129,12 @@ def slice_count(contents: Contents) -> int:
 
 def _check_order(shape: tuple[int, ...], limits: Limits) -> None:
     """Refuse axes in an order that cannot be, by name."""
-    _, coils, ky, kx = shape
+    slices, coils, ky, kx = shape
+    if min(ky, kx) < LEAST_SIDE <= min(slices, coils) and ky <= limits.max_slices and kx <= limits.max_coils:
+        cure = (
+            "the first two axes look like ky and kx: numpy.transpose(kspace, (2, 3, 0, 1)) of (ky, kx, slices, coils)"
+        )
+        raise unreadable("kspace", f"shape {shape}", f"axes (slices, coils, ky, kx); {cure}")
     small = kx < LEAST_SIDE or (coils > limits.max_coils and 4 * kx <= min(coils, ky))
     if small and min(coils, ky) >= LEAST_SIDE and kx <= limits.max_coils:
         cure = f"the last axis of {kx} looks like the coils: numpy.moveaxis(kspace, -1, 1)"
@@ -167,7 +172,13 @@ def _measured(layout: Layout, found: Survey) -> tuple[NDArray[np.bool_], list[st
 
 
 def _check_content(layout: Layout, found: Survey, where: NDArray[np.bool_]) -> None:
-    """Refuse k-space that is something else."""
+    """Refuse k-space, or a mask of it, that is something else."""
+    mask = layout.mask
+    if mask is not None and found.outside_peak > float(found.magnitude.max()):
+        how = checks.misread_mask(mask if mask.ndim == 2 else np.asarray(mask.any(axis=0)))
+        if how is not None:
+            found_mask = "one that leaves out the middle of k-space, where its strongest samples are"
+            raise unreadable("mask", found_mask, f"1 where k-space was measured, zero frequency at n // 2: {how}")
     if axes := checks.ends_of_frequency(found.energy, where):
         raise unreadable(
             "kspace",

@@ -75,8 +75,8 @@ def stack_of(contents: Contents, warnings: list[str]) -> ArraySource:
     """k-space with all four axes. HDF5 as fastMRI has it leaves out a single coil, numpy's files a single slice."""
     source = contents.arrays["kspace"]
     expected = _axes(contents.format)
-    if source.native in (np.float32, np.float64):
-        if len(source.shape) in (4, 5) and source.shape[-1] == 2:
+    if source.dtype.kind in "iuf":
+        if source.native in (np.float32, np.float64) and len(source.shape) in (4, 5) and source.shape[-1] == 2:
             source = Joined(source)
             warnings.append("kspace has real and imaginary parts on its last axis: they are joined")
         else:
@@ -88,6 +88,8 @@ def stack_of(contents: Contents, warnings: list[str]) -> ArraySource:
         raise unreadable("kspace", f"{source.dtype} values", f"complex64{hint}")
     if len(source.shape) == 3:
         return Expanded(source, axis=1 if contents.format == "hdf5" else 0)
+    while len(source.shape) > 4 and source.shape[0] == 1:
+        source = Entry(source, 0)
     if len(source.shape) > 4:
         cure = "average the repetitions, or choose one average, echo, phase or frame, first"
         raise unreadable("kspace", f"{len(source.shape)} axes {source.shape}", f"{expected}: {cure}")

@@ -46,6 +46,19 @@ def test_pixels_are_the_measured_field_of_view_over_the_samples(name: str, tmp_p
     assert any(told in warning for warning in header.warnings) if told else header.warnings == ()
 
 
+def test_a_reference_whose_rows_and_columns_are_swapped_is_left_out_and_changes_no_image(tmp_path: Path) -> None:
+    image = scans.phantom(1, 64)[:, :, 8:56]
+    kspace = scans.fft(image[:, None]).astype(np.complex64)
+    xml = XML.format(64, 48, 64, 48, 64, 48, 64, 48, 1, 5)
+    for more in ({"pixel_spacing_mm": 1.0}, {"ismrmrd_header": xml}):
+        header = probe(
+            scans.write_hdf5(tmp_path / "a", kspace=kspace, reference=image.swapaxes(-1, -2).astype(np.float32), **more)
+        )
+        assert header.matrix == (64, 48)
+        assert not header.has_reference
+        assert any("swapped" in warning for warning in header.warnings)
+
+
 def test_a_reference_larger_than_kspace_is_cropped_or_left_out_and_the_scan_is_taken(tmp_path: Path) -> None:
     image = scans.phantom(1, 64)
     kspace = scans.fft(image[:, None, :, 8:56]).astype(np.complex64)

@@ -83,6 +83,18 @@ RIGHT: dict[str, Callable[[], dict[str, Any]]] = {
     "tiny values": lambda: {"kspace": kspace_of(head()) * np.complex64(1e-12) * lines()},
     "maps": lambda: {"kspace": kspace_of(head()) * lines(), "sensitivity_maps": coils(6)[None].astype(np.complex64)},
     "maps of another unit": lambda: {"kspace": kspace_of(head()), "sensitivity_maps": (9 * coils(6))[None]},
+    "maps and lines without a middle": lambda: {
+        "kspace": kspace_of(head()) * lines(centre=0),
+        "sensitivity_maps": coils(6)[None].astype(np.complex64),
+    },
+    "maps and an echo off the centre": lambda: {
+        "kspace": np.roll(kspace_of(head()) * lines(), SIZE // 4, -1),
+        "sensitivity_maps": coils(6)[None].astype(np.complex64),
+    },
+    "maps of the object alone": lambda: {
+        "kspace": kspace_of(head()) * lines(),
+        "sensitivity_maps": (coils(6) * (head() > 0))[None].astype(np.complex64),
+    },
     "a reference": lambda: {"kspace": kspace_of(head()) * lines(step=4), "reference": head()[None]},
     "a cropped reference": lambda: {"kspace": kspace_of(head()) * lines(), "reference": head()[None, 7:56, 5:58]},
 }  # fmt: skip
@@ -108,6 +120,63 @@ def test_an_image_in_the_place_of_kspace_is_refused_with_the_cure(path: Path) ->
 def test_a_quartered_image_is_told(path: Path) -> None:
     quartered = kspace_of(np.fft.fftshift(head()))
     assert any("corners of the image" in warning for warning in warned(path, kspace=quartered))
+
+
+def test_an_object_at_both_ends_of_an_axis_is_told(path: Path) -> None:
+    for axis, name in ((-2, "y"), (-1, "x")):
+        signs = np.moveaxis((-1.0) ** np.arange(SIZE)[:, None], 0, axis)
+        warnings = warned(path, kspace=(kspace_of(head()) * signs).astype(np.complex64))
+        assert any(f"at both ends of {name} " in warning for warning in warnings)
+
+
+def test_kspace_without_imaginary_parts_is_told(path: Path) -> None:
+    for real in (np.abs(kspace_of(head())), kspace_of(head()).real):
+        assert any("imaginary part" in warning for warning in warned(path, kspace=real.astype(np.complex64)))
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_a_mask_that_leaves_out_the_middle_is_refused_with_how_it_looks(count: int, path: Path) -> None:
+    kspace, maps = kspace_of(head(), count), coils(6)[None, :count].astype(np.complex64)
+    for mask, how in ((~lines(), "inverted"), (np.fft.ifftshift(lines(step=4)), "fftshift")):
+        for parts in ({}, {"sensitivity_maps": maps}):
+            with pytest.raises(UnreadableScan, match=rf"^mask: .*{how}"):
+                probe(scans.write_hdf5(path, kspace=kspace, mask=mask, **parts))
+
+
+def test_a_mask_without_a_middle_over_whole_kspace_is_no_mistake(path: Path) -> None:
+    maps = coils(6)[None].astype(np.complex64)
+    (warning,) = warned(path, kspace=kspace_of(head()), mask=lines(step=4, centre=0), sensitivity_maps=maps)
+    assert "outside the mask" in warning
+
+
+def test_noise_that_holds_an_object_is_refused_and_noise_of_two_gains_is_taken(path: Path) -> None:
+    kspace = kspace_of(head())
+    with pytest.raises(UnreadableScan, match=r"noise: .*as of an object"):
+        probe(scans.write_hdf5(path, kspace=kspace, noise=kspace[0, :, :, SIZE // 2]))
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((6, 200, 2)) @ [1, 1j] * np.where(np.arange(200) < 100, 1, 10)
+    assert warned(path, kspace=kspace, noise=noise) == ()
+
+
+def test_maps_that_are_zero_where_the_object_is_are_told(path: Path) -> None:
+    maps = (coils(6) * (np.arange(SIZE) < SIZE // 2))[None].astype(np.complex64)
+    (warning,) = warned(path, kspace=kspace_of(head()) * lines(), sensitivity_maps=maps)
+    assert "do not fit k-space" in warning
+
+
+def test_a_mask_of_0_and_255_and_a_leading_axis_of_one_are_read(path: Path) -> None:
+    kspace = kspace_of(head()) * lines()
+    assert warned(path, kspace=kspace[None], mask=(255 * lines()).astype(np.uint8)) == ()
+    np.testing.assert_array_equal(read(path).kspace, kspace)
+
+
+@pytest.mark.parametrize("names", [("real", "imag"), ("re", "im")])
+def test_records_of_real_and_imaginary_parts_are_read(names: tuple[str, str], path: Path) -> None:
+    kspace = kspace_of(head())
+    records = np.empty(kspace.shape, [(name, "f4") for name in names])
+    records[names[0]], records[names[1]] = kspace.real, kspace.imag
+    assert warned(path, kspace=records) == ()
+    np.testing.assert_array_equal(read(path).kspace, kspace)
 
 
 def test_partitions_that_are_not_transformed_are_refused_and_others_told(path: Path) -> None:
@@ -277,6 +346,13 @@ def test_slices_with_masks_of_their_own_are_read_by_their_own(path: Path) -> Non
     ("parts", "word"),
     [
         ({"kspace": kspace_of(head()).transpose(0, 2, 3, 1)}, r"numpy.moveaxis\(kspace, -1, 1\)"),
+        ({"kspace": kspace_of(head()).transpose(2, 3, 0, 1)}, r"numpy.transpose\(kspace, \(2, 3, 0, 1\)\)"),
+        ({"kspace": kspace_of(head(SIZE, 48)), "mask": np.ones((48, SIZE))}, r"numpy.swapaxes\(mask, -1, -2\)"),
+        ({"kspace": kspace_of(head(SIZE, 48)), "mask": np.ones(SIZE)}, r"mask.reshape\(-1, 1\)"),
+        ({"kspace": kspace_of(head()), "mask": np.ones((1, 6, SIZE, SIZE))}, "along the axis of 6"),
+        ({"kspace": kspace_of(head()), "mask": np.arange(0, SIZE, 2)}, r"mask\[lines\] = 1"),
+        ({"kspace": np.ones((1, 6, SIZE, SIZE, 2), np.int16)}, "join real and imaginary parts"),
+        ({"kspace": kspace_of(head()), "pixel_spacing_mm": np.ones(2)}, "ismrmrd_header tells"),
         ({"kspace": np.stack([kspace_of(head())] * 3)}, "average the repetitions"),
         ({"kspace": np.abs(kspace_of(head()))}, "join real and imaginary parts"),
         ({"kspace": kspace_of(head(16, 16), 70)}, "compress them first"),
