@@ -1,16 +1,36 @@
 """Files that are whole whenever they bear their name, and the digests by which their bytes are known again."""
 
+import errno
 import hashlib
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
 
 
 class DamagedFile(Exception):
     """The bytes of a stored file are not those that were written."""
+
+
+def open_stored(path: Path) -> BufferedReader:
+    """A stored file, to be read. Raises OSError, and DamagedFile where the name is that of something else.
+
+    A pipe or a device in its place would be waited for, or read, without an end.
+    """
+    try:
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    except OSError as error:
+        if error.errno in (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENOTDIR):
+            raise DamagedFile(f"{path.name} is no file any more") from error
+        raise
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise DamagedFile(f"{path.name} is no regular file any more")
 
 
 class Digest(NamedTuple):
@@ -22,7 +42,7 @@ class Digest(NamedTuple):
     @classmethod
     def of(cls, path: Path) -> "Digest":
         """The digest of a file as it lies on the disk."""
-        with path.open("rb") as file:
+        with open_stored(path) as file:
             return cls(hashlib.file_digest(file, "sha256").hexdigest(), file.tell())
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from core.files import DamagedFile
+from core.files import DamagedFile, open_stored
 
 _SEAL = re.compile(rb"sha256:[0-9a-f]{64}")
 _SEAL_BYTES = 71
@@ -34,7 +34,8 @@ def sealed(archive: bytes) -> bytes:
 @contextmanager
 def opened(path: Path, sha256: str | None) -> Iterator[Any]:
     """The arrays of a .npz by name, read from bytes that were compared with its seal and with `sha256` where given."""
-    content = path.read_bytes()
+    with open_stored(path) as file:
+        content = file.read()
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise DamagedFile(f"{path.name} is not what was written")
     # Those of older versions have no seal; the checksums of the archive's members must do.

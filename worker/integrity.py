@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from core.files import DamagedFile, Digest
+from core.files import DamagedFile, Digest, open_stored
 from worker import tallies
 from worker.models import Job, Scan
 
@@ -57,7 +57,7 @@ class Verified:
 
     def read(self, start: int, end: int) -> Iterator[bytes]:
         """Its bytes from `start` to before `end`, block by block. Raises DamagedFile before it gives a wrong one."""
-        with self.path.open("rb") as file:
+        with open_stored(self.path) as file:
             first = start // BLOCK
             file.seek(first * BLOCK)
             for number in range(first, -(-end // BLOCK)):
@@ -77,7 +77,7 @@ class Verifier:
 
     def check(self, path: Path, sha256: str) -> Verified:
         """The file, found to have this digest. Raises DamagedFile, or FileNotFoundError where there is none."""
-        with path.open("rb") as file:
+        with open_stored(path) as file:
             stamp = Stamp.of(file.fileno())
             with self._lock:
                 known = self._known.get((path, sha256))

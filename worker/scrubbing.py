@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.errors import DamagedScan
-from core.files import Digest
+from core.files import DamagedFile, Digest, open_stored
 from core.formats.prepared import opened_prepared
 from worker import integrity
 from worker.models import Chunk, Job, Scan, ServiceState, Status
@@ -143,7 +143,7 @@ class Scrub:
         """Give a result of an older version the digest that it has now."""
         try:
             digest = Digest(self._sha256(path), path.stat().st_size)
-        except FileNotFoundError:
+        except (FileNotFoundError, DamagedFile):
             return
         with self._sessions.begin() as session:
             integrity.add_file(session, job_id, path.name, digest)
@@ -154,13 +154,13 @@ class Scrub:
             try:
                 if self._sha256(path) == sha256:
                     return True
-            except FileNotFoundError:
+            except (FileNotFoundError, DamagedFile):
                 pass
         return False
 
     def _sha256(self, path: Path) -> str:
         found = hashlib.sha256()
-        with path.open("rb") as file:
+        with open_stored(path) as file:
             # What lies in memory is no proof of what lies on the disk.
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             while block := file.read(BLOCK):

@@ -24,6 +24,7 @@ import numpy as np
 
 from core.acquisition import Acquisition, CTAcquisition, MRIAcquisition, ScanHeader
 from core.errors import DamagedScan
+from core.files import DamagedFile, open_stored
 from core.formats.arrays import BLOCK_BYTES, Array
 from core.formats.packed import header_of
 from core.formats.source import ScanFile
@@ -215,7 +216,11 @@ class PreparedScan:
 @contextmanager
 def opened_prepared(path: Path) -> Iterator[PreparedScan]:
     """A prepared scan that lies in a file. Raises DamagedScan, and OSError where there is none."""
-    with path.open("rb") as file:
+    try:
+        opened = open_stored(path)
+    except DamagedFile as error:
+        raise _damaged("no regular file") from error
+    with opened as file:
         yield PreparedScan(ScanFile(file.fileno()))
 
 

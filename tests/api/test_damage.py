@@ -120,6 +120,25 @@ def test_damage_of_a_result_is_named_counted_and_told(
     assert counted(client, "udig_damaged_files") == {"result": 1.0}
 
 
+@pytest.mark.parametrize("how", ["device", "pipe", "folder", "loop", "another job's"])
+def test_what_is_no_file_is_neither_read_nor_waited_for(
+    client: TestClient, folder: Path, done: dict[str, Any], how: str
+) -> None:
+    whole = folder / "reconstruction.h5"
+    other = whole.rename(folder / "other")
+    other.write_bytes(other.read_bytes()[:-1] + b"x")
+    match how:
+        case "pipe":
+            os.mkfifo(whole)
+        case "folder":
+            whole.mkdir()
+        case _:
+            whole.symlink_to({"device": "/dev/zero", "loop": whole}.get(how, other))
+    for answer in (client.get(done["links"]["result"]), client.get(done["links"]["preview.png"])):
+        assert (answer.status_code, answer.json()["type"]) == (500, DAMAGED)
+    assert counted(client, "udig_damaged_files") == {"result": 1.0}
+
+
 def counted(client: TestClient, name: str) -> dict[str, float]:
     families = text_string_to_metric_families(client.get("/metrics").text)
     samples = (sample for family in families for sample in family.samples)

@@ -46,8 +46,8 @@ def test_a_slice_that_is_damaged_again_and_again_fails_its_job(
     job_id = desk.submit(desk.scan(), SHORT)
     save = SliceResult.save
 
-    def rotting(result: SliceResult, path: Path) -> Digest:
-        digest = save(result, path)
+    def rotting(result: SliceResult, path: Path, owner: str | None = None) -> Digest:
+        digest = save(result, path, owner)
         flip(path)
         return digest
 
