@@ -13,6 +13,8 @@ from core.formats.limits import unreadable
 from core.formats.mri_masks import noise_covariance, sampling_mask
 from core.formats.rearranged import Entry, Joined, Middle
 
+_LEAST_PIXEL_MM = 0.003  # MR microscopy has pixels of a few micrometres
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -153,4 +155,6 @@ def _spacing(contents: Contents, warnings: list[str]) -> tuple[float, float]:
     if spacing is None:
         warnings.append("the file gives no pixel spacing: 1 mm is assumed")
         return (1.0, 1.0)
+    if spacing < _LEAST_PIXEL_MM:
+        warnings.append(f"pixel_spacing_mm is {spacing:g}, finer than any scanner's: metres are multiplied by 1000")
     return (spacing, spacing)

@@ -134,6 +134,11 @@ def test_kspace_without_imaginary_parts_is_told(path: Path) -> None:
         assert any("imaginary part" in warning for warning in warned(path, kspace=real.astype(np.complex64)))
 
 
+def test_pixels_in_metres_are_told(path: Path) -> None:
+    scan = scans.write_hdf5(path, kspace=kspace_of(head()), pixel_spacing_mm=0.001)
+    assert any("metres" in warning for warning in probe(scan).warnings)
+
+
 @pytest.mark.parametrize("count", [1, 6])
 def test_a_mask_that_leaves_out_the_middle_is_refused_with_how_it_looks(count: int, path: Path) -> None:
     kspace, maps = kspace_of(head(), count), coils(6)[None, :count].astype(np.complex64)
