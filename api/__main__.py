@@ -35,8 +35,6 @@ def main() -> None:
     if allowed < settings.max_connections:
         log.warning("connections.limited", extra={"to": allowed, "by": "ulimit -n"})
         settings = settings.model_copy(update={"max_connections": allowed})
-    if not settings.authenticates:
-        log.warning("authentication.off", extra={"for": "every process and proxy of this machine", "cure": KEYS_CURE})
     app = create_app(settings)
     places = app.state.context.room.connections
     config = uvicorn.Config(
@@ -51,10 +49,12 @@ def main() -> None:
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     listener = _listener(settings.host, settings.port)
-    host, port = listener.getsockname()[:2]
-    log.info("api.listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
     app.state.context.prober.prepare(PROBES)
     sandboxed.check(app.state.context.prober, required=settings.require_sandbox)
+    if not settings.authenticates:
+        log.warning("authentication.off", extra={"for": "every process and proxy of this machine", "cure": KEYS_CURE})
+    host, port = listener.getsockname()[:2]
+    log.info("api.listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
     with suppress(KeyboardInterrupt):  # raised again by uvicorn once all is closed
         Server(config, app.state.context.watcher.close).run(sockets=[listener])
 

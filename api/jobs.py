@@ -45,8 +45,6 @@ _REQUEST_BODY = {
     },
 }
 
-_RETRY = {"$ref": "#/components/schemas/RetryOptions"}
-
 
 @router.post(
     "/v1/jobs",

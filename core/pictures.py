@@ -114,16 +114,20 @@ def insets_png(
     images: Sequence[tuple[str, NDArray[Any]]],
     gain: float = 5,
     across: int = 5,
+    spacing_mm: Sequence[float] | None = None,
 ) -> bytes:
     """The titled reference and titled images (y, x) on its window, `across` beside each other; long titles are broken.
 
     Each has its busiest part enlarged, as the reference tells it, and but for the reference its error times `gain`.
+    With pixels of unlike sides, `spacing_mm` (y, x), all are drawn as `squared` has them.
     """
-    corner, window = busiest(reference), window_of(reference)
-    tiles = [(title, _enlarged(_greys(with_inset(reference, corner, window[1]), window)))]
+    window, truth = window_of(reference), squared(np.abs(reference), spacing_mm)
+    corner = busiest(truth)
+    tiles = [(title, _enlarged(_greys(with_inset(truth, corner, window[1]), window)))]
     for name, image in images:
-        error = gain * np.abs(np.abs(image) - np.abs(reference))
-        tiles.append((name, _enlarged(_greys(with_inset(image, corner, window[1], error), window))))
+        error = squared(gain * np.abs(np.abs(image) - np.abs(reference)), spacing_mm)
+        drawn = with_inset(squared(np.abs(image), spacing_mm), corner, window[1], error)
+        tiles.append((name, _enlarged(_greys(drawn, window))))
     broken = [("\n".join(fill(line, _LINE) for line in name.splitlines()), tile) for name, tile in tiles]
     return _png(_sheet([broken[start : start + across] for start in range(0, len(broken), across)]))
 

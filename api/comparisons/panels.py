@@ -13,7 +13,7 @@ from api.results import scored
 from api.stored import SliceMade, slice_result
 from core.pictures import insets_png
 from core.results import SliceResult
-from worker.models import Chunk, Job
+from worker.models import Chunk, Job, Scan
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,19 @@ class Shown:
     scan_id: uuid.UUID
     seed: int
     slice: int
+    spacing_mm: Sequence[float] | None  # (y, x); None: the scan was deleted
     made: SliceMade | None  # None: not done yet
 
 
 def slices_of(session: Session, comparison_id: uuid.UUID) -> list[Shown]:
     """All slices of a comparison, in the order in which its jobs were filed."""
-    query = select(Job, Chunk).join(Chunk).where(Job.comparison_id == comparison_id).order_by(Job.id, Chunk.slice)
+    query = (
+        select(Job, Chunk, Scan.header["pixel_spacing_mm"])
+        .join(Chunk)
+        .outerjoin(Scan, Scan.id == Job.scan_id)
+        .where(Job.comparison_id == comparison_id)
+        .order_by(Job.id, Chunk.slice)
+    )
     return [
         Shown(
             label=compared["label"],
@@ -38,9 +45,10 @@ def slices_of(session: Session, comparison_id: uuid.UUID) -> list[Shown]:
             scan_id=uuid.UUID(compared["scan"]),
             seed=job.seed,
             slice=chunk.slice,
+            spacing_mm=spacing_mm,
             made=None if job.result is None and chunk.result is None else SliceMade.of(job, chunk),
         )
-        for job, chunk in session.execute(query)
+        for job, chunk, spacing_mm in session.execute(query)
         if (compared := job.compared) is not None
     ]
 
@@ -70,4 +78,5 @@ def drawn(context: Context, slices: Sequence[Shown]) -> bytes:
     if reference is None:
         raise Conflict("what the methods have made of this slice is no longer kept")
     images = [(scored(label, result.image, reference), result.image) for label, result in results.items()]
-    return insets_png(f"reference\n{slices[0].sampling}", reference, images)
+    title = f"reference\n{slices[0].sampling}"
+    return insets_png(title, reference, images, spacing_mm=slices[0].spacing_mm)

@@ -54,13 +54,15 @@ def write_panels(finished: Iterable[Finished], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, those in slices.items():
         run = those[0].run
-        truth = np.asarray(formats.read(run.scan.path, [run.slice]).reference)[0]
+        scan = formats.read(run.scan.path, [run.slice])
+        truth = np.asarray(scan.reference)[0]
         images = [
             (f"{each.run.label}\nPSNR {each.entry.psnr:.2f} dB, SSIM {each.entry.ssim:.3f}", each.result.image)
             for each in those
         ]
         with replacing(folder / f"{name}.png") as part:
-            part.write_bytes(insets_png(f"reference\n{run.scan.sampling}", truth, images))
+            title = f"reference\n{run.scan.sampling}"
+            part.write_bytes(insets_png(title, truth, images, spacing_mm=scan.pixel_spacing_mm))
 
 
 def write_curves(finished: Iterable[Finished], folder: Path) -> None:

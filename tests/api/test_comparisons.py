@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import create_app
 from worker import audit
+from worker.models import Scan
 from worker.settings import Settings
 from worker.storage import Storage
 
@@ -294,6 +295,12 @@ def test_a_panel_shows_the_reference_and_each_method_that_is_done(
     tag = {"If-None-Match": picture.headers["etag"]}
     assert client.get(panel, headers=tag).status_code == 304
     assert audited(database)[-1] == ("panel.read", {"comparison": comparison["id"]})
+    with database.begin() as session:
+        row = session.get_one(Scan, uuid.UUID(scan["id"]))
+        row.header = {**row.header, "pixel_spacing_mm": [2.0, 1.0]}
+    tall = client.get(panel, params={"scan_id": scan["id"], "slice": 1, "seed": 0})
+    sizes = [Image.open(io.BytesIO(answer.content)).size for answer in (picture, tall)]
+    assert sizes[1][1] / sizes[1][0] > 1.5 * sizes[0][1] / sizes[0][0]  # pixels are twice as high as they are wide
     for query in ({"slice": 2}, {"slice": -1}, {"seed": 1}, {"scan_id": str(uuid.uuid4())}, {"scan_id": "x"}):
         refused = client.get(panel, params=query)
         assert refused.status_code == 422, query

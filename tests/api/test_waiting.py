@@ -33,8 +33,8 @@ def until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def cramped(settings: Settings) -> Iterator[Served]:
-    """A server where each client may have one request waiting."""
-    with serving(settings.model_copy(update={"max_waiting_requests": 2})) as served:
+    """A server where each client may have one answer held back."""
+    with serving(settings.model_copy(update={"max_long_polls": 2})) as served:
         yield served
 
 
@@ -45,7 +45,7 @@ def test_a_client_that_leaves_gives_its_place_back(cramped: Served, mri_file: by
     ).json()
 
     def refused() -> bool:
-        return httpx.get(cramped.url + "/v1/jobs", timeout=30).status_code == 429
+        return httpx.get(f"{cramped.url}{job['links']['self']}?wait=1", timeout=30).status_code == 429
 
     address = urlsplit(cramped.url)
     with socket.create_connection((address.hostname, address.port), timeout=30) as connection:

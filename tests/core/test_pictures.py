@@ -96,6 +96,16 @@ def test_a_panel_has_room_for_the_busiest_part_and_its_error_twice_as_large(shap
     assert min(panel.shape) > 2 * 320 * min(shape) / max(shape)
 
 
+def test_a_panel_draws_pixels_of_unlike_sides_as_squares() -> None:
+    truth = scans.phantom(1, 40)[0]
+    images = [("right", truth), ("wrong", 0.5 * truth)]
+    drawn = decoded(pictures.insets_png("reference", truth, images, spacing_mm=(2.0, 1.0)))
+    large, *others = (np.repeat(image, 2, axis=0) for image in (truth, truth, 0.5 * truth))
+    titled = [(title, image) for (title, _), image in zip(images, others, strict=True)]
+    np.testing.assert_allclose(drawn, decoded(pictures.insets_png("reference", large, titled)), atol=2)
+    assert drawn.shape != decoded(pictures.insets_png("reference", truth, images)).shape
+
+
 def test_an_overlay_is_the_picture_where_nothing_is_hot_and_red_where_it_is_hottest() -> None:
     image = scans.phantom(1, 64)[0]
     heat = np.zeros_like(image)
