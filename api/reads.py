@@ -41,6 +41,7 @@ class Reads:
         self._conninfo = conninfo(database_url)
         self._turn = asyncio.Semaphore(most)
         self._idle: list[psycopg.AsyncConnection[Any]] = []
+        self._over = False
 
     async def one(self, read: Read, **named: Any) -> Any:
         """The first row, its columns by name; None without one. Raises one of AWAY while the database is away."""
@@ -50,12 +51,13 @@ class Reads:
                 try:
                     return await self._ask(connection, read, named)
                 except Unanswered:
-                    await self.close()  # the others hang too
+                    await self._close_idle()  # the others hang too
                     raise
                 except AWAY:
                     if not connection.broken:
                         raise
-                    await self.close()  # this one had lain idle while the database restarted, and so had the others
+                    # This one had lain idle while the database restarted, and so had the others.
+                    await self._close_idle()
             options = {**CONNECT_OPTIONS, **OPTIONS, "autocommit": True, "row_factory": namedtuple_row}
             return await self._ask(await TimedAsyncConnection.connect(self._conninfo, **options), read, named)
 
@@ -66,7 +68,10 @@ class Reads:
         except BaseException:
             await connection.close()
             raise
-        self._idle.append(connection)
+        if self._over:
+            await connection.close()
+        else:
+            self._idle.append(connection)
         return found
 
     @asynccontextmanager
@@ -82,6 +87,10 @@ class Reads:
             self._turn.release()
 
     async def close(self) -> None:
-        """Leave the database."""
+        """Leave the database; what is still being read is the last of its connection."""
+        self._over = True
+        await self._close_idle()
+
+    async def _close_idle(self) -> None:
         while self._idle:
             await self._idle.pop().close()

@@ -11,6 +11,10 @@ from worker.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("core", "worker", "worker.serve", "worker.health", "worker.migrate", "worker.postgres", "api")
+COMMANDS = (
+    *(f"core {name}" for name in ("compare", "train-prior", "convert-prior", "familiarise")),
+    *(f"worker {name}" for name in ("keys", "tenants", "webhook-secret", "data-folder", "audit")),
+)
 WITHOUT_ARGUMENTS = ("worker.serve", "worker.health", "api")
 
 
@@ -21,9 +25,9 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", [*PROGRAMS, *COMMANDS])
 def test_help_is_printed(program: str) -> None:
-    done = run(program, "--help")
+    done = run(*program.split(), "--help")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: python -m {program}")
     assert done.stderr == ""
@@ -35,7 +39,7 @@ def test_help_lists_every_setting(program: str) -> None:
     assert [name for name in Settings.model_fields if f"  {name.upper()} (" not in told] == []
 
 
-@pytest.mark.parametrize("program", WITHOUT_ARGUMENTS)
+@pytest.mark.parametrize("program", ["worker.migrate", *WITHOUT_ARGUMENTS])
 def test_what_is_not_known_is_refused(program: str) -> None:
     done = run(program, "--port", "1")
     assert (done.returncode, done.stdout) == (2, "")

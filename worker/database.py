@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, even
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from worker import timeouts
 
@@ -46,6 +47,22 @@ ENGINE_OPTIONS: dict[str, Any] = {
 }
 
 
+class Pool(QueuePool):
+    """One that closes what a thread gives back after `dispose`: that connection would stay open for nobody."""
+
+    _disposed = False
+
+    def dispose(self) -> None:
+        """Close what is idle now, the others when they come back."""
+        self._disposed = True
+        super().dispose()
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        if self._disposed:
+            record.close()
+        super()._do_return_conn(record)
+
+
 def make_engine(url: str, pool_size: int = 5, *, patient: bool = True) -> Engine:
     """An engine by psycopg 3 for any spelling of a Postgres URL; lost connections are replaced when they are used.
 
@@ -53,7 +70,7 @@ def make_engine(url: str, pool_size: int = 5, *, patient: bool = True) -> Engine
     """
     own = make_url(url).set(drivername=DRIVER)
     options = ENGINE_OPTIONS if patient else {**ENGINE_OPTIONS, **_impatient()}
-    engine = create_engine(own, pool_pre_ping=True, pool_size=pool_size, max_overflow=10, **options)
+    engine = create_engine(own, poolclass=Pool, pool_pre_ping=True, pool_size=pool_size, max_overflow=10, **options)
     event.listen(engine, "handle_error", _as_away)
     event.listen(engine, "begin", partial(_commits, False))
     event.listen(engine, "commit", partial(_commits, True))

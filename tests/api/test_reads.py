@@ -44,6 +44,24 @@ async def backends(reads: Reads, number: int) -> set[int]:
     return {row.pid for row in await asyncio.gather(*(reads.one(BACKEND) for _ in range(number)))}
 
 
+def test_a_read_that_the_end_overtakes_keeps_no_connection(settings: Settings, database: sessionmaker[Session]) -> None:
+    async def run() -> None:
+        reads = Reads(str(settings.database_url), MOST)
+        reading = asyncio.create_task(reads.one(BACKEND))
+        await asyncio.sleep(0)
+        await reads.close()
+        pid = (await reading).pid
+        gone = text("SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = :pid")
+        for _ in range(200):
+            with database() as session:
+                if session.scalar(gone, {"pid": pid}):
+                    return
+            await asyncio.sleep(0.05)
+        raise AssertionError("it is still connected")
+
+    asyncio.run(run())
+
+
 def test_a_read_whose_connection_was_lost_meanwhile_succeeds(
     settings: Settings, database: sessionmaker[Session]
 ) -> None:

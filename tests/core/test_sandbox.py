@@ -264,6 +264,24 @@ def test_what_is_lacking_is_told(targets: dict[str, Any]) -> None:
         prober.close()
 
 
+def test_a_container_that_refuses_unshare_and_chroot_lacks_three_parts_and_keeps_the_others(
+    targets: dict[str, Any],
+) -> None:
+    contained = HOSTILE.replace(
+        "told = json",
+        "def refused(*_): raise PermissionError(errno.EPERM, 'refused')\n"
+        "os.chroot = sandbox._leave_namespaces = refused\ntold = json",
+    )
+    told = {**targets, "tried": [], "without": [], "user": 10001 if os.geteuid() == 0 else 0}
+    prober = Prober([sys.executable, "-s", "-B", "-c", contained, json.dumps(told)])
+    whole = Prober()
+    try:
+        assert set(prober.lacking()) == {"namespaces", "root", "user", *whole.lacking()}
+    finally:
+        prober.close()
+        whole.close()
+
+
 @pytest.mark.parametrize("name", scans.HOSTILE)
 def test_the_sandbox_tells_of_every_wrong_file_what_is_told_without_it(name: str, tmp_path: Path) -> None:
     path = tmp_path / "scan"

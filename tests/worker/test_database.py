@@ -31,6 +31,16 @@ def test_who_slept_within_a_transaction_finds_the_database_away_and_then_back(en
     engine.dispose()
 
 
+def test_what_comes_back_after_the_end_is_closed(settings: Settings) -> None:
+    engine = make_engine(str(settings.database_url))
+    with engine.connect() as idle, engine.connect() as late:
+        kept = [connection.connection.dbapi_connection for connection in (idle, late)]
+        idle.close()
+        engine.dispose()
+        assert [each is not None and bool(each.closed) for each in kept] == [True, False]
+    assert [each is not None and bool(each.closed) for each in kept] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("url", "meant"),
     [
