@@ -12,6 +12,10 @@ WIDEST_STEP = 15.0
 """Degrees: a wider step between views is a gap, whatever is usual in the scan."""
 EDGE = 3
 """Detectors on either side that tell whether projections end within the detector."""
+ENDED = 0.02
+"""Share of the largest value that a detector beside the object may read."""
+CUT = 0.1
+"""A projection that ends at more than this share of the largest value is cut off."""
 SURE = 4.0
 """Standard deviations that a departure must have to count."""
 LEAST_END = 0.125
@@ -37,12 +41,14 @@ def truncation(sinogram: NDArray[np.float64], noise: float) -> float:
     peak = float(np.quantile(sinogram, 0.99))
     if detectors < 4 * EDGE or peak <= 0:
         return 0.0
-    edges = np.stack((sinogram[:, :EDGE].mean(1), sinogram[:, -EDGE:].mean(1)))
-    means = [
-        part.mean(1) - SURE * noise / np.sqrt(EDGE * part.shape[1])
-        for part in np.array_split(edges, views // together, axis=1)
-    ]
-    return max(0.0, float(np.max(means)) / peak)
+    edges = np.array_split(np.stack((sinogram[:, :EDGE], sinogram[:, -EDGE:])), views // together, axis=1)
+    found = 0.0
+    for values in (part.mean(1) for part in edges):
+        sure = SURE * noise / np.sqrt(edges[0].shape[1])
+        # Where one of the edge's detectors reads nothing the object ends within the detector, if barely.
+        cut = values.min(1) - sure > ENDED * peak
+        found = max(found, float(np.max((values.mean(1) - sure / np.sqrt(EDGE)) * cut)) / peak)
+    return found
 
 
 def axis_offset(sinogram: NDArray[np.float64], angles: NDArray[np.float64], axis: float | None = None) -> float:
@@ -53,7 +59,9 @@ def axis_offset(sinogram: NDArray[np.float64], angles: NDArray[np.float64], axis
     """
     detectors = sinogram.shape[1]
     mass = sinogram.sum(1)
-    seen = mass > 0.2 * np.median(mass)
+    # The mean position of a projection that is cut off says nothing.
+    ends = np.abs(np.stack((sinogram[:, :EDGE].mean(1), sinogram[:, -EDGE:].mean(1)))).max(0)
+    seen = (mass > 0.2 * np.median(mass)) & (ends < CUT * float(np.quantile(sinogram, 0.99)))
     if np.median(mass) <= 0 or np.count_nonzero(seen) < 6:
         return 0.0
     middle = (detectors - 1) / 2 if axis is None else axis
@@ -99,10 +107,22 @@ def gaps_of(A: LinearOperator, y: Tensor) -> dict[str, float]:
         return {"unmeasured": unmeasured(A.measured.cpu().numpy())}
     if not isinstance(A, ParallelBeamCT):
         return {}
-    angles = np.asarray(A.geometry.angles)
-    sinogram = y[0, 0].double().cpu().numpy()
+    sinogram, views = _drawn(y[0, 0].double().cpu().numpy(), A.measured.cpu().numpy())
+    angles = np.asarray(A.geometry.angles)[views]
     return {
         "angular_gap": angular_gap(angles),
         "truncation": truncation(sinogram, A.noise_level(y)),
         "axis_offset": axis_offset(sinogram, angles, A.geometry.axis),
     }
+
+
+def _drawn(sinogram: NDArray[np.float64], measured: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Views that hold a measured ray, and which those are.
+
+    Sinogram (views, detectors), measured likewise or (views, 1). A missing ray is drawn straight from the nearest on
+    either side; beyond the outermost measured ray its value goes on, for there the detector ends.
+    """
+    known = np.broadcast_to(measured, sinogram.shape)
+    views, places = known.any(1), np.arange(sinogram.shape[1])
+    rows = zip(sinogram[views], known[views], strict=True)
+    return np.stack([np.interp(places, places[seen], row[seen]) for row, seen in rows]), views

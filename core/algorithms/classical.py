@@ -3,13 +3,18 @@
 from itertools import islice
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from core.interruption import check_interruption
 from core.iterates import Iterate, Iterates, State
 from core.operators import LinearOperator, ParallelBeamCT
 from core.parameters import FBP, SIRT, CGSense, ZeroFilled
-from core.solvers import Descent, conjugate_gradient_iterates
+from core.solvers import Descent, conjugate_gradient, conjugate_gradient_iterates
+
+LEAST_SUM = 1e-6
+"""Share of the largest row or column sum below which a ray misses the image, or a pixel is met by no ray."""
+MOST_FILLING_STEPS = 100
 
 
 def zero_filled(y: Tensor, A: LinearOperator, _: ZeroFilled) -> Iterates:
@@ -35,8 +40,12 @@ def cg_sense(y: Tensor, A: LinearOperator, p: CGSense, state: State | None = Non
 
 
 def sirt(y: Tensor, A: LinearOperator, p: SIRT, state: State | None = None) -> Iterates:
-    """Iterate x <- max(x + C A^T R (y - A x), 0); R, C: reciprocal row and column sums of A (Gregor, Benson 2008)."""
+    """Iterate x <- max(x + C A^T R (y - A x), 0); R, C: reciprocal row and column sums of A (Gregor, Benson 2008).
+
+    Pixels that no measured ray meets, amid others that are met, continue those smoothly.
+    """
     columns = A.adjoint(torch.ones_like(y))
+    holes = _enclosed(columns > LEAST_SUM * columns.max())
     x = torch.zeros_like(columns)
     R = _reciprocal(A.forward(torch.ones_like(x)))
     C = _reciprocal(columns)
@@ -48,9 +57,39 @@ def sirt(y: Tensor, A: LinearOperator, p: SIRT, state: State | None = None) -> I
         residual = y - A.forward(x)
         x = (x + C * A.adjoint(R * residual)).clamp(min=0)
         resume: State = {"x": x, "step": step + 1}
-        yield Iterate(step + 1, p.iterations, x, residual.square().mean(), resume.copy)
+        yield Iterate(step + 1, p.iterations, _filled_in(x, holes), residual.square().mean(), resume.copy)
+
+
+def _enclosed(met: Tensor) -> Tensor | None:
+    """Pixels (1, 1, H, W) that are not met, nor joined to the image's border by such; None: there are none."""
+    unmet = ~met
+    if not bool(unmet.any()):
+        return None
+    outside = torch.zeros_like(unmet)
+    outside[..., [0, -1], :], outside[..., [0, -1]] = unmet[..., [0, -1], :], unmet[..., [0, -1]]
+    while True:
+        grown = (F.max_pool2d(outside.float(), 3, stride=1, padding=1) > 0) & unmet
+        if bool((grown == outside).all()):
+            break
+        outside = grown
+    holes = unmet & ~outside
+    return holes if bool(holes.any()) else None
+
+
+def _filled_in(x: Tensor, holes: Tensor | None) -> Tensor:
+    """Image (1, 1, H, W) whose holes solve Laplace's equation between their borders."""
+    if holes is None:
+        return x
+    kernel = torch.tensor([[0.0, -1, 0], [-1, 4, -1], [0, -1, 0]], device=x.device)[None, None]
+
+    def laplacian(image: Tensor) -> Tensor:
+        return torch.where(holes, F.conv2d(image, kernel, padding=1), 0)
+
+    around = torch.where(holes, 0, x)
+    steps = min(int(holes.sum()), MOST_FILLING_STEPS)
+    return around + conjugate_gradient(laplacian, -laplacian(around), torch.zeros_like(x), steps).clamp(min=0)
 
 
 def _reciprocal(sums: Tensor) -> Tensor:
     # Rays that miss the image and pixels that no ray meets change nothing.
-    return torch.where(sums > 1e-6 * sums.max(), 1 / sums, torch.zeros_like(sums))
+    return torch.where(sums > LEAST_SUM * sums.max(), 1 / sums, torch.zeros_like(sums))

@@ -58,7 +58,7 @@ _LEAVE_OUT = "an array mask (views, detectors) with 0 there leaves them out"
 def _broken_laws(p: Values, angles: Values, numbers: NDArray[np.intp], peak: float) -> list[str]:
     if len(p) < LEAST_VIEWS:
         return []
-    told = [*_gains(p, angles, peak), *_below_zero(p, peak)]
+    told = [*_gains(p, angles, peak), *_background(p, peak)]
     cut = _cut_off(p, peak)
     if np.count_nonzero(cut) > 0.05 * len(p):
         shares = f"{np.count_nonzero(cut)} of {len(p)} views"
@@ -149,15 +149,25 @@ def _gains(p: Values, angles: Values, peak: float) -> list[str]:
     return [f"{named('detector', found)}: readings unlike the neighbours' in every view (rings); {_LEAVE_OUT}"]
 
 
-def _below_zero(p: Values, peak: float) -> list[str]:
+def _background(p: Values, peak: float) -> list[str]:
+    """Rays beside the object read 0; where they read something else throughout, the beam is another than was told."""
+    ends = _edges(p)
     edges = np.concatenate((p[:, : _margin(p)].ravel(), p[:, -_margin(p) :].ravel()))
     level, spread = float(np.median(edges)), 1.4826 * float(np.median(np.abs(edges - np.median(edges))))
-    if level >= -max(0.003 * peak, 6 * spread / np.sqrt(edges.size), 0.01) or level < -peak:
-        return []
-    return [
-        f"rays beside the object read {level:.2g} throughout rather than 0: the unattenuated beam (flat field, i0) "
-        f"seems {100 * np.expm1(-level):.2g} percent stronger than it was taken for"
-    ]
+    if np.percentile(p, 99) < 0.1 * peak and abs(level) < CUT * peak:
+        return ["line integrals are negative within the object: the logarithm's sign seems lost; if so, negate them"]
+    least, noise = max(0.003 * peak, 6 * spread / np.sqrt(edges.size), 0.01), _noise(p) / np.sqrt(_margin(p))
+    inner = np.stack((p[:, _margin(p) + p.shape[1] // 20], p[:, -1 - _margin(p) - p.shape[1] // 20])).mean(axis=1)
+    # Objects that are cut off end unevenly, or falling steeply.
+    uneven = np.percentile(np.abs(ends - level), 90) > 0.1 * level + 4 * noise
+    sloping = np.abs(ends.mean(axis=1) - inner).max() > 0.2 * level
+    if -peak <= level < -least or (2 * least < level < 0.3 * peak and not uneven and not sloping):
+        how = "stronger" if level < 0 else "weaker"
+        return [
+            f"rays beside the object read {level:.2g} throughout rather than 0: the unattenuated beam (flat field, i0) "
+            f"seems {100 * abs(np.expm1(-level)):.2g} percent {how} than it was taken for"
+        ]
+    return []
 
 
 def _cut_off(p: Values, peak: float) -> NDArray[np.bool_]:

@@ -222,7 +222,8 @@ def _survey(layout: _Layout) -> list[str]:
             told.append(f"{starved} rays without photons are read as half a photon")
         told += beam_oddities(beam, highest)
     elif highest > _STEEP:
-        return [f"line integrals reach {highest:.3g}: if these are counts, set quantity='counts' and i0"]
+        scaled = "if they were multiplied, as by 1000 for whole numbers, divide by that"
+        return [f"line integrals reach {highest:.3g}: if these are counts, set quantity='counts' and i0; {scaled}"]
     elif layout.sinogram.dtype.kind in "iu":
         return ["line integrals are whole numbers: if these are counts, set quantity='counts' and i0"]
     # The laws of line integrals are tried on the slice that attenuates most.

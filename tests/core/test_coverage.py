@@ -13,7 +13,7 @@ from core.coverage import angular_gap, axis_offset, gaps_of, truncation, unmeasu
 from core.ensembles import ensemble
 from core.grade import limits
 from core.parameters import complete, parse
-from core.reconstruct import slice_problem
+from core.reconstruct import reconstruct, slice_problem
 from core.sampling import birdcage_maps, cartesian_lines, poisson_disc, simulate_ct, simulate_mri
 
 CPU = torch.device("cpu")
@@ -182,3 +182,56 @@ def test_the_axis_is_looked_for_where_the_geometry_has_it():
     sinogram = scan.sinogram[0].astype(float)
     assert axis_offset(sinogram, scan.angles, middle) == pytest.approx(0, abs=0.1)
     assert axis_offset(sinogram, scan.angles, middle + 1) == pytest.approx(-1, abs=0.1)
+
+
+def masked(scan, measured):
+    return replace(scan, sinogram=np.where(measured, scan.sinogram, 0), measured=measured)
+
+
+def test_what_a_mask_leaves_out_counts_as_not_measured():
+    scan = scan_ct(60)
+    views, detectors = scan.sinogram.shape[1:]
+    measured = np.ones((views, detectors), bool)
+    wedge, field = measured.copy(), np.zeros_like(measured)
+    wedge[10:35] = False
+    field[:, 30:-30] = True
+    assert alarms(masked(scan, wedge)) == {"angular_gap"}
+    assert "truncation" in alarms(masked(scan, field))
+    assert graded(masked(scan, field), method="sirt").verdict in ("check", "poor")
+
+
+def test_dead_detectors_gaps_and_edges_that_a_mask_leaves_out_raise_no_alarm():
+    scan = scan_ct(60)
+    for gap in (slice(20, 21), slice(30, 36), slice(46, 52), slice(0, 6), slice(-6, None)):
+        measured = np.ones(scan.sinogram.shape[1:], bool)
+        measured[:, gap] = False
+        assert not alarms(masked(scan, measured)), gap
+
+
+def test_an_object_that_ends_in_the_last_detector_but_one_is_not_cut_off():
+    ramp = np.concatenate((np.arange(1.0, 20), np.arange(20.0, 0, -1)))
+    tight = np.tile(np.concatenate(([0.0], ramp, [0.0])), (60, 1))
+    assert truncation(tight, 0.0) == 0.0
+    assert truncation(tight + 2, 0.0) > 0.05
+
+
+def test_views_that_are_cut_off_say_nothing_of_the_axis():
+    scan = scan_ct(60)
+    sinogram = scan.sinogram[0].astype(float)
+    middle = (sinogram.shape[1] - 1) / 2
+    assert axis_offset(sinogram[:, :50], scan.angles, middle) == 0.0
+
+
+def test_sirt_continues_the_image_where_no_measured_ray_passes():
+    scan = scan_ct(60)
+    measured = np.ones(scan.sinogram.shape[1:], bool)
+    middle = measured.shape[1] // 2
+    measured[:, middle - 3 : middle + 4] = False
+    error = {}
+    for name, each in (("whole", scan), ("gap", masked(scan, measured))):
+        *_, last = reconstruct(slice_problem(each, 0, CPU), complete(parse({"method": "sirt"}), Modality.CT), seed=0)
+        error[name] = last.image[0, 0].numpy() - IMAGE
+    hole = (slice(31, 34), slice(31, 34))
+    assert np.abs(IMAGE[hole]).min() > 0
+    assert np.abs(error["gap"][hole]).max() < 0.25 * IMAGE.max()
+    assert np.linalg.norm(error["gap"]) < 2 * np.linalg.norm(error["whole"])

@@ -362,6 +362,9 @@ ODD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "empty views": ({"sinogram": _empty(sinogram())}, ["views 20 to 22: every detector reads the same"]),
     "a dim view": ({"sinogram": _dimmed(sinogram())}, ["view 10: the sum over the detectors is 30 percent"]),
     "a beam too strong": ({"sinogram": sinogram() - np.float32(0.05)}, ["rays beside the object read -0.05"]),
+    "a beam too weak": ({"sinogram": sinogram() + np.float32(0.05)}, ["rays beside the object read 0.05", "weaker"]),
+    "another sign": ({"sinogram": -sinogram()}, ["the logarithm's sign seems lost"]),
+    "multiplied": ({"sinogram": 1000 * sinogram()}, ["if they were multiplied, as by 1000"]),
     "transposed": ({"sinogram": sinogram(SQUARE).T.copy(), "angles": SQUARE}, ["the axes look swapped"]),
     "views first": (
         {"sinogram": np.stack([sinogram() for _ in range(VIEWS)], axis=1)},
