@@ -123,6 +123,7 @@ def _drawn(sinogram: NDArray[np.float64], measured: NDArray[np.bool_]) -> tuple[
     either side; beyond the outermost measured ray its value goes on, for there the detector ends.
     """
     known = np.broadcast_to(measured, sinogram.shape)
-    views, places = known.any(1), np.arange(sinogram.shape[1])
+    views: NDArray[np.bool_] = np.any(known, axis=1)
+    places = np.arange(sinogram.shape[1])
     rows = zip(sinogram[views], known[views], strict=True)
     return np.stack([np.interp(places, places[seen], row[seen]) for row, seen in rows]), views

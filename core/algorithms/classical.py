@@ -14,6 +14,8 @@ from core.solvers import Descent, conjugate_gradient, conjugate_gradient_iterate
 
 LEAST_SUM = 1e-6
 """Share of the largest row or column sum below which a ray misses the image, or a pixel is met by no ray."""
+HARDLY_MET = 0.1
+"""The same of a pixel that hardly any ray meets."""
 MOST_FILLING_STEPS = 100
 
 
@@ -42,10 +44,10 @@ def cg_sense(y: Tensor, A: LinearOperator, p: CGSense, state: State | None = Non
 def sirt(y: Tensor, A: LinearOperator, p: SIRT, state: State | None = None) -> Iterates:
     """Iterate x <- max(x + C A^T R (y - A x), 0); R, C: reciprocal row and column sums of A (Gregor, Benson 2008).
 
-    Pixels that no measured ray meets, amid others that are met, continue those smoothly.
+    Pixels that hardly any measured ray meets, amid others that are met, continue those smoothly.
     """
     columns = A.adjoint(torch.ones_like(y))
-    holes = _enclosed(columns > LEAST_SUM * columns.max())
+    holes = _enclosed(columns > HARDLY_MET * columns.max())
     x = torch.zeros_like(columns)
     R = _reciprocal(A.forward(torch.ones_like(x)))
     C = _reciprocal(columns)

@@ -19,6 +19,8 @@ from core.solvers import operator_norm
 DENSITY_GROUPS = 16
 NEAR = 2
 """Rays to either side that stand in for a missing one."""
+REFILLED = 4
+"""How often filtered back-projection puts its own image's rays in the place of missing ones."""
 
 
 class ParallelBeamCT(LinearOperator):
@@ -92,18 +94,29 @@ class ParallelBeamCT(LinearOperator):
         return self._projector.adjoint(rays).reshape(len(y), *self.image_shape)
 
     def fbp(self, y: Tensor, window: Literal["ramp", "hann"] = "ramp") -> Tensor:
-        """Filtered back-projection (B, 1, n, n) in 1/mm of y (B, 1, views, detectors) (Kak, Slaney 1988, 3.3)."""
+        """Filtered back-projection (B, 1, n, n) in 1/mm of y (B, 1, views, detectors) (Kak, Slaney 1988, 3.3).
+
+        Missing rays of a view are drawn from the nearest ones, then taken from the image in a few rounds (Medoff et al.
+        1983). The map stays linear.
+        """
         pixel, spacing = self.geometry.pixel_size_mm, self.geometry.detector_spacing_mm
         whole = copy.copy(self)
         whole.measured = self.measured.any(1, keepdim=True)
         views = whole.measured[:, 0].cpu().numpy()
         weights = np.zeros(len(views))
         weights[views] = angular_weights(np.asarray(self.geometry.angles)[views])
-        if self.measured.shape != whole.measured.shape:
-            y = _filled(y, self.measured)
-        filtered = _filtered(y / self.scale, spacing, window) * torch.from_numpy(weights).to(y)[:, None]
-        # The strips' areas in a pixel sum to the pixel's, so this makes back-projection a mean over the pixel.
-        return whole.adjoint(filtered) * (spacing / pixel**2 / self.scale)
+
+        def projected_back(rays: Tensor) -> Tensor:
+            filtered = _filtered(rays / self.scale, spacing, window) * torch.from_numpy(weights).to(y)[:, None]
+            # The strips' areas in a pixel sum to the pixel's, so this makes back-projection a mean over the pixel.
+            return whole.adjoint(filtered) * (spacing / pixel**2 / self.scale)
+
+        if self.measured.shape == whole.measured.shape:
+            return projected_back(y)
+        image = projected_back(_filled(y, self.measured))
+        for _ in range(REFILLED):
+            image = projected_back(torch.where(self.measured, y, whole.forward(image)))
+        return image
 
 
 def angular_weights(angles: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -235,3 +235,17 @@ def test_sirt_continues_the_image_where_no_measured_ray_passes():
     assert np.abs(IMAGE[hole]).min() > 0
     assert np.abs(error["gap"][hole]).max() < 0.25 * IMAGE.max()
     assert np.linalg.norm(error["gap"]) < 2 * np.linalg.norm(error["whole"])
+
+
+def test_fbp_takes_missing_rays_from_its_image():
+    # A full turn of which one half of the detector is missing lacks nothing.
+    scan = scan_ct(60)
+    turn = replace(
+        scan,
+        angles=np.concatenate((scan.angles, scan.angles + np.pi)),
+        sinogram=np.concatenate((scan.sinogram, scan.sinogram[..., ::-1]), axis=1),
+    )
+    measured = np.ones(turn.sinogram.shape[1:], bool)
+    measured[:, measured.shape[1] // 2 + 2 :] = False
+    whole, half = (slice_problem(each, 0, CPU).plain()[0, 0].numpy() for each in (turn, masked(turn, measured)))
+    assert np.linalg.norm(half - whole) < 0.1 * np.linalg.norm(whole)
