@@ -8,7 +8,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 Kind = TypeVar("Kind", bound=Hashable)
 MINUTE = 60.0
-MOST_KINDS = 10_000  # followed at once; what is new beyond them is not told
+MOST_KINDS = 10_000  # followed at once; what is new beyond them is not told, or each by itself
 
 
 class Folded(NamedTuple, Generic[Kind]):
@@ -27,10 +27,13 @@ class _Fold:
 
 
 class Folding(Generic[Kind]):
-    """Counts what comes, by kind, for all threads."""
+    """Counts what comes, by kind, for all threads.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    `nothing_is_lost`: what is new beyond MOST_KINDS is told each time.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, nothing_is_lost: bool = False) -> None:
+        self._clock, self._nothing_is_lost = clock, nothing_is_lost
         self._lock = threading.Lock()
         self._folds: dict[Kind, _Fold] = {}
 
@@ -41,7 +44,7 @@ class Folding(Generic[Kind]):
                 if len(self._folds) < MOST_KINDS:
                     self._folds[kind] = _Fold(self._clock() + MINUTE, {})
                     return True
-                return False
+                return self._nothing_is_lost
             fold.same = what if not fold.count else dict(fold.same.items() & what.items())
             fold.count += 1
             return False

@@ -4,6 +4,7 @@ import logging
 import uuid
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from fastapi.testclient import TestClient
@@ -13,10 +14,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import create_app
-from api.auditing import READS
+from api.auditing import READS, Auditing
 from api.folding import MINUTE, MOST_KINDS, Folding
 from worker import keys
-from worker.audit import AUDIT_LOCK
+from worker.audit import AUDIT_LOCK, Who
 from worker.keys import Scope, Wanted
 from worker.models import Audit
 from worker.settings import Settings
@@ -62,6 +63,14 @@ def test_what_was_the_same_in_all_is_told_with_their_number() -> None:
 def test_there_is_an_end_to_the_kinds_that_are_followed() -> None:
     folding: Folding[int] = Folding(Clock())
     assert sum(folding.is_first(kind) for kind in range(2 * MOST_KINDS)) == MOST_KINDS
+
+
+def test_who_reads_very_much_hides_no_other_reading(database: sessionmaker[Session]) -> None:
+    auditing = Auditing(database)
+    auditing._folding._folds = {(Who("a", "key:1"), "result.read", str(kind)): Mock() for kind in range(MOST_KINDS)}
+    auditing.note(Who("b", "key:2"), "result.read", job="3")
+    with database() as session:
+        assert session.execute(select(Audit.tenant, Audit.action)).all() == [("b", "result.read")]
 
 
 @pytest.fixture
