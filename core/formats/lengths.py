@@ -16,6 +16,8 @@ def length(attributes: Mapping[str, float | str], name: str) -> float | None:
         expected = f"a length in millimetres between {_RANGE_MM[0]:g} and {_RANGE_MM[1]:g}"
         if not isinstance(value, str) and value > _RANGE_MM[1]:
             expected += " (micrometres are divided by 1000)"
+        if isinstance(value, str):
+            expected += ", as a number, not as text"
         raise unreadable(name, quoted(value), expected)
     return value
 

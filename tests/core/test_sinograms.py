@@ -214,6 +214,11 @@ def test_scalars_may_be_datasets(tmp_path: Path) -> None:
     assert header.warnings == ()
 
 
+def test_a_length_as_text_is_refused_with_the_cure(write: Write) -> None:
+    with pytest.raises(UnreadableScan, match="as a number, not as text"):
+        probe(write(pixel_size_mm="2.0"))
+
+
 def test_two_values_of_one_name_are_refused(tmp_path: Path) -> None:
     path = scans.write_hdf5(tmp_path / "scan", **scan())
     with h5py.File(path, "a") as file:
