@@ -50,6 +50,7 @@ ENGINE_OPTIONS: dict[str, Any] = {
 class Pool(QueuePool):
     """One that closes what a thread gives back after `dispose`: that connection would stay open for nobody."""
 
+    _sqla_logger_namespace = f"{QueuePool.__module__}.{QueuePool.__name__}"  # its talk is SQLAlchemy's, not ours
     _disposed = False
 
     def dispose(self) -> None:
