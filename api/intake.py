@@ -68,6 +68,8 @@ async def received(
         upload = await stack.enter_async_context(uploading(context))
         declared = request.headers.get("content-length")
         least = 0 if declared is None else int(declared) - (2 * FIELD_BYTES if is_form(request) else 0)
+        if least > context.settings.max_upload_bytes:  # which a database may not even have a number for
+            upload.check(least)
         room = await run_in_threadpool(_room, context, caller, least, int(declared or 0))
         if room is not None:
             upload.keep_within(room)

@@ -278,6 +278,14 @@ def test_no_byte_is_read_of_what_may_not_be_kept(
     told(door.client.post("/v1/scans", content=ct_file, headers=minted[1]), 429, "max_stored_bytes")
 
 
+@pytest.mark.parametrize("declared", [1 << 62, 1 << 63, 1 << 64, 10**30])
+def test_a_length_that_no_file_has_is_too_large_whatever_its_number(door: Door, declared: int) -> None:
+    _, headers = door.key("a")
+    for kind in ("application/octet-stream", "multipart/form-data; boundary=b"):
+        sent = {**headers, "Content-Length": str(declared), "Content-Type": kind}
+        told(door.client.post("/v1/scans", content=b"x", headers=sent), 413, "MAX_UPLOAD_BYTES")
+
+
 def test_results_are_counted_and_reserved(door: Door, minted: list[Headers], mri_file: bytes, drive: Drive) -> None:
     scan = bring(door, minted[0], mri_file)
     first = ask(door, minted[0], scan)
