@@ -140,9 +140,9 @@ def test_a_canary_in_a_scan_is_found_nowhere_else(
                 told.append(str(said(client.get(path)).content))
         told += [str(client.get(f"{good['links']['self']}/result?format={kind}").content) for kind in ("h5", "nifti")]
         assert said(client.get("/readyz")).status_code == said(client.get("/metrics")).status_code == 200
-        # A file that is damaged after it was accepted fails its job, and the log says where.
-        path = storage.scan(posted["sha256"])
-        path.write_bytes(named(*DAMAGE["broken header"]))
+        # Files that are damaged after they were accepted fail their job, and the log says where.
+        for path in (storage.scan(posted["sha256"]), storage.prepared_scan(posted["sha256"])):
+            path.write_bytes(named(*DAMAGE["broken header"]))
         failed = said(client.post("/v1/jobs", json=job)).json()
         until(lambda: client.get(failed["links"]["self"]).json()["status"] == "failed")
         said(client.get(failed["links"]["self"]))
@@ -202,7 +202,7 @@ def test_a_deleted_job_and_scan_leave_no_copy(settings: Settings, storage: Stora
             assert client.get(job["links"]["result"], params={"format": kind}).status_code == 200
         assert client.delete(job["links"]["self"]).status_code == 204
         assert client.delete(f"/v1/scans/{scan['id']}").status_code == 204
-        assert [path for path in storage.root.rglob("*") if path.is_file()] == []
+        assert [path.name for path in storage.root.rglob("*") if path.is_file()] == ["identity"]
 
 
 def test_the_files_of_the_canary_do_name_a_patient() -> None:

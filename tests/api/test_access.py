@@ -447,7 +447,10 @@ def test_a_comparison_is_kept_as_long_as_its_key_says_and_its_labels_no_longer(
 
 
 def test_no_key_keeps_more_bytes_than_it_may(door: Door, mri_file: bytes, ct_file: bytes, storage: Storage) -> None:
-    _, narrow = door.key("a", max_stored_bytes=len(mri_file) + 1)
+    # What a scan takes is its file and its prepared form.
+    wide = bring(door, door.key("b")[1], mri_file)
+    takes = len(mri_file) + storage.prepared_scan(wide["sha256"], "b").stat().st_size
+    _, narrow = door.key("a", max_stored_bytes=takes + 1)
     kept = bring(door, narrow, mri_file)
     refused = door.client.post("/v1/scans", content=ct_file, headers=narrow)
     assert refused.status_code == 429
