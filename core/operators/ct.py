@@ -21,6 +21,8 @@ NEAR = 2
 """Rays to either side that stand in for a missing one."""
 REFILLED = 4
 """How often filtered back-projection puts its own image's rays in the place of missing ones."""
+VIEWS_A_DETECTOR = 0.75
+"""About pi / 4: the image of fewer views has projections that are worse than a straight line."""
 
 
 class ParallelBeamCT(LinearOperator):
@@ -59,7 +61,9 @@ class ParallelBeamCT(LinearOperator):
         self.image_shape = (1, image_size, image_size)
         self._projector, norm = _projector(self.geometry, torch.device(device))
         self.measured = torch.ones(len(angles), 1, dtype=torch.bool, device=device)
+        self._refills = False
         if measured is not None and not measured.all():
+            self._refills = int(measured.any(1).sum()) >= VIEWS_A_DETECTOR * detectors
             self.measured = torch.from_numpy(np.ascontiguousarray(measured)).to(device)
             norm = _norm_of_rays(self.geometry, torch.device(device), np.packbits(measured).tobytes())
         self.scale = 1.0 / norm
@@ -68,6 +72,7 @@ class ParallelBeamCT(LinearOperator):
         """The same model of the views or rays where `kept`, (views, 1) or (views, detectors), is True."""
         other = copy.copy(self)
         other.measured = self.measured & kept
+        other._refills = False  # by rays that are left out to judge an image, that image must not be made
         return other
 
     def noise_level(self, y: Tensor) -> float:
@@ -96,8 +101,8 @@ class ParallelBeamCT(LinearOperator):
     def fbp(self, y: Tensor, window: Literal["ramp", "hann"] = "ramp") -> Tensor:
         """Filtered back-projection (B, 1, n, n) in 1/mm of y (B, 1, views, detectors) (Kak, Slaney 1988, 3.3).
 
-        Missing rays of a view are drawn from the nearest ones, then taken from the image in a few rounds (Medoff et al.
-        1983). The map stays linear.
+        Missing rays of a view are drawn from the nearest ones; those that a scan's mask leaves out are then taken from
+        the image in a few rounds, where views are many (Medoff et al. 1983). The map stays linear.
         """
         pixel, spacing = self.geometry.pixel_size_mm, self.geometry.detector_spacing_mm
         whole = copy.copy(self)
@@ -114,7 +119,7 @@ class ParallelBeamCT(LinearOperator):
         if self.measured.shape == whole.measured.shape:
             return projected_back(y)
         image = projected_back(_filled(y, self.measured))
-        for _ in range(REFILLED):
+        for _ in range(REFILLED if self._refills else 0):
             image = projected_back(torch.where(self.measured, y, whole.forward(image)))
         return image
 

@@ -305,7 +305,7 @@ def test_a_worker_that_hangs_ends_itself_and_its_slice_counts_a_crash(desk: Desk
     hasty = desk.settings.model_copy(update={"stall_seconds": 2.0, "lease_seconds": 600.0})
     with working(hasty, spoilt_by=HANGING) as (hung,):
         assert hung.process.wait(PATIENCE_SECONDS) == STATUS
-    with working(hasty) as (worker,):
+    with working(desk.settings) as (worker,):
         assert desk.ended(job_id).status is Status.SUCCEEDED
         assert worker.process.poll() is None
     chunk = desk.chunk(job_id)
