@@ -348,7 +348,8 @@ def damaged_chunk(file: h5py.File, draft: Draft) -> None:
     spoilt = bytearray(chunk)
     for _ in range(int(rng.integers(1, 9))):
         spoilt[int(rng.integers(len(spoilt)))] ^= 1 << int(rng.integers(8))
-    data.id.write_direct_chunk(start, bytes(spoilt[: int(rng.choice([len(spoilt), rng.integers(len(spoilt))]))]), mask)
+    kept = max(1, int(rng.choice([len(spoilt), rng.integers(len(spoilt))])))  # HDF5 writes no empty chunk
+    data.id.write_direct_chunk(start, bytes(spoilt[:kept]), mask)
 
 
 @hdf5(must_be_refused=True)
