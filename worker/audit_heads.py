@@ -7,7 +7,6 @@ another machine has kept: `python -m worker audit verify --heads FILE` holds the
 import hashlib
 import hmac
 import json
-import logging
 import socket
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -22,7 +21,6 @@ from sqlalchemy.orm import Session
 from worker.audit import BEGINNING, BrokenChain
 from worker.models import Audit
 
-log = logging.getLogger(__name__)
 SYSLOG_PRIORITY = 13 * 8 + 5  # facility "log audit", severity "notice" (RFC 5424)
 SEND_SECONDS = 5.0
 

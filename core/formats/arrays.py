@@ -143,7 +143,7 @@ class Contents:
     renamed: tuple[tuple[str, str], ...] = ()  # arrays that the file has under another name: that, and ours
 
 
-ARRAYS = (
+MRI_ARRAYS = (
     "kspace",
     "mask",
     "sensitivity_maps",
@@ -152,6 +152,11 @@ ARRAYS = (
     "guide",
     "reconstruction_rss",
     "reconstruction_esc",
+)
+"""What a file of k-space may hold."""
+
+ARRAYS = (
+    *MRI_ARRAYS,
     "sinogram",
     "angles",
 )

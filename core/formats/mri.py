@@ -9,7 +9,7 @@ from core.acquisition import Modality, MRIAcquisition, ScanHeader
 from core.calibration import calibration_size, echo_shift
 from core.errors import UnsupportedScan
 from core.formats import checks
-from core.formats.arrays import Contents
+from core.formats.arrays import MRI_ARRAYS, Contents
 from core.formats.grid import grid
 from core.formats.kspace_survey import Survey, survey, suspicions
 from core.formats.limits import LEAST_SIDE, Limits, unreadable
@@ -17,21 +17,7 @@ from core.formats.measured import measured
 from core.formats.mri_layout import Layout, encoding_of, layout_of, reference_of, stack_of
 from core.formats.survey import check_values
 
-USED = frozenset(
-    (
-        "kspace",
-        "mask",
-        "sensitivity_maps",
-        "noise",
-        "reference",
-        "guide",
-        "reconstruction_rss",
-        "reconstruction_esc",
-        "pixel_spacing_mm",
-        "slice_spacing_mm",
-        "slice_thickness_mm",
-    )
-)
+USED = frozenset((*MRI_ARRAYS, "pixel_spacing_mm", "slice_spacing_mm", "slice_thickness_mm"))
 """Arrays and attributes that mean something beside k-space."""
 
 _FOURIER = "numpy.fft.fftshift(numpy.fft.fft2(numpy.fft.ifftshift(image)))"
