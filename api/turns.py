@@ -41,10 +41,10 @@ class Turns:
         try:
             await mine.turn
         except asyncio.CancelledError:
-            if mine in self._waiting:
-                self._waiting.remove(mine)
-            else:
+            if not mine.turn.cancelled():  # it was given its turn at the same moment
                 self._give_back(client)
+            elif mine in self._waiting:
+                self._waiting.remove(mine)
             raise
         try:
             return await to_thread.run_sync(work, limiter=self._limiter)
@@ -65,6 +65,8 @@ class Turns:
             if free <= 0 or (self._held[first.client] and self._held[first.client] >= free):
                 return
             self._waiting.remove(first)
+            if first.turn.done():  # its request was cancelled while it waited
+                continue
             self._held[first.client] += 1
             first.turn.set_result(None)
 
