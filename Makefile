@@ -19,7 +19,7 @@ demo: $(VENV)/.run ## reconstruct one real MR and one real CT slice through the 
 	$(VENV)/bin/python -m benchmarks.demo
 
 serve: $(VENV)/.run ## the whole service on PORT, its data in DATA
-	PORT='$(PORT)' DATA='$(DATA)' exec $(VENV)/bin/python -m worker.serve
+	PORT='$(PORT)' DATA='$(DATA)' exec $(VENV)/bin/python -m udig_recon.worker.standalone.serve
 
 test: $(VENV)/.dev ## every test, against a real Postgres and Valkey for each process of tests
 	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
@@ -37,8 +37,8 @@ audit: $(VENV)/.run ## look up what the images install, and the C libraries insi
 		$(VENV)/audit/bin/pip-audit --disable-pip --require-hashes --progress-spinner off \
 			--vulnerability-service osv --osv-url $(ADVISORIES)/v1/query \
 			--requirement api/requirements.txt --requirement worker/requirements.txt \
-			&& $(VENV)/bin/python -m benchmarks.libraries --index $(ADVISORIES); \
-	else $(VENV)/bin/python -m benchmarks.libraries; \
+			&& $(VENV)/bin/python -m benchmarks.audit_libraries --index $(ADVISORIES); \
+	else $(VENV)/bin/python -m benchmarks.audit_libraries; \
 		echo 'no index of advisories can be reached: dependencies are pinned by hash and were not looked up'; fi
 
 bench: $(VENV)/.dev ## measure; prints the rows of benchmarks/RESULTS.md

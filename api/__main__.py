@@ -1,4 +1,4 @@
-"""`python -m api`: the door, opened at HOST and PORT of the settings."""
+"""`python -m udig_recon.api`: the door, opened at HOST and PORT of the settings."""
 
 import errno
 import logging
@@ -8,23 +8,27 @@ from contextlib import suppress
 
 import uvicorn
 
-from api.app import PROBES, create_app
-from api.server import Server, allow_files, timed_protocol
-from worker import logs, memory, sandboxed, tracing
-from worker.processes import keep_private
-from worker.settings import get_settings
-from worker.usage import parse_no_arguments
+from udig_recon.api.app import PROBES, create_app
+from udig_recon.api.http.server import Server, allow_files, timed_protocol
+from udig_recon.worker.cli.usage import parse_no_arguments
+from udig_recon.worker.runtime import memory
+from udig_recon.worker.runtime import sandbox_report as sandboxed
+from udig_recon.worker.settings import get_settings
+from udig_recon.worker.standalone.processes import keep_private
+from udig_recon.worker.telemetry import logs, tracing
 
 log = logging.getLogger("api")
 KEEP_ALIVE_SECONDS = 15
 OWN_FILES = 256  # of databases, queue, uploads and logs, beside the connections
-KEYS_CURE = "AUTHENTICATION=on, and `python -m worker keys create NAME`"
+KEYS_CURE = "AUTHENTICATION=on, and `python -m udig_recon.worker keys create NAME`"
 GRACE_SECONDS = 8  # then what still runs is cut off, so that the process is gone within ten seconds
 
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
-    parse_no_arguments("python -m api", "The HTTP API, until Ctrl-C or SIGTERM; workers are `python -m worker`.")
+    parse_no_arguments(
+        "python -m udig_recon.api", "The HTTP API, until Ctrl-C or SIGTERM; workers are `python -m udig_recon.worker`."
+    )
     os.umask(0o077)
     memory.go_before_others(memory.API_SCORE)
     keep_private()
@@ -44,7 +48,7 @@ def main() -> None:
         log_config=None,
         access_log=False,  # its lines hold the query, and with it what a client calls its files
         server_header=False,
-        proxy_headers=False,  # see api/proxies.py
+        proxy_headers=False,  # see api/http/proxies.py
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )

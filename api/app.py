@@ -12,30 +12,38 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from api import documentation, errors, following, health, jobs, keys, methods, results, scans, tenants
-from api.audit_heads import HeadSender
-from api.auditing import Auditing
-from api.comparisons import routes as comparisons
-from api.comparisons.schemas import ComparisonIn
-from api.context import Context
-from api.metrics import Requests
-from api.middleware import HeadAsGet, Named, Observed
-from api.proxies import Clients, Direct
-from api.reads import Reads
-from api.schemas import JobIn, JobOptions, ProblemOut, RetryOptions
-from api.shares import Admission, room
-from api.threads import Threads
-from api.turns import Turns
-from api.watcher import Watcher
-from api.webhooks import Courier
-from core.formats import Prober
-from worker import data_folder
-from worker.data_folder import ForeignFolder
-from worker.database import make_engine, make_sessions
-from worker.keys import Wanted
-from worker.queue import make_celery
-from worker.settings import Settings, get_settings
-from worker.storage import open_storage
+from udig_recon.api import error_handlers as errors
+from udig_recon.api.access import key_routes as keys
+from udig_recon.api.access import tenant_routes as tenants
+from udig_recon.api.access.audit import Auditing
+from udig_recon.api.access.audit_heads import HeadSender
+from udig_recon.api.comparisons import routes as comparisons
+from udig_recon.api.comparisons.schemas import ComparisonIn
+from udig_recon.api.database.async_queries import Reads
+from udig_recon.api.database.notifications import Watcher
+from udig_recon.api.dependencies import Context
+from udig_recon.api.http.concurrency import Admission, room
+from udig_recon.api.http.fair_queue import Turns
+from udig_recon.api.http.middleware import HeadAsGet, Named, Observed
+from udig_recon.api.http.proxies import Clients, Direct
+from udig_recon.api.http.threads import Threads
+from udig_recon.api.jobs import events as following
+from udig_recon.api.jobs import results
+from udig_recon.api.jobs import routes as jobs
+from udig_recon.api.jobs.schemas import JobIn, JobOptions, ProblemOut, RetryOptions
+from udig_recon.api.openapi import documentation
+from udig_recon.api.scans import routes as scans
+from udig_recon.api.system import health, methods
+from udig_recon.api.system.metrics import Requests
+from udig_recon.api.webhooks.delivery import Courier
+from udig_recon.core.formats import Prober
+from udig_recon.worker.access.keys import Wanted
+from udig_recon.worker.database.engine import make_engine, make_sessions
+from udig_recon.worker.jobs.queue import make_celery
+from udig_recon.worker.settings import Settings, get_settings
+from udig_recon.worker.storage import data_folder
+from udig_recon.worker.storage.data_folder import ForeignFolder
+from udig_recon.worker.storage.local import open_storage
 
 log = logging.getLogger(__name__)
 CONFIRM_SECONDS = 2.0
@@ -54,7 +62,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or get_settings()
     if settings.database_url is None or settings.redis_url is None:
         missing = "DATABASE_URL" if settings.database_url is None else "REDIS_URL"
-        raise SystemExit(f"error: {missing} is not set; `python -m worker.serve` starts a server of its own")
+        raise SystemExit(
+            f"error: {missing} is not set; `python -m udig_recon.worker.standalone.serve` starts a server of its own"
+        )
     app = FastAPI(
         title="uDiG Recon",
         version=version("udig-recon"),

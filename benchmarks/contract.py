@@ -22,11 +22,11 @@ from schemathesis import Case, GenerationMode
 from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
+from benchmarks.data.tiny_scans import GOOD
 from benchmarks.demo import checked
-from benchmarks.tiny_scans import GOOD
-from benchmarks.upload_memory import ROOT, door
-from worker import keys
-from worker.database import make_engine, make_sessions
+from benchmarks.load.upload_memory import ROOT, door
+from udig_recon.worker.access import keys
+from udig_recon.worker.database.engine import make_engine, make_sessions
 
 TIMEOUT_SECONDS = 15
 
@@ -113,7 +113,9 @@ def main() -> int:
         door(Path(name) / "data", AUTHENTICATION=authentication) as api,
     ):
         headers = _key(api.environment["DATABASE_URL"]) if asked.key else {}
-        worker = subprocess.Popen([sys.executable, "-m", "worker"], cwd=ROOT, env={**os.environ, **api.environment})
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "udig_recon.worker"], cwd=ROOT, env={**os.environ, **api.environment}
+        )
         try:
             url = f"http://127.0.0.1:{api.port}"
             known = something_there(url, GOOD["fastmri"](Path(name) / "scan.h5"), headers)

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from pydicom.data import get_testdata_file
 from tqdm import tqdm
 
-from benchmarks.scans import written
-from core import metrics
-from core.pictures import comparison_png
-from core.sampling import birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
-from worker import processes
-from worker.reach import ready_url
+from benchmarks.data.scans import written
+from udig_recon.core import metrics
+from udig_recon.core.results.png import comparison_png
+from udig_recon.core.simulation import birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
+from udig_recon.worker.standalone import processes
+from udig_recon.worker.standalone.locate import ready_url
 
 OUTPUT = Path("demo-output")
 WATER_1_PER_MM = 0.02  # attenuation of water at CT energies
@@ -78,7 +78,10 @@ def running_service(data: Path, **settings: str) -> Iterator[str]:
     log.unlink(missing_ok=True)
     print("starting Postgres, Valkey, the API and the workers ...")
     service = processes.start(
-        [sys.executable, "-m", "worker.serve"], death_signal=signal.SIGTERM, log=log, environment=environment
+        [sys.executable, "-m", "udig_recon.worker.standalone.serve"],
+        death_signal=signal.SIGTERM,
+        log=log,
+        environment=environment,
     )
     try:
         yield awaited_url(service, data, log)

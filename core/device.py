@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import torch
 
-from core.errors import ReconstructionError
+from udig_recon.core.errors import ReconstructionError
 
 
 def prepared(name: str) -> torch.device:

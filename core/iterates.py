@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Generator, Tensor
 
-from core.verdict import Verdict
+from udig_recon.core.prior_check import Verdict
 
 State = dict[str, Any]
 """Everything an algorithm needs to go on as if never stopped: tensors, generator state, counters."""

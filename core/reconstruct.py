@@ -9,18 +9,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core import algorithms, metrics
-from core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
-from core.cards import Folders
-from core.iterates import Iterate, Iterates, State
-from core.joint_maps import with_joint_maps
-from core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_channels, as_complex
-from core.parameters import Parameters
-from core.prewhitening import brightness, whitened, whitening
-from core.sensitivity import calibration_size, espirit
-from core.unit import unit
-from core.variance import with_variance
-from core.volumes import Precedent
+from udig_recon.core import algorithms, metrics
+from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
+from udig_recon.core.coils.espirit import calibration_size, espirit
+from udig_recon.core.coils.joint_maps import with_joint_maps
+from udig_recon.core.coils.prewhitening import brightness, whitened, whitening
+from udig_recon.core.iterates import Iterate, Iterates, State
+from udig_recon.core.normalisation import unit
+from udig_recon.core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_channels, as_complex
+from udig_recon.core.parameters import Parameters
+from udig_recon.core.priors.card import Folders
+from udig_recon.core.selection.output_variance import with_variance
+from udig_recon.core.slice_order import Precedent
 
 OTHER_UNIT = 1.7
 """How much larger or smaller than the image a reference is that must be in another unit."""
@@ -264,6 +264,6 @@ def is_empty(y: Tensor) -> bool:
 
 
 def _cropped(image: Tensor, size: tuple[int, int]) -> Tensor:
-    # As fastMRI crops its references, and as core.formats crops those that are larger.
+    # As fastMRI crops its references, and as udig_recon.core.formats crops those that are larger.
     top, left = ((have - want) // 2 for have, want in zip(image.shape, size, strict=True))
     return image[top : top + size[0], left : left + size[1]]

@@ -1,11 +1,11 @@
-"""What Alembic runs: the tables of worker.models on the database of the settings."""
+"""What Alembic runs: the tables of udig_recon.worker.database.tables on the database of the settings."""
 
 from alembic import context
 from sqlalchemy import text
 
-from worker.database import make_engine
-from worker.models import Base
-from worker.settings import get_settings
+from udig_recon.worker.database.engine import make_engine
+from udig_recon.worker.database.tables import Base
+from udig_recon.worker.settings import get_settings
 
 MIGRATION_LOCK = 0x7564696700000003  # of several processes that start at once, one migrates and the others wait
 

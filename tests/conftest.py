@@ -15,13 +15,13 @@ from sqlalchemy.orm import Session, sessionmaker
 # As workers by default: the same bits every time are promised for one thread. Read when PyTorch is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import core.formats.library  # noqa: F401  # before any test imports h5py: with the HDF5 that readers run on
-from worker.database import conninfo, make_engine, make_sessions
-from worker.embedded import SUPERUSER, EmbeddedServers
-from worker.migrate import migrate
-from worker.roles import MAKE_ROLES, OWNER, SERVICE, with_role
-from worker.settings import Settings
-from worker.storage import Storage
+import udig_recon.core.formats.containers.hdf5_library  # noqa: F401  # before any test imports h5py: with the HDF5 that readers run on
+from udig_recon.worker.database.engine import conninfo, make_engine, make_sessions
+from udig_recon.worker.database.migrate import migrate
+from udig_recon.worker.database.roles import MAKE_ROLES, OWNER, SERVICE, with_role
+from udig_recon.worker.settings import Settings
+from udig_recon.worker.standalone.servers import SUPERUSER, EmbeddedServers
+from udig_recon.worker.storage.local import Storage
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.quality_report import Criterion, Row, criteria, report
-from core.acquisition import Modality
+from benchmarks.accuracy.quality_report import Criterion, Row, criteria, report
+from udig_recon.core.acquisition import Modality
 
 
 def fields(psnr: float, seconds: float = 10.0, flagged: bool | None = None) -> dict[str, object]:

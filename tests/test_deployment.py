@@ -15,8 +15,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from worker.roles import OWNER, SERVICE
-from worker.settings import Settings
+from udig_recon.worker.database.roles import OWNER, SERVICE
+from udig_recon.worker.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -183,7 +183,7 @@ def test_health_is_checked() -> None:
     for name in ("postgres", "redis"):
         assert {"test", "interval", "timeout", "retries"} <= set(SERVICES[name]["healthcheck"])
     assert "/healthz" in stage("api").partition("HEALTHCHECK")[2]
-    assert '"worker.health"' in stage("worker").partition("HEALTHCHECK")[2]
+    assert '"udig_recon.worker.runtime.health"' in stage("worker").partition("HEALTHCHECK")[2]
 
 
 def test_redis_forgets_nothing() -> None:

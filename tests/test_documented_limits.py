@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from worker.settings import Settings
-from worker.tenants import TenantLimits, defaults
+from udig_recon.worker.access.tenants import TenantLimits, defaults
+from udig_recon.worker.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {name: name for name in ("max_job_seconds", "max_job_memory_bytes", "retention_days")}

@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from core import metrics
-from core.sampling import birdcage_maps, cartesian_lines, simulate_mri
+from udig_recon.core import metrics
+from udig_recon.core.simulation import birdcage_maps, cartesian_lines, simulate_mri
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,7 +28,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (
         log.open("w") as sink,
         subprocess.Popen(
-            [sys.executable, "-m", "worker.serve"],
+            [sys.executable, "-m", "udig_recon.worker.standalone.serve"],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,

@@ -10,8 +10,8 @@ import yaml
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.app import create_app
-from worker.settings import Settings
+from udig_recon.api.app import create_app
+from udig_recon.worker.settings import Settings
 
 DOCS = Path(__file__).parents[1] / "docs"
 RULES: list[dict[str, Any]] = [

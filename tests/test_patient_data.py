@@ -13,16 +13,16 @@ import httpx
 import numpy as np
 import pydicom
 import pytest
-import scans
 from pydicom.data import get_testdata_file
-from running import until, working
-from serving import serving
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from worker import logs
-from worker.settings import Settings
-from worker.storage import Storage
+from tests.support import scans
+from tests.support.api_server import serving
+from tests.support.worker_processes import until, working
+from udig_recon.worker.settings import Settings
+from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.telemetry import logs
 
 CANARY = "Mustermann"
 NAME, BORN, NUMBER = f"{CANARY}^Erika", "1971-02-03", "PAT4711007"

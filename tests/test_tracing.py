@@ -9,16 +9,16 @@ from typing import Any
 import h5py
 import httpx2
 import pytest
-from collecting import collecting
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from pydantic import SecretStr
-from receiving import receiving
-from running import until, working
-from scans import ct, write_hdf5
-from serving import serving
-from spelling import ROOT, environment
 
-from worker.settings import Settings
+from tests.support.api_server import serving
+from tests.support.environment import ROOT, environment
+from tests.support.otlp_collector import collecting
+from tests.support.scans import ct, write_hdf5
+from tests.support.webhook_receiver import receiving
+from tests.support.worker_processes import until, working
+from udig_recon.worker.settings import Settings
 
 NAME = "Doe^Jane"
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

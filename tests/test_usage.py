@@ -7,15 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from worker.settings import Settings
+from udig_recon.worker.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = ("core", "worker", "worker.serve", "worker.health", "worker.migrate", "worker.postgres", "api")
+PROGRAMS = (
+    "core",
+    "worker",
+    "udig_recon.worker.standalone.serve",
+    "udig_recon.worker.runtime.health",
+    "udig_recon.worker.database.migrate",
+    "udig_recon.worker.cli.postgres",
+    "api",
+)
 COMMANDS = (
     *(f"core {name}" for name in ("compare", "train-prior", "convert-prior", "familiarise")),
     *(f"worker {name}" for name in ("keys", "tenants", "webhook-secret", "data-folder", "audit")),
 )
-WITHOUT_ARGUMENTS = ("worker.serve", "worker.health", "api")
+WITHOUT_ARGUMENTS = ("udig_recon.worker.standalone.serve", "udig_recon.worker.runtime.health", "api")
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -39,7 +47,7 @@ def test_help_lists_every_setting(program: str) -> None:
     assert [name for name in Settings.model_fields if f"  {name.upper()} (" not in told] == []
 
 
-@pytest.mark.parametrize("program", ["worker.migrate", *WITHOUT_ARGUMENTS])
+@pytest.mark.parametrize("program", ["udig_recon.worker.database.migrate", *WITHOUT_ARGUMENTS])
 def test_what_is_not_known_is_refused(program: str) -> None:
     done = run(program, "--port", "1")
     assert (done.returncode, done.stdout) == (2, "")

@@ -1,18 +1,18 @@
-"""`python -m worker` is a worker; with `keys` or `audit` it says who may use the service and who did what."""
+"""A worker; with `keys`, `tenants` or `audit` the commands of the operator."""
 
 import sys
 
-from worker.settings import get_settings
+from udig_recon.worker.settings import get_settings
 
 
 def main() -> int:
     """Do what the command line asks for. Only a worker loads PyTorch: the image of the API has none."""
     if sys.argv[1:]:
-        from worker.commands import run
+        from udig_recon.worker.cli.access import run
 
         return run(sys.argv[1:])
     get_settings()  # wrong ones are told before PyTorch is loaded, which takes a while
-    from worker.loop import work
+    from udig_recon.worker.runtime.main import work
 
     return work()
 

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from worker.tenant_settings import TenantSettings
+from udig_recon.worker.access.tenant_settings import TenantSettings
 
 SECRET = re.compile(r"whsec_(?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/]{2,3}={0,2})?")
 
@@ -30,7 +30,7 @@ class Settings(TenantSettings):
     database_url: str | None = Field(None, description="SQLAlchemy URL of Postgres; unset: the embedded server")
     migration_database_url: str | None = Field(
         None,
-        description="the same as the role that owns its tables, for python -m worker.migrate; unset: DATABASE_URL",
+        description="the same as the role that owns its tables, for migrations; unset: DATABASE_URL",
     )
     redis_url: str | None = Field(None, description="URL of a Redis-protocol server; unset: the embedded server")
     redis_prefix: str = Field("udig:", description="what all keys in Redis begin with")

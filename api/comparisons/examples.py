@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from api.comparisons.schemas import RankingOut
-from api.content import Content
-from api.examples import CREATED, JOB_ID, PARAMETERS, SCAN_ID, page
-from core.acquisition import Modality
-from core.comparison.entries import Entry
-from core.comparison.ranking import Place, Ranking
-from core.comparison.tables import TableForm, render
+from udig_recon.api.comparisons.schemas import RankingOut
+from udig_recon.api.openapi.content import Content
+from udig_recon.api.openapi.examples import CREATED, JOB_ID, PARAMETERS, SCAN_ID, page
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.comparison.entries import Entry
+from udig_recon.core.comparison.ranking import Place, Ranking
+from udig_recon.core.comparison.tables import TableForm, render
 
 COMPARISON_ID = "0198c2f6-3c41-7d22-b0a5-6e1f2a3b4c5d"
 COMPARISON_REQUEST: dict[str, Any] = {

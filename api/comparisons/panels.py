@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.context import Context
-from api.problems import Conflict, Invalid, shown
-from api.results import scored
-from api.stored import SliceMade, slice_result
-from core.pictures import insets_png
-from core.results import SliceResult
-from worker.models import Chunk, Job, Scan
+from udig_recon.api.dependencies import Context
+from udig_recon.api.http.problems import Conflict, Invalid, shown
+from udig_recon.api.jobs.results import scored
+from udig_recon.api.jobs.stored_files import SliceMade, slice_result
+from udig_recon.core.results.png import insets_png
+from udig_recon.core.results.store import SliceResult
+from udig_recon.worker.database.tables import Chunk, Job, Scan
 
 
 @dataclass(frozen=True)

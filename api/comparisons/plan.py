@@ -7,18 +7,18 @@ from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.asked import method_for, slices_of, task_for
-from api.comparisons.schemas import MOST_JOBS, MOST_SLICES, ComparedMethod, ComparisonIn
-from api.context import Context
-from api.problems import Invalid, NotFound
-from core.acquisition import ScanHeader
-from core.comparison.entries import sampling_of
-from core.errors import ReconstructionError
-from core.parameters import Parameters
-from worker import estimates
-from worker.comparisons import Compared
-from worker.models import Scan
-from worker.tenants import TenantLimits
+from udig_recon.api.comparisons.schemas import MOST_JOBS, MOST_SLICES, ComparedMethod, ComparisonIn
+from udig_recon.api.dependencies import Context
+from udig_recon.api.http.problems import Invalid, NotFound
+from udig_recon.api.jobs.validation import method_for, slices_of, task_for
+from udig_recon.core.acquisition import ScanHeader
+from udig_recon.core.comparison.entries import sampling_of
+from udig_recon.core.errors import ReconstructionError
+from udig_recon.core.parameters import Parameters
+from udig_recon.worker.access.tenants import TenantLimits
+from udig_recon.worker.database.tables import Scan
+from udig_recon.worker.jobs import estimates
+from udig_recon.worker.jobs.comparisons import Compared
 
 _HEADER = TypeAdapter(ScanHeader)
 

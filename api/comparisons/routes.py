@@ -12,31 +12,28 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from api.access import Caller, Reader, Writer, note
-from api.asked import json_body, parsed
-from api.comparisons import panels, views
-from api.comparisons.examples import (
-    COMPARISON,
-    COMPARISON_ITEM,
-    COMPARISON_REQUEST,
-    PANEL,
-    RANKINGS,
-    TABLES,
-)
-from api.comparisons.plan import planned
-from api.comparisons.schemas import ComparisonIn, ComparisonItem, ComparisonOut, RankingOut
-from api.context import Context, ContextDep
-from api.examples import answers, page
-from api.negotiation import chosen_format, next_link, tagged, tagged_json
-from api.problems import Conflict
-from api.schemas import Page
-from api.waiting import POLL_SECONDS, awaited
-from core.comparison.entries import Entry
-from core.comparison.ranking import rankings
-from core.comparison.tables import TableForm, render
-from worker import audit, comparisons, jobs, tracing
-from worker.quotas import JOB_FILED
-from worker.tenants import limits_of
+from udig_recon.api.access.authentication import Caller, Reader, Writer, note
+from udig_recon.api.comparisons import panels
+from udig_recon.api.comparisons import queries as views
+from udig_recon.api.comparisons.examples import COMPARISON, COMPARISON_ITEM, COMPARISON_REQUEST, PANEL, RANKINGS, TABLES
+from udig_recon.api.comparisons.plan import planned
+from udig_recon.api.comparisons.schemas import ComparisonIn, ComparisonItem, ComparisonOut, RankingOut
+from udig_recon.api.dependencies import Context, ContextDep
+from udig_recon.api.http.conditional import chosen_format, next_link, tagged, tagged_json
+from udig_recon.api.http.problems import Conflict
+from udig_recon.api.jobs.long_poll import POLL_SECONDS, awaited
+from udig_recon.api.jobs.schemas import Page
+from udig_recon.api.jobs.validation import json_body, parsed
+from udig_recon.api.openapi.examples import answers, page
+from udig_recon.core.comparison.entries import Entry
+from udig_recon.core.comparison.ranking import rankings
+from udig_recon.core.comparison.tables import TableForm, render
+from udig_recon.worker.access import audit
+from udig_recon.worker.access.quotas import JOB_FILED
+from udig_recon.worker.access.tenants import limits_of
+from udig_recon.worker.jobs import comparisons
+from udig_recon.worker.jobs import service as jobs
+from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["comparisons"])

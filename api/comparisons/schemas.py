@@ -7,10 +7,10 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from api.schemas import Seed, Slices, Tags
-from core.acquisition import Modality
-from core.parameters import Method
-from worker.models import Status
+from udig_recon.api.jobs.schemas import Seed, Slices, Tags
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.parameters import Method
+from udig_recon.worker.database.tables import Status
 
 MOST_JOBS = 500
 MOST_SLICES = 5000

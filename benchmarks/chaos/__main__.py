@@ -20,8 +20,8 @@ from benchmarks.chaos.faults import FAULTS, Storm
 from benchmarks.chaos.stack import DOORS, WORKERS, Stack
 from benchmarks.chaos.verdict import checks, left_failed, misplaced_files, open_jobs, recoveries
 from benchmarks.chaos.workload import Order, calm_orders, orders, spares
-from worker.database import AWAY
-from worker.embedded import valkey_binary
+from udig_recon.worker.database.engine import AWAY
+from udig_recon.worker.standalone.servers import valkey_binary
 
 CLIENTS = 8
 TICK_SECONDS = 0.05

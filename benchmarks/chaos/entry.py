@@ -49,8 +49,8 @@ def drop_fence() -> None:
     """Accept writes of whichever attempt, as if no claim had a number."""
     from sqlalchemy import and_
 
-    from worker.leases import Claim
-    from worker.models import Chunk
+    from udig_recon.worker.database.tables import Chunk
+    from udig_recon.worker.jobs.leases import Claim
 
     Claim.is_mine = lambda self: and_(Chunk.job_id == self.job_id, Chunk.slice == self.slice)  # type: ignore[method-assign]
 
@@ -74,12 +74,12 @@ def main() -> Any:
     if full := os.environ.get("CHAOS_DISK"):
         install_disk(Path(full), Path(os.environ["DATA"]))
     if sys.argv[1] == "api":
-        from api.__main__ import main as api_main
+        from udig_recon.api.__main__ import main as api_main
 
         return api_main()
     if os.environ.get("CHAOS_FENCE") == "off":
         drop_fence()
-    from worker.loop import work
+    from udig_recon.worker.runtime.main import work
 
     return work()
 

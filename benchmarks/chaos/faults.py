@@ -18,9 +18,9 @@ from sqlalchemy import func, select, text
 from benchmarks.chaos.entry import BACK, FORWARD
 from benchmarks.chaos.stack import Held, Stack
 from benchmarks.chaos.wire import WEIGHTY
-from worker import queue
-from worker.database import AWAY
-from worker.models import Chunk
+from udig_recon.worker.database.engine import AWAY
+from udig_recon.worker.database.tables import Chunk
+from udig_recon.worker.jobs import queue
 
 DUPLICATES = 5
 LONGEST_STOP_SECONDS = 20.0  # as a rule it ends as soon as another worker has the chunk

@@ -26,15 +26,17 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.chaos.disks import Disk, PretendedDisk, SmallDisk, can_mount
 from benchmarks.chaos.wire import Wire
-from worker import processes, queue, sweeping
-from worker.database import AWAY, make_engine, make_sessions
-from worker.embedded import DATABASE, SUPERUSER, VALKEY_OPTIONS, EmbeddedError, EmbeddedServers
-from worker.migrate import migrate
-from worker.models import Chunk, Status
-from worker.names import name_prefix
-from worker.roles import SERVICE, role_of, with_role
-from worker.serve import free_port
-from worker.settings import Settings
+from udig_recon.worker.database.engine import AWAY, make_engine, make_sessions
+from udig_recon.worker.database.migrate import migrate
+from udig_recon.worker.database.roles import SERVICE, role_of, with_role
+from udig_recon.worker.database.tables import Chunk, Status
+from udig_recon.worker.database.worker_names import name_prefix
+from udig_recon.worker.jobs import queue
+from udig_recon.worker.jobs import sweep as sweeping
+from udig_recon.worker.settings import Settings
+from udig_recon.worker.standalone import processes
+from udig_recon.worker.standalone.serve import free_port
+from udig_recon.worker.standalone.servers import DATABASE, SUPERUSER, VALKEY_OPTIONS, EmbeddedError, EmbeddedServers
 
 ROOT = Path(__file__).parents[2]
 WORKERS, DOORS = 3, 2

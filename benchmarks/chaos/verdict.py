@@ -11,8 +11,8 @@ from benchmarks.chaos import witness
 from benchmarks.chaos.clients import Images, Notes
 from benchmarks.chaos.faults import Happened, Storm
 from benchmarks.chaos.stack import Stack
-from core.results import OutputFormat
-from worker.models import DEFAULT_TENANT, Chunk, Job, Scan, Status
+from udig_recon.core.results.store import OutputFormat
+from udig_recon.worker.database.tables import DEFAULT_TENANT, Chunk, Job, Scan, Status
 
 SURE_TO_HIT = 3  # so often a fault strikes before one that only may hit something must have hit
 

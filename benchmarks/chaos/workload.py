@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from core.sampling import birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
+from udig_recon.core.simulation import birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
 
 WATER_1_PER_MM = 0.02
 DELETED_SHARE, ABANDONED_SHARE = 0.05, 0.05

@@ -5,35 +5,32 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Generator, Tensor, nn
 
-from core.algorithms.aseq_dip import aseq_dip
-from core.algorithms.classical import cg_sense, fbp, sirt, zero_filled
-from core.algorithms.daps import daps
-from core.algorithms.dcdp import dcdp
-from core.algorithms.dds import dds
-from core.algorithms.diffpir import diffpir
-from core.algorithms.dip import dip
-from core.algorithms.dps import dps
-from core.algorithms.es_dip import es_dip
-from core.algorithms.fitting import noise_input
-from core.algorithms.judged import judged
-from core.algorithms.l1_wavelet import l1_wavelet
-from core.algorithms.mcg import mcg
-from core.algorithms.oes import oes
-from core.algorithms.red_diff import red_diff
-from core.algorithms.score_mri import score_mri
-from core.algorithms.self_guided_dip import self_guided_dip
-from core.algorithms.tv import tv
-from core.algorithms.tv_dip import tv_dip
-from core.algorithms.udig_dip import udig_dip
-from core.algorithms.watched import Method, at_once, watched
-from core.cards import Folders, find_card
-from core.errors import UnsupportedScan
-from core.familiarity import strangeness_to
-from core.iterates import Iterates, State
-from core.networks.dip import ResidualUNet, UNet, initialise
-from core.noise_levels import normal_like
-from core.operators import LinearOperator, ParallelBeamCT
-from core.parameters import (
+from udig_recon.core.algorithms.aseq_dip import aseq_dip
+from udig_recon.core.algorithms.classical import cg_sense, fbp, sirt, zero_filled
+from udig_recon.core.algorithms.daps import daps
+from udig_recon.core.algorithms.dcdp import dcdp
+from udig_recon.core.algorithms.dds import dds
+from udig_recon.core.algorithms.diffpir import diffpir
+from udig_recon.core.algorithms.dip import dip
+from udig_recon.core.algorithms.dps import dps
+from udig_recon.core.algorithms.es_dip import es_dip
+from udig_recon.core.algorithms.fitting import noise_input
+from udig_recon.core.algorithms.l1_wavelet import l1_wavelet
+from udig_recon.core.algorithms.mcg import mcg
+from udig_recon.core.algorithms.oes import oes
+from udig_recon.core.algorithms.red_diff import red_diff
+from udig_recon.core.algorithms.score_mri import score_mri
+from udig_recon.core.algorithms.self_guided_dip import self_guided_dip
+from udig_recon.core.algorithms.tv import tv
+from udig_recon.core.algorithms.tv_dip import tv_dip
+from udig_recon.core.algorithms.udig_dip import udig_dip
+from udig_recon.core.algorithms.udig_dip_guarded import judged
+from udig_recon.core.errors import UnsupportedScan
+from udig_recon.core.iterates import Iterates, State
+from udig_recon.core.networks.dip import ResidualUNet, UNet, initialise
+from udig_recon.core.operators import LinearOperator, ParallelBeamCT
+from udig_recon.core.operators.solvers import conjugate_gradient
+from udig_recon.core.parameters import (
     DAPS,
     DCDP,
     DDS,
@@ -64,9 +61,12 @@ from core.parameters import (
     ZeroFilled,
     require,
 )
-from core.priors import load_prior
-from core.solvers import conjugate_gradient
-from core.volumes import Precedent
+from udig_recon.core.priors.card import Folders, find_card
+from udig_recon.core.priors.load import load_prior
+from udig_recon.core.priors.noise_levels import normal_like
+from udig_recon.core.priors.ood import strangeness_to
+from udig_recon.core.selection.early_stopping import Method, at_once, watched
+from udig_recon.core.slice_order import Precedent
 
 START_CG_ITERATIONS = 8
 START_SIRT_ITERATIONS = 100

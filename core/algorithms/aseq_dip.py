@@ -3,10 +3,10 @@
 import torch
 from torch import Generator, Tensor, nn
 
-from core.algorithms.fitting import Fed, fit
-from core.iterates import Iterates, State
-from core.operators import LinearOperator
-from core.parameters import ASeqDIP
+from udig_recon.core.algorithms.fitting import Fed, fit
+from udig_recon.core.iterates import Iterates, State
+from udig_recon.core.operators import LinearOperator
+from udig_recon.core.parameters import ASeqDIP
 
 
 def aseq_dip(

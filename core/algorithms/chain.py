@@ -6,10 +6,10 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from core.iterates import Iterate, Iterates, State, restore
-from core.noise_levels import normal_like
-from core.operators import LinearOperator
-from core.parameters import Sampler
+from udig_recon.core.iterates import Iterate, Iterates, State, restore
+from udig_recon.core.operators import LinearOperator
+from udig_recon.core.parameters import Sampler
+from udig_recon.core.priors.noise_levels import normal_like
 
 LEAST_NOISE = 1e-4
 """Standard deviation of noise that data have at least, with |A| = 1 and an object of about 1."""

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.interruption import check_interruption
-from core.iterates import Iterate, Iterates, State
-from core.operators import LinearOperator, ParallelBeamCT
-from core.parameters import FBP, SIRT, CGSense, ZeroFilled
-from core.solvers import Descent, conjugate_gradient, conjugate_gradient_iterates
+from udig_recon.core.interruption import check_interruption
+from udig_recon.core.iterates import Iterate, Iterates, State
+from udig_recon.core.operators import LinearOperator, ParallelBeamCT
+from udig_recon.core.operators.solvers import Descent, conjugate_gradient, conjugate_gradient_iterates
+from udig_recon.core.parameters import FBP, SIRT, CGSense, ZeroFilled
 
 LEAST_SUM = 1e-6
 """Share of the largest row or column sum below which a ray misses the image, or a pixel is met by no ray."""

@@ -5,14 +5,14 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from core.algorithms.chain import chain, noise_variance, noised
-from core.interruption import check_interruption
-from core.iterates import Iterates, State
-from core.noise_levels import falling, normal_like
-from core.operators import LinearOperator
-from core.parameters import DAPS
-from core.purify import Denoiser
-from core.solvers import proximal
+from udig_recon.core.algorithms.chain import chain, noise_variance, noised
+from udig_recon.core.interruption import check_interruption
+from udig_recon.core.iterates import Iterates, State
+from udig_recon.core.operators import LinearOperator
+from udig_recon.core.operators.solvers import proximal
+from udig_recon.core.parameters import DAPS
+from udig_recon.core.priors.noise_levels import falling, normal_like
+from udig_recon.core.priors.purify import Denoiser
 
 
 def daps(

@@ -2,13 +2,13 @@
 
 from torch import Generator, Tensor
 
-from core.algorithms.chain import chain
-from core.iterates import Iterates, State
-from core.noise_levels import falling
-from core.operators import LinearOperator
-from core.parameters import DCDP
-from core.purify import Denoiser, purify
-from core.solvers import proximal
+from udig_recon.core.algorithms.chain import chain
+from udig_recon.core.iterates import Iterates, State
+from udig_recon.core.operators import LinearOperator
+from udig_recon.core.operators.solvers import proximal
+from udig_recon.core.parameters import DCDP
+from udig_recon.core.priors.noise_levels import falling
+from udig_recon.core.priors.purify import Denoiser, purify
 
 
 def dcdp(

@@ -3,13 +3,13 @@
 import torch
 from torch import Generator, Tensor
 
-from core.algorithms.chain import chain, noised
-from core.iterates import Iterates, State
-from core.noise_levels import falling, renoised
-from core.operators import LinearOperator
-from core.parameters import DDS
-from core.purify import Denoiser
-from core.solvers import proximal
+from udig_recon.core.algorithms.chain import chain, noised
+from udig_recon.core.iterates import Iterates, State
+from udig_recon.core.operators import LinearOperator
+from udig_recon.core.operators.solvers import proximal
+from udig_recon.core.parameters import DDS
+from udig_recon.core.priors.noise_levels import falling, renoised
+from udig_recon.core.priors.purify import Denoiser
 
 
 def dds(

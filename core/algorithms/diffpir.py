@@ -5,13 +5,13 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from core.algorithms.chain import chain, noise_variance, noised
-from core.iterates import Iterates, State
-from core.noise_levels import falling, renoised
-from core.operators import LinearOperator
-from core.parameters import DiffPIR
-from core.purify import Denoiser
-from core.solvers import proximal
+from udig_recon.core.algorithms.chain import chain, noise_variance, noised
+from udig_recon.core.iterates import Iterates, State
+from udig_recon.core.operators import LinearOperator
+from udig_recon.core.operators.solvers import proximal
+from udig_recon.core.parameters import DiffPIR
+from udig_recon.core.priors.noise_levels import falling, renoised
+from udig_recon.core.priors.purify import Denoiser
 
 
 def diffpir(

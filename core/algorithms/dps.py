@@ -5,12 +5,12 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from core.algorithms.chain import chain, noised, residual_norms
-from core.iterates import Iterates, State
-from core.noise_levels import ancestral_noise, falling, renoised
-from core.operators import LinearOperator
-from core.parameters import DPS
-from core.purify import Denoiser
+from udig_recon.core.algorithms.chain import chain, noised, residual_norms
+from udig_recon.core.iterates import Iterates, State
+from udig_recon.core.operators import LinearOperator
+from udig_recon.core.parameters import DPS
+from udig_recon.core.priors.noise_levels import ancestral_noise, falling, renoised
+from udig_recon.core.priors.purify import Denoiser
 
 
 def dps(

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from core.algorithms.dip import dip
-from core.algorithms.fitting import held_in
-from core.iterates import Iterate, Iterates, State
-from core.operators import LinearOperator
-from core.parameters import ESDIP
+from udig_recon.core.algorithms.dip import dip
+from udig_recon.core.algorithms.fitting import held_in
+from udig_recon.core.iterates import Iterate, Iterates, State
+from udig_recon.core.operators import LinearOperator
+from udig_recon.core.parameters import ESDIP
 
 
 def es_dip(

@@ -6,9 +6,9 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor, nn
 
-from core.iterates import Iterate, Iterates, State, restore
-from core.operators import LinearOperator
-from core.parameters import RandomInput
+from udig_recon.core.iterates import Iterate, Iterates, State, restore
+from udig_recon.core.operators import LinearOperator
+from udig_recon.core.parameters import RandomInput
 
 
 class Fed(nn.Module):

@@ -6,11 +6,11 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
-from core.algorithms.weights import regularised
-from core.iterates import Iterates, State
-from core.operators import LinearOperator
-from core.parameters import L1Wavelet
-from core.wavelets import Wavelet, analysis, synthesis
+from udig_recon.core.iterates import Iterates, State
+from udig_recon.core.operators import LinearOperator
+from udig_recon.core.operators.wavelets import Wavelet, analysis, synthesis
+from udig_recon.core.parameters import L1Wavelet
+from udig_recon.core.selection.weight_search import regularised
 
 WEIGHTS = tuple(10 ** (-exponent / 2) for exponent in range(3, 9))
 TRIAL_ITERATIONS = 60

@@ -3,14 +3,14 @@
 import torch
 from torch import Generator, Tensor
 
-from core.algorithms.chain import chain, noised
-from core.algorithms.predictor_corrector import corrected, predicted
-from core.iterates import Iterates, State
-from core.noise_levels import falling
-from core.operators import ParallelBeamCT
-from core.parameters import MCG
-from core.purify import Denoiser
-from core.solvers import conjugate_gradient
+from udig_recon.core.algorithms.chain import chain, noised
+from udig_recon.core.algorithms.predictor_corrector import corrected, predicted
+from udig_recon.core.iterates import Iterates, State
+from udig_recon.core.operators import ParallelBeamCT
+from udig_recon.core.operators.solvers import conjugate_gradient
+from udig_recon.core.parameters import MCG
+from udig_recon.core.priors.noise_levels import falling
+from udig_recon.core.priors.purify import Denoiser
 
 RELAXATION = (1.0, 0.6)
 """Of Kaczmarz' step, at the first and at the last level."""

@@ -7,10 +7,10 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
-from core.algorithms.fitting import Objective, fit, held_in
-from core.iterates import Iterate, Iterates, State
-from core.operators import LinearOperator
-from core.parameters import OES
+from udig_recon.core.algorithms.fitting import Objective, fit, held_in
+from udig_recon.core.iterates import Iterate, Iterates, State
+from udig_recon.core.operators import LinearOperator
+from udig_recon.core.parameters import OES
 
 TEMPERATURE = 0.2
 """Of the relaxed coin of each weight."""

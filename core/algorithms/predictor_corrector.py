@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from core.noise_levels import normal_like
-from core.purify import Denoiser
+from udig_recon.core.priors.noise_levels import normal_like
+from udig_recon.core.priors.purify import Denoiser
 
 
 def predicted(prior: Denoiser, x: Tensor, here: float, there: float, rng: Generator) -> tuple[Tensor, Tensor]:

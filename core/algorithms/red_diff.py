@@ -3,12 +3,12 @@
 import torch
 from torch import Generator, Tensor
 
-from core.algorithms.chain import mean
-from core.iterates import Iterate, Iterates, State, restore
-from core.noise_levels import falling, normal_like
-from core.operators import LinearOperator
-from core.parameters import REDDiff
-from core.purify import Denoiser
+from udig_recon.core.algorithms.chain import mean
+from udig_recon.core.iterates import Iterate, Iterates, State, restore
+from udig_recon.core.operators import LinearOperator
+from udig_recon.core.parameters import REDDiff
+from udig_recon.core.priors.noise_levels import falling, normal_like
+from udig_recon.core.priors.purify import Denoiser
 
 
 def red_diff(

@@ -5,13 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from core.algorithms.chain import chain, noised
-from core.algorithms.predictor_corrector import corrected, predicted
-from core.iterates import Iterates, State
-from core.noise_levels import falling
-from core.operators import LinearOperator, MultiCoilMRI, as_channels, as_complex
-from core.parameters import ScoreMRI
-from core.purify import Denoiser
+from udig_recon.core.algorithms.chain import chain, noised
+from udig_recon.core.algorithms.predictor_corrector import corrected, predicted
+from udig_recon.core.iterates import Iterates, State
+from udig_recon.core.operators import LinearOperator, MultiCoilMRI, as_channels, as_complex
+from udig_recon.core.parameters import ScoreMRI
+from udig_recon.core.priors.noise_levels import falling
+from udig_recon.core.priors.purify import Denoiser
 
 
 def score_mri(

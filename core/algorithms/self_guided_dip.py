@@ -3,11 +3,11 @@
 import torch
 from torch import Generator, Tensor, nn
 
-from core.algorithms.fitting import Fed, fit
-from core.iterates import Iterates, State
-from core.noise_levels import normal_like
-from core.operators import LinearOperator
-from core.parameters import SelfGuidedDIP
+from udig_recon.core.algorithms.fitting import Fed, fit
+from udig_recon.core.iterates import Iterates, State
+from udig_recon.core.operators import LinearOperator
+from udig_recon.core.parameters import SelfGuidedDIP
+from udig_recon.core.priors.noise_levels import normal_like
 
 
 def self_guided_dip(

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import torch
 from torch import Generator, Tensor
 
-from core.algorithms.weights import regularised
-from core.iterates import Iterates, State
-from core.operators import LinearOperator
-from core.parameters import TV
-from core.solvers import conjugate_gradient
+from udig_recon.core.iterates import Iterates, State
+from udig_recon.core.operators import LinearOperator
+from udig_recon.core.operators.solvers import conjugate_gradient
+from udig_recon.core.parameters import TV
+from udig_recon.core.selection.weight_search import regularised
 
 WEIGHTS = tuple(10 ** (-exponent / 2) for exponent in range(3, 9))
 TRIAL_ITERATIONS = 20

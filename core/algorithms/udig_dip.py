@@ -3,11 +3,11 @@
 import torch
 from torch import Generator, Tensor, nn
 
-from core.iterates import Iterate, Iterates, State, restore
-from core.operators import LinearOperator
-from core.parameters import UDiGDIP
-from core.purify import Denoiser, purify
-from core.solvers import proximal
+from udig_recon.core.iterates import Iterate, Iterates, State, restore
+from udig_recon.core.operators import LinearOperator
+from udig_recon.core.operators.solvers import proximal
+from udig_recon.core.parameters import UDiGDIP
+from udig_recon.core.priors.purify import Denoiser, purify
 
 SMALLEST_WEIGHT = 1e-5
 """Least weight of the purified input against the data: it keeps unmeasured parts where the prior put them."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from core.acquisition import Modality, ScanHeader
+from udig_recon.core.acquisition import Modality, ScanHeader
 
 _VIEWS = " views"
 

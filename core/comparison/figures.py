@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from core import formats
-from core.comparison.plan import Setting
-from core.comparison.plots import Curve, lines_png
-from core.comparison.running import Finished
-from core.files import replacing
-from core.pictures import insets_png
+from udig_recon.core import formats
+from udig_recon.core.comparison.plan import Setting
+from udig_recon.core.comparison.plots import Curve, lines_png
+from udig_recon.core.comparison.running import Finished
+from udig_recon.core.files.atomic import replacing
+from udig_recon.core.results.png import insets_png
 
 SIGMAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Of the noise on the truth that is the network's input, in units of the normalised image."""

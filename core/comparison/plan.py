@@ -7,15 +7,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from core import formats
-from core.acquisition import Modality, MRIAcquisition, ScanHeader
-from core.cards import Folders, card_of, sha256_of
-from core.command_line import chosen_slices, invalid_knob, knobs
-from core.comparison.entries import sampling_of
-from core.errors import ReconstructionError, UnknownFormat
-from core.parameters import METHODS, Parameters, complete, parse, require
-from core.sensitivity import calibration_size
-from core.volumes import in_order, leaders
+from udig_recon.core import formats
+from udig_recon.core.acquisition import Modality, MRIAcquisition, ScanHeader
+from udig_recon.core.cli.arguments import chosen_slices, invalid_knob, knobs
+from udig_recon.core.coils.espirit import calibration_size
+from udig_recon.core.comparison.entries import sampling_of
+from udig_recon.core.errors import ReconstructionError, UnknownFormat
+from udig_recon.core.parameters import METHODS, Parameters, complete, parse, require
+from udig_recon.core.priors.card import Folders, card_of, sha256_of
+from udig_recon.core.slice_order import in_order, leaders
 
 
 @dataclass(frozen=True)

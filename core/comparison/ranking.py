@@ -5,9 +5,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from core.acquisition import Modality
-from core.comparison.entries import Entry, samplings_of
-from core.comparison.tables import markdown_row
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.comparison.entries import Entry, samplings_of
+from udig_recon.core.comparison.tables import markdown_row
 
 SIGNIFICANT = 0.05
 

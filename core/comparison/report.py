@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from core.comparison.entries import Entry
-from core.comparison.figures import write_curves, write_noise_sweep, write_panels
-from core.comparison.ranking import rankings, render_rankings
-from core.comparison.running import Finished
-from core.comparison.tables import TableForm, render
-from core.files import replacing
+from udig_recon.core.comparison.entries import Entry
+from udig_recon.core.comparison.figures import write_curves, write_noise_sweep, write_panels
+from udig_recon.core.comparison.ranking import rankings, render_rankings
+from udig_recon.core.comparison.running import Finished
+from udig_recon.core.comparison.tables import TableForm, render
+from udig_recon.core.files.atomic import replacing
 
 FIGURES = ("panels", "iterations", "noise")
 """The paper's 3 and 4, its 5, and its 1."""

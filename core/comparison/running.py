@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from core import formats
-from core.cards import Folders
-from core.comparison.entries import Entry
-from core.comparison.plan import Run
-from core.comparison.stored import Made, Measurement, Result, engine, found, measured
-from core.files import replacing
-from core.iterates import Iterate
-from core.meter import Meter
-from core.priors import load_prior
-from core.quality_curves import Curves, with_quality
-from core.reconstruct import reconstruct, slice_problem
-from core.volumes import Precedent
+from udig_recon.core import formats
+from udig_recon.core.comparison.entries import Entry
+from udig_recon.core.comparison.plan import Run
+from udig_recon.core.comparison.stored import Made, Measurement, Result, engine, found, measured
+from udig_recon.core.cost.counter import Meter
+from udig_recon.core.files.atomic import replacing
+from udig_recon.core.iterates import Iterate
+from udig_recon.core.priors.card import Folders
+from udig_recon.core.priors.load import load_prior
+from udig_recon.core.quality.curves import Curves, with_quality
+from udig_recon.core.reconstruct import reconstruct, slice_problem
+from udig_recon.core.slice_order import Precedent
 
 KEPT_EVERY = 60.0
 """Seconds from one kept state of a run to the next."""

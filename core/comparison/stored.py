@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from core import metrics
-from core.files import replacing
+from udig_recon.core import metrics
+from udig_recon.core.files.atomic import replacing
 
 ENGINE = Path(__file__).parents[1]
 

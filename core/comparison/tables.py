@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from core.acquisition import Modality
-from core.comparison.entries import Entry, methods_of, samplings_of
-from core.comparison.printed import Printed, printed
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.comparison.entries import Entry, methods_of, samplings_of
+from udig_recon.core.comparison.printed import Printed, printed
 
 NOTE = (
     "Mean and standard deviation over scans, slices and seeds; in brackets what Table 1 of Liang et al. (2025) prints, "

@@ -6,15 +6,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Protocol
 
-from core.acquisition import Acquisition, Modality, ScanHeader
-from core.errors import UnknownFormat, UnsupportedScan
-from core.formats import ct, hdf5, mri, npy
-from core.formats.arrays import Contents, shown_names
-from core.formats.child import Prober
-from core.formats.foreign import START_BYTES, foreign
-from core.formats.limits import DEFAULT_LIMITS, Limits, damage_is_unreadable, unreadable
-from core.formats.prepared import write_prepared
-from core.formats.source import ScanFile, opened_file
+from udig_recon.core.acquisition import Acquisition, Modality, ScanHeader
+from udig_recon.core.errors import UnknownFormat, UnsupportedScan
+from udig_recon.core.formats.containers import hdf5, npy
+from udig_recon.core.formats.containers.arrays import Contents, shown_names
+from udig_recon.core.formats.containers.source import ScanFile, opened_file
+from udig_recon.core.formats.containers.unsupported import START_BYTES, foreign
+from udig_recon.core.formats.kspace import reader as mri
+from udig_recon.core.formats.limits import DEFAULT_LIMITS, Limits, damage_is_unreadable, unreadable
+from udig_recon.core.formats.prepared import write_prepared
+from udig_recon.core.formats.sandbox.client import Prober
+from udig_recon.core.formats.sinogram import reader as ct
 
 __all__ = ["Limits", "Prober", "probe", "read"]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from core.formats.limits import quoted, unreadable
+from udig_recon.core.formats.limits import quoted, unreadable
 
 _RANGE_MM = (1e-4, 1e3)
 

@@ -10,7 +10,7 @@ from zlib import error as ZlibError
 
 import numpy as np
 
-from core.errors import UnreadableScan, UnsupportedScan
+from udig_recon.core.errors import UnreadableScan, UnsupportedScan
 
 LEAST_SIDE = 8  # SSIM needs 7 pixels
 PEAKS = (1e-15, 1e15)  # largest magnitude of an array: float32 must hold its square summed over an image

@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from core.acquisition import Acquisition, CTAcquisition, MRIAcquisition, ScanHeader
-from core.errors import DamagedScan
-from core.files import DamagedFile, open_stored
-from core.formats.arrays import BLOCK_BYTES, Array
-from core.formats.packed import header_of
-from core.formats.source import ScanFile
+from udig_recon.core.acquisition import Acquisition, CTAcquisition, MRIAcquisition, ScanHeader
+from udig_recon.core.errors import DamagedScan
+from udig_recon.core.files.atomic import DamagedFile, open_stored
+from udig_recon.core.formats.containers.arrays import BLOCK_BYTES, Array
+from udig_recon.core.formats.containers.source import ScanFile
+from udig_recon.core.formats.sandbox.messages import header_of
 
 MAGIC = b"udig-prepared/1\n"
 READING = 4
@@ -149,7 +149,7 @@ class PreparedScan:
         return self._file.size
 
     def read(self, slices: Sequence[int]) -> Acquisition:
-        """The wanted slice as `core.formats.read` would read it; memory for that slice is taken.
+        """The wanted slice as `udig_recon.core.formats.read` would read it; memory for that slice is taken.
 
         `slices` holds one number: slices may differ in what they do not share, such as the mask.
         """

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.device import has_fast_bfloat16
+from udig_recon.core.device import has_fast_bfloat16
 
 
 class Convolutions(nn.Sequential):

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from core.acquisition import Modality
+from udig_recon.core.acquisition import Modality
 
 Map = Callable[[Tensor], Tensor]
 

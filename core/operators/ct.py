@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.acquisition import Modality
-from core.operators.base import LinearOperator
-from core.operators.radon import Geometry
-from core.operators.radon_auto import Projector, projector
-from core.solvers import operator_norm
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.operators.base import LinearOperator
+from udig_recon.core.operators.radon import Geometry
+from udig_recon.core.operators.radon_auto import Projector, projector
+from udig_recon.core.operators.solvers import operator_norm
 
 DENSITY_GROUPS = 16
 NEAR = 2
@@ -28,7 +28,7 @@ VIEWS_A_DETECTOR = 0.75
 class ParallelBeamCT(LinearOperator):
     """y = scale * line integrals of x: images (B, 1, n, n) in 1/mm, y (B, 1, views, detectors).
 
-    The geometry's sense is that of `core.operators.radon.Geometry`.
+    The geometry's sense is that of `udig_recon.core.operators.radon.Geometry`.
     """
 
     modality = Modality.CT

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from core.calibration import centre
+from udig_recon.core.coils.calibration import centre
 
 __all__ = ["PLANE", "as_channels", "as_complex", "centre", "fft2c", "ifft2c"]
 

@@ -7,11 +7,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from core.acquisition import Modality
-from core.errors import UnsupportedScan
-from core.operators.base import LinearOperator
-from core.operators.fourier import PLANE, as_channels, as_complex
-from core.solvers import operator_norm
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.errors import UnsupportedScan
+from udig_recon.core.operators.base import LinearOperator
+from udig_recon.core.operators.fourier import PLANE, as_channels, as_complex
+from udig_recon.core.operators.solvers import operator_norm
 
 OUTER = 0.8
 """Noise is read off samples beyond this share of the largest frequency."""

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from core.errors import UnsupportedScan
-from core.interruption import check_interruption
+from udig_recon.core.errors import UnsupportedScan
+from udig_recon.core.interruption import check_interruption
 
 LARGEST_PAIR_BYTES = 12 * 2**30
 

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from core.operators.radon import Geometry, StripProjector
+from udig_recon.core.operators.radon import Geometry, StripProjector
 
 
 class Projector(Protocol):
@@ -25,7 +25,7 @@ def projector(geometry: Geometry, device: torch.device) -> Projector:
     """The fastest projector that this machine has for a geometry on a device."""
     symmetric = 2 * geometry.axis == round(2 * geometry.axis)  # what torch-radon's detectors, padded, can be
     if device.type == "cuda" and symmetric and find_spec("torch_radon") is not None:
-        from core.operators.radon_cuda import TorchRadonProjector
+        from udig_recon.core.operators.radon_cuda import TorchRadonProjector
 
         return TorchRadonProjector(geometry, device)
     return StripProjector(geometry, device)

@@ -5,11 +5,11 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field, TypeAdapter
 
-from core.acquisition import Modality
-from core.errors import UnsupportedScan
-from core.parameters.base import HeldOut, Levels, Parameters, Watched
-from core.parameters.classical import FBP, SIRT, TV, CGSense, L1Wavelet, ZeroFilled
-from core.parameters.diffusion import (
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.errors import UnsupportedScan
+from udig_recon.core.parameters.base import HeldOut, Levels, Parameters, Watched
+from udig_recon.core.parameters.classical import FBP, SIRT, TV, CGSense, L1Wavelet, ZeroFilled
+from udig_recon.core.parameters.diffusion import (
     DAPS,
     DCDP,
     DDS,
@@ -21,7 +21,7 @@ from core.parameters.diffusion import (
     Sampler,
     ScoreMRI,
 )
-from core.parameters.networks import (
+from udig_recon.core.parameters.networks import (
     DIP,
     ESDIP,
     OES,
@@ -33,7 +33,7 @@ from core.parameters.networks import (
     RefGuidedDIP,
     SelfGuidedDIP,
 )
-from core.parameters.udig_dip import PAPER, PRESETS, UDiGDIP
+from udig_recon.core.parameters.udig_dip import PAPER, PRESETS, UDiGDIP
 
 __all__ = [
     "DAPS",

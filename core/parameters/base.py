@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from core.acquisition import Modality
+from udig_recon.core.acquisition import Modality
 
 BOTH = (Modality.MRI, Modality.CT)
 

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from core.acquisition import Modality
-from core.parameters.base import Discrepancy, FitMaps, HeldOut, Parameters, Watched
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.parameters.base import Discrepancy, FitMaps, HeldOut, Parameters, Watched
 
 
 class Deterministic(Parameters):

@@ -4,8 +4,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from core.acquisition import Modality
-from core.parameters.base import EarliestShare, Watched, check_levels
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.parameters.base import EarliestShare, Watched, check_levels
 
 
 class Sampler(Watched):

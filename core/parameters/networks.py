@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from core.parameters.base import Watched
+from udig_recon.core.parameters.base import Watched
 
 
 class Fit(Watched):

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from core.parameters.base import Parameters
+from udig_recon.core.parameters.base import Parameters
 
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 PLACES = ("query", "path", "header")

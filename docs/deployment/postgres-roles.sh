@@ -1,5 +1,5 @@
 #!/bin/sh
-# Run once by the image of Postgres, when its volume is empty: the roles of worker/roles.py, each with its password.
+# Run once by the image of Postgres, when its volume is empty: the roles of worker/database/roles.py, each with its password.
 set -eu
 psql --set=ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres \
     --set=owner_password="$(cat /run/secrets/owner_password)" \

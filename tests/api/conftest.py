@@ -4,16 +4,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import scans
-from driving import Drive
 from fastapi.testclient import TestClient
-from keyed import Door
-from serving import serving
 from sqlalchemy.orm import Session, sessionmaker
 
-from api.app import create_app
-from worker.settings import Settings
-from worker.storage import Storage
+from tests.support import scans
+from tests.support.api_server import serving
+from tests.support.fake_worker import Drive
+from tests.support.keyed_client import Door
+from udig_recon.api.app import create_app
+from udig_recon.worker.settings import Settings
+from udig_recon.worker.storage.local import Storage
 
 
 @pytest.fixture

@@ -9,29 +9,30 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from driving import Drive
 from fastapi.testclient import TestClient
-from keyed import QUICK, Door, ask, bring, compare, filled
 from sqlalchemy import event, select, text, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from api.app import create_app
-from api.problems import MEDIA_TYPE
-from api.rates import Rates
-from api.reads import Read, Reads
-from core.cards import BUNDLED
-from worker import keys, retention
-from worker.keys import Scope
-from worker.models import Audit, Key
-from worker.settings import Settings
-from worker.storage import Storage
+from tests.support.fake_worker import Drive
+from tests.support.keyed_client import QUICK, Door, ask, bring, compare, filled
+from udig_recon.api.app import create_app
+from udig_recon.api.database.async_queries import Read, Reads
+from udig_recon.api.http.problems import MEDIA_TYPE
+from udig_recon.api.http.rate_limit import Rates
+from udig_recon.core.priors.card import BUNDLED
+from udig_recon.worker.access import keys
+from udig_recon.worker.access.keys import Scope
+from udig_recon.worker.database.tables import Audit, Key
+from udig_recon.worker.jobs import retention
+from udig_recon.worker.settings import Settings
+from udig_recon.worker.storage.local import Storage
 
 
 @pytest.fixture(autouse=True)
 def _audited_when_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is written beside the requests of a test."""
-    monkeypatch.setattr("api.auditing.WRITE_SECONDS", 3600)
+    monkeypatch.setattr("udig_recon.api.access.audit.WRITE_SECONDS", 3600)
 
 
 def test_without_a_valid_key_nothing_below_v1_answers(door: Door) -> None:
@@ -563,7 +564,7 @@ def test_a_page_of_another_site_may_not_post_where_no_key_is_asked_for(client: T
 def test_a_stream_ends_with_the_secret_that_opened_it(
     door: Door, mri_file: bytes, monkeypatch: pytest.MonkeyPatch, method: str, how: str
 ) -> None:
-    monkeypatch.setattr("api.following.KEEP_ALIVE_SECONDS", 0.05)
+    monkeypatch.setattr("udig_recon.api.jobs.events.KEEP_ALIVE_SECONDS", 0.05)
     (_, headers), (reader_id, reader) = door.key("a"), door.key("a", Scope.READ)
     job = ask(door, headers, bring(door, headers, mri_file))
     revoking = threading.Timer(0.5, lambda: door.client.request(method, f"/v1/keys/{reader_id}{how}", headers=headers))

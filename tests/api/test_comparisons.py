@@ -8,18 +8,18 @@ import uuid
 from typing import Any
 
 import pytest
-import scans
-from driving import Drive
 from fastapi.testclient import TestClient
 from PIL import Image
-from running import working
 from sqlalchemy.orm import Session, sessionmaker
 
-from api.app import create_app
-from worker import audit
-from worker.models import Scan
-from worker.settings import Settings
-from worker.storage import Storage
+from tests.support import scans
+from tests.support.fake_worker import Drive
+from tests.support.worker_processes import working
+from udig_recon.api.app import create_app
+from udig_recon.worker.access import audit
+from udig_recon.worker.database.tables import Scan
+from udig_recon.worker.settings import Settings
+from udig_recon.worker.storage.local import Storage
 
 ZERO_FILLED = {"parameters": {"method": "zero_filled"}}
 CG = {"parameters": {"method": "cg_sense"}}

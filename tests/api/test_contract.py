@@ -1,11 +1,10 @@
 from pathlib import Path
 
-from running import working
-from serving import serving
-
 from benchmarks.contract import broken, something_there
-from benchmarks.tiny_scans import GOOD
-from worker.settings import Settings
+from benchmarks.data.tiny_scans import GOOD
+from tests.support.api_server import serving
+from tests.support.worker_processes import working
+from udig_recon.worker.settings import Settings
 
 
 def test_every_answer_is_one_that_the_document_declares(settings: Settings, tmp_path: Path) -> None:

@@ -9,18 +9,18 @@ from typing import Any
 
 import httpx
 import pytest
-from driving import Drive, slice_result
 from fastapi.testclient import TestClient
-from flipping import flip
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.pictures import magnitude_png
-from core.results import OutputFormat
-from worker import audit
-from worker.integrity import BLOCK, Verifier
-from worker.models import Chunk, Job
-from worker.storage import Storage
+from tests.support.bit_flips import flip
+from tests.support.fake_worker import Drive, slice_result
+from udig_recon.core.results.png import magnitude_png
+from udig_recon.core.results.store import OutputFormat
+from udig_recon.worker.access import audit
+from udig_recon.worker.database.tables import Chunk, Job
+from udig_recon.worker.storage.integrity import BLOCK, Verifier
+from udig_recon.worker.storage.local import Storage
 
 DAMAGED = "urn:udig-recon:problem:damaged"
 VIEWS = ("magnitude", "comparison", "error")

@@ -14,15 +14,15 @@ import h5py
 import httpx
 import pytest
 from httpx_sse import connect_sse
-from running import working
-from serving import serving
 
-from api.app import create_app
-from api.webhook_events import WebhookEvent
-from api.webhooks import payload
-from worker.models import Status
-from worker.settings import Settings
-from worker.webhooks import Delivery
+from tests.support.api_server import serving
+from tests.support.worker_processes import working
+from udig_recon.api.app import create_app
+from udig_recon.api.webhooks.delivery import payload
+from udig_recon.api.webhooks.events import WebhookEvent
+from udig_recon.worker.database.tables import Status
+from udig_recon.worker.jobs.webhook_outbox import Delivery
+from udig_recon.worker.settings import Settings
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,14 @@
 from typing import Any
 
-from driving import Drive
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from api.app import create_app
-from worker.settings import Settings
-from worker.sweeping import greet
+from tests.support.fake_worker import Drive
+from udig_recon.api.app import create_app
+from udig_recon.worker.jobs.sweep import greet
+from udig_recon.worker.settings import Settings
 
 
 def test_it_lives_without_anybody(settings: Settings) -> None:
@@ -52,7 +52,7 @@ def test_tables_of_another_version_are_not_ready(
         session.execute(text("UPDATE alembic_version SET version_num = '0000'"))
     ready = client.get("/readyz")
     assert ready.status_code == 503
-    assert "worker.migrate" in ready.json()["checks"]["database"]
+    assert "udig_recon.worker.database.migrate" in ready.json()["checks"]["database"]
 
 
 def test_a_full_disk_is_not_ready(settings: Settings, drive: Drive) -> None:

@@ -16,18 +16,18 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from serving import serving
 from sqlalchemy import event, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
-from api.app import create_app
-from api.publishing import Publisher
-from worker import queue
-from worker.embedded import EmbeddedServers
-from worker.migrate import migrate
-from worker.models import Job
-from worker.roles import SERVICE
-from worker.settings import Settings
+from tests.support.api_server import serving
+from udig_recon.api.app import create_app
+from udig_recon.api.jobs.enqueue import Publisher
+from udig_recon.worker.database.migrate import migrate
+from udig_recon.worker.database.roles import SERVICE
+from udig_recon.worker.database.tables import Job
+from udig_recon.worker.jobs import queue
+from udig_recon.worker.settings import Settings
+from udig_recon.worker.standalone.servers import EmbeddedServers
 
 PATIENCE_SECONDS = 20.0  # of the client, far above what the answers take: they are to come at all
 

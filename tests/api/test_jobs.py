@@ -9,15 +9,15 @@ from typing import Any
 
 import httpx
 import pytest
-from driving import Drive
 from fastapi.testclient import TestClient
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from api.app import create_app
-from core.parameters import UDiGDIP
-from worker.settings import Settings
-from worker.storage import Storage
+from tests.support.fake_worker import Drive
+from udig_recon.api.app import create_app
+from udig_recon.core.parameters import UDiGDIP
+from udig_recon.worker.settings import Settings
+from udig_recon.worker.storage.local import Storage
 
 QUICK = {"method": "zero_filled"}
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from core.acquisition import Modality
-from core.cards import BUNDLED
-from core.parameters import METHODS, PRESETS, complete, parse
-from worker.settings import Settings
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.parameters import METHODS, PRESETS, complete, parse
+from udig_recon.core.priors.card import BUNDLED
+from udig_recon.worker.settings import Settings
 
 
 def test_every_knob_of_every_method_is_told(client: TestClient) -> None:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.multipart import MOST_PARTS, Part, PartReader
-from api.problems import BadRequest, UnknownMedia
+from udig_recon.api.http.multipart import MOST_PARTS, Part, PartReader
+from udig_recon.api.http.problems import BadRequest, UnknownMedia
 
 BOUNDARY = "frontier"
 

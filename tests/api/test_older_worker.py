@@ -10,11 +10,11 @@ from typing import Any
 import h5py
 import httpx
 import pytest
-from running import ROOT, until, working
-from serving import serving
 
-from worker.models import Status
-from worker.settings import Settings
+from tests.support.api_server import serving
+from tests.support.worker_processes import ROOT, until, working
+from udig_recon.worker.database.tables import Status
+from udig_recon.worker.settings import Settings
 
 SLICES = 2
 NEWEST = ""

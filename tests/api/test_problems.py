@@ -5,9 +5,9 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from api.app import create_app
-from api.problems import shown
-from worker.settings import Settings
+from udig_recon.api.app import create_app
+from udig_recon.api.http.problems import shown
+from udig_recon.worker.settings import Settings
 
 
 @pytest.fixture

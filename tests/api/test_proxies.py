@@ -6,12 +6,12 @@ import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
-from serving import serving
 
-from api.app import create_app
-from api.problems import MEDIA_TYPE
-from api.proxies import Clients
-from worker.settings import Settings
+from tests.support.api_server import serving
+from udig_recon.api.app import create_app
+from udig_recon.api.http.problems import MEDIA_TYPE
+from udig_recon.api.http.proxies import Clients
+from udig_recon.worker.settings import Settings
 
 PROXY, INNER = "10.0.0.1", "10.0.0.2"
 MARKS = {

@@ -10,12 +10,12 @@ import h5py
 import httpx
 import numpy as np
 import pytest
-from driving import Drive, slice_result
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from core.results import OutputFormat
-from worker.storage import Storage
+from tests.support.fake_worker import Drive, slice_result
+from udig_recon.core.results.store import OutputFormat
+from udig_recon.worker.storage.local import Storage
 
 PARTS = [("bytes=0-99", slice(0, 100)), ("bytes=100-", slice(100, None)), ("bytes=-7", slice(-7, None))]
 

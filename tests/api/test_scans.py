@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import scans
-from driving import Drive
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
-from api.app import create_app
-from api.uploads import base_name
-from core.formats.prepared import verify_prepared
-from worker.models import Scan
-from worker.settings import Settings
-from worker.storage import Storage
+from tests.support import scans
+from tests.support.fake_worker import Drive
+from udig_recon.api.app import create_app
+from udig_recon.api.scans.upload import base_name
+from udig_recon.core.formats.prepared import verify_prepared
+from udig_recon.worker.database.tables import Scan
+from udig_recon.worker.settings import Settings
+from udig_recon.worker.storage.local import Storage
 
 WRONG = (
     *("empty", "text", "truncated", "own_result", "rank_2", "nan", "all_zero", "mask_of_another_width"),
@@ -182,7 +182,7 @@ def test_a_full_disk_is_507_and_the_next_upload_works(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("api.uploads.os.fsync", full)
+        patched.setattr("udig_recon.api.scans.upload.os.fsync", full)
         answer = client.post("/v1/scans", content=mri_file)
     assert answer.status_code == 507
     assert answer.headers["content-type"] == "application/problem+json"

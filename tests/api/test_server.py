@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from serving import serving
 from sqlalchemy.orm import Session, sessionmaker
 
-from api.__main__ import _listener
-from worker.settings import Settings
-from worker.storage import Storage
-from worker.tidying import tidy
+from tests.support.api_server import serving
+from udig_recon.api.__main__ import _listener
+from udig_recon.worker.settings import Settings
+from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage.orphans import tidy
 
 
 def connected(url: str) -> socket.socket:
@@ -214,7 +214,10 @@ def test_a_signal_ends_it_cleanly(settings: Settings, how: signal.Signals) -> No
 
 
 def test_the_process_never_loads_torch_nor_the_engine() -> None:
-    script = "import sys, api.__main__; print([m for m in sys.modules if m.split('.')[0] in ('torch', 'matplotlib')])"
+    script = (
+        "import sys, udig_recon.api.__main__; "
+        "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'matplotlib')])"
+    )
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -223,7 +226,7 @@ def test_the_process_never_loads_torch_nor_the_engine() -> None:
 def test_it_does_not_start_without_its_servers(tmp_path: Path) -> None:
     environment = {name: text for name, text in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "api"]
+    command = [sys.executable, "-m", "udig_recon.api"]
     done = subprocess.run(command, cwd=root, env=environment | {"DATA": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode != 0
     assert "DATABASE_URL" in done.stderr

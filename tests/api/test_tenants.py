@@ -10,21 +10,23 @@ from functools import partial
 from typing import Any
 
 import pytest
-from driving import Drive
 from fastapi.testclient import TestClient
-from keyed import QUICK, Door, Headers, ask, bring
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from api.app import create_app
-from api.problems import LONGEST_DETAIL, TooManyAtOnce
-from api.tenant_turns import TenantTurns
-from worker import accounting, estimates, tenants
-from worker.keys import Scope
-from worker.models import ComputeUsage, Job
-from worker.settings import Settings
-from worker.storage import Storage
+from tests.support.fake_worker import Drive
+from tests.support.keyed_client import QUICK, Door, Headers, ask, bring
+from udig_recon.api.app import create_app
+from udig_recon.api.http.problems import LONGEST_DETAIL, TooManyAtOnce
+from udig_recon.api.http.tenant_queue import TenantTurns
+from udig_recon.worker.access import tenants
+from udig_recon.worker.access.keys import Scope
+from udig_recon.worker.database.tables import ComputeUsage, Job
+from udig_recon.worker.jobs import estimates
+from udig_recon.worker.settings import Settings
+from udig_recon.worker.storage import accounting
+from udig_recon.worker.storage.local import Storage
 
 
 def post(
@@ -387,7 +389,7 @@ def test_a_tenants_submission_waits_for_no_other_tenants(
 
 
 def test_who_waits_for_its_turn_holds_no_thread_and_keeps_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.tenant_turns.LONGEST_SECONDS", 0.05)
+    monkeypatch.setattr("udig_recon.api.http.tenant_queue.LONGEST_SECONDS", 0.05)
 
     async def scenario() -> None:
         turns = TenantTurns(2)
@@ -456,7 +458,7 @@ def test_a_full_disk_of_the_database_is_called_that(
     def full(*_: Any, **__: Any) -> Any:
         raise OperationalError("INSERT", None, Full("could not extend file"))
 
-    monkeypatch.setattr("worker.jobs.file", full)
+    monkeypatch.setattr("udig_recon.worker.jobs.service.file", full)
     refused = post(door, headers, scan)
     assert (refused.status_code, refused.json()["title"]) == (507, "Disk full")
 

@@ -9,10 +9,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-import api.health
-from api.app import create_app
-from api.threads import Together
-from worker.settings import Settings
+import udig_recon.api.system.health
+from udig_recon.api.app import create_app
+from udig_recon.api.http.threads import Together
+from udig_recon.worker.settings import Settings
 
 CALLERS = 20
 Found = TypeVar("Found")
@@ -75,7 +75,9 @@ def test_who_leaves_does_not_take_the_reading_from_the_others() -> None:
 
 def test_a_flood_of_nameless_questions_takes_one_thread(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Slow()
-    monkeypatch.setattr(api.health, "_CHECKS", {"database": lambda context: slow(context)["database"]})
+    monkeypatch.setattr(
+        udig_recon.api.system.health, "_CHECKS", {"database": lambda context: slow(context)["database"]}
+    )
 
     async def check(app: FastAPI) -> None:
         transport = httpx.ASGITransport(app)

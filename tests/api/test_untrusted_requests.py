@@ -9,16 +9,16 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from driving import Drive
 from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.multipart import PartReader
-from api.negotiation import StoredFile, chosen_format
-from api.problems import Problem, RangeOutside
-from api.uploads import base_name
-from core.results import OutputFormat
+from tests.support.fake_worker import Drive
+from udig_recon.api.http.conditional import StoredFile, chosen_format
+from udig_recon.api.http.multipart import PartReader
+from udig_recon.api.http.problems import Problem, RangeOutside
+from udig_recon.api.scans.upload import base_name
+from udig_recon.core.results.store import OutputFormat
 
 QUICKLY = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 TEXTS = st.text(max_size=40)

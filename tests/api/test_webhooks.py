@@ -14,22 +14,22 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from driving import Drive
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
-from receiving import CERTIFICATE, Heard, Receiver, receiving
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from api import webhooks as outgoing
-from api.destinations import is_public
-from api.problems import Invalid
-from api.webhooks import Courier
-from worker import webhooks
-from worker.models import DEFAULT_TENANT, DeliveryState, Job, Status, WebhookDelivery
-from worker.settings import BadSetting, Settings, read_settings
-from worker.webhooks import Delivery
+from tests.support.fake_worker import Drive
+from tests.support.webhook_receiver import CERTIFICATE, Heard, Receiver, receiving
+from udig_recon.api.http.problems import Invalid
+from udig_recon.api.webhooks import delivery as outgoing
+from udig_recon.api.webhooks.delivery import Courier
+from udig_recon.api.webhooks.url_guard import is_public
+from udig_recon.worker.database.tables import DEFAULT_TENANT, DeliveryState, Job, Status, WebhookDelivery
+from udig_recon.worker.jobs import webhook_outbox as webhooks
+from udig_recon.worker.jobs.webhook_outbox import Delivery
+from udig_recon.worker.settings import BadSetting, Settings, read_settings
 
 SECRET = "whsec_" + "c2VjcmV0IG9mIHRoZSB0ZXN0cyBvZiB3ZWJob29rcw=="
 OLD_SECRET = "whsec_" + "YW4gb2xkIHNlY3JldCwgb24gaXRzIHdheSBvdXQuLi4="

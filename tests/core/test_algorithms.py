@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from core.acquisition import Modality
-from core.algorithms import run
-from core.errors import MissingPrior
-from core.operators import MultiCoilMRI, ParallelBeamCT
-from core.parameters import (
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.algorithms import run
+from udig_recon.core.errors import MissingPrior
+from udig_recon.core.operators import MultiCoilMRI, ParallelBeamCT
+from udig_recon.core.parameters import (
     DAPS,
     DCDP,
     DDS,
@@ -39,7 +39,7 @@ from core.parameters import (
     ZeroFilled,
     complete,
 )
-from core.volumes import Precedent
+from udig_recon.core.slice_order import Precedent
 
 QUICK = {"outer_iterations": 4, "inner_iterations": 2, "held_out_share": 0.0, "start": "cg_sense"}
 CASES = [
@@ -189,7 +189,7 @@ class Wrong(torch.nn.Module):
 @pytest.mark.parametrize("modality", list(Modality))
 @pytest.mark.parametrize("following", [False, True])
 def test_a_prior_that_misleads_is_found_out_and_costs_nothing(modality, following, monkeypatch):
-    monkeypatch.setattr("core.algorithms.load_prior", lambda *_: Wrong())
+    monkeypatch.setattr("udig_recon.core.algorithms.load_prior", lambda *_: Wrong())
     _, _, truth = problem(modality)
     scale = 0.04 if modality is Modality.CT else 1.0
     method = UDiGDIP(preset="preview", outer_iterations=10, held_out_share=0.2)

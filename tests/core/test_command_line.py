@@ -1,4 +1,4 @@
-"""`python -m core` as its user types it."""
+"""`python -m udig_recon.core` as its user types it."""
 
 import json
 import subprocess
@@ -7,11 +7,11 @@ import sys
 import h5py
 import numpy as np
 import pytest
-import scans
 from PIL import Image
 
-from core.__main__ import main
-from core.grade import MARKS
+from tests.support import scans
+from udig_recon.core.cli.reconstruct import main
+from udig_recon.core.quality.rating import MARKS
 
 QUICK = ["--method", "sirt", "--set", "iterations=20"]
 
@@ -23,7 +23,7 @@ def sinogram(tmp_path):
 
 def test_scan_becomes_a_volume_with_its_history(sinogram, tmp_path):
     out = tmp_path / "out.h5"
-    command = [sys.executable, "-m", "core", sinogram, "-o", out, *QUICK]
+    command = [sys.executable, "-m", "udig_recon.core", sinogram, "-o", out, *QUICK]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "psnr" in run.stderr
@@ -39,8 +39,8 @@ def test_the_file_is_read_in_the_sandbox_alone(sinogram, tmp_path, monkeypatch):
         raise AssertionError("read in the process that computes")
 
     for name in ("probe", "read", "probe_file", "prepare"):
-        monkeypatch.setattr(f"core.formats.{name}", here)
-    monkeypatch.setattr("core.formats.local.prepare", here)
+        monkeypatch.setattr(f"udig_recon.core.formats.{name}", here)
+    monkeypatch.setattr("udig_recon.core.formats.sandbox.local.prepare", here)
     assert main([str(sinogram), "-o", str(tmp_path / "out.npy"), *QUICK, "--slices", "1"]) == 0
     assert np.load(tmp_path / "out.npy").shape == (1, 32, 32)
 

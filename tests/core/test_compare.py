@@ -1,4 +1,4 @@
-"""`python -m core compare` as its user types it, and the figures that it draws."""
+"""`python -m udig_recon.core compare` as its user types it, and the figures that it draws."""
 
 import csv
 import io
@@ -8,22 +8,22 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import scans
 import torch
 from PIL import Image
 
-from core import formats
-from core.__main__ import main
-from core.acquisition import Modality
-from core.comparison import running
-from core.comparison.plan import Setting, planned, scans_in
-from core.comparison.plots import decades, lines_png, ticks
-from core.comparison.stored import Measurement, found, measured
-from core.errors import ReconstructionError
-from core.parameters import complete, parse
-from core.pictures import busiest, with_inset
-from core.quality_curves import with_quality
-from core.reconstruct import reconstruct, slice_problem
+from tests.support import scans
+from udig_recon.core import formats
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.cli.reconstruct import main
+from udig_recon.core.comparison import running
+from udig_recon.core.comparison.plan import Setting, planned, scans_in
+from udig_recon.core.comparison.plots import decades, lines_png, ticks
+from udig_recon.core.comparison.stored import Measurement, found, measured
+from udig_recon.core.errors import ReconstructionError
+from udig_recon.core.parameters import complete, parse
+from udig_recon.core.quality.curves import with_quality
+from udig_recon.core.reconstruct import reconstruct, slice_problem
+from udig_recon.core.results.png import busiest, with_inset
 
 CPU = torch.device("cpu")
 QUICK = "udig_dip:preset=preview,outer_iterations=4"

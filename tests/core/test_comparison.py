@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from core.acquisition import Modality
-from core.comparison.entries import Entry
-from core.comparison.printed import TABLE_1
-from core.comparison.ranking import holm, rankings, render_rankings
-from core.comparison.tables import TableForm, render, spread
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.comparison.entries import Entry
+from udig_recon.core.comparison.printed import TABLE_1
+from udig_recon.core.comparison.ranking import holm, rankings, render_rankings
+from udig_recon.core.comparison.tables import TableForm, render, spread
 
 
 def entry(method: str, psnr: float | None, *, sampling: str = "4x", scan: str = "", number: int = 0, seed: int = 0):
@@ -131,7 +131,7 @@ def test_correction_is_holms():
 
 
 def test_the_tables_load_neither_torch_nor_scipy():
-    names = ", ".join(f"core.comparison.{name}" for name in ("entries", "printed", "ranking", "tables"))
+    names = ", ".join(f"udig_recon.core.comparison.{name}" for name in ("entries", "printed", "ranking", "tables"))
     script = f"import sys, {names}; print({{'torch', 'scipy'}} & set(sys.modules))"
     assert (
         subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True).stdout == "set()\n"

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scans
 import torch
 
-from core.__main__ import main
-from core.acquisition import Modality
-from core.cards import ADMNetwork, NCSNppNetwork, cards
-from core.networks.adm import ADMUNet
-from core.networks.ncsnpp import NCSNppUNet
-from core.priors import load_prior
-from core.published import EpsilonPrior, LinearSchedule, ScorePrior
+from tests.support import scans
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.cli.reconstruct import main
+from udig_recon.core.networks.adm import ADMUNet
+from udig_recon.core.networks.ncsnpp import NCSNppUNet
+from udig_recon.core.priors.card import ADMNetwork, NCSNppNetwork, cards
+from udig_recon.core.priors.load import load_prior
+from udig_recon.core.priors.published import EpsilonPrior, LinearSchedule, ScorePrior
 
 CPU = torch.device("cpu")
 SIGMAS = torch.logspace(2.5, -2, 10, dtype=torch.float64)

@@ -4,20 +4,24 @@ import math
 from importlib import import_module
 
 import pytest
-import scans
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core import algorithms, cost, evaluations, formats, joint_maps, reconstruct, volumes
-from core.acquisition import Modality
-from core.cards import find_card
-from core.cost import PriorSize, Size, Task, memory_bytes
-from core.evaluations import of_run
-from core.meter import Meter
-from core.operators import MultiCoilMRI, ParallelBeamCT
-from core.parameters import METHODS, PRESETS, UDiGDIP, complete, parse
-from core.priors import load_prior
+from tests.support import scans
+from udig_recon.core import algorithms, formats, reconstruct
+from udig_recon.core import slice_order as volumes
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.coils import joint_maps
+from udig_recon.core.cost import estimate as cost
+from udig_recon.core.cost import evaluations
+from udig_recon.core.cost.counter import Meter
+from udig_recon.core.cost.estimate import PriorSize, Size, Task, memory_bytes
+from udig_recon.core.cost.evaluations import of_run
+from udig_recon.core.operators import MultiCoilMRI, ParallelBeamCT
+from udig_recon.core.parameters import METHODS, PRESETS, UDiGDIP, complete, parse
+from udig_recon.core.priors.card import find_card
+from udig_recon.core.priors.load import load_prior
 
 CPU = torch.device("cpu")
 COILS = 3
@@ -98,7 +102,9 @@ def test_a_run_to_its_end_evaluates_what_was_counted_before_and_no_more(problem,
 
 
 def test_the_counts_are_made_with_the_numbers_of_the_algorithms():
-    tv, wavelet, judged = (import_module(f"core.algorithms.{name}") for name in ("tv", "l1_wavelet", "judged"))
+    tv, wavelet, judged = (
+        import_module(f"udig_recon.core.algorithms.{name}") for name in ("tv", "l1_wavelet", "judged")
+    )
     assert {len(tv.WEIGHTS), len(wavelet.WEIGHTS)} == {evaluations.TRIED_WEIGHTS}
     assert tv.TRIAL_ITERATIONS == evaluations.TV_TRIAL_ITERATIONS
     assert tv.INNER_ITERATIONS == evaluations.TV_INNER_ITERATIONS

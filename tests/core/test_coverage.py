@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import scans
 import torch
 
-from core.acquisition import Modality
-from core.assessment import assess
-from core.coverage import angular_gap, axis_offset, gaps_of, truncation, unmeasured
-from core.ensembles import ensemble
-from core.grade import limits
-from core.parameters import complete, parse
-from core.reconstruct import reconstruct, slice_problem
-from core.sampling import birdcage_maps, cartesian_lines, poisson_disc, simulate_ct, simulate_mri
+from tests.support import scans
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.parameters import complete, parse
+from udig_recon.core.quality.assess import assess
+from udig_recon.core.quality.coverage import angular_gap, axis_offset, gaps_of, truncation, unmeasured
+from udig_recon.core.quality.ensemble import ensemble
+from udig_recon.core.quality.rating import limits
+from udig_recon.core.reconstruct import reconstruct, slice_problem
+from udig_recon.core.simulation import birdcage_maps, cartesian_lines, poisson_disc, simulate_ct, simulate_mri
 
 CPU = torch.device("cpu")
 SIZE = 64

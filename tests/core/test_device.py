@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from core.device import prepared
-from core.errors import ReconstructionError
+from udig_recon.core.device import prepared
+from udig_recon.core.errors import ReconstructionError
 
 
 def test_auto_is_a_gpu_where_there_is_one():

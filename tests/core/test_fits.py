@@ -4,14 +4,14 @@ from itertools import pairwise
 
 import torch
 
-from core.algorithms.aseq_dip import aseq_dip
-from core.algorithms.es_dip import es_dip
-from core.algorithms.oes import Masked
-from core.algorithms.self_guided_dip import self_guided_dip
-from core.algorithms.tv_dip import total_variation, tv_dip
-from core.networks.dip import initialise
-from core.parameters import ESDIP, TVDIP, ASeqDIP, SelfGuidedDIP
-from tests.dense import Matrix
+from tests.support.matrix_operator import Matrix
+from udig_recon.core.algorithms.aseq_dip import aseq_dip
+from udig_recon.core.algorithms.es_dip import es_dip
+from udig_recon.core.algorithms.oes import Masked
+from udig_recon.core.algorithms.self_guided_dip import self_guided_dip
+from udig_recon.core.algorithms.tv_dip import total_variation, tv_dip
+from udig_recon.core.networks.dip import initialise
+from udig_recon.core.parameters import ESDIP, TVDIP, ASeqDIP, SelfGuidedDIP
 
 SHAPE = (1, 6, 6)
 

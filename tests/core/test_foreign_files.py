@@ -7,10 +7,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import scans
 
-from core.errors import UnknownFormat, UnreadableScan
-from core.formats import probe, read
+from tests.support import scans
+from udig_recon.core.errors import UnknownFormat, UnreadableScan
+from udig_recon.core.formats import probe, read
 
 
 @pytest.fixture

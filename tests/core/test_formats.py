@@ -6,13 +6,14 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import scans
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.acquisition import CTAcquisition, Modality, MRIAcquisition, ScanHeader
-from core.errors import UnreadableScan, UnsupportedScan
-from core.formats import Limits, arrays, probe, read
+from tests.support import scans
+from udig_recon.core.acquisition import CTAcquisition, Modality, MRIAcquisition, ScanHeader
+from udig_recon.core.errors import UnreadableScan, UnsupportedScan
+from udig_recon.core.formats import Limits, probe, read
+from udig_recon.core.formats.containers import arrays
 
 
 @pytest.fixture
@@ -323,7 +324,7 @@ def test_the_phantoms_rays_and_pixels_tell_of_the_same_object(path: Path) -> Non
 
 
 def test_header_survives_the_way_between_processes() -> None:
-    from core.formats.packed import pack, unpack
+    from udig_recon.core.formats.sandbox.messages import pack, unpack
 
     header = ScanHeader(format="npz", modality=Modality.CT, slices=1, matrix=(2, 3), pixel_spacing_mm=(1, 2))
     assert unpack(pack(header)) == header

@@ -8,12 +8,12 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
-import scans
 from PIL import Image
 
-from core import pictures
-from core.formats import probe, read
-from core.results import OutputFormat, SliceResult, about, convert, write_hdf5
+from tests.support import scans
+from udig_recon.core.formats import probe, read
+from udig_recon.core.results import png as pictures
+from udig_recon.core.results.store import OutputFormat, SliceResult, about, convert, write_hdf5
 
 XML = """<ismrmrdHeader><encoding><encodedSpace><matrixSize><x>{0}</x><y>{1}</y><z>{8}</z></matrixSize>
 <fieldOfView_mm><x>{2}</x><y>{3}</y><z>{9}</z></fieldOfView_mm></encodedSpace><reconSpace><matrixSize><x>{4}</x><y>{5}</y>

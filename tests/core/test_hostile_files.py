@@ -7,14 +7,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import scans
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core import errors
-from core.acquisition import MRIAcquisition
-from core.formats import Prober, probe, read
-from core.formats.chunks import lzf_length
+from tests.support import scans
+from udig_recon.core import errors
+from udig_recon.core.acquisition import MRIAcquisition
+from udig_recon.core.formats import Prober, probe, read
+from udig_recon.core.formats.containers.hdf5_chunks import lzf_length
 
 
 @pytest.fixture

@@ -4,21 +4,21 @@ import copy
 
 import numpy as np
 import pytest
-import scans
 import torch
 from torch import nn
 
-from core import formats
-from core.acquisition import Modality
-from core.algorithms import start
-from core.assessment import assess
-from core.ensembles import ensemble
-from core.interruption import check_interruption, interruptible
-from core.operators.radon import Geometry, StripProjector
-from core.parameters import METHODS, complete, parse
-from core.reconstruct import slice_problem
-from core.sensitivity import espirit
-from core.solvers import conjugate_gradient, operator_norm
+from tests.support import scans
+from udig_recon.core import formats
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.algorithms import start
+from udig_recon.core.coils.espirit import espirit
+from udig_recon.core.interruption import check_interruption, interruptible
+from udig_recon.core.operators.radon import Geometry, StripProjector
+from udig_recon.core.operators.solvers import conjugate_gradient, operator_norm
+from udig_recon.core.parameters import METHODS, complete, parse
+from udig_recon.core.quality.assess import assess
+from udig_recon.core.quality.ensemble import ensemble
+from udig_recon.core.reconstruct import slice_problem
 
 CPU = torch.device("cpu")
 SHORTENED = dict.fromkeys(("iterations", "outer_iterations", "steps"), 2) | {"mask_iterations": 1}

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from core.joint_maps import with_joint_maps
-from core.operators import MultiCoilMRI
-from core.sampling import birdcage_maps, cartesian_lines
-from core.solvers import conjugate_gradient
+from udig_recon.core.coils.joint_maps import with_joint_maps
+from udig_recon.core.operators import MultiCoilMRI
+from udig_recon.core.operators.solvers import conjugate_gradient
+from udig_recon.core.simulation import birdcage_maps, cartesian_lines
 
 SIZE = 64
 

@@ -9,16 +9,16 @@ from functools import cache
 
 import numpy as np
 import pytest
-import scans
 import torch
 from scipy.ndimage import gaussian_filter
 
-from core import metrics
-from core.acquisition import Acquisition, MRIAcquisition
-from core.parameters import METHODS, Parameters, complete, parse
-from core.parameters.networks import Fit
-from core.reconstruct import SliceProblem, reconstruct, slice_problem
-from core.sampling import birdcage_maps, cartesian_lines, poisson_disc, simulate_ct, simulate_mri
+from tests.support import scans
+from udig_recon.core import metrics
+from udig_recon.core.acquisition import Acquisition, MRIAcquisition
+from udig_recon.core.parameters import METHODS, Parameters, complete, parse
+from udig_recon.core.parameters.networks import Fit
+from udig_recon.core.reconstruct import SliceProblem, reconstruct, slice_problem
+from udig_recon.core.simulation import birdcage_maps, cartesian_lines, poisson_disc, simulate_ct, simulate_mri
 
 SIZE = 32
 IMAGE = gaussian_filter(scans.phantom(1, SIZE)[0], 1.0)

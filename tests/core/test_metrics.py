@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-import scans
 
-from core.metrics import nmse, psnr, ssim
+from tests.support import scans
+from udig_recon.core.metrics import nmse, psnr, ssim
 
 TRUTH = scans.phantom(1, 64)[0]
 

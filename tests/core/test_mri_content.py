@@ -8,11 +8,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import scans
 
-from core.acquisition import MRIAcquisition
-from core.errors import ReconstructionError, UnreadableScan, UnsupportedScan
-from core.formats import probe, read
+from tests.support import scans
+from udig_recon.core.acquisition import MRIAcquisition
+from udig_recon.core.errors import ReconstructionError, UnreadableScan, UnsupportedScan
+from udig_recon.core.formats import probe, read
 
 SIZE = 64
 

@@ -3,14 +3,22 @@
 from collections.abc import Callable
 from typing import Any
 
-import laws
 import numpy as np
 import pytest
 import torch
 
-from core.errors import UnsupportedScan
-from core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_channels, as_complex, fft2c, ifft2c
-from core.sampling import birdcage_maps, cartesian_lines, poisson_disc
+from tests.support import laws
+from udig_recon.core.errors import UnsupportedScan
+from udig_recon.core.operators import (
+    LinearOperator,
+    MultiCoilMRI,
+    ParallelBeamCT,
+    as_channels,
+    as_complex,
+    fft2c,
+    ifft2c,
+)
+from udig_recon.core.simulation import birdcage_maps, cartesian_lines, poisson_disc
 
 
 def mri(coils: int, shape: tuple[int, int], pattern: str, norm: float = 1.0) -> LinearOperator:

@@ -1,9 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
-from core.acquisition import Modality
-from core.errors import UnsupportedScan
-from core.parameters import METHODS, PRESETS, UDiGDIP, complete, parse, require
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.errors import UnsupportedScan
+from udig_recon.core.parameters import METHODS, PRESETS, UDiGDIP, complete, parse, require
 
 
 def test_every_method_is_parsed_by_its_name_and_keeps_its_defaults():

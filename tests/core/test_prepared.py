@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scans
 
-from core import errors
-from core.formats import Limits, Prober, prepare, probe, read
-from core.formats.prepared import _FOOTER, MAGIC, opened_prepared, verify_prepared
-from core.formats.source import opened_file
+from tests.support import scans
+from udig_recon.core import errors
+from udig_recon.core.formats import Limits, Prober, prepare, probe, read
+from udig_recon.core.formats.containers.source import opened_file
+from udig_recon.core.formats.prepared import _FOOTER, MAGIC, opened_prepared, verify_prepared
 
 
 @pytest.fixture(scope="module")

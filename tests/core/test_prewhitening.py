@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
-import scans
 import torch
 
-from core.acquisition import MRIAcquisition
-from core.coil_noise import bands, noise_sums, noise_weights
-from core.ensembles import ensemble
-from core.metrics import psnr
-from core.parameters import parse
-from core.prewhitening import whitening
-from core.reconstruct import slice_problem
+from tests.support import scans
+from udig_recon.core.acquisition import MRIAcquisition
+from udig_recon.core.coils.noise import bands, noise_sums, noise_weights
+from udig_recon.core.coils.prewhitening import whitening
+from udig_recon.core.metrics import psnr
+from udig_recon.core.parameters import parse
+from udig_recon.core.quality.ensemble import ensemble
+from udig_recon.core.reconstruct import slice_problem
 
 SIZE, COILS = 96, 6
 
@@ -48,7 +48,7 @@ def test_a_noisy_coil_counts_for_less_and_the_image_is_better_and_as_bright(monk
     assert (weights[[0, 1, 3, 4]] == 1).all()
     assert (weights[[2, 5]] < 0.3).all()
     weighted = quality(scan, truth)
-    monkeypatch.setattr("core.reconstruct.whitening", lambda *_: None)
+    monkeypatch.setattr("udig_recon.core.reconstruct.whitening", lambda *_: None)
     assert weighted > quality(scan, truth) + 6
     assert weighted > 26
 

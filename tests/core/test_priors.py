@@ -12,11 +12,11 @@ import pytest
 import torch
 from pydicom.data import get_testdata_file
 
-from core.acquisition import Modality
-from core.cards import BUNDLED, cards, find_card, sha256_of
-from core.errors import MissingPrior
-from core.metrics import psnr
-from core.priors import load_prior
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.errors import MissingPrior
+from udig_recon.core.metrics import psnr
+from udig_recon.core.priors.card import BUNDLED, cards, find_card, sha256_of
+from udig_recon.core.priors.load import load_prior
 
 CPU = torch.device("cpu")
 

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from core.cards import ADMNetwork, NCSNppNetwork
-from core.checkpoints import describe
-from core.networks import adm, ncsnpp
-from core.priors import network_of
-from core.published import EpsilonPrior, LinearSchedule, ScorePrior
+from udig_recon.core.networks import adm, ncsnpp
+from udig_recon.core.priors.card import ADMNetwork, NCSNppNetwork
+from udig_recon.core.priors.import_checkpoint import describe
+from udig_recon.core.priors.load import network_of
+from udig_recon.core.priors.published import EpsilonPrior, LinearSchedule, ScorePrior
 
 AAPM = ADMNetwork(channels=1, width=256, multipliers=(1, 1, 2, 2, 4, 4), blocks=1, attention=(16,))
 KNEE = ADMNetwork(channels=2, width=256, multipliers=(1, 1, 2, 2, 4, 4), blocks=1)

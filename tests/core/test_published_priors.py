@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from core import published
-from core.errors import UnsupportedScan
-from core.networks.adm import ADMUNet
-from core.networks.ncsnpp import NCSNppUNet
-from core.published import EpsilonPrior, LinearSchedule, ScorePrior
+from udig_recon.core.errors import UnsupportedScan
+from udig_recon.core.networks.adm import ADMUNet
+from udig_recon.core.networks.ncsnpp import NCSNppUNet
+from udig_recon.core.priors import published
+from udig_recon.core.priors.published import EpsilonPrior, LinearSchedule, ScorePrior
 
 BETAS = np.linspace(1e-4, 0.02, 1000)
 KEPT = np.cumprod(1 - BETAS)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from core.parameters import UDiGDIP
-from core.purify import Symmetry, purify, rotate_phase
+from udig_recon.core.parameters import UDiGDIP
+from udig_recon.core.priors.purify import Symmetry, purify, rotate_phase
 
 S = 0.7
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.transform import radon
 
-from core.errors import UnsupportedScan
-from core.operators import ParallelBeamCT
-from core.operators import radon as strip
-from core.operators.ct import _projector, angular_weights
-from core.operators.radon_auto import projector
+from udig_recon.core.errors import UnsupportedScan
+from udig_recon.core.operators import ParallelBeamCT
+from udig_recon.core.operators import radon as strip
+from udig_recon.core.operators.ct import _projector, angular_weights
+from udig_recon.core.operators.radon_auto import projector
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -163,9 +163,9 @@ def test_torch_radon_is_given_our_geometry_in_its_units(axis: float | None, monk
     monkeypatch.setattr(volumes, "Volume2D", PixelVolume, raising=False)
     monkeypatch.setitem(sys.modules, "torch_radon", package)
     monkeypatch.setitem(sys.modules, "torch_radon.volumes", volumes)
-    monkeypatch.delitem(sys.modules, "core.operators.radon_cuda", raising=False)
-    backend = importlib.import_module("core.operators.radon_cuda").TorchRadonProjector
-    monkeypatch.delitem(sys.modules, "core.operators.radon_cuda")
+    monkeypatch.delitem(sys.modules, "udig_recon.core.operators.radon_cuda", raising=False)
+    backend = importlib.import_module("udig_recon.core.operators.radon_cuda").TorchRadonProjector
+    monkeypatch.delitem(sys.modules, "udig_recon.core.operators.radon_cuda")
     geometry = strip.Geometry((0.0, 0.7, 2.0), 24, 31, 0.8, 1.3, axis)
     theirs, ours = backend(geometry, torch.device("cpu")), strip.StripProjector(geometry, torch.device("cpu"))
     x, y = torch.rand(2, 24 * 24), torch.rand(2, 3 * 31)
@@ -175,8 +175,8 @@ def test_torch_radon_is_given_our_geometry_in_its_units(axis: float | None, monk
 
 def test_an_axis_between_detectors_and_their_halves_takes_the_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch-radon's detectors lie evenly about the axis, and so cannot be further ones beside ours."""
-    monkeypatch.setattr("core.operators.radon_auto.find_spec", lambda name: name)
-    monkeypatch.setattr("core.operators.radon_auto.StripProjector", lambda geometry, device: geometry)
+    monkeypatch.setattr("udig_recon.core.operators.radon_auto.find_spec", lambda name: name)
+    monkeypatch.setattr("udig_recon.core.operators.radon_auto.StripProjector", lambda geometry, device: geometry)
     geometry = strip.Geometry((0.0,), 4, 5, 1.0, 1.0, 2.3)
     assert projector(geometry, torch.device("cuda")) is geometry
 

@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import scans
 import torch
 
-from core import formats, metrics
-from core.acquisition import Modality, MRIAcquisition
-from core.assessment import assess
-from core.errors import UnsupportedScan
-from core.parameters import complete, parse
-from core.reconstruct import reconstruct, slice_problem
-from core.unit import unit
+from tests.support import scans
+from udig_recon.core import formats, metrics
+from udig_recon.core.acquisition import Modality, MRIAcquisition
+from udig_recon.core.errors import UnsupportedScan
+from udig_recon.core.normalisation import unit
+from udig_recon.core.parameters import complete, parse
+from udig_recon.core.quality.assess import assess
+from udig_recon.core.reconstruct import reconstruct, slice_problem
 
 CPU = torch.device("cpu")
 

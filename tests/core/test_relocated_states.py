@@ -9,15 +9,15 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-import scans
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from core import formats
-from core.acquisition import Modality
-from core.ensembles import ensemble
-from core.parameters import METHODS, complete, parse
-from core.reconstruct import slice_problem
+from tests.support import scans
+from udig_recon.core import formats
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.parameters import METHODS, complete, parse
+from udig_recon.core.quality.ensemble import ensemble
+from udig_recon.core.reconstruct import slice_problem
 
 CPU = torch.device("cpu")
 SHORT = dict.fromkeys(("iterations", "outer_iterations", "steps"), 4) | {"prior_calls": 2, "mask_iterations": 3}
@@ -87,8 +87,8 @@ def test_every_state_of_every_method_may_have_been_loaded_onto_another_device(pr
     if seeds > 1 and not (method.is_random and name in ("tv", "l1_wavelet", "dds", "udig_dip", "dip")):
         return
     for module in ("tv", "l1_wavelet"):
-        monkeypatch.setattr(import_module(f"core.algorithms.{module}"), "TRIAL_ITERATIONS", 2)
-    judged = import_module("core.algorithms.judged")
+        monkeypatch.setattr(import_module(f"udig_recon.core.algorithms.{module}"), "TRIAL_ITERATIONS", 2)
+    judged = import_module("udig_recon.core.algorithms.udig_dip_guarded")
     monkeypatch.setattr(judged, "ALONE", judged.ALONE._replace(tv=(2, 3)))
     monkeypatch.setattr(torch, "Generator", Generator)
     states = []

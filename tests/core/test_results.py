@@ -9,15 +9,15 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
-import scans
 from PIL import Image
 
-from core import files
-from core.errors import UnreadableScan
-from core.formats import probe
-from core.grade import Grade
-from core.results import OutputFormat, SliceResult, convert, write_hdf5
-from core.verdict import Verdict
+from tests.support import scans
+from udig_recon.core.errors import UnreadableScan
+from udig_recon.core.files import atomic as files
+from udig_recon.core.formats import probe
+from udig_recon.core.prior_check import Verdict
+from udig_recon.core.quality.rating import Grade
+from udig_recon.core.results.store import OutputFormat, SliceResult, convert, write_hdf5
 
 
 def slice_results(slices: int = 3, *, mri: bool = True) -> list[SliceResult]:
@@ -196,7 +196,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from core.results import SliceResult, write_hdf5
+from udig_recon.core.results.store import SliceResult, write_hdf5
 image = np.random.default_rng(0).random((256, 256), np.float32)
 result = SliceResult(image=image, image_complex=None, plain=image, reference=image, curves={})
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from core.algorithms.daps import daps, gaussian, langevin
-from core.algorithms.dcdp import dcdp
-from core.algorithms.dds import dds
-from core.algorithms.diffpir import diffpir
-from core.algorithms.dps import dps
-from core.algorithms.mcg import mcg
-from core.algorithms.red_diff import red_diff
-from core.algorithms.score_mri import score_mri
-from core.noise_levels import falling
-from core.operators import MultiCoilMRI, ParallelBeamCT
-from core.parameters import DAPS, DCDP, DDS, DPS, MCG, DiffPIR, REDDiff, ScoreMRI
-from tests.dense import SHAPE, VARIANCE, Matrix
+from tests.support.matrix_operator import SHAPE, VARIANCE, Matrix
+from udig_recon.core.algorithms.daps import daps, gaussian, langevin
+from udig_recon.core.algorithms.dcdp import dcdp
+from udig_recon.core.algorithms.dds import dds
+from udig_recon.core.algorithms.diffpir import diffpir
+from udig_recon.core.algorithms.dps import dps
+from udig_recon.core.algorithms.mcg import mcg
+from udig_recon.core.algorithms.red_diff import red_diff
+from udig_recon.core.algorithms.score_mri import score_mri
+from udig_recon.core.operators import MultiCoilMRI, ParallelBeamCT
+from udig_recon.core.parameters import DAPS, DCDP, DDS, DPS, MCG, DiffPIR, REDDiff, ScoreMRI
+from udig_recon.core.priors.noise_levels import falling
 
 
 def numbers(*shape, seed):

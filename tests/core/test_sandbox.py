@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import scans
 
-from core import errors
-from core.formats import Limits, Prober, probe, sandbox
-from core.formats.child import ReaderLost
-from core.formats.packed import Nonsense, unpack
+from tests.support import scans
+from udig_recon.core import errors
+from udig_recon.core.formats import Limits, Prober, probe
+from udig_recon.core.formats.sandbox import isolation as sandbox
+from udig_recon.core.formats.sandbox.client import ReaderLost
+from udig_recon.core.formats.sandbox.messages import Nonsense, unpack
 
 # Runs as the fork server does, with `examine` replaced. `without` names functions of the sandbox that do nothing.
 HOSTILE = r"""
 import ctypes, errno, json, mmap, os, signal, socket, sys, threading
-from core.formats import __main__ as server, sandbox
+from udig_recon.core.formats import __main__ as server, sandbox
 told = json.loads(sys.argv[1])
 for name in told["without"]:
     setattr(sandbox, name, lambda *_: None)

@@ -7,16 +7,16 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import scans
 import torch
 from numpy.typing import NDArray
 
-from core import metrics
-from core.acquisition import CTAcquisition
-from core.errors import ReconstructionError, UnknownFormat, UnreadableScan, UnsupportedScan
-from core.formats import Limits, Prober, probe, read
-from core.operators import ParallelBeamCT
-from core.reconstruct import slice_problem
+from tests.support import scans
+from udig_recon.core import metrics
+from udig_recon.core.acquisition import CTAcquisition
+from udig_recon.core.errors import ReconstructionError, UnknownFormat, UnreadableScan, UnsupportedScan
+from udig_recon.core.formats import Limits, Prober, probe, read
+from udig_recon.core.operators import ParallelBeamCT
+from udig_recon.core.reconstruct import slice_problem
 
 Write = Callable[..., Path]
 VIEWS, DETECTORS, SIZE = 60, 80, 56

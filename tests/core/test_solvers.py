@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.solvers import conjugate_gradient, operator_norm
+from udig_recon.core.operators.solvers import conjugate_gradient, operator_norm
 
 
 def matrix(size: int, seed: int = 0) -> Tensor:

@@ -13,17 +13,17 @@ import pytest
 import torch
 from PIL import Image
 
-from core.__main__ import main as core
-from core.acquisition import Modality
-from core.augmentation import batch, patch, with_phase
-from core.cards import ADMNetwork, Card, cards
-from core.errors import UnreadableScan
-from core.priors import load_prior, save_prior
-from core.train_prior import main
-from core.training import Training, step_generator
-from core.training_images import find_sources, load_images
-from core.training_run import Plan, drawn
-from core.training_scores import SCORED_SIGMAS
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.cli.reconstruct import main as core
+from udig_recon.core.cli.train_prior import main
+from udig_recon.core.errors import UnreadableScan
+from udig_recon.core.priors.card import ADMNetwork, Card, cards
+from udig_recon.core.priors.load import load_prior, save_prior
+from udig_recon.core.training.augmentation import batch, patch, with_phase
+from udig_recon.core.training.dataset import find_sources, load_images
+from udig_recon.core.training.loop import Plan, drawn
+from udig_recon.core.training.state import Training, step_generator
+from udig_recon.core.training.validation import SCORED_SIGMAS
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ TINY = ["--widths", "8", "8", "--blocks", "1", "--batch", "2", "--patch", "32", 
 @pytest.fixture(autouse=True)
 def few_scans(monkeypatch):
     """One simulated scan a scoring rather than three."""
-    monkeypatch.setattr("core.training_scores.RECONSTRUCTED_SLICES", 1)
+    monkeypatch.setattr("udig_recon.core.training.validation.RECONSTRUCTED_SLICES", 1)
 
 
 @pytest.fixture
@@ -61,9 +61,9 @@ def command(images):
 
 def unscored(monkeypatch):
     """A training that writes its checkpoint alone."""
-    monkeypatch.setattr("core.training_run._score", lambda *_: None)
-    monkeypatch.setattr("core.train_prior.read_card", lambda _: None)
-    monkeypatch.setattr("core.train_prior.learn", lambda *_: None)
+    monkeypatch.setattr("udig_recon.core.training.loop._score", lambda *_: None)
+    monkeypatch.setattr("udig_recon.core.cli.train_prior.read_card", lambda _: None)
+    monkeypatch.setattr("udig_recon.core.cli.train_prior.learn", lambda *_: None)
 
 
 def state(out):
@@ -181,7 +181,8 @@ def test_training_writes_a_prior_that_loads_with_its_card_history_and_picture(co
 
 def test_a_prior_begun_with_another_names_what_that_one_saw(command, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "core.training_run.Validation.reconstruction", lambda self, *_: ({"reconstruction_psnr": 1.0}, self.starts)
+        "udig_recon.core.training.loop.Validation.reconstruction",
+        lambda self, *_: ({"reconstruction_psnr": 1.0}, self.starts),
     )
     assert main(command(tmp_path, "--steps", "1")) == 0
     assert (
@@ -196,7 +197,9 @@ def test_a_prior_begun_with_another_names_what_that_one_saw(command, tmp_path, m
 
 def test_the_best_weights_stay_when_they_are_asked_for(command, tmp_path, monkeypatch):
     scores = iter([{"reconstruction_psnr": value} for value in (20.0, 30.0, 25.0)])
-    monkeypatch.setattr("core.training_run.Validation.reconstruction", lambda self, *_: (next(scores), self.starts))
+    monkeypatch.setattr(
+        "udig_recon.core.training.loop.Validation.reconstruction", lambda self, *_: (next(scores), self.starts)
+    )
     assert main(command(tmp_path, "--steps", "3", "--score-every", "1", "--keep", "best")) == 0
     card = json.loads((tmp_path / "tiny.json").read_text())
     assert card["training"]["steps"] == 2
@@ -326,7 +329,7 @@ def test_a_signal_ends_training_at_a_step_from_which_it_goes_on(command, tmp_pat
             signal.raise_signal(number)
         return batch(*arguments)
 
-    monkeypatch.setattr("core.training_run.batch", interrupted)
+    monkeypatch.setattr("udig_recon.core.training.loop.batch", interrupted)
     out = tmp_path / "broken"
     assert main(command(out, "--steps", "5")) == 128 + number
     assert capsys.readouterr().err.splitlines()[-1] == (
@@ -340,8 +343,8 @@ def test_a_signal_ends_training_at_a_step_from_which_it_goes_on(command, tmp_pat
 
 WATCHED = """
 import sys, torch
-import core.train_prior as command
-from core.__main__ import main
+import udig_recon.core.cli.train_prior as command
+from udig_recon.core.cli.reconstruct import main
 
 follow = command.follow
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from core.wavelets import Wavelet, analysis, scaling_filter, synthesis
-from tests.laws import close, inner
+from tests.support.laws import close, inner
+from udig_recon.core.operators.wavelets import Wavelet, analysis, scaling_filter, synthesis
 
 WAVELETS = [Wavelet(1, 3), Wavelet(2, 4), Wavelet(4, 2), Wavelet(8, 5)]
 

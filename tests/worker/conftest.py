@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 
 import pytest
-from running import Desk
 from sqlalchemy.orm import Session, sessionmaker
 
-from worker import data_folder
-from worker.place import Place, set_up
-from worker.settings import Settings
-from worker.storage import Storage
+from tests.support.worker_processes import Desk
+from udig_recon.worker.runtime.process import Place, set_up
+from udig_recon.worker.settings import Settings
+from udig_recon.worker.storage import data_folder
+from udig_recon.worker.storage.local import Storage
 
 
 @pytest.fixture

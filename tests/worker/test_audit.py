@@ -8,8 +8,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
-from worker import audit
-from worker.audit import BrokenChain, Entry, Who
+from udig_recon.worker.access import audit
+from udig_recon.worker.access.audit import BrokenChain, Entry, Who
 
 ALICE = Who("a", "key:1")
 TAMPERING: dict[str, tuple[str, str]] = {

@@ -11,11 +11,12 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from api.audit_heads import HeadSender
-from worker import audit, audit_heads, commands
-from worker.audit import BrokenChain, Who
-from worker.audit_heads import Destination, Head
-from worker.settings import BadSetting, Settings, get_settings, read_settings
+from udig_recon.api.access.audit_heads import HeadSender
+from udig_recon.worker.access import audit, audit_heads
+from udig_recon.worker.access.audit import BrokenChain, Who
+from udig_recon.worker.access.audit_heads import Destination, Head
+from udig_recon.worker.cli import access as commands
+from udig_recon.worker.settings import BadSetting, Settings, get_settings, read_settings
 
 KEY = b"0123456789abcdef0123456789abcdef"
 FORGE = """

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from worker.checkpoints import Checkpoints
+from udig_recon.worker.runtime.checkpoints import Checkpoints
 
 CPU = torch.device("cpu")
 

@@ -5,18 +5,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import SHORT, Desk
-from spelling import ROOT, environment
 from sqlalchemy.orm import Session, sessionmaker
 
-from api.app import create_app
-from worker import audit, data_folder
-from worker.commands import run
-from worker.data_folder import ForeignFolder
-from worker.models import ServiceState
-from worker.place import set_up
-from worker.settings import Settings, get_settings
-from worker.storage import Storage
+from tests.support.environment import ROOT, environment
+from tests.support.worker_processes import SHORT, Desk
+from udig_recon.api.app import create_app
+from udig_recon.worker.access import audit
+from udig_recon.worker.cli.access import run
+from udig_recon.worker.database.tables import ServiceState
+from udig_recon.worker.runtime.process import set_up
+from udig_recon.worker.settings import Settings, get_settings
+from udig_recon.worker.storage import data_folder
+from udig_recon.worker.storage.data_folder import ForeignFolder
+from udig_recon.worker.storage.local import Storage
 
 
 def test_a_new_folder_and_a_new_database_get_one_id(database: sessionmaker[Session], storage: Storage) -> None:

@@ -4,9 +4,9 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Engine, text
 
-from worker import database
-from worker.database import AWAY, conninfo, make_engine
-from worker.settings import Settings
+from udig_recon.worker.database import engine as database
+from udig_recon.worker.database.engine import AWAY, conninfo, make_engine
+from udig_recon.worker.settings import Settings
 
 
 @pytest.fixture

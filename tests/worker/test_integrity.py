@@ -5,17 +5,17 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from flipping import flip
-from running import SHORT, Desk
 
-from core.files import Digest
-from core.results import SliceResult
-from worker import tallies
-from worker.models import Scan, Status
-from worker.place import Place
-from worker.recomputing import MOST_RECOMPUTED
-from worker.scans import Brought, keep
-from worker.tasks import reconstruct_chunk
+from tests.support.bit_flips import flip
+from tests.support.worker_processes import SHORT, Desk
+from udig_recon.core.files.atomic import Digest
+from udig_recon.core.results.store import SliceResult
+from udig_recon.worker.database import counters as tallies
+from udig_recon.worker.database.tables import Scan, Status
+from udig_recon.worker.jobs.recompute import MOST_RECOMPUTED
+from udig_recon.worker.runtime.process import Place
+from udig_recon.worker.runtime.tasks import reconstruct_chunk
+from udig_recon.worker.storage.scans import Brought, keep
 
 
 def test_a_rotten_or_missing_slice_is_computed_anew_before_the_job_succeeds(desk: Desk, place: Place) -> None:

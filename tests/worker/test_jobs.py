@@ -6,21 +6,23 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from claiming import claim_slice
-from running import Desk
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.parameters import CGSense, Parameters, UDiGDIP
-from core.verdict import Verdict
-from core.volumes import Precedent
-from worker import jobs, leases, queue, sweeping
-from worker.admission import IllegalMove, TooManyOpenJobs
-from worker.jobs import IdempotencyConflict, UnknownJob
-from worker.leases import Claim, Fenced, Point
-from worker.models import Chunk, Job, Scan, Snapshot, Status, Worker
-from worker.problems import problem
+from tests.support.claim import claim_slice
+from tests.support.worker_processes import Desk
+from udig_recon.core.parameters import CGSense, Parameters, UDiGDIP
+from udig_recon.core.prior_check import Verdict
+from udig_recon.core.slice_order import Precedent
+from udig_recon.worker.access.admission import IllegalMove, TooManyOpenJobs
+from udig_recon.worker.database.tables import Chunk, Job, Scan, Snapshot, Status, Worker
+from udig_recon.worker.jobs import leases, queue
+from udig_recon.worker.jobs import service as jobs
+from udig_recon.worker.jobs import sweep as sweeping
+from udig_recon.worker.jobs.failures import problem
+from udig_recon.worker.jobs.leases import Claim, Fenced, Point
+from udig_recon.worker.jobs.service import IdempotencyConflict, UnknownJob
 
 LEASE = 60.0
 POINT = Point(iteration=1, iterations=4, seconds=0.5, loss=2.0)

@@ -10,12 +10,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import logging
-from worker import logs
+from udig_recon.worker.telemetry import logs
 logs.configure(worker="here")
 try:
     raise ValueError("the patient's name")
 except ValueError:
-    logging.getLogger("worker.tasks").exception("slice.failed", extra={"slice": 3})
+    logging.getLogger("udig_recon.worker.runtime.tasks").exception("slice.failed", extra={"slice": 3})
 """
 
 

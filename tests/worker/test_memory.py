@@ -9,10 +9,13 @@ import pytest
 from sqlalchemy import func, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.parameters import CGSense
-from worker import fitting, jobs, leases, memory
-from worker.leases import Claim
-from worker.models import Chunk, Job, Scan
+from udig_recon.core.parameters import CGSense
+from udig_recon.worker.database.tables import Chunk, Job, Scan
+from udig_recon.worker.jobs import leases
+from udig_recon.worker.jobs import service as jobs
+from udig_recon.worker.jobs.leases import Claim
+from udig_recon.worker.runtime import memory
+from udig_recon.worker.runtime import memory_fit as fitting
 
 GIB = 1 << 30
 LEASE = 60
@@ -107,7 +110,7 @@ def test_a_container_has_what_it_is_given(tmp_path: Path) -> None:
 
 def test_a_process_is_refused_memory_beyond_its_limit_and_goes_before_a_database() -> None:
     script = (
-        "from worker import memory\n"
+        "from udig_recon.worker.runtime import memory\n"
         "memory.limit(1 << 30); memory.go_before_others(memory.WORKER_SCORE)\n"
         "print(open('/proc/self/oom_score_adj').read().strip())\n"
         "try: bytearray(2 << 30)\n"

@@ -11,15 +11,16 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import MetaData, Table, inspect, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.parameters import CGSense
-from worker import audit, jobs, keys
-from worker.audit import Who
-from worker.database import make_engine
-from worker.keys import Scope, Wanted
-from worker.migrate import config, migrate
-from worker.models import Audit, Base, Chunk, Comparison, Job, Key, Scan, Snapshot, Status, Worker
-from worker.settings import Settings
-from worker.storage import Storage
+from udig_recon.core.parameters import CGSense
+from udig_recon.worker.access import audit, keys
+from udig_recon.worker.access.audit import Who
+from udig_recon.worker.access.keys import Scope, Wanted
+from udig_recon.worker.database.engine import make_engine
+from udig_recon.worker.database.migrate import config, migrate
+from udig_recon.worker.database.tables import Audit, Base, Chunk, Comparison, Job, Key, Scan, Snapshot, Status, Worker
+from udig_recon.worker.jobs import service as jobs
+from udig_recon.worker.settings import Settings
+from udig_recon.worker.storage.local import Storage
 
 
 @pytest.fixture

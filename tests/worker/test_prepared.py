@@ -5,21 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import SHORT, Desk
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from core import formats
-from core.acquisition import CTAcquisition
-from core.files import DamagedFile
-from core.formats import prepared as layout
-from worker import tallies
-from worker.integrity import DAMAGE
-from worker.leases import Claim
-from worker.models import Scan, Status
-from worker.place import Place
-from worker.prepared import read_slice
-from worker.tasks import reconstruct_chunk
+from tests.support.worker_processes import SHORT, Desk
+from udig_recon.core import formats
+from udig_recon.core.acquisition import CTAcquisition
+from udig_recon.core.files.atomic import DamagedFile
+from udig_recon.core.formats import prepared as layout
+from udig_recon.worker.database import counters as tallies
+from udig_recon.worker.database.tables import Scan, Status
+from udig_recon.worker.jobs.leases import Claim
+from udig_recon.worker.runtime.prepared_scans import read_slice
+from udig_recon.worker.runtime.process import Place
+from udig_recon.worker.runtime.tasks import reconstruct_chunk
+from udig_recon.worker.storage.integrity import DAMAGE
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_what_an_older_reading_prepared_is_prepared_anew(
 ) -> None:
     read_slice(place, claim)
     made = prepared(desk, claim).stat().st_ino
-    monkeypatch.setattr("worker.prepared.READING", layout.READING + 1)
+    monkeypatch.setattr("udig_recon.worker.runtime.prepared_scans.READING", layout.READING + 1)
     assert right(desk, claim, place)
     assert prepared(desk, claim).stat().st_ino != made
 

@@ -11,21 +11,21 @@ from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
-import scans
 import torch
-from claiming import claim_slice
-from running import GUIDED, Desk
 
-from core import formats
-from core.acquisition import Acquisition, Modality
-from core.iterates import Iterate, State
-from core.parameters import METHODS, TV, Parameters, complete, parse
-from core.reconstruct import SliceProblem, reconstruct, slice_problem
-from worker.checkpoints import Checkpoints
-from worker.heart import Beat, Heart
-from worker.leases import Claim
-from worker.place import Place
-from worker.runs import Released, Run
+from tests.support import scans
+from tests.support.claim import claim_slice
+from tests.support.worker_processes import GUIDED, Desk
+from udig_recon.core import formats
+from udig_recon.core.acquisition import Acquisition, Modality
+from udig_recon.core.iterates import Iterate, State
+from udig_recon.core.parameters import METHODS, TV, Parameters, complete, parse
+from udig_recon.core.reconstruct import SliceProblem, reconstruct, slice_problem
+from udig_recon.worker.jobs.leases import Claim
+from udig_recon.worker.runtime.checkpoints import Checkpoints
+from udig_recon.worker.runtime.heartbeat import Beat, Heart
+from udig_recon.worker.runtime.process import Place
+from udig_recon.worker.runtime.slice_run import Released, Run
 
 CPU = torch.device("cpu")
 STEPS = 4
@@ -73,8 +73,8 @@ def cases() -> Iterator[Any]:
 def few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two iterations with each weight that is tried, so that a run has all its stages and few steps."""
     for name in ("tv", "l1_wavelet"):
-        monkeypatch.setattr(import_module(f"core.algorithms.{name}"), "TRIAL_ITERATIONS", 2)
-    judged = import_module("core.algorithms.judged")
+        monkeypatch.setattr(import_module(f"udig_recon.core.algorithms.{name}"), "TRIAL_ITERATIONS", 2)
+    judged = import_module("udig_recon.core.algorithms.udig_dip_guarded")
     monkeypatch.setattr(judged, "ALONE", judged.ALONE._replace(tv=(2, 3)))
 
 

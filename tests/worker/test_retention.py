@@ -4,13 +4,15 @@ import uuid
 from typing import Any
 
 import pytest
-from running import SHORT, Desk
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from worker import audit, jobs, retention
-from worker.admission import IllegalMove
-from worker.models import DeliveryState, Job, Scan, Status, WebhookDelivery
+from tests.support.worker_processes import SHORT, Desk
+from udig_recon.worker.access import audit
+from udig_recon.worker.access.admission import IllegalMove
+from udig_recon.worker.database.tables import DeliveryState, Job, Scan, Status, WebhookDelivery
+from udig_recon.worker.jobs import retention
+from udig_recon.worker.jobs import service as jobs
 
 
 @pytest.fixture

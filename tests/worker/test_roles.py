@@ -5,13 +5,14 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
-from worker import audit, roles
-from worker.audit import Who
-from worker.database import make_engine
-from worker.embedded import SUPERUSER
-from worker.migrate import migrate
-from worker.models import Base
-from worker.settings import Settings
+from udig_recon.worker.access import audit
+from udig_recon.worker.access.audit import Who
+from udig_recon.worker.database import roles
+from udig_recon.worker.database.engine import make_engine
+from udig_recon.worker.database.migrate import migrate
+from udig_recon.worker.database.tables import Base
+from udig_recon.worker.settings import Settings
+from udig_recon.worker.standalone.servers import SUPERUSER
 
 REFUSED = (
     "UPDATE audit SET actor = 'x'",

@@ -8,11 +8,13 @@ import pytest
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.parameters import CGSense
-from worker import jobs, leases, scheduling, sweeping
-from worker.admission import IllegalMove
-from worker.leases import Claim
-from worker.models import Chunk, ComputeUsage, Job, Priority, Scan, Status
+from udig_recon.core.parameters import CGSense
+from udig_recon.worker.access.admission import IllegalMove
+from udig_recon.worker.database.tables import Chunk, ComputeUsage, Job, Priority, Scan, Status
+from udig_recon.worker.jobs import leases, scheduling
+from udig_recon.worker.jobs import service as jobs
+from udig_recon.worker.jobs import sweep as sweeping
+from udig_recon.worker.jobs.leases import Claim
 
 LEASE = 60.0
 ALIVE = 20.0

@@ -4,14 +4,14 @@ import uuid
 from datetime import UTC, datetime
 
 import pytest
-from flipping import flip
-from running import SHORT, Desk, until, working
 
-from worker import tallies
-from worker.models import Scan, Status
-from worker.place import Place
-from worker.scrubbing import Scrub, Stopped
-from worker.tasks import reconstruct_chunk
+from tests.support.bit_flips import flip
+from tests.support.worker_processes import SHORT, Desk, until, working
+from udig_recon.worker.database import counters as tallies
+from udig_recon.worker.database.tables import Scan, Status
+from udig_recon.worker.runtime.process import Place
+from udig_recon.worker.runtime.tasks import reconstruct_chunk
+from udig_recon.worker.storage.scrubbing import Scrub, Stopped
 
 FAST = 1e12
 

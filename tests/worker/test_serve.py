@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from running import ROOT, until
 
-from worker import processes
-from worker.reach import ready_url
+from tests.support.worker_processes import ROOT, until
+from udig_recon.worker.standalone import processes
+from udig_recon.worker.standalone.locate import ready_url
 
 KNOBS = {"WORKERS": "1", "PORT": "0", "THREADS": "1", "OMP_NUM_THREADS": "1", "SWEEP_SECONDS": "0.5"}
 
@@ -36,7 +36,7 @@ def environment(data: Path, **more: str) -> dict[str, str]:
 @contextmanager
 def serving(data: Path, **more: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """The supervisor, once it is ready, and its URL."""
-    command = [sys.executable, "-m", "worker.serve"]
+    command = [sys.executable, "-m", "udig_recon.worker.standalone.serve"]
     supervisor = subprocess.Popen(command, env=environment(data, **more), cwd=ROOT, stdout=subprocess.PIPE)
     assert supervisor.stdout is not None
     try:
@@ -75,7 +75,7 @@ def is_ready(url: str) -> bool:
 
 def refused(data: Path, **more: str) -> str:
     """What a supervisor that cannot start says."""
-    command = [sys.executable, "-m", "worker.serve"]
+    command = [sys.executable, "-m", "udig_recon.worker.standalone.serve"]
     ended = subprocess.run(command, env=environment(data, **more), cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1

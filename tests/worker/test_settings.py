@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import ROOT
 
-from worker.settings import BadSetting, Settings, read_settings
+from tests.support.worker_processes import ROOT
+from udig_recon.worker.settings import BadSetting, Settings, read_settings
 
 SECRET = "hunter2"
 NOWHERE = {
@@ -39,10 +39,16 @@ OF_A_PROCESS: list[tuple[str, str, dict[str, str]]] = [
     ("api", "REDIS_URL", {"REDIS_URL": ""}),
     ("api", "HOST", {"HOST": "192.0.2.1"}),
     ("worker", "REDIS_URL", {"REDIS_URL": ""}),
-    ("worker.migrate", "DATABASE_URL", {}),
-    ("worker.serve", "DATABASE_URL", {}),
+    ("udig_recon.worker.database.migrate", "DATABASE_URL", {}),
+    ("udig_recon.worker.standalone.serve", "DATABASE_URL", {}),
 ]
-MODULES = ("api", "worker", "worker.serve", "worker.migrate", "worker.health")
+MODULES = (
+    "api",
+    "worker",
+    "udig_recon.worker.standalone.serve",
+    "udig_recon.worker.database.migrate",
+    "udig_recon.worker.runtime.health",
+)
 
 
 @pytest.fixture
@@ -97,7 +103,7 @@ def test_what_a_process_lacks_or_cannot_use_is_named(
     assert name in refusal(module, environment | change).partition(":")[2].split(";")[0]
 
 
-@pytest.mark.parametrize("module", ["api", "worker.serve"])
+@pytest.mark.parametrize("module", ["api", "udig_recon.worker.standalone.serve"])
 def test_data_that_cannot_be_used_is_named(module: str, environment: dict[str, str]) -> None:
     assert refusal(module, environment | {"DATA": "/proc/nothing"}).startswith("error: DATA: ")
 

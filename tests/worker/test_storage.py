@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.storage import Storage, replacing
+from udig_recon.worker.storage.local import Storage, replacing
 
 
 def test_only_the_owner_may_enter(storage: Storage) -> None:

@@ -12,20 +12,20 @@ from typing import Any
 import h5py
 import pytest
 import torch
-from running import GUIDED, SHORT, Desk
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from core.acquisition import Modality
-from core.errors import UnsupportedScan
-from worker import checkpoints, tasks
-from worker.assembly import merged
-from worker.heart import Heart
-from worker.models import Chunk, Job, Scan, Status
-from worker.place import Place
-from worker.runs import Outcome, Run, pause_after
-from worker.tasks import reconstruct_chunk
-from worker.watchdog import PACES, Watchdog
+from tests.support.worker_processes import GUIDED, SHORT, Desk
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.errors import UnsupportedScan
+from udig_recon.worker.database.tables import Chunk, Job, Scan, Status
+from udig_recon.worker.runtime import checkpoints, tasks
+from udig_recon.worker.runtime.assemble import merged
+from udig_recon.worker.runtime.heartbeat import Heart
+from udig_recon.worker.runtime.process import Place
+from udig_recon.worker.runtime.slice_run import Outcome, Run, pause_after
+from udig_recon.worker.runtime.tasks import reconstruct_chunk
+from udig_recon.worker.runtime.watchdog import PACES, Watchdog
 
 Spoil = Callable[..., list[int]]
 

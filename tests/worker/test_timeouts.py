@@ -7,10 +7,10 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
-from worker import timeouts
-from worker.database import AWAY, make_engine
-from worker.settings import Settings
-from worker.timeouts import CircuitBreaker, TimedConnection, Unanswered
+from udig_recon.worker.database import timeouts
+from udig_recon.worker.database.engine import AWAY, make_engine
+from udig_recon.worker.database.timeouts import CircuitBreaker, TimedConnection, Unanswered
+from udig_recon.worker.settings import Settings
 
 NEVER = text("SET statement_timeout = 0; SELECT pg_sleep(600)")
 

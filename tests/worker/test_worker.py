@@ -9,13 +9,13 @@ import h5py
 import numpy as np
 import pytest
 import redis
-from running import GUIDED, JUDGED, LED, LONG, PATIENCE_SECONDS, SHORT, Desk, until, working
 from sqlalchemy import func, select, text
 
-from core.parameters import DAPS
-from worker import jobs
-from worker.models import Priority, Scan, Snapshot, Status, Worker
-from worker.watchdog import STATUS
+from tests.support.worker_processes import GUIDED, JUDGED, LED, LONG, PATIENCE_SECONDS, SHORT, Desk, until, working
+from udig_recon.core.parameters import DAPS
+from udig_recon.worker.database.tables import Priority, Scan, Snapshot, Status, Worker
+from udig_recon.worker.jobs import service as jobs
+from udig_recon.worker.runtime.watchdog import STATUS
 
 
 def reconstruction(desk: Desk, job_id: uuid.UUID) -> np.ndarray:
@@ -246,8 +246,8 @@ def test_a_slice_that_kills_its_workers_fails_its_job_which_can_be_retried(desk:
 
 HANGING = """
 import time
-from worker.loop import work
-from worker.runs import Run
+from udig_recon.worker.runtime.main import work
+from udig_recon.worker.runtime.slice_run import Run
 
 def hang(run, shown):
     time.sleep(1000)

@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy import func, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from worker.health import alive
-from worker.models import Worker
-from worker.sweeping import greet
+from udig_recon.worker.database.tables import Worker
+from udig_recon.worker.jobs.sweep import greet
+from udig_recon.worker.runtime.health import alive
 
 
 @pytest.mark.parametrize(("host", "healthy"), [("gpu-1", True), ("gpu", False), ("gpu-2", False)])

@@ -1,0 +1,1 @@
+"""Authentication, and the endpoints for API keys and tenants."""

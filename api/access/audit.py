@@ -1,0 +1,108 @@
+"""The audit log's part of what changes no row: who read what, and what was refused to whom; folded by the minute."""
+
+import asyncio
+import logging
+import threading
+import uuid
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from udig_recon.api.http.repeated_events import Folded, Folding
+from udig_recon.api.http.threads import run_to_the_end
+from udig_recon.worker.access import audit
+from udig_recon.worker.access.audit import Who
+from udig_recon.worker.database.engine import AWAY
+
+log = logging.getLogger(__name__)
+WRITE_SECONDS = 1.0
+NOBODY = Who("", "unknown")  # whoever showed no key that is taken
+READS = {  # of metadata; images have entries of their own
+    "/v1/scans": "scans.listed",
+    "/v1/scans/{scan_id}": "scan.read",
+    "/v1/jobs": "jobs.listed",
+    "/v1/jobs/{job_id}": "job.read",
+    "/v1/jobs/{job_id}/progress": "job.read",
+    "/v1/jobs/{job_id}/events": "job.read",
+    "/v1/comparisons": "comparisons.listed",
+    "/v1/comparisons/{comparison_id}": "comparison.read",
+    "/v1/comparisons/{comparison_id}/table": "comparison.read",
+    "/v1/comparisons/{comparison_id}/ranking": "comparison.read",
+    "/v1/keys": "keys.listed",
+    "/v1/tenant": "tenant.read",
+}
+REFUSALS = frozenset({401, 403, 404, 429})
+_Kind = tuple[Who, str, str]
+"""Who did what; and to what, where that has an entry of its own."""
+
+
+class Auditing:
+    """Counts and writes. An entry stands for itself, or for as many as its `count` says within a minute."""
+
+    def __init__(self, sessions: sessionmaker[Session]) -> None:
+        self._sessions = sessions
+        # Whoever reads very much hides no other's reading.
+        self._folding: Folding[_Kind] = Folding(nothing_is_lost=True)
+        self._first: deque[Folded[_Kind]] = deque()
+        self._writing = threading.Lock()
+
+    def note(self, who: Who, action: str, **ids: object) -> None:
+        """Write down at once what is about to be done; folded where the same was, within the last minute."""
+        named = {name: str(value) for name, value in ids.items()}
+        if self._folding.is_first((who, action, str(sorted(named.items()))), **named):
+            with self._sessions.begin() as session:
+                audit.append(session, who, action, **named)
+
+    def answered(self, who: Who | None, route: str, method: str, status: int, path: Mapping[str, Any]) -> None:
+        """Count an answer to somebody with a key, or refused to somebody without: soon written, and nobody waits."""
+        action = f"refused.{status}" if status in REFUSALS else READS.get(route) if method in ("GET", "HEAD") else None
+        known = who is not None or (status in (401, 429) and route.startswith("/v1/"))
+        if action is None or not known or status >= 500 or (status >= 400 and status not in REFUSALS):
+            return
+        kind = (who or NOBODY, action, "")
+        ids = _ids(path)
+        if self._folding.is_first(kind, **ids):
+            self._first.append(Folded(kind, 1, ids))
+
+    def write(self, *, at_once: bool = False) -> None:
+        """Write what is due. Raises one of AWAY, and then keeps it."""
+        with self._writing:
+            due = [self._first.popleft() for _ in range(len(self._first))] + self._folding.due(at_once=at_once)
+            if not due:
+                return
+            try:
+                with self._sessions.begin() as session:
+                    for (who, action, _), count, ids in due:
+                        audit.append(session, who, action, **ids, **({"count": count} if count > 1 else {}))
+            except AWAY:
+                for each in due:
+                    self._folding.put_back(each)
+                raise
+
+    async def run(self) -> None:
+        """Write for ever, over lost databases too, and once more at the end."""
+        try:
+            while True:
+                await asyncio.sleep(WRITE_SECONDS)
+                await run_to_the_end(self._try)
+        finally:
+            self._try(at_once=True)
+
+    def _try(self, *, at_once: bool = False) -> None:
+        try:
+            self.write(at_once=at_once)
+        except AWAY as error:
+            log.warning("database.away", extra={"error": type(error).__name__})
+
+
+def _ids(path: Mapping[str, Any]) -> dict[str, str]:
+    """What in a path is an id: the rest is whatever a client calls things."""
+    found = {}
+    for name, value in path.items():
+        try:
+            found[name.removesuffix("_id")] = str(uuid.UUID(str(value)))
+        except ValueError:
+            continue
+    return found

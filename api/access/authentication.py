@@ -1,0 +1,143 @@
+"""Who asks: the API key of a request, its tenant, its scopes, and what it has left. Every endpoint below /v1 asks here.
+
+Whatever belongs to another tenant answers exactly as what does not exist.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from starlette.concurrency import run_in_threadpool
+
+from udig_recon.api.database.async_queries import Read
+from udig_recon.api.dependencies import Context, ContextDep
+from udig_recon.api.http.problems import Forbidden, QuotaExceeded, Unauthenticated
+from udig_recon.worker.access import keys, quotas
+from udig_recon.worker.access.audit import Who
+from udig_recon.worker.access.keys import Recognised, Scope
+from udig_recon.worker.access.tenants import TenantLimits, effective
+from udig_recon.worker.database.tables import DEFAULT_TENANT, Key
+from udig_recon.worker.settings import Settings
+
+OPEN = "open"  # how the audit log calls whoever comes while authentication is off
+_VALID = Read(keys.VALID)
+_BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="an API key, `udig_...`")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whoever asks; without a key, while authentication is off, the default tenant's and free to do everything."""
+
+    tenant: str = DEFAULT_TENANT
+    key: Key | None = None
+    secret_sha256: str = ""
+    tenants: Mapping[str, int | None] = field(default_factory=dict)  # its limits of AT_THE_DOOR; None: the default
+
+    @property
+    def who(self) -> Who:
+        """As the audit log names it."""
+        return Who(self.tenant, OPEN if self.key is None else quotas.actor(self.key))
+
+    def retention_days(self, context: Context) -> int | None:
+        """How long what it makes is kept; None: until it is deleted."""
+        own = None if self.key is None else self.key.retention_days
+        if own is None:
+            return self.limits(context.settings).retention_days or None
+        return min(own, self.tenants.get("retention_days") or own)
+
+    def limits(self, settings: Settings) -> TenantLimits:
+        """What its tenant may do, as far as the API process looks at it by itself."""
+        return effective(settings, self.tenants)
+
+
+async def _caller(
+    request: Request,
+    context: ContextDep,
+    needed: SecurityScopes,
+    given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
+) -> Caller:
+    if not context.settings.authenticates:
+        _refuse_other_sites(request)
+        caller = Caller()
+    else:
+        found, digest = await _known(context, given)
+        caller = Caller(found.key.tenant, found.key, digest, found.tenants)
+        request.state.client = f"tenant:{caller.tenant}"  # see api/http/concurrency.py
+        _check_rates(context, caller)
+    request.state.caller = caller
+    if caller.key is not None and (missing := set(needed.scopes) - set(caller.key.scopes)):
+        scope = " ".join(sorted(missing))
+        challenge = {"WWW-Authenticate": f'Bearer realm="udig-recon", error="insufficient_scope", scope="{scope}"'}
+        raise Forbidden(f"this key lacks the scope {scope}", headers=challenge)
+    return caller
+
+
+def _refuse_other_sites(request: Request) -> None:
+    """Without keys any page in a browser of this machine could post here."""
+    origin = request.headers.get("origin")
+    if origin is not None and not _is_of(origin, request.headers.get("host", "")):
+        raise Forbidden("a page of another site may not use this service without a key")
+
+
+def _is_of(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:
+        return False
+
+
+async def _known(context: Context, given: HTTPAuthorizationCredentials | None) -> tuple[Recognised, str]:
+    """The valid key with what was set for its tenant, and the hash of the secret that it was shown by."""
+    if given is None:
+        challenge = {"WWW-Authenticate": 'Bearer realm="udig-recon"'}
+        raise Unauthenticated("send an API key as `Authorization: Bearer udig_...`", headers=challenge)
+    digest = keys.hashed(given.credentials)
+    row = await context.reads.one(_VALID, sha256=digest)
+    if row is None:
+        raise refused()
+    found = keys.recognised(row)
+    if found.use_is_due:
+        await run_in_threadpool(_remember_use, context, found.key)
+    return found, digest
+
+
+def refused() -> Unauthenticated:
+    """What to raise for a key that is not taken."""
+    challenge = {"WWW-Authenticate": 'Bearer realm="udig-recon", error="invalid_token"'}
+    return Unauthenticated("this API key is unknown, revoked or expired", headers=challenge)
+
+
+def _remember_use(context: Context, key: Key) -> None:
+    with context.sessions.begin() as session:
+        keys.remember_use(session, key.id)
+
+
+def _check_rates(context: Context, caller: Caller) -> None:
+    of_tenant = caller.limits(context.settings).max_requests_per_minute
+    of_key = None if caller.key is None else (caller.key.id, caller.key.max_requests_per_minute)
+    for who, whose in (("key", of_key), ("tenant", (caller.tenant, of_tenant))):
+        if whose is None or (most := whose[1]) is None:
+            continue
+        if seconds := context.rates.wait(whose[0], most):
+            headers = {"Retry-After": str(math.ceil(seconds))}
+            text = f"this {who} may make {most} requests a minute (max_requests_per_minute)"
+            raise QuotaExceeded(text, headers=headers)
+
+
+async def still_admitted(context: Context, caller: Caller) -> bool:
+    """Whether the secret of a caller that stays is taken yet."""
+    return caller.key is None or await context.reads.one(_VALID, sha256=caller.secret_sha256) is not None
+
+
+Reader = Annotated[Caller, Security(_caller, scopes=[Scope.READ.value])]
+Writer = Annotated[Caller, Security(_caller, scopes=[Scope.WRITE.value])]
+Admin = Annotated[Caller, Security(_caller, scopes=[Scope.ADMIN.value])]
+
+
+def note(context: Context, caller: Caller, action: str, **ids: object) -> None:
+    """Write down what changes no row."""
+    context.auditing.note(caller.who, action, **ids)

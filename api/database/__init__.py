@@ -1,0 +1,1 @@
+"""Reads of the database in the event loop, and notifications of changes."""

@@ -1,0 +1,157 @@
+"""Every exception that reaches the door, turned into its problem document."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from udig_recon.api.http.problems import (
+    LONGEST_DETAIL,
+    MOST_ERRORS,
+    Conflict,
+    DiskFull,
+    Invalid,
+    MethodNotAllowed,
+    NotFound,
+    OutcomeUnknown,
+    Problem,
+    QuotaExceeded,
+    TooManyJobs,
+    Unavailable,
+    UnknownMedia,
+)
+from udig_recon.api.http.problems import shown as shortened
+from udig_recon.api.jobs.schemas import FieldError
+from udig_recon.core.errors import ReconstructionError, UnknownFormat
+from udig_recon.core.formats.sandbox.client import ReaderLost
+from udig_recon.core.parameters import METHODS
+from udig_recon.core.parameters.validation import invalid_field
+from udig_recon.worker.access.admission import JobError, TooManyOpenJobs
+from udig_recon.worker.access.quotas import QuotaReached
+from udig_recon.worker.database.engine import AWAY, CommitUnknown, has_no_room
+from udig_recon.worker.jobs.service import UnknownJob
+from udig_recon.worker.storage.local import is_full
+
+log = logging.getLogger(__name__)
+
+
+def of_engine(error: ReconstructionError) -> Problem:
+    """What the engine refused."""
+    kind = UnknownMedia if isinstance(error, UnknownFormat) else Invalid
+    expected = shortened(error.expected, LONGEST_DETAIL)
+    errors = [FieldError(field=error.field, found=shortened(error.found), expected=expected)]
+    return kind(str(error), errors=errors if error.expected or error.found else ())
+
+
+def of_validation(error: ValidationError | RequestValidationError, prefix: Sequence[str] = ()) -> Invalid:
+    """What pydantic refused, field by field."""
+    wrong = error.errors()
+    fields = [_field_error(one, prefix) for one in wrong[:MOST_ERRORS]]
+    told = "; ".join(f"{each.field} is {each.found}, expected {each.expected}" for each in fields)
+    return Invalid(told, errors=fields)
+
+
+def _field_error(error: Any, prefix: Sequence[str]) -> FieldError:
+    field, found, expected = invalid_field(error, METHODS, prefix)
+    return FieldError(field=shortened(field), found=shortened(found), expected=shortened(expected, LONGEST_DETAIL))
+
+
+def _problem(request: Request, error: Exception) -> Problem:
+    match error:
+        case Problem():
+            return error
+        case ReconstructionError():
+            return of_engine(error)
+        case RequestValidationError():
+            return of_validation(error)
+        case QuotaReached():
+            return QuotaExceeded(str(error), headers={"Retry-After": str(error.retry_after)})
+        case TooManyOpenJobs():
+            return TooManyJobs(str(error))
+        case UnknownJob():
+            return NotFound(f"{error}; GET /v1/jobs lists those there are")
+        case JobError():
+            return Conflict(str(error))
+        case ReaderLost():
+            log.error("readers.lost")
+            return Unavailable("the processes that read scans are killed again and again; send the scan again later")
+        case CommitUnknown() if not _repeatable(request):
+            log.warning("database.away", extra={"error": type(error).__name__})
+            return OutcomeUnknown(
+                "the database stopped answering while the request took effect; look whether it did before sending it "
+                "again (with an Idempotency-Key it could be sent again at once)"
+            )
+        case _ if has_no_room(error):
+            return DiskFull("the disk of the database is full; free some space or ask for it")
+        case _ if isinstance(error, AWAY):
+            log.warning("database.away", extra={"error": type(error).__name__})
+            return Unavailable("the database does not answer; the same request may be sent again")
+        case _ if is_full(error):
+            return DiskFull("the disk is full; free some space or ask for it")
+        case OSError():
+            log.error("files.failed", exc_info=error)
+            return Problem("the service could not use its files; its log says more")
+        case _:
+            return Problem("the service met an error of its own; its log says more")
+
+
+def _repeatable(request: Request) -> bool:
+    """Whether the same request may be sent twice and has the effect of one."""
+    return request.method != "POST" or "idempotency-key" in request.headers or request.url.path == "/v1/scans"
+
+
+async def _respond(request: Request, error: Exception) -> Response:
+    return _problem(request, error).response(request.url.path)
+
+
+async def _routing(request: Request, error: Exception) -> Response:
+    """404 and 405 of the router itself, with every method that the path has."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    path = request.url.path
+    if status == 404:
+        return NotFound(f"there is no {path}; /docs lists what there is").response(path)
+    if status == 405:
+        allowed = _methods_of(request)
+        problem = MethodNotAllowed.at(
+            "method", f"{path} is not for {request.method}", found=request.method, expected=" | ".join(allowed)
+        )
+        problem.headers["Allow"] = ", ".join(allowed)
+        return problem.response(path)
+    return Invalid(str(error)).response(path) if status < 500 else Problem(str(error)).response(path)
+
+
+def _methods_of(request: Request) -> list[str]:
+    methods: set[str] = set()
+    for route in iter_route_contexts(request.app.routes):
+        if route.methods and route.path_regex.match(request.url.path):
+            methods |= route.methods
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
+
+
+async def _left(*_: Any) -> Response:
+    """The client went away: nobody reads this."""
+    return Response(status_code=408)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception of the application with a problem document."""
+    for kind in (
+        Problem,
+        ReconstructionError,
+        RequestValidationError,
+        JobError,
+        QuotaReached,
+        *AWAY,
+        ReaderLost,
+        OSError,
+        Exception,
+    ):
+        app.add_exception_handler(kind, _respond)
+    app.add_exception_handler(HTTPException, _routing)
+    app.add_exception_handler(ClientDisconnect, _left)

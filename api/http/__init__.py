@@ -1,0 +1,1 @@
+"""HTTP: the server, middleware, limits, problem documents, conditional and range requests."""

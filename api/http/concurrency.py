@@ -1,0 +1,152 @@
+"""Places for what may go on at once, shared so that no client keeps the others out."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from udig_recon.api.http.problems import Overloaded, TooManyAtOnce
+from udig_recon.worker.settings import Settings
+
+ALWAYS_ANSWERED = ("/healthz", "/readyz", "/metrics")
+
+
+class Shares:
+    """`most` places. A client gets one more only while it holds fewer than are free.
+
+    Alone it can have half of them, two clients a third each, and who comes new finds room until all are taken: the
+    dynamic threshold of Choudhury and Hahne (1998), by which switches share the memory of their queues.
+    """
+
+    def __init__(self, what: str, setting: str, most: int) -> None:
+        self._what, self._setting, self.most = what, setting, most
+        self._held: Counter[str] = Counter()
+
+    @property
+    def free(self) -> int:
+        """Places that nobody holds."""
+        return self.most - self._held.total()
+
+    def take(self, client: str, most: int | None = None) -> None:
+        """Have one place more, of at most so many. Raises TooManyAtOnce or Overloaded."""
+        held, free = self._held[client], self.free
+        if most is not None and held >= most:
+            raise TooManyAtOnce(
+                f"you have {held} {self._what} at once, and this tenant may have {most}; try again when one has ended"
+            )
+        if held and held >= free:
+            raise TooManyAtOnce(
+                f"you have {held} {self._what} at once, of {self.most} in all ({self._setting}), and others need room; "
+                "try again when one of them has ended"
+            )
+        if free <= 0:
+            raise Overloaded(f"all {self.most} {self._what} that may go on at once do ({self._setting})")
+        self._held[client] += 1
+
+    def give_back(self, client: str) -> None:
+        """Have one place less."""
+        self._held[client] -= 1
+        if not self._held[client]:
+            del self._held[client]
+
+    def held(self, client: str) -> int:
+        """Places that a client has."""
+        return self._held.get(client, 0)
+
+    @contextmanager
+    def taken(self, client: str, most: int | None = None) -> Iterator[None]:
+        """One place for a while. Raises TooManyAtOnce or Overloaded."""
+        self.take(client, most)
+        try:
+            yield
+        finally:
+            self.give_back(client)
+
+
+class Room(NamedTuple):
+    """What a process of the API has room for."""
+
+    connections: Shares
+    requests: Shares  # whose answer has not begun
+    streams: Shares
+    polls: Shares  # answers that are held back
+    uploads: Shares
+
+
+def room(settings: Settings) -> Room:
+    """Room as the settings give it."""
+    return Room(
+        Shares("connections", "MAX_CONNECTIONS", settings.max_connections),
+        Shares("waiting requests", "MAX_WAITING_REQUESTS", settings.max_waiting_requests),
+        Shares("event streams", "MAX_EVENT_STREAMS", settings.max_event_streams),
+        Shares("long polls", "MAX_LONG_POLLS", settings.max_long_polls),
+        Shares("uploads", "MAX_UPLOADS", settings.max_uploads),
+    )
+
+
+def client_of(connection: HTTPConnection) -> str:
+    """Who asks: what `state.client` says, where somebody has looked at a key, else the address."""
+    known: str | None = getattr(connection.state, "client", None)
+    return known or (connection.client.host if connection.client else "")
+
+
+class Place:
+    """One place of a client, which it gives back once."""
+
+    def __init__(self, places: Shares, client: str) -> None:
+        self._places, self._client = places, client
+        self._held = True
+
+    def give_back(self) -> None:
+        """Have it no more."""
+        if self._held:
+            self._held = False
+            self._places.give_back(self._client)
+
+
+@contextmanager
+def held_back(request: HTTPConnection, polls: Shares, most: int | None) -> Iterator[None]:
+    """While an answer is held back: a place among those of the tenant that asks, not among those of its address.
+
+    Raises TooManyAtOnce or Overloaded.
+    """
+    with polls.taken(client_of(request), most):
+        place: Place | None = getattr(request.state, "place", None)
+        if place is not None:
+            place.give_back()
+        yield
+
+
+class Admission:
+    """Lets a request in while there is room for one more that waits for its answer."""
+
+    def __init__(self, app: ASGIApp, requests: Shares) -> None:
+        self.app = app
+        self.requests = requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http" or scope["path"] in ALWAYS_ANSWERED:
+            await self.app(scope, receive, send)
+            return
+        client = client_of(HTTPConnection(scope))
+        try:
+            self.requests.take(client)
+        except (TooManyAtOnce, Overloaded) as problem:
+            await problem.response(scope["path"])(scope, receive, send)
+            return
+        place = Place(self.requests, client)
+        # Whoever knows better who asks, and shares what it waits for, gives it back sooner.
+        scope.setdefault("state", {})["place"] = place
+
+        async def send_begun(message: Message) -> None:
+            place.give_back()
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_begun)
+        finally:
+            place.give_back()

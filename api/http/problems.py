@@ -1,0 +1,242 @@
+"""Problem documents (RFC 9457): the ways in which an answer is not the one that was asked for."""
+
+import re
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, ClassVar, Self
+
+from starlette.responses import Response
+
+from udig_recon.api.jobs.schemas import FieldError, ProblemOut
+
+MEDIA_TYPE = "application/problem+json"
+LONGEST_FOUND = 120  # characters of a wrong value that are told back
+LONGEST_DETAIL = 2000  # of what is wrong: it may quote what a client sent
+MOST_ERRORS = 100  # fields that are told
+
+
+class Problem(Exception):
+    """The service failed; every other problem is a subclass with its own status and title."""
+
+    status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
+    title: ClassVar[str] = "The service failed"
+    retry_seconds: ClassVar[int | None] = None  # after which the same request may be sent again
+
+    def __init__(
+        self, detail: str, *, errors: Sequence[FieldError] = (), headers: Mapping[str, str] | None = None, **more: Any
+    ) -> None:
+        super().__init__(shown(detail, LONGEST_DETAIL))
+        self.errors = list(errors)[:MOST_ERRORS]
+        self.headers = dict(headers or {})
+        self.more = more
+
+    @classmethod
+    def uri(cls) -> str:
+        """Its type, from the name of the class."""
+        return "urn:udig-recon:problem:" + re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+
+    @classmethod
+    def at(cls, field: str, detail: str, *, found: str, expected: str) -> Self:
+        """A problem with one field of the input."""
+        return cls(detail, errors=[FieldError(field=field, found=shown(found), expected=expected)])
+
+    def response(self, instance: str) -> Response:
+        """Its document, as the answer to a request for the path `instance`."""
+        body = ProblemOut(
+            type=self.uri(),
+            title=self.title,
+            status=self.status,
+            detail=str(self),
+            instance=instance,
+            errors=self.errors or None,
+            **self.more,
+        )
+        headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        if self.retry_seconds is not None:
+            headers["Retry-After"] = str(self.retry_seconds)
+        headers |= self.headers
+        return Response(body.model_dump_json(exclude_none=True), self.status, headers, MEDIA_TYPE)
+
+
+class Damaged(Problem):
+    """The bytes of a stored file are not those that were written, so they are not sent."""
+
+    title = "A stored file is damaged"
+
+
+class BadRequest(Problem):
+    """The body breaks its own framing, length or hash."""
+
+    status = HTTPStatus.BAD_REQUEST
+    title = "The request is not whole"
+
+
+class Unauthenticated(Problem):
+    """No valid API key came with the request."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    title = "Who are you?"
+
+
+class Forbidden(Problem):
+    """The API key may not do this."""
+
+    status = HTTPStatus.FORBIDDEN
+    title = "Not with this key"
+
+
+class Proxied(Problem):
+    """The request came by way of a proxy to a service that asks for no key."""
+
+    status = HTTPStatus.FORBIDDEN
+    title = "Not by way of a proxy"
+
+
+class NotFound(Problem):
+    """No scan, job, picture or route of that name."""
+
+    status = HTTPStatus.NOT_FOUND
+    title = "Nothing there"
+
+
+class MethodNotAllowed(Problem):
+    """The path exists, but not for this method."""
+
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+    title = "Not with this method"
+
+
+class NotAcceptable(Problem):
+    """None of the accepted media types can be made."""
+
+    status = HTTPStatus.NOT_ACCEPTABLE
+    title = "No such representation"
+
+
+class Conflict(Problem):
+    """The scan or job is not in a state that allows it."""
+
+    status = HTTPStatus.CONFLICT
+    title = "Not in this state"
+
+
+class Gone(Problem):
+    """The result was there, but its files are kept no longer."""
+
+    status = HTTPStatus.GONE
+    title = "No longer kept"
+
+
+class PreconditionFailed(Problem):
+    """If-Match names another representation."""
+
+    status = HTTPStatus.PRECONDITION_FAILED
+    title = "The representation is another"
+
+
+class TimedOut(Problem):
+    """The headers or the body did not come in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    title = "Too slow"
+
+
+class TooLarge(Problem):
+    """The body is above the limit, which is told."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    title = "Too large"
+
+
+class HeadTooLarge(Problem):
+    """The header fields are too many or too long."""
+
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    title = "Header fields too large"
+
+
+class Misdirected(Problem):
+    """The request calls the service by a name that is not its own."""
+
+    status = HTTPStatus.MISDIRECTED_REQUEST
+    title = "Not this service's name"
+
+
+class UnknownMedia(Problem):
+    """The bytes or their media type are of no known format."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    title = "Not a known format"
+
+
+class RangeOutside(Problem):
+    """The Range begins behind the end of the file."""
+
+    status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+    title = "Range outside the file"
+
+
+class Invalid(Problem):
+    """The input is understood, but wrong in the fields that are told."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    title = "The input is wrong"
+
+
+class TooManyJobs(Problem):
+    """As many jobs are open as the settings allow."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    title = "Too many open jobs"
+    retry_seconds = 30
+
+
+class TooManyAtOnce(Problem):
+    """The client has its share of what may go on at once."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    title = "Too much at once"
+    retry_seconds = 5
+
+
+class QuotaExceeded(Problem):
+    """The API key has had what it may have for now."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    title = "This key's quota is used up"
+
+
+class Unavailable(Problem):
+    """Something that the service needs is away for the moment."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    title = "Not available at the moment"
+    retry_seconds = 5
+
+
+class OutcomeUnknown(Problem):
+    """The database fell silent while the request took effect: it may have, or not."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    title = "It is not known whether this was done"
+
+
+class Overloaded(Problem):
+    """All that may go on at once does."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    title = "Too busy at the moment"
+    retry_seconds = 5
+
+
+class DiskFull(Problem):
+    """Storing it would touch the reserve of the disk."""
+
+    status = HTTPStatus.INSUFFICIENT_STORAGE
+    title = "Disk full"
+
+
+def shown(value: object, longest: int = LONGEST_FOUND) -> str:
+    """A wrong value, short enough to be told back."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= longest else text[: longest - 3] + "..."

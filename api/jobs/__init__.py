@@ -1,0 +1,1 @@
+"""Jobs: the endpoints below /v1/jobs, their events and results."""

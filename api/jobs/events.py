@@ -1,0 +1,176 @@
+"""A job as it goes on: its snapshots, and the stream of its events."""
+
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Annotated, NamedTuple
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.sse import format_sse_event
+from pydantic import BaseModel
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from udig_recon.api.access.authentication import Caller, Reader, still_admitted
+from udig_recon.api.dependencies import Context, ContextDep
+from udig_recon.api.http.concurrency import Shares, client_of
+from udig_recon.api.http.conditional import next_link, tagged_json
+from udig_recon.api.http.problems import Invalid, NotFound
+from udig_recon.api.jobs import queries as views
+from udig_recon.api.jobs.schemas import Page, Progress, SnapshotOut
+from udig_recon.api.openapi.examples import EVENTS, SNAPSHOTS, answers
+from udig_recon.worker.database.engine import AWAY
+from udig_recon.worker.database.tables import Status
+
+router = APIRouter(tags=["jobs"])
+KEEP_ALIVE_SECONDS = 15.0
+AWAY_SECONDS = 1.0
+RECONNECT_MILLISECONDS = 2000
+PAGE = 1000
+_EVENT_ID = re.compile(r"(\d{1,18})(\.done)?")
+
+
+class Standing(BaseModel):
+    """Data of the events `status` and `done`."""
+
+    status: Status
+    progress: Progress
+    warnings: list[str]
+
+
+@router.get(
+    "/v1/jobs/{job_id}/progress",
+    summary="Snapshots of a job",
+    response_model=Page[SnapshotOut],
+    responses=answers({200: SNAPSHOTS}, 304, 404, 422, 503),
+)
+def list_job_snapshots(
+    request: Request,
+    context: ContextDep,
+    caller: Reader,
+    job_id: uuid.UUID,
+    slice_: Annotated[int | None, Query(alias="slice", ge=0, lt=1 << 31, description="of this slice only")] = None,
+    after: Annotated[int, Query(ge=0, lt=1 << 63, description="later than this seq")] = 0,
+    limit: Annotated[int, Query(ge=1, le=PAGE)] = PAGE,
+) -> Response:
+    """Oldest first; `after` = seq of the last one known gives what is new."""
+    with context.sessions() as session:
+        views.one_job(session, caller.tenant, job_id)
+        found = views.snapshots(session, job_id, after=after, slice_=slice_, limit=limit + 1)
+    cursor = str(found[limit - 1].seq) if len(found) > limit else None
+    return tagged_json(request, Page(items=found[:limit], next_cursor=cursor), next_link(request, cursor, "after"))
+
+
+@router.get(
+    "/v1/jobs/{job_id}/events",
+    summary="Server-sent events of a job",
+    response_class=StreamingResponse,
+    responses=answers({200: EVENTS}, 204, 404, 422, 503),
+)
+async def stream_job_events(
+    request: Request,
+    context: ContextDep,
+    caller: Reader,
+    job_id: uuid.UUID,
+    last_event_id: Annotated[str | None, Header(description="id of the last event seen: go on after it")] = None,
+) -> Response:
+    """`status` at first and whenever it changes, `snapshot` with its seq as id, `done` at the end; then it closes.
+
+    It closes without `done` when the key that opened it holds no longer.
+
+    A client that comes back with the id of `done` is told by 204 that there is nothing more.
+    """
+    match = _EVENT_ID.fullmatch(last_event_id or "0")
+    if match is None:
+        raise Invalid.at("Last-Event-ID", "no event has this id", found=last_event_id or "", expected="id of an event")
+    job = await views.read_job(context.reads, caller.tenant, job_id)
+    if match[2] and job.status.ended:
+        return Response(status_code=204)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    if request.scope.get("head"):
+        return Response(media_type="text/event-stream", headers=headers)
+    stream = _events(context, caller, job_id, int(match[1]))
+    most = caller.limits(context.settings).max_waits
+    return Stream(stream, headers, context.room.streams, client_of(request), most)
+
+
+class Stream(StreamingResponse):
+    """Server-sent events that hold one of the client's places until they end. Raises TooManyAtOnce or Overloaded."""
+
+    def __init__(
+        self,
+        events: AsyncIterator[bytes],
+        headers: dict[str, str],
+        places: Shares,
+        client: str,
+        most: int | None = None,
+    ) -> None:
+        super().__init__(events, 200, headers, "text/event-stream")
+        self._places, self._client, self._most = places, client, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        with self._places.taken(self._client, self._most):
+            await super().__call__(scope, receive, send)
+
+
+class _News(NamedTuple):
+    """What there is to tell of a job after a snapshot's seq, as it is sent: one reading serves all who are as far."""
+
+    told: tuple[Status, int]  # what makes another `status` event
+    status: bytes
+    snapshots: bytes
+    done: bytes  # empty while it goes on
+    seq: int  # of the last snapshot
+    more: bool  # further snapshots are there already
+
+
+def _news(context: Context, tenant: str, job_id: uuid.UUID, after: int) -> _News:
+    # The job first: once it has ended, every snapshot it will ever have is there to be read after it.
+    with context.sessions() as session:
+        job = views.one_job(session, tenant, job_id)
+        found = views.snapshots(session, job_id, after=after, slice_=None, limit=PAGE)
+    seq = found[-1].seq if found else after
+    more = len(found) == PAGE
+    standing = Standing(status=job.status, progress=job.progress, warnings=job.warnings).model_dump_json()
+    snapshots = (
+        format_sse_event(event="snapshot", data_str=each.model_dump_json(), id=str(each.seq)) for each in found
+    )
+    ended = job.status.ended and not more
+    return _News(
+        told=(job.status, job.progress.slices_done),
+        status=format_sse_event(event="status", data_str=standing, retry=RECONNECT_MILLISECONDS),
+        snapshots=b"".join(snapshots),
+        done=format_sse_event(event="done", data_str=standing, id=f"{seq}.done") if ended else b"",
+        seq=seq,
+        more=more,
+    )
+
+
+async def _events(context: Context, caller: Caller, job_id: uuid.UUID, after: int) -> AsyncIterator[bytes]:
+    told, admitted_at = None, time.monotonic()
+    with context.watcher.watch(job_id, None if caller.key is None else caller.key.id) as changed:
+        while not context.watcher.closing:
+            try:
+                if changed.key_changed or time.monotonic() - admitted_at >= KEEP_ALIVE_SECONDS:
+                    if not await still_admitted(context, caller):
+                        return
+                    admitted_at, changed.key_changed = time.monotonic(), False
+                news = await context.watcher.read(job_id, after, partial(_news, context, caller.tenant, job_id, after))
+            except NotFound:
+                yield format_sse_event(event="done", data_str='{"status":"deleted"}')
+                return
+            except AWAY:
+                # The client would come back to the same silence: let it wait here.
+                await context.watcher.wait(changed, AWAY_SECONDS)
+                continue
+            after = news.seq
+            if event := (news.status if news.told != told else b"") + news.snapshots + news.done:
+                yield event
+            told = news.told
+            if news.done:
+                return
+            if not news.more and not await context.watcher.wait(changed, KEEP_ALIVE_SECONDS):
+                yield b": still here\n\n"

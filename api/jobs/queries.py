@@ -1,0 +1,271 @@
+"""Rows as answers: every job with its progress in one query, lists page by page."""
+
+import base64
+import binascii
+import uuid
+from itertools import chain
+from typing import Any
+
+from sqlalchemy import Select, bindparam, case, func, select, text, true
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
+from sqlalchemy.orm import Session
+
+from udig_recon.api.database.async_queries import Read, Reads
+from udig_recon.api.http.problems import Invalid, NotFound
+from udig_recon.api.jobs.schemas import EstimateOut, JobItem, JobOut, Metrics, Page, Progress, ScanOut, SnapshotOut
+from udig_recon.core.prior_check import foreign
+from udig_recon.core.quality.rating import Grade, worst
+from udig_recon.worker.access.keys import priority_name
+from udig_recon.worker.database.tables import Chunk, Job, Scan, Snapshot, Status, WebhookDelivery
+from udig_recon.worker.storage import integrity
+
+# Columns of tables, not attributes of classes: to make objects of rows that are only shown takes long.
+_JOB, _CHUNK, _DELIVERY = Job.__table__.c, Chunk.__table__.c, WebhookDelivery.__table__.c
+_SHOWN = (
+    "id",
+    "scan_id",
+    "status",
+    "parameters",
+    "outputs",
+    "slices",
+    "seed",
+    "seeds",
+    "priority",
+    "max_seconds",
+    "tags",
+    "cancel_requested",
+    "scan_warnings",
+    "error",
+    "comparison_id",
+    "versions",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "expires_at",
+    "metrics",
+    "damaged",
+)
+PART = case(
+    (_CHUNK.status == Status.SUCCEEDED, 1.0),
+    else_=func.least(func.coalesce(_CHUNK.iteration / func.nullif(_CHUNK.iterations, 0), 0.0), 1.0),
+)
+RUNNING = _CHUNK.status == Status.RUNNING
+SUCCEEDED = _CHUNK.status == Status.SUCCEEDED
+_FOREIGN = _CHUNK.verdict["out_of_distribution"].as_boolean()
+# A slice that has not begun is taken for one of the shortest: followers are shorter than their leaders, and many.
+_ITERATIONS = func.sum(_CHUNK.iterations) + func.min(_CHUNK.iterations) * func.count().filter(
+    _CHUNK.iterations.is_(None)
+)
+_CHUNKS = (
+    select(
+        func.sum(PART).label("parts"),
+        func.count().filter(SUCCEEDED).label("slices_done"),
+        func.count().label("slices_in_all"),
+        func.coalesce(func.sum(_CHUNK.iteration), 0).label("iteration"),
+        _ITERATIONS.label("iterations"),
+        func.sum(_CHUNK.seconds).label("seconds"),
+        func.count().filter(RUNNING).label("running"),
+        func.coalesce(func.max(_CHUNK.attempt), 0).label("attempt"),
+        func.string_agg(_CHUNK.worker.distinct(), ", ").label("worker"),
+        func.array_agg(aggregate_order_by(_CHUNK.slice, _CHUNK.slice)).filter(SUCCEEDED, _FOREIGN).label("foreign"),
+    )
+    .where(_CHUNK.job_id == _JOB.id)
+    .correlate(Job.__table__)
+    .lateral("progress")
+)
+_ESTIMATED = ("estimated_seconds", "memory_bytes", "result_bytes")
+_SPENT = _JOB.seconds.label("compute_seconds")  # the slices' `seconds` are another sum
+_JOBS: Select[Any] = select(*(_JOB[name] for name in (*_SHOWN, *_ESTIMATED)), _SPENT, _CHUNKS).join(_CHUNKS, true())
+_VERDICT = func.jsonb_build_object("slice", _CHUNK.slice, "quality", _CHUNK.quality, type_=JSONB).concat(
+    func.coalesce(_CHUNK.verdict, text("'{}'::jsonb"), type_=JSONB)
+)
+_VERDICTS = (
+    select(func.jsonb_agg(aggregate_order_by(_VERDICT, _CHUNK.slice), type_=JSONB))
+    .where(_CHUNK.job_id == _JOB.id, SUCCEEDED)
+    .correlate(Job.__table__)
+    .scalar_subquery()
+    .label("verdicts")
+)
+
+_TOLD = ("state", "event", "attempts", "error", "due_at", "delivered_at")
+_WEBHOOK = (
+    select(func.jsonb_build_object(*chain(*((name, _DELIVERY[name]) for name in _TOLD)), type_=JSONB))
+    .where(_DELIVERY.job_id == _JOB.id)
+    .order_by(_DELIVERY.created_at.desc())
+    .limit(1)
+    .correlate(Job.__table__)
+    .scalar_subquery()
+    .label("webhook")
+)
+
+_ONE_JOB = _JOBS.add_columns(_VERDICTS, _WEBHOOK).where(
+    _JOB.tenant == bindparam("tenant"), _JOB.id == bindparam("job_id")
+)
+_READ_JOB = Read(_ONE_JOB)
+
+
+def scan_out(scan: Scan) -> ScanOut:
+    """A scan as the client sees it."""
+    kept = ("id", "filename", "size_bytes", "sha256", "created_at", "expires_at")
+    stored = {name: getattr(scan, name) for name in kept}
+    warnings = [*scan.header.get("warnings", []), *damage_of(scan)]
+    return ScanOut.model_validate({**scan.header, **stored, "warnings": warnings})
+
+
+def damage_of(scan: Scan) -> list[str]:
+    """What to know of a scan whose stored bytes are not those that were brought."""
+    at = scan.damaged_at
+    return [] if at is None else [f"the stored file was found damaged at {at:%Y-%m-%dT%H:%M:%SZ}; post the scan again"]
+
+
+def one_scan(session: Session, tenant: str, scan_id: uuid.UUID, *, for_change: bool = False) -> Scan:
+    """The tenant's scan of that id."""
+    query = select(Scan).where(Scan.tenant == tenant, Scan.id == scan_id)
+    scan = session.scalars(query.with_for_update() if for_change else query).one_or_none()
+    if scan is None:
+        raise NotFound(f"there is no scan {scan_id}; GET /v1/scans lists those there are")
+    return scan
+
+
+def scan_page(session: Session, tenant: str, limit: int, cursor: str | None) -> Page[ScanOut]:
+    """A tenant's scans, newest first."""
+    query = select(Scan).where(Scan.tenant == tenant).order_by(Scan.id.desc()).limit(limit + 1)
+    if cursor is not None:
+        query = query.where(Scan.id < from_cursor(cursor))
+    scans = session.scalars(query).all()
+    return Page(
+        items=[scan_out(scan) for scan in scans[:limit]], next_cursor=cursor_after([s.id for s in scans], limit)
+    )
+
+
+def one_job(session: Session, tenant: str, job_id: uuid.UUID) -> JobOut:
+    """The tenant's job of that id, in one query."""
+    return _job_out(job_id, session.execute(_ONE_JOB, {"tenant": tenant, "job_id": job_id}).one_or_none())
+
+
+async def read_job(reads: Reads, tenant: str, job_id: uuid.UUID) -> JobOut:
+    """The same in the event loop."""
+    return _job_out(job_id, await reads.one(_READ_JOB, tenant=tenant, job_id=job_id))
+
+
+def _job_out(job_id: uuid.UUID, row: Any) -> JobOut:
+    if row is None:
+        raise no_job(job_id)
+    verdicts = row.verdicts or []
+    grades = {each["slice"]: Grade.of(each["quality"]) for each in verdicts if each["quality"] is not None}
+    quality = worst(grades).as_json() if row.status == Status.SUCCEEDED and grades else None
+    return JobOut.model_validate({**_item(row), "quality": quality, "verdicts": verdicts, "webhook": row.webhook})
+
+
+def job_row(session: Session, tenant: str, job_id: uuid.UUID) -> Job:
+    """The row alone of the tenant's job of that id."""
+    job = session.scalars(select(Job).where(Job.tenant == tenant, Job.id == job_id)).one_or_none()
+    if job is None:
+        raise no_job(job_id)
+    return job
+
+
+def no_job(job_id: uuid.UUID) -> NotFound:
+    """The problem of an unknown job."""
+    return NotFound(f"there is no job {job_id}; GET /v1/jobs lists those there are")
+
+
+def job_page(
+    session: Session,
+    tenant: str,
+    *,
+    status: Status | None,
+    scan_id: uuid.UUID | None,
+    comparison_id: uuid.UUID | None,
+    tag: str | None,
+    limit: int,
+    cursor: str | None,
+) -> Page[JobItem]:
+    """A tenant's jobs, newest first, in one query. Verdicts, of which a volume has hundreds, are left to `one_job`."""
+    query = _JOBS.where(_JOB.tenant == tenant).order_by(_JOB.id.desc()).limit(limit + 1)
+    if status is not None:
+        query = query.where(_JOB.status == status)
+    if scan_id is not None:
+        query = query.where(_JOB.scan_id == scan_id)
+    if comparison_id is not None:
+        query = query.where(_JOB.comparison_id == comparison_id)
+    if tag is not None:
+        key, colon, value = tag.partition(":")
+        query = query.where(_JOB.tags.contains({key: value}) if colon else _JOB.tags.has_key(key))
+    if cursor is not None:
+        query = query.where(_JOB.id < from_cursor(cursor))
+    rows = session.execute(query).all()
+    items = [JobItem.model_validate(_item(row)) for row in rows[:limit]]
+    return Page(items=items, next_cursor=cursor_after([row.id for row in rows], limit))
+
+
+def snapshots(session: Session, job_id: uuid.UUID, *, after: int, slice_: int | None, limit: int) -> list[SnapshotOut]:
+    """Snapshots later than `after`, oldest first."""
+    query = select(Snapshot).where(Snapshot.job_id == job_id, Snapshot.seq > after).order_by(Snapshot.seq).limit(limit)
+    if slice_ is not None:
+        query = query.where(Snapshot.slice == slice_)
+    return [SnapshotOut.model_validate(row, from_attributes=True) for row in session.scalars(query)]
+
+
+def _item(row: Any) -> dict[str, Any]:
+    root = f"/v1/jobs/{row.id}"
+    links = {"self": root} | ({"scan": f"/v1/scans/{row.scan_id}"} if row.scan_id else {})
+    links |= {"comparison": f"/v1/comparisons/{row.comparison_id}"} if row.comparison_id else {}
+    links |= {name: f"{root}/{name}" for name in ("progress", "events", "result", "preview.png", "cancel", "retry")}
+    shown = row._asdict()
+    return {
+        **{name: shown[name] for name in _SHOWN if name not in ("damaged", "scan_warnings")},
+        "priority": priority_name(row.priority),
+        "compute_seconds": row.compute_seconds,
+        "estimate": _estimate(row),
+        "progress": _progress(row),
+        "metrics": None if row.metrics is None else Metrics.model_validate(row.metrics),
+        "warnings": _warnings(row),
+        "attempt": row.attempt,
+        "worker": row.worker,
+        "links": links,
+    }
+
+
+def _estimate(row: Any) -> EstimateOut | None:
+    if row.estimated_seconds is None:
+        return None
+    # Three digits: it is no more than an estimate.
+    seconds = float(f"{row.estimated_seconds:.3g}")
+    return EstimateOut(seconds=seconds, memory_bytes=row.memory_bytes, result_bytes=row.result_bytes)
+
+
+def _warnings(row: Any) -> list[str]:
+    """What is to be known of the job's scan, of its slices, and of its files."""
+    unknown = [foreign(row.foreign)] if row.foreign else []
+    return [*(row.scan_warnings or ()), *unknown, *integrity.warnings_of(row.damaged)]
+
+
+def _progress(row: Any) -> Progress:
+    """Over all slices; the time left follows from the seconds that an iteration took so far."""
+    eta = None
+    if row.status == Status.RUNNING and row.running and row.iteration and row.iterations:
+        eta = round((row.iterations - row.iteration) * row.seconds / row.iteration / row.running, 1)
+    return Progress(
+        fraction=float(row.parts) / row.slices_in_all if row.slices_in_all else 0.0,
+        slices_done=row.slices_done,
+        slices=row.slices_in_all,
+        iteration=row.iteration,
+        iterations=row.iterations,
+        eta_seconds=eta,
+    )
+
+
+def cursor_after(ids: list[uuid.UUID], limit: int) -> str | None:
+    """Opaque mark of the last row shown, when there are more."""
+    return base64.urlsafe_b64encode(ids[limit - 1].bytes).decode().rstrip("=") if len(ids) > limit else None
+
+
+def from_cursor(cursor: str) -> uuid.UUID:
+    """Id of the last row that the page before showed."""
+    try:
+        return uuid.UUID(bytes=base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (ValueError, binascii.Error) as error:
+        raise Invalid.at(
+            "cursor", "the cursor is of no list", found=cursor, expected="next_cursor of the page before"
+        ) from error

@@ -1,0 +1,166 @@
+"""What came of a job: its files in any format, and pictures while it goes on."""
+
+import base64
+import uuid
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy import select
+
+from udig_recon.api.access.authentication import Caller, Reader, note
+from udig_recon.api.dependencies import Context, ContextDep
+from udig_recon.api.http.conditional import StoredFile, chosen_format, not_modified, tagged
+from udig_recon.api.http.problems import Conflict, Gone, Invalid, NotFound
+from udig_recon.api.jobs import queries as views
+from udig_recon.api.jobs import stored_files as stored
+from udig_recon.api.openapi.examples import PREVIEW, RESULT, answers
+from udig_recon.core import metrics
+from udig_recon.core.quality.rating import HALLUCINATED
+from udig_recon.core.results import png as pictures
+from udig_recon.core.results.store import Image, OutputFormat, SliceResult
+from udig_recon.worker.database.tables import Chunk, Job, Scan, Status
+
+router = APIRouter(tags=["results"])
+View = Literal["magnitude", "error", "comparison", "deviation", "hallucination"]
+WANTS = {
+    "error": "the scan has no reference",
+    "deviation": "the job has one seed, or no two are done yet",
+    "hallucination": "the method has no prior, or the slice is not finished yet",
+}
+GAIN = 5  # of deviations, as of errors
+_REQUEST_HEADERS = [
+    {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "example": example}
+    for name, example in {
+        "Accept": "image/png",
+        "Range": "bytes=1048576-",
+        "If-Range": '"9f86d081884c7d65"',
+        "If-None-Match": '"9f86d081884c7d65"',
+    }.items()
+]
+
+
+@router.get(
+    "/v1/jobs/{job_id}/result",
+    summary="The result as a file",
+    response_class=Response,
+    responses=answers({200: RESULT}, 206, 304, 404, 406, 409, 410, 416, 422, 500, 503, 507),
+    openapi_extra={"parameters": _REQUEST_HEADERS},
+)
+def get_job_result(
+    request: Request,
+    context: ContextDep,
+    caller: Reader,
+    job_id: uuid.UUID,
+    format_: Annotated[
+        OutputFormat | None, Query(alias="format", description="wins over Accept; neither: the job's first output")
+    ] = None,
+) -> Response:
+    """A format that was not asked for with the job is written when it is asked for first."""
+    with context.sessions() as session:
+        job = views.job_row(session, caller.tenant, job_id)
+    if job.expired:
+        raise _expired(job)
+    if job.status is not Status.SUCCEEDED or job.result is None:
+        raise Conflict(f"the job is {job.status}; a result is there once it has succeeded", job_status=job.status)
+    wanted = format_ or chosen_format(request.headers.get("accept", ""), OutputFormat(job.outputs[0]), OutputFormat)
+    file = stored.result_file(context, stored.Made.of(job), wanted)
+    headers = {
+        "ETag": f'"{file.sha256}"',
+        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:",
+        "Cache-Control": "private, no-cache",
+        "Vary": "Accept",
+    }
+    if not_modified(request, headers["ETag"], file.path.stat().st_mtime):
+        return Response(status_code=304, headers=headers)
+    note(context, caller, "result.read", job=job_id)
+    damaged = partial(stored.damaged_result, context, job_id, file.path)
+    return StoredFile(file, wanted.media_type, f"{job_id}{wanted.suffix}", headers, damaged)
+
+
+def _expired(job: Job) -> Gone:
+    return Gone(f"what job {job.id} made is no longer kept; post scan and job again")
+
+
+@router.get(
+    "/v1/jobs/{job_id}/preview.png",
+    summary="A picture, also while the job runs",
+    response_class=Response,
+    responses=answers({200: PREVIEW}, 304, 404, 409, 410, 422, 500, 503),
+)
+def get_job_preview(
+    request: Request,
+    context: ContextDep,
+    caller: Reader,
+    job_id: uuid.UUID,
+    slice_: Annotated[int | None, Query(alias="slice", ge=0, description="none: the first that can be shown")] = None,
+    _iteration: Annotated[Literal["latest"], Query(alias="iteration", description="which one of the slice")] = "latest",
+    view: Annotated[View, Query(description="what is drawn")] = "magnitude",
+) -> Response:
+    """`comparison` sets the plain reconstruction beside it, and `error` (times 5) needs a scan with a reference.
+
+    `deviation` (times 5) is that of several seeds; `hallucination` marks what a prior may have invented, in red.
+    """
+    shown, method, spacing_mm = _latest(context, caller, job_id, slice_)
+    picture = _picture(shown, method, view, spacing_mm)
+    answer = tagged(request, picture, "image/png")
+    if answer.status_code == 200:
+        note(context, caller, "preview.read", job=job_id)
+    return answer
+
+
+def _picture(shown: SliceResult, method: str, view: View, spacing_mm: Sequence[float] | None) -> bytes:
+    match view:
+        case "magnitude":
+            return pictures.magnitude_png(shown.image, spacing_mm=spacing_mm)
+        case "comparison":
+            return pictures.comparison_png(_panels(shown, method), shown.reference, spacing_mm=spacing_mm)
+        case "error" if shown.reference is not None:
+            return pictures.error_png(shown.image, shown.reference, spacing_mm=spacing_mm)
+        case "deviation" if shown.deviation is not None:
+            return pictures.magnitude_png(GAIN * shown.deviation, pictures.window_of(shown.image), spacing_mm)
+        case "hallucination" if shown.hallucination is not None:
+            return pictures.overlay_png(shown.image, shown.hallucination, 2 * HALLUCINATED, spacing_mm)
+    there = {"error": shown.reference, "deviation": shown.deviation, "hallucination": shown.hallucination}
+    expected = ("magnitude", "comparison", *(name for name, image in there.items() if image is not None))
+    raise Invalid.at("view", f"there is no {view} to draw: {WANTS[view]}", found=view, expected=" | ".join(expected))
+
+
+def _latest(
+    context: Context, caller: Caller, job_id: uuid.UUID, slice_: int | None
+) -> tuple[SliceResult, str, Sequence[float] | None]:
+    """The latest image of the slice, or of the first that has one, the method that made it, and its pixels' sides (mm).
+
+    They are not known any more once the scan was deleted.
+    """
+    with context.sessions() as session:
+        job = views.job_row(session, caller.tenant, job_id)
+        if job.expired:
+            raise _expired(job)
+        chunks = session.scalars(select(Chunk).where(Chunk.job_id == job_id)).all()
+        slices = {chunk.slice: stored.SliceMade.of(job, chunk) for chunk in chunks}
+        header = session.scalar(select(Scan.header).where(Scan.id == job.scan_id)) or {}
+    if slice_ is not None and slice_ not in slices:
+        found = ", ".join(str(number) for number in job.slices)
+        raise Invalid.at("slice", f"slice {slice_} is not of this job", found=str(slice_), expected=found)
+    for number in job.slices if slice_ is None else [slice_]:
+        if (shown := stored.slice_result(context, slices[number])) is not None:
+            return shown, job.parameters["method"], header.get("pixel_spacing_mm")
+    if job.status.ended:
+        raise NotFound(f"the job is {job.status} and left nothing to see")
+    raise Conflict(f"the job is {job.status} and has nothing to see yet", job_status=job.status)
+
+
+def _panels(shown: SliceResult, method: str) -> list[tuple[str, Image]]:
+    plain = "FBP" if shown.image_complex is None else "zero-filled"
+    panels = [(plain, shown.plain), (method, shown.image)]
+    if shown.reference is None:
+        return panels
+    titled = [(scored(name, image, shown.reference), image) for name, image in panels]
+    return [("reference", shown.reference), *titled]
+
+
+def scored(name: str, image: Image, reference: Image) -> str:
+    """A title with what an image is worth."""
+    return f"{name}\nPSNR {metrics.psnr(image, reference):.2f} dB  SSIM {metrics.ssim(image, reference):.3f}"

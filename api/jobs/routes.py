@@ -1,0 +1,282 @@
+"""Jobs: file one, look at it, list them, cancel, retry, delete."""
+
+import hashlib
+import json
+import logging
+import uuid
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from udig_recon.api.access.authentication import Caller, Reader, Writer
+from udig_recon.api.dependencies import Context, ContextDep
+from udig_recon.api.http.conditional import next_link, tagged_json
+from udig_recon.api.http.problems import Damaged, Forbidden
+from udig_recon.api.jobs import queries as views
+from udig_recon.api.jobs.long_poll import POLL_SECONDS, awaited
+from udig_recon.api.jobs.schemas import NO_NUL, JobIn, JobItem, JobOptions, JobOut, Page, RetryOptions
+from udig_recon.api.jobs.validation import costed, has_body, json_body, parsed, slices_of, time_limit
+from udig_recon.api.openapi.examples import JOB, JOB_ITEM, JOB_REQUEST, JUDGED_JOB, answers, page
+from udig_recon.api.scans.ingest import SCAN_BROUGHT, Received, is_form, keeping, received
+from udig_recon.api.webhooks import delivery as webhooks
+from udig_recon.worker.access import audit
+from udig_recon.worker.access.keys import PriorityName, priority_name, priority_value
+from udig_recon.worker.access.quotas import JOB_FILED
+from udig_recon.worker.access.tenants import limits_of
+from udig_recon.worker.database.tables import Priority, Scan, Status
+from udig_recon.worker.jobs import service as jobs
+from udig_recon.worker.telemetry import tracing
+
+log = logging.getLogger(__name__)
+router = APIRouter(tags=["jobs"])
+_FORM = {"scan": {"type": "string", "format": "binary"}, "job": {"$ref": "#/components/schemas/JobOptions"}}
+_FORM_EXAMPLE = {
+    "scan": "(bytes of the file)",
+    "job": {name: value for name, value in JOB_REQUEST.items() if name != "scan_id"},
+}
+_REQUEST_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": {"$ref": "#/components/schemas/JobIn"}, "example": JOB_REQUEST},
+        "multipart/form-data": {
+            "schema": {"type": "object", "required": ["scan", "job"], "properties": _FORM},
+            "example": _FORM_EXAMPLE,
+        },
+    },
+}
+
+
+@router.post(
+    "/v1/jobs",
+    status_code=202,
+    summary="Ask for a reconstruction",
+    response_model=JobOut,
+    responses=answers({202: JOB}, 400, 404, 409, 413, 415, 422, 429, 500, 503, 507),
+    openapi_extra={"requestBody": _REQUEST_BODY},
+)
+async def create_job(
+    request: Request,
+    context: ContextDep,
+    caller: Writer,
+    idempotency_key: Annotated[
+        str | None, Header(min_length=1, max_length=255, description="same key and body: the first job again")
+    ] = None,
+) -> Response:
+    """JSON with the id of a scan, or a form that brings the scan itself: upload and queue in one call."""
+    if is_form(request):
+        async with received(context, caller, request, file="scan", text="job") as file:
+            asked = parsed(JobOptions, file.text or b"")
+            async with context.keeping.taken(caller.tenant):
+                return await context.files.run(_file_with_scan, context, caller, asked, file, idempotency_key)
+    asked_of_known = parsed(JobIn, await json_body(request, "a job", form=True))
+    async with context.filing.taken(caller.tenant):
+        return await run_in_threadpool(_file, context, caller, asked_of_known, idempotency_key)
+
+
+def _file(context: Context, caller: Caller, asked: JobIn, key: str | None) -> Response:
+    with context.sessions() as session:
+        scan = views.one_scan(session, caller.tenant, asked.scan_id)
+        if damage := views.damage_of(scan):
+            raise Damaged(damage[0])
+        return _submit(context, caller, session, scan, asked, key, brought=False)
+
+
+def _file_with_scan(context: Context, caller: Caller, asked: JobOptions, file: Received, key: str | None) -> Response:
+    """Scan and job in one transaction; a job that is refused, or was filed before, leaves no scan behind."""
+    with keeping(context, caller, file) as (session, scan, _):
+        return _submit(context, caller, session, scan, asked, key, brought=True)
+
+
+def _submit(
+    context: Context, caller: Caller, session: Session, scan: Scan, asked: JobOptions, key: str | None, *, brought: bool
+) -> Response:
+    webhooks.check(context.settings, asked.webhook_url)
+    limits = limits_of(session, caller.tenant, context.settings)
+    outputs = list(dict.fromkeys(asked.outputs))
+    task = costed(context, session, scan, asked, outputs, limits)
+    job, created = jobs.submit(
+        session,
+        scan=scan,
+        method=task.method,
+        outputs=outputs,
+        slices=slices_of(scan, asked.slices),
+        seed=asked.seed,
+        seeds=asked.seeds,
+        priority=_priority(caller, asked.priority),
+        max_seconds=time_limit(limits, asked.max_seconds),
+        tags=asked.tags,
+        webhook_url=asked.webhook_url,
+        traceparent=tracing.current(),
+        idempotency_key=key,
+        request_sha256=_fingerprint(scan, asked),
+        max_open_jobs=context.settings.max_open_jobs,
+        key=caller.key,
+        retention_days=caller.retention_days(context),
+        limits=limits,
+        task=task,
+    )
+    job_id = job.id
+    # Everything is asked before the commit: after it nothing may go wrong that would deny what was done.
+    answer = _accepted(session, caller, job_id, {} if created else {"Idempotency-Replayed": "true"})
+    if created:
+        chunks = jobs.waiting(session, job_id)
+        context.storage.prepare_job(job_id)
+        if brought:
+            audit.append(session, caller.who, SCAN_BROUGHT, scan=scan.id)
+        audit.append(session, caller.who, JOB_FILED, job=job_id, scan=scan.id)
+        session.commit()
+        log.info("job.queued", extra={"job_id": str(job_id)})
+        context.publisher.publish(chunks)
+    return answer
+
+
+def _priority(caller: Caller, asked: PriorityName) -> Priority:
+    """The priority asked for, where the caller may have it; without keys everyone may. Raises Forbidden."""
+    priority = priority_value(asked)
+    if caller.key is not None and priority > caller.key.max_priority:
+        most = priority_name(caller.key.max_priority)
+        raise Forbidden(f"priority: jobs of this key may be {most} (max_priority), not {asked}")
+    return priority
+
+
+def _fingerprint(scan: Scan, asked: JobOptions) -> str:
+    """Hash of what was asked for, however it was spelt: the same request has the same one."""
+    asked_for: dict[str, Any] = asked.model_dump(mode="json", exclude={"scan_id"})
+    asked_for |= {"scan": scan.sha256, "parameters": asked.parameters.model_dump(mode="json", exclude_unset=True)}
+    # Left out where they are what they were before there were such: keys of then find their jobs.
+    for name, default in (("priority", "routine"), ("max_seconds", None)):
+        if asked_for[name] == default:
+            del asked_for[name]
+    return hashlib.sha256(json.dumps(asked_for, sort_keys=True).encode()).hexdigest()
+
+
+def _accepted(session: Session, caller: Caller, job_id: uuid.UUID, headers: dict[str, str] | None = None) -> Response:
+    """202 with the job as it stands."""
+    body = views.one_job(session, caller.tenant, job_id).model_dump_json()
+    headers = {"Location": f"/v1/jobs/{job_id}", "Retry-After": POLL_SECONDS, **(headers or {})}
+    return Response(body, 202, headers, "application/json")
+
+
+@router.get(
+    "/v1/jobs",
+    summary="Jobs, newest first",
+    response_model=Page[JobItem],
+    responses=answers({200: page(JOB_ITEM, "AZjC9Rsif-CKQZPH1eKm8A")}, 304, 422, 503),
+)
+def list_jobs(
+    request: Request,
+    context: ContextDep,
+    caller: Reader,
+    status: Status | None = None,
+    scan_id: uuid.UUID | None = None,
+    comparison_id: uuid.UUID | None = None,
+    tag: Annotated[
+        str | None, Query(description="`key:value`, or `key` for any value", max_length=321, pattern=NO_NUL)
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
+) -> Response:
+    """`Link: rel="next"` leads to the next page. Verdicts and webhooks are told of one job at a time."""
+    with context.sessions() as session:
+        found = views.job_page(
+            session,
+            caller.tenant,
+            status=status,
+            scan_id=scan_id,
+            comparison_id=comparison_id,
+            tag=tag,
+            limit=limit,
+            cursor=cursor,
+        )
+    return tagged_json(request, found, next_link(request, found.next_cursor))
+
+
+@router.get(
+    "/v1/jobs/{job_id}",
+    summary="A job and how it stands",
+    response_model=JobOut,
+    responses=answers({200: JUDGED_JOB}, 304, 404, 422, 503),
+)
+async def get_job(
+    request: Request,
+    context: ContextDep,
+    caller: Reader,
+    job_id: uuid.UUID,
+    wait: Annotated[float, Query(ge=0, le=60, description="seconds to hold the answer until the status changes")] = 0,
+) -> Response:
+    """Carries `Retry-After` until it has ended."""
+    read = partial(views.read_job, context.reads, caller.tenant, job_id)
+    job = await awaited(context, caller, request, job_id, read, wait)
+    return tagged_json(request, job, {} if job.status.ended else {"Retry-After": POLL_SECONDS})
+
+
+@router.post(
+    "/v1/jobs/{job_id}/cancel",
+    status_code=202,
+    summary="Cancel a job",
+    response_model=JobOut,
+    responses=answers({202: JOB}, 404, 409, 422, 503),
+)
+def cancel_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Response:
+    """Takes effect within seconds; a job that has ended cannot be cancelled."""
+    with context.sessions() as session:
+        jobs.request_cancel(session, job_id, caller.tenant)
+        answer = _accepted(session, caller, job_id)
+        audit.append(session, caller.who, "job.cancelled", job=job_id)
+        session.commit()
+        return answer
+
+
+@router.post(
+    "/v1/jobs/{job_id}/retry",
+    status_code=202,
+    summary="Retry a failed job",
+    response_model=JobOut,
+    responses=answers({202: JOB}, 404, 409, 413, 415, 422, 429, 503),
+    openapi_extra={
+        "requestBody": {
+            "required": False,
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/RetryOptions"},
+                    "example": {"max_seconds": 7200.0},
+                }
+            },
+        }
+    },
+)
+async def retry_job(request: Request, context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Response:
+    """Goes on from its checkpoints; one that reached its time limit wants a larger one, in a body."""
+    asked = RetryOptions()
+    if has_body(request):
+        asked = parsed(RetryOptions, await json_body(request, "a retry"))
+    async with context.filing.taken(caller.tenant):
+        return await run_in_threadpool(_retry, context, caller, job_id, asked)
+
+
+def _retry(context: Context, caller: Caller, job_id: uuid.UUID, asked: RetryOptions) -> Response:
+    with context.sessions() as session:
+        limits = limits_of(session, caller.tenant, context.settings)
+        limit = None if asked.max_seconds is None else time_limit(limits, asked.max_seconds)
+        most = context.settings.max_open_jobs
+        factor = context.factors.of(session, views.job_row(session, caller.tenant, job_id).parameters["method"])
+        jobs.retry(session, job_id, caller.tenant, max_open_jobs=most, max_seconds=limit, limits=limits, factor=factor)
+        answer, chunks = _accepted(session, caller, job_id), jobs.waiting(session, job_id)
+        audit.append(session, caller.who, "job.retried", job=job_id)
+        session.commit()
+    context.publisher.publish(chunks)
+    return answer
+
+
+@router.delete("/v1/jobs/{job_id}", status_code=204, summary="Delete a job", responses=answers({}, 204, 404, 422, 503))
+def delete_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Response:
+    """Cancels it first; its results and checkpoints go with it."""
+    with context.sessions() as session:
+        jobs.delete(session, job_id, caller.tenant)
+        audit.append(session, caller.who, "job.deleted", job=job_id)
+        session.commit()
+    context.storage.delete_job(job_id)
+    return Response(status_code=204)

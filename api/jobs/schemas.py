@@ -1,0 +1,280 @@
+"""What goes in and what comes out, as JSON."""
+
+import uuid
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from udig_recon.core.parameters import MAX_SEEDS, Method
+from udig_recon.core.quality.rating import Mark
+from udig_recon.worker.access.keys import PriorityName
+from udig_recon.worker.database.tables import DeliveryState, Status
+
+Item = TypeVar("Item")
+
+
+class FieldError(BaseModel):
+    """One field of the input that is wrong."""
+
+    field: str = Field(description="where it stands")
+    found: str = Field(description="what stands there")
+    expected: str = Field(description="what would be right")
+
+
+class ProblemOut(BaseModel):
+    """Problem document (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="URI of the kind of problem")
+    title: str = Field(description="the kind in words")
+    status: int = Field(description="HTTP status")
+    detail: str = Field(description="what went wrong this time")
+    instance: str = Field(description="path of the request")
+    errors: list[FieldError] | None = Field(None, description="the wrong fields of the input")
+
+
+class Page(BaseModel, Generic[Item]):
+    """One page of a list."""
+
+    items: list[Item]
+    next_cursor: str | None = Field(None, description="give it as `cursor` for the next page; null on the last")
+
+
+class ScanOut(BaseModel):
+    """A scan that is stored."""
+
+    id: uuid.UUID
+    filename: str = Field(description="base name that the client gave; kept for people only")
+    size_bytes: int
+    sha256: str
+    format: str = Field(description="found by content")
+    modality: Literal["mri", "ct"]
+    slices: int
+    coils: int | None = Field(description="MRI")
+    views: int | None = Field(description="CT")
+    detectors: int | None = Field(description="CT")
+    matrix: tuple[int, int] = Field(description="(y, x) of the image that comes out")
+    kspace_matrix: tuple[int, int] | None = Field(description="(ky, kx), MRI")
+    pixel_spacing_mm: tuple[float, float] = Field(description="(y, x)")
+    acceleration: float | None = Field(description="k-space samples / measured samples, MRI")
+    has_maps: bool = Field(description="the file brings coil sensitivity maps")
+    has_reference: bool = Field(description="the file brings a fully sampled reference")
+    has_guide: bool = Field(False, description="the file brings a structural image for ref_guided_dip")
+    warnings: list[str]
+    created_at: datetime
+    expires_at: datetime | None = Field(description="when it is deleted; null: not by itself")
+
+
+def _distinct(numbers: list[int]) -> list[int]:
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("each slice once")
+    return numbers
+
+
+Slices = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+OutputName = Literal["h5", "npy", "nifti", "png"]
+NO_NUL = r"^[^\x00]*$"
+TagKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^:\x00]+$")]
+TagValue = Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)]
+Tags = Annotated[dict[TagKey, TagValue], Field(max_length=16)]
+
+
+MaxSeconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+
+
+class JobOptions(BaseModel):
+    """What is asked for, beside the scan."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    parameters: Method = Field(description="method with its knobs, see GET /v1/methods")
+    outputs: list[OutputName] = Field(
+        ["h5"], min_length=1, max_length=4, description="formats written at once; others are written when asked for"
+    )
+    slices: Slices | None = Field(None, description="slice numbers of the scan, in the order of the result; null: all")
+    seed: Seed = Field(0, description="same scan, parameters, seed and device: same image")
+    seeds: int = Field(
+        1,
+        ge=1,
+        le=MAX_SEEDS,
+        description="so many runs, with seed, seed + 1, ...: the image is their mean, beside it lies their deviation",
+    )
+    priority: PriorityName = Field(
+        "routine", description="`urgent` goes before what is routine, as far as the key's `max_priority` lets it"
+    )
+    max_seconds: MaxSeconds | None = Field(
+        None, description="the job fails when it has computed for so long, over all its slices; null: the most allowed"
+    )
+    webhook_url: str | None = Field(None, description="https URL that is told of the job's end (Standard Webhooks)")
+    tags: Tags = Field({}, description="labels for GET /v1/jobs?tag=key:value")
+
+
+class RetryOptions(BaseModel):
+    """How a failed job is to go on."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    max_seconds: MaxSeconds | None = Field(
+        None, description="the new limit, what was computed before counted in; null: it stays"
+    )
+
+
+class JobIn(JobOptions):
+    """What is asked for, of a scan that was posted before."""
+
+    scan_id: uuid.UUID
+
+
+class EstimateOut(BaseModel):
+    """What a job was estimated to need when it was filed."""
+
+    seconds: float = Field(description="of one worker, over all its slices and seeds; many runs end earlier")
+    memory_bytes: int = Field(description="of a worker at its peak")
+    result_bytes: int = Field(description="of all that is kept of it, at most")
+
+
+class Progress(BaseModel):
+    """How far a job is, over all its slices."""
+
+    fraction: float = Field(ge=0, le=1)
+    slices_done: int
+    slices: int
+    iteration: int = Field(description="iterations done, over all slices")
+    iterations: int | None = Field(description="iterations in all; null before a slice's first iterate")
+    eta_seconds: float | None = Field(description="null unless it can be told")
+
+
+class Metrics(BaseModel):
+    """Quality of the result: means over its slices."""
+
+    psnr: float | None = Field(None, description="dB; null without a reference")
+    ssim: float | None = Field(None, description="null without a reference")
+    nmse: float | None = Field(None, description="null without a reference")
+    data_residual: float | None = Field(None, description="|A x - y| / |y|")
+    validation_residual: float | None = Field(
+        None, description="the same on measurements held out, of the best candidate; null unless all slices were judged"
+    )
+    prior_calls: float | None = Field(None, description="evaluations of the diffusion prior; null: not counted")
+    updates: float | None = Field(None, description="optimiser steps of a network that is fitted; null: not counted")
+    noise_discrepancy: float | None = Field(
+        None,
+        description="|A x - y| over that of the noise alone: about 1 is right, less fits noise, more leaves data "
+        "unexplained; null where no noise is found",
+    )
+    output_variance: float | None = Field(
+        None,
+        description="running variance of the iterates over the mean square of the image (ES-EMV): high where they have "
+        "not settled; null unless the method iterates",
+    )
+    hallucination_share: float | None = Field(
+        None, description="share of the object where the image departs from the data's, unseen by them; null: no prior"
+    )
+    spread: float | None = Field(
+        None, description="deviation between seeds over the object, as a share of its brightness; null: one seed"
+    )
+
+
+class QualityOut(BaseModel):
+    """What an image is worth, told without a reference."""
+
+    verdict: Mark = Field(
+        description="`unjudged`: nothing tested it; `check`: look at it; `poor`: wrong, or mostly guessed"
+    )
+    reasons: list[str] = Field(description="short sentences, each with the number that led to it and its limit")
+
+
+class VerdictOut(BaseModel):
+    """What one slice is worth; what follows `quality` is null unless measurements held out have judged it."""
+
+    slice: int
+    quality: QualityOut | None = Field(None, description="null where an older version made the slice")
+    chosen: Literal["udig_dip", "tv", "mixed"] | None = Field(None, description="what the image was taken from")
+    out_of_distribution: bool | None = Field(None, description="the scan is unlike what the prior was trained on")
+    prior_share: float | None = Field(
+        None, ge=0, le=1, description="of the prior's image, the rest is total variation's"
+    )
+    strangeness: float | None = Field(
+        None, description="how unlike its training images the prior finds the image; above 1 is unlike; null: unknown"
+    )
+    residuals: dict[str, float] | None = Field(
+        None, description="candidate -> |A x - y| / |y| on measurements held out"
+    )
+    tv_weight: float | None = Field(None, description="weight of total variation")
+    leader: int | None = Field(None, description="slice that this weight was taken over from; null: it is its own")
+    reason: str | None = Field(None, description="the same in a sentence")
+
+
+class WebhookOut(BaseModel):
+    """How far the telling of a job's last end is."""
+
+    state: DeliveryState = Field(description="`failed`: given up; `disabled`: the receiver wants no more (410)")
+    event: str = Field(description="`job.succeeded`, `job.failed` or `job.cancelled`")
+    attempts: int
+    error: str | None = Field(description="what the last attempt came to; null when it was heard")
+    due_at: datetime = Field(description="of the next attempt, while it is pending")
+    delivered_at: datetime | None
+
+
+class JobItem(BaseModel):
+    """A job of a list and how it stands."""
+
+    id: uuid.UUID
+    scan_id: uuid.UUID | None = Field(description="null once the scan was deleted")
+    status: Status
+    progress: Progress
+    metrics: Metrics | None = Field(description="null until it has succeeded")
+    parameters: dict[str, Any] = Field(description="complete, with the values of preset and defaults")
+    outputs: list[str]
+    slices: list[int]
+    seed: int
+    seeds: int
+    priority: PriorityName
+    max_seconds: float | None = Field(description="that it may compute; null: without limit")
+    estimate: EstimateOut | None = Field(description="null: of a version that made none")
+    compute_seconds: float = Field(description="that workers spent on it, without what they are at")
+    tags: dict[str, str]
+    cancel_requested: bool
+    warnings: list[str] = Field(description="what to know before its image is trusted, of its scan and of its slices")
+    error: dict[str, Any] | None = Field(description="problem document of a failed job")
+    attempt: int = Field(description="how often a slice of it was begun, at most")
+    worker: str | None = Field(description="who works on it, or finished it")
+    comparison_id: uuid.UUID | None = Field(description="that it was filed for; null: for none")
+    versions: dict[str, Any] | None = Field(description="software and prior that made the result")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    expires_at: datetime | None = Field(description="when its files are deleted; null: not by themselves")
+    links: dict[str, str]
+
+
+class JobOut(JobItem):
+    """A job and how it stands."""
+
+    webhook: WebhookOut | None = Field(description="null before its end, and where no webhook was asked for")
+    quality: QualityOut | None = Field(description="the worst of its slices'; null until it has succeeded")
+    verdicts: list[VerdictOut] = Field(description="of its finished slices, by number")
+
+
+class SnapshotOut(BaseModel):
+    """How far one slice was at one moment."""
+
+    seq: int = Field(description="grows by one within a job")
+    slice: int
+    iteration: int = Field(description="0: coil maps are still being fitted")
+    iterations: int = Field(description="in all; 0 while that is not known")
+    loss: float | None
+    data_residual: float | None
+    psnr: float | None = Field(description="null without a reference")
+    ssim: float | None = Field(description="null without a reference")
+    seconds: float = Field(description="spent on the slice so far")
+    created_at: datetime
+
+
+class HealthOut(BaseModel):
+    """Whether a job posted now would run, dependency by dependency."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str] = Field(description="dependency -> `ok` or what is wrong with it")

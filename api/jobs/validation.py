@@ -1,0 +1,120 @@
+"""What a client asks for: read from the body, and held against the scan that it is asked of."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from sqlalchemy.orm import Session
+
+from udig_recon.api.dependencies import Context
+from udig_recon.api.error_handlers import of_validation
+from udig_recon.api.http.problems import Invalid, TooLarge, UnknownMedia
+from udig_recon.api.jobs.schemas import JobOptions
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.cost.estimate import Task
+from udig_recon.core.parameters import Parameters, check_views, complete, require, require_random
+from udig_recon.core.priors.card import card_of
+from udig_recon.worker.access.tenants import TenantLimits
+from udig_recon.worker.database.tables import Scan
+from udig_recon.worker.jobs import estimates
+from udig_recon.worker.jobs.estimates import task_of
+
+Asked = TypeVar("Asked", bound=BaseModel)
+BODY_BYTES = 1 << 20
+
+
+def has_body(request: Request) -> bool:
+    """Whether the request brings a body, by its headers."""
+    return "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
+
+
+async def json_body(request: Request, what: str, *, form: bool = False) -> bytes:
+    """The body of a request for `what`, which must be JSON; `form`: whether it might have been a form too."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        expected = "application/json" + (" | multipart/form-data" if form else "")
+        detail = f"{what} is JSON" + (" or a form" if form else "")
+        raise UnknownMedia.at("Content-Type", detail, found=kind or "nothing", expected=expected)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES:
+            expected = f"at most {BODY_BYTES} bytes"
+            raise TooLarge.at("body", f"{what} has at most {BODY_BYTES} bytes", found="more", expected=expected)
+    return bytes(body)
+
+
+def parsed(kind: type[Asked], body: bytes) -> Asked:
+    """The body as that model. Raises Invalid."""
+    try:
+        return kind.model_validate_json(body, strict=True)
+    except ValidationError as error:
+        raise of_validation(error) from error
+
+
+def method_for(context: Context, scan: Scan, method: Parameters, *where: str) -> Parameters:
+    """The parameters, which stand at `where` in the request, complete; the scan's modality has method and prior.
+
+    Raises Invalid, UnsupportedScan and MissingPrior.
+    """
+    modality = Modality(scan.header["modality"])
+    try:
+        method = complete(method, modality)
+    except ValidationError as error:
+        raise of_validation(error, where) from error
+    if modality is Modality.CT:
+        check_views(method, int(scan.header["views"]))
+    require(method, [name for name in ("reference", "guide") if scan.header.get(f"has_{name}")])
+    card_of(method, modality, context.settings.priors_folders(scan.tenant))  # refuses a prior that is not there
+    return method
+
+
+def task_for(
+    context: Context,
+    session: Session,
+    scan: Scan,
+    method: Parameters,
+    slices: Sequence[int],
+    *,
+    seeds: int = 1,
+    outputs: Sequence[str] = ("h5",),
+) -> Task:
+    """What a job will cost on this service."""
+    folders = context.settings.priors_folders(scan.tenant)
+    card = card_of(method, Modality(scan.header["modality"]), folders)
+    factor = context.factors.of(session, method.method)
+    return task_of(scan, method, slices, seeds=seeds, outputs=outputs, card=card, factor=factor)
+
+
+def slices_of(scan: Scan, asked: Sequence[int] | None) -> list[int]:
+    """The slices asked for, all where that is None. Raises Invalid when the scan lacks one."""
+    count = int(scan.header["slices"])
+    if asked is None:
+        return list(range(count))
+    if outside := [number for number in asked if number >= count]:
+        detail = f"scan {scan.id} has {count} slices"
+        raise Invalid.at("slices", detail, found=f"{outside}", expected=f"numbers from 0 to {count - 1}")
+    return list(asked)
+
+
+def costed(
+    context: Context, session: Session, scan: Scan, asked: JobOptions, outputs: Sequence[str], limits: TenantLimits
+) -> Task:
+    """What is asked for, complete, and what it will cost. Raises TooCostly beyond the limits."""
+    method = method_for(context, scan, asked.parameters, "parameters")
+    require_random(method, asked.seeds)
+    slices = slices_of(scan, asked.slices)
+    task = task_for(context, session, scan, method, slices, seeds=asked.seeds, outputs=outputs)
+    memory = estimates.largest_memory(session, context.settings.alive_seconds)
+    estimates.check(task, limits, memory, confirmed=asked.max_seconds is not None)
+    return task
+
+
+def time_limit(limits: TenantLimits, asked: float | None) -> float | None:
+    """The limit asked for, the most allowed where none is. Raises Invalid beyond it."""
+    most = limits.max_job_seconds
+    if asked is not None and most is not None and asked > most:
+        detail = f"a job of this tenant may compute for {most} s (max_job_seconds)"
+        raise Invalid.at("max_seconds", detail, found=f"{asked:g}", expected=f"at most {most}")
+    return most if asked is None else asked

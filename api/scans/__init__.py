@@ -1,0 +1,1 @@
+"""Scans: upload, and the endpoints below /v1/scans."""

@@ -1,0 +1,220 @@
+"""From the body of a request to a stored scan: receive, look into, keep; or leave nothing behind."""
+
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from anyio import CancelScope
+from fastapi import Request
+from sqlalchemy import bindparam, select
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from udig_recon.api.access.authentication import Caller
+from udig_recon.api.database.async_queries import Read
+from udig_recon.api.dependencies import Context
+from udig_recon.api.http.concurrency import client_of
+from udig_recon.api.http.multipart import Part, PartReader
+from udig_recon.api.http.problems import Invalid, TooLarge
+from udig_recon.api.scans.upload import Room, Upload, base_name, counted, uploading
+from udig_recon.core.errors import DamagedScan
+from udig_recon.core.formats.prepared import READING, opened_prepared
+from udig_recon.worker.access import quotas
+from udig_recon.worker.access.tenants import limits_of
+from udig_recon.worker.database.engine import AWAY
+from udig_recon.worker.database.tables import Scan
+from udig_recon.worker.storage.scans import Brought, forget, keep
+from udig_recon.worker.telemetry import tracing
+
+log = logging.getLogger(__name__)
+SCAN_BROUGHT = "scan.brought"
+_KNOWN = Read(select(Scan.header).where(Scan.tenant == bindparam("tenant"), Scan.sha256 == bindparam("sha256")))
+FIELD_BYTES = 1 << 20  # most that the form field beside the file may hold
+
+
+@dataclass
+class Received:
+    """A file on the disk, whole but not kept yet, with the form field that came beside it."""
+
+    upload: Upload
+    header: dict[str, Any]  # udig_recon.core.acquisition.ScanHeader as JSON
+    text: bytes | None = None
+    prepared: Path | None = None  # the scan's prepared form; None where that lies in its place, whole
+
+
+def is_form(request: Request) -> bool:
+    """Whether the body is a form rather than the file itself."""
+    return request.headers.get("content-type", "").lower().startswith("multipart/")
+
+
+@asynccontextmanager
+async def received(
+    context: Context,
+    caller: Caller,
+    request: Request,
+    filename: str | None = None,
+    *,
+    file: str = "file",
+    text: str | None = None,
+) -> AsyncIterator[Received]:
+    """Receive the body: the file itself, or a form with the part `file` and, if named, the field `text`."""
+    async with AsyncExitStack() as stack:
+        most = caller.limits(context.settings).max_uploads
+        stack.enter_context(context.room.uploads.taken(client_of(request), most))
+        upload = await stack.enter_async_context(uploading(context))
+        declared = request.headers.get("content-length")
+        least = 0 if declared is None else int(declared) - (2 * FIELD_BYTES if is_form(request) else 0)
+        if least > context.settings.max_upload_bytes:  # which a database may not even have a number for
+            upload.check(least)
+        room = await run_in_threadpool(_room, context, caller, least, int(declared or 0))
+        if room is not None:
+            upload.keep_within(room)
+        await context.files.run(upload.check, max(least, 0))
+        body = counted(request.stream(), declared)
+        field = None
+        if is_form(request):
+            field = await _receive_form(PartReader(request.headers["content-type"]).events(body), upload, file, text)
+        else:
+            async for chunk in body:
+                await upload.write(chunk)
+        upload.filename = base_name(filename or _header_text(request, "x-filename") or upload.filename)
+        if not is_form(request):
+            upload.digest = request.headers.get("repr-digest")
+        await upload.finish()
+        sharing = client_of(request) if caller.key is None else caller.tenant
+        known = await _known(context, caller, sharing, upload)
+        if known is not None:
+            yield Received(upload, known, field)
+            return
+        path, descriptor = await stack.enter_async_context(_part(context))
+        header = await _look(context, sharing, upload, descriptor)
+        await context.files.run(os.fsync, descriptor)
+        yield Received(upload, header, field, path)
+
+
+def _header_text(request: Request, name: str) -> str:
+    """A header that clients may have sent in UTF-8."""
+    return request.headers.get(name, "").encode("latin-1").decode("utf-8", "replace")
+
+
+async def _receive_form(
+    events: AsyncIterator[Part | bytes | None], upload: Upload, file: str, text: str | None
+) -> bytes | None:
+    seen: set[str] = set()
+    wanted = {file} | ({text} if text else set())
+    field, name = bytearray(), ""
+    async for event in events:
+        if isinstance(event, Part):
+            name = event.name
+            if name not in wanted - seen:
+                problem = "comes twice" if name in seen else "is not known"
+                raise Invalid.at(name, f"the form's part {name!r} {problem}", found=name, expected=" and ".join(wanted))
+            seen.add(name)
+            if name == file:
+                upload.filename, upload.digest = event.filename or "", event.headers.get("repr-digest")
+        elif event and name == file:
+            await upload.write(event)
+        elif event:
+            field += event
+            if len(field) > FIELD_BYTES:
+                expected = f"at most {FIELD_BYTES} bytes"
+                raise TooLarge.at(name, f"the part {name} is too large", found="more", expected=expected)
+    if missing := wanted - seen:
+        lost = " and ".join(sorted(missing))
+        raise Invalid.at(lost, f"the form has no part {lost}", found="nothing", expected=f"a part named {lost}")
+    return bytes(field) if text else None
+
+
+async def _known(context: Context, caller: Caller, sharing: str, upload: Upload) -> dict[str, Any] | None:
+    """The header of the tenant's scan with these bytes, if its prepared form is there, whole and of today's reading."""
+    known = await context.reads.one(_KNOWN, tenant=caller.tenant, sha256=upload.sha256)
+    if known is None:
+        return None
+    path = context.storage.prepared_scan(upload.sha256, caller.tenant)
+    whole = await context.probes.run(sharing, upload.size_bytes, partial(_is_whole, path, upload.sha256))
+    header: dict[str, Any] | None = known.header if whole else None
+    return header
+
+
+@asynccontextmanager
+async def _part(context: Context) -> AsyncIterator[tuple[Path, int]]:
+    """A new file beside the upload and its descriptor; gone at the end, unless it was moved."""
+    opened = context.storage.part()
+    path, file = await context.files.run(opened.__enter__)
+    try:
+        yield path, file.fileno()
+    finally:
+        with CancelScope(shield=True):
+            await context.files.run(opened.__exit__, None, None, None)
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    try:
+        with opened_prepared(path) as scan:
+            scan.verify()
+            return scan.source_sha256 == sha256 and scan.reading >= READING
+    except (DamagedScan, OSError):
+        return False
+
+
+async def _look(context: Context, sharing: str, upload: Upload, output: int) -> dict[str, Any]:
+    """The header of the scan, by a process that writes its prepared form to a descriptor."""
+    room = context.storage.free_bytes() - context.settings.disk_reserve_bytes
+    work = partial(
+        context.prober.prepare_scan, upload.path, output, upload.sha256, context.limits, room_bytes=max(0, room)
+    )
+    with tracing.span("probe"):
+        return asdict(await context.probes.run(sharing, upload.size_bytes, work))
+
+
+def _room(context: Context, caller: Caller, least: int, most: int) -> Room | None:
+    """What the caller may store yet; None: as much as the service takes. Raises QuotaReached where that is nothing.
+
+    A file that may be, by its size, one that the tenant has already is let in: it would take no room.
+    """
+    with context.sessions() as session:
+        known = select(Scan.id).where(Scan.tenant == caller.tenant, Scan.size_bytes.between(least, most))
+        if most and session.scalar(select(known.exists())):
+            return None
+        limits = limits_of(session, caller.tenant, context.settings)
+        left = quotas.bytes_left(session, caller.tenant, limits, caller.key)
+    if left == 0:
+        raise quotas.QuotaReached(
+            "not one byte more may be kept (max_stored_bytes); delete some scans or jobs", quotas.BYTES_RETRY_SECONDS
+        )
+    return None if left is None else Room(caller.tenant, left)
+
+
+@contextmanager
+def keeping(context: Context, caller: Caller, file: Received) -> Iterator[tuple[Session, Scan, bool]]:
+    """A session with the caller's scan of these bytes, and whether it is new; without a commit nothing is kept."""
+    upload, retention_days = file.upload, caller.retention_days(context)
+    brought = Brought(upload.path, upload.sha256, upload.size_bytes, upload.filename, file.header, file.prepared)
+    with context.sessions() as session:
+        try:
+            scan, created = keep(
+                session,
+                context.storage,
+                caller.tenant,
+                brought,
+                key=caller.key,
+                retention_days=retention_days,
+                limits=limits_of(session, caller.tenant, context.settings),
+            )
+            yield session, scan, created
+        finally:
+            _forget_unkept(session, context, caller, upload)
+
+
+def _forget_unkept(session: Session, context: Context, caller: Caller, upload: Upload) -> None:
+    """Remove the file unless its row was committed. What cannot be asked now is left to the workers' tidying."""
+    try:
+        session.rollback()
+        forget(session, context.storage, caller.tenant, upload.sha256)
+    except AWAY as error:
+        log.warning("database.away", extra={"error": type(error).__name__})

@@ -1,0 +1,128 @@
+"""Whether it lives, whether a job posted now would run, and what there is to count."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from fastapi import APIRouter, Response
+from sqlalchemy.exc import SQLAlchemyError
+
+from udig_recon.api.dependencies import Context, ContextDep
+from udig_recon.api.jobs.schemas import HealthOut
+from udig_recon.api.openapi.content import Content
+from udig_recon.api.openapi.examples import METRICS, READY, answers
+from udig_recon.api.system.metrics import CONTENT_TYPE, exposition, of_database, workers_alive
+from udig_recon.worker.database.migrate import config
+from udig_recon.worker.jobs import queue
+from udig_recon.worker.runtime import sandbox_report as sandboxed
+
+router = APIRouter(tags=["health"])
+CHECK_SECONDS = 2.0  # that one of the checks may take, beside the others
+METRICS_SECONDS = 4.0  # that counting in the database may take
+Found = TypeVar("Found")
+_ALIVE = {"status": "ok", "checks": {}}
+_ILL = {"status": "unavailable", "checks": {**READY["checks"], "workers": "no worker was seen in the last 20 s"}}
+
+
+@router.get("/healthz", summary="Whether the process lives", responses=answers({200: _ALIVE}, open_to_all=True))
+async def get_health() -> HealthOut:
+    """Asks nobody else."""
+    return HealthOut(status="ok", checks={})
+
+
+@router.get(
+    "/readyz",
+    summary="Whether a job posted now would run",
+    response_model=HealthOut,
+    responses=answers({200: READY, 503: Content.model("HealthOut", _ILL)}, open_to_all=True),
+)
+async def get_readiness(context: ContextDep) -> Response:
+    """503 names what is missing."""
+    checks = dict(zip(_CHECKS, await asyncio.gather(*(_checked(context, name) for name in _CHECKS)), strict=True))
+    well = all(found == "ok" for name, found in checks.items() if name != "sandbox")
+    body = HealthOut(status="ok" if well else "unavailable", checks=checks).model_dump_json()
+    return Response(body, 200 if well else 503, {"Cache-Control": "no-store"}, "application/json")
+
+
+@router.get(
+    "/metrics",
+    summary="Metrics for Prometheus",
+    response_class=Response,
+    responses=answers({200: METRICS}, 503, open_to_all=True),
+)
+async def get_metrics(context: ContextDep) -> Response:
+    """Jobs, queue, slices, failures, workers, webhooks, disk, requests. No names, no ids of jobs or scans."""
+    counted = partial(of_database, context.sessions, context.settings.alive_seconds)
+    metrics, queue_answers = await asyncio.gather(
+        within(context, METRICS_SECONDS, "metrics", counted), within(context, CHECK_SECONDS, "queue", _queue_answers)
+    )
+    body = exposition(context.requests, context.storage, context.settings, metrics, bool(queue_answers))
+    return Response(body, media_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})
+
+
+async def _checked(context: Context, name: str) -> str:
+    found = await within(context, CHECK_SECONDS, f"readiness of {name}", partial(_CHECKS[name], context))
+    return f"no answer within {CHECK_SECONDS:g} s" if found is None else found
+
+
+async def within(context: Context, seconds: float, what: str, read: Callable[[], Found]) -> Found | None:
+    """What `read` finds in a thread, shared with all who ask for it meanwhile; None: it takes longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await context.together.run(what, read)
+    except TimeoutError:
+        return None
+
+
+def _database(context: Context) -> str:
+    try:
+        with context.sessions() as session:
+            current = MigrationContext.configure(session.connection()).get_current_heads()
+    except SQLAlchemyError:
+        return "the database does not answer"
+    wanted = ScriptDirectory.from_config(config("")).get_heads()
+    return (
+        "ok"
+        if set(current) == set(wanted)
+        else "the tables are of another version: run python -m udig_recon.worker.database.migrate"
+    )
+
+
+def _queue_answers() -> bool:
+    return queue.waiting_messages() is not None
+
+
+def _queue(_: Context) -> str:
+    return "ok" if _queue_answers() else "the queue does not answer"
+
+
+def _disk(context: Context) -> str:
+    free, reserve = context.storage.free_bytes(), context.settings.disk_reserve_bytes
+    return "ok" if free > reserve else f"{free} bytes are free, the reserve is {reserve}"
+
+
+def _workers(context: Context) -> str:
+    seconds = context.settings.alive_seconds
+    try:
+        with context.sessions() as session:
+            alive = workers_alive(session, seconds)
+    except SQLAlchemyError:
+        return "unknown, for the database does not answer"
+    return "ok" if alive else f"no worker was seen in the last {seconds:g} s"
+
+
+def _sandbox(context: Context) -> str:
+    """What is lacking is told, and no reason not to be ready: who wants all of it sets REQUIRE_SANDBOX."""
+    return sandboxed.told(context.prober.known_lacking or {}) or "ok"
+
+
+_CHECKS: dict[str, Callable[[Context], str]] = {
+    "database": _database,
+    "queue": _queue,
+    "disk": _disk,
+    "workers": _workers,
+    "sandbox": _sandbox,
+}

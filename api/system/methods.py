@@ -1,0 +1,85 @@
+"""What can be asked for: the methods with their knobs, and the priors with their cards."""
+
+import types
+from typing import Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+from fastapi import APIRouter, Request, Response
+from pydantic.fields import FieldInfo
+
+from udig_recon.api.access.authentication import Reader
+from udig_recon.api.dependencies import ContextDep
+from udig_recon.api.http.conditional import tagged_json
+from udig_recon.api.jobs.schemas import Page
+from udig_recon.api.openapi.examples import METHODS_EXAMPLE, PRIORS, answers
+from udig_recon.api.system.method_schemas import MethodOut, ParameterOut
+from udig_recon.core.parameters import METHODS, PRESETS, Parameters, complete, parse
+from udig_recon.core.priors.card import Card, cards
+
+router = APIRouter(tags=["methods"])
+
+
+@router.get(
+    "/v1/methods", summary="Methods", response_model=Page[MethodOut], responses=answers({200: METHODS_EXAMPLE}, 304)
+)
+def list_methods(request: Request, _: Reader) -> Response:
+    """Every method with its knobs, from the same classes that validate a job."""
+    return tagged_json(request, Page(items=[_method(name, cls) for name, cls in METHODS.items()]))
+
+
+@router.get("/v1/priors", summary="Priors", response_model=Page[Card], responses=answers({200: PRIORS}, 304, 422))
+def list_priors(request: Request, context: ContextDep, caller: Reader) -> Response:
+    """Every diffusion prior that jobs may name, with its card."""
+    return tagged_json(request, Page(items=cards(context.settings.priors_folders(caller.tenant))))
+
+
+def _method(name: str, cls: type[Parameters]) -> MethodOut:
+    return MethodOut(
+        name=name,
+        meaning=(cls.__doc__ or "").strip(),
+        modalities=[modality.value for modality in cls.modalities],
+        needs_prior=cls.needs_prior,
+        parameters=[_parameter(knob, field) for knob, field in cls.model_fields.items() if knob != "method"],
+        presets=_presets(name) if "preset" in cls.model_fields else {},
+    )
+
+
+def _presets(name: str) -> dict[str, dict[str, dict[str, Any]]]:
+    presets: dict[str, dict[str, dict[str, Any]]] = {}
+    for preset, modality in PRESETS:
+        knobs = complete(parse({"method": name, "preset": preset}), modality).model_dump(mode="json")
+        presets.setdefault(preset, {})[modality.value] = knobs
+    return presets
+
+
+def _parameter(name: str, field: FieldInfo) -> ParameterOut:
+    kind, choices = _type(field.annotation)
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    symbol = extra.get("symbol")
+    return ParameterOut(
+        name=name,
+        type=kind,
+        default=field.default,
+        minimum=_bound(field, annotated_types.Ge, "ge"),
+        above=_bound(field, annotated_types.Gt, "gt"),
+        maximum=_bound(field, annotated_types.Le, "le"),
+        below=_bound(field, annotated_types.Lt, "lt"),
+        choices=choices,
+        symbol=None if symbol is None else str(symbol),
+        meaning=field.description or "",
+    )
+
+
+def _type(annotation: Any) -> tuple[str, list[str] | None]:
+    """Name of a knob's type, and the values where they are few."""
+    if get_origin(annotation) is Literal:
+        return "choice", [str(choice) for choice in get_args(annotation)]
+    if get_origin(annotation) in (Union, types.UnionType):
+        inner = next(each for each in get_args(annotation) if each is not type(None))
+        kind, choices = _type(inner)
+        return f"{kind} or null", choices
+    return {int: "integer", float: "number", bool: "boolean", str: "string"}[annotation], None
+
+
+def _bound(field: FieldInfo, kind: type[Any], attribute: str) -> float | None:
+    return next((getattr(each, attribute) for each in field.metadata if isinstance(each, kind)), None)

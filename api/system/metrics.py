@@ -1,0 +1,152 @@
+"""What Prometheus reads: counted as requests pass, and asked of the database when scraped."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
+
+from udig_recon.worker.database import counters as tallies
+from udig_recon.worker.database.engine import AWAY
+from udig_recon.worker.database.tables import OPEN, Chunk, DeliveryState, Job, Scan, Status, WebhookDelivery, Worker
+from udig_recon.worker.jobs import failures as problems
+from udig_recon.worker.runtime.health import seen_lately
+from udig_recon.worker.settings import Settings
+from udig_recon.worker.storage import integrity
+from udig_recon.worker.storage.local import Storage
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
+ENDED = tuple(status.value for status in Status if status.ended)
+OUTCOMES = ("delivered", "retried", "failed", "disabled")
+COUNTED = {  # kind of tally -> metric, meaning, label, and what it is told of from the beginning
+    "slices": ("udig_slices_done", "Slices reconstructed", "", ("",)),
+    "slice_seconds": ("udig_slice_seconds", "Time spent on the slices that were done", "", ("",)),
+    "lease_losses": ("udig_lease_losses", "Slices taken back from silent workers", "", ("",)),
+    "yields": ("udig_slices_yielded", "Slices that gave way to more urgent ones", "", ("",)),
+    "hung_processes": ("udig_hung_processes", "Processes ended for not answering", "process", ("api", "worker")),
+    "jobs": ("udig_jobs_ended", "Jobs ended, by how", "status", ENDED),
+    "failures": ("udig_job_failures", "Jobs failed, by kind of problem", "reason", (*problems.KINDS, "other")),
+    "damage": ("udig_damage_found", "Stored files found damaged, by kind", "kind", integrity.KINDS),
+    "webhooks": ("udig_webhook_attempts", "Webhooks tried, by what came of it", "outcome", OUTCOMES),
+}
+
+
+class Requests:
+    """Requests by route template, method and status."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        labels = ("method", "route", "status")
+        self._total = Counter("udig_http_requests", "HTTP requests answered", labels, registry=self.registry)
+        self._seconds = Histogram(
+            "udig_http_request_seconds", "Time to answer", labels[:2], buckets=SECONDS, registry=self.registry
+        )
+
+    def count(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        self._total.labels(method, route, str(status)).inc()
+        self._seconds.labels(method, route).observe(seconds)
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """The service as it stands, for one scrape."""
+
+    metrics: list[Metric]
+
+    def collect(self) -> Iterator[Metric]:
+        """What the registry asks for."""
+        yield from self.metrics
+
+
+def exposition(
+    requests: Requests, storage: Storage, settings: Settings, counted: list[Metric] | None, queue_answers: bool
+) -> bytes:
+    """The metrics in Prometheus' text format; None: the database is away, and what is counted in it is missing."""
+    metrics = [
+        _gauge("udig_disk_free_bytes", "Free bytes below DATA", storage.free_bytes()),
+        _gauge("udig_disk_reserve_bytes", "Bytes that uploads leave free", settings.disk_reserve_bytes),
+        *(counted or ()),
+    ]
+    up = {"database": float(counted is not None), "queue": float(queue_answers)}
+    metrics.append(_gauges("udig_dependency_up", "Whether it answers", "dependency", up))
+    registry = CollectorRegistry()
+    registry.register(_State(metrics))
+    return generate_latest(requests.registry) + generate_latest(registry)
+
+
+def of_database(sessions: sessionmaker[Session], alive_seconds: float) -> list[Metric] | None:
+    """What is counted in the database; None while it is away."""
+    try:
+        with sessions() as session:
+            return list(_of_database(session, alive_seconds))
+    except AWAY:
+        return None
+
+
+def _of_database(session: Session, alive_seconds: float) -> Iterator[Metric]:
+    jobs = select(Job.status, func.count()).group_by(Job.status)
+    yield _gauges("udig_jobs", "Jobs by status", "status", _by(session, jobs, Status))
+    slices = select(Chunk.status, func.count()).where(Chunk.status.in_(OPEN)).group_by(Chunk.status)
+    yield _gauges("udig_slices", "Slices that wait or are worked on", "status", _by(session, slices, OPEN))
+    waiting = select(_age(Chunk.queued_at)).join(Job).where(Chunk.status == Status.QUEUED, Job.scan_id.is_not(None))
+    yield _gauge("udig_queue_age_seconds", "How long the first slice of the queue has waited", session.scalar(waiting))
+    yield _gauge("udig_workers", "Workers alive", workers_alive(session, alive_seconds))
+    yield from _gpus(session, alive_seconds)
+    states = select(WebhookDelivery.state, func.count()).group_by(WebhookDelivery.state)
+    yield _gauges("udig_webhooks", "Webhooks by state", "state", _by(session, states, DeliveryState))
+    untold = select(_age(WebhookDelivery.created_at)).where(WebhookDelivery.state == DeliveryState.PENDING)
+    yield _gauge("udig_webhook_age_seconds", "Age of the oldest webhook not heard yet", session.scalar(untold))
+    scans = session.scalar(select(func.count()).where(Scan.damaged_at.is_not(None)))
+    results = session.scalar(select(func.count()).where(Job.damaged.is_not(None), Job.status == Status.SUCCEEDED))
+    marked = {"scan": float(scans or 0), "result": float(results or 0)}
+    yield _gauges("udig_damaged_files", "Scans and results that are damaged and were not posted again", "kind", marked)
+    counted = tallies.totals(session)
+    for kind, (name, meaning, label, known) in COUNTED.items():
+        metric = CounterMetricFamily(name, meaning, labels=[label] if label else [])
+        for value, amount in {**dict.fromkeys(known, 0.0), **counted.get(kind, {})}.items():
+            metric.add_metric([value] if label else [], amount)
+        yield metric
+
+
+def _gpus(session: Session, alive_seconds: float) -> Iterator[Metric]:
+    """Memory of each GPU; what several workers on one tell of it differs by seconds."""
+    used, total = func.max(Worker.gpu_memory_used_bytes), func.max(Worker.gpu_memory_total_bytes)
+    query = (
+        select(Worker.gpu, used, total).where(Worker.gpu.is_not(None), seen_lately(alive_seconds)).group_by(Worker.gpu)
+    )
+    rows = [(str(gpu), float(used or 0), float(total or 0)) for gpu, used, total in session.execute(query)]
+    yield _gauges("udig_gpu_memory_used_bytes", "GPU memory in use", "gpu", {gpu: used for gpu, used, _ in rows})
+    yield _gauges("udig_gpu_memory_total_bytes", "GPU memory in all", "gpu", {gpu: total for gpu, _, total in rows})
+
+
+def _by(session: Session, query: Select[Any, int], known: Iterable[str]) -> dict[str, float]:
+    """Counts, zeros included."""
+    return {**dict.fromkeys(known, 0.0), **{key: float(count) for key, count in session.execute(query)}}
+
+
+def _age(moment: InstrumentedAttribute[datetime]) -> ColumnElement[float]:
+    """Seconds since the earliest, 0 when there is none."""
+    return func.coalesce(func.extract("epoch", func.now() - func.min(moment)), 0.0)
+
+
+def _gauge(name: str, meaning: str, value: float | None) -> Metric:
+    return GaugeMetricFamily(name, meaning, value=float(value or 0))
+
+
+def _gauges(name: str, meaning: str, label: str, values: Mapping[str, float]) -> Metric:
+    metric = GaugeMetricFamily(name, meaning, labels=[label])
+    for value, amount in values.items():
+        metric.add_metric([value], amount)
+    return metric
+
+
+def workers_alive(session: Session, alive_seconds: float) -> int:
+    """Number of workers that were seen lately."""
+    return session.scalar(select(func.count()).select_from(Worker).where(seen_lately(alive_seconds))) or 0

@@ -1,0 +1,1 @@
+"""Webhooks: delivery to the addresses of clients."""

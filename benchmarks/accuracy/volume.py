@@ -1,0 +1,166 @@
+"""What neighbouring slices cost as one volume, led by one of them, against each by itself. Prints Markdown.
+
+`python -m benchmarks.accuracy.volume --images FOLDER --output FOLDER`. One block of slices of a person kept out of
+training,
+with `standard`: 256 x 256, 15 coils of one mask (MRI), or views projected by ASTRA (CT). Seconds are the processor's,
+of one thread. The cost of 16 slices is that of two blocks: two leaders and fourteen followers of the mean cost of those
+measured. A leader is computed once; it is the same alone and in its block. Results are kept as in
+`benchmarks.accuracy.quality`.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from benchmarks.data.cases import COILS, NOISE, SAMPLINGS, Source, ct_cases, mask, mri_images
+from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality
+from udig_recon.core.comparison.stored import Made, Measurement, Result, measured
+from udig_recon.core.parameters import Parameters, complete, parse
+from udig_recon.core.priors.load import load_prior
+from udig_recon.core.reconstruct import reconstruct, slice_problem
+from udig_recon.core.simulation import birdcage_maps, simulate_mri
+from udig_recon.core.slice_order import BLOCK, Precedent, in_order, leaders
+
+CPU = torch.device("cpu")
+VOLUME = 16
+SOURCES = {
+    Modality.MRI: Source("mri/brain_gd_t1.nii.gz", 2, range(47, 47 + BLOCK), Modality.MRI),
+    Modality.CT: Source("ct/upper_abdomen_hu.nii.gz", 2, range(6, 6 + BLOCK), Modality.CT),
+}
+
+
+class Volume(NamedTuple):
+    """Scan of a few neighbouring slices."""
+
+    name: str
+    scan: Acquisition
+
+    @property
+    def modality(self) -> Modality:
+        return Modality.CT if isinstance(self.scan, CTAcquisition) else Modality.MRI
+
+
+def volume(images: Path, sampling: str, count: int) -> Volume:
+    """The first `count` slices of the block, at a sampling of MRI or as many views of CT as it says."""
+    modality = Modality.MRI if sampling in SAMPLINGS else Modality.CT
+    source = SOURCES[modality]
+    chosen = source._replace(slices=source.slices[:count])
+    if modality is Modality.CT:
+        scans = [case.scan for case in ct_cases(images, chosen, [int(sampling.split()[0])])]
+        sinograms, references = ([getattr(scan, name) for scan in scans] for name in ("sinogram", "reference"))
+        scan = replace(scans[0], sinogram=np.concatenate(sinograms), reference=np.concatenate(references))
+        return Volume(sampling, scan)
+    stack = np.stack([image for _, image in mri_images(images, chosen)])
+    rng = np.random.default_rng((source.slices[0], SAMPLINGS.index(sampling)))
+    maps = birdcage_maps(COILS, stack.shape[1:])
+    return Volume(sampling, simulate_mri(stack, maps, mask(sampling, stack.shape[1:], rng), rng, noise_level=NOISE))
+
+
+def made(scan: Acquisition, index: int, method: Parameters, precedent: Precedent | None) -> Made:
+    """A slice, its verdict and the seconds of this thread's processor."""
+    began = time.process_time()
+    problem = slice_problem(scan, index, CPU, fit_maps=method.fits_maps)
+    problem_seconds = time.process_time() - began
+    *_, last = reconstruct(problem, method, seed=0, precedent=precedent)
+    spent = {"cpu_seconds": time.process_time() - began, "problem_seconds": problem_seconds}
+    assert last.verdict is not None
+    return problem.magnitude(last.image), {**spent, "verdict": last.verdict.as_json(), "best_at": last.verdict.best_at}
+
+
+class Pair(NamedTuple):
+    """A slice by itself and in its block."""
+
+    alone: Result
+    led: Result
+
+
+def pairs(taken: Volume, followers: int, output: Path) -> list[Pair]:
+    """Of the leader, which is its own pair, and so many of its followers."""
+    method = complete(parse({"method": "udig_dip"}), taken.modality)
+    load_prior(None, taken.modality, None, CPU)
+    numbers = range(taken.scan.slices)
+    led, found = leaders(numbers, method), dict[int, Result]()
+    assert taken.scan.reference is not None
+    pairs = []
+    for number in in_order(numbers, led)[: 1 + followers]:
+        folder, reference = output / f"{taken.name.replace(' ', '_')}-{number}", taken.scan.reference[number]
+        key = {"parameters": method.model_dump(mode="json")}
+        alone = measured(folder, Measurement("alone", key), partial(made, taken.scan, number, method, None), reference)
+        found[number] = led_one = alone
+        if number in led:
+            precedent = Precedent.of(led[number], found[led[number]].fields["verdict"])
+            make = partial(made, taken.scan, number, method, precedent)
+            led_one = measured(folder, Measurement("led", {**key, "precedent": str(precedent)}), make, reference)
+        pairs.append(Pair(alone, led_one))
+        print(f"{folder.name}: {told(alone)}; {told(led_one)}", flush=True)
+    return pairs
+
+
+def told(result: Result) -> str:
+    verdict = result.fields["verdict"]
+    return f"{result.label} {result.psnr:.2f} dB, {result.fields['cpu_seconds']:.1f} s, {verdict['prior_share']:.2f}"
+
+
+def row(name: str, pairs: Sequence[Pair]) -> str:
+    """One line of the table."""
+    followers = pairs[1:]
+    alone = mean(pair.alone.fields["cpu_seconds"] for pair in pairs)
+    led = mean(pair.led.fields["cpu_seconds"] for pair in followers)
+    blocks = VOLUME // BLOCK
+    whole = blocks * alone + (VOLUME - blocks) * led
+    lost = [pair.led.psnr - pair.alone.psnr for pair in followers]
+    cells = (
+        name,
+        str(len(pairs)),
+        f"{alone:.1f}",
+        f"{led:.1f}",
+        f"{VOLUME * alone:.0f}",
+        f"{whole:.0f}",
+        f"**{whole / (VOLUME * alone):.2f}**",
+        f"{mean(pair.alone.psnr for pair in pairs):.2f}",
+        f"{mean(pair.led.psnr for pair in pairs):.2f}",
+        f"{min(lost):+.2f} to {max(lost):+.2f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+COLUMNS = (
+    "sampling",
+    "slices",
+    "alone s",
+    "follower s",
+    "16 alone s",
+    "volume of 16 s",
+    "ratio",
+    "alone dB",
+    "in the block dB",
+    "followers' change dB",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="folder with mri/ and ct/")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--samplings", nargs="+", default=["4x", "8x", "18 views"], help="or 'poisson 8x', '30 views'")
+    parser.add_argument("--slices", type=int, default=BLOCK, choices=range(2, BLOCK + 1), help="of the block")
+    parser.add_argument("--followers", type=int, default=BLOCK - 1, help="that are measured at most; all by default")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    rows = []
+    for name in options.samplings:
+        taken = volume(options.images, name, options.slices)
+        rows.append(row(name, pairs(taken, options.followers, options.output)))
+    print(f"\n| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|", *rows, sep="\n")
+
+
+if __name__ == "__main__":
+    main()

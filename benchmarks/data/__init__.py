@@ -1,0 +1,1 @@
+"""Scans that benchmarks and tests make."""

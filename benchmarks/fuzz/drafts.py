@@ -1,0 +1,85 @@
+"""The n-th file of a campaign: which good scan, which mutator, what became of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from benchmarks.data.tiny_scans import GOOD, ct, distributed, mri, phantom, write_npy
+from benchmarks.fuzz import arrays, bytewise, hdf5
+from benchmarks.fuzz.mutators import MUTATORS, Draft, Mutator, Traps
+
+__all__ = ["FileMaker", "Spoilt", "arrays", "bytewise", "hdf5"]
+
+
+class Spoilt(NamedTuple):
+    """One file to post."""
+
+    number: int
+    seed_scan: str
+    mutator: Mutator
+    content: bytes
+
+
+def _packed(parts: dict[str, Any], libver: str = "earliest", **how: Any) -> Callable[[Path], Path]:
+    """HDF5 in chunks, packed as `how` says."""
+
+    def write(path: Path) -> Path:
+        with h5py.File(path, "w", libver=libver) as file:
+            for name, part in parts.items():
+                if isinstance(part, np.ndarray) and part.ndim > 1:
+                    file.create_dataset(name, data=part, chunks=(1, *part.shape[1:]), **how)
+                elif isinstance(part, np.ndarray) or name == "ismrmrd_header":
+                    file[name] = part
+                else:
+                    file.attrs[name] = part
+        return path
+
+    return write
+
+
+def _packed_npz(path: Path) -> Path:
+    with path.open("wb") as file:
+        np.savez_compressed(file, **{**mri(), "pixel_spacing_mm": 0.7})
+    return path
+
+
+SCANS: dict[str, Callable[[Path], Path]] = {
+    **GOOD,
+    "fastmri_packed": _packed(distributed(), compression="gzip", shuffle=True, fletcher32=True),
+    "fastmri_latest": _packed(mri(), compression="gzip", libver="latest"),
+    "fastmri_double": _packed(
+        {**mri(), "kspace": mri()["kspace"].astype(">c16"), "reference": phantom().astype(">f8")}
+    ),
+    "sinogram_lzf": _packed(ct(), compression="lzf"),
+    "npz_packed": _packed_npz,
+    "npy_double_fortran": lambda path: write_npy(path, np.asfortranarray(mri()["kspace"].astype(np.complex128))),
+}
+
+
+def _kind(content: bytes) -> str:
+    kinds = {b"\x89HDF": "hdf5", b"\x93NUM": "npy", b"PK\3\4": "npz"}
+    return kinds[content[:4]]
+
+
+class FileMaker:
+    """Makes the files of a campaign; each follows from the campaign's seed and its number alone."""
+
+    def __init__(self, folder: Path, traps: Traps, seed: int) -> None:
+        self._path, self._traps, self._seed = folder / "draft", traps, seed
+        self._scans = {name: write(folder / "draft").read_bytes() for name, write in SCANS.items()}
+        self._fitting = {
+            mutator.name: [name for name, content in self._scans.items() if mutator.kind in ("any", _kind(content))]
+            for mutator in MUTATORS
+        }
+
+    def make(self, number: int) -> Spoilt:
+        """The file of that number; mutators take turns."""
+        rng = np.random.default_rng((self._seed, number))
+        mutator = MUTATORS[number % len(MUTATORS)]
+        name = str(rng.choice(self._fitting[mutator.name]))
+        self._path.write_bytes(self._scans[name])
+        mutator.mutate(Draft(self._path, rng, self._traps))
+        return Spoilt(number, name, mutator, self._path.read_bytes())

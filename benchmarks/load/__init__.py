@@ -1,0 +1,1 @@
+"""The service under load: many clients, many jobs, slow clients."""

@@ -1,0 +1,91 @@
+"""How long lists take with ten thousand jobs queued and ten thousand ended, and what Postgres does for them."""
+
+import time
+import uuid
+from collections.abc import Mapping
+
+import httpx
+from sqlalchemy import insert, text
+from sqlalchemy.orm import Session, sessionmaker
+
+from benchmarks.demo import checked
+from udig_recon.worker.database.ids import new_id
+from udig_recon.worker.database.tables import Chunk, Job, Status
+
+JOBS = 10_000
+ROUNDS = 30
+MOST_SECONDS = 0.1  # that a list may take
+
+
+def fill(sessions: sessionmaker[Session], scans: list[str], job: Mapping[str, object]) -> None:
+    """So many jobs like this one that have ended, then as many that are queued, on these scans, with tags."""
+    for status in (Status.SUCCEEDED, Status.QUEUED):
+        ids = sorted(new_id() for _ in range(JOBS))
+        rows = [
+            {
+                "id": each,
+                "scan_id": uuid.UUID(scans[number % len(scans)]),
+                "status": status,
+                "parameters": job["parameters"],
+                "outputs": ["h5"],
+                "slices": [0],
+                "seed": number,
+                "tags": {"site": f"{number % 4}", "study": f"{number % 500}"} | ({"rare": "1"} if number == 7 else {}),
+            }
+            for number, each in enumerate(ids)
+        ]
+        with sessions.begin() as session:
+            session.execute(insert(Job), rows)
+            session.execute(insert(Chunk), [{"job_id": each, "slice": 0, "status": status} for each in ids])
+    with sessions.begin() as session:
+        session.execute(text("ANALYZE"))
+
+
+def queries(scans: list[str]) -> dict[str, dict[str, str]]:
+    """Every filter, alone and together, with few and many jobs that it fits."""
+    return {
+        "newest 50": {},
+        "newest 200": {"limit": "200"},
+        "queued": {"status": "queued"},
+        "succeeded": {"status": "succeeded"},
+        "failed (none)": {"status": "failed"},
+        "of a scan": {"scan_id": scans[3]},
+        "of a scan, queued": {"scan_id": scans[3], "status": "queued"},
+        "tag key:value, 40 jobs": {"tag": "study:77"},
+        "tag key:value, 5000 jobs": {"tag": "site:1"},
+        "tag key, all jobs": {"tag": "study"},
+        "tag key, 2 jobs": {"tag": "rare"},
+        "tag that none has": {"tag": "study:none"},
+        "tag and queued": {"tag": "study:77", "status": "queued"},
+        "tag, scan and failed (none)": {"tag": "site:1", "scan_id": scans[3], "status": "failed"},
+    }
+
+
+def rows(client: httpx.Client, scans: list[str]) -> tuple[list[str], list[str]]:
+    """Lines of a Markdown table: the list alone, each filter, all queued jobs page by page; and what took too long."""
+    late: list[str] = []
+    lines = ["| `GET /v1/jobs` | items | median ms | most ms |", "|---|---|---|---|"]
+    for label, query in queries(scans).items():
+        seconds = []
+        for _ in range(ROUNDS):
+            began = time.perf_counter()
+            answer = checked(client.get("/v1/jobs", params=query))
+            seconds.append(time.perf_counter() - began)
+        seconds.sort()
+        lines.append(_row(label, len(answer.json()["items"]), seconds))
+        late += [label] if seconds[-1] >= MOST_SECONDS else []
+    seconds, found, cursor = [], 0, ""
+    while cursor is not None:
+        query = {"status": "queued", "limit": "200"} | ({"cursor": cursor} if cursor else {})
+        began = time.perf_counter()
+        page = checked(client.get("/v1/jobs", params=query)).json()
+        seconds.append(time.perf_counter() - began)
+        found, cursor = found + len(page["items"]), page["next_cursor"]
+    seconds.sort()
+    lines.append(_row(f"all queued, {len(seconds)} pages of 200", found, seconds))
+    late += ["a page of the queued"] if seconds[-1] >= MOST_SECONDS else []
+    return lines, late
+
+
+def _row(label: str, items: int, seconds: list[float]) -> str:
+    return f"| {label} | {items} | {seconds[len(seconds) // 2] * 1000:.1f} | {seconds[-1] * 1000:.1f} |"

@@ -1,0 +1,1 @@
+"""Other reconstruction software, run on the same scans."""

@@ -1,0 +1,108 @@
+"""Share of a job's time that is not the engine: `python -m benchmarks.speed.overhead [rounds]`. Prints a Markdown row.
+
+The stack runs as in production, but for a worker that adds up the time it spends in the engine: reading the slice,
+setting up its problem, iterating. The rest of a job, from its row's `created_at` to its `finished_at`, is the service:
+queue, claim, heartbeats, snapshots, previews, checkpoints, assembly. Unlike the same slice run twice, with the service
+and without it, one run does not drift with the machine's speed.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from benchmarks.demo import checked
+from benchmarks.load.upload_memory import ROOT, door
+from benchmarks.speed.presets import mri_scan
+
+MEASURING_WORKER = "from benchmarks.speed.overhead import measuring_worker; raise SystemExit(measuring_worker())"
+
+
+def measuring_worker() -> int:
+    """A worker that writes the engine's seconds of each slice to the file that ENGINE_SECONDS names."""
+    from udig_recon.worker import __main__
+    from udig_recon.worker.runtime import slice_run as runs
+
+    record = Path(os.environ["ENGINE_SECONDS"])
+    spent = [0.0]
+
+    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
+        def measured(*arguments: Any, **named: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return call(*arguments, **named)
+            finally:
+                spent[0] += time.perf_counter() - began
+
+        return measured
+
+    def iterates(*arguments: Any, **named: Any) -> Iterator[Any]:
+        step = timed(engine(*arguments, **named).__next__)
+        while True:
+            try:
+                yield step()
+            except StopIteration:
+                break
+        with record.open("a") as file:
+            file.write(f"{spent[0]}\n")
+        spent[0] = 0.0
+
+    engine = runs.reconstruct
+    runs.formats.read, runs.slice_problem = timed(runs.formats.read), timed(runs.slice_problem)
+    runs.reconstruct = iterates
+    return __main__.main()
+
+
+def job_seconds(client: httpx.Client, scan_id: str) -> float:
+    """From filing the job to its end, by the database's clock."""
+    body: dict[str, Any] = {"scan_id": scan_id, "parameters": {"method": "udig_dip"}, "outputs": ["h5"]}
+    job = checked(client.post("/v1/jobs", json=body)).json()
+    while job["status"] not in ("succeeded", "failed"):
+        job = checked(client.get(job["links"]["self"], params={"wait": 30})).json()
+    if job["status"] == "failed":
+        raise SystemExit(job["error"]["detail"])
+    began, ended = (datetime.fromisoformat(job[name]) for name in ("created_at", "finished_at"))
+    return (ended - began).total_seconds()
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    with tempfile.TemporaryDirectory(prefix="udig-overhead-") as folder:
+        path, record = Path(folder) / "scan.npz", Path(folder) / "engine.txt"
+        scan = mri_scan(256, 8)
+        np.savez(path, kspace=scan.kspace, mask=scan.mask)
+        with door(Path(folder) / "data") as api:
+            environment = {**api.environment, "ENGINE_SECONDS": str(record), "WORKERS": "1"}
+            worker = subprocess.Popen([sys.executable, "-c", MEASURING_WORKER], cwd=ROOT, env=environment)
+            try:
+                with httpx.Client(base_url=f"http://127.0.0.1:{api.port}", timeout=60) as client:
+                    scan_id = checked(client.post("/v1/scans", content=path.read_bytes())).json()["id"]
+                    # The first job waits for the worker to start, and loads the prior.
+                    jobs = [job_seconds(client, scan_id) for _ in range(rounds + 1)][1:]
+            finally:
+                worker.terminate()
+                worker.wait()
+        engine = [float(line) for line in record.read_text().split()][1:]
+    report(jobs, engine)
+
+
+def report(jobs: list[float], engine: list[float]) -> None:
+    shares = [1 - inside / job for job, inside in zip(jobs, engine, strict=True)]
+    median = f"{statistics.median(jobs):.2f} | {statistics.median(engine):.2f} | {statistics.median(shares):.2%}"
+    print(
+        "| preset | job s | in the engine s | share that is not | least | most | jobs |\n|---|---|---|---|---|---|---|"
+    )
+    print(f"| standard | {median} | {min(shares):.2%} | {max(shares):.2%} | {len(jobs)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""What commands of `python -m udig_recon.core` share: knobs as they are typed, and refusals of one line."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from udig_recon.core.acquisition import ScanHeader
+from udig_recon.core.errors import ReconstructionError
+from udig_recon.core.parameters import METHODS
+from udig_recon.core.parameters.validation import invalid_field
+
+MOST_SHOWN = 100
+"""characters of a wrong value"""
+
+
+def knobs(pairs: Iterable[str], where: str) -> dict[str, Any]:
+    """Values of KNOB=VALUE pairs, JSON or else text. Raises ReconstructionError for a pair without a value."""
+    found = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise ReconstructionError(f"{where} takes KNOB=VALUE, found {pair!r}")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def chosen_slices(wanted: Sequence[int] | None, header: ScanHeader) -> list[int]:
+    """The slices that were asked for, all by default. Raises ReconstructionError for one that the scan has not."""
+    if wanted is None:
+        return list(range(header.slices))
+    for index in wanted:
+        if not 0 <= index < header.slices:
+            raise ReconstructionError(f"--slices {index}: the scan has slices 0 to {header.slices - 1}")
+    return list(wanted)
+
+
+def invalid_knob(error: ValidationError) -> str:
+    """The first thing that is wrong with a method's knobs, in one line and in the words of the service."""
+    field, found, expected = invalid_field(error.errors()[0], METHODS)
+    told = found if isinstance(found, str) else repr(found)
+    return f"{field} is {told if len(told) <= MOST_SHOWN else told[:MOST_SHOWN] + '...'}, expected {expected}"

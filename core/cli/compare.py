@@ -1,0 +1,172 @@
+"""Hold methods against each other on scans with references: tables, a ranking and figures.
+
+`python -m udig_recon.core compare FOLDER --output OUT --methods cg_sense tv udig_dip dip:iterations=4000`. A method
+may come with
+several settings, `[LABEL=]METHOD[:KNOB=VALUE,...]`; what the paper prints stands beside labels that begin with the name
+of the method. Results are stored under OUT, never computed twice: interrupt it and start it again, with more methods,
+scans or seeds. Methods run in the order given, each on all scans: name the quick ones first.
+"""
+
+import argparse
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from udig_recon.core.comparison.figures import noise_sweep
+from udig_recon.core.comparison.plan import Run, Setting, planned, scans_in
+from udig_recon.core.comparison.report import FIGURES, write_figures, write_tables
+from udig_recon.core.comparison.running import Computer, Finished
+from udig_recon.core.device import prepared
+from udig_recon.core.errors import ReconstructionError
+from udig_recon.core.iterates import Iterate
+
+SHOWN_EVERY = 0.5
+"""Seconds from one look at the bar to the next."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 when all is compared, 2 when the input cannot be used, 130 when it was interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(given)
+    try:
+        _compare(options, shlex.join(["python", "-m", "udig_recon.core", "compare", *given]))
+    except ReconstructionError as error:
+        return _refuse(str(error))
+    except OSError as error:
+        return _refuse(f"{error.filename or options.folder}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from here\n")
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="python -m udig_recon.core compare", description=__doc__, formatter_class=form
+    )
+    add = parser.add_argument
+    add("folder", type=Path, help="scan files with references, of the formats that the service reads")
+    add("--output", "-o", type=Path, required=True, help="folder for results, tables and figures")
+    add(
+        "--methods",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="METHOD",
+        help="[LABEL=]METHOD[:KNOB=VALUE,...], quick ones first",
+    )
+    add("--seeds", type=int, default=1, help="runs of each method on each slice, with seeds 0, 1, ...")
+    add("--slices", type=int, nargs="+", action="extend", help="of every scan; all by default")
+    add("--figures", nargs="*", choices=FIGURES, default=FIGURES[:2], help="panels and iterations by default")
+    add("--noise-updates", type=int, default=4000, help="of each probe of figure noise, the paper's 1")
+    add("--device", default="auto", help="cpu, cuda, cuda:N; a GPU by default where there is one")
+    add("--threads", type=int, default=1, help="CPU threads; of one the processor's time is told, not the clock's")
+    add("--priors", type=Path, help="folder of diffusion priors beside the bundled ones")
+    return parser
+
+
+def _compare(options: argparse.Namespace, command: str) -> None:
+    if options.seeds < 1:
+        raise ReconstructionError(f"--seeds {options.seeds}: expected 1 or more")
+    settings = [Setting.of(text) for text in options.methods]
+    scans, passed_over = scans_in(options.folder, options.slices)
+    runs = planned(settings, scans, options.seeds, options.priors)
+    probes = noise_sweep(options.noise_updates) if "noise" in options.figures else []
+    sweep = planned(probes, scans, 1, options.priors)
+    torch.set_num_threads(max(1, options.threads))
+    computer = Computer(prepared(options.device), options.priors)
+    for run in {(run.label, run.scan.header.modality): run for run in runs}.values():
+        computer.prior_of(run)  # whatever is wrong with a prior is told before anything is computed
+    options.output.mkdir(parents=True, exist_ok=True)
+    for line in passed_over:
+        sys.stderr.write(f"passed over: {line}\n")
+    made_by = {"command": f"`{command}`", **_machine(computer.device), "torch": str(torch.__version__)}
+    done: list[Finished] = []
+    probed: list[Finished] = []
+    with _Bar([*runs, *sweep]) as bar:
+        try:
+            for run in runs:
+                done.append(bar.follow(run, computer, options.output))
+                write_tables(done, made_by, options.output)
+            for run in sweep:
+                probed.append(bar.follow(run, computer, options.output))
+        finally:
+            write_figures(done, probed, options.figures, options.output)
+            write_tables(done, made_by, options.output)
+    sys.stderr.write(f"written to {options.output}\n")
+
+
+def _machine(device: torch.device) -> dict[str, str]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    threads = torch.get_num_threads()
+    alone = device.type == "cpu" and threads == 1
+    return {
+        "machine": f"{platform.system()}, {name}, {os.cpu_count()} cores, {threads} threads",
+        "time": "seconds of the processor" if alone else "seconds of the clock",
+    }
+
+
+class _Bar:
+    """Runs done, and the time that is left by what runs of the same method and modality have taken."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._waiting = [_kind(run) for run in runs]
+        self._seconds: dict[tuple[str, str], list[float]] = {}
+        form = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+        self._bar = tqdm(total=len(runs), unit="run", bar_format=form)
+        self._shown_at = 0.0
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def follow(self, run: Run, computer: Computer, output: Path) -> Finished:
+        """The run, finished, its progress shown."""
+        began = time.monotonic()
+        self._waiting.remove(_kind(run))
+
+        def seen(iterate: Iterate) -> None:
+            now = time.monotonic()
+            if now > self._shown_at + SHOWN_EVERY:
+                share = iterate.step / max(1, iterate.steps)
+                self._show(run, share, (now - began) / max(share, 0.01))
+                self._shown_at = now
+
+        finished = computer.finish(run, output, seen)
+        seconds = max(finished.result.fields["seconds"], time.monotonic() - began)
+        self._seconds.setdefault(_kind(run), []).append(seconds)
+        self._bar.update(1)
+        return finished
+
+    def _show(self, run: Run, share: float, seconds: float) -> None:
+        """A share of a run that takes so long is done. A + tells of methods that have not run, their time unknown."""
+        means = {kind: sum(times) / len(times) for kind, times in self._seconds.items()}
+        means.setdefault(_kind(run), seconds)
+        left = (1 - share) * seconds + sum(means.get(kind, 0.0) for kind in self._waiting)
+        more = "+" if any(kind not in means for kind in self._waiting) else ""
+        place = f"{run.label}, {run.scan.name} {run.slice}"
+        self._bar.set_postfix_str(f"left {timedelta(seconds=round(left))}{more}, {place}: {share:.0%}")
+
+
+def _kind(run: Run) -> tuple[str, str]:
+    return run.label, run.scan.header.modality
+
+
+def _refuse(message: str) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

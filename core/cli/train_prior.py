@@ -1,0 +1,301 @@
+"""Train a diffusion prior on images.
+
+`python -m udig_recon.core train-prior --modality mri --images DIR --output DIR`.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.device import prepared
+from udig_recon.core.errors import ReconstructionError
+from udig_recon.core.priors.card import BUNDLED, IMAGE_CHANNELS, NAME, Card, EDMNetwork, find_card, read_card
+from udig_recon.core.priors.load import load_prior
+from udig_recon.core.priors.ood import learn
+from udig_recon.core.training.dataset import Split, TrainingImage, find_sources, load_images, split_by_person
+from udig_recon.core.training.loop import Outputs, Plan, follow
+from udig_recon.core.training.state import BLOCKS, SIGMA_RANGE, WIDTHS, Settings, Training
+from udig_recon.core.training.validation import Validation
+
+LEAST = {"steps": 1, "batch": 1, "patch": 8, "blocks": 1, "score_every": 1, "seed": 0, "threads": 0}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 when the prior is trained, 2 for input it cannot use, 128 + n when signal n ended it."""
+    options = _parser().parse_args(arguments)
+    try:
+        with _processes(options.device) as (rank, device):
+            return train(options, rank, device)
+    except ReconstructionError as error:
+        return _refuse(str(error))
+    except OSError as error:
+        return _refuse(f"{error.filename or options.images}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m udig_recon.core train-prior", description=__doc__)
+    add = parser.add_argument
+    add("--modality", type=Modality, choices=list(Modality), required=True)
+    add("--images", type=Path, required=True, help="folder: a file or a sub-folder for each person; CT in Hounsfield")
+    add("--output", type=Path, required=True, help="folder for checkpoint, weights, card, history and picture")
+    add("--name", help="name of the prior; the modality's by default")
+    add("--hold-out", nargs="*", default=[], metavar="PERSON", help="kept out of training; a tenth by default")
+    add("--leave-out", nargs="*", default=[], metavar="NAME", help="files, sub-folders or people not used at all")
+    add("--people", type=Path, metavar="JSON", help="file or sub-folder -> person, where a person has several")
+    add("--sources", type=Path, metavar="JSON", help="file or sub-folder -> {weight, terms}; others weigh 1")
+    add("--start-from", metavar="PRIOR", help="weights to begin with, of a bundled prior or one in the output folder")
+    add("--steps", type=int, default=8000)
+    add("--batch", type=int, default=8, help="patches a step, of each process")
+    add("--patch", type=int, default=96, help="side of the training patches in pixels")
+    add("--learning-rate", type=float, default=8e-4)
+    add("--decay", type=float, default=0.999, help="of the running mean of the weights")
+    add("--widths", type=int, nargs="+", default=list(WIDTHS), help="channels of the network's levels, finest first")
+    add("--blocks", type=int, default=BLOCKS, help="residual blocks a level")
+    add("--score-every", type=int, default=500, metavar="STEPS", help="steps from one scoring to the next")
+    add("--keep", choices=["best", "last"], default="last", help="best: the weights that reconstructed best so far")
+    add("--seed", type=int, default=0)
+    add("--device", default="auto", help="cpu, cuda, cuda:N; a GPU by default where there is one")
+    add("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice; 1: the same bits every time")
+    return parser
+
+
+@contextmanager
+def _processes(name: str) -> Iterator[tuple[int, torch.device]]:
+    """The rank and device of this process, among others where torchrun started it."""
+    if not (dist.is_available() and dist.is_torchelastic_launched()):
+        yield 0, prepared(name)
+        return
+    gpus = name in ("auto", "cuda") and torch.cuda.is_available()
+    device = prepared(f"cuda:{dist.get_node_local_rank()}" if gpus else name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # The others wait while the first one scores.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
+    try:
+        yield dist.get_rank(), device
+    finally:
+        dist.destroy_process_group()
+
+
+def train(options: argparse.Namespace, rank: int, device: torch.device) -> int:
+    """Run or resume one training as one of its processes; gives the exit code."""
+    outputs = _checked(options)
+    begun = _begun(options)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    sources, people = _json(options.sources, "sources", dict), _json(options.people, "people", str)
+    split = split_by_person(find_sources(options.images, people), options.hold_out, options.leave_out, options.seed)
+    images = load_images(split.training, options.modality, sources)
+    settings = _settings(options, images)
+    training = _training(options, outputs, settings, device)
+    validation = None
+    if rank == 0:
+        outputs.folder.mkdir(parents=True, exist_ok=True)
+        _warn(options, outputs.name, split)
+        kept_out = load_images(split.kept_out, options.modality, only_native=True)
+        validation = Validation(kept_out, options.modality, device)
+    plan = Plan(
+        modality=options.modality,
+        images=images,
+        batch=options.batch,
+        patch=options.patch,
+        seed=options.seed,
+        score_every=options.score_every,
+        keep_best=options.keep == "best",
+    )
+    data = (*_data(split, sources), *_inherited(begun))
+    card = partial(_card, outputs.name, options, data, split, len(images))
+    heard = follow(training, plan, settings, outputs, validation, card, rank)
+    if heard is None:
+        if rank == 0:
+            learn(read_card(outputs.path(".json")), images, split.training, device)
+        return 0
+    if rank == 0:
+        where = f"stopped after step {training.step} of {training.steps}"
+        sys.stderr.write(f"{where}; the same command goes on from there\n")
+    return 128 + heard
+
+
+def _training(options: argparse.Namespace, outputs: Outputs, settings: Settings, device: torch.device) -> Training:
+    """A training that has not begun, or as its checkpoint left it."""
+    torch.manual_seed(options.seed)
+    training = Training(
+        IMAGE_CHANNELS[options.modality],
+        options.steps,
+        options.learning_rate,
+        options.decay,
+        widths=options.widths,
+        blocks=options.blocks,
+        device=device,
+    )
+    if outputs.path(".checkpoint").exists():
+        training.load(outputs.path(".checkpoint"), settings)
+    elif options.start_from:
+        training.start_from(load_prior(options.start_from, options.modality, options.output, device))
+    return training
+
+
+def _checked(options: argparse.Namespace) -> Outputs:
+    """Where to write. Raises ReconstructionError for a number or a name that cannot be."""
+    for name, least in LEAST.items():
+        if (value := getattr(options, name)) < least:
+            raise _wrong(name, value, f"{least} or more")
+    if min(options.widths) < 1:
+        raise _wrong("widths", options.widths, "channels of 1 or more")
+    if options.steps >= 2**24 or options.seed >= 2**31:
+        raise _wrong("steps and --seed", f"{options.steps} and {options.seed}", f"less than {2**24} and {2**31}")
+    if not 0 <= options.decay < 1:
+        raise _wrong("decay", options.decay, "a number from 0 to less than 1")
+    if not 0 < options.learning_rate <= 1:
+        raise _wrong("learning_rate", options.learning_rate, "a number above 0, at most 1")
+    name = options.name or options.modality.value
+    if not re.fullmatch(NAME, name):
+        raise _wrong("name", repr(name), "up to 64 letters, digits, dots, dashes and underscores")
+    return Outputs(folder=options.output, name=name)
+
+
+def _wrong(option: str, found: object, expected: str) -> ReconstructionError:
+    option = f"--{option.replace('_', '-')}"
+    return ReconstructionError(
+        f"{option}: found {found}, expected {expected}", field=option, found=str(found), expected=expected
+    )
+
+
+def _json(path: Path | None, option: str, kind: type) -> dict[str, Any]:
+    """A JSON object with values of one kind; an empty one where there is no file."""
+    if path is None:
+        return {}
+    try:
+        read = json.loads(path.read_text())
+    except ValueError as error:
+        raise _wrong(option, f"{path.name}, which is no JSON ({error})", "a JSON object") from error
+    if not isinstance(read, dict) or not all(isinstance(value, kind) for value in read.values()):
+        meaning = "names to people" if kind is str else "names to {weight, terms}"
+        raise _wrong(option, f"something else in {path.name}", f"a JSON object from {meaning}")
+    return read
+
+
+def _warn(options: argparse.Namespace, name: str, split: Split) -> None:
+    if not options.hold_out:
+        people = ", ".join(_people(split.kept_out))
+        sys.stderr.write(
+            f"warning: nobody was named by --hold-out; kept out of training, drawn by the seed: {people}\n"
+        )
+    if (BUNDLED / f"{name}.json").exists():
+        sys.stderr.write(f"warning: a bundled prior is named {name} too and is found first; --name gives another\n")
+
+
+def _settings(options: argparse.Namespace, images: Sequence[TrainingImage]) -> Settings:
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(f"{image.source} {image.weight} {tuple(image.pixels.shape)}".encode())
+        digest.update(image.pixels.numpy().tobytes())
+    kept = ("steps", "batch", "patch", "learning_rate", "decay", "widths", "blocks", "seed")
+    return {
+        "modality": options.modality.value,
+        **{name: getattr(options, name) for name in kept},
+        "start_from": options.start_from or "",
+        "processes": _processes_count(),
+        "images": digest.hexdigest(),
+    }
+
+
+def _processes_count() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _people(sources: Sequence[Any]) -> list[str]:
+    return sorted({source.person for source in sources})
+
+
+def _data(split: Split, sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What is trained on, with its terms."""
+    return [
+        f"{source.name if source.name == source.person else f'{source.name} ({source.person})'}: "
+        f"{sources.get(source.name, {}).get('terms', 'terms not stated')}"
+        for source in split.training
+    ]
+
+
+def _network(options: argparse.Namespace) -> EDMNetwork:
+    return EDMNetwork(channels=IMAGE_CHANNELS[options.modality], widths=tuple(options.widths), blocks=options.blocks)
+
+
+def _begun(options: argparse.Namespace) -> Card | None:
+    """The card of the prior to begin with. Raises ReconstructionError when its network is not the one to be trained."""
+    if not options.start_from:
+        return None
+    card = find_card(options.start_from, options.modality, options.output)
+    network, wanted = card.network, _network(options)
+    if not isinstance(network, EDMNetwork):
+        found, expected = f"{card.name} of architecture {network.architecture}", f"{wanted.architecture}, trained here"
+        raise _wrong("start_from", found, expected)
+    if network != wanted:
+        raise _wrong("start_from", f"{card.name} of {_shape(network)}", f"{_shape(wanted)}, or these options as found")
+    return card
+
+
+def _shape(network: EDMNetwork) -> str:
+    return f"--widths {' '.join(map(str, network.widths))} --blocks {network.blocks}"
+
+
+def _inherited(begun: Card | None) -> list[str]:
+    """What the prior to begin with was trained on."""
+    return [f"{entry} (by the prior {begun.name}, to begin with)" for entry in begun.data] if begun else []
+
+
+def _card(
+    name: str,
+    options: argparse.Namespace,
+    data: tuple[str, ...],
+    split: Split,
+    slices: int,
+    step: int,
+    scores: dict[str, float],
+) -> Card:
+    people = _people(split.training)
+    count = "one person" if len(people) == 1 else f"{len(people)} people"
+    return Card(
+        name=name,
+        modality=options.modality,
+        description=f"Denoiser of {options.modality.value} images for purification, noise levels {SIGMA_RANGE}",
+        network=_network(options),
+        sha256="",
+        data=data,
+        held_out=tuple(_people(split.kept_out)),
+        training={
+            "steps": step,
+            "of_steps": options.steps,
+            "batch": options.batch,
+            "patch": options.patch,
+            "learning_rate": options.learning_rate,
+            "ema": options.decay,
+            "seed": options.seed,
+            "processes": _processes_count(),
+            "people": len(people),
+            "slices": slices,
+            **({"started_from": options.start_from} if options.start_from else {}),
+        },
+        scores=scores,
+        limits=f"Trained on {count}. It has not seen other anatomy, contrasts or disease and may invent or remove "
+        "structure there; research use only.",
+    )
+
+
+def _refuse(message: str) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return 2

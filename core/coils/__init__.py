@@ -1,0 +1,1 @@
+"""Coil sensitivity maps and coil noise of multi-coil MRI."""

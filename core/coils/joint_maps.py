@@ -1,0 +1,133 @@
+"""Coil maps fitted to the scan together with its image, where measurements left out say that this helps.
+
+Joint estimation of image and maps is that of Ying and Sheng (2007), JSENSE, with cosines for their polynomials: unlike
+the waves of a calibration region's kernels they may end anywhere at the image's edges.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Generator, Tensor
+
+from udig_recon.core.operators import MultiCoilMRI, as_complex, fft2c, ifft2c
+from udig_recon.core.operators.solvers import conjugate_gradient
+from udig_recon.core.selection.holdout import held_out_error, split
+
+COSINES = 10
+"""per axis that a correction of the maps is made of."""
+RIDGE = 1e-3
+"""Weight of |correction|^2, with |A| = 1 and an object of about 1."""
+ROUNDS = 5
+"""of image and maps in turn."""
+IMAGE_ITERATIONS = 8
+MAP_ITERATIONS = 10
+SMOOTHING_ITERATIONS = 15
+JUDGED_SHARE = 0.2
+"""of the lines or points is left out to judge by."""
+Basis = tuple[Tensor, ...]
+"""Cosines of rows (H, n) and columns (W, n)."""
+GAIN = 0.995
+"""Fitted maps are taken where they leave less than this of the squared error that the given ones leave."""
+LEAST_RATIO = 0.05
+"""that maps are divided by to keep their root-sum-of-squares."""
+
+
+def with_joint_maps(A: MultiCoilMRI, y: Tensor, rng: Generator) -> Iterator[MultiCoilMRI]:
+    """Models with maps fitted to y (1, coils, ky, kx), an object of about 1, round by round; the last is to be taken.
+
+    It is A itself where fitted maps tell no more: both are judged by a share of the measurements that neither
+    least-squares image nor fitted maps have seen.
+    """
+    kept = split(A, JUDGED_SHARE, rng)
+    seen, part = A.restricted(kept), y * kept
+    for fitted in _fitted(seen, part):
+        yield A.with_maps(fitted.maps)
+    given, found = (
+        held_out_error(A.with_maps(model.maps), y, kept, _least_squares(model, part)) for model in (seen, fitted)
+    )
+    if bool(found < GAIN * given):
+        yield from _fitted(A, y)
+    else:
+        yield A
+
+
+def _least_squares(A: MultiCoilMRI, y: Tensor) -> Tensor:
+    """An early-stopped image (1, 2, H, W)."""
+    rhs = A.adjoint(y)
+    return conjugate_gradient(A.normal, rhs, torch.zeros_like(rhs), IMAGE_ITERATIONS)
+
+
+def _fitted(A: MultiCoilMRI, y: Tensor) -> Iterator[MultiCoilMRI]:
+    """Image from the maps and maps from the image, in turn."""
+    basis = tuple(_cosines(size, A.maps) for size in A.maps.shape[1:])
+    size = torch.linalg.vector_norm(A.maps, dim=0)
+    fitted = A.with_maps(_resized(_smooth(A.maps, as_complex(_least_squares(A, y))[0], basis), size))
+    yield fitted
+    for _ in range(ROUNDS):
+        correction = _correction(fitted, as_complex(_least_squares(fitted, y))[0], y[0], basis)
+        fitted = fitted.with_maps(_resized(fitted.maps + correction, size))
+        yield fitted
+
+
+def _smooth(maps: Tensor, image: Tensor, basis: Basis) -> Tensor:
+    """The cosines that fit maps (coils, H, W) best where the image (H, W) is bright."""
+    weight = image.abs().square()
+    weight = weight / weight.max() + RIDGE
+
+    def normal(c: Tensor) -> Tensor:
+        return _analysed(weight * _made(c, basis), basis)
+
+    return _made(_solved(normal, _analysed(weight * maps, basis), SMOOTHING_ITERATIONS), basis)
+
+
+def _correction(A: MultiCoilMRI, image: Tensor, y: Tensor, basis: Basis) -> Tensor:
+    """The E minimising |scale M F (S + E) image - y|^2 + RIDGE |E|^2 among maps (coils, H, W) of few cosines."""
+    sampled = A.scale * A.measured
+
+    def seen(maps: Tensor) -> Tensor:
+        return sampled * fft2c(maps * image)
+
+    def gradient(kspace: Tensor) -> Tensor:
+        return _analysed(image.conj() * ifft2c(sampled * kspace), basis)
+
+    def normal(c: Tensor) -> Tensor:
+        return gradient(seen(_made(c, basis))) + RIDGE * c
+
+    return _made(_solved(normal, gradient(y - seen(A.maps)), MAP_ITERATIONS), basis)
+
+
+def _resized(maps: Tensor, size: Tensor) -> Tensor:
+    """Maps (coils, H, W) at the root-sum-of-squares `size` (H, W), 0 where that is 0."""
+    ratio = torch.linalg.vector_norm(maps, dim=0) / size.where(size > 0, torch.ones_like(size))
+    resized: Tensor = maps / ratio.clamp(min=LEAST_RATIO) * (size > 0)
+    return resized
+
+
+def _made(coefficients: Tensor, basis: Basis) -> Tensor:
+    return basis[0] @ coefficients @ basis[1].T
+
+
+def _analysed(maps: Tensor, basis: Basis) -> Tensor:
+    return basis[0].T @ maps @ basis[1]
+
+
+def _cosines(size: int, like: Tensor) -> Tensor:
+    """The first orthonormal cosines (size, n) of the discrete cosine transform, complex."""
+    pixels = (torch.arange(size, device=like.device) + 0.5) / size
+    orders = torch.arange(min(COSINES, size), device=like.device)
+    basis = torch.cos(math.pi * pixels[:, None] * orders) * math.sqrt(2 / size)
+    basis[:, 0] = 1 / math.sqrt(size)
+    return basis.to(like.dtype)
+
+
+def _solved(normal: Callable[[Tensor], Tensor], rhs: Tensor, iterations: int) -> Tensor:
+    """Conjugate gradients from zero on complex coefficients (coils, n, n), all coils as one system."""
+    real = torch.view_as_real(rhs).flatten()[None, :, None, None]
+
+    def as_system(x: Tensor) -> Tensor:
+        coefficients = torch.view_as_complex(x.reshape(*rhs.shape, 2))
+        return torch.view_as_real(normal(coefficients)).reshape(real.shape)
+
+    solution = conjugate_gradient(as_system, real, torch.zeros_like(real), iterations)
+    return torch.view_as_complex(solution.reshape(*rhs.shape, 2))

@@ -1,0 +1,218 @@
+"""What a job will cost, told before it runs: how often it evaluates what costs, and so its time, memory and files.
+
+Counts follow from the knobs (a run to its end: many end earlier, none does more). Seconds are those of one core of a
+CPU, measured by `benchmarks.speed.estimates`; a service multiplies them by what its own workers take. Torch-free.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.cost.evaluations import Evaluations, of_run, of_setup
+from udig_recon.core.parameters import Parameters
+from udig_recon.core.priors.card import Card, EDMNetwork
+
+# Measured: seconds on one core, bytes at the peak.
+NORMAL_SECONDS = 1e-9  # of A^H A in MRI, for coils * pixels * log2(pixels)
+ENTRY_SECONDS = 8e-10  # of A^H A in CT, for an entry of the projector
+BUILD_SECONDS = 6.5e-8  # of making such an entry
+CALL_SECONDS = 1e-4  # of any A^H A beside
+PASS_SECONDS = 3e-9  # of an image operation, for a pixel
+PRIOR_SECONDS = 7e-12  # of a prior's evaluation, for a product of its convolutions
+PRIOR_CALL_SECONDS = 3e-3
+GRADIENT = 2.1  # evaluations that the gradient of one costs
+NETWORKS = {"unet": (1.0e-5, 0.02), "residual": (7e-7, 6e-3)}  # of an update: for a pixel, and beside
+FORWARD = 0.35  # updates that a network's evaluation alone costs
+MAPS_SECONDS = 1.2e-7  # of ESPIRiT, for coils^2 * pixels
+SLICE_SECONDS = 0.4  # of reading, looking at and writing a slice
+
+BASE_BYTES = 320 << 20  # of a worker that has loaded its libraries
+COIL_BYTES = 110  # for a pixel of a coil: k-space, maps, spectra
+BATCH_COIL_BYTES = 24  # the same for each image that goes through at once
+ENTRY_BYTES = 16  # of the projector, which is kept with its transpose
+PRIOR_BYTES, GRADIENT_BYTES = 460, 1750  # for a pixel, of the bundled priors; with what a gradient needs
+NETWORK_BYTES = {"unet": (9000, 80 << 20), "residual": (2200, 100 << 20)}  # for a pixel, and beside
+IMAGE_BYTES = 160  # for a pixel of each image that goes through at once
+KEPT_COPIES = 3  # of a slice: its own file, the preview, the result
+FORMAT_BYTES = {"h5": 0, "npy": 8, "nifti": 6, "png": 2}  # for a pixel, of a further format at most
+BUNDLED_PRODUCTS = 180_000.0  # for a pixel, of a bundled prior
+BUNDLED_CHANNELS = 64.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the cost of a slice depends on."""
+
+    modality: Modality
+    pixels: int  # of the grid on which it is reconstructed
+    shown_pixels: int  # of the image that comes out
+    coils: int = 1
+    entries: float = 0.0  # of the projector
+    makes_maps: bool = False  # the scan brings none
+
+    @classmethod
+    def of(cls, header: Mapping[str, Any]) -> Self:
+        """Of a slice of the scan with this header, a `ScanHeader` as JSON."""
+        modality, (rows, columns) = Modality(header["modality"]), header["matrix"]
+        shown = int(rows) * int(columns)
+        if modality is Modality.CT:
+            # A shadow of width w lies on 1 + w / p strips, and is 4 / pi pixels wide on average.
+            finer = int(header["detectors"]) / int(rows)
+            return cls(modality, shown, shown, entries=int(header["views"]) * shown * (1 + 4 / math.pi * finer))
+        grid_rows, grid_columns = header.get("kspace_matrix") or (rows, columns)
+        coils = int(header.get("coils") or 1)
+        grid = int(grid_rows) * int(grid_columns)
+        return cls(modality, grid, shown, coils, makes_maps=coils > 1 and not header.get("has_maps"))
+
+
+class PriorSize(NamedTuple):
+    """What a prior's evaluation costs for each pixel, against the bundled ones."""
+
+    products: float = BUNDLED_PRODUCTS
+    channels: float = BUNDLED_CHANNELS
+
+    @classmethod
+    def of(cls, card: Card | None) -> Self:
+        """Of the prior with this card; without one, as the bundled ones."""
+        if card is None:
+            return cls()
+        network = card.network
+        # The network of this project works on half the resolution.
+        first = 1 if isinstance(network, EDMNetwork) else 0
+        widths = (
+            network.widths
+            if isinstance(network, EDMNetwork)
+            else [network.width * multiplier for multiplier in network.multipliers]
+        )
+        blocks = 2 * network.blocks + (0 if first else 1)  # down and up
+        shares = [(width, 4.0 ** -(level + first)) for level, width in enumerate(widths)]
+        products = sum(blocks * 2 * 9 * width**2 * share for width, share in shares)
+        # The bundled network has 64 channels on a quarter of the pixels.
+        return cls(products, sum(width * share for width, share in shares) / (1.5 * 0.25))
+
+
+BUNDLED = PriorSize()
+
+
+class Estimate(NamedTuple):
+    """What a job will cost."""
+
+    seconds: float  # of one worker, over all slices
+    memory_bytes: int  # of the worker at its peak
+    result_bytes: int  # of all that is kept of it, at most
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be estimated: a method with these numbers of slices and seeds, on slices of this size.
+
+    `factor` is what the workers of the service take, in the seconds shipped here.
+    """
+
+    method: Parameters
+    size: Size
+    slices: int
+    followers: int = 0  # of the slices, those that take over what another has found
+    seeds: int = 1
+    outputs: tuple[str, ...] = ("h5",)
+    prior: PriorSize = BUNDLED
+    factor: float = 1.0
+
+    @property
+    def estimate(self) -> Estimate:
+        """Of the whole job."""
+        return Estimate(self.seconds(), memory_bytes(self.method, self.size, self.prior), self.result_bytes())
+
+    def seconds(self, slices: int | None = None, seeds: int | None = None) -> float:
+        """Of the whole job, or with other numbers of slices and seeds."""
+        slices = self.slices if slices is None else slices
+        seeds = self.seeds if seeds is None else seeds
+        followers = self.followers * slices / self.slices
+        alone, following = (self._run_seconds(follows=follows) for follows in (False, True))
+        runs = (slices - followers) * alone + followers * following
+        built = BUILD_SECONDS * self.size.entries  # once for the slices of a volume that follow each other
+        return self.factor * (built + slices * self._setup_seconds() + seeds * runs)
+
+    def _setup_seconds(self) -> float:
+        maps = MAPS_SECONDS * self.size.coils**2 * self.size.pixels if self.size.makes_maps else 0.0
+        setup = of_setup(self.method, self.size.modality, self.size.coils)
+        return SLICE_SECONDS + maps + seconds_of(setup, self.size, self.prior)
+
+    def _run_seconds(self, *, follows: bool) -> float:
+        evaluations = of_run(self.method, self.size.coils, follows=follows)
+        return seconds_of(evaluations, self.size, self.prior)
+
+    def result_bytes(self, slices: int | None = None) -> int:
+        """Of what is kept, at most; it is counted when the job has ended."""
+        complex_image = 8 if self.size.modality is Modality.MRI else 0
+        maps = 4 * (self.method.needs_prior + (self.seeds > 1))
+        pixel = KEPT_COPIES * (12 + complex_image + maps) + sum(FORMAT_BYTES[name] for name in set(self.outputs))
+        count = self.slices if slices is None else slices
+        return count * (pixel * self.size.shown_pixels + (64 << 10))
+
+    def most_slices(self, seconds: float) -> int:
+        """So many slices with these seeds take no longer."""
+        return _most(self.slices, lambda number: self.seconds(slices=number) <= seconds)
+
+    def most_seeds(self, seconds: float) -> int:
+        """So many seeds of these slices take no longer."""
+        return _most(self.seeds, lambda number: self.seconds(seeds=number) <= seconds)
+
+    def most_samples(self, memory: int) -> int:
+        """So many `samples` need no more memory; 0 where the method has none, or one is too many."""
+        if not hasattr(self.method, "samples"):
+            return 0
+
+        def fits(number: int) -> bool:
+            return memory_bytes(self.method.model_copy(update={"samples": number}), self.size, self.prior) <= memory
+
+        return _most(self.method.samples, fits)
+
+
+def seconds_of(evaluations: Evaluations, size: Size, prior: PriorSize = BUNDLED) -> float:
+    """Of one core."""
+    if size.modality is Modality.MRI:
+        normal = NORMAL_SECONDS * size.coils * size.pixels * max(1.0, math.log2(size.pixels))
+    else:
+        normal = ENTRY_SECONDS * size.entries
+    called = PRIOR_SECONDS * prior.products * size.pixels + PRIOR_CALL_SECONDS
+    updates = sum(
+        number * (NETWORKS[name][0] * size.pixels + NETWORKS[name][1])
+        for name, number in (
+            ("unet", evaluations.unet_updates + FORWARD * evaluations.unet_calls),
+            ("residual", evaluations.residual_updates + FORWARD * evaluations.residual_calls),
+        )
+    )
+    return (
+        evaluations.normals * (normal + CALL_SECONDS)
+        + evaluations.passes * PASS_SECONDS * size.pixels
+        + (evaluations.prior_calls + GRADIENT * evaluations.prior_gradients) * called
+        + updates
+    )
+
+
+def memory_bytes(method: Parameters, size: Size, prior: PriorSize = BUNDLED) -> int:
+    """Of a worker at its peak, whatever the number of slices and seeds: they come one after the other."""
+    run = of_run(method, size.coils)
+    batch, pixels = run.batch, size.pixels
+    operator = size.coils * pixels * (COIL_BYTES + BATCH_COIL_BYTES * (1 if run.batch_is_coils else batch))
+    if size.modality is Modality.CT:
+        operator = int(ENTRY_BYTES * size.entries)
+    wide = prior.channels / BUNDLED_CHANNELS
+    evaluated = GRADIENT_BYTES if run.prior_gradients else PRIOR_BYTES if run.prior_calls else 0
+    total = BASE_BYTES + operator + pixels * batch * (IMAGE_BYTES + evaluated * wide)
+    for name, used in (("unet", run.unet_updates), ("residual", run.residual_updates)):
+        if used:
+            total += NETWORK_BYTES[name][0] * pixels * (batch if name == "unet" else 1) + NETWORK_BYTES[name][1]
+    return int(total)
+
+
+def _most(wanted: int, fits: Any) -> int:
+    """The largest number up to `wanted` that fits, by bisection: what does not fit, more do neither."""
+    least, most = 0, wanted
+    while least < most:
+        middle = (least + most + 1) // 2
+        least, most = (middle, most) if fits(middle) else (least, middle - 1)
+    return least

@@ -1,0 +1,204 @@
+"""How often a run of a method evaluates what costs time, counted from its knobs: no run does more. Torch-free.
+
+`tests/core/test_cost.py` holds the counts against those of real runs.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.parameters import (
+    DAPS,
+    DCDP,
+    DDS,
+    DPS,
+    MCG,
+    OES,
+    SIRT,
+    TV,
+    ASeqDIP,
+    CGSense,
+    DiffPIR,
+    Fit,
+    HeldOut,
+    L1Wavelet,
+    Parameters,
+    REDDiff,
+    Sampler,
+    ScoreMRI,
+    SelfGuidedDIP,
+    UDiGDIP,
+    Watched,
+)
+
+# Of the algorithms; a test holds them to theirs.
+TRIED_WEIGHTS = 6
+TV_TRIAL_ITERATIONS, WAVELET_TRIAL_ITERATIONS = 20, 60
+TV_INNER_ITERATIONS = 4
+TV_PASSES, WAVELET_PASSES = 90, 120  # image operations of an iteration
+TV_ALONE, TV_FOLLOWING = (20, 60), (50, 15)  # iterations of a judged run: with each weight, and with the best
+TRIAL_SHARE, FINAL_FOLLOWING = 0.5, 0.3
+START_CG_ITERATIONS, START_SIRT_ITERATIONS = 8, 100
+DATA_ONLY_ITERATIONS = 20
+LOOKS = 100
+NORM_ITERATIONS = 35  # of Lanczos' method for |A|
+JOINT_MAPS_NORMALS = 260.0
+ASSESSED_NORMALS = 30.0
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """How often; of a batch each image counts. A forward or adjoint model alone is half a normal one, A^H A."""
+
+    normals: float = 0.0
+    passes: float = 0.0  # operations on every pixel of an image
+    prior_calls: float = 0.0
+    prior_gradients: float = 0.0  # evaluations with their gradient
+    unet_updates: float = 0.0
+    unet_calls: float = 0.0
+    residual_updates: float = 0.0
+    residual_calls: float = 0.0
+    batch: int = 1  # images that go through at once, at most
+    batch_is_coils: bool = False  # each of them is of one coil
+
+    def __add__(self, other: "Evaluations") -> "Evaluations":
+        mine, others = vars(self), vars(other)
+        summed = {name: mine[name] + others[name] for name in mine if name not in ("batch", "batch_is_coils")}
+        batch = max(self.batch, other.batch)
+        return Evaluations(**summed, batch=batch, batch_is_coils=self.batch_is_coils or other.batch_is_coils)
+
+    def times(self, number: float) -> "Evaluations":
+        """So many of these."""
+        kept = ("batch", "batch_is_coils")
+        return replace(self, **{name: number * value for name, value in vars(self).items() if name not in kept})
+
+
+def of_run(method: Parameters, coils: int = 1, *, follows: bool = False) -> Evaluations:
+    """Of one run, of one slice with one seed, to its end; `follows`: the slice takes over what another has found."""
+    start = Evaluations(normals=START_CG_ITERATIONS + 2)
+    match method:
+        case UDiGDIP():
+            return start + _udig_dip(method, follows=follows)
+        case TV():
+            return start + _tv(method.weight is None, method.iterations)
+        case L1Wavelet():
+            steps = (TRIED_WEIGHTS if method.weight is None else 1) * WAVELET_TRIAL_ITERATIONS + method.iterations
+            return start + Evaluations(normals=1.5 * steps, passes=WAVELET_PASSES * steps)
+        case Watched():
+            once = start + _watched_once(method, coils)
+            stages = 2 if method.held_out_share != 0 and method.refit else 1
+            looks = 0.5 * LOOKS if method.held_out_share != 0 else 0.0
+            return once.times(stages) + Evaluations(normals=looks)
+        case HeldOut():
+            return start + Evaluations(normals=2.0, passes=20.0)
+    return start
+
+
+def of_setup(method: Parameters, modality: Modality, coils: int = 1) -> Evaluations:
+    """Of what a slice needs once, whatever its seeds: norm, coil maps fitted to it, assessment."""
+    joint = JOINT_MAPS_NORMALS if method.fits_maps and modality is Modality.MRI and coils > 1 else 0.0
+    setup = Evaluations(normals=NORM_ITERATIONS + ASSESSED_NORMALS + joint, passes=NORM_ITERATIONS * 10)
+    if method.needs_prior and not method.judged:
+        setup += _tv(False, DATA_ONLY_ITERATIONS)
+    return setup
+
+
+def _tv(tries: bool, iterations: int) -> Evaluations:
+    steps = (TRIED_WEIGHTS if tries else 1) * TV_TRIAL_ITERATIONS + iterations
+    return Evaluations(normals=(TV_INNER_ITERATIONS + 1.5) * steps, passes=TV_PASSES * steps)
+
+
+def _udig_dip(p: UDiGDIP, *, follows: bool) -> Evaluations:
+    k = p.outer_iterations
+    if not p.judged:
+        return _start(p.start) + _walk(p, k)
+    weights, (trial, final) = (1, TV_FOLLOWING) if follows else (TRIED_WEIGHTS, TV_ALONE)
+    steps = weights * trial + final
+    classical = Evaluations(normals=(TV_INNER_ITERATIONS + 1.5) * steps, passes=TV_PASSES * steps)
+    length = max(1, round(TRIAL_SHARE * k)) + (FINAL_FOLLOWING * k if follows else k)
+    starts = Evaluations() if p.start == "tv" else _start(p.start).times(2)
+    return classical + starts + _walk(p, length) + Evaluations(prior_calls=2.0, normals=20.0)
+
+
+def _walk(p: UDiGDIP, k: float) -> Evaluations:
+    """Of so many outer iterations."""
+    purifications = k / p.purification_period if p.purification_period <= k else 1.0
+    pulled = (p.consistency_iterations + 1) * p.samples if p.consistency_iterations else 0
+    shown = pulled * k if p.output == "consistent" else 0.0
+    updates, calls = p.inner_iterations * k, 2.0 * p.samples * k if p.inner_iterations else 0.0
+    # An update leads all inputs at once, whose gradients are of as many images.
+    updates *= p.samples
+    unet = p.network == "unet"
+    return Evaluations(
+        normals=purifications * pulled + shown + updates + 0.5 * p.samples * k,
+        passes=20.0 * p.samples * k,
+        prior_calls=purifications * p.prior_calls * p.samples,
+        unet_updates=updates if unet else 0.0,
+        unet_calls=calls if unet else 0.0,
+        residual_updates=0.0 if unet else updates,
+        residual_calls=0.0 if unet else calls,
+        batch=p.samples,
+    )
+
+
+def _start(name: str) -> Evaluations:
+    match name:
+        case "tv":
+            return _tv(True, 100)
+        case "sirt":
+            return Evaluations(normals=START_SIRT_ITERATIONS + 2.0, passes=10.0 * START_SIRT_ITERATIONS)
+    return Evaluations(normals=START_CG_ITERATIONS + 2.0)
+
+
+def _watched_once(p: Watched, coils: int) -> Evaluations:
+    """Of one run of an iterative method."""
+    match p:
+        case CGSense() | SIRT():
+            return Evaluations(normals=1.5 * p.iterations, passes=12.0 * p.iterations)
+        case Fit():
+            return _fit(p)
+        case Sampler():
+            return _sampler(p, coils)
+    return Evaluations()
+
+
+def _fit(p: Fit) -> Evaluations:
+    updates = p.iterations + (p.mask_iterations if isinstance(p, OES) else 0)
+    once = Evaluations(normals=float(updates), unet_updates=float(updates), passes=20.0 * updates)
+    match p:
+        case SelfGuidedDIP():
+            return replace(once, unet_updates=float(updates * p.draws), batch=p.draws)
+        case ASeqDIP():
+            return replace(once, unet_calls=updates / p.inner_iterations)
+    return once
+
+
+def _sampler(p: Sampler, coils: int) -> Evaluations:
+    """Of one walk down the noise levels."""
+    each: dict[str, Any]
+    match p:
+        case DPS():
+            each = {"prior_gradients": 1, "normals": 1}
+        case DDS() | DiffPIR():
+            each = {"prior_calls": 1, "normals": p.consistency_iterations + 1}
+        case DAPS():
+            drawn = p.langevin_steps or p.consistency_iterations + 2
+            each = {"prior_calls": p.prior_calls, "normals": drawn, "passes": 8 * drawn}
+        case REDDiff():
+            each = {"prior_calls": 1, "normals": 1}
+        case ScoreMRI():
+            each = {"prior_calls": 2, "normals": 3}
+        case MCG():
+            each = {"prior_calls": 1, "prior_gradients": 1, "normals": p.projection_iterations + 5}
+        case DCDP():
+            each = {"prior_calls": p.prior_calls, "normals": p.consistency_iterations + 1}
+        case _:
+            raise TypeError(f"the cost of {p.method} is not known")
+    separate = isinstance(p, ScoreMRI) and p.coils == "separate"
+    batch = coils if separate else p.samples
+    step = Evaluations(**{"passes": 30, **each}).times(batch)
+    if separate:
+        # A step through the models of single coils costs what one through that of all does.
+        step = replace(step, normals=step.normals / coils)
+    shown = Evaluations(normals=0.5 * p.steps)
+    return replace(step.times(p.steps) + shown, batch=batch, batch_is_coils=separate)

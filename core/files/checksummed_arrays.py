@@ -1,0 +1,49 @@
+"""Archives of arrays that carry their own digest, so that no flipped bit of one is taken for data."""
+
+import hashlib
+import io
+import re
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from udig_recon.core.files.atomic import DamagedFile, open_stored
+
+_SEAL = re.compile(rb"sha256:[0-9a-f]{64}")
+_SEAL_BYTES = 71
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError, RuntimeError, zlib.error),
+    *(zipfile.BadZipFile, struct.error, tokenize.TokenError, SyntaxError, OverflowError),
+)
+"""What numpy and zipfile raise over a spoilt archive."""
+
+
+def sealed(archive: bytes) -> bytes:
+    """A .npz whose comment, the last thing in it, is the digest of what it was without one."""
+    seal = b"sha256:" + hashlib.sha256(archive).hexdigest().encode()
+    return archive[:-2] + len(seal).to_bytes(2, "little") + seal
+
+
+@contextmanager
+def opened(path: Path, sha256: str | None) -> Iterator[Any]:
+    """The arrays of a .npz by name, read from bytes that were compared with its seal and with `sha256` where given."""
+    with open_stored(path) as file:
+        content = file.read()
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise DamagedFile(f"{path.name} is not what was written")
+    # Those of older versions have no seal; the checksums of the archive's members must do.
+    seal = content[-_SEAL_BYTES:]
+    if _SEAL.fullmatch(seal) and sealed(content[: -_SEAL_BYTES - 2] + b"\0\0") != content:
+        raise DamagedFile(f"{path.name} is not what was sealed")
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            yield stored
+    except UNREADABLE as error:
+        raise DamagedFile(f"{path.name} cannot be read: {type(error).__name__}") from error

@@ -1,0 +1,220 @@
+"""Arrays inside files, read piece by piece: memory stays small whatever a file declares."""
+
+import itertools
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udig_recon.core.formats.limits import of_kind, unreadable
+
+BLOCK_BYTES = 4 << 20
+BOMB_BYTES = 64 << 20  # arrays below this are never bombs
+BOMB_RATIO = 100  # masked k-space compresses 10:1 or so; more than 100:1 is no measurement
+
+Array = NDArray[Any]
+Region = tuple[slice, ...]
+
+
+class ArraySource(ABC):
+    """One array of a file; nothing of it is in memory until asked for."""
+
+    def __init__(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], stored_bytes: int) -> None:
+        self.name = name
+        self.shape = shape
+        self.dtype = dtype
+        self.native = dtype.newbyteorder("=")
+        self.stored_bytes = stored_bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole array."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @abstractmethod
+    def blocks(self) -> Iterator[tuple[Region, Array]]:
+        """The array in order, in blocks of a few MiB, each with its place."""
+
+    @abstractmethod
+    def read(self, indices: Sequence[int]) -> Array:
+        """Entries of the first axis, stacked (len(indices), ...)."""
+
+    def check_stored(self) -> None:
+        """Refuse an array that declares far more bytes than are stored, before anything is allocated for it."""
+        if self.nbytes > BOMB_BYTES and self.nbytes > BOMB_RATIO * self.stored_bytes:
+            raise unreadable(
+                self.name,
+                f"an array that declares {self.nbytes} bytes, of which {self.stored_bytes} are stored",
+                f"at most {BOMB_RATIO} times what is stored",
+            )
+
+    def whole(self) -> Array:
+        """The whole array; for small ones."""
+        result = np.empty(self.shape, self.dtype)
+        for region, block in self.blocks():
+            result[region] = block
+        return result
+
+
+class Expanded(ArraySource):
+    """A source with one more axis of length 1: a missing slice or coil axis."""
+
+    def __init__(self, source: ArraySource, axis: int) -> None:
+        self._source, self._axis = source, axis
+        shape = (*source.shape[:axis], 1, *source.shape[axis:])
+        super().__init__(source.name, shape, source.dtype, source.stored_bytes)
+
+    def blocks(self) -> Iterator[tuple[Region, Array]]:
+        """The source's blocks with the axis added."""
+        at = self._axis
+        for region, block in self._source.blocks():
+            yield (*region[:at], slice(0, 1), *region[at:]), np.expand_dims(block, at)
+
+    def read(self, indices: Sequence[int]) -> Array:
+        """Entries of the first axis, stacked (len(indices), ...)."""
+        if self._axis == 0:
+            return np.broadcast_to(self._source.whole(), (len(indices), *self._source.shape)).copy()
+        return np.expand_dims(self._source.read(indices), self._axis)
+
+
+class Squeezed(ArraySource):
+    """A source without its axes of length 1."""
+
+    def __init__(self, source: ArraySource) -> None:
+        self._source = source
+        self._kept = [axis for axis, side in enumerate(source.shape) if side != 1]
+        shape = tuple(source.shape[axis] for axis in self._kept)
+        super().__init__(source.name, shape, source.dtype, source.stored_bytes)
+
+    def blocks(self) -> Iterator[tuple[Region, Array]]:
+        """The source's blocks without those axes."""
+        for region, block in self._source.blocks():
+            cuts = tuple(region[axis] for axis in self._kept)
+            yield cuts, block.reshape([cut.stop - cut.start for cut in cuts])
+
+    def read(self, indices: Sequence[int]) -> Array:
+        """Entries of the first axis, stacked (len(indices), ...)."""
+        if self._kept and self._kept[0] == 0:
+            return self._source.read(indices).reshape(len(indices), *self.shape[1:])
+        entries: Array = self.whole()[list(indices)]
+        return entries
+
+
+class InMemory(ArraySource):
+    """A small array that stands in an attribute."""
+
+    def __init__(self, name: str, values: Array) -> None:
+        super().__init__(name, values.shape, values.dtype, values.nbytes)
+        self._values = values
+
+    def blocks(self) -> Iterator[tuple[Region, Array]]:
+        """All of it."""
+        yield tuple(slice(0, side) for side in self.shape), self._values
+
+    def read(self, indices: Sequence[int]) -> Array:
+        """Entries of the first axis, stacked (len(indices), ...)."""
+        entries: Array = self._values[list(indices)]
+        return entries
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way to arrange data in a file that is known, but not read."""
+
+    name: str
+    cure: str  # how to get from it to what is read
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an opened file holds under the names that scans use."""
+
+    format: str  # "hdf5", "matlab", "npy", "npz"
+    arrays: Mapping[str, ArraySource]
+    attributes: Mapping[str, float | str]
+    header_xml: bytes | None = None  # ISMRMRD header of a fastMRI file
+    others: tuple[str, ...] = ()  # names of everything else, as the file spells them
+    layout: Layout | None = None  # a known arrangement that is not read
+    renamed: tuple[tuple[str, str], ...] = ()  # arrays that the file has under another name: that, and ours
+
+
+MRI_ARRAYS = (
+    "kspace",
+    "mask",
+    "sensitivity_maps",
+    "noise",
+    "reference",
+    "guide",
+    "reconstruction_rss",
+    "reconstruction_esc",
+)
+"""What a file of k-space may hold."""
+
+ARRAYS = (
+    *MRI_ARRAYS,
+    "sinogram",
+    "angles",
+)
+ATTRIBUTES = (
+    "geometry",
+    "quantity",
+    "image_size",
+    "pixel_size_mm",
+    "detector_spacing_mm",
+    "pixel_spacing_mm",
+    "rotation_center",
+    "slice_spacing_mm",
+    "slice_thickness_mm",
+)
+EITHER = ("i0", "flat", "dark")
+"""One number for all detectors, or an array with one for each."""
+NAMES = frozenset((*ARRAYS, *ATTRIBUTES, *EITHER))
+
+_MOST_SHOWN = 8
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}(/[A-Za-z][A-Za-z0-9_]{0,39}){0,3}")
+_NUMBER = re.compile(r"[0-9]{5}")
+
+
+def shown_names(names: Iterable[str]) -> str:
+    """Names of a file for a message, a few, and the number of all others.
+
+    Only those that read like a programmer's: what a scanner writes as a name may be a patient's, or their number.
+    """
+    distinct = list(dict.fromkeys(names))
+    plain = [name for name in distinct if _PLAIN.fullmatch(name) and not _NUMBER.search(name)]
+    shown, left = plain[:_MOST_SHOWN], len(distinct) - min(len(plain), _MOST_SHOWN)
+    if not shown:
+        return f"{left} of other names"
+    return ", ".join(shown) + (f" and {left} more" if left else "")
+
+
+def regions(shape: tuple[int, ...], itemsize: int, chunk: tuple[int, ...] | None = None) -> Iterator[Region]:
+    """Cut an array into regions of about BLOCK_BYTES in C order, each of whole chunks.
+
+    Chunk by chunk, because a compressed chunk that lies in two regions is unpacked twice.
+    """
+    step = list(chunk or (1,) * len(shape))
+    for axis in reversed(range(len(shape))):
+        room = max(1, BLOCK_BYTES // (math.prod(step) * itemsize))
+        step[axis] = min(max(shape[axis], 1), step[axis] * room)
+    starts = (range(0, length, stride) for length, stride in zip(shape, step, strict=True))
+    for start in itertools.product(*starts):
+        yield tuple(slice(a, min(a + s, n)) for a, s, n in zip(start, step, shape, strict=True))
+
+
+def attribute(name: str, value: Array) -> float | str:
+    """A scalar attribute of a file as a number or a text; anything else is unreadable."""
+    if value.size == 1:
+        only = value.reshape(-1)[0]
+        if value.dtype.kind in "biuf":
+            return float(only)
+        if isinstance(only, bytes):
+            return only.decode("utf-8", "replace")
+        if isinstance(only, str):
+            return str(only)
+    raise unreadable(name, f"shape {value.shape} of {of_kind(value.dtype)}", "one number or one text")

@@ -1,0 +1,119 @@
+"""Files that are no scans of a format that is read: what they look like, and what to do with them."""
+
+import numpy as np
+
+from udig_recon.core.formats.containers.arrays import Layout
+
+START_BYTES = 16 << 10
+"""As much of a file as is looked at."""
+
+_KSPACE = "kspace (slices, coils, ky, kx) complex64, zero frequency in the middle, as HDF5 or .npz"
+_IMAGE = "k-space or a sinogram: an image needs no reconstruction"
+_MATLAB_5 = Layout(
+    "a MATLAB file of version 5, which is not read",
+    "HDF5 or .npz: scipy.io.loadmat gives its arrays to numpy.savez, or save it in MATLAB with -v7.3",
+)
+_MANGLED = Layout(
+    "an HDF5 file whose line ends were changed on the way, as in a transfer as text",
+    "the bytes as they are: curl --data-binary, FTP in binary mode, no conversion of line ends",
+)
+_SIGNATURES = {
+    b"MATLAB 5.0": _MATLAB_5,
+    b"\x89HDF\n\x1a\n": _MANGLED,
+    b"\x89HDF\r\r\n\x1a": _MANGLED,
+    b"\x89HDF\r\x1a": _MANGLED,
+    b"\x09HDF": _MANGLED,
+    b"\xef\xbf\xbdHDF": _MANGLED,
+    b"\x1f\x8b": Layout("a gzip file", "the file that is in it (gunzip)"),
+    b"\x28\xb5\x2f\xfd": Layout("a Zstandard file", "the file that is in it"),
+    b"BZh": Layout("a bzip2 file", "the file that is in it"),
+    b"\xfd7zXZ": Layout("an xz file", "the file that is in it"),
+    b"7z\xbc\xaf": Layout("a 7-Zip file", "the file that is in it"),
+    b"\x89PNG": Layout("a PNG picture", _IMAGE),
+    b"\xff\xd8\xff": Layout("a JPEG picture", _IMAGE),
+    b"II*\0": Layout("a TIFF image", _IMAGE),
+    b"MM\0*": Layout("a TIFF image", _IMAGE),
+    b"NRRD": Layout("an NRRD image", _IMAGE),
+    b"PK\x05\x06": Layout("an empty zip file", "an .npz with kspace, or with sinogram and angles"),
+    b"\\\x01\x00\x00": Layout("a NIfTI image", _IMAGE),
+    b"\x00\x00\x01\x5c": Layout("a NIfTI image", _IMAGE),
+    b"CDF\x01": Layout("a netCDF 3 file, which is not read", f"{_KSPACE}, or a sinogram with its angles"),
+    b"\x80\x02": Layout("a Python pickle, which is never read", f"{_KSPACE}: numpy.savez"),
+    b"\x80\x03": Layout("a Python pickle, which is never read", f"{_KSPACE}: numpy.savez"),
+    b"\x80\x04": Layout("a Python pickle, which is never read", f"{_KSPACE}: numpy.savez"),
+    b"\x80\x05": Layout("a Python pickle, which is never read", f"{_KSPACE}: numpy.savez"),
+    b"version https://git-lfs": Layout("a pointer of Git LFS", "the file that it points to (git lfs pull)"),
+}
+_TEXTS = (
+    (b"# Dimensions", "the header of a BART file (.hdr)", f"{_KSPACE}: its .cfl read by bart's cfl.py, axes reordered"),
+    (b"##TITLE", "a parameter file of Bruker", f"{_KSPACE}: sorted from fid by ACQ_size and the order of lines"),
+    (b"# === DATA DESCRIPTION", "the list of a Philips export (.list)", f"{_KSPACE}: sorted from its .data"),
+    (b"<!doctype html", "a web page", "the file itself: what was downloaded is a page about it"),
+    (b"<html", "a web page", "the file itself: what was downloaded is a page about it"),
+)
+_DICOM = Layout("a DICOM file", _IMAGE)
+_TWIX = Layout("a Siemens raw data file (twix)", f"{_KSPACE}: sorted by twixtools or siemens_to_ismrmrd")
+_PFILE = Layout("a GE raw data file (P-file)", f"{_KSPACE}: sorted by GE's Orchestra or ge_to_ismrmrd")
+_FLOATS = Layout(
+    "bytes without a signature that may be plain complex numbers, as a BART .cfl file",
+    f"{_KSPACE}: the shape of a .cfl stands in its .hdr",
+)
+_INTEGERS = Layout(
+    "bytes without a signature that may be plain whole numbers, as a fid of Bruker",
+    f"{_KSPACE}: the shape of a fid stands in method and acqp",
+)
+_FIRST_MEASUREMENT = 10240  # its place in a twix file
+_FEWEST = 8  # numbers by which a file may be told to be of numbers
+_WIDEST = 1 << 24  # whole numbers of a receiver
+
+
+def foreign(start: bytes) -> Layout | None:
+    """The format that a file with this start is of, with what to do; None where nothing is known of it."""
+    for signature, layout in _SIGNATURES.items():
+        if start.startswith(signature):
+            return layout
+    if start[128:132] == b"DICM":
+        return _DICOM
+    if b"GE_MED_NMR" in start[:256] or _is_pfile(start):
+        return _PFILE
+    if b"<XProtocol>" in start or b"MeasYaps" in start or _is_twix(start):
+        return _TWIX
+    lower = start[:256].lstrip().lower()
+    for text, name, cure in _TEXTS:
+        if lower.startswith(text.lower()):
+            return Layout(name, cure)
+    return _numbers(start)
+
+
+def _is_twix(start: bytes) -> bool:
+    """The directory of versions D and E: a zero, the number of measurements, then their numbers and places."""
+    if len(start) < 32 or start[:4] != bytes(4):
+        return False
+    count = int.from_bytes(start[4:8], "little")
+    place = int.from_bytes(start[16:24], "little")
+    return 1 <= count <= 64 and place == _FIRST_MEASUREMENT
+
+
+def _is_pfile(start: bytes) -> bool:
+    """GE's revision of the header, a float of 7 to 30, and then the number of the run in the same bytes."""
+    if len(start) < 160:
+        return False
+    revision = float(np.frombuffer(start[:4], "<f4")[0])
+    dates = start[16:26] + start[92:102]
+    return 7 <= revision <= 30 and b"/" in dates and sum(48 <= byte <= 57 for byte in dates) >= 6
+
+
+def _numbers(start: bytes) -> Layout | None:
+    whole = start[: len(start) // 8 * 8]
+    if len(whole) < 64:
+        return None
+    with np.errstate(invalid="ignore", over="ignore"):
+        floats, integers = (
+            np.frombuffer(whole, "<f4").astype(np.float64),
+            np.frombuffer(whole, "<i4").astype(np.float64),
+        )
+    size = np.abs(floats[floats != 0])
+    if np.isfinite(floats).all() and size.size > _FEWEST and size.min() > 1e-12 and size.max() < 1e12:
+        return _FLOATS
+    small = np.abs(integers) < _WIDEST
+    return _INTEGERS if small.mean() > 0.99 and (integers != 0).mean() > 0.2 else None

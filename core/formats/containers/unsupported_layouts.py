@@ -1,0 +1,55 @@
+"""Arrangements of HDF5 files that are known but not read: each is refused by its name, with what to do."""
+
+from udig_recon.core.formats.containers.arrays import Layout
+from udig_recon.core.formats.containers.hdf5_library import h5py
+
+_MOST_GROUPS = 64
+_SINOGRAM = "a file with sinogram (slices, views, detectors) and angles (views,) in radians"
+_DATA_EXCHANGE = Layout(
+    "a Data Exchange file (exchange/data), which is not read",
+    f"{_SINOGRAM}: sinogram = exchange/data with its first two axes swapped, angles = exchange/theta in radians "
+    "(numpy.deg2rad), and for counts quantity='counts' with flat and dark (detectors,), the means over frames of "
+    "exchange/data_white and exchange/data_dark",
+)
+_NEXUS = Layout(
+    "a NeXus file, which is not read",
+    f"{_SINOGRAM}: from NXtomo the projections of image_key 0 with their first two axes swapped, rotation_angle in "
+    "radians (numpy.deg2rad), and for counts quantity='counts' with flat and dark (detectors,), the means over the "
+    "frames of image_key 1 and 2",
+)
+_KSPACE = "kspace (slices, coils, ky, kx) complex64 with its zero frequency in the middle"
+_MRD = Layout(
+    "an ISMRMRD (MRD) raw data file, which is not read",
+    f"{_KSPACE}: lines sorted by idx.slice and idx.kspace_encode_step_1 of their heads, noise scans (flag 19) apart as "
+    "noise (coils, n), and the file's xml as ismrmrd_header; spiral and radial data are gridded first",
+)
+_MRD_IMAGES = Layout("a file of ISMRMRD (MRD) images", "k-space: an image needs no reconstruction")
+
+
+def known_layout(file: h5py.File) -> Layout | None:
+    """The layout of an HDF5 file without kspace or sinogram at its root, where it has a name."""
+    groups = [name for name in ("exchange", "entry", "entry1", "entry_1", "raw_entry") if _is_group(file, name)]
+    if "exchange" in groups:
+        return _DATA_EXCHANGE
+    if (layout := _mrd(file)) is not None:
+        return layout
+    if groups or any("NX_class" in holder.attrs for holder in (file, *file.values()) if isinstance(holder, h5py.Group)):
+        return _NEXUS
+    return None
+
+
+def _mrd(file: h5py.File) -> Layout | None:
+    """Raw data (xml and data in a group) or images (data, header and attributes), at most two groups deep."""
+    groups = [name for name in file if _is_group(file, name)][:_MOST_GROUPS]
+    for name in groups:
+        members = set(file[name])
+        if {"xml", "data"} <= members:
+            return _MRD
+        inner = [each for each in sorted(members)[:_MOST_GROUPS] if _is_group(file[name], each)]
+        if {"data", "header"} <= members or any({"data", "header"} <= set(file[name][each]) for each in inner):
+            return _MRD_IMAGES
+    return None
+
+
+def _is_group(file: h5py.Group, name: str) -> bool:
+    return name in file and file.get(name, getclass=True) is h5py.Group

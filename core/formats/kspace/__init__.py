@@ -1,0 +1,1 @@
+"""MRI scans: which array of a file means what, and whether its content is k-space."""

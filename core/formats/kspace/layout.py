@@ -1,0 +1,160 @@
+"""Which array of a k-space file means what, and whether they fit each other by their shapes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udig_recon.core.formats.containers.arrays import ArraySource, Contents, Expanded
+from udig_recon.core.formats.containers.views import Entry, Joined, Middle
+from udig_recon.core.formats.kspace.grid import Grid, grid
+from udig_recon.core.formats.kspace.ismrmrd_header import Encoding, encoding
+from udig_recon.core.formats.kspace.masks import noise_covariance, sampling_mask
+from udig_recon.core.formats.lengths import length, slice_spacing
+from udig_recon.core.formats.limits import unreadable
+
+_LEAST_PIXEL_MM = 0.003  # MR microscopy has pixels of a few micrometres
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The arrays of a scan, fitted to each other by shape, their values not looked at."""
+
+    kspace: ArraySource  # (slices, coils, ky, kx)
+    mask: NDArray[np.bool_] | None  # (ky, kx), or (slices, ky, kx) where slices have masks of their own
+    sensitivity_maps: ArraySource | None  # (slices, coils, ky, kx)
+    reference: ArraySource | None  # (slices, *recon_size)
+    guide: ArraySource | None  # (slices, *recon_size)
+    noise_covariance: NDArray[np.complex64] | None  # (coils, coils)
+    encoding: Encoding | None
+    recon_size: tuple[int, int]
+    pixel_spacing_mm: tuple[float, float]
+    slice_spacing_mm: float | None
+    warnings: tuple[str, ...]
+
+    def mask_of(self, index: int) -> NDArray[np.bool_] | None:
+        """The mask (ky, kx) of a slice."""
+        return self.mask if self.mask is None or self.mask.ndim == 2 else self.mask[index]
+
+
+def layout_of(contents: Contents) -> Layout:
+    """The arrays of a scan, fitted. Raises UnreadableScan where they cannot be."""
+    warnings: list[str] = []
+    kspace = stack_of(contents, warnings)
+    slices, coils, *samples = kspace.shape
+    if contents.format == "hdf5" and len(contents.arrays["kspace"].shape) == 3 and contents.header_xml is None:
+        warnings.append(
+            "kspace has 3 axes: read as (slices, ky, kx) of a single coil; coils of one slice need a first axis of 1"
+        )
+    maps = contents.arrays.get("sensitivity_maps")
+    if maps is not None:
+        if len(maps.shape) > 4:
+            raise unreadable("sensitivity_maps", f"shape {maps.shape}", f"one set of maps of shape {kspace.shape}")
+        maps = _fitting(maps, kspace.shape, "c")
+    reference = reference_of(contents, coils)
+    header = encoding_of(contents)
+    image = grid((samples[0], samples[1]), header, None if reference is None else reference.shape)
+    warnings += image.warnings
+    guide = contents.arrays.get("guide")
+    if guide is not None:
+        guide = _fitting(guide, (slices, *image.size), "iuf")
+    return Layout(
+        kspace=kspace,
+        mask=sampling_mask(contents.arrays.get("mask"), kspace.shape, warnings),
+        sensitivity_maps=maps,
+        reference=_on_grid(reference, slices, image, warnings),
+        guide=guide,
+        noise_covariance=noise_covariance(contents.arrays.get("noise"), coils),
+        encoding=header,
+        recon_size=image.size,
+        pixel_spacing_mm=image.spacing_mm or _spacing(contents, warnings),
+        slice_spacing_mm=image.slice_spacing_mm or slice_spacing(contents.attributes, warnings),
+        warnings=tuple(warnings),
+    )
+
+
+def stack_of(contents: Contents, warnings: list[str]) -> ArraySource:
+    """k-space with all four axes. HDF5 as fastMRI has it leaves out a single coil, numpy's files a single slice."""
+    source = contents.arrays["kspace"]
+    expected = _axes(contents.format)
+    if source.dtype.kind in "iuf":
+        if source.native in (np.float32, np.float64) and len(source.shape) in (4, 5) and source.shape[-1] == 2:
+            source = Joined(source)
+            warnings.append("kspace has real and imaginary parts on its last axis: they are joined")
+        else:
+            hint = "; a sinogram goes with its angles into one .npz" if contents.format == "npy" else ""
+            cure = "complex64: join real and imaginary parts (re + 1j * im)"
+            raise unreadable("kspace", f"{source.dtype} values", f"{cure}{hint}")
+    if source.native not in (np.complex64, np.complex128):
+        hint = "; a sinogram goes with its angles into one .npz" if contents.format == "npy" else ""
+        raise unreadable("kspace", f"{source.dtype} values", f"complex64{hint}")
+    if len(source.shape) == 3:
+        return Expanded(source, axis=1 if contents.format == "hdf5" else 0)
+    while len(source.shape) > 4 and source.shape[0] == 1:
+        source = Entry(source, 0)
+    if len(source.shape) > 4:
+        cure = "average the repetitions, or choose one average, echo, phase or frame, first"
+        raise unreadable("kspace", f"{len(source.shape)} axes {source.shape}", f"{expected}: {cure}")
+    if len(source.shape) != 4:
+        raise unreadable("kspace", f"{len(source.shape)} axes {source.shape}", expected)
+    return source
+
+
+def _axes(kind: str) -> str:
+    short = "3 axes (slices, ky, kx)" if kind == "hdf5" else "3 axes (coils, ky, kx)"
+    return f"4 axes (slices, coils, ky, kx) or {short}"
+
+
+def encoding_of(contents: Contents) -> Encoding | None:
+    """What the ISMRMRD header tells of the measurement, where there is one."""
+    return None if contents.header_xml is None else encoding(contents.header_xml)
+
+
+def _on_grid(reference: ArraySource | None, slices: int, image: Grid, warnings: list[str]) -> ArraySource | None:
+    """The reference's middle, of the image's size; None where its pixels are of another size."""
+    if reference is None or not image.reference_fits:
+        return None
+    if reference.dtype.kind == "c":
+        warnings.append("the reference is complex: its magnitude is used")
+    sides = zip(reference.shape[-2:], image.size, strict=False)
+    if len(reference.shape) >= 2 and all(have >= want for have, want in sides):
+        reference = Middle(reference, image.size)
+    return _fitting(reference, (slices, *image.size), "iufc")
+
+
+def reference_of(contents: Contents, coils: int) -> ArraySource | None:
+    """Ours, or fastMRI's: the emulated single coil has a truth of its own beside the root of sum of squares."""
+    theirs = ("reconstruction_rss", "reconstruction_esc")
+    names = ("reference", *(reversed(theirs) if coils == 1 else theirs))
+    return next((contents.arrays[name] for name in names if name in contents.arrays), None)
+
+
+def _fitting(source: ArraySource, shape: tuple[int, ...], kinds: str) -> ArraySource:
+    """The source with the missing axes of length 1, if it then has this shape and is of one of these kinds of numbers.
+
+    Real and imaginary parts on a last axis of 2 are joined where complex numbers are meant.
+    """
+    if "c" in kinds and source.shape == (*shape, 2) and source.native in (np.float32, np.float64):
+        source = Joined(source)
+    if source.dtype.kind not in kinds or source.native in (np.longdouble, np.clongdouble):
+        wanted = {"c": "complex64", "iuf": "numbers such as float32", "iufc": "numbers such as float32"}[kinds]
+        raise unreadable(source.name, f"{source.dtype} values", wanted)
+    fitted = source
+    for axis in range(len(shape)):
+        if len(fitted.shape) < len(shape) and shape[axis] == 1 and fitted.shape[axis:] == shape[axis + 1 :]:
+            fitted = Expanded(fitted, axis)
+    if len(fitted.shape) == len(shape) + 1 and fitted.shape[1] == 1 and fitted.shape[2:] == shape[1:]:
+        fitted = Entry(fitted, 1)
+    if fitted.shape != shape:
+        raise unreadable(source.name, f"shape {source.shape}", f"shape {shape}")
+    return fitted
+
+
+def _spacing(contents: Contents, warnings: list[str]) -> tuple[float, float]:
+    spacing = length(contents.attributes, "pixel_spacing_mm")
+    if spacing is None:
+        warnings.append("the file gives no pixel spacing: 1 mm is assumed")
+        return (1.0, 1.0)
+    if spacing < _LEAST_PIXEL_MM:
+        warnings.append(f"pixel_spacing_mm is {spacing:g}, finer than any scanner's: metres are multiplied by 1000")
+    return (spacing, spacing)

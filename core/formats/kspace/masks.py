@@ -1,0 +1,103 @@
+"""What comes with a k-space beside it: where it was measured, and how noisy its coils are."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udig_recon.core.formats.containers.arrays import Array, ArraySource
+from udig_recon.core.formats.limits import unreadable
+
+_MOST_MASK_BYTES = 256 << 20
+_MOST_NOISE_BYTES = 64 << 20
+_MOST_KURTOSIS = 6.0  # E|n|^4 / (E|n|^2)^2 is 2 of complex Gaussian noise, about 4 of two scans' with gains 1 and 10
+
+
+def sampling_mask(source: ArraySource | None, shape: tuple[int, ...], warnings: list[str]) -> NDArray[np.bool_] | None:
+    """The mask as (ky, kx), or (slices, ky, kx) where slices differ; a row of (kx,) holds for every ky."""
+    if source is None:
+        return None
+    slices, _, ky, kx = shape
+    placed = _placed(source.shape, slices, ky, kx)
+    if placed is None:
+        expected = f"shape {(kx,)}, {(ky, kx)} or {(slices, ky, kx)}; without a mask, zeros count as not measured"
+        raise unreadable("mask", f"shape {source.shape}", expected + _cure(source.shape, shape))
+    if source.dtype.kind not in "biuf":
+        raise unreadable("mask", f"{source.dtype} values", "bool, or numbers 0 and 1")
+    if source.nbytes > _MOST_MASK_BYTES:
+        expected = f"at most {_MOST_MASK_BYTES}; without a mask, zeros count as not measured"
+        raise unreadable("mask", f"{source.nbytes} bytes", expected)
+    values: NDArray[Any] = source.whole()
+    if not np.isin(values, (0, 1)).all() and not np.isin(values, (0, 255)).all():
+        raise unreadable("mask", "values beside 0 and 1", "0 where not measured, 1 where measured")
+    if not values.any():
+        raise unreadable("mask", "nothing but zeros", "some measured samples")
+    mask = values.astype(bool).reshape(placed)
+    if len(placed) == 3 and (mask != mask[:1]).any():
+        warnings.append("slices have masks of their own: each is reconstructed by its own")
+        return np.broadcast_to(mask, (slices, ky, kx)).copy()
+    return np.broadcast_to(mask[0] if len(placed) == 3 else mask, (ky, kx)).copy()
+
+
+def _placed(shape: tuple[int, ...], slices: int, ky: int, kx: int) -> tuple[int, ...] | None:
+    """The shape of a mask as one that can be broadcast to (ky, kx) or (slices, ky, kx)."""
+    sides = tuple(side for side in shape if side != 1)
+    if sides == (kx,) and (kx != ky or shape[-1] != 1):
+        return (kx,)
+    if sides == (kx,) and len(shape) > 2:  # (1, 1, kx, 1), beside numbers of two parts
+        return (kx,)
+    if sides == (ky,) and shape[-2:] == (ky, 1):
+        return (ky, 1)
+    if sides == (ky, kx):
+        return (ky, kx)
+    if len(shape) >= 3 and shape[0] == slices and sides[-2:] in ((ky, kx), (slices, kx), (slices, ky)):
+        if sides == (slices, ky, kx):
+            return (slices, ky, kx)
+        if sides == (slices, kx) and shape[-1] == kx:
+            return (slices, 1, kx)
+    return None
+
+
+def _cure(found: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    """What to do with a mask of this shape beside k-space (slices, coils, ky, kx), where that can be told."""
+    _, coils, ky, kx = shape
+    sides = tuple(side for side in found if side != 1)
+    if sides == (ky,):
+        return "; one value for each ky stands in a column: mask.reshape(-1, 1)"
+    if found[-2:] == (ky, kx) and coils in found[:-2]:
+        return f"; coils are measured at the same places: its first entry along the axis of {coils}"
+    if sides[-2:] == (kx, ky):
+        return "; rows and columns look swapped: numpy.swapaxes(mask, -1, -2)"
+    if len(sides) == 1 and found[-1] < kx:
+        return f"; numbers of lines go into zeros: mask = numpy.zeros({kx}); mask[lines] = 1"
+    return ""
+
+
+def noise_covariance(source: ArraySource | None, coils: int) -> NDArray[np.complex64] | None:
+    """Covariance (coils, coils) of samples (coils, n) that were measured without any signal."""
+    if source is None:
+        return None
+    expected = f"complex64 of shape ({coils}, n), n samples of each coil without any signal"
+    if source.native not in (np.complex64, np.complex128) or len(source.shape) < 2 or source.shape[0] != coils:
+        swapped = len(source.shape) == 2 and source.shape[1] == coils
+        cure = "; its axes look swapped: noise.T" if swapped else ""
+        raise unreadable("noise", f"shape {source.shape} of {source.dtype}", expected + cure)
+    if source.nbytes > _MOST_NOISE_BYTES:
+        raise unreadable("noise", f"{source.nbytes} bytes", f"at most {_MOST_NOISE_BYTES}")
+    samples: Array = source.whole().reshape(coils, -1).astype(np.complex128)
+    if samples.shape[1] < 4 * coils or not np.isfinite(samples).all():
+        raise unreadable("noise", f"{samples.shape[1]} samples of each coil", f"{4 * coils} finite samples or more")
+    energy = np.square(np.abs(samples))
+    mean = np.maximum(energy.mean(axis=1), 1e-300)
+    if float(np.median(np.square(energy / mean[:, None]).mean(axis=1))) > _MOST_KURTOSIS:
+        raise unreadable(
+            "noise",
+            "a few samples far stronger than the rest, as of an object",
+            "samples measured without any signal; without them noise is estimated from k-space",
+        )
+    covariance = samples @ samples.conj().T / samples.shape[1]
+    variances = np.linalg.eigvalsh(covariance)
+    if not variances[0] > 1e-8 * variances[-1] > 0:
+        raise unreadable("noise", "coils that are silent or alike", "noise of its own in every coil")
+    result: NDArray[np.complex64] = covariance.astype(np.complex64)
+    return result

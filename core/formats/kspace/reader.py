@@ -1,0 +1,202 @@
+"""k-space files: whether their content is what it is called, and how they are read."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udig_recon.core.acquisition import Modality, MRIAcquisition, ScanHeader
+from udig_recon.core.coils.calibration import calibration_size, echo_shift
+from udig_recon.core.errors import UnsupportedScan
+from udig_recon.core.formats.containers.arrays import MRI_ARRAYS, Contents
+from udig_recon.core.formats.kspace import content_checks as checks
+from udig_recon.core.formats.kspace.grid import grid
+from udig_recon.core.formats.kspace.layout import Layout, encoding_of, layout_of, reference_of, stack_of
+from udig_recon.core.formats.kspace.measured import measured
+from udig_recon.core.formats.kspace.survey import Survey, survey, suspicions
+from udig_recon.core.formats.limits import LEAST_SIDE, Limits, unreadable
+from udig_recon.core.formats.value_checks import check_values
+
+USED = frozenset((*MRI_ARRAYS, "pixel_spacing_mm", "slice_spacing_mm", "slice_thickness_mm"))
+"""Arrays and attributes that mean something beside k-space."""
+
+_FOURIER = "numpy.fft.fftshift(numpy.fft.fft2(numpy.fft.ifftshift(image)))"
+
+
+def probe(contents: Contents) -> ScanHeader:
+    """Header of a k-space scan whose every value has been looked at."""
+    layout = layout_of(contents)
+    slices, coils, ky, kx = layout.kspace.shape
+    found = survey(layout.kspace, layout.mask)
+    where, warnings = _measured(layout, found)
+    _check_content(layout, found, where)
+    warnings += _suspicions(layout, found, where)
+    if layout.guide is not None:
+        check_values(layout.guide)
+    if coils > 1 and layout.sensitivity_maps is None:
+        shift = echo_shift(found.energy, where)
+        calibration_size(np.roll(where, shift, (0, 1)))
+        if shift != (0, 0):
+            warnings.append(
+                f"the echo and the lines about it lie {-shift[0]} rows and {-shift[1]} columns off the middle of "
+                "k-space: it is shifted there, which changes nothing but the image's phase"
+            )
+    return ScanHeader(
+        format="fastmri_hdf5" if contents.format == "hdf5" else contents.format,
+        modality=Modality.MRI,
+        slices=slices,
+        coils=coils,
+        matrix=layout.recon_size,
+        kspace_matrix=(ky, kx),
+        pixel_spacing_mm=layout.pixel_spacing_mm,
+        slice_spacing_mm=layout.slice_spacing_mm,
+        acceleration=round(ky * kx / int(where.sum()), 4),
+        has_maps=layout.sensitivity_maps is not None,
+        has_reference=layout.reference is not None,
+        has_guide=layout.guide is not None,
+        warnings=(*layout.warnings, *warnings),
+    )
+
+
+def read(contents: Contents, slices: Sequence[int]) -> MRIAcquisition:
+    """The wanted slices, each with what `measured` finds of it; where that differs, the mask is of what any has."""
+    layout = layout_of(contents)
+    kspace = layout.kspace.read(slices).astype(np.complex64, copy=False)
+    masks = np.empty((len(slices), *kspace.shape[-2:]), bool)
+    for place, index in enumerate(slices):
+        masks[place] = _cleaned(kspace[place], layout.mask_of(index))
+    coils = kspace.shape[1]
+    if coils > 1 and layout.sensitivity_maps is None and len(slices):
+        energy = sum(np.square(np.abs(plane), dtype=np.float64) for each in kspace for plane in each)
+        everywhere: NDArray[np.bool_] = np.all(masks, axis=0)
+        shift = echo_shift(energy, everywhere)
+        kspace, masks = np.roll(kspace, shift, (-2, -1)), np.roll(masks, shift, (-2, -1))
+    mask: NDArray[np.bool_] = np.any(masks, axis=0)
+    maps, reference, guide = layout.sensitivity_maps, layout.reference, layout.guide
+    return MRIAcquisition(
+        kspace=kspace,
+        mask=mask,
+        masks=masks if len(masks) and (masks != masks[0]).any() else None,
+        sensitivity_maps=None if maps is None else maps.read(slices).astype(np.complex64, copy=False),
+        reference=None if reference is None else np.abs(reference.read(slices)).astype(np.float32, copy=False),
+        guide=None if guide is None else np.abs(guide.read(slices)).astype(np.float32, copy=False),
+        noise_covariance=layout.noise_covariance,
+        recon_size=layout.recon_size,
+        pixel_spacing_mm=layout.pixel_spacing_mm,
+    )
+
+
+def check_limits(contents: Contents, limits: Limits) -> None:
+    """Refuse a scan that is too large, by the sizes that its arrays declare."""
+    shape = slices, coils, ky, kx = stack_of(contents, []).shape
+    _check_order(shape, limits)
+    limits.check("kspace", "slices", slices, limits.max_slices)
+    if coils > limits.max_coils:
+        raise UnsupportedScan(
+            f"kspace: found {coils} coils, expected at most {limits.max_coils}: compress them first, to the strongest "
+            "of their singular vectors (numpy.linalg.svd of k-space as (coils, samples)), usually 8 to 32",
+            field="kspace",
+            found=f"{coils} coils",
+            expected=f"at most {limits.max_coils} coils",
+        )
+    limits.check("kspace", "coils", coils, limits.max_coils)
+    limits.check("kspace", "samples along ky", ky, limits.max_matrix, LEAST_SIDE)
+    limits.check("kspace", "samples along kx", kx, limits.max_matrix, LEAST_SIDE)
+    reference = reference_of(contents, coils)
+    size = grid((ky, kx), encoding_of(contents), None if reference is None else reference.shape).size
+    for side in size:
+        limits.check("ismrmrd_header", "pixels a side", side, limits.max_matrix, LEAST_SIDE)
+
+
+def slice_count(contents: Contents) -> int:
+    """Slices of the scan."""
+    return stack_of(contents, []).shape[0]
+
+
+def _check_order(shape: tuple[int, ...], limits: Limits) -> None:
+    """Refuse axes in an order that cannot be, by name."""
+    slices, coils, ky, kx = shape
+    if min(ky, kx) < LEAST_SIDE <= min(slices, coils) and ky <= limits.max_slices and kx <= limits.max_coils:
+        cure = (
+            "the first two axes look like ky and kx: numpy.transpose(kspace, (2, 3, 0, 1)) of (ky, kx, slices, coils)"
+        )
+        raise unreadable("kspace", f"shape {shape}", f"axes (slices, coils, ky, kx); {cure}")
+    small = kx < LEAST_SIDE or (coils > limits.max_coils and 4 * kx <= min(coils, ky))
+    if small and min(coils, ky) >= LEAST_SIDE and kx <= limits.max_coils:
+        cure = f"the last axis of {kx} looks like the coils: numpy.moveaxis(kspace, -1, 1)"
+        raise unreadable("kspace", f"shape {shape}", f"axes (slices, coils, ky, kx); {cure}")
+
+
+def _cleaned(kspace: NDArray[np.complex64], mask: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    """Where a slice (coils, ky, kx) was measured; everywhere else it is made zero."""
+    if mask is not None:
+        kspace[:, ~mask] = 0
+    where = measured(np.abs(kspace).max(axis=0), mask).where
+    kspace[:, ~where] = 0
+    return where
+
+
+def _measured(layout: Layout, found: Survey) -> tuple[NDArray[np.bool_], list[str]]:
+    """The measured locations (ky, kx) of any slice, and what is odd about them."""
+    warnings = []
+    empty = np.flatnonzero(~found.columns.any(axis=1))
+    if empty.size:
+        warnings.append(f"slices without any signal: {', '.join(map(str, empty[:20]))}")
+    if layout.mask is None:
+        filled = found.columns[found.columns.any(axis=1)]
+        if (filled != filled[0]).any():
+            warnings.append("slices are sampled at different places: each is reconstructed by its own")
+    if found.outside:
+        warnings.append("k-space holds samples outside the mask: they are not used")
+    if found.nan_outside:
+        warnings.append("k-space holds NaN outside the mask: taken for not measured")
+    mask = layout.mask
+    if mask is not None and mask.ndim == 3:
+        mask = np.asarray(mask.any(axis=0))
+    where, notes = measured(found.magnitude, mask)
+    return where, [*warnings, *notes]
+
+
+def _check_content(layout: Layout, found: Survey, where: NDArray[np.bool_]) -> None:
+    """Refuse k-space, or a mask of it, that is something else."""
+    mask = layout.mask
+    if mask is not None and found.outside_peak > float(found.magnitude.max()):
+        how = checks.misread_mask(mask if mask.ndim == 2 else np.asarray(mask.any(axis=0)))
+        if how is not None:
+            found_mask = "one that leaves out the middle of k-space, where its strongest samples are"
+            raise unreadable("mask", found_mask, f"1 where k-space was measured, zero frequency at n // 2: {how}")
+    if axes := checks.ends_of_frequency(found.energy, where):
+        raise unreadable(
+            "kspace",
+            f"the strongest samples at both ends of {' and '.join(axes)}",
+            f"zero frequency in the middle, at index n // 2: of an image {_FOURIER}",
+        )
+    if checks.looks_like_an_image(found.planes):
+        raise unreadable("kspace", "what looks like an image", f"its k-space, {_FOURIER}")
+    space = None if layout.encoding is None else layout.encoding.encoded
+    if space is not None and space.matrix[2] > 1 and checks.untransformed_partitions(found.slice_energy):
+        raise UnsupportedScan(
+            f"kspace: found {layout.kspace.shape[0]} partitions of a 3D scan that are not transformed along kz, "
+            "expected slices: transform the first axis first, "
+            "numpy.fft.fftshift(numpy.fft.ifft(numpy.fft.ifftshift(kspace, 0), axis=0, norm='ortho'), 0)",
+            field="kspace",
+            found="partitions of a 3D scan that are not transformed along kz",
+            expected="slices",
+        )
+
+
+def _suspicions(layout: Layout, found: Survey, where: NDArray[np.bool_]) -> list[str]:
+    """What the values of arrays tell of each other; raises UnreadableScan for values that cannot be."""
+    warnings = []
+    space = None if layout.encoding is None else layout.encoding.encoded
+    if space is not None and space.matrix[2] > 1:
+        warnings.append(
+            f"the header tells of a 3D scan of {space.matrix[2]} partitions: the first axis of kspace is taken for "
+            "slices, transformed along kz"
+        )
+    if axes := checks.one_sided(where):
+        warnings.append(
+            f"k-space reaches less far to one side along {' and '.join(axes)} (partial Fourier): the image is blurred "
+            "there, as the other side is not filled in"
+        )
+    return warnings + suspicions(found, where, layout.sensitivity_maps, layout.reference)

@@ -1,0 +1,1 @@
+"""CT scans: which array of a file means what, and whether its content is a sinogram."""

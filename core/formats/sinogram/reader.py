@@ -1,0 +1,243 @@
+"""Sinogram files: geometry with its defaults, checks, and line integrals from counts."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udig_recon.core.acquisition import CTAcquisition, Modality, ScanHeader
+from udig_recon.core.formats.containers.arrays import EITHER, Array, ArraySource, Contents, Expanded, Region, Squeezed
+from udig_recon.core.formats.lengths import length, slice_spacing
+from udig_recon.core.formats.limits import LEAST_SIDE, Limits, unreadable
+from udig_recon.core.formats.sinogram.consistency import oddities
+from udig_recon.core.formats.sinogram.counts import Beam, beam_oddities, beam_of, line_integrals
+from udig_recon.core.formats.sinogram.geometry import (
+    AXES,
+    angles_of,
+    check_geometry,
+    grid,
+    measured_rays,
+    rotation_center,
+)
+from udig_recon.core.formats.sinogram.view_axis import Centres
+from udig_recon.core.formats.value_checks import check_values, surveyed
+
+USED = frozenset(
+    ("sinogram", "angles", "mask", "reference", "guide", "geometry", "quantity", *EITHER, "image_size", "pixel_size_mm")
+) | {"detector_spacing_mm", "rotation_center", "slice_spacing_mm", "slice_thickness_mm"}
+"""Names of arrays and attributes that have a meaning beside a sinogram."""
+
+_STEEP = 50.0  # line integrals of patients stay below about 15
+_LEFT_OUT = "rays that are missing may be left out: an array mask (views, detectors), 0 where nothing was measured"
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The arrays and geometry of a scan, fitted to each other, the sinogram's values not looked at."""
+
+    sinogram: ArraySource  # (slices, views, detectors), zeros where a ray is not measured
+    angles: NDArray[np.float64]  # (views,), radians
+    measured: NDArray[np.bool_] | None  # (views, detectors); None: all rays
+    reference: ArraySource | None  # (slices, image_size, image_size)
+    guide: ArraySource | None  # (slices, image_size, image_size)
+    beam: Beam | None  # None: the sinogram holds line integrals
+    image_size: int
+    pixel_size_mm: float
+    detector_spacing_mm: float
+    rotation_center: float | None  # detector index
+    slice_spacing_mm: float | None
+    warnings: tuple[str, ...]
+
+
+class _Measured(ArraySource):
+    """A sinogram with zeros in place of what was not measured, whatever stands there."""
+
+    def __init__(self, source: ArraySource, measured: NDArray[np.bool_]) -> None:
+        super().__init__(source.name, source.shape, source.dtype, source.stored_bytes)
+        self._source, self._measured = source, measured
+
+    def blocks(self) -> Iterator[tuple[Region, Array]]:
+        """The source's blocks, zeros where nothing was measured."""
+        for region, block in self._source.blocks():
+            yield region, np.where(self._measured[region[1:]], block, np.zeros((), block.dtype))
+
+    def read(self, indices: Sequence[int]) -> Array:
+        """Slices, zeros where nothing was measured."""
+        values = self._source.read(indices)
+        values[:, ~self._measured] = 0
+        return values
+
+
+def probe(contents: Contents) -> ScanHeader:
+    """Header of a sinogram whose every value has been looked at."""
+    layout = _layout(contents)
+    slices, views, detectors = layout.sinogram.shape
+    warnings = _survey(layout)
+    for source in (layout.reference, layout.guide):
+        if source is not None:
+            check_values(source)
+    return ScanHeader(
+        format="sinogram_hdf5" if contents.format == "hdf5" else contents.format,
+        modality=Modality.CT,
+        slices=slices,
+        views=views,
+        detectors=detectors,
+        matrix=(layout.image_size, layout.image_size),
+        pixel_spacing_mm=(layout.pixel_size_mm, layout.pixel_size_mm),
+        slice_spacing_mm=layout.slice_spacing_mm,
+        has_reference=layout.reference is not None,
+        has_guide=layout.guide is not None,
+        warnings=(*layout.warnings, *warnings),
+    )
+
+
+def read(contents: Contents, slices: Sequence[int]) -> CTAcquisition:
+    """The wanted slices as line integrals, zeros where a ray is not measured."""
+    layout = _layout(contents)
+    reference, guide = layout.reference, layout.guide
+    return CTAcquisition(
+        sinogram=_integrals(layout, layout.sinogram.read(slices)),
+        angles=layout.angles,
+        measured=layout.measured,
+        image_size=layout.image_size,
+        pixel_size_mm=layout.pixel_size_mm,
+        detector_spacing_mm=layout.detector_spacing_mm,
+        rotation_center=layout.rotation_center,
+        reference=None if reference is None else reference.read(slices).astype(np.float32, copy=False),
+        guide=None if guide is None else guide.read(slices).astype(np.float32, copy=False),
+    )
+
+
+def _integrals(layout: _Layout, values: Array) -> NDArray[np.float32]:
+    if layout.beam is None:
+        return values.astype(np.float32, copy=False)
+    integrals = line_integrals(values, layout.beam.flat, layout.beam.dark)
+    if layout.measured is not None:
+        integrals[:, ~layout.measured] = 0
+    return integrals
+
+
+def check_limits(contents: Contents, limits: Limits) -> None:
+    """Refuse a scan that is too large, by the sizes that its arrays and attributes declare."""
+    slices, views, detectors = _stack(contents).shape
+    limits.check("sinogram", "slices", slices, limits.max_slices)
+    limits.check("sinogram", "views", views, limits.max_views)
+    bin_them = "sum or average neighbouring detectors, and give detector_spacing_mm of the sums"
+    limits.check("sinogram", "detectors", detectors, limits.max_detectors, LEAST_SIDE, cure=bin_them)
+    size = _layout(contents).image_size
+    cure = "" if "image_size" in contents.attributes else _smaller_image(contents, size, limits.max_matrix)
+    limits.check("image_size", "pixels a side", size, limits.max_matrix, LEAST_SIDE, cure=cure)
+
+
+def _smaller_image(contents: Contents, size: int, most: int) -> str:
+    """What to give where the image follows from the detectors and is too large."""
+    pixel = length(contents.attributes, "pixel_size_mm") or length(contents.attributes, "detector_spacing_mm") or 1.0
+    return f"give image_size={most} and pixel_size_mm={pixel * size / most:.4g} to have all of the detector's width"
+
+
+def slice_count(contents: Contents) -> int:
+    """Slices of the scan."""
+    return _stack(contents).shape[0]
+
+
+def _stack(contents: Contents) -> ArraySource:
+    """The sinogram with all three axes."""
+    source = contents.arrays["sinogram"]
+    if source.dtype.kind not in "iuf" or source.native in (np.float16, np.longdouble):
+        raise unreadable("sinogram", f"{source.dtype} values", "float32 or float64, or whole numbers for counts")
+    angles = contents.arrays.get("angles")
+    views = None if angles is None else math.prod(angles.shape)
+    if len(source.shape) > 2 and (len(source.shape) > 3 or source.shape[1] != views):
+        squeezed = Squeezed(source)
+        if len(squeezed.shape) == 2 and views in (None, squeezed.shape[0]):
+            return Expanded(squeezed, axis=0)
+        if len(source.shape) > 3 and len(squeezed.shape) == 3:
+            source = squeezed
+    if len(source.shape) == 2:
+        return Expanded(source, axis=0)
+    if len(source.shape) != 3:
+        raise unreadable("sinogram", f"{len(source.shape)} axes {source.shape}", f"3 axes {AXES}")
+    return source
+
+
+def _layout(contents: Contents) -> _Layout:
+    warnings: list[str] = []
+    sinogram = _stack(contents)
+    attributes = contents.attributes
+    declared = contents.arrays["sinogram"].shape
+    if len(declared) > 2 and declared != sinogram.shape:
+        warnings.append(f"the sinogram of shape {declared} is read as {sinogram.shape}, {AXES}")
+    check_geometry(attributes, warnings)
+    slices, views, detectors = sinogram.shape
+    angles = angles_of(contents.arrays.get("angles"), sinogram.shape, contents.others)
+    reference = contents.arrays.get("reference")
+    size, pixel, spacing = grid(attributes, detectors, reference, warnings)
+    measured = measured_rays(contents.arrays.get("mask"), views, detectors)
+    fitted, guide = (
+        None if source is None else _fitting(source, (slices, size, size))
+        for source in (reference, contents.arrays.get("guide"))
+    )
+    return _Layout(
+        sinogram=sinogram if measured is None else _Measured(sinogram, measured),
+        angles=angles,
+        measured=measured,
+        reference=fitted,
+        guide=guide,
+        beam=beam_of(contents, detectors, measured, warnings),
+        image_size=size,
+        pixel_size_mm=pixel,
+        detector_spacing_mm=spacing,
+        rotation_center=rotation_center(attributes, detectors),
+        slice_spacing_mm=slice_spacing(attributes, warnings),
+        warnings=tuple(warnings),
+    )
+
+
+def _fitting(source: ArraySource, shape: tuple[int, int, int]) -> ArraySource:
+    if source.native not in (np.float32, np.float64):
+        raise unreadable(source.name, f"{source.dtype} values", "float32, attenuation in 1/mm")
+    fitted = Expanded(source, axis=0) if len(source.shape) == 2 else source
+    if fitted.shape != shape:
+        raise unreadable(source.name, f"shape {source.shape}", f"shape {shape}")
+    return fitted
+
+
+def _survey(layout: _Layout) -> list[str]:
+    """Look at all of the sinogram; gives what is odd about it."""
+    starved, highest = 0, -math.inf
+    signal = np.zeros(layout.sinogram.shape[0])
+    beam = layout.beam
+    shape = layout.sinogram.shape
+    centres = Centres((shape[0], shape[1], shape[2])) if shape[0] == shape[1] and beam is None else None
+    for region, block in surveyed(layout.sinogram, ("slice", "view", "detector"), _LEFT_OUT):
+        dark = 0.0 if beam is None else beam.dark if beam.dark.ndim == 0 else beam.dark[region[2]]
+        none = block <= dark
+        if layout.measured is not None:
+            none &= layout.measured[region[1:]]
+        starved += int(none.sum())
+        highest = max(highest, float(block.max()))
+        if centres is not None:
+            centres.add(region, block)
+        signal[region[0]] += np.abs(block).sum(axis=(1, 2), dtype=np.float64)
+    told: list[str] = []
+    if beam is not None:
+        if highest <= 0:
+            raise unreadable("sinogram", "no count above 0", "photon counts")
+        if starved:
+            told.append(f"{starved} rays without photons are read as half a photon")
+        told += beam_oddities(beam, highest)
+    elif highest > _STEEP:
+        scaled = "if they were multiplied, as by 1000 for whole numbers, divide by that"
+        return [f"line integrals reach {highest:.3g}: if these are counts, set quantity='counts' and i0; {scaled}"]
+    elif layout.sinogram.dtype.kind in "iu":
+        return ["line integrals are whole numbers: if these are counts, set quantity='counts' and i0"]
+    # The laws of line integrals are tried on the slice that attenuates most.
+    chosen = int(np.argmax(signal) if beam is None else np.argmin(np.where(signal > 0, signal, np.inf)))
+    integrals = _integrals(layout, layout.sinogram.read([chosen]))[0]
+    found = oddities(integrals, layout.angles, layout.measured)
+    # Who finds the axes of views and detectors swapped, or no line integrals, need not look at those of slices.
+    if centres is not None and layout.measured is None and not found:
+        found = centres.oddities(layout.angles)
+    return told + found

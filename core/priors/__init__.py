@@ -1,0 +1,1 @@
+"""Diffusion priors: denoisers D(x, sigma), their cards, their weights, and out-of-distribution scores."""

@@ -1,0 +1,101 @@
+"""Purification DP(x, sigma): add noise up to a level, walk back with the prior, here also on a random symmetry."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from udig_recon.core.interruption import check_interruption
+from udig_recon.core.priors.noise_levels import ancestral_noise, normal_like
+
+Denoiser = Callable[[Tensor, float], Tensor]
+"""D(x, sigma) = E[x0 | x0 + sigma n = x] on images (B, C, H, W)."""
+
+
+class Purification(Protocol):
+    """The knobs of a purification."""
+
+    @property
+    def noise_scale(self) -> float:
+        """Share of the noise that is really added."""
+        ...
+
+    @property
+    def last_noisy_level(self) -> float:
+        """Level below which none is."""
+        ...
+
+    @property
+    def prior_calls(self) -> int:
+        """Length of the walk."""
+        ...
+
+    @property
+    def sampler(self) -> str:
+        """`ddim` or `ancestral`."""
+        ...
+
+    @property
+    def symmetries(self) -> bool:
+        """Whether to purify on a random symmetry."""
+        ...
+
+
+def purify(prior: Denoiser, x: Tensor, sigma: float, p: Purification, rng: Generator) -> Iterator[Tensor]:
+    """Walk from x + noise_scale sigma n down to noise zero, `prior_calls` evaluations long, yielding each estimate.
+
+    A step from s to s' < s is x' = D + sqrt(s'^2 - u^2) (x - D) / s + u n, in the variance exploding form x0 + s n:
+    u = 0 is the deterministic walk (Song et al. 2021, DDIM), u = s' sqrt(1 - s'^2 / s^2) the ancestral one, which is
+    equation (3) of Liang et al. (2025). The last estimate is the purified image. With noise_scale 1 this is equations
+    (2) to (4) of the paper with M named by its noise level; with 0, and below `last_noisy_level`, plain denoising.
+    """
+    turn = Symmetry.draw(x.shape[1], rng) if p.symmetries else Symmetry()
+    walker = turn.apply(x)
+    scale = p.noise_scale if sigma >= p.last_noisy_level else 0.0
+    if scale > 0:
+        walker = walker + scale * sigma * normal_like(walker, rng)
+    for call in range(p.prior_calls):
+        check_interruption()
+        here, there = (sigma * (1 - done / p.prior_calls) for done in (call, call + 1))
+        with torch.no_grad():
+            estimate = prior(walker, here)
+        fresh = ancestral_noise(here, there) if p.sampler == "ancestral" and scale > 0 else 0.0
+        walker = estimate + (math.sqrt(there**2 - fresh**2) / here) * (walker - estimate)
+        if fresh > 0:
+            walker = walker + scale * fresh * normal_like(walker, rng)
+        yield turn.undo(walker)
+
+
+class Symmetry(NamedTuple):
+    """A symmetry of the images' distribution: quarter turns, a mirror and, with two channels, a global phase."""
+
+    quarters: int = 0
+    mirror: bool = False
+    phase: float = 0.0
+
+    @classmethod
+    def draw(cls, channels: int, rng: Generator) -> "Symmetry":
+        """One at random."""
+        quarters, mirror, turn = torch.rand(3, generator=rng, device=rng.device).tolist()
+        return cls(int(4 * quarters), mirror < 0.5, 2 * math.pi * turn if channels == 2 else 0.0)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Move x (B, C, H, W)."""
+        x = torch.rot90(rotate_phase(x, self.phase), self.quarters, (-2, -1))
+        return x.flip(-1) if self.mirror else x
+
+    def undo(self, x: Tensor) -> Tensor:
+        """Move back."""
+        x = x.flip(-1) if self.mirror else x
+        return rotate_phase(torch.rot90(x, -self.quarters, (-2, -1)), -self.phase)
+
+
+def rotate_phase(x: Tensor, phase: float) -> Tensor:
+    """Multiply a complex image, held as two channels, by exp(i phase)."""
+    if phase == 0.0:
+        return x
+    real, imaginary = x.chunk(2, 1)
+    c, s = math.cos(phase), math.sin(phase)
+    return torch.cat([c * real - s * imaginary, s * real + c * imaginary], 1)

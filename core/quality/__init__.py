@@ -1,0 +1,1 @@
+"""Quality without a reference: what a result is worth, by the measurements and by the spread of its seeds."""

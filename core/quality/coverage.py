@@ -1,0 +1,129 @@
+"""What a scan leaves unmeasured, told from its geometry and data alone: no image can be judged there by its data."""
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.operators import LinearOperator, ParallelBeamCT
+from udig_recon.core.operators.ct import folded_gaps
+
+WIDEST_STEP = 15.0
+"""Degrees: a wider step between views is a gap, whatever is usual in the scan."""
+EDGE = 3
+"""Detectors on either side that tell whether projections end within the detector."""
+ENDED = 0.02
+"""Share of the largest value that a detector beside the object may read."""
+CUT = 0.1
+"""A projection that ends at more than this share of the largest value is cut off."""
+SURE = 4.0
+"""Standard deviations that a departure must have to count."""
+LEAST_END = 0.125
+"""Share of the way from the centre of k-space to its end that may be padding: images are made finer for display."""
+SPARSE = 0.5
+"""Share that must be measured at the opposite end to stand in for one that is not."""
+
+
+def angular_gap(angles: NDArray[np.float64]) -> float:
+    """Widest angle without views (radians) in degrees, less the usual step where that is at most 15 degrees."""
+    gaps = np.rad2deg(folded_gaps(angles)[1])
+    steps = gaps[gaps > 1e-4]
+    return max(0.0, float(steps.max()) - min(float(np.median(steps)), WIDEST_STEP))
+
+
+def truncation(sinogram: NDArray[np.float64], noise: float) -> float:
+    """Largest mean of neighbouring views at an edge of the detector, beyond its noise, as a share of the largest value.
+
+    Sinogram (views, detectors) of line integrals; 0 where all projections end within the detector.
+    """
+    views, detectors = sinogram.shape
+    together = max(1, views // 12)
+    peak = float(np.quantile(sinogram, 0.99))
+    if detectors < 4 * EDGE or peak <= 0:
+        return 0.0
+    edges = np.array_split(np.stack((sinogram[:, :EDGE], sinogram[:, -EDGE:])), views // together, axis=1)
+    found = 0.0
+    for values in (part.mean(1) for part in edges):
+        sure = SURE * noise / np.sqrt(edges[0].shape[1])
+        # Where one of the edge's detectors reads nothing the object ends within the detector, if barely.
+        cut = values.min(1) - sure > ENDED * peak
+        found = max(found, float(np.max((values.mean(1) - sure / np.sqrt(EDGE)) * cut)) / peak)
+    return found
+
+
+def axis_offset(sinogram: NDArray[np.float64], angles: NDArray[np.float64], axis: float | None = None) -> float:
+    """How far the axis of rotation seems to lie from detector `axis` (None: the middle); 0 where it cannot be told.
+
+    Sinogram (views, detectors). The mean position of each projection is x cos(theta) + y sin(theta) + offset of the
+    object's centre of mass (x, y) (Helgason 1965, Ludwig 1966), fitted by least squares.
+    """
+    detectors = sinogram.shape[1]
+    mass = sinogram.sum(1)
+    # The mean position of a projection that is cut off says nothing.
+    ends = np.abs(np.stack((sinogram[:, :EDGE].mean(1), sinogram[:, -EDGE:].mean(1)))).max(0)
+    seen = (mass > 0.2 * np.median(mass)) & (ends < CUT * float(np.quantile(sinogram, 0.99)))
+    if np.median(mass) <= 0 or np.count_nonzero(seen) < 6:
+        return 0.0
+    middle = (detectors - 1) / 2 if axis is None else axis
+    places = sinogram[seen] @ (np.arange(detectors) - middle) / mass[seen]
+    waves = np.stack((np.ones(len(places)), np.cos(angles[seen]), np.sin(angles[seen])), axis=1)
+    covariance = np.linalg.pinv(waves.T @ waves)
+    fitted = covariance @ waves.T @ places
+    variance = float(((places - waves @ fitted) ** 2).sum()) / (len(places) - 3) * float(covariance[0, 0])
+    offset = float(fitted[0])
+    return offset if abs(offset) > SURE * np.sqrt(variance) else 0.0
+
+
+def unmeasured(measured: NDArray[np.bool_]) -> float:
+    """How much of k-space (ky, kx) is not measured at one end of an axis, as a share of the way there from the centre.
+
+    The larger of both axes, less the gap that the spacing of the lines leads to expect. An end whose opposite is mostly
+    measured does not count: so much partial Fourier knows.
+    """
+    return max(_unmeasured_end(np.any(measured, axis=axis)) for axis in (0, 1))
+
+
+def _unmeasured_end(lines: NDArray[np.bool_]) -> float:
+    """Of lines (n,) along one axis."""
+    middle = len(lines) // 2
+    sides = (lines[middle::-1], lines[middle:])  # from the centre outwards
+    reaches = [int(np.append(0, np.flatnonzero(side)).max()) for side in sides]
+    centres = [int(np.append(~side, True).argmax()) for side in sides]
+    outer = sum(np.count_nonzero(side[first:]) for side, first in zip(sides, centres, strict=True))
+    way = sum(max(0, reach + 1 - first) for reach, first in zip(reaches, centres, strict=True))
+    spacing = way / max(1, outer)
+    found = 0.0
+    for side, opposite, reach in zip(sides, reversed(sides), reaches, strict=True):
+        end = len(side) - 1
+        stands_in = np.count_nonzero(opposite[reach + 1 :]) >= SPARSE * (end - reach)
+        if reach < end and not stands_in:
+            found = max(found, (end - reach) / end - max(LEAST_END, 2 * spacing / end))
+    return found
+
+
+def gaps_of(A: LinearOperator, y: Tensor) -> dict[str, float]:
+    """What of `rating.Signals` the model and its measurements y (1, ...) tell of what is not measured."""
+    if A.modality is Modality.MRI:
+        return {"unmeasured": unmeasured(A.measured.cpu().numpy())}
+    if not isinstance(A, ParallelBeamCT):
+        return {}
+    sinogram, views = _drawn(y[0, 0].double().cpu().numpy(), A.measured.cpu().numpy())
+    angles = np.asarray(A.geometry.angles)[views]
+    return {
+        "angular_gap": angular_gap(angles),
+        "truncation": truncation(sinogram, A.noise_level(y)),
+        "axis_offset": axis_offset(sinogram, angles, A.geometry.axis),
+    }
+
+
+def _drawn(sinogram: NDArray[np.float64], measured: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Views that hold a measured ray, and which those are.
+
+    Sinogram (views, detectors), measured likewise or (views, 1). A missing ray is drawn straight from the nearest on
+    either side; beyond the outermost measured ray its value goes on, for there the detector ends.
+    """
+    known = np.broadcast_to(measured, sinogram.shape)
+    views: NDArray[np.bool_] = np.any(known, axis=1)
+    places = np.arange(sinogram.shape[1])
+    rows = zip(sinogram[views], known[views], strict=True)
+    return np.stack([np.interp(places, places[seen], row[seen]) for row, seen in rows]), views

@@ -1,0 +1,44 @@
+"""Where an image departs from what the data alone give, unseen by the data: there a prior may have invented."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from udig_recon.core.normalisation import unit
+from udig_recon.core.operators import LinearOperator
+from udig_recon.core.operators.solvers import conjugate_gradient
+
+ITERATIONS = 10
+"""of conjugate gradients: what so few do not reach, the data say little about."""
+LITTLE = 1e-3
+"""What is seen so weakly, against the best seen, the data say little about; with less, rounding errors would grow."""
+WIDTH = 2.0
+"""Standard deviation of the window over which differences are taken together, pixels."""
+
+
+def hallucination_map(image: Tensor, data_only: Tensor, A: LinearOperator) -> Tensor:
+    """How far an image (1, C, H, W) departs, unseen by the data, from the one that they alone give: (1, 1, H, W).
+
+    Of d = image - data_only the part d - (A^H A + e)^-1 A^H A d, by a few conjugate gradient iterations, and of that
+    the length over channels, its root mean square over a Gaussian window, as a share of the object's brightness. 0
+    where nothing is.
+    """
+    if not bool(data_only.any()):
+        return torch.zeros_like(image[:, :1])
+    difference = image - data_only
+    with torch.no_grad():
+        zero = torch.zeros_like(difference)
+        seen = conjugate_gradient(lambda x: A.normal(x) + LITTLE * x, A.normal(difference), zero, ITERATIONS)
+    energy = (difference - seen).square().sum(1, keepdim=True)
+    return _smooth(energy).clamp(min=0).sqrt() / unit(data_only)
+
+
+def _smooth(plane: Tensor) -> Tensor:
+    reach = math.ceil(3 * WIDTH)
+    steps = torch.arange(-reach, reach + 1, device=plane.device)
+    kernel = torch.exp(-(steps**2) / (2 * WIDTH**2))
+    kernel = kernel / kernel.sum()
+    across = F.conv2d(F.pad(plane, (reach, reach, 0, 0), mode="replicate"), kernel[None, None, None])
+    return F.conv2d(F.pad(across, (0, 0, reach, reach), mode="replicate"), kernel[None, None, :, None])

@@ -1,0 +1,1 @@
+"""Result files: one module for each format in which a reconstruction is written."""

@@ -1,0 +1,1 @@
+"""Selection without a reference: which iterate, and which regularisation weight, best predicts held-out data."""

@@ -1,0 +1,1 @@
+"""Training of diffusion priors: data set, loop, state, validation."""

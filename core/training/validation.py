@@ -1,0 +1,142 @@
+"""How good a prior under training is on people kept out: at denoising them, and at reconstructing scans of them."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from udig_recon.core.acquisition import Acquisition, Modality
+from udig_recon.core.iterates import Iterates
+from udig_recon.core.metrics import psnr
+from udig_recon.core.normalisation import WATER
+from udig_recon.core.operators import as_complex
+from udig_recon.core.parameters import SIRT, CGSense, UDiGDIP, complete
+from udig_recon.core.priors.purify import Denoiser
+from udig_recon.core.reconstruct import SliceProblem, reconstruct, slice_problem
+from udig_recon.core.results.png import rows_png
+from udig_recon.core.simulation import birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
+from udig_recon.core.training.augmentation import with_phase
+from udig_recon.core.training.dataset import TrainingImage
+
+SCORED_SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5)
+SHOWN_SIGMAS = (0.05, 0.2, 0.5)
+DENOISED_SLICES = 8
+RECONSTRUCTED_SLICES = 3
+LARGEST_SIDE = 272
+"""Slices are binned by a whole number until they are no larger, in pixels a side with their margin, to be scanned."""
+COILS, ACCELERATION, CENTER_FRACTION, NOISE_LEVEL = 8, 4, 0.08, 0.005
+VIEWS, PHOTONS = 30, 1e6
+WATER_1_PER_MM = 0.02
+
+Image = NDArray[np.float32]
+
+
+class Validation:
+    """Slices of people kept out, simulated scans of some, and what a classical method makes of these.
+
+    MRI: 8 coils with known maps, 4x lines with a full centre of 8 %, noise of 0.5 % of the maximum, beside `cg_sense`.
+    CT: 30 views of 1e6 photons a ray, pixels of 1 mm, beside `sirt`.
+    """
+
+    def __init__(self, images: Sequence[TrainingImage], modality: Modality, device: torch.device) -> None:
+        self.modality = modality
+        self.device = device
+        self.denoised = images[:: max(1, len(images) // DENOISED_SLICES)]
+        # The middle one of as many equal parts: the first slices of a volume show little.
+        count = min(RECONSTRUCTED_SLICES, len(images))
+        chosen = [images[(2 * part + 1) * len(images) // (2 * count)] for part in range(count)]
+        self.scanned = [_prepared(image.pixels, modality) for image in chosen]
+        scans = [_scan(slice_, modality) for slice_ in self.scanned]
+        self.truths = [truth for truth, _ in scans]
+        self.problems = [slice_problem(scan, 0, device) for _, scan in scans]
+        classical = CGSense() if modality is Modality.MRI else SIRT()
+        self.start_name = classical.method
+        self.starts = [_magnitude(problem, reconstruct(problem, classical, seed=0)) for problem in self.problems]
+
+    def denoising(self, prior: Denoiser) -> dict[str, float]:
+        """PSNR in dB of denoised whole slices, by noise level."""
+        rng = torch.Generator().manual_seed(0)
+        scores = {}
+        for sigma in SCORED_SIGMAS:
+            total = sum(self._denoised_psnr(prior, image.pixels, sigma, rng) for image in self.denoised)
+            scores[f"psnr_at_{sigma}"] = round(total / len(self.denoised), 2)
+        return scores
+
+    def reconstruction(self, name: str, folder: Path) -> tuple[dict[str, float], list[Image]]:
+        """Mean PSNR in dB of uDiG-DIP, preset `preview`, with a prior of a folder, and of the classical method.
+
+        The reconstructed magnitudes (y, x) are given as well.
+        """
+        method = complete(UDiGDIP(prior=name, preset="preview"), self.modality)
+        images = [_magnitude(problem, reconstruct(problem, method, seed=0, priors=folder)) for problem in self.problems]
+        return {"reconstruction_psnr": self._psnr(images), "start_psnr": self._psnr(self.starts)}, images
+
+    def picture(self, prior: Denoiser, images: Sequence[Image]) -> bytes:
+        """PNG of the middle scanned slice: with noise, denoised and the error at three levels, then reconstructed."""
+        rng = torch.Generator().manual_seed(0)
+        middle = len(images) // 2
+        rows = []
+        for sigma in SHOWN_SIGMAS:
+            clean, noisy, denoised = self._denoised(prior, self.scanned[middle][None], sigma, rng)
+            rows.append([("kept out", clean), (f"noise {sigma:g}", noisy), _titled("denoised", denoised, clean)])
+        truth = self.truths[middle]
+        start = _titled(self.start_name, self.starts[middle], truth)
+        return rows_png([*rows, [("reference", truth), start, _titled("reconstruction", images[middle], truth)]])
+
+    def _psnr(self, images: Sequence[Image]) -> float:
+        scores = [psnr(image, truth) for image, truth in zip(images, self.truths, strict=True)]
+        return round(sum(scores) / len(scores), 2)
+
+    def _denoised_psnr(self, prior: Denoiser, pixels: Tensor, sigma: float, rng: torch.Generator) -> float:
+        magnitude, _, denoised = self._denoised(prior, pixels[None].float(), sigma, rng)
+        return psnr(denoised, magnitude)
+
+    def _denoised(
+        self, prior: Denoiser, magnitude: Tensor, sigma: float, rng: torch.Generator
+    ) -> tuple[Image, Image, Image]:
+        """Magnitudes (y, x) of a slice (1, 1, H, W), of it with noise, and of that denoised."""
+        clean = with_phase(magnitude, rng) if self.modality is Modality.MRI else magnitude
+        noisy = clean + sigma * torch.randn(clean.shape, generator=rng)
+        with torch.no_grad():
+            denoised = prior(noisy.to(self.device), sigma).cpu()
+        return magnitude[0, 0].numpy(), self._shown(noisy), self._shown(denoised)
+
+    def _shown(self, image: Tensor) -> Image:
+        shown: Image = (image.norm(dim=1)[0] if self.modality is Modality.MRI else image[0, 0]).numpy()
+        return shown
+
+
+def _prepared(pixels: Tensor, modality: Modality) -> Tensor:
+    """A slice (1, H, W) as it is scanned: binned where it is large, padded to a square for CT."""
+    image = F.avg_pool2d(pixels.float(), math.ceil(max(pixels.shape) / LARGEST_SIDE))
+    if modality is Modality.MRI:
+        return image
+    missing = [max(image.shape) - extent for extent in image.shape[:0:-1]]
+    return F.pad(image, [part for extent in missing for part in (extent // 2, extent - extent // 2)])
+
+
+def _scan(image: Tensor, modality: Modality) -> tuple[Image, Acquisition]:
+    """What a scan of a slice (1, H, W) should show, (y, x), and the simulated scan."""
+    rng = np.random.default_rng(0)
+    if modality is Modality.CT:
+        attenuation = image[0].numpy() * np.float32(WATER_1_PER_MM / WATER)
+        return attenuation, simulate_ct(attenuation, VIEWS, PHOTONS, rng)
+    plane = as_complex(with_phase(image[None], torch.Generator().manual_seed(0)))[0].numpy()
+    mask = cartesian_lines(plane.shape, ACCELERATION, CENTER_FRACTION, rng)
+    maps = birdcage_maps(COILS, plane.shape)
+    return np.abs(plane), simulate_mri(plane, maps, mask, rng, noise_level=NOISE_LEVEL, with_maps=True)
+
+
+def _magnitude(problem: SliceProblem, iterates: Iterates) -> Image:
+    for iterate in iterates:
+        last = iterate
+    return problem.magnitude(last.image)
+
+
+def _titled(name: str, image: Image, truth: Image) -> tuple[str, Image]:
+    return f"{name}\nPSNR {psnr(image, truth):.2f} dB", image

@@ -1,0 +1,189 @@
+"""What judged a job reaches whoever asked for it: in the job, in its file, from a worker that really reconstructs."""
+
+import io
+import json
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.support import scans
+from tests.support.fake_worker import Drive
+from udig_recon.core.prior_check import Verdict
+from udig_recon.core.quality.rating import MARKS, Grade
+from udig_recon.worker.runtime.process import Place, set_up
+from udig_recon.worker.runtime.tasks import reconstruct_chunk
+from udig_recon.worker.settings import Settings
+
+FAMILIAR = Verdict(prior_share=1.0, best_at=1.0, residuals={"start": 0.3, "tv": 0.2, "udig_dip": 0.1})
+FOREIGN = Verdict(prior_share=0.0, best_at=0.2, residuals={"start": 0.3, "tv": 0.2, "udig_dip": 0.25})
+GOOD, CHECK = Grade("good", ("within limits",)), Grade("check", ("the prior hardly helps",))
+JUDGED = {"method": "udig_dip", "preset": "preview", "outer_iterations": 4, "held_out_share": 0.1}
+
+
+@pytest.fixture
+def place(settings: Settings) -> Iterator[Place]:
+    """A worker in this process."""
+    made = set_up(settings)
+    yield made
+    made.sessions.kw["bind"].dispose()
+
+
+def post(client: TestClient, scan: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
+    answer = client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": parameters})
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    return job
+
+
+def ended(client: TestClient, place: Place, job: dict[str, Any]) -> dict[str, Any]:
+    for number in job["slices"]:
+        reconstruct_chunk(place, uuid.UUID(job["id"]), number)
+    found: dict[str, Any] = client.get(job["links"]["self"]).json()
+    assert found["status"] == "succeeded", found["error"]
+    return found
+
+
+def verdicts_in_file(client: TestClient, job: dict[str, Any]) -> list[dict[str, Any] | None] | None:
+    content = client.get(job["links"]["result"], params={"format": "h5"}).content
+    with h5py.File(io.BytesIO(content)) as file:
+        return json.loads(file.attrs["verdicts"]) if "verdicts" in file.attrs else None
+
+
+def test_verdicts_come_with_the_slices_that_are_finished(
+    client: TestClient, drive: Drive, scan: dict[str, Any]
+) -> None:
+    job = post(client, scan, JUDGED)
+    assert (job["quality"], job["verdicts"], job["warnings"]) == (None, [], [])
+    drive.finish(drive.claim(job, 1), FOREIGN, CHECK)
+    found = client.get(job["links"]["self"]).json()
+    assert found["quality"] is None
+    assert found["verdicts"] == [{"slice": 1, "quality": CHECK.as_json(), **FOREIGN.as_json()}]
+    drive.finish(drive.claim(job, 0), FAMILIAR, GOOD)
+    found = client.get(job["links"]["self"]).json()
+    assert [verdict["slice"] for verdict in found["verdicts"]] == [0, 1]
+    assert [verdict["quality"]["verdict"] for verdict in found["verdicts"]] == ["good", "check"]
+    assert found["quality"] == {"verdict": "check", "reasons": [f"slice 1: {CHECK.reasons[0]}"]}
+    (warning,) = found["warnings"]
+    assert warning.startswith("slice 1: the scan is unlike what the prior was trained on")
+
+
+def test_one_sentence_warns_of_all_foreign_slices_in_the_list_too(
+    client: TestClient, drive: Drive, scan: dict[str, Any]
+) -> None:
+    job = post(client, scan, JUDGED)
+    for number in (1, 0):
+        drive.finish(drive.claim(job, number), FOREIGN)
+    (listed,) = client.get("/v1/jobs").json()["items"]
+    found = client.get(job["links"]["self"]).json()
+    assert found["warnings"][0].startswith("slices 0, 1: ")
+    assert listed == {name: value for name, value in found.items() if name not in ("quality", "verdicts", "webhook")}
+
+
+def test_a_judged_job_says_what_was_chosen_and_why_in_its_answer_and_its_file(
+    client: TestClient, place: Place, ct_file: bytes
+) -> None:
+    scan = client.post("/v1/scans", content=ct_file).json()
+    job = ended(client, place, post(client, scan, JUDGED))
+    assert [verdict.pop("slice") for verdict in job["verdicts"]] == [0, 1]
+    for verdict in job["verdicts"]:
+        assert {"start", "tv"} <= set(verdict["residuals"])
+        assert verdict["chosen"] in ("udig_dip", "tv", "mixed")
+        assert verdict["reason"].startswith("residual on measurements left out")
+    best = [min(verdict["residuals"].values()) for verdict in job["verdicts"]]
+    assert job["metrics"]["validation_residual"] == pytest.approx(sum(best) / len(best))
+    assert len(job["warnings"]) == any(verdict["out_of_distribution"] for verdict in job["verdicts"])
+    assert verdicts_in_file(client, job) == job["verdicts"]
+
+
+def test_a_job_that_is_not_judged_tells_what_its_slices_are_worth_and_no_more(
+    client: TestClient, place: Place, scan: dict[str, Any]
+) -> None:
+    job = ended(client, place, post(client, scan, {"method": "cg_sense"}))
+    assert (job["warnings"], job["metrics"]["validation_residual"]) == ([], None)
+    told = [{"quality": verdict.pop("quality")} for verdict in job["verdicts"]]
+    assert [verdict.pop("slice") for verdict in job["verdicts"]] == [0, 1]
+    assert all(value is None for verdict in job["verdicts"] for value in verdict.values())
+    assert verdicts_in_file(client, job) == told
+    assert job["quality"]["verdict"] == max((each["quality"]["verdict"] for each in told), key=MARKS.index)
+
+
+def test_several_seeds_leave_mean_deviation_map_and_their_pictures(
+    client: TestClient, place: Place, ct_file: bytes
+) -> None:
+    scan = client.post("/v1/scans", content=ct_file).json()
+    asked = {"scan_id": scan["id"], "parameters": {"method": "dds", "steps": 2}, "slices": [1], "seeds": 2}
+    job = ended(client, place, client.post("/v1/jobs", json=asked).json())
+    assert job["seeds"] == 2
+    assert job["metrics"]["spread"] > 0
+    assert 0 <= job["metrics"]["hallucination_share"] <= 1
+    with h5py.File(io.BytesIO(client.get(job["links"]["result"]).content)) as file:
+        assert file["standard_deviation"].shape == file["hallucination_map"].shape == file["reconstruction"].shape
+        assert file["standard_deviation"][:].max() > 0
+    preview = job["links"]["preview.png"]
+    pictures = [client.get(preview, params={"view": view}) for view in ("magnitude", "deviation", "hallucination")]
+    assert [picture.status_code for picture in pictures] == [200, 200, 200]
+    assert len({picture.content for picture in pictures}) == 3
+
+
+def test_what_one_seed_and_no_prior_do_not_have_is_not_drawn(
+    client: TestClient, place: Place, scan: dict[str, Any]
+) -> None:
+    job = ended(client, place, post(client, scan, {"method": "cg_sense"}))
+    for view, word in (("deviation", "one seed"), ("hallucination", "no prior")):
+        answer = client.get(job["links"]["preview.png"], params={"view": view})
+        assert answer.status_code == 422
+        assert word in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "seeds", "field"),
+    [({"method": "cg_sense"}, 2, "seeds"), ({"method": "dds"}, 0, "seeds"), ({"method": "dds"}, 65, "seeds")],
+)
+def test_seeds_that_cannot_be_are_refused_with_what_would_be_right(
+    client: TestClient, scan: dict[str, Any], parameters: dict[str, Any], seeds: int, field: str
+) -> None:
+    answer = client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": parameters, "seeds": seeds})
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["field"] == field
+    assert error["expected"]
+
+
+def test_what_was_odd_about_a_scan_is_told_of_its_job_wherever_the_job_is_told_of(
+    client: TestClient, drive: Drive
+) -> None:
+    parts = scans.mri()
+    content = io.BytesIO()
+    np.savez(content, ksp=parts["kspace"], sampling_mask=parts["mask"], colour=np.zeros(3))
+    scan = client.post("/v1/scans", content=content.getvalue()).json()
+    told = scan["warnings"]
+    assert {"ksp is read as kspace", "sampling_mask is read as mask"} <= set(told)
+    assert any("not used" in warning and "colour" in warning for warning in told)
+    job = client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": {"method": "zero_filled"}}).json()
+    assert job["warnings"] == told
+    for number in job["slices"]:
+        drive.finish(drive.claim(job, number), FOREIGN, CHECK)
+    (listed,) = client.get("/v1/jobs").json()["items"]
+    found = client.get(job["links"]["self"]).json()
+    assert found["warnings"] == listed["warnings"] == [*told, found["warnings"][-1]]
+    assert found["warnings"][-1].startswith("slices 0, 1: ")
+    events = client.get(job["links"]["events"]).text
+    assert all(json.dumps(warning) in events for warning in told)
+    client.delete(f"/v1/scans/{scan['id']}")
+    assert client.get(job["links"]["self"]).json()["warnings"] == found["warnings"]
+
+
+def test_what_was_odd_about_a_scan_is_in_the_result_file(client: TestClient, place: Place) -> None:
+    content = io.BytesIO()
+    np.save(content, scans.mri()["kspace"])
+    scan = client.post("/v1/scans", content=content.getvalue()).json()
+    assert scan["warnings"] == ["the file gives no pixel spacing: 1 mm is assumed"]
+    job = client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": {"method": "zero_filled"}}).json()
+    ended(client, place, job)
+    with h5py.File(io.BytesIO(client.get(job["links"]["result"], params={"format": "h5"}).content)) as file:
+        assert json.loads(file.attrs["warnings"]) == scan["warnings"]

@@ -1,0 +1,21 @@
+"""How tests come to hold a certain slice, whoever's turn it is."""
+
+import uuid
+
+from sqlalchemy.orm import Session
+
+from udig_recon.worker.jobs import leases
+from udig_recon.worker.jobs import service as jobs
+from udig_recon.worker.jobs.leases import Claim, Taken
+
+
+def claim_slice(
+    session: Session, job_id: uuid.UUID, slice_: int, worker: str = "host:1:a", lease_seconds: float = 60
+) -> Claim | None:
+    """The slice of the job if it may begin, else the first one of it that may, else None."""
+    for wanted in (slice_, None):
+        try:
+            return leases.take(session, jobs.locked(session, job_id), worker, lease_seconds, wanted)
+        except Taken:
+            continue
+    return None

@@ -1,0 +1,20 @@
+"""Settings as a process of the service reads them."""
+
+import os
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from udig_recon.worker.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment of a process with these settings."""
+    given = {name: value for name, value in settings.model_dump().items() if value is not None}
+    spelt = {
+        name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        for name, value in given.items()
+    }
+    return {**os.environ, **spelt, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -1,0 +1,103 @@
+"""A worker's steps without a worker: claim, report, finish, fail."""
+
+import uuid
+from typing import Any
+
+import numpy as np
+from sqlalchemy.orm import Session, sessionmaker
+
+from tests.support.claim import claim_slice
+from udig_recon.core.prior_check import Verdict
+from udig_recon.core.quality.rating import Grade
+from udig_recon.core.results.store import OutputFormat, SliceResult, convert, write_hdf5
+from udig_recon.worker.database.tables import Worker
+from udig_recon.worker.jobs import leases
+from udig_recon.worker.storage.integrity import entry
+from udig_recon.worker.storage.local import RESULT, Storage, preview_owner, result_name
+
+LEASE_SECONDS = 600
+
+
+def slice_result(*, reference: bool = True, seed: int = 0) -> SliceResult:
+    """A slice of 16 by 16 pixels."""
+    rng = np.random.default_rng(seed)
+    image = rng.random((16, 16), np.float32)
+    return SliceResult(
+        image=image,
+        image_complex=image.astype(np.complex64),
+        plain=image * np.float32(0.9),
+        reference=image * np.float32(1.1) if reference else None,
+        curves={"loss": [2.0, 1.0]},
+    )
+
+
+class Drive:
+    """Moves jobs as workers do."""
+
+    def __init__(self, sessions: sessionmaker[Session], storage: Storage) -> None:
+        self.sessions, self.storage = sessions, storage
+
+    def claim(self, job: dict[str, Any], slice_: int = 0) -> leases.Claim:
+        """Begin a slice."""
+        with self.sessions.begin() as session:
+            claim = claim_slice(session, uuid.UUID(job["id"]), slice_, lease_seconds=LEASE_SECONDS)
+        assert claim is not None
+        self.storage.prepare_job(claim.job_id)
+        return claim
+
+    def report(self, claim: leases.Claim, iteration: int, iterations: int = 10) -> None:
+        """One snapshot."""
+        point = leases.Point(iteration, iterations, 0.5 * iteration, loss=1.0 / iteration, data_residual=0.1)
+        with self.sessions.begin() as session:
+            leases.record(session, claim, point, LEASE_SECONDS)
+
+    def show(self, job: dict[str, Any], slice_: int = 0, *, reference: bool = True) -> None:
+        """The preview that a running slice leaves."""
+        job_id = uuid.UUID(job["id"])
+        owner = preview_owner(job_id, slice_)
+        slice_result(reference=reference).save(self.storage.preview(job_id, slice_), owner)
+
+    def finish(self, claim: leases.Claim, verdict: Verdict | None = None, grade: Grade | None = None) -> None:
+        """Finish the slice, judged or not, and with the last one the job."""
+        metrics = {"psnr": 30.0, "ssim": 0.9, "nmse": 0.01, "data_residual": 0.05}
+        path = self.storage.slice_result(claim.job_id, claim.slice, claim.attempt)
+        digest = slice_result(seed=claim.slice).save(path)
+        with self.sessions.begin() as session:
+            judged = None if verdict is None else verdict.as_json()
+            quality = None if grade is None else grade.as_json()
+            written = self.storage.relative(path)
+            last = leases.store_slice(session, claim, written, metrics, judged, quality, digest.sha256)
+        if last:
+            self._assemble(claim)
+
+    def _assemble(self, claim: leases.Claim) -> None:
+        folder = self.storage.results(claim.job_id, claim.attempt)
+        folder.mkdir(parents=True)
+        whole = folder / RESULT
+        slices = [slice_result(seed=number) for number in claim.slices]
+        files = {RESULT: entry(write_hdf5(whole, slices, {"seed": claim.seed}))}
+        for output in map(OutputFormat, set(claim.outputs) - {"h5"}):
+            files[result_name(output)] = entry(convert(whole, folder / result_name(output), output))
+        with self.sessions.begin() as session:
+            leases.succeed_job(session, claim, self.storage.relative(folder), {"udig_recon": "0"}, files)
+        self.storage.drop_slices(claim.job_id)
+
+    def complete(self, job: dict[str, Any]) -> None:
+        """All slices, one after the other."""
+        for number in job["slices"]:
+            claim = self.claim(job, number)
+            self.report(claim, 5)
+            self.report(claim, 10)
+            self.finish(claim)
+
+    def fail(self, job: dict[str, Any]) -> None:
+        """The first slice cannot be done."""
+        claim = self.claim(job, job["slices"][0])
+        problem = {"type": "about:blank", "title": "No", "status": 500, "detail": "it broke"}
+        with self.sessions.begin() as session:
+            leases.fail_job(session, claim, problem)
+
+    def worker(self) -> None:
+        """A worker was seen just now."""
+        with self.sessions.begin() as session:
+            session.add(Worker(name="host:1:a", device="cpu"))

@@ -1,0 +1,199 @@
+"""Real worker processes, jobs for them, and what an unbroken run would have made."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
+
+from tests.support.claim import claim_slice
+from tests.support.environment import environment
+from tests.support.scans import ct, mri, write_hdf5
+from udig_recon.core import formats
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.iterates import Iterate
+from udig_recon.core.parameters import SIRT, Parameters, UDiGDIP, complete
+from udig_recon.core.priors.card import sha256_of
+from udig_recon.core.reconstruct import SliceProblem, reconstruct, slice_problem
+from udig_recon.core.slice_order import Precedent
+from udig_recon.worker.database.tables import Chunk, Job, Scan
+from udig_recon.worker.jobs import queue
+from udig_recon.worker.jobs import service as jobs
+from udig_recon.worker.jobs.leases import Claim
+from udig_recon.worker.settings import Settings
+from udig_recon.worker.storage.local import Storage
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 60.0
+LONG = SIRT(iterations=8000, held_out_share=0)
+SHORT = SIRT(iterations=300, held_out_share=0)
+GUIDED = complete(UDiGDIP(outer_iterations=25, inner_iterations=1), Modality.CT)  # network, optimiser, prior, noise
+LED = complete(UDiGDIP(outer_iterations=60, held_out_share=0.1), Modality.CT)  # slices follow one of their volume
+JUDGED = complete(UDiGDIP(outer_iterations=40, inner_iterations=1, held_out_share=0.1), Modality.CT)
+Found = TypeVar("Found")
+
+
+class WorkerProcess:
+    """`python -m udig_recon.worker` of this or another checkout with these settings; its log lines are collected."""
+
+    def __init__(self, settings: Settings, checkout: Path = ROOT, spoilt_by: str | None = None) -> None:
+        self.lines: list[str] = []
+        command = ["-m", "udig_recon.worker"] if spoilt_by is None else ["-c", spoilt_by]
+        self.process = subprocess.Popen(
+            [sys.executable, *command], env=environment(settings), stderr=subprocess.PIPE, cwd=checkout
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line.decode())
+
+    def said(self, event: str) -> bool:
+        return any(f'"event": "{event}"' in line for line in self.lines)
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.process.pid, number)
+
+    def end(self, number: signal.Signals = signal.SIGKILL) -> int:
+        if self.process.poll() is None:
+            self.send(number)
+        status = self.process.wait(PATIENCE_SECONDS)
+        self._reader.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return status
+
+
+@contextmanager
+def working(
+    settings: Settings, count: int = 1, checkout: Path = ROOT, spoilt_by: str | None = None
+) -> Iterator[list[WorkerProcess]]:
+    """Workers that are gone at the end; `spoilt_by`: the program that they run instead."""
+    workers = [WorkerProcess(settings, checkout, spoilt_by) for _ in range(count)]
+    try:
+        yield workers
+    finally:
+        for worker in workers:
+            worker.end()
+            sys.stdout.writelines(worker.lines)  # pytest shows it where a test fails
+
+
+def until(found: Callable[[], Found], seconds: float = PATIENCE_SECONDS) -> Found:
+    """What is asked for, as soon as it is true."""
+    deadline = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return result
+
+
+class Desk:
+    """The door's side of the service: file scans and jobs, look at their rows."""
+
+    def __init__(self, settings: Settings, database: sessionmaker[Session], storage: Storage) -> None:
+        self.settings, self.database, self.storage = settings, database, storage
+        self.celery = queue.make_celery(settings)
+
+    def scan(self, slices: int = 1, size: int = 32, modality: Modality = Modality.CT) -> uuid.UUID:
+        """Store a scan's file."""
+        parts = ct(slices=slices, size=size) if modality is Modality.CT else mri(slices=slices, size=size)
+        path = write_hdf5(self.storage.incoming / "scan.h5", **parts)
+        header, sha256, size_bytes = asdict(formats.probe(path)), sha256_of(path), path.stat().st_size
+        self.storage.keep_scan(path, sha256)
+        with self.database.begin() as session:
+            scan = Scan(sha256=sha256, filename="Doe^Jane.h5", size_bytes=size_bytes, header=header)
+            session.add(scan)
+        return scan.id
+
+    def scan_sha256(self, job_id: uuid.UUID) -> str:
+        with self.database() as session:
+            return session.scalars(select(Scan.sha256).join(Job).where(Job.id == job_id)).one()
+
+    def submit(
+        self,
+        scan_id: uuid.UUID,
+        method: Parameters = LONG,
+        *,
+        slices: list[int] | None = None,
+        ring: int = 1,
+        **more: Any,
+    ) -> uuid.UUID:
+        """File a job and ring so often for each of its slices."""
+        asked = {"outputs": ["h5"], "seed": 0, "tags": {}, "max_open_jobs": 100, **more}
+        with self.database.begin() as session:
+            scan = session.get_one(Scan, scan_id)
+            job, _ = jobs.submit(session, scan=scan, method=method, slices=slices or [0], **asked)
+        queue.ring([(job.id, slice_) for slice_ in job.slices] * ring)
+        return job.id
+
+    def claimed(self, job_id: uuid.UUID) -> Claim:
+        """Slice 0 of the job, as a worker has it that is none of the test's."""
+        with self.database.begin() as session:
+            claim = claim_slice(session, job_id, 0)
+        assert claim is not None
+        return claim
+
+    def job(self, job_id: uuid.UUID) -> Job:
+        with self.database() as session:
+            return session.get_one(Job, job_id)
+
+    def chunk(self, job_id: uuid.UUID, slice_: int = 0) -> Chunk:
+        with self.database() as session:
+            return session.get_one(Chunk, (job_id, slice_))
+
+    def chunks(self, job_id: uuid.UUID) -> list[Chunk]:
+        with self.database() as session:
+            return list(session.scalars(select(Chunk).where(Chunk.job_id == job_id).order_by(Chunk.slice)))
+
+    def retry(self, job_id: uuid.UUID) -> None:
+        with self.database.begin() as session:
+            jobs.retry(session, job_id, max_open_jobs=100)
+
+    def ended(self, job_id: uuid.UUID) -> Job:
+        """The job, when it has ended."""
+        until(lambda: self.job(job_id).status.ended)
+        return self.job(job_id)
+
+    def has_checkpoint(self, job_id: uuid.UUID) -> bool:
+        return any(self.storage.checkpoints(job_id).glob("*.pt"))
+
+    def unbroken(self, scan_sha256: str, method: Parameters, slice_: int = 0, seed: int = 0) -> np.ndarray:
+        """The image of a run that nothing disturbs."""
+        problem, last = self._undisturbed(scan_sha256, method, slice_, seed)
+        return problem.magnitude(last.image)
+
+    def undisturbed_pair(self, scan_sha256: str, method: Parameters) -> list[tuple[np.ndarray, dict[str, Any]]]:
+        """Images and verdicts of slice 0, which follows, and of slice 1, which leads."""
+        _, leading = led = self._undisturbed(scan_sha256, method, 1, 0)
+        assert leading.verdict is not None
+        precedent = Precedent(slice=1, tv_weight=leading.verdict.tv_weight)
+        runs = (self._undisturbed(scan_sha256, method, 0, 0, precedent), led)
+        return [(problem.magnitude(last.image), last.verdict.as_json()) for problem, last in runs if last.verdict]
+
+    def verdict(self, scan_sha256: str, method: Parameters) -> dict[str, Any]:
+        """The verdict of slice 0 in a run that nothing disturbs."""
+        _, last = self._undisturbed(scan_sha256, method, 0, 0)
+        assert last.verdict is not None
+        return last.verdict.as_json()
+
+    def _undisturbed(
+        self, scan_sha256: str, method: Parameters, slice_: int, seed: int, precedent: Precedent | None = None
+    ) -> tuple[SliceProblem, Iterate]:
+        torch.set_num_threads(self.settings.threads)
+        problem = slice_problem(formats.read(self.storage.scan(scan_sha256), [slice_]), 0, torch.device("cpu"))
+        *_, last = reconstruct(problem, method, seed=seed, precedent=precedent)
+        return problem, last

@@ -1,0 +1,1 @@
+"""Access: API keys, tenants, quotas, the audit log."""

@@ -1,0 +1,78 @@
+"""Whether jobs may be filed: by what their key, their tenant and the service allow. Exact while the tenant is held."""
+
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from udig_recon.worker.access import quotas
+from udig_recon.worker.access.quotas import Wanted
+from udig_recon.worker.access.tenants import TenantLimits
+from udig_recon.worker.database.tables import OPEN, Job, Key, Scan
+
+
+class JobError(Exception):
+    """The job or the queue is not in a state that allows it."""
+
+
+class IllegalMove(JobError):
+    """A move that the job's status does not allow."""
+
+
+class TooManyOpenJobs(JobError):
+    """As many jobs are queued or running as the settings allow."""
+
+
+def asked_of(slices: Sequence[Sequence[int]], estimated: Sequence[Mapping[str, Any]]) -> Wanted:
+    """What jobs ask for together: their slices, and the columns of what they are estimated to need."""
+    return Wanted(
+        len(slices),
+        sum(map(len, slices)),
+        sum(each.get("estimated_seconds", 0.0) for each in estimated),
+        sum(each.get("result_bytes", 0) for each in estimated),
+    )
+
+
+def admit(
+    session: Session,
+    tenant: str,
+    scan_ids: Collection[uuid.UUID],
+    wanted: Wanted,
+    most: int,
+    key: Key | None,
+    limits: TenantLimits | None,
+) -> None:
+    """Hold the scans of the jobs that are to be filed. Raises as `submit` does."""
+    if key is not None:
+        quotas.check_open(session, key, wanted.jobs)
+        quotas.check_day(session, key, wanted.jobs)
+        quotas.check_bytes(session, key, wanted.bytes)
+    check_room(session, wanted.jobs, most, None if key is None else tenant)
+    if limits is not None:
+        quotas.check_tenant(session, tenant, limits, wanted)
+    held = session.scalars(select(Scan.id).where(Scan.id.in_(scan_ids)).with_for_update(read=True, key_share=True))
+    if gone := set(scan_ids) - set(held):
+        raise IllegalMove(f"scan {', '.join(map(str, gone))} was deleted")
+
+
+def check_room(session: Session, more: int, most: int, tenant: str | None = None) -> None:
+    """Raise TooManyOpenJobs unless so many more may be queued; the last few may be passed by as many tenants at once.
+
+    A tenant, where one is named, gets another only while it has fewer open than are free: alone half of them, two a
+    third each (see `udig_recon.api.http.concurrency.Shares`).
+    """
+    open_jobs = select(func.count()).select_from(Job).where(Job.status.in_(OPEN))
+    count = session.scalar(open_jobs) or 0
+    if count + more > most:
+        what = "no job more" if more == 1 else f"no {more} jobs more"
+        raise TooManyOpenJobs(f"{what} may be queued or running, the limit is {most} (MAX_OPEN_JOBS); try again later")
+    if tenant is None:
+        return
+    mine = session.scalar(open_jobs.where(Job.tenant == tenant)) or 0
+    if mine + 2 * more - 2 >= most - count and mine + more > 1:
+        raise TooManyOpenJobs(
+            f"{mine} jobs of this tenant are queued or running, of {most} in all (MAX_OPEN_JOBS), and others need "
+            "room; try again later"
+        )

@@ -1,0 +1,101 @@
+"""The audit log: who did what to what, and when. A chain of hashes shows what was changed or taken out of it.
+
+The hash of an entry is the SHA-256 of the hash before it and the entry itself as JSON. It names ids alone: nothing
+that a client calls its files, scans or jobs.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from udig_recon.worker.database.tables import Audit
+
+AUDIT_LOCK = (0x75646967, 3)  # one at a time: the chain has no forks
+BEGINNING = "0" * 64
+SWEEP, WORKER = "sweep", "worker"
+READ_AT_ONCE = 1000
+
+
+class Who(NamedTuple):
+    """Who acts, and for which tenant."""
+
+    tenant: str
+    actor: str  # key:<id> | open | command:<uid> | worker | sweep
+
+
+class Entry(BaseModel):
+    """One line of the log."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
+
+    seq: int
+    at: datetime
+    actor: str
+    tenant: str
+    action: str
+    ids: dict[str, str]
+    hash: str
+
+    def expected(self, previous: str) -> str:
+        """Its hash, when it comes after an entry with the hash `previous`."""
+        content = [previous, self.seq, self.at.astimezone(UTC).isoformat(), *self._who_what()]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def _who_what(self) -> list[object]:
+        return [self.actor, self.tenant, self.action, self.ids]
+
+
+class BrokenChain(Exception):
+    """The log is not as it was written; the message says where."""
+
+
+def append(session: Session, who: Who, action: str, **ids: object) -> None:
+    """Add an entry, in the transaction of what it tells of. The last thing before the commit: it makes others wait."""
+    extend(session, who, action, [ids])
+
+
+def extend(session: Session, who: Who, action: str, each: Iterable[Mapping[str, object]]) -> None:
+    """Add an entry for each of these ids, as `append` does."""
+    session.execute(select(func.pg_advisory_xact_lock(*AUDIT_LOCK)))
+    last = select(Audit.seq, Audit.hash).order_by(Audit.seq.desc()).limit(1)
+    seq, previous = session.execute(last).one_or_none() or (0, BEGINNING)
+    now = session.scalars(select(func.clock_timestamp())).one()
+    for number, ids in enumerate(each, seq + 1):
+        named = {name: str(value) for name, value in ids.items()}
+        entry = Entry(seq=number, at=now, actor=who.actor, tenant=who.tenant, action=action, ids=named, hash="")
+        previous = entry.expected(previous)
+        session.add(Audit(**entry.model_dump(exclude={"hash"}), hash=previous))
+    session.flush()
+
+
+def entries(session: Session) -> Iterator[Entry]:
+    """The whole log, oldest first."""
+    query = select(Audit).order_by(Audit.seq).limit(READ_AT_ONCE)
+    seq = 0
+    while rows := session.scalars(query.where(Audit.seq > seq)).all():
+        seq = rows[-1].seq
+        yield from map(Entry.model_validate, rows)
+
+
+def verified(log: Iterable[Entry]) -> Iterator[Entry]:
+    """The entries as they come. Raises BrokenChain at the first that does not follow from the one before it."""
+    seq, previous = 0, BEGINNING
+    for entry in log:
+        if entry.seq != seq + 1:
+            raise BrokenChain(f"entry {seq + 1} is missing: entry {entry.seq} stands in its place")
+        if entry.hash != entry.expected(previous):
+            raise BrokenChain(f"entry {entry.seq} is not what was written: its hash should be {entry.hash}")
+        seq, previous = entry.seq, entry.hash
+        yield entry
+
+
+def holds(session: Session, entry: Entry) -> bool:
+    """Whether the log still has an entry that was exported, and so all that came before it."""
+    kept = session.get(Audit, entry.seq)
+    return kept is not None and Entry.model_validate(kept) == entry

@@ -1,0 +1,196 @@
+"""API keys: made, found again by their hash, turned and revoked. The key itself is told once and kept nowhere."""
+
+import hashlib
+import re
+import secrets
+import uuid
+from collections.abc import Sequence
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import ColumnElement, bindparam, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from udig_recon.worker.access.tenants import AT_THE_DOOR, Bytes, Count, TenantLimits
+from udig_recon.worker.database.engine import notify_key
+from udig_recon.worker.database.tables import Key, Priority, Tenant
+
+PREFIX = "udig_"  # by which scanners for leaked secrets know them
+TENANT = r"^[a-z0-9][a-z0-9-]{0,62}$"
+USE_IS_TOLD_AGAIN = timedelta(minutes=1)
+Days = Annotated[int, Field(ge=1, le=36500, strict=True)]
+
+
+class Scope(StrEnum):
+    """What a key may do; none implies another."""
+
+    READ = "read"  # look at scans, jobs, results and priors
+    WRITE = "write"  # bring scans, ask for jobs, cancel, retry, delete
+    ADMIN = "admin"  # make, list, rotate and revoke the keys of its tenant
+
+
+class Limits(BaseModel):
+    """How much a key may do, and how long what it makes is kept; null: only the service's own limits hold."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_open_jobs: Count | None = Field(None, description="jobs queued or running at once")
+    max_jobs_per_day: Count | None = Field(None, description="jobs filed within 24 hours")
+    max_stored_bytes: Bytes | None = Field(None, description="bytes of the scans that it keeps here")
+    max_requests_per_minute: Count | None = Field(None, description="requests, counted by each API process")
+    retention_days: Days | None = Field(None, description="scans and jobs are deleted so long after they were made")
+    expires_days: Days | None = Field(None, description="the key is refused so long after it was made")
+
+
+KEPT_LIMITS = tuple(name for name in Limits.model_fields if name != "expires_days")
+"""Those that stand in a key's row as they were asked for; of the days until its end the row has the end."""
+
+
+PriorityName = Literal["routine", "urgent"]
+
+
+def priority_name(stored: int) -> str:
+    """How clients spell a priority."""
+    return Priority(stored).name.lower()
+
+
+def priority_value(name: PriorityName) -> Priority:
+    """What stands in rows for it."""
+    return Priority[name.upper()]
+
+
+class Wanted(Limits):
+    """A key that is asked for."""
+
+    name: str = Field(pattern=r"^[\w .@+-]{1,64}$", description="what people call it; never a patient's name")
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)]
+    max_priority: PriorityName = Field("routine", description="the highest that its jobs may have")
+
+
+def make(session: Session, tenant: str, wanted: Wanted, maker: Key | None = None) -> tuple[Key, str]:
+    """A new key, which does not outlive the one that made it: its row, and the secret."""
+    secret = _fresh()
+    row = wanted.model_dump(exclude={"scopes", "expires_days", "max_priority"})
+    row["max_priority"] = priority_value(wanted.max_priority)
+    own_end = None if wanted.expires_days is None else func.now() + timedelta(days=wanted.expires_days)
+    ends = [end for end in (own_end, None if maker is None else maker.expires_at) if end is not None]
+    scopes = list(dict.fromkeys(scope.value for scope in wanted.scopes))
+    key = Key(
+        tenant=tenant, sha256=hashed(secret), scopes=scopes, expires_at=func.least(*ends) if ends else None, **row
+    )
+    session.add(key)
+    session.flush()
+    session.refresh(key)
+    return key, secret
+
+
+def beyond(wanted: Limits, limits: TenantLimits) -> tuple[str, int, int] | None:
+    """The first limit of a wanted key above its tenant's: its name, what is wanted and what may be; None: none is."""
+    for name in KEPT_LIMITS:
+        asked, most = getattr(wanted, name), getattr(limits, name)
+        # What is kept for longer than the tenant's goes when that says.
+        if name != "retention_days" and asked is not None and most is not None and asked > most:
+            return name, asked, most
+    return None
+
+
+def laxer(key: Key, than: Key) -> str | None:
+    """The first limit in which a key may have more than another, or live longer; None: in none."""
+    for name in (*KEPT_LIMITS, "max_priority", "expires_at"):
+        its, most = getattr(key, name), getattr(than, name)
+        if most is not None and (its is None or its > most):
+            return name
+    return None
+
+
+class Recognised(NamedTuple):
+    """A valid key, what was set for its tenant, and whether its last use was noted so long ago that this should be."""
+
+    key: Key
+    tenants: dict[str, int | None]  # limits of AT_THE_DOOR; None: the default
+    use_is_due: bool
+
+
+def remember_use(session: Session, key_id: uuid.UUID) -> None:
+    """Note that the key was used now, unless another did within the last minute."""
+    session.execute(update(Key).where(Key.id == key_id, _use_is_due()).values(last_used_at=func.now()))
+
+
+def _use_is_due() -> ColumnElement[bool]:
+    return or_(Key.last_used_at.is_(None), Key.last_used_at < func.now() - USE_IS_TOLD_AGAIN)
+
+
+def _opens(digest: ColumnElement[str]) -> ColumnElement[bool]:
+    return or_(Key.sha256 == digest, (Key.previous_sha256 == digest) & (Key.previous_until > func.now()))
+
+
+def _usable() -> ColumnElement[bool]:
+    return Key.revoked_at.is_(None) & or_(Key.expires_at.is_(None), Key.expires_at > func.now())
+
+
+_OF_TENANT = "tenants_"
+VALID = (
+    select(
+        *Key.__table__.c,
+        *(getattr(Tenant, name).label(_OF_TENANT + name) for name in AT_THE_DOOR),
+        _use_is_due().label("use_is_due"),
+    )
+    .outerjoin(Tenant, Tenant.name == Key.tenant)
+    .where(_opens(bindparam("sha256")), _usable())
+)
+"""The valid key with a secret of this hash: how long it takes to find it tells nothing of any key."""
+
+
+def recognised(row: Any) -> Recognised:
+    """A row of VALID."""
+    columns = row._asdict()
+    tenants = {name: columns.pop(_OF_TENANT + name) for name in AT_THE_DOOR}
+    return Recognised(use_is_due=columns.pop("use_is_due"), tenants=tenants, key=Key(**columns))
+
+
+def of_tenant(
+    session: Session, tenant: str | None, after: uuid.UUID | None = None, limit: int | None = None
+) -> Sequence[Key]:
+    """The keys of a tenant, or of all, oldest first; so many `after` one."""
+    query = select(Key).order_by(Key.id).limit(limit)
+    query = query if after is None else query.where(Key.id > after)
+    return session.scalars(query if tenant is None else query.where(Key.tenant == tenant)).all()
+
+
+def one(session: Session, key_id: uuid.UUID, tenant: str | None = None) -> Key | None:
+    """A key by its id, for a change; of this tenant, where one is named."""
+    query = select(Key).where(Key.id == key_id).with_for_update()
+    return session.scalars(query if tenant is None else query.where(Key.tenant == tenant)).one_or_none()
+
+
+def rotate(session: Session, key: Key, overlap: timedelta) -> str:
+    """A new secret for the key; the one before is taken for `overlap` longer. Everything else stays."""
+    secret = _fresh()
+    key.previous_sha256, key.previous_until = (key.sha256, func.now() + overlap) if overlap else (None, None)
+    key.sha256 = hashed(secret)
+    session.flush()
+    notify_key(session, key.id)
+    return secret
+
+
+def revoke(session: Session, key: Key) -> None:
+    """Refuse the key from now on; what goes on for it ends within seconds. Its row stays: the audit log names it."""
+    key.revoked_at = key.revoked_at or func.now()
+    session.flush()
+    notify_key(session, key.id)
+
+
+def is_tenant(name: str) -> bool:
+    """Whether a tenant may be called so: its name is the name of folders."""
+    return re.fullmatch(TENANT, name) is not None
+
+
+def hashed(secret: str) -> str:
+    """What is kept of a key. It is 256 random bits, so that a fast hash is as good as a slow one."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _fresh() -> str:
+    return PREFIX + secrets.token_urlsafe(32)

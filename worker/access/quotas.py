@@ -1,0 +1,191 @@
+"""What one key, and a tenant over all its keys, may have: open jobs, slices, jobs and compute of a day, stored bytes.
+
+Exact while the tenant is held (`udig_recon.worker.access.tenants.hold`).
+"""
+
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from udig_recon.worker.access.tenants import TenantLimits, hold
+from udig_recon.worker.database.tables import OPEN, Audit, ComputeUsage, Job, Key, Scan
+
+DAY = timedelta(days=1)
+OPEN_RETRY_SECONDS = 30
+COMPUTE_RETRY_SECONDS = 600
+BYTES_RETRY_SECONDS = 3600
+JOB_FILED = "job.filed"
+
+
+class QuotaReached(Exception):
+    """The key or tenant has what it may have; `retry_after` says in how many seconds that may be otherwise."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Wanted(NamedTuple):
+    """What is asked for at once."""
+
+    jobs: int = 1
+    slices: int = 0
+    seconds: float = 0.0  # of workers, estimated
+    bytes: int = 0  # that results will take, estimated
+
+
+def actor(key: Key) -> str:
+    """How the audit log calls a key."""
+    return f"key:{key.id}"
+
+
+def check_open(session: Session, key: Key, more: int = 1) -> None:
+    """Raise QuotaReached when the key may not have so many more open jobs. Exact while submissions are held."""
+    if (most := key.max_open_jobs) is not None:
+        mine = select(func.count()).select_from(Job).where(Job.key_id == key.id, Job.status.in_(OPEN))
+        if (session.scalar(mine) or 0) + more > most:
+            text = f"this key may have {most} jobs queued or running (max_open_jobs){_at_once(more)}"
+            raise QuotaReached(text, OPEN_RETRY_SECONDS)
+
+
+def check_day(session: Session, key: Key, more: int = 1) -> None:
+    """Raise QuotaReached when the key may not file so many jobs more today. Exact as `check_open` is."""
+    if (most := key.max_jobs_per_day) is not None:
+        _check_filed(session, Audit.actor == actor(key), "this key", most, more)
+
+
+def _check_filed(session: Session, by: ColumnElement[bool], who: str, most: int, more: int) -> None:
+    # Asked of the log: a job that was deleted was filed all the same.
+    lately = by & (Audit.at > func.now() - DAY) & (Audit.action == JOB_FILED)
+    left = func.extract("epoch", func.min(Audit.at) + DAY - func.now())
+    count, seconds = session.execute(select(func.count(), left).where(lately)).one()
+    if count + more > most:
+        text = f"{who} may file {most} jobs in 24 hours (max_jobs_per_day){_at_once(more)}"
+        raise QuotaReached(text, 1 + int(seconds or 0))
+
+
+def _at_once(more: int) -> str:
+    return "" if more == 1 else f"; this is {more} at once"
+
+
+def check_tenant(session: Session, tenant: str, limits: TenantLimits, wanted: Wanted, *, filed: bool = True) -> None:
+    """Raise QuotaReached when the tenant may not have these jobs open, for whatever of its limits.
+
+    Without `filed` they were filed before, and count for no day.
+    """
+    stands = open_work(session, tenant)
+    for name, have, more, what in (
+        ("max_open_jobs", stands.jobs, wanted.jobs, "jobs queued or running"),
+        ("max_open_slices", stands.slices, wanted.slices, "slices of jobs queued or running"),
+    ):
+        most = getattr(limits, name)
+        if most is not None and have + more > most:
+            text = f"this tenant may have {most} {what} ({name}) and has {have}{_at_once(more)}"
+            raise QuotaReached(f"{text}; {max(0, most - have)} would fit", OPEN_RETRY_SECONDS)
+    if filed and limits.max_jobs_per_day is not None:
+        _check_filed(session, Audit.tenant == tenant, "this tenant", limits.max_jobs_per_day, wanted.jobs)
+    if (most := limits.max_compute_seconds_per_day) is not None:
+        used = compute_seconds(session, tenant) + stands.seconds
+        if used + wanted.seconds > most:
+            may = f"this tenant may have {most} s of workers in 24 hours (max_compute_seconds_per_day)"
+            has = f"has had or asked for {used:.0f} s, and this is estimated at {wanted.seconds:.0f} s"
+            raise QuotaReached(f"{may}, {has}; {max(0.0, most - used):.0f} s would fit", COMPUTE_RETRY_SECONDS)
+    check_tenant_bytes(session, tenant, limits, wanted.bytes)
+
+
+def open_work(session: Session, tenant: str) -> Wanted:
+    """The tenant's open jobs, their slices, the seconds they are estimated to need yet and the bytes of results."""
+    left = func.greatest(func.coalesce(Job.estimated_seconds, 0.0) - Job.seconds, 0.0)
+    query = select(
+        func.count(),
+        func.coalesce(func.sum(func.jsonb_array_length(Job.slices)), 0),
+        func.coalesce(func.sum(left), 0.0),
+        func.coalesce(func.sum(func.coalesce(Job.result_bytes, 0)), 0),
+    ).where(Job.tenant == tenant, Job.status.in_(OPEN))
+    jobs, slices, seconds, size = session.execute(query).one()
+    return Wanted(jobs, slices, seconds, int(size))
+
+
+def compute_seconds(session: Session, tenant: str) -> float:
+    """Seconds of workers that the tenant has had within 24 hours; what they are at now comes when they end it."""
+    query = select(func.coalesce(func.sum(ComputeUsage.seconds), 0.0))
+    return session.scalar(query.where(ComputeUsage.tenant == tenant, ComputeUsage.at > func.now() - DAY)) or 0.0
+
+
+def check_bytes(session: Session, key: Key, more: int) -> None:
+    """Raise QuotaReached when the key may not keep so many bytes more. Its other uploads wait until the commit."""
+    if (most := key.max_stored_bytes) is None:
+        return
+    hold(session, key.tenant)
+    stored = stored_bytes(session, Scan.key_id == key.id, Job.key_id == key.id)
+    if stored + more > most:
+        raise QuotaReached(_no_room("this key", most, stored, more), BYTES_RETRY_SECONDS)
+
+
+def check_tenant_bytes(session: Session, tenant: str, limits: TenantLimits, more: int) -> None:
+    """Raise QuotaReached when the tenant may not keep so many bytes more, by `max_stored_bytes`."""
+    if (most := limits.max_stored_bytes) is None:
+        return
+    hold(session, tenant)
+    stored = stored_bytes(session, Scan.tenant == tenant, Job.tenant == tenant)
+    if stored + more > most:
+        raise QuotaReached(_no_room("this tenant", most, stored, more), BYTES_RETRY_SECONDS)
+
+
+def bytes_left(session: Session, tenant: str, limits: TenantLimits, key: Key | None) -> int | None:
+    """How much more may be stored just now; None: as much as the service takes."""
+    left = []
+    if limits.max_stored_bytes is not None:
+        left.append(limits.max_stored_bytes - stored_bytes(session, Scan.tenant == tenant, Job.tenant == tenant))
+    if key is not None and key.max_stored_bytes is not None:
+        left.append(key.max_stored_bytes - stored_bytes(session, Scan.key_id == key.id, Job.key_id == key.id))
+    return max(0, min(left)) if left else None
+
+
+def stored_bytes(session: Session, scans: ColumnElement[bool], jobs: ColumnElement[bool]) -> int:
+    """Bytes of these scans, prepared forms too, and of these jobs: as counted at their ends, else as estimated."""
+    size = Scan.size_bytes + func.coalesce(Scan.prepared_bytes, 0)
+    of_scans: Select[Any] = select(func.coalesce(func.sum(size), 0)).where(scans)
+    kept = func.coalesce(Job.stored_bytes, Job.result_bytes, 0)
+    of_jobs: Select[Any] = select(func.coalesce(func.sum(kept), 0)).where(and_(jobs, ~Job.expired))
+    return int(session.scalar(of_scans) or 0) + int(session.scalar(of_jobs) or 0)
+
+
+def _no_room(who: str, most: int, stored: int, more: int) -> str:
+    kept = f"{who} may keep {most} bytes of scans and results and keeps {stored} (max_stored_bytes)"
+    return f"{kept}; {max(0, most - stored)} would fit, and this takes {more}; delete some"
+
+
+def check_keys(session: Session, tenant: str, limits: TenantLimits) -> None:
+    """Raise QuotaReached when the tenant may not have one key more."""
+    if (most := limits.max_keys) is None:
+        return
+    hold(session, tenant)
+    if (have := count_keys(session, tenant)) >= most:
+        text = f"this tenant may have {most} keys (max_keys) and has {have}; revoke some"
+        raise QuotaReached(f"{text}: each counts for a day from when it was made", BYTES_RETRY_SECONDS)
+
+
+def count_keys(session: Session, tenant: str) -> int:
+    """The tenant's keys that count: valid ones, and all that were made within 24 hours."""
+    valid = Key.revoked_at.is_(None) & or_(Key.expires_at.is_(None), Key.expires_at > func.now())
+    made = Key.created_at > func.now() - DAY
+    query = select(func.count()).select_from(Key).where(Key.tenant == tenant, or_(valid, made))
+    return session.scalar(query) or 0
+
+
+def usage(session: Session, tenant: str) -> dict[str, float]:
+    """What a tenant has used of its limits; what API processes count by themselves is not in it."""
+    stands = open_work(session, tenant)
+    filed = (Audit.tenant == tenant) & (Audit.at > func.now() - DAY) & (Audit.action == JOB_FILED)
+    return {
+        "open_jobs": stands.jobs,
+        "open_slices": stands.slices,
+        "jobs_today": session.scalar(select(func.count()).select_from(Audit).where(filed)) or 0,
+        "compute_seconds_today": round(compute_seconds(session, tenant), 1),
+        "compute_seconds_to_come": round(stands.seconds, 1),
+        "stored_bytes": stored_bytes(session, Scan.tenant == tenant, Job.tenant == tenant),
+        "keys": count_keys(session, tenant),
+    }

@@ -1,0 +1,101 @@
+"""Tenants: how much each may do, whatever the number of its keys. One without a row has what the settings say."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from udig_recon.worker.database.tables import Tenant
+from udig_recon.worker.settings import Settings
+
+TENANT_LOCK = 0x75646968
+Count = Annotated[int, Field(ge=1, lt=1 << 31, strict=True)]
+Bytes = Annotated[int, Field(ge=1, lt=1 << 63, strict=True)]
+Kept = Annotated[int, Field(ge=0, le=36500, strict=True)]
+
+
+class TenantLimits(BaseModel):
+    """How much a tenant may do, over all its keys; null: only the service's own limits hold."""
+
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
+
+    max_open_jobs: Count | None = Field(None, description="jobs queued or running at once")
+    max_open_slices: Count | None = Field(None, description="slices of those jobs")
+    max_jobs_per_day: Count | None = Field(None, description="jobs filed within 24 hours, deleted ones too")
+    max_compute_seconds_per_day: Bytes | None = Field(
+        None, description="seconds of workers within 24 hours; what open jobs are estimated to need yet counts"
+    )
+    max_job_seconds: Bytes | None = Field(None, description="seconds of workers that one job may be estimated to need")
+    max_job_memory_bytes: Bytes | None = Field(None, description="memory that one job may be estimated to need")
+    max_stored_bytes: Bytes | None = Field(
+        None, description="bytes of scans and results; what open jobs are estimated to leave counts"
+    )
+    max_keys: Count | None = Field(None, description="keys that are valid; one that is revoked counts for a day")
+    max_uploads: Count | None = Field(None, description="uploads at once, counted by each API process")
+    max_waits: Count | None = Field(None, description="event streams, and as many long polls, by each API process")
+    max_requests_per_minute: Count | None = Field(None, description="requests, counted by each API process")
+    retention_days: Kept | None = Field(
+        None, description="scans and jobs are deleted so long after they were made; 0: not by themselves"
+    )
+
+
+AT_THE_DOOR = ("max_uploads", "max_waits", "max_requests_per_minute", "retention_days")
+"""Limits that the API process looks at by itself; they come with the key: see `udig_recon.worker.access.keys.VALID`."""
+
+
+def defaults(settings: Settings) -> TenantLimits:
+    """The limits of a tenant for which none were set."""
+    return TenantLimits(
+        max_open_jobs=settings.tenant_max_open_jobs,
+        max_open_slices=settings.tenant_max_open_slices,
+        max_jobs_per_day=settings.tenant_max_jobs_per_day,
+        max_compute_seconds_per_day=settings.tenant_max_compute_seconds_per_day,
+        max_job_seconds=max(1, int(settings.max_job_seconds)),
+        max_job_memory_bytes=settings.max_job_memory_bytes,
+        max_stored_bytes=settings.tenant_max_stored_bytes,
+        max_keys=settings.tenant_max_keys,
+        max_uploads=None,
+        max_waits=None,
+        max_requests_per_minute=settings.tenant_max_requests_per_minute,
+        retention_days=settings.retention_days,
+    )
+
+
+def effective(settings: Settings, own: Mapping[str, Any]) -> TenantLimits:
+    """The defaults, where the tenant has not its own."""
+    return defaults(settings).model_copy(update={name: value for name, value in own.items() if value is not None})
+
+
+def limits_of(session: Session, tenant: str, settings: Settings) -> TenantLimits:
+    """What the tenant may do."""
+    return effective(settings, own_limits(session, tenant).model_dump())
+
+
+def own_limits(session: Session, tenant: str) -> TenantLimits:
+    """What was set for the tenant."""
+    row = session.get(Tenant, tenant, populate_existing=True)
+    return TenantLimits() if row is None else TenantLimits.model_validate(row)
+
+
+def set_limits(session: Session, tenant: str, changes: Mapping[str, int | None]) -> TenantLimits:
+    """Set some limits, None: to the default; gives all that are set now."""
+    row = insert(Tenant).values(name=tenant, **changes)
+    session.execute(row.on_conflict_do_update(index_elements=[Tenant.name], set_=dict(changes) or {"name": tenant}))
+    session.flush()
+    return own_limits(session, tenant)
+
+
+def hold(session: Session, tenant: str) -> None:
+    """Let nobody else file, keep or make anything for the tenant until the transaction ends; other tenants go on."""
+    # Two tenants with the same number of 31 bits would only wait for each other.
+    number = int.from_bytes(hashlib.sha256(tenant.encode()).digest()[:4]) >> 1
+    session.execute(select(func.pg_advisory_xact_lock(TENANT_LOCK, number)))
+
+
+def known(session: Session) -> dict[str, TenantLimits]:
+    """The tenants for which limits were set, by name."""
+    return {row.name: TenantLimits.model_validate(row) for row in session.scalars(select(Tenant).order_by(Tenant.name))}

@@ -1,0 +1,85 @@
+"""Bring the database's tables to the newest revision.
+
+`python -m udig_recon.worker.database.migrate`; back: `--down REVISION`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.util.exc import CommandError
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from udig_recon.worker.database.engine import in_one_line, make_engine
+from udig_recon.worker.database.roles import OWNER, grant, role_of
+from udig_recon.worker.settings import get_settings
+from udig_recon.worker.standalone.locate import InUseError, database
+from udig_recon.worker.standalone.servers import EmbeddedError
+
+GRANT_LOCK = 0x7564696700000004  # of several processes that start at once
+SCRIPTS = Path(__file__).parents[2] / "migrations"
+
+
+def config(url: str) -> Config:
+    """Alembic's configuration for the database at this URL."""
+    made = Config()
+    made.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
+    made.attributes["url"] = url
+    return made
+
+
+def migrate(url: str, revision: str = "head", service: str | None = None) -> None:
+    """Upgrade the database at this URL, as the role that owns its tables; nothing happens when it is there already.
+
+    The role `service`, unless it is the same, is given the rights that the service needs.
+    """
+    command.upgrade(config(url), revision)
+    if revision != "head" or service in (None, role_of(url)):
+        return
+    engine = make_engine(url, 1)
+    try:
+        with engine.begin() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": GRANT_LOCK})
+            grant(connection, str(service))
+    finally:
+        engine.dispose()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what the command says; 1 and one line on standard error when that is impossible."""
+    parser = argparse.ArgumentParser(
+        prog="python -m udig_recon.worker.database.migrate", description="Bring the tables up to date."
+    )
+    parser.add_argument("--down", metavar="REVISION", help="take them back to this revision, for an older version")
+    options = parser.parse_args(arguments)
+    settings = get_settings()
+    if settings.database_url is None and options.down is None:
+        return _refuse(
+            "DATABASE_URL is not set; `python -m udig_recon.worker.standalone.serve` starts a server of its own"
+        )
+    try:
+        with database(settings, alone=True, role=OWNER) as url:
+            if options.down is None:
+                migrate(url, service=role_of(str(settings.database_url)))
+            else:
+                command.downgrade(config(url), options.down)
+    except DBAPIError as error:
+        return _refuse(f"DATABASE_URL: {in_one_line(error)}")
+    except (CommandError, RuntimeError) as error:
+        return _refuse(f"--down: {error}")
+    except (EmbeddedError, InUseError) as error:
+        return _refuse(str(error))
+    return 0
+
+
+def _refuse(message: str) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,298 @@
+"""The tables: what a scan, a job, its chunks and its progress are, and which moves a job may make."""
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Identity, Index, SmallInteger, String, UniqueConstraint, func, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from udig_recon.worker.database.base import (
+    DEFAULT_TENANT,
+    OPEN,
+    Base,
+    DeliveryState,
+    Priority,
+    ServiceState,
+    Status,
+    Tally,
+    Tenant,
+)
+from udig_recon.worker.database.ids import new_id
+
+__all__ = [
+    "DEFAULT_TENANT",
+    "OPEN",
+    "Audit",
+    "Base",
+    "Chunk",
+    "Comparison",
+    "ComputeUsage",
+    "DeliveryState",
+    "Job",
+    "Key",
+    "Priority",
+    "Scan",
+    "ServiceState",
+    "Snapshot",
+    "Status",
+    "Tally",
+    "Tenant",
+    "WebhookDelivery",
+    "Worker",
+]
+
+
+class Key(Base):
+    """An API key: whose it is, what it may do and how much. Of the key itself there is only its hash."""
+
+    __tablename__ = "keys"
+    __table_args__ = (Index("ix_keys_tenant", "tenant"),)
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    tenant: Mapped[str] = mapped_column(String(63))
+    name: Mapped[str] = mapped_column(String(64))
+    scopes: Mapped[list[str]]
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    previous_sha256: Mapped[str | None] = mapped_column(String(64), unique=True)  # before the last rotation
+    previous_until: Mapped[datetime | None]  # until when that one is taken too
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]  # to the minute
+    max_open_jobs: Mapped[int | None]  # null in this and those below: only the settings of the service set a limit
+    max_jobs_per_day: Mapped[int | None]
+    max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    max_requests_per_minute: Mapped[int | None]
+    retention_days: Mapped[int | None]
+    max_priority: Mapped[int] = mapped_column(SmallInteger, default=0, server_default=text("0"))  # of its jobs
+
+
+class Scan(Base):
+    """One uploaded file, stored once for each tenant under its hash."""
+
+    __tablename__ = "scans"
+    __table_args__ = (
+        UniqueConstraint("tenant", "sha256", name="uq_scans_tenant_sha256"),
+        Index("ix_scans_key_id", "key_id"),
+        Index("ix_scans_expires_at", "expires_at"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    tenant: Mapped[str] = mapped_column(String(63), default=DEFAULT_TENANT, server_default=DEFAULT_TENANT)
+    key_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("keys.id"))  # that brought it; null: authentication off
+    sha256: Mapped[str] = mapped_column(String(64))
+    filename: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    header: Mapped[dict[str, Any]]  # udig_recon.core.acquisition.ScanHeader as JSON
+    prepared_bytes: Mapped[int | None] = mapped_column(BigInteger)  # of its prepared form; null: made before first use
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]  # when the sweep deletes it
+    damaged_at: Mapped[datetime | None]  # when its stored bytes were found not to be those of its hash
+
+
+class Comparison(Base):
+    """Methods held against each other on scans. Its jobs are ordinary ones; how they stand is how it stands."""
+
+    __tablename__ = "comparisons"
+    __table_args__ = (
+        UniqueConstraint("tenant", "idempotency_key", name="uq_comparisons_tenant_idempotency_key"),
+        Index("ix_comparisons_expires_at", "expires_at"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    tenant: Mapped[str] = mapped_column(String(63), default=DEFAULT_TENANT)
+    key_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("keys.id"))  # that filed it; null: authentication off
+    request: Mapped[dict[str, Any]]  # scans, methods, seeds, slices and tags, as asked for
+    idempotency_key: Mapped[str | None] = mapped_column(String(255))
+    request_sha256: Mapped[str | None] = mapped_column(String(64))  # of the body sent with the key
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]  # when the sweep deletes it
+
+
+class Job(Base):
+    """One reconstruction that was asked for. A trigger counts its end, and files the webhook that tells of it."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_status", "status"),
+        Index("ix_jobs_scan_id", "scan_id"),
+        Index("ix_jobs_tags", "tags", postgresql_using="gin"),
+        UniqueConstraint("tenant", "idempotency_key", name="uq_jobs_tenant_idempotency_key"),
+        Index("ix_jobs_key_id", "key_id", "created_at"),
+        Index("ix_jobs_expires_at", "expires_at"),
+        Index("ix_jobs_comparison_id", "comparison_id"),
+        Index("ix_jobs_open", "tenant", postgresql_where=text("status IN ('queued', 'running')")),
+        Index("ix_jobs_uncounted", "finished_at", postgresql_where=text("stored_bytes IS NULL AND NOT expired")),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    tenant: Mapped[str] = mapped_column(String(63), default=DEFAULT_TENANT, server_default=DEFAULT_TENANT)
+    key_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("keys.id"))  # that filed it; null: authentication off
+    scan_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("scans.id", ondelete="SET NULL"))  # null: scan deleted
+    comparison_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("comparisons.id", ondelete="SET NULL"))
+    compared: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # label, scan and sampling there
+    status: Mapped[Status] = mapped_column(default=Status.QUEUED)
+    parameters: Mapped[dict[str, Any]]  # udig_recon.core.parameters.Method, complete
+    outputs: Mapped[list[str]]  # formats written when the job succeeds
+    slices: Mapped[list[int]]  # slice numbers of the scan, in the order of the result
+    seed: Mapped[int] = mapped_column(BigInteger)
+    seeds: Mapped[int] = mapped_column(default=1, server_default=text("1"))  # the image is the mean of so many
+    priority: Mapped[int] = mapped_column(SmallInteger, default=0, server_default=text("0"))  # a Priority
+    max_seconds: Mapped[float | None]  # of computing, over all slices and attempts; null: without limit
+    seconds: Mapped[float] = mapped_column(default=0.0, server_default=text("0"))  # so far; kept by the trigger
+    tags: Mapped[dict[str, Any]]
+    webhook_url: Mapped[str | None]
+    idempotency_key: Mapped[str | None] = mapped_column(String(255))
+    request_sha256: Mapped[str | None] = mapped_column(String(64))  # of the body sent with the key
+    cancel_requested: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
+    error: Mapped[dict[str, Any] | None]  # problem document
+    scan_warnings: Mapped[list[str] | None] = mapped_column(JSONB(none_as_null=True))  # of the scan's header
+    metrics: Mapped[dict[str, Any] | None]  # means over the slices, when succeeded
+    versions: Mapped[dict[str, Any] | None]  # software and prior, as the worker found them
+    result: Mapped[str | None]  # folder of the accepted result, relative to DATA
+    result_files: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # name -> sha256 and bytes
+    damaged: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # file -> when it was found to be
+    last_seq: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
+    traceparent: Mapped[str | None] = mapped_column(String(55))  # W3C trace context of the request that filed it
+    estimated_seconds: Mapped[float | None]  # of workers, when it was filed
+    basis_seconds: Mapped[float | None]  # the same of one core of a CPU
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)  # of a worker at its peak, estimated
+    result_bytes: Mapped[int | None] = mapped_column(BigInteger)  # of its files, estimated
+    stored_bytes: Mapped[int | None] = mapped_column(BigInteger)  # the same, counted once it has ended
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]  # when the sweep deletes its files
+    expired: Mapped[bool] = mapped_column(default=False, server_default=text("false"))  # its files are gone
+
+
+class Chunk(Base):
+    """One slice of a job: what a worker claims, leases and finishes. A trigger counts its ends and lost leases."""
+
+    __tablename__ = "chunks"
+    __table_args__ = (
+        Index("ix_chunks_open", "status", "lease_until"),
+        Index("ix_chunks_queued", "job_id", "slice", postgresql_where=text("status = 'queued'")),
+    )
+
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    slice: Mapped[int] = mapped_column(primary_key=True)
+    leader: Mapped[int | None]  # slice of the job that is done first, whose findings this one takes over
+    status: Mapped[Status] = mapped_column(default=Status.QUEUED)
+    attempt: Mapped[int] = mapped_column(default=0, server_default=text("0"))  # the fence: grows with every claim
+    crashes: Mapped[int] = mapped_column(default=0, server_default=text("0"))  # leases that ran out
+    lease_until: Mapped[datetime | None]
+    queued_at: Mapped[datetime] = mapped_column(server_default=func.now())  # set by the trigger when it waits again
+    rung_at: Mapped[datetime | None]  # when a message for it was last sent
+    worker: Mapped[str | None]
+    claimed_at: Mapped[datetime | None]  # when the current or last attempt began; set by the trigger
+    yield_asked_at: Mapped[datetime | None]  # when it was asked to give way to something more urgent
+    yielded: Mapped[bool] = mapped_column(default=False, server_default=text("false"))  # it has given way before
+    protected_until: Mapped[datetime | None]  # it is not asked to give way before
+    iteration: Mapped[int] = mapped_column(default=0, server_default=text("0"))
+    iterations: Mapped[int | None]
+    seconds: Mapped[float] = mapped_column(default=0.0, server_default=text("0"))  # spent on it so far
+    metrics: Mapped[dict[str, Any] | None]  # of the slice, as udig_recon.api.jobs.schemas.Metrics has them
+    verdict: Mapped[dict[str, Any] | None] = mapped_column(
+        JSONB(none_as_null=True)
+    )  # udig_recon.core.prior_check.Verdict, as JSON
+    quality: Mapped[dict[str, Any] | None] = mapped_column(
+        JSONB(none_as_null=True)
+    )  # udig_recon.core.quality.rating.Grade, as JSON
+    result: Mapped[str | None]  # file of the accepted slice, relative to DATA; null again once the job has succeeded
+    result_sha256: Mapped[str | None] = mapped_column(String(64))  # of that file; null: an older version wrote it
+    recomputed: Mapped[int] = mapped_column(default=0, server_default=text("0"))  # how often that file was damaged
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class Snapshot(Base):
+    """How far one slice was at one moment. `seq` grows by one within a job, in commit order."""
+
+    __tablename__ = "snapshots"
+
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    slice: Mapped[int]
+    iteration: Mapped[int]
+    iterations: Mapped[int]
+    loss: Mapped[float | None]
+    data_residual: Mapped[float | None]
+    psnr: Mapped[float | None]
+    ssim: Mapped[float | None]
+    seconds: Mapped[float]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Worker(Base):
+    """A worker process that is alive: `seen_at` is renewed with every sweep."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(primary_key=True)  # host:pid:random
+    device: Mapped[str]
+    gpu: Mapped[str | None]  # its UUID
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)  # that it may use
+    gpu_memory_used_bytes: Mapped[int | None] = mapped_column(BigInteger)  # by all processes on it
+    gpu_memory_total_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ComputeUsage(Base):
+    """What an attempt at a slice took of a worker; a trigger adds a row when it ends. What fair claims go by.
+
+    The sweep sums old rows up and deletes the oldest: see `udig_recon.worker.jobs.scheduling`.
+    """
+
+    __tablename__ = "compute_usage"
+    __table_args__ = (Index("ix_compute_usage_at", "at"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(63))
+    job_id: Mapped[uuid.UUID]  # the job may be gone
+    priority: Mapped[int] = mapped_column(SmallInteger)
+    seconds: Mapped[float]
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Audit(Base):
+    """Who did what to what. Rows are only ever added, and each holds the hash of the one before: see `access.audit`."""
+
+    __tablename__ = "audit"
+    __table_args__ = (
+        Index("ix_audit_actor", "actor", "at"),
+        Index("ix_audit_filed", "tenant", "at", postgresql_where=text("action = 'job.filed'")),
+    )
+
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    actor: Mapped[str]  # key:<id> | open | command:<uid> | worker | sweep
+    tenant: Mapped[str] = mapped_column(String(63))
+    action: Mapped[str]
+    ids: Mapped[dict[str, Any]]
+    hash: Mapped[str] = mapped_column(String(64))
+
+
+class WebhookDelivery(Base):
+    """The end of a job that its receiver is to hear of; filed by a trigger in the transaction that ends the job."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index("ix_webhook_deliveries_job_id", "job_id"),
+        Index("ix_webhook_deliveries_due_at", "due_at", postgresql_where=text("state = 'pending'")),
+        Index("ix_webhook_deliveries_url", "url", postgresql_where=text("state = 'disabled'")),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())  # its webhook-id
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    url: Mapped[str]
+    event: Mapped[str] = mapped_column(String(32))  # job.succeeded | job.failed | job.cancelled
+    state: Mapped[DeliveryState] = mapped_column(server_default=text("'pending'"))
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))  # the fence, as of chunks
+    due_at: Mapped[datetime] = mapped_column(server_default=func.now())  # of the next attempt, or the end of its lease
+    error: Mapped[str | None]  # what the last attempt came to
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    delivered_at: Mapped[datetime | None]

@@ -1,0 +1,1 @@
+"""Jobs: submission, scheduling, leases, the queue, retention, webhooks."""

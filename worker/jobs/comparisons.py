@@ -1,0 +1,122 @@
+"""Comparisons: submit, cancel, delete. Their jobs are ordinary ones, which the ordinary machinery does; no commits."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete as sql_delete
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from udig_recon.core.cost.estimate import Task
+from udig_recon.core.parameters import Parameters
+from udig_recon.core.slice_order import leaders
+from udig_recon.worker.access.admission import IllegalMove, admit, asked_of
+from udig_recon.worker.access.tenants import TenantLimits, hold
+from udig_recon.worker.database.engine import notify
+from udig_recon.worker.database.ids import new_id
+from udig_recon.worker.database.tables import OPEN, Comparison, Job, Key, Scan
+from udig_recon.worker.jobs import service as jobs
+from udig_recon.worker.jobs.estimates import columns
+from udig_recon.worker.storage.scans import end_of
+
+OUTPUTS = ["h5"]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One job of a comparison."""
+
+    label: str  # what its method is called there
+    sampling: str  # as `udig_recon.core.comparison` names that of its scan
+    scan: Scan
+    method: Parameters  # complete
+    slices: Sequence[int]
+    seed: int
+    task: Task | None = None  # what it will cost
+
+
+def submit(
+    session: Session,
+    *,
+    tenant: str,
+    runs: Sequence[Compared],
+    request: dict[str, Any],
+    traceparent: str | None = None,
+    idempotency_key: str | None = None,
+    request_sha256: str | None = None,
+    max_open_jobs: int,
+    key: Key | None = None,
+    retention_days: int | None = None,
+    max_seconds: float | None = None,
+    limits: TenantLimits | None = None,
+) -> tuple[Comparison, Sequence[Job]]:
+    """The comparison and its queued jobs, all of them or none; none where the same key and request made it before.
+
+    Raises TooManyOpenJobs, QuotaReached, IdempotencyConflict, and IllegalMove when a scan was deleted meanwhile.
+    """
+    hold(session, tenant)
+    if (known := jobs.by_key(session, Comparison, tenant, idempotency_key, request_sha256)) is not None:
+        return known, []
+    estimated = [{} if run.task is None else columns(run.task, max_seconds) for run in runs]
+    wanted = asked_of([run.slices for run in runs], estimated)
+    admit(session, tenant, {run.scan.id for run in runs}, wanted, max_open_jobs, key, limits)
+    owned = {
+        "tenant": tenant,
+        "key_id": None if key is None else key.id,
+        "expires_at": end_of(retention_days),
+    }
+    asked = {"request": request, "idempotency_key": idempotency_key, "request_sha256": request_sha256}
+    comparison = Comparison(**owned, **asked)
+    session.add(comparison)
+    session.flush()
+    shared = owned | {"comparison_id": comparison.id, "tags": request["tags"], "traceparent": traceparent}
+    shared |= {"max_seconds": max_seconds}
+    # Workers take jobs by their ids: in this order.
+    ids = sorted(new_id() for _ in runs)
+    rows = [
+        (shared | _row(job_id, run) | cost, leaders(run.slices, run.method))
+        for job_id, run, cost in zip(ids, runs, estimated, strict=True)
+    ]
+    return comparison, jobs.file(session, rows)
+
+
+def _row(job_id: uuid.UUID, run: Compared) -> dict[str, Any]:
+    return {
+        "id": job_id,
+        "scan_id": run.scan.id,
+        "scan_warnings": jobs.warnings_of(run.scan),
+        # The scan may be deleted before the comparison.
+        "compared": {"label": run.label, "scan": str(run.scan.id), "sampling": run.sampling},
+        "parameters": run.method.model_dump(mode="json"),
+        "outputs": OUTPUTS,
+        "slices": list(run.slices),
+        "seed": run.seed,
+    }
+
+
+def cancel(session: Session, comparison: Comparison) -> Sequence[uuid.UUID]:
+    """Cancel the jobs that have not ended; gives their ids. Raises IllegalMove when there are none."""
+    going_on = _held(session, comparison, only_open=True)
+    if not going_on:
+        raise IllegalMove(f"comparison {comparison.id} has ended: none of its jobs is queued or running")
+    for job_id in going_on:
+        jobs.request_cancel(session, job_id, comparison.tenant)
+    return going_on
+
+
+def delete(session: Session, comparison: Comparison) -> Sequence[uuid.UUID]:
+    """Delete the rows of a comparison and of its jobs; gives the ids of those, whose files go after the commit."""
+    job_ids = _held(session, comparison)
+    session.execute(sql_delete(Job).where(Job.id.in_(job_ids)))
+    session.delete(comparison)
+    for id_ in (*job_ids, comparison.id):
+        notify(session, id_)
+    return job_ids
+
+
+def _held(session: Session, comparison: Comparison, *, only_open: bool = False) -> Sequence[uuid.UUID]:
+    """Its jobs, held in the order of their ids, as whoever holds several does: no deadlocks."""
+    query = select(Job.id).where(Job.comparison_id == comparison.id).order_by(Job.id).with_for_update()
+    return session.scalars(query.where(Job.status.in_(OPEN)) if only_open else query).all()

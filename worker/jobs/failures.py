@@ -1,0 +1,70 @@
+"""Problem documents (RFC 9457) that jobs fail with."""
+
+from typing import Any
+
+from udig_recon.core.errors import ReconstructionError
+
+Problem = dict[str, Any]
+KINDS = (*("invalid", "out-of-memory", "disk-full", "worker-lost", "time-limit", "scan-missing", "damaged", "problem"),)
+
+
+def problem(kind: str, title: str, status: int, detail: str, **more: Any) -> Problem:
+    """A problem document."""
+    return {"type": f"urn:udig-recon:problem:{kind}", "title": title, "status": status, "detail": detail, **more}
+
+
+def unusable(error: ReconstructionError) -> Problem:
+    """The engine refuses the scan, the prior or the parameters."""
+    fields = [{"field": error.field, "found": error.found, "expected": error.expected}] if error.field else []
+    return problem("invalid", "The input is wrong", 422, str(error), errors=fields)
+
+
+def out_of_memory(slice_: int, device: str, wanted: str) -> Problem:
+    """The slice does not fit, twice."""
+    detail = f"slice {slice_} does not fit into the memory of {device}, tried twice: {wanted}"
+    return problem("out-of-memory", "Out of memory", 507, detail)
+
+
+def disk_full(slice_: int) -> Problem:
+    """A checkpoint or result could not be written."""
+    detail = f"the disk was full when slice {slice_} was to be written; free some space and retry the job"
+    return problem("disk-full", "Disk full", 507, detail)
+
+
+def worker_lost(slice_: int, crashes: int) -> Problem:
+    """A slice takes its workers down."""
+    detail = (
+        f"slice {slice_} lost its worker {crashes} times: it was killed, ran out of memory or hung; "
+        "retry the job when the cause is mended"
+    )
+    return problem("worker-lost", "The worker was lost", 500, detail)
+
+
+def time_limit(most: float) -> Problem:
+    """The job has computed for as long as it may."""
+    detail = (
+        f"the job has computed for its max_seconds, {most:g}; finished slices and checkpoints are kept: "
+        "retry it with more to go on from them"
+    )
+    errors = [{"field": "max_seconds", "found": f"{most:g}", "expected": "more"}]
+    return problem("time-limit", "The time limit was reached", 422, detail, errors=errors)
+
+
+def scan_missing(slice_: int, seconds: float) -> Problem:
+    """The file of the scan is not where workers look for it, and did not come back."""
+    detail = (
+        f"the file of the scan was not found for {seconds:g} s when slice {slice_} was to begin; is DATA the service's "
+        "folder on that worker? Post the scan again, or mend that, and retry the job"
+    )
+    return problem("scan-missing", "The scan's file is missing", 500, detail)
+
+
+def damaged(what: str, cure: str) -> Problem:
+    """Stored bytes are not those that were written."""
+    return problem("damaged", "A stored file is damaged", 500, f"{what} is damaged on the disk; {cure}")
+
+
+def internal(slice_: int, error: Exception) -> Problem:
+    """An error that nobody foresaw; the worker's log has its traceback."""
+    detail = f"slice {slice_} met an error of the service's own ({type(error).__name__}); its log says more"
+    return problem("problem", "The service failed", 500, detail)

@@ -1,0 +1,112 @@
+"""The doorbell: Celery on Redis carries ids of chunks; what is true stands in the database."""
+
+import logging
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from celery import Celery, current_app
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from udig_recon.worker.settings import Settings
+
+log = logging.getLogger(__name__)
+AWAY = (OperationalError, RedisError, OSError)
+"""What a queue that does not answer raises."""
+QUEUE = "chunks"
+TASK = "udig.reconstruct"
+VISIBILITY_SECONDS = 7200  # a message that is delivered twice is harmless: the second finds no chunk to claim
+
+
+TRANSPORT: dict[str, Any] = {
+    "visibility_timeout": VISIBILITY_SECONDS,
+    "unacked_restore_interval": 1,
+    "unacked_restore_throttle": 1,
+    "socket_timeout": 30,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 25,
+    # For publishing: one try, then the sweep rings.
+    "max_retries": 1,
+    "interval_start": 0,
+    "interval_step": 0.1,
+    "interval_max": 0.1,
+}
+PUBLISH_SECONDS = 1.0  # that the queue may take to answer whoever puts something into it
+PUBLISHING = {"socket_timeout": PUBLISH_SECONDS, "socket_connect_timeout": PUBLISH_SECONDS}
+CONFIGURATION: dict[str, Any] = {
+    "task_serializer": "json",
+    "accept_content": ["json"],
+    "task_ignore_result": True,
+    # A message is done with when its chunk is; whether that is tried again, the database decides.
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+    "task_acks_on_failure": True,
+    "task_acks_on_timeout": True,
+    "task_default_queue": QUEUE,
+    "task_publish_retry": False,
+    "worker_prefetch_multiplier": 1,
+    "worker_concurrency": 1,
+    "worker_hijack_root_logger": False,
+    "worker_redirect_stdouts": False,
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "visibility_timeout": VISIBILITY_SECONDS,
+    "broker_connection_timeout": 5,
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+}
+
+
+def make_celery(settings: Settings) -> Celery:
+    """The process's Celery application on the settings' Redis; connects when it is used."""
+    if settings.redis_url is None:
+        raise ValueError(
+            "REDIS_URL is not set; `python -m udig_recon.worker.standalone.serve` starts a server of its own"
+        )
+    app = Celery("udig", broker=broker_url(settings.redis_url))
+    app.conf.update(CONFIGURATION, broker_transport_options={**TRANSPORT, "global_keyprefix": settings.redis_prefix})
+    app.set_default()  # in all threads: `ring` finds it
+    return app
+
+
+def broker_url(url: str) -> str:
+    """The spelling that kombu wants of a Redis URL: for a socket `redis+socket:///path?virtual_host=1`."""
+    if url.startswith("unix://"):
+        url = "redis+socket://" + url.removeprefix("unix://").replace("?db=", "?virtual_host=")
+    return url
+
+
+def ring(chunks: Iterable[tuple[uuid.UUID, int]]) -> bool:
+    """Send one message per chunk, after their commit and outside a transaction: a queue that hangs takes its time.
+
+    False: the queue is away, and the sweep will ring.
+    """
+    try:
+        with _reached() as connection:
+            producer = connection.Producer()
+            for job_id, slice_ in chunks:
+                current_app.send_task(TASK, (str(job_id), slice_), producer=producer)
+    except AWAY as error:
+        log.warning("queue.away %s", type(error).__name__)
+        return False
+    return True
+
+
+@contextmanager
+def _reached() -> Iterator[Any]:
+    """A connection that was tried: one that is away or hangs is found out here, and soon."""
+    with current_app.connection_for_write(transport_options=PUBLISHING) as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0, timeout=2 * PUBLISH_SECONDS)
+        yield connection
+
+
+def waiting_messages() -> int | None:
+    """Number of messages that no worker has taken yet; None: the queue is away."""
+    try:
+        with _reached() as connection:
+            return int(connection.default_channel.queue_declare(QUEUE).message_count)
+    except AWAY as error:
+        log.warning("queue.away %s", type(error).__name__)
+        return None

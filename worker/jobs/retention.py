@@ -1,0 +1,77 @@
+"""What has been kept as long as its key wished: its files are deleted, and in time its rows."""
+
+from datetime import timedelta
+
+from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from udig_recon.worker.access import audit
+from udig_recon.worker.access.audit import Who
+from udig_recon.worker.database.engine import notify
+from udig_recon.worker.database.tables import OPEN, Comparison, DeliveryState, Job, Scan, WebhookDelivery
+from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage.scans import forget, worked_on
+
+MOST_AT_ONCE = 100
+TOLD = timedelta(days=30)  # so long an expired job answers that its files are gone, rather than that it never was
+
+
+def expire(sessions: sessionmaker[Session], storage: Storage) -> int:
+    """Delete what is past its time, as far as nobody works on it. Returns the number of scans, jobs and comparisons."""
+    past_jobs = (Job.expires_at < func.now()) & ~Job.expired & Job.status.not_in(OPEN)
+    past_comparisons = (Comparison.expires_at < func.now()) & ~exists().where(
+        Job.comparison_id == Comparison.id, Job.status.in_(OPEN)
+    )
+    past_scans = (Scan.expires_at < func.now()) & ~exists().where(Job.scan_id == Scan.id, Job.status.in_(OPEN))
+    with sessions() as session:
+        jobs = session.scalars(select(Job.id).where(past_jobs).limit(MOST_AT_ONCE)).all()
+        scans = session.scalars(select(Scan.id).where(past_scans).limit(MOST_AT_ONCE)).all()
+        comparisons = session.scalars(select(Comparison.id).where(past_comparisons).limit(MOST_AT_ONCE)).all()
+    for job_id in jobs:
+        with sessions.begin() as session:
+            for job in session.scalars(
+                select(Job).where(Job.id == job_id, past_jobs).with_for_update(skip_locked=True)
+            ):
+                _expire_job(session, storage, job)
+    for scan_id in scans:
+        with sessions() as session:
+            found = select(Scan).where(Scan.id == scan_id, past_scans).with_for_update(skip_locked=True)
+            for scan in session.scalars(found).all():
+                _expire_scan(session, storage, scan)
+    for comparison_id in comparisons:
+        with sessions.begin() as session:
+            past = select(Comparison).where(Comparison.id == comparison_id, past_comparisons)
+            for comparison in session.scalars(past.with_for_update(skip_locked=True)).all():
+                _expire_comparison(session, comparison)
+    with sessions.begin() as session:
+        session.execute(delete(Job).where(Job.expired, Job.expires_at < func.now() - TOLD))
+    return len(jobs) + len(scans) + len(comparisons)
+
+
+def _expire_job(session: Session, storage: Storage, job: Job) -> None:
+    """Its files first: a sweep that is killed in between does it all again. What a client wrote into it goes too."""
+    storage.delete_job(job.id)
+    job.expired, job.tags, job.idempotency_key, job.webhook_url = True, {}, None, None
+    # One that is still to be told is told, and goes with the row.
+    told = (WebhookDelivery.job_id == job.id, WebhookDelivery.state != DeliveryState.PENDING)
+    session.execute(delete(WebhookDelivery).where(*told))
+    notify(session, job.id)
+    audit.append(session, Who(job.tenant, audit.SWEEP), "job.expired", job=job.id)
+
+
+def _expire_comparison(session: Session, comparison: Comparison) -> None:
+    """Its row and the labels that a client gave; its jobs have ends of their own."""
+    session.execute(update(Job).where(Job.comparison_id == comparison.id).values(compared=None, comparison_id=None))
+    session.delete(comparison)
+    audit.append(session, Who(comparison.tenant, audit.SWEEP), "comparison.expired", comparison=comparison.id)
+
+
+def _expire_scan(session: Session, storage: Storage, scan: Scan) -> None:
+    # Asked once the scan is held: a job that was filed while it was being found is seen only now.
+    if session.scalar(select(Job.id).where(worked_on(scan)).limit(1)):
+        return
+    session.delete(scan)
+    audit.append(session, Who(scan.tenant, audit.SWEEP), "scan.expired", scan=scan.id)
+    session.commit()
+    forget(session, storage, scan.tenant, scan.sha256)
+    session.commit()

@@ -1,0 +1,288 @@
+"""Which slice is next: fair between tenants and their jobs, the more urgent first, and nobody waits for ever.
+
+A tenant's due is what its slices took of the workers within the last quarter of an hour, running ones counted in; the
+one that had least is next (least attained service), then its job that had least, then the slices in their order. A
+higher priority goes first. What waits in a lower one meanwhile gets a turn of its own every few minutes. Slices that
+last give way too: a tenant without a worker gets that of a slice whose tenant had more and which had its turn.
+"""
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Subquery,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    select,
+    true,
+    union_all,
+    update,
+)
+from sqlalchemy.orm import Session, aliased
+
+from udig_recon.worker.database.tables import OPEN, Chunk, ComputeUsage, Job, Priority, Status, Worker
+from udig_recon.worker.jobs.service import claimable
+from udig_recon.worker.runtime.health import seen_lately
+from udig_recon.worker.runtime.memory_fit import Room
+
+WINDOW = timedelta(minutes=15)  # what a tenant had longer ago is not held against it
+STARVED = timedelta(minutes=5)  # after so long without a worker the lower priorities get one
+QUANTUM = timedelta(seconds=60)  # that a slice keeps its worker which gave way before, or whose turn that is
+UNANSWERED_SECONDS = 10.0  # a slice that has not given way after this may not be able to: another is asked
+IDLE = timedelta(seconds=8)  # a worker that is free takes what waits sooner than this
+KEPT = timedelta(hours=25)  # of usage
+SUMMED_FROM = 1000  # rows; fewer are no burden
+MOST_WAITING = 64
+YIELD_LOCK = (0x75646967, 5)
+
+
+class Next(NamedTuple):
+    """A slice that may begin and whose turn it is."""
+
+    job_id: uuid.UUID
+    slice: int
+    priority: int
+    starved: bool = False  # it is its priority's turn, though more urgent ones wait
+
+
+def next_chunk(session: Session, left: Sequence[uuid.UUID] = (), room: Room | None = None) -> Next | None:
+    """The chunk whose turn it is, of no job left to other workers; None when none may begin.
+
+    One that does not fit into the `room` is passed by; when it has been for long nothing else begins here either,
+    until it fits.
+    """
+    found = session.execute(_ranked(Job.id.not_in(left))).first()
+    if found is None:
+        return None
+    if room is not None and not room.takes(session, found.id):
+        if room.is_kept_for(session, found.id):
+            return None
+        found = session.execute(_ranked(Job.id.not_in(left), room.fits())).first()
+        return None if found is None else Next(*found)
+    first = Next(*found)
+    if first.priority > Priority.ROUTINE and session.scalar(select(_starved(first.priority))):
+        lower = session.execute(_ranked(Job.id.not_in(left), Job.priority < first.priority)).first()
+        if lower is not None:
+            return Next(*lower, starved=True)
+    return first
+
+
+def _ranked(*which: ColumnElement[bool]) -> Select[uuid.UUID, int, int]:
+    """The first claimable slice of the first job that has one: jobs are ranked before any slice is looked at."""
+    used = _used()
+    of_tenant = _sums(used, "tenant")
+    of_job = _sums(used, "job_id")
+    had, its = func.coalesce(of_tenant.c.seconds, 0.0), func.coalesce(of_job.c.seconds, 0.0)
+    ranked = (
+        select(Job.id, Job.priority, had.label("had"), its.label("its"))
+        .outerjoin(of_tenant, of_tenant.c.tenant == Job.tenant)
+        .outerjoin(of_job, of_job.c.job_id == Job.id)
+        .where(Job.status.in_(OPEN), Job.scan_id.is_not(None), *which)
+        .order_by(Job.priority.desc(), had, its, Job.id)
+        .subquery("ranked")
+    )
+    first = select(Chunk.slice).where(Chunk.job_id == ranked.c.id, claimable()).order_by(Chunk.slice).limit(1).lateral()
+    return (
+        select(ranked.c.id, first.c.slice, ranked.c.priority)
+        .join(first, true())
+        .order_by(ranked.c.priority.desc(), ranked.c.had, ranked.c.its, ranked.c.id)
+        .limit(1)
+    )
+
+
+def _used() -> Subquery:
+    """Seconds within the window: of attempts that have ended, and of those that are going on."""
+    window = literal(WINDOW.total_seconds())
+    left_in_it = func.extract("epoch", ComputeUsage.at - (func.now() - WINDOW))
+    ended = select(
+        ComputeUsage.tenant, ComputeUsage.job_id, func.least(ComputeUsage.seconds, left_in_it).label("seconds")
+    ).where(ComputeUsage.at > func.now() - WINDOW)
+    so_far = func.extract("epoch", func.now() - func.coalesce(Chunk.claimed_at, func.now()))
+    running = (
+        select(Job.tenant, Chunk.job_id, func.least(so_far, window))
+        .join(Job, Job.id == Chunk.job_id)
+        .where(Chunk.status == Status.RUNNING)
+    )
+    return union_all(ended, running).subquery("used")
+
+
+def _sums(used: Subquery, name: str) -> Subquery:
+    column = used.c[name]
+    return select(column, func.sum(used.c.seconds).label("seconds")).group_by(column).subquery(f"of_{name}")
+
+
+def _starved(below: int) -> ColumnElement[bool]:
+    """Whether slices below a priority have waited for long, and none of them had a worker meanwhile."""
+    running = exists().where(Chunk.job_id == Job.id, Chunk.status == Status.RUNNING, Job.priority < below)
+    lately = exists().where(ComputeUsage.priority < below, ComputeUsage.at > func.now() - STARVED)
+    waits = exists().where(
+        Chunk.job_id == Job.id,
+        Job.status.in_(OPEN),
+        Job.scan_id.is_not(None),
+        Job.priority < below,
+        Chunk.queued_at < func.now() - STARVED,
+        claimable(),
+    )
+    return ~running & ~lately & waits
+
+
+def protection(starved: bool) -> ColumnElement[Any]:
+    """Until when a chunk that is being claimed is not to be asked to give way, so that it gets on."""
+    return func.now() + QUANTUM if starved else case((Chunk.yielded, func.now() + QUANTUM))
+
+
+def out_of_time() -> ColumnElement[bool]:
+    """Whether a job has computed for longer than it may, what its workers are at counted in."""
+    each = aliased(Chunk)
+    so_far = func.extract("epoch", func.now() - func.coalesce(each.claimed_at, func.now()))
+    running = select(func.coalesce(func.sum(so_far), 0.0)).where(each.job_id == Job.id, each.status == Status.RUNNING)
+    spent = Job.seconds + running.correlate(Job).scalar_subquery()
+    return case((Job.max_seconds.is_(None), False), else_=spent >= Job.max_seconds)
+
+
+class _Running(NamedTuple):
+    job_id: uuid.UUID
+    slice: int
+    priority: int
+    tenant: str
+    worker: str | None
+    claimed_at: datetime | None
+    asked_for: float | None  # seconds ago
+    protected: bool
+    had_its_turn: bool
+
+
+def ask_to_yield(session: Session, alive_seconds: float) -> int:
+    """Ask as many running slices to give way as more urgent ones wait for whom no worker is free; how many.
+
+    Those are asked that are least urgent, then those of the tenant that had most. To a slice that is as urgent one
+    gives way that has run for QUANTUM, where its tenant had more and the other's has no worker. Who need give way no
+    more is asked no more. One caller at a time; the others ask nobody.
+    """
+    if not session.scalar(select(func.pg_try_advisory_xact_lock(*YIELD_LOCK))):
+        return 0
+    running = _running(session)
+    wanted = _wanted(session, running, alive_seconds)
+    others = _without_worker(session, running)
+    chosen = _chosen(session, running, wanted, others) if wanted or others else []
+    for each in running:
+        if (asked := each in chosen) != (each.asked_for is not None):
+            here = (Chunk.job_id == each.job_id) & (Chunk.slice == each.slice) & (Chunk.status == Status.RUNNING)
+            session.execute(update(Chunk).where(here).values(yield_asked_at=func.now() if asked else None))
+    return len(chosen)
+
+
+def _running(session: Session) -> list[_Running]:
+    query = (
+        select(
+            Chunk.job_id,
+            Chunk.slice,
+            Job.priority,
+            Job.tenant,
+            Chunk.worker,
+            Chunk.claimed_at,
+            func.extract("epoch", func.now() - Chunk.yield_asked_at),
+            func.coalesce(Chunk.protected_until > func.now(), False),
+            func.coalesce(Chunk.claimed_at < func.now() - QUANTUM, False),
+        )
+        .join(Job)
+        .where(Chunk.status == Status.RUNNING)
+    )
+    return [_Running(*row) for row in session.execute(query)]
+
+
+def _wanted(session: Session, running: Sequence[_Running], alive_seconds: float) -> list[int]:
+    """Priorities of the slices that wait, are more urgent than one that runs, and find no free worker."""
+    if not running:
+        return []
+    lowest = min(each.priority for each in running)
+    waiting = (
+        select(Job.priority, Chunk.queued_at < func.now() - IDLE)
+        .join(Job)
+        .where(Job.status.in_(OPEN), Job.scan_id.is_not(None), Job.priority > lowest, claimable())
+        .order_by(Job.priority.desc(), Chunk.queued_at)
+        .limit(MOST_WAITING)
+    )
+    rows = session.execute(waiting).all()
+    if not rows:
+        return []
+    busy = [each.worker for each in running if each.worker is not None]
+    alive = select(func.count()).select_from(Worker).where(seen_lately(alive_seconds), Worker.name.not_in(busy))
+    # One that is alive and takes nothing is free by name alone.
+    free = 0 if any(long for _, long in rows) else session.scalar(alive) or 0
+    return [priority for priority, _ in rows][free:]
+
+
+def _without_worker(session: Session, running: Sequence[_Running]) -> Sequence[str]:
+    """Tenants whose slices wait, are as urgent as the least urgent that run, while the tenant has no worker at all."""
+    if not any(each.had_its_turn for each in running):
+        return []
+    waits = select(Chunk.slice).where(Chunk.job_id == Job.id, Chunk.queued_at < func.now() - IDLE, claimable())
+    query = (
+        select(Job.tenant)
+        .where(
+            Job.status.in_(OPEN),
+            Job.scan_id.is_not(None),
+            Job.priority == min(each.priority for each in running),
+            Job.tenant.not_in({each.tenant for each in running}),
+            waits.correlate(Job).exists(),
+        )
+        .distinct()
+        .limit(MOST_WAITING)
+    )
+    return session.scalars(query).all()
+
+
+def _chosen(
+    session: Session, running: Sequence[_Running], wanted: Sequence[int], others: Sequence[str]
+) -> list[_Running]:
+    sums = _sums(_used(), "tenant")
+    used: dict[str, float] = {row.tenant: float(row.seconds) for row in session.execute(select(sums))}
+
+    def order(each: _Running) -> tuple[int, bool, float, float]:
+        began = 0.0 if each.claimed_at is None else each.claimed_at.timestamp()
+        return each.priority, each.asked_for is None, -used.get(each.tenant, 0.0), began
+
+    candidates = sorted((each for each in running if not each.protected), key=order)
+    chosen: list[_Running] = []
+    for priority in wanted:
+        for each in candidates:
+            if each in chosen or each.priority >= priority:
+                continue
+            chosen.append(each)
+            if each.asked_for is None or each.asked_for < UNANSWERED_SECONDS:
+                break
+    lowest = min(each.priority for each in running)
+    for tenant in sorted(others, key=lambda tenant: used.get(tenant, 0.0)):
+        for each in candidates:
+            had_more = used.get(each.tenant, 0.0) > used.get(tenant, 0.0)
+            if each in chosen or each.priority > lowest or not each.had_its_turn or not had_more:
+                continue
+            chosen.append(each)
+            if each.asked_for is None or each.asked_for < UNANSWERED_SECONDS:
+                break
+    return chosen
+
+
+def sum_up_usage(session: Session) -> None:
+    """Put one row for each minute of a job in the place of many, and forget what is old. One caller at a time."""
+    session.execute(delete(ComputeUsage).where(ComputeUsage.at < func.now() - KEPT))
+    minute = func.date_trunc("minute", func.now())
+    rows = select(func.count()).select_from(ComputeUsage).where(ComputeUsage.at < minute)
+    if (session.scalar(rows) or 0) < SUMMED_FROM:
+        return
+    columns = (ComputeUsage.tenant, ComputeUsage.job_id, ComputeUsage.priority, ComputeUsage.seconds, ComputeUsage.at)
+    old = delete(ComputeUsage).where(ComputeUsage.at < minute).returning(*columns).cte("old")
+    when = func.date_trunc("minute", old.c.at)
+    sums = select(old.c.tenant, old.c.job_id, old.c.priority, func.sum(old.c.seconds), func.max(old.c.at)).group_by(
+        old.c.tenant, old.c.job_id, old.c.priority, when
+    )
+    session.execute(insert(ComputeUsage).from_select(["tenant", "job_id", "priority", "seconds", "at"], sums))

@@ -1,0 +1,118 @@
+"""The slices of a job put together: the result file, and the formats that were asked for."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sqlalchemy import select
+
+from udig_recon.core.files.atomic import DamagedFile
+from udig_recon.core.results import store as results
+from udig_recon.core.results.store import OutputFormat, SliceResult, convert, write_hdf5
+from udig_recon.worker.database.tables import Chunk
+from udig_recon.worker.jobs.leases import Claim
+from udig_recon.worker.runtime.process import Place
+from udig_recon.worker.storage.integrity import entry
+from udig_recon.worker.storage.local import OWNER_ONLY, RESULT, result_name
+from udig_recon.worker.telemetry import tracing
+
+UNNOTED = {"software": "unknown"}  # slices of a version that did not note what it was
+
+
+class DamagedSlices(Exception):
+    """Files of slices are gone or not what was written; their slices have to be computed anew."""
+
+    def __init__(self, slices: Sequence[int]) -> None:
+        super().__init__(f"slices {', '.join(map(str, slices))}")
+        self.slices = slices
+
+
+class Assembled(NamedTuple):
+    """What was written of a job."""
+
+    folder: str  # relative to DATA
+    versions: dict[str, str]  # what made the slices
+    files: dict[str, Any]  # name -> sha256 and bytes
+
+
+@tracing.span("assemble")
+def assemble(place: Place, claim: Claim) -> Assembled:
+    """Write the files of a job whose slices are all done. Raises DamagedSlices.
+
+    A worker that died over it leaves a folder that no row names; this one has a name of its own.
+    """
+    with place.sessions() as session:
+        query = select(Chunk.slice, Chunk.result, Chunk.result_sha256).where(Chunk.job_id == claim.job_id)
+        rows = session.execute(query).all()
+    missing = f"{place.storage.relative(place.storage.results(claim.job_id, claim.attempt))}/none"
+    found = [_Stored(number, place.storage.path(path or missing), sha256) for number, path, sha256 in rows]
+    stored = {each.slice: each for each in found}
+    known, damaged = {}, []
+    for number in stored:
+        try:
+            known[number] = stored[number].versions()
+        except (DamagedFile, FileNotFoundError):
+            damaged.append(number)
+    if damaged:
+        raise DamagedSlices(damaged)
+    place.storage.require(sum(each.path.stat().st_size for each in found))
+    versions = merged([known[number] for number in claim.slices])
+    folder = place.storage.results(claim.job_id, claim.attempt)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=OWNER_ONLY)
+    whole = folder / RESULT
+    slices = (stored[number].load() for number in claim.slices)
+    try:
+        files = {RESULT: write_hdf5(whole, slices, attributes(claim, versions))}
+        for output in map(OutputFormat, claim.outputs):
+            # npy is a copy of what the result holds, made where it is wanted.
+            if output not in (OutputFormat.H5, OutputFormat.NPY):
+                name = result_name(output)
+                files[name] = convert(whole, folder / name, output)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return Assembled(place.storage.relative(folder), versions, {name: entry(each) for name, each in files.items()})
+
+
+class _Stored(NamedTuple):
+    """The file of a slice."""
+
+    slice: int
+    path: Path
+    sha256: str | None
+
+    def versions(self) -> Mapping[str, str]:
+        """What made it. Raises DamagedFile."""
+        return SliceResult.versions_of(self.path, self.sha256)
+
+    def load(self) -> SliceResult:
+        """The slice. Raises DamagedSlices where it has spoilt since it was looked at."""
+        try:
+            return SliceResult.load(self.path, self.sha256)
+        except (DamagedFile, FileNotFoundError):
+            raise DamagedSlices([self.slice]) from None
+
+
+def merged(each: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """What made several slices: where workers of different versions or devices did, all of them, divided by commas."""
+    known = [versions or UNNOTED for versions in each]
+    names = dict.fromkeys(name for versions in known for name in versions)
+    return {name: ", ".join(dict.fromkeys(v[name] for v in known if name in v)) for name in names}
+
+
+def attributes(claim: Claim, versions: dict[str, str]) -> dict[str, Any]:
+    """What a result file says of itself."""
+    return {
+        "job_id": str(claim.job_id),
+        "parameters": claim.parameters,
+        "seed": claim.seed,
+        "seeds": claim.seeds,
+        "slices": list(claim.slices),
+        "scan_sha256": claim.scan_sha256,
+        "modality": claim.scan_header["modality"],
+        "pixel_spacing_mm": claim.scan_header["pixel_spacing_mm"],
+        **results.about(claim.scan_header),
+        **versions,
+    }

@@ -1,0 +1,127 @@
+"""Checkpoints of one slice: files `<slice>.<step>.<sha256>.pt`, of which the last two are kept."""
+
+import hashlib
+import io
+import json
+import logging
+import pickle
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from udig_recon.worker.storage.local import is_full, replacing
+
+log = logging.getLogger(__name__)
+KEPT = 2
+
+
+def fingerprint(**what: Any) -> str:
+    """Hash of all that must be equal for a checkpoint to be gone on with."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+class Checkpoints:
+    """The checkpoints of one slice in a job's folder. `may_write` is asked before one takes its name."""
+
+    def __init__(self, folder: Path, slice_: int, made_by: str, may_write: Callable[[], bool]) -> None:
+        self._folder, self._slice, self._made_by, self._may_write = folder, slice_, made_by, may_write
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[float] | None = None
+        self._making_seconds = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether the last one is still being written."""
+        return self._writing is not None and not self._writing.done()
+
+    @property
+    def seconds(self) -> float:
+        """What the last one took of the processor, once it is written."""
+        return self._making_seconds + (self._writing.result() if self._writing is not None else 0.0)
+
+    def save(self, step: int, content: Mapping[str, Any]) -> None:
+        """Keep the content (tensors, numbers, text, lists and dicts of them) as it is now; the disk has it later."""
+        self.wait()
+        began = time.monotonic()
+        buffer = io.BytesIO()
+        torch.save({"made_by": self._made_by, "slice": self._slice, **content}, buffer)
+        self._making_seconds = time.monotonic() - began
+        self._writing = self._writer.submit(copy_context().run, self._write, step, buffer.getbuffer())
+
+    def wait(self) -> None:
+        """Return when the last one is on the disk, unless that is full. Raises OSError when it could not be written."""
+        if self._writing is not None:
+            self._writing.result()
+
+    def _write(self, step: int, content: memoryview) -> float:
+        """Seconds of the processor that it took."""
+        began = time.thread_time()
+        name = f"{self._slice}.{step:09d}.{hashlib.sha256(content).hexdigest()}.pt"
+        if not self._may_write():
+            return 0.0
+        try:
+            with replacing(self._folder / name) as part:
+                part.write_bytes(content)
+        except OSError as error:
+            # A later one may find room; the slice itself can do without.
+            if not is_full(error):
+                raise
+            log.warning("checkpoint.unwritten", extra={"step": step})
+            return 0.0
+        for old in self._files()[KEPT:]:
+            old.unlink(missing_ok=True)
+        log.info("checkpoint.kept", extra={"step": step})
+        return time.thread_time() - began
+
+    def load(self, device: torch.device) -> dict[str, Any] | None:
+        """The latest whole one of this slice, made by the same parameters, seed, prior and software; None: begin anew.
+
+        Those refused go: a later step than that of a fresh start would otherwise push its checkpoints out. Raises
+        OSError when there are some of which none can be read: the disk may be better at the next try.
+        """
+        unread: OSError | None = None
+        for path in self._files():
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                log.warning("checkpoint.unread", extra={"file": path.name, "error": str(error.strerror)})
+                unread = error
+                continue
+            kept = self._understood(path, content, device)
+            if kept is not None:
+                return kept
+            path.unlink(missing_ok=True)
+        if unread is not None:
+            raise unread
+        return None
+
+    def _understood(self, path: Path, content: bytes, device: torch.device) -> dict[str, Any] | None:
+        if path.name.split(".")[2] != hashlib.sha256(content).hexdigest():
+            log.warning("checkpoint.broken", extra={"file": path.name})
+            return None
+        try:
+            kept: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError):
+            log.warning("checkpoint.unreadable", extra={"file": path.name})
+            return None
+        # Those of older versions name no slice.
+        if kept.pop("made_by", None) != self._made_by or kept.pop("slice", self._slice) != self._slice:
+            log.warning("checkpoint.foreign", extra={"file": path.name})
+            return None
+        return kept
+
+    def clear(self) -> None:
+        """Remove them all, when the last is written."""
+        self._writer.shutdown()
+        # With what a process killed while it wrote has left.
+        for path in (*self._files(), *self._folder.glob(f".{self._slice}.*.part")):
+            path.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        """The latest first."""
+        return sorted(self._folder.glob(f"{self._slice}.*.pt"), reverse=True)

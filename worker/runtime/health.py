@@ -1,0 +1,40 @@
+"""Whether a worker of this machine is alive, for a container's health check."""
+
+import socket
+import sys
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from udig_recon.worker.cli.usage import parse_no_arguments
+from udig_recon.worker.database.engine import in_one_line, make_engine, make_sessions
+from udig_recon.worker.database.tables import Worker
+from udig_recon.worker.settings import get_settings
+
+
+def seen_lately(seconds: float) -> ColumnElement[bool]:
+    """Whether a row of `workers` was renewed within so many seconds, by the database's clock."""
+    return Worker.seen_at > func.now() - timedelta(seconds=seconds)
+
+
+def alive(session: Session, host: str, seconds: float) -> bool:
+    """Whether a worker on that host was seen lately."""
+    here = Worker.name.startswith(f"{host}:", autoescape=True)
+    return bool(session.scalar(select(exists().where(here, seen_lately(seconds)))))
+
+
+if __name__ == "__main__":
+    parse_no_arguments(
+        "python -m udig_recon.worker.runtime.health", "0 when a worker of this machine was seen lately, else 1."
+    )
+    settings = get_settings()
+    if settings.database_url is None:
+        raise SystemExit("error: DATABASE_URL is not set")
+    try:
+        with make_sessions(make_engine(settings.database_url))() as database:
+            well = alive(database, socket.gethostname(), settings.alive_seconds)
+    except DBAPIError as error:
+        raise SystemExit(f"error: DATABASE_URL: {in_one_line(error)}") from None
+    sys.exit(0 if well else "no worker of this machine was seen lately")

@@ -1,0 +1,48 @@
+"""Which slices fit into a machine's memory beside those that run there, by what jobs were estimated to need."""
+
+import hashlib
+import uuid
+from datetime import timedelta
+from typing import NamedTuple
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
+
+from udig_recon.worker.database.tables import Chunk, Job, Status
+
+MACHINE_LOCK = 0x7564696A
+PASSED_BY = timedelta(minutes=2)  # so long others may begin before a slice that is too large for what is free
+
+
+class Room(NamedTuple):
+    """Memory of a machine, of which some is taken."""
+
+    total: int
+    free: int
+
+    def fits(self) -> ColumnElement[bool]:
+        """Which jobs' slices may begin. One that is larger than the machine may when it has all of it: it is tried."""
+        return func.least(func.coalesce(Job.memory_bytes, 0), self.total) <= self.free
+
+    def takes(self, session: Session, job_id: uuid.UUID) -> bool:
+        """Whether a slice of that job may begin."""
+        return bool(session.scalar(select(self.fits()).where(Job.id == job_id)))
+
+    def is_kept_for(self, session: Session, job_id: uuid.UUID) -> bool:
+        """Whether a slice of that job has waited so long that the machine is to become free for it."""
+        since = select(func.min(Chunk.queued_at)).where(Chunk.job_id == job_id, Chunk.status == Status.QUEUED)
+        ended = select(func.max(Chunk.finished_at)).where(Chunk.job_id == job_id)
+        # From when it began to wait, or had its last turn.
+        last = func.greatest(since.scalar_subquery(), ended.scalar_subquery())
+        return bool(session.scalar(select(last < func.now() - PASSED_BY)))
+
+
+def room(session: Session, worker: str, total: int) -> Room:
+    """What the other workers of this one's machine leave free. None of them claims until the transaction ends."""
+    machine, _, _ = worker.partition(":")
+    number = int.from_bytes(hashlib.sha256(machine.encode()).digest()[:4]) >> 1
+    session.execute(select(func.pg_advisory_xact_lock(MACHINE_LOCK, number)))
+    others = Chunk.worker.startswith(f"{machine}:", autoescape=True) & (Chunk.worker != worker)
+    query = select(func.coalesce(func.sum(func.coalesce(Job.memory_bytes, 0)), 0)).join(Chunk, Chunk.job_id == Job.id)
+    taken = session.scalar(query.where(Chunk.status == Status.RUNNING, others)) or 0
+    return Room(total, max(0, total - int(taken)))

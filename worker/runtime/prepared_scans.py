@@ -1,0 +1,64 @@
+"""What a worker reads of scans: their prepared form alone, made anew in the sandbox where none is there or whole."""
+
+import logging
+from contextlib import suppress
+from dataclasses import asdict
+
+from sqlalchemy import update
+
+from udig_recon.core.acquisition import Acquisition
+from udig_recon.core.errors import DamagedScan
+from udig_recon.core.files.atomic import DamagedFile
+from udig_recon.core.formats import Limits
+from udig_recon.core.formats.prepared import READING, PreparedScan, opened_prepared
+from udig_recon.worker.database.tables import Scan
+from udig_recon.worker.jobs.leases import Claim
+from udig_recon.worker.runtime.process import Place
+from udig_recon.worker.storage import integrity
+
+log = logging.getLogger(__name__)
+
+
+def read_slice(place: Place, claim: Claim) -> Acquisition:
+    """The claim's slice of its scan.
+
+    A prepared form that is missing, damaged or older than this version's reading is made anew from the scan's bytes,
+    once their SHA-256 is seen to be what it was. Raises DamagedFile where it is not, FileNotFoundError without a scan,
+    and what readers raise.
+    """
+    path = place.storage.prepared_scan(claim.scan_sha256, claim.tenant)
+    try:
+        with opened_prepared(path) as scan:
+            if _is_of(scan, claim) and scan.reading >= READING:
+                return scan.read([claim.slice])
+    except FileNotFoundError:
+        pass
+    except DamagedScan:
+        with place.sessions.begin() as session:
+            integrity.count(session, "prepared", scan_sha256=claim.scan_sha256)
+    _prepare(place, claim)
+    try:
+        with opened_prepared(path) as scan:
+            return scan.read([claim.slice])
+    except DamagedScan as error:
+        raise DamagedFile(f"{path.name} was damaged as soon as it was prepared") from error
+
+
+def _is_of(scan: PreparedScan, claim: Claim) -> bool:
+    return scan.source_sha256 == claim.scan_sha256 and claim.slice < scan.header.slices
+
+
+def _prepare(place: Place, claim: Claim) -> None:
+    storage, settings = place.storage, place.settings
+    source = storage.scan(claim.scan_sha256, claim.tenant)
+    place.verifier.check(source, claim.scan_sha256)
+    with storage.part() as (path, file):
+        room = storage.free_bytes() - settings.disk_reserve_bytes
+        # The settings may have been wider when it came.
+        limits = Limits(**dict.fromkeys(asdict(Limits()), 10**6))
+        place.prober.prepare_scan(source, file.fileno(), claim.scan_sha256, limits, room_bytes=room)
+        kept = storage.keep_prepared(path, claim.scan_sha256, claim.tenant)
+    mine = (Scan.tenant == claim.tenant) & (Scan.sha256 == claim.scan_sha256)
+    with suppress(FileNotFoundError), place.sessions.begin() as session:
+        session.execute(update(Scan).where(mine).values(prepared_bytes=kept.stat().st_size))
+    log.info("scan.prepared")

@@ -1,0 +1,139 @@
+"""The worker process: what it computes on, where it keeps things, whether it is to end."""
+
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+
+import torch
+from sqlalchemy.orm import Session, sessionmaker
+
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.device import prepared
+from udig_recon.core.errors import ReconstructionError
+from udig_recon.core.formats import Prober
+from udig_recon.core.parameters import Parameters
+from udig_recon.core.priors.card import card_of
+from udig_recon.worker.database.engine import make_engine, make_sessions
+from udig_recon.worker.database.worker_names import worker_name
+from udig_recon.worker.runtime import memory
+from udig_recon.worker.runtime.heartbeat import Heart
+from udig_recon.worker.settings import Settings
+from udig_recon.worker.storage import data_folder
+from udig_recon.worker.storage.integrity import Verifier
+from udig_recon.worker.storage.local import Storage, open_storage
+
+
+@dataclass
+class Place:
+    """One worker process."""
+
+    settings: Settings
+    sessions: sessionmaker[Session]
+    storage: Storage
+    device: torch.device
+    name: str = field(default_factory=lambda: worker_name(os.getpid()))
+    ending: threading.Event = field(default_factory=threading.Event)
+    heart: Heart | None = None  # of the slice that is being computed
+    heard: int = 0  # messages so far
+    verifier: Verifier = field(default_factory=Verifier)
+    prober: Prober = field(default_factory=Prober)
+    confirmed: bool = False  # whether the data folder is known to be the database's
+    _left: dict[uuid.UUID, float] = field(default_factory=dict)  # jobs, and until when
+    _missed: dict[uuid.UUID, float] = field(default_factory=dict)  # jobs, and since when their scan's file is missing
+
+    def confirm_data_folder(self) -> bool:
+        """Whether the data folder is the database's; asked until the database has told once. Raises ForeignFolder."""
+        self.confirmed = self.confirmed or data_folder.confirm(self.sessions, self.storage)
+        return self.confirmed
+
+    @contextmanager
+    def working(self, heart: Heart) -> Iterator[None]:
+        """While a slice is computed."""
+        self.heart = heart
+        try:
+            yield
+        finally:
+            self.heart = None
+
+    @property
+    def left(self) -> list[uuid.UUID]:
+        """Jobs that are left to workers of other versions."""
+        self._left = {job_id: until for job_id, until in self._left.items() if until > time.monotonic()}
+        return list(self._left)
+
+    def leave(self, job_id: uuid.UUID, seconds: float) -> bool:
+        """Leave a job to others for so long; False where that time is over."""
+        self._left[job_id] = time.monotonic() + seconds
+        return seconds > 0
+
+    def misses(self, job_id: uuid.UUID) -> float:
+        """For how many seconds the file of a job's scan has been missing here, now that it is."""
+        return time.monotonic() - self._missed.setdefault(job_id, time.monotonic())
+
+    def found(self, job_id: uuid.UUID) -> None:
+        """It is there."""
+        self._missed.pop(job_id, None)
+
+    @cached_property
+    def device_name(self) -> str:
+        """What the device is called."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"cpu ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
+
+    @cached_property
+    def memory_bytes(self) -> int:
+        """What a slice may take: of the GPU where there is one, else of what this machine has for its workers."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.mem_get_info(self.device)[1])
+        return memory.for_workers()
+
+    @property
+    def shared_memory_bytes(self) -> int | None:
+        """The memory that it shares with the other workers of its machine; None: it has its own."""
+        return None if self.device.type == "cuda" else self.memory_bytes
+
+    def gpu(self) -> dict[str, str | int]:
+        """Identity and memory of the GPU, as columns of `workers`; empty on a CPU."""
+        if self.device.type != "cuda":
+            return {}
+        free, total = torch.cuda.mem_get_info(self.device)
+        gpu = str(torch.cuda.get_device_properties(self.device).uuid)
+        return {"gpu": gpu, "gpu_memory_used_bytes": total - free, "gpu_memory_total_bytes": total}
+
+    def versions(self, method: Parameters, modality: Modality, tenant: str) -> dict[str, str]:
+        """What makes a result: software, prior with its hash, device. Raises MissingPrior."""
+        found = {
+            "software": f"udig-recon {version('udig-recon')}",
+            "torch": str(torch.__version__),
+            "device": self.device_name,
+        }
+        if (card := card_of(method, modality, self.settings.priors_folders(tenant))) is not None:
+            found |= {"prior": card.name, "prior_sha256": card.sha256}
+        return found
+
+
+def set_up(settings: Settings) -> Place:
+    """The process as a worker; torch takes its share of the cores."""
+    if settings.database_url is None:
+        raise SystemExit(
+            "error: DATABASE_URL is not set; `python -m udig_recon.worker.standalone.serve` starts a server of its own"
+        )
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS does not give the same bits twice
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(settings.threads or max(1, cores // settings.workers))
+    try:
+        device = prepared(settings.device)
+    except ReconstructionError as error:
+        raise SystemExit(f"error: DEVICE: {error}") from None
+    storage = open_storage(settings.data, settings.disk_reserve_bytes)
+    confirmed = data_folder.confirm_at(settings.database_url, storage)
+    engine = make_engine(settings.database_url)
+    return Place(settings, make_sessions(engine), storage, device, confirmed=confirmed)

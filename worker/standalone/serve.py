@@ -1,0 +1,236 @@
+"""The whole service on one machine.
+
+`python -m udig_recon.worker.standalone.serve` starts servers, API and workers, and keeps them up.
+"""
+
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+
+from sqlalchemy.exc import DBAPIError
+
+from udig_recon.worker.cli.usage import parse_no_arguments
+from udig_recon.worker.database import counters as tallies
+from udig_recon.worker.database.engine import AWAY, in_one_line, make_engine, make_sessions
+from udig_recon.worker.database.migrate import migrate
+from udig_recon.worker.database.roles import role_of
+from udig_recon.worker.database.worker_names import name_prefix
+from udig_recon.worker.jobs import sweep as sweeping
+from udig_recon.worker.settings import BadSetting, Settings, read_settings
+from udig_recon.worker.standalone import processes
+from udig_recon.worker.standalone.liveness import Liveness
+from udig_recon.worker.standalone.locate import InUseError, only_one
+from udig_recon.worker.standalone.servers import EmbeddedError, EmbeddedServers
+from udig_recon.worker.standalone.supervisor import Child
+from udig_recon.worker.storage import data_folder
+from udig_recon.worker.storage.data_folder import ForeignFolder
+from udig_recon.worker.storage.local import open_storage, replacing
+from udig_recon.worker.telemetry import logs
+
+log = logging.getLogger(__name__)
+WATCH_SECONDS = 0.2
+ASK_SECONDS = 2.0
+STOP_SECONDS = 12.0
+
+
+class CannotServeError(Exception):
+    """The service cannot start; the message says why."""
+
+
+class Service:
+    """One API and some workers on one data folder, and embedded servers where no others are named."""
+
+    def __init__(self, settings: Settings) -> None:
+        data = settings.data.absolute()
+        postgres, valkey = settings.database_url is None, settings.redis_url is None
+        owner = settings.migration_database_url
+        self._embedded = EmbeddedServers(data, postgres=postgres, valkey=valkey)
+        self.settings = settings.model_copy(
+            update={
+                "data": data,
+                "database_url": settings.database_url or self._embedded.database_url,
+                "migration_database_url": self._embedded.migration_database_url if postgres else owner,
+                "redis_url": settings.redis_url or self._embedded.redis_url,
+                "port": settings.port or free_port(settings.host),
+            }
+        )
+        self._engine = make_engine(str(self.settings.database_url))
+        self._children: list[Child] = []
+        self._liveness: Liveness | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the API answers."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.settings.host, self.settings.host)  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}"
+
+    def start(self) -> None:
+        """Servers, tables, API, workers. Raises EmbeddedError or what the database raises."""
+        self._embedded.start()
+        url = str(self.settings.database_url)
+        migrate(self.settings.migration_database_url or url, service=role_of(url))
+        if self._embedded.has_postgres:
+            # Nobody else works on this database, and those who did are dead.
+            self._forget("")
+        data_folder.confirm(make_sessions(self._engine), open_storage(self.settings.data))
+        environment = self._environment()
+        self._children = [Child("api", [sys.executable, "-m", "udig_recon.api"], environment | self._audit_key())]
+        self._children += [
+            Child(f"worker {number}", [sys.executable, "-m", "udig_recon.worker"], environment)
+            for number in range(1, self.settings.workers + 1)
+        ]
+        api, *workers = self._children
+        sessions = make_sessions(self._engine)
+        self._liveness = Liveness(api, workers, self.url, sessions, self.settings.hung_seconds)
+        self._liveness.start()
+
+    def _environment(self) -> dict[str, str]:
+        """What the children start with: the settings as they were read, where a file held them too."""
+        names = ("database_url", "redis_url", "data", "port", "host", "workers")
+        read = {name.upper(): str(getattr(self.settings, name)) for name in names}
+        kept_back = {*read, "MIGRATION_DATABASE_URL"}  # the children change rows, never tables
+        inherited = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in kept_back}
+        return {**inherited, **read}
+
+    def _audit_key(self) -> dict[str, str]:
+        """The key that signs heads of the audit log, for the API alone; made at the first start where none is set."""
+        if self.settings.audit_key is not None:
+            return {}
+        path = self.settings.data / "audit.key"
+        if not path.exists():
+            with replacing(path) as part:
+                part.write_text(secrets.token_hex(32))
+        return {"AUDIT_KEY": path.read_text().strip()}
+
+    def watch(self) -> None:
+        """Start what has died again, servers first, and end what does not answer."""
+        try:
+            self._embedded.revive()
+        except EmbeddedError as error:
+            log.error("server.down", extra={"error": str(error)})
+        for child in self._children:
+            if self._liveness is not None and self._liveness.is_hung(child):
+                child.kill()
+                self._count("hung_processes", child.name.split()[0])
+            if (pid := child.ended()) is not None:
+                self._forget(name_prefix(pid))
+            child.start_when_due()
+
+    def _forget(self, worker_prefix: str) -> None:
+        """Let others have what a dead worker had, without waiting for its lease to run out."""
+        try:
+            with make_sessions(self._engine).begin() as session:
+                sweeping.forget(session, worker_prefix)
+        except AWAY as error:
+            log.warning("database.away", extra={"error": type(error).__name__})
+
+    def _count(self, kind: str, label: str) -> None:
+        try:
+            with make_sessions(self._engine).begin() as session:
+                tallies.add(session, kind, label)
+        except AWAY as error:
+            log.warning("database.away", extra={"error": type(error).__name__})
+
+    def is_ready(self) -> bool:
+        """Whether a job posted now would run."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=ASK_SECONDS) as answer:  # noqa: S310
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def stop(self) -> None:
+        """End all: workers give their slices back, then the servers close their files."""
+        if self._liveness is not None:
+            self._liveness.stop()
+        processes.stop([child.process for child in self._children if child.process], signal.SIGTERM, STOP_SECONDS)
+        self._engine.dispose()
+        self._embedded.stop()
+
+
+def serve(settings: Settings) -> None:
+    """Keep the service up until SIGINT or SIGTERM."""
+    ending: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: ending.append(number))
+    open_storage(settings.data)
+    with only_one(settings.data):
+        check_port(settings)
+        service, note = Service(settings), settings.data / "service.json"
+        try:
+            service.start()
+            while not ending:
+                service.watch()
+                if not note.exists() and service.is_ready():
+                    with replacing(note) as part:
+                        part.write_text(json.dumps({"url": service.url, "pid": os.getpid()}))
+                    sys.stdout.write(f"uDiG Recon is ready at {service.url}\n")
+                    sys.stdout.flush()
+                time.sleep(WATCH_SECONDS)
+        finally:
+            note.unlink(missing_ok=True)
+            service.stop()
+
+
+def check_port(settings: Settings) -> None:
+    """Raise CannotServeError when the port is taken."""
+    try:
+        with _bound(settings.host, settings.port):
+            pass
+    except OSError as error:
+        raise CannotServeError(f"port {settings.port} of {settings.host}: {error.strerror}; set PORT or HOST") from None
+
+
+def free_port(host: str) -> int:
+    """A port that nobody listens on."""
+    with _bound(host, 0) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind(address)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def main() -> int:
+    """Serve; 1 and one line when that is impossible."""
+    parse_no_arguments(
+        "python -m udig_recon.worker.standalone.serve", "The whole service on one machine, until Ctrl-C or SIGTERM."
+    )
+    os.umask(0o077)
+    processes.keep_private()
+    logs.configure()
+    logging.getLogger().setLevel(logging.WARNING)
+    try:
+        serve(read_settings())
+    except (BadSetting, CannotServeError, EmbeddedError, ForeignFolder, InUseError, OSError) as error:
+        return _refuse(str(error))
+    except DBAPIError as error:
+        return _refuse(f"DATABASE_URL: the database cannot be used: {in_one_line(error)}")
+    return 0
+
+
+def _refuse(message: str) -> int:
+    with suppress(BrokenPipeError):
+        sys.stderr.write(f"error: {message}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""Rows and files of scans, which come and go together. A tenant's scans meet no other tenant's: not even equal ones."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
+
+from udig_recon.worker.access import quotas
+from udig_recon.worker.access.tenants import TenantLimits
+from udig_recon.worker.database.tables import OPEN, Job, Key, Scan
+from udig_recon.worker.storage.local import Storage
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A file that was received whole and found to be a scan."""
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    filename: str
+    header: dict[str, Any]  # udig_recon.core.acquisition.ScanHeader as JSON
+    prepared: Path | None = None  # its prepared form; None where that lies in its place, whole
+
+
+def keep(
+    session: Session,
+    storage: Storage,
+    tenant: str,
+    file: Brought,
+    *,
+    key: Key | None,
+    retention_days: int | None,
+    limits: TenantLimits | None = None,
+) -> tuple[Scan, bool]:
+    """The tenant's scan with these bytes, and whether it is new. Commits nothing: after a rollback call `forget`.
+
+    Raises QuotaReached.
+    """
+    _lock(session, tenant, file.sha256)
+    scan = session.scalar(select(Scan).where(Scan.tenant == tenant, Scan.sha256 == file.sha256))
+    created = scan is None
+    if scan is None:
+        size = file.size_bytes + (0 if file.prepared is None else file.prepared.stat().st_size)
+        if key is not None:
+            quotas.check_bytes(session, key, size)
+        if limits is not None:
+            quotas.check_tenant_bytes(session, tenant, limits, size)
+        scan = Scan(
+            tenant=tenant,
+            key_id=None if key is None else key.id,
+            sha256=file.sha256,
+            filename=file.filename,
+            size_bytes=file.size_bytes,
+            header=file.header,
+            expires_at=end_of(retention_days),
+        )
+        session.add(scan)
+    elif scan.expires_at is not None:
+        # Whoever brings it again may count on it as long as for a new one.
+        scan.expires_at = None if (end := end_of(retention_days)) is None else func.greatest(Scan.expires_at, end)
+    if file.prepared is not None:
+        scan.prepared_bytes, scan.header = file.prepared.stat().st_size, file.header
+        storage.keep_prepared(file.prepared, file.sha256, tenant)
+    session.flush()
+    session.refresh(scan)
+    # Also in the place of what lies there: it may be damaged, these bytes are not.
+    storage.keep_scan(file.path, file.sha256, tenant)
+    scan.damaged_at = None
+    return scan, created
+
+
+def forget(session: Session, storage: Storage, tenant: str, sha256: str) -> bool:
+    """Remove the file of a scan that has no row, and tell whether. Nobody can store the same bytes meanwhile."""
+    _lock(session, tenant, sha256)
+    if session.scalar(select(Scan.id).where(Scan.tenant == tenant, Scan.sha256 == sha256)) is not None:
+        return False
+    storage.delete_scan(sha256, tenant)
+    return True
+
+
+def end_of(retention_days: int | None) -> ColumnElement[Any] | None:
+    """When what is made now is to be deleted; None: never by itself."""
+    return None if retention_days is None else func.now() + timedelta(days=retention_days)
+
+
+def worked_on(scan: Scan) -> ColumnElement[bool]:
+    """Whether a job waits for the scan or runs on it, as a condition on jobs."""
+    return (Job.scan_id == scan.id) & Job.status.in_(OPEN)
+
+
+def _lock(session: Session, tenant: str, sha256: str) -> None:
+    """One at a time per tenant and content, until the transaction ends: row and file come and go together."""
+    number = hashlib.sha256(f"{tenant}/{sha256}".encode()).digest()[:8]
+    session.execute(select(func.pg_advisory_xact_lock(int.from_bytes(number, signed=True))))
