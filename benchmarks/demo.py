@@ -193,7 +193,7 @@ def compared(client: httpx.Client, scan: Scan, job: str) -> float:
     verdict = "" if gain >= scan.least_gain else f", less than the {scan.least_gain:g} dB it must win"
     print(f"{scan.title}: PSNR {psnr:.2f} dB, {gain:+.2f} dB over {scan.plain_title}{verdict}: {picture}")
     rating = checked(client.get(job)).json()["quality"]
-    print(f"{scan.title}: rated {rating['verdict']}: {'; '.join(rating['reasons'])}")
+    print(f"{scan.title}: rated {rating['rating']}: {'; '.join(rating['reasons'])}")
     return gain
 
 

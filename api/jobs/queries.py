@@ -3,6 +3,7 @@
 import base64
 import binascii
 import uuid
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
@@ -14,7 +15,7 @@ from udig_recon.api.database.async_queries import Read, Reads
 from udig_recon.api.http.problems import Invalid, NotFound
 from udig_recon.api.jobs.schemas import EstimateOut, JobItem, JobOut, Metrics, Page, Progress, ScanOut, SnapshotOut
 from udig_recon.core.prior_check import foreign
-from udig_recon.core.quality.rating import Grade, worst
+from udig_recon.core.quality.rating import Rating, worst
 from udig_recon.worker.access.keys import priority_name
 from udig_recon.worker.database.tables import Chunk, Job, Scan, Snapshot, Status, WebhookDelivery
 from udig_recon.worker.storage import integrity
@@ -152,9 +153,16 @@ def _job_out(job_id: uuid.UUID, row: Any) -> JobOut:
     if row is None:
         raise no_job(job_id)
     verdicts = row.verdicts or []
-    grades = {each["slice"]: Grade.of(each["quality"]) for each in verdicts if each["quality"] is not None}
-    quality = worst(grades).as_json() if row.status == Status.SUCCEEDED and grades else None
+    ratings = {each["slice"]: Rating.from_json(each["quality"]) for each in verdicts if each["quality"] is not None}
+    # Rows of older workers hold ratings in their words.
+    verdicts = [{**each, "quality": _quality(ratings, each["slice"])} for each in verdicts]
+    quality = worst(ratings).as_json() if row.status == Status.SUCCEEDED and ratings else None
     return JobOut.model_validate({**_item(row), "quality": quality, "verdicts": verdicts, "webhook": row.webhook})
+
+
+def _quality(ratings: Mapping[int, Rating], slice_: int) -> dict[str, Any] | None:
+    rating = ratings.get(slice_)
+    return None if rating is None else rating.as_json()
 
 
 def job_row(session: Session, tenant: str, job_id: uuid.UUID) -> Job:

@@ -17,7 +17,7 @@ from udig_recon.api.jobs import queries as views
 from udig_recon.api.jobs import stored_files as stored
 from udig_recon.api.openapi.examples import PREVIEW, RESULT, answers
 from udig_recon.core import metrics
-from udig_recon.core.quality.rating import HALLUCINATED
+from udig_recon.core.quality.rating import HALLUCINATION_THRESHOLD
 from udig_recon.core.results import png as pictures
 from udig_recon.core.results.store import Image, OutputFormat, SliceResult
 from udig_recon.worker.database.tables import Chunk, Job, Scan, Status
@@ -121,7 +121,7 @@ def _picture(shown: SliceResult, method: str, view: View, spacing_mm: Sequence[f
         case "deviation" if shown.deviation is not None:
             return pictures.magnitude_png(GAIN * shown.deviation, pictures.window_of(shown.image), spacing_mm)
         case "hallucination" if shown.hallucination is not None:
-            return pictures.overlay_png(shown.image, shown.hallucination, 2 * HALLUCINATED, spacing_mm)
+            return pictures.overlay_png(shown.image, shown.hallucination, 2 * HALLUCINATION_THRESHOLD, spacing_mm)
     there = {"error": shown.reference, "deviation": shown.deviation, "hallucination": shown.hallucination}
     expected = ("magnitude", "comparison", *(name for name, image in there.items() if image is not None))
     raise Invalid.at("view", f"there is no {view} to draw: {WANTS[view]}", found=view, expected=" | ".join(expected))

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from udig_recon.core.parameters import MAX_SEEDS, Method
-from udig_recon.core.quality.rating import Mark
+from udig_recon.core.quality.rating import RatingLevel
 from udig_recon.worker.access.keys import PriorityName
 from udig_recon.worker.database.tables import DeliveryState, Status
 
@@ -180,8 +180,8 @@ class Metrics(BaseModel):
 class QualityOut(BaseModel):
     """What an image is worth, told without a reference."""
 
-    verdict: Mark = Field(
-        description="`unjudged`: nothing tested it; `check`: look at it; `poor`: wrong, or mostly guessed"
+    rating: RatingLevel = Field(
+        description="`unrated`: nothing tested it; `check`: look at it; `poor`: wrong, or mostly guessed"
     )
     reasons: list[str] = Field(description="short sentences, each with the number that led to it and its limit")
 

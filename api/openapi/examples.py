@@ -7,7 +7,7 @@ from udig_recon.api.http import problems
 from udig_recon.api.openapi.content import Content
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.prior_check import Verdict, foreign
-from udig_recon.core.quality.rating import Signals, graded, worst
+from udig_recon.core.quality.rating import Signals, rate, worst
 from udig_recon.core.results.store import OutputFormat
 
 SCAN_ID = "0198c2f4-7a10-7c3e-9d5b-2f6a1e0b4c11"
@@ -94,7 +94,7 @@ VERDICT = Verdict(
     residuals={"start": 0.094, "tv": 0.066, "udig_dip": 0.063},
     tv_weight=0.0013,
 )
-GRADE = graded(Signals(misfit=0.9, prior_excess=VERDICT.excess, hallucination=0.04), Modality.MRI)
+RATING = rate(Signals(misfit=0.9, prior_excess=VERDICT.excess, hallucination=0.04), Modality.MRI)
 JUDGED_JOB: dict[str, Any] = {
     **JOB_ITEM,
     "status": "succeeded",
@@ -125,8 +125,8 @@ JUDGED_JOB: dict[str, Any] = {
         "due_at": "2026-02-03T09:15:11.200000Z",
         "delivered_at": "2026-02-03T09:14:41.400000Z",
     },
-    "quality": worst({0: GRADE}).as_json(),
-    "verdicts": [{"slice": 0, "quality": GRADE.as_json(), **VERDICT.as_json()}],
+    "quality": worst({0: RATING}).as_json(),
+    "verdicts": [{"slice": 0, "quality": RATING.as_json(), **VERDICT.as_json()}],
 }
 SNAPSHOT = {
     "seq": 7,

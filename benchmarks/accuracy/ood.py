@@ -25,7 +25,7 @@ from udig_recon.core.parameters import Parameters, UDiGDIP, complete
 from udig_recon.core.priors.card import card_of
 from udig_recon.core.quality.assess import assess
 from udig_recon.core.quality.ensemble import ensemble
-from udig_recon.core.quality.rating import MARKS
+from udig_recon.core.quality.rating import LEVELS
 from udig_recon.core.reconstruct import slice_problem
 
 CPU = torch.device("cpu")
@@ -72,13 +72,13 @@ def _ct(name: str, images: dict[int, phantoms.Image], spacing_mm: float) -> list
     ]
 
 
-def graded(scan: Acquisition, method: Parameters) -> Made:
+def rate_scan(scan: Acquisition, method: Parameters) -> Made:
     problem = slice_problem(scan, 0, CPU, fit_maps=method.fits_maps)
     *_, last = ensemble(problem, method, seed=0)
     found = assess(problem, method, last)
     assert last.verdict is not None
     told: dict[str, Any] = {"verdict": last.verdict.as_json(), "excess": last.verdict.excess, **found.metrics}
-    return problem.magnitude(last.image), {**told, "quality": found.grade.as_json()}
+    return problem.magnitude(last.image), {**told, "quality": found.rating.as_json()}
 
 
 def rows(group: Group, found: Sequence[Result]) -> Iterator[str]:
@@ -87,12 +87,12 @@ def rows(group: Group, found: Sequence[Result]) -> Iterator[str]:
     strange = [verdict["strangeness"] for verdict in verdicts]
     by_looks = sum(value > 1 for value in strange)
     flagged = sum(verdict["out_of_distribution"] for verdict in verdicts)
-    marks = [result.fields["quality"]["verdict"] for result in found]
-    grades = ", ".join(f"{marks.count(mark)} {mark}" for mark in MARKS if mark in marks)
+    marks = [result.fields["quality"]["rating"] for result in found]
+    ratings = ", ".join(f"{marks.count(mark)} {mark}" for mark in LEVELS if mark in marks)
     psnr = np.mean([result.psnr for result in found])
     yield (
         f"| {group.name} | {group.modality} | {'foreign' if group.foreign else 'known'} | {min(strange):.2f} to "
-        f"{max(strange):.2f} | {by_looks} of {len(found)} | {flagged} of {len(found)} | {grades} | {psnr:.1f} |"
+        f"{max(strange):.2f} | {by_looks} of {len(found)} | {flagged} of {len(found)} | {ratings} | {psnr:.1f} |"
     )
 
 
@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def _made(case: Case, method: Parameters) -> Made:
-    return graded(case.scan, method)
+    return rate_scan(case.scan, method)
 
 
 def _reference(case: Case) -> Any:

@@ -125,7 +125,7 @@ def made(scan: Acquisition, method: Parameters, path: Path) -> Made:
     if found.hallucination is not None:
         np.save(path, found.hallucination)
     flagged = last.verdict is not None and last.verdict.out_of_distribution
-    return problem.magnitude(last.image), {**found.metrics, "flagged": flagged, "quality": found.grade.as_json()}
+    return problem.magnitude(last.image), {**found.metrics, "flagged": flagged, "quality": found.rating.as_json()}
 
 
 def agreement(heat: Image, image: Image, truth: Image) -> tuple[float, float]:
@@ -149,9 +149,9 @@ def row(case: Case, scan: str, label: str, result: Result, heat: Path) -> str:
         area, correlation = agreement(shown, result.image, reference[0])
         agrees = f"{area:.2f} | {correlation:.2f}"
     quality = fields["quality"]
-    reasons = "" if quality["verdict"] == "good" else "; ".join(quality["reasons"])
+    reasons = "" if quality["rating"] == "good" else "; ".join(quality["reasons"])
     return (
-        f"| {case.person} {case.sampling} | {scan} | {label} | {result.psnr:.1f} | {quality['verdict']} | "
+        f"| {case.person} {case.sampling} | {scan} | {label} | {result.psnr:.1f} | {quality['rating']} | "
         f"{share} | {agrees} | {reasons} |"
     )
 

@@ -104,7 +104,7 @@ def made(case: Case, method: Parameters, path: Path) -> Made:
     assert last.deviation is not None
     np.save(path, problem.shown(last.deviation))
     found = assess(problem, method, last)
-    return problem.magnitude(last.image), {**found.metrics, "quality": found.grade.as_json()}
+    return problem.magnitude(last.image), {**found.metrics, "quality": found.rating.as_json()}
 
 
 def row(label: str, modality: Modality, pair: list[Errors]) -> tuple[str, list[float]]:

@@ -108,8 +108,8 @@ def _reconstruct(options: argparse.Namespace, target: results.OutputFormat, scan
     for index, result in zip(chosen, finished, strict=True):
         if result.verdict is not None:
             sys.stderr.write(f"slice {index}: {result.verdict.reason}\n")
-        if result.grade is not None:
-            sys.stderr.write(f"slice {index}: {result.grade}\n")
+        if result.rating is not None:
+            sys.stderr.write(f"slice {index}: {result.rating}\n")
 
 
 def _write(
@@ -180,7 +180,7 @@ def _slice(
         reference=problem.reference_for(image),
         curves=curves,
         verdict=iterate.verdict,
-        grade=found.grade,
+        rating=found.rating,
         deviation=None if iterate.deviation is None else problem.shown(iterate.deviation),
         hallucination=found.hallucination,
     )

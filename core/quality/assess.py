@@ -1,4 +1,4 @@
-"""A finished slice without a reference: its signals, its hallucination map, and the grade that follows."""
+"""A finished slice without a reference: its signals, its hallucination map, and the rating that follows."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from udig_recon.core.normalisation import unit
 from udig_recon.core.parameters import Parameters
 from udig_recon.core.quality.coverage import gaps_of
 from udig_recon.core.quality.hallucination import hallucination_map
-from udig_recon.core.quality.rating import HALLUCINATED, Grade, Signals, graded
+from udig_recon.core.quality.rating import HALLUCINATION_THRESHOLD, Rating, Signals, rate
 from udig_recon.core.reconstruct import SliceProblem, is_empty
 
 OBJECT = 0.1
@@ -26,7 +26,7 @@ MODEL_ERROR = 0.005
 class Assessment:
     """What a slice is worth, and the map (y, x) of where its prior may have invented, where one had a say."""
 
-    grade: Grade
+    rating: Rating
     hallucination: NDArray[np.float32] | None
     metrics: dict[str, float | None]
 
@@ -37,7 +37,7 @@ def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessme
     inside = _object(problem, image)
     if method.needs_prior and last.data_only is not None:
         heat = hallucination_map(image, last.data_only, problem.operator)
-    hallucination = None if heat is None else _mean((heat > HALLUCINATED)[inside].float())
+    hallucination = None if heat is None else _mean((heat > HALLUCINATION_THRESHOLD)[inside].float())
     spread = None
     if last.deviation is not None:
         spread = math.sqrt(_mean(last.deviation[inside].square())) / unit(image) if bool(inside.any()) else 0.0
@@ -48,17 +48,15 @@ def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessme
         empty=empty,
         misfit=misfit,
         noise=noise,
-        left_out=last.validation_residual,
+        holdout_residual=last.validation_residual,
         prior_excess=None if verdict is None else verdict.excess,
-        strangeness=None if verdict is None else verdict.strangeness,
+        ood_score=None if verdict is None else verdict.strangeness,
         hallucination=hallucination,
-        spread=spread,
+        seed_std=spread,
         **({} if empty else gaps_of(problem.operator, problem.measurements)),
     )
     shown = None if heat is None else problem.shown(heat)
-    return Assessment(
-        graded(signals, problem.modality), shown, {"hallucination_share": hallucination, "spread": spread}
-    )
+    return Assessment(rate(signals, problem.modality), shown, {"hallucination_share": hallucination, "spread": spread})
 
 
 def _object(problem: SliceProblem, image: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ _DATASETS = (
 
 
 def read_slice(hdf5: Path, index: int) -> SliceResult:
-    """The slice at this place of a result file, without its curves, verdict and grade. Raises DamagedFile.
+    """The slice at this place of a result file, without its curves, verdict and rating. Raises DamagedFile.
 
     The file's digest is to be compared before: HDF5's own checksums cover the images alone.
     """

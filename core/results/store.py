@@ -22,7 +22,7 @@ from udig_recon.core.formats.containers.hdf5 import RESULT_MARK
 from udig_recon.core.formats.containers.hdf5_library import h5py
 from udig_recon.core.interruption import check_interruption
 from udig_recon.core.prior_check import Verdict
-from udig_recon.core.quality.rating import Grade, worst
+from udig_recon.core.quality.rating import Rating, worst
 from udig_recon.core.results.nifti import nifti_header
 from udig_recon.core.results.png import contact_sheet_png, magnitude_png
 
@@ -51,7 +51,7 @@ class OutputFormat(StrEnum):
 
 OPTIONAL = ("image_complex", "reference", "deviation", "hallucination")
 """Arrays of a slice that not every one has."""
-TOLD = ("verdict", "grade", "versions")
+TOLD = ("verdict", "rating", "grade", "versions")
 """What else a slice may have, stored as JSON."""
 _STORED = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
 """How the images of a result file are stored: packed, and each with a checksum that HDF5 compares when it reads."""
@@ -67,14 +67,14 @@ class SliceResult:
     reference: Image | None  # (y, x)
     curves: Mapping[str, list[float]]  # one value per snapshot
     verdict: Verdict | None = None  # where it was judged
-    grade: Grade | None = None  # once it is finished
+    rating: Rating | None = None  # once it is finished
     deviation: Image | None = None  # (y, x): between several seeds, in the image's unit
     hallucination: Image | None = None  # (y, x): see core/quality/hallucination.py, where a prior had a say
     versions: Mapping[str, str] | None = None  # of software and prior that made it, where somebody noted them
 
     def told(self) -> dict[str, Any]:
-        """Its grade and, where it was judged, its verdict."""
-        quality = {} if self.grade is None else {"quality": self.grade.as_json()}
+        """Its rating and, where it was judged, its verdict."""
+        quality = {} if self.rating is None else {"quality": self.rating.as_json()}
         return quality if self.verdict is None else quality | self.verdict.as_json()
 
     @property
@@ -91,8 +91,8 @@ class SliceResult:
         present = {name: array for name, array in optional.items() if array is not None}
         if self.verdict is not None:
             present["verdict"] = np.asarray(json.dumps(asdict(self.verdict)))
-        if self.grade is not None:
-            present["grade"] = np.asarray(json.dumps(self.grade.as_json()))
+        if self.rating is not None:
+            present["rating"] = np.asarray(json.dumps(self.rating.as_json()))
         if self.versions is not None:
             present["versions"] = np.asarray(json.dumps(dict(self.versions)))
         if owner is not None:
@@ -121,7 +121,7 @@ class SliceResult:
                 plain=stored["plain"],
                 curves=curves,
                 verdict=Verdict(**told["verdict"]) if "verdict" in told else None,
-                grade=Grade.of(told["grade"]) if "grade" in told else None,
+                rating=_rating(told),
                 versions=told.get("versions"),
                 **optional,
             )
@@ -132,6 +132,11 @@ class SliceResult:
         with opened(path, sha256) as stored:
             known: dict[str, str] = json.loads(str(stored["versions"])) if "versions" in stored.files else {}
         return known
+
+
+def _rating(told: Mapping[str, Any]) -> Rating | None:
+    stored = told.get("rating", told.get("grade"))  # `grade` before version 0.2
+    return None if stored is None else Rating.from_json(stored)
 
 
 def about(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,13 +151,13 @@ def write_hdf5(path: Path, slices: Iterable[SliceResult], attributes: Mapping[st
     Datasets `reconstruction`, `reconstruction_complex` (MRI), `zero_filled` or `fbp`, `reference`, all (slices, y, x);
     `standard_deviation` of several seeds and, where a prior had a say, `hallucination_map`, likewise;
     `curves/<name>` (slices, snapshots), padded with NaN. `pixel_spacing_mm` (y, x) is wanted for NIfTI and PNG, for
-    NIfTI also `slice_spacing_mm` and `warnings`, and `slices`, their numbers, for the worst of their grades, which is
-    attribute `quality`. Attribute `verdicts` has an entry for each slice: its grade and, where it was judged, its
+    NIfTI also `slice_spacing_mm` and `warnings`, and `slices`, their numbers, for the worst of their ratings, which is
+    attribute `quality`. Attribute `verdicts` has an entry for each slice: its rating and, where it was judged, its
     verdict. What a slice lacks and others have is NaN.
     """
     curves: list[Mapping[str, list[float]]] = []
     verdicts: list[dict[str, Any]] = []
-    grades: dict[int, Grade] = {}
+    ratings: dict[int, Rating] = {}
     numbers = iter(attributes.get("slices", count()))
     written: list[Digest] = []
     with _new_hdf5(path, written) as file:
@@ -165,16 +170,16 @@ def write_hdf5(path: Path, slices: Iterable[SliceResult], attributes: Mapping[st
             curves.append(slice_result.curves)
             verdicts.append(slice_result.told())
             number = next(numbers)
-            if slice_result.grade is not None:
-                grades[number] = slice_result.grade
+            if slice_result.rating is not None:
+                ratings[number] = slice_result.rating
             for name, image in _datasets(slice_result).items():
                 _append(file, name, image, len(curves))
         for name in file:
             file[name].resize(len(curves), axis=0)
         for name in sorted({name for curve in curves for name in curve}):
             file[f"curves/{name}"] = _padded([curve.get(name, []) for curve in curves])
-        if grades:
-            file.attrs["quality"] = json.dumps(worst(grades).as_json())
+        if ratings:
+            file.attrs["quality"] = json.dumps(worst(ratings).as_json())
         if any(verdicts):
             file.attrs["verdicts"] = json.dumps(verdicts)
     return written[0]

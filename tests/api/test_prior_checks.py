@@ -14,14 +14,14 @@ from fastapi.testclient import TestClient
 from tests.support import scans
 from tests.support.fake_worker import Drive
 from udig_recon.core.prior_check import Verdict
-from udig_recon.core.quality.rating import MARKS, Grade
+from udig_recon.core.quality.rating import LEVELS, Rating
 from udig_recon.worker.runtime.process import Place, set_up
 from udig_recon.worker.runtime.tasks import reconstruct_chunk
 from udig_recon.worker.settings import Settings
 
 FAMILIAR = Verdict(prior_share=1.0, best_at=1.0, residuals={"start": 0.3, "tv": 0.2, "udig_dip": 0.1})
 FOREIGN = Verdict(prior_share=0.0, best_at=0.2, residuals={"start": 0.3, "tv": 0.2, "udig_dip": 0.25})
-GOOD, CHECK = Grade("good", ("within limits",)), Grade("check", ("the prior hardly helps",))
+GOOD, CHECK = Rating("good", ("within limits",)), Rating("check", ("the prior hardly improves on total variation",))
 JUDGED = {"method": "udig_dip", "preset": "preview", "outer_iterations": 4, "held_out_share": 0.1}
 
 
@@ -66,8 +66,8 @@ def test_verdicts_come_with_the_slices_that_are_finished(
     drive.finish(drive.claim(job, 0), FAMILIAR, GOOD)
     found = client.get(job["links"]["self"]).json()
     assert [verdict["slice"] for verdict in found["verdicts"]] == [0, 1]
-    assert [verdict["quality"]["verdict"] for verdict in found["verdicts"]] == ["good", "check"]
-    assert found["quality"] == {"verdict": "check", "reasons": [f"slice 1: {CHECK.reasons[0]}"]}
+    assert [verdict["quality"]["rating"] for verdict in found["verdicts"]] == ["good", "check"]
+    assert found["quality"] == {"rating": "check", "reasons": [f"slice 1: {CHECK.reasons[0]}"]}
     (warning,) = found["warnings"]
     assert warning.startswith("slice 1: the scan is unlike what the prior was trained on")
 
@@ -109,7 +109,7 @@ def test_a_job_that_is_not_judged_tells_what_its_slices_are_worth_and_no_more(
     assert [verdict.pop("slice") for verdict in job["verdicts"]] == [0, 1]
     assert all(value is None for verdict in job["verdicts"] for value in verdict.values())
     assert verdicts_in_file(client, job) == told
-    assert job["quality"]["verdict"] == max((each["quality"]["verdict"] for each in told), key=MARKS.index)
+    assert job["quality"]["rating"] == max((each["quality"]["rating"] for each in told), key=LEVELS.index)
 
 
 def test_several_seeds_leave_mean_deviation_map_and_their_pictures(

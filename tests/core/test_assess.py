@@ -10,7 +10,7 @@ from udig_recon.core.parameters import METHODS, complete, parse
 from udig_recon.core.quality.assess import assess
 from udig_recon.core.quality.ensemble import ensemble
 from udig_recon.core.quality.hallucination import hallucination_map
-from udig_recon.core.quality.rating import MARKS
+from udig_recon.core.quality.rating import LEVELS
 from udig_recon.core.reconstruct import slice_problem
 
 LENGTHS = ("iterations", "outer_iterations", "mask_iterations", "steps")
@@ -68,7 +68,7 @@ def test_every_method_and_every_slice_has_a_grade_and_every_prior_a_map(problem,
     method = complete(parse({"method": name, **knobs}), problem.modality)
     *_, last = ensemble(problem, method, seed=0)
     found = assess(problem, method, last)
-    assert found.grade.verdict in (("check",) if empty else MARKS)
+    assert found.rating.level in (("check",) if empty else LEVELS)
     assert (found.hallucination is not None) == method.needs_prior
     assert (found.metrics["hallucination_share"] is not None) == method.needs_prior
     if found.hallucination is not None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.support import scans
 from udig_recon.core.cli.reconstruct import main
-from udig_recon.core.quality.rating import MARKS
+from udig_recon.core.quality.rating import LEVELS
 
 QUICK = ["--method", "sirt", "--set", "iterations=20"]
 
@@ -86,8 +86,8 @@ def test_a_run_that_is_not_judged_tells_what_each_slice_is_worth_and_no_more(sin
         quality = json.loads(file.attrs["quality"])
     for index, verdict in enumerate(verdicts):
         assert verdict.keys() == {"quality"}
-        assert f"slice {index}: {verdict['quality']['verdict']}: {verdict['quality']['reasons'][0]}" in told
-    assert quality["verdict"] == max((each["quality"]["verdict"] for each in verdicts), key=MARKS.index)
+        assert f"slice {index}: {verdict['quality']['rating']}: {verdict['quality']['reasons'][0]}" in told
+    assert quality["rating"] == max((each["quality"]["rating"] for each in verdicts), key=LEVELS.index)
 
 
 def test_several_seeds_leave_their_deviation_beside_their_mean(sinogram, tmp_path):

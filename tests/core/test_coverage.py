@@ -34,14 +34,14 @@ def alarms(scan):
     problem = slice_problem(scan, 0, CPU)
     known = limits(problem.modality)
     found = gaps_of(problem.operator, problem.measurements)
-    return {name for name, value in found.items() if known[name].mark(value) != "good"}
+    return {name for name, value in found.items() if known[name].level(value) != "good"}
 
 
-def graded(scan, **knobs):
+def rate_scan(scan, **knobs):
     problem = slice_problem(scan, 0, CPU)
     method = complete(parse(knobs), problem.modality)
     *_, last = ensemble(problem, method, seed=0)
-    return assess(problem, method, last).grade
+    return assess(problem, method, last).rating
 
 
 @pytest.mark.parametrize("views", [12, 18, 30, 60, 180])
@@ -59,9 +59,9 @@ def test_whole_turns_and_random_views_raise_no_alarm():
 def test_a_wedge_without_views_is_not_good_and_named(covered, mark):
     scan = scan_ct(np.deg2rad(np.arange(0, covered, 1.0)))
     assert alarms(scan) == {"angular_gap"}
-    grade = graded(scan, method="tv")
-    assert grade.verdict == mark
-    assert any("unmeasured directions" in reason for reason in grade.reasons)
+    rating = rate_scan(scan, method="tv")
+    assert rating.level == mark
+    assert any("unmeasured directions" in reason for reason in rating.reasons)
 
 
 def test_a_wedge_in_the_middle_is_found_and_few_even_views_are_not_one():
@@ -78,9 +78,9 @@ def test_projections_that_do_not_end_within_the_detector_are_named(sides):
     left, right = sides
     image = np.roll(IMAGE, left - right, axis=1)
     scan = simulate_ct(image, 60, 1e6, rng(), detectors=SIZE + 1 - left - right)
-    grade = graded(scan, method="tv")
-    assert grade.verdict in ("check", "poor")
-    assert any("do not reach zero at the detector's edges" in reason for reason in grade.reasons)
+    rating = rate_scan(scan, method="tv")
+    assert rating.level in ("check", "poor")
+    assert any("do not reach zero at the detector's edges" in reason for reason in rating.reasons)
 
 
 @pytest.mark.parametrize("views", [12, 60, 180])
@@ -90,9 +90,9 @@ def test_the_axis_is_found_to_a_tenth_of_a_detector(views, offset):
     places = np.arange(scan.sinogram.shape[-1], dtype=float)
     moved = np.stack([np.interp(places - offset, places, row) for row in scan.sinogram[0].astype(float)])
     assert axis_offset(moved, scan.angles) == pytest.approx(offset, abs=0.1)
-    grade = graded(replace(scan, sinogram=moved[None].astype(np.float32)), method="tv")
-    assert grade.verdict in ("check", "poor")
-    assert any("rotation axis" in reason for reason in grade.reasons)
+    rating = rate_scan(replace(scan, sinogram=moved[None].astype(np.float32)), method="tv")
+    assert rating.level in ("check", "poor")
+    assert any("rotation axis" in reason for reason in rating.reasons)
 
 
 def test_nothing_is_told_of_empty_or_hardly_any_data():
@@ -153,9 +153,9 @@ def test_an_end_of_k_space_that_is_not_measured_is_not_good_and_named(kind, mark
     mask = mask.T.copy() if turned else mask
     scan = simulate_mri(image, birdcage_maps(4, (size, size)), mask, rng(), noise_level=0.005, with_maps=True)
     assert alarms(scan) == {"unmeasured"}
-    grade = graded(scan, method="cg_sense")
-    assert grade.verdict in (mark, "poor")
-    assert any("outer k-space is not measured" in reason for reason in grade.reasons)
+    rating = rate_scan(scan, method="cg_sense")
+    assert rating.level in (mark, "poor")
+    assert any("outer k-space was not measured" in reason for reason in rating.reasons)
 
 
 @pytest.mark.parametrize("coils", ["one", "flat"])
@@ -164,16 +164,16 @@ def test_a_residual_that_is_1_by_construction_tells_nothing(coils, name):
     maps = birdcage_maps(1, (SIZE, SIZE)) if coils == "one" else np.full((2, SIZE, SIZE), 0.5**0.5, np.complex64)
     image = scans.phantom(1, SIZE)[0].astype(np.complex64)
     for mask in (np.ones((SIZE, SIZE), bool), cartesian_lines((SIZE, SIZE), 3, 0.2, rng())):
-        grade = graded(simulate_mri(image, maps, mask, rng(), noise_level=0.003, with_maps=True), method=name)
-        assert grade.verdict == "unjudged"
-        assert "no measurement left out" in grade.reasons[0]
+        rating = rate_scan(simulate_mri(image, maps, mask, rng(), noise_level=0.003, with_maps=True), method=name)
+        assert rating.level == "unrated"
+        assert "no measurement left out" in rating.reasons[0]
 
 
 def test_what_fills_k_space_is_judged_with_one_coil_too():
     image = scans.phantom(1, SIZE)[0].astype(np.complex64)
     mask = cartesian_lines((SIZE, SIZE), 2, 0.2, rng())
     scan = simulate_mri(image, birdcage_maps(1, (SIZE, SIZE)), mask, rng(), noise_level=0.003, with_maps=True)
-    assert graded(scan, method="tv").verdict in ("good", "check", "poor")
+    assert rate_scan(scan, method="tv").level in ("good", "check", "poor")
 
 
 def test_the_axis_is_looked_for_where_the_geometry_has_it():
@@ -197,7 +197,7 @@ def test_what_a_mask_leaves_out_counts_as_not_measured():
     field[:, 30:-30] = True
     assert alarms(masked(scan, wedge)) == {"angular_gap"}
     assert "truncation" in alarms(masked(scan, field))
-    assert graded(masked(scan, field), method="sirt").verdict in ("check", "poor")
+    assert rate_scan(masked(scan, field), method="sirt").level in ("check", "poor")
 
 
 def test_dead_detectors_gaps_and_edges_that_a_mask_leaves_out_raise_no_alarm():

@@ -101,7 +101,7 @@ def test_a_slice_of_which_only_rounding_is_left_is_an_empty_image(brainlike):
     problem = slice_problem(faint, 0, CPU)
     iterate = last(problem, "tv")
     assert not iterate.image.any()
-    assert assess(problem, parse({"method": "tv"}), iterate).grade.verdict == "check"
+    assert assess(problem, parse({"method": "tv"}), iterate).rating.level == "check"
 
 
 def test_measurements_that_make_no_image_are_refused(tmp_path):

@@ -16,7 +16,7 @@ from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.files import atomic as files
 from udig_recon.core.formats import probe
 from udig_recon.core.prior_check import Verdict
-from udig_recon.core.quality.rating import Grade
+from udig_recon.core.quality.rating import Rating
 from udig_recon.core.results.store import OutputFormat, SliceResult, convert, write_hdf5
 
 
@@ -46,17 +46,17 @@ RESIDUALS = {"start": 0.4, "tv": 0.2, "udig_dip": 0.1}
 VERDICT = Verdict(prior_share=0.3, best_at=0.6, residuals=RESIDUALS, tv_weight=0.003, leader=4)
 
 
-GRADE = Grade("check", ("the seeds disagree",))
+RATING = Rating("check", ("results differ between seeds",))
 
 
 @pytest.mark.parametrize("verdict", [None, VERDICT])
-@pytest.mark.parametrize("grade", [None, GRADE])
+@pytest.mark.parametrize("rating", [None, RATING])
 @pytest.mark.parametrize("mri", [True, False])
 def test_slice_comes_back_as_it_was_saved(
-    mri: bool, grade: Grade | None, verdict: Verdict | None, tmp_path: Path
+    mri: bool, rating: Rating | None, verdict: Verdict | None, tmp_path: Path
 ) -> None:
     one = slice_results(mri=mri)[1]
-    saved = replace(one, verdict=verdict, grade=grade, deviation=None if grade is None else one.image / 2)
+    saved = replace(one, verdict=verdict, rating=rating, deviation=None if rating is None else one.image / 2)
     saved.save(tmp_path / "slice.npz")
     loaded = SliceResult.load(tmp_path / "slice.npz")
     for name in ("image", "image_complex", "plain", "reference", "deviation", "hallucination"):
@@ -67,7 +67,7 @@ def test_slice_comes_back_as_it_was_saved(
             np.testing.assert_array_equal(getattr(loaded, name), expected)
             assert getattr(loaded, name).dtype == expected.dtype
     assert loaded.curves == saved.curves
-    assert (loaded.verdict, loaded.grade) == (saved.verdict, saved.grade)
+    assert (loaded.verdict, loaded.rating) == (saved.verdict, saved.rating)
     assert [path.name for path in tmp_path.iterdir()] == ["slice.npz"]
 
 
@@ -121,15 +121,15 @@ def test_result_of_a_large_volume_holds_the_verdicts_of_all_slices_that_were_jud
 
 def test_result_names_the_slices_that_make_it_no_better(tmp_path: Path) -> None:
     good, checked = (
-        replace(one, grade=g) for one, g in zip(slice_results(2), (Grade("good", ("fine",)), GRADE), strict=True)
+        replace(one, rating=g) for one, g in zip(slice_results(2), (Rating("good", ("fine",)), RATING), strict=True)
     )
     for attributes, number in (({}, 1), ({"slices": [7, 5]}, 5)):
         write_hdf5(tmp_path / "r.h5", [good, checked], attributes)
         with h5py.File(tmp_path / "r.h5") as file:
             quality = json.loads(file.attrs["quality"])
             verdicts = json.loads(file.attrs["verdicts"])
-        assert quality == {"verdict": "check", "reasons": [f"slice {number}: the seeds disagree"]}
-        assert [each["quality"]["verdict"] for each in verdicts] == ["good", "check"]
+        assert quality == {"rating": "check", "reasons": [f"slice {number}: results differ between seeds"]}
+        assert [each["quality"]["rating"] for each in verdicts] == ["good", "check"]
 
 
 def test_deviation_and_hallucination_map_lie_beside_the_image(tmp_path: Path) -> None:

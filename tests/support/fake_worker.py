@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.claim import claim_slice
 from udig_recon.core.prior_check import Verdict
-from udig_recon.core.quality.rating import Grade
+from udig_recon.core.quality.rating import Rating
 from udig_recon.core.results.store import OutputFormat, SliceResult, convert, write_hdf5
 from udig_recon.worker.database.tables import Worker
 from udig_recon.worker.jobs import leases
@@ -57,14 +57,14 @@ class Drive:
         owner = preview_owner(job_id, slice_)
         slice_result(reference=reference).save(self.storage.preview(job_id, slice_), owner)
 
-    def finish(self, claim: leases.Claim, verdict: Verdict | None = None, grade: Grade | None = None) -> None:
+    def finish(self, claim: leases.Claim, verdict: Verdict | None = None, rating: Rating | None = None) -> None:
         """Finish the slice, judged or not, and with the last one the job."""
         metrics = {"psnr": 30.0, "ssim": 0.9, "nmse": 0.01, "data_residual": 0.05}
         path = self.storage.slice_result(claim.job_id, claim.slice, claim.attempt)
         digest = slice_result(seed=claim.slice).save(path)
         with self.sessions.begin() as session:
             judged = None if verdict is None else verdict.as_json()
-            quality = None if grade is None else grade.as_json()
+            quality = None if rating is None else rating.as_json()
             written = self.storage.relative(path)
             last = leases.store_slice(session, claim, written, metrics, judged, quality, digest.sha256)
         if last:

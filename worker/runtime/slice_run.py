@@ -67,7 +67,7 @@ class Outcome:
     @property
     def quality(self) -> dict[str, Any] | None:
         """What it is worth."""
-        return None if self.result.grade is None else self.result.grade.as_json()
+        return None if self.result.rating is None else self.result.rating.as_json()
 
 
 class Run:
@@ -130,7 +130,7 @@ class Run:
             last, quality = self._iterate(problem, kept.get("state"))
         found = assess(problem, self.method, last)
         result = replace(
-            self._seen(problem, last, dict(self._curves)), grade=found.grade, hallucination=found.hallucination
+            self._seen(problem, last, dict(self._curves)), rating=found.rating, hallucination=found.hallucination
         )
         measured = {**asdict(quality), **_signals(last), **found.metrics, **self._spent}
         return Outcome(result, {name: _finite(value) for name, value in measured.items()})
