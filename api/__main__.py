@@ -56,7 +56,9 @@ def main() -> None:
     app.state.context.prober.prepare(PROBES)
     sandboxed.check(app.state.context.prober, required=settings.require_sandbox)
     if not settings.authenticates:
-        log.warning("authentication.off", extra={"for": "every process and proxy of this machine", "cure": KEYS_CURE})
+        log.warning(
+            "authentication.disabled", extra={"for": "every process and proxy of this machine", "cure": KEYS_CURE}
+        )
     host, port = listener.getsockname()[:2]
     log.info("api.listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
     with suppress(KeyboardInterrupt):  # raised again by uvicorn once all is closed

@@ -119,7 +119,7 @@ async def _end_in_a_foreign_folder(context: Context) -> None:
             if await run_in_threadpool(data_folder.confirm, context.sessions, context.storage):
                 return
         except ForeignFolder as error:
-            log.error("data_folder.foreign", extra={"error": str(error)})
+            log.error("data_folder.mismatched", extra={"error": str(error)})
             os.kill(os.getpid(), signal.SIGTERM)
             return
         await asyncio.sleep(CONFIRM_SECONDS)

@@ -79,10 +79,10 @@ def _problem(request: Request, error: Exception) -> Problem:
         case JobError():
             return Conflict(str(error))
         case ReaderLost():
-            log.error("readers.lost")
+            log.error("readers.unavailable")
             return Unavailable("the processes that read scans are killed again and again; send the scan again later")
         case CommitUnknown() if not _repeatable(request):
-            log.warning("database.away", extra={"error": type(error).__name__})
+            log.warning("database.unavailable", extra={"error": type(error).__name__})
             return OutcomeUnknown(
                 "the database stopped answering while the request took effect; look whether it did before sending it "
                 "again (with an Idempotency-Key it could be sent again at once)"
@@ -90,12 +90,12 @@ def _problem(request: Request, error: Exception) -> Problem:
         case _ if has_no_room(error):
             return DiskFull("the disk of the database is full; free some space or ask for it")
         case _ if isinstance(error, AWAY):
-            log.warning("database.away", extra={"error": type(error).__name__})
+            log.warning("database.unavailable", extra={"error": type(error).__name__})
             return Unavailable("the database does not answer; the same request may be sent again")
         case _ if is_full(error):
             return DiskFull("the disk is full; free some space or ask for it")
         case OSError():
-            log.error("files.failed", exc_info=error)
+            log.error("storage.failed", exc_info=error)
             return Problem("the service could not use its files; its log says more")
         case _:
             return Problem("the service met an error of its own; its log says more")

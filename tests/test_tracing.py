@@ -82,7 +82,7 @@ def test_one_trace_leads_from_the_client_over_every_step_to_the_webhook_and_name
     assert waited.start_time_unix_nano < waited.end_time_unix_nano <= spans["assemble"].span.end_time_unix_nano
 
     of_the_job = [json.loads(line) for line in log.splitlines() if job_id in line]
-    assert {"job.queued", "slice.began", "slice.done", "job.succeeded", "webhook.attempted"} <= {
+    assert {"job.queued", "slice.started", "slice.succeeded", "job.succeeded", "webhook.attempted"} <= {
         line["event"] for line in of_the_job
     }
     assert {line["trace_id"] for line in of_the_job if "trace_id" in line} == {trace_id.hex()}

@@ -94,7 +94,7 @@ class Auditing:
         try:
             self.write(at_once=at_once)
         except AWAY as error:
-            log.warning("database.away", extra={"error": type(error).__name__})
+            log.warning("database.unavailable", extra={"error": type(error).__name__})
 
 
 def _ids(path: Mapping[str, Any]) -> dict[str, str]:

@@ -47,7 +47,9 @@ class HeadSender:
         except SQLAlchemyError:
             return  # whether the database answers is told elsewhere
         if excess is not None:
-            log.warning("database.role", extra={"detail": f"{excess}: the audit log can be rewritten through it"})
+            log.warning(
+                "database.role_too_powerful", extra={"detail": f"{excess}: the audit log can be rewritten through it"}
+            )
 
     def send(self) -> None:
         """Send one head; what stands in the way is logged."""
@@ -56,9 +58,9 @@ class HeadSender:
         try:
             with self._sessions() as session:
                 head = audit_heads.newest(session, self._key)
-            log.info("audit.head", extra=head.model_dump(mode="json"))
+            log.info("audit.head_created", extra=head.model_dump(mode="json"))
             if self._destination is not None:
                 self._destination.send(head)
             self._sent_at = time.monotonic()
         except (SQLAlchemyError, OSError) as error:
-            log.error("audit.head_unsent", extra={"error": type(error).__name__})
+            log.error("audit.head_send_failed", extra={"error": type(error).__name__})

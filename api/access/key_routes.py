@@ -56,7 +56,7 @@ def _make(context: Context, caller: Caller, wanted: Wanted) -> Response:
             raise Invalid.at(name, detail, found=str(asked), expected=f"at most {most}")
         quotas.check_keys(session, caller.tenant, limits)
         key, secret = keys.make(session, caller.tenant, wanted, caller.key)
-        audit.append(session, caller.who, "key.made", key=key.id)
+        audit.append(session, caller.who, "key.created", key=key.id)
     return _told_once(key, secret, 201)
 
 

@@ -112,7 +112,7 @@ class Watcher:
             try:
                 await self._listen()
             except psycopg.Error as error:
-                log.warning("watcher.reconnects", extra={"error": type(error).__name__})
+                log.warning("notifications.reconnecting", extra={"error": type(error).__name__})
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _listen(self) -> None:

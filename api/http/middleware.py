@@ -143,7 +143,7 @@ class Observed:
             log.info("request", extra=told)
         for (client, key, *what), count, _ in self._refusals.due():
             kind = dict(zip(("method", "route", "status"), what, strict=True))
-            log.info("requests.refused", extra={**kind, "client": client, "key_id": key, "count": count})
+            log.info("requests.rejected", extra={**kind, "client": client, "key_id": key, "count": count})
 
 
 def _route(scope: Scope) -> str:

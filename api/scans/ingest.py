@@ -32,7 +32,7 @@ from udig_recon.worker.storage.scans import Brought, forget, keep
 from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
-SCAN_BROUGHT = "scan.brought"
+SCAN_BROUGHT = "scan.uploaded"
 _KNOWN = Read(select(Scan.header).where(Scan.tenant == bindparam("tenant"), Scan.sha256 == bindparam("sha256")))
 FIELD_BYTES = 1 << 20  # most that the form field beside the file may hold
 
@@ -217,4 +217,4 @@ def _forget_unkept(session: Session, context: Context, caller: Caller, upload: U
         session.rollback()
         forget(session, context.storage, caller.tenant, upload.sha256)
     except AWAY as error:
-        log.warning("database.away", extra={"error": type(error).__name__})
+        log.warning("database.unavailable", extra={"error": type(error).__name__})

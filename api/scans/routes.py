@@ -125,4 +125,4 @@ def _delete(context: Context, caller: Caller, scan_id: uuid.UUID) -> None:
             forget(session, context.storage, caller.tenant, scan.sha256)
             session.commit()
         except AWAY as error:  # the scan is deleted; its file is left to the workers' tidying
-            log.warning("database.away", extra={"error": type(error).__name__})
+            log.warning("database.unavailable", extra={"error": type(error).__name__})

@@ -25,15 +25,20 @@ SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
 ENDED = tuple(status.value for status in Status if status.ended)
 OUTCOMES = ("delivered", "retried", "failed", "disabled")
 COUNTED = {  # kind of tally -> metric, meaning, label, and what it is told of from the beginning
-    "slices": ("udig_slices_done", "Slices reconstructed", "", ("",)),
-    "slice_seconds": ("udig_slice_seconds", "Time spent on the slices that were done", "", ("",)),
-    "lease_losses": ("udig_lease_losses", "Slices taken back from silent workers", "", ("",)),
-    "yields": ("udig_slices_yielded", "Slices that gave way to more urgent ones", "", ("",)),
-    "hung_processes": ("udig_hung_processes", "Processes ended for not answering", "process", ("api", "worker")),
-    "jobs": ("udig_jobs_ended", "Jobs ended, by how", "status", ENDED),
-    "failures": ("udig_job_failures", "Jobs failed, by kind of problem", "reason", (*problems.KINDS, "other")),
-    "damage": ("udig_damage_found", "Stored files found damaged, by kind", "kind", integrity.KINDS),
-    "webhooks": ("udig_webhook_attempts", "Webhooks tried, by what came of it", "outcome", OUTCOMES),
+    "slices": ("udig_slices_completed", "Slices reconstructed", "", ("",)),
+    "slice_seconds": ("udig_slice_compute_seconds", "Compute time of the completed slices", "", ("",)),
+    "lease_losses": ("udig_leases_lost", "Slices requeued because the lease of their worker expired", "", ("",)),
+    "yields": ("udig_slices_preempted", "Slices preempted by more urgent ones", "", ("",)),
+    "hung_processes": (
+        "udig_hung_processes",
+        "Processes killed because they did not answer",
+        "process",
+        ("api", "worker"),
+    ),
+    "jobs": ("udig_jobs_finished", "Finished jobs by final status", "status", ENDED),
+    "failures": ("udig_job_failures", "Failed jobs by kind of problem", "reason", (*problems.KINDS, "other")),
+    "damage": ("udig_damaged_files_found", "Stored files found damaged, by kind", "kind", integrity.KINDS),
+    "webhooks": ("udig_webhook_attempts", "Webhook delivery attempts by outcome", "outcome", OUTCOMES),
 }
 
 
@@ -45,7 +50,11 @@ class Requests:
         labels = ("method", "route", "status")
         self._total = Counter("udig_http_requests", "HTTP requests answered", labels, registry=self.registry)
         self._seconds = Histogram(
-            "udig_http_request_seconds", "Time to answer", labels[:2], buckets=SECONDS, registry=self.registry
+            "udig_http_request_duration_seconds",
+            "Time from request to answer",
+            labels[:2],
+            buckets=SECONDS,
+            registry=self.registry,
         )
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -70,12 +79,14 @@ def exposition(
 ) -> bytes:
     """The metrics in Prometheus' text format; None: the database is away, and what is counted in it is missing."""
     metrics = [
-        _gauge("udig_disk_free_bytes", "Free bytes below DATA", storage.free_bytes()),
-        _gauge("udig_disk_reserve_bytes", "Bytes that uploads leave free", settings.disk_reserve_bytes),
+        _gauge("udig_disk_free_bytes", "Free bytes of the storage below DATA", storage.free_bytes()),
+        _gauge(
+            "udig_disk_reserve_bytes", "Bytes that uploads leave free (DISK_RESERVE_BYTES)", settings.disk_reserve_bytes
+        ),
         *(counted or ()),
     ]
     up = {"database": float(counted is not None), "queue": float(queue_answers)}
-    metrics.append(_gauges("udig_dependency_up", "Whether it answers", "dependency", up))
+    metrics.append(_gauges("udig_dependency_up", "Whether the dependency answers (1) or not (0)", "dependency", up))
     registry = CollectorRegistry()
     registry.register(_State(metrics))
     return generate_latest(requests.registry) + generate_latest(registry)
@@ -94,19 +105,21 @@ def _of_database(session: Session, alive_seconds: float) -> Iterator[Metric]:
     jobs = select(Job.status, func.count()).group_by(Job.status)
     yield _gauges("udig_jobs", "Jobs by status", "status", _by(session, jobs, Status))
     slices = select(Chunk.status, func.count()).where(Chunk.status.in_(OPEN)).group_by(Chunk.status)
-    yield _gauges("udig_slices", "Slices that wait or are worked on", "status", _by(session, slices, OPEN))
+    yield _gauges("udig_slices", "Queued and running slices", "status", _by(session, slices, OPEN))
     waiting = select(_age(Chunk.queued_at)).join(Job).where(Chunk.status == Status.QUEUED, Job.scan_id.is_not(None))
-    yield _gauge("udig_queue_age_seconds", "How long the first slice of the queue has waited", session.scalar(waiting))
-    yield _gauge("udig_workers", "Workers alive", workers_alive(session, alive_seconds))
+    yield _gauge(
+        "udig_queue_oldest_waiting_seconds", "Waiting time of the oldest queued slice", session.scalar(waiting)
+    )
+    yield _gauge("udig_workers", "Live workers", workers_alive(session, alive_seconds))
     yield from _gpus(session, alive_seconds)
     states = select(WebhookDelivery.state, func.count()).group_by(WebhookDelivery.state)
     yield _gauges("udig_webhooks", "Webhooks by state", "state", _by(session, states, DeliveryState))
     untold = select(_age(WebhookDelivery.created_at)).where(WebhookDelivery.state == DeliveryState.PENDING)
-    yield _gauge("udig_webhook_age_seconds", "Age of the oldest webhook not heard yet", session.scalar(untold))
+    yield _gauge("udig_webhook_oldest_pending_seconds", "Age of the oldest undelivered webhook", session.scalar(untold))
     scans = session.scalar(select(func.count()).where(Scan.damaged_at.is_not(None)))
     results = session.scalar(select(func.count()).where(Job.damaged.is_not(None), Job.status == Status.SUCCEEDED))
     marked = {"scan": float(scans or 0), "result": float(results or 0)}
-    yield _gauges("udig_damaged_files", "Scans and results that are damaged and were not posted again", "kind", marked)
+    yield _gauges("udig_damaged_files", "Damaged scans and results that nobody has posted again", "kind", marked)
     counted = tallies.totals(session)
     for kind, (name, meaning, label, known) in COUNTED.items():
         metric = CounterMetricFamily(name, meaning, labels=[label] if label else [])
@@ -123,7 +136,7 @@ def _gpus(session: Session, alive_seconds: float) -> Iterator[Metric]:
     )
     rows = [(str(gpu), float(used or 0), float(total or 0)) for gpu, used, total in session.execute(query)]
     yield _gauges("udig_gpu_memory_used_bytes", "GPU memory in use", "gpu", {gpu: used for gpu, used, _ in rows})
-    yield _gauges("udig_gpu_memory_total_bytes", "GPU memory in all", "gpu", {gpu: total for gpu, _, total in rows})
+    yield _gauges("udig_gpu_memory_total_bytes", "Total GPU memory", "gpu", {gpu: total for gpu, _, total in rows})
 
 
 def _by(session: Session, query: Select[Any, int], known: Iterable[str]) -> dict[str, float]:

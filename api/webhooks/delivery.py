@@ -98,7 +98,7 @@ class Courier:
                 try:
                     taken = await run_to_the_end(self._take) if len(self._held) < MOST_AT_ONCE else []
                 except SQLAlchemyError as error:
-                    log.warning("database.away", extra={"error": type(error).__name__})
+                    log.warning("database.unavailable", extra={"error": type(error).__name__})
                     taken = []
                 for delivery in taken:
                     self._held.append((delivery.tenant, delivery.host))
@@ -119,7 +119,7 @@ class Courier:
             state = await run_to_the_end(self._settle, delivery, error)
             log.info("webhook.attempted", extra={**which, "state": state, "error": error})
         except SQLAlchemyError as away:
-            log.warning("database.away", extra={"error": type(away).__name__})
+            log.warning("database.unavailable", extra={"error": type(away).__name__})
         finally:
             self._held.remove((delivery.tenant, delivery.host))
 
@@ -139,7 +139,7 @@ class Courier:
         except (TimeoutError, httpx2.TransportError, OSError) as error:
             if seconds == ANSWER_SECONDS:
                 self._silent[receiver] = time.monotonic() + IMPATIENT_FOR_SECONDS
-            log.info("webhook.unheard", extra={"webhook_id": str(delivery.id), "cause": type(error).__name__})
+            log.info("webhook.unanswered", extra={"webhook_id": str(delivery.id), "cause": type(error).__name__})
             return UNHEARD
         except Exception as error:
             # One that nobody foresaw must not keep the others from being told.

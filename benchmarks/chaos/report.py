@@ -10,11 +10,11 @@ from benchmarks.chaos.wire import WEIGHTY
 
 EVENTS = {
     "slice.resumed": "slices resumed from a checkpoint",
-    "slice.fenced": "stale writers fenced off",
+    "slice.lease_lost": "stale writers fenced off",
     "slice.released": "slices given back",
-    "checkpoint.kept": "checkpoints kept",
-    "checkpoint.unwritten": "checkpoints left out, the disk being full",
-    "database.away": "times that Postgres was away",
+    "checkpoint.saved": "checkpoints kept",
+    "checkpoint.write_failed": "checkpoints left out, the disk being full",
+    "database.unavailable": "times that Postgres was away",
 }
 
 
@@ -54,7 +54,7 @@ def _fault(each: Recovery) -> tuple[str, ...]:
 def _seen(stack: Stack, notes: Notes) -> Iterable[tuple[str, ...]]:
     events = stack.events()
     yield from ((what, f"{events[event]}") for event, what in EVENTS.items())
-    removed = sum(int(str(line["removed"])) for line in stack.log_lines() if line.get("event") == "files.tidied")
+    removed = sum(int(str(line["removed"])) for line in stack.log_lines() if line.get("event") == "cleanup.finished")
     yield "leftovers of killed processes removed", f"{removed}"
     yield "scans refused with 507 while the disk was full", f"{stack.uploads[507]}"
     names = ("of results", "of snapshots", "of jobs filed")

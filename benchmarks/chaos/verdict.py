@@ -97,7 +97,7 @@ def checks(stack: Stack, notes: Notes, abandoned: set[str], storm: Storm, calm: 
         _none("clients that gave up, for the run was too short", len(notes.given_up)),
         _none("files that no row names", len(orphans), orphans),
         _none("files that are missing", len(missing), missing),
-        _some("stale writers fenced off", events["slice.fenced"]),
+        _some("stale writers fenced off", events["slice.lease_lost"]),
         _none("answers and failures that no client should get", len(notes.unexpected), notes.unexpected),
         _none("scans taken while the disk was full", sum(stack.uploads[status] for status in (200, 201))),
         *(_some(what, count) for what, count, fault in hits if storm.planned[fault] >= SURE_TO_HIT),

@@ -382,7 +382,7 @@ def test_a_scan_that_comes_with_its_job_is_written_down_and_comes_once(
     assert post()["id"] == job["id"]
     assert door.client.get("/v1/scans", headers=headers).json()["items"] == []
     told = [(action, ids.get("scan")) for _, action, ids in door.audited()]
-    assert told == [(action, job["scan_id"]) for action in ("scan.brought", "job.filed", "scan.deleted")]
+    assert told == [(action, job["scan_id"]) for action in ("scan.uploaded", "job.filed", "scan.deleted")]
 
 
 def test_quotas_are_each_keys_own(door: Door, mri_file: bytes, drive: Drive) -> None:
@@ -420,7 +420,7 @@ def test_the_jobs_of_a_comparison_count_as_any_others(door: Door, mri_file: byte
     assert "5 jobs in 24 hours (max_jobs_per_day); this is 2 at once" in refused.json()["detail"]
     ask(door, narrow, scan)
     told = [action for _, action, _ in door.audited()]
-    assert told == ["scan.brought", *2 * ["comparison.filed", "job.filed", "job.filed"], "job.filed"]
+    assert told == ["scan.uploaded", *2 * ["comparison.filed", "job.filed", "job.filed"], "job.filed"]
     with door.database() as session:
         assert set(session.scalars(text("SELECT key_id FROM comparisons"))) == {key_id}
 
@@ -489,7 +489,7 @@ def test_while_authentication_is_off_everything_is_the_default_tenants(
         (row,) = session.execute(text("SELECT tenant, key_id FROM scans")).all()
         (told,) = session.scalars(select(Audit)).all()
     assert tuple(row) == ("default", None)
-    assert (told.actor, told.action, told.ids) == ("open", "scan.brought", {"scan": scan["id"]})
+    assert (told.actor, told.action, told.ids) == ("open", "scan.uploaded", {"scan": scan["id"]})
     assert client.post("/v1/keys", json={"name": "first", "scopes": ["admin"]}).status_code == 201
 
 
@@ -539,7 +539,7 @@ def test_what_is_done_and_read_is_written_down_with_its_ids(door: Door, drive: D
     assert door.audited() == [
         (f"key:{key_id}", action, named)
         for action, named in (
-            ("scan.brought", {"scan": scan["id"]}),
+            ("scan.uploaded", {"scan": scan["id"]}),
             ("job.filed", {**ids, "scan": scan["id"]}),
             ("result.read", ids),
             ("preview.read", ids),

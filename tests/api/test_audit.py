@@ -104,7 +104,7 @@ def test_reads_of_metadata_are_written_down_and_folded(
         map(
             str,
             [
-                ("a", "scan.brought", {"scan": scan}),
+                ("a", "scan.uploaded", {"scan": scan}),
                 ("a", "scan.read", {"scan": scan}),
                 ("a", "scan.read", {"scan": scan, "count": "4"}),
                 ("a", "jobs.listed", {}),

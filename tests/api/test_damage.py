@@ -96,7 +96,7 @@ def test_a_converted_file_that_is_damaged_is_made_anew(client: TestClient, folde
     again = client.get(url)
     assert (again.status_code, again.content) == (200, right)
     assert (folder / "reconstruction.nii.gz").read_bytes() == right
-    assert counted(client, "udig_damage_found_total") == {"converted": 1.0}
+    assert counted(client, "udig_damaged_files_found_total") == {"converted": 1.0}
 
 
 @pytest.mark.parametrize("how", ["bit", "truncated", "empty"])
@@ -116,7 +116,7 @@ def test_damage_of_a_result_is_named_counted_and_told(
     (told,) = client.get(done["links"]["self"]).json()["warnings"]
     assert told.startswith("reconstruction.h5 was found damaged")
     assert client.get("/v1/jobs").json()["items"][0]["warnings"] == [told]
-    assert counted(client, "udig_damage_found_total") == {"result": 1.0}
+    assert counted(client, "udig_damaged_files_found_total") == {"result": 1.0}
     assert counted(client, "udig_damaged_files") == {"result": 1.0}
 
 
@@ -197,7 +197,7 @@ def test_a_rotten_slice_or_preview_of_a_running_job_is_never_shown(
     flip(preview, at)
     gone = picture(client, job, 1)
     assert gone.status_code == 409 or gone.content == right[preview].content
-    assert counted(client, "udig_damage_found_total")["slice"] == 1
+    assert counted(client, "udig_damaged_files_found_total")["slice"] == 1
 
 
 def test_a_whole_preview_of_another_slice_is_never_shown(
@@ -210,7 +210,7 @@ def test_a_whole_preview_of_another_slice_is_never_shown(
     paths[1].replace(paths[0])
     assert picture(client, job, 0).status_code == 409
     assert not paths[0].exists()
-    assert counted(client, "udig_damage_found_total")["preview"] == 1
+    assert counted(client, "udig_damaged_files_found_total")["preview"] == 1
 
 
 def picture(client: TestClient, job: dict[str, Any], number: int) -> httpx.Response:

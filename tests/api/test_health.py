@@ -72,7 +72,7 @@ def test_prometheus_reads_what_goes_on(client: TestClient, drive: Drive, scan: d
     assert found["udig_jobs", "queued"] == 1
     assert found["udig_jobs", "failed"] == 0
     assert found["udig_workers",] == 1
-    assert found["udig_queue_age_seconds",] >= 0
+    assert found["udig_queue_oldest_waiting_seconds",] >= 0
     assert found["udig_disk_free_bytes",] > 0
     assert found["udig_http_requests_total", "POST", "/v1/jobs", "202"] == 1
     assert found["udig_http_requests_total", "GET", "/v1/jobs/{job_id}", "422"] == 1
@@ -90,7 +90,7 @@ def test_metrics_answer_what_an_operator_asks(
     client: TestClient, scan: dict[str, Any], drive: Drive, database: sessionmaker[Session]
 ) -> None:
     before = samples(client.get("/metrics").text)
-    assert before["udig_job_failures_total", "worker-lost"] == before["udig_slices_done_total",] == 0
+    assert before["udig_job_failures_total", "worker-lost"] == before["udig_slices_completed_total",] == 0
     for _ in range(2):
         asked = {"scan_id": scan["id"], "parameters": {"method": "zero_filled"}, "webhook_url": None}
         job = client.post("/v1/jobs", json=asked).json()
@@ -102,16 +102,16 @@ def test_metrics_answer_what_an_operator_asks(
         greet(session, "a:3:x", "cpu")
     found = samples(client.get("/metrics").text)
     assert (found["udig_slices", "queued"], found["udig_slices", "running"]) == (3, 1)
-    assert 3600 <= found["udig_queue_age_seconds",] < 7200
+    assert 3600 <= found["udig_queue_oldest_waiting_seconds",] < 7200
     assert found["udig_gpu_memory_used_bytes", "GPU-1"] == 7 << 30
     assert found["udig_gpu_memory_total_bytes", "GPU-1"] == 8 << 30
     assert found["udig_workers",] == 3
     drive.complete(client.post("/v1/jobs", json=asked).json())
     client.delete(f"/v1/jobs/{job['id']}")
     done = samples(client.get("/metrics").text)
-    assert done["udig_slices_done_total",] == 2
-    assert done["udig_slice_seconds_total",] == 10
-    assert done["udig_jobs_ended_total", "succeeded"] == 1
+    assert done["udig_slices_completed_total",] == 2
+    assert done["udig_slice_compute_seconds_total",] == 10
+    assert done["udig_jobs_finished_total", "succeeded"] == 1
 
 
 def test_metrics_say_what_is_away(settings: Settings) -> None:

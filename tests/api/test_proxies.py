@@ -79,5 +79,5 @@ def test_with_keys_a_proxy_is_as_good_as_any_client(settings: Settings, mark: st
 def test_a_service_without_keys_warns_at_its_start(settings: Settings, authentication: str, warned: bool) -> None:
     with serving(settings.model_copy(update={"authentication": authentication})) as served:
         lines = [json.loads(line) for line in served.log.read_text().splitlines()]
-    told = [line for line in lines if line["event"] == "authentication.off"]
+    told = [line for line in lines if line["event"] == "authentication.disabled"]
     assert [line["level"] for line in told] == ["warning"] * warned

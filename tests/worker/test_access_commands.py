@@ -63,7 +63,7 @@ def test_a_key_is_made_listed_rotated_and_revoked(
         assert session.scalars(select(Key.revoked_at)).one() is not None
     log = [json.loads(line) for line in done(capsys, "audit", "export").splitlines()]
     assert [(entry["action"], entry["tenant"]) for entry in log] == [
-        (action, "radiology") for action in ("key.made", "key.rotated", "key.revoked")
+        (action, "radiology") for action in ("key.created", "key.rotated", "key.revoked")
     ]
     assert all(entry["actor"].startswith("command:") and entry["ids"] == {"key": str(key.id)} for entry in log)
 
@@ -94,7 +94,7 @@ def test_an_exported_log_is_verified_and_compared(tmp_path: Path, capsys: pytest
     done(capsys, "keys", "create", "d")
     assert done(capsys, "audit", "verify", str(exported)).startswith("4 entries")
     whole = exported.read_text()
-    exported.write_text(whole.replace("key.made", "key.kept", 1))
+    exported.write_text(whole.replace("key.created", "key.kept", 1))
     assert "entry 1 is not what was written" in refused(capsys, "audit", "verify", str(exported))
     exported.write_text(whole[:-9])
     assert "line 3 is no entry" in refused(capsys, "audit", "verify", str(exported))

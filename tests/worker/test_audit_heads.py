@@ -119,7 +119,7 @@ def test_a_receiver_that_is_away_is_told_and_stops_nothing(
 ) -> None:
     given = {"audit_key": SecretStr(KEY.decode()), "audit_heads": "tcp://127.0.0.1:1"}
     HeadSender(settings.model_copy(update=given), database).send()
-    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == ["audit.head_unsent"]
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == ["audit.head_send_failed"]
 
 
 def test_the_command_holds_the_log_against_kept_heads(
@@ -168,5 +168,5 @@ def test_a_short_key_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPa
 def test_a_line_of_the_services_log_is_a_head(database: sessionmaker[Session]) -> None:
     fill(database)
     sent = head(database)
-    line = {"event": "audit.head", "level": "info", **sent.model_dump(mode="json")}
+    line = {"event": "audit.head_created", "level": "info", **sent.model_dump(mode="json")}
     assert audit_heads.read([json.dumps(line)]) == [sent]

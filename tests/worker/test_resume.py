@@ -167,7 +167,7 @@ def test_another_version_of_anything_begins_anew_and_says_so(
         with monkeypatch.context() as other:
             other.setattr(Place, "versions", lambda *_: known | versions)
             found = run(place, claim).checkpoints.load(CPU)
-        assert (found is None) == ("checkpoint.foreign" in caplog.messages)
+        assert (found is None) == ("checkpoint.incompatible" in caplog.messages)
         return found is not None
 
     first = claim

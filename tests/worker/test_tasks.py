@@ -123,7 +123,7 @@ def test_dear_checkpoints_become_rare(
         caplog.clear()
         reconstruct_chunk(often, job_id, 0)
         assert desk.job(job_id).status is Status.SUCCEEDED
-        kept[seconds] = caplog.messages.count("checkpoint.kept")
+        kept[seconds] = caplog.messages.count("checkpoint.saved")
     assert kept[0.0] > kept[60.0] == 0
 
 
@@ -145,7 +145,7 @@ def test_what_only_a_newer_version_knows_is_left_to_its_workers(
     reconstruct_chunk(place, job_id, 0)
     chunk = desk.chunk(job_id)
     assert (chunk.status, chunk.worker, chunk.attempt) == (Status.QUEUED, None, 1)
-    assert [record.levelname for record in caplog.records if record.message == "job.unknown"] == ["WARNING"]
+    assert [record.levelname for record in caplog.records if record.message == "job.unsupported"] == ["WARNING"]
     reconstruct_chunk(place, job_id, 0)
     reconstruct_chunk(place, job_id, 0)
     assert desk.job(other).status is Status.SUCCEEDED

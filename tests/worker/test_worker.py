@@ -137,7 +137,7 @@ def test_a_worker_that_slept_beyond_its_lease_is_fenced_off(desk: Desk) -> None:
             until(lambda: desk.chunk(job_id).attempt == 2)
             count = len(snapshots(desk, job_id))
             sleeper.send(signal.SIGCONT)
-            until(lambda: sleeper.said("slice.fenced"))
+            until(lambda: sleeper.said("slice.lease_lost"))
             assert desk.ended(job_id).status is Status.SUCCEEDED
         assert len(snapshots(desk, job_id)) > count
     assert_unbroken(desk, job_id, LONG)
@@ -185,7 +185,7 @@ def test_cancel_delete_and_a_broken_scan_stop_a_slice_but_not_the_worker(desk: D
         with desk.database.begin() as session:
             jobs.delete(session, deleted)
         desk.storage.delete_job(deleted)
-        until(lambda: worker.said("slice.fenced"))
+        until(lambda: worker.said("slice.lease_lost"))
 
         with desk.database() as session:
             sha256 = session.get_one(Scan, scan_id).sha256
@@ -266,7 +266,7 @@ def test_a_slice_gives_way_to_an_urgent_job_and_ends_as_if_unbroken(desk: Desk) 
         assert desk.ended(urgent).status is Status.SUCCEEDED
         assert not desk.job(routine).status.ended
         assert desk.ended(routine).status is Status.SUCCEEDED
-        assert worker.said("slice.yielded")
+        assert worker.said("slice.preempted")
         assert worker.said("slice.resumed")
     chunk = desk.chunk(routine)
     assert (chunk.attempt, chunk.crashes, chunk.yielded) == (2, 0, True)

@@ -100,7 +100,7 @@ class Destination:
                 file.write(f"{line}\n")
             return
         moment = head.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        message = f"<{SYSLOG_PRIORITY}>1 {moment} {socket.gethostname()} udig-recon - audit.head - {line}"
+        message = f"<{SYSLOG_PRIORITY}>1 {moment} {socket.gethostname()} udig-recon - audit.head_created - {line}"
         self._send(message.encode())
 
     def _send(self, message: bytes) -> None:

@@ -166,7 +166,7 @@ def _create(session: Session, options: argparse.Namespace) -> None:
     except quotas.QuotaReached as error:
         raise Refused(str(error)) from None
     key, secret = keys.make(session, options.tenant, wanted)
-    _tell(session, key, "key.made", secret)
+    _tell(session, key, "key.created", secret)
 
 
 def _list(session: Session, options: argparse.Namespace) -> None:

@@ -89,7 +89,7 @@ def ring(chunks: Iterable[tuple[uuid.UUID, int]]) -> bool:
             for job_id, slice_ in chunks:
                 current_app.send_task(TASK, (str(job_id), slice_), producer=producer)
     except AWAY as error:
-        log.warning("queue.away %s", type(error).__name__)
+        log.warning("queue.unavailable", extra={"error": type(error).__name__})
         return False
     return True
 
@@ -108,5 +108,5 @@ def waiting_messages() -> int | None:
         with _reached() as connection:
             return int(connection.default_channel.queue_declare(QUEUE).message_count)
     except AWAY as error:
-        log.warning("queue.away %s", type(error).__name__)
+        log.warning("queue.unavailable", extra={"error": type(error).__name__})
         return None

@@ -71,11 +71,11 @@ class Checkpoints:
             # A later one may find room; the slice itself can do without.
             if not is_full(error):
                 raise
-            log.warning("checkpoint.unwritten", extra={"step": step})
+            log.warning("checkpoint.write_failed", extra={"step": step})
             return 0.0
         for old in self._files()[KEPT:]:
             old.unlink(missing_ok=True)
-        log.info("checkpoint.kept", extra={"step": step})
+        log.info("checkpoint.saved", extra={"step": step})
         return time.thread_time() - began
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
@@ -89,7 +89,7 @@ class Checkpoints:
             try:
                 content = path.read_bytes()
             except OSError as error:
-                log.warning("checkpoint.unread", extra={"file": path.name, "error": str(error.strerror)})
+                log.warning("checkpoint.read_failed", extra={"file": path.name, "error": str(error.strerror)})
                 unread = error
                 continue
             kept = self._understood(path, content, device)
@@ -102,16 +102,16 @@ class Checkpoints:
 
     def _understood(self, path: Path, content: bytes, device: torch.device) -> dict[str, Any] | None:
         if path.name.split(".")[2] != hashlib.sha256(content).hexdigest():
-            log.warning("checkpoint.broken", extra={"file": path.name})
+            log.warning("checkpoint.damaged", extra={"file": path.name})
             return None
         try:
             kept: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
         except (RuntimeError, pickle.UnpicklingError):
-            log.warning("checkpoint.unreadable", extra={"file": path.name})
+            log.warning("checkpoint.decode_failed", extra={"file": path.name})
             return None
         # Those of older versions name no slice.
         if kept.pop("made_by", None) != self._made_by or kept.pop("slice", self._slice) != self._slice:
-            log.warning("checkpoint.foreign", extra={"file": path.name})
+            log.warning("checkpoint.incompatible", extra={"file": path.name})
             return None
         return kept
 

@@ -105,7 +105,7 @@ class Heart:
                         with self._sessions.begin() as session:
                             return question(session)
                     except AWAY as error:
-                        log.warning("database.away", extra={"error": type(error).__name__})
+                        log.warning("database.unavailable", extra={"error": type(error).__name__})
                         time.sleep(PATIENCE_SECONDS)
         finally:
             self.asking = False
@@ -128,7 +128,7 @@ class Heart:
             except Fenced:
                 self._lost.set()
             except AWAY as error:
-                log.warning("database.away", extra={"error": type(error).__name__})
+                log.warning("database.unavailable", extra={"error": type(error).__name__})
 
     def _beat(self) -> None:
         began = time.monotonic()
@@ -158,4 +158,4 @@ class Heart:
             picture.save(self._preview, preview_owner(self.claim.job_id, self.claim.slice))
         except OSError as error:
             # A picture less; whether the disk is full or the job was deleted shows where it matters.
-            log.warning("preview.unwritten", extra={"error": str(error.strerror)})
+            log.warning("preview.write_failed", extra={"error": str(error.strerror)})

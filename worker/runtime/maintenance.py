@@ -56,11 +56,11 @@ class Attendant:
             with self._place.sessions.begin() as session:
                 sweeping.forget(session, self._place.name)
         except AWAY as error:
-            log.warning("database.away", extra={"error": type(error).__name__})
+            log.warning("database.unavailable", extra={"error": type(error).__name__})
 
     def _leave(self) -> None:
         threading.Event().wait(LEAVE_SECONDS)
-        log.warning("worker.leaves", extra={"reason": "the step takes too long to be awaited"})
+        log.warning("worker.stopping", extra={"reason": "the step takes too long to be awaited"})
         goodbye = threading.Thread(target=self._give_back, name="goodbye", daemon=True)
         goodbye.start()
         goodbye.join(FAREWELL_SECONDS)
@@ -84,7 +84,7 @@ class Attendant:
             with place.sessions.begin() as session:
                 sweeping.greet(session, place.name, place.device_name, memory_bytes=place.memory_bytes, **place.gpu())
         except AWAY as error:
-            log.warning("database.away", extra={"error": type(error).__name__})
+            log.warning("database.unavailable", extra={"error": type(error).__name__})
 
     def _sweep_on(self) -> None:
         try:
@@ -108,7 +108,7 @@ class Attendant:
                 scheduling.ask_to_yield(session, settings.alive_seconds)
         except AWAY as error:
             self._answered_since = None
-            log.warning("database.away", extra={"error": type(error).__name__})
+            log.warning("database.unavailable", extra={"error": type(error).__name__})
             return
         if waiting:
             queue.ring(waiting)
@@ -128,7 +128,7 @@ class Attendant:
     def _expire(self) -> None:
         try:
             if deleted := retention.expire(self._place.sessions, self._place.storage):
-                log.info("retention.swept", extra={"deleted": deleted})
+                log.info("retention.finished", extra={"deleted": deleted})
             accounting.count_ended(self._place.sessions, self._place.storage)
         except (*AWAY, OSError) as error:
             log.warning("retention.failed", extra={"error": type(error).__name__})
@@ -143,10 +143,10 @@ class Attendant:
                     continue
                 removed = tidying.tidy(place.sessions, place.storage, settings.orphan_seconds)
             except (*AWAY, OSError) as error:
-                log.warning("files.untidied", extra={"error": type(error).__name__})
+                log.warning("cleanup.failed", extra={"error": type(error).__name__})
             else:
                 if removed:
-                    log.info("files.tidied", extra={"removed": removed})
+                    log.info("cleanup.finished", extra={"removed": removed})
 
     def _scrub_on(self) -> None:
         place, settings = self._place, self._place.settings
@@ -158,11 +158,11 @@ class Attendant:
                 # On a share that is not there everything would be missing.
                 ours = self._is_first() and data_folder.is_ours(place.sessions, place.storage)
                 if ours and scrub.is_due(settings.scrub_seconds):
-                    log.info("files.scrubbed", extra={"files": scrub.run()})
+                    log.info("scrub.finished", extra={"files": scrub.run()})
             except Stopped:
                 return
             except (*AWAY, OSError) as error:
-                log.warning("files.unscrubbed", extra={"error": type(error).__name__})
+                log.warning("scrub.failed", extra={"error": type(error).__name__})
 
     def _is_first(self) -> bool:
         """Whether this is the first by name of the workers that live: one is enough to tidy."""
@@ -177,5 +177,5 @@ class Attendant:
         self._deaf_seconds = self._deaf_seconds + place.settings.sweep_seconds if idle and messages else 0.0
         self._heard = place.heard
         if self._deaf_seconds > DEAF_SECONDS:
-            log.error("worker.deaf")
+            log.error("worker.stalled")
             os.kill(os.getpid(), signal.SIGTERM)

@@ -18,7 +18,7 @@ def check(prober: Prober, *, required: bool) -> None:
     if required and lacking:
         raise SystemExit(f"error: REQUIRE_SANDBOX: the sandbox that reads scans {told(lacking)}")
     if lacking:
-        log.warning("sandbox.lacking", extra={"parts": lacking})
+        log.warning("sandbox.incomplete", extra={"parts": lacking})
 
 
 def told(lacking: Lacking) -> str:

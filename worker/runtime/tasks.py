@@ -56,7 +56,7 @@ def reconstruct_chunk(place: Place, job_id: uuid.UUID, slice_: int) -> None:
     tracing.record("slice.claim", claim.traceparent, asked_at, datetime.now(UTC))
     which: dict[str, str | int] = {"job_id": str(claim.job_id), "slice": claim.slice, "attempt": claim.attempt}
     with tracing.span("slice", claim.traceparent, which), bound_contextvars(**which):
-        log.info("slice.began")
+        log.info("slice.started")
         preview = place.storage.preview(claim.job_id, claim.slice)
         with Heart(place.sessions, claim, place.settings, preview) as heart, place.working(heart):
             _work(place, heart)
@@ -67,7 +67,7 @@ def _has_its_folder(place: Place) -> bool:
     try:
         return place.confirm_data_folder()
     except ForeignFolder as error:
-        log.error("data_folder.foreign", extra={"error": str(error)})
+        log.error("data_folder.mismatched", extra={"error": str(error)})
         os.kill(os.getpid(), signal.SIGTERM)
         return False
 
@@ -77,7 +77,7 @@ def _work(place: Place, heart: Heart) -> None:
     try:
         _finish(place, heart)
     except Fenced:
-        log.info("slice.cancelled" if heart.cancelled else "slice.fenced")
+        log.info("slice.cancelled" if heart.cancelled else "slice.lease_lost")
     except Yielded:
         give_back(heart, yielded=True)
     except Released:
@@ -96,7 +96,7 @@ def _work(place: Place, heart: Heart) -> None:
         _fail(heart, problems.out_of_memory(heart.claim.slice, place.device_name, str(error)))
     except AWAY as error:
         # The lease runs out, and whoever reaches the database first goes on from the checkpoint.
-        log.warning("database.away", extra={"error": type(error).__name__})
+        log.warning("database.unavailable", extra={"error": type(error).__name__})
     except Exception as error:
         full = is_full(error)
         cause = problems.disk_full(heart.claim.slice) if full else problems.internal(heart.claim.slice, error)
@@ -112,7 +112,7 @@ def give_back(heart: Heart, *, yielded: bool = False) -> None:
     except Fenced:
         return
     queue.ring([(heart.claim.job_id, heart.claim.slice)])
-    log.info("slice.yielded" if yielded else "slice.released")
+    log.info("slice.preempted" if yielded else "slice.released")
 
 
 def _wait_for_scan(place: Place, heart: Heart) -> None:
@@ -130,7 +130,7 @@ def _leave(place: Place, heart: Heart, error: NotKnown) -> None:
     """Let a worker of a newer version have the job; it fails when none has come for long."""
     claim = heart.claim
     if place.leave(claim.job_id, UNKNOWN_SECONDS - (claim.claimed_at - claim.queued_at).total_seconds()):
-        log.warning("job.unknown", extra={"error": str(error)})
+        log.warning("job.unsupported", extra={"error": str(error)})
         give_back(heart)
     else:
         _fail(heart, problems.unusable(error))
@@ -148,7 +148,7 @@ def _fail(heart: Heart, problem: Problem) -> bool:
     try:
         heart.settle(lambda session: leases.fail_job(session, heart.claim, problem))
     except Fenced:
-        log.info("slice.fenced")
+        log.info("slice.lease_lost")
         return False
     log.warning("job.failed", extra={"problem": problem["type"]})
     return True
@@ -196,7 +196,7 @@ def _finish_slice(place: Place, heart: Heart, run: Run) -> bool:
         queue.ring(freed)
     run.checkpoints.clear()
     storage.preview(claim.job_id, claim.slice).unlink(missing_ok=True)  # it is in the result
-    log.info("slice.done")
+    log.info("slice.succeeded")
     return last
 
 
@@ -253,7 +253,7 @@ def _computed(run: Run) -> Outcome:
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        log.warning("memory.out", extra={"error": str(error)})
+        log.warning("memory.exhausted", extra={"error": str(error)})
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

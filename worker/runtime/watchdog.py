@@ -69,4 +69,4 @@ class Watchdog:
             with self._place.sessions.begin() as session:
                 sweeping.forget(session, self._place.name)
         except AWAY as error:
-            log.warning("database.away", extra={"error": type(error).__name__})
+            log.warning("database.unavailable", extra={"error": type(error).__name__})

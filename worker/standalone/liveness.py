@@ -97,7 +97,7 @@ class Liveness(threading.Thread):
             with self._sessions() as session:
                 seen = {row.name: row.seen_at for row in session.execute(select(Worker.name, Worker.seen_at))}
         except AWAY as error:
-            log.warning("database.away", extra={"error": type(error).__name__})
+            log.warning("database.unavailable", extra={"error": type(error).__name__})
             for silence in silences:
                 silence.excuse()
             return

@@ -115,7 +115,7 @@ class Service:
         try:
             self._embedded.revive()
         except EmbeddedError as error:
-            log.error("server.down", extra={"error": str(error)})
+            log.error("server.unavailable", extra={"error": str(error)})
         for child in self._children:
             if self._liveness is not None and self._liveness.is_hung(child):
                 child.kill()
@@ -130,14 +130,14 @@ class Service:
             with make_sessions(self._engine).begin() as session:
                 sweeping.forget(session, worker_prefix)
         except AWAY as error:
-            log.warning("database.away", extra={"error": type(error).__name__})
+            log.warning("database.unavailable", extra={"error": type(error).__name__})
 
     def _count(self, kind: str, label: str) -> None:
         try:
             with make_sessions(self._engine).begin() as session:
                 tallies.add(session, kind, label)
         except AWAY as error:
-            log.warning("database.away", extra={"error": type(error).__name__})
+            log.warning("database.unavailable", extra={"error": type(error).__name__})
 
     def is_ready(self) -> bool:
         """Whether a job posted now would run."""

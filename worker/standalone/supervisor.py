@@ -31,7 +31,7 @@ class Child:
     def kill(self) -> None:
         """End a process that does not answer; one that is stopped too."""
         if self.process is not None and self.process.poll() is None:
-            log.error("child.hung", extra={"child": self.name, "pid": self.process.pid})
+            log.error("process.hung", extra={"child": self.name, "pid": self.process.pid})
             self.process.kill()
             self.process.wait()
 
@@ -42,7 +42,7 @@ class Child:
         now = time.monotonic()
         if now - self._started_at > STEADY_SECONDS:
             self._pause = FIRST_PAUSE_SECONDS
-        log.error("child.ended", extra={"child": self.name, "status": self.process.returncode, "pause": self._pause})
+        log.error("process.exited", extra={"child": self.name, "status": self.process.returncode, "pause": self._pause})
         self._due_at, self._pause = now + self._pause, min(2 * self._pause, LONGEST_PAUSE_SECONDS)
         pid, self.process = self.process.pid, None
         return pid
