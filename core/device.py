@@ -20,10 +20,12 @@ def prepared(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise _unusable(name, "auto, cpu, cuda or cuda:N") from error
+        raise ReconstructionError.at("device", name, "auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda":
         if not has_gpu or (device.index or 0) >= torch.cuda.device_count():
-            raise _unusable(name, f"one of the {torch.cuda.device_count()} GPUs of this machine, or cpu")
+            raise ReconstructionError.at(
+                "device", name, f"one of the {torch.cuda.device_count()} GPUs of this machine, or cpu"
+            )
         # A kernel without a deterministic form warns and runs rather than ending the job.
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
@@ -38,9 +40,3 @@ def _cpu_has_bfloat16() -> bool:
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 convolutions beat float32 here: on a CPU 1.8 times with AVX512-BF16, 3 to 8 times with AMX."""
     return torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bfloat16()
-
-
-def _unusable(name: str, expected: str) -> ReconstructionError:
-    return ReconstructionError(
-        f"device {name!r} cannot be used; expected {expected}", field="device", found=name, expected=expected
-    )

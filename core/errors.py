@@ -1,11 +1,16 @@
-"""Errors that the engine raises for input it cannot use; each message says what, what was found and what would do."""
+"""Errors that the engine raises for input that it cannot use.
+
+Each message names the part of the input that is wrong, what was found there and what was expected.
+"""
+
+from typing import Self
 
 
 class ReconstructionError(Exception):
     """Base of every error that the engine raises on purpose.
 
-    `field` names the part of the input that is wrong, `found` what stands there, `expected` what would be right; the
-    message joins the three for people.
+    `field` names the part of the input that is wrong, `found` is its value and `expected` says what would be right.
+    The message joins the three for people; `at` writes it.
     """
 
     def __init__(self, message: str, *, field: str = "", found: str = "", expected: str = "") -> None:
@@ -13,6 +18,15 @@ class ReconstructionError(Exception):
         self.field = field
         self.found = found
         self.expected = expected
+
+    @classmethod
+    def at(cls, field: str, found: str, expected: str, *, subject: str | None = None) -> Self:
+        """The error of one field, with the message "field: found ..., expected ...".
+
+        With a `subject`, such as the name of a file, the message begins with it instead.
+        """
+        message = f"{subject or field}: found {found}, expected {expected}"
+        return cls(message, field=field, found=found, expected=expected)
 
 
 class UnknownFormat(ReconstructionError):

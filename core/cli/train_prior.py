@@ -169,10 +169,7 @@ def _checked(options: argparse.Namespace) -> Outputs:
 
 
 def _wrong(option: str, found: object, expected: str) -> ReconstructionError:
-    option = f"--{option.replace('_', '-')}"
-    return ReconstructionError(
-        f"{option}: found {found}, expected {expected}", field=option, found=str(found), expected=expected
-    )
+    return ReconstructionError.at(f"--{option.replace('_', '-')}", str(found), expected)
 
 
 def _json(path: Path | None, option: str, kind: type) -> dict[str, Any]:

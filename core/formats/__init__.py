@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Protocol
 
 from udig_recon.core.acquisition import Acquisition, Modality, ScanHeader
-from udig_recon.core.errors import UnknownFormat, UnsupportedScan
+from udig_recon.core.errors import UnknownFormat, UnreadableScan, UnsupportedScan
 from udig_recon.core.formats.containers import hdf5, npy
 from udig_recon.core.formats.containers.arrays import Contents, shown_names
 from udig_recon.core.formats.containers.source import ScanFile, opened_file
 from udig_recon.core.formats.containers.unsupported import START_BYTES, foreign
 from udig_recon.core.formats.kspace import reader as mri
-from udig_recon.core.formats.limits import DEFAULT_LIMITS, Limits, damage_is_unreadable, unreadable
+from udig_recon.core.formats.limits import DEFAULT_LIMITS, Limits, damage_is_unreadable
 from udig_recon.core.formats.prepared import write_prepared
 from udig_recon.core.formats.sandbox.client import Prober
 from udig_recon.core.formats.sinogram import reader as ct
@@ -76,9 +76,7 @@ def read(path: Path, slices: Sequence[int] | None = None) -> Acquisition:
         wanted = range(count) if slices is None else slices
         for index in wanted:
             if not 0 <= index < count:
-                expected = f"0 to {count - 1}"
-                message = f"slices: found {index}, expected {expected}"
-                raise UnsupportedScan(message, field="slices", found=str(index), expected=expected)
+                raise UnsupportedScan.at("slices", str(index), f"0 to {count - 1}")
         return modality.read(contents, wanted)
 
 
@@ -126,7 +124,7 @@ def _modality(contents: Contents) -> _Modality:
     kinds: dict[str, _Modality] = {"kspace": mri, "sinogram": ct}
     present = [name for name in kinds if name in contents.arrays]
     if len(present) > 1:
-        raise unreadable("file", "both kspace and sinogram", "one of them")
+        raise UnreadableScan.at("file", "both kspace and sinogram", "one of them")
     if not present:
         if contents.layout is not None:
             raise _unknown(contents.layout.name, contents.layout.cure)
@@ -138,7 +136,7 @@ def _modality(contents: Contents) -> _Modality:
 
 
 def _unknown(found: str, expected: str = _EXPECTED) -> UnknownFormat:
-    return UnknownFormat(f"file: found {found}, expected {expected}", field="file", found=found, expected=expected)
+    return UnknownFormat.at("file", found, expected)
 
 
 def _likeness(start: bytes) -> str:

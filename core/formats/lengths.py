@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from udig_recon.core.formats.limits import quoted, unreadable
+from udig_recon.core.errors import UnreadableScan
+from udig_recon.core.formats.limits import quoted
 
 _RANGE_MM = (1e-4, 1e3)
 
@@ -18,7 +19,7 @@ def length(attributes: Mapping[str, float | str], name: str) -> float | None:
             expected += " (micrometres are divided by 1000)"
         if isinstance(value, str):
             expected += ", as a number, not as text"
-        raise unreadable(name, quoted(value), expected)
+        raise UnreadableScan.at(name, quoted(value), expected)
     return value
 
 

@@ -1,4 +1,4 @@
-"""What a scan may measure at most, and how a finding becomes an error."""
+"""Limits of the size of a scan, and errors of damaged files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,20 +48,10 @@ class Limits:
         if not least <= found <= most:
             expected = f"at most {most}" if found > most else f"at least {least}"
             advice = f"; {cure}" if cure and found > most else ""
-            raise UnsupportedScan(
-                f"{field}: found {found} {what}, expected {expected}{advice}",
-                field=field,
-                found=f"{found} {what}",
-                expected=f"{expected} {what}{advice}",
-            )
+            raise UnsupportedScan.at(field, f"{found} {what}", f"{expected} {what}{advice}")
 
 
 DEFAULT_LIMITS = Limits()
-
-
-def unreadable(field: str, found: str, expected: str) -> UnreadableScan:
-    """The error for a part of a scan that is not what it must be."""
-    return UnreadableScan(f"{field}: found {found}, expected {expected}", field=field, found=found, expected=expected)
 
 
 def quoted(value: float | str | None, *known: str) -> str:
@@ -84,4 +74,4 @@ def damage_is_unreadable(kind: str) -> Iterator[None]:
     except _BROKEN as error:
         # Not what the library says: it may quote the file.
         found = f"damaged content ({type(error).__name__})"
-        raise unreadable("file", found, f"a whole {kind} file") from error
+        raise UnreadableScan.at("file", found, f"a whole {kind} file") from error

@@ -247,6 +247,4 @@ def _value(value: Any) -> Any:
 
 
 def _damaged(found: str) -> DamagedScan:
-    expected = "the bytes that were written"
-    message = f"prepared scan: found {found}, expected {expected}"
-    return DamagedScan(message, field="scan", found=found, expected=expected)
+    return DamagedScan.at("scan", found, "the bytes that were written", subject="prepared scan")

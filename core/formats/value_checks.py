@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.arrays import Array, ArraySource, Region
-from udig_recon.core.formats.limits import PEAKS, unreadable
+from udig_recon.core.formats.limits import PEAKS
 
 
 def surveyed(
@@ -25,13 +26,15 @@ def surveyed(
         largest = _peak(block)
         if not np.isfinite(largest):
             expected = f"finite numbers; {cure}" if cure else "finite numbers"
-            raise unreadable(source.name, f"NaN or infinity {_where(region, block, axes)}", expected)
+            raise UnreadableScan.at(source.name, f"NaN or infinity {_where(region, block, axes)}", expected)
         peak = max(peak, largest)
         yield region, block
     if peak == 0:
-        raise unreadable(source.name, "nothing but zeros", "measured values")
+        raise UnreadableScan.at(source.name, "nothing but zeros", "measured values")
     if not PEAKS[0] <= peak <= PEAKS[1]:
-        raise unreadable(source.name, f"a largest magnitude of {peak:.3g}", f"between {PEAKS[0]:g} and {PEAKS[1]:g}")
+        raise UnreadableScan.at(
+            source.name, f"a largest magnitude of {peak:.3g}", f"between {PEAKS[0]:g} and {PEAKS[1]:g}"
+        )
 
 
 def check_values(source: ArraySource) -> None:

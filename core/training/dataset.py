@@ -51,7 +51,7 @@ def find_sources(folder: Path, people: Mapping[str, str]) -> list[Source]:
     Files of no known format are passed over. Raises ReconstructionError where nothing is left.
     """
     if not folder.is_dir():
-        raise _wrong("--images", f"{folder}, which is no folder", "a folder of images")
+        raise ReconstructionError.at("--images", f"{folder}, which is no folder", "a folder of images")
     found = []
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
@@ -59,14 +59,14 @@ def find_sources(folder: Path, people: Mapping[str, str]) -> list[Source]:
         name = entry.name if entry.is_dir() else entry.name.split(".")[0]
         files = tuple(path for path in _files(entry) if kind_of(path) is not None)
         if files and not entry.is_dir() and kind_of(entry) == "dicom":
-            raise _wrong(
+            raise ReconstructionError.at(
                 "--images", f"the DICOM file {entry.name} outside of a sub-folder", "a sub-folder for each person"
             )
         if files:
             found.append(Source(name, str(people.get(name, name)), files))
     if not found:
         expected = "NIfTI, HDF5, npy or npz files, or sub-folders with these or with DICOM files"
-        raise _wrong("--images", f"no images in {folder}", expected)
+        raise ReconstructionError.at("--images", f"no images in {folder}", expected)
     _refuse_unknown("--people", people, {source.name for source in found})
     return found
 
@@ -91,7 +91,9 @@ def split_by_person(
     people = sorted({source.person for source in used})
     if len(people) < 2:
         found = ", ".join(people) or "nobody"
-        raise _wrong("--images", found, "two people or more, because one must be kept out to judge the prior by")
+        raise ReconstructionError.at(
+            "--images", found, "two people or more, because one must be kept out to judge the prior by"
+        )
     if not held_out:
         held_out = random.Random(seed).sample(people, max(1, round(KEPT_OUT_SHARE * len(people))))
     _refuse_unknown("--hold-out", held_out, {name for source in used for name in (source.name, source.person)})
@@ -100,9 +102,9 @@ def split_by_person(
     for person in sorted({source.person for source in kept_out} & {source.person for source in training}):
         apart = ", ".join(source.name for source in training if source.person == person)
         found = f"files of {person}, while {apart} of the same person would be trained on"
-        raise _wrong("--hold-out", found, f"the person {person}")
+        raise ReconstructionError.at("--hold-out", found, f"the person {person}")
     if not training:
-        raise _wrong("--hold-out", f"all people: {', '.join(people)}", "some to train on")
+        raise ReconstructionError.at("--hold-out", f"all people: {', '.join(people)}", "some to train on")
     return Split(training, kept_out)
 
 
@@ -128,7 +130,9 @@ def load_images(
         images += [TrainingImage(pixels, weight / len(slices), source.name) for pixels in slices]
     if not images:
         expected = f"{SMALLEST_SIDE} pixels a side or more, the object in {OBJECT_SHARE:.0%} of them"
-        raise _wrong("--images", f"no slice fit for use in {', '.join(source.name for source in sources)}", expected)
+        raise ReconstructionError.at(
+            "--images", f"no slice fit for use in {', '.join(source.name for source in sources)}", expected
+        )
     return images
 
 
@@ -173,10 +177,4 @@ def _usable(plane: NDArray[np.float32]) -> list[Tensor]:
 def _refuse_unknown(option: str, names: Iterable[str], known: set[str]) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise _wrong(option, ", ".join(unknown), f"names among {', '.join(sorted(known))}")
-
-
-def _wrong(option: str, found: str, expected: str) -> ReconstructionError:
-    return ReconstructionError(
-        f"{option}: found {found}; expected {expected}", field=option, found=found, expected=expected
-    )
+        raise ReconstructionError.at(option, ", ".join(unknown), f"names among {', '.join(sorted(known))}")

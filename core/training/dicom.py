@@ -40,11 +40,11 @@ def _header(path: Path) -> Any:
     try:
         header = pydicom.dcmread(path)
     except (OSError, EOFError, ValueError, KeyError, pydicom.errors.InvalidDicomError) as error:
-        raise _unreadable(path, str(error), "a DICOM file") from error
+        raise UnreadableScan.at("images", str(error), "a DICOM file", subject=path.name) from error
     if "PixelData" not in header or header.get("SamplesPerPixel", 1) != 1:
         return None
     if int(header.get("NumberOfFrames", None) or 1) > 1:
-        raise _unreadable(path, "several frames in one file", "one slice a file")
+        raise UnreadableScan.at("images", "several frames in one file", "one slice a file", subject=path.name)
     return header
 
 
@@ -71,7 +71,12 @@ def _place(path: Path, header: Any) -> float:
         return float(normal @ np.asarray(position, float))
     number = header.get("InstanceNumber", None)
     if number is None:
-        raise _unreadable(path, "neither", "ImagePositionPatient and ImageOrientationPatient, or InstanceNumber")
+        raise UnreadableScan.at(
+            "images",
+            "neither",
+            "ImagePositionPatient and ImageOrientationPatient, or InstanceNumber",
+            subject=path.name,
+        )
     return float(number)
 
 
@@ -79,7 +84,9 @@ def _values(path: Path, header: Any) -> NDArray[np.float32]:
     try:
         pixels = header.pixel_array
     except (AttributeError, RuntimeError, NotImplementedError, ValueError, KeyError) as error:
-        raise _unreadable(path, str(error).split("\n")[0], "pixels that pydicom can decode") from error
+        raise UnreadableScan.at(
+            "images", str(error).split("\n")[0], "pixels that pydicom can decode", subject=path.name
+        ) from error
     slope, intercept = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
     rescaled: NDArray[np.float32] = pixels.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     return rescaled
@@ -92,8 +99,3 @@ def _spacing(header: Any, places: NDArray[np.float64]) -> Spacing | None:
     if not in_plane or not positioned or not gaps.size or gaps.min() < 0.9 * gaps.max() or gaps.max() == 0:
         return None
     return float(in_plane[0]), float(in_plane[1]), float(np.median(gaps))
-
-
-def _unreadable(path: Path, found: str, expected: str) -> UnreadableScan:
-    message = f"{path.name}: found {found}, expected {expected}"
-    return UnreadableScan(message, field="images", found=found, expected=expected)

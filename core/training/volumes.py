@@ -84,7 +84,7 @@ def _nifti(path: Path) -> Volume:
     image = _nifti_class(content).from_bytes(content)
     kind = image.get_data_dtype().kind
     if kind not in "biufc":
-        raise _unusable(path, f"voxels of {image.get_data_dtype()}", "grey values")
+        raise UnreadableScan.at("images", f"voxels of {image.get_data_dtype()}", "grey values", subject=path.name)
     values = np.abs(np.asarray(image.dataobj)) if kind == "c" else np.asarray(image.dataobj, np.float32)
     while values.ndim > 3:
         values = values[..., 0]
@@ -133,7 +133,7 @@ def _images(path: Path, arrays: Mapping[str, Any]) -> Any:
     if not named and len(fitting) != 1:
         listed = [f"{name} {tuple(array.shape)} of {array.dtype}" for name, array in arrays.items()]
         expected = f"one array (y, x) or (slices, y, x) of numbers, or one named {', '.join(IMAGES)}"
-        raise _unusable(path, ", ".join(listed) or "nothing", expected)
+        raise UnreadableScan.at("images", ", ".join(listed) or "nothing", expected, subject=path.name)
     return fitting[named[0] if named else next(iter(fitting))]
 
 
@@ -142,8 +142,3 @@ def _stack(images: NDArray[Any]) -> Volume:
     values = np.abs(images) if images.dtype.kind == "c" else images
     values = values.astype(np.float32).reshape(-1, *values.shape[-2:])
     return Volume(np.moveaxis(values, 0, -1), None)
-
-
-def _unusable(path: Path, found: str, expected: str) -> UnreadableScan:
-    message = f"{path.name}: found {found}, expected {expected}"
-    return UnreadableScan(message, field="images", found=found, expected=expected)

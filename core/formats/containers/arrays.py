@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udig_recon.core.formats.limits import of_kind, unreadable
+from udig_recon.core.errors import UnreadableScan
+from udig_recon.core.formats.limits import of_kind
 
 BLOCK_BYTES = 4 << 20
 BOMB_BYTES = 64 << 20  # arrays below this are never bombs
@@ -47,7 +48,7 @@ class ArraySource(ABC):
     def check_stored(self) -> None:
         """Refuse an array that declares far more bytes than are stored, before anything is allocated for it."""
         if self.nbytes > BOMB_BYTES and self.nbytes > BOMB_RATIO * self.stored_bytes:
-            raise unreadable(
+            raise UnreadableScan.at(
                 self.name,
                 f"an array that declares {self.nbytes} bytes, of which {self.stored_bytes} are stored",
                 f"at most {BOMB_RATIO} times what is stored",
@@ -217,4 +218,4 @@ def attribute(name: str, value: Array) -> float | str:
             return only.decode("utf-8", "replace")
         if isinstance(only, str):
             return str(only)
-    raise unreadable(name, f"shape {value.shape} of {of_kind(value.dtype)}", "one number or one text")
+    raise UnreadableScan.at(name, f"shape {value.shape} of {of_kind(value.dtype)}", "one number or one text")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.arrays import (
     ARRAYS,
     ATTRIBUTES,
@@ -25,7 +26,7 @@ from udig_recon.core.formats.containers.source import ScanFile
 from udig_recon.core.formats.containers.unsupported_layouts import known_layout
 from udig_recon.core.formats.containers.views import Joined, Swapped
 from udig_recon.core.formats.kspace.synonyms import spelt
-from udig_recon.core.formats.limits import of_kind, quoted, unreadable
+from udig_recon.core.formats.limits import of_kind, quoted
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 RESULT_MARK = "udig_recon_result"
@@ -55,7 +56,7 @@ class Hdf5Array(ArraySource):
 
     def __init__(self, name: str, dataset: h5py.Dataset, file_bytes: int) -> None:
         if dataset.shape is None or dataset.dtype.hasobject or dataset.dtype.kind not in "biufc":
-            raise unreadable(name, f"shape {dataset.shape} of {of_kind(dataset.dtype)}", "an array of numbers")
+            raise UnreadableScan.at(name, f"shape {dataset.shape} of {of_kind(dataset.dtype)}", "an array of numbers")
         self._dataset = dataset
         self._kept: tuple[int, Array] | None = None  # the number of a group of entries, and they
         stored = min(file_bytes, dataset.id.get_storage_size())
@@ -133,7 +134,7 @@ def opened(scan: ScanFile) -> Iterator[Contents]:
     with scan.stream() as stream, h5py.File(stream, "r") as file:
         paths = _refuse_links(file)
         if RESULT_MARK in file.attrs:
-            raise unreadable("file", "a reconstruction made by this software", "a scan: k-space or a sinogram")
+            raise UnreadableScan.at("file", "a reconstruction made by this software", "a scan: k-space or a sinogram")
         names = spelt(file, ARRAYS)
         arrays = {name: _array(name, _dataset(file, names[name]), scan.size, matlab) for name in names}
         holders = [file, *(file[names[name]] for name in ("kspace", "sinogram") if name in names)]
@@ -160,7 +161,7 @@ def _only(name: str, given: list[float | str | ArraySource]) -> float | str | Ar
     """The value of what may stand at the file, at its main array and as a dataset: all must say the same."""
     numbers = [value for value in given if not isinstance(value, ArraySource)]
     if len(given) > 1 and (len(numbers) < len(given) or any(value != numbers[0] for value in numbers)):
-        raise unreadable(name, f"different values: {', '.join(quoted(value) for value in numbers)}", "one value")
+        raise UnreadableScan.at(name, f"different values: {', '.join(quoted(value) for value in numbers)}", "one value")
     return given[0]
 
 
@@ -186,7 +187,9 @@ def _refuse_links(file: h5py.File) -> list[str]:
 
     found = file.id.links.visit(look, info=True)
     if found:
-        raise unreadable("file", found, "data that lies in the file itself, without links (copy what they point to)")
+        raise UnreadableScan.at(
+            "file", found, "data that lies in the file itself, without links (copy what they point to)"
+        )
     return [path.decode("utf-8", "replace") for path in paths if _is_dataset(file, path)]
 
 
@@ -198,13 +201,13 @@ def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
     """A dataset of the root that keeps its bytes in the file and needs no filter but the built-in ones."""
     identifier = h5py.h5o.open(file.id, name.encode())
     if not isinstance(identifier, h5py.h5d.DatasetID):
-        raise unreadable(name, "a group", "a dataset")
+        raise UnreadableScan.at(name, "a group", "a dataset")
     # Asked of the creation list first: the shape of a virtual dataset opens the files it points to.
     creation = identifier.get_create_plist()
     if creation.get_layout() == h5py.h5d.VIRTUAL:
-        raise unreadable(name, "a virtual dataset", "data that lies in the file itself")
+        raise UnreadableScan.at(name, "a virtual dataset", "data that lies in the file itself")
     if creation.get_external_count() > 0:
-        raise unreadable(name, "external storage", "data that lies in the file itself")
+        raise UnreadableScan.at(name, "external storage", "data that lies in the file itself")
     dataset = h5py.Dataset(identifier)
     check_layout(name, dataset)
     return dataset
@@ -234,9 +237,9 @@ def _check_small(name: str, shape: tuple[int, ...] | None, dtype: np.dtype[Any])
     if name in EITHER:
         if shape is not None and len(shape) == 1 and 0 < shape[0] <= _MOST_DETECTORS and dtype.kind in "iuf":
             return
-        raise unreadable(name, f"shape {shape} of {of_kind(dtype)}", "one number, or one for each detector")
+        raise UnreadableScan.at(name, f"shape {shape} of {of_kind(dtype)}", "one number, or one for each detector")
     cure = "; ismrmrd_header tells of pixels of unlike sides" if name == "pixel_spacing_mm" else ""
-    raise unreadable(name, f"shape {shape} of {of_kind(dtype)}", f"one number or one text{cure}")
+    raise UnreadableScan.at(name, f"shape {shape} of {of_kind(dtype)}", f"one number or one text{cure}")
 
 
 def _value(name: str, value: Any, dtype: np.dtype[Any]) -> float | str | ArraySource:
@@ -252,12 +255,12 @@ def _header(file: h5py.File) -> bytes | None:
     dataset = _dataset(file, "ismrmrd_header")
     expected = f"one XML text of at most {_MOST_HEADER_BYTES} bytes"
     if dataset.shape not in ((), (1,)) or h5py.check_string_dtype(dataset.dtype) is None:
-        raise unreadable("ismrmrd_header", f"shape {dataset.shape} of {of_kind(dataset.dtype)}", expected)
+        raise UnreadableScan.at("ismrmrd_header", f"shape {dataset.shape} of {of_kind(dataset.dtype)}", expected)
     if dataset.dtype.itemsize > _MOST_HEADER_BYTES:
-        raise unreadable("ismrmrd_header", f"{dataset.dtype.itemsize} bytes", expected)
+        raise UnreadableScan.at("ismrmrd_header", f"{dataset.dtype.itemsize} bytes", expected)
     check_stored("ismrmrd_header", dataset)
     value = np.asarray(dataset[()], dtype=object).reshape(-1)[0]
     header = value if isinstance(value, bytes) else str(value).encode()
     if len(header) > _MOST_HEADER_BYTES:
-        raise unreadable("ismrmrd_header", f"{len(header)} bytes", expected)
+        raise UnreadableScan.at("ismrmrd_header", f"{len(header)} bytes", expected)
     return header

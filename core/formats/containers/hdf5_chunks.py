@@ -8,8 +8,8 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.hdf5_library import h5py
-from udig_recon.core.formats.limits import unreadable
 
 GZIP, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000
 FILTERS = {GZIP: "gzip", SHUFFLE: "shuffle", FLETCHER32: "fletcher32", LZF: "lzf"}
@@ -29,17 +29,17 @@ def check_layout(name: str, dataset: h5py.Dataset) -> None:
     """
     unknown = [code for code in _filters(dataset) if code not in FILTERS]
     if unknown:
-        raise unreadable(
+        raise UnreadableScan.at(
             name, f"filter {unknown[0]}", f"one of {', '.join(FILTERS.values())}, or none (h5repack -f GZIP=4)"
         )
     if dataset.chunks is None:
         return
     size = _chunk_bytes(dataset)
     if size > _MOST_CHUNK_BYTES:
-        raise unreadable(name, f"chunks of {size} bytes", f"chunks of at most {_MOST_CHUNK_BYTES} bytes")
+        raise UnreadableScan.at(name, f"chunks of {size} bytes", f"chunks of at most {_MOST_CHUNK_BYTES} bytes")
     count = math.prod(-(-side // chunk) for side, chunk in zip(dataset.shape, dataset.chunks, strict=True))
     if size < _LEAST_CHUNK_BYTES and count > _MOST_SMALL_CHUNKS:
-        raise unreadable(
+        raise UnreadableScan.at(
             name,
             f"{count} chunks of {size} bytes",
             f"chunks of at least {_LEAST_CHUNK_BYTES} bytes (h5repack -l {name}:CONTI)",
@@ -51,19 +51,23 @@ def check_stored(name: str, dataset: h5py.Dataset) -> None:
     if dataset.chunks is None:
         stored, needed = dataset.id.get_storage_size(), math.prod(dataset.shape) * _item_bytes(dataset)
         if stored not in (0, needed):
-            raise unreadable(name, f"{stored} stored bytes", f"{needed} bytes")
+            raise UnreadableScan.at(name, f"{stored} stored bytes", f"{needed} bytes")
         return
     codes, needed = _filters(dataset), _chunk_bytes(dataset)
     chunks: list[Any] = []
     dataset.id.chunk_iter(chunks.append)
     for chunk in chunks:
         if chunk.size > needed + needed // 64 + _MOST_OVERHEAD_BYTES:
-            raise unreadable(name, f"{chunk.size} bytes for a chunk of {needed}", "no more than an unpacked chunk has")
+            raise UnreadableScan.at(
+                name, f"{chunk.size} bytes for a chunk of {needed}", "no more than an unpacked chunk has"
+            )
         skipped, content = dataset.id.read_direct_chunk(chunk.chunk_offset)
         applied = [code for bit, code in enumerate(codes) if not skipped >> bit & 1]
         length = _unpacked_bytes(name, content, applied, needed)
         if length != needed:
-            raise unreadable(name, f"a chunk of {length} bytes at {chunk.chunk_offset}", f"chunks of {needed} bytes")
+            raise UnreadableScan.at(
+                name, f"a chunk of {length} bytes at {chunk.chunk_offset}", f"chunks of {needed} bytes"
+            )
 
 
 def _filters(dataset: h5py.Dataset) -> list[int]:
@@ -89,7 +93,7 @@ def _unpacked_bytes(name: str, content: bytes, codes: Sequence[int], needed: int
     """Length of a chunk after all filters are undone, as far as it matters whether that is what is needed."""
     packers = [code for code in codes if code in (GZIP, LZF)]
     if len(packers) > 1:
-        raise unreadable(name, "a chunk packed twice", "one of gzip and lzf, or none")
+        raise UnreadableScan.at(name, "a chunk packed twice", "one of gzip and lzf, or none")
     if not packers:
         return len(content) - _CHECKSUM_BYTES * codes.count(FLETCHER32)
     at = codes.index(packers[0])

@@ -12,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy_format
 
+from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.arrays import (
     ARRAYS,
     ATTRIBUTES,
@@ -27,7 +28,7 @@ from udig_recon.core.formats.containers.arrays import (
 )
 from udig_recon.core.formats.containers.source import ScanFile
 from udig_recon.core.formats.kspace.synonyms import spelt
-from udig_recon.core.formats.limits import of_kind, unreadable
+from udig_recon.core.formats.limits import of_kind
 
 SIGNATURE = b"\x93NUMPY"
 ZIP_SIGNATURE = b"PK\x03\x04"
@@ -51,9 +52,9 @@ class NpyArray(ArraySource):
         super().__init__(name, shape, dtype, stored_bytes)
         if self._offset + self.nbytes != size_bytes:
             found = f"{size_bytes - self._offset} bytes of data"
-            raise unreadable(name, found, f"{self.nbytes} bytes for shape {shape} of {dtype}")
+            raise UnreadableScan.at(name, found, f"{self.nbytes} bytes for shape {shape} of {dtype}")
         if self._fortran and self.nbytes > _MOST_WHOLE_BYTES:
-            raise unreadable(name, "a large array in Fortran order", "C order (numpy.ascontiguousarray)")
+            raise UnreadableScan.at(name, "a large array in Fortran order", "C order (numpy.ascontiguousarray)")
 
     def blocks(self) -> Iterator[tuple[Region, Array]]:
         """The array in order, in blocks of a few MiB."""
@@ -130,7 +131,7 @@ def _members(
     """Members by the names that scans use, the names of all others, and which have another name in the file."""
     listed = archive.infolist()
     if len(listed) > _MOST_MEMBERS:
-        raise unreadable("file", f"{len(listed)} members", f"at most {_MOST_MEMBERS} members")
+        raise UnreadableScan.at("file", f"{len(listed)} members", f"at most {_MOST_MEMBERS} members")
     members: dict[str, zipfile.ZipInfo] = {}
     others = []
     names = spelt((member.filename.removesuffix(".npy") for member in listed), ARRAYS)
@@ -142,11 +143,13 @@ def _members(
             others.append(name)
             continue
         if name in members:
-            raise unreadable(name, "two members of this name", "one")
+            raise UnreadableScan.at(name, "two members of this name", "one")
         if member.flag_bits & 1:
-            raise unreadable(name, "an encrypted member", "a plain one")
+            raise UnreadableScan.at(name, "an encrypted member", "a plain one")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise unreadable(name, f"zip compression {member.compress_type}", "numpy.savez or numpy.savez_compressed")
+            raise UnreadableScan.at(
+                name, f"zip compression {member.compress_type}", "numpy.savez or numpy.savez_compressed"
+            )
         members[name] = member
     return members, others, [(theirs, name) for name, theirs in names.items() if name != theirs]
 
@@ -157,7 +160,7 @@ def _source(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo, archiv
 
 def _attribute(source: NpyArray) -> float | str:
     if source.nbytes > _MOST_ATTRIBUTE_BYTES:
-        raise unreadable(source.name, f"{source.nbytes} bytes", "one number or one text")
+        raise UnreadableScan.at(source.name, f"{source.nbytes} bytes", "one number or one text")
     return attribute(source.name, source.whole())
 
 
@@ -166,19 +169,19 @@ def _header(name: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype
     start = file.read(len(SIGNATURE) + 2)
     length_of = _LENGTHS.get(start[len(SIGNATURE) :])
     if not start.startswith(SIGNATURE) or length_of is None:
-        raise unreadable(name, "bytes that are no .npy array", "an array as numpy.save writes it")
+        raise UnreadableScan.at(name, "bytes that are no .npy array", "an array as numpy.save writes it")
     (length,) = length_of.unpack(file.read(length_of.size))
     if length > _MOST_HEADER_BYTES:
-        raise unreadable(name, f"a header of {length} bytes", f"at most {_MOST_HEADER_BYTES} bytes")
+        raise UnreadableScan.at(name, f"a header of {length} bytes", f"at most {_MOST_HEADER_BYTES} bytes")
     match ast.literal_eval(file.read(length).decode("utf-8")):
         case {"descr": descr, "fortran_order": bool(fortran), "shape": tuple(shape)}:
             dtype = npy_format.descr_to_dtype(descr)
         case _:
-            raise unreadable(name, "another header", "descr, fortran_order and shape")
+            raise UnreadableScan.at(name, "another header", "descr, fortran_order and shape")
     if not all(type(side) is int and side >= 0 for side in shape):
-        raise unreadable(name, "a shape of something else", "whole numbers")
+        raise UnreadableScan.at(name, "a shape of something else", "whole numbers")
     if dtype.hasobject:
-        raise unreadable(name, "a pickled array of objects", "an array of numbers")
+        raise UnreadableScan.at(name, "a pickled array of objects", "an array of numbers")
     if dtype.kind not in "biufcSU":
-        raise unreadable(name, f"an array of {of_kind(dtype)}", "an array of numbers")
+        raise UnreadableScan.at(name, f"an array of {of_kind(dtype)}", "an array of numbers")
     return shape, fortran, dtype

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import NoReturn
 from xml.parsers import expat
 
-from udig_recon.core.errors import UnsupportedScan
-from udig_recon.core.formats.limits import quoted, unreadable
+from udig_recon.core.errors import UnreadableScan, UnsupportedScan
+from udig_recon.core.formats.limits import quoted
 
 _TRAJECTORIES = ("epi", "radial", "goldenangle", "spiral", "other")
 _LONGEST_MM = 1e4
@@ -51,7 +51,7 @@ def _space(texts: Mapping[str, str], name: str) -> Space | None:
     x, y = (int(side or 0) for side in sides)
     if x < 1 or y < 1:
         kind = "a reconstruction matrix" if name == "reconSpace" else "an encoded matrix"
-        raise unreadable("ismrmrd_header", f"{kind} of {x} x {y}", "a positive size")
+        raise UnreadableScan.at("ismrmrd_header", f"{kind} of {x} x {y}", "a positive size")
     z = int(_number(texts.get(f"{name}/matrixSize/z", "")) or 1)
     lengths = [_number(texts.get(f"{name}/fieldOfView_mm/{axis}", "")) for axis in "xyz"]
     known = [length if length is not None and 0 < length < _LONGEST_MM else None for length in lengths]
@@ -84,7 +84,7 @@ def header_texts(header: bytes) -> dict[str, str]:
             texts[key] = texts.get(key, "") + content.strip()
 
     def refuse(*_: object) -> NoReturn:
-        raise unreadable("ismrmrd_header", "a document type or entity", "plain XML")
+        raise UnreadableScan.at("ismrmrd_header", "a document type or entity", "plain XML")
 
     parser = expat.ParserCreate()
     parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, text
@@ -92,5 +92,5 @@ def header_texts(header: bytes) -> dict[str, str]:
     try:
         parser.Parse(header.rstrip(b"\0 \r\n\t"), True)
     except expat.ExpatError as error:
-        raise unreadable("ismrmrd_header", f"broken XML ({error})", "well-formed XML") from error
+        raise UnreadableScan.at("ismrmrd_header", f"broken XML ({error})", "well-formed XML") from error
     return texts

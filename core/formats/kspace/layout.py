@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.arrays import ArraySource, Contents, Expanded
 from udig_recon.core.formats.containers.views import Entry, Joined, Middle
 from udig_recon.core.formats.kspace.grid import Grid, grid
 from udig_recon.core.formats.kspace.ismrmrd_header import Encoding, encoding
 from udig_recon.core.formats.kspace.masks import noise_covariance, sampling_mask
 from udig_recon.core.formats.lengths import length, slice_spacing
-from udig_recon.core.formats.limits import unreadable
 
 _LEAST_PIXEL_MM = 0.003  # MR microscopy has pixels of a few micrometres
 
@@ -49,7 +49,9 @@ def layout_of(contents: Contents) -> Layout:
     maps = contents.arrays.get("sensitivity_maps")
     if maps is not None:
         if len(maps.shape) > 4:
-            raise unreadable("sensitivity_maps", f"shape {maps.shape}", f"one set of maps of shape {kspace.shape}")
+            raise UnreadableScan.at(
+                "sensitivity_maps", f"shape {maps.shape}", f"one set of maps of shape {kspace.shape}"
+            )
         maps = _fitting(maps, kspace.shape, "c")
     reference = reference_of(contents, coils)
     header = encoding_of(contents)
@@ -84,19 +86,19 @@ def stack_of(contents: Contents, warnings: list[str]) -> ArraySource:
         else:
             hint = "; a sinogram goes with its angles into one .npz" if contents.format == "npy" else ""
             cure = "complex64: join real and imaginary parts (re + 1j * im)"
-            raise unreadable("kspace", f"{source.dtype} values", f"{cure}{hint}")
+            raise UnreadableScan.at("kspace", f"{source.dtype} values", f"{cure}{hint}")
     if source.native not in (np.complex64, np.complex128):
         hint = "; a sinogram goes with its angles into one .npz" if contents.format == "npy" else ""
-        raise unreadable("kspace", f"{source.dtype} values", f"complex64{hint}")
+        raise UnreadableScan.at("kspace", f"{source.dtype} values", f"complex64{hint}")
     if len(source.shape) == 3:
         return Expanded(source, axis=1 if contents.format == "hdf5" else 0)
     while len(source.shape) > 4 and source.shape[0] == 1:
         source = Entry(source, 0)
     if len(source.shape) > 4:
         cure = "average the repetitions, or choose one average, echo, phase or frame, first"
-        raise unreadable("kspace", f"{len(source.shape)} axes {source.shape}", f"{expected}: {cure}")
+        raise UnreadableScan.at("kspace", f"{len(source.shape)} axes {source.shape}", f"{expected}: {cure}")
     if len(source.shape) != 4:
-        raise unreadable("kspace", f"{len(source.shape)} axes {source.shape}", expected)
+        raise UnreadableScan.at("kspace", f"{len(source.shape)} axes {source.shape}", expected)
     return source
 
 
@@ -138,7 +140,7 @@ def _fitting(source: ArraySource, shape: tuple[int, ...], kinds: str) -> ArraySo
         source = Joined(source)
     if source.dtype.kind not in kinds or source.native in (np.longdouble, np.clongdouble):
         wanted = {"c": "complex64", "iuf": "numbers such as float32", "iufc": "numbers such as float32"}[kinds]
-        raise unreadable(source.name, f"{source.dtype} values", wanted)
+        raise UnreadableScan.at(source.name, f"{source.dtype} values", wanted)
     fitted = source
     for axis in range(len(shape)):
         if len(fitted.shape) < len(shape) and shape[axis] == 1 and fitted.shape[axis:] == shape[axis + 1 :]:
@@ -146,7 +148,7 @@ def _fitting(source: ArraySource, shape: tuple[int, ...], kinds: str) -> ArraySo
     if len(fitted.shape) == len(shape) + 1 and fitted.shape[1] == 1 and fitted.shape[2:] == shape[1:]:
         fitted = Entry(fitted, 1)
     if fitted.shape != shape:
-        raise unreadable(source.name, f"shape {source.shape}", f"shape {shape}")
+        raise UnreadableScan.at(source.name, f"shape {source.shape}", f"shape {shape}")
     return fitted
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.arrays import Array, ArraySource
-from udig_recon.core.formats.limits import unreadable
 
 _MOST_MASK_BYTES = 256 << 20
 _MOST_NOISE_BYTES = 64 << 20
@@ -21,17 +21,17 @@ def sampling_mask(source: ArraySource | None, shape: tuple[int, ...], warnings: 
     placed = _placed(source.shape, slices, ky, kx)
     if placed is None:
         expected = f"shape {(kx,)}, {(ky, kx)} or {(slices, ky, kx)}; without a mask, zeros count as not measured"
-        raise unreadable("mask", f"shape {source.shape}", expected + _cure(source.shape, shape))
+        raise UnreadableScan.at("mask", f"shape {source.shape}", expected + _cure(source.shape, shape))
     if source.dtype.kind not in "biuf":
-        raise unreadable("mask", f"{source.dtype} values", "bool, or numbers 0 and 1")
+        raise UnreadableScan.at("mask", f"{source.dtype} values", "bool, or numbers 0 and 1")
     if source.nbytes > _MOST_MASK_BYTES:
         expected = f"at most {_MOST_MASK_BYTES}; without a mask, zeros count as not measured"
-        raise unreadable("mask", f"{source.nbytes} bytes", expected)
+        raise UnreadableScan.at("mask", f"{source.nbytes} bytes", expected)
     values: NDArray[Any] = source.whole()
     if not np.isin(values, (0, 1)).all() and not np.isin(values, (0, 255)).all():
-        raise unreadable("mask", "values beside 0 and 1", "0 where not measured, 1 where measured")
+        raise UnreadableScan.at("mask", "values beside 0 and 1", "0 where not measured, 1 where measured")
     if not values.any():
-        raise unreadable("mask", "nothing but zeros", "some measured samples")
+        raise UnreadableScan.at("mask", "nothing but zeros", "some measured samples")
     mask = values.astype(bool).reshape(placed)
     if len(placed) == 3 and (mask != mask[:1]).any():
         warnings.append("slices have masks of their own: each is reconstructed by its own")
@@ -81,16 +81,18 @@ def noise_covariance(source: ArraySource | None, coils: int) -> NDArray[np.compl
     if source.native not in (np.complex64, np.complex128) or len(source.shape) < 2 or source.shape[0] != coils:
         swapped = len(source.shape) == 2 and source.shape[1] == coils
         cure = "; its axes look swapped: noise.T" if swapped else ""
-        raise unreadable("noise", f"shape {source.shape} of {source.dtype}", expected + cure)
+        raise UnreadableScan.at("noise", f"shape {source.shape} of {source.dtype}", expected + cure)
     if source.nbytes > _MOST_NOISE_BYTES:
-        raise unreadable("noise", f"{source.nbytes} bytes", f"at most {_MOST_NOISE_BYTES}")
+        raise UnreadableScan.at("noise", f"{source.nbytes} bytes", f"at most {_MOST_NOISE_BYTES}")
     samples: Array = source.whole().reshape(coils, -1).astype(np.complex128)
     if samples.shape[1] < 4 * coils or not np.isfinite(samples).all():
-        raise unreadable("noise", f"{samples.shape[1]} samples of each coil", f"{4 * coils} finite samples or more")
+        raise UnreadableScan.at(
+            "noise", f"{samples.shape[1]} samples of each coil", f"{4 * coils} finite samples or more"
+        )
     energy = np.square(np.abs(samples))
     mean = np.maximum(energy.mean(axis=1), 1e-300)
     if float(np.median(np.square(energy / mean[:, None]).mean(axis=1))) > _MOST_KURTOSIS:
-        raise unreadable(
+        raise UnreadableScan.at(
             "noise",
             "a few samples far stronger than the rest, as of an object",
             "samples measured without any signal; without them noise is estimated from k-space",
@@ -98,6 +100,6 @@ def noise_covariance(source: ArraySource | None, coils: int) -> NDArray[np.compl
     covariance = samples @ samples.conj().T / samples.shape[1]
     variances = np.linalg.eigvalsh(covariance)
     if not variances[0] > 1e-8 * variances[-1] > 0:
-        raise unreadable("noise", "coils that are silent or alike", "noise of its own in every coil")
+        raise UnreadableScan.at("noise", "coils that are silent or alike", "noise of its own in every coil")
     result: NDArray[np.complex64] = covariance.astype(np.complex64)
     return result

@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 from udig_recon.core.acquisition import Modality, MRIAcquisition, ScanHeader
 from udig_recon.core.coils.calibration import calibration_size, echo_shift
-from udig_recon.core.errors import UnsupportedScan
+from udig_recon.core.errors import UnreadableScan, UnsupportedScan
 from udig_recon.core.formats.containers.arrays import MRI_ARRAYS, Contents
 from udig_recon.core.formats.kspace import content_checks as checks
 from udig_recon.core.formats.kspace.grid import grid
 from udig_recon.core.formats.kspace.layout import Layout, encoding_of, layout_of, reference_of, stack_of
 from udig_recon.core.formats.kspace.measured import measured
 from udig_recon.core.formats.kspace.survey import Survey, survey, suspicions
-from udig_recon.core.formats.limits import LEAST_SIDE, Limits, unreadable
+from udig_recon.core.formats.limits import LEAST_SIDE, Limits
 from udig_recon.core.formats.value_checks import check_values
 
 USED = frozenset((*MRI_ARRAYS, "pixel_spacing_mm", "slice_spacing_mm", "slice_thickness_mm"))
@@ -120,11 +120,11 @@ def _check_order(shape: tuple[int, ...], limits: Limits) -> None:
         cure = (
             "the first two axes look like ky and kx: numpy.transpose(kspace, (2, 3, 0, 1)) of (ky, kx, slices, coils)"
         )
-        raise unreadable("kspace", f"shape {shape}", f"axes (slices, coils, ky, kx); {cure}")
+        raise UnreadableScan.at("kspace", f"shape {shape}", f"axes (slices, coils, ky, kx); {cure}")
     small = kx < LEAST_SIDE or (coils > limits.max_coils and 4 * kx <= min(coils, ky))
     if small and min(coils, ky) >= LEAST_SIDE and kx <= limits.max_coils:
         cure = f"the last axis of {kx} looks like the coils: numpy.moveaxis(kspace, -1, 1)"
-        raise unreadable("kspace", f"shape {shape}", f"axes (slices, coils, ky, kx); {cure}")
+        raise UnreadableScan.at("kspace", f"shape {shape}", f"axes (slices, coils, ky, kx); {cure}")
 
 
 def _cleaned(kspace: NDArray[np.complex64], mask: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
@@ -164,15 +164,17 @@ def _check_content(layout: Layout, found: Survey, where: NDArray[np.bool_]) -> N
         how = checks.misread_mask(mask if mask.ndim == 2 else np.asarray(mask.any(axis=0)))
         if how is not None:
             found_mask = "one that leaves out the middle of k-space, where its strongest samples are"
-            raise unreadable("mask", found_mask, f"1 where k-space was measured, zero frequency at n // 2: {how}")
+            raise UnreadableScan.at(
+                "mask", found_mask, f"1 where k-space was measured, zero frequency at n // 2: {how}"
+            )
     if axes := checks.ends_of_frequency(found.energy, where):
-        raise unreadable(
+        raise UnreadableScan.at(
             "kspace",
             f"the strongest samples at both ends of {' and '.join(axes)}",
             f"zero frequency in the middle, at index n // 2: of an image {_FOURIER}",
         )
     if checks.looks_like_an_image(found.planes):
-        raise unreadable("kspace", "what looks like an image", f"its k-space, {_FOURIER}")
+        raise UnreadableScan.at("kspace", "what looks like an image", f"its k-space, {_FOURIER}")
     space = None if layout.encoding is None else layout.encoding.encoded
     if space is not None and space.matrix[2] > 1 and checks.untransformed_partitions(found.slice_energy):
         raise UnsupportedScan(

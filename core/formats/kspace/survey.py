@@ -10,7 +10,6 @@ from udig_recon.core.coils.noise import bands, noise_sums, noise_weights
 from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.arrays import Array, ArraySource, Region
 from udig_recon.core.formats.kspace import content_checks as checks
-from udig_recon.core.formats.limits import unreadable
 from udig_recon.core.formats.value_checks import surveyed
 
 _PLANES_BYTES = 4 << 20  # of the slice that is kept
@@ -79,7 +78,7 @@ def survey(kspace: ArraySource, mask: NDArray[np.bool_] | None) -> Survey:
     except UnreadableScan as error:
         if found.outside and not found.energy.any() and error.field == "kspace":
             expected = "the mask that k-space was measured with"
-            raise unreadable("mask", "no measured sample that is not zero", expected) from error
+            raise UnreadableScan.at("mask", "no measured sample that is not zero", expected) from error
         raise
     return found
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from udig_recon.core.formats.limits import unreadable
+from udig_recon.core.errors import UnreadableScan
 
 SYNONYMS = {
     "kspace": ("ksp", "k_space", "kdata", "kspace_data", "rawdata", "raw_kspace"),
@@ -30,6 +30,6 @@ def spelt(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
         if ours is None or ours not in wanted or found.get(ours) in (ours, name):
             continue
         if ours in found:
-            raise unreadable(ours, " and ".join(sorted((found[ours], name))), f"one of them, named {ours}")
+            raise UnreadableScan.at(ours, " and ".join(sorted((found[ours], name))), f"one of them, named {ours}")
         found[ours] = name
     return found

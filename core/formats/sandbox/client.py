@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from udig_recon.core.acquisition import ScanHeader
-from udig_recon.core.formats.limits import DEFAULT_LIMITS, Limits, unreadable
+from udig_recon.core.errors import UnreadableScan
+from udig_recon.core.formats.limits import DEFAULT_LIMITS, Limits
 from udig_recon.core.formats.sandbox.isolation import Lacking
 from udig_recon.core.formats.sandbox.messages import Nonsense, unpack
 
@@ -90,12 +91,14 @@ class Prober:
                     raise
                 if room < most:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
-                raise unreadable("file", f"arrays of more than {most} bytes", "a scan, not a bomb") from None
+                raise UnreadableScan.at("file", f"arrays of more than {most} bytes", "a scan, not a bomb") from None
 
     def _asked(self, order: dict[str, Any], descriptors: list[int]) -> ScanHeader:
         said, status = self._examined(json.dumps(order), descriptors)
         if said is None:
-            raise unreadable("file", f"content that took longer than {order['seconds']:.0f} s to examine", "a scan")
+            raise UnreadableScan.at(
+                "file", f"content that took longer than {order['seconds']:.0f} s to examine", "a scan"
+            )
         if status == 0:
             with suppress(ValueError, KeyError, TypeError):
                 if number := json.loads(said).get("unwritten"):
@@ -104,8 +107,8 @@ class Prober:
                 header = unpack(said)
                 if header.slices <= order["limits"]["max_slices"]:
                     return header
-            raise unreadable("file", "damaged content (the reader said what none says)", "a scan")
-        raise unreadable("file", f"damaged content (the reader ended with status {status})", "a scan")
+            raise UnreadableScan.at("file", "damaged content (the reader said what none says)", "a scan")
+        raise UnreadableScan.at("file", f"damaged content (the reader ended with status {status})", "a scan")
 
     def _examined(self, order: str, descriptors: list[int]) -> tuple[str | None, int]:
         """What the child said, if it ended in time, and its exit status; a server that was killed is replaced."""

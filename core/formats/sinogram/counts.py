@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.arrays import Array, Contents, Squeezed
-from udig_recon.core.formats.limits import PEAKS, quoted, unreadable
+from udig_recon.core.formats.limits import PEAKS, quoted
 from udig_recon.core.formats.sinogram.consistency import named
 
 _QUANTITIES = {
@@ -51,22 +52,22 @@ def beam_of(contents: Contents, detectors: int, measured: NDArray[np.bool_] | No
     given = attributes.get("quantity", "line_integrals")
     quantity = _QUANTITIES.get(str(given).lower().strip().replace(" ", "_").replace("-", "_"))
     if quantity is None:
-        raise unreadable("quantity", quoted(given), "'line_integrals', 'counts' or 'transmission'")
+        raise UnreadableScan.at("quantity", quoted(given), "'line_integrals', 'counts' or 'transmission'")
     there = [name for name in ("i0", "flat", "dark") if name in attributes or name in arrays]
     if quantity == "line_integrals":
         if "flat" in there or "dark" in there:
             name = "flat" if "flat" in there else "dark"
-            raise unreadable(name, f"{name} beside line integrals", f"quantity='counts' beside it, or no {name}")
+            raise UnreadableScan.at(name, f"{name} beside line integrals", f"quantity='counts' beside it, or no {name}")
         if there:
             warnings.append("i0 is not used: the sinogram is taken for line integrals, as quantity is not 'counts'")
         return None
     if "i0" in there and "flat" in there:
-        raise unreadable("flat", "both i0 and flat", "one of them: what a detector reads without an object")
+        raise UnreadableScan.at("flat", "both i0 and flat", "one of them: what a detector reads without an object")
     name = "flat" if "flat" in there else "i0"
     if name not in there:
         if quantity == "counts":
             expected = f"photons per ray without an object, {PEAKS[0]:g} to {PEAKS[1]:g}, for quantity 'counts'"
-            raise unreadable("i0", "None", f"{expected}; or flat and dark (detectors,)")
+            raise UnreadableScan.at("i0", "None", f"{expected}; or flat and dark (detectors,)")
         flat = np.ones(())
     else:
         flat = _per_detector(contents, name, detectors)
@@ -82,14 +83,14 @@ def _per_detector(contents: Contents, name: str, detectors: int) -> NDArray[np.f
     if source is None:
         value = contents.attributes[name]
         if isinstance(value, str):
-            raise unreadable(name, quoted(value), "one number, or one for each detector")
+            raise UnreadableScan.at(name, quoted(value), "one number, or one for each detector")
         return np.asarray(value, np.float64)
     fitted = Squeezed(source)
     if fitted.shape != (detectors,):
         expected = f"one number or shape {(detectors,)}, one for each detector (the mean over frames)"
-        raise unreadable(name, f"shape {source.shape}", expected)
+        raise UnreadableScan.at(name, f"shape {source.shape}", expected)
     if source.dtype.kind not in "iuf":
-        raise unreadable(name, f"{source.dtype} values", "numbers")
+        raise UnreadableScan.at(name, f"{source.dtype} values", "numbers")
     return fitted.whole().astype(np.float64)
 
 
@@ -102,11 +103,11 @@ def _check_beam(name: str, flat: NDArray[np.float64], dark: NDArray[np.float64],
             first = quoted(float(values if values.ndim == 0 else values[wrong][0]))
             where = "" if values.ndim == 0 else f" at {named('detector', np.flatnonzero(wrong))}"
             expected = f"photons per ray, {least:g} to {PEAKS[1]:g}; or an array mask with 0 at such detectors"
-            raise unreadable(which, first + where, expected)
+            raise UnreadableScan.at(which, first + where, expected)
     beaten = used & (flat - dark <= PEAKS[0])
     if beaten.any():
         where = "everywhere" if flat.ndim == dark.ndim == 0 else f"at {named('detector', np.flatnonzero(beaten))}"
-        raise unreadable(name, f"no more than dark {where}", f"{name} above dark, or an array mask with 0 there")
+        raise UnreadableScan.at(name, f"no more than dark {where}", f"{name} above dark, or an array mask with 0 there")
 
 
 def beam_oddities(beam: Beam, highest: float) -> list[str]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from udig_recon.core.errors import UnsupportedScan
+from udig_recon.core.errors import UnreadableScan, UnsupportedScan
 from udig_recon.core.formats.containers.arrays import ArraySource, Squeezed
 from udig_recon.core.formats.lengths import length
-from udig_recon.core.formats.limits import quoted, unreadable
+from udig_recon.core.formats.limits import quoted
 
 AXES = "(slices, views, detectors)"
 
@@ -32,9 +32,7 @@ def check_geometry(attributes: Mapping[str, float | str], warnings: list[str]) -
     expected = "parallel"
     if known is not None:
         expected += " (rebin the measurements to parallel rays first: a sinogram of one view for each direction)"
-    raise UnsupportedScan(
-        f"geometry: found {found}, expected {expected}", field="geometry", found=found, expected=expected
-    )
+    raise UnsupportedScan.at("geometry", found, expected)
 
 
 def grid(
@@ -51,11 +49,11 @@ def grid(
         warnings.append(f"the file gives no detector_spacing_mm: {spacing:g} mm is assumed")
     if not 1 / _MOST_UNLIKE <= pixel / spacing <= _MOST_UNLIKE:
         found = f"pixels of {pixel:g} mm and detectors of {spacing:g} mm"
-        raise unreadable("pixel_size_mm", found, f"sizes that differ by a factor of {_MOST_UNLIKE} at most")
+        raise UnreadableScan.at("pixel_size_mm", found, f"sizes that differ by a factor of {_MOST_UNLIKE} at most")
     given = attributes.get("image_size")
     if given is not None:
         if isinstance(given, str) or not 1 <= given < 1e9 or given != int(given):
-            raise unreadable("image_size", quoted(given), "a whole number of pixels")
+            raise UnreadableScan.at("image_size", quoted(given), "a whole number of pixels")
         return int(given), pixel, spacing
     if reference is not None and len(reference.shape) >= 2:
         size = reference.shape[-1]
@@ -72,7 +70,7 @@ def rotation_center(attributes: Mapping[str, float | str], detectors: int) -> fl
         return None
     if isinstance(centre, str) or not 0 <= centre <= detectors - 1:
         expected = f"a detector's index, counted from 0, of 0 to {detectors - 1}; the middle is {(detectors - 1) / 2:g}"
-        raise unreadable("rotation_center", quoted(centre), expected)
+        raise UnreadableScan.at("rotation_center", quoted(centre), expected)
     return centre
 
 
@@ -82,22 +80,24 @@ def angles_of(source: ArraySource | None, shape: tuple[int, ...], others: Sequen
     wanted = f"{views} angles in radians, one per view, under the name angles"
     if source is None:
         alike = [name for name in others if name.lower() in ("theta", "angle", "thetas", "projection_angles", "phi")]
-        raise unreadable("angles", f"none, but {alike[0]}" if alike else "none", wanted)
+        raise UnreadableScan.at("angles", f"none, but {alike[0]}" if alike else "none", wanted)
     count = math.prod(source.shape)
     if count != views or max(source.shape, default=1) != count:
         _refuse_swapped(shape, count)
-        raise unreadable("angles", f"shape {source.shape}", f"shape {(views,)}, one per view of sinogram {shape}")
+        raise UnreadableScan.at(
+            "angles", f"shape {source.shape}", f"shape {(views,)}, one per view of sinogram {shape}"
+        )
     if source.dtype.kind not in "iuf":
-        raise unreadable("angles", f"{source.dtype} values", "radians as numbers")
+        raise UnreadableScan.at("angles", f"{source.dtype} values", "radians as numbers")
     angles = source.whole().reshape(-1).astype(np.float64)
     if not np.isfinite(angles).all():
-        raise unreadable("angles", "NaN or infinity", "finite radians")
+        raise UnreadableScan.at("angles", "NaN or infinity", "finite radians")
     low, high = float(angles.min()), float(angles.max())
     if _look_like_degrees(angles):
         radians = f"radians, {math.radians(low):.4g} to {math.radians(high):.4g} (numpy.deg2rad)"
-        raise unreadable("angles", f"values from {low:g} to {high:g}, which look like degrees", radians)
+        raise UnreadableScan.at("angles", f"values from {low:g} to {high:g}, which look like degrees", radians)
     if views > 1 and high == low:
-        raise unreadable("angles", f"{views} views at the same angle {low:g}", "different angles in radians")
+        raise UnreadableScan.at("angles", f"{views} views at the same angle {low:g}", "different angles in radians")
     return angles
 
 
@@ -107,10 +107,10 @@ def _refuse_swapped(shape: tuple[int, ...], angles: int) -> None:
     expected = f"{AXES}, with as many views as angles"
     if angles == detectors != views:
         found = f"shape {shape}, whose last axis is as long as angles: (slices, detectors, views)"
-        raise unreadable("sinogram", found, f"{expected}: numpy.swapaxes(sinogram, -2, -1)")
+        raise UnreadableScan.at("sinogram", found, f"{expected}: numpy.swapaxes(sinogram, -2, -1)")
     if angles == slices != views:
         found = f"shape {shape}, whose first axis is as long as angles: (views, slices, detectors)"
-        raise unreadable("sinogram", found, f"{expected}: numpy.swapaxes(sinogram, 0, 1)")
+        raise UnreadableScan.at("sinogram", found, f"{expected}: numpy.swapaxes(sinogram, 0, 1)")
 
 
 def _look_like_degrees(angles: NDArray[np.float64]) -> bool:
@@ -143,13 +143,13 @@ def measured_rays(source: ArraySource | None, views: int, detectors: int) -> NDA
     fitted = source if source.shape in ((detectors,), (views, detectors)) else Squeezed(source)
     if fitted.shape not in ((detectors,), (views, detectors)):
         expected = f"shape {(detectors,)} or {(views, detectors)}, the same for all slices"
-        raise unreadable("mask", f"shape {source.shape}", expected)
+        raise UnreadableScan.at("mask", f"shape {source.shape}", expected)
     if source.dtype.kind not in "biuf":
-        raise unreadable("mask", f"{source.dtype} values", "bool, or numbers 0 and 1")
+        raise UnreadableScan.at("mask", f"{source.dtype} values", "bool, or numbers 0 and 1")
     values = fitted.whole()
     if not np.isin(values, (0, 1)).all():
-        raise unreadable("mask", "values beside 0 and 1", "0 where a ray was not measured, 1 where it was")
+        raise UnreadableScan.at("mask", "values beside 0 and 1", "0 where a ray was not measured, 1 where it was")
     measured = np.broadcast_to(values.astype(bool), (views, detectors))
     if not measured.any():
-        raise unreadable("mask", "nothing but zeros", "some measured rays")
+        raise UnreadableScan.at("mask", "nothing but zeros", "some measured rays")
     return None if measured.all() else measured.copy()

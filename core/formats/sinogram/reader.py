@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udig_recon.core.acquisition import CTAcquisition, Modality, ScanHeader
+from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.arrays import EITHER, Array, ArraySource, Contents, Expanded, Region, Squeezed
 from udig_recon.core.formats.lengths import length, slice_spacing
-from udig_recon.core.formats.limits import LEAST_SIDE, Limits, unreadable
+from udig_recon.core.formats.limits import LEAST_SIDE, Limits
 from udig_recon.core.formats.sinogram.consistency import oddities
 from udig_recon.core.formats.sinogram.counts import Beam, beam_oddities, beam_of, line_integrals
 from udig_recon.core.formats.sinogram.geometry import (
@@ -146,7 +147,7 @@ def _stack(contents: Contents) -> ArraySource:
     """The sinogram with all three axes."""
     source = contents.arrays["sinogram"]
     if source.dtype.kind not in "iuf" or source.native in (np.float16, np.longdouble):
-        raise unreadable("sinogram", f"{source.dtype} values", "float32 or float64, or whole numbers for counts")
+        raise UnreadableScan.at("sinogram", f"{source.dtype} values", "float32 or float64, or whole numbers for counts")
     angles = contents.arrays.get("angles")
     views = None if angles is None else math.prod(angles.shape)
     if len(source.shape) > 2 and (len(source.shape) > 3 or source.shape[1] != views):
@@ -158,7 +159,7 @@ def _stack(contents: Contents) -> ArraySource:
     if len(source.shape) == 2:
         return Expanded(source, axis=0)
     if len(source.shape) != 3:
-        raise unreadable("sinogram", f"{len(source.shape)} axes {source.shape}", f"3 axes {AXES}")
+        raise UnreadableScan.at("sinogram", f"{len(source.shape)} axes {source.shape}", f"3 axes {AXES}")
     return source
 
 
@@ -197,10 +198,10 @@ def _layout(contents: Contents) -> _Layout:
 
 def _fitting(source: ArraySource, shape: tuple[int, int, int]) -> ArraySource:
     if source.native not in (np.float32, np.float64):
-        raise unreadable(source.name, f"{source.dtype} values", "float32, attenuation in 1/mm")
+        raise UnreadableScan.at(source.name, f"{source.dtype} values", "float32, attenuation in 1/mm")
     fitted = Expanded(source, axis=0) if len(source.shape) == 2 else source
     if fitted.shape != shape:
-        raise unreadable(source.name, f"shape {source.shape}", f"shape {shape}")
+        raise UnreadableScan.at(source.name, f"shape {source.shape}", f"shape {shape}")
     return fitted
 
 
@@ -224,7 +225,7 @@ def _survey(layout: _Layout) -> list[str]:
     told: list[str] = []
     if beam is not None:
         if highest <= 0:
-            raise unreadable("sinogram", "no count above 0", "photon counts")
+            raise UnreadableScan.at("sinogram", "no count above 0", "photon counts")
         if starved:
             told.append(f"{starved} rays without photons are read as half a photon")
         told += beam_oddities(beam, highest)
