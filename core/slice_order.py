@@ -30,7 +30,7 @@ def leaders(slices: Sequence[int], method: Parameters) -> dict[int, int]:
 
     Of a run that trusts its prior there is nothing to take over, and one that fits a network cannot be cut short.
     """
-    if not isinstance(method, UDiGDIP) or method.held_out_share == 0 or method.inner_iterations > 0:
+    if not isinstance(method, UDiGDIP) or method.holdout_share == 0 or method.inner_iterations > 0:
         return {}
     blocks: list[list[int]] = []
     for number in sorted(set(slices)):

@@ -74,7 +74,7 @@ def block(mark: str, **variables: str) -> None:
 
 
 def post(client: httpx2.Client, scan: Path, iterations: int) -> str:
-    job = f'{{"parameters": {{"method": "sirt", "iterations": {iterations}, "held_out_share": 0}}}}'
+    job = f'{{"parameters": {{"method": "sirt", "iterations": {iterations}, "holdout_share": 0}}}}'
     answer = client.post("/v1/jobs", files={"scan": scan.read_bytes()}, data={"job": job})
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])

@@ -43,7 +43,7 @@ def scan(tmp_path: Path) -> Path:
 def post(url: str, scan: Path, **more: Any) -> str:
     """A job of this file, whose name and tags name a person, as part of a trace of its client's."""
     asked = {
-        "parameters": {"method": "sirt", "iterations": 6000, "held_out_share": 0},
+        "parameters": {"method": "sirt", "iterations": 6000, "holdout_share": 0},
         "tags": {"patient": NAME},
         **more,
     }

@@ -113,7 +113,7 @@ JUDGED_JOB: dict[str, Any] = {
         "hallucination_share": 0.04,
         "spread": None,
     },
-    "parameters": {**JOB_ITEM["parameters"], "held_out_share": 0.1},
+    "parameters": {**JOB_ITEM["parameters"], "holdout_share": 0.1},
     "warnings": [foreign([0])],
     "versions": {"software": "udig-recon 0.1.0", "prior": "mri", "prior_sha256": SHA256},
     "finished_at": "2026-02-03T09:14:40.900000Z",

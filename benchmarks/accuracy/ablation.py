@@ -26,7 +26,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
     *({"noise_level": level} for level in (0.05, 0.2, 0.5)),
     *({"final_noise_level": level} for level in (0.002, 0.02)),
     *({"noise_scale": scale} for scale in (0.0, 0.5, 1.0)),
-    {"noise_scale": 1.0, "last_noisy_level": 0.05},
+    {"noise_scale": 1.0, "noise_until": 0.05},
     *({"noise_scale": 1.0, "samples": samples} for samples in (1, 4)),
     {"prior_calls": 4},
     {"noise_scale": 1.0, "prior_calls": 4, "sampler": "ancestral"},
@@ -40,7 +40,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"inner_iterations": 2, "autoencoding_weight": 0.0},
     {"inner_iterations": 2, "learning_rate": 1e-3},
     *({"output": output} for output in ("last", "mean", "consistent")),
-    *({"held_out_share": share} for share in (0.0, 0.05)),
+    *({"holdout_share": share} for share in (0.0, 0.05)),
     *({"outer_iterations": iterations} for iterations in (25, 50, 100)),
 )
 """What is changed against `standard`, one at a time. A knob that tells only with noise is changed together with it."""

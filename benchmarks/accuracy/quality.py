@@ -97,7 +97,7 @@ def peers(modality: Modality) -> Iterator[tuple[Measurement, Make]]:
     if modality is Modality.CT:
         for iterations in SIRT_ITERATIONS:
             yield of_engine(
-                f"SIRT {iterations}", {"method": "sirt", "iterations": iterations, "held_out_share": 0}, modality
+                f"SIRT {iterations}", {"method": "sirt", "iterations": iterations, "holdout_share": 0}, modality
             )
         for weight in TV_WEIGHTS:
             knobs = {"method": "tv", "weight": weight, "iterations": TV_ITERATIONS}

@@ -27,7 +27,7 @@ ITERATIONS = 200
 CG_ITERATIONS = 12
 SIRT_ITERATIONS = 200
 CASES: dict[str, tuple[dict[str, float], tuple[str, ...]]] = {
-    "cg_sense": ({"iterations": CG_ITERATIONS, "held_out_share": 0}, ("-l2", "-r0", f"-i{CG_ITERATIONS}")),
+    "cg_sense": ({"iterations": CG_ITERATIONS, "holdout_share": 0}, ("-l2", "-r0", f"-i{CG_ITERATIONS}")),
     "tv": ({"weight": WEIGHT, "iterations": ITERATIONS}, ("-R", "T:3:0:{weight}", "-u0.01", "-C10", "-i300")),
     "l1_wavelet": (
         {"weight": WEIGHT, "iterations": ITERATIONS, "vanishing_moments": 2},
@@ -88,7 +88,7 @@ def main() -> None:
     body = ct_scan(options.ct, 30)
     assert isinstance(body, CTAcquisition)
     assert body.reference is not None
-    mine, _ = ours(body, "sirt", {"iterations": SIRT_ITERATIONS, "held_out_share": 0}, None)
+    mine, _ = ours(body, "sirt", {"iterations": SIRT_ITERATIONS, "holdout_share": 0}, None)
     print(row("sirt", "CT, 30 views, ASTRA", mine, by_astra(body), body.reference[0]), flush=True)
 
 

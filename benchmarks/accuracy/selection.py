@@ -26,7 +26,7 @@ from udig_recon.core import algorithms, metrics
 from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
 from udig_recon.core.comparison.stored import Made, Measurement, Result, found, measured
 from udig_recon.core.normalisation import unit
-from udig_recon.core.parameters import Watched, parse
+from udig_recon.core.parameters import EarlyStoppingParameters, parse
 from udig_recon.core.reconstruct import slice_problem
 from udig_recon.core.selection.early_stopping import EXPLAINED, GAIN, LOOKS, Judge
 from udig_recon.core.selection.holdout import chosen
@@ -64,10 +64,10 @@ METHODS: dict[str, dict[str, Any]] = {
 """Budgets that reach the best iterate in most cases; with the defaults of `dip` that would take hours."""
 LEFT_OUT: dict[str, dict[str, Any]] = {
     "as it comes": {},
-    "lines or views, 0.1": {"held_out_share": 0.1, "held_out": "lines"},
-    "samples, 0.1": {"held_out_share": 0.1},
-    "samples, 0.2": {"held_out_share": 0.2},
-    "lines or views, 0.25": {"held_out_share": 0.25, "held_out": "lines"},
+    "lines or views, 0.1": {"holdout_share": 0.1, "holdout": "lines"},
+    "samples, 0.1": {"holdout_share": 0.1},
+    "samples, 0.2": {"holdout_share": 0.2},
+    "lines or views, 0.25": {"holdout_share": 0.25, "holdout": "lines"},
 }
 TRIED = {"cg_sense": 5, "sirt": 5, "red_diff": 2, "dip": 1}
 """How many of them, by what a run costs."""
@@ -136,7 +136,7 @@ def reduced(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     return F.interpolate(torch.from_numpy(image)[None, None], size=(size, size), mode="area")[0, 0].numpy()
 
 
-def followed(scan: Acquisition, method: Watched) -> Made:
+def followed(scan: Acquisition, method: EarlyStoppingParameters) -> Made:
     """A run to its end: what every iterate is worth, by the truth and by what is left out."""
     problem = slice_problem(scan, 0, CPU)
     assert problem.reference is not None
@@ -147,7 +147,7 @@ def followed(scan: Acquisition, method: Watched) -> Made:
     kept = chosen(y, A, method, rng)
     judge = Judge(y, A, A.measured.clone() if kept is None else kept)
     told: dict[str, list[float]] = {name: [] for name in Curves._fields}
-    bare = method.model_copy(update={"held_out_share": 0.0})
+    bare = method.model_copy(update={"holdout_share": 0.0})
     images = problem.images(rough, scale)
     for it in with_variance(algorithms.run(judge.part, judge.seen, bare, rng, None, None, images), None):
         told["psnr"].append(metrics.psnr(problem.magnitude(it.image * scale), problem.reference))
@@ -225,12 +225,12 @@ def by_least(
 def choices(row: Row, patience: float | None = None) -> dict[str, Choice]:
     """What each rule makes of a run; the first is the engine's."""
     knobs, told = parse({"method": row.method}), row.part
-    assert isinstance(knobs, Watched)
-    patience = patience or knobs.patience_share
+    assert isinstance(knobs, EarlyStoppingParameters)
+    patience = patience or knobs.patience
     looks = np.arange(len(told.steps))
     explained, enough = told.discrepancy <= EXPLAINED, told.discrepancy <= knobs.discrepancy
     until = explained.argmax() if explained.any() else looks[-1]
-    errors, never, earliest = told.residual**2, np.zeros(len(looks), bool), knobs.earliest_share
+    errors, never, earliest = told.residual**2, np.zeros(len(looks), bool), knobs.min_progress
     return {
         "the engine's": by_least(told, errors, patience, enough, GAIN, earliest, EXPLAINED),
         "any gain waited for": by_least(told, errors, patience, enough, 0, earliest, EXPLAINED),
@@ -256,7 +256,7 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
             knobs = {"method": name, **METHODS[name]}
             if modality not in parse(knobs).modalities:
                 continue
-            whole = of(case, options, {**knobs, "held_out_share": 0.0})
+            whole = of(case, options, {**knobs, "holdout_share": 0.0})
             for left_out in list(LEFT_OUT)[: TRIED[name] if options.sources == "first" else 1]:
                 part = of(case, options, {**knobs, **LEFT_OUT[left_out]})
                 if part is not None and whole is not None:
@@ -266,7 +266,7 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
 def of(case: Case, options: argparse.Namespace, knobs: Mapping[str, Any]) -> Curves | None:
     """The curves of a run; None where it is not on disk and nothing is to be computed."""
     method = parse(dict(knobs))
-    assert isinstance(method, Watched)
+    assert isinstance(method, EarlyStoppingParameters)
     run = Measurement(method.method, {"parameters": knobs, "size": options.size, "coils": COILS})
     folder = options.output / case.name
     if options.report_only:

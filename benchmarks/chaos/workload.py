@@ -57,7 +57,7 @@ KINDS = (
     ),
     Kind("tv CT, 3 slices", "ct-3", {"method": "tv", "iterations": 20}),
     Kind("l1_wavelet MRI", "mri", {"method": "l1_wavelet", "iterations": 20, "weight": 0.01, "fit_maps": False}),
-    Kind("sirt CT", "ct", {"method": "sirt", "iterations": 1500, "held_out_share": 0}),
+    Kind("sirt CT", "ct", {"method": "sirt", "iterations": 1500, "holdout_share": 0}),
     Kind("cg_sense MRI", "mri", {"method": "cg_sense", "iterations": 200}),
     Kind("fbp CT", "ct", {"method": "fbp"}, ("npy", "h5")),
 )

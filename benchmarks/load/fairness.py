@@ -34,7 +34,7 @@ from udig_recon.worker.standalone.locate import ready_url
 VOLUME_SLICES = 300
 BOUND_SECONDS = 15.0
 START_SECONDS, STOP_SECONDS, PATIENCE_SECONDS = 180.0, 20.0, 600.0
-SHORT = {"method": "sirt", "iterations": 1500, "held_out_share": 0}
+SHORT = {"method": "sirt", "iterations": 1500, "holdout_share": 0}
 LONG = {"method": "dip", "iterations": 50_000}
 SUBMITTERS, SUBMITTING_SECONDS, EVERY_SECONDS = 24, 20.0, 0.25
 ANSWERED_SECONDS = {"POST": 2.0, "GET": 1.0}

@@ -23,13 +23,13 @@ from udig_recon.core.reconstruct import reconstruct, slice_problem
 MATRIX = 64
 METHODS = (
     {"method": "udig_dip", "outer_iterations": 20},
-    {"method": "dps", "steps": 10, "patience_share": 1.0},
-    {"method": "dds", "steps": 10, "patience_share": 1.0},
-    {"method": "daps", "steps": 10, "patience_share": 1.0},
-    {"method": "dip", "iterations": 40, "patience_share": 1.0},
+    {"method": "dps", "steps": 10, "patience": 1.0},
+    {"method": "dds", "steps": 10, "patience": 1.0},
+    {"method": "daps", "steps": 10, "patience": 1.0},
+    {"method": "dip", "iterations": 40, "patience": 1.0},
     {"method": "tv"},
     {"method": "cg_sense"},
-    {"method": "sirt", "patience_share": 1.0, "discrepancy": 0.0},
+    {"method": "sirt", "patience": 1.0, "discrepancy": 0.0},
 )
 
 

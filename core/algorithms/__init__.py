@@ -47,6 +47,7 @@ from udig_recon.core.parameters import (
     CGSense,
     DiffPIR,
     DIPProbe,
+    EarlyStoppingParameters,
     Fit,
     L1Wavelet,
     Parameters,
@@ -57,7 +58,6 @@ from udig_recon.core.parameters import (
     ScoreMRI,
     SelfGuidedDIP,
     UDiGDIP,
-    Watched,
     ZeroFilled,
     require,
 )
@@ -122,7 +122,7 @@ def run(
             return tv(y, A, method, rng, state)
         case L1Wavelet():
             return l1_wavelet(y, A, method, rng, state)
-        case Watched():
+        case EarlyStoppingParameters():
             return watched(_iterative(method, rng, priors, images), y, A, method, rng, state)
         case UDiGDIP():
             prior = load_prior(method.prior, A.modality, priors, device)
@@ -134,7 +134,7 @@ def run(
             def first(y: Tensor, A: LinearOperator) -> Tensor:
                 return start(y, A, method.start, rng)
 
-            if method.held_out_share > 0:
+            if method.holdout_share > 0:
                 strangeness = strangeness_to(prior, find_card(method.prior, A.modality, priors))
                 return judged(y, A, first, fresh, prior, strangeness, method, rng, state, precedent)
             return udig_dip(y, A, first(y, A), fresh(), prior, method, rng, state)
@@ -147,7 +147,9 @@ def inapplicable(method: Parameters) -> UnsupportedScan:
     return UnsupportedScan(message, field="parameters.method", found=method.method)
 
 
-def _iterative(method: Watched, rng: Generator, priors: Folders, images: Mapping[str, Tensor]) -> Method:
+def _iterative(
+    method: EarlyStoppingParameters, rng: Generator, priors: Folders, images: Mapping[str, Tensor]
+) -> Method:
     """A method whose iterates are watched, as a function of measurements, model and state."""
 
     def iterates(y: Tensor, A: LinearOperator, state: State | None) -> Iterates:

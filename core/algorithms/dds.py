@@ -28,6 +28,6 @@ def dds(
         with torch.no_grad():
             denoised = prior(x, here)
         estimate = proximal(A.normal, rhs, denoised, weight, p.consistency_iterations)
-        return renoised(estimate, (x - denoised) / here, there, p.fresh_noise * there, rng), estimate
+        return renoised(estimate, (x - denoised) / here, there, p.stochasticity * there, rng), estimate
 
     return chain(y, A, noised(x, p, rng), p.steps, step, rng, state)

@@ -30,6 +30,6 @@ def diffpir(
             denoised = prior(x, here)
         rho = p.consistency_weight * variance / here**2
         estimate = proximal(A.normal, rhs, denoised, rho, p.consistency_iterations)
-        return renoised(estimate, (x - estimate) / here, there, math.sqrt(p.fresh_noise) * there, rng), estimate
+        return renoised(estimate, (x - estimate) / here, there, math.sqrt(p.stochasticity) * there, rng), estimate
 
     return chain(y, A, noised(x, p, rng), p.steps, step, rng, state)

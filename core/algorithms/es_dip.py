@@ -21,7 +21,7 @@ def es_dip(
     rng: Generator,
     state: State | None = None,
 ) -> Iterates:
-    """DIP that ends when its moving variance has had no new minimum for `patience` updates (Wang et al. 2023, ES-EMV).
+    """DIP that ends when its moving variance has had no new minimum for `variance_patience` updates (ES-EMV, Wang).
 
     With the image x: d = x - m, m <- m + alpha d, V <- (1 - alpha) (V + alpha |d|^2). The image is that of the least V.
     """
@@ -31,7 +31,7 @@ def es_dip(
     for it in dip(y, A, z, network, p, rng, None if state is None else state["inner"]):
         watch = _watched(watch, it.image, it.step, p)
         best = watch["best"]
-        if watch["since"] >= p.patience and it.step < it.steps:
+        if watch["since"] >= p.variance_patience and it.step < it.steps:
             yield Iterate(it.steps, it.steps, best, it.loss)
             return
         yield it._replace(image=best, state=held_in(it, it.step, {"watch": watch}))

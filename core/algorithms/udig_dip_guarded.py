@@ -56,7 +56,7 @@ def judged(
 ) -> Iterates:
     """Total variation, then uDiG-DIP on part of the data, judged on the rest, then on all data if it was found to help.
 
-    A share `held_out_share` of the measurements is left out, never of the calibration centre. On them the error of the
+    A share `holdout_share` of the measurements is left out, never of the calibration centre. On them the error of the
     iterates, of their start and of total variation is measured, all made without them (Yaman et al. 2022). The image is
     x_tv + a (x_prior - x_tv), both made anew from all data, with the a in [0, 1] of least error on what was left out:
     what prior and no prior agree on stays. Where the prior helps so little that few measurements can hardly tell it
@@ -67,7 +67,7 @@ def judged(
     With a `precedent`, what the slice's leader found, the weight of total variation is the leader's, and the run on all
     data is a short one that goes on from the trial's best image. The judge's work stays.
     """
-    memory = state or {"stage": 0, "kept": split(A, p.held_out_share, rng)}
+    memory = state or {"stage": 0, "kept": split(A, p.holdout_share, rng)}
     memory = {name: part.to(y.device) if isinstance(part, Tensor) else part for name, part in memory.items()}
     stages = _Stages(y, A, start, network, prior, strangeness, p, rng, memory, precedent)
     if memory["stage"] == 0:

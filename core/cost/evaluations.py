@@ -19,8 +19,9 @@ from udig_recon.core.parameters import (
     ASeqDIP,
     CGSense,
     DiffPIR,
+    EarlyStoppingParameters,
     Fit,
-    HeldOut,
+    HoldoutParameters,
     L1Wavelet,
     Parameters,
     REDDiff,
@@ -28,7 +29,6 @@ from udig_recon.core.parameters import (
     ScoreMRI,
     SelfGuidedDIP,
     UDiGDIP,
-    Watched,
 )
 
 # Of the algorithms; a test holds them to theirs.
@@ -84,12 +84,12 @@ def of_run(method: Parameters, coils: int = 1, *, follows: bool = False) -> Eval
         case L1Wavelet():
             steps = (TRIED_WEIGHTS if method.weight is None else 1) * WAVELET_TRIAL_ITERATIONS + method.iterations
             return start + Evaluations(normals=1.5 * steps, passes=WAVELET_PASSES * steps)
-        case Watched():
+        case EarlyStoppingParameters():
             once = start + _watched_once(method, coils)
-            stages = 2 if method.held_out_share != 0 and method.refit else 1
-            looks = 0.5 * LOOKS if method.held_out_share != 0 else 0.0
+            stages = 2 if method.holdout_share != 0 and method.refit else 1
+            looks = 0.5 * LOOKS if method.holdout_share != 0 else 0.0
             return once.times(stages) + Evaluations(normals=looks)
-        case HeldOut():
+        case HoldoutParameters():
             return start + Evaluations(normals=2.0, passes=20.0)
     return start
 
@@ -150,7 +150,7 @@ def _start(name: str) -> Evaluations:
     return Evaluations(normals=START_CG_ITERATIONS + 2.0)
 
 
-def _watched_once(p: Watched, coils: int) -> Evaluations:
+def _watched_once(p: EarlyStoppingParameters, coils: int) -> Evaluations:
     """Of one run of an iterative method."""
     match p:
         case CGSense() | SIRT():

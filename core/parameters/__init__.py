@@ -7,7 +7,7 @@ from pydantic import Field, TypeAdapter
 
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.errors import UnsupportedScan
-from udig_recon.core.parameters.base import HeldOut, Levels, Parameters, Watched
+from udig_recon.core.parameters.base import EarlyStoppingParameters, HoldoutParameters, Levels, Parameters
 from udig_recon.core.parameters.classical import FBP, SIRT, TV, CGSense, L1Wavelet, ZeroFilled
 from udig_recon.core.parameters.diffusion import (
     DAPS,
@@ -56,8 +56,9 @@ __all__ = [
     "CGSense",
     "DIPProbe",
     "DiffPIR",
+    "EarlyStoppingParameters",
     "Fit",
-    "HeldOut",
+    "HoldoutParameters",
     "L1Wavelet",
     "Levels",
     "Method",
@@ -70,7 +71,6 @@ __all__ = [
     "ScoreMRI",
     "SelfGuidedDIP",
     "UDiGDIP",
-    "Watched",
     "ZeroFilled",
     "check_views",
     "complete",
@@ -162,14 +162,14 @@ def require(method: Parameters, held: Container[str]) -> None:
 
 def check_views(method: Parameters, views: int) -> None:
     """Raise UnsupportedScan when a method leaves out so many of a scan's views that less than two are kept."""
-    share = getattr(method, "held_out_share", None)
-    if not share or getattr(method, "held_out", "lines") != "lines":
+    share = getattr(method, "holdout_share", None)
+    if not share or getattr(method, "holdout", "lines") != "lines":
         return
     left_out = max(1, round(share * views))
     if views - left_out < LEAST_VIEWS:
         raise UnsupportedScan(
-            f"held_out_share {share:g} leaves out {left_out} of {views} views, which leaves fewer than {LEAST_VIEWS}",
-            field="parameters.held_out_share",
+            f"holdout_share {share:g} leaves out {left_out} of {views} views, which leaves fewer than {LEAST_VIEWS}",
+            field="parameters.holdout_share",
             found=f"{left_out} of {views} views",
             expected=f"{max(0, views - LEAST_VIEWS)} views or fewer; 0 leaves out none",
         )

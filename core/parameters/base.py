@@ -14,7 +14,7 @@ FitMaps = Annotated[
 ]
 
 
-EarliestShare = Annotated[
+MinProgress = Annotated[
     float, Field(ge=0, le=1, description="share of the run before which no iterate is taken and none is waited for")
 ]
 
@@ -59,26 +59,26 @@ class Parameters(BaseModel):
         return None
 
 
-class HeldOut(Parameters):
+class HoldoutParameters(Parameters):
     """Base of the methods that leave out measurements, to judge by them what the others made."""
 
-    held_out_share: float | None = Field(
+    holdout_share: float | None = Field(
         None,
         ge=0,
         lt=1,
         description="share of the measurements outside the calibration centre that is left out to judge images by; "
         "none: 0.3, or nothing where there is nothing to spare; 0: nothing",
     )
-    held_out: Literal["samples", "lines"] = Field(
+    holdout: Literal["samples", "lines"] = Field(
         "samples", description="what is left out: samples of every line or view, or whole lines or views"
     )
 
 
-class Watched(HeldOut):
+class EarlyStoppingParameters(HoldoutParameters):
     """Base of the methods whose iterates are judged as they come: the best one is taken, and the run ends after it."""
 
-    earliest_share: EarliestShare = 0.0
-    patience_share: float = Field(
+    min_progress: MinProgress = 0.0
+    patience: float = Field(
         0.25, gt=0, le=1, description="share of the run without a clearly better iterate that ends it; 1: it does not"
     )
     discrepancy: Discrepancy = 0.0

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from udig_recon.core.acquisition import Modality
-from udig_recon.core.parameters.base import Discrepancy, FitMaps, HeldOut, Parameters, Watched
+from udig_recon.core.parameters.base import Discrepancy, EarlyStoppingParameters, FitMaps, HoldoutParameters, Parameters
 
 
 class Deterministic(Parameters):
@@ -17,14 +17,14 @@ class Deterministic(Parameters):
         return False
 
 
-class ZeroFilled(Deterministic, HeldOut):
+class ZeroFilled(Deterministic, HoldoutParameters):
     """Coil-combined inverse Fourier transform of the measured k-space, zeros elsewhere: A^H y."""
 
     modalities = (Modality.MRI,)
     method: Literal["zero_filled"] = "zero_filled"
 
 
-class CGSense(Deterministic, Watched):
+class CGSense(Deterministic, EarlyStoppingParameters):
     """Least squares by conjugate gradients on A^H A x = A^H y, stopped early (Pruessmann et al. 2001)."""
 
     modalities = (Modality.MRI,)
@@ -33,7 +33,7 @@ class CGSense(Deterministic, Watched):
     ridge: float = Field(0.0, ge=0, description="weight of |x|^2, with |A| = 1")
 
 
-class FBP(Deterministic, HeldOut):
+class FBP(Deterministic, HoldoutParameters):
     """Filtered back-projection."""
 
     modalities = (Modality.CT,)
@@ -41,7 +41,7 @@ class FBP(Deterministic, HeldOut):
     filter: Literal["ramp", "hann"] = Field("ramp", description="window on the ramp filter")
 
 
-class SIRT(Deterministic, Watched):
+class SIRT(Deterministic, EarlyStoppingParameters):
     """Simultaneous iterative reconstruction, non-negative: x <- max(x + C A^T R (y - A x), 0)."""
 
     modalities = (Modality.CT,)

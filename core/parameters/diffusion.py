@@ -5,10 +5,10 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from udig_recon.core.acquisition import Modality
-from udig_recon.core.parameters.base import EarliestShare, Watched, check_levels
+from udig_recon.core.parameters.base import EarlyStoppingParameters, MinProgress, check_levels
 
 
-class Sampler(Watched):
+class Sampler(EarlyStoppingParameters):
     """Base of the samplers: a chain of images that walks down falling noise levels."""
 
     needs_prior = True
@@ -31,7 +31,7 @@ class Sampler(Watched):
         description="levels between: a geometric series, or those of evenly spaced times of DDPM's linear schedule",
     )
     samples: int = Field(1, ge=1, le=64, description="chains led side by side; the image is their mean")
-    earliest_share: EarliestShare = 0.5
+    min_progress: MinProgress = 0.5
 
 
 class DPS(Sampler):
@@ -57,7 +57,7 @@ class DDS(Sampler):
         description="weight of the data against the denoised image, with |A| = 1; none: the data alone",
         json_schema_extra={"symbol": "gamma"},
     )
-    fresh_noise: float = Field(
+    stochasticity: float = Field(
         0.85, ge=0, le=1, description="share of fresh noise in each step; 0: DDIM", json_schema_extra={"symbol": "eta"}
     )
 
@@ -98,7 +98,7 @@ class DiffPIR(Sampler):
         json_schema_extra={"symbol": "lambda"},
     )
     consistency_iterations: int = Field(10, ge=1, le=1000, description="conjugate gradient iterations of the map")
-    fresh_noise: float = Field(
+    stochasticity: float = Field(
         0.3,
         ge=0,
         le=1,
@@ -165,7 +165,7 @@ class DCDP(Sampler):
     prior_calls: int = Field(1, ge=1, le=1000, description="prior evaluations per purification")
     sampler: Literal["ddim", "ancestral"] = Field("ddim", description="walk of several prior evaluations")
     noise_scale: float = Field(1.0, ge=0, le=1, description="share of the noise that purification really adds")
-    last_noisy_level: float = Field(
+    noise_until: float = Field(
         0.0, ge=0, le=10, description="noise level below which purification adds no noise; 0: always"
     )
     symmetries: bool = Field(False, description="purify on a random rotation, flip and (MRI) global phase")

@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from udig_recon.core.parameters.base import Watched
+from udig_recon.core.parameters.base import EarlyStoppingParameters
 
 
-class Fit(Watched):
+class Fit(EarlyStoppingParameters):
     """Base of the methods that fit a network to the scan."""
 
     iterations: int = Field(2000, ge=1, le=100_000, description="network updates")
@@ -47,7 +47,7 @@ class ESDIP(RandomInput):
         description="weight of the newest output in mean and variance",
         json_schema_extra={"symbol": "alpha"},
     )
-    patience: int = Field(
+    variance_patience: int = Field(
         1000,
         ge=1,
         le=100_000,
@@ -91,7 +91,7 @@ class DIPProbe(Fit):
     iterations: int = Field(4000, ge=1, le=100_000, description="network updates")
     learning_rate: float = Field(1e-4, gt=0, le=1, description="Adam's step size", json_schema_extra={"symbol": "beta"})
     averaging: float = Field(0.0, ge=0, lt=1, description="decay of the running mean of outputs; 0 gives the last")
-    held_out_share: float | None = Field(
+    holdout_share: float | None = Field(
         0.0, ge=0, lt=1, description="share of the measurements left out to judge images by; none: 0.3; 0: nothing"
     )
     input_noise: float | None = Field(

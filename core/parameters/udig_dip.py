@@ -53,7 +53,7 @@ class UDiGDIP(Parameters):
     noise_scale: float = Field(
         0.0, ge=0, le=1, description="share of the noise that purification really adds; 1 is diffuse-denoise"
     )
-    last_noisy_level: float = Field(
+    noise_until: float = Field(
         0.0,
         ge=0,
         le=10,
@@ -85,7 +85,7 @@ class UDiGDIP(Parameters):
         "last", description="what is shown: the last f(z), the running mean of them, or the last pulled to the data"
     )
     averaging: float = Field(0.9, ge=0, lt=1, description="decay of the running mean, where that is the output")
-    held_out_share: float = Field(
+    holdout_share: float = Field(
         0.1,
         ge=0,
         le=0.5,
@@ -96,7 +96,7 @@ class UDiGDIP(Parameters):
     @property
     def judged(self) -> bool:
         """Whether measurements left out judge the prior against total variation."""
-        return self.held_out_share > 0
+        return self.holdout_share > 0
 
     @property
     def is_random(self) -> bool:
@@ -115,13 +115,13 @@ PAPER: dict[str, Any] = {
     "noise_level": 0.518,
     "final_noise_level": 0.518,
     "noise_scale": 1.0,
-    "last_noisy_level": 0.0,
+    "noise_until": 0.0,
     "prior_calls": 150,
     "sampler": "ancestral",
     "consistency_iterations": 0,
     "symmetries": False,
     "fit_maps": False,
-    "held_out_share": 0.0,
+    "holdout_share": 0.0,
 }
 
 # Views leave out what no sample can know: there the mean of several samples, noise and all, errs least.
@@ -129,13 +129,13 @@ CT: dict[str, Any] = {
     "noise_level": 0.1,
     "final_noise_level": 0.01,
     "noise_scale": 1.0,
-    "last_noisy_level": 0.0,
+    "noise_until": 0.0,
     "samples": 4,
     "outer_iterations": 50,
 }
 # No trial and no total variation, so the start is far off, and noise helps to leave it.
-PREVIEW: dict[str, Any] = {"start": "cg_sense", "outer_iterations": 30, "fit_maps": False, "held_out_share": 0.0}
-PREVIEW_MRI: dict[str, Any] = {**PREVIEW, "noise_level": 0.5, "noise_scale": 0.6, "last_noisy_level": 0.1}
+PREVIEW: dict[str, Any] = {"start": "cg_sense", "outer_iterations": 30, "fit_maps": False, "holdout_share": 0.0}
+PREVIEW_MRI: dict[str, Any] = {**PREVIEW, "noise_level": 0.5, "noise_scale": 0.6, "noise_until": 0.1}
 PREVIEW_CT: dict[str, Any] = {**CT, **PREVIEW, "start": "sirt", "noise_level": 0.2, "samples": 2}
 
 # What a preset sets for a modality, beside the defaults above.

@@ -23,7 +23,7 @@ class Purification(Protocol):
         ...
 
     @property
-    def last_noisy_level(self) -> float:
+    def noise_until(self) -> float:
         """Level below which none is."""
         ...
 
@@ -49,11 +49,11 @@ def purify(prior: Denoiser, x: Tensor, sigma: float, p: Purification, rng: Gener
     A step from s to s' < s is x' = D + sqrt(s'^2 - u^2) (x - D) / s + u n, in the variance exploding form x0 + s n:
     u = 0 is the deterministic walk (Song et al. 2021, DDIM), u = s' sqrt(1 - s'^2 / s^2) the ancestral one, which is
     equation (3) of Liang et al. (2025). The last estimate is the purified image. With noise_scale 1 this is equations
-    (2) to (4) of the paper with M named by its noise level; with 0, and below `last_noisy_level`, plain denoising.
+    (2) to (4) of the paper with M named by its noise level; with 0, and below `noise_until`, plain denoising.
     """
     turn = Symmetry.draw(x.shape[1], rng) if p.symmetries else Symmetry()
     walker = turn.apply(x)
-    scale = p.noise_scale if sigma >= p.last_noisy_level else 0.0
+    scale = p.noise_scale if sigma >= p.noise_until else 0.0
     if scale > 0:
         walker = walker + scale * sigma * normal_like(walker, rng)
     for call in range(p.prior_calls):

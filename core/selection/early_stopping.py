@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from udig_recon.core.algorithms.fitting import held_in
 from udig_recon.core.iterates import Iterate, Iterates, State, restore
 from udig_recon.core.operators import LinearOperator
-from udig_recon.core.parameters import HeldOut, Watched
+from udig_recon.core.parameters import EarlyStoppingParameters, HoldoutParameters
 from udig_recon.core.selection.holdout import chosen, left_out
 
 LOOKS = 100
@@ -66,11 +66,13 @@ class Judge:
         )
 
 
-def watched(method: Method, y: Tensor, A: LinearOperator, p: Watched, rng: Generator, state: State | None) -> Iterates:
+def watched(
+    method: Method, y: Tensor, A: LinearOperator, p: EarlyStoppingParameters, rng: Generator, state: State | None
+) -> Iterates:
     """Iterates of a run that leaves out some measurements; the last one is that of least error on them.
 
-    From `earliest_share` on iterates are compared, anew once noise explains their misfit, and from then on the run ends
-    as `patience_share` and `discrepancy` say. With `refit` it is made again from all measurements and the same random
+    From `min_progress` on iterates are compared, anew once noise explains their misfit, and from then on the run ends
+    as `patience` and `discrepancy` say. With `refit` it is made again from all measurements and the same random
     numbers, up to the iterate that was best (Yaman et al. 2022). Where nothing is left out, they are the method's own
     iterates.
     """
@@ -88,7 +90,7 @@ def watched(method: Method, y: Tensor, A: LinearOperator, p: Watched, rng: Gener
             if last or it.step % max(1, it.steps // LOOKS) == 0:
                 opinion = judge(it.image)
                 memory = {**memory, "latest": opinion.told}
-                if last or it.step >= p.earliest_share * it.steps:
+                if last or it.step >= p.min_progress * it.steps:
                     memory, enough = _compared(memory, it, opinion, p)
                     last = last or enough
             if last:
@@ -108,7 +110,7 @@ def watched(method: Method, y: Tensor, A: LinearOperator, p: Watched, rng: Gener
     yield Iterate(steps, steps, image, loss, validation_residual=told)
 
 
-def _compared(memory: State, it: Iterate, opinion: Opinion, p: Watched) -> tuple[State, bool]:
+def _compared(memory: State, it: Iterate, opinion: Opinion, p: EarlyStoppingParameters) -> tuple[State, bool]:
     """The memory after an iterate, and whether the run ends with it."""
     residual, discrepancy, speaks = opinion
     explained = memory["explained"] or discrepancy <= EXPLAINED
@@ -118,13 +120,15 @@ def _compared(memory: State, it: Iterate, opinion: Opinion, p: Watched) -> tuple
         memory |= {"best": it.image, "loss": it.loss, "best_step": it.step, "residual": residual, "speaks": speaks}
     if anew or residual**2 < (1 - GAIN) * memory["mark"]:
         memory |= {"mark": residual**2, "mark_step": it.step}
-    in_vain = it.step - memory["mark_step"] >= p.patience_share * it.steps
+    in_vain = it.step - memory["mark_step"] >= p.patience * it.steps
     # Where the data are put into the image, as score_mri does, no misfit is left at all; that ends no run by itself.
     fitted = 0 < p.discrepancy >= discrepancy
     return memory, fitted or (explained and in_vain)
 
 
-def at_once(solve: Callable[[Tensor, Model], Iterates], y: Tensor, A: Model, p: HeldOut, rng: Generator) -> Iterates:
+def at_once(
+    solve: Callable[[Tensor, Model], Iterates], y: Tensor, A: Model, p: HoldoutParameters, rng: Generator
+) -> Iterates:
     """The one image of a method that does not iterate, judged by that of a part of the measurements."""
     kept = chosen(y, A, p, rng)
     for it in solve(y, A):

@@ -12,7 +12,7 @@ from udig_recon.core.coils.espirit import full_centre
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.operators import LinearOperator
 from udig_recon.core.operators.fourier import centre
-from udig_recon.core.parameters import HeldOut, check_views
+from udig_recon.core.parameters import HoldoutParameters, check_views
 
 USUAL_SHARE = 0.3
 """Of the measurements outside the calibration centre; fewer choose worse."""
@@ -20,27 +20,27 @@ RUN = {Modality.MRI: 4, Modality.CT: 1}
 """Neighbouring samples of a line or view that are left out together."""
 
 
-def chosen(y: Tensor, A: LinearOperator, p: HeldOut, rng: Generator) -> Tensor | None:
+def chosen(y: Tensor, A: LinearOperator, p: HoldoutParameters, rng: Generator) -> Tensor | None:
     """Which measurements to keep as the knobs have it, as `split` and `scattered` say; None: nothing is left out.
 
     Raises UnsupportedScan when a share was asked for that cannot be left out.
     """
-    if p.held_out_share == 0:
+    if p.holdout_share == 0:
         return None
-    share = USUAL_SHARE if p.held_out_share is None else p.held_out_share
-    kept = split(A, share, rng) if p.held_out == "lines" else scattered(y, A, share, rng)
+    share = USUAL_SHARE if p.holdout_share is None else p.holdout_share
+    kept = split(A, share, rng) if p.holdout == "lines" else scattered(y, A, share, rng)
     if spared(A, kept):
         return kept
-    if p.held_out_share is None:
+    if p.holdout_share is None:
         return None
     if A.modality is Modality.CT:
         check_views(p, len(A.measured))
     raise UnsupportedScan(
-        f"held_out_share {share:g} of {p.held_out} cannot be left out: outside its calibration centre the scan has "
+        f"holdout_share {share:g} of {p.holdout} cannot be left out: outside its calibration centre the scan has "
         "none, or none would be left; 0 leaves out nothing",
-        field="parameters.held_out_share",
+        field="parameters.holdout_share",
         found=f"{share:g}",
-        expected="0, a smaller share, or held_out samples",
+        expected="0, a smaller share, or holdout samples",
     )
 
 

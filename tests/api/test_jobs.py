@@ -137,11 +137,11 @@ def test_more_views_left_out_than_can_be_spared_are_refused_with_how_many_can(
     client: TestClient, ct_file: bytes, method: str
 ) -> None:
     posted = client.post("/v1/scans", content=ct_file).json()
-    parameters = {"method": method, "held_out": "lines", "held_out_share": 0.99}
+    parameters = {"method": method, "holdout": "lines", "holdout_share": 0.99}
     refused = client.post("/v1/jobs", json={"scan_id": posted["id"], "parameters": parameters})
     assert refused.status_code == 422, refused.text
     (error,) = refused.json()["errors"]
-    assert error["field"] == "parameters.held_out_share"
+    assert error["field"] == "parameters.holdout_share"
     assert (error["found"], error["expected"]) == ("24 of 24 views", "22 views or fewer; 0 leaves out none")
 
 

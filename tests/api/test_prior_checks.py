@@ -22,7 +22,7 @@ from udig_recon.worker.settings import Settings
 FAMILIAR = Verdict(prior_share=1.0, best_at=1.0, residuals={"start": 0.3, "tv": 0.2, "udig_dip": 0.1})
 FOREIGN = Verdict(prior_share=0.0, best_at=0.2, residuals={"start": 0.3, "tv": 0.2, "udig_dip": 0.25})
 GOOD, CHECK = Rating("good", ("within limits",)), Rating("check", ("the prior hardly improves on total variation",))
-JUDGED = {"method": "udig_dip", "preset": "preview", "outer_iterations": 4, "held_out_share": 0.1}
+JUDGED = {"method": "udig_dip", "preset": "preview", "outer_iterations": 4, "holdout_share": 0.1}
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ from udig_recon.core.parameters import (
 )
 from udig_recon.core.slice_order import Precedent
 
-QUICK = {"outer_iterations": 4, "inner_iterations": 2, "held_out_share": 0.0, "start": "cg_sense"}
+QUICK = {"outer_iterations": 4, "inner_iterations": 2, "holdout_share": 0.0, "start": "cg_sense"}
 CASES = [
     (ZeroFilled(), Modality.MRI),
     (CGSense(iterations=5), Modality.MRI),
@@ -59,10 +59,10 @@ CASES = [
     (UDiGDIP(preset="paper", **QUICK, prior_calls=3), Modality.MRI),
     (UDiGDIP(preset="paper", **QUICK, prior_calls=3), Modality.CT),
     (UDiGDIP(**QUICK, output="mean", averaging=0.5, purification_period=2, noise_scale=0.5), Modality.MRI),
-    (UDiGDIP(**QUICK, samples=2, noise_scale=1.0, last_noisy_level=0.0, output="consistent"), Modality.CT),
-    (UDiGDIP(**QUICK, prior_calls=3, sampler="ancestral", noise_scale=1.0, last_noisy_level=0.0), Modality.MRI),
-    (UDiGDIP(**{**QUICK, "held_out_share": 0.1}, prior_calls=2), Modality.MRI),
-    (UDiGDIP(**{**QUICK, "held_out_share": 0.2, "start": "tv"}, samples=2, noise_scale=1.0), Modality.CT),
+    (UDiGDIP(**QUICK, samples=2, noise_scale=1.0, noise_until=0.0, output="consistent"), Modality.CT),
+    (UDiGDIP(**QUICK, prior_calls=3, sampler="ancestral", noise_scale=1.0, noise_until=0.0), Modality.MRI),
+    (UDiGDIP(**{**QUICK, "holdout_share": 0.1}, prior_calls=2), Modality.MRI),
+    (UDiGDIP(**{**QUICK, "holdout_share": 0.2, "start": "tv"}, samples=2, noise_scale=1.0), Modality.CT),
     (UDiGDIP(preset="preview", outer_iterations=3, start="fbp"), Modality.CT),
     (UDiGDIP(preset="preview", outer_iterations=3, start="tv"), Modality.MRI),
     *(
@@ -77,7 +77,7 @@ CASES = [
             REDDiff(steps=4, samples=2),
             DCDP(steps=4, prior_calls=2, sampler="ancestral", symmetries=True),
             TVDIP(iterations=4),
-            ESDIP(iterations=5, warm_up=1, patience=2),
+            ESDIP(iterations=5, warm_up=1, variance_patience=2),
             ASeqDIP(iterations=5),
             SelfGuidedDIP(iterations=4, draws=2),
             RefGuidedDIP(iterations=4),
@@ -152,7 +152,7 @@ def stored(state):
 @pytest.mark.parametrize("precedent", [None, Precedent(slice=4, tv_weight=0.01)], ids=["alone", "following"])
 def test_a_judged_run_goes_on_from_any_of_its_stages(modality, stage, precedent):
     knobs = {**QUICK, "outer_iterations": 12, "inner_iterations": 0} if precedent else QUICK
-    method = UDiGDIP(**{**knobs, "held_out_share": 0.1}, noise_scale=0.5)
+    method = UDiGDIP(**{**knobs, "holdout_share": 0.1}, noise_scale=0.5)
     run = partial(iterates, method, modality, precedent=precedent)
     *_, unbroken = run()
     states = [stored(iterate.state()) for iterate in run() if iterate.state is not None]
@@ -167,7 +167,7 @@ def test_a_judged_run_goes_on_from_any_of_its_stages(modality, stage, precedent)
 
 @pytest.mark.parametrize("modality", list(Modality))
 def test_a_slice_that_follows_is_judged_by_its_own_measurements_and_takes_fewer_steps(modality):
-    method = UDiGDIP(preset="preview", outer_iterations=20, held_out_share=0.2, start="tv")
+    method = UDiGDIP(preset="preview", outer_iterations=20, holdout_share=0.2, start="tv")
     *_, alone = iterates(method, modality)
     *_, led = iterates(method, modality, precedent=Precedent(slice=4, tv_weight=alone.verdict.tv_weight))
     assert (alone.verdict.leader, led.verdict.leader) == (None, 4)
@@ -192,7 +192,7 @@ def test_a_prior_that_misleads_is_found_out_and_costs_nothing(modality, followin
     monkeypatch.setattr("udig_recon.core.algorithms.load_prior", lambda *_: Wrong())
     _, _, truth = problem(modality)
     scale = 0.04 if modality is Modality.CT else 1.0
-    method = UDiGDIP(preset="preview", outer_iterations=10, held_out_share=0.2)
+    method = UDiGDIP(preset="preview", outer_iterations=10, holdout_share=0.2)
     *_, last = iterates(method, modality)
     if following:
         *_, last = iterates(method, modality, precedent=Precedent(slice=4, tv_weight=last.verdict.tv_weight))
@@ -223,14 +223,14 @@ def test_conjugate_gradients_solve_a_well_posed_scan():
 def test_sirt_lowers_the_residual_with_every_iteration_and_stays_non_negative():
     losses = [
         (float(iterate.loss), float(iterate.image.min()))
-        for iterate in iterates(SIRT(iterations=30, held_out_share=0), Modality.CT)
+        for iterate in iterates(SIRT(iterations=30, holdout_share=0), Modality.CT)
     ]
     assert all(after < before for (before, _), (after, _) in pairwise(losses))
     assert all(low >= 0 for _, low in losses)
 
 
 def test_dip_learns_the_scan():
-    losses = [float(iterate.loss) for iterate in iterates(DIP(iterations=40, held_out_share=0), Modality.MRI)]
+    losses = [float(iterate.loss) for iterate in iterates(DIP(iterations=40, holdout_share=0), Modality.MRI)]
     assert min(losses[-5:]) < 0.2 * losses[0]
 
 

@@ -47,7 +47,7 @@ def test_the_file_is_read_in_the_sandbox_alone(sinogram, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["out.h5", "out.npy"])
 def test_a_judged_run_ends_with_the_reason_of_each_slice(sinogram, tmp_path, capsys, name):
-    knobs = ["--set", "preset=preview", "outer_iterations=2", "held_out_share=0.1", "--slices", "1", "0"]
+    knobs = ["--set", "preset=preview", "outer_iterations=2", "holdout_share=0.1", "--slices", "1", "0"]
     assert main([str(sinogram), "-o", str(tmp_path / name), *knobs]) == 0
     reasons = [line for line in capsys.readouterr().err.splitlines() if "residual on measurements left out" in line]
     assert [reason.partition(": residual on measurements left out: ")[0] for reason in reasons] == [
@@ -63,7 +63,7 @@ def test_a_judged_run_ends_with_the_reason_of_each_slice(sinogram, tmp_path, cap
 
 
 def test_a_slice_is_the_same_in_whatever_order_its_volume_is_asked_for(sinogram, tmp_path):
-    knobs = ["--set", "preset=preview", "outer_iterations=8", "held_out_share=0.1"]
+    knobs = ["--set", "preset=preview", "outer_iterations=8", "holdout_share=0.1"]
     found = []
     for order in (["0", "1"], ["1", "0", "1"]):
         assert main([str(sinogram), "-o", str(tmp_path / "out.h5"), *knobs, "--slices", *order]) == 0
@@ -134,7 +134,7 @@ def test_same_seed_writes_the_same_image(tmp_path):
             ["--method", "sirt", "--set", "iterations=0"],
             "iterations is 0, expected >= 1",
         ),
-        (["--method", "sirt", "--set", "beta=1"], "beta is unknown, expected one of the knobs of sirt: held_out_share"),
+        (["--method", "sirt", "--set", "beta=1"], "beta is unknown, expected one of the knobs of sirt: holdout_share"),
         (
             ["--method", "sirt", "--set", "iteration=1"],
             "iteration is unknown, expected one of the knobs of sirt: iterations",

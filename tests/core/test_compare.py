@@ -86,9 +86,9 @@ def test_what_is_compared_is_what_the_engine_reconstructs(folder, tmp_path):
 
 
 def test_slices_follow_their_leader_as_in_a_volume(folder, tmp_path):
-    method = "udig_dip:preset=preview,outer_iterations=8,held_out_share=0.1"
+    method = "udig_dip:preset=preview,outer_iterations=8,holdout_share=0.1"
     compared(folder, tmp_path / "out", "--methods", method)
-    knobs = ["--set", "preset=preview", "outer_iterations=8", "held_out_share=0.1"]
+    knobs = ["--set", "preset=preview", "outer_iterations=8", "holdout_share=0.1"]
     assert main([str(folder / "brain.h5"), "-o", str(tmp_path / "volume.h5"), *knobs]) == 0
     with h5py.File(tmp_path / "volume.h5") as file:
         expected, verdicts = file["reconstruction"][:], json.loads(file.attrs["verdicts"])
@@ -103,10 +103,10 @@ def test_slices_follow_their_leader_as_in_a_volume(folder, tmp_path):
     ("method", "prior_calls", "updates"),
     [
         ("cg_sense", 0, 0),
-        ("dip:iterations=7,held_out_share=0", 0, 7),
-        ("oes:iterations=3,mask_iterations=2,held_out_share=0", 0, 5),
-        ("dds:steps=3,samples=2,held_out_share=0", 6, 0),
-        ("score_mri:steps=3,held_out_share=0", 6, 0),
+        ("dip:iterations=7,holdout_share=0", 0, 7),
+        ("oes:iterations=3,mask_iterations=2,holdout_share=0", 0, 5),
+        ("dds:steps=3,samples=2,holdout_share=0", 6, 0),
+        ("score_mri:steps=3,holdout_share=0", 6, 0),
         ("udig_dip:preset=paper,outer_iterations=3,prior_calls=2", 6, 6),
         ("udig_dip:preset=paper,outer_iterations=4,prior_calls=3,purification_period=2", 6, 8),
     ],
@@ -143,7 +143,7 @@ def test_other_parameters_and_another_scan_are_other_results(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "method", ["dip:iterations=30,held_out_share=0", "udig_dip:preset=paper,outer_iterations=8,prior_calls=1"]
+    "method", ["dip:iterations=30,holdout_share=0", "udig_dip:preset=paper,outer_iterations=8,prior_calls=1"]
 )
 def test_an_interrupted_run_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch, capsys, method):
     counts: list[int] = []
@@ -260,7 +260,7 @@ def test_panels_and_curves_are_drawn(folder, tmp_path):
     out = tmp_path / "out"
     figures = ["--figures", "panels", "iterations"]
     rows = compared(
-        folder, out, "--methods", "sirt", "dip=dip:iterations=20,held_out_share=0", "--slices", "0", *figures
+        folder, out, "--methods", "sirt", "dip=dip:iterations=20,holdout_share=0", "--slices", "0", *figures
     )
     pictures = {str(path.relative_to(out)) for path in out.rglob("*.png")}
     curves = {"iterations-24-views.png", "updates-24-views.png", "updates-2x.png"}

@@ -26,7 +26,7 @@ from udig_recon.core.priors.load import load_prior
 CPU = torch.device("cpu")
 COILS = 3
 SHORT = {"iterations": 6, "outer_iterations": 6, "mask_iterations": 4, "steps": 6, "warm_up": 0}
-TO_THE_END = {"patience_share": 1.0, "discrepancy": 0.0, "patience": 100_000}
+TO_THE_END = {"patience": 1.0, "discrepancy": 0.0, "variance_patience": 100_000}
 FURTHER = [
     {"method": "dps", "samples": 3},
     {"method": "daps", "langevin_steps": 0, "samples": 2},
@@ -34,7 +34,7 @@ FURTHER = [
     {"method": "dcdp", "prior_calls": 2},
     {"method": "score_mri", "coils": "separate"},
     {"method": "udig_dip", "preset": "preview"},
-    {"method": "udig_dip", "held_out_share": 0.1, "inner_iterations": 2, "samples": 2},
+    {"method": "udig_dip", "holdout_share": 0.1, "inner_iterations": 2, "samples": 2},
     {"method": "udig_dip", "preset": "paper", "prior_calls": 2},
     {"method": "udig_dip", "output": "consistent", "purification_period": 2},
     {"method": "cg_sense", "refit": False},

@@ -13,7 +13,16 @@ from udig_recon.core import algorithms
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.operators import MultiCoilMRI, ParallelBeamCT
-from udig_recon.core.parameters import DIP, FBP, SIRT, CGSense, DIPProbe, Watched, ZeroFilled, check_views
+from udig_recon.core.parameters import (
+    DIP,
+    FBP,
+    SIRT,
+    CGSense,
+    DIPProbe,
+    EarlyStoppingParameters,
+    ZeroFilled,
+    check_views,
+)
 from udig_recon.core.reconstruct import reconstruct, slice_problem
 from udig_recon.core.selection.early_stopping import EXPLAINED, GAIN, Judge
 from udig_recon.core.selection.holdout import chosen, scattered
@@ -50,7 +59,7 @@ def rng():
 
 @pytest.mark.parametrize("modality", list(Modality))
 def test_the_image_is_the_iterate_of_least_residual_on_what_was_left_out(modality):
-    *path, last = noisy(modality, refit=False, patience_share=1)
+    *path, last = noisy(modality, refit=False, patience=1)
     least = min(path, key=lambda it: it.validation_residual)
     assert torch.equal(last.image, least.image)
     assert last.validation_residual == least.validation_residual
@@ -70,7 +79,7 @@ def discrepancies(modality, path, **knobs):
 
 @pytest.mark.parametrize("modality", list(Modality))
 def test_a_run_ends_when_nothing_better_came_for_its_patience_once_noise_explains_its_misfit(modality):
-    *path, last = noisy(modality, refit=False, patience_share=0.2)
+    *path, last = noisy(modality, refit=False, patience=0.2)
     first = next(k for k, level in enumerate(discrepancies(modality, path)) if level <= EXPLAINED)
     errors = [it.validation_residual**2 for it in path]
     # Each looked at, and waited for again after a clear gain.
@@ -87,7 +96,7 @@ def test_the_refit_is_the_run_on_all_measurements_up_to_the_iterate_chosen(modal
     *path, last = noisy(modality)
     trial = [it for it in path if it.step < 120]
     best = min(trial, key=lambda it: it.validation_residual).step
-    whole = noisy(modality, held_out_share=0)
+    whole = noisy(modality, holdout_share=0)
     assert torch.equal(last.image, whole[best - 1].image)
     assert [it.step for it in path[len(trial) :]] == list(range(121, 120 + best))
 
@@ -95,24 +104,24 @@ def test_the_refit_is_the_run_on_all_measurements_up_to_the_iterate_chosen(modal
 @pytest.mark.parametrize("modality", list(Modality))
 def test_what_is_left_out_finds_a_better_image_than_the_whole_run_does(modality):
     seen = problem(modality, NOISY[modality][1])
-    picked, whole = (seen.quality(noisy(modality, **knobs)[-1].image).psnr for knobs in ({}, {"held_out_share": 0}))
+    picked, whole = (seen.quality(noisy(modality, **knobs)[-1].image).psnr for knobs in ({}, {"holdout_share": 0}))
     assert picked > whole + 1
 
 
 @pytest.mark.parametrize("modality", list(Modality))
 def test_a_run_ends_where_the_noise_explains_its_misfit(modality):
     seen = problem(modality, NOISY[modality][1])
-    *whole, _ = noisy(modality, refit=False, patience_share=1)
+    *whole, _ = noisy(modality, refit=False, patience=1)
     # That of the run is of what it sees, which is not quite that of all measurements.
     levels = [seen.quality(it.image).noise_discrepancy for it in whole]
-    path = noisy(modality, refit=False, patience_share=1, discrepancy=levels[4])
+    path = noisy(modality, refit=False, patience=1, discrepancy=levels[4])
     assert len(path) < len(whole)
     assert all(level > 0.95 * levels[4] for level in levels[: len(path) - 1])
 
 
 @pytest.mark.parametrize("modality", list(Modality))
 def test_no_iterate_is_taken_or_waited_for_before_the_earliest(modality):
-    *path, last = noisy(modality, refit=False, patience_share=0.1, earliest_share=0.5)
+    *path, last = noisy(modality, refit=False, patience=0.1, min_progress=0.5)
     eligible = [it for it in path if it.step >= 60]
     assert min(path, key=lambda it: it.validation_residual).step < 60
     assert torch.equal(last.image, min(eligible, key=lambda it: it.validation_residual).image)
@@ -130,10 +139,12 @@ def test_noise_discrepancy_of_the_truth_is_one(modality):
 
 @pytest.mark.parametrize(("method", "modality"), CASES, ids=called)
 def test_every_image_is_judged_unless_nothing_is_to_be_left_out(method, modality):
-    if isinstance(method, Watched):  # in a walk of a few steps the second half is not better than the first
-        method = method.model_copy(update={"earliest_share": 0.0})
+    if isinstance(
+        method, EarlyStoppingParameters
+    ):  # in a walk of a few steps the second half is not better than the first
+        method = method.model_copy(update={"min_progress": 0.0})
     *_, last = iterates(method, modality)
-    share = getattr(method, "held_out_share", None)
+    share = getattr(method, "holdout_share", None)
     judged = share != 0 and getattr(method, "preset", "standard") == "standard" and not isinstance(method, DIPProbe)
     assert (last.validation_residual is not None) == judged
     assert not judged or 0 < last.validation_residual < 3
@@ -141,7 +152,7 @@ def test_every_image_is_judged_unless_nothing_is_to_be_left_out(method, modality
 
 @pytest.mark.parametrize("stage", [0, 1])
 @pytest.mark.parametrize("modality", list(Modality))
-@pytest.mark.parametrize("knobs", [{}, {"held_out": "lines", "held_out_share": 0.2}], ids=["samples", "lines"])
+@pytest.mark.parametrize("knobs", [{}, {"holdout": "lines", "holdout_share": 0.2}], ids=["samples", "lines"])
 def test_a_watched_run_goes_on_from_either_of_its_stages(modality, stage, knobs):
     seen, method = problem(modality), DIP(iterations=9, **knobs)
     points = list(reconstruct(seen, method, seed=3))
@@ -163,7 +174,7 @@ def test_a_watched_run_goes_on_from_either_of_its_stages(modality, stage, knobs)
 
 @pytest.mark.parametrize("modality", list(Modality))
 def test_output_variance_is_that_of_es_emv(modality):
-    path = noisy(modality, held_out_share=0)
+    path = noisy(modality, holdout_share=0)
     mean, variance = path[0].image, 0.0
     for it in path:
         away = it.image - mean
@@ -221,19 +232,19 @@ def test_where_nothing_is_to_spare_nothing_is_left_out_unless_it_was_asked_for()
         *_, last = algorithms.run(y, A, method(), rng(), None, None)
         assert last.validation_residual is None
         with pytest.raises(UnsupportedScan, match="outside its calibration centre") as refusal:
-            list(algorithms.run(y, A, method(held_out_share=0.1), rng(), None, None))
-        assert refusal.value.field == "parameters.held_out_share"
+            list(algorithms.run(y, A, method(holdout_share=0.1), rng(), None, None))
+        assert refusal.value.field == "parameters.holdout_share"
 
 
 @pytest.mark.parametrize("method", [FBP, SIRT])
 def test_more_views_left_out_than_can_be_spared_are_refused_with_what_can(method):
-    asked = method(held_out_share=0.9, held_out="lines")
+    asked = method(holdout_share=0.9, holdout="lines")
     A = ParallelBeamCT(np.arange(5) * np.pi / 5, 16, 25, 1.0, 1.0)
     y = A.forward(torch.ones(1, 1, 16, 16))
     for refuse in (lambda: check_views(asked, 5), lambda: list(algorithms.run(y, A, asked, rng(), None, None))):
         with pytest.raises(UnsupportedScan, match="leaves out 4 of 5 views") as refusal:
             refuse()
         assert refusal.value.expected == "3 views or fewer; 0 leaves out none"
-    check_views(method(held_out_share=0.5, held_out="lines"), 5)
-    check_views(method(held_out_share=0.9), 5)
+    check_views(method(holdout_share=0.5, holdout="lines"), 5)
+    check_views(method(holdout_share=0.9), 5)
     assert asdict(problem(Modality.CT).quality(torch.zeros(1, 1, 48, 48)))["data_residual"] == pytest.approx(1)

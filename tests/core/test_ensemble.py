@@ -23,7 +23,7 @@ SEEDS = 3
 STOPS = 7
 """of each run, spread over it"""
 DDS = {"method": "dds", "steps": 3}
-JUDGED = {"method": "udig_dip", "outer_iterations": 4, "fit_maps": False, "held_out_share": 0.2}
+JUDGED = {"method": "udig_dip", "outer_iterations": 4, "fit_maps": False, "holdout_share": 0.2}
 DIP = {"method": "dip", "iterations": 4}
 TRUSTED = {"method": "udig_dip", "preset": "preview", "outer_iterations": 3}
 

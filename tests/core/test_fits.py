@@ -39,11 +39,11 @@ def fitted(method, p):
 
 
 def test_an_early_stop_gives_the_output_that_varied_least_and_ends_the_run():
-    found = fitted(es_dip, ESDIP(iterations=400, learning_rate=0.05, patience=20, warm_up=5, averaging=0.0))
+    found = fitted(es_dip, ESDIP(iterations=400, learning_rate=0.05, variance_patience=20, warm_up=5, averaging=0.0))
     assert len(found) < 400
     assert found[-1].step == found[-1].steps
     assert all(torch.equal(it.image, found[-1].image) for it in found[-20:])
-    whole = fitted(es_dip, ESDIP(iterations=30, patience=100))
+    whole = fitted(es_dip, ESDIP(iterations=30, variance_patience=100))
     assert [it.step for it in whole] == list(range(1, 31))
 
 

@@ -92,7 +92,7 @@ def test_a_scan_of_which_no_line_can_be_spared_is_reconstructed_as_others_are(tm
 def test_the_smallest_scan_is_fitted_by_the_largest_network(tmp_path, modality):
     parts = scans.mri(size=8) if modality is Modality.MRI else scans.ct(size=8)
     problem = slice_problem(formats.read(scans.write_hdf5(tmp_path / "scan", **parts)), 0, CPU)
-    assert bool(last(problem, "dip", iterations=2, held_out_share=0).image.isfinite().all())
+    assert bool(last(problem, "dip", iterations=2, holdout_share=0).image.isfinite().all())
 
 
 def test_a_slice_of_which_only_rounding_is_left_is_an_empty_image(brainlike):

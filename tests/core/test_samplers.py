@@ -212,7 +212,7 @@ def test_dds_takes_the_published_steps(problem, gamma):
         eps = (x - math.sqrt(a) * x0) / math.sqrt(1 - a)
         M, b = (HtH, Hty) if gamma is None else (torch.eye(6) + gamma * HtH, x0 + gamma * Hty)
         found = conjugate_gradients(M, b, x0, 2)
-        mixed = p.fresh_noise * draw() + math.sqrt(1 - p.fresh_noise**2) * eps
+        mixed = p.stochasticity * draw() + math.sqrt(1 - p.stochasticity**2) * eps
         x = math.sqrt(after) * found + math.sqrt(1 - after) * mixed
         expected.append(x / math.sqrt(after))
     agree(steps(dds(y, A, chains(1), prior, p, rng())), expected)
@@ -231,7 +231,7 @@ def test_diffpir_takes_the_published_steps(problem):
         rho = p.consistency_weight * VARIANCE * a / (1 - a)
         found = torch.linalg.solve(A.H.T @ A.H + rho * torch.eye(6), A.H.T @ y.flatten() + rho * x0)
         eps = (x - math.sqrt(a) * found) / math.sqrt(1 - a)
-        mixed = math.sqrt(p.fresh_noise) * draw() + math.sqrt(1 - p.fresh_noise) * eps
+        mixed = math.sqrt(p.stochasticity) * draw() + math.sqrt(1 - p.stochasticity) * eps
         x = math.sqrt(after) * found + math.sqrt(1 - after) * mixed
         expected.append(x / math.sqrt(after))
     agree(steps(diffpir(y, A, chains(1), prior, p, rng())), expected, 1e-3)

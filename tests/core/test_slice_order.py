@@ -27,7 +27,7 @@ def test_a_volume_of_sixteen_has_two_leaders_and_lone_slices_lead_themselves():
 
 
 @pytest.mark.parametrize(
-    "method", [UDiGDIP(held_out_share=0.0), UDiGDIP(inner_iterations=2), TV(), CGSense()], ids=lambda m: m.method
+    "method", [UDiGDIP(holdout_share=0.0), UDiGDIP(inner_iterations=2), TV(), CGSense()], ids=lambda m: m.method
 )
 def test_methods_without_anything_to_share_have_no_leaders(method):
     assert leaders(range(16), method) == {}

@@ -37,11 +37,11 @@ from udig_recon.worker.storage.local import Storage
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 60.0
-LONG = SIRT(iterations=8000, held_out_share=0)
-SHORT = SIRT(iterations=300, held_out_share=0)
+LONG = SIRT(iterations=8000, holdout_share=0)
+SHORT = SIRT(iterations=300, holdout_share=0)
 GUIDED = complete(UDiGDIP(outer_iterations=25, inner_iterations=1), Modality.CT)  # network, optimiser, prior, noise
-LED = complete(UDiGDIP(outer_iterations=60, held_out_share=0.1), Modality.CT)  # slices follow one of their volume
-JUDGED = complete(UDiGDIP(outer_iterations=40, inner_iterations=1, held_out_share=0.1), Modality.CT)
+LED = complete(UDiGDIP(outer_iterations=60, holdout_share=0.1), Modality.CT)  # slices follow one of their volume
+JUDGED = complete(UDiGDIP(outer_iterations=40, inner_iterations=1, holdout_share=0.1), Modality.CT)
 Found = TypeVar("Found")
 
 

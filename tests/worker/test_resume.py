@@ -39,10 +39,10 @@ TOGETHER: list[dict[str, Any]] = [
     {"method": "dip", "averaging": 0.0},
     {"method": "tv", "weight": 0.01},
     {"method": "l1_wavelet", "weight": 0.01},
-    {"method": "udig_dip", "samples": 2, "noise_scale": 1.0, "last_noisy_level": 0.01, "held_out_share": 0.0},
+    {"method": "udig_dip", "samples": 2, "noise_scale": 1.0, "noise_until": 0.01, "holdout_share": 0.0},
     {"method": "udig_dip", "noise_scale": 1.0, "sampler": "ancestral", "prior_calls": 3},
     {"method": "udig_dip", "inner_iterations": 2, "output": "mean", "averaging": 0.5, "purification_period": 2},
-    {"method": "udig_dip", "inner_iterations": 1, "network": "unet", "held_out_share": 0.3, "start": "cg_sense"},
+    {"method": "udig_dip", "inner_iterations": 1, "network": "unet", "holdout_share": 0.3, "start": "cg_sense"},
     {"method": "udig_dip", "inner_iterations": 1, "noise_scale": 0.5, "samples": 2, "output": "consistent"},
 ]
 
