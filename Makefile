@@ -10,7 +10,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 
 ADVISORIES ?= https://api.osv.dev
 
-BENCHMARKS = presets projector espirit
+BENCHMARKS = speed.presets speed.projector accuracy.espirit
 
 .PHONY: demo serve test check audit bench chaos
 .DELETE_ON_ERROR:

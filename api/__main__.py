@@ -17,7 +17,7 @@ from udig_recon.worker.settings import get_settings
 from udig_recon.worker.standalone.processes import keep_private
 from udig_recon.worker.telemetry import logs, tracing
 
-log = logging.getLogger("api")
+log = logging.getLogger("udig_recon.api")
 KEEP_ALIVE_SECONDS = 15
 OWN_FILES = 256  # of databases, queue, uploads and logs, beside the connections
 KEYS_CURE = "AUTHENTICATION=on, and `python -m udig_recon.worker keys create NAME`"

@@ -183,7 +183,7 @@ def test_a_traceback_in_the_log_has_places_and_kinds_but_no_words(capsys: pytest
             except ValueError as error:
                 raise RuntimeError(f"about {NAME}") from error
         except RuntimeError:
-            logging.getLogger("worker").exception("slice.failed")
+            logging.getLogger("udig_recon.worker").exception("slice.failed")
         line = json.loads(capsys.readouterr().err)
     finally:
         logging.root.handlers[:] = handlers

@@ -66,25 +66,6 @@ def test_the_engine_knows_no_environment_and_does_not_log() -> None:
     assert not guilty
 
 
-def test_modules_are_short() -> None:
-    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in MODULES}
-    assert {name: lines for name, lines in lengths.items() if lines > 300} == {}
-
-
-def test_function_bodies_are_short() -> None:
-    bodies = {
-        f"{path}:{node.name}": node.end_lineno - _statements(node)[0].lineno + 1
-        for path, tree in trees()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and _statements(node) and node.end_lineno
-    }
-    assert {name: lines for name, lines in bodies.items() if lines > 40} == {}
-
-
-def _statements(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.stmt]:
-    return node.body[1:] if ast.get_docstring(node) else node.body
-
-
 def test_no_module_is_a_drawer_for_anything() -> None:
     drawers = {"utils", "util", "helpers", "helper", "common", "misc", "base_utils"}
     assert [str(path) for path in ROOT.rglob("*.py") if path.stem in drawers and ".venv" not in path.parts] == []

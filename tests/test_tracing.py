@@ -109,7 +109,7 @@ def test_a_collector_that_is_away_keeps_nobody_waiting(settings: Settings, scan:
         until(lambda: httpx2.get(f"{served.url}/v1/jobs/{job_id}").json()["status"] == "succeeded")
 
 
-@pytest.mark.parametrize("module", ["api", "worker"])
+@pytest.mark.parametrize("module", ["udig_recon.api", "udig_recon.worker"])
 def test_an_endpoint_that_is_none_stops_the_start_with_one_line(settings: Settings, module: str) -> None:
     command = [sys.executable, "-m", module]
     wrong = environment(settings) | {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}

@@ -11,19 +11,19 @@ from udig_recon.worker.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = (
-    "core",
-    "worker",
+    "udig_recon.core",
+    "udig_recon.worker",
     "udig_recon.worker.standalone.serve",
     "udig_recon.worker.runtime.health",
     "udig_recon.worker.database.migrate",
     "udig_recon.worker.cli.postgres",
-    "api",
+    "udig_recon.api",
 )
 COMMANDS = (
-    *(f"core {name}" for name in ("compare", "train-prior", "convert-prior", "familiarise")),
-    *(f"worker {name}" for name in ("keys", "tenants", "webhook-secret", "data-folder", "audit")),
+    *(f"udig_recon.core {name}" for name in ("compare", "train-prior", "convert-prior", "familiarise")),
+    *(f"udig_recon.worker {name}" for name in ("keys", "tenants", "webhook-secret", "data-folder", "audit")),
 )
-WITHOUT_ARGUMENTS = ("udig_recon.worker.standalone.serve", "udig_recon.worker.runtime.health", "api")
+WITHOUT_ARGUMENTS = ("udig_recon.worker.standalone.serve", "udig_recon.worker.runtime.health", "udig_recon.api")
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":

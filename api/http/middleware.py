@@ -19,7 +19,7 @@ from udig_recon.api.system.metrics import Requests
 from udig_recon.worker.settings import is_loopback
 from udig_recon.worker.telemetry import tracing
 
-log = logging.getLogger("api.requests")
+log = logging.getLogger("udig_recon.api.requests")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",

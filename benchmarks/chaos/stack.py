@@ -202,7 +202,7 @@ class Stack:
         if not self.mounted:
             environment["CHAOS_DISK"] = str(self.root / "full")
         changes = not self.mounted or not fence or changed.get("CHAOS_CLOCK")
-        command = [sys.executable, "-m", *(["benchmarks.chaos.entry", what] if changes else [what])]
+        command = [sys.executable, "-m", *(["benchmarks.chaos.entry", what] if changes else [f"udig_recon.{what}"])]
         (self.root / "logs").mkdir(exist_ok=True)
         return Process(name, command, environment, self.root / "logs" / f"{name}.log")
 

@@ -138,12 +138,12 @@ def test_every_read_of_a_tenants_data_is_written_down(client: TestClient) -> Non
 def test_a_line_of_the_request_log_says_who_asked_from_where(
     keyed: TestClient, database: sessionmaker[Session], headers: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "api.requests")
+    caplog.set_level(logging.INFO, "udig_recon.api.requests")
     keyed.get("/v1/jobs", headers=headers)
     for _ in range(50):
         keyed.get("/v1/jobs")
         keyed.get("/healthz")
-    lines: list[Any] = [record for record in caplog.records if record.name == "api.requests"]
+    lines: list[Any] = [record for record in caplog.records if record.name == "udig_recon.api.requests"]
     with database() as session:
         (key_id,) = session.scalars(select(keys.Key.id))
     assert [(line.route, line.status, line.client, getattr(line, "key_id", None)) for line in lines] == [

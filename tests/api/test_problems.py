@@ -76,11 +76,11 @@ def test_every_answer_forbids_sniffing(client: TestClient) -> None:
 
 
 def test_the_log_holds_no_names(client: TestClient, mri_file: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG, "api"):
+    with caplog.at_level(logging.DEBUG, "udig_recon.api"):
         client.post("/v1/scans", content=mri_file, params={"filename": "Mustermann.h5"})
         client.post("/v1/scans", content=mri_file, headers={"X-Filename": "Mustermann.h5"})
         client.get("/Mustermann")
-    ours = [str(vars(record)) for record in caplog.records if record.name.startswith(("api", "worker"))]
+    ours = [str(vars(record)) for record in caplog.records if record.name.startswith("udig_recon.")]
     assert len(ours) >= 3
     assert not any("Mustermann" in message for message in ours)
 

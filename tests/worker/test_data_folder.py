@@ -46,7 +46,7 @@ def test_an_empty_folder_in_the_place_of_a_share_is_refused_by_all(desk: Desk, t
         set_up(elsewhere)
     with pytest.raises(SystemExit, match="is its share mounted"):
         create_app(elsewhere)
-    for module in ("worker", "api"):
+    for module in ("udig_recon.worker", "udig_recon.api"):
         ended = subprocess.run(
             [sys.executable, "-m", module],
             env=environment(elsewhere),

@@ -56,7 +56,7 @@ def children(pid: int) -> dict[str, int]:
         for child in (task / "children").read_text().split():
             line = processes.command_line(int(child)).split()
             if line:
-                found[line[2] if line[1:2] == ["-m"] else Path(line[0]).name] = int(child)
+                found[line[2].removeprefix("udig_recon.") if line[1:2] == ["-m"] else Path(line[0]).name] = int(child)
     return found
 
 

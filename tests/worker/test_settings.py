@@ -35,16 +35,16 @@ WRONG: list[tuple[str, dict[str, str]]] = [
     ("HEARTBEAT_SECONDS", {"HEARTBEAT_SECONDS": "60", "LEASE_SECONDS": "60"}),
 ]
 OF_A_PROCESS: list[tuple[str, str, dict[str, str]]] = [
-    ("api", "DATABASE_URL", {"DATABASE_URL": ""}),
-    ("api", "REDIS_URL", {"REDIS_URL": ""}),
-    ("api", "HOST", {"HOST": "192.0.2.1"}),
-    ("worker", "REDIS_URL", {"REDIS_URL": ""}),
+    ("udig_recon.api", "DATABASE_URL", {"DATABASE_URL": ""}),
+    ("udig_recon.api", "REDIS_URL", {"REDIS_URL": ""}),
+    ("udig_recon.api", "HOST", {"HOST": "192.0.2.1"}),
+    ("udig_recon.worker", "REDIS_URL", {"REDIS_URL": ""}),
     ("udig_recon.worker.database.migrate", "DATABASE_URL", {}),
     ("udig_recon.worker.standalone.serve", "DATABASE_URL", {}),
 ]
 MODULES = (
-    "api",
-    "worker",
+    "udig_recon.api",
+    "udig_recon.worker",
     "udig_recon.worker.standalone.serve",
     "udig_recon.worker.database.migrate",
     "udig_recon.worker.runtime.health",
@@ -103,14 +103,14 @@ def test_what_a_process_lacks_or_cannot_use_is_named(
     assert name in refusal(module, environment | change).partition(":")[2].split(";")[0]
 
 
-@pytest.mark.parametrize("module", ["api", "udig_recon.worker.standalone.serve"])
+@pytest.mark.parametrize("module", ["udig_recon.api", "udig_recon.worker.standalone.serve"])
 def test_data_that_cannot_be_used_is_named(module: str, environment: dict[str, str]) -> None:
     assert refusal(module, environment | {"DATA": "/proc/nothing"}).startswith("error: DATA: ")
 
 
 def test_a_taken_port_is_named(environment: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert "PORT" in refusal("api", environment | {"PORT": str(taken.getsockname()[1])})
+        assert "PORT" in refusal("udig_recon.api", environment | {"PORT": str(taken.getsockname()[1])})
 
 
 def test_secrets_come_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
