@@ -1,12 +1,99 @@
-"""How close a reconstruction is to a reference: on magnitudes, with the reference's maximum as the range."""
+"""Metrics of a reconstruction: their names, units and descriptions, and PSNR, SSIM and NMSE against a reference.
 
+Metrics against a reference are of magnitudes, with the reference's maximum as the range.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.metrics import structural_similarity
 
 Image = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that is reported about a reconstruction."""
+
+    name: str  # in JSON, rows, CSV files and tables
+    title: str  # heading of a column
+    unit: str  # empty: a number without unit
+    description: str
+    digits: int  # decimals in a table
+
+
+_METRICS = (
+    Metric("psnr", "PSNR", "dB", "peak signal-to-noise ratio; null without a reference", 2),
+    Metric("ssim", "SSIM", "", "structural similarity; null without a reference", 3),
+    Metric("nmse", "NMSE", "", "normalised mean squared error; null without a reference", 4),
+    Metric("data_residual", "data residual", "", "|A x - y| / |y|", 4),
+    Metric(
+        "validation_residual",
+        "validation residual",
+        "",
+        "|A x - y| / |y| on held-out measurements, of the best candidate; null unless measurements were held out in "
+        "every slice",
+        4,
+    ),
+    Metric(
+        "noise_discrepancy",
+        "noise discrepancy",
+        "",
+        "|A x - y| over that of the noise alone: about 1 is right, less fits noise, more leaves data unexplained; null "
+        "where no noise is found",
+        3,
+    ),
+    Metric(
+        "iterate_variance",
+        "iterate variance",
+        "",
+        "running variance of the iterates over the mean square of the image (ES-EMV): high where they have not "
+        "settled; null unless the method iterates",
+        6,
+    ),
+    Metric(
+        "hallucination_share",
+        "hallucination share",
+        "",
+        "share of the object where the image departs from the prior-free one and the measurements do not tell why; "
+        "null without a prior",
+        3,
+    ),
+    Metric(
+        "seed_std",
+        "seed deviation",
+        "",
+        "standard deviation between seeds over the object, as a share of its brightness; null with one seed",
+        3,
+    ),
+    Metric("seconds", "time", "s", "computing time", 1),
+    Metric(
+        "prior_evaluations",
+        "prior evaluations",
+        "",
+        "evaluations of the diffusion prior, one for each image; null: not counted",
+        0,
+    ),
+    Metric(
+        "optimizer_steps", "optimizer steps", "", "optimizer steps of a network that is fitted; null: not counted", 0
+    ),
+)
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _METRICS}
+"""All metrics by name. Rows, result files, tables, comparisons and the API take names and descriptions from here."""
+
+_OLD_NAMES = {
+    "spread": "seed_std",
+    "updates": "optimizer_steps",
+    "prior_calls": "prior_evaluations",
+    "output_variance": "iterate_variance",
+}
+
+
+def with_current_names(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored metrics or curves by today's names: versions before 0.2 named some differently."""
+    return {_OLD_NAMES.get(name, name): value for name, value in stored.items()}
 
 
 def psnr(image: Image, reference: Image, data_range: float | None = None) -> float:
@@ -28,6 +115,9 @@ def ssim(image: Image, reference: Image, data_range: float | None = None) -> flo
 
     NaN where the reference is zero.
     """
+    # Imported here because the names of metrics are also needed where scikit-image is not.
+    from skimage.metrics import structural_similarity
+
     x, truth = _magnitudes(image, reference)
     peak = float(truth.max()) if data_range is None else data_range
     return float(structural_similarity(truth, x, win_size=7, data_range=peak)) if peak > 0 else float("nan")

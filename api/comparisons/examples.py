@@ -50,8 +50,8 @@ _FOUND: dict[str, Any] = {
     "nmse": 0.008,
     "data_residual": 0.041,
     "seconds": 118.6,
-    "prior_calls": 240,
-    "updates": 0,
+    "prior_evaluations": 240,
+    "optimizer_steps": 0,
 }
 COMPARISON: dict[str, Any] = {
     **COMPARISON_ITEM,

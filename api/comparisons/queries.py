@@ -12,7 +12,8 @@ from udig_recon.api.comparisons.schemas import ComparisonItem, ComparisonOut, Co
 from udig_recon.api.http.problems import NotFound
 from udig_recon.api.jobs.queries import PART, RUNNING, SUCCEEDED, cursor_after, from_cursor
 from udig_recon.api.jobs.schemas import Page
-from udig_recon.core.comparison.entries import Entry
+from udig_recon.core.comparison.entries import ENTRY_METRICS, Entry
+from udig_recon.core.metrics import with_current_names
 from udig_recon.worker.database.tables import OPEN, Chunk, Comparison, Job, Status
 
 _LABEL = Job.compared["label"].astext
@@ -69,7 +70,7 @@ def slice_entries(session: Session, comparison_id: uuid.UUID) -> list[Entry]:
         .where(Job.comparison_id == comparison_id, Job.status == Status.SUCCEEDED)
         .order_by(Job.id, Chunk.slice)
     )
-    measured = ("psnr", "ssim", "nmse", "data_residual", "prior_calls", "updates")
+    measured = [name for name in ENTRY_METRICS if name != "seconds"]
     return [
         Entry(
             method=row.compared["label"],
@@ -78,7 +79,7 @@ def slice_entries(session: Session, comparison_id: uuid.UUID) -> list[Entry]:
             slice=row.slice,
             seed=row.seed,
             seconds=row.seconds,
-            **{name: (row.metrics or {}).get(name) for name in measured},
+            **{name: with_current_names(row.metrics or {}).get(name) for name in measured},
         )
         for row in session.execute(query)
     ]
@@ -157,7 +158,7 @@ def _entries(session: Session, comparison_id: uuid.UUID) -> list[EntryOut]:
     return [
         EntryOut.model_validate(
             {
-                **(row.metrics or {}),
+                **with_current_names(row.metrics or {}),
                 **_run(row),
                 "sampling": row.compared["sampling"],
                 "seconds": row.seconds,

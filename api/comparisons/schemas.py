@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from udig_recon.api.jobs.schemas import Seed, Slices, Tags
+from udig_recon.api.jobs.schemas import Seed, Slices, Tags, metric_field
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.parameters import Method
 from udig_recon.worker.database.tables import Status
@@ -104,13 +104,13 @@ class EntryOut(RunOut):
 
     sampling: str = Field(description="acceleration or views: `4x`, `18 views`")
     slices: int
-    psnr: float | None = Field(None, description="dB")
-    ssim: float | None = None
-    nmse: float | None = None
-    data_residual: float | None = Field(None, description="|A x - y| / |y|")
+    psnr: float | None = metric_field("psnr")
+    ssim: float | None = metric_field("ssim")
+    nmse: float | None = metric_field("nmse")
+    data_residual: float | None = metric_field("data_residual")
     seconds: float
-    prior_calls: float | None = Field(None, description="evaluations of the diffusion prior; null: not counted")
-    updates: float | None = Field(None, description="optimiser steps of a network; null: not counted")
+    prior_evaluations: float | None = metric_field("prior_evaluations")
+    optimizer_steps: float | None = metric_field("optimizer_steps")
 
 
 class FailureOut(RunOut):

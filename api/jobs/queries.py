@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from udig_recon.api.database.async_queries import Read, Reads
 from udig_recon.api.http.problems import Invalid, NotFound
 from udig_recon.api.jobs.schemas import EstimateOut, JobItem, JobOut, Metrics, Page, Progress, ScanOut, SnapshotOut
+from udig_recon.core.metrics import with_current_names
 from udig_recon.core.prior_check import foreign
 from udig_recon.core.quality.rating import Rating, worst
 from udig_recon.worker.access.keys import priority_name
@@ -227,7 +228,7 @@ def _item(row: Any) -> dict[str, Any]:
         "compute_seconds": row.compute_seconds,
         "estimate": _estimate(row),
         "progress": _progress(row),
-        "metrics": None if row.metrics is None else Metrics.model_validate(row.metrics),
+        "metrics": None if row.metrics is None else Metrics.model_validate(with_current_names(row.metrics)),
         "warnings": _warnings(row),
         "attempt": row.attempt,
         "worker": row.worker,

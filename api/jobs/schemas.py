@@ -6,6 +6,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from udig_recon.core.metrics import METRICS
 from udig_recon.core.parameters import MAX_SEEDS, Method
 from udig_recon.core.quality.rating import RatingLevel
 from udig_recon.worker.access.keys import PriorityName
@@ -147,34 +148,26 @@ class Progress(BaseModel):
     eta_seconds: float | None = Field(description="null unless it can be told")
 
 
+def metric_field(name: str) -> Any:
+    """A metric that may be null, with its description of `core.metrics.METRICS`."""
+    metric = METRICS[name]
+    return Field(None, description=f"{metric.description}; in {metric.unit}" if metric.unit else metric.description)
+
+
 class Metrics(BaseModel):
     """Quality of the result: means over its slices."""
 
-    psnr: float | None = Field(None, description="dB; null without a reference")
-    ssim: float | None = Field(None, description="null without a reference")
-    nmse: float | None = Field(None, description="null without a reference")
-    data_residual: float | None = Field(None, description="|A x - y| / |y|")
-    validation_residual: float | None = Field(
-        None, description="the same on measurements held out, of the best candidate; null unless all slices were judged"
-    )
-    prior_calls: float | None = Field(None, description="evaluations of the diffusion prior; null: not counted")
-    updates: float | None = Field(None, description="optimiser steps of a network that is fitted; null: not counted")
-    noise_discrepancy: float | None = Field(
-        None,
-        description="|A x - y| over that of the noise alone: about 1 is right, less fits noise, more leaves data "
-        "unexplained; null where no noise is found",
-    )
-    output_variance: float | None = Field(
-        None,
-        description="running variance of the iterates over the mean square of the image (ES-EMV): high where they have "
-        "not settled; null unless the method iterates",
-    )
-    hallucination_share: float | None = Field(
-        None, description="share of the object where the image departs from the data's, unseen by them; null: no prior"
-    )
-    spread: float | None = Field(
-        None, description="deviation between seeds over the object, as a share of its brightness; null: one seed"
-    )
+    psnr: float | None = metric_field("psnr")
+    ssim: float | None = metric_field("ssim")
+    nmse: float | None = metric_field("nmse")
+    data_residual: float | None = metric_field("data_residual")
+    validation_residual: float | None = metric_field("validation_residual")
+    prior_evaluations: float | None = metric_field("prior_evaluations")
+    optimizer_steps: float | None = metric_field("optimizer_steps")
+    noise_discrepancy: float | None = metric_field("noise_discrepancy")
+    iterate_variance: float | None = metric_field("iterate_variance")
+    hallucination_share: float | None = metric_field("hallucination_share")
+    seed_std: float | None = metric_field("seed_std")
 
 
 class QualityOut(BaseModel):

@@ -153,11 +153,11 @@ def followed(scan: Acquisition, method: EarlyStoppingParameters) -> Made:
         told["psnr"].append(metrics.psnr(problem.magnitude(it.image * scale), problem.reference))
         if it.step == it.steps or it.step % max(1, it.steps // LOOKS) == 0:
             residual, discrepancy = judge(it.image)
-            assert it.output_variance is not None
+            assert it.iterate_variance is not None
             told["steps"].append(it.step)
             told["residual"].append(residual)
             told["discrepancy"].append(discrepancy)
-            told["variance"].append(float(it.output_variance))
+            told["variance"].append(float(it.iterate_variance))
     return None, told
 
 

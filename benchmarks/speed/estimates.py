@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.data.tiny_scans import ct, mri, write_hdf5
 from udig_recon.core import formats
-from udig_recon.core.cost.counter import Meter
+from udig_recon.core.cost.counter import CostCounter
 from udig_recon.core.cost.estimate import Size, seconds_of
 from udig_recon.core.cost.evaluations import of_run
 from udig_recon.core.parameters import complete, parse
@@ -46,13 +46,13 @@ def main() -> None:
                 if size.modality not in method.modalities:
                     continue
                 method = complete(method, size.modality)
-                meter = Meter(device)
-                for _ in meter.timed(reconstruct(problem, method, seed=0)):
+                counter = CostCounter(device)
+                for _ in counter.timed(reconstruct(problem, method, seed=0)):
                     pass
                 told = seconds_of(of_run(method, size.coils), size)
                 sys.stdout.write(
-                    f"{name:4}{method.method:12}estimated {told:8.2f} s, took {meter.seconds:8.2f} s, "
-                    f"ratio {told / meter.seconds:5.2f}\n"
+                    f"{name:4}{method.method:12}estimated {told:8.2f} s, took {counter.seconds:8.2f} s, "
+                    f"ratio {told / counter.seconds:5.2f}\n"
                 )
 
 

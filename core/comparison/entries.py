@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from udig_recon.core.acquisition import Modality, ScanHeader
 
 _VIEWS = " views"
+ENTRY_METRICS = ("psnr", "ssim", "nmse", "data_residual", "seconds", "prior_evaluations", "optimizer_steps")
+"""Names of the metrics that an entry holds, see `udig_recon.core.metrics.METRICS`."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class Entry:
     nmse: float | None
     data_residual: float | None  # |A x - y| / |y|
     seconds: float
-    prior_calls: int | None  # evaluations of the diffusion prior, an image each
-    updates: int | None  # steps of an optimiser, of a network that is fitted
+    prior_evaluations: int | None  # evaluations of the diffusion prior, an image each
+    optimizer_steps: int | None  # of a network that is fitted
 
     @property
     def modality(self) -> Modality:

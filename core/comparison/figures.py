@@ -73,8 +73,8 @@ def write_curves(finished: Iterable[Finished], folder: Path) -> None:
     groups: dict[tuple[str, str], dict[str, list[Curve]]] = {}
     for run, result in finished:
         curves = result.fields["curves"]
-        axis = "updates" if result.fields["updates"] > 0 else "iterations"
-        at = curves["updates" if axis == "updates" else "iteration"]
+        axis = "updates" if result.fields["optimizer_steps"] > 0 else "iterations"
+        at = curves["optimizer_steps" if axis == "updates" else "iteration"]
         groups.setdefault((axis, run.scan.sampling), {}).setdefault(run.label, []).append((at, curves["psnr"]))
     rows: list[Sequence[Any]] = []
     for (axis, sampling), methods in groups.items():

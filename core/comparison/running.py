@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from udig_recon.core import formats
-from udig_recon.core.comparison.entries import Entry
+from udig_recon.core.comparison.entries import ENTRY_METRICS, Entry
 from udig_recon.core.comparison.plan import Run
 from udig_recon.core.comparison.stored import Made, Measurement, Result, engine, found, measured
-from udig_recon.core.cost.counter import Meter
+from udig_recon.core.cost.counter import CostCounter
 from udig_recon.core.files.atomic import replacing
 from udig_recon.core.iterates import Iterate
 from udig_recon.core.priors.card import Folders
@@ -36,9 +36,8 @@ class Finished(NamedTuple):
     def entry(self) -> Entry:
         """What tables say of it."""
         run, fields = self.run, self.result.fields
-        measures = ("psnr", "ssim", "nmse", "data_residual", "seconds", "prior_calls", "updates")
         return Entry(
-            run.label, run.scan.name, run.scan.sampling, run.slice, run.seed, *(fields[name] for name in measures)
+            run.label, run.scan.name, run.scan.sampling, run.slice, run.seed, *(fields[name] for name in ENTRY_METRICS)
         )
 
 
@@ -69,14 +68,14 @@ class Computer:
 
         The file `unfinished` is given a state every minute; a run that finds one there goes on from it.
         """
-        prior, meter, curves = self.prior_of(run), Meter(self.device), Curves()
+        prior, meter, curves = self.prior_of(run), CostCounter(self.device), Curves()
         acquisition = formats.read(run.scan.path, [run.slice])
-        with meter.running():
+        with meter.timing():
             problem = slice_problem(acquisition, 0, self.device, fit_maps=run.method.fits_maps)
         kept = self._kept(unfinished)
         if kept is not None:
             curves = kept["curves"]
-            meter.seconds, meter.prior_calls, meter.updates = (kept[name] for name in meter.counts)
+            meter.resume(kept, kept["seconds"])
         iterates = reconstruct(
             problem,
             run.method,
@@ -89,13 +88,15 @@ class Computer:
         with meter.counting(prior):
             for iterate, quality in with_quality(problem, meter.timed(iterates), curves):
                 if quality is not None:
-                    curves.setdefault("updates", []).append(meter.updates)
+                    curves.setdefault("optimizer_steps", []).append(meter.optimizer_steps)
                     last = quality
                 seen(iterate)
                 if iterate.state is not None and time.monotonic() > kept_at + KEPT_EVERY:
-                    self._keep(unfinished, {**meter.counts, "curves": curves, "state": iterate.state()})
+                    spent = {**meter.counts, "seconds": meter.seconds}
+                    self._keep(unfinished, {**spent, "curves": curves, "state": iterate.state()})
                     kept_at = time.monotonic()
-        told = {**asdict(last), **meter.counts, "curves": curves, "threads": torch.get_num_threads()}
+        spent = {**meter.counts, "seconds": meter.seconds}
+        told = {**asdict(last), **spent, "curves": curves, "threads": torch.get_num_threads()}
         if iterate.verdict is not None:
             told["verdict"] = iterate.verdict.as_json()
         return problem.magnitude(iterate.image), {**told, "device": str(self.device)}

@@ -59,7 +59,10 @@ def found(folder: Path, wanted: Measurement) -> Result | None:
     path = folder / f"{wanted.name}.json"
     if not path.is_file():
         return None
-    return Result(wanted.label, path.with_suffix(".npy"), json.loads(path.read_text()))
+    fields = metrics.with_current_names(json.loads(path.read_text()))
+    if "curves" in fields:
+        fields["curves"] = metrics.with_current_names(fields["curves"])
+    return Result(wanted.label, path.with_suffix(".npy"), fields)
 
 
 def measured(folder: Path, wanted: Measurement, make: Callable[[], Made], reference: Image | None = None) -> Result:

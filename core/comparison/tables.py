@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from udig_recon.core.acquisition import Modality
-from udig_recon.core.comparison.entries import Entry, methods_of, samplings_of
+from udig_recon.core.comparison.entries import ENTRY_METRICS, Entry, methods_of, samplings_of
 from udig_recon.core.comparison.printed import Printed, printed
 
 NOTE = (
@@ -52,8 +52,8 @@ class Cell:
     nmse: Spread | None
     data_residual: Spread | None
     seconds: Spread | None
-    prior_calls: Spread | None
-    updates: Spread | None
+    prior_evaluations: Spread | None
+    optimizer_steps: Spread | None
     printed: Printed | None
 
 
@@ -70,10 +70,9 @@ COLUMNS = (
     _Column("PSNR, dB", lambda cell: cell.psnr, 2, lambda paper: (paper.psnr, paper.psnr_sd)),
     _Column("SSIM", lambda cell: cell.ssim, 3, lambda paper: (paper.ssim, None)),
     _Column("s", lambda cell: cell.seconds, 1, lambda paper: (60 * paper.minutes, None)),
-    _Column("prior calls", lambda cell: cell.prior_calls, 0, lambda paper: (paper.prior_calls, None)),
-    _Column("updates", lambda cell: cell.updates, 0, lambda paper: (paper.updates, None)),
+    _Column("prior calls", lambda cell: cell.prior_evaluations, 0, lambda paper: (paper.prior_evaluations, None)),
+    _Column("updates", lambda cell: cell.optimizer_steps, 0, lambda paper: (paper.optimizer_steps, None)),
 )
-_MEASURES = ("psnr", "ssim", "nmse", "data_residual", "seconds", "prior_calls", "updates")
 
 
 def spread(values: Iterable[float | None]) -> Spread | None:
@@ -93,7 +92,7 @@ def summary(entries: Sequence[Entry]) -> dict[tuple[str, str], Cell]:
         key: Cell(
             runs=len(runs),
             printed=printed(*key),
-            **{name: spread(getattr(run, name) for run in runs) for name in _MEASURES},
+            **{name: spread(getattr(run, name) for run in runs) for name in ENTRY_METRICS},
         )
         for key, runs in found.items()
     }
@@ -148,13 +147,13 @@ def _csv(entries: Sequence[Entry]) -> str:
     """A line for each method and sampling, nothing rounded."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    names = [f"{name}_{part}" for name in _MEASURES for part in ("mean", "sd")]
+    names = [f"{name}_{part}" for name in ENTRY_METRICS for part in ("mean", "sd")]
     writer.writerow(["method", "sampling", "runs", *names, *(f"paper_{name}" for name in Printed._fields)])
     cells = summary(entries)
     for samplings in samplings_of(entries).values():
         for method, sampling in itertools.product(methods_of(entries), samplings):
             if (cell := cells.get((method, sampling))) is not None:
-                spreads = [getattr(cell, name) for name in _MEASURES]
+                spreads = [getattr(cell, name) for name in ENTRY_METRICS]
                 ours = [value for each in spreads for value in ((None, None) if each is None else each[:2])]
                 writer.writerow([method, sampling, cell.runs, *ours, *(cell.printed or [None] * len(Printed._fields))])
     return stream.getvalue()

@@ -56,7 +56,8 @@ def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessme
         **({} if empty else gaps_of(problem.operator, problem.measurements)),
     )
     shown = None if heat is None else problem.shown(heat)
-    return Assessment(rate(signals, problem.modality), shown, {"hallucination_share": hallucination, "spread": spread})
+    measured = {"hallucination_share": hallucination, "seed_std": spread}
+    return Assessment(rate(signals, problem.modality), shown, measured)
 
 
 def _object(problem: SliceProblem, image: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def with_variance(iterates: Iterates, state: State | None) -> Iterates:
             seen = Seen(*(part.to(it.image.device) for part in begun)).and_of(it.image)
             it = it._replace(state=_with(inner, seen))
         energy = it.image.square().mean()
-        yield it if seen is None else it._replace(output_variance=seen.variance / energy.clamp(min=TINY))
+        yield it if seen is None else it._replace(iterate_variance=seen.variance / energy.clamp(min=TINY))
 
 
 def _with(inner: Callable[[], State], seen: Seen) -> Callable[[], State]:

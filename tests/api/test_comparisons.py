@@ -383,7 +383,7 @@ def test_a_real_worker_brings_a_comparison_to_its_end(
     psnr = {key: entry["psnr"] for key, entry in entries.items()}
     assert psnr["cg_sense", 0] == psnr["cg_sense", 1]
     assert psnr["dip", 0] != psnr["dip", 1]
-    spent = {label: (entries[label, 0]["prior_calls"], entries[label, 0]["updates"]) for label in labels}
+    spent = {label: (entries[label, 0]["prior_evaluations"], entries[label, 0]["optimizer_steps"]) for label in labels}
     assert spent == {"cg_sense": (0, 0), "dip": (0, 20), "dds": (3, 0)}
     (ranking,) = client.get(comparison["links"]["ranking"]).json()["items"]
     best = max(labels, key=lambda label: psnr[label, 0] + psnr[label, 1])

@@ -285,12 +285,12 @@ def test_a_job_tells_how_far_it_is(client: TestClient, drive: Drive, scan: dict[
         "nmse": 0.01,
         "data_residual": 0.05,
         "validation_residual": None,
-        "prior_calls": None,
-        "updates": None,
+        "prior_evaluations": None,
+        "optimizer_steps": None,
         "noise_discrepancy": None,
-        "output_variance": None,
+        "iterate_variance": None,
         "hallucination_share": None,
-        "spread": None,
+        "seed_std": None,
     }
     assert datetime.fromisoformat(body["created_at"]) <= datetime.fromisoformat(body["finished_at"])
 

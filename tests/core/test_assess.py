@@ -81,5 +81,5 @@ def test_the_spread_is_that_of_the_seeds_over_the_object(problem):
     method = complete(parse({"method": "dds", "steps": 2}), problem.modality)
     *_, one = ensemble(problem, method, seed=0)
     *_, three = ensemble(problem, method, seed=0, seeds=3)
-    assert assess(problem, method, one).metrics["spread"] is None
-    assert assess(problem, method, three).metrics["spread"] > 0
+    assert assess(problem, method, one).metrics["seed_std"] is None
+    assert assess(problem, method, three).metrics["seed_std"] > 0

@@ -114,7 +114,7 @@ def test_slices_follow_their_leader_as_in_a_volume(folder, tmp_path):
 def test_calls_of_networks_are_counted(folder, tmp_path, method, prior_calls, updates):
     (folder / "body.npz").unlink()
     (row,) = compared(folder, tmp_path / "out", "--methods", method, "--slices", "0")
-    assert (row["prior_calls"], row["updates"]) == (str(prior_calls), str(updates))
+    assert (row["prior_evaluations"], row["optimizer_steps"]) == (str(prior_calls), str(updates))
     assert float(row["seconds"]) > 0
 
 

@@ -28,8 +28,8 @@ def entry(method: str, psnr: float | None, *, sampling: str = "4x", scan: str = 
         nmse=0.01,
         data_residual=0.02,
         seconds=2.0,
-        prior_calls=30,
-        updates=0,
+        prior_evaluations=30,
+        optimizer_steps=0,
     )
 
 

@@ -15,7 +15,7 @@ from udig_recon.core.acquisition import Modality
 from udig_recon.core.coils import joint_maps
 from udig_recon.core.cost import estimate as cost
 from udig_recon.core.cost import evaluations
-from udig_recon.core.cost.counter import Meter
+from udig_recon.core.cost.counter import CostCounter
 from udig_recon.core.cost.estimate import PriorSize, Size, Task, memory_bytes
 from udig_recon.core.cost.evaluations import of_run
 from udig_recon.core.operators import MultiCoilMRI, ParallelBeamCT
@@ -84,7 +84,7 @@ def test_a_run_to_its_end_evaluates_what_was_counted_before_and_no_more(problem,
         return
     method = shortened(knobs, problem.modality)
     told = of_run(method, COILS)
-    meter = Meter(CPU)
+    meter = CostCounter(CPU)
     prior = load_prior(getattr(method, "prior", None), problem.modality, None, CPU) if method.needs_prior else None
     with meter.counting(prior):
         for _ in reconstruct.reconstruct(problem, method, seed=0):
@@ -92,8 +92,8 @@ def test_a_run_to_its_end_evaluates_what_was_counted_before_and_no_more(problem,
     draws = getattr(method, "draws", 1) * (method.samples if isinstance(method, UDiGDIP) else 1)
     pairs = {
         "normals": (told.normals, normals[0]),
-        "prior calls": (told.prior_calls + told.prior_gradients, meter.prior_calls),
-        "updates": ((told.unet_updates + told.residual_updates) / draws, meter.updates),
+        "prior calls": (told.prior_calls + told.prior_gradients, meter.prior_evaluations),
+        "updates": ((told.unet_updates + told.residual_updates) / draws, meter.optimizer_steps),
     }
     for what, (before, after) in pairs.items():
         # The second run of a watched method ends where the first was best, conjugate gradients where they are done.
@@ -103,7 +103,7 @@ def test_a_run_to_its_end_evaluates_what_was_counted_before_and_no_more(problem,
 
 def test_the_counts_are_made_with_the_numbers_of_the_algorithms():
     tv, wavelet, judged = (
-        import_module(f"udig_recon.core.algorithms.{name}") for name in ("tv", "l1_wavelet", "judged")
+        import_module(f"udig_recon.core.algorithms.{name}") for name in ("tv", "l1_wavelet", "udig_dip_guarded")
     )
     assert {len(tv.WEIGHTS), len(wavelet.WEIGHTS)} == {evaluations.TRIED_WEIGHTS}
     assert tv.TRIAL_ITERATIONS == evaluations.TV_TRIAL_ITERATIONS

@@ -166,7 +166,7 @@ def test_a_residual_that_is_1_by_construction_tells_nothing(coils, name):
     for mask in (np.ones((SIZE, SIZE), bool), cartesian_lines((SIZE, SIZE), 3, 0.2, rng())):
         rating = rate_scan(simulate_mri(image, maps, mask, rng(), noise_level=0.003, with_maps=True), method=name)
         assert rating.level == "unrated"
-        assert "no measurement left out" in rating.reasons[0]
+        assert "no held-out measurements" in rating.reasons[0]
 
 
 def test_what_fills_k_space_is_judged_with_one_coil_too():

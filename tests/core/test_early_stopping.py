@@ -169,7 +169,7 @@ def test_a_watched_run_goes_on_from_either_of_its_stages(modality, stage, knobs)
     *_, resumed = reconstruct(seen, method, seed=3, state=torch.load(kept, weights_only=True))
     assert torch.equal(resumed.image, points[-1].image)
     assert resumed.validation_residual == points[-1].validation_residual
-    assert torch.equal(resumed.output_variance, points[-1].output_variance)
+    assert torch.equal(resumed.iterate_variance, points[-1].iterate_variance)
 
 
 @pytest.mark.parametrize("modality", list(Modality))
@@ -180,7 +180,7 @@ def test_output_variance_is_that_of_es_emv(modality):
         away = it.image - mean
         mean = mean + MEMORY * away
         variance = (1 - MEMORY) * (variance + MEMORY * float(away.square().mean()))
-        assert float(it.output_variance) == pytest.approx(variance / float(it.image.square().mean()), rel=1e-4)
+        assert float(it.iterate_variance) == pytest.approx(variance / float(it.image.square().mean()), rel=1e-4)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2])

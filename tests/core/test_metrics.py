@@ -1,8 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from tests.support import scans
-from udig_recon.core.metrics import nmse, psnr, ssim
+from udig_recon.api.jobs.schemas import Metrics
+from udig_recon.core.comparison.entries import ENTRY_METRICS, Entry
+from udig_recon.core.metrics import METRICS, nmse, psnr, ssim, with_current_names
 
 TRUTH = scans.phantom(1, 64)[0]
 
@@ -53,3 +57,16 @@ def test_nothing_to_compare_with_gives_no_number(metric) -> None:
 def test_images_of_different_sizes_are_not_compared() -> None:
     with pytest.raises(ValueError, match="reference"):
         psnr(TRUTH[1:], TRUTH)
+
+
+def test_metrics_stored_before_version_0_2_are_read_by_todays_names():
+    stored = {"psnr": 30.0, "spread": 0.1, "updates": 4, "prior_calls": 2, "output_variance": 1e-6}
+    renamed = {"psnr": 30.0, "seed_std": 0.1, "optimizer_steps": 4, "prior_evaluations": 2, "iterate_variance": 1e-6}
+    assert with_current_names(stored) == renamed == with_current_names(renamed)
+    assert renamed.keys() <= METRICS.keys()
+
+
+def test_entries_of_comparisons_and_the_api_name_metrics_by_the_one_table():
+    assert set(ENTRY_METRICS) <= METRICS.keys()
+    assert set(ENTRY_METRICS) <= {field.name for field in dataclasses.fields(Entry)}
+    assert Metrics.model_fields.keys() <= METRICS.keys()

@@ -192,7 +192,7 @@ def test_what_was_spent_before_a_stop_counts_after_it(
     place.ending.clear()
     resumed = run(place, claim).compute()
     assert resumed.metrics == unbroken.metrics
-    assert all(resumed.metrics[name] for name in ("prior_calls", "updates"))
+    assert all(resumed.metrics[name] for name in ("prior_evaluations", "optimizer_steps"))
 
 
 def test_while_maps_are_fitted_there_is_something_to_see_and_the_end_is_heeded(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Row, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from udig_recon.core.metrics import with_current_names
 from udig_recon.core.slice_order import Precedent
 from udig_recon.worker.access import audit
 from udig_recon.worker.access.audit import Who
@@ -256,7 +257,7 @@ def succeed_job(
         return
     job = held(session, claim, status=Status.SUCCEEDED, finished_at=func.now(), lease_until=None)
     rows = session.scalars(select(Chunk.metrics).where(Chunk.job_id == job.id)).all()
-    job.metrics = mean_metrics([row for row in rows if row is not None])
+    job.metrics = mean_metrics([with_current_names(row) for row in rows if row is not None])
     job.status, job.result, job.versions, job.finished_at = Status.SUCCEEDED, folder, versions, func.now()
     job.result_files, job.damaged = files, None  # what was damaged of its slices was made anew
     session.execute(update(Chunk).where(Chunk.job_id == job.id).values(result=None))

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from udig_recon.core.acquisition import Modality
-from udig_recon.core.cost.counter import Meter
+from udig_recon.core.cost.counter import CostCounter
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.interruption import interruptible
 from udig_recon.core.iterates import Iterate, State
@@ -90,7 +90,7 @@ class Run:
         )
         folder = place.storage.checkpoints(self._claim.job_id)
         self.checkpoints = Checkpoints(folder, self._claim.slice, made_by, lambda: heart.surely_mine)
-        self._meter = Meter(place.device)
+        self._meter = CostCounter(place.device)
         self._seconds_before = 0.0
         self._curves: dict[str, list[float]] = {}
         self._leave_by: float | None = None
@@ -123,8 +123,7 @@ class Run:
         if kept:
             log.info("slice.resumed", extra={"step": kept["step"]})
             self._seconds_before, self._curves = kept["seconds"], kept["curves"]
-            # Those of a worker that did not count yet have neither.
-            self._meter.prior_calls, self._meter.updates = kept.get("prior_calls", 0), kept.get("updates", 0)
+            self._meter.resume(kept, 0.0)
         problem = self._problem(shown=not kept)
         with self._meter.counting(self._prior()):
             last, quality = self._iterate(problem, kept.get("state"))
@@ -145,7 +144,7 @@ class Run:
     @property
     def _spent(self) -> dict[str, int]:
         """Evaluations and updates so far, over all attempts."""
-        return {"prior_calls": self._meter.prior_calls, "updates": self._meter.updates}
+        return self._meter.counts
 
     def _problem(self, shown: bool) -> SliceProblem:
         """What is to be solved; while coil maps are fitted to it, what needs no iteration can be seen."""
@@ -260,10 +259,10 @@ class Run:
 
 def _signals(iterate: Iterate) -> dict[str, float | None]:
     """What an iterate says of itself, without a reference."""
-    variance = iterate.output_variance
+    variance = iterate.iterate_variance
     return {
         "validation_residual": iterate.validation_residual,
-        "output_variance": None if variance is None else float(variance),
+        "iterate_variance": None if variance is None else float(variance),
     }
 
 
