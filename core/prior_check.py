@@ -20,7 +20,7 @@ class Verdict:
     best_at: float  # which iterate of the prior's run was best, as a share of the run
     residuals: Mapping[str, float]  # of "udig_dip" (its best iterate), "tv", and "start" where that is neither
     noise: float = 0.0  # what the residual of a perfect image would be
-    strangeness: float | None = None  # of the prior's image, see core/priors/ood.py; None: the prior cannot tell
+    ood_score: float | None = None  # of the prior's image, see core/priors/ood.py; None: the prior cannot tell
     tv_weight: float = 0.0  # weight of total variation
     leader: int | None = None  # slice that this weight was taken over from
 
@@ -28,13 +28,13 @@ class Verdict:
     def together(cls, verdicts: Sequence["Verdict"]) -> "Verdict":
         """What runs of several seeds, each judged by measurements of its own, were judged by together."""
         first = verdicts[0]
-        strangeness = [each.strangeness for each in verdicts if each.strangeness is not None]
+        ood_score = [each.ood_score for each in verdicts if each.ood_score is not None]
         return cls(
             prior_share=fmean(each.prior_share for each in verdicts),
             best_at=fmean(each.best_at for each in verdicts),
             residuals={name: _root_mean_square(each.residuals[name] for each in verdicts) for name in first.residuals},
             noise=_root_mean_square(each.noise for each in verdicts),
-            strangeness=fmean(strangeness) if strangeness else None,
+            ood_score=fmean(ood_score) if ood_score else None,
             tv_weight=median(each.tv_weight for each in verdicts),
             leader=first.leader,
         )
@@ -58,7 +58,7 @@ class Verdict:
     @property
     def out_of_distribution(self) -> bool:
         """Whether the scan is unlike what the prior was trained on: it looks it, or the prior hardly helps."""
-        return self.excess > FOREIGN or (self.strangeness is not None and self.strangeness > 1)
+        return self.excess > FOREIGN or (self.ood_score is not None and self.ood_score > 1)
 
     @property
     def chosen(self) -> str:
@@ -74,7 +74,7 @@ class Verdict:
             "tv": "total variation is taken, without the prior",
             "mixed": f"the prior's image is taken by {self.prior_share:.0%}, total variation for the rest",
         }[self.chosen]
-        looks = "" if self.strangeness is None else f", strangeness {self.strangeness:.2f} of 1"
+        looks = "" if self.ood_score is None else f", OOD score {self.ood_score:.2f} of 1"
         warning = f"; the scan is unlike what the prior was trained on{looks}" if self.out_of_distribution else ""
         return f"residual on measurements left out: {measured}; {what}{warning}"
 
@@ -84,7 +84,7 @@ class Verdict:
             "chosen": self.chosen,
             "out_of_distribution": self.out_of_distribution,
             "prior_share": self.prior_share,
-            "strangeness": self.strangeness,
+            "ood_score": self.ood_score,
             "residuals": dict(self.residuals),
             "tv_weight": self.tv_weight,
             "leader": self.leader,

@@ -20,7 +20,7 @@ PROGRAMS = (
     "udig_recon.api",
 )
 COMMANDS = (
-    *(f"udig_recon.core {name}" for name in ("compare", "train-prior", "convert-prior", "familiarise")),
+    *(f"udig_recon.core {name}" for name in ("compare", "train-prior", "convert-prior", "calibrate-ood")),
     *(f"udig_recon.worker {name}" for name in ("keys", "tenants", "webhook-secret", "data-folder", "audit")),
 )
 WITHOUT_ARGUMENTS = ("udig_recon.worker.standalone.serve", "udig_recon.worker.runtime.health", "udig_recon.api")

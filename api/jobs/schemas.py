@@ -189,7 +189,7 @@ class VerdictOut(BaseModel):
     prior_share: float | None = Field(
         None, ge=0, le=1, description="of the prior's image, the rest is total variation's"
     )
-    strangeness: float | None = Field(
+    ood_score: float | None = Field(
         None, description="how unlike its training images the prior finds the image; above 1 is unlike; null: unknown"
     )
     residuals: dict[str, float] | None = Field(

@@ -4,7 +4,7 @@
 
 Known: slices of the people kept out of training. Foreign: limbs for the MRI prior, which is of heads, metal phantoms
 and bodies with metal for the CT prior. `standard` with fewer coils, for foreign scans with fewer outer iterations too
-(`--iterations`; 0: all), which moves their strangeness by little: see benchmarks/RESULTS.md. Every result is stored
+(`--iterations`; 0: all), which changes their OOD score little: see benchmarks/RESULTS.md. Every result is stored
 under `--output`, and never computed twice. Prints Markdown.
 """
 
@@ -84,15 +84,15 @@ def rate_scan(scan: Acquisition, method: Parameters) -> Made:
 def rows(group: Group, found: Sequence[Result]) -> Iterator[str]:
     """One line of the table."""
     verdicts = [result.fields["verdict"] for result in found]
-    strange = [verdict["strangeness"] for verdict in verdicts]
-    by_looks = sum(value > 1 for value in strange)
+    scores = [verdict["ood_score"] for verdict in verdicts]
+    by_score = sum(value > 1 for value in scores)
     flagged = sum(verdict["out_of_distribution"] for verdict in verdicts)
     marks = [result.fields["quality"]["rating"] for result in found]
     ratings = ", ".join(f"{marks.count(mark)} {mark}" for mark in LEVELS if mark in marks)
     psnr = np.mean([result.psnr for result in found])
     yield (
-        f"| {group.name} | {group.modality} | {'foreign' if group.foreign else 'known'} | {min(strange):.2f} to "
-        f"{max(strange):.2f} | {by_looks} of {len(found)} | {flagged} of {len(found)} | {ratings} | {psnr:.1f} |"
+        f"| {group.name} | {group.modality} | {'foreign' if group.foreign else 'known'} | {min(scores):.2f} to "
+        f"{max(scores):.2f} | {by_score} of {len(found)} | {flagged} of {len(found)} | {ratings} | {psnr:.1f} |"
     )
 
 
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=COUNT, help="cases of each group")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print("| scans | prior | to it | strangeness | flagged by it | flagged in all | quality | PSNR dB |")
+    print("| scans | prior | to it | OOD score | flagged by it | flagged in all | quality | PSNR dB |")
     print("|---|---|---|---|---|---|---|---|")
     for group in groups(options.images):
         fewer = {"outer_iterations": options.iterations} if group.foreign and options.iterations else {}

@@ -64,7 +64,7 @@ from udig_recon.core.parameters import (
 from udig_recon.core.priors.card import Folders, find_card
 from udig_recon.core.priors.load import load_prior
 from udig_recon.core.priors.noise_levels import normal_like
-from udig_recon.core.priors.ood import strangeness_to
+from udig_recon.core.priors.ood import load_ood_scorer
 from udig_recon.core.selection.early_stopping import Method, at_once, watched
 from udig_recon.core.slice_order import Precedent
 
@@ -135,8 +135,8 @@ def run(
                 return start(y, A, method.start, rng)
 
             if method.holdout_share > 0:
-                strangeness = strangeness_to(prior, find_card(method.prior, A.modality, priors))
-                return judged(y, A, first, fresh, prior, strangeness, method, rng, state, precedent)
+                ood_score = load_ood_scorer(prior, find_card(method.prior, A.modality, priors))
+                return judged(y, A, first, fresh, prior, ood_score, method, rng, state, precedent)
             return udig_dip(y, A, first(y, A), fresh(), prior, method, rng, state)
     raise inapplicable(method)
 

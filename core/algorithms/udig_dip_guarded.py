@@ -48,7 +48,7 @@ def judged(
     start: Callable[[Tensor, LinearOperator], Tensor],
     network: Callable[[], nn.Module],
     prior: Denoiser,
-    strangeness: Callable[[Tensor], float] | None,
+    ood_score: Callable[[Tensor], float] | None,
     p: UDiGDIP,
     rng: Generator,
     state: State | None = None,
@@ -61,7 +61,7 @@ def judged(
     x_tv + a (x_prior - x_tv), both made anew from all data, with the a in [0, 1] of least error on what was left out:
     what prior and no prior agree on stays. Where the prior helps so little that few measurements can hardly tell it
     from chance, a is made smaller, down to 0 where it does not help. The run on all data ends at the noise level whose
-    iterate was judged best. The verdict of the last iterate says what was chosen, and why, and by `strangeness` whether
+    iterate was judged best. The verdict of the last iterate says what was chosen, and why, and by `ood_score` whether
     the trial's best image is of the kind that the prior knows.
 
     With a `precedent`, what the slice's leader found, the weight of total variation is the leader's, and the run on all
@@ -69,7 +69,7 @@ def judged(
     """
     memory = state or {"stage": 0, "kept": split(A, p.holdout_share, rng)}
     memory = {name: part.to(y.device) if isinstance(part, Tensor) else part for name, part in memory.items()}
-    stages = _Stages(y, A, start, network, prior, strangeness, p, rng, memory, precedent)
+    stages = _Stages(y, A, start, network, prior, ood_score, p, rng, memory, precedent)
     if memory["stage"] == 0:
         yield from stages.classical()
     if memory["stage"] == 1:
@@ -86,7 +86,7 @@ class _Stages:
     start: Callable[[Tensor, LinearOperator], Tensor]
     network: Callable[[], nn.Module]
     prior: Denoiser
-    strangeness: Callable[[Tensor], float] | None
+    ood_score: Callable[[Tensor], float] | None
     p: UDiGDIP
     rng: Generator
     memory: State
@@ -120,7 +120,7 @@ class _Stages:
                 if error < self.memory["best_error"]:
                     self.memory |= {"best_error": error, "best": it.image, "best_at": it.step / steps}
             yield self._seen(it, self._classical_steps + it.step)
-        self._next({"strangeness": self.strangeness(self.memory["best"]) if self.strangeness else None})
+        self._next({"ood_score": self.ood_score(self.memory["best"]) if self.ood_score else None})
 
     def final(self) -> Iterates:
         """The run on all data as far as the trial was good, mixed with total variation as the trial says."""
@@ -216,7 +216,7 @@ class _Stages:
             best_at=self.memory["best_at"],
             residuals=residuals,
             noise=noise,
-            strangeness=self.memory["strangeness"],
+            ood_score=self.memory["ood_score"],
             tv_weight=self.memory["tv_weight"],
             leader=None if self.precedent is None else self.precedent.slice,
         )

@@ -1,6 +1,6 @@
 """Teach a prior which images it was trained on.
 
-`python -m udig_recon.core familiarise --images DIR --prior FOLDER/NAME.json`.
+`python -m udig_recon.core calibrate-ood --images DIR --prior FOLDER/NAME.json`.
 """
 
 import argparse
@@ -13,8 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from udig_recon.core.device import prepared
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.priors.card import read_card
-from udig_recon.core.priors.ood import learn
 from udig_recon.core.training.dataset import find_sources, load_images
+from udig_recon.core.training.ood import calibrate_ood
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m udig_recon.core familiarise", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m udig_recon.core calibrate-ood", description=__doc__)
     add = parser.add_argument
     add("--prior", type=Path, required=True, metavar="CARD", help="the prior's card, its weights beside it")
     add("--images", type=Path, required=True, help="folder of the images that it was trained on, as of train-prior")
@@ -47,7 +47,7 @@ def _run(options: argparse.Namespace) -> None:
     people = _people(options.people) if options.people else {}
     unused = {*options.leave_out, *card.held_out}
     sources = [each for each in find_sources(options.images, people) if not {each.name, each.person} & unused]
-    learned = learn(card, load_images(sources, card.modality), sources, prepared(options.device))
+    learned = calibrate_ood(card, load_images(sources, card.modality), sources, prepared(options.device))
     limits = " or ".join(f"{float(each.limit):.2f}" for each in learned.values())
     sys.stderr.write(f"{card.name}: images are unlike its own from a distance of {limits}\n")
 

@@ -32,7 +32,7 @@ from udig_recon.core.slice_order import Precedent, in_order, leaders
 COMMANDS = {
     "compare": "udig_recon.core.cli.compare",
     "train-prior": "udig_recon.core.cli.train_prior",
-    "familiarise": "udig_recon.core.cli.calibrate_ood",
+    "calibrate-ood": "udig_recon.core.cli.calibrate_ood",
     "convert-prior": "udig_recon.core.cli.convert_prior",
 }
 """Further commands, `python -m udig_recon.core NAME ...`: the module whose main(arguments) runs each."""

@@ -23,9 +23,9 @@ from udig_recon.core.device import prepared
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.priors.card import BUNDLED, IMAGE_CHANNELS, NAME, Card, EDMNetwork, find_card, read_card
 from udig_recon.core.priors.load import load_prior
-from udig_recon.core.priors.ood import learn
 from udig_recon.core.training.dataset import Split, TrainingImage, find_sources, load_images, split_by_person
 from udig_recon.core.training.loop import Outputs, Plan, follow
+from udig_recon.core.training.ood import calibrate_ood
 from udig_recon.core.training.state import BLOCKS, SIGMA_RANGE, WIDTHS, Settings, Training
 from udig_recon.core.training.validation import Validation
 
@@ -122,7 +122,7 @@ def train(options: argparse.Namespace, rank: int, device: torch.device) -> int:
     heard = follow(training, plan, settings, outputs, validation, card, rank)
     if heard is None:
         if rank == 0:
-            learn(read_card(outputs.path(".json")), images, split.training, device)
+            calibrate_ood(read_card(outputs.path(".json")), images, split.training, device)
         return 0
     if rank == 0:
         where = f"stopped after step {training.step} of {training.steps}"

@@ -80,7 +80,7 @@ class DenoiserUNet(nn.Module):
         out = F.pixel_shuffle(self.leave(F.silu(hidden)), 2)
         return out[..., :height, :width]
 
-    def inside(self, x: Tensor, log_sigma: Tensor, above: int = 0) -> Tensor:
+    def encoder_features(self, x: Tensor, log_sigma: Tensor, above: int = 0) -> Tensor:
         """What the coarsest level, or one `above` it, makes of x (B, C, H, W), each by its channels.
 
         A network with fewer levels has its finest one say it.

@@ -45,10 +45,10 @@ class DiffusionPrior(nn.Module):
         denoised: Tensor = c_skip * x + c_out * residual.float()
         return denoised
 
-    def inside(self, x: Tensor, sigma: float | Tensor, above: int = 0) -> Tensor:
+    def encoder_features(self, x: Tensor, sigma: float | Tensor, above: int = 0) -> Tensor:
         """What the network's coarsest level, or one `above` it, makes of x (B, C, H, W) at level sigma, in float32."""
         level, s = _level(x, sigma)
-        return self.network.inside(x / (s**2 + SIGMA_DATA**2).sqrt(), level.log(), above)
+        return self.network.encoder_features(x / (s**2 + SIGMA_DATA**2).sqrt(), level.log(), above)
 
 
 def _level(x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:

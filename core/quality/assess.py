@@ -50,7 +50,7 @@ def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessme
         noise=noise,
         holdout_residual=last.validation_residual,
         prior_excess=None if verdict is None else verdict.excess,
-        ood_score=None if verdict is None else verdict.strangeness,
+        ood_score=None if verdict is None else verdict.ood_score,
         hallucination=hallucination,
         seed_std=spread,
         **({} if empty else gaps_of(problem.operator, problem.measurements)),

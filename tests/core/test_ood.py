@@ -1,5 +1,7 @@
-"""A prior knows the images that it was trained on, and finds others strange."""
+"""The out-of-distribution score tells images like those that a prior was trained on from others."""
 
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -8,12 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from udig_recon.core.acquisition import Modality
-from udig_recon.core.cli import calibrate_ood as familiarise
+from udig_recon.core.cli import calibrate_ood as command
 from udig_recon.core.errors import MissingPrior
 from udig_recon.core.priors.card import Card, EDMNetwork, find_card, read_card
 from udig_recon.core.priors.load import DiffusionPrior, prior_of, save_prior
-from udig_recon.core.priors.ood import features, learn, strangeness_to
+from udig_recon.core.priors.ood import extract_features, load_ood_scorer, statistics_path
 from udig_recon.core.training.dataset import find_sources, load_images
+from udig_recon.core.training.ood import calibrate_ood
 
 CPU = torch.device("cpu")
 PEOPLE = ("ada", "ben", "eva", "kim")
@@ -68,8 +71,8 @@ def images(tmp_path):
     return folder
 
 
-def judge(card):
-    return strangeness_to(prior_of(card, CPU), card)
+def scorer(card):
+    return load_ood_scorer(prior_of(card, CPU), card)
 
 
 def image(make, seed=9):
@@ -77,65 +80,86 @@ def image(make, seed=9):
     return torch.cat([plane, torch.zeros_like(plane)], 1)
 
 
-def test_another_person_is_familiar_and_another_kind_of_image_is_not(card, images):
+def test_another_person_scores_below_one_and_another_kind_of_image_above(card, images):
     sources = [source for source in find_sources(images, {}) if source.name != "kim"]
-    learn(card, load_images(sources, Modality.MRI), sources, CPU)
-    strangeness = judge(card)
-    assert strangeness(image(smooth)) < 1 < strangeness(image(squares))
+    calibrate_ood(card, load_images(sources, Modality.MRI), sources, CPU)
+    ood_score = scorer(card)
+    assert ood_score(image(smooth)) < 1 < ood_score(image(squares))
 
 
-def test_neither_brightness_nor_phase_make_an_image_strange(card, images):
+def test_neither_brightness_nor_phase_change_the_score(card, images):
     sources = find_sources(images, {})
-    learn(card, load_images(sources, Modality.MRI), sources, CPU)
-    strangeness, one = judge(card), image(smooth)
+    calibrate_ood(card, load_images(sources, Modality.MRI), sources, CPU)
+    ood_score, one = scorer(card), image(smooth)
     turned = torch.stack([0.6 * one[:, 0], -0.8 * one[:, 0]], 1)
-    assert strangeness(1e-3 * one) == pytest.approx(strangeness(one), rel=1e-3)
-    assert strangeness(turned) == pytest.approx(strangeness(one), rel=1e-3)
+    assert ood_score(1e-3 * one) == pytest.approx(ood_score(one), rel=1e-3)
+    assert ood_score(turned) == pytest.approx(ood_score(one), rel=1e-3)
 
 
-def test_the_command_teaches_a_prior_and_keeps_out_whom_its_card_keeps_out(card, images, capsys):
-    run = partial(familiarise.main, ["--prior", str(card.weights.with_suffix(".json")), "--images", str(images)])
+def test_the_command_calibrates_a_prior_without_the_people_its_card_holds_out(card, images, capsys):
+    run = partial(command.main, ["--prior", str(card.weights.with_suffix(".json")), "--images", str(images)])
     assert run() == 0
     assert "small: images are unlike its own from a distance of" in capsys.readouterr().err
-    with_everybody = judge(card)(image(smooth))
+    with_everybody = scorer(card)(image(smooth))
     (images / "kim.npy").unlink()
     assert run() == 0
-    assert judge(card)(image(smooth)) == with_everybody
+    assert scorer(card)(image(smooth)) == with_everybody
 
 
-def test_what_is_of_other_weights_is_not_believed(card, images):
+def test_statistics_of_other_weights_are_ignored(card, images):
     sources = find_sources(images, {})
-    learn(card, load_images(sources, Modality.MRI), sources, CPU)
-    assert judge(card) is not None
-    assert strangeness_to(prior_of(card, CPU), card.model_copy(update={"sha256": "0" * 64})) is None
+    calibrate_ood(card, load_images(sources, Modality.MRI), sources, CPU)
+    assert scorer(card) is not None
+    assert load_ood_scorer(prior_of(card, CPU), card.model_copy(update={"sha256": "0" * 64})) is None
 
 
-def test_a_broken_file_is_told(card):
-    card.weights.with_name("small.familiarity.safetensors").write_bytes(b"nothing of the kind")
-    with pytest.raises(MissingPrior, match="write it anew, or remove it"):
-        judge(card)
+def test_a_broken_file_is_refused(card):
+    card.weights.with_name("small.ood.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(MissingPrior, match="write it again with `calibrate-ood`, or remove it"):
+        scorer(card)
 
 
 @pytest.mark.parametrize("modality", list(Modality))
-def test_the_bundled_priors_know_their_images(modality):
+def test_the_bundled_priors_have_statistics(modality):
     card = find_card(None, modality)
-    assert strangeness_to(prior_of(card, CPU), card) is not None
+    assert load_ood_scorer(prior_of(card, CPU), card) is not None
 
 
 def test_the_look_that_finds_an_image_strangest_counts(card, images):
     sources = find_sources(images, {})
-    known = learn(card, load_images(sources, Modality.MRI), sources, CPU)
+    known = calibrate_ood(card, load_images(sources, Modality.MRI), sources, CPU)
     prior, one = prior_of(card, CPU), image(squares)
-    each = [familiarity.strangeness(features(prior, one, look)) for look, familiarity in known.items()]
+    each = [statistics.score(extract_features(prior, one, probe)) for probe, statistics in known.items()]
     assert len(each) > 1
-    assert judge(card)(one) == max(each)
+    assert scorer(card)(one) == max(each)
 
 
-def test_a_file_of_before_there_were_several_looks_is_still_read(card, images):
+def test_a_file_with_the_first_probe_only_is_read(card, images):
     sources = find_sources(images, {})
-    known = learn(card, load_images(sources, Modality.MRI), sources, CPU)
-    path = card.weights.with_name("small.familiarity.safetensors")
+    known = calibrate_ood(card, load_images(sources, Modality.MRI), sources, CPU)
+    path = card.weights.with_name("small.ood.safetensors")
     save_file({name: part for name, part in load_file(path).items() if "_" not in name}, path, {"prior": card.sha256})
     prior, one = prior_of(card, CPU), image(squares)
     first, *_ = known
-    assert judge(card)(one) == known[first].strangeness(features(prior, one, first))
+    assert scorer(card)(one) == known[first].score(extract_features(prior, one, first))
+
+
+def test_a_file_under_the_name_of_version_0_1_is_read(card, images):
+    sources = find_sources(images, {})
+    calibrate_ood(card, load_images(sources, Modality.MRI), sources, CPU)
+    expected = scorer(card)(image(smooth))
+    statistics_path(card).rename(card.weights.with_name("small.familiarity.safetensors"))
+    assert scorer(card)(image(smooth)) == expected
+
+
+def test_reconstruction_does_not_import_the_training_code():
+    script = """
+import sys
+from udig_recon.core import reconstruct, formats, results
+from udig_recon.core import algorithms
+from udig_recon.core.priors import load, ood
+foreign = ("udig_recon.core.training", "udig_recon.core.comparison", "nibabel", "pydicom", "matplotlib")
+print([name for name in sys.modules if name.startswith(foreign)])
+"""
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"

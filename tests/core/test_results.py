@@ -111,7 +111,7 @@ def test_result_of_a_large_volume_holds_the_verdicts_of_all_slices_that_were_jud
         "chosen": "mixed",
         "out_of_distribution": False,
         "prior_share": 0.3,
-        "strangeness": None,
+        "ood_score": None,
         "residuals": RESIDUALS,
         "tv_weight": 0.003,
         "leader": 4,

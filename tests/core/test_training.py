@@ -63,7 +63,7 @@ def unscored(monkeypatch):
     """A training that writes its checkpoint alone."""
     monkeypatch.setattr("udig_recon.core.training.loop._score", lambda *_: None)
     monkeypatch.setattr("udig_recon.core.cli.train_prior.read_card", lambda _: None)
-    monkeypatch.setattr("udig_recon.core.cli.train_prior.learn", lambda *_: None)
+    monkeypatch.setattr("udig_recon.core.cli.train_prior.calibrate_ood", lambda *_: None)
 
 
 def state(out):
@@ -157,7 +157,7 @@ def test_training_writes_a_prior_that_loads_with_its_card_history_and_picture(co
     assert core(["train-prior", *command(out, "--steps", "2", "--score-every", "1", modality=modality.value)]) == 0
     assert {path.name for path in out.iterdir()} == {
         f"tiny{suffix}"
-        for suffix in (".checkpoint", ".safetensors", ".familiarity.safetensors", ".json", ".png", ".history.jsonl")
+        for suffix in (".checkpoint", ".safetensors", ".ood.safetensors", ".json", ".png", ".history.jsonl")
     }
     (card,) = (card for card in cards(out) if card.name == "tiny")
     assert card.held_out == ("ben",)
