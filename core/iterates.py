@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Generator, Tensor
 
-from udig_recon.core.prior_check import Verdict
+from udig_recon.core.prior_check import PriorCheck
 
 State = dict[str, Any]
 """Everything an algorithm needs to go on as if never stopped: tensors, generator state, counters."""
@@ -19,7 +19,7 @@ class Iterate(NamedTuple):
     image: Tensor  # (1, C, H, W) float32, detached, on the device
     loss: Tensor  # scalar, on the device
     state: Callable[[], State] | None = None  # makes the state to resume from; None: not a point to resume from
-    verdict: Verdict | None = None  # of the last iterate, where it was judged
+    prior_check: PriorCheck | None = None  # of the last iterate, where it was judged
     validation_residual: float | None = None  # |A x - y| / |y| on measurements that the run left out, where it did
     iterate_variance: Tensor | None = None  # of the images so far, over their mean square, a scalar on the device
     data_only: Tensor | None = None  # (1, C, H, W), of the last iterate: what all data give without the prior

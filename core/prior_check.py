@@ -1,4 +1,4 @@
-"""What a reconstruction was judged by, and what came of it."""
+"""Prior check: held-out measurements compare a prior's image with total variation's, and weigh the two. Torch-free."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,88 +6,101 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-FOREIGN = 0.8
-"""A prior whose image explains little more of unseen measurements than total variation does not know the scan.
+OOD_EXCESS = 0.8
+"""From this excess error on the scan counts as out of the prior's distribution.
 
-Of the error squared, less what is noise."""
+Excess is the prior's squared error on held-out measurements beyond the noise, as a share of total variation's. Above
+0.8 the two differ by less than the scatter of so few measurements."""
+OOD_SCORE = 1.0
+"""From this OOD score on an image counts as out of the prior's distribution; see core/priors/ood.py."""
+
+_FORMER_NAMES = {"prior_share": "prior_weight", "strangeness": "ood_score", "leader": "reference_slice"}
+"""of fields, in results that versions before 0.2 stored."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Relative residuals |A x - y| / |y| on measurements left out, by candidate, and the choice that they led to."""
+class PriorCheck:
+    """Relative residuals |A x - y| / |y| on held-out measurements, by candidate, and the weight that follows."""
 
-    prior_share: float  # a of x_tv + a (x_prior - x_tv), 0 .. 1
-    best_at: float  # which iterate of the prior's run was best, as a share of the run
+    prior_weight: float  # a of x_tv + a (x_prior - x_tv), 0 .. 1
+    best_at: float  # the prior's best iterate, as a share of its run
     residuals: Mapping[str, float]  # of "udig_dip" (its best iterate), "tv", and "start" where that is neither
-    noise: float = 0.0  # what the residual of a perfect image would be
-    ood_score: float | None = None  # of the prior's image, see core/priors/ood.py; None: the prior cannot tell
+    noise: float = 0.0  # residual that a perfect image would have
+    ood_score: float | None = None  # of the prior's image, see core/priors/ood.py; None: the prior has no statistics
     tv_weight: float = 0.0  # weight of total variation
-    leader: int | None = None  # slice that this weight was taken over from
+    reference_slice: int | None = None  # slice that tv_weight was taken over from
 
     @classmethod
-    def together(cls, verdicts: Sequence["Verdict"]) -> "Verdict":
-        """What runs of several seeds, each judged by measurements of its own, were judged by together."""
-        first = verdicts[0]
-        ood_score = [each.ood_score for each in verdicts if each.ood_score is not None]
+    def from_stored(cls, fields: Mapping[str, Any]) -> "PriorCheck":
+        """From the stored fields (`dataclasses.asdict`) of this version or of one before 0.2."""
+        return cls(**{_FORMER_NAMES.get(name, name): value for name, value in fields.items()})
+
+    @classmethod
+    def combine(cls, checks: Sequence["PriorCheck"]) -> "PriorCheck":
+        """One check of several seeds, each of which held out other measurements."""
+        first = checks[0]
+        ood_scores = [each.ood_score for each in checks if each.ood_score is not None]
         return cls(
-            prior_share=fmean(each.prior_share for each in verdicts),
-            best_at=fmean(each.best_at for each in verdicts),
-            residuals={name: _root_mean_square(each.residuals[name] for each in verdicts) for name in first.residuals},
-            noise=_root_mean_square(each.noise for each in verdicts),
-            ood_score=fmean(ood_score) if ood_score else None,
-            tv_weight=median(each.tv_weight for each in verdicts),
-            leader=first.leader,
+            prior_weight=fmean(each.prior_weight for each in checks),
+            best_at=fmean(each.best_at for each in checks),
+            residuals={name: _root_mean_square(each.residuals[name] for each in checks) for name in first.residuals},
+            noise=_root_mean_square(each.noise for each in checks),
+            ood_score=fmean(ood_scores) if ood_scores else None,
+            tv_weight=median(each.tv_weight for each in checks),
+            reference_slice=first.reference_slice,
         )
 
     @property
     def validation_residual(self) -> float:
-        """The least of them."""
+        """The least residual of the candidates."""
         return min(self.residuals.values())
 
     @property
     def excess(self) -> float:
-        """Squared error beyond the noise that the prior's image leaves, as a share of what total variation leaves."""
+        """Squared error beyond the noise that the prior's image leaves, as a share of total variation's."""
         with_prior, without = (max(self.residuals[name] ** 2 - self.noise**2, 0.0) for name in ("udig_dip", "tv"))
         return with_prior / without if without > 0 else float(with_prior > 0)
 
     @property
     def trust(self) -> float:
-        """1 where the prior helps clearly, falling to 0 where it does not help."""
-        return min(max((1 - self.excess) / (1 - FOREIGN), 0.0), 1.0)
+        """Factor of the prior's weight: 1 up to an excess of `OOD_EXCESS`, falling linearly to 0 at an excess of 1."""
+        return min(max((1 - self.excess) / (1 - OOD_EXCESS), 0.0), 1.0)
 
     @property
     def out_of_distribution(self) -> bool:
-        """Whether the scan is unlike what the prior was trained on: it looks it, or the prior hardly helps."""
-        return self.excess > FOREIGN or (self.ood_score is not None and self.ood_score > 1)
+        """Whether the scan is unlike the prior's training data, by the OOD score or by the excess error."""
+        return self.excess > OOD_EXCESS or (self.ood_score is not None and self.ood_score > OOD_SCORE)
 
     @property
-    def chosen(self) -> str:
-        """`udig_dip`, `tv`, or `mixed`."""
-        return {0.0: "tv", 1.0: "udig_dip"}.get(self.prior_share, "mixed")
+    def selected(self) -> str:
+        """`udig_dip`, `tv`, or `blend`."""
+        if self.prior_weight == 0:
+            return "tv"
+        return "udig_dip" if self.prior_weight == 1 else "blend"
 
     @property
     def reason(self) -> str:
-        """One sentence for a person."""
-        measured = ", ".join(f"{name} {value:.4f}" for name, value in sorted(self.residuals.items()))
-        what = {
+        """The check in one sentence."""
+        residuals = ", ".join(f"{name} {value:.4f}" for name, value in sorted(self.residuals.items()))
+        outcome = {
             "udig_dip": "the prior's image is taken",
             "tv": "total variation is taken, without the prior",
-            "mixed": f"the prior's image is taken by {self.prior_share:.0%}, total variation for the rest",
-        }[self.chosen]
-        looks = "" if self.ood_score is None else f", OOD score {self.ood_score:.2f} of 1"
-        warning = f"; the scan is unlike what the prior was trained on{looks}" if self.out_of_distribution else ""
-        return f"residual on measurements left out: {measured}; {what}{warning}"
+            "blend": f"{self.prior_weight:.0%} of the prior's image and the rest of total variation's is taken",
+        }[self.selected]
+        score = "" if self.ood_score is None else f", OOD score {self.ood_score:.2f}, limit {OOD_SCORE:g}"
+        warning = f"; the scan is unlike the prior's training data{score}" if self.out_of_distribution else ""
+        return f"residual on held-out measurements: {residuals}; {outcome}{warning}"
 
     def as_json(self) -> dict[str, Any]:
-        """What a client or a result file is told."""
+        """The check as clients and result files receive it."""
         return {
-            "chosen": self.chosen,
+            "selected": self.selected,
             "out_of_distribution": self.out_of_distribution,
-            "prior_share": self.prior_share,
+            "prior_weight": self.prior_weight,
             "ood_score": self.ood_score,
             "residuals": dict(self.residuals),
             "tv_weight": self.tv_weight,
-            "leader": self.leader,
+            "reference_slice": self.reference_slice,
             "reason": self.reason,
         }
 
@@ -96,9 +109,9 @@ def _root_mean_square(values: Iterable[float]) -> float:
     return math.sqrt(fmean(value**2 for value in values))
 
 
-def foreign(slices: Sequence[int]) -> str:
-    """The warning of slices whose scan is out of distribution, in one sentence."""
+def ood_warning(slices: Sequence[int]) -> str:
+    """The warning about slices whose scan is out of distribution, in one sentence."""
     return (
-        f"slice{'s' if len(slices) > 1 else ''} {', '.join(map(str, slices))}: the scan is unlike what the prior was "
-        "trained on; look for structure that it may have invented or removed"
+        f"slice{'s' if len(slices) > 1 else ''} {', '.join(map(str, slices))}: the scan is unlike the prior's training "
+        "data; check the image for structure that the prior may have added or removed"
     )

@@ -20,7 +20,7 @@ from udig_recon.core.operators import LinearOperator, MultiCoilMRI, ParallelBeam
 from udig_recon.core.parameters import Parameters
 from udig_recon.core.priors.card import Folders
 from udig_recon.core.selection.output_variance import with_variance
-from udig_recon.core.slice_order import Precedent
+from udig_recon.core.slice_order import WarmStart
 
 OTHER_UNIT = 1.7
 """How much larger or smaller than the image a reference is that must be in another unit."""
@@ -232,12 +232,12 @@ def reconstruct(
     seed: int,
     priors: Folders = None,
     state: State | None = None,
-    precedent: Precedent | None = None,
+    warm_start: WarmStart | None = None,
 ) -> Iterates:
     """Iterates of `method`, complete for the problem's modality; the last one is the reconstruction.
 
-    The same problem, method, seed, device and precedent give the same bits; `state` of an iterate goes on right after
-    it. `priors` are folders of priors beside the bundled ones, `precedent` what the slice's leader found. A slice
+    The same problem, method, seed, device and warm_start give the same bits; `state` of an iterate goes on right after
+    it. `priors` are folders of priors beside the bundled ones, `warm_start` results of the reference slice. A slice
     without any signal is an empty image.
     """
     A, y = problem.operator, problem.measurements
@@ -248,7 +248,7 @@ def reconstruct(
     rng = torch.Generator(y.device).manual_seed(seed)
     rough = algorithms.start(y, A, "cg_sense", rng)
     scale = unit(rough)
-    iterates = algorithms.run(y / scale, A, method, rng, priors, state, problem.images(rough, scale), precedent)
+    iterates = algorithms.run(y / scale, A, method, rng, priors, state, problem.images(rough, scale), warm_start)
     for iterate in with_variance(iterates, state):
         yield iterate._replace(
             image=iterate.image * scale,

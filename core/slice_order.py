@@ -1,4 +1,4 @@
-"""Slices of one volume help each other: what a leader found out of the scan, its neighbours need not find again."""
+"""Processing order of a volume's slices: a reference slice first, then its neighbours, which start from its results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,28 +7,29 @@ from typing import Any
 from udig_recon.core.parameters import Parameters, UDiGDIP
 
 BLOCK = 8
-"""Slices, from the first to the last of a block, that follow the one in their middle."""
+"""Slices, from the first to the last of a block, that share the reference slice in their middle."""
 
 
 @dataclass(frozen=True)
-class Precedent:
-    """What is a property of the scan rather than of the slice, as the leader's verdict tells it."""
+class WarmStart:
+    """Results of a reference slice that hold for the whole scan, so that dependent slices need not find them again."""
 
-    slice: int  # the leader
-    tv_weight: float  # of total variation
+    slice: int  # the reference slice
+    tv_weight: float  # weight of total variation
 
     @classmethod
-    def of(cls, leader: int, verdict: Mapping[str, Any] | None) -> "Precedent | None":
-        """From the leader's verdict as JSON; None where it was not judged, or by a version that tells too little."""
-        if verdict is None or "tv_weight" not in verdict:
+    def from_check(cls, slice_: int, check: Mapping[str, Any] | None) -> "WarmStart | None":
+        """From the reference slice's prior check as JSON; None where it has none, or one without the weight."""
+        if check is None or "tv_weight" not in check:
             return None
-        return cls(leader, float(verdict["tv_weight"]))
+        return cls(slice_, float(check["tv_weight"]))
 
 
-def leaders(slices: Sequence[int], method: Parameters) -> dict[int, int]:
-    """The leader of each slice that follows one.
+def reference_slices(slices: Sequence[int], method: Parameters) -> dict[int, int]:
+    """Reference slice of each dependent slice.
 
-    Of a run that trusts its prior there is nothing to take over, and one that fits a network cannot be cut short.
+    Empty where a method has no results to share: without a prior check, or where it fits a network, whose run cannot
+    be shortened.
     """
     if not isinstance(method, UDiGDIP) or method.holdout_share == 0 or method.inner_iterations > 0:
         return {}
@@ -37,9 +38,13 @@ def leaders(slices: Sequence[int], method: Parameters) -> dict[int, int]:
         if not blocks or number - blocks[-1][0] >= BLOCK:
             blocks.append([])
         blocks[-1].append(number)
-    return {number: block[len(block) // 2] for block in blocks for number in block if number != block[len(block) // 2]}
+    references: dict[int, int] = {}
+    for block in blocks:
+        middle = block[len(block) // 2]
+        references |= {number: middle for number in block if number != middle}
+    return references
 
 
-def in_order(slices: Sequence[int], led: Mapping[int, int]) -> list[int]:
-    """Each slice once, those that follow none first."""
-    return sorted(dict.fromkeys(slices), key=lambda number: number in led)
+def processing_order(slices: Sequence[int], references: Mapping[int, int]) -> list[int]:
+    """Each slice once, those that depend on no other first."""
+    return sorted(dict.fromkeys(slices), key=lambda number: number in references)

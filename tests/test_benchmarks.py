@@ -7,9 +7,9 @@ from udig_recon.core.acquisition import Modality
 
 
 def fields(psnr: float, seconds: float = 10.0, flagged: bool | None = None) -> dict[str, object]:
-    verdict = {"out_of_distribution": flagged, "chosen": "udig_dip", "prior_share": 1.0}
+    check = {"out_of_distribution": flagged, "selected": "udig_dip", "prior_weight": 1.0}
     spent = {"seconds": seconds, "cpu_seconds": seconds, "maps_seconds": 1.0, "problem_seconds": 1.0, "load": 0.0}
-    judged = {} if flagged is None else {"verdict": verdict}
+    judged = {} if flagged is None else {"prior_check": check}
     return {"psnr": psnr, "ssim": 0.9, "threads": 1, "engine": "e", **spent, **judged}
 
 

@@ -15,7 +15,7 @@ from udig_recon.api.database.async_queries import Read, Reads
 from udig_recon.api.http.problems import Invalid, NotFound
 from udig_recon.api.jobs.schemas import EstimateOut, JobItem, JobOut, Metrics, Page, Progress, ScanOut, SnapshotOut
 from udig_recon.core.metrics import with_current_names
-from udig_recon.core.prior_check import foreign
+from udig_recon.core.prior_check import ood_warning
 from udig_recon.core.quality.rating import Rating, worst
 from udig_recon.worker.access.keys import priority_name
 from udig_recon.worker.database.tables import Chunk, Job, Scan, Snapshot, Status, WebhookDelivery
@@ -246,7 +246,7 @@ def _estimate(row: Any) -> EstimateOut | None:
 
 def _warnings(row: Any) -> list[str]:
     """What is to be known of the job's scan, of its slices, and of its files."""
-    unknown = [foreign(row.foreign)] if row.foreign else []
+    unknown = [ood_warning(row.foreign)] if row.foreign else []
     return [*(row.scan_warnings or ()), *unknown, *integrity.warnings_of(row.damaged)]
 
 

@@ -184,9 +184,9 @@ class VerdictOut(BaseModel):
 
     slice: int
     quality: QualityOut | None = Field(None, description="null where an older version made the slice")
-    chosen: Literal["udig_dip", "tv", "mixed"] | None = Field(None, description="what the image was taken from")
+    selected: Literal["udig_dip", "tv", "blend"] | None = Field(None, description="what the image was taken from")
     out_of_distribution: bool | None = Field(None, description="the scan is unlike what the prior was trained on")
-    prior_share: float | None = Field(
+    prior_weight: float | None = Field(
         None, ge=0, le=1, description="of the prior's image, the rest is total variation's"
     )
     ood_score: float | None = Field(
@@ -196,7 +196,9 @@ class VerdictOut(BaseModel):
         None, description="candidate -> |A x - y| / |y| on measurements held out"
     )
     tv_weight: float | None = Field(None, description="weight of total variation")
-    leader: int | None = Field(None, description="slice that this weight was taken over from; null: it is its own")
+    reference_slice: int | None = Field(
+        None, description="slice that this weight was taken over from; null: it is its own"
+    )
     reason: str | None = Field(None, description="the same in a sentence")
 
 

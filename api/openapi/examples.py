@@ -6,7 +6,7 @@ from typing import Any
 from udig_recon.api.http import problems
 from udig_recon.api.openapi.content import Content
 from udig_recon.core.acquisition import Modality
-from udig_recon.core.prior_check import Verdict, foreign
+from udig_recon.core.prior_check import PriorCheck, ood_warning
 from udig_recon.core.quality.rating import Signals, rate, worst
 from udig_recon.core.results.store import OutputFormat
 
@@ -88,8 +88,8 @@ JOB_ITEM: dict[str, Any] = {
     "links": {"self": f"/v1/jobs/{JOB_ID}", "result": f"/v1/jobs/{JOB_ID}/result"},
 }
 JOB = {**JOB_ITEM, "webhook": None, "quality": None, "verdicts": []}
-VERDICT = Verdict(
-    prior_share=0.31,
+VERDICT = PriorCheck(
+    prior_weight=0.31,
     best_at=0.6,
     residuals={"start": 0.094, "tv": 0.066, "udig_dip": 0.063},
     tv_weight=0.0013,
@@ -114,7 +114,7 @@ JUDGED_JOB: dict[str, Any] = {
         "seed_std": None,
     },
     "parameters": {**JOB_ITEM["parameters"], "holdout_share": 0.1},
-    "warnings": [foreign([0])],
+    "warnings": [ood_warning([0])],
     "versions": {"software": "udig-recon 0.1.0", "prior": "mri", "prior_sha256": SHA256},
     "finished_at": "2026-02-03T09:14:40.900000Z",
     "webhook": {

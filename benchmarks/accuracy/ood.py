@@ -76,17 +76,21 @@ def rate_scan(scan: Acquisition, method: Parameters) -> Made:
     problem = slice_problem(scan, 0, CPU, fit_maps=method.fits_maps)
     *_, last = ensemble(problem, method, seed=0)
     found = assess(problem, method, last)
-    assert last.verdict is not None
-    told: dict[str, Any] = {"verdict": last.verdict.as_json(), "excess": last.verdict.excess, **found.metrics}
+    assert last.prior_check is not None
+    told: dict[str, Any] = {
+        "prior_check": last.prior_check.as_json(),
+        "excess": last.prior_check.excess,
+        **found.metrics,
+    }
     return problem.magnitude(last.image), {**told, "quality": found.rating.as_json()}
 
 
 def rows(group: Group, found: Sequence[Result]) -> Iterator[str]:
     """One line of the table."""
-    verdicts = [result.fields["verdict"] for result in found]
-    scores = [verdict["ood_score"] for verdict in verdicts]
+    checks = [result.fields["prior_check"] for result in found]
+    scores = [check["ood_score"] for check in checks]
     by_score = sum(value > 1 for value in scores)
-    flagged = sum(verdict["out_of_distribution"] for verdict in verdicts)
+    flagged = sum(check["out_of_distribution"] for check in checks)
     marks = [result.fields["quality"]["rating"] for result in found]
     ratings = ", ".join(f"{marks.count(mark)} {mark}" for mark in LEVELS if mark in marks)
     psnr = np.mean([result.psnr for result in found])

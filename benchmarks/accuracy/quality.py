@@ -149,8 +149,8 @@ def run_engine(scan: Acquisition, method: Parameters, priors: Path | None, seed:
         "problem_seconds": problem_seconds,
         "threads": torch.get_num_threads(),
     }
-    if (verdict := last.verdict) is not None:
-        told["verdict"] = {**verdict.as_json(), "best_at": verdict.best_at}
+    if (verdict := last.prior_check) is not None:
+        told["prior_check"] = {**verdict.as_json(), "best_at": verdict.best_at}
     return problem.magnitude(last.image), told
 
 

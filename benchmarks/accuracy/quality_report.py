@@ -58,7 +58,7 @@ class Row(NamedTuple):
     @property
     def flagged(self) -> bool | None:
         """Whether `standard` called the scan unlike what its prior was trained on; None: it was not judged."""
-        verdict = self.ours.get("standard", {}).get("verdict")
+        verdict = self.ours.get("standard", {}).get("prior_check")
         return None if verdict is None else bool(verdict["out_of_distribution"])
 
 
@@ -197,7 +197,7 @@ def _summary(rows: list[Row]) -> str:
         _mean_seconds([row.wavelet for row in rows]),
         *(_mean_seconds([row.ours.get(method) for row in rows]) for method in ("preview", "standard")),
         f"{sum(flags)} of {len(flags)}" if flags else "",
-        ", ".join(sorted({fields["verdict"]["chosen"] for fields in ours if fields.get("verdict")})),
+        ", ".join(sorted({fields["prior_check"]["selected"] for fields in ours if fields.get("prior_check")})),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -216,8 +216,10 @@ def _mean_seconds(results: Sequence[Fields | None]) -> str:
 def _case(row: Row) -> str:
     name, peer = row.best_peer or ("", None)
     gain = row.gain("standard")
-    told = row.ours.get("standard", {}).get("verdict")
-    verdict = f"{told['chosen']} {told['prior_share']:.2f}{', flagged' * told['out_of_distribution']}" if told else ""
+    told = row.ours.get("standard", {}).get("prior_check")
+    verdict = (
+        f"{told['selected']} {told['prior_weight']:.2f}{', flagged' * told['out_of_distribution']}" if told else ""
+    )
     shown = [_quality([row.ours[method]] if method in row.ours else []) for method in ("preview", "tv", "l1_wavelet")]
     standard = _quality([row.ours["standard"]] if "standard" in row.ours else [])
     cells = [_quality([peer] if peer else []), name, standard, "" if gain is None else f"{gain:+.2f}", *shown, verdict]

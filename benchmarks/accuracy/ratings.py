@@ -124,7 +124,7 @@ def made(scan: Acquisition, method: Parameters, path: Path) -> Made:
     found = assess(problem, method, last)
     if found.hallucination is not None:
         np.save(path, found.hallucination)
-    flagged = last.verdict is not None and last.verdict.out_of_distribution
+    flagged = last.prior_check is not None and last.prior_check.out_of_distribution
     return problem.magnitude(last.image), {**found.metrics, "flagged": flagged, "quality": found.rating.as_json()}
 
 

@@ -27,7 +27,7 @@ from udig_recon.core.parameters import Parameters, complete, parse
 from udig_recon.core.priors.load import load_prior
 from udig_recon.core.reconstruct import reconstruct, slice_problem
 from udig_recon.core.simulation import birdcage_maps, simulate_mri
-from udig_recon.core.slice_order import BLOCK, Precedent, in_order, leaders
+from udig_recon.core.slice_order import BLOCK, WarmStart, processing_order, reference_slices
 
 CPU = torch.device("cpu")
 VOLUME = 16
@@ -64,15 +64,19 @@ def volume(images: Path, sampling: str, count: int) -> Volume:
     return Volume(sampling, simulate_mri(stack, maps, mask(sampling, stack.shape[1:], rng), rng, noise_level=NOISE))
 
 
-def made(scan: Acquisition, index: int, method: Parameters, precedent: Precedent | None) -> Made:
+def made(scan: Acquisition, index: int, method: Parameters, warm_start: WarmStart | None) -> Made:
     """A slice, its verdict and the seconds of this thread's processor."""
     began = time.process_time()
     problem = slice_problem(scan, index, CPU, fit_maps=method.fits_maps)
     problem_seconds = time.process_time() - began
-    *_, last = reconstruct(problem, method, seed=0, precedent=precedent)
+    *_, last = reconstruct(problem, method, seed=0, warm_start=warm_start)
     spent = {"cpu_seconds": time.process_time() - began, "problem_seconds": problem_seconds}
-    assert last.verdict is not None
-    return problem.magnitude(last.image), {**spent, "verdict": last.verdict.as_json(), "best_at": last.verdict.best_at}
+    assert last.prior_check is not None
+    return problem.magnitude(last.image), {
+        **spent,
+        "prior_check": last.prior_check.as_json(),
+        "best_at": last.prior_check.best_at,
+    }
 
 
 class Pair(NamedTuple):
@@ -87,26 +91,26 @@ def pairs(taken: Volume, followers: int, output: Path) -> list[Pair]:
     method = complete(parse({"method": "udig_dip"}), taken.modality)
     load_prior(None, taken.modality, None, CPU)
     numbers = range(taken.scan.slices)
-    led, found = leaders(numbers, method), dict[int, Result]()
+    led, found = reference_slices(numbers, method), dict[int, Result]()
     assert taken.scan.reference is not None
     pairs = []
-    for number in in_order(numbers, led)[: 1 + followers]:
+    for number in processing_order(numbers, led)[: 1 + followers]:
         folder, reference = output / f"{taken.name.replace(' ', '_')}-{number}", taken.scan.reference[number]
         key = {"parameters": method.model_dump(mode="json")}
         alone = measured(folder, Measurement("alone", key), partial(made, taken.scan, number, method, None), reference)
         found[number] = led_one = alone
         if number in led:
-            precedent = Precedent.of(led[number], found[led[number]].fields["verdict"])
-            make = partial(made, taken.scan, number, method, precedent)
-            led_one = measured(folder, Measurement("led", {**key, "precedent": str(precedent)}), make, reference)
+            warm_start = WarmStart.from_check(led[number], found[led[number]].fields["prior_check"])
+            make = partial(made, taken.scan, number, method, warm_start)
+            led_one = measured(folder, Measurement("led", {**key, "warm_start": str(warm_start)}), make, reference)
         pairs.append(Pair(alone, led_one))
         print(f"{folder.name}: {told(alone)}; {told(led_one)}", flush=True)
     return pairs
 
 
 def told(result: Result) -> str:
-    verdict = result.fields["verdict"]
-    return f"{result.label} {result.psnr:.2f} dB, {result.fields['cpu_seconds']:.1f} s, {verdict['prior_share']:.2f}"
+    verdict = result.fields["prior_check"]
+    return f"{result.label} {result.psnr:.2f} dB, {result.fields['cpu_seconds']:.1f} s, {verdict['prior_weight']:.2f}"
 
 
 def row(name: str, pairs: Sequence[Pair]) -> str:

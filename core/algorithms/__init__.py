@@ -66,7 +66,7 @@ from udig_recon.core.priors.load import load_prior
 from udig_recon.core.priors.noise_levels import normal_like
 from udig_recon.core.priors.ood import load_ood_scorer
 from udig_recon.core.selection.early_stopping import Method, at_once, watched
-from udig_recon.core.slice_order import Precedent
+from udig_recon.core.slice_order import WarmStart
 
 START_CG_ITERATIONS = 8
 START_SIRT_ITERATIONS = 100
@@ -103,9 +103,9 @@ def run(
     priors: Folders,
     state: State | None,
     images: Mapping[str, Tensor] | None = None,
-    precedent: Precedent | None = None,
+    warm_start: WarmStart | None = None,
 ) -> Iterates:
-    """Iterates of a method for one slice, in the unit of y; a judged one may follow the precedent of its leader.
+    """Iterates of a method for one slice, in the unit of y; `warm_start` has its reference slice's results.
 
     `images` (1, C, H, W) are what a scan may hold beside its measurements: `reference`, the truth, and
     `guide`, a structural image. Raises UnsupportedScan when the method needs one that is not there.
@@ -136,7 +136,7 @@ def run(
 
             if method.holdout_share > 0:
                 ood_score = load_ood_scorer(prior, find_card(method.prior, A.modality, priors))
-                return judged(y, A, first, fresh, prior, ood_score, method, rng, state, precedent)
+                return judged(y, A, first, fresh, prior, ood_score, method, rng, state, warm_start)
             return udig_dip(y, A, first(y, A), fresh(), prior, method, rng, state)
     raise inapplicable(method)
 

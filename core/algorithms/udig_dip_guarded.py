@@ -13,11 +13,11 @@ from udig_recon.core.algorithms.udig_dip import noise_level, udig_dip
 from udig_recon.core.iterates import Iterate, Iterates, State
 from udig_recon.core.operators import LinearOperator
 from udig_recon.core.parameters import UDiGDIP
-from udig_recon.core.prior_check import Verdict
+from udig_recon.core.prior_check import PriorCheck
 from udig_recon.core.priors.purify import Denoiser
 from udig_recon.core.selection.holdout import held_out_error, left_out, split
 from udig_recon.core.selection.weight_search import regularised
-from udig_recon.core.slice_order import Precedent
+from udig_recon.core.slice_order import WarmStart
 
 TRIAL_SHARE = 0.5
 """Length of the run that is judged, as a share of `outer_iterations`."""
@@ -52,7 +52,7 @@ def judged(
     p: UDiGDIP,
     rng: Generator,
     state: State | None = None,
-    precedent: Precedent | None = None,
+    warm_start: WarmStart | None = None,
 ) -> Iterates:
     """Total variation, then uDiG-DIP on part of the data, judged on the rest, then on all data if it was found to help.
 
@@ -61,15 +61,15 @@ def judged(
     x_tv + a (x_prior - x_tv), both made anew from all data, with the a in [0, 1] of least error on what was left out:
     what prior and no prior agree on stays. Where the prior helps so little that few measurements can hardly tell it
     from chance, a is made smaller, down to 0 where it does not help. The run on all data ends at the noise level whose
-    iterate was judged best. The verdict of the last iterate says what was chosen, and why, and by `ood_score` whether
+    iterate was judged best. The last iterate's prior check says what was selected, and why, and by `ood_score` whether
     the trial's best image is of the kind that the prior knows.
 
-    With a `precedent`, what the slice's leader found, the weight of total variation is the leader's, and the run on all
+    With a `warm_start` the weight of total variation is that of the reference slice, and the run on all
     data is a short one that goes on from the trial's best image. The judge's work stays.
     """
     memory = state or {"stage": 0, "kept": split(A, p.holdout_share, rng)}
     memory = {name: part.to(y.device) if isinstance(part, Tensor) else part for name, part in memory.items()}
-    stages = _Stages(y, A, start, network, prior, ood_score, p, rng, memory, precedent)
+    stages = _Stages(y, A, start, network, prior, ood_score, p, rng, memory, warm_start)
     if memory["stage"] == 0:
         yield from stages.classical()
     if memory["stage"] == 1:
@@ -90,12 +90,12 @@ class _Stages:
     p: UDiGDIP
     rng: Generator
     memory: State
-    precedent: Precedent | None
+    warm_start: WarmStart | None
 
     def classical(self) -> Iterates:
         """Total variation of all data, its weight found by the measurements left out."""
         kept, inner = self.memory["kept"], self.memory.get("inner")
-        weights = WEIGHTS if self.precedent is None else (self.precedent.tv_weight,)
+        weights = WEIGHTS if self.warm_start is None else (self.warm_start.tv_weight,)
         for it in regularised(total_variation, self.y, self.A, weights, self._lengths.tv, self.rng, inner, kept):
             if it.state is not None:
                 found = it.state()
@@ -134,20 +134,20 @@ class _Stages:
                 if it.step >= min(last, it.steps):
                     break
                 yield self._seen(it._replace(image=image), self._classical_steps + self._trial_steps + it.step)
-        verdict, misfit = self._verdict(share), self.A.misfit(image, self.y)
+        check, misfit = self._prior_check(share), self.A.misfit(image, self.y)
         yield Iterate(
             self._steps,
             self._steps,
             image,
             misfit,
-            verdict=verdict,
-            validation_residual=verdict.validation_residual,
+            prior_check=check,
+            validation_residual=check.validation_residual,
             data_only=self.memory["tv"],
         )
 
     def _start(self, last: int) -> tuple[Tensor, UDiGDIP]:
         """Where the run on all data, good up to its iteration `last`, begins, and its noise levels."""
-        if self.precedent is not None and last > 0:
+        if self.warm_start is not None and last > 0:
             levels = {
                 "outer_iterations": max(1, round(self._lengths.final * last)),
                 "noise_level": noise_level(round(REENTRY * last), self.p),
@@ -158,7 +158,7 @@ class _Stages:
 
     @property
     def _lengths(self) -> Lengths:
-        return ALONE if self.precedent is None else FOLLOWING
+        return ALONE if self.warm_start is None else FOLLOWING
 
     @property
     def _trial_steps(self) -> int:
@@ -200,10 +200,10 @@ class _Stages:
             offered = self._left_out(self.A.forward(best - classical))
         energy = float(offered.abs().square().sum())
         share = float((offered.conj() * wanted).real.sum()) / energy if energy > 0 else 0.0
-        share = min(max(share, 0.0), 1.0) * self._verdict(share).trust
+        share = min(max(share, 0.0), 1.0) * self._prior_check(share).trust
         return 1.0 if share >= WHOLE else share
 
-    def _verdict(self, share: float) -> Verdict:
+    def _prior_check(self, share: float) -> PriorCheck:
         errors = {"tv": self.memory["tv_error"], "udig_dip": self.memory["best_error"]}
         if self.p.start != "tv":
             errors["start"] = self.memory["start_error"]
@@ -211,12 +211,12 @@ class _Stages:
         energy = float(self._left_out(self.y).abs().square().mean()) + torch.finfo(torch.float32).tiny
         residuals = {name: math.sqrt(error / energy) for name, error in errors.items()}
         noise = self.A.noise_level(self.y) / math.sqrt(energy)
-        return Verdict(
-            prior_share=share,
+        return PriorCheck(
+            prior_weight=share,
             best_at=self.memory["best_at"],
             residuals=residuals,
             noise=noise,
             ood_score=self.memory["ood_score"],
             tv_weight=self.memory["tv_weight"],
-            leader=None if self.precedent is None else self.precedent.slice,
+            reference_slice=None if self.warm_start is None else self.warm_start.slice,
         )

@@ -27,7 +27,7 @@ from udig_recon.core.quality.curves import Curves, with_quality
 from udig_recon.core.quality.ensemble import ensemble
 from udig_recon.core.reconstruct import Quality, slice_problem
 from udig_recon.core.results import store as results
-from udig_recon.core.slice_order import Precedent, in_order, leaders
+from udig_recon.core.slice_order import WarmStart, processing_order, reference_slices
 
 COMMANDS = {
     "compare": "udig_recon.core.cli.compare",
@@ -106,8 +106,8 @@ def _reconstruct(options: argparse.Namespace, target: results.OutputFormat, scan
     finished = [volume[index] for index in chosen]
     _write(options.output, target, finished, _attributes(options, method, header, chosen, device))
     for index, result in zip(chosen, finished, strict=True):
-        if result.verdict is not None:
-            sys.stderr.write(f"slice {index}: {result.verdict.reason}\n")
+        if result.prior_check is not None:
+            sys.stderr.write(f"slice {index}: {result.prior_check.reason}\n")
         if result.rating is not None:
             sys.stderr.write(f"slice {index}: {result.rating}\n")
 
@@ -143,13 +143,13 @@ def _format(path: Path) -> results.OutputFormat:
 def _volume(
     options: argparse.Namespace, scan: PreparedScan, method: Parameters, chosen: Sequence[int], device: torch.device
 ) -> dict[int, results.SliceResult]:
-    """Each slice once, leaders before those that follow them."""
-    led = leaders(chosen, method)
+    """Each slice once, reference slices before those that depend on them."""
+    led = reference_slices(chosen, method)
     finished: dict[int, results.SliceResult] = {}
-    for index in in_order(chosen, led):
-        verdict = finished[led[index]].verdict if index in led else None
-        precedent = None if verdict is None else Precedent.of(led[index], verdict.as_json())
-        finished[index] = _slice(options, scan, method, index, precedent, device)
+    for index in processing_order(chosen, led):
+        prior_check = finished[led[index]].prior_check if index in led else None
+        warm_start = None if prior_check is None else WarmStart.from_check(led[index], prior_check.as_json())
+        finished[index] = _slice(options, scan, method, index, warm_start, device)
     return finished
 
 
@@ -158,13 +158,13 @@ def _slice(
     scan: PreparedScan,
     method: Parameters,
     index: int,
-    precedent: Precedent | None,
+    warm_start: WarmStart | None,
     device: torch.device,
 ) -> results.SliceResult:
     problem = slice_problem(scan.read([index]), 0, device, fit_maps=method.fits_maps)
     curves: Curves = {}
     iterates = ensemble(
-        problem, method, seed=options.seed, seeds=options.seeds, priors=options.priors, precedent=precedent
+        problem, method, seed=options.seed, seeds=options.seeds, priors=options.priors, warm_start=warm_start
     )
     with tqdm(desc=f"slice {index}", unit="it") as bar:
         for iterate, quality in with_quality(problem, iterates, curves):
@@ -179,7 +179,7 @@ def _slice(
         plain=problem.magnitude(problem.plain()),
         reference=problem.reference_for(image),
         curves=curves,
-        verdict=iterate.verdict,
+        prior_check=iterate.prior_check,
         rating=found.rating,
         deviation=None if iterate.deviation is None else problem.shown(iterate.deviation),
         hallucination=found.hallucination,

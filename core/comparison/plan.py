@@ -15,7 +15,7 @@ from udig_recon.core.comparison.entries import sampling_of
 from udig_recon.core.errors import ReconstructionError, UnknownFormat
 from udig_recon.core.parameters import METHODS, Parameters, complete, parse, require
 from udig_recon.core.priors.card import Folders, card_of, sha256_of
-from udig_recon.core.slice_order import in_order, leaders
+from udig_recon.core.slice_order import processing_order, reference_slices
 
 
 @dataclass(frozen=True)
@@ -81,18 +81,18 @@ class Run:
     method: Parameters
     scan: Scan
     slice: int
-    leader: int | None  # the slice whose precedent it follows
+    reference_slice: int | None  # the slice whose warm_start it follows
     seed: int
     prior_sha256: str | None
 
     @property
     def key(self) -> dict[str, Any]:
-        """All that its result depends on, beside the engine and what its leader finds."""
+        """All that its result depends on, beside the engine and what its reference_slice finds."""
         return {
             "parameters": self.method.model_dump(mode="json"),
             "scan_sha256": self.scan.sha256,
             "slice": self.slice,
-            "leader": self.leader,
+            "reference_slice": self.reference_slice,
             "seed": self.seed,
             "prior_sha256": self.prior_sha256,
         }
@@ -155,7 +155,7 @@ def planned(settings: Sequence[Setting], scans: Sequence[Scan], seeds: int, prio
 
 
 def _runs(setting: Setting, scan: Scan, seed: int, priors: Folders) -> Iterator[Run]:
-    """The slices of a scan, leaders before those that follow them."""
+    """The slices of a scan, reference slices before those that depend on them."""
     modality = scan.header.modality
     if modality not in setting.modalities:
         return
@@ -170,6 +170,6 @@ def _runs(setting: Setting, scan: Scan, seed: int, priors: Folders) -> Iterator[
             found=error.found,
             expected=error.expected,
         ) from error
-    led = leaders(scan.slices, method)
-    for index in in_order(scan.slices, led):
+    led = reference_slices(scan.slices, method)
+    for index in processing_order(scan.slices, led):
         yield Run(setting.label, method, scan, index, led.get(index), seed, card.sha256 if card else None)

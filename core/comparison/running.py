@@ -20,7 +20,7 @@ from udig_recon.core.priors.card import Folders
 from udig_recon.core.priors.load import load_prior
 from udig_recon.core.quality.curves import Curves, with_quality
 from udig_recon.core.reconstruct import reconstruct, slice_problem
-from udig_recon.core.slice_order import Precedent
+from udig_recon.core.slice_order import WarmStart
 
 KEPT_EVERY = 60.0
 """Seconds from one kept state of a run to the next."""
@@ -59,11 +59,11 @@ class Computer:
         folder = output / "results" / run.scan.name
         wanted = measurement_of(run)
         unfinished = folder / f"{wanted.name}.unfinished.pt"
-        result = measured(folder, wanted, lambda: self.make(run, _precedent(run, folder), unfinished, seen))
+        result = measured(folder, wanted, lambda: self.make(run, _warm_start(run, folder), unfinished, seen))
         unfinished.unlink(missing_ok=True)
         return Finished(run, result)
 
-    def make(self, run: Run, precedent: Precedent | None, unfinished: Path, seen: Callable[[Iterate], None]) -> Made:
+    def make(self, run: Run, warm_start: WarmStart | None, unfinished: Path, seen: Callable[[Iterate], None]) -> Made:
         """The image (y, x), and what there is to tell: quality, its curves, what was spent.
 
         The file `unfinished` is given a state every minute; a run that finds one there goes on from it.
@@ -82,7 +82,7 @@ class Computer:
             seed=run.seed,
             priors=self.priors,
             state=None if kept is None else kept["state"],
-            precedent=precedent,
+            warm_start=warm_start,
         )
         kept_at = time.monotonic()
         with meter.counting(prior):
@@ -97,8 +97,8 @@ class Computer:
                     kept_at = time.monotonic()
         spent = {**meter.counts, "seconds": meter.seconds}
         told = {**asdict(last), **spent, "curves": curves, "threads": torch.get_num_threads()}
-        if iterate.verdict is not None:
-            told["verdict"] = iterate.verdict.as_json()
+        if iterate.prior_check is not None:
+            told["prior_check"] = iterate.prior_check.as_json()
         return problem.magnitude(iterate.image), {**told, "device": str(self.device)}
 
     def _keep(self, path: Path, content: dict[str, Any]) -> None:
@@ -119,9 +119,13 @@ def measurement_of(run: Run) -> Measurement:
     return Measurement(run.method.method, run.key)
 
 
-def _precedent(run: Run, folder: Path) -> Precedent | None:
-    """What the run's leader, finished before it, has found out of the scan."""
-    if run.leader is None:
+def _warm_start(run: Run, folder: Path) -> WarmStart | None:
+    """What the run's reference_slice, finished before it, has found out of the scan."""
+    if run.reference_slice is None:
         return None
-    leader = found(folder, measurement_of(replace(run, slice=run.leader, leader=None)))
-    return None if leader is None else Precedent.of(run.leader, leader.fields.get("verdict"))
+    reference_slice = found(folder, measurement_of(replace(run, slice=run.reference_slice, reference_slice=None)))
+    return (
+        None
+        if reference_slice is None
+        else WarmStart.from_check(run.reference_slice, reference_slice.fields.get("prior_check"))
+    )

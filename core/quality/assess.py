@@ -41,7 +41,7 @@ def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessme
     spread = None
     if last.deviation is not None:
         spread = math.sqrt(_mean(last.deviation[inside].square())) / unit(image) if bool(inside.any()) else 0.0
-    verdict = last.verdict
+    prior_check = last.prior_check
     misfit, noise = _misfit(problem, image)
     empty = is_empty(problem.measurements)
     signals = Signals(
@@ -49,8 +49,8 @@ def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessme
         misfit=misfit,
         noise=noise,
         holdout_residual=last.validation_residual,
-        prior_excess=None if verdict is None else verdict.excess,
-        ood_score=None if verdict is None else verdict.ood_score,
+        prior_excess=None if prior_check is None else prior_check.excess,
+        ood_score=None if prior_check is None else prior_check.ood_score,
         hallucination=hallucination,
         seed_std=spread,
         **({} if empty else gaps_of(problem.operator, problem.measurements)),

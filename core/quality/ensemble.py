@@ -11,10 +11,10 @@ from torch import Tensor
 
 from udig_recon.core.iterates import Iterate, Iterates, State
 from udig_recon.core.parameters import TV, Parameters
-from udig_recon.core.prior_check import Verdict
+from udig_recon.core.prior_check import PriorCheck
 from udig_recon.core.priors.card import Folders
 from udig_recon.core.reconstruct import SliceProblem, reconstruct
-from udig_recon.core.slice_order import Precedent
+from udig_recon.core.slice_order import WarmStart
 
 DATA_ONLY = TV(weight=1e-3, iterations=20)
 """What a prior's image is compared with where no judge has made total variation: cheap, and near enough."""
@@ -28,16 +28,16 @@ def ensemble(
     seeds: int = 1,
     priors: Folders = None,
     state: State | None = None,
-    precedent: Precedent | None = None,
+    warm_start: WarmStart | None = None,
 ) -> Iterates:
     """Iterates of `reconstruct` with seed, seed + 1, ...; the last one is the mean of the seeds' images.
 
     Until then an image is the mean of those that are done and of the running one, which counts by its progress. The
-    last iterate of several seeds has their standard deviation, and a verdict that is theirs together; of a method with
+    last iterate of several seeds has their standard deviation, and a prior check of them together; of a method with
     a prior it has what the data give without it.
     """
     unseen = method.needs_prior and not method.judged
-    for last in _seeds(problem, method, seed, seeds, priors, state, precedent):
+    for last in _seeds(problem, method, seed, seeds, priors, state, warm_start):
         yield last._replace(steps=last.steps + 1) if unseen else last
     if not unseen:
         return
@@ -56,7 +56,7 @@ class Seen:
     mean: Tensor  # (1, C, H, W)
     centre: Tensor  # (1, 1, H, W)
     squares: Tensor  # (1, 1, H, W), squared distances from the centre, summed as Welford (1962) does
-    verdicts: list[dict[str, Any]]
+    checks: list[dict[str, Any]]
     residuals: list[float]  # on measurements left out
 
     def with_(self, last: Iterate, brightness: Tensor) -> "Seen":
@@ -68,7 +68,7 @@ class Seen:
             self.mean + (last.image - self.mean) / done,
             centre,
             self.squares + off * (brightness - centre),
-            self.verdicts if last.verdict is None else [*self.verdicts, asdict(last.verdict)],
+            self.checks if last.prior_check is None else [*self.checks, asdict(last.prior_check)],
             self.residuals if last.validation_residual is None else [*self.residuals, last.validation_residual],
         )
 
@@ -94,14 +94,14 @@ def _seeds(
     seeds: int,
     priors: Folders,
     state: State | None,
-    precedent: Precedent | None,
+    warm_start: WarmStart | None,
 ) -> Iterates:
     if seeds == 1:
-        yield from reconstruct(problem, method, seed=seed, priors=priors, state=state, precedent=precedent)
+        yield from reconstruct(problem, method, seed=seed, priors=priors, state=state, warm_start=warm_start)
         return
     seen, inner = _begun(problem, state)
     for number in range(seen.done, seeds):
-        for it in reconstruct(problem, method, seed=seed + number, priors=priors, state=inner, precedent=precedent):
+        for it in reconstruct(problem, method, seed=seed + number, priors=priors, state=inner, warm_start=warm_start):
             if it.step < it.steps:
                 image, resume = seen.beside(it), None if it.state is None else partial(seen.state, it.state)
                 step, steps = number * it.steps + it.step, seeds * it.steps
@@ -109,10 +109,10 @@ def _seeds(
         seen, inner = seen.with_(it, problem.brightness(it.image)), None
         it = it._replace(image=seen.mean, deviation=seen.deviation, step=seen.done * it.steps, steps=seeds * it.steps)
         if seen.done < seeds:
-            yield it._replace(state=partial(seen.state, None), verdict=None)
-    verdict = Verdict.together([Verdict(**each) for each in seen.verdicts]) if seen.verdicts else None
+            yield it._replace(state=partial(seen.state, None), prior_check=None)
+    prior_check = PriorCheck.combine([PriorCheck.from_stored(each) for each in seen.checks]) if seen.checks else None
     residual = math.fsum(seen.residuals) / len(seen.residuals) if seen.residuals else None
-    yield it._replace(state=None, verdict=verdict, validation_residual=residual)
+    yield it._replace(state=None, prior_check=prior_check, validation_residual=residual)
 
 
 def _begun(problem: SliceProblem, state: State | None) -> tuple[Seen, State | None]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 from udig_recon.core.acquisition import Modality
-from udig_recon.core.prior_check import FOREIGN
+from udig_recon.core.prior_check import OOD_EXCESS
 
 RatingLevel = Literal["good", "unrated", "check", "poor"]
 LEVELS: tuple[RatingLevel, ...] = ("good", "unrated", "check", "poor")
@@ -97,7 +97,7 @@ DATA_LIMITS: Mapping[Modality, Mapping[str, Limit]] = {
 IMAGE_LIMITS: Mapping[str, Limit] = {
     "misfit": Limit(1.5, 3.0, "misfit in standard deviations of the noise", "the image does not fit its measurements"),
     "prior_excess": Limit(
-        FOREIGN,
+        OOD_EXCESS,
         math.inf,
         "error on held-out measurements relative to total variation's",
         "the prior hardly improves on total variation",

@@ -21,7 +21,7 @@ from udig_recon.core.files.checksummed_arrays import opened, sealed
 from udig_recon.core.formats.containers.hdf5 import RESULT_MARK
 from udig_recon.core.formats.containers.hdf5_library import h5py
 from udig_recon.core.interruption import check_interruption
-from udig_recon.core.prior_check import Verdict
+from udig_recon.core.prior_check import PriorCheck
 from udig_recon.core.quality.rating import Rating, worst
 from udig_recon.core.results.nifti import nifti_header
 from udig_recon.core.results.png import contact_sheet_png, magnitude_png
@@ -51,7 +51,7 @@ class OutputFormat(StrEnum):
 
 OPTIONAL = ("image_complex", "reference", "deviation", "hallucination")
 """Arrays of a slice that not every one has."""
-TOLD = ("verdict", "rating", "grade", "versions")
+TOLD = ("prior_check", "verdict", "rating", "grade", "versions")
 """What else a slice may have, stored as JSON."""
 _STORED = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
 """How the images of a result file are stored: packed, and each with a checksum that HDF5 compares when it reads."""
@@ -66,16 +66,16 @@ class SliceResult:
     plain: Image  # (y, x): zero-filled or filtered back-projection
     reference: Image | None  # (y, x)
     curves: Mapping[str, list[float]]  # one value per snapshot
-    verdict: Verdict | None = None  # where it was judged
+    prior_check: PriorCheck | None = None  # where the method has one
     rating: Rating | None = None  # once it is finished
     deviation: Image | None = None  # (y, x): between several seeds, in the image's unit
     hallucination: Image | None = None  # (y, x): see core/quality/hallucination.py, where a prior had a say
     versions: Mapping[str, str] | None = None  # of software and prior that made it, where somebody noted them
 
     def told(self) -> dict[str, Any]:
-        """Its rating and, where it was judged, its verdict."""
+        """Its rating and, where the method has one, its prior check."""
         quality = {} if self.rating is None else {"quality": self.rating.as_json()}
-        return quality if self.verdict is None else quality | self.verdict.as_json()
+        return quality if self.prior_check is None else quality | self.prior_check.as_json()
 
     @property
     def size_bytes(self) -> int:
@@ -89,8 +89,8 @@ class SliceResult:
         optional = {name: getattr(self, name) for name in OPTIONAL}
         curves = {f"curve_{name}": np.asarray(values, np.float64) for name, values in self.curves.items()}
         present = {name: array for name, array in optional.items() if array is not None}
-        if self.verdict is not None:
-            present["verdict"] = np.asarray(json.dumps(asdict(self.verdict)))
+        if self.prior_check is not None:
+            present["prior_check"] = np.asarray(json.dumps(asdict(self.prior_check)))
         if self.rating is not None:
             present["rating"] = np.asarray(json.dumps(self.rating.as_json()))
         if self.versions is not None:
@@ -120,7 +120,7 @@ class SliceResult:
                 image=stored["image"],
                 plain=stored["plain"],
                 curves=curves,
-                verdict=Verdict(**told["verdict"]) if "verdict" in told else None,
+                prior_check=_prior_check(told),
                 rating=_rating(told),
                 versions=told.get("versions"),
                 **optional,
@@ -137,6 +137,11 @@ class SliceResult:
 def _rating(told: Mapping[str, Any]) -> Rating | None:
     stored = told.get("rating", told.get("grade"))  # `grade` before version 0.2
     return None if stored is None else Rating.from_json(stored)
+
+
+def _prior_check(told: Mapping[str, Any]) -> PriorCheck | None:
+    stored = told.get("prior_check", told.get("verdict"))  # `verdict` before version 0.2
+    return None if stored is None else PriorCheck.from_stored(stored)
 
 
 def about(header: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,14 +13,14 @@ from fastapi.testclient import TestClient
 
 from tests.support import scans
 from tests.support.fake_worker import Drive
-from udig_recon.core.prior_check import Verdict
+from udig_recon.core.prior_check import PriorCheck
 from udig_recon.core.quality.rating import LEVELS, Rating
 from udig_recon.worker.runtime.process import Place, set_up
 from udig_recon.worker.runtime.tasks import reconstruct_chunk
 from udig_recon.worker.settings import Settings
 
-FAMILIAR = Verdict(prior_share=1.0, best_at=1.0, residuals={"start": 0.3, "tv": 0.2, "udig_dip": 0.1})
-FOREIGN = Verdict(prior_share=0.0, best_at=0.2, residuals={"start": 0.3, "tv": 0.2, "udig_dip": 0.25})
+FAMILIAR = PriorCheck(prior_weight=1.0, best_at=1.0, residuals={"start": 0.3, "tv": 0.2, "udig_dip": 0.1})
+FOREIGN = PriorCheck(prior_weight=0.0, best_at=0.2, residuals={"start": 0.3, "tv": 0.2, "udig_dip": 0.25})
 GOOD, CHECK = Rating("good", ("within limits",)), Rating("check", ("the prior hardly improves on total variation",))
 JUDGED = {"method": "udig_dip", "preset": "preview", "outer_iterations": 4, "holdout_share": 0.1}
 
@@ -69,7 +69,7 @@ def test_verdicts_come_with_the_slices_that_are_finished(
     assert [verdict["quality"]["rating"] for verdict in found["verdicts"]] == ["good", "check"]
     assert found["quality"] == {"rating": "check", "reasons": [f"slice 1: {CHECK.reasons[0]}"]}
     (warning,) = found["warnings"]
-    assert warning.startswith("slice 1: the scan is unlike what the prior was trained on")
+    assert warning.startswith("slice 1: the scan is unlike the prior's training data")
 
 
 def test_one_sentence_warns_of_all_foreign_slices_in_the_list_too(
@@ -92,8 +92,8 @@ def test_a_judged_job_says_what_was_chosen_and_why_in_its_answer_and_its_file(
     assert [verdict.pop("slice") for verdict in job["verdicts"]] == [0, 1]
     for verdict in job["verdicts"]:
         assert {"start", "tv"} <= set(verdict["residuals"])
-        assert verdict["chosen"] in ("udig_dip", "tv", "mixed")
-        assert verdict["reason"].startswith("residual on measurements left out")
+        assert verdict["selected"] in ("udig_dip", "tv", "blend")
+        assert verdict["reason"].startswith("residual on held-out measurements")
     best = [min(verdict["residuals"].values()) for verdict in job["verdicts"]]
     assert job["metrics"]["validation_residual"] == pytest.approx(sum(best) / len(best))
     assert len(job["warnings"]) == any(verdict["out_of_distribution"] for verdict in job["verdicts"])

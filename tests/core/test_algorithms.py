@@ -39,7 +39,7 @@ from udig_recon.core.parameters import (
     ZeroFilled,
     complete,
 )
-from udig_recon.core.slice_order import Precedent
+from udig_recon.core.slice_order import WarmStart
 
 QUICK = {"outer_iterations": 4, "inner_iterations": 2, "holdout_share": 0.0, "start": "cg_sense"}
 CASES = [
@@ -116,12 +116,12 @@ def problem(modality, size=40):
     return A, A.forward(truth), truth
 
 
-def iterates(method, modality, state=None, seed=3, precedent=None):
+def iterates(method, modality, state=None, seed=3, warm_start=None):
     A, y, truth = problem(modality)
     rng = torch.Generator().manual_seed(seed)
     scale = 0.04 if modality is Modality.CT else 1.0
     images = {"reference": truth / scale, "guide": truth[:, :1].sqrt()}
-    return run(y / scale, A, complete(method, modality), rng, None, state, images, precedent)
+    return run(y / scale, A, complete(method, modality), rng, None, state, images, warm_start)
 
 
 def test_every_method_is_among_the_cases():
@@ -149,31 +149,31 @@ def stored(state):
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
 @pytest.mark.parametrize("modality", list(Modality))
-@pytest.mark.parametrize("precedent", [None, Precedent(slice=4, tv_weight=0.01)], ids=["alone", "following"])
-def test_a_judged_run_goes_on_from_any_of_its_stages(modality, stage, precedent):
-    knobs = {**QUICK, "outer_iterations": 12, "inner_iterations": 0} if precedent else QUICK
+@pytest.mark.parametrize("warm_start", [None, WarmStart(slice=4, tv_weight=0.01)], ids=["alone", "following"])
+def test_a_judged_run_goes_on_from_any_of_its_stages(modality, stage, warm_start):
+    knobs = {**QUICK, "outer_iterations": 12, "inner_iterations": 0} if warm_start else QUICK
     method = UDiGDIP(**{**knobs, "holdout_share": 0.1}, noise_scale=0.5)
-    run = partial(iterates, method, modality, precedent=precedent)
+    run = partial(iterates, method, modality, warm_start=warm_start)
     *_, unbroken = run()
     states = [stored(iterate.state()) for iterate in run() if iterate.state is not None]
     reached = [state for state in states if state["stage"] == stage]
-    if stage == 2 and unbroken.verdict.prior_share == 0:
+    if stage == 2 and unbroken.prior_check.prior_weight == 0:
         assert not reached  # total variation alone: there is no run on all data
         return
     *_, resumed = run(reached[-1])
     assert torch.equal(resumed.image, unbroken.image)
-    assert resumed.verdict == unbroken.verdict
+    assert resumed.prior_check == unbroken.prior_check
 
 
 @pytest.mark.parametrize("modality", list(Modality))
 def test_a_slice_that_follows_is_judged_by_its_own_measurements_and_takes_fewer_steps(modality):
     method = UDiGDIP(preset="preview", outer_iterations=20, holdout_share=0.2, start="tv")
     *_, alone = iterates(method, modality)
-    *_, led = iterates(method, modality, precedent=Precedent(slice=4, tv_weight=alone.verdict.tv_weight))
-    assert (alone.verdict.leader, led.verdict.leader) == (None, 4)
-    assert led.verdict.tv_weight == alone.verdict.tv_weight
-    assert led.verdict.residuals.keys() == alone.verdict.residuals.keys()
-    assert led.verdict.validation_residual == pytest.approx(alone.verdict.validation_residual, abs=0.01)
+    *_, led = iterates(method, modality, warm_start=WarmStart(slice=4, tv_weight=alone.prior_check.tv_weight))
+    assert (alone.prior_check.reference_slice, led.prior_check.reference_slice) == (None, 4)
+    assert led.prior_check.tv_weight == alone.prior_check.tv_weight
+    assert led.prior_check.residuals.keys() == alone.prior_check.residuals.keys()
+    assert led.prior_check.validation_residual == pytest.approx(alone.prior_check.validation_residual, abs=0.01)
     assert led.step == led.steps < alone.steps
     assert (led.image - alone.image).norm() < 0.1 * alone.image.norm()
 
@@ -195,10 +195,10 @@ def test_a_prior_that_misleads_is_found_out_and_costs_nothing(modality, followin
     method = UDiGDIP(preset="preview", outer_iterations=10, holdout_share=0.2)
     *_, last = iterates(method, modality)
     if following:
-        *_, last = iterates(method, modality, precedent=Precedent(slice=4, tv_weight=last.verdict.tv_weight))
+        *_, last = iterates(method, modality, warm_start=WarmStart(slice=4, tv_weight=last.prior_check.tv_weight))
     *_, classical = iterates(TV(), modality)
-    assert last.verdict.out_of_distribution
-    assert last.verdict.prior_share < 0.5
+    assert last.prior_check.out_of_distribution
+    assert last.prior_check.prior_weight < 0.5
     error = (last.image * scale - truth).norm()
     assert error <= 1.1 * (classical.image * scale - truth).norm() + 2e-4 * truth.norm()
 

@@ -73,7 +73,7 @@ def test_every_method_and_every_slice_has_a_grade_and_every_prior_a_map(problem,
     assert (found.metrics["hallucination_share"] is not None) == method.needs_prior
     if found.hallucination is not None:
         assert found.hallucination.shape == problem.magnitude(last.image).shape
-        trusted = last.verdict is None or last.verdict.prior_share > 0
+        trusted = last.prior_check is None or last.prior_check.prior_weight > 0
         assert found.hallucination.any() == (trusted and not empty)
 
 

@@ -49,17 +49,15 @@ def test_the_file_is_read_in_the_sandbox_alone(sinogram, tmp_path, monkeypatch):
 def test_a_judged_run_ends_with_the_reason_of_each_slice(sinogram, tmp_path, capsys, name):
     knobs = ["--set", "preset=preview", "outer_iterations=2", "holdout_share=0.1", "--slices", "1", "0"]
     assert main([str(sinogram), "-o", str(tmp_path / name), *knobs]) == 0
-    reasons = [line for line in capsys.readouterr().err.splitlines() if "residual on measurements left out" in line]
-    assert [reason.partition(": residual on measurements left out: ")[0] for reason in reasons] == [
+    reasons = [line for line in capsys.readouterr().err.splitlines() if "residual on held-out measurements" in line]
+    assert [reason.partition(": residual on held-out measurements: ")[0] for reason in reasons] == [
         "slice 1",
         "slice 0",
     ]
     if name == "out.h5":
         with h5py.File(tmp_path / name) as file:
             verdicts = json.loads(file.attrs["verdicts"])
-        assert reasons == [
-            f"slice {index}: {verdict['reason']}" for index, verdict in zip((1, 0), verdicts, strict=True)
-        ]
+        assert reasons == [f"slice {index}: {check['reason']}" for index, check in zip((1, 0), verdicts, strict=True)]
 
 
 def test_a_slice_is_the_same_in_whatever_order_its_volume_is_asked_for(sinogram, tmp_path):
@@ -71,22 +69,22 @@ def test_a_slice_is_the_same_in_whatever_order_its_volume_is_asked_for(sinogram,
             verdicts = json.loads(file.attrs["verdicts"])
             found.append(dict(zip(order, zip(file["reconstruction"][:], verdicts, strict=True), strict=True)))
     for number in ("0", "1"):
-        (image, verdict), (again, judged_again) = (run[number] for run in found)
+        (image, check), (again, judged_again) = (run[number] for run in found)
         assert np.array_equal(image, again)
-        assert verdict == judged_again
-    assert (found[0]["0"][1]["leader"], found[0]["1"][1]["leader"]) == (1, None)
+        assert check == judged_again
+    assert (found[0]["0"][1]["reference_slice"], found[0]["1"][1]["reference_slice"]) == (1, None)
 
 
 def test_a_run_that_is_not_judged_tells_what_each_slice_is_worth_and_no_more(sinogram, tmp_path, capsys):
     assert main([str(sinogram), "-o", str(tmp_path / "out.h5"), *QUICK]) == 0
     told = capsys.readouterr().err
-    assert "residual on measurements left out" not in told
+    assert "residual on held-out measurements" not in told
     with h5py.File(tmp_path / "out.h5") as file:
         verdicts = json.loads(file.attrs["verdicts"])
         quality = json.loads(file.attrs["quality"])
-    for index, verdict in enumerate(verdicts):
-        assert verdict.keys() == {"quality"}
-        assert f"slice {index}: {verdict['quality']['rating']}: {verdict['quality']['reasons'][0]}" in told
+    for index, check in enumerate(verdicts):
+        assert check.keys() == {"quality"}
+        assert f"slice {index}: {check['quality']['rating']}: {check['quality']['reasons'][0]}" in told
     assert quality["rating"] == max((each["quality"]["rating"] for each in verdicts), key=LEVELS.index)
 
 

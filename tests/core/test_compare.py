@@ -96,7 +96,7 @@ def test_slices_follow_their_leader_as_in_a_volume(folder, tmp_path):
         fields = json.loads(path.read_text())
         number = fields["key"]["slice"]
         assert np.array_equal(np.load(path.with_suffix(".npy")), expected[number])
-        assert fields["verdict"].items() <= verdicts[number].items()
+        assert fields["prior_check"].items() <= verdicts[number].items()
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_a_scans_header_tells_the_size(tmp_path, name):
 
 def test_leaders_of_a_volume_are_counted_apart():
     method = complete(UDiGDIP(), Modality.MRI)
-    followers = len(volumes.leaders(range(16), method))
+    followers = len(volumes.reference_slices(range(16), method))
     assert 0 < followers < 16
     assert Task(method, MRI_SIZE, 16, followers=followers).seconds() < Task(method, MRI_SIZE, 16).seconds()
     assert cost.Task(method, MRI_SIZE, 16).seconds(slices=8) < Task(method, MRI_SIZE, 16).seconds()

@@ -11,7 +11,7 @@ from udig_recon.core import formats
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.parameters import METHODS, TV, complete, parse, require_random
-from udig_recon.core.prior_check import Verdict
+from udig_recon.core.prior_check import PriorCheck
 from udig_recon.core.quality import ensemble as ensembles
 from udig_recon.core.quality.ensemble import ensemble
 from udig_recon.core.reconstruct import reconstruct, slice_problem
@@ -69,7 +69,7 @@ def test_one_seed_is_the_run_itself(problem, knobs):
     found, alone = last(ensemble(problem, method, seed=5)), last(reconstruct(problem, method, seed=5))
     assert torch.equal(found.image, alone.image)
     assert found.deviation is None
-    assert found.verdict == alone.verdict
+    assert found.prior_check == alone.prior_check
 
 
 @pytest.mark.parametrize("knobs", [DDS, JUDGED, DIP], ids=lambda knobs: knobs["method"])
@@ -98,22 +98,27 @@ def test_stopped_anywhere_it_goes_on_from_its_checkpoint_file_to_the_same_bits(p
         resumed = last(ensemble(problem, method, seed=5, seeds=SEEDS, state=state))
         assert torch.equal(resumed.image, unbroken.image)
         assert torch.equal(resumed.deviation, unbroken.deviation)
-        assert (resumed.verdict, resumed.validation_residual) == (unbroken.verdict, unbroken.validation_residual)
+        assert (resumed.prior_check, resumed.validation_residual) == (
+            unbroken.prior_check,
+            unbroken.validation_residual,
+        )
 
 
 def test_seeds_are_judged_together(problem):
     method = of(problem, JUDGED)
-    found = last(ensemble(problem, method, seed=5, seeds=SEEDS)).verdict
-    alone = [last(reconstruct(problem, method, seed=5 + number)).verdict for number in range(SEEDS)]
-    assert found == Verdict.together(alone)
-    assert found.prior_share == pytest.approx(np.mean([verdict.prior_share for verdict in alone]))
+    found = last(ensemble(problem, method, seed=5, seeds=SEEDS)).prior_check
+    alone = [last(reconstruct(problem, method, seed=5 + number)).prior_check for number in range(SEEDS)]
+    assert found == PriorCheck.combine(alone)
+    assert found.prior_weight == pytest.approx(np.mean([prior_check.prior_weight for prior_check in alone]))
     for name, residual in found.residuals.items():
-        assert residual**2 == pytest.approx(np.mean([verdict.residuals[name] ** 2 for verdict in alone]))
+        assert residual**2 == pytest.approx(np.mean([prior_check.residuals[name] ** 2 for prior_check in alone]))
 
 
 def test_a_verdict_together_with_itself_is_itself():
-    verdict = Verdict(prior_share=0.25, best_at=0.5, residuals={"tv": 0.25, "udig_dip": 0.5}, tv_weight=0.5, leader=3)
-    assert Verdict.together([verdict, verdict]) == verdict
+    prior_check = PriorCheck(
+        prior_weight=0.25, best_at=0.5, residuals={"tv": 0.25, "udig_dip": 0.5}, tv_weight=0.5, reference_slice=3
+    )
+    assert PriorCheck.combine([prior_check, prior_check]) == prior_check
 
 
 def test_an_empty_slice_is_empty_whatever_the_seed(tmp_path):

@@ -15,7 +15,7 @@ from tests.support import scans
 from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.files import atomic as files
 from udig_recon.core.formats import probe
-from udig_recon.core.prior_check import Verdict
+from udig_recon.core.prior_check import PriorCheck
 from udig_recon.core.quality.rating import Rating
 from udig_recon.core.results.store import OutputFormat, SliceResult, convert, write_hdf5
 
@@ -43,20 +43,20 @@ def result(tmp_path: Path) -> Path:
 
 
 RESIDUALS = {"start": 0.4, "tv": 0.2, "udig_dip": 0.1}
-VERDICT = Verdict(prior_share=0.3, best_at=0.6, residuals=RESIDUALS, tv_weight=0.003, leader=4)
+CHECK = PriorCheck(prior_weight=0.3, best_at=0.6, residuals=RESIDUALS, tv_weight=0.003, reference_slice=4)
 
 
 RATING = Rating("check", ("results differ between seeds",))
 
 
-@pytest.mark.parametrize("verdict", [None, VERDICT])
+@pytest.mark.parametrize("prior_check", [None, CHECK])
 @pytest.mark.parametrize("rating", [None, RATING])
 @pytest.mark.parametrize("mri", [True, False])
 def test_slice_comes_back_as_it_was_saved(
-    mri: bool, rating: Rating | None, verdict: Verdict | None, tmp_path: Path
+    mri: bool, rating: Rating | None, prior_check: PriorCheck | None, tmp_path: Path
 ) -> None:
     one = slice_results(mri=mri)[1]
-    saved = replace(one, verdict=verdict, rating=rating, deviation=None if rating is None else one.image / 2)
+    saved = replace(one, prior_check=prior_check, rating=rating, deviation=None if rating is None else one.image / 2)
     saved.save(tmp_path / "slice.npz")
     loaded = SliceResult.load(tmp_path / "slice.npz")
     for name in ("image", "image_complex", "plain", "reference", "deviation", "hallucination"):
@@ -67,7 +67,7 @@ def test_slice_comes_back_as_it_was_saved(
             np.testing.assert_array_equal(getattr(loaded, name), expected)
             assert getattr(loaded, name).dtype == expected.dtype
     assert loaded.curves == saved.curves
-    assert (loaded.verdict, loaded.rating) == (saved.verdict, saved.rating)
+    assert (loaded.prior_check, loaded.rating) == (saved.prior_check, saved.rating)
     assert [path.name for path in tmp_path.iterdir()] == ["slice.npz"]
 
 
@@ -103,19 +103,19 @@ def test_result_holds_volumes_in_scan_order_curves_and_attributes(result: Path) 
 def test_result_of_a_large_volume_holds_the_verdicts_of_all_slices_that_were_judged(tmp_path: Path) -> None:
     one = slice_results(1)[0]
     count = 1000  # beyond the 64 kB that an attribute within the object's header may have
-    write_hdf5(tmp_path / "r.h5", (replace(one, verdict=VERDICT if i else None) for i in range(count)), {})
+    write_hdf5(tmp_path / "r.h5", (replace(one, prior_check=CHECK if i else None) for i in range(count)), {})
     with h5py.File(tmp_path / "r.h5") as file:
         verdicts = json.loads(file.attrs["verdicts"])
-    assert verdicts == [{}, *[VERDICT.as_json()] * (count - 1)]
-    assert VERDICT.as_json() == {
-        "chosen": "mixed",
+    assert verdicts == [{}, *[CHECK.as_json()] * (count - 1)]
+    assert CHECK.as_json() == {
+        "selected": "blend",
         "out_of_distribution": False,
-        "prior_share": 0.3,
+        "prior_weight": 0.3,
         "ood_score": None,
         "residuals": RESIDUALS,
         "tv_weight": 0.003,
-        "leader": 4,
-        "reason": VERDICT.reason,
+        "reference_slice": 4,
+        "reason": CHECK.reason,
     }
 
 

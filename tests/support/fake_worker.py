@@ -7,7 +7,7 @@ import numpy as np
 from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.claim import claim_slice
-from udig_recon.core.prior_check import Verdict
+from udig_recon.core.prior_check import PriorCheck
 from udig_recon.core.quality.rating import Rating
 from udig_recon.core.results.store import OutputFormat, SliceResult, convert, write_hdf5
 from udig_recon.worker.database.tables import Worker
@@ -57,7 +57,7 @@ class Drive:
         owner = preview_owner(job_id, slice_)
         slice_result(reference=reference).save(self.storage.preview(job_id, slice_), owner)
 
-    def finish(self, claim: leases.Claim, verdict: Verdict | None = None, rating: Rating | None = None) -> None:
+    def finish(self, claim: leases.Claim, verdict: PriorCheck | None = None, rating: Rating | None = None) -> None:
         """Finish the slice, judged or not, and with the last one the job."""
         metrics = {"psnr": 30.0, "ssim": 0.9, "nmse": 0.01, "data_residual": 0.05}
         path = self.storage.slice_result(claim.job_id, claim.slice, claim.attempt)

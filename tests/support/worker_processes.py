@@ -27,7 +27,7 @@ from udig_recon.core.iterates import Iterate
 from udig_recon.core.parameters import SIRT, Parameters, UDiGDIP, complete
 from udig_recon.core.priors.card import sha256_of
 from udig_recon.core.reconstruct import SliceProblem, reconstruct, slice_problem
-from udig_recon.core.slice_order import Precedent
+from udig_recon.core.slice_order import WarmStart
 from udig_recon.worker.database.tables import Chunk, Job, Scan
 from udig_recon.worker.jobs import queue
 from udig_recon.worker.jobs import service as jobs
@@ -179,21 +179,23 @@ class Desk:
     def undisturbed_pair(self, scan_sha256: str, method: Parameters) -> list[tuple[np.ndarray, dict[str, Any]]]:
         """Images and verdicts of slice 0, which follows, and of slice 1, which leads."""
         _, leading = led = self._undisturbed(scan_sha256, method, 1, 0)
-        assert leading.verdict is not None
-        precedent = Precedent(slice=1, tv_weight=leading.verdict.tv_weight)
-        runs = (self._undisturbed(scan_sha256, method, 0, 0, precedent), led)
-        return [(problem.magnitude(last.image), last.verdict.as_json()) for problem, last in runs if last.verdict]
+        assert leading.prior_check is not None
+        warm_start = WarmStart(slice=1, tv_weight=leading.prior_check.tv_weight)
+        runs = (self._undisturbed(scan_sha256, method, 0, 0, warm_start), led)
+        return [
+            (problem.magnitude(last.image), last.prior_check.as_json()) for problem, last in runs if last.prior_check
+        ]
 
     def verdict(self, scan_sha256: str, method: Parameters) -> dict[str, Any]:
         """The verdict of slice 0 in a run that nothing disturbs."""
         _, last = self._undisturbed(scan_sha256, method, 0, 0)
-        assert last.verdict is not None
-        return last.verdict.as_json()
+        assert last.prior_check is not None
+        return last.prior_check.as_json()
 
     def _undisturbed(
-        self, scan_sha256: str, method: Parameters, slice_: int, seed: int, precedent: Precedent | None = None
+        self, scan_sha256: str, method: Parameters, slice_: int, seed: int, warm_start: WarmStart | None = None
     ) -> tuple[SliceProblem, Iterate]:
         torch.set_num_threads(self.settings.threads)
         problem = slice_problem(formats.read(self.storage.scan(scan_sha256), [slice_]), 0, torch.device("cpu"))
-        *_, last = reconstruct(problem, method, seed=seed, precedent=precedent)
+        *_, last = reconstruct(problem, method, seed=seed, warm_start=warm_start)
         return problem, last

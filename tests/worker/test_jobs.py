@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from tests.support.claim import claim_slice
 from tests.support.worker_processes import Desk
 from udig_recon.core.parameters import CGSense, Parameters, UDiGDIP
-from udig_recon.core.prior_check import Verdict
-from udig_recon.core.slice_order import Precedent
+from udig_recon.core.prior_check import PriorCheck
+from udig_recon.core.slice_order import WarmStart
 from udig_recon.worker.access.admission import IllegalMove, TooManyOpenJobs
 from udig_recon.worker.database.tables import Chunk, Job, Scan, Snapshot, Status, Worker
 from udig_recon.worker.jobs import leases, queue
@@ -27,7 +27,7 @@ from udig_recon.worker.jobs.service import IdempotencyConflict, UnknownJob
 LEASE = 60.0
 POINT = Point(iteration=1, iterations=4, seconds=0.5, loss=2.0)
 JUDGED = UDiGDIP()  # slices 0 and 2 of three follow slice 1
-VERDICT = Verdict(prior_share=1.0, best_at=1.0, residuals={"tv": 0.2, "udig_dip": 0.1}, tv_weight=0.003)
+VERDICT = PriorCheck(prior_weight=1.0, best_at=1.0, residuals={"tv": 0.2, "udig_dip": 0.1}, tv_weight=0.003)
 BROKEN = problem("invalid", "The input is wrong", 422, "broken")
 
 
@@ -141,7 +141,7 @@ def test_many_claims_at_once_get_different_chunks(database: sessionmaker[Session
     [
         lambda session, claim: leases.heartbeat(session, claim, LEASE),
         lambda session, claim: leases.record(session, claim, POINT, LEASE),
-        lambda session, claim: leases.store_slice(session, claim, "a.npz", {}, {"chosen": "tv"}),
+        lambda session, claim: leases.store_slice(session, claim, "a.npz", {}, {"selected": "tv"}),
         lambda session, claim: leases.succeed_job(session, claim, "results", {}),
         lambda session, claim: leases.fail_job(session, claim, BROKEN),
         lambda session, claim: leases.release(session, claim),
@@ -192,11 +192,11 @@ def test_a_slice_keeps_its_verdict_and_one_that_was_not_judged_has_none(
     job_id = filed(database, scan, slices=2)
     one, other = claimed(database, job_id, 0), claimed(database, job_id, 1)
     with database.begin() as session:
-        leases.store_slice(session, one, "0.npz", {}, {"chosen": "tv"})
+        leases.store_slice(session, one, "0.npz", {}, {"selected": "tv"})
         leases.store_slice(session, other, "1.npz", {})
     with database() as session:
         judged = session.execute(select(Chunk.slice, Chunk.verdict).where(Chunk.verdict.is_not(None))).all()
-    assert [tuple(row) for row in judged] == [(0, {"chosen": "tv"})]
+    assert [tuple(row) for row in judged] == [(0, {"selected": "tv"})]
 
 
 def test_snapshots_are_numbered_in_the_order_of_their_commits(database: sessionmaker[Session], scan: Scan) -> None:
@@ -363,7 +363,7 @@ def waiting(database: sessionmaker[Session], job_id: uuid.UUID) -> list[int]:
         return [slice_ for _, slice_ in jobs.waiting(session, job_id)]
 
 
-def done(database: sessionmaker[Session], claim: Claim, verdict: Verdict | None = VERDICT) -> list[int]:
+def done(database: sessionmaker[Session], claim: Claim, verdict: PriorCheck | None = VERDICT) -> list[int]:
     """Accept a slice; those that may begin by it."""
     with database.begin() as session:
         leases.store_slice(session, claim, "slice.npz", {}, None if verdict is None else verdict.as_json())
@@ -377,12 +377,12 @@ def test_slices_begin_when_their_leader_is_done_and_take_over_what_it_found(
     assert waiting(database, job_id) == [1]
     leader = begun(database)
     assert leader is not None
-    assert (leader.slice, leader.precedent) == (1, None)
+    assert (leader.slice, leader.warm_start) == (1, None)
     assert begun(database) is None
     assert done(database, leader) == waiting(database, job_id) == [0, 2]
     for number in (2, 0):
         claim = claimed(database, job_id, number)
-        assert (claim.slice, claim.precedent) == (number, Precedent(slice=1, tv_weight=0.003))
+        assert (claim.slice, claim.warm_start) == (number, WarmStart(slice=1, tv_weight=0.003))
         assert done(database, claim) == []
     assert status(database, job_id) is Status.RUNNING
 
@@ -392,7 +392,7 @@ def test_a_leader_that_was_not_judged_leaves_its_followers_to_themselves(
 ) -> None:
     job_id = filed(database, scan, 2, JUDGED)
     assert done(database, claimed(database, job_id, 1), verdict=None) == [0]
-    assert claimed(database, job_id, 0).precedent is None
+    assert claimed(database, job_id, 0).warm_start is None
 
 
 def test_the_sweep_rings_for_followers_when_they_may_begin_and_again_when_that_is_lost(

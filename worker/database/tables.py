@@ -197,7 +197,7 @@ class Chunk(Base):
     metrics: Mapped[dict[str, Any] | None]  # of the slice, as udig_recon.api.jobs.schemas.Metrics has them
     verdict: Mapped[dict[str, Any] | None] = mapped_column(
         JSONB(none_as_null=True)
-    )  # udig_recon.core.prior_check.Verdict, as JSON
+    )  # udig_recon.core.prior_check.PriorCheck, as JSON
     quality: Mapped[dict[str, Any] | None] = mapped_column(
         JSONB(none_as_null=True)
     )  # udig_recon.core.quality.rating.Grade, as JSON

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from udig_recon.core.cost.estimate import Task
 from udig_recon.core.parameters import Parameters
-from udig_recon.core.slice_order import leaders
+from udig_recon.core.slice_order import reference_slices
 from udig_recon.worker.access.admission import IllegalMove, admit, asked_of
 from udig_recon.worker.access.tenants import TenantLimits, hold
 from udig_recon.worker.database.engine import notify
@@ -76,7 +76,7 @@ def submit(
     # Workers take jobs by their ids: in this order.
     ids = sorted(new_id() for _ in runs)
     rows = [
-        (shared | _row(job_id, run) | cost, leaders(run.slices, run.method))
+        (shared | _row(job_id, run) | cost, reference_slices(run.slices, run.method))
         for job_id, run, cost in zip(ids, runs, estimated, strict=True)
     ]
     return comparison, jobs.file(session, rows)

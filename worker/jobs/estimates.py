@@ -14,7 +14,7 @@ from udig_recon.core.cost.estimate import PriorSize, Size, Task
 from udig_recon.core.errors import TooCostly
 from udig_recon.core.parameters import Parameters
 from udig_recon.core.priors.card import Card
-from udig_recon.core.slice_order import leaders
+from udig_recon.core.slice_order import reference_slices
 from udig_recon.worker.access.tenants import TenantLimits
 from udig_recon.worker.database.tables import Job, Scan, Status, Worker
 from udig_recon.worker.runtime.health import seen_lately
@@ -80,7 +80,7 @@ def task_of(
         method,
         Size.of(scan.header),
         slices=len(slices),
-        followers=len(leaders(slices, method)),
+        followers=len(reference_slices(slices, method)),
         seeds=seeds,
         outputs=tuple(outputs),
         prior=PriorSize.of(card),

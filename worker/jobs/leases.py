@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Row, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from udig_recon.core.metrics import with_current_names
-from udig_recon.core.slice_order import Precedent
+from udig_recon.core.slice_order import WarmStart
 from udig_recon.worker.access import audit
 from udig_recon.worker.access.audit import Who
 from udig_recon.worker.database.engine import notify, notify_progress
@@ -53,7 +53,7 @@ class Claim:
     traceparent: str | None  # of the request that filed the job
     seeds: int = 1
     max_seconds: float | None = None  # that the job may compute
-    precedent: Precedent | None = None  # what the slice's leader found
+    warm_start: WarmStart | None = None  # what the slice's leader found
 
     def is_mine(self) -> ColumnElement[bool]:
         """The fence."""
@@ -148,15 +148,15 @@ def _claimed(session: Session, job: Job, row: Row[*tuple[Any, ...]]) -> Claim:
         scan_sha256=scan.sha256,
         scan_header=scan.header,
         result=row.result,
-        precedent=None if row.leader is None else _precedent(session, job.id, row.leader),
+        warm_start=None if row.leader is None else _warm_start(session, job.id, row.leader),
         queued_at=row.queued_at,
         claimed_at=row.claimed_at,
         traceparent=job.traceparent,
     )
 
 
-def _precedent(session: Session, job_id: uuid.UUID, leader: int) -> Precedent | None:
-    return Precedent.of(leader, session.get_one(Chunk, (job_id, leader)).verdict)
+def _warm_start(session: Session, job_id: uuid.UUID, leader: int) -> WarmStart | None:
+    return WarmStart.from_check(leader, session.get_one(Chunk, (job_id, leader)).verdict)
 
 
 class Told(NamedTuple):

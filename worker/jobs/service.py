@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, aliased
 
 from udig_recon.core.cost.estimate import Task
 from udig_recon.core.parameters import Parameters
-from udig_recon.core.slice_order import leaders
+from udig_recon.core.slice_order import reference_slices
 from udig_recon.worker.access import quotas
 from udig_recon.worker.access.admission import IllegalMove, JobError, admit, asked_of, check_room
 from udig_recon.worker.access.quotas import Wanted
@@ -85,7 +85,7 @@ def submit(
         "idempotency_key": idempotency_key,
         "request_sha256": request_sha256,
     }
-    (job,) = file(session, [(row, leaders(slices, method))])
+    (job,) = file(session, [(row, reference_slices(slices, method))])
     return job, True
 
 

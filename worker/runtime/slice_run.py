@@ -60,9 +60,9 @@ class Outcome:
     metrics: dict[str, float | None]
 
     @property
-    def verdict(self) -> dict[str, Any] | None:
+    def prior_check(self) -> dict[str, Any] | None:
         """What it was judged by, where it was."""
-        return None if self.result.verdict is None else self.result.verdict.as_json()
+        return None if self.result.prior_check is None else self.result.prior_check.as_json()
 
     @property
     def quality(self) -> dict[str, Any] | None:
@@ -82,7 +82,7 @@ class Run:
             parameters=self._claim.parameters,
             seed=self._claim.seed,
             seeds=self._claim.seeds,
-            precedent=None if self._claim.precedent is None else asdict(self._claim.precedent),
+            warm_start=None if self._claim.warm_start is None else asdict(self._claim.warm_start),
             scan=self._claim.scan_sha256,
             prior=self.versions.get("prior_sha256"),
             software=[self.versions["software"], self.versions["torch"]],
@@ -176,7 +176,7 @@ class Run:
             seeds=self._claim.seeds,
             priors=settings.priors_folders(self._claim.tenant),
             state=state,
-            precedent=self._claim.precedent,
+            warm_start=self._claim.warm_start,
         )
         for iterate in iterates:
             self._stop_if_told(iterate)
@@ -245,7 +245,7 @@ class Run:
             plain=self._plain,
             reference=problem.reference_for(image),
             curves=curves,
-            verdict=iterate.verdict,
+            prior_check=iterate.prior_check,
             deviation=None if iterate.deviation is None else problem.shown(iterate.deviation),
         )
 

@@ -180,7 +180,7 @@ def _finish_slice(place: Place, heart: Heart, run: Run) -> bool:
     digest = result.save(path)
 
     def accept(session: Session) -> tuple[bool, list[tuple[uuid.UUID, int]]]:
-        told = (outcome.metrics, outcome.verdict, outcome.quality, digest.sha256)
+        told = (outcome.metrics, outcome.prior_check, outcome.quality, digest.sha256)
         last = leases.store_slice(session, claim, written, *told)
         return last, leases.call_followers(session, claim)
 
