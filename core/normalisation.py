@@ -9,7 +9,7 @@ WATER = 0.5
 """What soft tissue is in the unit of the CT priors."""
 
 
-def unit(image: Tensor) -> float:
+def intensity_scale(image: Tensor) -> float:
     """What 1 is for networks and priors, from a rough image (1, C, H, W) in the scan's units.
 
     MRI: the 99th percentile of the magnitude inside the object. CT: soft tissue, the median of what is denser than

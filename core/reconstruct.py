@@ -15,7 +15,7 @@ from udig_recon.core.coils.espirit import calibration_size, espirit
 from udig_recon.core.coils.joint_maps import with_joint_maps
 from udig_recon.core.coils.prewhitening import brightness, whitened, whitening
 from udig_recon.core.iterates import Iterate, Iterates, State
-from udig_recon.core.normalisation import unit
+from udig_recon.core.normalisation import intensity_scale
 from udig_recon.core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_channels, as_complex
 from udig_recon.core.parameters import Parameters
 from udig_recon.core.priors.card import Folders
@@ -175,7 +175,7 @@ def slice_problems(
             y = problem.measurements
             if fit_maps and operator.coils > 1 and not is_empty(y):
                 rng = torch.Generator(device).manual_seed(0)
-                y = y / unit(algorithms.start(y, operator, "cg_sense", rng))
+                y = y / intensity_scale(algorithms.start(y, operator, "cg_sense", rng))
                 for fitted in with_joint_maps(operator, y, rng):
                     yield replace(problem, operator=fitted)
         case CTAcquisition():
@@ -247,7 +247,7 @@ def reconstruct(
         return
     rng = torch.Generator(y.device).manual_seed(seed)
     rough = algorithms.start(y, A, "cg_sense", rng)
-    scale = unit(rough)
+    scale = intensity_scale(rough)
     iterates = algorithms.run(y / scale, A, method, rng, priors, state, problem.images(rough, scale), warm_start)
     for iterate in with_variance(iterates, state):
         yield iterate._replace(

@@ -19,7 +19,7 @@ from benchmarks.accuracy.classical import ct_scan, mri_scan, ours
 from benchmarks.peers.bart import bart
 from udig_recon.core import algorithms, metrics
 from udig_recon.core.acquisition import CTAcquisition, MRIAcquisition
-from udig_recon.core.reconstruct import slice_problem, unit
+from udig_recon.core.reconstruct import intensity_scale, slice_problem
 
 CPU = torch.device("cpu")
 WEIGHT = 3e-3
@@ -40,7 +40,7 @@ def by_bart(scan: MRIAcquisition, options: tuple[str, ...]) -> NDArray[np.float3
     """|x| of min |A x - y|^2 / 2 + weight R(x), the physical A; ours is scale A, and y is divided by the unit."""
     problem = slice_problem(scan, 0, CPU)
     A, y = problem.operator, problem.measurements
-    scale = unit(algorithms.start(y, A, "cg_sense", torch.Generator().manual_seed(0)))
+    scale = intensity_scale(algorithms.start(y, A, "cg_sense", torch.Generator().manual_seed(0)))
     given = [option.format(weight=WEIGHT / A.scale**2) for option in options]
     assert scan.sensitivity_maps is not None
     kspace = (scan.kspace[0] / scale).astype(np.complex64)

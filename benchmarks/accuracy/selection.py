@@ -25,11 +25,11 @@ from benchmarks.data.cases import WATER_1_PER_MM, Case, Source, fitted, mask, pe
 from udig_recon.core import algorithms, metrics
 from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
 from udig_recon.core.comparison.stored import Made, Measurement, Result, found, measured
-from udig_recon.core.normalisation import unit
+from udig_recon.core.normalisation import intensity_scale
 from udig_recon.core.parameters import EarlyStoppingParameters, parse
 from udig_recon.core.reconstruct import slice_problem
 from udig_recon.core.selection.early_stopping import EXPLAINED, GAIN, LOOKS, Judge
-from udig_recon.core.selection.holdout import chosen
+from udig_recon.core.selection.holdout import train_mask
 from udig_recon.core.selection.output_variance import with_variance
 from udig_recon.core.simulation import birdcage_maps, simulate_ct, simulate_mri
 from udig_recon.core.training.augmentation import with_phase
@@ -142,9 +142,9 @@ def followed(scan: Acquisition, method: EarlyStoppingParameters) -> Made:
     assert problem.reference is not None
     A, rng = problem.operator, torch.Generator().manual_seed(0)
     rough = algorithms.start(problem.measurements, A, "cg_sense", rng)
-    scale = unit(rough)
+    scale = intensity_scale(rough)
     y = problem.measurements / scale
-    kept = chosen(y, A, method, rng)
+    kept = train_mask(y, A, method, rng)
     judge = Judge(y, A, A.measured.clone() if kept is None else kept)
     told: dict[str, list[float]] = {name: [] for name in Curves._fields}
     bare = method.model_copy(update={"holdout_share": 0.0})

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from udig_recon.core.operators import MultiCoilMRI, as_complex, fft2c, ifft2c
 from udig_recon.core.operators.solvers import conjugate_gradient
-from udig_recon.core.selection.holdout import held_out_error, split
+from udig_recon.core.selection.holdout import line_mask, validation_error
 
 COSINES = 10
 """per axis that a correction of the maps is made of."""
@@ -39,12 +39,12 @@ def with_joint_maps(A: MultiCoilMRI, y: Tensor, rng: Generator) -> Iterator[Mult
     It is A itself where fitted maps tell no more: both are judged by a share of the measurements that neither
     least-squares image nor fitted maps have seen.
     """
-    kept = split(A, JUDGED_SHARE, rng)
+    kept = line_mask(A, JUDGED_SHARE, rng)
     seen, part = A.restricted(kept), y * kept
     for fitted in _fitted(seen, part):
         yield A.with_maps(fitted.maps)
     given, found = (
-        held_out_error(A.with_maps(model.maps), y, kept, _least_squares(model, part)) for model in (seen, fitted)
+        validation_error(A.with_maps(model.maps), y, kept, _least_squares(model, part)) for model in (seen, fitted)
     )
     if bool(found < GAIN * given):
         yield from _fitted(A, y)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from udig_recon.core.errors import MissingPrior
-from udig_recon.core.normalisation import unit
+from udig_recon.core.normalisation import intensity_scale
 from udig_recon.core.priors.card import Card
 from udig_recon.core.priors.load import DiffusionPrior
 
@@ -69,7 +69,7 @@ def extract_features(prior: DiffusionPrior, image: Tensor, probe: FeatureProbe) 
     The image (1, C, H, W) may have any brightness and phase.
     """
     magnitude = image.norm(dim=1, keepdim=True)
-    x = F.pad(magnitude / unit(image), (0, 0, 0, 0, 0, image.shape[1] - 1))
+    x = F.pad(magnitude / intensity_scale(image), (0, 0, 0, 0, 0, image.shape[1] - 1))
     with torch.no_grad():
         level = prior.encoder_features(x, probe.sigma, probe.levels_above_coarsest)
     is_object = (F.adaptive_avg_pool2d(x[:, :1], (level.shape[-2], level.shape[-1])) > OBJECT_THRESHOLD).float()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from udig_recon.core.iterates import Iterate
-from udig_recon.core.normalisation import unit
+from udig_recon.core.normalisation import intensity_scale
 from udig_recon.core.parameters import Parameters
 from udig_recon.core.quality.coverage import gaps_of
 from udig_recon.core.quality.hallucination import hallucination_map
@@ -40,7 +40,9 @@ def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessme
     hallucination = None if heat is None else _mean((heat > HALLUCINATION_THRESHOLD)[inside].float())
     spread = None
     if last.deviation is not None:
-        spread = math.sqrt(_mean(last.deviation[inside].square())) / unit(image) if bool(inside.any()) else 0.0
+        spread = (
+            math.sqrt(_mean(last.deviation[inside].square())) / intensity_scale(image) if bool(inside.any()) else 0.0
+        )
     prior_check = last.prior_check
     misfit, noise = _misfit(problem, image)
     empty = is_empty(problem.measurements)
@@ -63,7 +65,11 @@ def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessme
 def _object(problem: SliceProblem, image: Tensor) -> Tensor:
     """Where the object is, (1, 1, H, W); metal far brighter than it does not hide it."""
     brightness = problem.brightness(image)
-    return brightness > OBJECT * unit(image) if bool((brightness > 0).any()) else torch.zeros_like(brightness).bool()
+    return (
+        brightness > OBJECT * intensity_scale(image)
+        if bool((brightness > 0).any())
+        else torch.zeros_like(brightness).bool()
+    )
 
 
 def _misfit(problem: SliceProblem, image: Tensor) -> tuple[float | None, float | None]:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from udig_recon.core.normalisation import unit
+from udig_recon.core.normalisation import intensity_scale
 from udig_recon.core.operators import LinearOperator
 from udig_recon.core.operators.solvers import conjugate_gradient
 
@@ -32,7 +32,7 @@ def hallucination_map(image: Tensor, data_only: Tensor, A: LinearOperator) -> Te
         zero = torch.zeros_like(difference)
         seen = conjugate_gradient(lambda x: A.normal(x) + LITTLE * x, A.normal(difference), zero, ITERATIONS)
     energy = (difference - seen).square().sum(1, keepdim=True)
-    return _smooth(energy).clamp(min=0).sqrt() / unit(data_only)
+    return _smooth(energy).clamp(min=0).sqrt() / intensity_scale(data_only)
 
 
 def _smooth(plane: Tensor) -> Tensor:

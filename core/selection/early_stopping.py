@@ -11,7 +11,7 @@ from udig_recon.core.algorithms.fitting import held_in
 from udig_recon.core.iterates import Iterate, Iterates, State, restore
 from udig_recon.core.operators import LinearOperator
 from udig_recon.core.parameters import EarlyStoppingParameters, HoldoutParameters
-from udig_recon.core.selection.holdout import chosen, left_out
+from udig_recon.core.selection.holdout import train_mask, validation_part
 
 LOOKS = 100
 """At the iterates of a run, evenly spread; at all of them where they are fewer."""
@@ -49,7 +49,7 @@ class Judge:
     def __init__(self, y: Tensor, A: LinearOperator, kept: Tensor) -> None:
         self._y, self._A, self._kept = y, A, kept
         self.seen, self.part = A.restricted(kept), y * kept
-        self._size = float(left_out(A, y, kept).norm()) + torch.finfo(torch.float32).tiny
+        self._size = float(validation_part(A, y, kept).norm()) + torch.finfo(torch.float32).tiny
         self._noise = self.seen.noise_norm(self.part)
 
     def __call__(self, image: Tensor) -> Opinion:
@@ -57,12 +57,12 @@ class Judge:
         with torch.no_grad():
             foretold = self._A.forward(image)
             misfit = (foretold - self._y).abs().square()
-        unseen = float(left_out(self._A, misfit, self._kept).sum())
+        unseen = float(validation_part(self._A, misfit, self._kept).sum())
         rest = max(float(misfit.sum()) - unseen, 0.0)
         return Opinion(
             math.sqrt(unseen) / self._size,
             math.sqrt(rest) / self._noise if self._noise > 0 else math.inf,
-            float(left_out(self._A, foretold, self._kept).norm()) > SILENT * self._size,
+            float(validation_part(self._A, foretold, self._kept).norm()) > SILENT * self._size,
         )
 
 
@@ -76,7 +76,7 @@ def watched(
     numbers, up to the iterate that was best (Yaman et al. 2022). Where nothing is left out, they are the method's own
     iterates.
     """
-    kept = chosen(y, A, p, rng)  # the same in a run that goes on, whose seed is the same
+    kept = train_mask(y, A, p, rng)  # the same in a run that goes on, whose seed is the same
     if kept is None:
         yield from method(y, A, state)
         return
@@ -130,7 +130,7 @@ def at_once(
     solve: Callable[[Tensor, Model], Iterates], y: Tensor, A: Model, p: HoldoutParameters, rng: Generator
 ) -> Iterates:
     """The one image of a method that does not iterate, judged by that of a part of the measurements."""
-    kept = chosen(y, A, p, rng)
+    kept = train_mask(y, A, p, rng)
     for it in solve(y, A):
         if kept is None:
             yield it

@@ -20,16 +20,16 @@ RUN = {Modality.MRI: 4, Modality.CT: 1}
 """Neighbouring samples of a line or view that are left out together."""
 
 
-def chosen(y: Tensor, A: LinearOperator, p: HoldoutParameters, rng: Generator) -> Tensor | None:
-    """Which measurements to keep as the knobs have it, as `split` and `scattered` say; None: nothing is left out.
+def train_mask(y: Tensor, A: LinearOperator, p: HoldoutParameters, rng: Generator) -> Tensor | None:
+    """Which measurements to keep as the knobs have it, as `line_mask` and `sample_mask` say; None: nothing is left out.
 
     Raises UnsupportedScan when a share was asked for that cannot be left out.
     """
     if p.holdout_share == 0:
         return None
     share = USUAL_SHARE if p.holdout_share is None else p.holdout_share
-    kept = split(A, share, rng) if p.holdout == "lines" else scattered(y, A, share, rng)
-    if spared(A, kept):
+    kept = line_mask(A, share, rng) if p.holdout == "lines" else sample_mask(y, A, share, rng)
+    if can_hold_out(A, kept):
         return kept
     if p.holdout_share is None:
         return None
@@ -44,7 +44,7 @@ def chosen(y: Tensor, A: LinearOperator, p: HoldoutParameters, rng: Generator) -
     )
 
 
-def spared(A: LinearOperator, kept: Tensor) -> bool:
+def can_hold_out(A: LinearOperator, kept: Tensor) -> bool:
     """Whether measurements are left out and enough are kept: two views, a line or point outside the centre."""
     free = (_groups(A) >= 0).to(kept.device)
     if A.modality is Modality.CT:
@@ -52,16 +52,16 @@ def spared(A: LinearOperator, kept: Tensor) -> bool:
     return bool((free & ~kept).any()) and bool((free & kept).any())
 
 
-def scattered(y: Tensor, A: LinearOperator, share: float, rng: Generator) -> Tensor:
+def sample_mask(y: Tensor, A: LinearOperator, share: float, rng: Generator) -> Tensor:
     """Which measurements to keep, bool in the shape of y's last two axes; about `share` of each line is left out.
 
     Of each view in CT, of each phase-encoding line outside the calibration centre in MRI, in short runs at random
-    places. Where the mask is of single points, they are those of `split`.
+    places. Where the mask is of single points, they are those of `line_mask`.
     """
     free = (_groups(A) >= 0).expand(y.shape[-2:])
     columns = A.modality is Modality.MRI and bool((free == free[:1]).all())
     if not columns and not bool((free == free[:, :1]).all()):
-        return split(A, share, rng)
+        return line_mask(A, share, rng)
     free = free.T if columns else free
     run, (lines, length) = RUN[A.modality], free.shape
     places = torch.rand(lines, -(-length // run), generator=rng, device=rng.device).cpu().argsort(dim=1)
@@ -70,7 +70,7 @@ def scattered(y: Tensor, A: LinearOperator, share: float, rng: Generator) -> Ten
     return (kept.T if columns else kept).to(y.device)
 
 
-def split(A: LinearOperator, share: float, rng: Generator) -> Tensor:
+def line_mask(A: LinearOperator, share: float, rng: Generator) -> Tensor:
     """Which measurements to keep, bool in the shape of `A.measured`; about `share` of the others is left out.
 
     Views are left out in CT. In MRI, phase-encoding lines where the mask consists of lines, else single points, never
@@ -92,15 +92,15 @@ def split(A: LinearOperator, share: float, rng: Generator) -> Tensor:
     return torch.cat([kept, torch.ones(1, dtype=torch.bool)])[groups].to(A.measured.device)
 
 
-def left_out(A: LinearOperator, y: Tensor, kept: Tensor) -> Tensor:
+def validation_part(A: LinearOperator, y: Tensor, kept: Tensor) -> Tensor:
     """The measurements of y (or of its shape) that are not in `kept`, (..., n)."""
     return y[..., (A.measured & ~kept).expand(y.shape[-2:])]
 
 
-def held_out_error(A: LinearOperator, y: Tensor, kept: Tensor, x: Tensor) -> Tensor:
+def validation_error(A: LinearOperator, y: Tensor, kept: Tensor, x: Tensor) -> Tensor:
     """Mean squared misfit of an image (1, C, H, W) with the measurements of y that are not in `kept`, a scalar."""
     with torch.no_grad():
-        return left_out(A, A.forward(x) - y, kept).abs().square().mean()
+        return validation_part(A, A.forward(x) - y, kept).abs().square().mean()
 
 
 def _groups(A: LinearOperator, *, in_centre: bool = False) -> Tensor:

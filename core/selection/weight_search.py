@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from udig_recon.core.iterates import Iterate, Iterates, State, restore
 from udig_recon.core.operators import LinearOperator
-from udig_recon.core.selection.holdout import held_out_error, left_out, spared, split
+from udig_recon.core.selection.holdout import can_hold_out, line_mask, validation_error, validation_part
 
 SHARE = 0.1
 """of the lines, points or views is held out."""
@@ -50,11 +50,11 @@ def regularised(
     """
     afresh = kept is None and len(weights) == 1
     if kept is None:
-        kept = split(A, SHARE, rng) if state is None else state["kept"].to(y.device)
-    tries = () if afresh and not spared(A, kept) else weights
+        kept = line_mask(A, SHARE, rng) if state is None else state["kept"].to(y.device)
+    tries = () if afresh and not can_hold_out(A, kept) else weights
     trial, final = iterations
     steps = len(tries) * trial + final
-    energy = float(left_out(A, y, kept).abs().square().mean())
+    energy = float(validation_part(A, y, kept).abs().square().mean())
     errors: list[float] = []
     step, best = 0, torch.zeros(())
     last: State | None = None
@@ -73,7 +73,7 @@ def regularised(
             last, step = current, step + 1
             x = current["image"] * A.support
             if trying and step == end:
-                errors.append(float(held_out_error(A, y, kept, x)))
+                errors.append(float(validation_error(A, y, kept, x)))
                 best = x if errors[-1] == min(errors) else best
             point = {
                 "kept": kept,

@@ -10,7 +10,7 @@ from tests.support import scans
 from udig_recon.core import formats, metrics
 from udig_recon.core.acquisition import Modality, MRIAcquisition
 from udig_recon.core.errors import UnsupportedScan
-from udig_recon.core.normalisation import unit
+from udig_recon.core.normalisation import intensity_scale
 from udig_recon.core.parameters import complete, parse
 from udig_recon.core.quality.assess import assess
 from udig_recon.core.reconstruct import reconstruct, slice_problem
@@ -187,4 +187,4 @@ def test_unit_puts_the_object_into_the_range_of_the_priors(brainlike, sparse):
         problem = slice_problem(scan, 0, CPU)
         assert problem.modality is modality
         image = last(problem, "cg_sense" if modality is Modality.MRI else "sirt").image
-        assert 0.3 < float((image / unit(image)).norm(dim=1).quantile(0.98)) < 1.6
+        assert 0.3 < float((image / intensity_scale(image)).norm(dim=1).quantile(0.98)) < 1.6
