@@ -7,7 +7,7 @@ from udig_recon.api.openapi.content import Content
 from udig_recon.api.openapi.examples import CREATED, JOB_ID, PARAMETERS, SCAN_ID, page
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.comparison.entries import Entry
-from udig_recon.core.comparison.ranking import Place, Ranking
+from udig_recon.core.comparison.ranking import RankedMethod, Ranking
 from udig_recon.core.comparison.tables import TableForm, render
 
 COMPARISON_ID = "0198c2f6-3c41-7d22-b0a5-6e1f2a3b4c5d"
@@ -71,6 +71,6 @@ COMPARISON: dict[str, Any] = {
 }
 _ENTRY = Entry(method="udig_dip", scan=SCAN_ID, slice=0, seed=0, **_FOUND)
 TABLES = [Content.text(form.media_type, render([_ENTRY], form)) for form in TableForm]
-_PLACES = (Place("udig_dip", 1, 33.2, 8), Place("tv weight 0.01", 2, 32.1, 8, -1.1, 0.0078, 0.0078))
-RANKINGS = page(RankingOut.model_validate(Ranking(Modality.MRI, _PLACES)).model_dump(mode="json"))
+_RANKED = (RankedMethod("udig_dip", 1, 33.2, 8), RankedMethod("tv weight 0.01", 2, 32.1, 8, -1.1, 0.0078, 0.0078))
+RANKINGS = page(RankingOut.model_validate(Ranking(Modality.MRI, _RANKED)).model_dump(mode="json"))
 PANEL = Content.binary("image/png", "(bytes of the picture)")

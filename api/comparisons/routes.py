@@ -26,7 +26,7 @@ from udig_recon.api.jobs.schemas import Page
 from udig_recon.api.jobs.validation import json_body, parsed
 from udig_recon.api.openapi.examples import answers, page
 from udig_recon.core.comparison.entries import Entry
-from udig_recon.core.comparison.ranking import rankings
+from udig_recon.core.comparison.ranking import rank_methods
 from udig_recon.core.comparison.tables import TableForm, render
 from udig_recon.worker.access import audit
 from udig_recon.worker.access.quotas import JOB_FILED
@@ -194,7 +194,7 @@ def get_comparison_table(
 )
 def get_comparison_ranking(request: Request, context: ContextDep, caller: Reader, comparison_id: uuid.UUID) -> Response:
     """By PSNR, one ranking for each modality: each method against the first on the slices that both have."""
-    found = rankings(_found(context, caller, comparison_id))
+    found = rank_methods(_found(context, caller, comparison_id))
     return tagged_json(request, Page(items=[RankingOut.model_validate(each) for each in found]))
 
 

@@ -126,18 +126,18 @@ class ComparisonOut(ComparisonItem):
     errors: list[FailureOut] = Field(description="of the jobs that have failed; POST /v1/jobs/{id}/retry tries again")
 
 
-class PlaceOut(BaseModel):
-    """One method against the first."""
+class RankedMethodOut(BaseModel):
+    """A method compared with the best one."""
 
     model_config = ConfigDict(from_attributes=True)
 
     method: str = Field(description="its label")
     rank: int | None = Field(description="null: it lacks slices that others have, and is not tested")
     psnr: float = Field(description="dB, mean over its slices, seeds of each averaged")
-    n: int = Field(description="slices")
+    n_slices: int
     difference: float | None = Field(description="dB, mean over the slices; null of the first")
     p: float | None = Field(description="Wilcoxon's signed-rank test of the differences, two-sided")
-    adjusted: float | None = Field(description="the same after Holm, for as many tests as there are")
+    p_adjusted: float | None = Field(description="Holm's correction of p for all tests")
 
 
 class RankingOut(BaseModel):
@@ -146,7 +146,7 @@ class RankingOut(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     modality: Modality
-    n: int = Field(description="slices that are paired")
-    least_p: float = Field(description="the least p that so many pairs can give")
-    remark: str = Field(description="what so many pairs allow to say")
-    places: list[PlaceOut]
+    n_slices: int = Field(description="paired slices")
+    min_p: float = Field(description="smallest p that this many pairs can give")
+    note: str = Field(description="what this many pairs can and cannot show")
+    methods: list[RankedMethodOut] = Field(description="best first")

@@ -1,152 +1,168 @@
-"""Methods in the order of their PSNR, and whether the first one's lead is more than chance."""
+"""Ranking of methods by mean PSNR, with Wilcoxon signed-rank tests against the best one and Holm's correction."""
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.comparison.entries import Entry, samplings_of
-from udig_recon.core.comparison.tables import markdown_row
+from udig_recon.core.comparison.tables import markdown_table
 
-SIGNIFICANT = 0.05
+SIGNIFICANCE = 0.05
 
-_Case = tuple[str, int, int]  # scan, slice, seed
+_Slice = tuple[str, int]  # scan, number
+_Run = tuple[str, int, int]  # scan, number, seed
 
 
 @dataclass(frozen=True)
-class Place:
-    """One method against the first of its modality.
+class RankedMethod:
+    """One method compared with the best of its modality.
 
-    `p` is of Wilcoxon's signed-rank test of the differences, two-sided, `adjusted` after Holm among all methods tested.
-    A method that lacks a slice which another has gets no rank, and is not tested.
+    A method without a result for a slice that another method has gets no rank, and is not tested.
     """
 
     method: str
     rank: int | None
-    psnr: float  # dB, mean over its slices
-    n: int  # slices, seeds of each averaged
-    difference: float | None = None  # dB, mean over the slices; of all but the first
-    p: float | None = None
-    adjusted: float | None = None
+    psnr: float  # dB, mean over its slices, seeds of each averaged
+    n_slices: int
+    difference: float | None = None  # dB, mean over the slices; None for the best
+    p: float | None = None  # Wilcoxon's signed-rank test of the differences, two-sided
+    p_adjusted: float | None = None  # after Holm, for all methods tested
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The places of one modality's methods, best first, over the same slices."""
+    """The methods of one modality, best first, over the same slices."""
 
     modality: Modality
-    places: tuple[Place, ...]
+    methods: tuple[RankedMethod, ...]
 
     @property
-    def n(self) -> int:
-        """Slices, at each sampling, that are paired."""
-        return max((place.n for place in self.places), default=0)
+    def n_slices(self) -> int:
+        """Number of paired slices, each sampling counted."""
+        return max((method.n_slices for method in self.methods), default=0)
 
     @property
-    def least_p(self) -> float:
-        """The least p that so many pairs can give, all differences of one sign."""
-        return min(1.0, 2.0 ** (1 - self.n))
+    def min_p(self) -> float:
+        """The smallest p that so many pairs can give: all differences have one sign."""
+        return min(1.0, 2.0 ** (1 - self.n_slices))
 
     @property
-    def remark(self) -> str:
-        """What the number of pairs allows to say, in one sentence."""
-        tested = sum(place.p is not None for place in self.places)
-        if self.least_p * max(tested, 1) > SIGNIFICANT:
+    def note(self) -> str:
+        """What this number of pairs can and cannot show."""
+        tests = max(1, sum(method.p is not None for method in self.methods))
+        if self.min_p * tests > SIGNIFICANCE:
             return (
-                f"n = {self.n} is too few to tell: were all differences of one sign, p would still be "
-                f"{self.least_p:.2g}, before it is corrected for {max(tested, 1)} comparisons"
+                f"n = {self.n_slices} is too few to tell: if all differences had one sign, p would still be "
+                f"{self.min_p:.2g} before its correction for {tests} comparisons"
             )
-        return f"n = {self.n}; slices of one person, or of one image at two samplings, are not independent"
+        return f"n = {self.n_slices}; slices of one person, or of one image at two samplings, are not independent"
 
 
-def rankings(entries: Sequence[Entry]) -> list[Ranking]:
-    """A ranking for each modality; pairs are of the same scan, slice and seed, the seeds of a slice then averaged."""
-    return [_ranking(modality, entries) for modality in samplings_of(entries)]
+@dataclass
+class _MethodScores:
+    """PSNR of one method's runs."""
+
+    psnr: dict[_Run, float] = field(default_factory=dict)
+
+    @property
+    def slices(self) -> set[_Slice]:
+        return {(scan, number) for scan, number, _ in self.psnr}
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(_mean_over_seeds(self.psnr))
+
+    def differences(self, best: "_MethodScores") -> list[float]:
+        """For each slice, the mean difference over the seeds that both methods have."""
+        return _mean_over_seeds({run: self.psnr[run] - best.psnr[run] for run in self.psnr if run in best.psnr})
 
 
-def _ranking(modality: Modality, entries: Sequence[Entry]) -> Ranking:
-    found: dict[str, dict[_Case, float]] = {}
-    for run in entries:
-        if run.modality is modality and run.psnr is not None and math.isfinite(run.psnr):
-            found.setdefault(run.method, {})[run.scan, run.slice, run.seed] = run.psnr
-    wanted = {(scan, number) for runs in found.values() for scan, number, _ in runs}
-    means = {method: statistics.fmean(_by_slice(runs).values()) for method, runs in found.items()}
-    order = sorted(found, key=lambda method: -means[method])
-    whole = [method for method in order if _by_slice(found[method]).keys() == wanted]
-    against = {method: _differences(found[method], found[whole[0]]) for method in whole[1:]}
-    p = {method: value for method, them in against.items() if (value := _wilcoxon(them)) is not None}
-    adjusted = holm(p)
-    places = [
-        Place(
-            method=method,
-            rank=whole.index(method) + 1 if method in whole else None,
-            psnr=means[method],
-            n=len(_by_slice(found[method])),
-            difference=statistics.fmean(against[method]) if against.get(method) else None,
-            p=p.get(method),
-            adjusted=adjusted.get(method),
+def rank_methods(entries: Sequence[Entry]) -> list[Ranking]:
+    """A ranking for each modality; pairs have the same scan, slice and seed, and the seeds of a slice are averaged."""
+    return [_rank(modality, entries) for modality in samplings_of(entries)]
+
+
+def _rank(modality: Modality, entries: Sequence[Entry]) -> Ranking:
+    scores: dict[str, _MethodScores] = {}
+    for entry in entries:
+        if entry.modality is modality and entry.psnr is not None and math.isfinite(entry.psnr):
+            runs = scores.setdefault(entry.method, _MethodScores())
+            runs.psnr[entry.scan, entry.slice, entry.seed] = entry.psnr
+    all_slices = set().union(*(each.slices for each in scores.values()))
+    by_mean = sorted(scores, key=lambda method: scores[method].mean, reverse=True)
+    complete = [method for method in by_mean if scores[method].slices == all_slices]
+    incomplete = [method for method in by_mean if scores[method].slices != all_slices]
+
+    differences = {method: scores[method].differences(scores[complete[0]]) for method in complete[1:]}
+    p_values = {method: _wilcoxon(values) for method, values in differences.items()}
+    p_adjusted = holm({method: p for method, p in p_values.items() if p is not None})
+
+    ranked = []
+    for rank, method in enumerate(complete, start=1):
+        # Seeds need not overlap: without a pair there is no difference.
+        values = differences.get(method)
+        ranked.append(
+            RankedMethod(
+                method=method,
+                rank=rank,
+                psnr=scores[method].mean,
+                n_slices=len(scores[method].slices),
+                difference=statistics.fmean(values) if values else None,
+                p=p_values.get(method),
+                p_adjusted=p_adjusted.get(method),
+            )
         )
-        for method in (*whole, *(method for method in order if method not in whole))
-    ]
-    return Ranking(modality, tuple(places))
+    for method in incomplete:
+        ranked.append(RankedMethod(method, None, scores[method].mean, len(scores[method].slices)))
+    return Ranking(modality, tuple(ranked))
 
 
-def _by_slice(runs: Mapping[_Case, float]) -> dict[tuple[str, int], float]:
-    """Mean over the seeds of each slice."""
-    found: dict[tuple[str, int], list[float]] = {}
+def _mean_over_seeds(runs: Mapping[_Run, float]) -> list[float]:
+    """The mean over the seeds of each slice."""
+    slices: dict[_Slice, list[float]] = {}
     for (scan, number, _), value in runs.items():
-        found.setdefault((scan, number), []).append(value)
-    return {place: statistics.fmean(values) for place, values in found.items()}
-
-
-def _differences(runs: Mapping[_Case, float], first: Mapping[_Case, float]) -> list[float]:
-    """Of each slice, the mean over the seeds that both have."""
-    shared = {key: runs[key] - first[key] for key in runs if key in first}
-    return list(_by_slice(shared).values())
+        slices.setdefault((scan, number), []).append(value)
+    return [statistics.fmean(values) for values in slices.values()]
 
 
 def _wilcoxon(differences: Sequence[float]) -> float | None:
     """Two-sided p; None where nothing differs."""
     if not any(differences):
         return None
-    # Here, for it takes half a second and the API, which may only want a table, shall not wait for it.
+    # Imported here because it takes half a second, which the API would pay for tables too.
     from scipy.stats import wilcoxon
 
     return float(wilcoxon(differences).pvalue)
 
 
-def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """P values corrected for their number, so that any false one has the chance named (Holm 1979)."""
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """P values adjusted for the number of tests, by the step-down method of Holm (1979)."""
     adjusted: dict[str, float] = {}
-    least = 0.0
-    for done, name in enumerate(sorted(p, key=lambda name: p[name])):
-        least = max(least, min(1.0, (len(p) - done) * p[name]))
-        adjusted[name] = least
+    running_max = 0.0
+    for index, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        running_max = max(running_max, min(1.0, (len(p_values) - index) * p_values[name]))
+        adjusted[name] = running_max
     return adjusted
 
 
-def render_rankings(found: Sequence[Ranking]) -> str:
-    """Markdown, a table for each modality and below it what its number of slices allows to say."""
+def render_rankings(rankings: Iterable[Ranking]) -> str:
+    """Markdown: a table for each modality, and below it what its number of slices can show."""
     parts = []
-    for ranking in found:
+    for ranking in rankings:
+        head = (ranking.modality.upper(), "method", "PSNR, dB", "slices", "against the best, dB", "p", "p, Holm")
         rows = [
             (
-                str(place.rank or ""),
-                place.method,
-                f"{place.psnr:.2f}",
-                str(place.n),
-                _told(place.difference, "+.2f"),
-                _told(place.p, ".2g"),
-                _told(place.adjusted, ".2g"),
+                str(each.rank or ""),
+                each.method,
+                f"{each.psnr:.2f}",
+                str(each.n_slices),
+                "" if each.difference is None else f"{each.difference:+.2f}",
+                "" if each.p is None else f"{each.p:.2g}",
+                "" if each.p_adjusted is None else f"{each.p_adjusted:.2g}",
             )
-            for place in ranking.places
+            for each in ranking.methods
         ]
-        head = (ranking.modality.upper(), "method", "PSNR, dB", "slices", "against the first, dB", "p", "p, Holm")
-        lines = [markdown_row(cells) for cells in (head, ["---"] * len(head), *rows)]
-        parts.append("\n".join([*lines, "", f"{ranking.remark}."]))
+        parts.append(f"{markdown_table(head, rows)}\n\n{ranking.note}.")
     return "\n\n".join(parts) + "\n"
-
-
-def _told(value: float | None, form: str) -> str:
-    return "" if value is None else f"{value:{form}}"

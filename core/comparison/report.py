@@ -1,4 +1,4 @@
-"""What a comparison writes: tables, ranking and figures of the runs that are finished so far."""
+"""Comparison report: tables, ranking and figures of the runs that are finished so far."""
 
 import csv
 import math
@@ -8,13 +8,13 @@ from pathlib import Path
 
 from udig_recon.core.comparison.entries import Entry
 from udig_recon.core.comparison.figures import write_curves, write_noise_sweep, write_panels
-from udig_recon.core.comparison.ranking import rankings, render_rankings
+from udig_recon.core.comparison.ranking import rank_methods, render_rankings
 from udig_recon.core.comparison.running import Finished
 from udig_recon.core.comparison.tables import TableForm, render
 from udig_recon.core.files.atomic import replacing
 
 FIGURES = ("panels", "iterations", "noise")
-"""The paper's 3 and 4, its 5, and its 1."""
+"""Figures 3 and 4 of the paper, its figure 5, and its figure 1."""
 
 
 def write_tables(finished: Sequence[Finished], made_by: Mapping[str, str], output: Path) -> None:
@@ -26,26 +26,30 @@ def write_tables(finished: Sequence[Finished], made_by: Mapping[str, str], outpu
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([field.name for field in fields(Entry)])
         writer.writerows(asdict(entry).values() for entry in entries)
+
     engines = sorted({each.result.fields["engine"] for each in finished})
-    states = ", ".join(engines) + ("; the results are of several states of the engine" if len(engines) > 1 else "")
-    facts = "\n".join(f"- {name}: {value}" for name, value in {**made_by, "engine": states}.items())
-    pictures = [path.relative_to(output) for path in sorted([*output.glob("*.png"), *output.glob("panels/*.png")])]
-    shown = "\n\n".join(f"![{path.stem}]({path})" for path in pictures)
+    engine = ", ".join(engines)
+    if len(engines) > 1:
+        engine += "; the results come from several states of the engine"
+    facts = "\n".join(f"- {name}: {value}" for name, value in {**made_by, "engine": engine}.items())
     parts = ["# Comparison", facts, "## Table 1", render(entries, TableForm.MD).strip()]
-    parts += ["## Ranking", render_rankings(rankings(entries)).strip(), *(["## Figures", shown] if pictures else [])]
+    parts += ["## Ranking", render_rankings(rank_methods(entries)).strip()]
+    pictures = sorted([*output.glob("*.png"), *output.glob("panels/*.png")])
+    if pictures:
+        parts += ["## Figures", "\n\n".join(f"![{path.stem}]({path.relative_to(output)})" for path in pictures)]
     _write(output / "comparison.md", "\n\n".join(parts) + "\n")
 
 
 def write_figures(
-    finished: Sequence[Finished], probes: Sequence[Finished], chosen: Sequence[str], output: Path
+    finished: Sequence[Finished], probes: Sequence[Finished], figures: Sequence[str], output: Path
 ) -> None:
-    """The chosen ones of FIGURES, of the runs whose PSNR is a number; `probes` are those of the noise sweep."""
-    seen = [each for each in finished if each.entry.psnr is not None and math.isfinite(each.entry.psnr)]
-    if "panels" in chosen:
-        write_panels(seen, output / "panels")
-    if "iterations" in chosen:
-        write_curves(seen, output)
-    if "noise" in chosen:
+    """Write the named FIGURES of the runs whose PSNR is finite; `probes` are the runs of the noise sweep."""
+    measured = [each for each in finished if each.entry.psnr is not None and math.isfinite(each.entry.psnr)]
+    if "panels" in figures:
+        write_panels(measured, output / "panels")
+    if "iterations" in figures:
+        write_curves(measured, output)
+    if "noise" in figures:
         write_noise_sweep(probes, output)
 
 

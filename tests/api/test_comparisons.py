@@ -387,8 +387,8 @@ def test_a_real_worker_brings_a_comparison_to_its_end(
     assert spent == {"cg_sense": (0, 0), "dip": (0, 20), "dds": (3, 0)}
     (ranking,) = client.get(comparison["links"]["ranking"]).json()["items"]
     best = max(labels, key=lambda label: psnr[label, 0] + psnr[label, 1])
-    assert [place["rank"] for place in ranking["places"]] == [1, 2, 3]
-    assert (ranking["modality"], ranking["n"], ranking["places"][0]["method"]) == ("mri", 2, best)
+    assert [method["rank"] for method in ranking["methods"]] == [1, 2, 3]
+    assert (ranking["modality"], ranking["n_slices"], ranking["methods"][0]["method"]) == ("mri", 2, best)
     table = client.get(comparison["links"]["table"], params={"format": "csv"}).text
     assert {row["method"]: row["runs"] for row in csv.DictReader(io.StringIO(table))} == dict.fromkeys(labels, "4")
     assert client.get(comparison["links"]["panel.png"], params={"seed": 1}).status_code == 200

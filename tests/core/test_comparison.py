@@ -11,9 +11,8 @@ import pytest
 
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.comparison.entries import Entry
-from udig_recon.core.comparison.printed import TABLE_1
-from udig_recon.core.comparison.ranking import holm, rankings, render_rankings
-from udig_recon.core.comparison.tables import TableForm, render, spread
+from udig_recon.core.comparison.ranking import holm, rank_methods, render_rankings
+from udig_recon.core.comparison.tables import TABLE_1, TableForm, render, statistics_of
 
 
 def entry(method: str, psnr: float | None, *, sampling: str = "4x", scan: str = "", number: int = 0, seed: int = 0):
@@ -49,7 +48,7 @@ def test_a_cell_is_mean_and_standard_deviation_over_scans_and_seeds_beside_the_p
 def test_one_value_has_no_deviation_and_what_is_unknown_is_left_out():
     cells = line_of(render([entry("dds", 30.0), entry("dds", None, seed=1)], TableForm.MD), "dds")
     assert cells[1] == "30.00"
-    assert spread([None, math.nan, math.inf]) is None
+    assert statistics_of([None, math.nan, math.inf]) is None
 
 
 def test_all_forms_tell_the_same_of_every_method_and_sampling():
@@ -74,7 +73,7 @@ def test_labels_cannot_break_a_table():
     assert {line.count("&") - line.count(r"\&") for line in tex.splitlines() if r"\\" in line} == {1, 5}
 
 
-def test_printed_figures_fall_with_the_data():
+def test_published_results_fall_with_the_data():
     for method in {method for method, _ in TABLE_1}:
         for more, less in (("4x", "8x"), ("30 views", "18 views")):
             if (method, more) in TABLE_1:
@@ -84,9 +83,9 @@ def test_printed_figures_fall_with_the_data():
 
 def test_a_ranking_is_by_mean_psnr_of_each_modality():
     entries = [entry("tv", 30.0), entry("dip", 25.0), entry("fbp", 20.0, sampling="30 views")]
-    mri, ct = rankings(entries)
-    assert [(place.rank, place.method) for place in mri.places] == [(1, "tv"), (2, "dip")]
-    assert (ct.modality, [place.method for place in ct.places]) == (Modality.CT, ["fbp"])
+    mri, ct = rank_methods(entries)
+    assert [(each.rank, each.method) for each in mri.methods] == [(1, "tv"), (2, "dip")]
+    assert (ct.modality, [each.method for each in ct.methods]) == (Modality.CT, ["fbp"])
 
 
 def test_pairs_are_of_the_same_slice_and_the_seeds_of_a_slice_count_once():
@@ -96,33 +95,33 @@ def test_pairs_are_of_the_same_slice_and_the_seeds_of_a_slice_count_once():
         for number in range(8)
         for seed in range(3)
     ]
-    (ranking,) = rankings(entries)
-    second = ranking.places[1]
-    assert (second.method, second.n) == ("b", 8)
+    (ranking,) = rank_methods(entries)
+    second = ranking.methods[1]
+    assert (second.method, second.n_slices) == ("b", 8)
     assert second.difference == pytest.approx(-1.0)
-    assert second.p == pytest.approx(ranking.least_p) == pytest.approx(2**-7)
-    assert "n = 8;" in ranking.remark
+    assert second.p == pytest.approx(ranking.min_p) == pytest.approx(2**-7)
+    assert "n = 8;" in ranking.note
 
 
 def test_a_method_is_ranked_only_on_the_slices_of_all():
     entries = [entry("a", 30.0, number=number) for number in range(3)] + [entry("easy", 50.0, number=0)]
-    places = rankings(entries)[0].places
-    assert [(place.method, place.rank) for place in places] == [("a", 1), ("easy", None)]
-    assert places[1].p is None
+    methods = rank_methods(entries)[0].methods
+    assert [(each.method, each.rank) for each in methods] == [("a", 1), ("easy", None)]
+    assert methods[1].p is None
 
 
 def test_few_slices_are_said_to_be_too_few():
     entries = [
         entry(method, psnr + number, number=number) for method, psnr in (("a", 31.0), ("b", 30.0)) for number in (0, 1)
     ]
-    (ranking,) = rankings(entries)
-    assert "too few to tell" in ranking.remark
-    assert ranking.remark in render_rankings([ranking])
+    (ranking,) = rank_methods(entries)
+    assert "too few to tell" in ranking.note
+    assert ranking.note in render_rankings([ranking])
 
 
 def test_methods_that_agree_everywhere_are_not_tested():
-    (ranking,) = rankings([entry("a", 30.0), entry("b", 30.0)])
-    assert ranking.places[1].p is None
+    (ranking,) = rank_methods([entry("a", 30.0), entry("b", 30.0)])
+    assert ranking.methods[1].p is None
 
 
 def test_correction_is_holms():
@@ -131,7 +130,7 @@ def test_correction_is_holms():
 
 
 def test_the_tables_load_neither_torch_nor_scipy():
-    names = ", ".join(f"udig_recon.core.comparison.{name}" for name in ("entries", "printed", "ranking", "tables"))
+    names = ", ".join(f"udig_recon.core.comparison.{name}" for name in ("entries", "ranking", "tables"))
     script = f"import sys, {names}; print({{'torch', 'scipy'}} & set(sys.modules))"
     assert (
         subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True).stdout == "set()\n"
