@@ -102,7 +102,7 @@ def stored(database: sessionmaker[Session]) -> str:
     """Every value of every table; of scans without the name that the client gave the file, which is for people."""
     with database() as session:
         names = session.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
-        assert {"scans", "jobs", "chunks", "snapshots", "audit"} <= set(names)
+        assert {"scans", "jobs", "job_slices", "snapshots", "audit"} <= set(names)
         rows = {name: [row[0] for row in session.execute(text(f"SELECT to_jsonb(t) FROM {name} t"))] for name in names}
     assert any(NAME in scan.pop("filename") for scan in rows["scans"])
     return json.dumps(rows)

@@ -13,7 +13,7 @@ from udig_recon.api.jobs.results import scored
 from udig_recon.api.jobs.stored_files import SliceMade, slice_result
 from udig_recon.core.results.png import insets_png
 from udig_recon.core.results.store import SliceResult
-from udig_recon.worker.database.tables import Chunk, Job, Scan
+from udig_recon.worker.database.tables import Job, JobSlice, Scan
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Shown:
 def slices_of(session: Session, comparison_id: uuid.UUID) -> list[Shown]:
     """All slices of a comparison, in the order in which its jobs were filed."""
     query = (
-        select(Job, Chunk, Scan.header["pixel_spacing_mm"])
-        .join(Chunk)
+        select(Job, JobSlice, Scan.header["pixel_spacing_mm"])
+        .join(JobSlice)
         .outerjoin(Scan, Scan.id == Job.scan_id)
         .where(Job.comparison_id == comparison_id)
-        .order_by(Job.id, Chunk.slice)
+        .order_by(Job.id, JobSlice.slice)
     )
     return [
         Shown(
@@ -44,11 +44,11 @@ def slices_of(session: Session, comparison_id: uuid.UUID) -> list[Shown]:
             sampling=compared["sampling"],
             scan_id=uuid.UUID(compared["scan"]),
             seed=job.seed,
-            slice=chunk.slice,
+            slice=job_slice.slice,
             spacing_mm=spacing_mm,
-            made=None if job.result is None and chunk.result is None else SliceMade.of(job, chunk),
+            made=None if job.result is None and job_slice.result is None else SliceMade.of(job, job_slice),
         )
-        for job, chunk, spacing_mm in session.execute(query)
+        for job, job_slice, spacing_mm in session.execute(query)
         if (compared := job.compared) is not None
     ]
 

@@ -14,7 +14,7 @@ from udig_recon.api.jobs.queries import PART, RUNNING, SUCCEEDED, cursor_after, 
 from udig_recon.api.jobs.schemas import Page
 from udig_recon.core.comparison.entries import ENTRY_METRICS, Entry
 from udig_recon.core.metrics import with_current_names
-from udig_recon.worker.database.tables import OPEN, Chunk, Comparison, Job, Status
+from udig_recon.worker.database.tables import OPEN, Comparison, Job, JobSlice, Status
 
 _LABEL = Job.compared["label"].astext
 _GROUPS = (
@@ -27,9 +27,9 @@ _GROUPS = (
         func.count().filter(SUCCEEDED).label("slices_done"),
         func.count().filter(RUNNING).label("running"),
         func.sum(PART).label("parts"),
-        func.sum(Chunk.seconds).label("seconds"),
+        func.sum(JobSlice.seconds).label("seconds"),
     )
-    .join(Chunk)
+    .join(JobSlice)
     .group_by(Job.comparison_id, _LABEL, Job.status)
 )
 _LINKS = ("table", "ranking", "panel.png", "cancel")
@@ -65,10 +65,10 @@ def comparison_page(session: Session, tenant: str, limit: int, cursor: str | Non
 def slice_entries(session: Session, comparison_id: uuid.UUID) -> list[Entry]:
     """An entry for each slice of the jobs that have succeeded, in the order in which they were filed."""
     query = (
-        select(Job.compared, Job.seed, Chunk.slice, Chunk.metrics, Chunk.seconds)
-        .join(Chunk)
+        select(Job.compared, Job.seed, JobSlice.slice, JobSlice.metrics, JobSlice.seconds)
+        .join(JobSlice)
         .where(Job.comparison_id == comparison_id, Job.status == Status.SUCCEEDED)
-        .order_by(Job.id, Chunk.slice)
+        .order_by(Job.id, JobSlice.slice)
     )
     measured = [name for name in ENTRY_METRICS if name != "seconds"]
     return [
@@ -147,10 +147,10 @@ def _run(row: Row[Any]) -> dict[str, Any]:
 
 
 def _entries(session: Session, comparison_id: uuid.UUID) -> list[EntryOut]:
-    seconds, slices = func.sum(Chunk.seconds).label("seconds"), func.count().label("slices")
+    seconds, slices = func.sum(JobSlice.seconds).label("seconds"), func.count().label("slices")
     query = (
         select(Job.id, Job.compared, Job.seed, Job.metrics, seconds, slices)
-        .join(Chunk)
+        .join(JobSlice)
         .where(Job.comparison_id == comparison_id, Job.status == Status.SUCCEEDED)
         .group_by(Job.id)
         .order_by(Job.id)

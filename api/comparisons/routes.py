@@ -91,14 +91,14 @@ def _file(context: Context, caller: Caller, asked: ComparisonIn, key: str | None
         comparison_id, job_ids = comparison.id, [job.id for job in filed]
         # Everything is asked before the commit: after it nothing may go wrong that would deny what was done.
         found = views.one_comparison(session, caller.tenant, comparison_id)
-        chunks = jobs.waiting(session, *job_ids)
+        job_slices = jobs.waiting(session, *job_ids)
         if filed:
             audit.append(session, caller.who, "comparison.filed", comparison=comparison_id)
             audit.extend(session, caller.who, JOB_FILED, [{"job": job.id, "scan": job.scan_id} for job in filed])
         session.commit()
     if filed:
         log.info("comparison.queued", extra={"comparison_id": str(comparison_id), "jobs": len(job_ids)})
-        context.publisher.publish(chunks)
+        context.publisher.publish(job_slices)
     return _accepted(found, {} if filed else {"Idempotency-Replayed": "true"})
 
 

@@ -18,18 +18,18 @@ class Publisher:
         self._waiting: list[tuple[uuid.UUID, int]] = []
         self._thread = ThreadPoolExecutor(1, "publisher")
 
-    def publish(self, chunks: Iterable[tuple[uuid.UUID, int]]) -> None:
-        """Send a message for each chunk as soon as may be; call it after their commit."""
+    def publish(self, job_slices: Iterable[tuple[uuid.UUID, int]]) -> None:
+        """Send a message for each slice as soon as may be; call it after their commit."""
         with self._lock:
             first = not self._waiting
-            self._waiting += list(chunks)[: MOST_WAITING - len(self._waiting)]
+            self._waiting += list(job_slices)[: MOST_WAITING - len(self._waiting)]
         if first:
             self._thread.submit(self._send)
 
     def _send(self) -> None:
         with self._lock:
-            chunks, self._waiting = self._waiting, []
-        queue.ring(chunks)
+            job_slices, self._waiting = self._waiting, []
+        queue.enqueue(job_slices)
 
     def close(self) -> None:
         """Send what waits, unless the queue is away."""

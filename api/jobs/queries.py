@@ -18,11 +18,11 @@ from udig_recon.core.metrics import with_current_names
 from udig_recon.core.prior_check import ood_warning
 from udig_recon.core.quality.rating import Rating, worst
 from udig_recon.worker.access.keys import priority_name
-from udig_recon.worker.database.tables import Chunk, Job, Scan, Snapshot, Status, WebhookDelivery
+from udig_recon.worker.database.tables import Job, JobSlice, Scan, Snapshot, Status, WebhookDelivery
 from udig_recon.worker.storage import integrity
 
 # Columns of tables, not attributes of classes: to make objects of rows that are only shown takes long.
-_JOB, _CHUNK, _DELIVERY = Job.__table__.c, Chunk.__table__.c, WebhookDelivery.__table__.c
+_JOB, _SLICE, _DELIVERY = Job.__table__.c, JobSlice.__table__.c, WebhookDelivery.__table__.c
 _SHOWN = (
     "id",
     "scan_id",
@@ -48,42 +48,42 @@ _SHOWN = (
     "damaged",
 )
 PART = case(
-    (_CHUNK.status == Status.SUCCEEDED, 1.0),
-    else_=func.least(func.coalesce(_CHUNK.iteration / func.nullif(_CHUNK.iterations, 0), 0.0), 1.0),
+    (_SLICE.status == Status.SUCCEEDED, 1.0),
+    else_=func.least(func.coalesce(_SLICE.iteration / func.nullif(_SLICE.iterations, 0), 0.0), 1.0),
 )
-RUNNING = _CHUNK.status == Status.RUNNING
-SUCCEEDED = _CHUNK.status == Status.SUCCEEDED
-_FOREIGN = _CHUNK.verdict["out_of_distribution"].as_boolean()
+RUNNING = _SLICE.status == Status.RUNNING
+SUCCEEDED = _SLICE.status == Status.SUCCEEDED
+_FOREIGN = _SLICE.prior_check["out_of_distribution"].as_boolean()
 # A slice that has not begun is taken for one of the shortest: followers are shorter than their leaders, and many.
-_ITERATIONS = func.sum(_CHUNK.iterations) + func.min(_CHUNK.iterations) * func.count().filter(
-    _CHUNK.iterations.is_(None)
+_ITERATIONS = func.sum(_SLICE.iterations) + func.min(_SLICE.iterations) * func.count().filter(
+    _SLICE.iterations.is_(None)
 )
 _CHUNKS = (
     select(
         func.sum(PART).label("parts"),
         func.count().filter(SUCCEEDED).label("slices_done"),
         func.count().label("slices_in_all"),
-        func.coalesce(func.sum(_CHUNK.iteration), 0).label("iteration"),
+        func.coalesce(func.sum(_SLICE.iteration), 0).label("iteration"),
         _ITERATIONS.label("iterations"),
-        func.sum(_CHUNK.seconds).label("seconds"),
+        func.sum(_SLICE.seconds).label("seconds"),
         func.count().filter(RUNNING).label("running"),
-        func.coalesce(func.max(_CHUNK.attempt), 0).label("attempt"),
-        func.string_agg(_CHUNK.worker.distinct(), ", ").label("worker"),
-        func.array_agg(aggregate_order_by(_CHUNK.slice, _CHUNK.slice)).filter(SUCCEEDED, _FOREIGN).label("foreign"),
+        func.coalesce(func.max(_SLICE.attempt), 0).label("attempt"),
+        func.string_agg(_SLICE.worker.distinct(), ", ").label("worker"),
+        func.array_agg(aggregate_order_by(_SLICE.slice, _SLICE.slice)).filter(SUCCEEDED, _FOREIGN).label("foreign"),
     )
-    .where(_CHUNK.job_id == _JOB.id)
+    .where(_SLICE.job_id == _JOB.id)
     .correlate(Job.__table__)
     .lateral("progress")
 )
 _ESTIMATED = ("estimated_seconds", "memory_bytes", "result_bytes")
 _SPENT = _JOB.seconds.label("compute_seconds")  # the slices' `seconds` are another sum
 _JOBS: Select[Any] = select(*(_JOB[name] for name in (*_SHOWN, *_ESTIMATED)), _SPENT, _CHUNKS).join(_CHUNKS, true())
-_VERDICT = func.jsonb_build_object("slice", _CHUNK.slice, "quality", _CHUNK.quality, type_=JSONB).concat(
-    func.coalesce(_CHUNK.verdict, text("'{}'::jsonb"), type_=JSONB)
+_VERDICT = func.jsonb_build_object("slice", _SLICE.slice, "quality", _SLICE.quality, type_=JSONB).concat(
+    func.coalesce(_SLICE.prior_check, text("'{}'::jsonb"), type_=JSONB)
 )
 _VERDICTS = (
-    select(func.jsonb_agg(aggregate_order_by(_VERDICT, _CHUNK.slice), type_=JSONB))
-    .where(_CHUNK.job_id == _JOB.id, SUCCEEDED)
+    select(func.jsonb_agg(aggregate_order_by(_VERDICT, _SLICE.slice), type_=JSONB))
+    .where(_SLICE.job_id == _JOB.id, SUCCEEDED)
     .correlate(Job.__table__)
     .scalar_subquery()
     .label("verdicts")

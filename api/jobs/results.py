@@ -20,7 +20,7 @@ from udig_recon.core import metrics
 from udig_recon.core.quality.rating import HALLUCINATION_THRESHOLD
 from udig_recon.core.results import png as pictures
 from udig_recon.core.results.store import Image, OutputFormat, SliceResult
-from udig_recon.worker.database.tables import Chunk, Job, Scan, Status
+from udig_recon.worker.database.tables import Job, JobSlice, Scan, Status
 
 router = APIRouter(tags=["results"])
 View = Literal["magnitude", "error", "comparison", "deviation", "hallucination"]
@@ -138,8 +138,8 @@ def _latest(
         job = views.job_row(session, caller.tenant, job_id)
         if job.expired:
             raise _expired(job)
-        chunks = session.scalars(select(Chunk).where(Chunk.job_id == job_id)).all()
-        slices = {chunk.slice: stored.SliceMade.of(job, chunk) for chunk in chunks}
+        job_slices = session.scalars(select(JobSlice).where(JobSlice.job_id == job_id)).all()
+        slices = {job_slice.slice: stored.SliceMade.of(job, job_slice) for job_slice in job_slices}
         header = session.scalar(select(Scan.header).where(Scan.id == job.scan_id)) or {}
     if slice_ is not None and slice_ not in slices:
         found = ", ".join(str(number) for number in job.slices)

@@ -122,14 +122,14 @@ def _submit(
     # Everything is asked before the commit: after it nothing may go wrong that would deny what was done.
     answer = _accepted(session, caller, job_id, {} if created else {"Idempotency-Replayed": "true"})
     if created:
-        chunks = jobs.waiting(session, job_id)
+        job_slices = jobs.waiting(session, job_id)
         context.storage.prepare_job(job_id)
         if brought:
             audit.append(session, caller.who, SCAN_BROUGHT, scan=scan.id)
         audit.append(session, caller.who, JOB_FILED, job=job_id, scan=scan.id)
         session.commit()
         log.info("job.queued", extra={"job_id": str(job_id)})
-        context.publisher.publish(chunks)
+        context.publisher.publish(job_slices)
     return answer
 
 
@@ -264,10 +264,10 @@ def _retry(context: Context, caller: Caller, job_id: uuid.UUID, asked: RetryOpti
         most = context.settings.max_open_jobs
         factor = context.factors.of(session, views.job_row(session, caller.tenant, job_id).parameters["method"])
         jobs.retry(session, job_id, caller.tenant, max_open_jobs=most, max_seconds=limit, limits=limits, factor=factor)
-        answer, chunks = _accepted(session, caller, job_id), jobs.waiting(session, job_id)
+        answer, job_slices = _accepted(session, caller, job_id), jobs.waiting(session, job_id)
         audit.append(session, caller.who, "job.retried", job=job_id)
         session.commit()
-    context.publisher.publish(chunks)
+    context.publisher.publish(job_slices)
     return answer
 
 

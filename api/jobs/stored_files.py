@@ -12,7 +12,7 @@ from udig_recon.core.files.atomic import DamagedFile, Digest
 from udig_recon.core.files.checksummed_arrays import UNREADABLE
 from udig_recon.core.results.slice_reader import read_slice
 from udig_recon.core.results.store import OutputFormat, SliceResult, convert
-from udig_recon.worker.database.tables import Chunk, Job
+from udig_recon.worker.database.tables import Job, JobSlice
 from udig_recon.worker.storage import integrity
 from udig_recon.worker.storage.accounting import recount
 from udig_recon.worker.storage.integrity import Verified
@@ -47,11 +47,11 @@ class SliceMade:
     sha256: str | None
 
     @classmethod
-    def of(cls, job: Job, chunk: Chunk) -> "SliceMade":
+    def of(cls, job: Job, job_slice: JobSlice) -> "SliceMade":
         """As the rows have it."""
         whole = None if job.result is None else Made.of(job)
-        index = job.slices.index(chunk.slice)
-        return cls(job.id, chunk.slice, index, whole, chunk.result, chunk.result_sha256)
+        index = job.slices.index(job_slice.slice)
+        return cls(job.id, job_slice.slice, index, whole, job_slice.result, job_slice.result_sha256)
 
 
 def result_file(context: Context, made: Made, wanted: OutputFormat) -> Verified:
@@ -143,8 +143,8 @@ def slice_result(context: Context, made: SliceMade) -> SliceResult | None:
 
 def _read_again(context: Context, made: SliceMade) -> SliceMade | None:
     with context.sessions() as session:
-        job, chunk = session.get(Job, made.job_id), session.get(Chunk, (made.job_id, made.slice))
-        return None if job is None or chunk is None else SliceMade.of(job, chunk)
+        job, job_slice = session.get(Job, made.job_id), session.get(JobSlice, (made.job_id, made.slice))
+        return None if job is None or job_slice is None else SliceMade.of(job, job_slice)
 
 
 def _preview(context: Context, made: SliceMade) -> SliceResult | None:

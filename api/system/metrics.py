@@ -11,9 +11,9 @@ from prometheus_client.metrics_core import Metric
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 
-from udig_recon.worker.database import counters as tallies
+from udig_recon.worker.database import counters
 from udig_recon.worker.database.engine import AWAY
-from udig_recon.worker.database.tables import OPEN, Chunk, DeliveryState, Job, Scan, Status, WebhookDelivery, Worker
+from udig_recon.worker.database.tables import OPEN, DeliveryState, Job, JobSlice, Scan, Status, WebhookDelivery, Worker
 from udig_recon.worker.jobs import failures as problems
 from udig_recon.worker.runtime.health import seen_lately
 from udig_recon.worker.settings import Settings
@@ -24,7 +24,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
 ENDED = tuple(status.value for status in Status if status.ended)
 OUTCOMES = ("delivered", "retried", "failed", "disabled")
-COUNTED = {  # kind of tally -> metric, meaning, label, and what it is told of from the beginning
+COUNTED = {  # kind of counter -> metric, meaning, label, and what it is told of from the beginning
     "slices": ("udig_slices_completed", "Slices reconstructed", "", ("",)),
     "slice_seconds": ("udig_slice_compute_seconds", "Compute time of the completed slices", "", ("",)),
     "lease_losses": ("udig_leases_lost", "Slices requeued because the lease of their worker expired", "", ("",)),
@@ -104,9 +104,11 @@ def of_database(sessions: sessionmaker[Session], alive_seconds: float) -> list[M
 def _of_database(session: Session, alive_seconds: float) -> Iterator[Metric]:
     jobs = select(Job.status, func.count()).group_by(Job.status)
     yield _gauges("udig_jobs", "Jobs by status", "status", _by(session, jobs, Status))
-    slices = select(Chunk.status, func.count()).where(Chunk.status.in_(OPEN)).group_by(Chunk.status)
+    slices = select(JobSlice.status, func.count()).where(JobSlice.status.in_(OPEN)).group_by(JobSlice.status)
     yield _gauges("udig_slices", "Queued and running slices", "status", _by(session, slices, OPEN))
-    waiting = select(_age(Chunk.queued_at)).join(Job).where(Chunk.status == Status.QUEUED, Job.scan_id.is_not(None))
+    waiting = (
+        select(_age(JobSlice.queued_at)).join(Job).where(JobSlice.status == Status.QUEUED, Job.scan_id.is_not(None))
+    )
     yield _gauge(
         "udig_queue_oldest_waiting_seconds", "Waiting time of the oldest queued slice", session.scalar(waiting)
     )
@@ -120,7 +122,7 @@ def _of_database(session: Session, alive_seconds: float) -> Iterator[Metric]:
     results = session.scalar(select(func.count()).where(Job.damaged.is_not(None), Job.status == Status.SUCCEEDED))
     marked = {"scan": float(scans or 0), "result": float(results or 0)}
     yield _gauges("udig_damaged_files", "Damaged scans and results that nobody has posted again", "kind", marked)
-    counted = tallies.totals(session)
+    counted = counters.totals(session)
     for kind, (name, meaning, label, known) in COUNTED.items():
         metric = CounterMetricFamily(name, meaning, labels=[label] if label else [])
         for value, amount in {**dict.fromkeys(known, 0.0), **counted.get(kind, {})}.items():

@@ -49,10 +49,10 @@ def drop_fence() -> None:
     """Accept writes of whichever attempt, as if no claim had a number."""
     from sqlalchemy import and_
 
-    from udig_recon.worker.database.tables import Chunk
+    from udig_recon.worker.database.tables import JobSlice
     from udig_recon.worker.jobs.leases import Claim
 
-    Claim.is_mine = lambda self: and_(Chunk.job_id == self.job_id, Chunk.slice == self.slice)  # type: ignore[method-assign]
+    Claim.is_mine = lambda self: and_(JobSlice.job_id == self.job_id, JobSlice.slice == self.slice)  # type: ignore[method-assign]
 
 
 def install_disk(full: Path, data: Path) -> None:

@@ -19,18 +19,18 @@ from benchmarks.chaos.entry import BACK, FORWARD
 from benchmarks.chaos.stack import Held, Stack
 from benchmarks.chaos.wire import WEIGHTY
 from udig_recon.worker.database.engine import AWAY
-from udig_recon.worker.database.tables import Chunk
+from udig_recon.worker.database.tables import JobSlice
 from udig_recon.worker.jobs import queue
 
 DUPLICATES = 5
-LONGEST_STOP_SECONDS = 20.0  # as a rule it ends as soon as another worker has the chunk
+LONGEST_STOP_SECONDS = 20.0  # as a rule it ends as soon as another worker has the slice
 
 
 class Struck(NamedTuple):
-    """A fault that has struck: how long it lasts, unless it is done before, and whose chunks it hit."""
+    """A fault that has struck: how long it lasts, unless it is done before, and whose slices it hit."""
 
     seconds: float
-    chunks: tuple[Held, ...] = ()
+    job_slices: tuple[Held, ...] = ()
     done: Callable[[], bool] = lambda: False
 
 
@@ -119,14 +119,14 @@ def lose_answers(stack: Stack, rng: random.Random) -> Iterator[Struck]:
 
 
 def duplicate_messages(stack: Stack, _: random.Random) -> Iterator[Struck]:
-    """Messages sent again, of chunks that wait, run and have ended."""
-    query = select(Chunk.job_id, Chunk.slice).order_by(func.random()).limit(20)
+    """Messages sent again, of slices that wait, run and have ended."""
+    query = select(JobSlice.job_id, JobSlice.slice).order_by(func.random()).limit(20)
     try:
         with stack.sessions() as session:
             rows = [(uuid.UUID(str(row.job_id)), int(row.slice)) for row in session.execute(query)]
     except AWAY:
         return
-    if rows and queue.ring(rows * DUPLICATES):
+    if rows and queue.enqueue(rows * DUPLICATES):
         yield Struck(0)
 
 

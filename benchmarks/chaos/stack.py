@@ -29,10 +29,9 @@ from benchmarks.chaos.wire import Wire
 from udig_recon.worker.database.engine import AWAY, make_engine, make_sessions
 from udig_recon.worker.database.migrate import migrate
 from udig_recon.worker.database.roles import SERVICE, role_of, with_role
-from udig_recon.worker.database.tables import Chunk, Status
+from udig_recon.worker.database.tables import JobSlice, Status
 from udig_recon.worker.database.worker_names import name_prefix
-from udig_recon.worker.jobs import queue
-from udig_recon.worker.jobs import sweep as sweeping
+from udig_recon.worker.jobs import queue, sweep
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.standalone import processes
 from udig_recon.worker.standalone.serve import free_port
@@ -56,7 +55,7 @@ HASTE = {
 
 
 class Held(NamedTuple):
-    """A chunk that a worker has."""
+    """A slice that a worker has."""
 
     job_id: str
     slice: int
@@ -246,14 +245,14 @@ class Stack:
         """As the supervisor of `make serve` does; rows that another holds it does not wait for here."""
         with suppress(*AWAY), self.sessions.begin() as session:
             session.execute(text("SET LOCAL lock_timeout = '200ms'"))
-            sweeping.forget(session, name_prefix(pid))
+            sweep.deregister(session, name_prefix(pid))
 
     def running(self) -> list[tuple[Process, Held]]:
         """Workers that compute, with what they have, as far as the database tells."""
-        columns = (Chunk.job_id, Chunk.slice, Chunk.attempt, Chunk.worker)
+        columns = (JobSlice.job_id, JobSlice.slice, JobSlice.attempt, JobSlice.worker)
         try:
             with self.sessions() as session:
-                rows = session.execute(select(*columns).where(Chunk.status == Status.RUNNING)).all()
+                rows = session.execute(select(*columns).where(JobSlice.status == Status.RUNNING)).all()
         except AWAY:
             return []
         by_pid = {worker.pid: worker for worker in self.workers if worker.pid and not worker.stopped}
@@ -265,11 +264,11 @@ class Stack:
         ]
 
     def has_moved_on(self, held: Held) -> bool:
-        """Whether another attempt has the chunk, or it has ended."""
-        chunk = (Chunk.job_id == uuid.UUID(held.job_id), Chunk.slice == held.slice)
+        """Whether another attempt has the slice, or it has ended."""
+        job_slice = (JobSlice.job_id == uuid.UUID(held.job_id), JobSlice.slice == held.slice)
         try:
             with self.sessions() as session:
-                found = session.execute(select(Chunk.attempt, Chunk.status).where(*chunk)).one_or_none()
+                found = session.execute(select(JobSlice.attempt, JobSlice.status).where(*job_slice)).one_or_none()
         except AWAY:
             return False
         return found is None or found.attempt > held.attempt or found.status.ended

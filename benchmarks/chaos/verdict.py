@@ -12,7 +12,7 @@ from benchmarks.chaos.clients import Images, Notes
 from benchmarks.chaos.faults import Happened, Storm
 from benchmarks.chaos.stack import Stack
 from udig_recon.core.results.store import OutputFormat
-from udig_recon.worker.database.tables import DEFAULT_TENANT, Chunk, Job, Scan, Status
+from udig_recon.worker.database.tables import DEFAULT_TENANT, Job, JobSlice, Scan, Status
 
 SURE_TO_HIT = 3  # so often a fault strikes before one that only may hit something must have hit
 
@@ -48,10 +48,10 @@ def misplaced_files(session: Session, data: Path) -> tuple[list[str], list[str]]
             wanted |= {f"{job.result}/reconstruction{suffix}" for suffix in suffixes}
             allowed |= {f"{job.result}/reconstruction{each.suffix}" for each in OutputFormat}
     allowed |= {f"{path}.sha256" for path in allowed}
-    for chunk in session.scalars(select(Chunk)).all():
-        allowed.add(f"jobs/{chunk.job_id}/previews/{chunk.slice}.npz")
-        if chunk.result is not None:
-            wanted.add(chunk.result)
+    for job_slice in session.scalars(select(JobSlice)).all():
+        allowed.add(f"jobs/{job_slice.job_id}/previews/{job_slice.slice}.npz")
+        if job_slice.result is not None:
+            wanted.add(job_slice.result)
     found = {str(path.relative_to(data)) for path in data.rglob("*") if path.is_file() or not any(path.iterdir())}
     jobs = session.scalars(select(Job.id)).all()
     folders = {f"jobs/{job}/{name}" for job in jobs for name in ("checkpoints", "slices", "previews", "results")}
@@ -141,7 +141,7 @@ def recoveries(session: Session, happened: list[Happened], retried: Container[st
         claimed = [
             at.timestamp() - each.began_wall
             for each in same
-            for held in each.struck.chunks
+            for held in each.struck.job_slices
             if held.job_id not in retried and (at := witness.claimed_again(session, *held)) is not None
         ]
         held = max((each.lifted or each.began) - each.began for each in same)

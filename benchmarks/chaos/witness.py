@@ -15,12 +15,12 @@ CREATE TABLE witness.snapshots (job_id uuid, seq bigint, slice int, iteration in
 
 CREATE FUNCTION witness.claimed() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
   INSERT INTO witness.claims VALUES (NEW.job_id, NEW.slice, NEW.attempt); RETURN NULL; END $$;
-CREATE TRIGGER claimed AFTER UPDATE OF attempt ON chunks FOR EACH ROW
+CREATE TRIGGER claimed AFTER UPDATE OF attempt ON job_slices FOR EACH ROW
   WHEN (NEW.attempt > OLD.attempt) EXECUTE FUNCTION witness.claimed();
 
 CREATE FUNCTION witness.stored() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
   INSERT INTO witness.slices VALUES (NEW.job_id, NEW.slice, NEW.attempt, NEW.result); RETURN NULL; END $$;
-CREATE TRIGGER stored AFTER UPDATE OF result ON chunks FOR EACH ROW
+CREATE TRIGGER stored AFTER UPDATE OF result ON job_slices FOR EACH ROW
   WHEN (NEW.result IS NOT NULL AND NEW.result IS DISTINCT FROM OLD.result) EXECUTE FUNCTION witness.stored();
 
 CREATE FUNCTION witness.succeeded() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
@@ -30,7 +30,7 @@ CREATE TRIGGER succeeded AFTER UPDATE OF result ON jobs FOR EACH ROW
 
 CREATE FUNCTION witness.told() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
   INSERT INTO witness.snapshots SELECT NEW.job_id, NEW.seq, NEW.slice, NEW.iteration, NEW.seconds, attempt
-    FROM chunks WHERE job_id = NEW.job_id AND slice = NEW.slice; RETURN NULL; END $$;
+    FROM job_slices WHERE job_id = NEW.job_id AND slice = NEW.slice; RETURN NULL; END $$;
 CREATE TRIGGER told AFTER INSERT ON snapshots FOR EACH ROW EXECUTE FUNCTION witness.told();
 """
 # The file of a slice is called `<slice>.<attempt>.npz`.
@@ -80,6 +80,6 @@ def account(session: Session) -> Account:
 
 
 def claimed_again(session: Session, job_id: str, slice_: int, attempt: int) -> datetime | None:
-    """When the chunk was claimed after this attempt."""
+    """When the slice was claimed after this attempt."""
     found: datetime | None = session.scalar(text(LATER_CLAIM), {"job_id": job_id, "slice": slice_, "attempt": attempt})
     return found

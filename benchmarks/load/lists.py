@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.demo import checked
 from udig_recon.worker.database.ids import new_id
-from udig_recon.worker.database.tables import Chunk, Job, Status
+from udig_recon.worker.database.tables import Job, JobSlice, Status
 
 JOBS = 10_000
 ROUNDS = 30
@@ -36,7 +36,7 @@ def fill(sessions: sessionmaker[Session], scans: list[str], job: Mapping[str, ob
         ]
         with sessions.begin() as session:
             session.execute(insert(Job), rows)
-            session.execute(insert(Chunk), [{"job_id": each, "slice": 0, "status": status} for each in ids])
+            session.execute(insert(JobSlice), [{"job_id": each, "slice": 0, "status": status} for each in ids])
     with sessions.begin() as session:
         session.execute(text("ANALYZE"))
 

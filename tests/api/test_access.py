@@ -89,7 +89,7 @@ def theirs(door: Door, drive: Drive, mri_file: bytes, settings: Settings) -> dic
 
 def stands(door: Door) -> str:
     """All rows but the log and the last use of keys."""
-    tables = dict.fromkeys(("scans", "jobs", "comparisons", "chunks", "snapshots"), "*")
+    tables = dict.fromkeys(("scans", "jobs", "comparisons", "job_slices", "snapshots"), "*")
     tables["keys"] = "id, sha256, revoked_at"
     with door.database() as session:
         return str(

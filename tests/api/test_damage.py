@@ -18,7 +18,7 @@ from tests.support.fake_worker import Drive, slice_result
 from udig_recon.core.results.png import magnitude_png
 from udig_recon.core.results.store import OutputFormat
 from udig_recon.worker.access import audit
-from udig_recon.worker.database.tables import Chunk, Job
+from udig_recon.worker.database.tables import Job, JobSlice
 from udig_recon.worker.storage.integrity import BLOCK, Verifier
 from udig_recon.worker.storage.local import Storage
 
@@ -188,10 +188,10 @@ def test_a_rotten_slice_or_preview_of_a_running_job_is_never_shown(
     drive.show(job, 1)
     preview = storage.preview(uuid.UUID(job["id"]), 1)
     with database() as session:
-        chunk = session.get_one(Chunk, (uuid.UUID(job["id"]), 0))
-    right = {path: picture(client, job, number) for number, path in enumerate((str(chunk.result), preview))}
+        job_slice = session.get_one(JobSlice, (uuid.UUID(job["id"]), 0))
+    right = {path: picture(client, job, number) for number, path in enumerate((str(job_slice.result), preview))}
     assert {answer.status_code for answer in right.values()} == {200}
-    flip(storage.path(str(chunk.result)), at)
+    flip(storage.path(str(job_slice.result)), at)
     damaged = picture(client, job, 0)
     assert (damaged.status_code, damaged.json()["type"]) == (500, DAMAGED)
     flip(preview, at)

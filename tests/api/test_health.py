@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.fake_worker import Drive
 from udig_recon.api.app import create_app
-from udig_recon.worker.jobs.sweep import greet
+from udig_recon.worker.jobs.sweep import register
 from udig_recon.worker.settings import Settings
 
 
@@ -96,10 +96,10 @@ def test_metrics_answer_what_an_operator_asks(
         job = client.post("/v1/jobs", json=asked).json()
     drive.claim(job)
     with database.begin() as session:
-        session.execute(text("UPDATE chunks SET queued_at = now() - interval '1 hour' WHERE status = 'queued'"))
+        session.execute(text("UPDATE job_slices SET queued_at = now() - interval '1 hour' WHERE status = 'queued'"))
         for name, used in (("a:1:x", 7 << 30), ("a:2:x", 6 << 30)):  # two workers, one GPU
-            greet(session, name, "gpu", gpu="GPU-1", gpu_memory_used_bytes=used, gpu_memory_total_bytes=8 << 30)
-        greet(session, "a:3:x", "cpu")
+            register(session, name, "gpu", gpu="GPU-1", gpu_memory_used_bytes=used, gpu_memory_total_bytes=8 << 30)
+        register(session, "a:3:x", "cpu")
     found = samples(client.get("/metrics").text)
     assert (found["udig_slices", "queued"], found["udig_slices", "running"]) == (3, 1)
     assert 3600 <= found["udig_queue_oldest_waiting_seconds",] < 7200

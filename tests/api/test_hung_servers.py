@@ -206,12 +206,12 @@ def test_messages_that_come_while_others_are_sent_go_together_and_none_is_lost(
     begun, go_on = threading.Event(), threading.Event()
     sent: list[list[Any]] = []
 
-    def ring(chunks: list[Any]) -> bool:
-        sent.append(chunks)
+    def enqueue(job_slices: list[Any]) -> bool:
+        sent.append(job_slices)
         begun.set()
         return go_on.wait(20)
 
-    monkeypatch.setattr(queue, "ring", ring)
+    monkeypatch.setattr(queue, "enqueue", enqueue)
     publisher, job_id = Publisher(), uuid.uuid4()
     publisher.publish([(job_id, 0)])
     assert begun.wait(20)

@@ -15,8 +15,8 @@ from tests.support import scans
 from tests.support.fake_worker import Drive
 from udig_recon.core.prior_check import PriorCheck
 from udig_recon.core.quality.rating import LEVELS, Rating
-from udig_recon.worker.runtime.process import Place, set_up
-from udig_recon.worker.runtime.tasks import reconstruct_chunk
+from udig_recon.worker.runtime.process import WorkerProcess, set_up
+from udig_recon.worker.runtime.tasks import run_next_slice
 from udig_recon.worker.settings import Settings
 
 FAMILIAR = PriorCheck(prior_weight=1.0, best_at=1.0, residuals={"start": 0.3, "tv": 0.2, "udig_dip": 0.1})
@@ -26,7 +26,7 @@ JUDGED = {"method": "udig_dip", "preset": "preview", "outer_iterations": 4, "hol
 
 
 @pytest.fixture
-def place(settings: Settings) -> Iterator[Place]:
+def process(settings: Settings) -> Iterator[WorkerProcess]:
     """A worker in this process."""
     made = set_up(settings)
     yield made
@@ -40,9 +40,9 @@ def post(client: TestClient, scan: dict[str, Any], parameters: dict[str, Any]) -
     return job
 
 
-def ended(client: TestClient, place: Place, job: dict[str, Any]) -> dict[str, Any]:
+def ended(client: TestClient, process: WorkerProcess, job: dict[str, Any]) -> dict[str, Any]:
     for number in job["slices"]:
-        reconstruct_chunk(place, uuid.UUID(job["id"]), number)
+        run_next_slice(process, uuid.UUID(job["id"]), number)
     found: dict[str, Any] = client.get(job["links"]["self"]).json()
     assert found["status"] == "succeeded", found["error"]
     return found
@@ -85,10 +85,10 @@ def test_one_sentence_warns_of_all_foreign_slices_in_the_list_too(
 
 
 def test_a_judged_job_says_what_was_chosen_and_why_in_its_answer_and_its_file(
-    client: TestClient, place: Place, ct_file: bytes
+    client: TestClient, process: WorkerProcess, ct_file: bytes
 ) -> None:
     scan = client.post("/v1/scans", content=ct_file).json()
-    job = ended(client, place, post(client, scan, JUDGED))
+    job = ended(client, process, post(client, scan, JUDGED))
     assert [verdict.pop("slice") for verdict in job["verdicts"]] == [0, 1]
     for verdict in job["verdicts"]:
         assert {"start", "tv"} <= set(verdict["residuals"])
@@ -101,9 +101,9 @@ def test_a_judged_job_says_what_was_chosen_and_why_in_its_answer_and_its_file(
 
 
 def test_a_job_that_is_not_judged_tells_what_its_slices_are_worth_and_no_more(
-    client: TestClient, place: Place, scan: dict[str, Any]
+    client: TestClient, process: WorkerProcess, scan: dict[str, Any]
 ) -> None:
-    job = ended(client, place, post(client, scan, {"method": "cg_sense"}))
+    job = ended(client, process, post(client, scan, {"method": "cg_sense"}))
     assert (job["warnings"], job["metrics"]["validation_residual"]) == ([], None)
     told = [{"quality": verdict.pop("quality")} for verdict in job["verdicts"]]
     assert [verdict.pop("slice") for verdict in job["verdicts"]] == [0, 1]
@@ -113,11 +113,11 @@ def test_a_job_that_is_not_judged_tells_what_its_slices_are_worth_and_no_more(
 
 
 def test_several_seeds_leave_mean_deviation_map_and_their_pictures(
-    client: TestClient, place: Place, ct_file: bytes
+    client: TestClient, process: WorkerProcess, ct_file: bytes
 ) -> None:
     scan = client.post("/v1/scans", content=ct_file).json()
     asked = {"scan_id": scan["id"], "parameters": {"method": "dds", "steps": 2}, "slices": [1], "seeds": 2}
-    job = ended(client, place, client.post("/v1/jobs", json=asked).json())
+    job = ended(client, process, client.post("/v1/jobs", json=asked).json())
     assert job["seeds"] == 2
     assert job["metrics"]["spread"] > 0
     assert 0 <= job["metrics"]["hallucination_share"] <= 1
@@ -131,9 +131,9 @@ def test_several_seeds_leave_mean_deviation_map_and_their_pictures(
 
 
 def test_what_one_seed_and_no_prior_do_not_have_is_not_drawn(
-    client: TestClient, place: Place, scan: dict[str, Any]
+    client: TestClient, process: WorkerProcess, scan: dict[str, Any]
 ) -> None:
-    job = ended(client, place, post(client, scan, {"method": "cg_sense"}))
+    job = ended(client, process, post(client, scan, {"method": "cg_sense"}))
     for view, word in (("deviation", "one seed"), ("hallucination", "no prior")):
         answer = client.get(job["links"]["preview.png"], params={"view": view})
         assert answer.status_code == 422
@@ -178,12 +178,12 @@ def test_what_was_odd_about_a_scan_is_told_of_its_job_wherever_the_job_is_told_o
     assert client.get(job["links"]["self"]).json()["warnings"] == found["warnings"]
 
 
-def test_what_was_odd_about_a_scan_is_in_the_result_file(client: TestClient, place: Place) -> None:
+def test_what_was_odd_about_a_scan_is_in_the_result_file(client: TestClient, process: WorkerProcess) -> None:
     content = io.BytesIO()
     np.save(content, scans.mri()["kspace"])
     scan = client.post("/v1/scans", content=content.getvalue()).json()
     assert scan["warnings"] == ["the file gives no pixel spacing: 1 mm is assumed"]
     job = client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": {"method": "zero_filled"}}).json()
-    ended(client, place, job)
+    ended(client, process, job)
     with h5py.File(io.BytesIO(client.get(job["links"]["result"], params={"format": "h5"}).content)) as file:
         assert json.loads(file.attrs["warnings"]) == scan["warnings"]

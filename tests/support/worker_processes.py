@@ -28,7 +28,7 @@ from udig_recon.core.parameters import SIRT, Parameters, UDiGDIP, complete
 from udig_recon.core.priors.card import sha256_of
 from udig_recon.core.reconstruct import SliceProblem, reconstruct, slice_problem
 from udig_recon.core.slice_order import WarmStart
-from udig_recon.worker.database.tables import Chunk, Job, Scan
+from udig_recon.worker.database.tables import Job, JobSlice, Scan
 from udig_recon.worker.jobs import queue
 from udig_recon.worker.jobs import service as jobs
 from udig_recon.worker.jobs.leases import Claim
@@ -45,7 +45,7 @@ JUDGED = complete(UDiGDIP(outer_iterations=40, inner_iterations=1, holdout_share
 Found = TypeVar("Found")
 
 
-class WorkerProcess:
+class WorkerSubprocess:
     """`python -m udig_recon.worker` of this or another checkout with these settings; its log lines are collected."""
 
     def __init__(self, settings: Settings, checkout: Path = ROOT, spoilt_by: str | None = None) -> None:
@@ -81,9 +81,9 @@ class WorkerProcess:
 @contextmanager
 def working(
     settings: Settings, count: int = 1, checkout: Path = ROOT, spoilt_by: str | None = None
-) -> Iterator[list[WorkerProcess]]:
+) -> Iterator[list[WorkerSubprocess]]:
     """Workers that are gone at the end; `spoilt_by`: the program that they run instead."""
-    workers = [WorkerProcess(settings, checkout, spoilt_by) for _ in range(count)]
+    workers = [WorkerSubprocess(settings, checkout, spoilt_by) for _ in range(count)]
     try:
         yield workers
     finally:
@@ -137,7 +137,7 @@ class Desk:
         with self.database.begin() as session:
             scan = session.get_one(Scan, scan_id)
             job, _ = jobs.submit(session, scan=scan, method=method, slices=slices or [0], **asked)
-        queue.ring([(job.id, slice_) for slice_ in job.slices] * ring)
+        queue.enqueue([(job.id, slice_) for slice_ in job.slices] * ring)
         return job.id
 
     def claimed(self, job_id: uuid.UUID) -> Claim:
@@ -151,13 +151,13 @@ class Desk:
         with self.database() as session:
             return session.get_one(Job, job_id)
 
-    def chunk(self, job_id: uuid.UUID, slice_: int = 0) -> Chunk:
+    def job_slice(self, job_id: uuid.UUID, slice_: int = 0) -> JobSlice:
         with self.database() as session:
-            return session.get_one(Chunk, (job_id, slice_))
+            return session.get_one(JobSlice, (job_id, slice_))
 
-    def chunks(self, job_id: uuid.UUID) -> list[Chunk]:
+    def job_slices(self, job_id: uuid.UUID) -> list[JobSlice]:
         with self.database() as session:
-            return list(session.scalars(select(Chunk).where(Chunk.job_id == job_id).order_by(Chunk.slice)))
+            return list(session.scalars(select(JobSlice).where(JobSlice.job_id == job_id).order_by(JobSlice.slice)))
 
     def retry(self, job_id: uuid.UUID) -> None:
         with self.database.begin() as session:

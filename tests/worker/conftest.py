@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.worker_processes import Desk
-from udig_recon.worker.runtime.process import Place, set_up
+from udig_recon.worker.runtime.process import WorkerProcess, set_up
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage import data_folder
 from udig_recon.worker.storage.local import Storage
@@ -21,7 +21,7 @@ def desk(settings: Settings, database: sessionmaker[Session], storage: Storage) 
 
 
 @pytest.fixture
-def place(desk: Desk) -> Iterator[Place]:
+def process(desk: Desk) -> Iterator[WorkerProcess]:
     """A worker in this process."""
     made = set_up(desk.settings)
     yield made

@@ -8,12 +8,11 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.claim import claim_slice
 from udig_recon.core.parameters import CGSense
-from udig_recon.worker.database import counters as tallies
-from udig_recon.worker.database.tables import Chunk, Job, Scan, Tally, WebhookDelivery
+from udig_recon.worker.database import counters
+from udig_recon.worker.database.tables import Counter, Job, JobSlice, Scan, WebhookDelivery
 from udig_recon.worker.jobs import failures as problems
-from udig_recon.worker.jobs import leases
+from udig_recon.worker.jobs import leases, sweep
 from udig_recon.worker.jobs import service as jobs
-from udig_recon.worker.jobs import sweep as sweeping
 
 
 def submit(session: Session, webhook_url: str | None = None) -> Job:
@@ -38,15 +37,15 @@ def test_slices_lost_leases_and_failures_by_reason_are_counted(database: session
     with database.begin() as session:
         claim(session, job, 1)
         for _ in range(2):  # taken back, then poison
-            session.execute(update(Chunk).values(lease_until=func.now() - timedelta(seconds=1)))
-            sweeping.expire(session, max_crashes=2)
+            session.execute(update(JobSlice).values(lease_until=func.now() - timedelta(seconds=1)))
+            sweep.expire(session, max_crashes=2)
             claim_slice(session, job.id, 1)
     with database.begin() as session:
         jobs.retry(session, job.id, max_open_jobs=100)
         leases.fail_job(session, claim(session, job, 1), {"type": "about:blank"})
         jobs.request_cancel(session, submit(session).id)
     with database() as session:
-        assert tallies.totals(session) == {
+        assert counters.totals(session) == {
             "slices": {"": 1},
             "slice_seconds": {"": 2.5},
             "lease_losses": {"": 2},
@@ -58,7 +57,7 @@ def test_slices_lost_leases_and_failures_by_reason_are_counted(database: session
 def test_a_slice_that_waits_again_waits_from_then_on(database: sessionmaker[Session]) -> None:
     with database.begin() as session:
         job = submit(session)
-        session.execute(update(Chunk).values(queued_at=func.now() - timedelta(hours=1)))
+        session.execute(update(JobSlice).values(queued_at=func.now() - timedelta(hours=1)))
         claimed = claim(session, job)
         assert claimed.claimed_at - claimed.queued_at >= timedelta(hours=1)
     with database.begin() as session:
@@ -71,14 +70,14 @@ def test_a_slice_that_waits_again_waits_from_then_on(database: sessionmaker[Sess
 def test_who_knows_nothing_of_webhooks_and_tallies_makes_them_all_the_same(database: sessionmaker[Session]) -> None:
     with database.begin() as session:
         told, quiet = submit(session, "https://example.org/"), submit(session)
-        session.execute(text("UPDATE chunks SET status = 'succeeded'"))
+        session.execute(text("UPDATE job_slices SET status = 'succeeded'"))
         session.execute(text("UPDATE jobs SET status = 'succeeded'"))
         session.execute(text("UPDATE jobs SET status = 'succeeded'"))
     with database() as session:
         assert quiet.webhook_url is None
         assert session.scalars(select(WebhookDelivery.job_id)).all() == [told.id]
-        assert tallies.totals(session)["slices"] == {"": 4}
-        assert tallies.totals(session)["jobs"] == {"succeeded": 2}
+        assert counters.totals(session)["slices"] == {"": 4}
+        assert counters.totals(session)["jobs"] == {"succeeded": 2}
 
 
 def test_an_end_that_is_rolled_back_is_not_told(database: sessionmaker[Session]) -> None:
@@ -90,23 +89,23 @@ def test_an_end_that_is_rolled_back_is_not_told(database: sessionmaker[Session])
         assert session.scalars(select(WebhookDelivery.event)).all() == ["job.cancelled"]
         session.rollback()
         assert session.scalars(select(WebhookDelivery)).all() == []
-        assert tallies.totals(session) == {}
+        assert counters.totals(session) == {}
 
 
 def test_summing_up_leaves_the_sums(database: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tallies, "SUMMED_FROM", 10)
+    monkeypatch.setattr(counters, "SUMMED_FROM", 10)
     with database.begin() as session:
         for kind, label in [("jobs", "failed"), ("jobs", "succeeded"), ("slices", "")] * 5:
-            tallies.add(session, kind, label)
+            counters.add(session, kind, label)
     with database() as reader, database.begin() as session:
-        before = tallies.totals(reader)
-        sweeping.sweep(session, 3, 1, messages=0)
-        assert session.scalar(select(func.count()).select_from(Tally)) == 3
-        assert tallies.totals(session) == tallies.totals(reader) == before
+        before = counters.totals(reader)
+        sweep.sweep(session, 3, 1, messages=0)
+        assert session.scalar(select(func.count()).select_from(Counter)) == 3
+        assert counters.totals(session) == counters.totals(reader) == before
     with database.begin() as session:
-        tallies.add(session, "slices")
-        sweeping.sweep(session, 3, 1, messages=0)
-        assert session.scalar(select(func.count()).select_from(Tally)) == 4
+        counters.add(session, "slices")
+        sweep.sweep(session, 3, 1, messages=0)
+        assert session.scalar(select(func.count()).select_from(Counter)) == 4
 
 
 def test_every_kind_of_problem_is_known_to_the_metrics() -> None:

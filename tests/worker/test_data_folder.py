@@ -82,8 +82,8 @@ def test_what_lies_in_a_folder_is_not_given_to_a_database_without_rows(
 
 def test_a_database_that_does_not_answer_tells_nothing(settings: Settings, storage: Storage) -> None:
     gone = settings.model_copy(update={"database_url": "postgresql://nobody@/none?host=/nowhere"})
-    place = set_up(gone)
-    assert not place.confirm_data_folder()
+    process = set_up(gone)
+    assert not process.confirm_data_folder()
     assert data_folder.folder_id(storage) is None
 
 

@@ -16,12 +16,11 @@ from udig_recon.core.parameters import CGSense, Parameters, UDiGDIP
 from udig_recon.core.prior_check import PriorCheck
 from udig_recon.core.slice_order import WarmStart
 from udig_recon.worker.access.admission import IllegalMove, TooManyOpenJobs
-from udig_recon.worker.database.tables import Chunk, Job, Scan, Snapshot, Status, Worker
-from udig_recon.worker.jobs import leases, queue
+from udig_recon.worker.database.tables import Job, JobSlice, Scan, Snapshot, Status, Worker
+from udig_recon.worker.jobs import leases, queue, sweep
 from udig_recon.worker.jobs import service as jobs
-from udig_recon.worker.jobs import sweep as sweeping
 from udig_recon.worker.jobs.failures import problem
-from udig_recon.worker.jobs.leases import Claim, Fenced, Point
+from udig_recon.worker.jobs.leases import Claim, LeaseLost, Point
 from udig_recon.worker.jobs.service import IdempotencyConflict, UnknownJob
 
 LEASE = 60.0
@@ -67,9 +66,9 @@ def begun(database: sessionmaker[Session], worker: str = "host:1:a") -> Claim | 
 def lapse(database: sessionmaker[Session], max_crashes: int = 3) -> list[tuple[uuid.UUID, int]]:
     """Let all leases run out, and sweep."""
     with database.begin() as session:
-        session.execute(update(Chunk).values(lease_until=func.now() - timedelta(seconds=1)))
+        session.execute(update(JobSlice).values(lease_until=func.now() - timedelta(seconds=1)))
     with database.begin() as session:
-        return sweeping.sweep(session, max_crashes, 5, messages=None)
+        return sweep.sweep(session, max_crashes, 5, messages=None)
 
 
 def status(database: sessionmaker[Session], job_id: uuid.UUID) -> Status:
@@ -154,12 +153,12 @@ def test_whoever_lost_the_lease_writes_nothing(database: sessionmaker[Session], 
     assert lapse(database) == [(job_id, 0)]
     assert status(database, job_id) is Status.QUEUED
     fresh = claimed(database, job_id, worker="host:2:b")
-    with pytest.raises(Fenced), database.begin() as session:
+    with pytest.raises(LeaseLost), database.begin() as session:
         write(session, stale)  # type: ignore[operator]
     with database.begin() as session:
-        chunk, job = session.get_one(Chunk, (job_id, 0)), session.get_one(Job, job_id)
-        assert (chunk.attempt, chunk.worker, chunk.result, chunk.iteration) == (2, "host:2:b", None, 0)
-        assert (chunk.metrics, chunk.verdict) == (None, None)
+        job_slice, job = session.get_one(JobSlice, (job_id, 0)), session.get_one(Job, job_id)
+        assert (job_slice.attempt, job_slice.worker, job_slice.result, job_slice.iteration) == (2, "host:2:b", None, 0)
+        assert (job_slice.metrics, job_slice.prior_check) == (None, None)
         assert (job.status, job.last_seq, job.result, job.error) == (Status.RUNNING, 0, None, None)
         leases.heartbeat(session, fresh, LEASE)
 
@@ -195,8 +194,10 @@ def test_a_slice_keeps_its_verdict_and_one_that_was_not_judged_has_none(
         leases.store_slice(session, one, "0.npz", {}, {"selected": "tv"})
         leases.store_slice(session, other, "1.npz", {})
     with database() as session:
-        judged = session.execute(select(Chunk.slice, Chunk.verdict).where(Chunk.verdict.is_not(None))).all()
-    assert [tuple(row) for row in judged] == [(0, {"selected": "tv"})]
+        checked = session.execute(
+            select(JobSlice.slice, JobSlice.prior_check).where(JobSlice.prior_check.is_not(None))
+        ).all()
+    assert [tuple(row) for row in checked] == [(0, {"selected": "tv"})]
 
 
 def test_snapshots_are_numbered_in_the_order_of_their_commits(database: sessionmaker[Session], scan: Scan) -> None:
@@ -249,7 +250,7 @@ def test_cancelling_ends_what_waits_at_once_and_what_runs_by_its_heartbeat(
             leases.stop_cancelled(session, claim)
         assert status(database, running) is after
     with database() as session:
-        assert set(session.scalars(select(Chunk.status))) == {Status.CANCELLED}
+        assert set(session.scalars(select(JobSlice.status))) == {Status.CANCELLED}
         with pytest.raises(IllegalMove):
             jobs.request_cancel(session, running)
 
@@ -337,8 +338,8 @@ def test_a_deleted_job_leaves_no_row_and_fences_its_workers(database: sessionmak
     with database.begin() as session:
         jobs.delete(session, job_id)
     with database() as session:
-        assert [session.scalars(select(table)).all() for table in (Job, Chunk, Snapshot)] == [[], [], []]
-        with pytest.raises(Fenced):
+        assert [session.scalars(select(table)).all() for table in (Job, JobSlice, Snapshot)] == [[], [], []]
+        with pytest.raises(LeaseLost):
             leases.heartbeat(session, claim, LEASE)
         with pytest.raises(UnknownJob):
             jobs.delete(session, job_id)
@@ -351,11 +352,11 @@ def test_the_sweep_rings_for_what_waits_as_often_as_messages_are_missing(
     claim = claimed(database, job_id, 0)
     for messages, quiet_seconds, rung in ((None, 0, []), (3, 0, []), (0, 60, []), (1, 0, [1, 2]), (0, 0, [1, 2, 3])):
         with database.begin() as session:
-            found = sweeping.sweep(session, 3, quiet_seconds, messages=messages)
+            found = sweep.sweep(session, 3, quiet_seconds, messages=messages)
         assert found == [(job_id, slice_) for slice_ in rung]
     with database.begin() as session:
         leases.release(session, claim)
-        assert sweeping.sweep(session, 3, 60, messages=9) == [(job_id, 0)]
+        assert sweep.sweep(session, 3, 60, messages=9) == [(job_id, 0)]
 
 
 def waiting(database: sessionmaker[Session], job_id: uuid.UUID) -> list[int]:
@@ -367,7 +368,7 @@ def done(database: sessionmaker[Session], claim: Claim, verdict: PriorCheck | No
     """Accept a slice; those that may begin by it."""
     with database.begin() as session:
         leases.store_slice(session, claim, "slice.npz", {}, None if verdict is None else verdict.as_json())
-        return [slice_ for _, slice_ in leases.call_followers(session, claim)]
+        return [slice_ for _, slice_ in leases.release_dependents(session, claim)]
 
 
 def test_slices_begin_when_their_leader_is_done_and_take_over_what_it_found(
@@ -400,9 +401,9 @@ def test_the_sweep_rings_for_followers_when_they_may_begin_and_again_when_that_i
 ) -> None:
     job_id = filed(database, scan, 3, JUDGED)
 
-    def swept(ring_again_seconds: float) -> list[int]:
+    def swept(enqueue_again_seconds: float) -> list[int]:
         with database.begin() as session:
-            return [slice_ for _, slice_ in sweeping.sweep(session, 3, ring_again_seconds, messages=0)]
+            return [slice_ for _, slice_ in sweep.sweep(session, 3, enqueue_again_seconds, messages=0)]
 
     assert swept(0) == [1]
     leader = claimed(database, job_id, 1)
@@ -418,7 +419,7 @@ def test_a_lost_leader_is_done_again_before_its_followers(database: sessionmaker
         assert claimed(database, job_id, 2).slice == 1
         assert lapse(database) == ([(job_id, 1)] if crash < 3 else [])
     with database() as session:
-        assert set(session.scalars(select(Chunk.status))) == {Status.FAILED, Status.CANCELLED}
+        assert set(session.scalars(select(JobSlice.status))) == {Status.FAILED, Status.CANCELLED}
     with database.begin() as session:
         jobs.retry(session, job_id, max_open_jobs=100)
     assert waiting(database, job_id) == [1]
@@ -439,21 +440,21 @@ def test_a_worker_known_to_be_dead_loses_its_leases_at_once(database: sessionmak
     dead, alive = claimed(database, job_id, 0, "host:1:a"), claimed(database, job_id, 1, "host:11:b")
     with database.begin() as session:
         for name in ("host:1:a", "host:11:b"):
-            sweeping.greet(session, name, "cpu")
-        sweeping.forget(session, "host:1:")
+            sweep.register(session, name, "cpu")
+        sweep.deregister(session, "host:1:")
     with database.begin() as session:
-        assert sweeping.sweep(session, 3, 60, messages=None) == [(job_id, 0)]
+        assert sweep.sweep(session, 3, 60, messages=None) == [(job_id, 0)]
         assert session.scalars(select(Worker.name)).all() == ["host:11:b"]
         leases.heartbeat(session, alive, LEASE)
-        with pytest.raises(Fenced):
+        with pytest.raises(LeaseLost):
             leases.heartbeat(session, dead, LEASE)
     assert status(database, job_id) is Status.RUNNING
 
 
 def test_a_dead_queue_does_not_keep_a_job_from_being_filed(desk: Desk) -> None:
     queue.make_celery(desk.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"}))
-    assert not queue.ring([(uuid.uuid4(), 0)])
+    assert not queue.enqueue([(uuid.uuid4(), 0)])
     assert queue.waiting_messages() is None
     queue.make_celery(desk.settings)
-    assert queue.ring([(uuid.uuid4(), 0)])
+    assert queue.enqueue([(uuid.uuid4(), 0)])
     assert queue.waiting_messages() == 1

@@ -14,12 +14,12 @@ from sqlalchemy.orm import Session
 
 from tests.support.worker_processes import SHORT, Desk
 from udig_recon.core.results.store import SliceResult
-from udig_recon.worker.database.tables import Chunk, Snapshot, Status
+from udig_recon.worker.database.tables import JobSlice, Snapshot, Status
 from udig_recon.worker.jobs import leases
 from udig_recon.worker.jobs.leases import Claim, Point
-from udig_recon.worker.runtime.heartbeat import Beat, Heart
-from udig_recon.worker.runtime.maintenance import PATIENCE_BEATS, Attendant
-from udig_recon.worker.runtime.process import Place
+from udig_recon.worker.runtime.heartbeat import LeaseKeeper, ProgressReport
+from udig_recon.worker.runtime.maintenance import GRACE_HEARTBEATS, Maintenance
+from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.settings import Settings
 
 BEAT = 0.1
@@ -32,53 +32,53 @@ def settings(settings: Settings) -> Settings:
 
 
 def lapsed(desk: Desk) -> Claim:
-    """A chunk whose lease has run out."""
+    """A slice whose lease has run out."""
     claim = desk.claimed(desk.submit(desk.scan(), SHORT))
     with desk.database.begin() as session:
-        session.execute(update(Chunk).values(lease_until=func.now() - timedelta(hours=1)))
+        session.execute(update(JobSlice).values(lease_until=func.now() - timedelta(hours=1)))
     return claim
 
 
-def swept(desk: Desk, attendant: Attendant, job_id: uuid.UUID) -> Status:
-    """What the chunk is after a sweep."""
-    attendant.sweep()
-    (chunk,) = desk.chunks(job_id)
-    return chunk.status
+def swept(desk: Desk, maintenance: Maintenance, job_id: uuid.UUID) -> Status:
+    """What the slice is after a sweep."""
+    maintenance.sweep()
+    (job_slice,) = desk.job_slices(job_id)
+    return job_slice.status
 
 
 def test_leases_that_ran_out_are_ended_once_their_workers_had_time_to_renew_them(
-    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attendant, job_id = Attendant(place), lapsed(desk).job_id
-    assert swept(desk, attendant, job_id) is Status.RUNNING
-    time.sleep(PATIENCE_BEATS * BEAT)
+    maintenance, job_id = Maintenance(process), lapsed(desk).job_id
+    assert swept(desk, maintenance, job_id) is Status.RUNNING
+    time.sleep(GRACE_HEARTBEATS * BEAT)
     with monkeypatch.context() as away:
 
         def nowhere(*_: Any) -> None:
             raise OperationalError("", None, Exception("the server is away"))
 
         away.setattr(Session, "execute", nowhere)
-        assert swept(desk, attendant, job_id) is Status.RUNNING
-    assert swept(desk, attendant, job_id) is Status.RUNNING
-    time.sleep(PATIENCE_BEATS * BEAT)
-    assert swept(desk, attendant, job_id) is Status.QUEUED
+        assert swept(desk, maintenance, job_id) is Status.RUNNING
+    assert swept(desk, maintenance, job_id) is Status.RUNNING
+    time.sleep(GRACE_HEARTBEATS * BEAT)
+    assert swept(desk, maintenance, job_id) is Status.QUEUED
 
 
 def test_a_database_that_is_away_leaves_every_snapshot_and_the_newest_picture_to_be_told(
-    desk: Desk, place: Place
+    desk: Desk, process: WorkerProcess
 ) -> None:
     claim = desk.claimed(desk.submit(desk.scan(), SHORT))
     desk.storage.prepare_job(claim.job_id)
     preview = desk.storage.preview(claim.job_id, 0)
-    heart, pictures = Heart(place.sessions, claim, place.settings, preview), []
+    lease, pictures = LeaseKeeper(process.sessions, claim, process.settings, preview), []
     for step in range(1, 6):
         image = np.full((4, 4), step, np.float32)
         picture = SliceResult(image=image, image_complex=None, plain=image, reference=None, curves={})
-        heart.tell(Beat(Point(step, 5, float(step)), picture))
+        lease.report(ProgressReport(Point(step, 5, float(step)), picture))
         pictures.append(weakref.ref(picture))
         del picture
     assert [ref() is None for ref in pictures] == [True] * 4 + [False]
-    heart.settle(lambda session: leases.heartbeat(session, claim, 60))
+    lease.commit(lambda session: leases.heartbeat(session, claim, 60))
     with desk.database() as session:
         assert session.scalars(select(Snapshot.iteration).order_by(Snapshot.seq)).all() == [1, 2, 3, 4, 5]
     assert SliceResult.load(preview).image[0, 0] == 5

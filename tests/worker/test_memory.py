@@ -10,7 +10,7 @@ from sqlalchemy import func, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from udig_recon.core.parameters import CGSense
-from udig_recon.worker.database.tables import Chunk, Job, Scan
+from udig_recon.worker.database.tables import Job, JobSlice, Scan
 from udig_recon.worker.jobs import leases
 from udig_recon.worker.jobs import service as jobs
 from udig_recon.worker.jobs.leases import Claim
@@ -81,10 +81,12 @@ def test_a_large_slice_that_was_passed_by_for_long_is_next(database: sessionmake
     large, _ = filed(database, scan, 4 * GIB), filed(database, scan, GIB, slices=5)
     assert begun(database, "host:2:b", 4 * GIB) is not None
     with database.begin() as session:
-        session.execute(update(Chunk).where(Chunk.job_id == large).values(queued_at=func.now() - 2 * fitting.PASSED_BY))
+        session.execute(
+            update(JobSlice).where(JobSlice.job_id == large).values(queued_at=func.now() - 2 * fitting.PASSED_BY)
+        )
     assert begun(database, "host:3:c", 4 * GIB) is None
     with database.begin() as session:
-        session.execute(update(Chunk).where(Chunk.status == "running").values(status="succeeded"))
+        session.execute(update(JobSlice).where(JobSlice.status == "running").values(status="succeeded"))
         session.execute(update(Job).where(Job.id != large).values(status="queued"))
     found = begun(database, "host:3:c", 4 * GIB)
     assert found is not None

@@ -1,5 +1,6 @@
 """The tables come, go and come again, and are those of the models."""
 
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -8,7 +9,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import MetaData, Table, inspect, select, text, update
+from sqlalchemy import MetaData, Table, func, inspect, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from udig_recon.core.parameters import CGSense
@@ -17,7 +18,18 @@ from udig_recon.worker.access.audit import Who
 from udig_recon.worker.access.keys import Scope, Wanted
 from udig_recon.worker.database.engine import make_engine
 from udig_recon.worker.database.migrate import config, migrate
-from udig_recon.worker.database.tables import Audit, Base, Chunk, Comparison, Job, Key, Scan, Snapshot, Status, Worker
+from udig_recon.worker.database.tables import (
+    Audit,
+    Base,
+    Comparison,
+    Job,
+    JobSlice,
+    Key,
+    Scan,
+    Snapshot,
+    Status,
+    Worker,
+)
 from udig_recon.worker.jobs import service as jobs
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage.local import Storage
@@ -30,9 +42,9 @@ def database(owner_database: sessionmaker[Session]) -> sessionmaker[Session]:
 
 
 def fill(session: Session) -> None:
-    """Jobs of every status, with slices, snapshots, webhooks and tallies, in a comparison."""
+    """Jobs of every status, with slices, snapshots, webhooks and counters, in a comparison."""
     scan = Scan(sha256="0" * 64, filename="a.h5", size_bytes=1, header={})
-    session.add_all([scan, Worker(name="host:1:a", device="cpu")])
+    session.add_all([scan, Worker(name="host:1:a", device="cpu", seen_at=func.now() - timedelta(hours=1))])
     comparison = Comparison(request={})
     session.add(comparison)
     session.flush()
@@ -41,7 +53,7 @@ def fill(session: Session) -> None:
         url = "https://example.org/"
         job, _ = jobs.submit(session, scan=scan, method=CGSense(), webhook_url=url, **asked)
         session.add(Snapshot(job_id=job.id, seq=1, slice=0, iteration=1, iterations=2, seconds=0.1))
-        session.execute(update(Chunk).where(Chunk.job_id == job.id).values(status=status))
+        session.execute(update(JobSlice).where(JobSlice.job_id == job.id).values(status=status))
         job.status = status
         job.comparison_id, job.compared = comparison.id, {"label": "cg_sense"}
 
@@ -65,7 +77,7 @@ def test_tables_with_rows_go_down_and_up_again(settings: Settings, database: ses
     migrate(url)
     with database.begin() as session:
         fill(session)
-        assert len(session.scalars(select(Chunk)).all()) == 2 * len(Status)
+        assert len(session.scalars(select(JobSlice)).all()) == 2 * len(Status)
 
 
 REVISIONS = [revision.revision for revision in ScriptDirectory.from_config(config("")).walk_revisions()][::-1]
@@ -90,11 +102,14 @@ def test_each_step_down_and_up_keeps_the_rows_that_both_sides_know(
         assert rows(session) == before
 
 
-@pytest.mark.parametrize(("below", "above"), STEPS)
+@pytest.mark.parametrize(("below", "above"), [step for step in STEPS if step[1] != "0013"])
 def test_who_knows_only_the_step_before_can_still_write(
     settings: Settings, database: sessionmaker[Session], below: str, above: str
 ) -> None:
-    """A worker of the version before works beside the new tables: it leaves out what it has never heard of."""
+    """A worker of the version before works beside the new tables, whose new columns it leaves out.
+
+    But for 0013, which renames tables: it waits until the workers of before are gone.
+    """
     url = str(settings.migration_database_url)
     command.downgrade(config(url), below)
     with database() as session:
@@ -130,7 +145,7 @@ def test_jobs_of_an_older_version_are_kept_and_were_not_judged(
     command.downgrade(config(url), "0001")
     migrate(url)
     with database() as session:
-        assert set(session.scalars(select(Chunk.verdict))) == {None}
+        assert set(session.scalars(select(JobSlice.prior_check))) == {None}
 
 
 def test_what_there_was_before_tenants_is_the_default_ones_and_older_processes_may_go_on_writing(
@@ -212,4 +227,4 @@ def test_migrating_what_is_migrated_changes_nothing(settings: Settings, database
         fill(session)
     migrate(str(settings.migration_database_url))
     with database() as session:
-        assert len(session.scalars(select(Chunk)).all()) == 2 * len(Status)
+        assert len(session.scalars(select(JobSlice)).all()) == 2 * len(Status)

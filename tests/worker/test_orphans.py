@@ -13,10 +13,9 @@ import pytest
 from sqlalchemy import event, func, update
 
 from tests.support.worker_processes import SHORT, Desk, until, working
-from udig_recon.worker.database.tables import Chunk
-from udig_recon.worker.jobs import leases
+from udig_recon.worker.database.tables import JobSlice
+from udig_recon.worker.jobs import leases, sweep
 from udig_recon.worker.jobs import service as jobs
-from udig_recon.worker.jobs import sweep as sweeping
 from udig_recon.worker.jobs.leases import Claim
 from udig_recon.worker.storage import orphans as tidying
 from udig_recon.worker.storage.orphans import tidy
@@ -141,7 +140,7 @@ def test_of_a_job_that_has_succeeded_its_result_alone_stays(desk: Desk) -> None:
 def test_a_result_that_is_accepted_while_rows_are_read_stays(desk: Desk) -> None:
     attempt = computed(desk)
 
-    with after_first(desk, r"FROM (jobs|chunks)\b", lambda: accept(desk, attempt)) as done:
+    with after_first(desk, r"FROM (jobs|job_slices)\b", lambda: accept(desk, attempt)) as done:
         tidied(desk)
     assert done
     assert attempt.whole.exists()
@@ -163,8 +162,8 @@ def test_a_failed_job_keeps_the_checkpoints_that_its_retry_goes_on_from(desk: De
     desk.claimed(job_id)
     kept = [left(desk.storage.checkpoints(job_id) / f"{slice_}.000000001.aa.pt") for slice_ in (0, 1)]
     with desk.database.begin() as session:
-        session.execute(update(Chunk).values(lease_until=func.now() - timedelta(seconds=1)))
-        sweeping.expire(session, max_crashes=1)
+        session.execute(update(JobSlice).values(lease_until=func.now() - timedelta(seconds=1)))
+        sweep.expire(session, max_crashes=1)
     assert tidied(desk) == 0
     with desk.database.begin() as session:
         jobs.retry(session, job_id, max_open_jobs=100)
@@ -181,7 +180,7 @@ def test_a_job_that_is_retried_while_rows_are_read_keeps_its_checkpoints(desk: D
     with desk.database.begin() as session:
         leases.fail_job(session, claim, {"type": "about:blank"})
 
-    with after_first(desk, r"FROM chunks\b", lambda: desk.retry(job_id)) as done:
+    with after_first(desk, r"FROM job_slices\b", lambda: desk.retry(job_id)) as done:
         assert tidied(desk) == 0
     assert done
     assert kept.exists()

@@ -23,9 +23,9 @@ from udig_recon.core.parameters import METHODS, TV, Parameters, complete, parse
 from udig_recon.core.reconstruct import SliceProblem, reconstruct, slice_problem
 from udig_recon.worker.jobs.leases import Claim
 from udig_recon.worker.runtime.checkpoints import Checkpoints
-from udig_recon.worker.runtime.heartbeat import Beat, Heart
-from udig_recon.worker.runtime.process import Place
-from udig_recon.worker.runtime.slice_run import Released, Run
+from udig_recon.worker.runtime.heartbeat import LeaseKeeper, ProgressReport
+from udig_recon.worker.runtime.process import WorkerProcess
+from udig_recon.worker.runtime.slice_run import ShutdownRequested, SliceRun
 
 CPU = torch.device("cpu")
 STEPS = 4
@@ -139,34 +139,37 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(
         assert resumed.verdict == last.verdict
 
 
-def run(place: Place, claim: Claim) -> Run:
-    return Run(place, Heart(place.sessions, claim, place.settings, place.storage.preview(claim.job_id, claim.slice)))
+def run(process: WorkerProcess, claim: Claim) -> SliceRun:
+    return SliceRun(
+        process,
+        LeaseKeeper(process.sessions, claim, process.settings, process.storage.preview(claim.job_id, claim.slice)),
+    )
 
 
-def claimed(place: Place, job_id: uuid.UUID) -> Claim:
-    with place.sessions.begin() as session:
-        claim = claim_slice(session, job_id, 0, place.name, place.settings.lease_seconds)
+def claimed(process: WorkerProcess, job_id: uuid.UUID) -> Claim:
+    with process.sessions.begin() as session:
+        claim = claim_slice(session, job_id, 0, process.name, process.settings.lease_seconds)
     assert claim is not None
-    place.storage.prepare_job(job_id)
+    process.storage.prepare_job(job_id)
     return claim
 
 
 def test_another_version_of_anything_begins_anew_and_says_so(
-    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    desk: Desk, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    claim = claimed(place, desk.submit(desk.scan(), GUIDED))
-    known = place.versions(GUIDED, Modality.CT, "default")
+    claim = claimed(process, desk.submit(desk.scan(), GUIDED))
+    known = process.versions(GUIDED, Modality.CT, "default")
     assert {"software", "torch", "prior_sha256"} <= set(known)
 
     def resumes(claim: Claim, **versions: str) -> bool:
         """Whether a run of this claim, by these versions, goes on from what the first one kept."""
-        kept = run(place, first).checkpoints
+        kept = run(process, first).checkpoints
         kept.save(1, {"step": 1})
         kept.wait()
         caplog.clear()
         with monkeypatch.context() as other:
-            other.setattr(Place, "versions", lambda *_: known | versions)
-            found = run(place, claim).checkpoints.load(CPU)
+            other.setattr(WorkerProcess, "versions", lambda *_: known | versions)
+            found = run(process, claim).checkpoints.load(CPU)
         assert (found is None) == ("checkpoint.incompatible" in caplog.messages)
         return found is not None
 
@@ -180,29 +183,29 @@ def test_another_version_of_anything_begins_anew_and_says_so(
 
 
 def test_what_was_spent_before_a_stop_counts_after_it(
-    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan_id = desk.scan()
-    unbroken = run(place, claimed(place, desk.submit(scan_id, GUIDED))).compute()
-    claim = claimed(place, desk.submit(scan_id, GUIDED))
+    unbroken = run(process, claimed(process, desk.submit(scan_id, GUIDED))).compute()
+    claim = claimed(process, desk.submit(scan_id, GUIDED))
     with monkeypatch.context() as stopping:
-        stopping.setattr(Heart, "tell", lambda *_: place.ending.set())
-        with pytest.raises(Released):
-            run(place, claim).compute()
-    place.ending.clear()
-    resumed = run(place, claim).compute()
+        stopping.setattr(LeaseKeeper, "report", lambda *_: process.shutdown.set())
+        with pytest.raises(ShutdownRequested):
+            run(process, claim).compute()
+    process.shutdown.clear()
+    resumed = run(process, claim).compute()
     assert resumed.metrics == unbroken.metrics
     assert all(resumed.metrics[name] for name in ("prior_evaluations", "optimizer_steps"))
 
 
 def test_while_maps_are_fitted_there_is_something_to_see_and_the_end_is_heeded(
-    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim = claimed(place, desk.submit(desk.scan(modality=Modality.MRI), complete(TV(iterations=3), Modality.MRI)))
-    fitting = run(place, claim)
-    told: list[Beat] = []
-    monkeypatch.setattr(Heart, "tell", lambda _, beat: (told.append(beat), place.ending.set()))
-    with pytest.raises(Released):
+    claim = claimed(process, desk.submit(desk.scan(modality=Modality.MRI), complete(TV(iterations=3), Modality.MRI)))
+    fitting = run(process, claim)
+    told: list[ProgressReport] = []
+    monkeypatch.setattr(LeaseKeeper, "report", lambda _, beat: (told.append(beat), process.shutdown.set()))
+    with pytest.raises(ShutdownRequested):
         fitting.compute()
     assert [(beat.point.iteration, beat.point.iterations) for beat in told] == [(0, 0)]
     assert told[0].preview is not None

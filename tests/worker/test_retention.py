@@ -20,7 +20,7 @@ def kept(desk: Desk) -> tuple[uuid.UUID, uuid.UUID]:
     """A scan and an ended job of it, with files of each kind."""
     scan_id = desk.scan()
     written = {"tags": {"patient": "Doe"}, "webhook_url": "https://example.org/?patient=Doe", "idempotency_key": "Doe"}
-    job_id = desk.submit(scan_id, SHORT, ring=0, retention_days=1, **written)
+    job_id = desk.submit(scan_id, SHORT, messages=0, retention_days=1, **written)
     desk.storage.prepare_job(job_id)
     for folder in desk.storage.job(job_id).iterdir():
         (folder / "file").write_text("x")

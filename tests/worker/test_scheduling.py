@@ -10,10 +10,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from udig_recon.core.parameters import CGSense
 from udig_recon.worker.access.admission import IllegalMove
-from udig_recon.worker.database.tables import Chunk, ComputeUsage, Job, Priority, Scan, Status
-from udig_recon.worker.jobs import leases, scheduling
+from udig_recon.worker.database.tables import ComputeUsage, Job, JobSlice, Priority, Scan, Status
+from udig_recon.worker.jobs import leases, scheduling, sweep
 from udig_recon.worker.jobs import service as jobs
-from udig_recon.worker.jobs import sweep as sweeping
 from udig_recon.worker.jobs.leases import Claim
 
 LEASE = 60.0
@@ -59,7 +58,7 @@ def aged(database: sessionmaker[Session], claim: Claim, seconds: float) -> None:
     """It was claimed so long ago."""
     with database.begin() as session:
         ago = func.now() - timedelta(seconds=seconds)
-        session.execute(update(Chunk).where(claim.is_mine()).values(claimed_at=ago))
+        session.execute(update(JobSlice).where(claim.is_mine()).values(claimed_at=ago))
 
 
 def order(database: sessionmaker[Session], seconds: float = 10) -> Iterator[uuid.UUID]:
@@ -73,7 +72,7 @@ def asked(database: sessionmaker[Session]) -> set[tuple[uuid.UUID, int]]:
     with database.begin() as session:
         scheduling.ask_to_yield(session, ALIVE)
     with database() as session:
-        rows = session.execute(select(Chunk.job_id, Chunk.slice).where(Chunk.yield_asked_at.is_not(None)))
+        rows = session.execute(select(JobSlice.job_id, JobSlice.slice).where(JobSlice.yield_requested_at.is_not(None)))
         return {(job_id, slice_) for job_id, slice_ in rows}
 
 
@@ -168,7 +167,7 @@ def test_what_is_routine_gets_a_turn_beside_a_flood_of_what_is_urgent(
     assert finished(database, begun(database)) == urgent
     with database.begin() as session:
         waited = func.now() - scheduling.STARVED - timedelta(seconds=1)
-        session.execute(update(Chunk).where(Chunk.status == Status.QUEUED).values(queued_at=waited))
+        session.execute(update(JobSlice).where(JobSlice.status == Status.QUEUED).values(queued_at=waited))
     turn = begun(database)
     assert turn is not None
     assert turn.job_id == routine
@@ -206,12 +205,12 @@ def test_nobody_gives_way_while_a_worker_is_free_or_to_its_own_kind(
     filed(database, scans["b"])
     assert asked(database) == set()
     with database.begin() as session:
-        sweeping.greet(session, "host:9:a", "cpu")
+        sweep.register(session, "host:9:a", "cpu")
     filed(database, scans["b"], priority=Priority.URGENT)
     assert asked(database) == set()
     with database.begin() as session:  # free by name alone
         waited = func.now() - timedelta(minutes=1)
-        session.execute(update(Chunk).where(Chunk.status == Status.QUEUED).values(queued_at=waited))
+        session.execute(update(JobSlice).where(JobSlice.status == Status.QUEUED).values(queued_at=waited))
     assert len(asked(database)) == 1
 
 
@@ -228,7 +227,7 @@ def test_a_slice_that_lasts_gives_way_to_a_tenant_without_a_worker_and_is_then_g
     assert asked(database) == set()  # a worker may be free yet
     with database.begin() as session:
         waited = func.now() - timedelta(minutes=1)
-        session.execute(update(Chunk).where(Chunk.status == Status.QUEUED).values(queued_at=waited))
+        session.execute(update(JobSlice).where(JobSlice.status == Status.QUEUED).values(queued_at=waited))
     ((job_id, slice_),) = asked(database)
     assert job_id == lasting
     (gives_way,) = (claim for claim in claims if claim and claim.slice == slice_)
@@ -260,7 +259,7 @@ def test_a_slice_gives_way_to_no_tenant_that_had_more_and_to_none_of_its_own(
         filed(database, scans[tenant])
     with database.begin() as session:
         waited = func.now() - timedelta(minutes=1)
-        session.execute(update(Chunk).where(Chunk.status == Status.QUEUED).values(queued_at=waited))
+        session.execute(update(JobSlice).where(JobSlice.status == Status.QUEUED).values(queued_at=waited))
     assert asked(database) == set()
 
 
@@ -273,7 +272,7 @@ def test_who_gave_way_keeps_its_next_worker_for_a_while(
     urgent = filed(database, scans["b"], priority=Priority.URGENT)
     assert asked(database) == {(routine, 0)}
     with database.begin() as session:
-        assert leases.heartbeat(session, claim, LEASE).give_way
+        assert leases.heartbeat(session, claim, LEASE).yield_requested
         leases.release(session, claim, yielded=True)
     assert finished(database, begun(database)) == urgent
     again = begun(database)
@@ -282,7 +281,7 @@ def test_who_gave_way_keeps_its_next_worker_for_a_while(
     filed(database, scans["b"], priority=Priority.URGENT)
     assert asked(database) == set()
     with database.begin() as session:
-        session.execute(update(Chunk).values(protected_until=func.now() - timedelta(seconds=1)))
+        session.execute(update(JobSlice).values(protected_until=func.now() - timedelta(seconds=1)))
     assert asked(database) == {(routine, 0)}
 
 
@@ -295,14 +294,16 @@ def test_who_need_give_way_no_more_is_asked_no_more_and_who_cannot_has_another_a
     (first,) = asked(database)
     with database.begin() as session:
         long_ago = func.now() - timedelta(seconds=scheduling.UNANSWERED_SECONDS + 1)
-        session.execute(update(Chunk).where(Chunk.yield_asked_at.is_not(None)).values(yield_asked_at=long_ago))
+        session.execute(
+            update(JobSlice).where(JobSlice.yield_requested_at.is_not(None)).values(yield_requested_at=long_ago)
+        )
     assert len(both := asked(database)) == 2
     assert first in both
     with database.begin() as session:
         jobs.request_cancel(session, urgent, "b")
     assert asked(database) == set()
     with database.begin() as session:
-        assert not any(leases.heartbeat(session, claim, LEASE).give_way for claim in claims if claim)
+        assert not any(leases.heartbeat(session, claim, LEASE).yield_requested for claim in claims if claim)
 
 
 def test_a_job_fails_when_its_seconds_are_used_up_and_goes_on_with_more(

@@ -7,27 +7,27 @@ import pytest
 
 from tests.support.bit_flips import flip
 from tests.support.worker_processes import SHORT, Desk, until, working
-from udig_recon.worker.database import counters as tallies
+from udig_recon.worker.database import counters
 from udig_recon.worker.database.tables import Scan, Status
-from udig_recon.worker.runtime.process import Place
-from udig_recon.worker.runtime.tasks import reconstruct_chunk
+from udig_recon.worker.runtime.process import WorkerProcess
+from udig_recon.worker.runtime.tasks import run_next_slice
 from udig_recon.worker.storage.scrubbing import Scrub, Stopped
 
 FAST = 1e12
 
 
 @pytest.fixture
-def done(desk: Desk, place: Place) -> uuid.UUID:
+def done(desk: Desk, process: WorkerProcess) -> uuid.UUID:
     """A job that has succeeded."""
     job_id = desk.submit(desk.scan(), SHORT, outputs=["h5", "png"])
-    reconstruct_chunk(place, job_id, 0)
+    run_next_slice(process, job_id, 0)
     assert desk.job(job_id).status is Status.SUCCEEDED
     return job_id
 
 
 def damage(desk: Desk) -> dict[str, float]:
     with desk.database() as session:
-        return tallies.totals(session).get("damage", {})
+        return counters.totals(session).get("damage", {})
 
 
 def scrub(desk: Desk) -> Scrub:
@@ -64,10 +64,10 @@ def test_rot_of_each_kind_is_found_marked_and_counted_once(
     assert (folder / "reconstruction.png").exists() == (kind != "converted")
 
 
-def test_a_rotten_slice_of_a_job_that_goes_on_is_found(desk: Desk, place: Place) -> None:
+def test_a_rotten_slice_of_a_job_that_goes_on_is_found(desk: Desk, process: WorkerProcess) -> None:
     job_id = desk.submit(desk.scan(slices=2), SHORT, slices=[0, 1])
-    reconstruct_chunk(place, job_id, 0)
-    flip(desk.storage.path(str(desk.chunk(job_id, 0).result)))
+    run_next_slice(process, job_id, 0)
+    flip(desk.storage.path(str(desk.job_slice(job_id, 0).result)))
     scrub(desk).run()
     assert damage(desk) == {"slice": 1.0}
     assert list(desk.job(job_id).damaged or {}) == ["slices/0.1.npz"]
@@ -88,9 +88,9 @@ def test_a_scan_that_is_whole_again_is_unmarked(desk: Desk, done: uuid.UUID) -> 
         assert session.get_one(Scan, scan_id).damaged_at is None
 
 
-def test_a_pass_that_was_cut_off_goes_on_where_it_was(desk: Desk, place: Place, done: uuid.UUID) -> None:
+def test_a_pass_that_was_cut_off_goes_on_where_it_was(desk: Desk, process: WorkerProcess, done: uuid.UUID) -> None:
     scan_id = desk.scan(size=24)
-    reconstruct_chunk(place, desk.submit(scan_id, SHORT), 0)
+    run_next_slice(process, desk.submit(scan_id, SHORT), 0)
     looked: list[float] = []
 
     def ends_soon(seconds: float) -> bool:

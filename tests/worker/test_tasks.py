@@ -18,13 +18,13 @@ from sqlalchemy.orm import Session
 from tests.support.worker_processes import GUIDED, SHORT, Desk
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.errors import UnsupportedScan
-from udig_recon.worker.database.tables import Chunk, Job, Scan, Status
+from udig_recon.worker.database.tables import Job, JobSlice, Scan, Status
 from udig_recon.worker.runtime import checkpoints, tasks
 from udig_recon.worker.runtime.assemble import merged
-from udig_recon.worker.runtime.heartbeat import Heart
-from udig_recon.worker.runtime.process import Place
+from udig_recon.worker.runtime.heartbeat import LeaseKeeper
+from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.runtime.slice_run import Outcome, Run, pause_after
-from udig_recon.worker.runtime.tasks import reconstruct_chunk
+from udig_recon.worker.runtime.tasks import run_next_slice
 from udig_recon.worker.runtime.watchdog import PACES, Watchdog
 
 Spoil = Callable[..., list[int]]
@@ -58,43 +58,43 @@ OUT_OF_MEMORY = [
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "cpu", "python"])
-def test_out_of_memory_is_tried_again_once(desk: Desk, place: Place, spoil: Spoil, error: Exception) -> None:
+def test_out_of_memory_is_tried_again_once(desk: Desk, process: WorkerProcess, spoil: Spoil, error: Exception) -> None:
     job_id = desk.submit(desk.scan(), SHORT)
     calls = spoil(error, times=1)
-    reconstruct_chunk(place, job_id, 0)
+    run_next_slice(process, job_id, 0)
     assert desk.job(job_id).status is Status.SUCCEEDED
     assert len(calls) == 2
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "cpu", "python"])
 def test_out_of_memory_twice_fails_with_what_was_wanted(
-    desk: Desk, place: Place, spoil: Spoil, error: Exception
+    desk: Desk, process: WorkerProcess, spoil: Spoil, error: Exception
 ) -> None:
     job_id = desk.submit(desk.scan(), SHORT)
     calls = spoil(error, times=9)
-    reconstruct_chunk(place, job_id, 0)
+    run_next_slice(process, job_id, 0)
     problem = failed(desk, job_id)
     assert problem["type"] == "urn:udig-recon:problem:out-of-memory"
     assert str(error) in problem["detail"]
     assert len(calls) == 2
 
 
-def test_what_the_engine_refuses_fails_with_the_field(desk: Desk, place: Place, spoil: Spoil) -> None:
+def test_what_the_engine_refuses_fails_with_the_field(desk: Desk, process: WorkerProcess, spoil: Spoil) -> None:
     job_id = desk.submit(desk.scan(), SHORT)
     spoil(UnsupportedScan("too small", field="kspace", found="4 lines", expected="16"), times=9)
-    reconstruct_chunk(place, job_id, 0)
+    run_next_slice(process, job_id, 0)
     problem = failed(desk, job_id)
     assert problem["errors"] == [{"field": "kspace", "found": "4 lines", "expected": "16"}]
 
 
 def test_a_volume_names_every_version_that_made_a_slice_of_it(
-    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = desk.submit(desk.scan(slices=3), SHORT, slices=[0, 1, 2])
-    known = place.versions(SHORT, Modality.CT, "default")
+    known = process.versions(SHORT, Modality.CT, "default")
     for slice_, software in enumerate(("1.0", "2.0", "2.0")):
-        monkeypatch.setattr(Place, "versions", lambda *_, made=software: known | {"software": made})
-        reconstruct_chunk(place, job_id, slice_)
+        monkeypatch.setattr(WorkerProcess, "versions", lambda *_, made=software: known | {"software": made})
+        run_next_slice(process, job_id, slice_)
     job = desk.job(job_id)
     assert job.versions == known | {"software": "1.0, 2.0"}
     with h5py.File(desk.storage.path(str(job.result)) / "reconstruction.h5") as file:
@@ -111,17 +111,17 @@ def test_looks_and_checkpoints_take_a_hundredth_of_the_time_at_most(spent: float
 
 
 def test_dear_checkpoints_become_rare(
-    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    desk: Desk, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     kept: dict[float, int] = {}
     scan_id = desk.scan()
-    often = replace(place, settings=place.settings.model_copy(update={"checkpoint_seconds": 0.0}))
+    often = replace(process, settings=process.settings.model_copy(update={"checkpoint_seconds": 0.0}))
     for seconds in (0.0, 60.0):
         monkeypatch.setattr(checkpoints.Checkpoints, "seconds", property(lambda _, told=seconds: told))
         job_id = desk.submit(scan_id, GUIDED)
         caplog.clear()
-        reconstruct_chunk(often, job_id, 0)
+        run_next_slice(often, job_id, 0)
         assert desk.job(job_id).status is Status.SUCCEEDED
         kept[seconds] = caplog.messages.count("checkpoint.saved")
     assert kept[0.0] > kept[60.0] == 0
@@ -137,21 +137,21 @@ def write(desk: Desk, job_id: uuid.UUID, parameters: dict[str, Any]) -> dict[str
 
 @pytest.mark.parametrize("newer", [{"knob": 1}, {"method": "new"}, {"start": "new"}])
 def test_what_only_a_newer_version_knows_is_left_to_its_workers(
-    desk: Desk, place: Place, newer: dict[str, Any], caplog: pytest.LogCaptureFixture
+    desk: Desk, process: WorkerProcess, newer: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     scan_id = desk.scan()
     job_id, other = desk.submit(scan_id, SHORT), desk.submit(scan_id, SHORT)
     known = write(desk, job_id, {**desk.job(job_id).parameters, **newer})
-    reconstruct_chunk(place, job_id, 0)
-    chunk = desk.chunk(job_id)
-    assert (chunk.status, chunk.worker, chunk.attempt) == (Status.QUEUED, None, 1)
+    run_next_slice(process, job_id, 0)
+    job_slice = desk.job_slice(job_id)
+    assert (job_slice.status, job_slice.worker, job_slice.attempt) == (Status.QUEUED, None, 1)
     assert [record.levelname for record in caplog.records if record.message == "job.unsupported"] == ["WARNING"]
-    reconstruct_chunk(place, job_id, 0)
-    reconstruct_chunk(place, job_id, 0)
+    run_next_slice(process, job_id, 0)
+    run_next_slice(process, job_id, 0)
     assert desk.job(other).status is Status.SUCCEEDED
-    assert desk.chunk(job_id).attempt == 1
+    assert desk.job_slice(job_id).attempt == 1
     write(desk, job_id, known)
-    reconstruct_chunk(replace(place, name="host:2:b", _left={}), job_id, 0)
+    run_next_slice(replace(process, name="host:2:b", _left={}), job_id, 0)
     assert desk.job(job_id).status is Status.SUCCEEDED
 
 
@@ -160,47 +160,47 @@ def test_what_only_a_newer_version_knows_is_left_to_its_workers(
     [({"iterations": -1}, "iterations", 0), ({"knob": 1}, "knob", 1), ({"method": "new"}, "method", 1)],
 )
 def test_what_no_version_takes_fails_as_an_input_that_is_wrong(
-    desk: Desk, place: Place, newer: dict[str, Any], named: str, hours: int
+    desk: Desk, process: WorkerProcess, newer: dict[str, Any], named: str, hours: int
 ) -> None:
     job_id = desk.submit(desk.scan(), SHORT)
     write(desk, job_id, {**desk.job(job_id).parameters, **newer})
     with desk.database.begin() as session:
-        session.execute(update(Chunk).values(queued_at=Chunk.queued_at - timedelta(hours=hours)))
-    reconstruct_chunk(place, job_id, 0)
+        session.execute(update(JobSlice).values(queued_at=JobSlice.queued_at - timedelta(hours=hours)))
+    run_next_slice(process, job_id, 0)
     problem = failed(desk, job_id)
     assert problem["type"] == "urn:udig-recon:problem:invalid"
     assert problem["detail"].startswith("this worker's version does not take the parameters: ")
     assert named in problem["detail"]
 
 
-def test_a_full_disk_fails_with_that_and_the_retry_succeeds(desk: Desk, place: Place, spoil: Spoil) -> None:
+def test_a_full_disk_fails_with_that_and_the_retry_succeeds(desk: Desk, process: WorkerProcess, spoil: Spoil) -> None:
     job_id = desk.submit(desk.scan(), SHORT)
     spoil(OSError(errno.ENOSPC, "No space left on device"), times=1)
-    reconstruct_chunk(place, job_id, 0)
+    run_next_slice(process, job_id, 0)
     assert failed(desk, job_id)["type"] == "urn:udig-recon:problem:disk-full"
     desk.retry(job_id)
-    reconstruct_chunk(place, job_id, 0)
+    run_next_slice(process, job_id, 0)
     assert desk.job(job_id).status is Status.SUCCEEDED
 
 
 @pytest.mark.parametrize("slices", [[0], [0, 1]], ids=["last", "not last"])
 @pytest.mark.parametrize("unheard", ["store_slice", "succeed_job"])
 def test_a_commit_whose_answer_was_lost_is_no_lost_lease(
-    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch, slices: list[int], unheard: str
+    desk: Desk, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch, slices: list[int], unheard: str
 ) -> None:
-    settle, lost = Heart.settle, []
+    settle, lost = LeaseKeeper.settle, []
 
-    def deaf(heart: Heart, change: Callable[[Session], Any]) -> Any:
-        given = settle(heart, change)
+    def deaf(lease: LeaseKeeper, change: Callable[[Session], Any]) -> Any:
+        given = settle(lease, change)
         if unheard in change.__code__.co_names and not lost:
             lost.append(given)
-            return settle(heart, change)
+            return settle(lease, change)
         return given
 
-    monkeypatch.setattr(Heart, "settle", deaf)
+    monkeypatch.setattr(LeaseKeeper, "settle", deaf)
     job_id = desk.submit(desk.scan(slices=len(slices)), SHORT, slices=slices)
     for slice_ in slices:
-        reconstruct_chunk(place, job_id, slice_)
+        run_next_slice(process, job_id, slice_)
     job = desk.job(job_id)
     assert (len(lost), job.status) == (1, Status.SUCCEEDED)
     assert (desk.storage.path(str(job.result)) / "reconstruction.h5").is_file()
@@ -208,73 +208,76 @@ def test_a_commit_whose_answer_was_lost_is_no_lost_lease(
 
 
 def test_a_checkpoint_that_finds_the_disk_full_is_left_out(
-    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(checkpoints, "replacing", full)
     job_id = desk.submit(desk.scan(), GUIDED)
-    reconstruct_chunk(place, job_id, 0)
+    run_next_slice(process, job_id, 0)
     assert desk.job(job_id).status is Status.SUCCEEDED
 
 
 def test_a_disk_full_before_the_first_step_fails_with_that(
-    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     job_id = desk.submit(desk.scan(), SHORT)
-    monkeypatch.setattr(place.storage, "prepare_job", full)
-    reconstruct_chunk(place, job_id, 0)
+    monkeypatch.setattr(process.storage, "prepare_job", full)
+    run_next_slice(process, job_id, 0)
     assert failed(desk, job_id)["type"] == "urn:udig-recon:problem:disk-full"
 
 
 def test_an_unforeseen_error_fails_the_job_and_is_logged_once(
-    desk: Desk, place: Place, spoil: Spoil, caplog: pytest.LogCaptureFixture
+    desk: Desk, process: WorkerProcess, spoil: Spoil, caplog: pytest.LogCaptureFixture
 ) -> None:
     job_id = desk.submit(desk.scan(slices=2), SHORT, slices=[0, 1])
     spoil(ZeroDivisionError("Doe^Jane"), times=1)
-    reconstruct_chunk(place, job_id, 0)
+    run_next_slice(process, job_id, 0)
     (logged,) = [record for record in caplog.records if record.exc_info]
     assert logged.message == "slice.failed"
     assert "Doe" not in str(failed(desk, job_id))
-    assert [chunk.status for chunk in desk.chunks(job_id)] == [Status.FAILED, Status.CANCELLED]
-    reconstruct_chunk(place, job_id, 1)
-    assert desk.chunk(job_id, 1).attempt == 0
+    assert [job_slice.status for job_slice in desk.job_slices(job_id)] == [Status.FAILED, Status.CANCELLED]
+    run_next_slice(process, job_id, 1)
+    assert desk.job_slice(job_id, 1).attempt == 0
 
 
 def test_a_scan_whose_file_is_not_here_is_left_to_who_sees_it_and_fails_the_job_only_in_the_end(
-    desk: Desk, place: Place, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id, other = desk.submit(desk.scan(), SHORT), desk.submit(desk.scan(size=34), SHORT)
     with desk.database() as session:
         sha256 = session.scalars(select(Scan.sha256).join(Job).where(Job.id == job_id)).one()
     stored = desk.storage.scan(sha256)
     stored.rename(away := stored.with_suffix(".away"))
-    reconstruct_chunk(place, job_id, 0)
-    chunk = desk.chunk(job_id)
-    assert (chunk.status, chunk.crashes, chunk.worker) == (Status.QUEUED, 0, None)
+    run_next_slice(process, job_id, 0)
+    job_slice = desk.job_slice(job_id)
+    assert (job_slice.status, job_slice.crashes, job_slice.worker) == (Status.QUEUED, 0, None)
     assert not desk.storage.checkpoints(job_id).exists()
-    reconstruct_chunk(place, job_id, 0)
-    reconstruct_chunk(place, job_id, 0)  # not again and again
+    run_next_slice(process, job_id, 0)
+    run_next_slice(process, job_id, 0)  # not again and again
     assert desk.job(other).status is Status.SUCCEEDED
-    assert desk.chunk(job_id).attempt == 1
+    assert desk.job_slice(job_id).attempt == 1
     monkeypatch.setattr(tasks, "MISSING_SECONDS", 0.0)
-    place._left.clear()
-    reconstruct_chunk(place, job_id, 0)
+    process._left.clear()
+    run_next_slice(process, job_id, 0)
     assert failed(desk, job_id)["type"] == "urn:udig-recon:problem:scan-missing"
     away.rename(stored)
     desk.retry(job_id)
-    reconstruct_chunk(place, job_id, 0)
+    run_next_slice(process, job_id, 0)
     assert desk.job(job_id).status is Status.SUCCEEDED
 
 
-def test_the_watchdog_ends_what_gets_on_no_more_and_what_is_its_own_no_more(desk: Desk, place: Place) -> None:
+def test_the_watchdog_ends_what_gets_on_no_more_and_what_is_its_own_no_more(desk: Desk, process: WorkerProcess) -> None:
     claim = desk.claimed(desk.submit(desk.scan(), SHORT))
-    patient = replace(place, settings=place.settings.model_copy(update={"stall_seconds": 5.0}))
-    heart, ended = Heart(place.sessions, claim, place.settings, desk.storage.preview(claim.job_id, 0)), list[int]()
+    patient = replace(process, settings=process.settings.model_copy(update={"stall_seconds": 5.0}))
+    lease, ended = (
+        LeaseKeeper(process.sessions, claim, process.settings, desk.storage.preview(claim.job_id, 0)),
+        list[int](),
+    )
 
     def looks(number: int, *, alive: bool) -> bool:
         """Whether the worker is ended within so many looks."""
@@ -283,35 +286,38 @@ def test_the_watchdog_ends_what_gets_on_no_more_and_what_is_its_own_no_more(desk
         dog.look()
         for _ in range(number):
             if alive:
-                heart.show_life()
+                lease.mark_active()
             dog.look()
         return bool(ended)
 
     assert not looks(100, alive=False)  # it computes nothing
-    with patient.working(heart):
+    with patient.working(lease):
         assert not looks(100, alive=True)
         assert not looks(4, alive=False)
         assert looks(5, alive=False)
-        heart.asking = True  # the database is away
+        lease.waiting_for_database = True  # the database is away
         assert not looks(100, alive=False)
-        heart.asking = False
-        heart._lost.set()
+        lease.waiting_for_database = False
+        lease._lost.set()
         assert not looks(9, alive=True)
         assert looks(10, alive=True)
 
 
-def test_a_computation_with_long_steps_may_be_silent_for_many_of_them(desk: Desk, place: Place) -> None:
+def test_a_computation_with_long_steps_may_be_silent_for_many_of_them(desk: Desk, process: WorkerProcess) -> None:
     claim = desk.claimed(desk.submit(desk.scan(), SHORT))
-    patient = replace(place, settings=place.settings.model_copy(update={"stall_seconds": 5.0}))
-    heart, ended = Heart(place.sessions, claim, place.settings, desk.storage.preview(claim.job_id, 0)), list[int]()
+    patient = replace(process, settings=process.settings.model_copy(update={"stall_seconds": 5.0}))
+    lease, ended = (
+        LeaseKeeper(process.sessions, claim, process.settings, desk.storage.preview(claim.job_id, 0)),
+        list[int](),
+    )
     dog = Watchdog(patient, ended.append)
-    with patient.working(heart):
+    with patient.working(lease):
         dog.look()
         for silence in (4, PACES * 4 - 1):
             for _ in range(silence):
                 dog.look()
             assert not ended
-            heart.show_life()
+            lease.mark_active()
             dog.look()
 
 

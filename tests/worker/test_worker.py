@@ -47,18 +47,20 @@ def snapshots(desk: Desk, job_id: uuid.UUID) -> list[Snapshot]:
 
 
 def test_a_volume_comes_back_in_order_and_duplicate_messages_have_one_effect(desk: Desk) -> None:
-    volume = desk.submit(desk.scan(slices=4), SHORT, slices=[0, 1, 2, 3], ring=5, outputs=["h5", "png"])
+    volume = desk.submit(desk.scan(slices=4), SHORT, slices=[0, 1, 2, 3], messages=5, outputs=["h5", "png"])
     with working(desk.settings, 2):
         job = desk.ended(volume)
     assert (job.status, job.error) == (Status.SUCCEEDED, None)
-    chunks = desk.chunks(volume)
-    assert [(chunk.status, chunk.attempt) for chunk in chunks] == [(Status.SUCCEEDED, 1)] * 4
+    job_slices = desk.job_slices(volume)
+    assert [(job_slice.status, job_slice.attempt) for job_slice in job_slices] == [(Status.SUCCEEDED, 1)] * 4
     assert_unbroken(desk, volume, SHORT, slices=4)
     seen = snapshots(desk, volume)
     assert [snapshot.seq for snapshot in seen] == list(range(1, len(seen) + 1))
     assert {snapshot.slice for snapshot in seen if snapshot.iteration == SHORT.iterations} == {0, 1, 2, 3}
     assert job.metrics is not None
-    assert job.metrics["psnr"] == pytest.approx(np.mean([chunk.metrics["psnr"] for chunk in chunks if chunk.metrics]))
+    assert job.metrics["psnr"] == pytest.approx(
+        np.mean([job_slice.metrics["psnr"] for job_slice in job_slices if job_slice.metrics])
+    )
     folder = desk.storage.path(str(job.result))
     assert {path.name for path in folder.iterdir()} == {"reconstruction.h5", "reconstruction.png"}
     with h5py.File(folder / "reconstruction.h5") as file:
@@ -73,58 +75,58 @@ def test_two_workers_have_slices_of_one_volume_at_once_and_are_named_by_them(des
     with working(desk.settings, 2):
         until(lambda: alive(desk) == 2)
         volume = desk.submit(desk.scan(slices=2), LONG, slices=[0, 1])
-        until(lambda: [chunk.status for chunk in desk.chunks(volume)] == [Status.RUNNING] * 2)
-        assert len({chunk.worker for chunk in desk.chunks(volume)}) == 2
+        until(lambda: [job_slice.status for job_slice in desk.job_slices(volume)] == [Status.RUNNING] * 2)
+        assert len({job_slice.worker for job_slice in desk.job_slices(volume)}) == 2
         assert desk.ended(volume).status == Status.SUCCEEDED
-    assert len({chunk.worker for chunk in desk.chunks(volume)} - {None}) == 2
+    assert len({job_slice.worker for job_slice in desk.job_slices(volume)} - {None}) == 2
 
 
 def test_a_killed_workers_slice_goes_on_from_its_checkpoint_and_ends_as_if_unbroken(desk: Desk) -> None:
     job_id = desk.submit(desk.scan(), GUIDED)
     with working(desk.settings) as (first,):
-        until(lambda: desk.has_checkpoint(job_id) and desk.chunk(job_id).iteration > 0)
+        until(lambda: desk.has_checkpoint(job_id) and desk.job_slice(job_id).iteration > 0)
         first.end(signal.SIGKILL)
-        reached = desk.chunk(job_id).iteration
+        reached = desk.job_slice(job_id).iteration
         assert desk.job(job_id).status is Status.RUNNING
         with working(desk.settings) as (second,):
             assert desk.ended(job_id).status is Status.SUCCEEDED
             assert second.said("slice.resumed")
     assert 0 < reached < GUIDED.outer_iterations
-    chunk = desk.chunk(job_id)
-    assert (chunk.attempt, chunk.crashes) == (2, 1)
+    job_slice = desk.job_slice(job_id)
+    assert (job_slice.attempt, job_slice.crashes) == (2, 1)
     assert_unbroken(desk, job_id, GUIDED)
 
 
 def test_the_verdict_of_a_killed_workers_slice_is_that_of_an_unbroken_run(desk: Desk) -> None:
     job_id = desk.submit(desk.scan(), JUDGED)
     with working(desk.settings) as (first,):
-        until(lambda: desk.has_checkpoint(job_id) and desk.chunk(job_id).iteration > 0)
+        until(lambda: desk.has_checkpoint(job_id) and desk.job_slice(job_id).iteration > 0)
         first.end(signal.SIGKILL)
-        assert desk.chunk(job_id).verdict is None
+        assert desk.job_slice(job_id).prior_check is None
         with working(desk.settings) as (second,):
             assert desk.ended(job_id).status is Status.SUCCEEDED
             assert second.said("slice.resumed")
     expected = desk.verdict(sha256_of_scan(desk, job_id), JUDGED)
-    assert desk.chunk(job_id).verdict == expected
+    assert desk.job_slice(job_id).prior_check == expected
     folder = desk.storage.path(str(desk.job(job_id).result))
     with h5py.File(folder / "reconstruction.h5") as file:
-        assert json.loads(file.attrs["verdicts"]) == [{"quality": desk.chunk(job_id).quality, **expected}]
+        assert json.loads(file.attrs["verdicts"]) == [{"quality": desk.job_slice(job_id).quality, **expected}]
     assert_unbroken(desk, job_id, JUDGED)
 
 
 def test_a_killed_followers_slice_goes_on_with_what_its_leader_found(desk: Desk) -> None:
-    job_id = desk.submit(desk.scan(slices=2), LED, slices=[0, 1], ring=2)
+    job_id = desk.submit(desk.scan(slices=2), LED, slices=[0, 1], messages=2)
     with working(desk.settings) as (first,):
-        until(lambda: any(desk.storage.checkpoints(job_id).glob("0.*.pt")) and desk.chunk(job_id, 0).iteration > 0)
+        until(lambda: any(desk.storage.checkpoints(job_id).glob("0.*.pt")) and desk.job_slice(job_id, 0).iteration > 0)
         first.end(signal.SIGKILL)
-        assert (desk.chunk(job_id, 0).attempt, desk.chunk(job_id, 1).status) == (1, Status.SUCCEEDED)
+        assert (desk.job_slice(job_id, 0).attempt, desk.job_slice(job_id, 1).status) == (1, Status.SUCCEEDED)
         with working(desk.settings, 2) as workers:
             assert desk.ended(job_id).status is Status.SUCCEEDED
             assert any(worker.said("slice.resumed") for worker in workers)
     expected = desk.undisturbed_pair(sha256_of_scan(desk, job_id), LED)
     images = reconstruction(desk, job_id)
-    for chunk, found, (image, verdict) in zip(desk.chunks(job_id), images, expected, strict=True):
-        assert chunk.verdict == verdict
+    for job_slice, found, (image, verdict) in zip(desk.job_slices(job_id), images, expected, strict=True):
+        assert job_slice.prior_check == verdict
         assert np.array_equal(found, image)
 
 
@@ -134,7 +136,7 @@ def test_a_worker_that_slept_beyond_its_lease_is_fenced_off(desk: Desk) -> None:
         until(lambda: desk.has_checkpoint(job_id))
         sleeper.send(signal.SIGSTOP)
         with working(desk.settings):
-            until(lambda: desk.chunk(job_id).attempt == 2)
+            until(lambda: desk.job_slice(job_id).attempt == 2)
             count = len(snapshots(desk, job_id))
             sleeper.send(signal.SIGCONT)
             until(lambda: sleeper.said("slice.lease_lost"))
@@ -146,7 +148,7 @@ def test_a_worker_that_slept_beyond_its_lease_is_fenced_off(desk: Desk) -> None:
 
 
 def test_jobs_outlive_a_wiped_redis_and_dropped_connections(desk: Desk) -> None:
-    lost = desk.submit(desk.scan(), ring=3)
+    lost = desk.submit(desk.scan(), messages=3)
     wipe(desk)
     with working(desk.settings) as (worker,):
         until(lambda: desk.job(lost).status is Status.RUNNING)
@@ -160,7 +162,7 @@ def test_jobs_outlive_a_wiped_redis_and_dropped_connections(desk: Desk) -> None:
                 )
         assert desk.ended(lost).status is Status.SUCCEEDED
         assert worker.process.poll() is None
-    assert desk.chunk(lost).attempt == 1
+    assert desk.job_slice(lost).attempt == 1
     assert_unbroken(desk, lost, LONG)
 
 
@@ -174,14 +176,14 @@ def test_cancel_delete_and_a_broken_scan_stop_a_slice_but_not_the_worker(desk: D
     scan_id = desk.scan(slices=2)
     with working(desk.settings) as (worker,):
         cancelled = desk.submit(scan_id, slices=[0, 1])
-        until(lambda: desk.chunk(cancelled).iteration > 0)
+        until(lambda: desk.job_slice(cancelled).iteration > 0)
         with desk.database.begin() as session:
             assert jobs.request_cancel(session, cancelled).status is Status.RUNNING
         until(lambda: desk.job(cancelled).status.ended, seconds=5)
-        assert [chunk.status for chunk in desk.chunks(cancelled)] == [Status.CANCELLED] * 2
+        assert [job_slice.status for job_slice in desk.job_slices(cancelled)] == [Status.CANCELLED] * 2
 
         deleted = desk.submit(scan_id)
-        until(lambda: desk.chunk(deleted).iteration > 0)
+        until(lambda: desk.job_slice(deleted).iteration > 0)
         with desk.database.begin() as session:
             jobs.delete(session, deleted)
         desk.storage.delete_job(deleted)
@@ -211,12 +213,12 @@ def test_cancel_delete_and_a_broken_scan_stop_a_slice_but_not_the_worker(desk: D
 def test_a_worker_told_to_end_keeps_a_checkpoint_and_gives_its_slice_back(desk: Desk) -> None:
     job_id = desk.submit(desk.scan())
     with working(desk.settings) as (first,):
-        until(lambda: desk.chunk(job_id).iteration > 0)
+        until(lambda: desk.job_slice(job_id).iteration > 0)
         began = time.monotonic()
         assert first.end(signal.SIGTERM) == 0
         assert time.monotonic() - began < 10
-    chunk = desk.chunk(job_id)
-    assert (desk.job(job_id).status, chunk.status, chunk.crashes) == (Status.QUEUED, Status.QUEUED, 0)
+    job_slice = desk.job_slice(job_id)
+    assert (desk.job(job_id).status, job_slice.status, job_slice.crashes) == (Status.QUEUED, Status.QUEUED, 0)
     assert desk.has_checkpoint(job_id)
     with desk.database() as session:
         assert session.scalars(select(Worker)).all() == []
@@ -261,15 +263,15 @@ LASTING = DAPS(langevin_steps=10_000, samples=64, prior_calls=100)
 def test_a_slice_gives_way_to_an_urgent_job_and_ends_as_if_unbroken(desk: Desk) -> None:
     routine = desk.submit(desk.scan())
     with working(desk.settings) as (worker,):
-        until(lambda: desk.chunk(routine).iteration > 0)
+        until(lambda: desk.job_slice(routine).iteration > 0)
         urgent = desk.submit(desk.scan(size=34), SHORT, priority=Priority.URGENT)
         assert desk.ended(urgent).status is Status.SUCCEEDED
         assert not desk.job(routine).status.ended
         assert desk.ended(routine).status is Status.SUCCEEDED
         assert worker.said("slice.preempted")
         assert worker.said("slice.resumed")
-    chunk = desk.chunk(routine)
-    assert (chunk.attempt, chunk.crashes, chunk.yielded) == (2, 0, True)
+    job_slice = desk.job_slice(routine)
+    assert (job_slice.attempt, job_slice.crashes, job_slice.yielded) == (2, 0, True)
     assert_unbroken(desk, routine, LONG)
 
 
@@ -308,5 +310,5 @@ def test_a_worker_that_hangs_ends_itself_and_its_slice_counts_a_crash(desk: Desk
     with working(desk.settings) as (worker,):
         assert desk.ended(job_id).status is Status.SUCCEEDED
         assert worker.process.poll() is None
-    chunk = desk.chunk(job_id)
-    assert (chunk.attempt, chunk.crashes) == (2, 1)
+    job_slice = desk.job_slice(job_id)
+    assert (job_slice.attempt, job_slice.crashes) == (2, 1)

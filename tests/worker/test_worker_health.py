@@ -7,7 +7,7 @@ from sqlalchemy import func, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from udig_recon.worker.database.tables import Worker
-from udig_recon.worker.jobs.sweep import greet
+from udig_recon.worker.jobs.sweep import register
 from udig_recon.worker.runtime.health import alive
 
 
@@ -16,13 +16,13 @@ def test_a_worker_that_greets_is_alive_on_its_own_machine_only(
     database: sessionmaker[Session], host: str, healthy: bool
 ) -> None:
     with database.begin() as session:
-        greet(session, "gpu-1:17:a", "cpu")
+        register(session, "gpu-1:17:a", "cpu")
     with database() as session:
         assert alive(session, host, seconds=20) is healthy
 
 
 def test_a_silent_worker_is_not_alive(database: sessionmaker[Session]) -> None:
     with database.begin() as session:
-        greet(session, "gpu-1:17:a", "cpu")
+        register(session, "gpu-1:17:a", "cpu")
         session.execute(update(Worker).values(seen_at=func.now() - timedelta(seconds=21)))
         assert not alive(session, "gpu-1", seconds=20)

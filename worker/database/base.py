@@ -101,10 +101,10 @@ class Tenant(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class Tally(Base):
+class Counter(Base):
     """Something that was counted. Rows are only added, so nobody waits for a counter; the sweep sums them up."""
 
-    __tablename__ = "tallies"
+    __tablename__ = "counters"
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     kind: Mapped[str] = mapped_column(String(32))

@@ -24,20 +24,29 @@ GRANT_LOCK = 0x7564696700000004  # of several processes that start at once
 SCRIPTS = Path(__file__).parents[2] / "migrations"
 
 
-def config(url: str) -> Config:
-    """Alembic's configuration for the database at this URL."""
+class MigrationRefused(Exception):
+    """The tables cannot be migrated now; the message says why and what to do."""
+
+
+def config(url: str, *, alone: bool = False) -> Config:
+    """Alembic's configuration for the database at this URL; `alone`: no other process uses it."""
     made = Config()
     made.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     made.attributes["url"] = url
+    made.attributes["alone"] = alone
     return made
 
 
-def migrate(url: str, revision: str = "head", service: str | None = None) -> None:
+def migrate(url: str, revision: str = "head", service: str | None = None, *, alone: bool = False) -> None:
     """Upgrade the database at this URL, as the role that owns its tables; nothing happens when it is there already.
 
-    The role `service`, unless it is the same, is given the rights that the service needs.
+    The role `service`, unless it is the same, is given the rights that the service needs. `alone`: no other process
+    uses the database. Raises MigrationRefused while workers of a version that cannot use the new tables run.
     """
-    command.upgrade(config(url), revision)
+    try:
+        command.upgrade(config(url, alone=alone), revision)
+    except RuntimeError as error:
+        raise MigrationRefused(str(error)) from error
     if revision != "head" or service in (None, role_of(url)):
         return
     engine = make_engine(url, 1)
@@ -61,17 +70,18 @@ def main(arguments: Sequence[str]) -> int:
         return _refuse(
             "DATABASE_URL is not set; `python -m udig_recon.worker.standalone.serve` starts a server of its own"
         )
+    alone = settings.database_url is None  # an embedded server, which this command starts for itself
     try:
         with database(settings, alone=True, role=OWNER) as url:
             if options.down is None:
-                migrate(url, service=role_of(str(settings.database_url)))
+                migrate(url, service=role_of(str(settings.database_url)), alone=alone)
             else:
-                command.downgrade(config(url), options.down)
+                command.downgrade(config(url, alone=alone), options.down)
     except DBAPIError as error:
         return _refuse(f"DATABASE_URL: {in_one_line(error)}")
     except (CommandError, RuntimeError) as error:
         return _refuse(f"--down: {error}")
-    except (EmbeddedError, InUseError) as error:
+    except (EmbeddedError, InUseError, MigrationRefused) as error:
         return _refuse(str(error))
     return 0
 

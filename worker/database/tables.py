@@ -1,4 +1,4 @@
-"""The tables: what a scan, a job, its chunks and its progress are, and which moves a job may make."""
+"""The tables: what a scan, a job, its slices and its progress are, and which moves a job may make."""
 
 import uuid
 from datetime import datetime
@@ -12,11 +12,11 @@ from udig_recon.worker.database.base import (
     DEFAULT_TENANT,
     OPEN,
     Base,
+    Counter,
     DeliveryState,
     Priority,
     ServiceState,
     Status,
-    Tally,
     Tenant,
 )
 from udig_recon.worker.database.ids import new_id
@@ -26,18 +26,18 @@ __all__ = [
     "OPEN",
     "Audit",
     "Base",
-    "Chunk",
     "Comparison",
     "ComputeUsage",
+    "Counter",
     "DeliveryState",
     "Job",
+    "JobSlice",
     "Key",
     "Priority",
     "Scan",
     "ServiceState",
     "Snapshot",
     "Status",
-    "Tally",
     "Tenant",
     "WebhookDelivery",
     "Worker",
@@ -168,34 +168,34 @@ class Job(Base):
     expired: Mapped[bool] = mapped_column(default=False, server_default=text("false"))  # its files are gone
 
 
-class Chunk(Base):
+class JobSlice(Base):
     """One slice of a job: what a worker claims, leases and finishes. A trigger counts its ends and lost leases."""
 
-    __tablename__ = "chunks"
+    __tablename__ = "job_slices"
     __table_args__ = (
-        Index("ix_chunks_open", "status", "lease_until"),
-        Index("ix_chunks_queued", "job_id", "slice", postgresql_where=text("status = 'queued'")),
+        Index("ix_job_slices_open", "status", "lease_until"),
+        Index("ix_job_slices_queued", "job_id", "slice", postgresql_where=text("status = 'queued'")),
     )
 
     job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     slice: Mapped[int] = mapped_column(primary_key=True)
-    leader: Mapped[int | None]  # slice of the job that is done first, whose findings this one takes over
+    reference_slice: Mapped[int | None]  # slice of the job that is done first and whose regularisation weight is reused
     status: Mapped[Status] = mapped_column(default=Status.QUEUED)
     attempt: Mapped[int] = mapped_column(default=0, server_default=text("0"))  # the fence: grows with every claim
     crashes: Mapped[int] = mapped_column(default=0, server_default=text("0"))  # leases that ran out
     lease_until: Mapped[datetime | None]
     queued_at: Mapped[datetime] = mapped_column(server_default=func.now())  # set by the trigger when it waits again
-    rung_at: Mapped[datetime | None]  # when a message for it was last sent
+    enqueued_at: Mapped[datetime | None]  # when a message for it was last sent
     worker: Mapped[str | None]
     claimed_at: Mapped[datetime | None]  # when the current or last attempt began; set by the trigger
-    yield_asked_at: Mapped[datetime | None]  # when it was asked to give way to something more urgent
+    yield_requested_at: Mapped[datetime | None]  # when it was asked to give way to something more urgent
     yielded: Mapped[bool] = mapped_column(default=False, server_default=text("false"))  # it has given way before
     protected_until: Mapped[datetime | None]  # it is not asked to give way before
     iteration: Mapped[int] = mapped_column(default=0, server_default=text("0"))
     iterations: Mapped[int | None]
     seconds: Mapped[float] = mapped_column(default=0.0, server_default=text("0"))  # spent on it so far
     metrics: Mapped[dict[str, Any] | None]  # of the slice, as udig_recon.api.jobs.schemas.Metrics has them
-    verdict: Mapped[dict[str, Any] | None] = mapped_column(
+    prior_check: Mapped[dict[str, Any] | None] = mapped_column(
         JSONB(none_as_null=True)
     )  # udig_recon.core.prior_check.PriorCheck, as JSON
     quality: Mapped[dict[str, Any] | None] = mapped_column(
@@ -291,7 +291,7 @@ class WebhookDelivery(Base):
     url: Mapped[str]
     event: Mapped[str] = mapped_column(String(32))  # job.succeeded | job.failed | job.cancelled
     state: Mapped[DeliveryState] = mapped_column(server_default=text("'pending'"))
-    attempts: Mapped[int] = mapped_column(server_default=text("0"))  # the fence, as of chunks
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))  # the fence, as of slices
     due_at: Mapped[datetime] = mapped_column(server_default=func.now())  # of the next attempt, or the end of its lease
     error: Mapped[str | None]  # what the last attempt came to
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

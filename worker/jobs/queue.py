@@ -1,4 +1,4 @@
-"""The doorbell: Celery on Redis carries ids of chunks; what is true stands in the database."""
+"""The doorbell: Celery on Redis carries ids of slices; what is true stands in the database."""
 
 import logging
 import uuid
@@ -15,9 +15,9 @@ from udig_recon.worker.settings import Settings
 log = logging.getLogger(__name__)
 AWAY = (OperationalError, RedisError, OSError)
 """What a queue that does not answer raises."""
-QUEUE = "chunks"
+QUEUE = "slices"
 TASK = "udig.reconstruct"
-VISIBILITY_SECONDS = 7200  # a message that is delivered twice is harmless: the second finds no chunk to claim
+VISIBILITY_SECONDS = 7200  # a message that is delivered twice is harmless: the second finds no slice to claim
 
 
 TRANSPORT: dict[str, Any] = {
@@ -40,7 +40,7 @@ CONFIGURATION: dict[str, Any] = {
     "task_serializer": "json",
     "accept_content": ["json"],
     "task_ignore_result": True,
-    # A message is done with when its chunk is; whether that is tried again, the database decides.
+    # A message is done with when its slice is; whether that is tried again, the database decides.
     "task_acks_late": True,
     "task_reject_on_worker_lost": True,
     "task_acks_on_failure": True,
@@ -67,7 +67,7 @@ def make_celery(settings: Settings) -> Celery:
         )
     app = Celery("udig", broker=broker_url(settings.redis_url))
     app.conf.update(CONFIGURATION, broker_transport_options={**TRANSPORT, "global_keyprefix": settings.redis_prefix})
-    app.set_default()  # in all threads: `ring` finds it
+    app.set_default()  # in all threads: `enqueue` finds it
     return app
 
 
@@ -78,15 +78,15 @@ def broker_url(url: str) -> str:
     return url
 
 
-def ring(chunks: Iterable[tuple[uuid.UUID, int]]) -> bool:
-    """Send one message per chunk, after their commit and outside a transaction: a queue that hangs takes its time.
+def enqueue(job_slices: Iterable[tuple[uuid.UUID, int]]) -> bool:
+    """Send one message per slice, after their commit and outside a transaction: a queue that hangs takes its time.
 
     False: the queue is away, and the sweep will ring.
     """
     try:
         with _reached() as connection:
             producer = connection.Producer()
-            for job_id, slice_ in chunks:
+            for job_id, slice_ in job_slices:
                 current_app.send_task(TASK, (str(job_id), slice_), producer=producer)
     except AWAY as error:
         log.warning("queue.unavailable", extra={"error": type(error).__name__})

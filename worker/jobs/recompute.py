@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import func, update
 from sqlalchemy.orm import Session
 
-from udig_recon.worker.database.tables import Chunk, Status
+from udig_recon.worker.database.tables import JobSlice, Status
 from udig_recon.worker.jobs.leases import Claim, held
 from udig_recon.worker.jobs.service import settle_stopped
 
@@ -17,18 +17,18 @@ MOST_RECOMPUTED = 3  # times that a slice is computed anew because its file was 
 def requeue_damaged(session: Session, claim: Claim, damaged: Collection[int]) -> list[tuple[uuid.UUID, int]]:
     """Have slices computed anew whose files are damaged; what to ring for after the commit.
 
-    The claimed slice, whose worker was to assemble, is done unless it is one of them. Raises Fenced, and
+    The claimed slice, whose worker was to assemble, is done unless it is one of them. Raises LeaseLost, and
     DamagedTooOften, with nothing changed, for a slice that this was done to before.
     """
     own = Status.QUEUED if claim.slice in damaged else Status.SUCCEEDED
     job = held(session, claim, status=own, finished_at=func.now(), lease_until=None)
-    again: dict[str, Any] = {"status": Status.QUEUED, "recomputed": Chunk.recomputed + 1, "rung_at": func.now()}
-    again |= dict.fromkeys(("result", "result_sha256", "metrics", "verdict", "quality", "finished_at", "worker"))
+    again: dict[str, Any] = {"status": Status.QUEUED, "recomputed": JobSlice.recomputed + 1, "enqueued_at": func.now()}
+    again |= dict.fromkeys(("result", "result_sha256", "metrics", "prior_check", "quality", "finished_at", "worker"))
     query = (
-        update(Chunk)
-        .where(Chunk.job_id == job.id, Chunk.slice.in_(damaged))
+        update(JobSlice)
+        .where(JobSlice.job_id == job.id, JobSlice.slice.in_(damaged))
         .values(**again, iteration=0)
-        .returning(Chunk.slice, Chunk.recomputed)
+        .returning(JobSlice.slice, JobSlice.recomputed)
         .execution_options(synchronize_session=False)
     )
     for slice_, recomputed in session.execute(query).all():

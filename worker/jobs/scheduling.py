@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
-from udig_recon.worker.database.tables import OPEN, Chunk, ComputeUsage, Job, Priority, Status, Worker
+from udig_recon.worker.database.tables import OPEN, ComputeUsage, Job, JobSlice, Priority, Status, Worker
 from udig_recon.worker.jobs.service import claimable
 from udig_recon.worker.runtime.health import seen_lately
 from udig_recon.worker.runtime.memory_fit import Room
@@ -53,8 +53,8 @@ class Next(NamedTuple):
     starved: bool = False  # it is its priority's turn, though more urgent ones wait
 
 
-def next_chunk(session: Session, left: Sequence[uuid.UUID] = (), room: Room | None = None) -> Next | None:
-    """The chunk whose turn it is, of no job left to other workers; None when none may begin.
+def next_slice(session: Session, left: Sequence[uuid.UUID] = (), room: Room | None = None) -> Next | None:
+    """The slice whose turn it is, of no job left to other workers; None when none may begin.
 
     One that does not fit into the `room` is passed by; when it has been for long nothing else begins here either,
     until it fits.
@@ -89,7 +89,13 @@ def _ranked(*which: ColumnElement[bool]) -> Select[uuid.UUID, int, int]:
         .order_by(Job.priority.desc(), had, its, Job.id)
         .subquery("ranked")
     )
-    first = select(Chunk.slice).where(Chunk.job_id == ranked.c.id, claimable()).order_by(Chunk.slice).limit(1).lateral()
+    first = (
+        select(JobSlice.slice)
+        .where(JobSlice.job_id == ranked.c.id, claimable())
+        .order_by(JobSlice.slice)
+        .limit(1)
+        .lateral()
+    )
     return (
         select(ranked.c.id, first.c.slice, ranked.c.priority)
         .join(first, true())
@@ -105,11 +111,11 @@ def _used() -> Subquery:
     ended = select(
         ComputeUsage.tenant, ComputeUsage.job_id, func.least(ComputeUsage.seconds, left_in_it).label("seconds")
     ).where(ComputeUsage.at > func.now() - WINDOW)
-    so_far = func.extract("epoch", func.now() - func.coalesce(Chunk.claimed_at, func.now()))
+    so_far = func.extract("epoch", func.now() - func.coalesce(JobSlice.claimed_at, func.now()))
     running = (
-        select(Job.tenant, Chunk.job_id, func.least(so_far, window))
-        .join(Job, Job.id == Chunk.job_id)
-        .where(Chunk.status == Status.RUNNING)
+        select(Job.tenant, JobSlice.job_id, func.least(so_far, window))
+        .join(Job, Job.id == JobSlice.job_id)
+        .where(JobSlice.status == Status.RUNNING)
     )
     return union_all(ended, running).subquery("used")
 
@@ -121,27 +127,27 @@ def _sums(used: Subquery, name: str) -> Subquery:
 
 def _starved(below: int) -> ColumnElement[bool]:
     """Whether slices below a priority have waited for long, and none of them had a worker meanwhile."""
-    running = exists().where(Chunk.job_id == Job.id, Chunk.status == Status.RUNNING, Job.priority < below)
+    running = exists().where(JobSlice.job_id == Job.id, JobSlice.status == Status.RUNNING, Job.priority < below)
     lately = exists().where(ComputeUsage.priority < below, ComputeUsage.at > func.now() - STARVED)
     waits = exists().where(
-        Chunk.job_id == Job.id,
+        JobSlice.job_id == Job.id,
         Job.status.in_(OPEN),
         Job.scan_id.is_not(None),
         Job.priority < below,
-        Chunk.queued_at < func.now() - STARVED,
+        JobSlice.queued_at < func.now() - STARVED,
         claimable(),
     )
     return ~running & ~lately & waits
 
 
 def protection(starved: bool) -> ColumnElement[Any]:
-    """Until when a chunk that is being claimed is not to be asked to give way, so that it gets on."""
-    return func.now() + QUANTUM if starved else case((Chunk.yielded, func.now() + QUANTUM))
+    """Until when a slice that is being claimed is not to be asked to give way, so that it gets on."""
+    return func.now() + QUANTUM if starved else case((JobSlice.yielded, func.now() + QUANTUM))
 
 
 def out_of_time() -> ColumnElement[bool]:
     """Whether a job has computed for longer than it may, what its workers are at counted in."""
-    each = aliased(Chunk)
+    each = aliased(JobSlice)
     so_far = func.extract("epoch", func.now() - func.coalesce(each.claimed_at, func.now()))
     running = select(func.coalesce(func.sum(so_far), 0.0)).where(each.job_id == Job.id, each.status == Status.RUNNING)
     spent = Job.seconds + running.correlate(Job).scalar_subquery()
@@ -175,26 +181,28 @@ def ask_to_yield(session: Session, alive_seconds: float) -> int:
     chosen = _chosen(session, running, wanted, others) if wanted or others else []
     for each in running:
         if (asked := each in chosen) != (each.asked_for is not None):
-            here = (Chunk.job_id == each.job_id) & (Chunk.slice == each.slice) & (Chunk.status == Status.RUNNING)
-            session.execute(update(Chunk).where(here).values(yield_asked_at=func.now() if asked else None))
+            here = (
+                (JobSlice.job_id == each.job_id) & (JobSlice.slice == each.slice) & (JobSlice.status == Status.RUNNING)
+            )
+            session.execute(update(JobSlice).where(here).values(yield_requested_at=func.now() if asked else None))
     return len(chosen)
 
 
 def _running(session: Session) -> list[_Running]:
     query = (
         select(
-            Chunk.job_id,
-            Chunk.slice,
+            JobSlice.job_id,
+            JobSlice.slice,
             Job.priority,
             Job.tenant,
-            Chunk.worker,
-            Chunk.claimed_at,
-            func.extract("epoch", func.now() - Chunk.yield_asked_at),
-            func.coalesce(Chunk.protected_until > func.now(), False),
-            func.coalesce(Chunk.claimed_at < func.now() - QUANTUM, False),
+            JobSlice.worker,
+            JobSlice.claimed_at,
+            func.extract("epoch", func.now() - JobSlice.yield_requested_at),
+            func.coalesce(JobSlice.protected_until > func.now(), False),
+            func.coalesce(JobSlice.claimed_at < func.now() - QUANTUM, False),
         )
         .join(Job)
-        .where(Chunk.status == Status.RUNNING)
+        .where(JobSlice.status == Status.RUNNING)
     )
     return [_Running(*row) for row in session.execute(query)]
 
@@ -205,10 +213,10 @@ def _wanted(session: Session, running: Sequence[_Running], alive_seconds: float)
         return []
     lowest = min(each.priority for each in running)
     waiting = (
-        select(Job.priority, Chunk.queued_at < func.now() - IDLE)
+        select(Job.priority, JobSlice.queued_at < func.now() - IDLE)
         .join(Job)
         .where(Job.status.in_(OPEN), Job.scan_id.is_not(None), Job.priority > lowest, claimable())
-        .order_by(Job.priority.desc(), Chunk.queued_at)
+        .order_by(Job.priority.desc(), JobSlice.queued_at)
         .limit(MOST_WAITING)
     )
     rows = session.execute(waiting).all()
@@ -225,7 +233,7 @@ def _without_worker(session: Session, running: Sequence[_Running]) -> Sequence[s
     """Tenants whose slices wait, are as urgent as the least urgent that run, while the tenant has no worker at all."""
     if not any(each.had_its_turn for each in running):
         return []
-    waits = select(Chunk.slice).where(Chunk.job_id == Job.id, Chunk.queued_at < func.now() - IDLE, claimable())
+    waits = select(JobSlice.slice).where(JobSlice.job_id == Job.id, JobSlice.queued_at < func.now() - IDLE, claimable())
     query = (
         select(Job.tenant)
         .where(

@@ -17,7 +17,17 @@ from udig_recon.worker.access.quotas import Wanted
 from udig_recon.worker.access.tenants import TenantLimits, hold
 from udig_recon.worker.database.engine import notify
 from udig_recon.worker.database.ids import new_id
-from udig_recon.worker.database.tables import DEFAULT_TENANT, OPEN, Chunk, Comparison, Job, Key, Priority, Scan, Status
+from udig_recon.worker.database.tables import (
+    DEFAULT_TENANT,
+    OPEN,
+    Comparison,
+    Job,
+    JobSlice,
+    Key,
+    Priority,
+    Scan,
+    Status,
+)
 from udig_recon.worker.jobs.estimates import columns
 from udig_recon.worker.storage.scans import end_of
 
@@ -110,12 +120,12 @@ def by_key(
 def file(session: Session, rows: Sequence[tuple[dict[str, Any], Mapping[int, int]]]) -> Sequence[Job]:
     """Jobs as rows, each with who leads which of its slices, in the queue."""
     filed = session.scalars(insert(Job).values([row for row, _ in rows]).returning(Job)).all()
-    chunks = [
-        {"job_id": row["id"], "slice": each, "leader": led.get(each)}
+    job_slices = [
+        {"job_id": row["id"], "slice": each, "reference_slice": led.get(each)}
         for row, led in rows
         for each in dict.fromkeys(row["slices"])
     ]
-    session.execute(insert(Chunk).values(rung_at=func.now()), chunks)
+    session.execute(insert(JobSlice).values(enqueued_at=func.now()), job_slices)
     for job in filed:
         notify(session, job.id)
     return filed
@@ -190,10 +200,12 @@ def retry(
     job.status, job.error, job.finished_at, job.cancel_requested = Status.QUEUED, None, None, False
     job.stored_bytes = None
     job.max_seconds = limit
-    session.execute(update(Chunk).where(Chunk.job_id == job_id).values(recomputed=0))
-    again: dict[str, Any] = {"status": Status.QUEUED, "crashes": 0, "rung_at": func.now()}
+    session.execute(update(JobSlice).where(JobSlice.job_id == job_id).values(recomputed=0))
+    again: dict[str, Any] = {"status": Status.QUEUED, "crashes": 0, "enqueued_at": func.now()}
     again |= {"finished_at": None, "lease_until": None}
-    session.execute(update(Chunk).where(Chunk.job_id == job_id, Chunk.status != Status.SUCCEEDED).values(again))
+    session.execute(
+        update(JobSlice).where(JobSlice.job_id == job_id, JobSlice.status != Status.SUCCEEDED).values(again)
+    )
     notify(session, job_id)
     return job
 
@@ -214,24 +226,26 @@ def delete(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TENANT) ->
 
 
 def waiting(session: Session, *job_ids: uuid.UUID) -> list[tuple[uuid.UUID, int]]:
-    """Chunks of jobs that wait for a worker: what to ring for after the commit."""
-    query = select(Chunk.job_id, Chunk.slice).where(Chunk.job_id.in_(job_ids), claimable())
-    return [(job_id, slice_) for job_id, slice_ in session.execute(query.order_by(Chunk.job_id, Chunk.slice))]
+    """Slices of jobs that wait for a worker: what to ring for after the commit."""
+    query = select(JobSlice.job_id, JobSlice.slice).where(JobSlice.job_id.in_(job_ids), claimable())
+    return [(job_id, slice_) for job_id, slice_ in session.execute(query.order_by(JobSlice.job_id, JobSlice.slice))]
 
 
 def claimable() -> ColumnElement[bool]:
-    """A chunk waits, and the one that it follows, if any, is done."""
-    leader = aliased(Chunk)
-    undone = select(leader.slice).where(
-        leader.job_id == Chunk.job_id, leader.slice == Chunk.leader, leader.status != Status.SUCCEEDED
+    """A slice waits, and the one that it follows, if any, is done."""
+    reference = aliased(JobSlice)
+    undone = select(reference.slice).where(
+        reference.job_id == JobSlice.job_id,
+        reference.slice == JobSlice.reference_slice,
+        reference.status != Status.SUCCEEDED,
     )
-    return and_(Chunk.status == Status.QUEUED, ~undone.correlate(Chunk).exists())
+    return and_(JobSlice.status == Status.QUEUED, ~undone.correlate(JobSlice).exists())
 
 
 def locked(session: Session, job_id: uuid.UUID, tenant: str | None = None) -> Job:
     """The job, of this tenant where one is named, held until the transaction ends.
 
-    Whoever changes chunks holds their job first: no deadlocks.
+    Whoever changes slices holds their job first: no deadlocks.
     """
     query = select(Job).where(Job.id == job_id).with_for_update().execution_options(populate_existing=True)
     query = query if tenant is None else query.where(Job.tenant == tenant)
@@ -242,8 +256,8 @@ def locked(session: Session, job_id: uuid.UUID, tenant: str | None = None) -> Jo
 
 
 def settle_cancelled(session: Session, job: Job) -> None:
-    """Cancel the chunks that wait and, when none runs any more, the job."""
-    close_chunks(session, job.id, Status.QUEUED)
+    """Cancel the slices that wait and, when none runs any more, the job."""
+    close_slices(session, job.id, Status.QUEUED)
     if _runs(session, job):
         return
     job.status, job.finished_at = Status.CANCELLED, func.now()
@@ -251,13 +265,13 @@ def settle_cancelled(session: Session, job: Job) -> None:
 
 
 def _runs(session: Session, job: Job) -> bool:
-    """Whether a worker has a chunk of the job."""
-    running = select(Chunk.slice).where(Chunk.job_id == job.id, Chunk.status == Status.RUNNING)
+    """Whether a worker has a slice of the job."""
+    running = select(JobSlice.slice).where(JobSlice.job_id == job.id, JobSlice.status == Status.RUNNING)
     return bool(session.scalar(select(running.exists())))
 
 
 def settle_stopped(session: Session, job: Job) -> None:
-    """The job's status after a chunk of it has stopped running."""
+    """The job's status after a slice of it has stopped running."""
     if job.status.ended:
         return
     if job.cancel_requested:
@@ -268,16 +282,16 @@ def settle_stopped(session: Session, job: Job) -> None:
 
 
 def settle_failed(session: Session, job: Job, error: dict[str, Any]) -> None:
-    """The job has failed with this problem; whoever runs a chunk of it finds its fence gone."""
-    close_chunks(session, job.id, Status.QUEUED, Status.RUNNING)
+    """The job has failed with this problem; whoever runs a slice of it finds its fence gone."""
+    close_slices(session, job.id, Status.QUEUED, Status.RUNNING)
     job.status, job.error, job.finished_at = Status.FAILED, error, func.now()
     notify(session, job.id)
 
 
-def close_chunks(session: Session, job_id: uuid.UUID, *statuses: Status) -> None:
-    """Cancel a job's chunks of these statuses; who runs one of them finds its fence gone."""
+def close_slices(session: Session, job_id: uuid.UUID, *statuses: Status) -> None:
+    """Cancel a job's slices of these statuses; who runs one of them finds its fence gone."""
     session.execute(
-        update(Chunk)
-        .where(Chunk.job_id == job_id, Chunk.status.in_(statuses))
+        update(JobSlice)
+        .where(JobSlice.job_id == job_id, JobSlice.status.in_(statuses))
         .values(status=Status.CANCELLED, finished_at=func.now(), lease_until=None, worker=None)
     )

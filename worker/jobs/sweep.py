@@ -1,4 +1,4 @@
-"""What any worker does every few seconds: take chunks back from the silent, ring for those that nobody was told of."""
+"""What any worker does every few seconds: take slices back from the silent, ring for those that nobody was told of."""
 
 import logging
 import uuid
@@ -8,38 +8,38 @@ from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from udig_recon.worker.database import counters as tallies
-from udig_recon.worker.database.tables import Chunk, Status, Worker
+from udig_recon.worker.database import counters
+from udig_recon.worker.database.tables import JobSlice, Status, Worker
 from udig_recon.worker.jobs import scheduling
 from udig_recon.worker.jobs.failures import worker_lost
 from udig_recon.worker.jobs.service import UnknownJob, claimable, locked, settle_failed, settle_stopped
 
 log = logging.getLogger(__name__)
 SWEEP_LOCK = (0x75646967, 2)
-MOST_RUNG = 1000
+MOST_ENQUEUED = 1000
 FORGOTTEN = timedelta(hours=1)
 
 
 def expire(session: Session, max_crashes: int) -> None:
-    """Queue again what silent workers had; a chunk that did this to too many of them fails its job."""
-    lost = and_(Chunk.status == Status.RUNNING, Chunk.lease_until < func.now())
-    for job_id in session.scalars(select(Chunk.job_id).where(lost).distinct().order_by(Chunk.job_id)).all():
+    """Queue again what silent workers had; a slice that did this to too many of them fails its job."""
+    lost = and_(JobSlice.status == Status.RUNNING, JobSlice.lease_until < func.now())
+    for job_id in session.scalars(select(JobSlice.job_id).where(lost).distinct().order_by(JobSlice.job_id)).all():
         try:
             job = locked(session, job_id)
         except UnknownJob:
             continue
         query = (
-            update(Chunk)
-            .where(lost, Chunk.job_id == job_id)
-            .values(status=Status.QUEUED, crashes=Chunk.crashes + 1, lease_until=None, rung_at=None, worker=None)
-            .returning(Chunk.slice, Chunk.crashes)
+            update(JobSlice)
+            .where(lost, JobSlice.job_id == job_id)
+            .values(status=Status.QUEUED, crashes=JobSlice.crashes + 1, lease_until=None, enqueued_at=None, worker=None)
+            .returning(JobSlice.slice, JobSlice.crashes)
             .execution_options(synchronize_session=False)
         )
         poison = [row for row in session.execute(query) if row.crashes >= max_crashes]
         if poison and not job.cancel_requested:
             session.execute(
-                update(Chunk)
-                .where(Chunk.job_id == job_id, Chunk.slice.in_([row.slice for row in poison]))
+                update(JobSlice)
+                .where(JobSlice.job_id == job_id, JobSlice.slice.in_([row.slice for row in poison]))
                 .values(status=Status.FAILED, finished_at=func.now())
             )
             settle_failed(session, job, problem := worker_lost(poison[0].slice, poison[0].crashes))
@@ -48,9 +48,9 @@ def expire(session: Session, max_crashes: int) -> None:
 
 
 def sweep(
-    session: Session, max_crashes: int | None, ring_again_seconds: float, messages: int | None
+    session: Session, max_crashes: int | None, enqueue_again_seconds: float, messages: int | None
 ) -> list[tuple[uuid.UUID, int]]:
-    """What to ring for after the commit: chunks that nobody was told of, and as many as messages are missing.
+    """What to ring for after the commit: slices that nobody was told of, and as many as messages are missing.
 
     `messages` is how many wait, None: the queue is away.
     Without `max_crashes` no lease is ended. One sweep at a time, by any worker.
@@ -59,25 +59,29 @@ def sweep(
         return []
     if max_crashes is not None:
         expire(session, max_crashes)
-    tallies.sum_up(session)
+    counters.sum_up(session)
     scheduling.sum_up_usage(session)
-    waiting = session.scalar(select(func.count()).select_from(Chunk).where(claimable())) or 0
+    waiting = session.scalar(select(func.count()).select_from(JobSlice).where(claimable())) or 0
     missing = 0 if messages is None else max(0, waiting - messages)
-    quiet = Chunk.rung_at < func.now() - timedelta(seconds=ring_again_seconds)
-    rows = _waiting(session, Chunk.rung_at.is_(None), MOST_RUNG) + _waiting(session, quiet, min(missing, MOST_RUNG))
+    quiet = JobSlice.enqueued_at < func.now() - timedelta(seconds=enqueue_again_seconds)
+    rows = _waiting(session, JobSlice.enqueued_at.is_(None), MOST_ENQUEUED) + _waiting(
+        session, quiet, min(missing, MOST_ENQUEUED)
+    )
     for job_id, slice_ in rows:
-        session.execute(update(Chunk).where(Chunk.job_id == job_id, Chunk.slice == slice_).values(rung_at=func.now()))
+        session.execute(
+            update(JobSlice).where(JobSlice.job_id == job_id, JobSlice.slice == slice_).values(enqueued_at=func.now())
+        )
     return rows
 
 
 def _waiting(session: Session, which: ColumnElement[bool], most: int) -> list[tuple[uuid.UUID, int]]:
-    """Chunks that wait, the oldest first."""
-    query = select(Chunk.job_id, Chunk.slice).where(claimable(), which)
-    found = session.execute(query.order_by(Chunk.job_id, Chunk.slice).limit(most))
+    """Slices that wait, the oldest first."""
+    query = select(JobSlice.job_id, JobSlice.slice).where(claimable(), which)
+    found = session.execute(query.order_by(JobSlice.job_id, JobSlice.slice).limit(most))
     return [(job_id, slice_) for job_id, slice_ in found]
 
 
-def greet(session: Session, worker: str, device: str, **told: str | int) -> None:
+def register(session: Session, worker: str, device: str, **told: str | int) -> None:
     """Tell that this worker is alive, its memory and how its GPU stands, and forget those that are long gone."""
     row = insert(Worker).values(name=worker, device=device, **told)
     known = row.on_conflict_do_update(index_elements=[Worker.name], set_={"seen_at": func.now(), **told})
@@ -85,8 +89,8 @@ def greet(session: Session, worker: str, device: str, **told: str | int) -> None
     session.execute(delete(Worker).where(Worker.seen_at < func.now() - FORGOTTEN))
 
 
-def forget(session: Session, worker_prefix: str = "") -> None:
+def deregister(session: Session, worker_prefix: str = "") -> None:
     """Workers of these names are dead: end their leases and take them off the list."""
-    theirs = and_(Chunk.status == Status.RUNNING, Chunk.worker.startswith(worker_prefix, autoescape=True))
-    session.execute(update(Chunk).where(theirs).values(lease_until=func.now() - timedelta(seconds=1)))
+    theirs = and_(JobSlice.status == Status.RUNNING, JobSlice.worker.startswith(worker_prefix, autoescape=True))
+    session.execute(update(JobSlice).where(theirs).values(lease_until=func.now() - timedelta(seconds=1)))
     session.execute(delete(Worker).where(Worker.name.startswith(worker_prefix, autoescape=True)))

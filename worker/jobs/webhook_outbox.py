@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Select, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from udig_recon.worker.database import counters as tallies
+from udig_recon.worker.database import counters
 from udig_recon.worker.database.tables import DeliveryState, Job, WebhookDelivery
 from udig_recon.worker.settings import Settings
 
@@ -149,7 +149,7 @@ def settle(session: Session, delivery: Delivery, error: str | None, retry_second
     settled = session.scalar(query.returning(WebhookDelivery.id).execution_options(synchronize_session=False))
     if settled is None:
         return None
-    tallies.add(session, "webhooks", "retried" if state is DeliveryState.PENDING else state)
+    counters.add(session, "webhooks", "retried" if state is DeliveryState.PENDING else state)
     return state
 
 

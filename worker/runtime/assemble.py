@@ -10,9 +10,9 @@ from sqlalchemy import select
 from udig_recon.core.files.atomic import DamagedFile
 from udig_recon.core.results import store as results
 from udig_recon.core.results.store import OutputFormat, SliceResult, convert, write_hdf5
-from udig_recon.worker.database.tables import Chunk
+from udig_recon.worker.database.tables import JobSlice
 from udig_recon.worker.jobs.leases import Claim
-from udig_recon.worker.runtime.process import Place
+from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.storage.integrity import entry
 from udig_recon.worker.storage.local import OWNER_ONLY, RESULT, result_name
 from udig_recon.worker.telemetry import tracing
@@ -37,16 +37,16 @@ class Assembled(NamedTuple):
 
 
 @tracing.span("assemble")
-def assemble(place: Place, claim: Claim) -> Assembled:
+def assemble(process: WorkerProcess, claim: Claim) -> Assembled:
     """Write the files of a job whose slices are all done. Raises DamagedSlices.
 
     A worker that died over it leaves a folder that no row names; this one has a name of its own.
     """
-    with place.sessions() as session:
-        query = select(Chunk.slice, Chunk.result, Chunk.result_sha256).where(Chunk.job_id == claim.job_id)
+    with process.sessions() as session:
+        query = select(JobSlice.slice, JobSlice.result, JobSlice.result_sha256).where(JobSlice.job_id == claim.job_id)
         rows = session.execute(query).all()
-    missing = f"{place.storage.relative(place.storage.results(claim.job_id, claim.attempt))}/none"
-    found = [_Stored(number, place.storage.path(path or missing), sha256) for number, path, sha256 in rows]
+    missing = f"{process.storage.relative(process.storage.results(claim.job_id, claim.attempt))}/none"
+    found = [_Stored(number, process.storage.path(path or missing), sha256) for number, path, sha256 in rows]
     stored = {each.slice: each for each in found}
     known, damaged = {}, []
     for number in stored:
@@ -56,9 +56,9 @@ def assemble(place: Place, claim: Claim) -> Assembled:
             damaged.append(number)
     if damaged:
         raise DamagedSlices(damaged)
-    place.storage.require(sum(each.path.stat().st_size for each in found))
+    process.storage.require(sum(each.path.stat().st_size for each in found))
     versions = merged([known[number] for number in claim.slices])
-    folder = place.storage.results(claim.job_id, claim.attempt)
+    folder = process.storage.results(claim.job_id, claim.attempt)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=OWNER_ONLY)
     whole = folder / RESULT
@@ -73,7 +73,7 @@ def assemble(place: Place, claim: Claim) -> Assembled:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return Assembled(place.storage.relative(folder), versions, {name: entry(each) for name, each in files.items()})
+    return Assembled(process.storage.relative(folder), versions, {name: entry(each) for name, each in files.items()})
 
 
 class _Stored(NamedTuple):

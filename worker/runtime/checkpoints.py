@@ -31,18 +31,18 @@ class Checkpoints:
     def __init__(self, folder: Path, slice_: int, made_by: str, may_write: Callable[[], bool]) -> None:
         self._folder, self._slice, self._made_by, self._may_write = folder, slice_, made_by, may_write
         self._writer = ThreadPoolExecutor(1, "checkpoint")
-        self._writing: Future[float] | None = None
+        self._write_lock: Future[float] | None = None
         self._making_seconds = 0.0
 
     @property
     def busy(self) -> bool:
         """Whether the last one is still being written."""
-        return self._writing is not None and not self._writing.done()
+        return self._write_lock is not None and not self._write_lock.done()
 
     @property
     def seconds(self) -> float:
         """What the last one took of the processor, once it is written."""
-        return self._making_seconds + (self._writing.result() if self._writing is not None else 0.0)
+        return self._making_seconds + (self._write_lock.result() if self._write_lock is not None else 0.0)
 
     def save(self, step: int, content: Mapping[str, Any]) -> None:
         """Keep the content (tensors, numbers, text, lists and dicts of them) as it is now; the disk has it later."""
@@ -51,12 +51,12 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save({"made_by": self._made_by, "slice": self._slice, **content}, buffer)
         self._making_seconds = time.monotonic() - began
-        self._writing = self._writer.submit(copy_context().run, self._write, step, buffer.getbuffer())
+        self._write_lock = self._writer.submit(copy_context().run, self._write, step, buffer.getbuffer())
 
     def wait(self) -> None:
         """Return when the last one is on the disk, unless that is full. Raises OSError when it could not be written."""
-        if self._writing is not None:
-            self._writing.result()
+        if self._write_lock is not None:
+            self._write_lock.result()
 
     def _write(self, step: int, content: memoryview) -> float:
         """Seconds of the processor that it took."""

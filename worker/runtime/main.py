@@ -10,9 +10,9 @@ from celery.exceptions import SecurityWarning
 from udig_recon.worker.jobs import queue
 from udig_recon.worker.runtime import memory
 from udig_recon.worker.runtime import sandbox_report as sandboxed
-from udig_recon.worker.runtime.maintenance import Attendant
+from udig_recon.worker.runtime.maintenance import Maintenance
 from udig_recon.worker.runtime.process import set_up
-from udig_recon.worker.runtime.tasks import reconstruct_chunk
+from udig_recon.worker.runtime.tasks import run_next_slice
 from udig_recon.worker.settings import get_settings
 from udig_recon.worker.standalone.processes import keep_private
 from udig_recon.worker.telemetry import logs, tracing
@@ -30,28 +30,28 @@ def work() -> int:
         raise SystemExit(
             "error: REDIS_URL is not set; `python -m udig_recon.worker.standalone.serve` starts a server of its own"
         )
-    place = set_up(settings)
+    process = set_up(settings)
     if settings.require_sandbox:
-        sandboxed.check(place.prober, required=True)
-    if place.device.type == "cpu":  # CUDA maps far more than it uses
-        memory.limit(place.memory_bytes)
-    logs.configure(worker=place.name)
-    tracing.configure(settings.otel_exporter_otlp_endpoint, "udig-recon-worker", place.name)
-    attendant = Attendant(place)
+        sandboxed.check(process.prober, required=True)
+    if process.device.type == "cpu":  # CUDA maps far more than it uses
+        memory.limit(process.memory_bytes)
+    logs.configure(worker=process.name)
+    tracing.configure(settings.otel_exporter_otlp_endpoint, "udig-recon-worker", process.name)
+    maintenance = Maintenance(process)
     # Celery would set levels and handlers of its own.
     signals.setup_logging.connect(_leave_logging, weak=False)
-    signals.worker_ready.connect(attendant.begin, weak=False)
-    signals.worker_shutting_down.connect(attendant.end, weak=False)
+    signals.worker_ready.connect(maintenance.start, weak=False)
+    signals.worker_shutting_down.connect(maintenance.stop, weak=False)
     app = queue.make_celery(settings)
 
     def take(job_id: str, slice_: int) -> None:
-        reconstruct_chunk(place, uuid.UUID(job_id), int(slice_))
+        run_next_slice(process, uuid.UUID(job_id), int(slice_))
 
     app.task(take, name=queue.TASK)
     # One task at a time in this very process: whoever kills it kills all of it, and the GPU's memory is free again.
     worker = app.Worker(
         pool="solo",
-        hostname=place.name,
+        hostname=process.name,
         loglevel="WARNING",
         without_gossip=True,
         without_mingle=True,
@@ -59,8 +59,8 @@ def work() -> int:
         quiet=True,
     )
     worker.start()
-    attendant.farewell()
-    place.prober.close()
+    maintenance.deregister()
+    process.prober.close()
     return int(worker.exitcode or 0)
 
 

@@ -10,10 +10,9 @@ from sqlalchemy import func, select
 
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import Worker
-from udig_recon.worker.jobs import queue, retention, scheduling
-from udig_recon.worker.jobs import sweep as sweeping
+from udig_recon.worker.jobs import queue, retention, scheduling, sweep
 from udig_recon.worker.runtime.health import seen_lately
-from udig_recon.worker.runtime.process import Place
+from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.runtime.tasks import give_back
 from udig_recon.worker.runtime.watchdog import Watchdog
 from udig_recon.worker.storage import accounting, data_folder
@@ -22,98 +21,100 @@ from udig_recon.worker.storage.scrubbing import Scrub, Stopped
 
 log = logging.getLogger(__name__)
 LEAVE_SECONDS = 7.0  # from SIGTERM until a worker goes, whatever step it is in
-FAREWELL_SECONDS = 2.0
-DEAF_SECONDS = 30.0
-PATIENCE_BEATS = 3  # in which every worker that lives has reached a database that is back
+DEREGISTER_SECONDS = 2.0
+STALLED_SECONDS = 30.0
+GRACE_HEARTBEATS = 3  # in which every worker that lives has reached a database that is back
 
 
-class Attendant:
+class Maintenance:
     """Threads beside the one that computes."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._deaf_seconds, self._heard = 0.0, -1
+    def __init__(self, process: WorkerProcess) -> None:
+        self._process = process
+        self._stalled_seconds, self._messages_received = 0.0, -1
         self._answered_since: float | None = None
 
-    def begin(self, **_: object) -> None:
+    def start(self, **_: object) -> None:
         """The worker listens: sweep and tidy, tell that it is there, and see that the computation gets on."""
-        threading.Thread(target=self._greet_on, name="greet", daemon=True).start()
-        threading.Thread(target=Watchdog(self._place).watch, name="watchdog", daemon=True).start()
-        threading.Thread(target=self._tidy_on, name="tidy", daemon=True).start()
-        if self._place.settings.scrub_bytes_per_second:
-            threading.Thread(target=self._scrub_on, name="scrub", daemon=True).start()
-        threading.Thread(target=self._sweep_on, name="sweep", daemon=True).start()
+        threading.Thread(target=self._register_loop, name="register", daemon=True).start()
+        threading.Thread(target=Watchdog(self._process).watch, name="watchdog", daemon=True).start()
+        threading.Thread(target=self._clean_up_loop, name="orphans", daemon=True).start()
+        if self._process.settings.scrub_bytes_per_second:
+            threading.Thread(target=self._scrub_loop, name="scrub", daemon=True).start()
+        threading.Thread(target=self._sweep_loop, name="sweep", daemon=True).start()
 
-    def end(self, **_: object) -> None:
+    def stop(self, **_: object) -> None:
         """The worker is to go: the computation stops at its next iterate, and no step holds the process up for long."""
-        if not self._place.ending.is_set():
-            self._place.ending.set()
+        if not self._process.shutting_down:
+            self._process.shutdown.set()
             threading.Thread(target=self._leave, name="leave", daemon=True).start()
 
-    def farewell(self) -> None:
+    def deregister(self) -> None:
         """Nobody need wait for this worker."""
         try:
-            with self._place.sessions.begin() as session:
-                sweeping.forget(session, self._place.name)
+            with self._process.sessions.begin() as session:
+                sweep.deregister(session, self._process.name)
         except AWAY as error:
             log.warning("database.unavailable", extra={"error": type(error).__name__})
 
     def _leave(self) -> None:
         threading.Event().wait(LEAVE_SECONDS)
         log.warning("worker.stopping", extra={"reason": "the step takes too long to be awaited"})
-        goodbye = threading.Thread(target=self._give_back, name="goodbye", daemon=True)
+        goodbye = threading.Thread(target=self._give_back, name="deregister", daemon=True)
         goodbye.start()
-        goodbye.join(FAREWELL_SECONDS)
+        goodbye.join(DEREGISTER_SECONDS)
         os._exit(0)
 
     def _give_back(self) -> None:
-        if self._place.heart is not None:
-            give_back(self._place.heart)
-        self.farewell()
+        if self._process.lease is not None:
+            give_back(self._process.lease)
+        self.deregister()
 
-    def _greet_on(self) -> None:
+    def _register_loop(self) -> None:
         """Apart from the sweep, which waits for the queue: a worker that greets is not hung."""
-        while not self._place.ending.is_set():
-            self.greet()
-            self._place.ending.wait(self._place.settings.sweep_seconds)
+        while not self._process.shutting_down:
+            self.register()
+            self._process.shutdown.wait(self._process.settings.sweep_seconds)
 
-    def greet(self) -> None:
+    def register(self) -> None:
         """Tell that this worker is alive."""
-        place = self._place
+        process = self._process
         try:
-            with place.sessions.begin() as session:
-                sweeping.greet(session, place.name, place.device_name, memory_bytes=place.memory_bytes, **place.gpu())
+            with process.sessions.begin() as session:
+                sweep.register(
+                    session, process.name, process.device_name, memory_bytes=process.memory_bytes, **process.gpu()
+                )
         except AWAY as error:
             log.warning("database.unavailable", extra={"error": type(error).__name__})
 
-    def _sweep_on(self) -> None:
+    def _sweep_loop(self) -> None:
         try:
-            while not self._place.ending.is_set():
+            while not self._process.shutting_down:
                 self.sweep()
-                self._place.ending.wait(self._place.settings.sweep_seconds)
+                self._process.shutdown.wait(self._process.settings.sweep_seconds)
         finally:
             # Without its sweep a worker is not to be relied on: let it be started anew.
-            if not self._place.ending.is_set():
+            if not self._process.shutting_down:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def sweep(self) -> None:
-        """Once: take chunks back, ask some to give way, ring, delete what has expired."""
-        place, settings = self._place, self._place.settings
+        """Once: take slices back, ask some to give way, ring, delete what has expired."""
+        process, settings = self._process, self._process.settings
         messages = queue.waiting_messages()
         try:
-            with place.sessions.begin() as session:
+            with process.sessions.begin() as session:
                 crashes = settings.max_crashes if self._leases_tell() else None
-                waiting = sweeping.sweep(session, crashes, settings.sweep_seconds, messages)
-            with place.sessions.begin() as session:
+                waiting = sweep.sweep(session, crashes, settings.sweep_seconds, messages)
+            with process.sessions.begin() as session:
                 scheduling.ask_to_yield(session, settings.alive_seconds)
         except AWAY as error:
             self._answered_since = None
             log.warning("database.unavailable", extra={"error": type(error).__name__})
             return
         if waiting:
-            queue.ring(waiting)
+            queue.enqueue(waiting)
         self._expire()
-        self._check_hearing(messages or 0)
+        self._check_consumer(messages or 0)
 
     def _leases_tell(self) -> bool:
         """Whether a lease that ran out means that its worker is gone.
@@ -123,40 +124,40 @@ class Attendant:
         """
         if self._answered_since is None:
             self._answered_since = time.monotonic()
-        return time.monotonic() - self._answered_since >= PATIENCE_BEATS * self._place.settings.heartbeat_seconds
+        return time.monotonic() - self._answered_since >= GRACE_HEARTBEATS * self._process.settings.heartbeat_seconds
 
     def _expire(self) -> None:
         try:
-            if deleted := retention.expire(self._place.sessions, self._place.storage):
+            if deleted := retention.expire(self._process.sessions, self._process.storage):
                 log.info("retention.finished", extra={"deleted": deleted})
-            accounting.count_ended(self._place.sessions, self._place.storage)
+            accounting.count_ended(self._process.sessions, self._process.storage)
         except (*AWAY, OSError) as error:
             log.warning("retention.failed", extra={"error": type(error).__name__})
 
-    def _tidy_on(self) -> None:
-        place, settings = self._place, self._place.settings
+    def _clean_up_loop(self) -> None:
+        process, settings = self._process, self._process.settings
         wait = settings.sweep_seconds
-        while not place.ending.wait(wait):
+        while not process.shutdown.wait(wait):
             wait = settings.orphan_seconds
             try:
-                if not self._is_first() or not data_folder.is_ours(place.sessions, place.storage):
+                if not self._is_first() or not data_folder.is_ours(process.sessions, process.storage):
                     continue
-                removed = tidying.tidy(place.sessions, place.storage, settings.orphan_seconds)
+                removed = tidying.tidy(process.sessions, process.storage, settings.orphan_seconds)
             except (*AWAY, OSError) as error:
                 log.warning("cleanup.failed", extra={"error": type(error).__name__})
             else:
                 if removed:
                     log.info("cleanup.finished", extra={"removed": removed})
 
-    def _scrub_on(self) -> None:
-        place, settings = self._place, self._place.settings
-        scrub = Scrub(place.sessions, place.storage, settings.scrub_bytes_per_second, place.ending.wait)
+    def _scrub_loop(self) -> None:
+        process, settings = self._process, self._process.settings
+        scrub = Scrub(process.sessions, process.storage, settings.scrub_bytes_per_second, process.shutdown.wait)
         wait = settings.sweep_seconds
-        while not place.ending.wait(wait):
+        while not process.shutdown.wait(wait):
             wait = min(settings.orphan_seconds, settings.scrub_seconds)
             try:
                 # On a share that is not there everything would be missing.
-                ours = self._is_first() and data_folder.is_ours(place.sessions, place.storage)
+                ours = self._is_first() and data_folder.is_ours(process.sessions, process.storage)
                 if ours and scrub.is_due(settings.scrub_seconds):
                     log.info("scrub.finished", extra={"files": scrub.run()})
             except Stopped:
@@ -166,16 +167,16 @@ class Attendant:
 
     def _is_first(self) -> bool:
         """Whether this is the first by name of the workers that live: one is enough to tidy."""
-        with self._place.sessions() as session:
-            living = select(func.min(Worker.name)).where(seen_lately(self._place.settings.alive_seconds))
-            return session.scalar(living) == self._place.name
+        with self._process.sessions() as session:
+            living = select(func.min(Worker.name)).where(seen_lately(self._process.settings.alive_seconds))
+            return session.scalar(living) == self._process.name
 
-    def _check_hearing(self, messages: int) -> None:
+    def _check_consumer(self, messages: int) -> None:
         """End a worker that does nothing while messages wait: its connection is dead and does not know."""
-        place = self._place
-        idle = place.heart is None and place.heard == self._heard
-        self._deaf_seconds = self._deaf_seconds + place.settings.sweep_seconds if idle and messages else 0.0
-        self._heard = place.heard
-        if self._deaf_seconds > DEAF_SECONDS:
+        process = self._process
+        idle = process.lease is None and process.messages_received == self._messages_received
+        self._stalled_seconds = self._stalled_seconds + process.settings.sweep_seconds if idle and messages else 0.0
+        self._messages_received = process.messages_received
+        if self._stalled_seconds > STALLED_SECONDS:
             log.error("worker.stalled")
             os.kill(os.getpid(), signal.SIGTERM)

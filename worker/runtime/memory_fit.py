@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from udig_recon.worker.database.tables import Chunk, Job, Status
+from udig_recon.worker.database.tables import Job, JobSlice, Status
 
 MACHINE_LOCK = 0x7564696A
 PASSED_BY = timedelta(minutes=2)  # so long others may begin before a slice that is too large for what is free
@@ -30,8 +30,8 @@ class Room(NamedTuple):
 
     def is_kept_for(self, session: Session, job_id: uuid.UUID) -> bool:
         """Whether a slice of that job has waited so long that the machine is to become free for it."""
-        since = select(func.min(Chunk.queued_at)).where(Chunk.job_id == job_id, Chunk.status == Status.QUEUED)
-        ended = select(func.max(Chunk.finished_at)).where(Chunk.job_id == job_id)
+        since = select(func.min(JobSlice.queued_at)).where(JobSlice.job_id == job_id, JobSlice.status == Status.QUEUED)
+        ended = select(func.max(JobSlice.finished_at)).where(JobSlice.job_id == job_id)
         # From when it began to wait, or had its last turn.
         last = func.greatest(since.scalar_subquery(), ended.scalar_subquery())
         return bool(session.scalar(select(last < func.now() - PASSED_BY)))
@@ -42,7 +42,9 @@ def room(session: Session, worker: str, total: int) -> Room:
     machine, _, _ = worker.partition(":")
     number = int.from_bytes(hashlib.sha256(machine.encode()).digest()[:4]) >> 1
     session.execute(select(func.pg_advisory_xact_lock(MACHINE_LOCK, number)))
-    others = Chunk.worker.startswith(f"{machine}:", autoescape=True) & (Chunk.worker != worker)
-    query = select(func.coalesce(func.sum(func.coalesce(Job.memory_bytes, 0)), 0)).join(Chunk, Chunk.job_id == Job.id)
-    taken = session.scalar(query.where(Chunk.status == Status.RUNNING, others)) or 0
+    others = JobSlice.worker.startswith(f"{machine}:", autoescape=True) & (JobSlice.worker != worker)
+    query = select(func.coalesce(func.sum(func.coalesce(Job.memory_bytes, 0)), 0)).join(
+        JobSlice, JobSlice.job_id == Job.id
+    )
+    taken = session.scalar(query.where(JobSlice.status == Status.RUNNING, others)) or 0
     return Room(total, max(0, total - int(taken)))

@@ -13,20 +13,20 @@ from udig_recon.core.formats import Limits
 from udig_recon.core.formats.prepared import READING, PreparedScan, opened_prepared
 from udig_recon.worker.database.tables import Scan
 from udig_recon.worker.jobs.leases import Claim
-from udig_recon.worker.runtime.process import Place
+from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.storage import integrity
 
 log = logging.getLogger(__name__)
 
 
-def read_slice(place: Place, claim: Claim) -> Acquisition:
+def read_slice(process: WorkerProcess, claim: Claim) -> Acquisition:
     """The claim's slice of its scan.
 
     A prepared form that is missing, damaged or older than this version's reading is made anew from the scan's bytes,
     once their SHA-256 is seen to be what it was. Raises DamagedFile where it is not, FileNotFoundError without a scan,
     and what readers raise.
     """
-    path = place.storage.prepared_scan(claim.scan_sha256, claim.tenant)
+    path = process.storage.prepared_scan(claim.scan_sha256, claim.tenant)
     try:
         with opened_prepared(path) as scan:
             if _is_of(scan, claim) and scan.reading >= READING:
@@ -34,9 +34,9 @@ def read_slice(place: Place, claim: Claim) -> Acquisition:
     except FileNotFoundError:
         pass
     except DamagedScan:
-        with place.sessions.begin() as session:
+        with process.sessions.begin() as session:
             integrity.count(session, "prepared", scan_sha256=claim.scan_sha256)
-    _prepare(place, claim)
+    _prepare(process, claim)
     try:
         with opened_prepared(path) as scan:
             return scan.read([claim.slice])
@@ -48,17 +48,17 @@ def _is_of(scan: PreparedScan, claim: Claim) -> bool:
     return scan.source_sha256 == claim.scan_sha256 and claim.slice < scan.header.slices
 
 
-def _prepare(place: Place, claim: Claim) -> None:
-    storage, settings = place.storage, place.settings
+def _prepare(process: WorkerProcess, claim: Claim) -> None:
+    storage, settings = process.storage, process.settings
     source = storage.scan(claim.scan_sha256, claim.tenant)
-    place.verifier.check(source, claim.scan_sha256)
+    process.verifier.check(source, claim.scan_sha256)
     with storage.part() as (path, file):
         room = storage.free_bytes() - settings.disk_reserve_bytes
         # The settings may have been wider when it came.
         limits = Limits(**dict.fromkeys(asdict(Limits()), 10**6))
-        place.prober.prepare_scan(source, file.fileno(), claim.scan_sha256, limits, room_bytes=room)
+        process.prober.prepare_scan(source, file.fileno(), claim.scan_sha256, limits, room_bytes=room)
         kept = storage.keep_prepared(path, claim.scan_sha256, claim.tenant)
     mine = (Scan.tenant == claim.tenant) & (Scan.sha256 == claim.scan_sha256)
-    with suppress(FileNotFoundError), place.sessions.begin() as session:
+    with suppress(FileNotFoundError), process.sessions.begin() as session:
         session.execute(update(Scan).where(mine).values(prepared_bytes=kept.stat().st_size))
     log.info("scan.prepared")

@@ -23,7 +23,7 @@ from udig_recon.core.priors.card import card_of
 from udig_recon.worker.database.engine import make_engine, make_sessions
 from udig_recon.worker.database.worker_names import worker_name
 from udig_recon.worker.runtime import memory
-from udig_recon.worker.runtime.heartbeat import Heart
+from udig_recon.worker.runtime.heartbeat import LeaseKeeper
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage import data_folder
 from udig_recon.worker.storage.integrity import Verifier
@@ -31,7 +31,7 @@ from udig_recon.worker.storage.local import Storage, open_storage
 
 
 @dataclass
-class Place:
+class WorkerProcess:
     """One worker process."""
 
     settings: Settings
@@ -39,14 +39,14 @@ class Place:
     storage: Storage
     device: torch.device
     name: str = field(default_factory=lambda: worker_name(os.getpid()))
-    ending: threading.Event = field(default_factory=threading.Event)
-    heart: Heart | None = None  # of the slice that is being computed
-    heard: int = 0  # messages so far
+    shutdown: threading.Event = field(default_factory=threading.Event)
+    lease: LeaseKeeper | None = None  # of the slice that is being computed
+    messages_received: int = 0  # messages so far
     verifier: Verifier = field(default_factory=Verifier)
     prober: Prober = field(default_factory=Prober)
     confirmed: bool = False  # whether the data folder is known to be the database's
-    _left: dict[uuid.UUID, float] = field(default_factory=dict)  # jobs, and until when
-    _missed: dict[uuid.UUID, float] = field(default_factory=dict)  # jobs, and since when their scan's file is missing
+    _skipped: dict[uuid.UUID, float] = field(default_factory=dict)  # job -> until when, by the monotonic clock
+    _missing_since: dict[uuid.UUID, float] = field(default_factory=dict)  # job -> when its scan's file was first missed
 
     def confirm_data_folder(self) -> bool:
         """Whether the data folder is the database's; asked until the database has told once. Raises ForeignFolder."""
@@ -54,32 +54,37 @@ class Place:
         return self.confirmed
 
     @contextmanager
-    def working(self, heart: Heart) -> Iterator[None]:
+    def holding(self, lease: LeaseKeeper) -> Iterator[None]:
         """While a slice is computed."""
-        self.heart = heart
+        self.lease = lease
         try:
             yield
         finally:
-            self.heart = None
+            self.lease = None
 
     @property
-    def left(self) -> list[uuid.UUID]:
-        """Jobs that are left to workers of other versions."""
-        self._left = {job_id: until for job_id, until in self._left.items() if until > time.monotonic()}
-        return list(self._left)
+    def shutting_down(self) -> bool:
+        """Whether this process was told to end."""
+        return self.shutdown.is_set()
 
-    def leave(self, job_id: uuid.UUID, seconds: float) -> bool:
-        """Leave a job to others for so long; False where that time is over."""
-        self._left[job_id] = time.monotonic() + seconds
+    @property
+    def skipped_jobs(self) -> list[uuid.UUID]:
+        """Jobs that this worker leaves to others for now."""
+        self._skipped = {job_id: until for job_id, until in self._skipped.items() if until > time.monotonic()}
+        return list(self._skipped)
+
+    def skip(self, job_id: uuid.UUID, seconds: float) -> bool:
+        """Leave a job to other workers for so many seconds; False where none are left."""
+        self._skipped[job_id] = time.monotonic() + seconds
         return seconds > 0
 
-    def misses(self, job_id: uuid.UUID) -> float:
-        """For how many seconds the file of a job's scan has been missing here, now that it is."""
-        return time.monotonic() - self._missed.setdefault(job_id, time.monotonic())
+    def missing_scan_seconds(self, job_id: uuid.UUID) -> float:
+        """For how many seconds the file of the job's scan has been missing, now that it is."""
+        return time.monotonic() - self._missing_since.setdefault(job_id, time.monotonic())
 
-    def found(self, job_id: uuid.UUID) -> None:
-        """It is there."""
-        self._missed.pop(job_id, None)
+    def note_scan_found(self, job_id: uuid.UUID) -> None:
+        """Forget that the file of the job's scan was missing."""
+        self._missing_since.pop(job_id, None)
 
     @cached_property
     def device_name(self) -> str:
@@ -120,7 +125,7 @@ class Place:
         return found
 
 
-def set_up(settings: Settings) -> Place:
+def set_up(settings: Settings) -> WorkerProcess:
     """The process as a worker; torch takes its share of the cores."""
     if settings.database_url is None:
         raise SystemExit(
@@ -136,4 +141,4 @@ def set_up(settings: Settings) -> Place:
     storage = open_storage(settings.data, settings.disk_reserve_bytes)
     confirmed = data_folder.confirm_at(settings.database_url, storage)
     engine = make_engine(settings.database_url)
-    return Place(settings, make_sessions(engine), storage, device, confirmed=confirmed)
+    return WorkerProcess(settings, make_sessions(engine), storage, device, confirmed=confirmed)

@@ -22,11 +22,11 @@ from udig_recon.core.quality.assess import assess
 from udig_recon.core.quality.ensemble import ensemble
 from udig_recon.core.reconstruct import Quality, SliceProblem, slice_problems
 from udig_recon.core.results.store import SliceResult
-from udig_recon.worker.jobs.leases import Fenced, Point
+from udig_recon.worker.jobs.leases import LeaseLost, Point
 from udig_recon.worker.runtime.checkpoints import Checkpoints, fingerprint
-from udig_recon.worker.runtime.heartbeat import Beat, Heart
+from udig_recon.worker.runtime.heartbeat import LeaseKeeper, ProgressReport
 from udig_recon.worker.runtime.prepared_scans import read_slice
-from udig_recon.worker.runtime.process import Place
+from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
@@ -40,11 +40,11 @@ class NotKnown(UnsupportedScan):
     """Parameters with a method, knob or choice that this version has never heard of; a newer one has."""
 
 
-class Released(Exception):
+class ShutdownRequested(Exception):
     """The worker ends; its last checkpoint is what the next one goes on from."""
 
 
-class Yielded(Released):
+class YieldRequested(ShutdownRequested):
     """Something more urgent waits; whoever takes the slice later goes on from its last checkpoint."""
 
 
@@ -70,14 +70,14 @@ class Outcome:
         return None if self.result.rating is None else self.result.rating.as_json()
 
 
-class Run:
+class SliceRun:
     """The computation of one claimed slice in this process."""
 
-    def __init__(self, place: Place, heart: Heart) -> None:
-        self._place, self._heart, self._claim = place, heart, heart.claim
+    def __init__(self, process: WorkerProcess, lease: LeaseKeeper) -> None:
+        self._process, self._lease, self._claim = process, lease, lease.claim
         self.method: Parameters = _understood(self._claim.parameters)
         self.modality = Modality(self._claim.scan_header["modality"])
-        self.versions = place.versions(self.method, self.modality, self._claim.tenant)
+        self.versions = process.versions(self.method, self.modality, self._claim.tenant)
         made_by = fingerprint(
             parameters=self._claim.parameters,
             seed=self._claim.seed,
@@ -86,28 +86,31 @@ class Run:
             scan=self._claim.scan_sha256,
             prior=self.versions.get("prior_sha256"),
             software=[self.versions["software"], self.versions["torch"]],
-            device=place.device.type,
+            device=process.device.type,
         )
-        folder = place.storage.checkpoints(self._claim.job_id)
-        self.checkpoints = Checkpoints(folder, self._claim.slice, made_by, lambda: heart.surely_mine)
-        self._meter = CostCounter(place.device)
+        folder = process.storage.checkpoints(self._claim.job_id)
+        self.checkpoints = Checkpoints(folder, self._claim.slice, made_by, lambda: lease.holds_lease)
+        self._meter = CostCounter(process.device)
         self._seconds_before = 0.0
         self._curves: dict[str, list[float]] = {}
         self._leave_by: float | None = None
 
     def compute(self) -> Outcome:
-        """The slice's result. Raises Fenced, Released, OutOfTime, DamagedFile (the scan) and what the engine raises."""
+        """Compute the slice.
+
+        Raises LeaseLost, ShutdownRequested, OutOfTime, DamagedFile for the scan, and the errors of the engine.
+        """
         with interruptible(self._check):
             return self._computed()
 
     def _check(self) -> None:
         """Asked for in every inner loop: those that end the computation wait for no iterate, or not for long."""
-        self._heart.show_life()
-        if self._heart.lost:
-            raise Fenced
-        if self._place.ending.is_set():
-            self._leave_unless(LAST_CHECKPOINT_SECONDS, Released)
-        elif self._heart.out_of_time:
+        self._lease.mark_active()
+        if self._lease.lost:
+            raise LeaseLost
+        if self._process.shutting_down:
+            self._leave_unless(LAST_CHECKPOINT_SECONDS, ShutdownRequested)
+        elif self._lease.out_of_time:
             self._leave_unless(LAST_ITERATE_SECONDS, OutOfTime)
 
     def _leave_unless(self, seconds: float, how: type[Exception]) -> None:
@@ -119,7 +122,7 @@ class Run:
 
     def _computed(self) -> Outcome:
         self._began = time.monotonic()
-        kept = self.checkpoints.load(self._place.device) or {}
+        kept = self.checkpoints.load(self._process.device) or {}
         if kept:
             log.info("slice.resumed", extra={"step": kept["step"]})
             self._seconds_before, self._curves = kept["seconds"], kept["curves"]
@@ -138,8 +141,8 @@ class Run:
         """The prior that the method evaluates."""
         if not self.method.needs_prior:
             return None
-        folders = self._place.settings.priors_folders(self._claim.tenant)
-        return load_prior(getattr(self.method, "prior", None), self.modality, folders, self._place.device)
+        folders = self._process.settings.priors_folders(self._claim.tenant)
+        return load_prior(getattr(self.method, "prior", None), self.modality, folders, self._process.device)
 
     @property
     def _spent(self) -> dict[str, int]:
@@ -149,25 +152,25 @@ class Run:
     def _problem(self, shown: bool) -> SliceProblem:
         """What is to be solved; while coil maps are fitted to it, what needs no iteration can be seen."""
         with tracing.span("slice.read"):
-            scan = read_slice(self._place, self._claim)
+            scan = read_slice(self._process, self._claim)
         fits_maps = self.method.fits_maps and self.modality is Modality.MRI
         look_at = 0.0
         with tracing.span("slice.maps"):
-            for problem in slice_problems(scan, 0, self._place.device, fit_maps=fits_maps):
+            for problem in slice_problems(scan, 0, self._process.device, fit_maps=fits_maps):
                 self._check()
-                if self._place.ending.is_set():
-                    raise Released
+                if self._process.shutting_down:
+                    raise ShutdownRequested
                 began = time.monotonic()
                 plain = problem.plain()
                 self._plain = problem.magnitude(plain)
                 if fits_maps and shown and began >= look_at:
                     self._tell(problem, Iterate(0, 0, plain, torch.tensor(math.nan)))
-                    look_at = _rested(began, self._place.settings.snapshot_seconds)
+                    look_at = _rested(began, self._process.settings.snapshot_seconds)
         return problem
 
     @tracing.span("slice.iterate")
     def _iterate(self, problem: SliceProblem, state: dict[str, Any] | None) -> tuple[Iterate, Quality]:
-        settings = self._place.settings
+        settings = self._process.settings
         look_at, kept_at, looked_at_step = 0.0, time.monotonic(), -1
         iterates = ensemble(
             problem,
@@ -196,7 +199,7 @@ class Run:
         """Whether so many seconds after a checkpoint it is time for the next, unless that one is being written yet."""
         if self.checkpoints.busy:
             return False
-        return since >= pause_after(self.checkpoints.seconds, self._place.settings.checkpoint_seconds)
+        return since >= pause_after(self.checkpoints.seconds, self._process.settings.checkpoint_seconds)
 
     def _stop_if_told(self, iterate: Iterate) -> None:
         self._check()
@@ -208,11 +211,11 @@ class Run:
 
     def _told_to_stop(self) -> type[Exception] | None:
         """How to stop at an iterate that can be gone on from."""
-        if self._place.ending.is_set():
-            return Released
-        if self._heart.out_of_time:
+        if self._process.shutting_down:
+            return ShutdownRequested
+        if self._lease.out_of_time:
             return OutOfTime
-        return Yielded if self._heart.give_way else None
+        return YieldRequested if self._lease.yield_requested else None
 
     def _look(self, problem: SliceProblem, iterate: Iterate) -> Quality:
         """Measure an iterate, have it told and shown, and remember it in the curves."""
@@ -234,7 +237,7 @@ class Run:
             psnr=_finite(quality.psnr),
             ssim=_finite(quality.ssim),
         )
-        self._heart.tell(Beat(point, self._seen(problem, iterate, {})))
+        self._lease.report(ProgressReport(point, self._seen(problem, iterate, {})))
         return quality, point
 
     def _seen(self, problem: SliceProblem, iterate: Iterate, curves: dict[str, list[float]]) -> SliceResult:

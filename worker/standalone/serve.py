@@ -18,12 +18,12 @@ from contextlib import suppress
 from sqlalchemy.exc import DBAPIError
 
 from udig_recon.worker.cli.usage import parse_no_arguments
-from udig_recon.worker.database import counters as tallies
+from udig_recon.worker.database import counters
 from udig_recon.worker.database.engine import AWAY, in_one_line, make_engine, make_sessions
-from udig_recon.worker.database.migrate import migrate
+from udig_recon.worker.database.migrate import MigrationRefused, migrate
 from udig_recon.worker.database.roles import role_of
 from udig_recon.worker.database.worker_names import name_prefix
-from udig_recon.worker.jobs import sweep as sweeping
+from udig_recon.worker.jobs import sweep
 from udig_recon.worker.settings import BadSetting, Settings, read_settings
 from udig_recon.worker.standalone import processes
 from udig_recon.worker.standalone.liveness import Liveness
@@ -76,7 +76,7 @@ class Service:
         """Servers, tables, API, workers. Raises EmbeddedError or what the database raises."""
         self._embedded.start()
         url = str(self.settings.database_url)
-        migrate(self.settings.migration_database_url or url, service=role_of(url))
+        migrate(self.settings.migration_database_url or url, service=role_of(url), alone=self._embedded.has_postgres)
         if self._embedded.has_postgres:
             # Nobody else works on this database, and those who did are dead.
             self._forget("")
@@ -128,14 +128,14 @@ class Service:
         """Let others have what a dead worker had, without waiting for its lease to run out."""
         try:
             with make_sessions(self._engine).begin() as session:
-                sweeping.forget(session, worker_prefix)
+                sweep.deregister(session, worker_prefix)
         except AWAY as error:
             log.warning("database.unavailable", extra={"error": type(error).__name__})
 
     def _count(self, kind: str, label: str) -> None:
         try:
             with make_sessions(self._engine).begin() as session:
-                tallies.add(session, kind, label)
+                counters.add(session, kind, label)
         except AWAY as error:
             log.warning("database.unavailable", extra={"error": type(error).__name__})
 
@@ -219,7 +219,7 @@ def main() -> int:
     logging.getLogger().setLevel(logging.WARNING)
     try:
         serve(read_settings())
-    except (BadSetting, CannotServeError, EmbeddedError, ForeignFolder, InUseError, OSError) as error:
+    except (BadSetting, CannotServeError, EmbeddedError, ForeignFolder, InUseError, MigrationRefused, OSError) as error:
         return _refuse(str(error))
     except DBAPIError as error:
         return _refuse(f"DATABASE_URL: the database cannot be used: {in_one_line(error)}")

@@ -16,13 +16,13 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from udig_recon.core.files.atomic import DamagedFile, Digest, open_stored
-from udig_recon.worker.database import counters as tallies
+from udig_recon.worker.database import counters
 from udig_recon.worker.database.tables import Job, Scan
 
 log = logging.getLogger(__name__)
 BLOCK = 1 << 20
 REMEMBERED = 256  # files whose verification a process remembers
-DAMAGE = "damage"  # kind of the tally
+DAMAGE = "damage"  # kind of the counter
 KINDS = ("scan", "prepared", "slice", "preview", "result", "converted")
 
 
@@ -134,7 +134,7 @@ def note_job(session: Session, job_id: uuid.UUID, name: str, kind: str) -> None:
 
 def count(session: Session, kind: str, **what: object) -> None:
     """Count a damaged file, and log which."""
-    tallies.add(session, DAMAGE, kind)
+    counters.add(session, DAMAGE, kind)
     log.error("file.damaged", extra={"kind": kind, **what})
 
 

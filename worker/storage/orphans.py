@@ -12,7 +12,7 @@ from typing import NamedTuple
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
-from udig_recon.worker.database.tables import Chunk, Job, Scan, Status
+from udig_recon.worker.database.tables import Job, JobSlice, Scan, Status
 from udig_recon.worker.storage.local import JOB_FOLDERS, Storage
 from udig_recon.worker.storage.scans import forget
 
@@ -84,17 +84,17 @@ def _tidy_jobs(sessions: sessionmaker[Session], storage: Storage, folders: Itera
     for folder in folders:
         with suppress(FileNotFoundError, ValueError):
             found[uuid.UUID(folder.name)] = _files(folder, before)
-    chunks: defaultdict[uuid.UUID, list[Chunk]] = defaultdict(list)
+    job_slices: defaultdict[uuid.UUID, list[JobSlice]] = defaultdict(list)
     with sessions() as session:
-        for chunk in session.scalars(select(Chunk).where(Chunk.job_id.in_(found))):
-            chunks[chunk.job_id].append(chunk)
-        # Jobs last: of an attempt that has just ended either the chunk still says that it runs, or the job names it.
+        for job_slice in session.scalars(select(JobSlice).where(JobSlice.job_id.in_(found))):
+            job_slices[job_slice.job_id].append(job_slice)
+        # Jobs last: of an attempt that has just ended either the slice still says that it runs, or the job names it.
         rows = session.execute(select(Job.id, Job.result, Job.status).where(Job.id.in_(found)))
         jobs = {row.id: _Job(*row) for row in rows}
     removed = 0
     for job_id, files in found.items():
         if (job := jobs.get(job_id)) is not None:
-            named = _named(storage, job, chunks[job_id])
+            named = _named(storage, job, job_slices[job_id])
             removed += _remove(files.parts + [path for path in files.made if not named(path)])
         elif files.abandoned:
             storage.delete_job(job_id)
@@ -116,16 +116,16 @@ def _remove(unnamed: Sequence[Path]) -> int:
     return len(unnamed)
 
 
-def _named(storage: Storage, job: _Job, chunks: Sequence[Chunk]) -> Callable[[Path], bool]:
+def _named(storage: Storage, job: _Job, job_slices: Sequence[JobSlice]) -> Callable[[Path], bool]:
     """Whether rows name a file or folder of a job, or may do so yet: a running attempt's are named soon."""
-    running = [chunk for chunk in chunks if chunk.status == Status.RUNNING]
-    slices = {storage.slice_result(job.id, chunk.slice, chunk.attempt) for chunk in running}
-    slices |= {storage.path(chunk.result) for chunk in chunks if chunk.result is not None}
-    results = {storage.results(job.id, chunk.attempt) for chunk in running}
+    running = [job_slice for job_slice in job_slices if job_slice.status == Status.RUNNING]
+    slices = {storage.slice_result(job.id, job_slice.slice, job_slice.attempt) for job_slice in running}
+    slices |= {storage.path(job_slice.result) for job_slice in job_slices if job_slice.result is not None}
+    results = {storage.results(job.id, job_slice.attempt) for job_slice in running}
     results |= {storage.path(job.result)} if job.result is not None else set()
     # Failed by one slice, a job has the others cancelled; tried again, all go on.
     ended = {Status.SUCCEEDED, Status.CANCELLED} if job.status is Status.CANCELLED else {Status.SUCCEEDED}
-    go_on = {str(chunk.slice) for chunk in chunks if chunk.status not in ended}
+    go_on = {str(job_slice.slice) for job_slice in job_slices if job_slice.status not in ended}
 
     def named(path: Path) -> bool:
         match path.parent.name:

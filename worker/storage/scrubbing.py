@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from udig_recon.core.errors import DamagedScan
 from udig_recon.core.files.atomic import DamagedFile, Digest, open_stored
 from udig_recon.core.formats.prepared import opened_prepared
-from udig_recon.worker.database.tables import Chunk, Job, Scan, ServiceState, Status
+from udig_recon.worker.database.tables import Job, JobSlice, Scan, ServiceState, Status
 from udig_recon.worker.storage import integrity
 from udig_recon.worker.storage.local import RESULT, Storage
 
@@ -114,8 +114,10 @@ class Scrub:
                 seen += 1
                 self._result(job, folder / name, known["sha256"])
         with self._sessions() as session:
-            rows = select(Chunk.result, Chunk.result_sha256).where(Chunk.job_id == job.id, Chunk.result.is_not(None))
-            slices = session.execute(rows.where(Chunk.result_sha256.is_not(None))).all()
+            rows = select(JobSlice.result, JobSlice.result_sha256).where(
+                JobSlice.job_id == job.id, JobSlice.result.is_not(None)
+            )
+            slices = session.execute(rows.where(JobSlice.result_sha256.is_not(None))).all()
         for relative, sha256 in slices:
             seen += 1
             path = self._storage.path(relative or "")
