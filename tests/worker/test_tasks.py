@@ -23,7 +23,7 @@ from udig_recon.worker.runtime import checkpoints, tasks
 from udig_recon.worker.runtime.assemble import merged
 from udig_recon.worker.runtime.heartbeat import LeaseKeeper
 from udig_recon.worker.runtime.process import WorkerProcess
-from udig_recon.worker.runtime.slice_run import Outcome, Run, pause_after
+from udig_recon.worker.runtime.slice_run import Outcome, SliceRun, pause_after
 from udig_recon.worker.runtime.tasks import run_next_slice
 from udig_recon.worker.runtime.watchdog import PACES, Watchdog
 
@@ -33,18 +33,18 @@ Spoil = Callable[..., list[int]]
 @pytest.fixture
 def spoil(monkeypatch: pytest.MonkeyPatch) -> Spoil:
     """Have computing a slice raise that error so often; the list counts the calls."""
-    compute = Run.compute
+    compute = SliceRun.compute
 
     def install(error: Exception, times: int) -> list[int]:
         calls: list[int] = []
 
-        def spoilt(run: Run) -> Outcome:
+        def spoilt(run: SliceRun) -> Outcome:
             calls.append(1)
             if len(calls) <= times:
                 raise error
             return compute(run)
 
-        monkeypatch.setattr(Run, "compute", spoilt)
+        monkeypatch.setattr(SliceRun, "compute", spoilt)
         return calls
 
     return install
@@ -197,7 +197,7 @@ def test_a_commit_whose_answer_was_lost_is_no_lost_lease(
             return settle(lease, change)
         return given
 
-    monkeypatch.setattr(LeaseKeeper, "settle", deaf)
+    monkeypatch.setattr(LeaseKeeper, "commit", deaf)
     job_id = desk.submit(desk.scan(slices=len(slices)), SHORT, slices=slices)
     for slice_ in slices:
         run_next_slice(process, job_id, slice_)
