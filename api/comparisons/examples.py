@@ -62,7 +62,7 @@ COMPARISON: dict[str, Any] = {
             "seed": 1,
             "error": {
                 "type": "urn:udig-recon:problem:disk-full",
-                "title": "Disk full",
+                "title": "Insufficient Storage",
                 "status": 507,
                 "detail": "the disk was full when slice 0 was to be written; free some space and retry the job",
             },

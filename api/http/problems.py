@@ -19,7 +19,7 @@ class Problem(Exception):
     """The service failed; every other problem is a subclass with its own status and title."""
 
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
-    title: ClassVar[str] = "The service failed"
+    title: ClassVar[str] = "Internal Server Error"
     retry_seconds: ClassVar[int | None] = None  # after which the same request may be sent again
 
     def __init__(
@@ -61,126 +61,126 @@ class Problem(Exception):
 class Damaged(Problem):
     """The bytes of a stored file are not those that were written, so they are not sent."""
 
-    title = "A stored file is damaged"
+    title = "Stored file damaged"
 
 
 class BadRequest(Problem):
     """The body breaks its own framing, length or hash."""
 
     status = HTTPStatus.BAD_REQUEST
-    title = "The request is not whole"
+    title = "Bad Request"
 
 
 class Unauthenticated(Problem):
     """No valid API key came with the request."""
 
     status = HTTPStatus.UNAUTHORIZED
-    title = "Who are you?"
+    title = "Unauthorized"
 
 
 class Forbidden(Problem):
     """The API key may not do this."""
 
     status = HTTPStatus.FORBIDDEN
-    title = "Not with this key"
+    title = "Forbidden"
 
 
 class Proxied(Problem):
     """The request came by way of a proxy to a service that asks for no key."""
 
     status = HTTPStatus.FORBIDDEN
-    title = "Not by way of a proxy"
+    title = "Proxied request"
 
 
 class NotFound(Problem):
     """No scan, job, picture or route of that name."""
 
     status = HTTPStatus.NOT_FOUND
-    title = "Nothing there"
+    title = "Not Found"
 
 
 class MethodNotAllowed(Problem):
     """The path exists, but not for this method."""
 
     status = HTTPStatus.METHOD_NOT_ALLOWED
-    title = "Not with this method"
+    title = "Method Not Allowed"
 
 
 class NotAcceptable(Problem):
     """None of the accepted media types can be made."""
 
     status = HTTPStatus.NOT_ACCEPTABLE
-    title = "No such representation"
+    title = "Not Acceptable"
 
 
 class Conflict(Problem):
     """The scan or job is not in a state that allows it."""
 
     status = HTTPStatus.CONFLICT
-    title = "Not in this state"
+    title = "Conflict"
 
 
 class Gone(Problem):
     """The result was there, but its files are kept no longer."""
 
     status = HTTPStatus.GONE
-    title = "No longer kept"
+    title = "Gone"
 
 
 class PreconditionFailed(Problem):
     """If-Match names another representation."""
 
     status = HTTPStatus.PRECONDITION_FAILED
-    title = "The representation is another"
+    title = "Precondition Failed"
 
 
 class TimedOut(Problem):
     """The headers or the body did not come in time."""
 
     status = HTTPStatus.REQUEST_TIMEOUT
-    title = "Too slow"
+    title = "Request Timeout"
 
 
 class TooLarge(Problem):
     """The body is above the limit, which is told."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    title = "Too large"
+    title = "Content Too Large"
 
 
 class HeadTooLarge(Problem):
     """The header fields are too many or too long."""
 
     status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-    title = "Header fields too large"
+    title = "Request Header Fields Too Large"
 
 
 class Misdirected(Problem):
     """The request calls the service by a name that is not its own."""
 
     status = HTTPStatus.MISDIRECTED_REQUEST
-    title = "Not this service's name"
+    title = "Misdirected Request"
 
 
 class UnknownMedia(Problem):
     """The bytes or their media type are of no known format."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-    title = "Not a known format"
+    title = "Unsupported Media Type"
 
 
 class RangeOutside(Problem):
     """The Range begins behind the end of the file."""
 
     status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
-    title = "Range outside the file"
+    title = "Range Not Satisfiable"
 
 
 class Invalid(Problem):
     """The input is understood, but wrong in the fields that are told."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
-    title = "The input is wrong"
+    title = "Unprocessable Content"
 
 
 class TooManyJobs(Problem):
@@ -195,7 +195,7 @@ class TooManyAtOnce(Problem):
     """The client has its share of what may go on at once."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
-    title = "Too much at once"
+    title = "Too many concurrent requests"
     retry_seconds = 5
 
 
@@ -203,14 +203,14 @@ class QuotaExceeded(Problem):
     """The API key has had what it may have for now."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
-    title = "This key's quota is used up"
+    title = "Quota exceeded"
 
 
 class Unavailable(Problem):
     """Something that the service needs is away for the moment."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
-    title = "Not available at the moment"
+    title = "Service Unavailable"
     retry_seconds = 5
 
 
@@ -218,14 +218,14 @@ class OutcomeUnknown(Problem):
     """The database fell silent while the request took effect: it may have, or not."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
-    title = "It is not known whether this was done"
+    title = "Outcome unknown"
 
 
 class Overloaded(Problem):
     """All that may go on at once does."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
-    title = "Too busy at the moment"
+    title = "Server overloaded"
     retry_seconds = 5
 
 
@@ -233,7 +233,7 @@ class DiskFull(Problem):
     """Storing it would touch the reserve of the disk."""
 
     status = HTTPStatus.INSUFFICIENT_STORAGE
-    title = "Disk full"
+    title = "Insufficient Storage"
 
 
 def shown(value: object, longest: int = LONGEST_FOUND) -> str:

@@ -3,11 +3,10 @@
 import base64
 import binascii
 import uuid
-from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import Select, bindparam, case, func, select, text, true
+from sqlalchemy import Select, bindparam, case, func, select, true
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.orm import Session
 
@@ -78,17 +77,25 @@ _CHUNKS = (
 _ESTIMATED = ("estimated_seconds", "memory_bytes", "result_bytes")
 _SPENT = _JOB.seconds.label("compute_seconds")  # the slices' `seconds` are another sum
 _JOBS: Select[Any] = select(*(_JOB[name] for name in (*_SHOWN, *_ESTIMATED)), _SPENT, _CHUNKS).join(_CHUNKS, true())
-_VERDICT = func.jsonb_build_object("slice", _SLICE.slice, "quality", _SLICE.quality, type_=JSONB).concat(
-    func.coalesce(_SLICE.prior_check, text("'{}'::jsonb"), type_=JSONB)
+# What a slice that is reconstructed again had before is shown no more.
+_SLICE_OUT = func.jsonb_build_object(
+    "slice",
+    _SLICE.slice,
+    "status",
+    _SLICE.status,
+    "quality",
+    case((SUCCEEDED, _SLICE.quality)),
+    "prior_check",
+    case((SUCCEEDED, _SLICE.prior_check)),
+    type_=JSONB,
 )
-_VERDICTS = (
-    select(func.jsonb_agg(aggregate_order_by(_VERDICT, _SLICE.slice), type_=JSONB))
-    .where(_SLICE.job_id == _JOB.id, SUCCEEDED)
+_SLICES = (
+    select(func.jsonb_agg(_SLICE_OUT, type_=JSONB))
+    .where(_SLICE.job_id == _JOB.id)
     .correlate(Job.__table__)
     .scalar_subquery()
-    .label("verdicts")
+    .label("slice_states")
 )
-
 _TOLD = ("state", "event", "attempts", "error", "due_at", "delivered_at")
 _WEBHOOK = (
     select(func.jsonb_build_object(*chain(*((name, _DELIVERY[name]) for name in _TOLD)), type_=JSONB))
@@ -100,7 +107,7 @@ _WEBHOOK = (
     .label("webhook")
 )
 
-_ONE_JOB = _JOBS.add_columns(_VERDICTS, _WEBHOOK).where(
+_ONE_JOB = _JOBS.add_columns(_SLICES, _WEBHOOK).where(
     _JOB.tenant == bindparam("tenant"), _JOB.id == bindparam("job_id")
 )
 _READ_JOB = Read(_ONE_JOB)
@@ -153,17 +160,19 @@ async def read_job(reads: Reads, tenant: str, job_id: uuid.UUID) -> JobOut:
 def _job_out(job_id: uuid.UUID, row: Any) -> JobOut:
     if row is None:
         raise no_job(job_id)
-    verdicts = row.verdicts or []
-    ratings = {each["slice"]: Rating.from_json(each["quality"]) for each in verdicts if each["quality"] is not None}
+    states = {each["slice"]: each for each in row.slice_states or ()}
+    slices = [states[number] for number in row.slices if number in states]
     # Rows of older workers hold ratings in their words.
-    verdicts = [{**each, "quality": _quality(ratings, each["slice"])} for each in verdicts]
+    ratings = {each["slice"]: Rating.from_json(each["quality"]) for each in slices if each["quality"] is not None}
     quality = worst(ratings).as_json() if row.status == Status.SUCCEEDED and ratings else None
-    return JobOut.model_validate({**_item(row), "quality": quality, "verdicts": verdicts, "webhook": row.webhook})
+    shown = [_slice(each, ratings.get(each["slice"])) for each in slices]
+    return JobOut.model_validate({**_item(row), "quality": quality, "slices": shown, "webhook": row.webhook})
 
 
-def _quality(ratings: Mapping[int, Rating], slice_: int) -> dict[str, Any] | None:
-    rating = ratings.get(slice_)
-    return None if rating is None else rating.as_json()
+def _slice(stored: dict[str, Any], rating: Rating | None) -> dict[str, Any]:
+    check = stored["prior_check"] or {}
+    quality = None if rating is None else rating.as_json()
+    return {**stored, "quality": quality, "reference_slice": check.get("reference_slice", check.get("leader"))}
 
 
 def job_row(session: Session, tenant: str, job_id: uuid.UUID) -> Job:
@@ -190,7 +199,7 @@ def job_page(
     limit: int,
     cursor: str | None,
 ) -> Page[JobItem]:
-    """A tenant's jobs, newest first, in one query. Verdicts, of which a volume has hundreds, are left to `one_job`."""
+    """A tenant's jobs, newest first, in one query. Slices, of which a volume has hundreds, are left to `one_job`."""
     query = _JOBS.where(_JOB.tenant == tenant).order_by(_JOB.id.desc()).limit(limit + 1)
     if status is not None:
         query = query.where(_JOB.status == status)
@@ -223,7 +232,8 @@ def _item(row: Any) -> dict[str, Any]:
     links |= {name: f"{root}/{name}" for name in ("progress", "events", "result", "preview.png", "cancel", "retry")}
     shown = row._asdict()
     return {
-        **{name: shown[name] for name in _SHOWN if name not in ("damaged", "scan_warnings")},
+        **{name: shown[name] for name in _SHOWN if name not in ("damaged", "scan_warnings", "slices")},
+        "slice_numbers": row.slices,
         "priority": priority_name(row.priority),
         "compute_seconds": row.compute_seconds,
         "estimate": _estimate(row),

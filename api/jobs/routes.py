@@ -19,7 +19,7 @@ from udig_recon.api.jobs import queries as views
 from udig_recon.api.jobs.long_poll import POLL_SECONDS, awaited
 from udig_recon.api.jobs.schemas import NO_NUL, JobIn, JobItem, JobOptions, JobOut, Page, RetryOptions
 from udig_recon.api.jobs.validation import costed, has_body, json_body, parsed, slices_of, time_limit
-from udig_recon.api.openapi.examples import JOB, JOB_ITEM, JOB_REQUEST, JUDGED_JOB, answers, page
+from udig_recon.api.openapi.examples import FINISHED_JOB, JOB, JOB_ITEM, JOB_REQUEST, answers, page
 from udig_recon.api.scans.ingest import SCAN_BROUGHT, Received, is_form, keeping, received
 from udig_recon.api.webhooks import delivery as webhooks
 from udig_recon.worker.access import audit
@@ -179,7 +179,7 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
 ) -> Response:
-    """`Link: rel="next"` leads to the next page. Verdicts and webhooks are told of one job at a time."""
+    """`Link: rel="next"` leads to the next page. GET /v1/jobs/{job_id} adds its slices, quality and webhook."""
     with context.sessions() as session:
         found = views.job_page(
             session,
@@ -198,7 +198,7 @@ def list_jobs(
     "/v1/jobs/{job_id}",
     summary="A job and how it stands",
     response_model=JobOut,
-    responses=answers({200: JUDGED_JOB}, 304, 404, 422, 503),
+    responses=answers({200: FINISHED_JOB}, 304, 404, 422, 503),
 )
 async def get_job(
     request: Request,

@@ -4,7 +4,7 @@ import uuid
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from udig_recon.core.metrics import METRICS
 from udig_recon.core.parameters import MAX_SEEDS, Method
@@ -171,35 +171,57 @@ class Metrics(BaseModel):
 
 
 class QualityOut(BaseModel):
-    """What an image is worth, told without a reference."""
+    """Rating of an image, made without a reference."""
 
     rating: RatingLevel = Field(
-        description="`unrated`: nothing tested it; `check`: look at it; `poor`: wrong, or mostly guessed"
+        description="`unrated`: no held-out measurement tested it; `check`: look at it; `poor`: wrong, or mostly "
+        "determined by the prior",
     )
     reasons: list[str] = Field(description="short sentences, each with the number that led to it and its limit")
 
 
-class VerdictOut(BaseModel):
-    """What one slice is worth; what follows `quality` is null unless measurements held out have judged it."""
+class PriorCheckOut(BaseModel):
+    """Comparison of the prior's image with total variation's on held-out measurements.
+
+    The aliases are what workers before 0.2 write.
+    """
+
+    selected: Literal["udig_dip", "tv", "blend"] = Field(
+        validation_alias=AliasChoices("selected", "chosen"), description="image that was taken"
+    )
+    prior_weight: float = Field(
+        ge=0,
+        le=1,
+        validation_alias=AliasChoices("prior_weight", "prior_share"),
+        description="weight of the prior's image; the rest is total variation's",
+    )
+    out_of_distribution: bool = Field(description="the scan is unlike the prior's training data")
+    ood_score: float | None = Field(
+        validation_alias=AliasChoices("ood_score", "strangeness"),
+        description="distance of the image from the prior's training images; above 1 is unlike them; null: unknown",
+    )
+    residuals: dict[str, float] = Field(description="candidate -> |A x - y| / |y| on held-out measurements")
+    tv_weight: float = Field(description="weight of total variation")
+    reason: str = Field(description="the same in one sentence")
+
+    @field_validator("selected", mode="before")
+    @classmethod
+    def _rename(cls, stored: str) -> str:
+        return "blend" if stored == "mixed" else stored
+
+
+class SliceOut(BaseModel):
+    """A slice of a job."""
 
     slice: int
-    quality: QualityOut | None = Field(None, description="null where an older version made the slice")
-    selected: Literal["udig_dip", "tv", "blend"] | None = Field(None, description="what the image was taken from")
-    out_of_distribution: bool | None = Field(None, description="the scan is unlike what the prior was trained on")
-    prior_weight: float | None = Field(
-        None, ge=0, le=1, description="of the prior's image, the rest is total variation's"
+    status: Status
+    quality: QualityOut | None = Field(description="null until it has succeeded, and where an older version made it")
+    prior_check: PriorCheckOut | None = Field(
+        description="null unless held-out measurements compared the prior with total variation"
     )
-    ood_score: float | None = Field(
-        None, description="how unlike its training images the prior finds the image; above 1 is unlike; null: unknown"
-    )
-    residuals: dict[str, float] | None = Field(
-        None, description="candidate -> |A x - y| / |y| on measurements held out"
-    )
-    tv_weight: float | None = Field(None, description="weight of total variation")
     reference_slice: int | None = Field(
-        None, description="slice that this weight was taken over from; null: it is its own"
+        description="slice whose weight of total variation this one took over; null: it searched its own"
     )
-    reason: str | None = Field(None, description="the same in a sentence")
 
 
 class WebhookOut(BaseModel):
@@ -223,7 +245,7 @@ class JobItem(BaseModel):
     metrics: Metrics | None = Field(description="null until it has succeeded")
     parameters: dict[str, Any] = Field(description="complete, with the values of preset and defaults")
     outputs: list[str]
-    slices: list[int]
+    slice_numbers: list[int] = Field(description="slices of the scan, in the order of the result")
     seed: int
     seeds: int
     priority: PriorityName
@@ -250,7 +272,7 @@ class JobOut(JobItem):
 
     webhook: WebhookOut | None = Field(description="null before its end, and where no webhook was asked for")
     quality: QualityOut | None = Field(description="the worst of its slices'; null until it has succeeded")
-    verdicts: list[VerdictOut] = Field(description="of its finished slices, by number")
+    slices: list[SliceOut] = Field(description="in the order of the result")
 
 
 class SnapshotOut(BaseModel):

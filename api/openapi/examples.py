@@ -66,7 +66,7 @@ JOB_ITEM: dict[str, Any] = {
     "metrics": None,
     "parameters": {**PARAMETERS, "outer_iterations": 100, "inner_iterations": 2},
     "outputs": ["h5", "png"],
-    "slices": [0],
+    "slice_numbers": [0],
     "seed": 0,
     "seeds": 1,
     "priority": "routine",
@@ -87,15 +87,17 @@ JOB_ITEM: dict[str, Any] = {
     "expires_at": None,
     "links": {"self": f"/v1/jobs/{JOB_ID}", "result": f"/v1/jobs/{JOB_ID}/result"},
 }
-JOB = {**JOB_ITEM, "webhook": None, "quality": None, "verdicts": []}
-VERDICT = PriorCheck(
+_CHECK = PriorCheck(
     prior_weight=0.31,
     best_at=0.6,
     residuals={"start": 0.094, "tv": 0.066, "udig_dip": 0.063},
     tv_weight=0.0013,
 )
-RATING = rate(Signals(misfit=0.9, prior_excess=VERDICT.excess, hallucination=0.04), Modality.MRI)
-JUDGED_JOB: dict[str, Any] = {
+_RATING = rate(Signals(misfit=0.9, prior_excess=_CHECK.excess, hallucination=0.04), Modality.MRI)
+PRIOR_CHECK = {name: value for name, value in _CHECK.as_json().items() if name != "reference_slice"}
+SLICE: dict[str, Any] = {"slice": 0, "status": "running", "quality": None, "prior_check": None, "reference_slice": None}
+JOB = {**JOB_ITEM, "webhook": None, "quality": None, "slices": [SLICE]}
+FINISHED_JOB: dict[str, Any] = {
     **JOB_ITEM,
     "status": "succeeded",
     "progress": {**PROGRESS, "fraction": 1.0, "slices_done": 1, "slices": 1, "iteration": 180, "iterations": 180}
@@ -105,7 +107,7 @@ JUDGED_JOB: dict[str, Any] = {
         "ssim": 0.91,
         "nmse": 0.008,
         "data_residual": 0.041,
-        "validation_residual": VERDICT.validation_residual,
+        "validation_residual": _CHECK.validation_residual,
         "prior_evaluations": 240.0,
         "optimizer_steps": 0.0,
         "noise_discrepancy": 1.08,
@@ -125,8 +127,8 @@ JUDGED_JOB: dict[str, Any] = {
         "due_at": "2026-02-03T09:15:11.200000Z",
         "delivered_at": "2026-02-03T09:14:41.400000Z",
     },
-    "quality": worst({0: RATING}).as_json(),
-    "verdicts": [{"slice": 0, "quality": RATING.as_json(), **VERDICT.as_json()}],
+    "quality": worst({0: _RATING}).as_json(),
+    "slices": [{**SLICE, "status": "succeeded", "quality": _RATING.as_json(), "prior_check": PRIOR_CHECK}],
 }
 SNAPSHOT = {
     "seq": 7,
@@ -140,21 +142,21 @@ SNAPSHOT = {
     "seconds": 22.8,
     "created_at": "2026-02-03T09:13:05.100000Z",
 }
-KNOB = {
+PARAMETER = {
     "name": "outer_iterations",
     "type": "integer",
     "default": 100,
     "minimum": 1,
     "maximum": 100000,
     "symbol": "K",
-    "meaning": "outer iterations",
+    "description": "outer iterations",
 }
 METHOD = {
     "name": "udig_dip",
-    "meaning": "Sequential diffusion-guided deep image prior, Algorithm 1 of Liang et al. (ICASSP 2025).",
+    "description": "Sequential diffusion-guided deep image prior, Algorithm 1 of Liang et al. (ICASSP 2025).",
     "modalities": ["mri", "ct"],
     "needs_prior": True,
-    "parameters": [KNOB],
+    "parameters": [PARAMETER],
     "presets": {"standard": {"mri": {**PARAMETERS, "outer_iterations": 100}}},
 }
 PRIOR = {

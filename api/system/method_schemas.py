@@ -1,4 +1,4 @@
-"""How methods and their knobs are told, as JSON."""
+"""JSON schemas of methods and their parameters."""
 
 from typing import Any
 
@@ -6,25 +6,25 @@ from pydantic import BaseModel, Field
 
 
 class ParameterOut(BaseModel):
-    """One knob of a method."""
+    """A parameter of a method."""
 
     name: str
     type: str
     default: Any
     minimum: float | None = None
-    above: float | None = Field(None, description="the value must be greater than this")
+    exclusive_minimum: float | None = None
     maximum: float | None = None
-    below: float | None = Field(None, description="the value must be less than this")
+    exclusive_maximum: float | None = None
     choices: list[str] | None = None
     symbol: str | None = Field(None, description="in the paper")
-    meaning: str
+    description: str
 
 
 class MethodOut(BaseModel):
-    """A method and its knobs."""
+    """A method and its parameters."""
 
     name: str
-    meaning: str
+    description: str
     modalities: list[str]
     needs_prior: bool
     parameters: list[ParameterOut]

@@ -1,4 +1,4 @@
-"""What can be asked for: the methods with their knobs, and the priors with their cards."""
+"""GET /v1/methods and GET /v1/priors: methods with their parameters, priors with their cards."""
 
 import types
 from typing import Any, Literal, Union, get_args, get_origin
@@ -23,7 +23,7 @@ router = APIRouter(tags=["methods"])
     "/v1/methods", summary="Methods", response_model=Page[MethodOut], responses=answers({200: METHODS_EXAMPLE}, 304)
 )
 def list_methods(request: Request, _: Reader) -> Response:
-    """Every method with its knobs, from the same classes that validate a job."""
+    """Every method with its parameters, from the classes that validate a job."""
     return tagged_json(request, Page(items=[_method(name, cls) for name, cls in METHODS.items()]))
 
 
@@ -36,10 +36,10 @@ def list_priors(request: Request, context: ContextDep, caller: Reader) -> Respon
 def _method(name: str, cls: type[Parameters]) -> MethodOut:
     return MethodOut(
         name=name,
-        meaning=(cls.__doc__ or "").strip(),
+        description=(cls.__doc__ or "").strip(),
         modalities=[modality.value for modality in cls.modalities],
         needs_prior=cls.needs_prior,
-        parameters=[_parameter(knob, field) for knob, field in cls.model_fields.items() if knob != "method"],
+        parameters=[_parameter(key, field) for key, field in cls.model_fields.items() if key != "method"],
         presets=_presets(name) if "preset" in cls.model_fields else {},
     )
 
@@ -47,8 +47,8 @@ def _method(name: str, cls: type[Parameters]) -> MethodOut:
 def _presets(name: str) -> dict[str, dict[str, dict[str, Any]]]:
     presets: dict[str, dict[str, dict[str, Any]]] = {}
     for preset, modality in PRESETS:
-        knobs = complete(parse({"method": name, "preset": preset}), modality).model_dump(mode="json")
-        presets.setdefault(preset, {})[modality.value] = knobs
+        parameters = complete(parse({"method": name, "preset": preset}), modality).model_dump(mode="json")
+        presets.setdefault(preset, {})[modality.value] = parameters
     return presets
 
 
@@ -61,17 +61,17 @@ def _parameter(name: str, field: FieldInfo) -> ParameterOut:
         type=kind,
         default=field.default,
         minimum=_bound(field, annotated_types.Ge, "ge"),
-        above=_bound(field, annotated_types.Gt, "gt"),
+        exclusive_minimum=_bound(field, annotated_types.Gt, "gt"),
         maximum=_bound(field, annotated_types.Le, "le"),
-        below=_bound(field, annotated_types.Lt, "lt"),
+        exclusive_maximum=_bound(field, annotated_types.Lt, "lt"),
         choices=choices,
         symbol=None if symbol is None else str(symbol),
-        meaning=field.description or "",
+        description=field.description or "",
     )
 
 
 def _type(annotation: Any) -> tuple[str, list[str] | None]:
-    """Name of a knob's type, and the values where they are few."""
+    """Name of a parameter's type, and its values where there are few."""
     if get_origin(annotation) is Literal:
         return "choice", [str(choice) for choice in get_args(annotation)]
     if get_origin(annotation) in (Union, types.UnionType):

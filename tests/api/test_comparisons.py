@@ -109,7 +109,7 @@ def test_each_method_on_each_scan_with_each_seed_is_an_ordinary_job(client: Test
         ("cg_sense", 5),
     ]
     for job in jobs:
-        assert (job["scan_id"], job["slices"], job["tags"]) == (scan["id"], [1], {"study": "7"})
+        assert (job["scan_id"], job["slice_numbers"], job["tags"]) == (scan["id"], [1], {"study": "7"})
         assert job["comparison_id"] == comparison["id"]
         assert job["links"]["comparison"] == comparison["links"]["self"]
         assert client.get(job["links"]["self"]).json()["comparison_id"] == comparison["id"]

@@ -56,7 +56,7 @@ def fetched(client: TestClient, job: dict[str, Any]) -> dict[str, httpx.Response
         part = {"Range": "bytes=3-40"}
         found[f"{output}, a part"] = client.get(job["links"]["result"], params={"format": output.value}, headers=part)
     for view in VIEWS:
-        for number in job["slices"]:
+        for number in job["slice_numbers"]:
             query = {"view": view, "slice": number}
             found[f"{view} {number}"] = client.get(job["links"]["preview.png"], params=query)
     return found
@@ -110,7 +110,7 @@ def test_damage_of_a_result_is_named_counted_and_told(
     answers += [client.get(done["links"]["preview.png"]), client.head(done["links"]["result"])]
     assert [answer.status_code for answer in answers] == [500] * 4
     problem = answers[0].json()
-    assert (problem["type"], problem["title"]) == (DAMAGED, "A stored file is damaged")
+    assert (problem["type"], problem["title"]) == (DAMAGED, "Stored file damaged")
     assert "post the job again" in problem["detail"]
     assert not (folder / "reconstruction.npy").exists()
     (told,) = client.get(done["links"]["self"]).json()["warnings"]
@@ -259,5 +259,5 @@ def test_what_rots_after_it_was_verified_is_not_read(large: tuple[Path, bytes]) 
 
 
 def test_a_picture_of_a_result_is_that_of_its_slice(client: TestClient, done: dict[str, Any]) -> None:
-    for number in done["slices"]:
+    for number in done["slice_numbers"]:
         assert picture(client, done, number).content == magnitude_png(slice_result(seed=number).image)

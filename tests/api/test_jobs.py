@@ -86,7 +86,7 @@ def test_a_job_is_queued_with_all_its_parameters(client: TestClient, scan: dict[
     assert job["status"] == "queued"
     assert set(job["parameters"]) == set(UDiGDIP.model_fields)
     assert job["parameters"]["outer_iterations"] == 7
-    assert (job["outputs"], job["slices"], job["seed"], job["tags"]) == (["npy", "png"], [1], 5, {"study": "7"})
+    assert (job["outputs"], job["slice_numbers"], job["seed"], job["tags"]) == (["npy", "png"], [1], 5, {"study": "7"})
     assert job["progress"] == {
         "fraction": 0.0,
         "slices_done": 0,
@@ -100,7 +100,7 @@ def test_a_job_is_queued_with_all_its_parameters(client: TestClient, scan: dict[
 
 def test_what_is_left_out_has_defaults(client: TestClient, scan: dict[str, Any]) -> None:
     job = post(client, scan)
-    assert (job["outputs"], job["slices"], job["seed"], job["tags"]) == (["h5"], [0, 1], 0, {})
+    assert (job["outputs"], job["slice_numbers"], job["seed"], job["tags"]) == (["h5"], [0, 1], 0, {})
 
 
 def test_what_is_wrong_is_told_with_what_would_be_right(client: TestClient, scan: dict[str, Any]) -> None:

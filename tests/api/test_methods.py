@@ -17,28 +17,28 @@ def test_every_knob_of_every_method_is_told(client: TestClient) -> None:
         knobs = {knob["name"]: knob for knob in told[name]["parameters"]}
         assert set(knobs) == set(cls.model_fields) - {"method"}
         for knob in knobs.values():
-            assert knob["meaning"]
+            assert knob["description"]
             assert knob["default"] == cls.model_fields[knob["name"]].default
-        assert told[name]["meaning"]
+        assert told[name]["description"]
         assert told[name]["modalities"] == [modality.value for modality in cls.modalities]
 
 
 def test_bounds_types_and_symbols_are_told(client: TestClient) -> None:
     methods = {method["name"]: method for method in client.get("/v1/methods").json()["items"]}
     knobs = {knob["name"]: knob for knob in methods["udig_dip"]["parameters"]}
-    assert knobs["outer_iterations"] | {"default": 0, "meaning": ""} == {
+    assert knobs["outer_iterations"] | {"default": 0, "description": ""} == {
         "name": "outer_iterations",
         "type": "integer",
         "default": 0,
         "minimum": 1,
-        "above": None,
+        "exclusive_minimum": None,
         "maximum": 100_000,
-        "below": None,
+        "exclusive_maximum": None,
         "choices": None,
         "symbol": "K",
-        "meaning": "",
+        "description": "",
     }
-    assert (knobs["learning_rate"]["above"], knobs["learning_rate"]["minimum"]) == (0, None)
+    assert (knobs["learning_rate"]["exclusive_minimum"], knobs["learning_rate"]["minimum"]) == (0, None)
     assert knobs["network"]["choices"] == ["unet", "residual"]
     assert knobs["prior"]["type"] == "string or null"
     assert knobs["symmetries"]["type"] == "boolean"

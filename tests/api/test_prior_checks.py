@@ -41,7 +41,7 @@ def post(client: TestClient, scan: dict[str, Any], parameters: dict[str, Any]) -
 
 
 def ended(client: TestClient, process: WorkerProcess, job: dict[str, Any]) -> dict[str, Any]:
-    for number in job["slices"]:
+    for number in job["slice_numbers"]:
         run_next_slice(process, uuid.UUID(job["id"]), number)
     found: dict[str, Any] = client.get(job["links"]["self"]).json()
     assert found["status"] == "succeeded", found["error"]
@@ -54,19 +54,33 @@ def verdicts_in_file(client: TestClient, job: dict[str, Any]) -> list[dict[str, 
         return json.loads(file.attrs["verdicts"]) if "verdicts" in file.attrs else None
 
 
-def test_verdicts_come_with_the_slices_that_are_finished(
+def test_ratings_and_prior_checks_come_with_the_slices_that_are_finished(
     client: TestClient, drive: Drive, scan: dict[str, Any]
 ) -> None:
     job = post(client, scan, JUDGED)
-    assert (job["quality"], job["verdicts"], job["warnings"]) == (None, [], [])
+    unrated = {"status": "queued", "quality": None, "prior_check": None, "reference_slice": None}
+    assert (job["quality"], job["warnings"]) == (None, [])
+    assert job["slices"] == [{"slice": 0, **unrated}, {"slice": 1, **unrated}]
     drive.finish(drive.claim(job, 1), FOREIGN, CHECK)
     found = client.get(job["links"]["self"]).json()
     assert found["quality"] is None
-    assert found["verdicts"] == [{"slice": 1, "quality": CHECK.as_json(), **FOREIGN.as_json()}]
+    first, second = found["slices"]
+    assert first == {"slice": 0, **unrated}
+    assert (second["slice"], second["status"], second["reference_slice"]) == (1, "succeeded", None)
+    assert second["quality"] == {"rating": "check", "reasons": list(CHECK.reasons)}
+    assert second["prior_check"] == {
+        "selected": "tv",
+        "prior_weight": 0.0,
+        "out_of_distribution": True,
+        "ood_score": FOREIGN.ood_score,
+        "residuals": FOREIGN.residuals,
+        "tv_weight": FOREIGN.tv_weight,
+        "reason": FOREIGN.reason,
+    }
     drive.finish(drive.claim(job, 0), FAMILIAR, GOOD)
     found = client.get(job["links"]["self"]).json()
-    assert [verdict["slice"] for verdict in found["verdicts"]] == [0, 1]
-    assert [verdict["quality"]["rating"] for verdict in found["verdicts"]] == ["good", "check"]
+    assert [each["slice"] for each in found["slices"]] == [0, 1]
+    assert [each["quality"]["rating"] for each in found["slices"]] == ["good", "check"]
     assert found["quality"] == {"rating": "check", "reasons": [f"slice 1: {CHECK.reasons[0]}"]}
     (warning,) = found["warnings"]
     assert warning.startswith("slice 1: the scan is unlike the prior's training data")
@@ -81,7 +95,7 @@ def test_one_sentence_warns_of_all_foreign_slices_in_the_list_too(
     (listed,) = client.get("/v1/jobs").json()["items"]
     found = client.get(job["links"]["self"]).json()
     assert found["warnings"][0].startswith("slices 0, 1: ")
-    assert listed == {name: value for name, value in found.items() if name not in ("quality", "verdicts", "webhook")}
+    assert listed == {name: value for name, value in found.items() if name not in ("quality", "slices", "webhook")}
 
 
 def test_a_judged_job_says_what_was_chosen_and_why_in_its_answer_and_its_file(
@@ -89,15 +103,22 @@ def test_a_judged_job_says_what_was_chosen_and_why_in_its_answer_and_its_file(
 ) -> None:
     scan = client.post("/v1/scans", content=ct_file).json()
     job = ended(client, process, post(client, scan, JUDGED))
-    assert [verdict.pop("slice") for verdict in job["verdicts"]] == [0, 1]
-    for verdict in job["verdicts"]:
-        assert {"start", "tv"} <= set(verdict["residuals"])
-        assert verdict["selected"] in ("udig_dip", "tv", "blend")
-        assert verdict["reason"].startswith("residual on held-out measurements")
-    best = [min(verdict["residuals"].values()) for verdict in job["verdicts"]]
+    assert [each["slice"] for each in job["slices"]] == [0, 1]
+    checks = [each["prior_check"] for each in job["slices"]]
+    for check in checks:
+        assert {"start", "tv"} <= set(check["residuals"])
+        assert check["selected"] in ("udig_dip", "tv", "blend")
+        assert check["reason"].startswith("residual on held-out measurements")
+    best = [min(check["residuals"].values()) for check in checks]
     assert job["metrics"]["validation_residual"] == pytest.approx(sum(best) / len(best))
-    assert len(job["warnings"]) == any(verdict["out_of_distribution"] for verdict in job["verdicts"])
-    assert verdicts_in_file(client, job) == job["verdicts"]
+    assert len(job["warnings"]) == any(check["out_of_distribution"] for check in checks)
+    in_file = verdicts_in_file(client, job)
+    shown = ("quality", "prior_check", "reference_slice")
+    told = [
+        {"quality": quality, **check, "reference_slice": led}
+        for quality, check, led in ([each[name] for name in shown] for each in job["slices"])
+    ]
+    assert in_file == told
 
 
 def test_a_job_that_is_not_judged_tells_what_its_slices_are_worth_and_no_more(
@@ -105,11 +126,14 @@ def test_a_job_that_is_not_judged_tells_what_its_slices_are_worth_and_no_more(
 ) -> None:
     job = ended(client, process, post(client, scan, {"method": "cg_sense"}))
     assert (job["warnings"], job["metrics"]["validation_residual"]) == ([], None)
-    told = [{"quality": verdict.pop("quality")} for verdict in job["verdicts"]]
-    assert [verdict.pop("slice") for verdict in job["verdicts"]] == [0, 1]
-    assert all(value is None for verdict in job["verdicts"] for value in verdict.values())
-    assert verdicts_in_file(client, job) == told
-    assert job["quality"]["rating"] == max((each["quality"]["rating"] for each in told), key=LEVELS.index)
+    assert [(each["slice"], each["prior_check"], each["reference_slice"]) for each in job["slices"]] == [
+        (0, None, None),
+        (1, None, None),
+    ]
+    told = verdicts_in_file(client, job)
+    assert told is not None
+    assert [set(each) for each in told if each] == [{"quality"}, {"quality"}]
+    assert job["quality"]["rating"] == max((each["quality"]["rating"] for each in job["slices"]), key=LEVELS.index)
 
 
 def test_several_seeds_leave_mean_deviation_map_and_their_pictures(
@@ -119,7 +143,7 @@ def test_several_seeds_leave_mean_deviation_map_and_their_pictures(
     asked = {"scan_id": scan["id"], "parameters": {"method": "dds", "steps": 2}, "slices": [1], "seeds": 2}
     job = ended(client, process, client.post("/v1/jobs", json=asked).json())
     assert job["seeds"] == 2
-    assert job["metrics"]["spread"] > 0
+    assert job["metrics"]["seed_std"] > 0
     assert 0 <= job["metrics"]["hallucination_share"] <= 1
     with h5py.File(io.BytesIO(client.get(job["links"]["result"]).content)) as file:
         assert file["standard_deviation"].shape == file["hallucination_map"].shape == file["reconstruction"].shape
@@ -166,7 +190,7 @@ def test_what_was_odd_about_a_scan_is_told_of_its_job_wherever_the_job_is_told_o
     assert any("not used" in warning and "colour" in warning for warning in told)
     job = client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": {"method": "zero_filled"}}).json()
     assert job["warnings"] == told
-    for number in job["slices"]:
+    for number in job["slice_numbers"]:
         drive.finish(drive.claim(job, number), FOREIGN, CHECK)
     (listed,) = client.get("/v1/jobs").json()["items"]
     found = client.get(job["links"]["self"]).json()

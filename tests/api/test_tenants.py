@@ -460,7 +460,7 @@ def test_a_full_disk_of_the_database_is_called_that(
 
     monkeypatch.setattr("udig_recon.worker.jobs.service.file", full)
     refused = post(door, headers, scan)
-    assert (refused.status_code, refused.json()["title"]) == (507, "Disk full")
+    assert (refused.status_code, refused.json()["title"]) == (507, "Insufficient Storage")
 
 
 def test_without_keys_the_default_tenants_limits_hold(

@@ -84,7 +84,7 @@ class Drive:
 
     def complete(self, job: dict[str, Any]) -> None:
         """All slices, one after the other."""
-        for number in job["slices"]:
+        for number in job["slice_numbers"]:
             claim = self.claim(job, number)
             self.report(claim, 5)
             self.report(claim, 10)
@@ -92,7 +92,7 @@ class Drive:
 
     def fail(self, job: dict[str, Any]) -> None:
         """The first slice cannot be done."""
-        claim = self.claim(job, job["slices"][0])
+        claim = self.claim(job, job["slice_numbers"][0])
         problem = {"type": "about:blank", "title": "No", "status": 500, "detail": "it broke"}
         with self.sessions.begin() as session:
             leases.fail_job(session, claim, problem)

@@ -27,7 +27,7 @@ LEASE = 60.0
 POINT = Point(iteration=1, iterations=4, seconds=0.5, loss=2.0)
 JUDGED = UDiGDIP()  # slices 0 and 2 of three follow slice 1
 VERDICT = PriorCheck(prior_weight=1.0, best_at=1.0, residuals={"tv": 0.2, "udig_dip": 0.1}, tv_weight=0.003)
-BROKEN = problem("invalid", "The input is wrong", 422, "broken")
+BROKEN = problem("invalid", "Unprocessable Content", 422, "broken")
 
 
 @pytest.fixture

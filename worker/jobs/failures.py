@@ -16,7 +16,7 @@ def problem(kind: str, title: str, status: int, detail: str, **more: Any) -> Pro
 def unusable(error: ReconstructionError) -> Problem:
     """The engine refuses the scan, the prior or the parameters."""
     fields = [{"field": error.field, "found": error.found, "expected": error.expected}] if error.field else []
-    return problem("invalid", "The input is wrong", 422, str(error), errors=fields)
+    return problem("invalid", "Unprocessable Content", 422, str(error), errors=fields)
 
 
 def out_of_memory(slice_: int, device: str, wanted: str) -> Problem:
@@ -28,7 +28,7 @@ def out_of_memory(slice_: int, device: str, wanted: str) -> Problem:
 def disk_full(slice_: int) -> Problem:
     """A checkpoint or result could not be written."""
     detail = f"the disk was full when slice {slice_} was to be written; free some space and retry the job"
-    return problem("disk-full", "Disk full", 507, detail)
+    return problem("disk-full", "Insufficient Storage", 507, detail)
 
 
 def worker_lost(slice_: int, crashes: int) -> Problem:
@@ -37,7 +37,7 @@ def worker_lost(slice_: int, crashes: int) -> Problem:
         f"slice {slice_} lost its worker {crashes} times: it was killed, ran out of memory or hung; "
         "retry the job when the cause is mended"
     )
-    return problem("worker-lost", "The worker was lost", 500, detail)
+    return problem("worker-lost", "Worker lost", 500, detail)
 
 
 def time_limit(most: float) -> Problem:
@@ -47,7 +47,7 @@ def time_limit(most: float) -> Problem:
         "retry it with more to go on from them"
     )
     errors = [{"field": "max_seconds", "found": f"{most:g}", "expected": "more"}]
-    return problem("time-limit", "The time limit was reached", 422, detail, errors=errors)
+    return problem("time-limit", "Time limit reached", 422, detail, errors=errors)
 
 
 def scan_missing(slice_: int, seconds: float) -> Problem:
@@ -56,15 +56,15 @@ def scan_missing(slice_: int, seconds: float) -> Problem:
         f"the file of the scan was not found for {seconds:g} s when slice {slice_} was to begin; is DATA the service's "
         "folder on that worker? Post the scan again, or mend that, and retry the job"
     )
-    return problem("scan-missing", "The scan's file is missing", 500, detail)
+    return problem("scan-missing", "Scan file missing", 500, detail)
 
 
 def damaged(what: str, cure: str) -> Problem:
     """Stored bytes are not those that were written."""
-    return problem("damaged", "A stored file is damaged", 500, f"{what} is damaged on the disk; {cure}")
+    return problem("damaged", "Stored file damaged", 500, f"{what} is damaged on the disk; {cure}")
 
 
 def internal(slice_: int, error: Exception) -> Problem:
     """An error that nobody foresaw; the worker's log has its traceback."""
     detail = f"slice {slice_} met an error of the service's own ({type(error).__name__}); its log says more"
-    return problem("problem", "The service failed", 500, detail)
+    return problem("problem", "Internal Server Error", 500, detail)
