@@ -19,7 +19,7 @@ demo: $(VENV)/.run ## reconstruct one real MR and one real CT slice through the 
 	$(VENV)/bin/python -m benchmarks.demo
 
 serve: $(VENV)/.run ## the whole service on PORT, its data in DATA
-	PORT='$(PORT)' DATA='$(DATA)' exec $(VENV)/bin/python -m udig_recon.worker.standalone.serve
+	PORT='$(PORT)' DATA='$(DATA)' exec $(VENV)/bin/udig serve
 
 test: $(VENV)/.dev ## every test, against a real Postgres and Valkey for each process of tests
 	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)

@@ -62,9 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or get_settings()
     if settings.database_url is None or settings.redis_url is None:
         missing = "DATABASE_URL" if settings.database_url is None else "REDIS_URL"
-        raise SystemExit(
-            f"error: {missing} is not set; `python -m udig_recon.worker.standalone.serve` starts a server of its own"
-        )
+        raise SystemExit(f"error: {missing} is not set; `udig serve` starts a server of its own")
     app = FastAPI(
         title="uDiG Recon",
         version=version("udig-recon"),

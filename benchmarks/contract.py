@@ -25,6 +25,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from benchmarks.data.tiny_scans import GOOD
 from benchmarks.demo import checked
 from benchmarks.load.upload_memory import ROOT, door
+from udig_recon.core.cli import UDIG
 from udig_recon.worker.access import keys
 from udig_recon.worker.database.engine import make_engine, make_sessions
 
@@ -113,9 +114,7 @@ def main() -> int:
         door(Path(name) / "data", AUTHENTICATION=authentication) as api,
     ):
         headers = _key(api.environment["DATABASE_URL"]) if asked.key else {}
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "udig_recon.worker"], cwd=ROOT, env={**os.environ, **api.environment}
-        )
+        worker = subprocess.Popen([*UDIG, "worker"], cwd=ROOT, env={**os.environ, **api.environment})
         try:
             url = f"http://127.0.0.1:{api.port}"
             known = something_there(url, GOOD["fastmri"](Path(name) / "scan.h5"), headers)

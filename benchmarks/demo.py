@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from benchmarks.data.scans import written
 from udig_recon.core import metrics
+from udig_recon.core.cli import UDIG
 from udig_recon.core.results.png import comparison_png
 from udig_recon.core.simulation import birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
 from udig_recon.worker.standalone import processes
@@ -78,7 +79,7 @@ def running_service(data: Path, **settings: str) -> Iterator[str]:
     log.unlink(missing_ok=True)
     print("starting Postgres, Valkey, the API and the workers ...")
     service = processes.start(
-        [sys.executable, "-m", "udig_recon.worker.standalone.serve"],
+        [*UDIG, "serve"],
         death_signal=signal.SIGTERM,
         log=log,
         environment=environment,

@@ -1,8 +1,8 @@
-"""`python -m udig_recon.core`: the commands of the engine."""
+"""`python -m udig_recon.core`: the console script `udig`, for where the folder of scripts is not on PATH."""
 
 import sys
 
-from udig_recon.core.cli.reconstruct import main
+from udig_recon.core.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tests.support.environment import ROOT
 from tests.support.scans import ct, write_hdf5
 from tests.support.worker_processes import until
+from udig_recon.core.cli import UDIG
 from udig_recon.worker.cli import postgres
 from udig_recon.worker.database.tables import Scan
 from udig_recon.worker.settings import Settings
@@ -35,7 +35,7 @@ def folder() -> Iterator[Path]:
 
 def environment(**more: str) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if key not in ("DATABASE_URL", "REDIS_URL")}
-    return {**inherited, "PYTHONPATH": str(ROOT), "PYTHON": sys.executable, **KNOBS, **more}
+    return {**inherited, "PYTHONPATH": str(ROOT), "UDIG": " ".join(UDIG), **KNOBS, **more}
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def serving(data: Path, log: Path, end: signal.Signals = signal.SIGTERM) -> Iter
     with (
         log.open("w") as sink,
         subprocess.Popen(
-            [sys.executable, "-m", "udig_recon.worker.standalone.serve"],
+            [*UDIG, "serve"],
             cwd=ROOT,
             env=environment(DATA=str(data)),
             stdout=subprocess.PIPE,
@@ -96,7 +96,7 @@ def test_a_service_restored_from_a_backup_has_the_results_and_goes_on_with_a_hal
         until(lambda: any((folder / "data" / "jobs" / half / "checkpoints").glob("*.pt")))
         block("backup", DATA=str(folder / "data"), BACKUP=str(backup))
         assert seen(client, half)["status"] == "running"
-        refused = run("udig_recon.worker.database.migrate", "--down", "0006", DATA=str(folder / "data"))
+        refused = run("migrate", "--down", "0006", DATA=str(folder / "data"))
         assert (refused.returncode, "in use" in refused.stderr) == (1, True)
     block("restore", NEW=str(restored), BACKUP=str(backup))
     with serving(restored, folder / "log") as client:
@@ -108,13 +108,13 @@ def test_a_service_restored_from_a_backup_has_the_results_and_goes_on_with_a_hal
     for kept in (backup / "rows.dump", backup, restored):
         assert kept.stat().st_mode & 0o077 == 0
     # Its tables go back for an older version, while nothing else runs on them.
-    assert run("udig_recon.worker.database.migrate", "--down", "0006", DATA=str(restored)).returncode == 0
+    assert run("migrate", "--down", "0006", DATA=str(restored)).returncode == 0
     asked = ("psql", "-Atc", "SELECT version_num, (SELECT count(*) FROM jobs) FROM alembic_version")
-    assert run("udig_recon.worker.cli.postgres", *asked, DATA=str(restored)).stdout == "0006|2\n"
+    assert run("postgres", *asked, DATA=str(restored)).stdout == "0006|2\n"
 
 
-def run(module: str, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", module, *arguments]
+def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    command = [*UDIG, *arguments]
     return subprocess.run(
         command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, timeout=60, check=False
     )
@@ -126,9 +126,7 @@ def test_where_the_tables_cannot_go_is_told_in_one_line(
 ) -> None:
     with database.begin() as session:
         session.add(Scan(tenant="another", sha256="0" * 64, filename="", size_bytes=1, header={}))
-    ended = run(
-        "udig_recon.worker.database.migrate", "--down", revision, DATABASE_URL=str(settings.migration_database_url)
-    )
+    ended = run("migrate", "--down", revision, DATABASE_URL=str(settings.migration_database_url))
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].startswith("error: --down: ")
     assert why in ended.stderr
@@ -136,7 +134,7 @@ def test_where_the_tables_cannot_go_is_told_in_one_line(
 
 
 def test_a_program_of_postgres_that_is_none_is_told_in_one_line(folder: Path) -> None:
-    ended = run("udig_recon.worker.cli.postgres", "pg_nothing", DATA=str(folder / "data"))
+    ended = run("postgres", "pg_nothing", DATA=str(folder / "data"))
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: PostgreSQL has no program pg_nothing")
     assert ended.stderr.count("\n") == 1

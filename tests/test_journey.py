@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 from udig_recon.core import metrics
+from udig_recon.core.cli import UDIG
 from udig_recon.core.simulation import birdcage_maps, cartesian_lines, simulate_mri
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (
         log.open("w") as sink,
         subprocess.Popen(
-            [sys.executable, "-m", "udig_recon.worker.standalone.serve"],
+            [*UDIG, "serve"],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from tests.support.otlp_collector import collecting
 from tests.support.scans import ct, write_hdf5
 from tests.support.webhook_receiver import receiving
 from tests.support.worker_processes import until, working
+from udig_recon.core.cli import UDIG
 from udig_recon.worker.settings import Settings
 
 NAME = "Doe^Jane"
@@ -109,9 +109,9 @@ def test_a_collector_that_is_away_keeps_nobody_waiting(settings: Settings, scan:
         until(lambda: httpx2.get(f"{served.url}/v1/jobs/{job_id}").json()["status"] == "succeeded")
 
 
-@pytest.mark.parametrize("module", ["udig_recon.api", "udig_recon.worker"])
-def test_an_endpoint_that_is_none_stops_the_start_with_one_line(settings: Settings, module: str) -> None:
-    command = [sys.executable, "-m", module]
+@pytest.mark.parametrize("process", ["api", "worker"])
+def test_an_endpoint_that_is_none_stops_the_start_with_one_line(settings: Settings, process: str) -> None:
+    command = [*UDIG, process]
     wrong = environment(settings) | {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}
     ended = subprocess.run(command, cwd=ROOT, env=wrong, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1

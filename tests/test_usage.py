@@ -1,54 +1,139 @@
-"""Every program tells what it is for, and refuses what it does not know."""
+"""The console script `udig`: help that loads nothing heavy, and refusals in one line."""
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from pkgutil import resolve_name
 
+import click
 import pytest
 
+from udig_recon.core.cli import UDIG, main
+from udig_recon.core.cli.main import COMMANDS
+from udig_recon.core.cli.options import repeat_names
 from udig_recon.worker.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = (
-    "udig_recon.core",
-    "udig_recon.worker",
-    "udig_recon.worker.standalone.serve",
-    "udig_recon.worker.runtime.health",
-    "udig_recon.worker.database.migrate",
-    "udig_recon.worker.cli.postgres",
-    "udig_recon.api",
-)
-COMMANDS = (
-    *(f"udig_recon.core {name}" for name in ("compare", "train-prior", "convert-prior", "calibrate-ood")),
-    *(f"udig_recon.worker {name}" for name in ("keys", "tenants", "webhook-secret", "data-folder", "audit")),
-)
-WITHOUT_ARGUMENTS = ("udig_recon.worker.standalone.serve", "udig_recon.worker.runtime.health", "udig_recon.api")
+HEAVY = ("torch", "scipy", "h5py", "skimage", "PIL", "sqlalchemy", "psycopg", "celery", "redis", "fastapi", "uvicorn")
+SETTINGS_COMMANDS = ("serve", "worker", "api", "health")
+SUBCOMMANDS = {
+    "keys": ("create", "list", "rotate", "revoke"),
+    "tenants": ("show", "list", "set"),
+    "data-folder": ("show", "adopt"),
+    "audit": ("export", "verify"),
+}
+LINES = [(), *((name,) for name in COMMANDS if name not in (*SUBCOMMANDS, "webhook-secret"))]
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """A program without any settings."""
+    """A command line of `udig` without any settings."""
     environment = {"PATH": os.environ["PATH"]}
-    command = [sys.executable, "-m", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run([*UDIG, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("program", [*PROGRAMS, *COMMANDS])
-def test_help_is_printed(program: str) -> None:
-    done = run(*program.split(), "--help")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"usage: python -m {program}")
-    assert done.stderr == ""
+def test_the_console_script_is_this_program() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert resolve_name(project["scripts"]["udig"]) is main.main
 
 
-@pytest.mark.parametrize("program", WITHOUT_ARGUMENTS)
-def test_help_lists_every_setting(program: str) -> None:
-    told = run(program, "--help").stdout
+@pytest.mark.parametrize("line", LINES, ids=" ".join)
+def test_help_is_printed_and_nothing_heavy_is_loaded(line: tuple[str, ...]) -> None:
+    script = (
+        "import sys; from udig_recon.core.cli.main import main; status = main(sys.argv[1:]);"
+        f"print(status, sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *line, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == "0 []\n"
+    assert done.stdout.startswith(" ".join(["Usage: udig", *line]))
+
+
+def test_help_lists_every_command_with_what_it_is_for() -> None:
+    told = run("--help").stdout
+    shown = {line.split()[0]: line for line in told.partition("Commands:")[2].splitlines() if line.strip()}
+    assert [name for name, entry in COMMANDS.items() if entry.help[:30] not in shown[name]] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_of_the_table_exists_and_bears_its_name(name: str) -> None:
+    command = resolve_name(COMMANDS[name].target)
+    assert isinstance(command, click.Command)
+    assert command.name == name
+
+
+@pytest.mark.parametrize("command", SETTINGS_COMMANDS)
+def test_help_lists_every_setting(command: str) -> None:
+    told = run(command, "--help").stdout
     assert [name for name in Settings.model_fields if f"  {name.upper()} (" not in told] == []
 
 
-@pytest.mark.parametrize("program", ["udig_recon.worker.database.migrate", *WITHOUT_ARGUMENTS])
-def test_what_is_not_known_is_refused(program: str) -> None:
-    done = run(program, "--port", "1")
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        *(((command, "--port", "1"), "No such option '--port'") for command in ("migrate", *SETTINGS_COMMANDS)),
+        (("serve", "now"), "Got unexpected extra argument (now)"),
+        (("reconstruct", "scan.h5"), "No such command 'reconstruct'"),
+        (("recon",), "Missing argument 'SCAN'"),
+        (("recon", "scan.h5", "-o", "out.h5", "--method", "magic"), "'magic' is none of udig_dip, "),
+        (("recon", "scan.h5", "-o", "out.h5", "--slices", "one"), "'one' is not a valid integer"),
+        (("recon", "scan.h5", "-o", "out.h5", "--set"), "expected at least one value"),
+        (("compare", "scans", "-o", "out", "--methods"), "expected at least one value"),
+        (("convert-prior", "a.pt", "--layout", "zip"), "'zip' is none of auto, adm, ncsnpp"),
+        (("postgres",), "Missing argument 'PROGRAM'"),
+    ],
+)
+def test_a_command_that_is_not_understood_is_refused_in_one_line(line: tuple[str, ...], message: str) -> None:
+    done = run(*line)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "unrecognized arguments: --port 1" in done.stderr
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("error: ")
+    assert message in said
+    assert said.endswith("--help")
+
+
+def test_options_of_several_values_take_them_up_to_the_next_option() -> None:
+    typed = ["scan.h5", "--set", "a=1", "b=-2", "--slices", "-1", "3", "-o", "out.h5", "--set", "c=3", "--", "--set"]
+    read = ["scan.h5", "--set=", "--set=a=1", "--set=b=-2", "--slices=", "--slices=-1", "--slices=3"]
+    assert repeat_names(typed, {"--set", "--slices"}) == [*read, "-o", "out.h5", "--set=", "--set=c=3", "--", "--set"]
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"), [("torch", "engine"), ("pydicom", "training"), ("matplotlib", "report"), ("celery", "service")]
+)
+def test_a_library_that_is_not_installed_is_named_with_the_extra_that_brings_it(
+    module: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command("methods")
+    def lacking() -> None:
+        raise ModuleNotFoundError(f"No module named '{module}'", name=f"{module}.part")
+
+    monkeypatch.setattr("udig_recon.core.cli.commands.methods", lacking)
+    assert main.main(["methods"]) == 1
+    assert capsys.readouterr().err == (
+        f"error: udig methods needs {module}, which is not installed: pip install 'udig-recon[{extra}]'\n"
+    )
+
+
+@click.command("denoise")
+def denoise() -> int:
+    """Give another distribution's command a status of its own."""
+    return 3
+
+
+def test_other_distributions_add_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    points = [
+        EntryPoint("denoise", f"{__name__}:denoise", main.GROUP),
+        EntryPoint("recon", f"{__name__}:denoise", main.GROUP),
+        EntryPoint("broken", f"{__name__}:ROOT", main.GROUP),
+    ]
+    monkeypatch.setattr(main, "entry_points", lambda group: [point for point in points if point.group == group])
+    assert main.main(["denoise"]) == 3
+    assert main.main(["--help"]) == 0
+    assert re.search(r"^  denoise +Of ", capsys.readouterr().out, re.MULTILINE)
+    assert main.main(["recon", "--help"]) == 0
+    assert "SCAN" in capsys.readouterr().out
+    assert main.main(["broken"]) == 1
+    assert "is no click.Command" in capsys.readouterr().err

@@ -11,8 +11,6 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
 from udig_recon.worker.access.tenant_settings import TenantSettings
 
@@ -127,6 +125,9 @@ class Settings(TenantSettings):
     @field_validator("database_url", "migration_database_url")
     @classmethod
     def _is_postgres(cls, url: str | None) -> str | None:
+        from sqlalchemy import make_url  # here: help, which lists the settings, does not wait for it
+        from sqlalchemy.exc import ArgumentError
+
         try:
             if url is None or make_url(url).get_backend_name() == "postgresql":
                 return url

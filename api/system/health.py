@@ -84,11 +84,7 @@ def _database(context: Context) -> str:
     except SQLAlchemyError:
         return "the database does not answer"
     wanted = ScriptDirectory.from_config(config("")).get_heads()
-    return (
-        "ok"
-        if set(current) == set(wanted)
-        else "the tables are of another version: run python -m udig_recon.worker.database.migrate"
-    )
+    return "ok" if set(current) == set(wanted) else "the tables are of another version: run udig migrate"
 
 
 def _queue_answers() -> bool:

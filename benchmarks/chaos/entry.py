@@ -74,7 +74,7 @@ def main() -> Any:
     if full := os.environ.get("CHAOS_DISK"):
         install_disk(Path(full), Path(os.environ["DATA"]))
     if sys.argv[1] == "api":
-        from udig_recon.api.__main__ import main as api_main
+        from udig_recon.api.main import main as api_main
 
         return api_main()
     if os.environ.get("CHAOS_FENCE") == "off":

@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.chaos.disks import Disk, PretendedDisk, SmallDisk, can_mount
 from benchmarks.chaos.wire import Wire
+from udig_recon.core.cli import UDIG
 from udig_recon.worker.database.engine import AWAY, make_engine, make_sessions
 from udig_recon.worker.database.migrate import migrate
 from udig_recon.worker.database.roles import SERVICE, role_of, with_role
@@ -201,7 +202,7 @@ class Stack:
         if not self.mounted:
             environment["CHAOS_DISK"] = str(self.root / "full")
         changes = not self.mounted or not fence or changed.get("CHAOS_CLOCK")
-        command = [sys.executable, "-m", *(["benchmarks.chaos.entry", what] if changes else [f"udig_recon.{what}"])]
+        command = [sys.executable, "-m", "benchmarks.chaos.entry", what] if changes else [*UDIG, what]
         (self.root / "logs").mkdir(exist_ok=True)
         return Process(name, command, environment, self.root / "logs" / f"{name}.log")
 

@@ -1,4 +1,4 @@
-"""Scan files of people kept out of training, with references, to run `python -m udig_recon.core compare` on.
+"""Scan files of people kept out of training, with references, to run `udig compare` on.
 
 `python -m benchmarks.data.scans --images FOLDER --output FOLDER` writes a brain at 4x and 8x and an abdomen from 30
 and 18

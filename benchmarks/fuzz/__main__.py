@@ -10,6 +10,7 @@ from benchmarks.fuzz.campaign import Campaign, Report
 from benchmarks.fuzz.mutators import Traps
 from benchmarks.fuzz.target import Target
 from benchmarks.load.upload_memory import ROOT, door
+from udig_recon.core.cli import UDIG
 
 FAILURES = Path("campaign-failures")
 
@@ -34,7 +35,7 @@ def fired_upon(folder: Path, files: int, seed: int, jobs: int) -> Report:
     traps = Traps(folder)
     with door(data, logs[0]) as api, logs[1].open("w") as sink:
         environment = {**api.environment, "OMP_NUM_THREADS": "1"}
-        worker = subprocess.Popen([sys.executable, "-m", "udig_recon.worker"], cwd=ROOT, env=environment, stderr=sink)
+        worker = subprocess.Popen([*UDIG, "worker"], cwd=ROOT, env=environment, stderr=sink)
         try:
             target = Target(api.port, api.pid, [worker.pid], data, api.environment["DATABASE_URL"], logs)
             return Campaign(target, folder, traps, seed=seed, files=files, jobs=jobs).run(FAILURES)

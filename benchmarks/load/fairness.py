@@ -28,6 +28,7 @@ import httpx
 
 from benchmarks.chaos.workload import ct_scan, file_of
 from benchmarks.load.clients import Connection, Seen
+from udig_recon.core.cli import UDIG
 from udig_recon.worker.standalone import processes
 from udig_recon.worker.standalone.locate import ready_url
 
@@ -49,14 +50,14 @@ def service(data: Path, workers: int) -> Iterator[Callable[..., httpx.Client]]:
     settings |= AMPLE
     own = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
     environment = {**own, **settings, "DATA": str(data), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "udig_recon.worker.standalone.serve"]
+    command = [*UDIG, "serve"]
     started = processes.start(command, death_signal=signal.SIGTERM, log=data.parent / "log", environment=environment)
     try:
         url = _awaited(lambda: ready_url(data), START_SECONDS)
 
         def client(tenant: str, *more: str) -> httpx.Client:
-            make = ["-m", "udig_recon.worker", "keys", "create", "benchmark", "--tenant", tenant, *more]
-            made = subprocess.run([sys.executable, *make], env=environment, capture_output=True, text=True, check=True)
+            make = [*UDIG, "keys", "create", "benchmark", "--tenant", tenant, *more]
+            made = subprocess.run(make, env=environment, capture_output=True, text=True, check=True)
             headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
             return httpx.Client(base_url=url, headers=headers, timeout=60)
 

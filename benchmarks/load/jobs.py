@@ -5,7 +5,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import NamedTuple
 from benchmarks.load.clients import Connection
 from benchmarks.load.mix import kspace
 from benchmarks.load.upload_memory import ROOT, Door, memory_mib
+from udig_recon.core.cli import UDIG
 
 JOBS, SCANS, CLIENTS, WORKERS = int(os.environ.get("JOBS", "1000")), 5, 4, 2
 SAMPLED_EVERY = max(1, JOBS // 5)
@@ -27,7 +27,7 @@ GROWTH, FEW_FILES = 0.05, 4  # of memory at most, as a share, and of open files
 def working(api: Door) -> Iterator[list[int]]:
     """Process ids of workers beside the API."""
     environment = {**api.environment, "WORKERS": str(WORKERS), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "udig_recon.worker"]
+    command = [*UDIG, "worker"]
     started = [subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) for _ in range(WORKERS)]
     try:
         yield [process.pid for process in started]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from udig_recon.core.cli import UDIG
 from udig_recon.worker.database.migrate import migrate
 from udig_recon.worker.database.roles import role_of
 from udig_recon.worker.standalone.serve import free_port
@@ -42,7 +43,7 @@ def door(data: Path, log: Path = Path(os.devnull), **settings: str) -> Iterator[
         port = free_port("127.0.0.1")
         own = {"DATABASE_URL": servers.database_url, "REDIS_URL": servers.redis_url, "DATA": str(data)}
         environment = {**os.environ, **own, "PORT": str(port), "DISK_RESERVE_BYTES": "0", **settings}
-        command = [sys.executable, "-m", "udig_recon.api"]
+        command = [*UDIG, "api"]
         with log.open("w") as sink, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=sink) as process:
             try:
                 _wait_for(port)

@@ -1,6 +1,7 @@
-"""What commands of `python -m udig_recon.core` share: knobs as they are typed, and refusals of one line."""
+"""What the engine's commands share: parameters as they are typed, chosen slices, refusals of one line."""
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -30,8 +31,8 @@ def knobs(pairs: Iterable[str], where: str) -> dict[str, Any]:
 
 
 def chosen_slices(wanted: Sequence[int] | None, header: ScanHeader) -> list[int]:
-    """The slices that were asked for, all by default. Raises ReconstructionError for one that the scan has not."""
-    if wanted is None:
+    """The slices that were asked for, all where none was. Raises ReconstructionError for one that the scan has not."""
+    if not wanted:
         return list(range(header.slices))
     for index in wanted:
         if not 0 <= index < header.slices:
@@ -44,3 +45,9 @@ def invalid_knob(error: ValidationError) -> str:
     field, found, expected = invalid_field(error.errors()[0], METHODS)
     told = found if isinstance(found, str) else repr(found)
     return f"{field} is {told if len(told) <= MOST_SHOWN else told[:MOST_SHOWN] + '...'}, expected {expected}"
+
+
+def refuse(message: str) -> int:
+    """Say in one line on standard error why the input cannot be used; returns exit status 2."""
+    sys.stderr.write(f"error: {message}\n")
+    return 2

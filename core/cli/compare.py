@@ -1,28 +1,22 @@
-"""Hold methods against each other on scans with references: tables, a ranking and figures.
+"""`udig compare`: compare methods on scans with references, with a bar that tells the time that is left."""
 
-`python -m udig_recon.core compare FOLDER --output OUT --methods cg_sense tv udig_dip dip:iterations=4000`. A method
-may come with
-several settings, `[LABEL=]METHOD[:KNOB=VALUE,...]`; what the paper prints stands beside labels that begin with the name
-of the method. Results are stored under OUT, never computed twice: interrupt it and start it again, with more methods,
-scans or seeds. Methods run in the order given, each on all scans: name the quick ones first.
-"""
-
-import argparse
 import os
 import platform
 import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from udig_recon.core.cli.arguments import refuse
 from udig_recon.core.comparison.figures import noise_sweep
 from udig_recon.core.comparison.plan import Run, Setting, planned, scans_in
-from udig_recon.core.comparison.report import FIGURES, write_figures, write_tables
+from udig_recon.core.comparison.report import write_figures, write_tables
 from udig_recon.core.comparison.running import Computer, Finished
 from udig_recon.core.device import prepared
 from udig_recon.core.errors import ReconstructionError
@@ -32,49 +26,40 @@ SHOWN_EVERY = 0.5
 """Seconds from one look at the bar to the next."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 when all is compared, 2 when the input cannot be used, 130 when it was interrupted."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(given)
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `udig compare`; no slices: all of every scan."""
+
+    folder: Path
+    output: Path
+    methods: Sequence[str]
+    seeds: int
+    slices: Sequence[int]
+    figures: Sequence[str]
+    noise_updates: int
+    device: str
+    threads: int
+    priors: Path | None
+
+
+def run(options: Options, arguments: Sequence[str]) -> int:
+    """Compare; 0 when all is compared, 2 when the input cannot be used, 130 when it was interrupted.
+
+    The report names the command by its `arguments` as they were typed.
+    """
     try:
-        _compare(options, shlex.join(["python", "-m", "udig_recon.core", "compare", *given]))
+        _compare(options, shlex.join(["udig", "compare", *arguments]))
     except ReconstructionError as error:
-        return _refuse(str(error))
+        return refuse(str(error))
     except OSError as error:
-        return _refuse(f"{error.filename or options.folder}: {error.strerror or error}")
+        return refuse(f"{error.filename or options.folder}: {error.strerror or error}")
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on from here\n")
         return 130
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="python -m udig_recon.core compare", description=__doc__, formatter_class=form
-    )
-    add = parser.add_argument
-    add("folder", type=Path, help="scan files with references, of the formats that the service reads")
-    add("--output", "-o", type=Path, required=True, help="folder for results, tables and figures")
-    add(
-        "--methods",
-        nargs="+",
-        action="extend",
-        required=True,
-        metavar="METHOD",
-        help="[LABEL=]METHOD[:KNOB=VALUE,...], quick ones first",
-    )
-    add("--seeds", type=int, default=1, help="runs of each method on each slice, with seeds 0, 1, ...")
-    add("--slices", type=int, nargs="+", action="extend", help="of every scan; all by default")
-    add("--figures", nargs="*", choices=FIGURES, default=FIGURES[:2], help="panels and iterations by default")
-    add("--noise-updates", type=int, default=4000, help="of each probe of figure noise, the paper's 1")
-    add("--device", default="auto", help="cpu, cuda, cuda:N; a GPU by default where there is one")
-    add("--threads", type=int, default=1, help="CPU threads; of one the processor's time is told, not the clock's")
-    add("--priors", type=Path, help="folder of diffusion priors beside the bundled ones")
-    return parser
-
-
-def _compare(options: argparse.Namespace, command: str) -> None:
+def _compare(options: Options, command: str) -> None:
     if options.seeds < 1:
         raise ReconstructionError(f"--seeds {options.seeds}: expected 1 or more")
     settings = [Setting.of(text) for text in options.methods]
@@ -161,12 +146,3 @@ class _Bar:
 
 def _kind(run: Run) -> tuple[str, str]:
     return run.label, run.scan.header.modality
-
-
-def _refuse(message: str) -> int:
-    sys.stderr.write(f"error: {message}\n")
-    return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,11 +1,7 @@
-"""Turn a published diffusion checkpoint into a prior.
+"""`udig convert-prior`: turn a published diffusion checkpoint into a prior."""
 
-`python -m udig_recon.core convert-prior checkpoint.pt --name knees ...`.
-"""
-
-import argparse
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,6 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from udig_recon.core.acquisition import Modality
+from udig_recon.core.cli.arguments import refuse
 from udig_recon.core.errors import ReconstructionError, UnreadableCheckpoint
 from udig_recon.core.priors.card import BUNDLED, ADMNetwork, Card, sha256_of, told
 from udig_recon.core.priors.import_checkpoint import Checkpoint, Layout, read_checkpoint
@@ -25,55 +22,46 @@ LIMITS = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 when the prior is written, 2 when the checkpoint cannot be used."""
-    options = _parser().parse_args(arguments)
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `udig convert-prior`."""
+
+    checkpoint: Path
+    layout: str
+    modality: Modality
+    name: str
+    output: Path
+    terms: str
+    half: bool
+    input_range: tuple[float, float]
+
+
+def run(options: Options) -> int:
+    """Convert; 0 when the prior is written, 2 when the checkpoint cannot be used."""
     try:
         convert(options)
     except ReconstructionError as error:
         found = f" ({error.found})" if error.found and error.found not in str(error) else ""
-        sys.stderr.write(f"error: {error}{found}\n")
+        return refuse(f"{error}{found}")
     except OSError as error:
-        sys.stderr.write(f"error: {error.filename or options.checkpoint}: {error.strerror or error}\n")
-    else:
-        sys.stdout.write(f"{options.output / options.name}.json: ready; in DATA/priors jobs can name it\n")
-        return 0
-    return 2
+        return refuse(f"{error.filename or options.checkpoint}: {error.strerror or error}")
+    sys.stdout.write(f"{options.output / options.name}.json: ready; in DATA/priors jobs can name it\n")
+    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m udig_recon.core convert-prior", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help="file of torch.save, by any name; its code is never run")
-    parser.add_argument("--layout", type=Layout, choices=list(Layout), default=Layout.AUTO)
-    parser.add_argument("--modality", type=Modality, choices=list(Modality), required=True)
-    parser.add_argument("--name", required=True, help="what jobs will call the prior")
-    parser.add_argument("--output", type=Path, required=True, help="folder for weights and card, as DATA/priors")
-    parser.add_argument("--terms", default="not stated", help="licence or terms of use of the weights")
-    parser.add_argument("--half", action="store_true", help="write matrices and kernels in half precision")
-    parser.add_argument(
-        "--input-range",
-        type=float,
-        nargs=2,
-        default=(0.0, 1.0),
-        metavar=("LOW", "HIGH"),
-        help="what black and the brightest pixel were in its training; 0 1 by default",
-    )
-    return parser
-
-
-def convert(options: argparse.Namespace) -> None:
+def convert(options: Options) -> None:
     """Write the checkpoint's weights and card. Raises ReconstructionError for what cannot be used, before it writes."""
     if (BUNDLED / f"{options.name}.json").exists():
         raise ReconstructionError(f"--name {options.name}: a bundled prior has this name", found=options.name)
-    checkpoint = read_checkpoint(options.checkpoint, options.layout)
+    checkpoint = read_checkpoint(options.checkpoint, Layout(options.layout))
     card = _card(options, checkpoint)
     weights = {name: _halved(name, value) for name, value in checkpoint.weights.items()} if options.half else None
     save_prior(checkpoint.weights if weights is None else weights, card, options.output)
 
 
-def _card(options: argparse.Namespace, checkpoint: Checkpoint) -> Card:
+def _card(options: Options, checkpoint: Checkpoint) -> Card:
     kind = NAMES[checkpoint.network.architecture]
-    network = checkpoint.network.model_dump() | {"input_range": tuple(options.input_range)}
+    network = checkpoint.network.model_dump() | {"input_range": options.input_range}
     variance = isinstance(checkpoint.network, ADMNetwork) and checkpoint.network.learned_variance
     try:
         return Card(

@@ -1,11 +1,9 @@
-"""Reconstruct a scan file without the service: `python -m udig_recon.core scan.h5 -o out.h5`."""
+"""`udig recon`: reconstruct a scan file without the service."""
 
-import argparse
-import importlib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,13 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from udig_recon.core.acquisition import ScanHeader
-from udig_recon.core.cli.arguments import chosen_slices, invalid_knob, knobs
+from udig_recon.core.cli.arguments import chosen_slices, invalid_knob, knobs, refuse
 from udig_recon.core.device import prepared
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.formats.prepared import PreparedScan
 from udig_recon.core.formats.sandbox.client import ReaderLost
 from udig_recon.core.formats.sandbox.local import opened_scan
-from udig_recon.core.parameters import MAX_SEEDS, METHODS, Parameters, complete, parse, require, require_random
+from udig_recon.core.parameters import MAX_SEEDS, Parameters, complete, parse, require, require_random
 from udig_recon.core.priors.card import card_of, sha256_of
 from udig_recon.core.quality.assess import assess
 from udig_recon.core.quality.curves import Curves, with_quality
@@ -29,70 +27,47 @@ from udig_recon.core.reconstruct import Quality, slice_problem
 from udig_recon.core.results import store as results
 from udig_recon.core.slice_order import WarmStart, processing_order, reference_slices
 
-COMMANDS = {
-    "compare": "udig_recon.core.cli.compare",
-    "train-prior": "udig_recon.core.cli.train_prior",
-    "calibrate-ood": "udig_recon.core.cli.calibrate_ood",
-    "convert-prior": "udig_recon.core.cli.convert_prior",
-}
-"""Further commands, `python -m udig_recon.core NAME ...`: the module whose main(arguments) runs each."""
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `udig recon`; no slices: all of them."""
+
+    scan: Path
+    output: Path
+    method: str
+    parameters: Sequence[str]
+    slices: Sequence[int]
+    seed: int
+    seeds: int
+    device: str
+    threads: int
+    priors: Path | None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 when the volume is written, 2 when the input cannot be used."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given and given[0] in COMMANDS:
-        return int(importlib.import_module(COMMANDS[given[0]]).main(given[1:]))
-    options = _parser().parse_args(given)
+def run(options: Options) -> int:
+    """Reconstruct a scan file; 0 when the volume is written, 2 when the input cannot be used."""
     try:
         _run(options)
     except ReconstructionError as error:
-        return _refuse(str(error))
+        return refuse(str(error))
     except ReaderLost:
-        return _refuse("the process that reads scans is killed again and again")
+        return refuse("the process that reads scans is killed again and again")
     except ValidationError as error:
-        return _refuse(invalid_knob(error))
+        return refuse(invalid_knob(error))
     except OSError as error:
-        return _refuse(f"{error.filename or options.scan}: {error.strerror or error}")
+        return refuse(f"{error.filename or options.scan}: {error.strerror or error}")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    others = f"further commands, each with a --help of its own: {', '.join(COMMANDS)}"
-    parser = argparse.ArgumentParser(prog="python -m udig_recon.core", description=__doc__, epilog=others)
-    parser.add_argument("scan", type=Path, help="fastMRI or sinogram HDF5, .npy or .npz")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="volume to write: .h5, .npy, .nii.gz or .png")
-    parser.add_argument("--method", default="udig_dip", choices=list(METHODS))
-    parser.add_argument(
-        "--set",
-        nargs="*",
-        action="extend",
-        default=[],
-        metavar="KNOB=VALUE",
-        help="knobs of the method, as preset=preview",
-    )
-    parser.add_argument("--slices", type=int, nargs="*", action="extend", help="slice numbers; all by default")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--seeds", type=int, default=1, metavar="N", help="mean and deviation of N seeds from --seed on"
-    )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N; a GPU by default where there is one")
-    parser.add_argument(
-        "--threads", type=int, default=1, help="CPU threads; with more than one, rare runs differ a little"
-    )
-    parser.add_argument("--priors", type=Path, help="folder of diffusion priors beside the bundled ones")
-    return parser
-
-
-def _run(options: argparse.Namespace) -> None:
+def _run(options: Options) -> None:
     target = _format(options.output)
     with opened_scan(options.scan) as scan:
         _reconstruct(options, target, scan)
 
 
-def _reconstruct(options: argparse.Namespace, target: results.OutputFormat, scan: PreparedScan) -> None:
+def _reconstruct(options: Options, target: results.OutputFormat, scan: PreparedScan) -> None:
     header = scan.header
-    method = complete(parse({"method": options.method, **knobs(options.set, "--set")}), header.modality)
+    method = complete(parse({"method": options.method, **knobs(options.parameters, "--set")}), header.modality)
     require(method, header.images)
     if not 1 <= options.seeds <= MAX_SEEDS:
         raise ReconstructionError(f"--seeds {options.seeds}: expected 1 to {MAX_SEEDS}")
@@ -141,7 +116,7 @@ def _format(path: Path) -> results.OutputFormat:
 
 
 def _volume(
-    options: argparse.Namespace, scan: PreparedScan, method: Parameters, chosen: Sequence[int], device: torch.device
+    options: Options, scan: PreparedScan, method: Parameters, chosen: Sequence[int], device: torch.device
 ) -> dict[int, results.SliceResult]:
     """Each slice once, reference slices before those that depend on them."""
     led = reference_slices(chosen, method)
@@ -154,7 +129,7 @@ def _volume(
 
 
 def _slice(
-    options: argparse.Namespace,
+    options: Options,
     scan: PreparedScan,
     method: Parameters,
     index: int,
@@ -192,7 +167,7 @@ def _shown(quality: Quality) -> dict[str, str]:
 
 
 def _attributes(
-    options: argparse.Namespace, method: Parameters, header: ScanHeader, chosen: Sequence[int], device: torch.device
+    options: Options, method: Parameters, header: ScanHeader, chosen: Sequence[int], device: torch.device
 ) -> dict[str, Any]:
     attributes = {
         "parameters": method.model_dump_json(),
@@ -209,12 +184,3 @@ def _attributes(
     if (card := card_of(method, header.modality, options.priors)) is not None:
         attributes |= {"prior": card.name, "prior_sha256": card.sha256}
     return attributes
-
-
-def _refuse(message: str) -> int:
-    sys.stderr.write(f"error: {message}\n")
-    return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,15 +1,12 @@
-"""Train a diffusion prior on images.
+"""`udig train-prior`: train a diffusion prior on images, with several processes under torchrun."""
 
-`python -m udig_recon.core train-prior --modality mri --images DIR --output DIR`.
-"""
-
-import argparse
 import hashlib
 import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -19,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from udig_recon.core.acquisition import Modality
+from udig_recon.core.cli.arguments import refuse
 from udig_recon.core.device import prepared
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.priors.card import BUNDLED, IMAGE_CHANNELS, NAME, Card, EDMNetwork, find_card, read_card
@@ -26,51 +24,50 @@ from udig_recon.core.priors.load import load_prior
 from udig_recon.core.training.dataset import Split, TrainingImage, find_sources, load_images, split_by_person
 from udig_recon.core.training.loop import Outputs, Plan, follow
 from udig_recon.core.training.ood import calibrate_ood
-from udig_recon.core.training.state import BLOCKS, SIGMA_RANGE, WIDTHS, Settings, Training
+from udig_recon.core.training.state import SIGMA_RANGE, Settings, Training
 from udig_recon.core.training.validation import Validation
 
 LEAST = {"steps": 1, "batch": 1, "patch": 8, "blocks": 1, "score_every": 1, "seed": 0, "threads": 0}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 when the prior is trained, 2 for input it cannot use, 128 + n when signal n ended it."""
-    options = _parser().parse_args(arguments)
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `udig train-prior`."""
+
+    modality: Modality
+    images: Path
+    output: Path
+    name: str | None
+    hold_out: Sequence[str]
+    leave_out: Sequence[str]
+    people: Path | None
+    sources: Path | None
+    start_from: str | None
+    steps: int
+    batch: int
+    patch: int
+    learning_rate: float
+    decay: float
+    widths: Sequence[int]
+    blocks: int
+    score_every: int
+    keep: str
+    seed: int
+    device: str
+    threads: int
+
+
+def run(options: Options) -> int:
+    """Train; 0 when the prior is trained, 2 for input it cannot use, 128 + n when signal n ended it."""
     try:
         with _processes(options.device) as (rank, device):
             return train(options, rank, device)
     except ReconstructionError as error:
-        return _refuse(str(error))
+        return refuse(str(error))
     except OSError as error:
-        return _refuse(f"{error.filename or options.images}: {error.strerror or error}")
+        return refuse(f"{error.filename or options.images}: {error.strerror or error}")
     except KeyboardInterrupt:
         return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m udig_recon.core train-prior", description=__doc__)
-    add = parser.add_argument
-    add("--modality", type=Modality, choices=list(Modality), required=True)
-    add("--images", type=Path, required=True, help="folder: a file or a sub-folder for each person; CT in Hounsfield")
-    add("--output", type=Path, required=True, help="folder for checkpoint, weights, card, history and picture")
-    add("--name", help="name of the prior; the modality's by default")
-    add("--hold-out", nargs="*", default=[], metavar="PERSON", help="kept out of training; a tenth by default")
-    add("--leave-out", nargs="*", default=[], metavar="NAME", help="files, sub-folders or people not used at all")
-    add("--people", type=Path, metavar="JSON", help="file or sub-folder -> person, where a person has several")
-    add("--sources", type=Path, metavar="JSON", help="file or sub-folder -> {weight, terms}; others weigh 1")
-    add("--start-from", metavar="PRIOR", help="weights to begin with, of a bundled prior or one in the output folder")
-    add("--steps", type=int, default=8000)
-    add("--batch", type=int, default=8, help="patches a step, of each process")
-    add("--patch", type=int, default=96, help="side of the training patches in pixels")
-    add("--learning-rate", type=float, default=8e-4)
-    add("--decay", type=float, default=0.999, help="of the running mean of the weights")
-    add("--widths", type=int, nargs="+", default=list(WIDTHS), help="channels of the network's levels, finest first")
-    add("--blocks", type=int, default=BLOCKS, help="residual blocks a level")
-    add("--score-every", type=int, default=500, metavar="STEPS", help="steps from one scoring to the next")
-    add("--keep", choices=["best", "last"], default="last", help="best: the weights that reconstructed best so far")
-    add("--seed", type=int, default=0)
-    add("--device", default="auto", help="cpu, cuda, cuda:N; a GPU by default where there is one")
-    add("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice; 1: the same bits every time")
-    return parser
 
 
 @contextmanager
@@ -91,7 +88,7 @@ def _processes(name: str) -> Iterator[tuple[int, torch.device]]:
         dist.destroy_process_group()
 
 
-def train(options: argparse.Namespace, rank: int, device: torch.device) -> int:
+def train(options: Options, rank: int, device: torch.device) -> int:
     """Run or resume one training as one of its processes; gives the exit code."""
     outputs = _checked(options)
     begun = _begun(options)
@@ -130,7 +127,7 @@ def train(options: argparse.Namespace, rank: int, device: torch.device) -> int:
     return 128 + heard
 
 
-def _training(options: argparse.Namespace, outputs: Outputs, settings: Settings, device: torch.device) -> Training:
+def _training(options: Options, outputs: Outputs, settings: Settings, device: torch.device) -> Training:
     """A training that has not begun, or as its checkpoint left it."""
     torch.manual_seed(options.seed)
     training = Training(
@@ -149,13 +146,13 @@ def _training(options: argparse.Namespace, outputs: Outputs, settings: Settings,
     return training
 
 
-def _checked(options: argparse.Namespace) -> Outputs:
+def _checked(options: Options) -> Outputs:
     """Where to write. Raises ReconstructionError for a number or a name that cannot be."""
     for name, least in LEAST.items():
         if (value := getattr(options, name)) < least:
             raise _wrong(name, value, f"{least} or more")
     if min(options.widths) < 1:
-        raise _wrong("widths", options.widths, "channels of 1 or more")
+        raise _wrong("widths", list(options.widths), "channels of 1 or more")
     if options.steps >= 2**24 or options.seed >= 2**31:
         raise _wrong("steps and --seed", f"{options.steps} and {options.seed}", f"less than {2**24} and {2**31}")
     if not 0 <= options.decay < 1:
@@ -186,7 +183,7 @@ def _json(path: Path | None, option: str, kind: type) -> dict[str, Any]:
     return read
 
 
-def _warn(options: argparse.Namespace, name: str, split: Split) -> None:
+def _warn(options: Options, name: str, split: Split) -> None:
     if not options.hold_out:
         people = ", ".join(_people(split.kept_out))
         sys.stderr.write(
@@ -196,7 +193,7 @@ def _warn(options: argparse.Namespace, name: str, split: Split) -> None:
         sys.stderr.write(f"warning: a bundled prior is named {name} too and is found first; --name gives another\n")
 
 
-def _settings(options: argparse.Namespace, images: Sequence[TrainingImage]) -> Settings:
+def _settings(options: Options, images: Sequence[TrainingImage]) -> Settings:
     digest = hashlib.sha256()
     for image in images:
         digest.update(f"{image.source} {image.weight} {tuple(image.pixels.shape)}".encode())
@@ -228,11 +225,11 @@ def _data(split: Split, sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _network(options: argparse.Namespace) -> EDMNetwork:
+def _network(options: Options) -> EDMNetwork:
     return EDMNetwork(channels=IMAGE_CHANNELS[options.modality], widths=tuple(options.widths), blocks=options.blocks)
 
 
-def _begun(options: argparse.Namespace) -> Card | None:
+def _begun(options: Options) -> Card | None:
     """The card of the prior to begin with. Raises ReconstructionError when its network is not the one to be trained."""
     if not options.start_from:
         return None
@@ -257,7 +254,7 @@ def _inherited(begun: Card | None) -> list[str]:
 
 def _card(
     name: str,
-    options: argparse.Namespace,
+    options: Options,
     data: tuple[str, ...],
     split: Split,
     slices: int,
@@ -291,8 +288,3 @@ def _card(
         limits=f"Trained on {count}. It has not seen other anatomy, contrasts or disease and may invent or remove "
         "structure there; research use only.",
     )
-
-
-def _refuse(message: str) -> int:
-    sys.stderr.write(f"error: {message}\n")
-    return 2

@@ -118,10 +118,10 @@ def read_statistics(card: Card) -> Mapping[FeatureProbe, FeatureStatistics]:
         }
     except (SafetensorError, KeyError) as error:
         raise MissingPrior(
-            f"prior {card.name}: {path.name} cannot be read; write it again with `calibrate-ood`, or remove it",
+            f"prior {card.name}: {path.name} cannot be read; write it again with `udig calibrate-ood`, or remove it",
             field="parameters.prior",
             found=card.name,
-            expected=f"a file {path.name} written by `calibrate-ood`",
+            expected=f"a file {path.name} written by `udig calibrate-ood`",
         ) from error
 
 

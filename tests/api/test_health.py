@@ -52,7 +52,7 @@ def test_tables_of_another_version_are_not_ready(
         session.execute(text("UPDATE alembic_version SET version_num = '0000'"))
     ready = client.get("/readyz")
     assert ready.status_code == 503
-    assert "udig_recon.worker.database.migrate" in ready.json()["checks"]["database"]
+    assert "run udig migrate" in ready.json()["checks"]["database"]
 
 
 def test_a_full_disk_is_not_ready(settings: Settings, drive: Drive) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.api_server import serving
 from udig_recon.api.__main__ import _listener
+from udig_recon.core.cli import UDIG
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage.local import Storage
 from udig_recon.worker.storage.orphans import tidy
@@ -226,7 +227,7 @@ def test_the_process_never_loads_torch_nor_the_engine() -> None:
 def test_it_does_not_start_without_its_servers(tmp_path: Path) -> None:
     environment = {name: text for name, text in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "udig_recon.api"]
+    command = [*UDIG, "api"]
     done = subprocess.run(command, cwd=root, env=environment | {"DATA": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode != 0
     assert "DATABASE_URL" in done.stderr

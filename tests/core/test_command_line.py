@@ -1,8 +1,7 @@
-"""`python -m udig_recon.core` as its user types it."""
+"""`udig recon` as its user types it."""
 
 import json
 import subprocess
-import sys
 
 import h5py
 import numpy as np
@@ -10,7 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.support import scans
-from udig_recon.core.cli.reconstruct import main
+from udig_recon.core.cli import UDIG
+from udig_recon.core.cli.main import main
 from udig_recon.core.quality.rating import LEVELS
 
 QUICK = ["--method", "sirt", "--set", "iterations=20"]
@@ -23,7 +23,7 @@ def sinogram(tmp_path):
 
 def test_scan_becomes_a_volume_with_its_history(sinogram, tmp_path):
     out = tmp_path / "out.h5"
-    command = [sys.executable, "-m", "udig_recon.core", sinogram, "-o", out, *QUICK]
+    command = [*UDIG, "recon", sinogram, "-o", out, *QUICK]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "psnr" in run.stderr
@@ -41,14 +41,14 @@ def test_the_file_is_read_in_the_sandbox_alone(sinogram, tmp_path, monkeypatch):
     for name in ("probe", "read", "probe_file", "prepare"):
         monkeypatch.setattr(f"udig_recon.core.formats.{name}", here)
     monkeypatch.setattr("udig_recon.core.formats.sandbox.local.prepare", here)
-    assert main([str(sinogram), "-o", str(tmp_path / "out.npy"), *QUICK, "--slices", "1"]) == 0
+    assert main(["recon", str(sinogram), "-o", str(tmp_path / "out.npy"), *QUICK, "--slices", "1"]) == 0
     assert np.load(tmp_path / "out.npy").shape == (1, 32, 32)
 
 
 @pytest.mark.parametrize("name", ["out.h5", "out.npy"])
 def test_a_judged_run_ends_with_the_reason_of_each_slice(sinogram, tmp_path, capsys, name):
     knobs = ["--set", "preset=preview", "outer_iterations=2", "holdout_share=0.1", "--slices", "1", "0"]
-    assert main([str(sinogram), "-o", str(tmp_path / name), *knobs]) == 0
+    assert main(["recon", str(sinogram), "-o", str(tmp_path / name), *knobs]) == 0
     reasons = [line for line in capsys.readouterr().err.splitlines() if "residual on held-out measurements" in line]
     assert [reason.partition(": residual on held-out measurements: ")[0] for reason in reasons] == [
         "slice 1",
@@ -64,7 +64,7 @@ def test_a_slice_is_the_same_in_whatever_order_its_volume_is_asked_for(sinogram,
     knobs = ["--set", "preset=preview", "outer_iterations=8", "holdout_share=0.1"]
     found = []
     for order in (["0", "1"], ["1", "0", "1"]):
-        assert main([str(sinogram), "-o", str(tmp_path / "out.h5"), *knobs, "--slices", *order]) == 0
+        assert main(["recon", str(sinogram), "-o", str(tmp_path / "out.h5"), *knobs, "--slices", *order]) == 0
         with h5py.File(tmp_path / "out.h5") as file:
             verdicts = json.loads(file.attrs["verdicts"])
             found.append(dict(zip(order, zip(file["reconstruction"][:], verdicts, strict=True), strict=True)))
@@ -76,7 +76,7 @@ def test_a_slice_is_the_same_in_whatever_order_its_volume_is_asked_for(sinogram,
 
 
 def test_a_run_that_is_not_judged_tells_what_each_slice_is_worth_and_no_more(sinogram, tmp_path, capsys):
-    assert main([str(sinogram), "-o", str(tmp_path / "out.h5"), *QUICK]) == 0
+    assert main(["recon", str(sinogram), "-o", str(tmp_path / "out.h5"), *QUICK]) == 0
     told = capsys.readouterr().err
     assert "residual on held-out measurements" not in told
     with h5py.File(tmp_path / "out.h5") as file:
@@ -90,7 +90,7 @@ def test_a_run_that_is_not_judged_tells_what_each_slice_is_worth_and_no_more(sin
 
 def test_several_seeds_leave_their_deviation_beside_their_mean(sinogram, tmp_path):
     knobs = ["--method", "dds", "--set", "steps=2", "--seeds", "2", "--slices", "1"]
-    assert main([str(sinogram), "-o", str(tmp_path / "out.h5"), *knobs]) == 0
+    assert main(["recon", str(sinogram), "-o", str(tmp_path / "out.h5"), *knobs]) == 0
     with h5py.File(tmp_path / "out.h5") as file:
         assert file["standard_deviation"].shape == file["hallucination_map"].shape == file["reconstruction"].shape
         assert file["standard_deviation"][:].max() > 0
@@ -101,14 +101,14 @@ def test_several_seeds_leave_their_deviation_beside_their_mean(sinogram, tmp_pat
     ("seeds", "words"), [("0", "expected 1 to 64"), ("65", "expected 1 to 64"), ("2", "same image")]
 )
 def test_seeds_that_cannot_be_are_refused_in_one_line(sinogram, tmp_path, capsys, seeds, words):
-    assert main([str(sinogram), "-o", str(tmp_path / "out.h5"), "--method", "fbp", "--seeds", seeds]) == 2
+    assert main(["recon", str(sinogram), "-o", str(tmp_path / "out.h5"), "--method", "fbp", "--seeds", seeds]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
 
 
 @pytest.mark.parametrize("name", ["out.npy", "out.png", "out.nii.gz"])
 def test_suffix_chooses_the_format_and_leaves_nothing_else(sinogram, tmp_path, name):
-    assert main([str(sinogram), "-o", str(tmp_path / name), "--slices", "1", *QUICK]) == 0
+    assert main(["recon", str(sinogram), "-o", str(tmp_path / name), "--slices", "1", *QUICK]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"scan.h5", name}
     if name.endswith("npy"):
         assert np.load(tmp_path / name).shape == (1, 32, 32)
@@ -120,7 +120,7 @@ def test_same_seed_writes_the_same_image(tmp_path):
     scan = scans.write_npz(tmp_path / "scan", **scans.mri(slices=1))
     for name in ("a.npy", "b.npy"):
         knobs = ["--set", "preset=preview", "outer_iterations=3", "inner_iterations=2"]
-        assert main([str(scan), "-o", str(tmp_path / name), "--seed", "5", *knobs]) == 0
+        assert main(["recon", str(scan), "-o", str(tmp_path / name), "--seed", "5", *knobs]) == 0
     assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
 
 
@@ -144,30 +144,30 @@ def test_same_seed_writes_the_same_image(tmp_path):
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(sinogram, tmp_path, capsys, arguments, message):
-    assert main([str(sinogram), "-o", str(tmp_path / "out.h5"), *arguments]) == 2
+    assert main(["recon", str(sinogram), "-o", str(tmp_path / "out.h5"), *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error.splitlines()[-1]
     assert not (tmp_path / "out.h5").exists()
 
 
 def test_wrong_names_are_refused(sinogram, tmp_path, capsys):
-    assert main([str(sinogram), "-o", str(tmp_path / "out.jpg")]) == 2
+    assert main(["recon", str(sinogram), "-o", str(tmp_path / "out.jpg")]) == 2
     assert "must end in one of .h5, .npy, .nii.gz, .png" in capsys.readouterr().err
-    assert main([str(tmp_path / "none.h5"), "-o", str(tmp_path / "out.h5")]) == 2
+    assert main(["recon", str(tmp_path / "none.h5"), "-o", str(tmp_path / "out.h5")]) == 2
     assert "No such file" in capsys.readouterr().err
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed(sinogram, tmp_path, capsys):
     (tmp_path / "folder.h5").mkdir()
     for name, words in (("missing/out.h5", "there is no folder"), ("folder.h5", "cannot be written")):
-        assert main([str(sinogram), "-o", str(tmp_path / name), *QUICK]) == 2
+        assert main(["recon", str(sinogram), "-o", str(tmp_path / name), *QUICK]) == 2
         (line,) = capsys.readouterr().err.splitlines()  # no progress of a slice
         assert words in line
 
 
 def test_what_is_odd_about_a_scan_is_said_and_stands_in_the_result(tmp_path, capsys):
     scan = scans.write_npz(tmp_path / "scan.npz", ksp=scans.mri()["kspace"], sampling_mask=scans.mri()["mask"])
-    assert main([str(scan), "-o", str(tmp_path / "out.h5"), "--method", "zero_filled"]) == 0
+    assert main(["recon", str(scan), "-o", str(tmp_path / "out.h5"), "--method", "zero_filled"]) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert "warning: sampling_mask is read as mask" in told
     with h5py.File(tmp_path / "out.h5") as file:

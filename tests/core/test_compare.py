@@ -1,4 +1,4 @@
-"""`python -m udig_recon.core compare` as its user types it, and the figures that it draws."""
+"""`udig compare` as its user types it, and the figures that it draws."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from PIL import Image
 from tests.support import scans
 from udig_recon.core import formats
 from udig_recon.core.acquisition import Modality
-from udig_recon.core.cli.reconstruct import main
+from udig_recon.core.cli.main import main
 from udig_recon.core.comparison import running
 from udig_recon.core.comparison.plan import Setting, planned, scans_in
 from udig_recon.core.comparison.plots import decades, lines_png, ticks
@@ -89,7 +89,7 @@ def test_slices_follow_their_leader_as_in_a_volume(folder, tmp_path):
     method = "udig_dip:preset=preview,outer_iterations=8,holdout_share=0.1"
     compared(folder, tmp_path / "out", "--methods", method)
     knobs = ["--set", "preset=preview", "outer_iterations=8", "holdout_share=0.1"]
-    assert main([str(folder / "brain.h5"), "-o", str(tmp_path / "volume.h5"), *knobs]) == 0
+    assert main(["recon", str(folder / "brain.h5"), "-o", str(tmp_path / "volume.h5"), *knobs]) == 0
     with h5py.File(tmp_path / "volume.h5") as file:
         expected, verdicts = file["reconstruction"][:], json.loads(file.attrs["verdicts"])
     for path in (tmp_path / "out/results/brain").glob("*.json"):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from udig_recon.core.acquisition import Modality
-from udig_recon.core.cli import calibrate_ood as command
+from udig_recon.core.cli.main import main
 from udig_recon.core.errors import MissingPrior
 from udig_recon.core.priors.card import Card, EDMNetwork, find_card, read_card
 from udig_recon.core.priors.load import DiffusionPrior, prior_of, save_prior
@@ -97,7 +97,7 @@ def test_neither_brightness_nor_phase_change_the_score(card, images):
 
 
 def test_the_command_calibrates_a_prior_without_the_people_its_card_holds_out(card, images, capsys):
-    run = partial(command.main, ["--prior", str(card.weights.with_suffix(".json")), "--images", str(images)])
+    run = partial(main, ["calibrate-ood", "--prior", str(card.weights.with_suffix(".json")), "--images", str(images)])
     assert run() == 0
     assert "small: images are unlike its own from a distance of" in capsys.readouterr().err
     with_everybody = scorer(card)(image(smooth))
@@ -115,7 +115,7 @@ def test_statistics_of_other_weights_are_ignored(card, images):
 
 def test_a_broken_file_is_refused(card):
     card.weights.with_name("small.ood.safetensors").write_bytes(b"nothing of the kind")
-    with pytest.raises(MissingPrior, match="write it again with `calibrate-ood`, or remove it"):
+    with pytest.raises(MissingPrior, match="write it again with `udig calibrate-ood`, or remove it"):
         scorer(card)
 
 

@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 
 from udig_recon.core.acquisition import Modality
-from udig_recon.core.cli.reconstruct import main as core
-from udig_recon.core.cli.train_prior import main
+from udig_recon.core.cli.main import main
 from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.priors.card import ADMNetwork, Card, cards
 from udig_recon.core.priors.load import load_prior, save_prior
@@ -53,7 +52,7 @@ def command(images):
     """Arguments of a small training into a folder."""
 
     def arguments(out, *further, modality="mri"):
-        required = ["--modality", modality, "--images", str(images), "--output", str(out)]
+        required = ["train-prior", "--modality", modality, "--images", str(images), "--output", str(out)]
         return [*required, *TINY, "--hold-out", "ben", *further]
 
     return arguments
@@ -154,7 +153,7 @@ def test_training_starts_from_the_weights_of_a_prior():
 @pytest.mark.parametrize("modality", list(Modality))
 def test_training_writes_a_prior_that_loads_with_its_card_history_and_picture(command, tmp_path, modality):
     out = tmp_path / "out"
-    assert core(["train-prior", *command(out, "--steps", "2", "--score-every", "1", modality=modality.value)]) == 0
+    assert main(command(out, "--steps", "2", "--score-every", "1", modality=modality.value)) == 0
     assert {path.name for path in out.iterdir()} == {
         f"tiny{suffix}"
         for suffix in (".checkpoint", ".safetensors", ".ood.safetensors", ".json", ".png", ".history.jsonl")
@@ -249,7 +248,7 @@ def test_a_checkpoint_of_another_training_is_refused(command, tmp_path, capsys, 
         (["--steps", "0"], "--steps: found 0, expected 1 or more"),
         (["--learning-rate", "0"], "--learning-rate: found 0.0, expected a number above 0"),
         (["--decay", "1"], "--decay: found 1.0"),
-        (["--widths", "0"], "--widths: found [0]"),
+        (["--widths", "0"], "--widths: found [8, 8, 0]"),
         (["--name", "../up"], "--name: found '../up', expected up to 64 letters"),
         (["--images", "nowhere"], "--images: found nowhere, which is no folder"),
         (["--sources", "nowhere.json"], "nowhere.json: No such file"),
@@ -303,18 +302,11 @@ def test_lists_of_people_must_name_people(command, tmp_path, capsys):
 
 def test_what_a_user_may_not_expect_is_said_in_a_line(images, tmp_path, capsys, monkeypatch):
     unscored(monkeypatch)
-    assert (
-        main(["--modality", "mri", "--images", str(images), "--output", str(tmp_path), *TINY[:-2], "--steps", "1"]) == 0
-    )
+    arguments = ["train-prior", "--modality", "mri", "--images", str(images), "--output", str(tmp_path)]
+    assert main([*arguments, *TINY[:-2], "--steps", "1"]) == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert "nobody was named by --hold-out; kept out of training, drawn by the seed: " in warnings[0]
     assert "a bundled prior is named mri too" in warnings[1]
-
-
-def test_the_command_stands_in_the_help(capsys):
-    with pytest.raises(SystemExit):
-        core(["--help"])
-    assert "train-prior" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -344,7 +336,7 @@ def test_a_signal_ends_training_at_a_step_from_which_it_goes_on(command, tmp_pat
 WATCHED = """
 import sys, torch
 import udig_recon.core.cli.train_prior as command
-from udig_recon.core.cli.reconstruct import main
+from udig_recon.core.cli.main import main
 
 follow = command.follow
 
@@ -362,7 +354,7 @@ sys.exit(main(sys.argv[2:]))
 def test_two_processes_train_as_one_that_averages_their_gradients(command, images, tmp_path):
     (tmp_path / "watched.py").write_text(WATCHED)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = ["train-prior", *command(tmp_path / "out", "--steps", "3", "--device", "cpu")]
+    arguments = command(tmp_path / "out", "--steps", "3", "--device", "cpu")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     script = [str(tmp_path / "watched.py"), str(tmp_path / "rank"), *arguments]
     run = subprocess.run([*launch, *script], capture_output=True, text=True, env=environment, check=False)

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.environment import environment
+from udig_recon.core.cli import UDIG
 from udig_recon.worker.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -26,8 +26,8 @@ class Served(NamedTuple):
 
 @contextmanager
 def serving(settings: Settings) -> Iterator[Served]:
-    """`python -m udig_recon.api` with these settings."""
-    command = [sys.executable, "-m", "udig_recon.api"]
+    """`udig api` with these settings."""
+    command = [*UDIG, "api"]
     log = settings.data.with_name(f"api-{uuid.uuid4().hex}.log")
     with log.open("w") as sink, subprocess.Popen(command, cwd=ROOT, env=environment(settings), stderr=sink) as process:
         try:

@@ -23,6 +23,7 @@ from tests.support.environment import environment
 from tests.support.scans import ct, mri, write_hdf5
 from udig_recon.core import formats
 from udig_recon.core.acquisition import Modality
+from udig_recon.core.cli import UDIG
 from udig_recon.core.iterates import Iterate
 from udig_recon.core.parameters import SIRT, Parameters, UDiGDIP, complete
 from udig_recon.core.priors.card import sha256_of
@@ -46,14 +47,12 @@ Found = TypeVar("Found")
 
 
 class WorkerSubprocess:
-    """`python -m udig_recon.worker` of this or another checkout with these settings; its log lines are collected."""
+    """`udig worker` of this or another checkout with these settings; its log lines are collected."""
 
     def __init__(self, settings: Settings, checkout: Path = ROOT, spoilt_by: str | None = None) -> None:
         self.lines: list[str] = []
-        command = ["-m", "udig_recon.worker"] if spoilt_by is None else ["-c", spoilt_by]
-        self.process = subprocess.Popen(
-            [sys.executable, *command], env=environment(settings), stderr=subprocess.PIPE, cwd=checkout
-        )
+        command = [*UDIG, "worker"] if spoilt_by is None else [sys.executable, "-c", spoilt_by]
+        self.process = subprocess.Popen(command, env=environment(settings), stderr=subprocess.PIPE, cwd=checkout)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 

@@ -1,7 +1,6 @@
 """A process works on the folder of its database or not at all."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tests.support.environment import ROOT, environment
 from tests.support.worker_processes import SHORT, Desk
 from udig_recon.api.app import create_app
+from udig_recon.core.cli import UDIG
 from udig_recon.worker.access import audit
 from udig_recon.worker.cli.access import run
 from udig_recon.worker.database.tables import ServiceState
@@ -46,9 +46,9 @@ def test_an_empty_folder_in_the_place_of_a_share_is_refused_by_all(desk: Desk, t
         set_up(elsewhere)
     with pytest.raises(SystemExit, match="is its share mounted"):
         create_app(elsewhere)
-    for module in ("udig_recon.worker", "udig_recon.api"):
+    for command in ("worker", "api"):
         ended = subprocess.run(
-            [sys.executable, "-m", module],
+            [*UDIG, command],
             env=environment(elsewhere),
             cwd=ROOT,
             capture_output=True,

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.worker_processes import ROOT, until
+from udig_recon.core.cli import UDIG
 from udig_recon.worker.standalone import processes
 from udig_recon.worker.standalone.locate import ready_url
 
@@ -36,7 +36,7 @@ def environment(data: Path, **more: str) -> dict[str, str]:
 @contextmanager
 def serving(data: Path, **more: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """The supervisor, once it is ready, and its URL."""
-    command = [sys.executable, "-m", "udig_recon.worker.standalone.serve"]
+    command = [*UDIG, "serve"]
     supervisor = subprocess.Popen(command, env=environment(data, **more), cwd=ROOT, stdout=subprocess.PIPE)
     assert supervisor.stdout is not None
     try:
@@ -75,7 +75,7 @@ def is_ready(url: str) -> bool:
 
 def refused(data: Path, **more: str) -> str:
     """What a supervisor that cannot start says."""
-    command = [sys.executable, "-m", "udig_recon.worker.standalone.serve"]
+    command = [*UDIG, "serve"]
     ended = subprocess.run(command, env=environment(data, **more), cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1

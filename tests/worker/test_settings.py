@@ -3,12 +3,12 @@
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.worker_processes import ROOT
+from udig_recon.core.cli import UDIG
 from udig_recon.worker.settings import BadSetting, Settings, read_settings
 
 SECRET = "hunter2"
@@ -35,19 +35,19 @@ WRONG: list[tuple[str, dict[str, str]]] = [
     ("HEARTBEAT_SECONDS", {"HEARTBEAT_SECONDS": "60", "LEASE_SECONDS": "60"}),
 ]
 OF_A_PROCESS: list[tuple[str, str, dict[str, str]]] = [
-    ("udig_recon.api", "DATABASE_URL", {"DATABASE_URL": ""}),
-    ("udig_recon.api", "REDIS_URL", {"REDIS_URL": ""}),
-    ("udig_recon.api", "HOST", {"HOST": "192.0.2.1"}),
-    ("udig_recon.worker", "REDIS_URL", {"REDIS_URL": ""}),
-    ("udig_recon.worker.database.migrate", "DATABASE_URL", {}),
-    ("udig_recon.worker.standalone.serve", "DATABASE_URL", {}),
+    ("api", "DATABASE_URL", {"DATABASE_URL": ""}),
+    ("api", "REDIS_URL", {"REDIS_URL": ""}),
+    ("api", "HOST", {"HOST": "192.0.2.1"}),
+    ("worker", "REDIS_URL", {"REDIS_URL": ""}),
+    ("migrate", "DATABASE_URL", {}),
+    ("serve", "DATABASE_URL", {}),
 ]
-MODULES = (
-    "udig_recon.api",
-    "udig_recon.worker",
-    "udig_recon.worker.standalone.serve",
-    "udig_recon.worker.database.migrate",
-    "udig_recon.worker.runtime.health",
+COMMANDS = (
+    "api",
+    "worker",
+    "serve",
+    "migrate",
+    "health",
 )
 
 
@@ -62,11 +62,10 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def refusal(module: str, environment: dict[str, str]) -> str:
+def refusal(command: str, environment: dict[str, str]) -> str:
     """The one line that a process ends with."""
     given = {name: value for name, value in environment.items() if value}
-    command = [sys.executable, "-m", module]
-    ended = subprocess.run(command, env=given, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([*UDIG, command], env=given, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1, ended.stderr
     assert ended.stderr.startswith("error: "), ended.stderr
     assert ended.stderr.count("\n") == 1, ended.stderr
@@ -90,22 +89,22 @@ def test_a_wrong_setting_is_named(
     assert SECRET not in str(refused.value)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_no_process_starts_with_a_wrong_setting(module: str, environment: dict[str, str]) -> None:
-    told = refusal(module, environment | {"AUTHENTICATION": "off", "HOST": "0.0.0.0"})
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_process_starts_with_a_wrong_setting(command: str, environment: dict[str, str]) -> None:
+    told = refusal(command, environment | {"AUTHENTICATION": "off", "HOST": "0.0.0.0"})
     assert told.startswith("error: AUTHENTICATION: off would let everyone in who reaches 0.0.0.0")
 
 
-@pytest.mark.parametrize(("module", "name", "change"), OF_A_PROCESS)
+@pytest.mark.parametrize(("command", "name", "change"), OF_A_PROCESS)
 def test_what_a_process_lacks_or_cannot_use_is_named(
-    module: str, name: str, change: dict[str, str], environment: dict[str, str]
+    command: str, name: str, change: dict[str, str], environment: dict[str, str]
 ) -> None:
-    assert name in refusal(module, environment | change).partition(":")[2].split(";")[0]
+    assert name in refusal(command, environment | change).partition(":")[2].split(";")[0]
 
 
-@pytest.mark.parametrize("module", ["udig_recon.api", "udig_recon.worker.standalone.serve"])
-def test_data_that_cannot_be_used_is_named(module: str, environment: dict[str, str]) -> None:
-    assert refusal(module, environment | {"DATA": "/proc/nothing"}).startswith("error: DATA: ")
+@pytest.mark.parametrize("command", ["api", "serve"])
+def test_data_that_cannot_be_used_is_named(command: str, environment: dict[str, str]) -> None:
+    assert refusal(command, environment | {"DATA": "/proc/nothing"}).startswith("error: DATA: ")
 
 
 def test_a_taken_port_is_named(environment: dict[str, str]) -> None:

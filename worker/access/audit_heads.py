@@ -1,7 +1,7 @@
 """Heads of the audit log that leave the machine: the newest entry's number and hash, signed, every minute.
 
 Whoever writes the log anew, with the rights of the tables' owner or of the machine, cannot change the heads that
-another machine has kept: `python -m udig_recon.worker audit verify --heads FILE` holds the log against them.
+another machine has kept: `udig audit verify --heads FILE` holds the log against them.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """Settings of what one tenant may have, for all for which.
 
-`python -m udig_recon.worker tenants set` has set nothing else.
+`udig tenants set` has set nothing else.
 """
 
 from pydantic import Field

@@ -60,7 +60,7 @@ def _engine(settings: Settings) -> Engine:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m udig_recon.worker", description=__doc__)
+    parser = argparse.ArgumentParser(prog="udig", description=__doc__)
     groups = parser.add_subparsers(required=True)
     of_keys = groups.add_parser("keys", help="make, list, rotate and revoke API keys").add_subparsers(required=True)
     create = of_keys.add_parser("create", help="make a key; it is shown once, on standard output")

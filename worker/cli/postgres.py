@@ -1,4 +1,4 @@
-"""Run pg_dump, pg_restore or psql on the service's database, wherever that is.
+"""`udig postgres`: run pg_dump, pg_restore or psql on the service's database, wherever that is.
 
 The embedded server is used as it runs; where the service is down it is started until the program ends.
 """
@@ -6,7 +6,6 @@ The embedded server is used as it runs; where the service is down it is started 
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 
 from psycopg.conninfo import conninfo_to_dict
@@ -47,15 +46,10 @@ def _as_environment(url: str) -> dict[str, str]:
     return {(variables[name] or b"").decode(): str(value) for name, value in given.items() if variables[name]}
 
 
-if __name__ == "__main__":
-    usage = "usage: python -m udig_recon.worker.cli.postgres PROGRAM [ARGUMENT ...], for example pg_dump or psql"
-    if len(sys.argv) < 2:
-        raise SystemExit(usage)
-    if sys.argv[1] in ("-h", "--help"):
-        sys.stdout.write(f"{usage}\n")
-        sys.exit(0)
+def main(command: Sequence[str]) -> int:
+    """Exit status of the command on the database of this process's settings."""
     os.umask(0o077)
     try:
-        sys.exit(run(get_settings(), sys.argv[1:]))
+        return run(get_settings(), command)
     except EmbeddedError as error:
         raise SystemExit(f"error: {error}") from None

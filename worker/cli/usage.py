@@ -1,28 +1,19 @@
-"""Command lines of programs that take their settings from the environment: `--help` lists them, all else is refused."""
+"""Help of commands that take their settings from the environment."""
 
-import argparse
 import textwrap
 
-from udig_recon.worker.settings import Settings
+import click
 
 
-def parse_no_arguments(program: str, description: str) -> None:
-    """Exit with 0 after `--help`, with 2 and the usage after any other argument."""
-    parser = argparse.ArgumentParser(
-        prog=program,
-        description=description,
-        epilog=_settings(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.parse_args()
+class SettingsCommand(click.Command):
+    """A command without arguments whose help lists every setting: its environment variable, default and meaning."""
 
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the settings, which are imported for it."""
+        from udig_recon.worker.settings import Settings
 
-def _settings() -> str:
-    """Every setting: its environment variable, its default and what it is."""
-    lines = ["settings, from the environment (or NAME_FILE, a file that holds the value):"]
-    for name, field in Settings.model_fields.items():
-        default = "unset" if field.default is None else str(field.default)
-        lines.append(f"  {name.upper()} ({default})")
-        lines.append(textwrap.indent(textwrap.fill(field.description or "", 100), " " * 8))
-    return "\n".join(lines)
+        formatter.write("\nSettings, from the environment (or NAME_FILE, a file that holds the value):\n")
+        for name, field in Settings.model_fields.items():
+            default = "unset" if field.default is None else str(field.default)
+            meaning = textwrap.indent(textwrap.fill(field.description or "", 100), " " * 8)
+            formatter.write(f"  {name.upper()} ({default})\n{meaning}\n")

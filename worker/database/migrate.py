@@ -1,11 +1,6 @@
-"""Bring the database's tables to the newest revision.
+"""`udig migrate`: bring the database's tables to the newest revision, or back to an older one."""
 
-`python -m udig_recon.worker.database.migrate`; back: `--down REVISION`.
-"""
-
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from alembic import command
@@ -58,25 +53,18 @@ def migrate(url: str, revision: str = "head", service: str | None = None, *, alo
         engine.dispose()
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Do what the command says; 1 and one line on standard error when that is impossible."""
-    parser = argparse.ArgumentParser(
-        prog="python -m udig_recon.worker.database.migrate", description="Bring the tables up to date."
-    )
-    parser.add_argument("--down", metavar="REVISION", help="take them back to this revision, for an older version")
-    options = parser.parse_args(arguments)
+def main(down: str | None) -> int:
+    """Upgrade the tables, or take them `down` to a revision; 1 and one line when that is impossible."""
     settings = get_settings()
-    if settings.database_url is None and options.down is None:
-        return _refuse(
-            "DATABASE_URL is not set; `python -m udig_recon.worker.standalone.serve` starts a server of its own"
-        )
+    if settings.database_url is None and down is None:
+        return _refuse("DATABASE_URL is not set; `udig serve` starts a server of its own")
     alone = settings.database_url is None  # an embedded server, which this command starts for itself
     try:
         with database(settings, alone=True, role=OWNER) as url:
-            if options.down is None:
+            if down is None:
                 migrate(url, service=role_of(str(settings.database_url)), alone=alone)
             else:
-                command.downgrade(config(url, alone=alone), options.down)
+                command.downgrade(config(url, alone=alone), down)
     except DBAPIError as error:
         return _refuse(f"DATABASE_URL: {in_one_line(error)}")
     except (CommandError, RuntimeError) as error:
@@ -89,7 +77,3 @@ def main(arguments: Sequence[str]) -> int:
 def _refuse(message: str) -> int:
     sys.stderr.write(f"error: {message}\n")
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

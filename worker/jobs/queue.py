@@ -62,9 +62,7 @@ CONFIGURATION: dict[str, Any] = {
 def make_celery(settings: Settings) -> Celery:
     """The process's Celery application on the settings' Redis; connects when it is used."""
     if settings.redis_url is None:
-        raise ValueError(
-            "REDIS_URL is not set; `python -m udig_recon.worker.standalone.serve` starts a server of its own"
-        )
+        raise ValueError("REDIS_URL is not set; `udig serve` starts a server of its own")
     app = Celery("udig", broker=broker_url(settings.redis_url))
     app.conf.update(CONFIGURATION, broker_transport_options={**TRANSPORT, "global_keyprefix": settings.redis_prefix})
     app.set_default()  # in all threads: `enqueue` finds it

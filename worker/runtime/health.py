@@ -8,7 +8,6 @@ from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from udig_recon.worker.cli.usage import parse_no_arguments
 from udig_recon.worker.database.engine import in_one_line, make_engine, make_sessions
 from udig_recon.worker.database.tables import Worker
 from udig_recon.worker.settings import get_settings
@@ -25,16 +24,16 @@ def alive(session: Session, host: str, seconds: float) -> bool:
     return bool(session.scalar(select(exists().where(here, seen_lately(seconds)))))
 
 
-if __name__ == "__main__":
-    parse_no_arguments(
-        "python -m udig_recon.worker.runtime.health", "0 when a worker of this machine was seen lately, else 1."
-    )
+def main() -> int:
+    """Exit status: 0 when a worker of this machine was seen lately, else 1 and one line on standard error."""
     settings = get_settings()
     if settings.database_url is None:
         raise SystemExit("error: DATABASE_URL is not set")
     try:
         with make_sessions(make_engine(settings.database_url))() as database:
-            well = alive(database, socket.gethostname(), settings.alive_seconds)
+            is_alive = alive(database, socket.gethostname(), settings.alive_seconds)
     except DBAPIError as error:
         raise SystemExit(f"error: DATABASE_URL: {in_one_line(error)}") from None
-    sys.exit(0 if well else "no worker of this machine was seen lately")
+    if not is_alive:
+        sys.stderr.write("no worker of this machine was seen lately\n")
+    return 0 if is_alive else 1

@@ -27,9 +27,7 @@ def work() -> int:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     settings = get_settings()
     if settings.redis_url is None:
-        raise SystemExit(
-            "error: REDIS_URL is not set; `python -m udig_recon.worker.standalone.serve` starts a server of its own"
-        )
+        raise SystemExit("error: REDIS_URL is not set; `udig serve` starts a server of its own")
     process = set_up(settings)
     if settings.require_sandbox:
         sandboxed.check(process.prober, required=True)

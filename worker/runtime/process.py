@@ -128,9 +128,7 @@ class WorkerProcess:
 def set_up(settings: Settings) -> WorkerProcess:
     """The process as a worker; torch takes its share of the cores."""
     if settings.database_url is None:
-        raise SystemExit(
-            "error: DATABASE_URL is not set; `python -m udig_recon.worker.standalone.serve` starts a server of its own"
-        )
+        raise SystemExit("error: DATABASE_URL is not set; `udig serve` starts a server of its own")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS does not give the same bits twice
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(settings.threads or max(1, cores // settings.workers))

@@ -1,7 +1,4 @@
-"""The whole service on one machine.
-
-`python -m udig_recon.worker.standalone.serve` starts servers, API and workers, and keeps them up.
-"""
+"""`udig serve`: the whole service on one machine. It starts servers, API and workers, and keeps them up."""
 
 import json
 import logging
@@ -17,7 +14,7 @@ from contextlib import suppress
 
 from sqlalchemy.exc import DBAPIError
 
-from udig_recon.worker.cli.usage import parse_no_arguments
+from udig_recon.core.cli import UDIG
 from udig_recon.worker.database import counters
 from udig_recon.worker.database.engine import AWAY, in_one_line, make_engine, make_sessions
 from udig_recon.worker.database.migrate import MigrationRefused, migrate
@@ -82,10 +79,9 @@ class Service:
             self._forget("")
         data_folder.confirm(make_sessions(self._engine), open_storage(self.settings.data))
         environment = self._environment()
-        self._children = [Child("api", [sys.executable, "-m", "udig_recon.api"], environment | self._audit_key())]
+        self._children = [Child("api", [*UDIG, "api"], environment | self._audit_key())]
         self._children += [
-            Child(f"worker {number}", [sys.executable, "-m", "udig_recon.worker"], environment)
-            for number in range(1, self.settings.workers + 1)
+            Child(f"worker {number}", [*UDIG, "worker"], environment) for number in range(1, self.settings.workers + 1)
         ]
         api, *workers = self._children
         sessions = make_sessions(self._engine)
@@ -210,9 +206,6 @@ def _bound(host: str, port: int) -> socket.socket:
 
 def main() -> int:
     """Serve; 1 and one line when that is impossible."""
-    parse_no_arguments(
-        "python -m udig_recon.worker.standalone.serve", "The whole service on one machine, until Ctrl-C or SIGTERM."
-    )
     os.umask(0o077)
     processes.keep_private()
     logs.configure()
@@ -230,7 +223,3 @@ def _refuse(message: str) -> int:
     with suppress(BrokenPipeError):
         sys.stderr.write(f"error: {message}\n")
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,7 +15,7 @@ IDENTITY = "identity"  # file below DATA
 STATE = "data_folder"
 LOCK = (0x75646967, 6)  # of several processes that start at once
 LOOKED_FOR = 50  # newest scans and jobs whose files tell a folder of an older version
-ADOPT = "`python -m udig_recon.worker data-folder adopt` takes it as it is"
+ADOPT = "`udig data-folder adopt` takes it as it is"
 
 
 class ForeignFolder(Exception):

@@ -156,7 +156,7 @@ class Prober:
 
 
 class _ForkServer:
-    """`python -m udig_recon.core.formats`; it ends with its standard input, and thus with this process."""
+    """`udig_recon.core.formats.sandbox.server`; it ends with its standard input, and thus with this process."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._socket, theirs = socket.socketpair()

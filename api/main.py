@@ -1,4 +1,4 @@
-"""`python -m udig_recon.api`: the door, opened at HOST and PORT of the settings."""
+"""The process of the HTTP API: a server that listens at HOST and PORT of the settings."""
 
 import errno
 import logging
@@ -10,7 +10,6 @@ import uvicorn
 
 from udig_recon.api.app import PROBES, create_app
 from udig_recon.api.http.server import Server, allow_files, timed_protocol
-from udig_recon.worker.cli.usage import parse_no_arguments
 from udig_recon.worker.runtime import memory
 from udig_recon.worker.runtime import sandbox_report as sandboxed
 from udig_recon.worker.settings import get_settings
@@ -20,15 +19,12 @@ from udig_recon.worker.telemetry import logs, tracing
 log = logging.getLogger("udig_recon.api")
 KEEP_ALIVE_SECONDS = 15
 OWN_FILES = 256  # of databases, queue, uploads and logs, beside the connections
-KEYS_CURE = "AUTHENTICATION=on, and `python -m udig_recon.worker keys create NAME`"
+KEYS_CURE = "AUTHENTICATION=on, and `udig keys create NAME`"
 GRACE_SECONDS = 8  # then what still runs is cut off, so that the process is gone within ten seconds
 
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
-    parse_no_arguments(
-        "python -m udig_recon.api", "The HTTP API, until Ctrl-C or SIGTERM; workers are `python -m udig_recon.worker`."
-    )
     os.umask(0o077)
     memory.go_before_others(memory.API_SCORE)
     keep_private()
@@ -80,7 +76,3 @@ def _listener(host: str, port: int) -> socket.socket:
     # would then wait for the client's acknowledgement, some 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,87 @@
+"""Command-line options that click lacks: several values after one name, and choices that are looked up late."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import click
+
+PATH: click.Path[Path] = click.Path(path_type=Path)
+"""A file or a folder; the command itself says what is wrong with it."""
+
+_VALUE_LIKE_AN_OPTION = re.compile(r"-\.?\d")
+
+
+class SeveralValues(click.Option):
+    """An option that takes the values up to the next option, as in `--slices 3 4 5`, and may be repeated.
+
+    With `empty=True` it may be given without a value, which means none at all rather than the default.
+    """
+
+    def __init__(self, *declarations: Any, empty: bool = False, **settings: Any) -> None:
+        settings["metavar"] = f"{settings.get('metavar', 'VALUE')} ..."
+        settings["multiple"] = True
+        super().__init__(*declarations, **settings)
+        self.empty = empty
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """The values, without the mark that `--name` without a value leaves."""
+        given = [each for each in value or () if each != ""]
+        if value and not given and not self.empty:
+            raise click.BadParameter("expected at least one value", ctx, self)
+        return super().type_cast_value(ctx, given)
+
+
+class Command(click.Command):
+    """A command whose options may be of SeveralValues."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Repeat the name of an option of several values before each of them, as click reads it.
+
+        The arguments as they were typed are left in `ctx.meta["arguments"]`.
+        """
+        ctx.meta["arguments"] = list(args)
+        names = {name for each in self.params if isinstance(each, SeveralValues) for name in each.opts}
+        return super().parse_args(ctx, repeat_names(args, names))
+
+
+def repeat_names(arguments: Sequence[str], names: Iterable[str]) -> list[str]:
+    """`--set a b` becomes `--set=a --set=b`, and `--set` without a value `--set=`, for each of these names."""
+    repeated: list[str] = []
+    current: str | None = None
+    """The option of several values that the next value belongs to."""
+    for position, argument in enumerate(arguments):
+        if argument == "--":
+            return repeated + list(arguments[position:])
+        if argument in names:
+            current = argument
+            repeated.append(f"{current}=")
+        elif argument.startswith("-") and not _VALUE_LIKE_AN_OPTION.match(argument):
+            current = None
+            repeated.append(argument)
+        elif current is not None:
+            repeated.append(f"{current}={argument}")
+        else:
+            repeated.append(argument)
+    return repeated
+
+
+class LazyChoice(click.ParamType[str]):
+    """One of the values of a collection or enumeration that is imported only when a value is given: "module:NAME"."""
+
+    name = "choice"
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+    def choices(self) -> list[str]:
+        """The values that are allowed."""
+        return [str(each) for each in resolve_name(self.target)]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The value itself; refused when it is none of the choices."""
+        if value not in (choices := self.choices()):
+            self.fail(f"{value!r} is none of {', '.join(choices)}", param, ctx)
+        return str(value)
