@@ -97,7 +97,20 @@ def test_a_command_that_is_not_understood_is_refused_in_one_line(line: tuple[str
 def test_options_of_several_values_take_them_up_to_the_next_option() -> None:
     typed = ["scan.h5", "--set", "a=1", "b=-2", "--slices", "-1", "3", "-o", "out.h5", "--set", "c=3", "--", "--set"]
     read = ["scan.h5", "--set=", "--set=a=1", "--set=b=-2", "--slices=", "--slices=-1", "--slices=3"]
-    assert repeat_names(typed, {"--set", "--slices"}) == [*read, "-o", "out.h5", "--set=", "--set=c=3", "--", "--set"]
+    rest = ["-o", "out.h5", "--set=", "--set=c=3", "--", "--set"]
+    assert repeat_names(typed, {"--set": True, "--slices": True}) == [*read, *rest]
+
+
+def test_an_option_of_several_values_that_is_given_again_replaces_or_extends() -> None:
+    typed = ["--widths", "1", "2", "--widths", "3"]
+    assert repeat_names(typed, {"--widths": True}) == [
+        "--widths=",
+        "--widths=1",
+        "--widths=2",
+        "--widths=",
+        "--widths=3",
+    ]
+    assert repeat_names(typed, {"--widths": False}) == ["--widths=", "--widths=3"]
 
 
 @pytest.mark.parametrize(

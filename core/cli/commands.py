@@ -24,8 +24,10 @@ MODALITY = click.option("--modality", type=click.Choice(["mri", "ct"]), required
     metavar="METHOD",
     help="see `udig methods`",
 )
-@click.option("--set", "parameters", cls=SeveralValues, metavar="NAME=VALUE", help="parameters, as preset=preview")
-@click.option("--slices", cls=SeveralValues, type=int, metavar="NUMBER", help="all by default")
+@click.option(
+    "--set", "parameters", cls=SeveralValues, extend=True, metavar="NAME=VALUE", help="parameters, as preset=preview"
+)
+@click.option("--slices", cls=SeveralValues, extend=True, type=int, metavar="NUMBER", help="all by default")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--seeds", type=int, default=1, metavar="N", help="mean and standard deviation of N seeds from --seed on")
 @DEVICE
@@ -44,9 +46,13 @@ def recon(**options: Any) -> int:
 @click.command("compare", cls=Command)
 @click.argument("folder", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="folder for results, tables and figures")
-@click.option("--methods", cls=SeveralValues, required=True, metavar="METHOD", help="settings, quick ones first")
+@click.option(
+    "--methods", cls=SeveralValues, extend=True, required=True, metavar="METHOD", help="settings, quick ones first"
+)
 @click.option("--seeds", type=int, default=1, help="runs of each method on each slice, with seeds 0, 1, ...")
-@click.option("--slices", cls=SeveralValues, type=int, metavar="NUMBER", help="of every scan; all by default")
+@click.option(
+    "--slices", cls=SeveralValues, extend=True, type=int, metavar="NUMBER", help="of every scan; all by default"
+)
 @click.option(
     "--figures",
     cls=SeveralValues,
@@ -152,7 +158,7 @@ def train_prior(**options: Any) -> int:
     from udig_recon.core.training.state import BLOCKS, WIDTHS
 
     options["modality"] = Modality(options["modality"])
-    options["widths"] = options["widths"] or WIDTHS
+    options["widths"] = list(options["widths"] or WIDTHS)
     options["blocks"] = BLOCKS if options["blocks"] is None else options["blocks"]
     return run(Options(**options))
 

@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = udig.main(arguments, prog_name="udig", standalone_mode=False)
     except click.UsageError as error:
         where = f"; see {error.ctx.command_path} --help" if error.ctx is not None else ""
-        sys.stderr.write(f"error: {error.format_message()}{where}\n")
+        sys.stderr.write(f"error: {error.format_message().removesuffix('.')}{where}\n")
         return USAGE_ERROR
     except click.ClickException as error:
         sys.stderr.write(f"error: {error.format_message()}\n")

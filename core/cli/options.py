@@ -1,7 +1,7 @@
 """Command-line options that click lacks: several values after one name, and choices that are looked up late."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -15,15 +15,17 @@ _VALUE_LIKE_AN_OPTION = re.compile(r"-\.?\d")
 
 
 class SeveralValues(click.Option):
-    """An option that takes the values up to the next option, as in `--slices 3 4 5`, and may be repeated.
+    """An option that takes the values up to the next option, as in `--slices 3 4 5`.
 
-    With `empty=True` it may be given without a value, which means none at all rather than the default.
+    Given again, its values replace those of before, or with `extend=True` join them. With `empty=True` it may be given
+    without a value, which means none at all rather than the default.
     """
 
-    def __init__(self, *declarations: Any, empty: bool = False, **settings: Any) -> None:
+    def __init__(self, *declarations: Any, extend: bool = False, empty: bool = False, **settings: Any) -> None:
         settings["metavar"] = f"{settings.get('metavar', 'VALUE')} ..."
         settings["multiple"] = True
         super().__init__(*declarations, **settings)
+        self.extend = extend
         self.empty = empty
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
@@ -43,20 +45,26 @@ class Command(click.Command):
         The arguments as they were typed are left in `ctx.meta["arguments"]`.
         """
         ctx.meta["arguments"] = list(args)
-        names = {name for each in self.params if isinstance(each, SeveralValues) for name in each.opts}
-        return super().parse_args(ctx, repeat_names(args, names))
+        several = [each for each in self.params if isinstance(each, SeveralValues)]
+        extend = {name: each.extend for each in several for name in each.opts}
+        return super().parse_args(ctx, repeat_names(args, extend))
 
 
-def repeat_names(arguments: Sequence[str], names: Iterable[str]) -> list[str]:
-    """`--set a b` becomes `--set=a --set=b`, and `--set` without a value `--set=`, for each of these names."""
+def repeat_names(arguments: Sequence[str], extend: Mapping[str, bool]) -> list[str]:
+    """`--set a b` becomes `--set= --set=a --set=b`, for each option of several values.
+
+    `extend` has these options by name, with whether a later `--set` joins an earlier one rather than replaces it.
+    """
     repeated: list[str] = []
     current: str | None = None
     """The option of several values that the next value belongs to."""
     for position, argument in enumerate(arguments):
         if argument == "--":
             return repeated + list(arguments[position:])
-        if argument in names:
+        if argument in extend:
             current = argument
+            if not extend[current]:
+                repeated = [each for each in repeated if not each.startswith(f"{current}=")]
             repeated.append(f"{current}=")
         elif argument.startswith("-") and not _VALUE_LIKE_AN_OPTION.match(argument):
             current = None

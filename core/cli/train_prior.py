@@ -152,7 +152,7 @@ def _checked(options: Options) -> Outputs:
         if (value := getattr(options, name)) < least:
             raise _wrong(name, value, f"{least} or more")
     if min(options.widths) < 1:
-        raise _wrong("widths", list(options.widths), "channels of 1 or more")
+        raise _wrong("widths", options.widths, "channels of 1 or more")
     if options.steps >= 2**24 or options.seed >= 2**31:
         raise _wrong("steps and --seed", f"{options.steps} and {options.seed}", f"less than {2**24} and {2**31}")
     if not 0 <= options.decay < 1:

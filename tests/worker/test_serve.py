@@ -50,13 +50,13 @@ def serving(data: Path, **more: str) -> Iterator[tuple[subprocess.Popen[bytes], 
 
 
 def children(pid: int) -> dict[str, int]:
-    """Its children by the module or binary that they run."""
+    """Its children by the command of `udig` or the program that they run."""
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         for child in (task / "children").read_text().split():
             line = processes.command_line(int(child)).split()
             if line:
-                found[line[2].removeprefix("udig_recon.") if line[1:2] == ["-m"] else Path(line[0]).name] = int(child)
+                found[line[3] if line[1:2] == ["-m"] else Path(line[0]).name] = int(child)
     return found
 
 

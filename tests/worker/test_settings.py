@@ -109,7 +109,7 @@ def test_data_that_cannot_be_used_is_named(command: str, environment: dict[str, 
 
 def test_a_taken_port_is_named(environment: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert "PORT" in refusal("udig_recon.api", environment | {"PORT": str(taken.getsockname()[1])})
+        assert "PORT" in refusal("api", environment | {"PORT": str(taken.getsockname()[1])})
 
 
 def test_secrets_come_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
