@@ -67,6 +67,10 @@ class LeaseKeeper:
         """Whether nobody else can have the slice: the last beat is younger than the lease that it brought."""
         return not self.lost and time.monotonic() - self._renewed_at < self._settings.lease_seconds
 
+    def mark_lost(self) -> None:
+        """Note that the slice is this worker's no more."""
+        self._lost.set()
+
     def mark_active(self) -> None:
         """The computing thread gets on: the watchdog need not end it. Costs nothing."""
         self.activity += 1
@@ -126,7 +130,7 @@ class LeaseKeeper:
                 with self._write_lock:
                     self._renew()
             except LeaseLost:
-                self._lost.set()
+                self.mark_lost()
             except AWAY as error:
                 log.warning("database.unavailable", extra={"error": type(error).__name__})
 

@@ -45,7 +45,7 @@ class WorkerProcess:
     verifier: Verifier = field(default_factory=Verifier)
     prober: Prober = field(default_factory=Prober)
     confirmed: bool = False  # whether the data folder is known to be the database's
-    _skipped: dict[uuid.UUID, float] = field(default_factory=dict)  # job -> until when, by the monotonic clock
+    skipped_until: dict[uuid.UUID, float] = field(default_factory=dict)  # job -> until when, by the monotonic clock
     _missing_since: dict[uuid.UUID, float] = field(default_factory=dict)  # job -> when its scan's file was first missed
 
     def confirm_data_folder(self) -> bool:
@@ -70,12 +70,13 @@ class WorkerProcess:
     @property
     def skipped_jobs(self) -> list[uuid.UUID]:
         """Jobs that this worker leaves to others for now."""
-        self._skipped = {job_id: until for job_id, until in self._skipped.items() if until > time.monotonic()}
-        return list(self._skipped)
+        now = time.monotonic()
+        self.skipped_until = {job_id: until for job_id, until in self.skipped_until.items() if until > now}
+        return list(self.skipped_until)
 
     def skip(self, job_id: uuid.UUID, seconds: float) -> bool:
         """Leave a job to other workers for so many seconds; False where none are left."""
-        self._skipped[job_id] = time.monotonic() + seconds
+        self.skipped_until[job_id] = time.monotonic() + seconds
         return seconds > 0
 
     def missing_scan_seconds(self, job_id: uuid.UUID) -> float:
