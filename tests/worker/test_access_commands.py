@@ -101,7 +101,7 @@ def test_an_exported_log_is_verified_and_compared(tmp_path: Path, capsys: pytest
 
 
 def test_the_commands_need_no_torch(settings: Settings) -> None:
-    script = "import sys; from udig_recon.worker.__main__ import main; main(); print('torch' in sys.modules)"
+    script = "import sys; from udig_recon.core.cli.main import main; main(); print('torch' in sys.modules)"
     command = [sys.executable, "-c", script, "keys", "create", "x"]
     ended = subprocess.run(command, env=environment(settings), cwd=ROOT, capture_output=True, text=True, check=True)
     secret, loaded = ended.stdout.split()
