@@ -51,7 +51,7 @@ install = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constra
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
 	@echo 'installing into $(VENV): a minute or two'
-	$(install) '.[worker,embedded,demo]'
+	$(install) '.[engine,service,embedded,demo]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt

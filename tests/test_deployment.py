@@ -14,7 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from udig_recon.core.cli.main import COMMANDS
+from udig_recon.core.cli.main import COMMANDS, EXTRAS
 from udig_recon.worker.database.roles import OWNER, SERVICE
 from udig_recon.worker.settings import Settings
 
@@ -24,6 +24,10 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = ["migrate", "api", "worker", "worker-cpu"]
 DOCKERFILE = (ROOT / "Dockerfile.gpu").read_text()
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PINS = {
+    canonicalize_name(name): version
+    for name, version in re.findall(r"^([^\s#=]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+}
 IN_AN_IMAGE = {"python_version": "3.12", "python_full_version": "3.12.14", "extra": ""}
 
 # What the compose specification knows of a service, as far as this file uses it: a misspelt key would be ignored.
@@ -236,48 +240,71 @@ def test_workers_are_chosen_by_profile() -> None:
 
 
 def test_the_api_image_needs_no_torch() -> None:
-    names = needed_by(PROJECT["dependencies"])
+    names = needed_by(wanted_by("service"))
     assert {"fastapi", "celery", "sqlalchemy", "h5py"} <= names
     assert not {name for name in names if name.startswith(("torch", "nvidia", "triton", "safetensors"))}
 
 
-@pytest.mark.parametrize(("target", "extras"), [("api", ()), ("worker", ("engine",))])
-def test_an_image_installs_only_files_whose_hashes_are_known(target: str, extras: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("target", "extras"), [("api", ["service"]), ("worker", ["service", "engine"])])
+def test_an_image_installs_only_files_whose_hashes_are_known(target: str, extras: list[str]) -> None:
     lines = (ROOT / target / "requirements.txt").read_text().replace(" \\\n", "").splitlines()
     locked = dict(
         re.fullmatch(r"(\S+)==(\S+)(?: +--hash=sha256:[0-9a-f]{64})+", line).groups()
         for line in lines
         if line[0] != "#"
     )
-    wanted = [*PROJECT["dependencies"], *chain(*(PROJECT["optional-dependencies"][extra] for extra in extras))]
+    wanted = [each for each in wanted_by(*extras) if each.name != "torch"]  # conda-forge's, for the worker
     names = {canonicalize_name(name): version for name, version in locked.items()}
-    assert {(each.name, f"=={names[canonicalize_name(each.name)]}") for each in map(Requirement, wanted)} == {
-        (each.name, str(each.specifier)) for each in map(Requirement, wanted)
-    }
+    assert [str(each) for each in wanted if not each.specifier.contains(names[canonicalize_name(each.name)])] == []
     # What these bring along is of the versions that everything is tested with.
-    tested = dict(re.findall(r"^([^\s#=]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
-    assert {name: version for name, version in locked.items() if tested[name] != version} == {}
+    assert {name: version for name, version in names.items() if PINS[name] != version} == {}
     assert set(names) >= needed_by(wanted)
     assert f"source={target}/requirements.txt,target=/requirements.txt" in stage(target)
     assert "--require-hashes --only-binary :all: -r /requirements.txt" in stage(target)
 
 
-def test_dependencies_are_pinned_and_the_cuda_image_brings_its_own_torch() -> None:
+def test_metadata_has_ranges_and_the_constraints_a_tested_version_in_each() -> None:
+    direct = wanted_by(*PROJECT["optional-dependencies"])
+    assert [str(each) for each in direct if {rule.operator for rule in each.specifier} != {">=", "<"}] == []
+    outside = {
+        each.name: PINS[canonicalize_name(each.name)]
+        for each in direct
+        if not each.specifier.contains(PINS[canonicalize_name(each.name)])
+    }
+    assert outside == {}
+
+
+def test_the_extra_all_is_every_extra_that_a_user_may_want() -> None:
     extras = PROJECT["optional-dependencies"]
-    direct = [Requirement(text) for text in (*PROJECT["dependencies"], *chain(*extras.values()))]
-    assert [
-        str(r) for r in direct if r.name != "udig-recon" and not re.fullmatch(r"==[\d.a-z]+", str(r.specifier))
-    ] == []
-    assert not [text for text in extras["engine"] if text.startswith("torch")]
-    constraints = (ROOT / "constraints.txt").read_text()
-    assert not re.search(r"^torch\b", constraints, re.MULTILINE)
-    assert {"core", "worker", "api", "migrations"} <= set(re.findall(r"^COPY (\w+) \1$", DOCKERFILE, re.MULTILINE))
+    (everything,) = map(Requirement, extras["all"])
+    assert everything.extras == set(extras) - {"all", "demo", "dev", "docs"}
 
 
-def needed_by(wanted: list[str]) -> set[str]:
+def test_the_images_are_built_from_one_wheel_of_the_whole_package() -> None:
+    assert {"core", "worker", "api", "migrations", "src"} <= set(
+        re.findall(r"^COPY (\w+) \1$", DOCKERFILE, re.MULTILINE)
+    )
+    assert (ROOT / "src" / "udig_recon").resolve() == ROOT.resolve()
+    assert {"!core/", "!worker/", "!api/", "!migrations/", "!src/"} <= set((ROOT / ".dockerignore").read_text().split())
+
+
+def test_the_extra_of_a_missing_module_is_one_that_brings_it() -> None:
+    extras = PROJECT["optional-dependencies"]
+    for module, extra in EXTRAS.items():
+        brought = {canonicalize_name(Requirement(text).name) for text in extras[extra]}
+        assert canonicalize_name(module) in brought, (module, extra)
+
+
+def wanted_by(*extras: str) -> list[Requirement]:
+    """What the package itself and these extras ask for by name."""
+    texts = chain(PROJECT["dependencies"], *(PROJECT["optional-dependencies"][extra] for extra in extras))
+    return [each for each in map(Requirement, texts) if each.name != PROJECT["name"]]
+
+
+def needed_by(wanted: list[Requirement]) -> set[str]:
     """Names of these packages and of all that they bring along."""
     names: set[str] = set()
-    asked = [Requirement(text) for text in wanted]
+    asked = list(wanted)
     while asked:
         requirement = asked.pop()
         name = canonicalize_name(requirement.name)
