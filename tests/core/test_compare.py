@@ -198,7 +198,7 @@ def test_an_interrupted_run_goes_on_where_it_was_stopped(folder, tmp_path, monke
             ["--methods", "ref_guided_dip:guide=file"],
             "on body.npz: method ref_guided_dip with these knobs needs an image",
         ),
-        (["--methods", "tv", "--device", "tpu9"], "device: found tpu9, expected auto, cpu"),
+        (["--methods", "tv", "--device", "tpu9"], "device: found tpu9, expected"),
     ],
 )
 def test_what_does_not_fit_is_one_line_before_anything_is_computed(folder, tmp_path, capsys, arguments, said):

@@ -246,7 +246,7 @@ def test_a_person_is_a_file_a_folder_or_what_the_list_says(folder):
         ("eva_t1", "eva", 1),
         ("eva_t2", "eva", 1),
     ]
-    with pytest.raises(ReconstructionError, match="--people: found dan; expected names among ada, ben"):
+    with pytest.raises(ReconstructionError, match="--people: found dan, expected names among ada, ben"):
         find_sources(folder, {"dan": "dan"})
 
 
@@ -261,12 +261,12 @@ def test_all_files_of_a_person_are_kept_out_together(folder, held_out):
     ("held_out", "left_out", "message"),
     [
         (["eva_t1"], [], "found files of eva, while eva_t2 of the same person .* expected the person eva"),
-        (["dan"], [], "--hold-out: found dan; expected names among ada, ben, cid, eva, eva_t1, eva_t2"),
-        (["ada"], ["ada"], "--hold-out: found ada; expected"),
+        (["dan"], [], "--hold-out: found dan, expected names among ada, ben, cid, eva, eva_t1, eva_t2"),
+        (["ada"], ["ada"], "--hold-out: found ada, expected"),
         ([], ["dan"], "--leave-out: found dan"),
-        (["ada", "ben", "cid", "eva"], [], "found all people: ada, ben, cid, eva; expected some to train on"),
-        ([], ["ada", "ben", "cid"], "found eva; expected two people or more, because one must be kept out"),
-        ([], ["ada", "ben", "cid", "eva"], "found nobody; expected two people"),
+        (["ada", "ben", "cid", "eva"], [], "found all people: ada, ben, cid, eva, expected some to train on"),
+        ([], ["ada", "ben", "cid"], "found eva, expected two people or more, because one must be kept out"),
+        ([], ["ada", "ben", "cid", "eva"], "found nobody, expected two people"),
     ],
 )
 def test_splits_that_cannot_be_are_refused(folder, held_out, left_out, message):

@@ -12,5 +12,5 @@ def test_auto_is_a_gpu_where_there_is_one():
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99"])
 def test_a_device_that_is_not_there_is_refused_with_what_would_do(name):
-    with pytest.raises(ReconstructionError, match=f"device '{name}' cannot be used; expected .*cpu"):
+    with pytest.raises(ReconstructionError, match=f"device: found {name}, expected .*cpu"):
         prepared(name)
