@@ -15,11 +15,14 @@ from udig_recon.api.http.conditional import StoredFile, chosen_format, not_modif
 from udig_recon.api.http.problems import Conflict, Gone, Invalid, NotFound
 from udig_recon.api.jobs import queries as views
 from udig_recon.api.jobs import stored_files as stored
+from udig_recon.api.jobs.schemas import OutputName
 from udig_recon.api.openapi.examples import PREVIEW, RESULT, answers
 from udig_recon.core import metrics
 from udig_recon.core.quality.rating import HALLUCINATION_THRESHOLD
 from udig_recon.core.results import png as pictures
-from udig_recon.core.results.store import Image, OutputFormat, SliceResult
+from udig_recon.core.results.output_format import Image
+from udig_recon.core.results.outputs import OUTPUTS
+from udig_recon.core.results.store import SliceResult
 from udig_recon.worker.database.tables import Job, JobSlice, Scan, Status
 
 router = APIRouter(tags=["results"])
@@ -54,7 +57,7 @@ def get_job_result(
     caller: Reader,
     job_id: uuid.UUID,
     format_: Annotated[
-        OutputFormat | None, Query(alias="format", description="wins over Accept; neither: the job's first output")
+        OutputName | None, Query(alias="format", description="wins over Accept; neither: the job's first output")
     ] = None,
 ) -> Response:
     """A format that was not asked for with the job is written when it is asked for first."""
@@ -64,7 +67,10 @@ def get_job_result(
         raise _expired(job)
     if job.status is not Status.SUCCEEDED or job.result is None:
         raise Conflict(f"the job is {job.status}; a result is there once it has succeeded", job_status=job.status)
-    wanted = format_ or chosen_format(request.headers.get("accept", ""), OutputFormat(job.outputs[0]), OutputFormat)
+    # A job may have been posted with a format that is not installed any more.
+    first = OUTPUTS.get(job.outputs[0], OUTPUTS["h5"])
+    accept = request.headers.get("accept", "")
+    wanted = OUTPUTS[format_] if format_ else chosen_format(accept, first, OUTPUTS.values())
     file = stored.result_file(context, stored.Made.of(job), wanted)
     headers = {
         "ETag": f'"{file.sha256}"',
@@ -153,8 +159,8 @@ def _latest(
 
 
 def _panels(shown: SliceResult, method: str) -> list[tuple[str, Image]]:
-    plain = "FBP" if shown.image_complex is None else "zero-filled"
-    panels = [(plain, shown.plain), (method, shown.image)]
+    name = "FBP" if shown.image_complex is None else "zero-filled"
+    panels = [(name, shown.direct), (method, shown.image)]
     if shown.reference is None:
         return panels
     titled = [(scored(name, image, shown.reference), image) for name, image in panels]

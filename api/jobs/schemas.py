@@ -2,13 +2,14 @@
 
 import uuid
 from datetime import datetime
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from udig_recon.core.metrics import METRICS
 from udig_recon.core.parameters import MAX_SEEDS, Method
 from udig_recon.core.quality.rating import RatingLevel
+from udig_recon.core.results.outputs import OUTPUTS
 from udig_recon.worker.access.keys import PriorityName
 from udig_recon.worker.database.tables import DeliveryState, Status
 
@@ -76,7 +77,10 @@ def _distinct(numbers: list[int]) -> list[int]:
 
 Slices = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
-OutputName = Literal["h5", "npy", "nifti", "png"]
+if TYPE_CHECKING:
+    OutputName = str
+else:
+    OutputName = Literal[tuple(OUTPUTS)]  # a request may name each installed format
 NO_NUL = r"^[^\x00]*$"
 TagKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^:\x00]+$")]
 TagValue = Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)]
@@ -93,7 +97,10 @@ class JobOptions(BaseModel):
 
     parameters: Method = Field(description="method with its knobs, see GET /v1/methods")
     outputs: list[OutputName] = Field(
-        ["h5"], min_length=1, max_length=4, description="formats written at once; others are written when asked for"
+        ["h5"],
+        min_length=1,
+        max_length=len(OUTPUTS),
+        description="formats written at once; others are written when asked for",
     )
     slices: Slices | None = Field(None, description="slice numbers of the scan, in the order of the result; null: all")
     seed: Seed = Field(0, description="same scan, parameters, seed and device: same image")

@@ -10,8 +10,10 @@ from udig_recon.api.dependencies import Context
 from udig_recon.api.http.problems import Damaged, Gone
 from udig_recon.core.files.atomic import DamagedFile, Digest
 from udig_recon.core.files.checksummed_arrays import UNREADABLE
-from udig_recon.core.results.slice_reader import read_slice
-from udig_recon.core.results.store import OutputFormat, SliceResult, convert
+from udig_recon.core.results.hdf5 import read_slice
+from udig_recon.core.results.output_format import OutputFormat
+from udig_recon.core.results.outputs import OUTPUTS, convert
+from udig_recon.core.results.store import SliceResult
 from udig_recon.worker.database.tables import Job, JobSlice
 from udig_recon.worker.storage import integrity
 from udig_recon.worker.storage.accounting import recount
@@ -70,7 +72,7 @@ def result_file(context: Context, made: Made, wanted: OutputFormat) -> Verified:
         if name == RESULT:
             raise damaged_result(context, made.job_id, folder / name) from error
         _count(context, made.job_id, "converted", name)
-    whole = result_file(context, made, OutputFormat.H5)
+    whole = result_file(context, made, OUTPUTS["h5"])
     context.storage.require(whole.stamp.size)
     try:
         digest = convert(whole.path, folder / name, wanted)
@@ -118,7 +120,7 @@ def slice_result(context: Context, made: SliceMade) -> SliceResult | None:
     if made.whole is not None:
         # Slices of older versions have files of their own too, which may be left where the result is not.
         with suppress(Gone):
-            whole = result_file(context, made.whole, OutputFormat.H5)
+            whole = result_file(context, made.whole, OUTPUTS["h5"])
             try:
                 return read_slice(whole.path, made.index)
             except DamagedFile as error:

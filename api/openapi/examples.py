@@ -8,7 +8,7 @@ from udig_recon.api.openapi.content import Content
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.prior_check import PriorCheck, ood_warning
 from udig_recon.core.quality.rating import Signals, rate, worst
-from udig_recon.core.results.store import OutputFormat
+from udig_recon.core.results.outputs import OUTPUTS
 
 SCAN_ID = "0198c2f4-7a10-7c3e-9d5b-2f6a1e0b4c11"
 JOB_ID = "0198c2f5-1b22-7f00-8a41-93c7d5e2a6f0"
@@ -185,7 +185,7 @@ EVENTS = Content.text(
 )
 METRICS = Content.text("text/plain", '# TYPE udig_jobs gauge\nudig_jobs{status="queued"} 2.0\n')
 PREVIEW = Content.binary("image/png", "(bytes of the picture)")
-RESULT = [Content.binary(each.media_type, "(bytes of the file)") for each in OutputFormat]
+RESULT = [Content.binary(each.media_type, "(bytes of the file)") for each in OUTPUTS.values()]
 
 
 def page(item: dict[str, Any], cursor: str | None = None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from benchmarks.chaos import witness
 from benchmarks.chaos.clients import Images, Notes
 from benchmarks.chaos.faults import Happened, Storm
 from benchmarks.chaos.stack import Stack
-from udig_recon.core.results.store import OutputFormat
+from udig_recon.core.results.outputs import OUTPUTS
 from udig_recon.worker.database.tables import DEFAULT_TENANT, Job, JobSlice, Scan, Status
 
 SURE_TO_HIT = 3  # so often a fault strikes before one that only may hit something must have hit
@@ -43,10 +43,9 @@ def misplaced_files(session: Session, data: Path) -> tuple[list[str], list[str]]
     allowed = {f"prepared/{scan.tenant}/{scan.sha256}" for scan in scans} | {f"prepared/{DEFAULT_TENANT}"}
     for job in session.scalars(select(Job)).all():
         if job.status is Status.SUCCEEDED:
-            kept = {OutputFormat.H5, *map(OutputFormat, job.outputs)} - {OutputFormat.NPY}  # made where it is asked for
-            suffixes = {each.suffix for each in kept}
-            wanted |= {f"{job.result}/reconstruction{suffix}" for suffix in suffixes}
-            allowed |= {f"{job.result}/reconstruction{each.suffix}" for each in OutputFormat}
+            written = [OUTPUTS[name] for name in {"h5", *job.outputs} if not OUTPUTS[name].on_demand]
+            wanted |= {f"{job.result}/reconstruction{each.suffix}" for each in written}
+            allowed |= {f"{job.result}/reconstruction{each.suffix}" for each in OUTPUTS.values()}
     allowed |= {f"{path}.sha256" for path in allowed}
     for job_slice in session.scalars(select(JobSlice)).all():
         allowed.add(f"jobs/{job_slice.job_id}/previews/{job_slice.slice}.npz")

@@ -24,7 +24,9 @@ from udig_recon.core.quality.assess import assess
 from udig_recon.core.quality.curves import Curves, with_quality
 from udig_recon.core.quality.ensemble import ensemble
 from udig_recon.core.reconstruct import Quality, slice_problem
-from udig_recon.core.results import store as results
+from udig_recon.core.results.output_format import OutputFormat, ResultInfo, scan_attributes
+from udig_recon.core.results.outputs import OUTPUTS, write_result
+from udig_recon.core.results.store import SliceResult
 from udig_recon.core.slice_order import WarmStart, processing_order, reference_slices
 
 
@@ -65,7 +67,7 @@ def _run(options: Options) -> None:
         _reconstruct(options, target, scan)
 
 
-def _reconstruct(options: Options, target: results.OutputFormat, scan: PreparedScan) -> None:
+def _reconstruct(options: Options, target: OutputFormat, scan: PreparedScan) -> None:
     header = scan.header
     method = complete(parse({"method": options.method, **knobs(options.parameters, "--set")}), header.modality)
     require(method, header.images)
@@ -79,7 +81,8 @@ def _reconstruct(options: Options, target: results.OutputFormat, scan: PreparedS
     device = prepared(options.device)
     volume = _volume(options, scan, method, chosen, device)
     finished = [volume[index] for index in chosen]
-    _write(options.output, target, finished, _attributes(options, method, header, chosen, device))
+    info = ResultInfo(len(chosen), _attributes(options, method, header, chosen, device))
+    write_result(finished, info, {options.output: target})
     for index, result in zip(chosen, finished, strict=True):
         if result.prior_check is not None:
             sys.stderr.write(f"slice {index}: {result.prior_check.reason}\n")
@@ -87,40 +90,29 @@ def _reconstruct(options: Options, target: results.OutputFormat, scan: PreparedS
             sys.stderr.write(f"slice {index}: {result.rating}\n")
 
 
-def _write(
-    path: Path, target: results.OutputFormat, finished: list[results.SliceResult], attributes: dict[str, Any]
-) -> None:
-    if target is results.OutputFormat.H5:
-        results.write_hdf5(path, finished, attributes)
-        return
-    volume = path.with_name(path.name + ".volume.h5")
-    try:
-        results.write_hdf5(volume, finished, attributes)
-        results.convert(volume, path, target)
-    finally:
-        volume.unlink(missing_ok=True)
-
-
-def _format(path: Path) -> results.OutputFormat:
+def _format(path: Path) -> OutputFormat:
     """What the name of the output asks for. Raises ReconstructionError where it cannot be written."""
     folder = path.absolute().parent
     if not folder.is_dir():
         raise ReconstructionError(f"--output {path}: there is no folder {folder}")
     if not os.access(path if path.exists() else folder, os.W_OK) or path.is_dir():
         raise ReconstructionError(f"--output {path}: cannot be written")
-    for target in results.OutputFormat:
+    for target in OUTPUTS.values():
         if path.name.endswith(target.suffix):
             return target
-    suffixes = ", ".join(target.suffix for target in results.OutputFormat)
-    raise ReconstructionError(f"--output {path.name}: the name must end in one of {suffixes}")
+    raise ReconstructionError(f"--output {path.name}: the name must end in one of {_suffixes()}")
+
+
+def _suffixes() -> str:
+    return ", ".join(target.suffix for target in OUTPUTS.values())
 
 
 def _volume(
     options: Options, scan: PreparedScan, method: Parameters, chosen: Sequence[int], device: torch.device
-) -> dict[int, results.SliceResult]:
+) -> dict[int, SliceResult]:
     """Each slice once, reference slices before those that depend on them."""
     led = reference_slices(chosen, method)
-    finished: dict[int, results.SliceResult] = {}
+    finished: dict[int, SliceResult] = {}
     for index in processing_order(chosen, led):
         prior_check = finished[led[index]].prior_check if index in led else None
         warm_start = None if prior_check is None else WarmStart.from_check(led[index], prior_check.as_json())
@@ -135,7 +127,7 @@ def _slice(
     index: int,
     warm_start: WarmStart | None,
     device: torch.device,
-) -> results.SliceResult:
+) -> SliceResult:
     problem = slice_problem(scan.read([index]), 0, device, fit_maps=method.fits_maps)
     curves: Curves = {}
     iterates = ensemble(
@@ -148,10 +140,10 @@ def _slice(
             if quality is not None:
                 bar.set_postfix(_shown(quality))
     image, found = iterate.image, assess(problem, method, iterate)
-    return results.SliceResult(
+    return SliceResult(
         image=problem.magnitude(image),
         image_complex=problem.complex_image(image),
-        plain=problem.magnitude(problem.plain()),
+        direct=problem.magnitude(problem.plain()),
         reference=problem.reference_for(image),
         curves=curves,
         prior_check=iterate.prior_check,
@@ -173,11 +165,9 @@ def _attributes(
         "parameters": method.model_dump_json(),
         "seed": options.seed,
         "seeds": options.seeds,
-        "slices": list(chosen),
+        "slice_numbers": list(chosen),
         "scan_sha256": sha256_of(options.scan),
-        "modality": header.modality.value,
-        "pixel_spacing_mm": list(header.pixel_spacing_mm),
-        **results.about(asdict(header)),
+        **scan_attributes(asdict(header)),
         "torch": str(torch.__version__),
         "device": str(device),
     }

@@ -13,6 +13,7 @@ from udig_recon.core.acquisition import Modality
 from udig_recon.core.cost.evaluations import Evaluations, of_run, of_setup
 from udig_recon.core.parameters import Parameters
 from udig_recon.core.priors.card import Card, EDMNetwork
+from udig_recon.core.results.outputs import OUTPUTS
 
 # Measured: seconds on one core, bytes at the peak.
 NORMAL_SECONDS = 1e-9  # of A^H A in MRI, for coils * pixels * log2(pixels)
@@ -36,7 +37,6 @@ PRIOR_BYTES, GRADIENT_BYTES = 460, 1750  # for a pixel, of the bundled priors; w
 NETWORK_BYTES = {"unet": (9000, 80 << 20), "residual": (2200, 100 << 20)}  # for a pixel, and beside
 IMAGE_BYTES = 160  # for a pixel of each image that goes through at once
 KEPT_COPIES = 3  # of a slice: its own file, the preview, the result
-FORMAT_BYTES = {"h5": 0, "npy": 8, "nifti": 6, "png": 2}  # for a pixel, of a further format at most
 BUNDLED_PRODUCTS = 180_000.0  # for a pixel, of a bundled prior
 BUNDLED_CHANNELS = 64.0
 
@@ -148,7 +148,7 @@ class Task:
         """Of what is kept, at most; it is counted when the job has ended."""
         complex_image = 8 if self.size.modality is Modality.MRI else 0
         maps = 4 * (self.method.needs_prior + (self.seeds > 1))
-        pixel = KEPT_COPIES * (12 + complex_image + maps) + sum(FORMAT_BYTES[name] for name in set(self.outputs))
+        pixel = KEPT_COPIES * (12 + complex_image + maps) + sum(OUTPUTS[name].pixel_bytes for name in set(self.outputs))
         count = self.slices if slices is None else slices
         return count * (pixel * self.size.shown_pixels + (64 << 10))
 

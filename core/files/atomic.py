@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class DamagedFile(Exception):
@@ -44,35 +44,6 @@ class Digest(NamedTuple):
         """The digest of a file as it lies on the disk."""
         with open_stored(path) as file:
             return cls(hashlib.file_digest(file, "sha256").hexdigest(), file.tell())
-
-
-class Hashing:
-    """A binary file that is written from its beginning to its end, and digested meanwhile."""
-
-    def __init__(self, file: Any) -> None:
-        self._file, self._hash, self._bytes = file, hashlib.sha256(), 0
-
-    def write(self, data: Any) -> int:
-        """Write all of it."""
-        self._file.write(data)
-        self._hash.update(data)
-        count = memoryview(data).nbytes
-        self._bytes += count
-        return count
-
-    def writelines(self, lines: Any) -> None:
-        """Write one after the other."""
-        for line in lines:
-            self.write(line)
-
-    def flush(self) -> None:
-        """Hand on what waits in memory."""
-        self._file.flush()
-
-    @property
-    def digest(self) -> Digest:
-        """Of all that was written so far."""
-        return Digest(self._hash.hexdigest(), self._bytes)
 
 
 @contextmanager

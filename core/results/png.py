@@ -1,16 +1,24 @@
-"""PNG pictures of images (y, x), row 0 at the top: magnitudes, errors, comparisons, contact sheets."""
+"""Output format `png`, and PNG pictures of images (y, x): magnitudes, errors, comparisons, contact sheets.
+
+Row 0 is at the top.
+"""
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from textwrap import fill
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from udig_recon.core.interruption import check_interruption
+from udig_recon.core.results.output_format import Image as Slice
+from udig_recon.core.results.output_format import OutputFormat, ResultInfo, ResultSlice
 
 Window = tuple[float, float]
 
@@ -23,6 +31,7 @@ _SQUARE = 1.02  # sides of a pixel that are as good as equal, by their ratio
 _LONGEST = 8  # ratio of the sides of a pixel beyond which nothing is drawn larger
 _TITLE = 16  # font size
 _LINE = 40  # most characters in a line of an inset's title
+_MEMORY_BYTES = 64 << 20  # images of a volume that are kept in memory; more are kept in a temporary file
 
 
 def window_of(image: NDArray[Any]) -> Window:
@@ -248,3 +257,67 @@ def _png(picture: Image.Image) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     return stream.getvalue()
+
+
+class PngWriter:
+    """Keeps the images until the last one is there: all are drawn on the window of the brightest."""
+
+    def __init__(self, folder: Path) -> None:
+        self._spool = SpooledTemporaryFile(_MEMORY_BYTES, dir=str(folder))  # noqa: SIM115
+        self._shape: tuple[int, int] = (0, 0)
+        self._count = 0
+
+    def add(self, result: ResultSlice) -> None:
+        """Keep the image."""
+        height, width = result.image.shape
+        self._shape = height, width
+        self._count += 1
+        self._spool.write(np.asarray(result.image, np.float32).tobytes())
+
+    def picture(self, spacing_mm: Sequence[float]) -> bytes:
+        """The only slice, or a contact sheet of all."""
+        volume = _Spooled(self._spool, self._shape, self._count)
+        return magnitude_png(volume[0], None, spacing_mm) if len(volume) == 1 else contact_sheet_png(volume, spacing_mm)
+
+    def close(self) -> None:
+        """Delete the temporary file."""
+        self._spool.close()
+
+
+class _Spooled(Sequence[Slice]):
+    """Images of one size that lie one after the other in a file."""
+
+    def __init__(self, file: "SpooledTemporaryFile[bytes]", shape: tuple[int, int], count: int) -> None:
+        self._file, self._shape, self._count = file, shape, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Slice: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Slice]: ...
+
+    def __getitem__(self, index: int | slice) -> Slice | list[Slice]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        size = math.prod(self._shape) * np.dtype(np.float32).itemsize
+        self._file.seek(index * size)
+        return np.frombuffer(self._file.read(size), np.float32).reshape(self._shape)
+
+
+@contextmanager
+def open_writer(path: Path, info: ResultInfo) -> Iterator[PngWriter]:
+    """A writer of a .png file: the slice, or a contact sheet of several."""
+    writer = PngWriter(path.parent)
+    try:
+        yield writer
+        path.write_bytes(writer.picture(info.pixel_spacing_mm))
+    finally:
+        writer.close()
+
+
+FORMAT = OutputFormat("png", ".png", "image/png", "a picture of the slice, or a sheet of all slices", open_writer, 2)

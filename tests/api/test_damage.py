@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.bit_flips import flip
 from tests.support.fake_worker import Drive, slice_result
+from udig_recon.core.results.outputs import OUTPUTS
 from udig_recon.core.results.png import magnitude_png
-from udig_recon.core.results.store import OutputFormat
 from udig_recon.worker.access import audit
 from udig_recon.worker.database.tables import Job, JobSlice
 from udig_recon.worker.storage.integrity import BLOCK, Verifier
@@ -51,7 +51,7 @@ def folder(storage: Storage, done: dict[str, Any]) -> Path:
 def fetched(client: TestClient, job: dict[str, Any]) -> dict[str, httpx.Response]:
     """Every file and picture of a job, whole and in part."""
     found = {}
-    for output in OutputFormat:
+    for output in OUTPUTS.values():
         found[output.value] = client.get(job["links"]["result"], params={"format": output.value})
         part = {"Range": "bytes=3-40"}
         found[f"{output}, a part"] = client.get(job["links"]["result"], params={"format": output.value}, headers=part)

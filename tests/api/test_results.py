@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from tests.support.fake_worker import Drive, slice_result
-from udig_recon.core.results.store import OutputFormat
+from udig_recon.core.results.outputs import OUTPUTS
 from udig_recon.worker.storage.local import Storage
 
 PARTS = [("bytes=0-99", slice(0, 100)), ("bytes=100-", slice(100, None)), ("bytes=-7", slice(-7, None))]
@@ -58,7 +58,7 @@ def volume() -> np.ndarray:
 
 
 def test_a_result_comes_in_every_format(client: TestClient, done: dict[str, Any]) -> None:
-    for output in OutputFormat:
+    for output in OUTPUTS.values():
         answer = client.get(done["links"]["result"], params={"format": output.value})
         assert answer.status_code == 200
         assert answer.headers["content-type"] == output.media_type

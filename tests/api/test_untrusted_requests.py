@@ -18,7 +18,8 @@ from udig_recon.api.http.conditional import StoredFile, chosen_format
 from udig_recon.api.http.multipart import PartReader
 from udig_recon.api.http.problems import Problem, RangeOutside
 from udig_recon.api.scans.upload import base_name
-from udig_recon.core.results.store import OutputFormat
+from udig_recon.core.results.output_format import OutputFormat
+from udig_recon.core.results.outputs import OUTPUTS
 
 QUICKLY = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 TEXTS = st.text(max_size=40)
@@ -163,12 +164,12 @@ def test_any_header_of_a_download_is_heeded_ignored_or_refused(
 
 
 def test_any_accept_header_names_a_format_or_is_refused() -> None:
-    media = st.sampled_from([each.media_type for each in OutputFormat] + ["*/*", "image/*", "text/html"])
+    media = st.sampled_from([each.media_type for each in OUTPUTS.values()] + ["*/*", "image/*", "text/html"])
     weights = st.sampled_from(["", ";q=0", ";q=1", ";q=0.5", ";q=nan", ";q=inf", ";q=-1", ";q=x"])
 
     def law(ranges: list[tuple[str, str]]) -> None:
         try:
-            found = chosen_format(",".join(name + weight for name, weight in ranges), OutputFormat.H5, OutputFormat)
+            found = chosen_format(",".join(name + weight for name, weight in ranges), OUTPUTS["h5"], OUTPUTS.values())
         except Problem:
             return
         assert isinstance(found, OutputFormat)

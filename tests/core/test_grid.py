@@ -11,9 +11,12 @@ import pytest
 from PIL import Image
 
 from tests.support import scans
+from tests.support.results import write_hdf5
 from udig_recon.core.formats import probe, read
 from udig_recon.core.results import png as pictures
-from udig_recon.core.results.store import OutputFormat, SliceResult, about, convert, write_hdf5
+from udig_recon.core.results.output_format import scan_attributes
+from udig_recon.core.results.outputs import OUTPUTS, convert
+from udig_recon.core.results.store import SliceResult
 
 XML = """<ismrmrdHeader><encoding><encodedSpace><matrixSize><x>{0}</x><y>{1}</y><z>{8}</z></matrixSize>
 <fieldOfView_mm><x>{2}</x><y>{3}</y><z>{9}</z></fieldOfView_mm></encodedSpace><reconSpace><matrixSize><x>{4}</x><y>{5}</y>
@@ -97,9 +100,9 @@ def volume(path: Path, count: int = 3, **attributes: object) -> Path:
 def test_nifti_has_the_spacing_of_its_slices_and_says_what_the_scan_warned_of(
     slices: list[int], across: float, tmp_path: Path
 ) -> None:
-    told = about({"slice_spacing_mm": 6.0, "warnings": ("coil 3: noisy", "one more")})
+    told = scan_attributes({"slice_spacing_mm": 6.0, "warnings": ("coil 3: noisy", "one more")})
     made = volume(tmp_path / "r.h5", 3, **{**told, "slices": slices})
-    convert(made, tmp_path / "r.nii.gz", OutputFormat.NIFTI)
+    convert(made, tmp_path / "r.nii.gz", OUTPUTS["nifti"])
     image = nibabel.load(tmp_path / "r.nii.gz")
     assert image.header.get_zooms() == (4.0, 2.0, across)
     assert np.diag(image.affine).tolist() == [-4.0, -2.0, across, 1.0]
@@ -112,14 +115,14 @@ def test_nifti_has_the_spacing_of_its_slices_and_says_what_the_scan_warned_of(
 
 
 def test_nifti_without_spacing_and_warnings_is_as_it_was(tmp_path: Path) -> None:
-    convert(volume(tmp_path / "r.h5"), tmp_path / "r.nii.gz", OutputFormat.NIFTI)
+    convert(volume(tmp_path / "r.h5"), tmp_path / "r.nii.gz", OUTPUTS["nifti"])
     content = gzip.decompress((tmp_path / "r.nii.gz").read_bytes())
     assert len(content) == 352 + 3 * 24 * 20 * 4
     assert b"slice spacing 1 mm" in content[:348]
 
 
 def test_pictures_of_pixels_of_unlike_sides_are_as_the_object_is(tmp_path: Path) -> None:
-    convert(volume(tmp_path / "one.h5", 1), tmp_path / "one.png", OutputFormat.PNG)
+    convert(volume(tmp_path / "one.h5", 1), tmp_path / "one.png", OUTPUTS["png"])
     with Image.open(tmp_path / "one.png") as picture:
         assert picture.size == (40, 24)
         greys = np.asarray(picture)

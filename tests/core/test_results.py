@@ -12,12 +12,14 @@ import pytest
 from PIL import Image
 
 from tests.support import scans
+from tests.support.results import write_hdf5
 from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.files import atomic as files
 from udig_recon.core.formats import probe
 from udig_recon.core.prior_check import PriorCheck
 from udig_recon.core.quality.rating import Rating
-from udig_recon.core.results.store import OutputFormat, SliceResult, convert, write_hdf5
+from udig_recon.core.results.outputs import OUTPUTS, convert
+from udig_recon.core.results.store import SliceResult
 
 
 def slice_results(slices: int = 3, *, mri: bool = True) -> list[SliceResult]:
@@ -25,7 +27,7 @@ def slice_results(slices: int = 3, *, mri: bool = True) -> list[SliceResult]:
         SliceResult(
             image=image,
             image_complex=(image * np.exp(1j)).astype(np.complex64) if mri else None,
-            plain=image * 0.5,
+            direct=image * 0.5,
             reference=image if mri else None,
             curves={"psnr": [20.0 + index] * (index + 1), "loss": [1.0]},
         )
@@ -155,7 +157,7 @@ def test_same_result_is_the_same_bytes(result: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.h5"
     write_hdf5(again, slice_results(), {"seed": 3, "parameters": {"method": "dip"}, "pixel_spacing_mm": (2.0, 3.0)})
     assert again.read_bytes() == result.read_bytes()
-    for output in OutputFormat:
+    for output in OUTPUTS.values():
         first, second = tmp_path / f"first{output.suffix}", tmp_path / f"second{output.suffix}"
         convert(result, first, output)
         convert(again, second, output)
@@ -163,12 +165,12 @@ def test_same_result_is_the_same_bytes(result: Path, tmp_path: Path) -> None:
 
 
 def test_numpy_file_is_the_volume(result: Path, tmp_path: Path) -> None:
-    convert(result, tmp_path / "r.npy", OutputFormat.NPY)
+    convert(result, tmp_path / "r.npy", OUTPUTS["npy"])
     np.testing.assert_array_equal(np.load(tmp_path / "r.npy"), scans.phantom(3, 24)[:, :, :20])
 
 
 def test_nifti_is_the_volume_with_its_voxel_sizes_and_rows_running_backwards(result: Path, tmp_path: Path) -> None:
-    convert(result, tmp_path / "r.nii.gz", OutputFormat.NIFTI)
+    convert(result, tmp_path / "r.nii.gz", OUTPUTS["nifti"])
     image = nibabel.load(tmp_path / "r.nii.gz")
     np.testing.assert_array_equal(np.asarray(image.dataobj).transpose(2, 1, 0), scans.phantom(3, 24)[:, :, :20])
     assert image.get_data_dtype() == np.float32
@@ -179,8 +181,8 @@ def test_nifti_is_the_volume_with_its_voxel_sizes_and_rows_running_backwards(res
 
 def test_picture_of_one_slice_is_the_slice_and_of_a_volume_a_sheet(result: Path, tmp_path: Path) -> None:
     write_hdf5(tmp_path / "one.h5", slice_results(1), {})
-    convert(tmp_path / "one.h5", tmp_path / "one.png", OutputFormat.PNG)
-    convert(result, tmp_path / "three.png", OutputFormat.PNG)
+    convert(tmp_path / "one.h5", tmp_path / "one.png", OUTPUTS["png"])
+    convert(result, tmp_path / "three.png", OUTPUTS["png"])
     with Image.open(tmp_path / "one.png") as one, Image.open(tmp_path / "three.png") as three:
         assert one.size == (20, 24)
         assert three.size[0] > 2 * 20
@@ -188,7 +190,7 @@ def test_picture_of_one_slice_is_the_slice_and_of_a_volume_a_sheet(result: Path,
 
 
 def test_hdf5_asked_for_as_hdf5_is_a_copy(result: Path, tmp_path: Path) -> None:
-    convert(result, tmp_path / "copy.h5", OutputFormat.H5)
+    convert(result, tmp_path / "copy.h5", OUTPUTS["h5"])
     assert (tmp_path / "copy.h5").read_bytes() == result.read_bytes()
 
 
@@ -198,7 +200,7 @@ from pathlib import Path
 import numpy as np
 from udig_recon.core.results.store import SliceResult, write_hdf5
 image = np.random.default_rng(0).random((256, 256), np.float32)
-result = SliceResult(image=image, image_complex=None, plain=image, reference=image, curves={})
+result = SliceResult(image=image, image_complex=None, direct=image, reference=image, curves={})
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:
     write_hdf5(Path(sys.argv[1]), [result] * 3, {})

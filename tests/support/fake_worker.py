@@ -7,9 +7,11 @@ import numpy as np
 from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.claim import claim_slice
+from tests.support.results import write_hdf5
 from udig_recon.core.prior_check import PriorCheck
 from udig_recon.core.quality.rating import Rating
-from udig_recon.core.results.store import OutputFormat, SliceResult, convert, write_hdf5
+from udig_recon.core.results.outputs import OUTPUTS, convert
+from udig_recon.core.results.store import SliceResult
 from udig_recon.worker.database.tables import Worker
 from udig_recon.worker.jobs import leases
 from udig_recon.worker.storage.integrity import entry
@@ -25,7 +27,7 @@ def slice_result(*, reference: bool = True, seed: int = 0) -> SliceResult:
     return SliceResult(
         image=image,
         image_complex=image.astype(np.complex64),
-        plain=image * np.float32(0.9),
+        direct=image * np.float32(0.9),
         reference=image * np.float32(1.1) if reference else None,
         curves={"loss": [2.0, 1.0]},
     )
@@ -76,7 +78,7 @@ class Drive:
         whole = folder / RESULT
         slices = [slice_result(seed=number) for number in claim.slices]
         files = {RESULT: entry(write_hdf5(whole, slices, {"seed": claim.seed}))}
-        for output in map(OutputFormat, set(claim.outputs) - {"h5"}):
+        for output in [OUTPUTS[name] for name in set(claim.outputs) - {"h5"}]:
             files[result_name(output)] = entry(convert(whole, folder / result_name(output), output))
         with self.sessions.begin() as session:
             leases.succeed_job(session, claim, self.storage.relative(folder), {"udig_recon": "0"}, files)

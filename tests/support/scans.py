@@ -29,7 +29,8 @@ from benchmarks.data.tiny_scans import (
     write_npy,
     write_npz,
 )
-from udig_recon.core.results import store as results
+from tests.support import results
+from udig_recon.core.results.store import SliceResult
 
 __all__ = [
     "CANARY",
@@ -283,7 +284,7 @@ def _two_pixel_sizes(path: Path) -> None:
 
 def _result(path: Path) -> None:
     image = phantom(1)[0]
-    results.write_hdf5(path, [results.SliceResult(image, None, image, None, {})], {})
+    results.write_hdf5(path, [SliceResult(image, None, image, None, {})], {})
 
 
 _unknown, _broken, _beyond = "UnknownFormat", "UnreadableScan", "UnsupportedScan"

@@ -73,7 +73,7 @@ def test_a_database_that_is_away_leaves_every_snapshot_and_the_newest_picture_to
     lease, pictures = LeaseKeeper(process.sessions, claim, process.settings, preview), []
     for step in range(1, 6):
         image = np.full((4, 4), step, np.float32)
-        picture = SliceResult(image=image, image_complex=None, plain=image, reference=None, curves={})
+        picture = SliceResult(image=image, image_complex=None, direct=image, reference=None, curves={})
         lease.report(ProgressReport(Point(step, 5, float(step)), picture))
         pictures.append(weakref.ref(picture))
         del picture

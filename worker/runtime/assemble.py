@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import select
 
 from udig_recon.core.files.atomic import DamagedFile
-from udig_recon.core.results import store as results
-from udig_recon.core.results.store import OutputFormat, SliceResult, convert, write_hdf5
+from udig_recon.core.results.output_format import ResultInfo, scan_attributes
+from udig_recon.core.results.outputs import OUTPUTS, write_result
+from udig_recon.core.results.store import SliceResult
 from udig_recon.worker.database.tables import JobSlice
 from udig_recon.worker.jobs.leases import Claim
 from udig_recon.worker.runtime.process import WorkerProcess
@@ -61,19 +62,18 @@ def assemble(process: WorkerProcess, claim: Claim) -> Assembled:
     folder = process.storage.results(claim.job_id, claim.attempt)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=OWNER_ONLY)
-    whole = folder / RESULT
+    # A format that this worker does not have, or that is written on demand, is written when it is downloaded first.
+    asked = [OUTPUTS[name] for name in claim.outputs if name in OUTPUTS]
+    outputs = {RESULT: OUTPUTS["h5"], **{result_name(each): each for each in asked if not each.on_demand}}
     slices = (stored[number].load() for number in claim.slices)
+    info = ResultInfo(len(claim.slices), attributes(claim, versions))
     try:
-        files = {RESULT: write_hdf5(whole, slices, attributes(claim, versions))}
-        for output in map(OutputFormat, claim.outputs):
-            # npy is a copy of what the result holds, made where it is wanted.
-            if output not in (OutputFormat.H5, OutputFormat.NPY):
-                name = result_name(output)
-                files[name] = convert(whole, folder / name, output)
+        written = write_result(slices, info, {folder / name: output for name, output in outputs.items()})
+        files = {path.name: entry(digest) for path, digest in written.items()}
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return Assembled(process.storage.relative(folder), versions, {name: entry(each) for name, each in files.items()})
+    return Assembled(process.storage.relative(folder), versions, files)
 
 
 class _Stored(NamedTuple):
@@ -109,10 +109,8 @@ def attributes(claim: Claim, versions: dict[str, str]) -> dict[str, Any]:
         "parameters": claim.parameters,
         "seed": claim.seed,
         "seeds": claim.seeds,
-        "slices": list(claim.slices),
+        "slice_numbers": list(claim.slices),
         "scan_sha256": claim.scan_sha256,
-        "modality": claim.scan_header["modality"],
-        "pixel_spacing_mm": claim.scan_header["pixel_spacing_mm"],
-        **results.about(claim.scan_header),
+        **scan_attributes(claim.scan_header),
         **versions,
     }

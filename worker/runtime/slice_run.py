@@ -245,7 +245,7 @@ class SliceRun:
         return SliceResult(
             image=problem.magnitude(image),
             image_complex=problem.complex_image(image),
-            plain=self._plain,
+            direct=self._plain,
             reference=problem.reference_for(image),
             curves=curves,
             prior_check=iterate.prior_check,

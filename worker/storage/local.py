@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from udig_recon.core.files import atomic as files
-from udig_recon.core.results.store import OutputFormat
+from udig_recon.core.results.output_format import OutputFormat
 from udig_recon.worker.database.tables import DEFAULT_TENANT
 
 OWNER_ONLY = 0o700
-RESULT = f"reconstruction{OutputFormat.H5.suffix}"
+RESULT = "reconstruction.h5"
 JOB_FOLDERS = ("checkpoints", "slices", "previews", "results")
 
 
