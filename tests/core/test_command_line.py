@@ -56,8 +56,8 @@ def test_a_judged_run_ends_with_the_reason_of_each_slice(sinogram, tmp_path, cap
     ]
     if name == "out.h5":
         with h5py.File(tmp_path / name) as file:
-            verdicts = json.loads(file.attrs["verdicts"])
-        assert reasons == [f"slice {index}: {check['reason']}" for index, check in zip((1, 0), verdicts, strict=True)]
+            slices = json.loads(file.attrs["slices"])
+        assert reasons == [f"slice {each['slice']}: {each['prior_check']['reason']}" for each in slices]
 
 
 def test_a_slice_is_the_same_in_whatever_order_its_volume_is_asked_for(sinogram, tmp_path):
@@ -66,8 +66,8 @@ def test_a_slice_is_the_same_in_whatever_order_its_volume_is_asked_for(sinogram,
     for order in (["0", "1"], ["1", "0", "1"]):
         assert main(["recon", str(sinogram), "-o", str(tmp_path / "out.h5"), *knobs, "--slices", *order]) == 0
         with h5py.File(tmp_path / "out.h5") as file:
-            verdicts = json.loads(file.attrs["verdicts"])
-            found.append(dict(zip(order, zip(file["reconstruction"][:], verdicts, strict=True), strict=True)))
+            slices = json.loads(file.attrs["slices"])
+            found.append(dict(zip(order, zip(file["reconstruction"][:], slices, strict=True), strict=True)))
     for number in ("0", "1"):
         (image, check), (again, judged_again) = (run[number] for run in found)
         assert np.array_equal(image, again)
@@ -80,12 +80,12 @@ def test_a_run_that_is_not_judged_tells_what_each_slice_is_worth_and_no_more(sin
     told = capsys.readouterr().err
     assert "residual on held-out measurements" not in told
     with h5py.File(tmp_path / "out.h5") as file:
-        verdicts = json.loads(file.attrs["verdicts"])
+        slices = json.loads(file.attrs["slices"])
         quality = json.loads(file.attrs["quality"])
-    for index, check in enumerate(verdicts):
-        assert check.keys() == {"quality"}
+    for index, check in enumerate(slices):
+        assert check.keys() == {"slice", "quality"}
         assert f"slice {index}: {check['quality']['rating']}: {check['quality']['reasons'][0]}" in told
-    assert quality["rating"] == max((each["quality"]["rating"] for each in verdicts), key=LEVELS.index)
+    assert quality["rating"] == max((each["quality"]["rating"] for each in slices), key=LEVELS.index)
 
 
 def test_several_seeds_leave_their_deviation_beside_their_mean(sinogram, tmp_path):

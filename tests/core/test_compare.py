@@ -91,12 +91,12 @@ def test_slices_follow_their_leader_as_in_a_volume(folder, tmp_path):
     knobs = ["--set", "preset=preview", "outer_iterations=8", "holdout_share=0.1"]
     assert main(["recon", str(folder / "brain.h5"), "-o", str(tmp_path / "volume.h5"), *knobs]) == 0
     with h5py.File(tmp_path / "volume.h5") as file:
-        expected, verdicts = file["reconstruction"][:], json.loads(file.attrs["verdicts"])
+        expected, slices = file["reconstruction"][:], json.loads(file.attrs["slices"])
     for path in (tmp_path / "out/results/brain").glob("*.json"):
         fields = json.loads(path.read_text())
         number = fields["key"]["slice"]
         assert np.array_equal(np.load(path.with_suffix(".npy")), expected[number])
-        assert fields["prior_check"].items() <= verdicts[number].items()
+        assert fields["prior_check"].items() <= {**slices[number], **slices[number]["prior_check"]}.items()
 
 
 @pytest.mark.parametrize(

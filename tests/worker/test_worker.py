@@ -110,7 +110,9 @@ def test_the_verdict_of_a_killed_workers_slice_is_that_of_an_unbroken_run(desk: 
     assert desk.job_slice(job_id).prior_check == expected
     folder = desk.storage.path(str(desk.job(job_id).result))
     with h5py.File(folder / "reconstruction.h5") as file:
-        assert json.loads(file.attrs["verdicts"]) == [{"quality": desk.job_slice(job_id).quality, **expected}]
+        (written,) = json.loads(file.attrs["slices"])
+    reference = {"reference_slice": expected.pop("reference_slice")}
+    assert written == {"slice": 0, "quality": desk.job_slice(job_id).quality, "prior_check": expected, **reference}
     assert_unbroken(desk, job_id, JUDGED)
 
 
