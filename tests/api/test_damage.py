@@ -52,9 +52,9 @@ def fetched(client: TestClient, job: dict[str, Any]) -> dict[str, httpx.Response
     """Every file and picture of a job, whole and in part."""
     found = {}
     for output in OUTPUTS.values():
-        found[output.value] = client.get(job["links"]["result"], params={"format": output.value})
+        found[output.name] = client.get(job["links"]["result"], params={"format": output.name})
         part = {"Range": "bytes=3-40"}
-        found[f"{output}, a part"] = client.get(job["links"]["result"], params={"format": output.value}, headers=part)
+        found[f"{output}, a part"] = client.get(job["links"]["result"], params={"format": output.name}, headers=part)
     for view in VIEWS:
         for number in job["slice_numbers"]:
             query = {"view": view, "slice": number}

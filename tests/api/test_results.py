@@ -59,7 +59,7 @@ def volume() -> np.ndarray:
 
 def test_a_result_comes_in_every_format(client: TestClient, done: dict[str, Any]) -> None:
     for output in OUTPUTS.values():
-        answer = client.get(done["links"]["result"], params={"format": output.value})
+        answer = client.get(done["links"]["result"], params={"format": output.name})
         assert answer.status_code == 200
         assert answer.headers["content-type"] == output.media_type
         assert answer.headers["content-disposition"] == f'attachment; filename="{done["id"]}{output.suffix}"'

@@ -17,4 +17,5 @@ def environment(settings: Settings) -> dict[str, str]:
         name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         for name, value in given.items()
     }
-    return {**os.environ, **spelt, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    folders = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, **spelt, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
