@@ -167,7 +167,7 @@ def train_prior(**options: Any) -> int:
 @click.argument("checkpoint", type=PATH)
 @click.option(
     "--layout",
-    type=LazyChoice("udig_recon.core.priors.import_checkpoint:Layout"),
+    type=LazyChoice("udig_recon.core.priors.architectures:LAYOUTS"),
     default="auto",
     show_default=True,
     metavar="LAYOUT",

@@ -11,11 +11,10 @@ from torch import Tensor
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.cli.arguments import refuse
 from udig_recon.core.errors import ReconstructionError, UnreadableCheckpoint
-from udig_recon.core.priors.card import BUNDLED, ADMNetwork, Card, sha256_of, told
-from udig_recon.core.priors.import_checkpoint import Checkpoint, Layout, read_checkpoint
+from udig_recon.core.priors.card import BUNDLED, Card, first_error, sha256_of
+from udig_recon.core.priors.import_checkpoint import Checkpoint, read_checkpoint
 from udig_recon.core.priors.load import save_prior
 
-NAMES = {"adm": "ADM, variance preserving, predicts the noise", "ncsnpp": "NCSN++, variance exploding, gives the score"}
 LIMITS = (
     "Published by others; not trained, tested or measured by this project. It may invent or remove structure, most "
     "where a scan is unlike its training data; research use only."
@@ -53,21 +52,21 @@ def convert(options: Options) -> None:
     """Write the checkpoint's weights and card. Raises ReconstructionError for what cannot be used, before it writes."""
     if (BUNDLED / f"{options.name}.json").exists():
         raise ReconstructionError(f"--name {options.name}: a bundled prior has this name", found=options.name)
-    checkpoint = read_checkpoint(options.checkpoint, Layout(options.layout))
+    checkpoint = read_checkpoint(options.checkpoint, options.layout)
     card = _card(options, checkpoint)
     weights = {name: _halved(name, value) for name, value in checkpoint.weights.items()} if options.half else None
     save_prior(checkpoint.weights if weights is None else weights, card, options.output)
 
 
 def _card(options: Options, checkpoint: Checkpoint) -> Card:
-    kind = NAMES[checkpoint.network.architecture]
-    network = checkpoint.network.model_dump() | {"input_range": options.input_range}
-    variance = isinstance(checkpoint.network, ADMNetwork) and checkpoint.network.learned_variance
+    network = checkpoint.network.model_dump()
+    if "input_range" in network:
+        network["input_range"] = options.input_range
     try:
         return Card(
             name=options.name,
             modality=options.modality,
-            description=f"Published network: {kind}{', its learned variance unused' if variance else ''}",
+            description=f"Published network: {checkpoint.network.summary}",
             network=type(checkpoint.network).model_validate(network),
             sha256="",
             data=(f"not stated by the checkpoint; terms: {options.terms}",),
@@ -81,7 +80,7 @@ def _card(options: Options, checkpoint: Checkpoint) -> Card:
             limits=LIMITS,
         )
     except ValidationError as error:
-        raise ReconstructionError(f"{options.name}: {told(error)}", field="card") from error
+        raise ReconstructionError(f"{options.name}: {first_error(error)}", field="card") from error
 
 
 def _halved(name: str, value: Tensor) -> Tensor:

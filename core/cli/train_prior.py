@@ -19,7 +19,8 @@ from udig_recon.core.acquisition import Modality
 from udig_recon.core.cli.arguments import refuse
 from udig_recon.core.device import prepared
 from udig_recon.core.errors import ReconstructionError
-from udig_recon.core.priors.card import BUNDLED, IMAGE_CHANNELS, NAME, Card, EDMNetwork, find_card, read_card
+from udig_recon.core.priors.architectures import EDMNetwork
+from udig_recon.core.priors.card import BUNDLED, IMAGE_CHANNELS, NAME, Card, find_card, read_card
 from udig_recon.core.priors.load import load_prior
 from udig_recon.core.training.dataset import Split, TrainingImage, find_sources, load_images, split_by_person
 from udig_recon.core.training.loop import Outputs, Plan, follow

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.cost.evaluations import Evaluations, of_run, of_setup
 from udig_recon.core.parameters import Parameters
-from udig_recon.core.priors.card import Card, EDMNetwork
+from udig_recon.core.priors.card import Card
 from udig_recon.core.results.outputs import OUTPUTS
 
 # Measured: seconds on one core, bytes at the peak.
@@ -78,19 +78,12 @@ class PriorSize(NamedTuple):
         """Of the prior with this card; without one, as the bundled ones."""
         if card is None:
             return cls()
-        network = card.network
-        # The network of this project works on half the resolution.
-        first = 1 if isinstance(network, EDMNetwork) else 0
-        widths = (
-            network.widths
-            if isinstance(network, EDMNetwork)
-            else [network.width * multiplier for multiplier in network.multipliers]
-        )
-        blocks = 2 * network.blocks + (0 if first else 1)  # down and up
-        shares = [(width, 4.0 ** -(level + first)) for level, width in enumerate(widths)]
-        products = sum(blocks * 2 * 9 * width**2 * share for width, share in shares)
+        levels = card.network.levels
+        if not levels:
+            return cls()
+        products = sum(level.blocks * 2 * 9 * level.channels**2 * level.pixel_share for level in levels)
         # The bundled network has 64 channels on a quarter of the pixels.
-        return cls(products, sum(width * share for width, share in shares) / (1.5 * 0.25))
+        return cls(products, sum(level.channels * level.pixel_share for level in levels) / (1.5 * 0.25))
 
 
 BUNDLED = PriorSize()

@@ -1,90 +1,31 @@
-"""Cards of the diffusion priors: what a prior is, where it comes from, which file holds it. Torch-free."""
+"""Model cards of the diffusion priors: network, training data, scores and limits of each. Torch-free."""
 
 import hashlib
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.errors import MissingPrior
 from udig_recon.core.parameters import Parameters
+from udig_recon.core.priors.architectures import ARCHITECTURES, NetworkDescription
 
 BUNDLED = Path(__file__).parent / "weights"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""Names that a prior, and so its files, may have."""
+"""Valid names of priors, and so of their files."""
 Folders = Path | Sequence[Path] | None
-"""Where priors lie beside the bundled ones; a name belongs to the first that bears it."""
+"""Folders of priors beside the bundled ones. Of several priors with one name the first is used."""
 IMAGE_CHANNELS = {Modality.MRI: 2, Modality.CT: 1}
 """Channels of an image: real and imaginary part of MRI, attenuation of CT."""
 
 
-class _Network(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    channels: PositiveInt = Field(description="image channels: 2 for MRI (re, im), 1 for CT")
-
-
-class EDMNetwork(_Network):
-    """The network that this project trains: denoiser D(x, sigma) preconditioned after Karras et al. (2022)."""
-
-    architecture: Literal["edm_unet"] = "edm_unet"
-    widths: tuple[PositiveInt, ...] = Field(min_length=1, description="channels of its levels, finest first")
-    blocks: PositiveInt = Field(description="residual blocks per level")
-
-
-class _PublishedNetwork(_Network):
-    width: PositiveInt = Field(description="channels of the finest level, before its multiplier")
-    multipliers: tuple[PositiveInt, ...] = Field(min_length=1, description="channels of the levels in `width`")
-    blocks: PositiveInt = Field(description="residual blocks per level")
-    input_range: tuple[float, float] = Field(
-        (0.0, 1.0), description="what image values 0 and 1 were in its training; the parts of MR images are signed"
-    )
-
-    @model_validator(mode="after")
-    def _range_rises(self) -> "_PublishedNetwork":
-        if not self.input_range[1] > self.input_range[0]:
-            raise ValueError(f"input_range {self.input_range} does not rise")
-        return self
-
-
-class ADMNetwork(_PublishedNetwork):
-    """ADM (guided diffusion): variance preserving, predicts the noise (Dhariwal and Nichol 2021)."""
-
-    architecture: Literal["adm"] = "adm"
-    attention: tuple[PositiveInt, ...] = Field(
-        (), description="levels with attention, by how many times smaller than the image they are"
-    )
-    learned_variance: bool = Field(True, description="whether a second half of the output channels is a variance")
-    head_channels: PositiveInt = Field(64, description="channels of an attention head")
-    first_beta: float = Field(1e-4, gt=0, lt=1, description="beta of the first time step")
-    last_beta: float = Field(0.02, gt=0, lt=1, description="beta of the last time step; linear in between")
-    steps: int = Field(1000, ge=2, le=100_000, description="time steps")
-
-    @model_validator(mode="after")
-    def _groups_and_heads_divide(self) -> "ADMNetwork":
-        for level, multiplier in enumerate(self.multipliers):
-            attends = 2**level in self.attention or level == len(self.multipliers) - 1
-            wide, share = self.width * multiplier, self.head_channels if attends else 1
-            if wide % share or wide % 32:
-                raise ValueError(f"level {level} has {wide} channels, which must be a multiple of 32 and {share}")
-        return self
-
-
-class NCSNppNetwork(_PublishedNetwork):
-    """NCSN++: variance exploding, gives the score of images in [0, 1], centres them itself (Song et al. 2021)."""
-
-    architecture: Literal["ncsnpp"] = "ncsnpp"
-    scales: PositiveInt = Field(description="noise levels listed in its weights")
-    noise_range: tuple[float, float] = Field(description="least and highest noise level it was trained at")
-
-    @model_validator(mode="after")
-    def _levels_rise(self) -> "NCSNppNetwork":
-        if not 0 < self.noise_range[0] < self.noise_range[1]:
-            raise ValueError(f"noise_range {self.noise_range} does not rise from above zero")
-        return self
+if TYPE_CHECKING:
+    Network = NetworkDescription
+else:
+    Network = Annotated[Union[tuple(ARCHITECTURES.values())], Field(discriminator="architecture")]  # noqa: UP007
 
 
 class Card(BaseModel):
@@ -95,7 +36,7 @@ class Card(BaseModel):
     name: str = Field(pattern=NAME)
     modality: Modality
     description: str
-    network: Annotated[EDMNetwork | ADMNetwork | NCSNppNetwork, Field(discriminator="architecture")]
+    network: Network
     sha256: str = Field(description="hash of the weights file")
     data: tuple[str, ...] = Field(description="what it was trained on, with terms")
     held_out: tuple[str, ...] = Field(description="people kept out of training")
@@ -118,8 +59,8 @@ class Card(BaseModel):
     @model_validator(mode="after")
     def _channels_fit(self) -> "Card":
         fitting = {IMAGE_CHANNELS[self.modality]}
-        if not isinstance(self.network, EDMNetwork):
-            fitting |= {1}  # real and imaginary part one after the other
+        if self.network.takes_complex_parts:
+            fitting |= {1}
         if self.network.channels not in fitting:
             raise ValueError(
                 f"its network has {self.network.channels} channels; {self.modality} images need "
@@ -132,17 +73,18 @@ class Card(BaseModel):
 
 
 def cards(folder: Folders = None) -> list[Card]:
-    """All usable priors: the bundled ones, then those in `folder`, by name. The first prior of a name keeps it."""
-    return _survey(folder)[0]
+    """All usable priors: the bundled ones, then those in `folder`. Of several with one name the first counts."""
+    return _read_all(folder)[0]
 
 
 def find_card(name: str | None, modality: Modality, folder: Folders = None) -> Card:
-    """The card of that name, or of the modality's bundled prior. Raises MissingPrior with what there is.
+    """The card of that name, or of the modality's bundled prior.
 
-    A broken card in `folder` hides no other; whoever asks for its prior is told what is wrong with it.
+    Raises MissingPrior, which names the available priors. A broken card in `folder` hides no other; the error for its
+    own prior says what is wrong with it.
     """
     wanted = modality.value if name is None else name
-    known, broken = _survey(folder)
+    known, broken = _read_all(folder)
     for card in known:
         if card.name == wanted and card.modality == modality:
             return card
@@ -159,7 +101,7 @@ def find_card(name: str | None, modality: Modality, folder: Folders = None) -> C
 
 
 def card_of(method: Parameters, modality: Modality, folder: Folders = None) -> Card | None:
-    """The card of the prior that a method names or takes by default; None: it needs none. Raises MissingPrior."""
+    """The card of the prior that a method names or uses by default; None: it needs none. Raises MissingPrior."""
     return find_card(getattr(method, "prior", None), modality, folder) if method.needs_prior else None
 
 
@@ -169,19 +111,19 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def told(error: ValidationError) -> str:
-    """The first thing that is wrong with a card, in one line."""
+def first_error(error: ValidationError) -> str:
+    """The first validation error of a card, in one line."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
 
 
-def _survey(folder: Folders) -> tuple[list[Card], dict[str, MissingPrior]]:
-    """The usable cards, and by the names of their files what is wrong with the others."""
+def _read_all(folder: Folders) -> tuple[list[Card], dict[str, MissingPrior]]:
+    """The usable cards, and what is wrong with the others, by the names of their files."""
     known: dict[str, Card] = {}
     broken: dict[str, MissingPrior] = {}
-    further = [folder] if isinstance(folder, Path) else folder or ()
-    for path in chain.from_iterable(sorted(each.glob("*.json")) for each in (BUNDLED, *further) if each.is_dir()):
+    folders = [BUNDLED, *([folder] if isinstance(folder, Path) else folder or ())]
+    for path in chain.from_iterable(sorted(each.glob("*.json")) for each in folders if each.is_dir()):
         try:
             card = read_card(path)
         except MissingPrior as error:
@@ -200,7 +142,7 @@ def read_card(path: Path) -> Card:
     try:
         card = Card.model_validate_json(path.read_bytes()).model_copy(update={"weights": weights})
     except ValidationError as error:
-        raise _broken(path, f"is not a prior's card: {told(error)}") from error
+        raise _broken(path, f"is not a prior's card: {first_error(error)}") from error
     except OSError as error:
         raise _broken(path, f"cannot be read: {error.strerror or error}") from error
     if not weights.is_file():

@@ -1,11 +1,11 @@
-"""Published checkpoints become a network's description and its tensors, strictly and without running their code."""
+"""Import of published checkpoints: description and tensors of their network, without running their code."""
 
 import pickle
+import pkgutil
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping
-from enum import StrEnum
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,11 +14,19 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from udig_recon.core.errors import UnreadableCheckpoint
-from udig_recon.core.priors.card import ADMNetwork, NCSNppNetwork, told
-from udig_recon.core.priors.load import network_of
+from udig_recon.core.priors.architectures import (
+    ARCHITECTURES,
+    AUTO,
+    LAYOUTS,
+    ADMNetwork,
+    NCSNppNetwork,
+    NetworkDescription,
+)
+from udig_recon.core.priors.card import first_error
+from udig_recon.core.priors.published import build_adm, build_ncsnpp
 
 SHOWN = 3
-"""Names told of each kind of wrong tensor."""
+"""Names shown of each kind of wrong tensor."""
 UNREADABLE = (
     ArithmeticError,
     AssertionError,
@@ -37,46 +45,61 @@ UNREADABLE = (
 """What torch.load raises for a file that is none of its own."""
 
 
-class Layout(StrEnum):
-    """How a checkpoint file is laid out."""
+class CheckpointImporter(NamedTuple):
+    """How the checkpoints of one architecture are read; `NetworkDescription.importer` names one."""
 
-    AUTO = "auto"
-    ADM = "adm"
-    NCSNPP = "ncsnpp"
+    tensor: str
+    """The name of a tensor that only such checkpoints have, or its first part."""
+    describe: Callable[[Mapping[str, Any]], NetworkDescription]
+    """The description of the network whose tensors have these names and shapes. Raises UnreadableCheckpoint."""
+    build: Callable[[Any], nn.Module]
+    """The network of such a description, its weights drawn at random."""
 
 
 class Checkpoint(NamedTuple):
     """A network, its tensors by name in single precision, and whether they are the running mean of training."""
 
-    network: ADMNetwork | NCSNppNetwork
+    network: NetworkDescription
     weights: dict[str, Tensor]
     averaged: bool
 
 
-def read_checkpoint(path: Path, layout: Layout = Layout.AUTO) -> Checkpoint:
-    """Read an ADM file (names and tensors) or an NCSN++ file (`model`, `ema` and what training needs).
+def read_checkpoint(path: Path, layout: str = AUTO) -> Checkpoint:
+    """Read a file of torch.save: names and tensors, or `model`, `ema` and what training needs.
 
     Raises UnreadableCheckpoint when the file is broken, asks for code to be run, or has other tensors than its network.
     """
-    content = _loaded(path)
+    content = _load(path)
     nested = content.get("model")
-    state = _state(nested if isinstance(nested, Mapping) else content)
+    state = _state_dict(nested if isinstance(nested, Mapping) else content)
     try:
-        described = describe(state, layout)
+        description = describe(state, layout)
         with torch.device("meta"):
-            network = network_of(described)
+            network = build_network(description)
     except ValidationError as error:
-        raise _refused(f"the checkpoint's network cannot be built: {told(error)}") from error
+        raise _refused(f"the checkpoint's network cannot be built: {first_error(error)}") from error
     except (RuntimeError, ValueError) as error:
         raise _refused(f"the checkpoint's network cannot be built: {error}") from error
     _check_names(state, network)
     averaged = "ema" in content
     if averaged:
         state |= _running_mean(content["ema"], network)
-    return Checkpoint(described, {name: _single(name, state[name]) for name in network.state_dict()}, averaged)
+    return Checkpoint(description, {name: _single(name, state[name]) for name in network.state_dict()}, averaged)
 
 
-def _loaded(path: Path) -> Mapping[Any, Any]:
+def build_network(description: NetworkDescription) -> nn.Module:
+    """The network of a description, its weights drawn at random, its tensors named as in published checkpoints."""
+    return _importer(type(description)).build(description)
+
+
+def _importer(cls: type[NetworkDescription]) -> CheckpointImporter:
+    if cls.importer is None:
+        raise ValueError(f"checkpoints of {cls.__name__} cannot be imported")
+    importer: CheckpointImporter = pkgutil.resolve_name(cls.importer)
+    return importer
+
+
+def _load(path: Path) -> Mapping[Any, Any]:
     with path.open("rb"):  # an absent file is the caller's OSError
         pass
     try:
@@ -97,30 +120,37 @@ def _loaded(path: Path) -> Mapping[Any, Any]:
     return content
 
 
-def _state(found: Mapping[Any, Any]) -> dict[str, Any]:
-    """What bears names in a state dict, without the prefix that training on several devices adds."""
-    names = [name for name in found if isinstance(name, str)]
+def _state_dict(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """The named entries, without the prefix that training on several devices adds to names."""
+    names = [name for name in content if isinstance(name, str)]
     prefix = "module." if names and all(name.startswith("module.") for name in names) else ""
-    return {name.removeprefix(prefix): found[name] for name in names}
+    return {name.removeprefix(prefix): content[name] for name in names}
 
 
-def describe(state: Mapping[str, Any], layout: Layout = Layout.AUTO) -> ADMNetwork | NCSNppNetwork:
+def describe(state: Mapping[str, Any], layout: str = AUTO) -> NetworkDescription:
     """The network that tensors of these names and shapes belong to. Raises UnreadableCheckpoint."""
-    if layout is Layout.ADM or (layout is Layout.AUTO and "time_embed.0.weight" in state):
-        return _adm(state)
-    if layout is Layout.NCSNPP or any(name.startswith("all_modules.") for name in state):
-        return _ncsnpp(state)
+    importers = {name: _importer(ARCHITECTURES[name]) for name in LAYOUTS if name != AUTO}
+    if layout != AUTO:
+        if layout not in importers:
+            raise _refused(f"no layout {layout!r}", found=layout, expected=" | ".join((AUTO, *importers)))
+        return importers[layout].describe(state)
+    for importer in importers.values():
+        if any(name.startswith(importer.tensor) for name in state):
+            return importer.describe(state)
     names = ", ".join(sorted(state)[:SHOWN]) or "none"
+    expected = " or ".join(f"{importer.tensor} ({name})" for name, importer in importers.items())
     raise _refused(
-        "the checkpoint is of no known network: expected tensors like time_embed.0.weight (ADM) or all_modules.0.W "
-        f"(NCSN++), found {names}",
+        f"the checkpoint is of no known network: expected tensors like {expected}, found {names}",
         found=names,
-        expected=" | ".join((Layout.ADM, Layout.NCSNPP)),
+        expected=" | ".join(importers),
     )
 
 
-def _adm(state: Mapping[str, Any]) -> ADMNetwork:
-    """What the names and shapes say: each level but the finest ends on the way up with a second residual block."""
+def describe_adm(state: Mapping[str, Any]) -> ADMNetwork:
+    """Read an ADM's description off names and shapes.
+
+    Each level but the finest ends on the way up with a second residual block.
+    """
     channels_out, channels = _shape(state, "out.2.weight")[0], _shape(state, "input_blocks.0.0.weight")[1]
     width = _shape(state, "time_embed.0.weight")[1]
     outputs = _count(state, "output_blocks.{}.0.in_layers.2.weight")
@@ -142,8 +172,11 @@ def _adm(state: Mapping[str, Any]) -> ADMNetwork:
     )
 
 
-def _ncsnpp(state: Mapping[str, Any]) -> NCSNppNetwork:
-    """What the names and shapes say: each level but the coarsest ends with the image pyramid's convolution."""
+def describe_ncsnpp(state: Mapping[str, Any]) -> NCSNppNetwork:
+    """Read an NCSN++'s description off names and shapes.
+
+    Each level but the coarsest ends with the image pyramid's convolution.
+    """
     width, channels = _shape(state, "all_modules.3.weight")[:2]
     pyramid = [n for n in range(len(state)) if f"all_modules.{n}.Conv2d_0.weight" in state]
     if not pyramid:
@@ -161,10 +194,14 @@ def _ncsnpp(state: Mapping[str, Any]) -> NCSNppNetwork:
     )
 
 
-def _running_mean(ema: Any, network: nn.Module) -> dict[str, Tensor]:
-    """The running mean of the trained tensors, a list in the order in which the network has them.
+ADM = CheckpointImporter("time_embed.0.weight", describe_adm, build_adm)
+NCSNPP = CheckpointImporter("all_modules.", describe_ncsnpp, build_ncsnpp)
 
-    What is not trained, the Fourier features' W and the noise levels, is not in it.
+
+def _running_mean(ema: Any, network: nn.Module) -> dict[str, Tensor]:
+    """The running mean (EMA) of the trained tensors, a list in the order in which the network has them.
+
+    Tensors that are not trained, the Fourier features' W and the noise levels, are not in it.
     """
     shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
     trained = {name: value.shape for name, value in network.named_parameters() if value.requires_grad}

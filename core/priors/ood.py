@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from udig_recon.core.errors import MissingPrior
 from udig_recon.core.normalisation import intensity_scale
 from udig_recon.core.priors.card import Card
-from udig_recon.core.priors.load import DiffusionPrior
+from udig_recon.core.priors.edm import EDMPrior
 
 SHRINKAGE = 0.1
 """Weight of the one variance for all directions."""
@@ -63,7 +63,7 @@ class FeatureStatistics:
         return float(self.distances(features[None]) / self.limit)
 
 
-def extract_features(prior: DiffusionPrior, image: Tensor, probe: FeatureProbe) -> Tensor:
+def extract_features(prior: EDMPrior, image: Tensor, probe: FeatureProbe) -> Tensor:
     """Mean and standard deviation of each channel of a level over the object: (F,), F twice the channels.
 
     The image (1, C, H, W) may have any brightness and phase.
@@ -84,7 +84,7 @@ def load_ood_scorer(prior: nn.Module, card: Card) -> Callable[[Tensor], float] |
 
     Returns None for a prior without statistics. Raises MissingPrior when the statistics file cannot be read.
     """
-    if not isinstance(prior, DiffusionPrior):
+    if not isinstance(prior, EDMPrior):
         return None
     statistics = read_statistics(card)
     if not statistics:

@@ -1,6 +1,7 @@
 """Published diffusion networks as denoisers D(x, sigma) = x + sigma^2 score(x, sigma) (Tweedie's formula)."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,9 @@ from torch import Tensor, nn
 
 from udig_recon.core.device import has_fast_bfloat16
 from udig_recon.core.errors import UnsupportedScan
+from udig_recon.core.networks.adm import ADMUNet
+from udig_recon.core.networks.ncsnpp import NCSNppUNet
+from udig_recon.core.priors.architectures import ADMNetwork, NCSNppNetwork
 
 
 class LinearSchedule(nn.Module):
@@ -92,7 +96,7 @@ class ScorePrior(nn.Module):
 
 
 class EpsilonPrior(ScorePrior):
-    """The same of a variance preserving network that predicts the noise.
+    """D(x, sigma) of a variance preserving network that predicts the noise.
 
     Its score is -eps(x / sqrt(1 + sigma^2), t) / sigma. A second half of its output channels, the learned variance, is
     for samplers and not used.
@@ -109,3 +113,33 @@ class EpsilonPrior(ScorePrior):
         level = sigma[:, None, None, None]
         epsilon = self.evaluate(x / (1 + level**2).sqrt(), self.schedule(sigma))[:, : self.channels]
         return -epsilon / level
+
+
+def build_adm(description: ADMNetwork) -> nn.Module:
+    """The network of a description, its weights drawn at random."""
+    d = description
+    return ADMUNet(d.channels, d.width, d.multipliers, d.blocks, d.attention, d.learned_variance, d.head_channels)
+
+
+def build_ncsnpp(description: NCSNppNetwork) -> nn.Module:
+    """The network of a description, its weights drawn at random."""
+    d = description
+    return NCSNppUNet(d.channels, d.width, d.multipliers, d.blocks, d.scales)
+
+
+def load_adm(description: ADMNetwork, weights: Mapping[str, Tensor]) -> nn.Module:
+    """The prior of a description with these weights. Raises RuntimeError when they do not fit."""
+    # Hundreds of millions of weights are neither drawn at random nor held twice.
+    with torch.device("meta"):
+        network = build_adm(description)
+    network.load_state_dict(weights, assign=True)
+    schedule = LinearSchedule(description.first_beta, description.last_beta, description.steps)
+    return EpsilonPrior(network, description.channels, schedule, description.input_range)
+
+
+def load_ncsnpp(description: NCSNppNetwork, weights: Mapping[str, Tensor]) -> nn.Module:
+    """The prior of a description with these weights. Raises RuntimeError when they do not fit."""
+    with torch.device("meta"):
+        network = build_ncsnpp(description)
+    network.load_state_dict(weights, assign=True)
+    return ScorePrior(network, description.channels, description.noise_range, description.input_range)

@@ -11,7 +11,8 @@ from torch import Tensor
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.files.atomic import replacing
 from udig_recon.core.priors.card import Card
-from udig_recon.core.priors.load import DiffusionPrior, prior_of
+from udig_recon.core.priors.edm import EDMPrior
+from udig_recon.core.priors.load import load_card
 from udig_recon.core.priors.ood import (
     PROBES,
     SHRINKAGE,
@@ -35,8 +36,8 @@ def calibrate_ood(
     The limit of each probe is the distance that a share `FALSE_ALARM_RATE` of the slices exceeds when their person is
     left out. Raises ReconstructionError for a prior whose network this project does not train.
     """
-    prior = prior_of(card, device)
-    if not isinstance(prior, DiffusionPrior):
+    prior = load_card(card, device)
+    if not isinstance(prior, EDMPrior):
         raise ReconstructionError(
             f"{card.name} has the architecture {card.network.architecture}; expected a prior trained by train-prior"
         )

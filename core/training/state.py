@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from udig_recon.core.errors import UnreadableScan, UnsupportedScan
 from udig_recon.core.files.atomic import replacing
-from udig_recon.core.priors.load import SIGMA_DATA, DiffusionPrior
+from udig_recon.core.priors.edm import SIGMA_DATA, EDMPrior
 
 SIGMA_RANGE = (0.004, 1.2)
 WIDTHS = (64, 128, 224)
@@ -43,7 +43,7 @@ class Training:
         device: torch.device | None = None,
     ) -> None:
         self.device = device or torch.device("cpu")
-        self.prior = DiffusionPrior(channels, widths, blocks).to(
+        self.prior = EDMPrior(channels, widths, blocks).to(
             device=self.device,
             memory_format=torch.channels_last,  # type: ignore[call-overload]
         )

@@ -13,7 +13,8 @@ from udig_recon.core.acquisition import Modality
 from udig_recon.core.cli.main import main
 from udig_recon.core.networks.adm import ADMUNet
 from udig_recon.core.networks.ncsnpp import NCSNppUNet
-from udig_recon.core.priors.card import ADMNetwork, NCSNppNetwork, cards
+from udig_recon.core.priors.architectures import ADMNetwork, NCSNppNetwork
+from udig_recon.core.priors.card import cards
 from udig_recon.core.priors.load import load_prior
 from udig_recon.core.priors.published import EpsilonPrior, LinearSchedule, ScorePrior
 

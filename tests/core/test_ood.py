@@ -12,8 +12,10 @@ from safetensors.torch import load_file, save_file
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.cli.main import main
 from udig_recon.core.errors import MissingPrior
-from udig_recon.core.priors.card import Card, EDMNetwork, find_card, read_card
-from udig_recon.core.priors.load import DiffusionPrior, prior_of, save_prior
+from udig_recon.core.priors.architectures import EDMNetwork
+from udig_recon.core.priors.card import Card, find_card, read_card
+from udig_recon.core.priors.edm import EDMPrior
+from udig_recon.core.priors.load import load_card, save_prior
 from udig_recon.core.priors.ood import extract_features, load_ood_scorer, statistics_path
 from udig_recon.core.training.dataset import find_sources, load_images
 from udig_recon.core.training.ood import calibrate_ood
@@ -43,7 +45,7 @@ def squares(x, y, rng):
 @pytest.fixture
 def card(tmp_path):
     torch.manual_seed(0)
-    prior = DiffusionPrior(2, (8, 16), 1)
+    prior = EDMPrior(2, (8, 16), 1)
     # A network at random sees different things in different images, which is all that is asked of it.
     torch.nn.init.normal_(prior.network.leave.weight, std=0.1)
     described = Card(
@@ -72,7 +74,7 @@ def images(tmp_path):
 
 
 def scorer(card):
-    return load_ood_scorer(prior_of(card, CPU), card)
+    return load_ood_scorer(load_card(card, CPU), card)
 
 
 def image(make, seed=9):
@@ -110,7 +112,7 @@ def test_statistics_of_other_weights_are_ignored(card, images):
     sources = find_sources(images, {})
     calibrate_ood(card, load_images(sources, Modality.MRI), sources, CPU)
     assert scorer(card) is not None
-    assert load_ood_scorer(prior_of(card, CPU), card.model_copy(update={"sha256": "0" * 64})) is None
+    assert load_ood_scorer(load_card(card, CPU), card.model_copy(update={"sha256": "0" * 64})) is None
 
 
 def test_a_broken_file_is_refused(card):
@@ -122,13 +124,13 @@ def test_a_broken_file_is_refused(card):
 @pytest.mark.parametrize("modality", list(Modality))
 def test_the_bundled_priors_have_statistics(modality):
     card = find_card(None, modality)
-    assert load_ood_scorer(prior_of(card, CPU), card) is not None
+    assert load_ood_scorer(load_card(card, CPU), card) is not None
 
 
 def test_the_look_that_finds_an_image_strangest_counts(card, images):
     sources = find_sources(images, {})
     known = calibrate_ood(card, load_images(sources, Modality.MRI), sources, CPU)
-    prior, one = prior_of(card, CPU), image(squares)
+    prior, one = load_card(card, CPU), image(squares)
     each = [statistics.score(extract_features(prior, one, probe)) for probe, statistics in known.items()]
     assert len(each) > 1
     assert scorer(card)(one) == max(each)
@@ -139,7 +141,7 @@ def test_a_file_with_the_first_probe_only_is_read(card, images):
     known = calibrate_ood(card, load_images(sources, Modality.MRI), sources, CPU)
     path = card.weights.with_name("small.ood.safetensors")
     save_file({name: part for name, part in load_file(path).items() if "_" not in name}, path, {"prior": card.sha256})
-    prior, one = prior_of(card, CPU), image(squares)
+    prior, one = load_card(card, CPU), image(squares)
     first, *_ = known
     assert scorer(card)(one) == known[first].score(extract_features(prior, one, first))
 

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from udig_recon.core.networks import adm, ncsnpp
-from udig_recon.core.priors.card import ADMNetwork, NCSNppNetwork
-from udig_recon.core.priors.import_checkpoint import describe
-from udig_recon.core.priors.load import network_of
+from udig_recon.core.priors.architectures import ADMNetwork, NCSNppNetwork
+from udig_recon.core.priors.import_checkpoint import build_network, describe
 from udig_recon.core.priors.published import EpsilonPrior, LinearSchedule, ScorePrior
 
 AAPM = ADMNetwork(channels=1, width=256, multipliers=(1, 1, 2, 2, 4, 4), blocks=1, attention=(16,))
@@ -28,7 +27,7 @@ PUBLISHED = {
 
 def on_meta(described):
     with torch.device("meta"):
-        return network_of(described)
+        return build_network(described)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -69,7 +68,7 @@ def test_factors_that_no_level_has_place_no_attention():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_full_size_network_runs(name):
     described = PUBLISHED[name][0]
-    network = network_of(described).eval().requires_grad_(False)
+    network = build_network(described).eval().requires_grad_(False)
     if isinstance(described, ADMNetwork):
         prior = EpsilonPrior(network, described.channels, LinearSchedule(1e-4, 0.02, 1000))
     else:

@@ -16,7 +16,8 @@ from PIL import Image
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.cli.main import main
 from udig_recon.core.errors import UnreadableScan
-from udig_recon.core.priors.card import ADMNetwork, Card, cards
+from udig_recon.core.priors.architectures import ADMNetwork
+from udig_recon.core.priors.card import Card, cards
 from udig_recon.core.priors.load import load_prior, save_prior
 from udig_recon.core.training.augmentation import batch, patch, with_phase
 from udig_recon.core.training.dataset import find_sources, load_images
