@@ -48,7 +48,7 @@ def main() -> None:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    listener = _listener(settings.host, settings.port)
+    listener = open_listener(settings.host, settings.port)
     app.state.context.prober.prepare(PROBES)
     sandboxed.check(app.state.context.prober, required=settings.require_sandbox)
     if not settings.authenticates:
@@ -61,7 +61,8 @@ def main() -> None:
         Server(config, app.state.context.watcher.close).run(sockets=[listener])
 
 
-def _listener(host: str, port: int) -> socket.socket:
+def open_listener(host: str, port: int) -> socket.socket:
+    """Return a listening socket. Raises SystemExit with one line where the address cannot be listened at."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=512)

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.api_server import serving
-from udig_recon.api.__main__ import _listener
+from udig_recon.api.main import open_listener
 from udig_recon.core.cli import UDIG
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage.local import Storage
@@ -198,7 +198,7 @@ def test_many_silent_connections_keep_nobody_out(server: str) -> None:
 
 def test_no_answer_waits_until_the_client_has_acknowledged_its_head() -> None:
     with (
-        _listener("127.0.0.1", 0) as listener,
+        open_listener("127.0.0.1", 0) as listener,
         socket.create_connection(listener.getsockname()),
         listener.accept()[0] as accepted,
     ):
@@ -216,8 +216,7 @@ def test_a_signal_ends_it_cleanly(settings: Settings, how: signal.Signals) -> No
 
 def test_the_process_never_loads_torch_nor_the_engine() -> None:
     script = (
-        "import sys, udig_recon.api.__main__; "
-        "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'matplotlib')])"
+        "import sys, udig_recon.api.main; print([m for m in sys.modules if m.split('.')[0] in ('torch', 'matplotlib')])"
     )
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
