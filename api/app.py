@@ -15,18 +15,18 @@ from starlette.concurrency import run_in_threadpool
 from udig_recon.api import error_handlers as errors
 from udig_recon.api.access import key_routes as keys
 from udig_recon.api.access import tenant_routes as tenants
-from udig_recon.api.access.audit import Auditing
-from udig_recon.api.access.audit_heads import HeadSender
+from udig_recon.api.access.audit import AuditRecorder
+from udig_recon.api.access.audit_heads import AuditHeadSender
 from udig_recon.api.comparisons import routes as comparisons
 from udig_recon.api.comparisons.schemas import ComparisonIn
-from udig_recon.api.database.async_queries import Reads
-from udig_recon.api.database.notifications import Watcher
+from udig_recon.api.database.async_queries import AsyncQueries
+from udig_recon.api.database.notifications import NotificationListener
 from udig_recon.api.dependencies import Context
-from udig_recon.api.http.concurrency import Admission, room
-from udig_recon.api.http.fair_queue import Turns
-from udig_recon.api.http.middleware import HeadAsGet, Named, Observed
-from udig_recon.api.http.proxies import Clients, Direct
-from udig_recon.api.http.threads import Threads
+from udig_recon.api.http.concurrency import ConcurrencyMiddleware, concurrency_limits
+from udig_recon.api.http.fair_queue import FairQueue
+from udig_recon.api.http.middleware import AccessLogMiddleware, HeadMiddleware, TrustedHostMiddleware
+from udig_recon.api.http.proxies import ProxyHeadersMiddleware, ProxyRefusalMiddleware
+from udig_recon.api.http.threads import LimitedThreadPool
 from udig_recon.api.jobs import events as following
 from udig_recon.api.jobs import results
 from udig_recon.api.jobs import routes as jobs
@@ -34,8 +34,8 @@ from udig_recon.api.jobs.schemas import JobIn, JobOptions, ProblemOut, RetryOpti
 from udig_recon.api.openapi import documentation
 from udig_recon.api.scans import routes as scans
 from udig_recon.api.system import health, methods
-from udig_recon.api.system.metrics import Requests
-from udig_recon.api.webhooks.delivery import Courier
+from udig_recon.api.system.metrics import RequestMetrics
+from udig_recon.api.webhooks.delivery import WebhookDispatcher
 from udig_recon.core.formats import Prober
 from udig_recon.worker.access.keys import Wanted
 from udig_recon.worker.database.engine import make_engine, make_sessions
@@ -69,7 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=DESCRIPTION,
         lifespan=_lifespan,
         **documentation.OPTIONS,
-        # Its spans carry path and query, and with them what a client calls its files; see `Observed` for ours.
+        # Its spans carry path and query, which may hold names of files. `AccessLogMiddleware` makes ours.
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
     engine = make_engine(settings.database_url, CONNECTIONS, patient=False)
@@ -77,15 +77,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.context = Context(
         settings=settings,
         sessions=sessions,
-        reads=Reads(settings.database_url, READING),
+        queries=AsyncQueries(settings.database_url, READING),
         storage=open_storage(settings.data, settings.disk_reserve_bytes),
-        watcher=Watcher(settings.database_url),
-        requests=Requests(),
-        auditing=Auditing(sessions),
-        room=room(settings),
+        notifications=NotificationListener(settings.database_url),
+        request_metrics=RequestMetrics(),
+        audit=AuditRecorder(sessions),
+        concurrency=concurrency_limits(settings),
         prober=Prober(),
-        probes=Turns(PROBES),
-        files=Threads(FILES),
+        probe_queue=FairQueue(PROBES),
+        file_threads=LimitedThreadPool(FILES),
     )
     app.state.confirmed = data_folder.confirm_at(settings.database_url, app.state.context.storage)
     app.state.engine, app.state.celery = engine, make_celery(settings)
@@ -101,13 +101,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _surround(app: FastAPI) -> None:
     """Add what every request passes, the innermost first."""
     context: Context = app.state.context
-    app.add_middleware(Admission, requests=context.room.requests)
-    app.add_middleware(Named, names=context.settings.names)
+    app.add_middleware(ConcurrencyMiddleware, requests=context.concurrency.requests)
+    app.add_middleware(TrustedHostMiddleware, names=context.settings.names)
     if not context.settings.authenticates:
-        app.add_middleware(Direct)
-    app.add_middleware(Observed, requests=context.requests, auditing=context.auditing)
-    app.add_middleware(Clients, trusted=context.settings.trusted_proxies)
-    app.add_middleware(HeadAsGet)
+        app.add_middleware(ProxyRefusalMiddleware)
+    app.add_middleware(AccessLogMiddleware, requests=context.request_metrics, auditing=context.audit)
+    app.add_middleware(ProxyHeadersMiddleware, trusted=context.settings.trusted_proxies)
+    app.add_middleware(HeadMiddleware)
 
 
 async def _end_in_a_foreign_folder(context: Context) -> None:
@@ -126,9 +126,9 @@ async def _end_in_a_foreign_folder(context: Context) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: Context = app.state.context
-    courier = Courier(context.settings, context.sessions)
-    heads = HeadSender(context.settings, context.sessions, context.requests.registry)
-    tasks = [context.watcher.run(), courier.run(), context.auditing.run(), heads.run()]
+    courier = WebhookDispatcher(context.settings, context.sessions)
+    heads = AuditHeadSender(context.settings, context.sessions, context.request_metrics.registry)
+    tasks = [context.notifications.run(), courier.run(), context.audit.run(), heads.run()]
     tasks += [] if app.state.confirmed else [_end_in_a_foreign_folder(context)]
     beside = [asyncio.create_task(task) for task in tasks]
     try:
@@ -141,7 +141,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         context.publisher.close()
         app.state.celery.close()
         app.state.engine.dispose()
-        await context.reads.close()
+        await context.queries.close()
 
 
 def _complete_openapi(app: FastAPI) -> None:

@@ -7,17 +7,17 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session, sessionmaker
 
-from udig_recon.api.access.audit import Auditing
-from udig_recon.api.database.async_queries import Reads
-from udig_recon.api.database.notifications import Watcher
-from udig_recon.api.http.concurrency import Room
-from udig_recon.api.http.fair_queue import Turns
-from udig_recon.api.http.rate_limit import Rates
-from udig_recon.api.http.tenant_queue import TenantTurns
-from udig_recon.api.http.threads import Threads, Together
+from udig_recon.api.access.audit import AuditRecorder
+from udig_recon.api.database.async_queries import AsyncQueries
+from udig_recon.api.database.notifications import NotificationListener
+from udig_recon.api.http.concurrency import ConcurrencyLimits
+from udig_recon.api.http.fair_queue import FairQueue
+from udig_recon.api.http.rate_limit import RateLimiter
+from udig_recon.api.http.tenant_queue import TenantQueue
+from udig_recon.api.http.threads import LimitedThreadPool, SingleFlight
 from udig_recon.api.jobs.enqueue import Publisher
-from udig_recon.api.scans.upload import Incoming
-from udig_recon.api.system.metrics import Requests
+from udig_recon.api.scans.upload import UploadReservations
+from udig_recon.api.system.metrics import RequestMetrics
 from udig_recon.core.formats import Limits, Prober
 from udig_recon.worker.jobs.estimates import Factors
 from udig_recon.worker.settings import Settings
@@ -31,23 +31,23 @@ class Context:
 
     settings: Settings
     sessions: sessionmaker[Session]
-    reads: Reads
+    queries: AsyncQueries
     storage: Storage
-    watcher: Watcher
-    requests: Requests
-    auditing: Auditing
-    room: Room
+    notifications: NotificationListener
+    request_metrics: RequestMetrics
+    audit: AuditRecorder
+    concurrency: ConcurrencyLimits
     prober: Prober
-    probes: Turns  # of threads that have scans looked into
-    files: Threads  # that write, keep and delete scans
+    probe_queue: FairQueue  # of threads that have scans looked into
+    file_threads: LimitedThreadPool  # that write, keep and delete scans
     verifier: Verifier = field(default_factory=Verifier)
-    filing: TenantTurns = field(default_factory=partial(TenantTurns, 2))  # of tenants: at filing jobs
-    keeping: TenantTurns = field(default_factory=partial(TenantTurns, 1))  # at keeping scans; few threads do it
+    submission_queue: TenantQueue = field(default_factory=partial(TenantQueue, 2))  # of tenants: at filing jobs
+    storing_queue: TenantQueue = field(default_factory=partial(TenantQueue, 1))  # at keeping scans; few threads do it
     factors: Factors = field(default_factory=Factors)  # of estimates
-    incoming: Incoming = field(default_factory=Incoming)  # bytes of uploads
-    together: Together = field(default_factory=Together)  # of those that answer whoever asks
+    upload_reservations: UploadReservations = field(default_factory=UploadReservations)  # bytes of uploads
+    single_flight: SingleFlight = field(default_factory=SingleFlight)  # of those that answer whoever asks
     publisher: Publisher = field(default_factory=Publisher)
-    rates: Rates = field(default_factory=Rates)
+    rate_limiter: RateLimiter = field(default_factory=RateLimiter)
 
     @property
     def limits(self) -> Limits:

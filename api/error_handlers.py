@@ -25,8 +25,8 @@ from udig_recon.api.http.problems import (
     TooManyJobs,
     Unavailable,
     UnknownMedia,
+    truncate,
 )
-from udig_recon.api.http.problems import shown as shortened
 from udig_recon.api.jobs.schemas import FieldError
 from udig_recon.core.errors import ReconstructionError, UnknownFormat
 from udig_recon.core.formats.sandbox.client import ReaderLost
@@ -44,8 +44,8 @@ log = logging.getLogger(__name__)
 def of_engine(error: ReconstructionError) -> Problem:
     """What the engine refused."""
     kind = UnknownMedia if isinstance(error, UnknownFormat) else Invalid
-    expected = shortened(error.expected, LONGEST_DETAIL)
-    errors = [FieldError(field=error.field, found=shortened(error.found), expected=expected)]
+    expected = truncate(error.expected, LONGEST_DETAIL)
+    errors = [FieldError(field=error.field, found=truncate(error.found), expected=expected)]
     return kind(str(error), errors=errors if error.expected or error.found else ())
 
 
@@ -59,7 +59,7 @@ def of_validation(error: ValidationError | RequestValidationError, prefix: Seque
 
 def _field_error(error: Any, prefix: Sequence[str]) -> FieldError:
     field, found, expected = invalid_field(error, METHODS, prefix)
-    return FieldError(field=shortened(field), found=shortened(found), expected=shortened(expected, LONGEST_DETAIL))
+    return FieldError(field=truncate(field), found=truncate(found), expected=truncate(expected, LONGEST_DETAIL))
 
 
 def _problem(request: Request, error: Exception) -> Problem:

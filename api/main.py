@@ -10,8 +10,7 @@ import uvicorn
 
 from udig_recon.api.app import PROBES, create_app
 from udig_recon.api.http.server import Server, allow_files, timed_protocol
-from udig_recon.worker.runtime import memory
-from udig_recon.worker.runtime import sandbox_report as sandboxed
+from udig_recon.worker.runtime import memory, sandbox_report
 from udig_recon.worker.settings import get_settings
 from udig_recon.worker.standalone.processes import keep_private
 from udig_recon.worker.telemetry import logs, tracing
@@ -36,7 +35,7 @@ def main() -> None:
         log.warning("connections.limited", extra={"to": allowed, "by": "ulimit -n"})
         settings = settings.model_copy(update={"max_connections": allowed})
     app = create_app(settings)
-    places = app.state.context.room.connections
+    places = app.state.context.concurrency.connections
     config = uvicorn.Config(
         app,
         http=timed_protocol(settings.header_timeout_seconds, settings.body_timeout_seconds, places),
@@ -50,7 +49,7 @@ def main() -> None:
     )
     listener = open_listener(settings.host, settings.port)
     app.state.context.prober.prepare(PROBES)
-    sandboxed.check(app.state.context.prober, required=settings.require_sandbox)
+    sandbox_report.check(app.state.context.prober, required=settings.require_sandbox)
     if not settings.authenticates:
         log.warning(
             "authentication.disabled", extra={"for": "every process and proxy of this machine", "cure": KEYS_CURE}
@@ -58,7 +57,7 @@ def main() -> None:
     host, port = listener.getsockname()[:2]
     log.info("api.listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
     with suppress(KeyboardInterrupt):  # raised again by uvicorn once all is closed
-        Server(config, app.state.context.watcher.close).run(sockets=[listener])
+        Server(config, app.state.context.notifications.close).run(sockets=[listener])
 
 
 def open_listener(host: str, port: int) -> socket.socket:

@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from udig_recon.api.http.repeated_events import Folded, Folding
-from udig_recon.api.http.threads import run_to_the_end
+from udig_recon.api.http.repeated_events import EventDeduplicator, RepeatedEvents
+from udig_recon.api.http.threads import run_uncancelled
 from udig_recon.worker.access import audit
 from udig_recon.worker.access.audit import Who
 from udig_recon.worker.database.engine import AWAY
@@ -38,14 +38,14 @@ _Kind = tuple[Who, str, str]
 """Who did what; and to what, where that has an entry of its own."""
 
 
-class Auditing:
+class AuditRecorder:
     """Counts and writes. An entry stands for itself, or for as many as its `count` says within a minute."""
 
     def __init__(self, sessions: sessionmaker[Session]) -> None:
         self._sessions = sessions
         # Whoever reads very much hides no other's reading.
-        self._folding: Folding[_Kind] = Folding(nothing_is_lost=True)
-        self._first: deque[Folded[_Kind]] = deque()
+        self._folding: EventDeduplicator[_Kind] = EventDeduplicator(nothing_is_lost=True)
+        self._first: deque[RepeatedEvents[_Kind]] = deque()
         self._writing = threading.Lock()
 
     def note(self, who: Who, action: str, **ids: object) -> None:
@@ -64,7 +64,7 @@ class Auditing:
         kind = (who or NOBODY, action, "")
         ids = _ids(path)
         if self._folding.is_first(kind, **ids):
-            self._first.append(Folded(kind, 1, ids))
+            self._first.append(RepeatedEvents(kind, 1, ids))
 
     def write(self, *, at_once: bool = False) -> None:
         """Write what is due. Raises one of AWAY, and then keeps it."""
@@ -86,7 +86,7 @@ class Auditing:
         try:
             while True:
                 await asyncio.sleep(WRITE_SECONDS)
-                await run_to_the_end(self._try)
+                await run_uncancelled(self._try)
         finally:
             self._try(at_once=True)
 

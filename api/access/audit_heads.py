@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from udig_recon.api.http.threads import run_to_the_end
+from udig_recon.api.http.threads import run_uncancelled
 from udig_recon.worker.access import audit_heads
 from udig_recon.worker.access.audit_heads import Destination
 from udig_recon.worker.database import roles
@@ -17,7 +17,7 @@ from udig_recon.worker.settings import Settings
 log = logging.getLogger(__name__)
 
 
-class HeadSender:
+class AuditHeadSender:
     """Signs the newest entry's hash and sends it to the log and to AUDIT_HEADS."""
 
     def __init__(
@@ -34,9 +34,9 @@ class HeadSender:
 
     async def run(self) -> None:
         """Send for ever, over lost databases and receivers too."""
-        await run_to_the_end(self.warn_of_role)
+        await run_uncancelled(self.warn_of_role)
         while self._key is not None:
-            await run_to_the_end(self.send)
+            await run_uncancelled(self.send)
             await asyncio.sleep(self._seconds)
 
     def warn_of_role(self) -> None:

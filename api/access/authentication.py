@@ -13,7 +13,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from starlette.concurrency import run_in_threadpool
 
-from udig_recon.api.database.async_queries import Read
+from udig_recon.api.database.async_queries import AsyncQuery
 from udig_recon.api.dependencies import Context, ContextDep
 from udig_recon.api.http.problems import Forbidden, QuotaExceeded, Unauthenticated
 from udig_recon.worker.access import keys, quotas
@@ -24,7 +24,7 @@ from udig_recon.worker.database.tables import DEFAULT_TENANT, Key
 from udig_recon.worker.settings import Settings
 
 OPEN = "open"  # how the audit log calls whoever comes while authentication is off
-_VALID = Read(keys.VALID)
+_VALID = AsyncQuery(keys.VALID)
 _BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="an API key, `udig_...`")
 
 
@@ -96,16 +96,16 @@ async def _known(context: Context, given: HTTPAuthorizationCredentials | None) -
         challenge = {"WWW-Authenticate": 'Bearer realm="udig-recon"'}
         raise Unauthenticated("send an API key as `Authorization: Bearer udig_...`", headers=challenge)
     digest = keys.hashed(given.credentials)
-    row = await context.reads.one(_VALID, sha256=digest)
+    row = await context.queries.one(_VALID, sha256=digest)
     if row is None:
-        raise refused()
+        raise invalid_key()
     found = keys.recognised(row)
     if found.use_is_due:
         await run_in_threadpool(_remember_use, context, found.key)
     return found, digest
 
 
-def refused() -> Unauthenticated:
+def invalid_key() -> Unauthenticated:
     """What to raise for a key that is not taken."""
     challenge = {"WWW-Authenticate": 'Bearer realm="udig-recon", error="invalid_token"'}
     return Unauthenticated("this API key is unknown, revoked or expired", headers=challenge)
@@ -122,15 +122,15 @@ def _check_rates(context: Context, caller: Caller) -> None:
     for who, whose in (("key", of_key), ("tenant", (caller.tenant, of_tenant))):
         if whose is None or (most := whose[1]) is None:
             continue
-        if seconds := context.rates.wait(whose[0], most):
+        if seconds := context.rate_limiter.wait(whose[0], most):
             headers = {"Retry-After": str(math.ceil(seconds))}
             text = f"this {who} may make {most} requests a minute (max_requests_per_minute)"
             raise QuotaExceeded(text, headers=headers)
 
 
-async def still_admitted(context: Context, caller: Caller) -> bool:
+async def key_is_valid(context: Context, caller: Caller) -> bool:
     """Whether the secret of a caller that stays is taken yet."""
-    return caller.key is None or await context.reads.one(_VALID, sha256=caller.secret_sha256) is not None
+    return caller.key is None or await context.queries.one(_VALID, sha256=caller.secret_sha256) is not None
 
 
 Reader = Annotated[Caller, Security(_caller, scopes=[Scope.READ.value])]
@@ -138,6 +138,6 @@ Writer = Annotated[Caller, Security(_caller, scopes=[Scope.WRITE.value])]
 Admin = Annotated[Caller, Security(_caller, scopes=[Scope.ADMIN.value])]
 
 
-def note(context: Context, caller: Caller, action: str, **ids: object) -> None:
+def record_access(context: Context, caller: Caller, action: str, **ids: object) -> None:
     """Write down what changes no row."""
-    context.auditing.note(caller.who, action, **ids)
+    context.audit.note(caller.who, action, **ids)

@@ -12,12 +12,12 @@ from udig_recon.api.access.authentication import Admin, Caller
 from udig_recon.api.access.examples import KEY, KEY_MADE, KEY_REQUEST
 from udig_recon.api.access.schemas import KeyMade, KeyOut
 from udig_recon.api.dependencies import Context, ContextDep
-from udig_recon.api.http.conditional import next_link, tagged_json
+from udig_recon.api.http.conditional import json_with_etag, next_link
 from udig_recon.api.http.problems import Forbidden, Invalid, NotFound
 from udig_recon.api.jobs.queries import cursor_after, from_cursor
 from udig_recon.api.jobs.schemas import Page
-from udig_recon.api.jobs.validation import json_body, parsed
-from udig_recon.api.openapi.examples import answers, page
+from udig_recon.api.jobs.validation import json_body, parse_json
+from udig_recon.api.openapi.examples import page, responses
 from udig_recon.worker.access import audit, keys, quotas
 from udig_recon.worker.access.keys import KEPT_LIMITS, Wanted, priority_name, priority_value
 from udig_recon.worker.access.tenants import limits_of
@@ -36,12 +36,12 @@ _REQUEST_BODY = {
     status_code=201,
     summary="Make an API key",
     response_model=KeyMade,
-    responses=answers({201: KEY_MADE}, 413, 415, 422, 503),
+    responses=responses({201: KEY_MADE}, 413, 415, 422, 503),
     openapi_extra={"requestBody": _REQUEST_BODY},
 )
 async def create_key(request: Request, context: ContextDep, caller: Admin) -> Response:
     """The key is in this answer and nowhere else. Its limits are at most those of the key that makes it."""
-    wanted = parsed(Wanted, await json_body(request, "a key"))
+    wanted = parse_json(Wanted, await json_body(request, "a key"))
     return await run_in_threadpool(_make, context, caller, wanted)
 
 
@@ -78,7 +78,7 @@ def _within(maker: Key, wanted: Wanted) -> Wanted:
     "/v1/keys",
     summary="API keys",
     response_model=Page[KeyOut],
-    responses=answers({200: page(KEY, "AZjC9Rsif-CKQZPH1eKm8A")}, 304, 422, 503),
+    responses=responses({200: page(KEY, "AZjC9Rsif-CKQZPH1eKm8A")}, 304, 422, 503),
 )
 def list_keys(
     request: Request,
@@ -93,14 +93,14 @@ def list_keys(
         found = keys.of_tenant(session, caller.tenant, after, limit + 1)
     following = cursor_after([key.id for key in found], limit)
     items = [KeyOut.model_validate(key) for key in found[:limit]]
-    return tagged_json(request, Page(items=items, next_cursor=following), next_link(request, following))
+    return json_with_etag(request, Page(items=items, next_cursor=following), next_link(request, following))
 
 
 @router.post(
     "/v1/keys/{key_id}/rotate",
     summary="Rotate an API key",
     response_model=KeyMade,
-    responses=answers({200: KEY_MADE}, 404, 422, 503),
+    responses=responses({200: KEY_MADE}, 404, 422, 503),
 )
 def rotate_key(
     context: ContextDep,
@@ -119,7 +119,7 @@ def rotate_key(
 
 
 @router.delete(
-    "/v1/keys/{key_id}", status_code=204, summary="Revoke an API key", responses=answers({}, 204, 404, 422, 503)
+    "/v1/keys/{key_id}", status_code=204, summary="Revoke an API key", responses=responses({}, 204, 404, 422, 503)
 )
 def revoke_key(context: ContextDep, caller: Admin, key_id: uuid.UUID) -> Response:
     """From now on it is refused; what it has made stays."""

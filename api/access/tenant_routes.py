@@ -7,8 +7,8 @@ from udig_recon.api.access.examples import TENANT
 from udig_recon.api.access.schemas import TenantOut, UsageOut
 from udig_recon.api.dependencies import ContextDep
 from udig_recon.api.http.concurrency import client_of
-from udig_recon.api.http.conditional import tagged_json
-from udig_recon.api.openapi.examples import answers
+from udig_recon.api.http.conditional import json_with_etag
+from udig_recon.api.openapi.examples import responses
 from udig_recon.worker.access import quotas
 from udig_recon.worker.access.tenants import limits_of
 
@@ -19,14 +19,14 @@ router = APIRouter(tags=["tenants"])
     "/v1/tenant",
     summary="Your tenant's limits and usage",
     response_model=TenantOut,
-    responses=answers({200: TENANT}, 304, 503),
+    responses=responses({200: TENANT}, 304, 503),
 )
 def get_tenant(request: Request, context: ContextDep, caller: Reader) -> Response:
     """Over all its keys; a key may have tighter limits of its own."""
     with context.sessions() as session:
         limits = limits_of(session, caller.tenant, context.settings)
         used = quotas.usage(session, caller.tenant)
-    client, room = client_of(request), context.room
+    client, room = client_of(request), context.concurrency
     here = {"uploads": room.uploads.held(client), "waits": room.streams.held(client) + room.polls.held(client)}
     usage = UsageOut.model_validate({**used, **here})
-    return tagged_json(request, TenantOut(tenant=caller.tenant, limits=limits, usage=usage))
+    return json_with_etag(request, TenantOut(tenant=caller.tenant, limits=limits, usage=usage))

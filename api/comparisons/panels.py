@@ -8,16 +8,16 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from udig_recon.api.dependencies import Context
-from udig_recon.api.http.problems import Conflict, Invalid, shown
-from udig_recon.api.jobs.results import scored
-from udig_recon.api.jobs.stored_files import SliceMade, slice_result
+from udig_recon.api.http.problems import Conflict, Invalid, truncate
+from udig_recon.api.jobs.results import score_title
+from udig_recon.api.jobs.stored_files import StoredSlice, slice_result
 from udig_recon.core.results.png import insets_png
 from udig_recon.core.results.store import SliceResult
 from udig_recon.worker.database.tables import Job, JobSlice, Scan
 
 
 @dataclass(frozen=True)
-class Shown:
+class PanelSlice:
     """A slice by one method."""
 
     label: str
@@ -26,10 +26,10 @@ class Shown:
     seed: int
     slice: int
     spacing_mm: Sequence[float] | None  # (y, x); None: the scan was deleted
-    made: SliceMade | None  # None: not done yet
+    made: StoredSlice | None  # None: not done yet
 
 
-def slices_of(session: Session, comparison_id: uuid.UUID) -> list[Shown]:
+def slices_of(session: Session, comparison_id: uuid.UUID) -> list[PanelSlice]:
     """All slices of a comparison, in the order in which its jobs were filed."""
     query = (
         select(Job, JobSlice, Scan.header["pixel_spacing_mm"])
@@ -39,27 +39,27 @@ def slices_of(session: Session, comparison_id: uuid.UUID) -> list[Shown]:
         .order_by(Job.id, JobSlice.slice)
     )
     return [
-        Shown(
+        PanelSlice(
             label=compared["label"],
             sampling=compared["sampling"],
             scan_id=uuid.UUID(compared["scan"]),
             seed=job.seed,
             slice=job_slice.slice,
             spacing_mm=spacing_mm,
-            made=None if job.result is None and job_slice.result is None else SliceMade.of(job, job_slice),
+            made=None if job.result is None and job_slice.result is None else StoredSlice.of(job, job_slice),
         )
         for job, job_slice, spacing_mm in session.execute(query)
         if (compared := job.compared) is not None
     ]
 
 
-def chosen(slices: Sequence[Shown], **wanted: object) -> list[Shown]:
+def select_slices(slices: Sequence[PanelSlice], **wanted: object) -> list[PanelSlice]:
     """Those of the wanted scan, seed and slice that are done; where one is None, of the first that is."""
     for name, value in wanted.items():
         offered = dict.fromkeys(getattr(each, name) for each in slices)
         if value is not None and value not in offered:
             detail = f"{name} {value} is not of this comparison"
-            raise Invalid.at(name, detail, found=str(value), expected=shown(" | ".join(map(str, offered))))
+            raise Invalid.at(name, detail, found=str(value), expected=truncate(" | ".join(map(str, offered))))
         first = next((getattr(each, name) for each in slices if each.made is not None), None)
         slices = [each for each in slices if getattr(each, name) == (first if value is None else value)]
     done = [each for each in slices if each.made is not None]
@@ -68,7 +68,7 @@ def chosen(slices: Sequence[Shown], **wanted: object) -> list[Shown]:
     return done
 
 
-def drawn(context: Context, slices: Sequence[Shown]) -> bytes:
+def draw_panel(context: Context, slices: Sequence[PanelSlice]) -> bytes:
     """PNG of the reference and of what is stored of the slice by each method. Raises Damaged."""
     results: dict[str, SliceResult] = {}
     for each in slices:
@@ -77,6 +77,6 @@ def drawn(context: Context, slices: Sequence[Shown]) -> bytes:
     reference = next((result.reference for result in results.values()), None)
     if reference is None:
         raise Conflict("what the methods have made of this slice is no longer kept")
-    images = [(scored(label, result.image, reference), result.image) for label, result in results.items()]
+    images = [(score_title(label, result.image, reference), result.image) for label, result in results.items()]
     title = f"reference\n{slices[0].sampling}"
     return insets_png(title, reference, images, spacing_mm=slices[0].spacing_mm)

@@ -23,7 +23,7 @@ from udig_recon.worker.jobs.comparisons import Compared
 _HEADER = TypeAdapter(ScanHeader)
 
 
-def planned(
+def plan_runs(
     context: Context, session: Session, tenant: str, asked: ComparisonIn, limits: TenantLimits
 ) -> list[Compared]:
     """The jobs of a comparison: seed by seed, so that early entries are of all scans and methods."""

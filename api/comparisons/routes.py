@@ -12,27 +12,25 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from udig_recon.api.access.authentication import Caller, Reader, Writer, note
-from udig_recon.api.comparisons import panels
-from udig_recon.api.comparisons import queries as views
+from udig_recon.api.access.authentication import Caller, Reader, Writer, record_access
+from udig_recon.api.comparisons import panels, queries
 from udig_recon.api.comparisons.examples import COMPARISON, COMPARISON_ITEM, COMPARISON_REQUEST, PANEL, RANKINGS, TABLES
-from udig_recon.api.comparisons.plan import planned
+from udig_recon.api.comparisons.plan import plan_runs
 from udig_recon.api.comparisons.schemas import ComparisonIn, ComparisonItem, ComparisonOut, RankingOut
 from udig_recon.api.dependencies import Context, ContextDep
-from udig_recon.api.http.conditional import chosen_format, next_link, tagged, tagged_json
+from udig_recon.api.http.conditional import json_with_etag, negotiate_format, next_link, with_etag
 from udig_recon.api.http.problems import Conflict
-from udig_recon.api.jobs.long_poll import POLL_SECONDS, awaited
+from udig_recon.api.jobs.long_poll import POLL_SECONDS, wait_for_change
 from udig_recon.api.jobs.schemas import Page
-from udig_recon.api.jobs.validation import json_body, parsed
-from udig_recon.api.openapi.examples import answers, page
+from udig_recon.api.jobs.validation import json_body, parse_json
+from udig_recon.api.openapi.examples import page, responses
 from udig_recon.core.comparison.entries import Entry
 from udig_recon.core.comparison.ranking import rank_methods
 from udig_recon.core.comparison.tables import TableForm, render
 from udig_recon.worker.access import audit
 from udig_recon.worker.access.quotas import JOB_FILED
 from udig_recon.worker.access.tenants import limits_of
-from udig_recon.worker.jobs import comparisons
-from udig_recon.worker.jobs import service as jobs
+from udig_recon.worker.jobs import comparisons, service
 from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
@@ -51,7 +49,7 @@ _ACCEPT = {"name": "Accept", "in": "header", "required": False, "schema": {"type
     status_code=202,
     summary="Ask for a comparison of methods",
     response_model=ComparisonOut,
-    responses=answers({202: COMPARISON}, 404, 409, 413, 415, 422, 429, 503, 507),
+    responses=responses({202: COMPARISON}, 404, 409, 413, 415, 422, 429, 503, 507),
     openapi_extra={"requestBody": _REQUEST_BODY},
 )
 async def create_comparison(
@@ -66,8 +64,8 @@ async def create_comparison(
 
     Where the scans are of both modalities a method is tried on those that it applies to.
     """
-    asked = parsed(ComparisonIn, await json_body(request, "a comparison"))
-    async with context.filing.taken(caller.tenant):
+    asked = parse_json(ComparisonIn, await json_body(request, "a comparison"))
+    async with context.submission_queue.turn(caller.tenant):
         return await run_in_threadpool(_file, context, caller, asked, idempotency_key)
 
 
@@ -77,7 +75,7 @@ def _file(context: Context, caller: Caller, asked: ComparisonIn, key: str | None
         comparison, filed = comparisons.submit(
             session,
             tenant=caller.tenant,
-            runs=planned(context, session, caller.tenant, asked, limits),
+            runs=plan_runs(context, session, caller.tenant, asked, limits),
             request=_as_stored(asked),
             traceparent=tracing.current(),
             idempotency_key=key,
@@ -90,8 +88,8 @@ def _file(context: Context, caller: Caller, asked: ComparisonIn, key: str | None
         )
         comparison_id, job_ids = comparison.id, [job.id for job in filed]
         # Everything is asked before the commit: after it nothing may go wrong that would deny what was done.
-        found = views.one_comparison(session, caller.tenant, comparison_id)
-        job_slices = jobs.waiting(session, *job_ids)
+        found = queries.one_comparison(session, caller.tenant, comparison_id)
+        job_slices = service.waiting(session, *job_ids)
         if filed:
             audit.append(session, caller.who, "comparison.filed", comparison=comparison_id)
             audit.extend(session, caller.who, JOB_FILED, [{"job": job.id, "scan": job.scan_id} for job in filed])
@@ -124,14 +122,14 @@ def _accepted(found: ComparisonOut, headers: dict[str, str] | None = None) -> Re
 
 def _standing(context: Context, caller: Caller, comparison_id: uuid.UUID) -> ComparisonOut:
     with context.sessions() as session:
-        return views.one_comparison(session, caller.tenant, comparison_id)
+        return queries.one_comparison(session, caller.tenant, comparison_id)
 
 
 @router.get(
     "/v1/comparisons",
     summary="Comparisons, newest first",
     response_model=Page[ComparisonItem],
-    responses=answers({200: page(COMPARISON_ITEM, "AZjC9Rsif-CKQZPH1eKm8A")}, 304, 422, 503),
+    responses=responses({200: page(COMPARISON_ITEM, "AZjC9Rsif-CKQZPH1eKm8A")}, 304, 422, 503),
 )
 def list_comparisons(
     request: Request,
@@ -142,15 +140,15 @@ def list_comparisons(
 ) -> Response:
     """`Link: rel="next"` leads to the next page. Entries and errors are told of one comparison at a time."""
     with context.sessions() as session:
-        found = views.comparison_page(session, caller.tenant, limit, cursor)
-    return tagged_json(request, found, next_link(request, found.next_cursor))
+        found = queries.comparison_page(session, caller.tenant, limit, cursor)
+    return json_with_etag(request, found, next_link(request, found.next_cursor))
 
 
 @router.get(
     "/v1/comparisons/{comparison_id}",
     summary="A comparison and what it has found so far",
     response_model=ComparisonOut,
-    responses=answers({200: COMPARISON}, 304, 404, 422, 503),
+    responses=responses({200: COMPARISON}, 304, 404, 422, 503),
 )
 async def get_comparison(
     request: Request,
@@ -162,15 +160,15 @@ async def get_comparison(
     """Carries `Retry-After` until all its jobs have ended. A failed job that is retried sets it going again."""
     # In a thread: with hundreds of entries it takes long enough to keep all others waiting in the event loop.
     read = partial(run_in_threadpool, _standing, context, caller, comparison_id)
-    found = await awaited(context, caller, request, comparison_id, read, wait)
-    return tagged_json(request, found, {} if found.status.ended else {"Retry-After": POLL_SECONDS})
+    found = await wait_for_change(context, caller, request, comparison_id, read, wait)
+    return json_with_etag(request, found, {} if found.status.ended else {"Retry-After": POLL_SECONDS})
 
 
 @router.get(
     "/v1/comparisons/{comparison_id}/table",
     summary="Table 1 of the paper, over these scans",
     response_class=Response,
-    responses=answers({200: TABLES}, 304, 404, 406, 409, 422, 503),
+    responses=responses({200: TABLES}, 304, 404, 406, 409, 422, 503),
     openapi_extra={"parameters": [_ACCEPT]},
 )
 def get_comparison_table(
@@ -182,26 +180,26 @@ def get_comparison_table(
 ) -> Response:
     """Mean and standard deviation over scans, slices and seeds of the jobs that have succeeded, and what is printed."""
     entries = _found(context, caller, comparison_id)
-    wanted = format_ or chosen_format(request.headers.get("accept", ""), TableForm.MD, TableForm, "a table")
-    return tagged(request, render(entries, wanted).encode(), wanted.media_type, {"Vary": "Accept"})
+    wanted = format_ or negotiate_format(request.headers.get("accept", ""), TableForm.MD, TableForm, "a table")
+    return with_etag(request, render(entries, wanted).encode(), wanted.media_type, {"Vary": "Accept"})
 
 
 @router.get(
     "/v1/comparisons/{comparison_id}/ranking",
     summary="The methods in order, with a paired test",
     response_model=Page[RankingOut],
-    responses=answers({200: RANKINGS}, 304, 404, 409, 422, 503),
+    responses=responses({200: RANKINGS}, 304, 404, 409, 422, 503),
 )
 def get_comparison_ranking(request: Request, context: ContextDep, caller: Reader, comparison_id: uuid.UUID) -> Response:
     """By PSNR, one ranking for each modality: each method against the first on the slices that both have."""
     found = rank_methods(_found(context, caller, comparison_id))
-    return tagged_json(request, Page(items=[RankingOut.model_validate(each) for each in found]))
+    return json_with_etag(request, Page(items=[RankingOut.model_validate(each) for each in found]))
 
 
 def _found(context: Context, caller: Caller, comparison_id: uuid.UUID) -> Sequence[Entry]:
     with context.sessions() as session:
-        views.comparison_row(session, caller.tenant, comparison_id)
-        entries = views.slice_entries(session, comparison_id)
+        queries.comparison_row(session, caller.tenant, comparison_id)
+        entries = queries.slice_entries(session, comparison_id)
     if not entries:
         raise Conflict("no job of the comparison has succeeded yet")
     return entries
@@ -211,7 +209,7 @@ def _found(context: Context, caller: Caller, comparison_id: uuid.UUID) -> Sequen
     "/v1/comparisons/{comparison_id}/panel.png",
     summary="A slice as each method shows it",
     response_class=Response,
-    responses=answers({200: PANEL}, 304, 404, 409, 422, 500, 503),
+    responses=responses({200: PANEL}, 304, 404, 409, 422, 500, 503),
 )
 def get_comparison_panel(
     request: Request,
@@ -224,12 +222,12 @@ def get_comparison_panel(
 ) -> Response:
     """The reference, then the methods that are done with this slice; part of each enlarged, and its error times 5."""
     with context.sessions() as session:
-        views.comparison_row(session, caller.tenant, comparison_id)
+        queries.comparison_row(session, caller.tenant, comparison_id)
         slices = panels.slices_of(session, comparison_id)
-    found = panels.chosen(slices, scan_id=scan_id, seed=seed, slice=slice_)
-    answer = tagged(request, panels.drawn(context, found), "image/png")
+    found = panels.select_slices(slices, scan_id=scan_id, seed=seed, slice=slice_)
+    answer = with_etag(request, panels.draw_panel(context, found), "image/png")
     if answer.status_code == 200:
-        note(context, caller, "panel.read", comparison=comparison_id)
+        record_access(context, caller, "panel.read", comparison=comparison_id)
     return answer
 
 
@@ -238,14 +236,14 @@ def get_comparison_panel(
     status_code=202,
     summary="Cancel a comparison",
     response_model=ComparisonOut,
-    responses=answers({202: COMPARISON}, 404, 409, 422, 503),
+    responses=responses({202: COMPARISON}, 404, 409, 422, 503),
 )
 def cancel_comparison(context: ContextDep, caller: Writer, comparison_id: uuid.UUID) -> Response:
     """Cancels those of its jobs that have not ended; what they have found stays."""
     with context.sessions() as session:
-        comparison = views.comparison_row(session, caller.tenant, comparison_id, for_change=True)
+        comparison = queries.comparison_row(session, caller.tenant, comparison_id, for_change=True)
         cancelled = comparisons.cancel(session, comparison)
-        found = views.one_comparison(session, caller.tenant, comparison_id)
+        found = queries.one_comparison(session, caller.tenant, comparison_id)
         _note(session, caller, "cancelled", comparison_id, cancelled)
         session.commit()
     return _accepted(found)
@@ -255,12 +253,12 @@ def cancel_comparison(context: ContextDep, caller: Writer, comparison_id: uuid.U
     "/v1/comparisons/{comparison_id}",
     status_code=204,
     summary="Delete a comparison",
-    responses=answers({}, 204, 404, 422, 503),
+    responses=responses({}, 204, 404, 422, 503),
 )
 def delete_comparison(context: ContextDep, caller: Writer, comparison_id: uuid.UUID) -> Response:
     """Its jobs are cancelled and deleted with it, and their results."""
     with context.sessions() as session:
-        comparison = views.comparison_row(session, caller.tenant, comparison_id, for_change=True)
+        comparison = queries.comparison_row(session, caller.tenant, comparison_id, for_change=True)
         deleted = comparisons.delete(session, comparison)
         _note(session, caller, "deleted", comparison_id, deleted)
         session.commit()

@@ -1,4 +1,4 @@
-"""Reads in the event loop itself: under load a thread would cost a request more time than the database does.
+"""Async database queries in the event loop: under load a thread hop would cost a request more than the query.
 
 SQLAlchemy writes the queries, once each; psycopg asks them. For a query that takes the database half a millisecond
 SQLAlchemy's way to it and back would take as long again.
@@ -18,7 +18,7 @@ from udig_recon.worker.database.engine import AWAY, CONNECT_OPTIONS, DIALECT, co
 from udig_recon.worker.database.timeouts import OPTIONS, POOL_SECONDS, TimedAsyncConnection, Unanswered
 
 
-class Read:
+class AsyncQuery:
     """A SELECT as psycopg takes it; `bindparam`s are named when it is asked."""
 
     def __init__(self, query: Select[*tuple[Any, ...]]) -> None:
@@ -34,7 +34,7 @@ class Read:
         return {**self._fixed, **named}
 
 
-class Reads:
+class AsyncQueries:
     """SELECTs outside transactions: each sees what is committed when it begins. At most so many at once."""
 
     def __init__(self, database_url: str, most: int) -> None:
@@ -43,13 +43,13 @@ class Reads:
         self._idle: list[psycopg.AsyncConnection[Any]] = []
         self._over = False
 
-    async def one(self, read: Read, **named: Any) -> Any:
+    async def one(self, query: AsyncQuery, **named: Any) -> Any:
         """The first row, its columns by name; None without one. Raises one of AWAY while the database is away."""
         async with self._own_turn():
             if self._idle:
                 connection = self._idle.pop()
                 try:
-                    return await self._ask(connection, read, named)
+                    return await self._ask(connection, query, named)
                 except Unanswered:
                     await self._close_idle()  # the others hang too
                     raise
@@ -59,11 +59,11 @@ class Reads:
                     # This one had lain idle while the database restarted, and so had the others.
                     await self._close_idle()
             options = {**CONNECT_OPTIONS, **OPTIONS, "autocommit": True, "row_factory": namedtuple_row}
-            return await self._ask(await TimedAsyncConnection.connect(self._conninfo, **options), read, named)
+            return await self._ask(await TimedAsyncConnection.connect(self._conninfo, **options), query, named)
 
-    async def _ask(self, connection: psycopg.AsyncConnection[Any], read: Read, named: dict[str, Any]) -> Any:
+    async def _ask(self, connection: psycopg.AsyncConnection[Any], query: AsyncQuery, named: dict[str, Any]) -> Any:
         try:
-            cursor = await connection.execute(read.text, read.given(named))
+            cursor = await connection.execute(query.text, query.given(named))
             found = await cursor.fetchone()
         except BaseException:
             await connection.close()

@@ -12,7 +12,7 @@ from typing import TypeVar
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from udig_recon.api.http.threads import Together
+from udig_recon.api.http.threads import SingleFlight
 from udig_recon.worker.database.engine import CHANNEL, FOUND_DEAD, KEYS_CHANNEL, PROGRESS_CHANNEL, conninfo
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ RECONNECT_SECONDS = 1.0
 Read = TypeVar("Read")
 
 
-class Watch(asyncio.Event):
+class Subscription(asyncio.Event):
     """Set whenever there may be something new for whoever waits."""
 
     def __init__(self, key_id: uuid.UUID | None, *, progress: bool) -> None:
@@ -34,8 +34,8 @@ class Watch(asyncio.Event):
 class _Watched:
     """A job that somebody waits for."""
 
-    waiting: set[Watch] = field(default_factory=set)
-    reads: Together = field(default_factory=Together)  # since the last change
+    waiting: set[Subscription] = field(default_factory=set)
+    reads: SingleFlight = field(default_factory=SingleFlight)  # since the last change
 
     def wake(self, *, progress: bool = False) -> None:
         self.reads.forget()
@@ -44,7 +44,7 @@ class _Watched:
                 changed.set()
 
 
-class Watcher:
+class NotificationListener:
     """Tells those who wait for a job that something about it has changed."""
 
     def __init__(self, database_url: str) -> None:
@@ -53,12 +53,14 @@ class Watcher:
         self.closing = False
 
     @contextmanager
-    def watch(self, job_id: uuid.UUID, key_id: uuid.UUID | None = None, *, progress: bool = True) -> Iterator[Watch]:
+    def subscribe(
+        self, job_id: uuid.UUID, key_id: uuid.UUID | None = None, *, progress: bool = True
+    ) -> Iterator[Subscription]:
         """An event that is set whenever the job, or the key, may have changed; by mere progress too, where wanted.
 
         Read the job after entering, and after each wake.
         """
-        changed = Watch(key_id, progress=progress)
+        changed = Subscription(key_id, progress=progress)
         self._watched[job_id].waiting.add(changed)
         try:
             yield changed
@@ -78,7 +80,7 @@ class Watcher:
         """The same for what is read in the event loop."""
         return await self._watched[job_id].reads.share(what, read)
 
-    async def wait(self, changed: Watch, seconds: float) -> bool:
+    async def wait(self, changed: Subscription, seconds: float) -> bool:
         """Whether the event was set within that time; it is cleared."""
         if not self.closing:
             with suppress(TimeoutError):

@@ -14,7 +14,7 @@ from udig_recon.worker.settings import Settings
 ALWAYS_ANSWERED = ("/healthz", "/readyz", "/metrics")
 
 
-class Shares:
+class ConcurrencyLimit:
     """`most` places. A client gets one more only while it holds fewer than are free.
 
     Alone it can have half of them, two clients a third each, and who comes new finds room until all are taken: the
@@ -30,7 +30,7 @@ class Shares:
         """Places that nobody holds."""
         return self.most - self._held.total()
 
-    def take(self, client: str, most: int | None = None) -> None:
+    def acquire(self, client: str, most: int | None = None) -> None:
         """Have one place more, of at most so many. Raises TooManyAtOnce or Overloaded."""
         held, free = self._held[client], self.free
         if most is not None and held >= most:
@@ -46,7 +46,7 @@ class Shares:
             raise Overloaded(f"all {self.most} {self._what} that may go on at once do ({self._setting})")
         self._held[client] += 1
 
-    def give_back(self, client: str) -> None:
+    def release(self, client: str) -> None:
         """Have one place less."""
         self._held[client] -= 1
         if not self._held[client]:
@@ -57,33 +57,33 @@ class Shares:
         return self._held.get(client, 0)
 
     @contextmanager
-    def taken(self, client: str, most: int | None = None) -> Iterator[None]:
+    def slot(self, client: str, most: int | None = None) -> Iterator[None]:
         """One place for a while. Raises TooManyAtOnce or Overloaded."""
-        self.take(client, most)
+        self.acquire(client, most)
         try:
             yield
         finally:
-            self.give_back(client)
+            self.release(client)
 
 
-class Room(NamedTuple):
+class ConcurrencyLimits(NamedTuple):
     """What a process of the API has room for."""
 
-    connections: Shares
-    requests: Shares  # whose answer has not begun
-    streams: Shares
-    polls: Shares  # answers that are held back
-    uploads: Shares
+    connections: ConcurrencyLimit
+    requests: ConcurrencyLimit  # whose answer has not begun
+    streams: ConcurrencyLimit
+    polls: ConcurrencyLimit  # answers that are held back
+    uploads: ConcurrencyLimit
 
 
-def room(settings: Settings) -> Room:
-    """Room as the settings give it."""
-    return Room(
-        Shares("connections", "MAX_CONNECTIONS", settings.max_connections),
-        Shares("waiting requests", "MAX_WAITING_REQUESTS", settings.max_waiting_requests),
-        Shares("event streams", "MAX_EVENT_STREAMS", settings.max_event_streams),
-        Shares("long polls", "MAX_LONG_POLLS", settings.max_long_polls),
-        Shares("uploads", "MAX_UPLOADS", settings.max_uploads),
+def concurrency_limits(settings: Settings) -> ConcurrencyLimits:
+    """The limits of the settings."""
+    return ConcurrencyLimits(
+        ConcurrencyLimit("connections", "MAX_CONNECTIONS", settings.max_connections),
+        ConcurrencyLimit("waiting requests", "MAX_WAITING_REQUESTS", settings.max_waiting_requests),
+        ConcurrencyLimit("event streams", "MAX_EVENT_STREAMS", settings.max_event_streams),
+        ConcurrencyLimit("long polls", "MAX_LONG_POLLS", settings.max_long_polls),
+        ConcurrencyLimit("uploads", "MAX_UPLOADS", settings.max_uploads),
     )
 
 
@@ -93,37 +93,37 @@ def client_of(connection: HTTPConnection) -> str:
     return known or (connection.client.host if connection.client else "")
 
 
-class Place:
+class ConcurrencySlot:
     """One place of a client, which it gives back once."""
 
-    def __init__(self, places: Shares, client: str) -> None:
+    def __init__(self, places: ConcurrencyLimit, client: str) -> None:
         self._places, self._client = places, client
         self._held = True
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Have it no more."""
         if self._held:
             self._held = False
-            self._places.give_back(self._client)
+            self._places.release(self._client)
 
 
 @contextmanager
-def held_back(request: HTTPConnection, polls: Shares, most: int | None) -> Iterator[None]:
+def long_poll_slot(request: HTTPConnection, polls: ConcurrencyLimit, most: int | None) -> Iterator[None]:
     """While an answer is held back: a place among those of the tenant that asks, not among those of its address.
 
     Raises TooManyAtOnce or Overloaded.
     """
-    with polls.taken(client_of(request), most):
-        place: Place | None = getattr(request.state, "place", None)
+    with polls.slot(client_of(request), most):
+        place: ConcurrencySlot | None = getattr(request.state, "place", None)
         if place is not None:
-            place.give_back()
+            place.release()
         yield
 
 
-class Admission:
+class ConcurrencyMiddleware:
     """Lets a request in while there is room for one more that waits for its answer."""
 
-    def __init__(self, app: ASGIApp, requests: Shares) -> None:
+    def __init__(self, app: ASGIApp, requests: ConcurrencyLimit) -> None:
         self.app = app
         self.requests = requests
 
@@ -134,19 +134,19 @@ class Admission:
             return
         client = client_of(HTTPConnection(scope))
         try:
-            self.requests.take(client)
+            self.requests.acquire(client)
         except (TooManyAtOnce, Overloaded) as problem:
             await problem.response(scope["path"])(scope, receive, send)
             return
-        place = Place(self.requests, client)
+        place = ConcurrencySlot(self.requests, client)
         # Whoever knows better who asks, and shares what it waits for, gives it back sooner.
         scope.setdefault("state", {})["place"] = place
 
         async def send_begun(message: Message) -> None:
-            place.give_back()
+            place.release()
             await send(message)
 
         try:
             await self.app(scope, receive, send_begun)
         finally:
-            place.give_back()
+            place.release()

@@ -21,7 +21,7 @@ from udig_recon.worker.storage.integrity import Verified
 SINGLE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
-class Format(Protocol):
+class Representation(Protocol):
     """What an answer can be made as."""
 
     @property
@@ -30,10 +30,10 @@ class Format(Protocol):
         ...
 
 
-Chosen = TypeVar("Chosen", bound=Format)
+Chosen = TypeVar("Chosen", bound=Representation)
 
 
-def chosen_format(accept: str, fallback: Chosen, all_: Iterable[Chosen], what: str = "a result") -> Chosen:
+def negotiate_format(accept: str, fallback: Chosen, all_: Iterable[Chosen], what: str = "a result") -> Chosen:
     """The best of all formats by the Accept header; `fallback` where the client does not mind."""
     ranges = [_media_range(part) for part in accept.split(",") if part.strip()]
     if not ranges:
@@ -91,7 +91,7 @@ def _names(header: str, etag: str) -> bool:
     return "*" in tags or etag in tags
 
 
-def tagged(request: Request, content: bytes, media_type: str, headers: dict[str, str] | None = None) -> Response:
+def with_etag(request: Request, content: bytes, media_type: str, headers: dict[str, str] | None = None) -> Response:
     """An answer with an entity tag, or 304 when the client has these very bytes."""
     etag = etag_of(content)
     headers = {"ETag": etag, "Cache-Control": "private, no-cache", **(headers or {})}
@@ -100,9 +100,9 @@ def tagged(request: Request, content: bytes, media_type: str, headers: dict[str,
     return Response(content, 200, headers, media_type)
 
 
-def tagged_json(request: Request, body: BaseModel, headers: dict[str, str] | None = None) -> Response:
+def json_with_etag(request: Request, body: BaseModel, headers: dict[str, str] | None = None) -> Response:
     """A model as an answer with an entity tag."""
-    return tagged(request, body.model_dump_json().encode(), "application/json", headers)
+    return with_etag(request, body.model_dump_json().encode(), "application/json", headers)
 
 
 def next_link(request: Request, cursor: str | None, name: str = "cursor") -> dict[str, str]:
@@ -113,7 +113,7 @@ def next_link(request: Request, cursor: str | None, name: str = "cursor") -> dic
     return {"Link": f'<{url.path}?{url.query}>; rel="next"'}
 
 
-class StoredFile(FileResponse):
+class StoredFileResponse(FileResponse):
     """A verified file and one range of it. A Range that cannot be used is ignored, one behind the end is a problem.
 
     Each block is compared with its digest before it leaves. Where one is another, what `damaged` gives is the answer,

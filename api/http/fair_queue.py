@@ -1,4 +1,4 @@
-"""Turns at work that a client's file decides the length of: shared, and short ones first."""
+"""Fair queue in front of threads whose work is as long as a client's file: shared by clients, short work first."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ class _Waiting:
     turn: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
-class Turns:
+class FairQueue:
     """`most` places, each a thread. A client takes one more only while it holds fewer than are free: `concurrency`.
 
     Who holds the fewest is next, then whose file is the smallest; to wait makes it smaller, so none waits for ever.

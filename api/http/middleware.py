@@ -10,12 +10,12 @@ from opentelemetry.trace import SpanKind
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from udig_recon.api.access.audit import REFUSALS, Auditing
+from udig_recon.api.access.audit import REFUSALS, AuditRecorder
 from udig_recon.api.http.concurrency import ALWAYS_ANSWERED
-from udig_recon.api.http.problems import Misdirected, shown
-from udig_recon.api.http.repeated_events import Folding
+from udig_recon.api.http.problems import Misdirected, truncate
+from udig_recon.api.http.repeated_events import EventDeduplicator
 from udig_recon.api.openapi.documentation import PAGE_POLICY
-from udig_recon.api.system.metrics import Requests
+from udig_recon.api.system.metrics import RequestMetrics
 from udig_recon.worker.settings import is_loopback
 from udig_recon.worker.telemetry import tracing
 
@@ -31,7 +31,7 @@ SECURITY_HEADERS = {
 }
 
 
-class HeadAsGet:
+class HeadMiddleware:
     """Routes HEAD as GET and leaves the body out; `scope["head"]` tells an answer that none is needed."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -51,7 +51,7 @@ class HeadAsGet:
         await self.app({**scope, "method": "GET", "head": True}, receive, send_bodyless)
 
 
-class Named:
+class TrustedHostMiddleware:
     """Answers whoever calls the service by one of these names or a loopback one; None: by any.
 
     A page in a browser of this machine may lead its own name here (DNS rebinding), and would then be of this very site.
@@ -68,7 +68,7 @@ class Named:
             await self.app(scope, receive, send)
             return
         expected = " | ".join(["localhost", "127.0.0.1", *sorted(self.names or ())])
-        detail = f"this service is not called {shown(host)}; its setting ALLOWED_HOSTS may name it"
+        detail = f"this service is not called {truncate(host)}; its setting ALLOWED_HOSTS may name it"
         problem = Misdirected.at("Host", detail, found=host, expected=expected)
         await problem.response(scope["path"])(scope, receive, send)
 
@@ -82,13 +82,13 @@ class Named:
         return name in self.names or is_loopback(name)
 
 
-class Observed:
+class AccessLogMiddleware:
     """Adds the security headers, counts requests by route, traces posts, logs one line without query or body."""
 
-    def __init__(self, app: ASGIApp, requests: Requests, auditing: Auditing) -> None:
+    def __init__(self, app: ASGIApp, requests: RequestMetrics, auditing: AuditRecorder) -> None:
         self.app = app
         self.requests, self.auditing = requests, auditing
-        self._refusals: Folding[tuple[object, ...]] = Folding()
+        self._refusals: EventDeduplicator[tuple[object, ...]] = EventDeduplicator()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""

@@ -25,7 +25,7 @@ class Problem(Exception):
     def __init__(
         self, detail: str, *, errors: Sequence[FieldError] = (), headers: Mapping[str, str] | None = None, **more: Any
     ) -> None:
-        super().__init__(shown(detail, LONGEST_DETAIL))
+        super().__init__(truncate(detail, LONGEST_DETAIL))
         self.errors = list(errors)[:MOST_ERRORS]
         self.headers = dict(headers or {})
         self.more = more
@@ -38,7 +38,7 @@ class Problem(Exception):
     @classmethod
     def at(cls, field: str, detail: str, *, found: str, expected: str) -> Self:
         """A problem with one field of the input."""
-        return cls(detail, errors=[FieldError(field=field, found=shown(found), expected=expected)])
+        return cls(detail, errors=[FieldError(field=field, found=truncate(found), expected=expected)])
 
     def response(self, instance: str) -> Response:
         """Its document, as the answer to a request for the path `instance`."""
@@ -236,7 +236,7 @@ class DiskFull(Problem):
     title = "Insufficient Storage"
 
 
-def shown(value: object, longest: int = LONGEST_FOUND) -> str:
+def truncate(value: object, longest: int = LONGEST_FOUND) -> str:
     """A wrong value, short enough to be told back."""
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -13,7 +13,7 @@ MARK_PREFIXES = ("x-forwarded-", "cf-connecting-")
 EVERYONE = "*"
 
 
-class Direct:
+class ProxyRefusalMiddleware:
     """Refuses whatever bears a proxy's marks, where no key is asked for: by it the whole network would be let in."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -37,7 +37,7 @@ def _is_mark(name: str) -> bool:
     return name in MARKS or name.startswith(MARK_PREFIXES)
 
 
-class Clients:
+class ProxyHeadersMiddleware:
     """Takes a trusted proxy's word for whose request it is: the last address that no trusted proxy has.
 
     Each proxy appends the address that it was asked from, so that all further left is what a client may have made up.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 MINUTE = 60.0
 
 
-class Rates:
+class RateLimiter:
     """One bucket for each, which holds a minute's worth and fills up evenly."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -11,7 +11,7 @@ MINUTE = 60.0
 MOST_KINDS = 10_000  # followed at once; what is new beyond them is not told, or each by itself
 
 
-class Folded(NamedTuple, Generic[Kind]):
+class RepeatedEvents(NamedTuple, Generic[Kind]):
     """So many of a kind that were not told by themselves, and what was the same in all of them."""
 
     kind: Kind
@@ -26,7 +26,7 @@ class _Fold:
     count: int = 0
 
 
-class Folding(Generic[Kind]):
+class EventDeduplicator(Generic[Kind]):
     """Counts what comes, by kind, for all threads.
 
     `nothing_is_lost`: what is new beyond MOST_KINDS is told each time.
@@ -49,7 +49,7 @@ class Folding(Generic[Kind]):
             fold.count += 1
             return False
 
-    def due(self, *, at_once: bool = False) -> list[Folded[Kind]]:
+    def due(self, *, at_once: bool = False) -> list[RepeatedEvents[Kind]]:
         """What is to be told now of what was counted: its minute is over, or all of it `at_once`."""
         told = []
         with self._lock:
@@ -58,13 +58,13 @@ class Folding(Generic[Kind]):
                 if not at_once and now < fold.until:
                     continue
                 if fold.count:
-                    told.append(Folded(kind, fold.count, fold.same))
+                    told.append(RepeatedEvents(kind, fold.count, fold.same))
                     self._folds[kind] = _Fold(now + MINUTE, {})
                 else:
                     del self._folds[kind]
         return told
 
-    def put_back(self, folded: Folded[Kind]) -> None:
+    def put_back(self, folded: RepeatedEvents[Kind]) -> None:
         """Count again what could not be told."""
         with self._lock:
             fold = self._folds.setdefault(folded.kind, _Fold(self._clock() + MINUTE, {}))

@@ -13,9 +13,17 @@ import uvicorn
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER, FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from udig_recon.api.http.concurrency import Shares
+from udig_recon.api.http.concurrency import ConcurrencyLimit
 from udig_recon.api.http.h11_limits import MOST_FIELD_BYTES, BoundedConnection
-from udig_recon.api.http.problems import BadRequest, HeadTooLarge, Overloaded, Problem, TimedOut, TooManyAtOnce, shown
+from udig_recon.api.http.problems import (
+    BadRequest,
+    HeadTooLarge,
+    Overloaded,
+    Problem,
+    TimedOut,
+    TooManyAtOnce,
+    truncate,
+)
 
 log = logging.getLogger(__name__)
 PROGRESS_BYTES = 1024  # fewer than this within the body time-out is no progress
@@ -77,7 +85,7 @@ class BoundedProtocol(H11Protocol):
 
     header_seconds: float
     body_seconds: float
-    places: Shares
+    places: ConcurrencyLimit
     conn: BoundedConnection
     flow: _Flow
 
@@ -99,7 +107,7 @@ class BoundedProtocol(H11Protocol):
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if peer else ""
         try:
-            self.places.take(address)
+            self.places.acquire(address)
         except (TooManyAtOnce, Overloaded) as problem:
             self._say(problem)
             self._linger(TURNED_AWAY_SECONDS)
@@ -167,7 +175,7 @@ class BoundedProtocol(H11Protocol):
         """Stop the clock."""
         self._stop()
         if self._address is not None:
-            self.places.give_back(self._address)
+            self.places.release(self._address)
             self._address = None
         super().connection_lost(exc)
 
@@ -213,7 +221,7 @@ class BoundedProtocol(H11Protocol):
         """Refuse what is no HTTP, or more of it than one connection may send, and end the connection."""
         error = self.conn.error
         kind = HeadTooLarge if error is not None and error.error_status_hint == 431 else BadRequest
-        self._refuse(kind(f"no valid HTTP: {shown(str(error or msg))}"))
+        self._refuse(kind(f"no valid HTTP: {truncate(str(error or msg))}"))
         self._linger(LINGER_SECONDS)
 
     def _refuse(self, problem: Problem) -> None:
@@ -255,7 +263,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def timed_protocol(header_seconds: float, body_seconds: float, places: Shares) -> type[BoundedProtocol]:
+def timed_protocol(header_seconds: float, body_seconds: float, places: ConcurrencyLimit) -> type[BoundedProtocol]:
     """The protocol with these time-outs, and connections sharing these places."""
     fixed = {"header_seconds": header_seconds, "body_seconds": body_seconds, "places": places}
     return type("Protocol", (BoundedProtocol,), fixed)

@@ -1,4 +1,4 @@
-"""Turns of tenants at what goes on in threads: who waits for its own tenant's lock keeps no thread from the others."""
+"""Queue for each tenant in front of a thread pool: a request that waits for its tenant's lock occupies no thread."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ from udig_recon.api.http.problems import TooManyAtOnce
 LONGEST_SECONDS = 15.0
 
 
-class TenantTurns:
+class TenantQueue:
     """So many of each tenant at once; the others wait in the event loop, first come first served."""
 
     def __init__(self, most: int) -> None:
@@ -17,7 +17,7 @@ class TenantTurns:
         self._known: dict[str, tuple[asyncio.Semaphore, int]] = {}  # and how many have it or wait for it
 
     @asynccontextmanager
-    async def taken(self, tenant: str) -> AsyncIterator[None]:
+    async def turn(self, tenant: str) -> AsyncIterator[None]:
         """One turn of the tenant. Raises TooManyAtOnce when it has not come for long."""
         turn, others = self._known.get(tenant, (asyncio.Semaphore(self._most), 0))
         self._known[tenant] = (turn, others + 1)

@@ -1,4 +1,4 @@
-"""Threads of their own for work that takes long, so that reads, which have Starlette's, never queue behind it."""
+"""Thread pools of limited size for long work, so that reads in Starlette's own pool never queue behind it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
@@ -12,7 +12,7 @@ Given = TypeVarTuple("Given")
 Found = TypeVar("Found")
 
 
-class Threads:
+class LimitedThreadPool:
     """So many at most; what comes beyond waits its turn without one."""
 
     def __init__(self, most: int) -> None:
@@ -23,7 +23,7 @@ class Threads:
         return await to_thread.run_sync(work, *given, limiter=self._limiter)
 
 
-class Together:
+class SingleFlight:
     """Readings that are shared while they go on: those who want the same meanwhile take no thread of their own."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ async def _as_coroutine(read: Callable[[], Awaitable[Found]]) -> Found:
     return await read()
 
 
-async def run_to_the_end(step: Callable[[*Given], Found], *given: *Given) -> Found:
+async def run_uncancelled(step: Callable[[*Given], Found], *given: *Given) -> Found:
     """What `step(*given)` returns, from a thread; one that has begun is waited for though its task is cancelled."""
     running = asyncio.create_task(run_in_threadpool(step, *given))
     try:

@@ -13,14 +13,14 @@ from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from udig_recon.api.access.authentication import Caller, Reader, still_admitted
+from udig_recon.api.access.authentication import Caller, Reader, key_is_valid
 from udig_recon.api.dependencies import Context, ContextDep
-from udig_recon.api.http.concurrency import Shares, client_of
-from udig_recon.api.http.conditional import next_link, tagged_json
+from udig_recon.api.http.concurrency import ConcurrencyLimit, client_of
+from udig_recon.api.http.conditional import json_with_etag, next_link
 from udig_recon.api.http.problems import Invalid, NotFound
-from udig_recon.api.jobs import queries as views
+from udig_recon.api.jobs import queries
 from udig_recon.api.jobs.schemas import Page, Progress, SnapshotOut
-from udig_recon.api.openapi.examples import EVENTS, SNAPSHOTS, answers
+from udig_recon.api.openapi.examples import EVENTS, SNAPSHOTS, responses
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import Status
 
@@ -32,7 +32,7 @@ PAGE = 1000
 _EVENT_ID = re.compile(r"(\d{1,18})(\.done)?")
 
 
-class Standing(BaseModel):
+class StatusEvent(BaseModel):
     """Data of the events `status` and `done`."""
 
     status: Status
@@ -44,7 +44,7 @@ class Standing(BaseModel):
     "/v1/jobs/{job_id}/progress",
     summary="Snapshots of a job",
     response_model=Page[SnapshotOut],
-    responses=answers({200: SNAPSHOTS}, 304, 404, 422, 503),
+    responses=responses({200: SNAPSHOTS}, 304, 404, 422, 503),
 )
 def list_job_snapshots(
     request: Request,
@@ -57,17 +57,17 @@ def list_job_snapshots(
 ) -> Response:
     """Oldest first; `after` = seq of the last one known gives what is new."""
     with context.sessions() as session:
-        views.one_job(session, caller.tenant, job_id)
-        found = views.snapshots(session, job_id, after=after, slice_=slice_, limit=limit + 1)
+        queries.one_job(session, caller.tenant, job_id)
+        found = queries.snapshots(session, job_id, after=after, slice_=slice_, limit=limit + 1)
     cursor = str(found[limit - 1].seq) if len(found) > limit else None
-    return tagged_json(request, Page(items=found[:limit], next_cursor=cursor), next_link(request, cursor, "after"))
+    return json_with_etag(request, Page(items=found[:limit], next_cursor=cursor), next_link(request, cursor, "after"))
 
 
 @router.get(
     "/v1/jobs/{job_id}/events",
     summary="Server-sent events of a job",
     response_class=StreamingResponse,
-    responses=answers({200: EVENTS}, 204, 404, 422, 503),
+    responses=responses({200: EVENTS}, 204, 404, 422, 503),
 )
 async def stream_job_events(
     request: Request,
@@ -85,7 +85,7 @@ async def stream_job_events(
     match = _EVENT_ID.fullmatch(last_event_id or "0")
     if match is None:
         raise Invalid.at("Last-Event-ID", "no event has this id", found=last_event_id or "", expected="id of an event")
-    job = await views.read_job(context.reads, caller.tenant, job_id)
+    job = await queries.read_job(context.queries, caller.tenant, job_id)
     if match[2] and job.status.ended:
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -93,17 +93,17 @@ async def stream_job_events(
         return Response(media_type="text/event-stream", headers=headers)
     stream = _events(context, caller, job_id, int(match[1]))
     most = caller.limits(context.settings).max_waits
-    return Stream(stream, headers, context.room.streams, client_of(request), most)
+    return EventStreamResponse(stream, headers, context.concurrency.streams, client_of(request), most)
 
 
-class Stream(StreamingResponse):
+class EventStreamResponse(StreamingResponse):
     """Server-sent events that hold one of the client's places until they end. Raises TooManyAtOnce or Overloaded."""
 
     def __init__(
         self,
         events: AsyncIterator[bytes],
         headers: dict[str, str],
-        places: Shares,
+        places: ConcurrencyLimit,
         client: str,
         most: int | None = None,
     ) -> None:
@@ -112,7 +112,7 @@ class Stream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send them."""
-        with self._places.taken(self._client, self._most):
+        with self._places.slot(self._client, self._most):
             await super().__call__(scope, receive, send)
 
 
@@ -130,11 +130,11 @@ class _News(NamedTuple):
 def _news(context: Context, tenant: str, job_id: uuid.UUID, after: int) -> _News:
     # The job first: once it has ended, every snapshot it will ever have is there to be read after it.
     with context.sessions() as session:
-        job = views.one_job(session, tenant, job_id)
-        found = views.snapshots(session, job_id, after=after, slice_=None, limit=PAGE)
+        job = queries.one_job(session, tenant, job_id)
+        found = queries.snapshots(session, job_id, after=after, slice_=None, limit=PAGE)
     seq = found[-1].seq if found else after
     more = len(found) == PAGE
-    standing = Standing(status=job.status, progress=job.progress, warnings=job.warnings).model_dump_json()
+    standing = StatusEvent(status=job.status, progress=job.progress, warnings=job.warnings).model_dump_json()
     snapshots = (
         format_sse_event(event="snapshot", data_str=each.model_dump_json(), id=str(each.seq)) for each in found
     )
@@ -151,20 +151,22 @@ def _news(context: Context, tenant: str, job_id: uuid.UUID, after: int) -> _News
 
 async def _events(context: Context, caller: Caller, job_id: uuid.UUID, after: int) -> AsyncIterator[bytes]:
     told, admitted_at = None, time.monotonic()
-    with context.watcher.watch(job_id, None if caller.key is None else caller.key.id) as changed:
-        while not context.watcher.closing:
+    with context.notifications.subscribe(job_id, None if caller.key is None else caller.key.id) as changed:
+        while not context.notifications.closing:
             try:
                 if changed.key_changed or time.monotonic() - admitted_at >= KEEP_ALIVE_SECONDS:
-                    if not await still_admitted(context, caller):
+                    if not await key_is_valid(context, caller):
                         return
                     admitted_at, changed.key_changed = time.monotonic(), False
-                news = await context.watcher.read(job_id, after, partial(_news, context, caller.tenant, job_id, after))
+                news = await context.notifications.read(
+                    job_id, after, partial(_news, context, caller.tenant, job_id, after)
+                )
             except NotFound:
                 yield format_sse_event(event="done", data_str='{"status":"deleted"}')
                 return
             except AWAY:
                 # The client would come back to the same silence: let it wait here.
-                await context.watcher.wait(changed, AWAY_SECONDS)
+                await context.notifications.wait(changed, AWAY_SECONDS)
                 continue
             after = news.seq
             if event := (news.status if news.told != told else b"") + news.snapshots + news.done:
@@ -172,5 +174,5 @@ async def _events(context: Context, caller: Caller, job_id: uuid.UUID, after: in
             told = news.told
             if news.done:
                 return
-            if not news.more and not await context.watcher.wait(changed, KEEP_ALIVE_SECONDS):
+            if not news.more and not await context.notifications.wait(changed, KEEP_ALIVE_SECONDS):
                 yield b": still here\n\n"

@@ -10,25 +10,25 @@ from typing import Protocol, TypeVar
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from udig_recon.api.access.authentication import Caller, refused, still_admitted
-from udig_recon.api.database.notifications import Watch
+from udig_recon.api.access.authentication import Caller, invalid_key, key_is_valid
+from udig_recon.api.database.notifications import Subscription
 from udig_recon.api.dependencies import Context
-from udig_recon.api.http.concurrency import held_back
+from udig_recon.api.http.concurrency import long_poll_slot
 from udig_recon.worker.database.tables import Status
 
 POLL_SECONDS = "2"
 
 
-class Standing(Protocol):
+class HasStatus(Protocol):
     """What has a status."""
 
     status: Status
 
 
-Seen = TypeVar("Seen", bound=Standing)
+Seen = TypeVar("Seen", bound=HasStatus)
 
 
-async def awaited(
+async def wait_for_change(
     context: Context,
     caller: Caller,
     request: Request,
@@ -43,7 +43,7 @@ async def awaited(
     """
     if not seconds:
         return await read()
-    with held_back(request, context.room.polls, caller.limits(context.settings).max_waits):
+    with long_poll_slot(request, context.concurrency.polls, caller.limits(context.settings).max_waits):
         return await _changed(context, caller, request, id_, read, time.monotonic() + seconds)
 
 
@@ -56,36 +56,36 @@ async def _changed(
     deadline: float,
 ) -> Seen:
     key_id = None if caller.key is None else caller.key.id
-    with context.watcher.watch(id_, key_id, progress=False) as changed:
+    with context.notifications.subscribe(id_, key_id, progress=False) as changed:
         first = seen = await _shared(context, caller, id_, read)
         async with _noticing_departure(request, changed):
             while not seen.status.ended and seen.status == first.status and (left := deadline - time.monotonic()) > 0:
-                woken = await context.watcher.wait(changed, left)
+                woken = await context.notifications.wait(changed, left)
                 if changed.gone:
                     raise ClientDisconnect
                 await _check(context, caller, changed)
                 if woken:
                     seen = await _shared(context, caller, id_, read)
-                if context.watcher.closing:
+                if context.notifications.closing:
                     break
         return seen
 
 
 async def _shared(context: Context, caller: Caller, id_: uuid.UUID, read: Callable[[], Awaitable[Seen]]) -> Seen:
     """One reading for all of a tenant who wait for the same."""
-    return await context.watcher.share(id_, ("waits", caller.tenant), read)
+    return await context.notifications.share(id_, ("waits", caller.tenant), read)
 
 
-async def _check(context: Context, caller: Caller, changed: Watch) -> None:
+async def _check(context: Context, caller: Caller, changed: Subscription) -> None:
     """Raise Unauthenticated when the key of a caller who has waited is refused by now."""
     expires = caller.key is not None and caller.key.expires_at is not None
-    if (changed.key_changed or expires) and not await still_admitted(context, caller):
-        raise refused()
+    if (changed.key_changed or expires) and not await key_is_valid(context, caller):
+        raise invalid_key()
     changed.key_changed = False
 
 
 @asynccontextmanager
-async def _noticing_departure(request: Request, changed: Watch) -> AsyncIterator[None]:
+async def _noticing_departure(request: Request, changed: Subscription) -> AsyncIterator[None]:
     """Wake whoever waits when the client has left."""
 
     async def listen() -> None:

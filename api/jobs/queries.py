@@ -10,7 +10,7 @@ from sqlalchemy import Select, bindparam, case, func, select, true
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.orm import Session
 
-from udig_recon.api.database.async_queries import Read, Reads
+from udig_recon.api.database.async_queries import AsyncQueries, AsyncQuery
 from udig_recon.api.http.problems import Invalid, NotFound
 from udig_recon.api.jobs.schemas import EstimateOut, JobItem, JobOut, Metrics, Page, Progress, ScanOut, SnapshotOut
 from udig_recon.core.metrics import with_current_names
@@ -110,7 +110,7 @@ _WEBHOOK = (
 _ONE_JOB = _JOBS.add_columns(_SLICES, _WEBHOOK).where(
     _JOB.tenant == bindparam("tenant"), _JOB.id == bindparam("job_id")
 )
-_READ_JOB = Read(_ONE_JOB)
+_READ_JOB = AsyncQuery(_ONE_JOB)
 
 
 def scan_out(scan: Scan) -> ScanOut:
@@ -152,7 +152,7 @@ def one_job(session: Session, tenant: str, job_id: uuid.UUID) -> JobOut:
     return _job_out(job_id, session.execute(_ONE_JOB, {"tenant": tenant, "job_id": job_id}).one_or_none())
 
 
-async def read_job(reads: Reads, tenant: str, job_id: uuid.UUID) -> JobOut:
+async def read_job(reads: AsyncQueries, tenant: str, job_id: uuid.UUID) -> JobOut:
     """The same in the event loop."""
     return _job_out(job_id, await reads.one(_READ_JOB, tenant=tenant, job_id=job_id))
 

@@ -9,17 +9,16 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import select
 
-from udig_recon.api.access.authentication import Caller, Reader, note
+from udig_recon.api.access.authentication import Caller, Reader, record_access
 from udig_recon.api.dependencies import Context, ContextDep
-from udig_recon.api.http.conditional import StoredFile, chosen_format, not_modified, tagged
+from udig_recon.api.http.conditional import StoredFileResponse, negotiate_format, not_modified, with_etag
 from udig_recon.api.http.problems import Conflict, Gone, Invalid, NotFound
-from udig_recon.api.jobs import queries as views
-from udig_recon.api.jobs import stored_files as stored
+from udig_recon.api.jobs import queries, stored_files
 from udig_recon.api.jobs.schemas import OutputName
-from udig_recon.api.openapi.examples import PREVIEW, RESULT, answers
+from udig_recon.api.openapi.examples import PREVIEW, RESULT, responses
 from udig_recon.core import metrics
 from udig_recon.core.quality.rating import HALLUCINATION_THRESHOLD
-from udig_recon.core.results import png as pictures
+from udig_recon.core.results import png
 from udig_recon.core.results.output_format import Image
 from udig_recon.core.results.outputs import OUTPUTS
 from udig_recon.core.results.store import SliceResult
@@ -48,7 +47,7 @@ _REQUEST_HEADERS = [
     "/v1/jobs/{job_id}/result",
     summary="The result as a file",
     response_class=Response,
-    responses=answers({200: RESULT}, 206, 304, 404, 406, 409, 410, 416, 422, 500, 503, 507),
+    responses=responses({200: RESULT}, 206, 304, 404, 406, 409, 410, 416, 422, 500, 503, 507),
     openapi_extra={"parameters": _REQUEST_HEADERS},
 )
 def get_job_result(
@@ -62,7 +61,7 @@ def get_job_result(
 ) -> Response:
     """A format that was not asked for with the job is written when it is asked for first."""
     with context.sessions() as session:
-        job = views.job_row(session, caller.tenant, job_id)
+        job = queries.job_row(session, caller.tenant, job_id)
     if job.expired:
         raise _expired(job)
     if job.status is not Status.SUCCEEDED or job.result is None:
@@ -70,8 +69,8 @@ def get_job_result(
     # A job may have been posted with a format that is not installed any more.
     first = OUTPUTS.get(job.outputs[0], OUTPUTS["h5"])
     accept = request.headers.get("accept", "")
-    wanted = OUTPUTS[format_] if format_ else chosen_format(accept, first, OUTPUTS.values())
-    file = stored.result_file(context, stored.Made.of(job), wanted)
+    wanted = OUTPUTS[format_] if format_ else negotiate_format(accept, first, OUTPUTS.values())
+    file = stored_files.result_file(context, stored_files.StoredResult.of(job), wanted)
     headers = {
         "ETag": f'"{file.sha256}"',
         "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:",
@@ -80,9 +79,9 @@ def get_job_result(
     }
     if not_modified(request, headers["ETag"], file.path.stat().st_mtime):
         return Response(status_code=304, headers=headers)
-    note(context, caller, "result.read", job=job_id)
-    damaged = partial(stored.damaged_result, context, job_id, file.path)
-    return StoredFile(file, wanted.media_type, f"{job_id}{wanted.suffix}", headers, damaged)
+    record_access(context, caller, "result.read", job=job_id)
+    damaged = partial(stored_files.damaged_result, context, job_id, file.path)
+    return StoredFileResponse(file, wanted.media_type, f"{job_id}{wanted.suffix}", headers, damaged)
 
 
 def _expired(job: Job) -> Gone:
@@ -93,7 +92,7 @@ def _expired(job: Job) -> Gone:
     "/v1/jobs/{job_id}/preview.png",
     summary="A picture, also while the job runs",
     response_class=Response,
-    responses=answers({200: PREVIEW}, 304, 404, 409, 410, 422, 500, 503),
+    responses=responses({200: PREVIEW}, 304, 404, 409, 410, 422, 500, 503),
 )
 def get_job_preview(
     request: Request,
@@ -110,24 +109,24 @@ def get_job_preview(
     """
     shown, method, spacing_mm = _latest(context, caller, job_id, slice_)
     picture = _picture(shown, method, view, spacing_mm)
-    answer = tagged(request, picture, "image/png")
+    answer = with_etag(request, picture, "image/png")
     if answer.status_code == 200:
-        note(context, caller, "preview.read", job=job_id)
+        record_access(context, caller, "preview.read", job=job_id)
     return answer
 
 
 def _picture(shown: SliceResult, method: str, view: View, spacing_mm: Sequence[float] | None) -> bytes:
     match view:
         case "magnitude":
-            return pictures.magnitude_png(shown.image, spacing_mm=spacing_mm)
+            return png.magnitude_png(shown.image, spacing_mm=spacing_mm)
         case "comparison":
-            return pictures.comparison_png(_panels(shown, method), shown.reference, spacing_mm=spacing_mm)
+            return png.comparison_png(_panels(shown, method), shown.reference, spacing_mm=spacing_mm)
         case "error" if shown.reference is not None:
-            return pictures.error_png(shown.image, shown.reference, spacing_mm=spacing_mm)
+            return png.error_png(shown.image, shown.reference, spacing_mm=spacing_mm)
         case "deviation" if shown.deviation is not None:
-            return pictures.magnitude_png(GAIN * shown.deviation, pictures.window_of(shown.image), spacing_mm)
+            return png.magnitude_png(GAIN * shown.deviation, png.window_of(shown.image), spacing_mm)
         case "hallucination" if shown.hallucination is not None:
-            return pictures.overlay_png(shown.image, shown.hallucination, 2 * HALLUCINATION_THRESHOLD, spacing_mm)
+            return png.overlay_png(shown.image, shown.hallucination, 2 * HALLUCINATION_THRESHOLD, spacing_mm)
     there = {"error": shown.reference, "deviation": shown.deviation, "hallucination": shown.hallucination}
     expected = ("magnitude", "comparison", *(name for name, image in there.items() if image is not None))
     raise Invalid.at("view", f"there is no {view} to draw: {WANTS[view]}", found=view, expected=" | ".join(expected))
@@ -141,17 +140,17 @@ def _latest(
     They are not known any more once the scan was deleted.
     """
     with context.sessions() as session:
-        job = views.job_row(session, caller.tenant, job_id)
+        job = queries.job_row(session, caller.tenant, job_id)
         if job.expired:
             raise _expired(job)
         job_slices = session.scalars(select(JobSlice).where(JobSlice.job_id == job_id)).all()
-        slices = {job_slice.slice: stored.SliceMade.of(job, job_slice) for job_slice in job_slices}
+        slices = {job_slice.slice: stored_files.StoredSlice.of(job, job_slice) for job_slice in job_slices}
         header = session.scalar(select(Scan.header).where(Scan.id == job.scan_id)) or {}
     if slice_ is not None and slice_ not in slices:
         found = ", ".join(str(number) for number in job.slices)
         raise Invalid.at("slice", f"slice {slice_} is not of this job", found=str(slice_), expected=found)
     for number in job.slices if slice_ is None else [slice_]:
-        if (shown := stored.slice_result(context, slices[number])) is not None:
+        if (shown := stored_files.slice_result(context, slices[number])) is not None:
             return shown, job.parameters["method"], header.get("pixel_spacing_mm")
     if job.status.ended:
         raise NotFound(f"the job is {job.status} and left nothing to see")
@@ -163,10 +162,10 @@ def _panels(shown: SliceResult, method: str) -> list[tuple[str, Image]]:
     panels = [(name, shown.direct), (method, shown.image)]
     if shown.reference is None:
         return panels
-    titled = [(scored(name, image, shown.reference), image) for name, image in panels]
+    titled = [(score_title(name, image, shown.reference), image) for name, image in panels]
     return [("reference", shown.reference), *titled]
 
 
-def scored(name: str, image: Image, reference: Image) -> str:
+def score_title(name: str, image: Image, reference: Image) -> str:
     """A title with what an image is worth."""
     return f"{name}\nPSNR {metrics.psnr(image, reference):.2f} dB  SSIM {metrics.ssim(image, reference):.3f}"

@@ -13,21 +13,21 @@ from starlette.concurrency import run_in_threadpool
 
 from udig_recon.api.access.authentication import Caller, Reader, Writer
 from udig_recon.api.dependencies import Context, ContextDep
-from udig_recon.api.http.conditional import next_link, tagged_json
+from udig_recon.api.http.conditional import json_with_etag, next_link
 from udig_recon.api.http.problems import Damaged, Forbidden
-from udig_recon.api.jobs import queries as views
-from udig_recon.api.jobs.long_poll import POLL_SECONDS, awaited
+from udig_recon.api.jobs import queries
+from udig_recon.api.jobs.long_poll import POLL_SECONDS, wait_for_change
 from udig_recon.api.jobs.schemas import NO_NUL, JobIn, JobItem, JobOptions, JobOut, Page, RetryOptions
-from udig_recon.api.jobs.validation import costed, has_body, json_body, parsed, slices_of, time_limit
-from udig_recon.api.openapi.examples import FINISHED_JOB, JOB, JOB_ITEM, JOB_REQUEST, answers, page
-from udig_recon.api.scans.ingest import SCAN_BROUGHT, Received, is_form, keeping, received
-from udig_recon.api.webhooks import delivery as webhooks
+from udig_recon.api.jobs.validation import estimate_job, has_body, json_body, parse_json, slices_of, time_limit
+from udig_recon.api.openapi.examples import FINISHED_JOB, JOB, JOB_ITEM, JOB_REQUEST, page, responses
+from udig_recon.api.scans.ingest import SCAN_BROUGHT, ReceivedScan, is_form, receive_scan, store_scan
+from udig_recon.api.webhooks import delivery
 from udig_recon.worker.access import audit
 from udig_recon.worker.access.keys import PriorityName, priority_name, priority_value
 from udig_recon.worker.access.quotas import JOB_FILED
 from udig_recon.worker.access.tenants import limits_of
 from udig_recon.worker.database.tables import Priority, Scan, Status
-from udig_recon.worker.jobs import service as jobs
+from udig_recon.worker.jobs import service
 from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ _REQUEST_BODY = {
     status_code=202,
     summary="Ask for a reconstruction",
     response_model=JobOut,
-    responses=answers({202: JOB}, 400, 404, 409, 413, 415, 422, 429, 500, 503, 507),
+    responses=responses({202: JOB}, 400, 404, 409, 413, 415, 422, 429, 500, 503, 507),
     openapi_extra={"requestBody": _REQUEST_BODY},
 )
 async def create_job(
@@ -67,37 +67,39 @@ async def create_job(
 ) -> Response:
     """JSON with the id of a scan, or a form that brings the scan itself: upload and queue in one call."""
     if is_form(request):
-        async with received(context, caller, request, file="scan", text="job") as file:
-            asked = parsed(JobOptions, file.text or b"")
-            async with context.keeping.taken(caller.tenant):
-                return await context.files.run(_file_with_scan, context, caller, asked, file, idempotency_key)
-    asked_of_known = parsed(JobIn, await json_body(request, "a job", form=True))
-    async with context.filing.taken(caller.tenant):
+        async with receive_scan(context, caller, request, file="scan", text="job") as file:
+            asked = parse_json(JobOptions, file.text or b"")
+            async with context.storing_queue.turn(caller.tenant):
+                return await context.file_threads.run(_file_with_scan, context, caller, asked, file, idempotency_key)
+    asked_of_known = parse_json(JobIn, await json_body(request, "a job", form=True))
+    async with context.submission_queue.turn(caller.tenant):
         return await run_in_threadpool(_file, context, caller, asked_of_known, idempotency_key)
 
 
 def _file(context: Context, caller: Caller, asked: JobIn, key: str | None) -> Response:
     with context.sessions() as session:
-        scan = views.one_scan(session, caller.tenant, asked.scan_id)
-        if damage := views.damage_of(scan):
+        scan = queries.one_scan(session, caller.tenant, asked.scan_id)
+        if damage := queries.damage_of(scan):
             raise Damaged(damage[0])
         return _submit(context, caller, session, scan, asked, key, brought=False)
 
 
-def _file_with_scan(context: Context, caller: Caller, asked: JobOptions, file: Received, key: str | None) -> Response:
+def _file_with_scan(
+    context: Context, caller: Caller, asked: JobOptions, file: ReceivedScan, key: str | None
+) -> Response:
     """Scan and job in one transaction; a job that is refused, or was filed before, leaves no scan behind."""
-    with keeping(context, caller, file) as (session, scan, _):
+    with store_scan(context, caller, file) as (session, scan, _):
         return _submit(context, caller, session, scan, asked, key, brought=True)
 
 
 def _submit(
     context: Context, caller: Caller, session: Session, scan: Scan, asked: JobOptions, key: str | None, *, brought: bool
 ) -> Response:
-    webhooks.check(context.settings, asked.webhook_url)
+    delivery.check_webhook_url(context.settings, asked.webhook_url)
     limits = limits_of(session, caller.tenant, context.settings)
     outputs = list(dict.fromkeys(asked.outputs))
-    task = costed(context, session, scan, asked, outputs, limits)
-    job, created = jobs.submit(
+    task = estimate_job(context, session, scan, asked, outputs, limits)
+    job, created = service.submit(
         session,
         scan=scan,
         method=task.method,
@@ -122,7 +124,7 @@ def _submit(
     # Everything is asked before the commit: after it nothing may go wrong that would deny what was done.
     answer = _accepted(session, caller, job_id, {} if created else {"Idempotency-Replayed": "true"})
     if created:
-        job_slices = jobs.waiting(session, job_id)
+        job_slices = service.waiting(session, job_id)
         context.storage.prepare_job(job_id)
         if brought:
             audit.append(session, caller.who, SCAN_BROUGHT, scan=scan.id)
@@ -155,7 +157,7 @@ def _fingerprint(scan: Scan, asked: JobOptions) -> str:
 
 def _accepted(session: Session, caller: Caller, job_id: uuid.UUID, headers: dict[str, str] | None = None) -> Response:
     """202 with the job as it stands."""
-    body = views.one_job(session, caller.tenant, job_id).model_dump_json()
+    body = queries.one_job(session, caller.tenant, job_id).model_dump_json()
     headers = {"Location": f"/v1/jobs/{job_id}", "Retry-After": POLL_SECONDS, **(headers or {})}
     return Response(body, 202, headers, "application/json")
 
@@ -164,7 +166,7 @@ def _accepted(session: Session, caller: Caller, job_id: uuid.UUID, headers: dict
     "/v1/jobs",
     summary="Jobs, newest first",
     response_model=Page[JobItem],
-    responses=answers({200: page(JOB_ITEM, "AZjC9Rsif-CKQZPH1eKm8A")}, 304, 422, 503),
+    responses=responses({200: page(JOB_ITEM, "AZjC9Rsif-CKQZPH1eKm8A")}, 304, 422, 503),
 )
 def list_jobs(
     request: Request,
@@ -181,7 +183,7 @@ def list_jobs(
 ) -> Response:
     """`Link: rel="next"` leads to the next page. GET /v1/jobs/{job_id} adds its slices, quality and webhook."""
     with context.sessions() as session:
-        found = views.job_page(
+        found = queries.job_page(
             session,
             caller.tenant,
             status=status,
@@ -191,14 +193,14 @@ def list_jobs(
             limit=limit,
             cursor=cursor,
         )
-    return tagged_json(request, found, next_link(request, found.next_cursor))
+    return json_with_etag(request, found, next_link(request, found.next_cursor))
 
 
 @router.get(
     "/v1/jobs/{job_id}",
     summary="A job and how it stands",
     response_model=JobOut,
-    responses=answers({200: FINISHED_JOB}, 304, 404, 422, 503),
+    responses=responses({200: FINISHED_JOB}, 304, 404, 422, 503),
 )
 async def get_job(
     request: Request,
@@ -208,9 +210,9 @@ async def get_job(
     wait: Annotated[float, Query(ge=0, le=60, description="seconds to hold the answer until the status changes")] = 0,
 ) -> Response:
     """Carries `Retry-After` until it has ended."""
-    read = partial(views.read_job, context.reads, caller.tenant, job_id)
-    job = await awaited(context, caller, request, job_id, read, wait)
-    return tagged_json(request, job, {} if job.status.ended else {"Retry-After": POLL_SECONDS})
+    read = partial(queries.read_job, context.queries, caller.tenant, job_id)
+    job = await wait_for_change(context, caller, request, job_id, read, wait)
+    return json_with_etag(request, job, {} if job.status.ended else {"Retry-After": POLL_SECONDS})
 
 
 @router.post(
@@ -218,12 +220,12 @@ async def get_job(
     status_code=202,
     summary="Cancel a job",
     response_model=JobOut,
-    responses=answers({202: JOB}, 404, 409, 422, 503),
+    responses=responses({202: JOB}, 404, 409, 422, 503),
 )
 def cancel_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Response:
     """Takes effect within seconds; a job that has ended cannot be cancelled."""
     with context.sessions() as session:
-        jobs.request_cancel(session, job_id, caller.tenant)
+        service.request_cancel(session, job_id, caller.tenant)
         answer = _accepted(session, caller, job_id)
         audit.append(session, caller.who, "job.cancelled", job=job_id)
         session.commit()
@@ -235,7 +237,7 @@ def cancel_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Respon
     status_code=202,
     summary="Retry a failed job",
     response_model=JobOut,
-    responses=answers({202: JOB}, 404, 409, 413, 415, 422, 429, 503),
+    responses=responses({202: JOB}, 404, 409, 413, 415, 422, 429, 503),
     openapi_extra={
         "requestBody": {
             "required": False,
@@ -252,8 +254,8 @@ async def retry_job(request: Request, context: ContextDep, caller: Writer, job_i
     """Goes on from its checkpoints; one that reached its time limit wants a larger one, in a body."""
     asked = RetryOptions()
     if has_body(request):
-        asked = parsed(RetryOptions, await json_body(request, "a retry"))
-    async with context.filing.taken(caller.tenant):
+        asked = parse_json(RetryOptions, await json_body(request, "a retry"))
+    async with context.submission_queue.turn(caller.tenant):
         return await run_in_threadpool(_retry, context, caller, job_id, asked)
 
 
@@ -262,20 +264,24 @@ def _retry(context: Context, caller: Caller, job_id: uuid.UUID, asked: RetryOpti
         limits = limits_of(session, caller.tenant, context.settings)
         limit = None if asked.max_seconds is None else time_limit(limits, asked.max_seconds)
         most = context.settings.max_open_jobs
-        factor = context.factors.of(session, views.job_row(session, caller.tenant, job_id).parameters["method"])
-        jobs.retry(session, job_id, caller.tenant, max_open_jobs=most, max_seconds=limit, limits=limits, factor=factor)
-        answer, job_slices = _accepted(session, caller, job_id), jobs.waiting(session, job_id)
+        factor = context.factors.of(session, queries.job_row(session, caller.tenant, job_id).parameters["method"])
+        service.retry(
+            session, job_id, caller.tenant, max_open_jobs=most, max_seconds=limit, limits=limits, factor=factor
+        )
+        answer, job_slices = _accepted(session, caller, job_id), service.waiting(session, job_id)
         audit.append(session, caller.who, "job.retried", job=job_id)
         session.commit()
     context.publisher.publish(job_slices)
     return answer
 
 
-@router.delete("/v1/jobs/{job_id}", status_code=204, summary="Delete a job", responses=answers({}, 204, 404, 422, 503))
+@router.delete(
+    "/v1/jobs/{job_id}", status_code=204, summary="Delete a job", responses=responses({}, 204, 404, 422, 503)
+)
 def delete_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Response:
     """Cancels it first; its results and checkpoints go with it."""
     with context.sessions() as session:
-        jobs.delete(session, job_id, caller.tenant)
+        service.delete(session, job_id, caller.tenant)
         audit.append(session, caller.who, "job.deleted", job=job_id)
         session.commit()
     context.storage.delete_job(job_id)

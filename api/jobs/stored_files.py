@@ -24,7 +24,7 @@ POST_AGAIN = "post the job again"
 
 
 @dataclass(frozen=True)
-class Made:
+class StoredResult:
     """The result of a job that has succeeded."""
 
     job_id: uuid.UUID
@@ -32,31 +32,31 @@ class Made:
     files: dict[str, Any]  # name -> sha256 and bytes
 
     @classmethod
-    def of(cls, job: Job) -> "Made":
+    def of(cls, job: Job) -> "StoredResult":
         """As the job's row has it."""
         return cls(job.id, job.result or "", job.result_files or {})
 
 
 @dataclass(frozen=True)
-class SliceMade:
+class StoredSlice:
     """What there is of one slice."""
 
     job_id: uuid.UUID
     slice: int
     index: int  # its place in the result
-    whole: Made | None  # once the job has succeeded
+    whole: StoredResult | None  # once the job has succeeded
     file: str | None  # of the slice alone, relative to DATA; None: not done yet, or in the result
     sha256: str | None
 
     @classmethod
-    def of(cls, job: Job, job_slice: JobSlice) -> "SliceMade":
+    def of(cls, job: Job, job_slice: JobSlice) -> "StoredSlice":
         """As the rows have it."""
-        whole = None if job.result is None else Made.of(job)
+        whole = None if job.result is None else StoredResult.of(job)
         index = job.slices.index(job_slice.slice)
         return cls(job.id, job_slice.slice, index, whole, job_slice.result, job_slice.result_sha256)
 
 
-def result_file(context: Context, made: Made, wanted: OutputFormat) -> Verified:
+def result_file(context: Context, made: StoredResult, wanted: OutputFormat) -> Verified:
     """The result in that format, verified; converted on first demand, and anew where a converted file is damaged.
 
     Raises Gone, and Damaged where the result itself is. Two at once do not meet.
@@ -88,7 +88,7 @@ def result_file(context: Context, made: Made, wanted: OutputFormat) -> Verified:
     return context.verifier.check(folder / name, digest.sha256)
 
 
-def _verified(context: Context, made: Made, path: Path) -> Verified:
+def _verified(context: Context, made: StoredResult, path: Path) -> Verified:
     """The file, compared with the digest of the row; one of an older version gets that now."""
     if (known := made.files.get(path.name)) is not None:
         return context.verifier.check(path, known["sha256"])
@@ -115,7 +115,7 @@ def _count(context: Context, job_id: uuid.UUID, kind: str, name: str) -> None:
         integrity.count(session, kind, job_id=str(job_id), file=name)
 
 
-def slice_result(context: Context, made: SliceMade) -> SliceResult | None:
+def slice_result(context: Context, made: StoredSlice) -> SliceResult | None:
     """The latest image of the slice, None where there is none yet. Raises Damaged."""
     if made.whole is not None:
         # Slices of older versions have files of their own too, which may be left where the result is not.
@@ -143,13 +143,13 @@ def slice_result(context: Context, made: SliceMade) -> SliceResult | None:
         raise Damaged(detail) from error
 
 
-def _read_again(context: Context, made: SliceMade) -> SliceMade | None:
+def _read_again(context: Context, made: StoredSlice) -> StoredSlice | None:
     with context.sessions() as session:
         job, job_slice = session.get(Job, made.job_id), session.get(JobSlice, (made.job_id, made.slice))
-        return None if job is None or job_slice is None else SliceMade.of(job, job_slice)
+        return None if job is None or job_slice is None else StoredSlice.of(job, job_slice)
 
 
-def _preview(context: Context, made: SliceMade) -> SliceResult | None:
+def _preview(context: Context, made: StoredSlice) -> SliceResult | None:
     path = context.storage.preview(made.job_id, made.slice)
     try:
         return SliceResult.load(path, owner=preview_owner(made.job_id, made.slice))

@@ -45,7 +45,7 @@ async def json_body(request: Request, what: str, *, form: bool = False) -> bytes
     return bytes(body)
 
 
-def parsed(kind: type[Asked], body: bytes) -> Asked:
+def parse_json(kind: type[Asked], body: bytes) -> Asked:
     """The body as that model. Raises Invalid."""
     try:
         return kind.model_validate_json(body, strict=True)
@@ -98,7 +98,7 @@ def slices_of(scan: Scan, asked: Sequence[int] | None) -> list[int]:
     return list(asked)
 
 
-def costed(
+def estimate_job(
     context: Context, session: Session, scan: Scan, asked: JobOptions, outputs: Sequence[str], limits: TenantLimits
 ) -> Task:
     """What is asked for, complete, and what it will cost. Raises TooCostly beyond the limits."""

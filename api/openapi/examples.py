@@ -253,8 +253,8 @@ OF_ACCESS = (401, 403, 429)
 """What every operation that needs a key may answer."""
 
 
-def answers(good: dict[int, Any], *others: int, open_to_all: bool = False) -> dict[int | str, dict[str, Any]]:
-    """`responses` of an operation: examples and schemas of the good answers, and of the problems by their status."""
+def responses(good: dict[int, Any], *others: int, open_to_all: bool = False) -> dict[int | str, dict[str, Any]]:
+    """`responses` of an operation: examples and schemas of successful answers, and of the problems by their status."""
     others = others if open_to_all else (*others, *OF_ACCESS)
     documented: dict[int | str, dict[str, Any]] = {}
     for status, example in good.items():

@@ -16,12 +16,12 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from udig_recon.api.access.authentication import Caller
-from udig_recon.api.database.async_queries import Read
+from udig_recon.api.database.async_queries import AsyncQuery
 from udig_recon.api.dependencies import Context
 from udig_recon.api.http.concurrency import client_of
 from udig_recon.api.http.multipart import Part, PartReader
 from udig_recon.api.http.problems import Invalid, TooLarge
-from udig_recon.api.scans.upload import Room, Upload, base_name, counted, uploading
+from udig_recon.api.scans.upload import StorageAllowance, Upload, base_name, check_length, open_upload
 from udig_recon.core.errors import DamagedScan
 from udig_recon.core.formats.prepared import READING, opened_prepared
 from udig_recon.worker.access import quotas
@@ -33,12 +33,12 @@ from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
 SCAN_BROUGHT = "scan.uploaded"
-_KNOWN = Read(select(Scan.header).where(Scan.tenant == bindparam("tenant"), Scan.sha256 == bindparam("sha256")))
+_KNOWN = AsyncQuery(select(Scan.header).where(Scan.tenant == bindparam("tenant"), Scan.sha256 == bindparam("sha256")))
 FIELD_BYTES = 1 << 20  # most that the form field beside the file may hold
 
 
 @dataclass
-class Received:
+class ReceivedScan:
     """A file on the disk, whole but not kept yet, with the form field that came beside it."""
 
     upload: Upload
@@ -53,7 +53,7 @@ def is_form(request: Request) -> bool:
 
 
 @asynccontextmanager
-async def received(
+async def receive_scan(
     context: Context,
     caller: Caller,
     request: Request,
@@ -61,12 +61,12 @@ async def received(
     *,
     file: str = "file",
     text: str | None = None,
-) -> AsyncIterator[Received]:
+) -> AsyncIterator[ReceivedScan]:
     """Receive the body: the file itself, or a form with the part `file` and, if named, the field `text`."""
     async with AsyncExitStack() as stack:
         most = caller.limits(context.settings).max_uploads
-        stack.enter_context(context.room.uploads.taken(client_of(request), most))
-        upload = await stack.enter_async_context(uploading(context))
+        stack.enter_context(context.concurrency.uploads.slot(client_of(request), most))
+        upload = await stack.enter_async_context(open_upload(context))
         declared = request.headers.get("content-length")
         least = 0 if declared is None else int(declared) - (2 * FIELD_BYTES if is_form(request) else 0)
         if least > context.settings.max_upload_bytes:  # which a database may not even have a number for
@@ -74,8 +74,8 @@ async def received(
         room = await run_in_threadpool(_room, context, caller, least, int(declared or 0))
         if room is not None:
             upload.keep_within(room)
-        await context.files.run(upload.check, max(least, 0))
-        body = counted(request.stream(), declared)
+        await context.file_threads.run(upload.check, max(least, 0))
+        body = check_length(request.stream(), declared)
         field = None
         if is_form(request):
             field = await _receive_form(PartReader(request.headers["content-type"]).events(body), upload, file, text)
@@ -89,12 +89,12 @@ async def received(
         sharing = client_of(request) if caller.key is None else caller.tenant
         known = await _known(context, caller, sharing, upload)
         if known is not None:
-            yield Received(upload, known, field)
+            yield ReceivedScan(upload, known, field)
             return
         path, descriptor = await stack.enter_async_context(_part(context))
         header = await _look(context, sharing, upload, descriptor)
-        await context.files.run(os.fsync, descriptor)
-        yield Received(upload, header, field, path)
+        await context.file_threads.run(os.fsync, descriptor)
+        yield ReceivedScan(upload, header, field, path)
 
 
 def _header_text(request: Request, name: str) -> str:
@@ -132,11 +132,11 @@ async def _receive_form(
 
 async def _known(context: Context, caller: Caller, sharing: str, upload: Upload) -> dict[str, Any] | None:
     """The header of the tenant's scan with these bytes, if its prepared form is there, whole and of today's reading."""
-    known = await context.reads.one(_KNOWN, tenant=caller.tenant, sha256=upload.sha256)
+    known = await context.queries.one(_KNOWN, tenant=caller.tenant, sha256=upload.sha256)
     if known is None:
         return None
     path = context.storage.prepared_scan(upload.sha256, caller.tenant)
-    whole = await context.probes.run(sharing, upload.size_bytes, partial(_is_whole, path, upload.sha256))
+    whole = await context.probe_queue.run(sharing, upload.size_bytes, partial(_is_whole, path, upload.sha256))
     header: dict[str, Any] | None = known.header if whole else None
     return header
 
@@ -145,12 +145,12 @@ async def _known(context: Context, caller: Caller, sharing: str, upload: Upload)
 async def _part(context: Context) -> AsyncIterator[tuple[Path, int]]:
     """A new file beside the upload and its descriptor; gone at the end, unless it was moved."""
     opened = context.storage.part()
-    path, file = await context.files.run(opened.__enter__)
+    path, file = await context.file_threads.run(opened.__enter__)
     try:
         yield path, file.fileno()
     finally:
         with CancelScope(shield=True):
-            await context.files.run(opened.__exit__, None, None, None)
+            await context.file_threads.run(opened.__exit__, None, None, None)
 
 
 def _is_whole(path: Path, sha256: str) -> bool:
@@ -169,10 +169,10 @@ async def _look(context: Context, sharing: str, upload: Upload, output: int) -> 
         context.prober.prepare_scan, upload.path, output, upload.sha256, context.limits, room_bytes=max(0, room)
     )
     with tracing.span("probe"):
-        return asdict(await context.probes.run(sharing, upload.size_bytes, work))
+        return asdict(await context.probe_queue.run(sharing, upload.size_bytes, work))
 
 
-def _room(context: Context, caller: Caller, least: int, most: int) -> Room | None:
+def _room(context: Context, caller: Caller, least: int, most: int) -> StorageAllowance | None:
     """What the caller may store yet; None: as much as the service takes. Raises QuotaReached where that is nothing.
 
     A file that may be, by its size, one that the tenant has already is let in: it would take no room.
@@ -187,11 +187,11 @@ def _room(context: Context, caller: Caller, least: int, most: int) -> Room | Non
         raise quotas.QuotaReached(
             "not one byte more may be kept (max_stored_bytes); delete some scans or jobs", quotas.BYTES_RETRY_SECONDS
         )
-    return None if left is None else Room(caller.tenant, left)
+    return None if left is None else StorageAllowance(caller.tenant, left)
 
 
 @contextmanager
-def keeping(context: Context, caller: Caller, file: Received) -> Iterator[tuple[Session, Scan, bool]]:
+def store_scan(context: Context, caller: Caller, file: ReceivedScan) -> Iterator[tuple[Session, Scan, bool]]:
     """A session with the caller's scan of these bytes, and whether it is new; without a commit nothing is kept."""
     upload, retention_days = file.upload, caller.retention_days(context)
     brought = Brought(upload.path, upload.sha256, upload.size_bytes, upload.filename, file.header, file.prepared)

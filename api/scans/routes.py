@@ -9,13 +9,13 @@ from sqlalchemy import select
 
 from udig_recon.api.access.authentication import Caller, Reader, Writer
 from udig_recon.api.dependencies import Context, ContextDep
-from udig_recon.api.http.conditional import next_link, tagged_json
+from udig_recon.api.http.conditional import json_with_etag, next_link
 from udig_recon.api.http.problems import Conflict
-from udig_recon.api.jobs import queries as views
+from udig_recon.api.jobs import queries
 from udig_recon.api.jobs.schemas import Page, ScanOut
 from udig_recon.api.openapi.content import Content
-from udig_recon.api.openapi.examples import SCAN, answers, page
-from udig_recon.api.scans.ingest import SCAN_BROUGHT, Received, keeping, received
+from udig_recon.api.openapi.examples import SCAN, page, responses
+from udig_recon.api.scans.ingest import SCAN_BROUGHT, ReceivedScan, receive_scan, store_scan
 from udig_recon.worker.access import audit
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import Job
@@ -49,7 +49,7 @@ _NAME = {**_DIGEST, "name": "X-Filename", "description": "what the file is calle
     status_code=201,
     summary="Bring a scan",
     response_model=ScanOut,
-    responses=answers({200: Content.model("ScanOut", SCAN), 201: SCAN}, 400, 413, 415, 422, 503, 507),
+    responses=responses({200: Content.model("ScanOut", SCAN), 201: SCAN}, 400, 413, 415, 422, 503, 507),
     openapi_extra={"requestBody": _REQUEST_BODY, "parameters": [_NAME, _DIGEST]},
 )
 async def create_scan(
@@ -59,14 +59,14 @@ async def create_scan(
     filename: Annotated[str | None, Query(description="the same as X-Filename")] = None,
 ) -> Response:
     """The body is the file, or a form with the part `file`. 200: these very bytes are here already."""
-    async with received(context, caller, request, filename) as file, context.keeping.taken(caller.tenant):
-        return await context.files.run(_keep, context, caller, file)
+    async with receive_scan(context, caller, request, filename) as file, context.storing_queue.turn(caller.tenant):
+        return await context.file_threads.run(_keep, context, caller, file)
 
 
-def _keep(context: Context, caller: Caller, file: Received) -> Response:
-    with keeping(context, caller, file) as (session, scan, created):
+def _keep(context: Context, caller: Caller, file: ReceivedScan) -> Response:
+    with store_scan(context, caller, file) as (session, scan, created):
         headers = {"Location": f"/v1/scans/{scan.id}"}
-        body = views.scan_out(scan).model_dump_json()
+        body = queries.scan_out(scan).model_dump_json()
         audit.append(session, caller.who, SCAN_BROUGHT, scan=scan.id)
         session.commit()
     return Response(body, 201 if created else 200, headers, "application/json")
@@ -76,7 +76,7 @@ def _keep(context: Context, caller: Caller, file: Received) -> Response:
     "/v1/scans",
     summary="Scans, newest first",
     response_model=Page[ScanOut],
-    responses=answers({200: page(SCAN)}, 304, 422, 503),
+    responses=responses({200: page(SCAN)}, 304, 422, 503),
 )
 def list_scans(
     request: Request,
@@ -87,35 +87,35 @@ def list_scans(
 ) -> Response:
     """`Link: rel="next"` leads to the next page."""
     with context.sessions() as session:
-        found = views.scan_page(session, caller.tenant, limit, cursor)
-    return tagged_json(request, found, next_link(request, found.next_cursor))
+        found = queries.scan_page(session, caller.tenant, limit, cursor)
+    return json_with_etag(request, found, next_link(request, found.next_cursor))
 
 
 @router.get(
     "/v1/scans/{scan_id}",
     summary="A scan",
     response_model=ScanOut,
-    responses=answers({200: SCAN}, 304, 404, 422, 503),
+    responses=responses({200: SCAN}, 304, 404, 422, 503),
 )
 def get_scan(request: Request, context: ContextDep, caller: Reader, scan_id: uuid.UUID) -> Response:
     """What the file holds, as found by looking into it."""
     with context.sessions() as session:
-        return tagged_json(request, views.scan_out(views.one_scan(session, caller.tenant, scan_id)))
+        return json_with_etag(request, queries.scan_out(queries.one_scan(session, caller.tenant, scan_id)))
 
 
 @router.delete(
-    "/v1/scans/{scan_id}", status_code=204, summary="Delete a scan", responses=answers({}, 204, 404, 409, 422, 503)
+    "/v1/scans/{scan_id}", status_code=204, summary="Delete a scan", responses=responses({}, 204, 404, 409, 422, 503)
 )
 async def delete_scan(context: ContextDep, caller: Writer, scan_id: uuid.UUID) -> Response:
     """Refused while a job waits for it or runs on it; results of ended jobs stay."""
-    await context.files.run(_delete, context, caller, scan_id)
+    await context.file_threads.run(_delete, context, caller, scan_id)
     return Response(status_code=204)
 
 
 def _delete(context: Context, caller: Caller, scan_id: uuid.UUID) -> None:
     with context.sessions() as session:
         # Locks the row against jobs that are being filed for it.
-        scan = views.one_scan(session, caller.tenant, scan_id, for_change=True)
+        scan = queries.one_scan(session, caller.tenant, scan_id, for_change=True)
         if open_job := session.scalar(select(Job.id).where(worked_on(scan)).limit(1)):
             raise Conflict(f"job {open_job} works on this scan; cancel it or let it end", job_id=str(open_job))
         session.delete(scan)

@@ -26,7 +26,7 @@ LONGEST_NAME = 255
 _SHA256_DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]*):")
 
 
-class Incoming:
+class UploadReservations:
     """Bytes that are on their way in for each tenant, in this process: none may pass what the tenant has left."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Incoming:
             return now
 
 
-class Room(NamedTuple):
+class StorageAllowance(NamedTuple):
     """What a tenant, or the key that asks, may store yet."""
 
     tenant: str
@@ -52,15 +52,15 @@ class Room(NamedTuple):
 class Upload:
     """The file and what is known of it so far. Its lock dies with the process: see `storage.orphans`."""
 
-    _room: Room | None
+    _room: StorageAllowance | None
 
     def __init__(self, context: "Context") -> None:
         self.path = context.storage.incoming / f"{uuid.uuid4().hex}.part"
         self.filename = ""
         self.digest: str | None = None  # Repr-Digest that was sent
         self.size_bytes = 0
-        self._storage, self._settings, self._threads = context.storage, context.settings, context.files
-        self._incoming, self._room, self._reserved = context.incoming, None, 0
+        self._storage, self._settings, self._threads = context.storage, context.settings, context.file_threads
+        self._incoming, self._room, self._reserved = context.upload_reservations, None, 0
         self._hash = hashlib.sha256()
         self._block = bytearray()
         self._unsynced = 0
@@ -100,7 +100,7 @@ class Upload:
             os.fsync(self._file.fileno())
             self._unsynced = 0
 
-    def keep_within(self, room: Room) -> None:
+    def keep_within(self, room: StorageAllowance) -> None:
         """Let no more come than the tenant has left, all its uploads taken together."""
         self._room = room
 
@@ -140,15 +140,15 @@ class Upload:
 
 
 @asynccontextmanager
-async def uploading(context: "Context") -> AsyncIterator[Upload]:
+async def open_upload(context: "Context") -> AsyncIterator[Upload]:
     """A file that is gone at the end, unless it was moved to where it belongs."""
-    upload = await context.files.run(Upload, context)
+    upload = await context.file_threads.run(Upload, context)
     try:
         yield upload
     finally:
         # Even of a client that went away; to remove a large file takes long.
         with CancelScope(shield=True):
-            await context.files.run(upload.close)
+            await context.file_threads.run(upload.close)
 
 
 def base_name(name: str) -> str:
@@ -157,7 +157,7 @@ def base_name(name: str) -> str:
     return shown.lstrip(".")[:LONGEST_NAME]
 
 
-async def counted(stream: AsyncIterator[bytes], declared: str | None) -> AsyncIterator[bytes]:
+async def check_length(stream: AsyncIterator[bytes], declared: str | None) -> AsyncIterator[bytes]:
     """The body, whose length must be the one that was declared."""
     size = 0
     async for chunk in stream:

@@ -13,11 +13,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from udig_recon.api.dependencies import Context, ContextDep
 from udig_recon.api.jobs.schemas import HealthOut
 from udig_recon.api.openapi.content import Content
-from udig_recon.api.openapi.examples import METRICS, READY, answers
+from udig_recon.api.openapi.examples import METRICS, READY, responses
 from udig_recon.api.system.metrics import CONTENT_TYPE, exposition, of_database, workers_alive
 from udig_recon.worker.database.migrate import config
 from udig_recon.worker.jobs import queue
-from udig_recon.worker.runtime import sandbox_report as sandboxed
+from udig_recon.worker.runtime import sandbox_report
 
 router = APIRouter(tags=["health"])
 CHECK_SECONDS = 2.0  # that one of the checks may take, beside the others
@@ -27,7 +27,7 @@ _ALIVE = {"status": "ok", "checks": {}}
 _ILL = {"status": "unavailable", "checks": {**READY["checks"], "workers": "no worker was seen in the last 20 s"}}
 
 
-@router.get("/healthz", summary="Whether the process lives", responses=answers({200: _ALIVE}, open_to_all=True))
+@router.get("/healthz", summary="Whether the process lives", responses=responses({200: _ALIVE}, open_to_all=True))
 async def get_health() -> HealthOut:
     """Asks nobody else."""
     return HealthOut(status="ok", checks={})
@@ -37,7 +37,7 @@ async def get_health() -> HealthOut:
     "/readyz",
     summary="Whether a job posted now would run",
     response_model=HealthOut,
-    responses=answers({200: READY, 503: Content.model("HealthOut", _ILL)}, open_to_all=True),
+    responses=responses({200: READY, 503: Content.model("HealthOut", _ILL)}, open_to_all=True),
 )
 async def get_readiness(context: ContextDep) -> Response:
     """503 names what is missing."""
@@ -51,7 +51,7 @@ async def get_readiness(context: ContextDep) -> Response:
     "/metrics",
     summary="Metrics for Prometheus",
     response_class=Response,
-    responses=answers({200: METRICS}, 503, open_to_all=True),
+    responses=responses({200: METRICS}, 503, open_to_all=True),
 )
 async def get_metrics(context: ContextDep) -> Response:
     """Jobs, queue, slices, failures, workers, webhooks, disk, requests. No names, no ids of jobs or scans."""
@@ -59,7 +59,7 @@ async def get_metrics(context: ContextDep) -> Response:
     metrics, queue_answers = await asyncio.gather(
         within(context, METRICS_SECONDS, "metrics", counted), within(context, CHECK_SECONDS, "queue", _queue_answers)
     )
-    body = exposition(context.requests, context.storage, context.settings, metrics, bool(queue_answers))
+    body = exposition(context.request_metrics, context.storage, context.settings, metrics, bool(queue_answers))
     return Response(body, media_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})
 
 
@@ -72,7 +72,7 @@ async def within(context: Context, seconds: float, what: str, read: Callable[[],
     """What `read` finds in a thread, shared with all who ask for it meanwhile; None: it takes longer."""
     try:
         async with asyncio.timeout(seconds):
-            return await context.together.run(what, read)
+            return await context.single_flight.run(what, read)
     except TimeoutError:
         return None
 
@@ -112,7 +112,7 @@ def _workers(context: Context) -> str:
 
 def _sandbox(context: Context) -> str:
     """What is lacking is told, and no reason not to be ready: who wants all of it sets REQUIRE_SANDBOX."""
-    return sandboxed.told(context.prober.known_lacking or {}) or "ok"
+    return sandbox_report.told(context.prober.known_lacking or {}) or "ok"
 
 
 _CHECKS: dict[str, Callable[[Context], str]] = {

@@ -9,9 +9,9 @@ from pydantic.fields import FieldInfo
 
 from udig_recon.api.access.authentication import Reader
 from udig_recon.api.dependencies import ContextDep
-from udig_recon.api.http.conditional import tagged_json
+from udig_recon.api.http.conditional import json_with_etag
 from udig_recon.api.jobs.schemas import Page
-from udig_recon.api.openapi.examples import METHODS_EXAMPLE, PRIORS, answers
+from udig_recon.api.openapi.examples import METHODS_EXAMPLE, PRIORS, responses
 from udig_recon.api.system.method_schemas import MethodOut, ParameterOut
 from udig_recon.core.parameters import METHODS, PRESETS, Parameters, complete, parse
 from udig_recon.core.priors.card import Card, cards
@@ -20,17 +20,17 @@ router = APIRouter(tags=["methods"])
 
 
 @router.get(
-    "/v1/methods", summary="Methods", response_model=Page[MethodOut], responses=answers({200: METHODS_EXAMPLE}, 304)
+    "/v1/methods", summary="Methods", response_model=Page[MethodOut], responses=responses({200: METHODS_EXAMPLE}, 304)
 )
 def list_methods(request: Request, _: Reader) -> Response:
     """Every method with its parameters, from the classes that validate a job."""
-    return tagged_json(request, Page(items=[_method(name, cls) for name, cls in METHODS.items()]))
+    return json_with_etag(request, Page(items=[_method(name, cls) for name, cls in METHODS.items()]))
 
 
-@router.get("/v1/priors", summary="Priors", response_model=Page[Card], responses=answers({200: PRIORS}, 304, 422))
+@router.get("/v1/priors", summary="Priors", response_model=Page[Card], responses=responses({200: PRIORS}, 304, 422))
 def list_priors(request: Request, context: ContextDep, caller: Reader) -> Response:
     """Every diffusion prior that jobs may name, with its card."""
-    return tagged_json(request, Page(items=cards(context.settings.priors_folders(caller.tenant))))
+    return json_with_etag(request, Page(items=cards(context.settings.priors_folders(caller.tenant))))
 
 
 def _method(name: str, cls: type[Parameters]) -> MethodOut:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 from udig_recon.worker.database import counters
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import OPEN, DeliveryState, Job, JobSlice, Scan, Status, WebhookDelivery, Worker
-from udig_recon.worker.jobs import failures as problems
+from udig_recon.worker.jobs import failures
 from udig_recon.worker.runtime.health import seen_lately
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage import integrity
@@ -36,14 +36,14 @@ COUNTED = {  # kind of counter -> metric, meaning, label, and what it is told of
         ("api", "worker"),
     ),
     "jobs": ("udig_jobs_finished", "Finished jobs by final status", "status", ENDED),
-    "failures": ("udig_job_failures", "Failed jobs by kind of problem", "reason", (*problems.KINDS, "other")),
+    "failures": ("udig_job_failures", "Failed jobs by kind of problem", "reason", (*failures.KINDS, "other")),
     "damage": ("udig_damaged_files_found", "Stored files found damaged, by kind", "kind", integrity.KINDS),
     "webhooks": ("udig_webhook_attempts", "Webhook delivery attempts by outcome", "outcome", OUTCOMES),
 }
 
 
-class Requests:
-    """Requests by route template, method and status."""
+class RequestMetrics:
+    """Counts of requests by route template, method and status."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -75,7 +75,7 @@ class _State:
 
 
 def exposition(
-    requests: Requests, storage: Storage, settings: Settings, counted: list[Metric] | None, queue_answers: bool
+    requests: RequestMetrics, storage: Storage, settings: Settings, counted: list[Metric] | None, queue_answers: bool
 ) -> bytes:
     """The metrics in Prometheus' text format; None: the database is away, and what is counted in it is missing."""
     metrics = [

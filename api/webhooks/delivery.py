@@ -17,11 +17,11 @@ from sqlalchemy.orm import Session, sessionmaker
 from standardwebhooks import Webhook
 
 from udig_recon.api.http.problems import Invalid
-from udig_recon.api.http.threads import run_to_the_end
-from udig_recon.api.webhooks import url_guard as destinations
-from udig_recon.api.webhooks.url_guard import Refused, Resolve
+from udig_recon.api.http.threads import run_uncancelled
+from udig_recon.api.webhooks import url_guard
+from udig_recon.api.webhooks.url_guard import ForbiddenURL, Resolve
 from udig_recon.worker.database.tables import Status
-from udig_recon.worker.jobs import webhook_outbox as webhooks
+from udig_recon.worker.jobs import webhook_outbox
 from udig_recon.worker.jobs.webhook_outbox import Delivery
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.telemetry import tracing
@@ -36,7 +36,7 @@ IMPATIENT_FOR_SECONDS = 300.0  # after that; then it has the full time once more
 UNHEARD = "no answer"  # refused, silent or in another tongue: which one is told to the operator alone
 
 
-def check(settings: Settings, url: str | None) -> None:
+def check_webhook_url(settings: Settings, url: str | None) -> None:
     """Raise Invalid when no webhook can go to this URL."""
     if url is None:
         return
@@ -44,8 +44,8 @@ def check(settings: Settings, url: str | None) -> None:
         detail = "this service sends no webhooks (WEBHOOK_SECRET is not set); follow the job's events instead"
         raise Invalid.at("webhook_url", detail, found=url, expected="null")
     try:
-        destinations.checked(url, allow_private=settings.webhook_allow_private, allowed=settings.webhook_hosts)
-    except Refused as error:
+        url_guard.check_url(url, allow_private=settings.webhook_allow_private, allowed=settings.webhook_hosts)
+    except ForbiddenURL as error:
         expected = f"{'an http or' if settings.webhook_allow_private else 'a public'} https URL"
         raise Invalid.at("webhook_url", f"the URL {error}", found=url, expected=expected) from error
 
@@ -72,11 +72,11 @@ def headers(delivery: Delivery, body: str, secrets: Sequence[str], now: datetime
     }
 
 
-class Courier:
+class WebhookDispatcher:
     """Delivers what stands in the outbox, beside the couriers of other processes."""
 
     def __init__(
-        self, settings: Settings, sessions: sessionmaker[Session], resolve: Resolve = destinations.look_up
+        self, settings: Settings, sessions: sessionmaker[Session], resolve: Resolve = url_guard.resolve_host
     ) -> None:
         self._settings, self._sessions, self._resolve = settings, sessions, resolve
         self._client = httpx2.AsyncClient(
@@ -96,7 +96,7 @@ class Courier:
         async with self._client, asyncio.TaskGroup() as deliveries:
             while True:
                 try:
-                    taken = await run_to_the_end(self._take) if len(self._held) < MOST_AT_ONCE else []
+                    taken = await run_uncancelled(self._take) if len(self._held) < MOST_AT_ONCE else []
                 except SQLAlchemyError as error:
                     log.warning("database.unavailable", extra={"error": type(error).__name__})
                     taken = []
@@ -107,7 +107,7 @@ class Courier:
 
     def _take(self) -> list[Delivery]:
         with self._sessions.begin() as session:
-            return webhooks.take(session, MOST_AT_ONCE, LEASE_SECONDS, tuple(self._held))
+            return webhook_outbox.take(session, MOST_AT_ONCE, LEASE_SECONDS, tuple(self._held))
 
     async def _deliver(self, delivery: Delivery) -> None:
         which: dict[str, str | int] = {"job_id": str(delivery.job_id), "webhook_id": str(delivery.id)}
@@ -116,7 +116,7 @@ class Courier:
             with tracing.span("webhook", delivery.traceparent, which, SpanKind.CLIENT) as span:
                 error = await self.attempt(delivery)
                 span.set_attribute("outcome", error or "delivered")
-            state = await run_to_the_end(self._settle, delivery, error)
+            state = await run_uncancelled(self._settle, delivery, error)
             log.info("webhook.attempted", extra={**which, "state": state, "error": error})
         except SQLAlchemyError as away:
             log.warning("database.unavailable", extra={"error": type(away).__name__})
@@ -125,7 +125,7 @@ class Courier:
 
     def _settle(self, delivery: Delivery, error: str | None) -> str | None:
         with self._sessions.begin() as session:
-            return webhooks.settle(session, delivery, error, self._settings.webhook_retry_seconds)
+            return webhook_outbox.settle(session, delivery, error, self._settings.webhook_retry_seconds)
 
     async def attempt(self, delivery: Delivery) -> str | None:
         """Try once; what is wrong, in words that hold nothing of the URL, or None when it was heard."""
@@ -134,7 +134,7 @@ class Courier:
         try:
             async with asyncio.timeout(seconds):
                 status = await self._post(delivery)
-        except Refused as error:
+        except ForbiddenURL as error:
             return f"the URL {error}"
         except (TimeoutError, httpx2.TransportError, OSError) as error:
             if seconds == ANSWER_SECONDS:
@@ -147,7 +147,7 @@ class Courier:
             return f"an error of the service's own ({type(error).__name__})"
         self._silent.pop(receiver, None)
         if status == 410:
-            return webhooks.GONE
+            return webhook_outbox.GONE
         return None if 200 <= status < 300 else f"answered {status}"
 
     def _patience(self, receiver: tuple[str, str]) -> float:
@@ -159,10 +159,10 @@ class Courier:
     async def _post(self, delivery: Delivery) -> int:
         """The status of the answer, whose body nobody reads."""
         allow_private, allowed = self._settings.webhook_allow_private, self._settings.webhook_hosts
-        url = destinations.checked(delivery.url, allow_private=allow_private, allowed=allowed)
+        url = url_guard.check_url(delivery.url, allow_private=allow_private, allowed=allowed)
         body = payload(delivery)
         sent = {"host": url.netloc.decode(), **self._headers(delivery, body)}
-        found = await destinations.addresses(url, allow_private=allow_private, resolve=self._resolve)
+        found = await url_guard.resolve_url(url, allow_private=allow_private, resolve=self._resolve)
         # To the very address that was checked: asked for again, the name might mean another.
         target = url.copy_with(host=found[0])
         sni: dict[str, Any] = {"sni_hostname": url.raw_host.decode()}
@@ -170,5 +170,5 @@ class Courier:
             return answer.status_code
 
     def _headers(self, delivery: Delivery, body: str) -> dict[str, str]:
-        secrets = webhooks.signing_secrets(self._settings, delivery.tenant)
+        secrets = webhook_outbox.signing_secrets(self._settings, delivery.tenant)
         return headers(delivery, body, secrets, datetime.now(UTC))

@@ -13,30 +13,30 @@ GLOBAL_UNICAST, NAT64 = ipaddress.IPv6Network("2000::/3"), ipaddress.IPv6Network
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
-class Refused(Exception):
+class ForbiddenURL(Exception):
     """A webhook may not go there; the message says why."""
 
 
-def checked(text: str, *, allow_private: bool, allowed: Collection[str] | None = None) -> httpx2.URL:
-    """The URL, as far as it can be judged without asking for a name; `allowed` hosts only. Raises Refused."""
+def check_url(text: str, *, allow_private: bool, allowed: Collection[str] | None = None) -> httpx2.URL:
+    """The URL, as far as it can be judged without asking for a name; `allowed` hosts only. Raises ForbiddenURL."""
     try:
         url = httpx2.URL(text)
         url.raw_host.decode().encode("idna")  # as whoever looks it up will do
     except (httpx2.InvalidURL, UnicodeError) as error:
-        raise Refused("is no URL") from error
+        raise ForbiddenURL("is no URL") from error
     schemes = ("https", "http") if allow_private else ("https",)
     if len(text) > LONGEST_URL:
-        raise Refused(f"is longer than {LONGEST_URL} characters")
+        raise ForbiddenURL(f"is longer than {LONGEST_URL} characters")
     if url.scheme not in schemes or not url.host:
-        raise Refused(f"is no {' or '.join(schemes)} URL with a host")
+        raise ForbiddenURL(f"is no {' or '.join(schemes)} URL with a host")
     if url.port is not None and not 0 < url.port < 1 << 16:
-        raise Refused("has no port between 1 and 65535")
+        raise ForbiddenURL("has no port between 1 and 65535")
     if url.userinfo or url.fragment:
-        raise Refused("has a user name or a fragment")
+        raise ForbiddenURL("has a user name or a fragment")
     if allowed is not None and not is_allowed(url.raw_host.decode(), allowed):
-        raise Refused("leads to a host that is none of WEBHOOK_ALLOWED_HOSTS")
+        raise ForbiddenURL("leads to a host that is none of WEBHOOK_ALLOWED_HOSTS")
     if not allow_private and not _may_be_public(url.raw_host.decode()):
-        raise Refused("is on this machine or in a private network (WEBHOOK_ALLOW_PRIVATE)")
+        raise ForbiddenURL("is on this machine or in a private network (WEBHOOK_ALLOW_PRIVATE)")
     return url
 
 
@@ -46,15 +46,15 @@ def is_allowed(host: str, allowed: Collection[str]) -> bool:
     return any(name == each or (each.startswith("*.") and name.endswith(each[1:])) for each in allowed)
 
 
-async def addresses(url: httpx2.URL, *, allow_private: bool, resolve: Resolve) -> list[str]:
-    """The addresses of the URL's host, every one of which may be spoken to. Raises Refused and OSError."""
+async def resolve_url(url: httpx2.URL, *, allow_private: bool, resolve: Resolve) -> list[str]:
+    """The addresses of the URL's host, every one of which may be spoken to. Raises ForbiddenURL and OSError."""
     found = await resolve(url.raw_host.decode(), url.port or {"http": 80, "https": 443}[url.scheme])
     if not allow_private and not all(map(is_public, found)):
-        raise Refused("is on this machine or in a private network (WEBHOOK_ALLOW_PRIVATE)")
+        raise ForbiddenURL("is on this machine or in a private network (WEBHOOK_ALLOW_PRIVATE)")
     return found
 
 
-async def look_up(host: str, port: int) -> list[str]:
+async def resolve_host(host: str, port: int) -> list[str]:
     """The addresses of a host, best first. Raises OSError."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return _distinct(found)

@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from tests.support.fake_worker import Drive
 from tests.support.keyed_client import QUICK, Door, ask, bring, compare, filled
 from udig_recon.api.app import create_app
-from udig_recon.api.database.async_queries import Read, Reads
+from udig_recon.api.database.async_queries import AsyncQueries, AsyncQuery
 from udig_recon.api.http.problems import MEDIA_TYPE
-from udig_recon.api.http.rate_limit import Rates
+from udig_recon.api.http.rate_limit import RateLimiter
 from udig_recon.core.priors.card import BUNDLED
 from udig_recon.worker.access import keys
 from udig_recon.worker.access.keys import Scope
@@ -104,16 +104,16 @@ def stands(door: Door) -> str:
 def statements(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """What the database is asked, by threads and by the event loop."""
     asked: list[str] = []
-    one = Reads.one
+    one = AsyncQueries.one
 
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
         asked.append(statement)
 
-    async def noted(reads: Reads, read: Read, **named: Any) -> Any:
+    async def noted(reads: AsyncQueries, read: AsyncQuery, **named: Any) -> Any:
         asked.append(read.text)
         return await one(reads, read, **named)
 
-    monkeypatch.setattr(Reads, "one", noted)
+    monkeypatch.setattr(AsyncQueries, "one", noted)
     event.listen(Engine, "before_cursor_execute", note)
     yield asked
     event.remove(Engine, "before_cursor_execute", note)
@@ -160,7 +160,7 @@ def test_places_are_shared_by_tenant_not_by_key_or_address(
 ) -> None:
     narrow = settings.model_copy(update={"authentication": "on", "max_uploads": 2, "max_event_streams": 2})
     app = create_app(narrow)
-    room = app.state.context.room
+    room = app.state.context.concurrency
     with TestClient(app) as client:
         door = Door(client, database)
         everyone = [door.key(tenant)[1] for tenant in ("greedy", "greedy", "modest")]
@@ -169,7 +169,7 @@ def test_places_are_shared_by_tenant_not_by_key_or_address(
         for job, headers in zip(jobs, everyone[::2], strict=True):
             client.post(job["links"]["cancel"], headers=headers)
         links = [jobs[0]["links"]["events"], jobs[0]["links"]["events"], jobs[1]["links"]["events"]]
-        with room.uploads.taken("tenant:greedy"), room.streams.taken("tenant:greedy"):
+        with room.uploads.slot("tenant:greedy"), room.streams.slot("tenant:greedy"):
             uploads = [client.post("/v1/scans", content=mri_file, headers=each) for each in everyone]
             streams = [client.get(link, headers=each) for link, each in zip(links, everyone, strict=True)]
     assert [answer.status_code for answer in uploads] == [429, 429, 200]
@@ -472,7 +472,7 @@ def test_no_key_asks_more_often_than_it_may(door: Door) -> None:
 
 def test_a_minutes_worth_of_requests_comes_back_within_a_minute() -> None:
     now = 0.0
-    rates, key = Rates(lambda: now), uuid.uuid4()
+    rates, key = RateLimiter(lambda: now), uuid.uuid4()
     assert [rates.wait(key, 2) for _ in range(3)] == [0, 0, 30]
     now = 29.0
     assert rates.wait(key, 2) == pytest.approx(1)

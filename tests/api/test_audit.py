@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from udig_recon.api.access.audit import READS, Auditing
+from udig_recon.api.access.audit import READS, AuditRecorder
 from udig_recon.api.app import create_app
-from udig_recon.api.http.repeated_events import MINUTE, MOST_KINDS, Folding
+from udig_recon.api.http.repeated_events import MINUTE, MOST_KINDS, EventDeduplicator
 from udig_recon.worker.access import keys
 from udig_recon.worker.access.audit import AUDIT_LOCK, Who
 from udig_recon.worker.access.keys import Scope, Wanted
@@ -37,7 +37,7 @@ class Clock:
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 30)), max_size=200))
 def test_everything_is_counted_once_and_told_at_most_twice_a_minute(came: list[tuple[str, float]]) -> None:
     clock = Clock()
-    folding: Folding[str] = Folding(clock)
+    folding: EventDeduplicator[str] = EventDeduplicator(clock)
     told: list[tuple[float, str, int]] = []
     for kind, pause in came:
         clock.now += pause
@@ -52,7 +52,7 @@ def test_everything_is_counted_once_and_told_at_most_twice_a_minute(came: list[t
 
 
 def test_what_was_the_same_in_all_is_told_with_their_number() -> None:
-    folding: Folding[str] = Folding(Clock())
+    folding: EventDeduplicator[str] = EventDeduplicator(Clock())
     assert folding.is_first("a", scan="1")
     for job in ("2", "3"):
         assert not folding.is_first("a", scan="1", job=job)
@@ -61,12 +61,12 @@ def test_what_was_the_same_in_all_is_told_with_their_number() -> None:
 
 
 def test_there_is_an_end_to_the_kinds_that_are_followed() -> None:
-    folding: Folding[int] = Folding(Clock())
+    folding: EventDeduplicator[int] = EventDeduplicator(Clock())
     assert sum(folding.is_first(kind) for kind in range(2 * MOST_KINDS)) == MOST_KINDS
 
 
 def test_who_reads_very_much_hides_no_other_reading(database: sessionmaker[Session]) -> None:
-    auditing = Auditing(database)
+    auditing = AuditRecorder(database)
     auditing._folding._folds = {(Who("a", "key:1"), "result.read", str(kind)): Mock() for kind in range(MOST_KINDS)}
     auditing.note(Who("b", "key:2"), "result.read", job="3")
     with database() as session:
@@ -87,7 +87,7 @@ def headers(database: sessionmaker[Session]) -> dict[str, str]:
 
 
 def written(client: TestClient, database: sessionmaker[Session]) -> list[tuple[str, str, dict[str, str]]]:
-    client.app.state.context.auditing.write(at_once=True)  # type: ignore[attr-defined]
+    client.app.state.context.audit.write(at_once=True)  # type: ignore[attr-defined]
     with database() as session:
         rows = session.scalars(select(Audit).order_by(Audit.seq)).all()
     return [(row.tenant, row.action, row.ids) for row in rows]

@@ -16,22 +16,22 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.api_server import serving
 from udig_recon.api.app import create_app
-from udig_recon.api.http.concurrency import Shares
+from udig_recon.api.http.concurrency import ConcurrencyLimit
 from udig_recon.api.http.problems import Overloaded, TooManyAtOnce
 from udig_recon.worker.access import keys
 from udig_recon.worker.access.keys import Scope, Wanted
 from udig_recon.worker.settings import Settings
 
 
-def shares(most: int) -> Shares:
-    return Shares("uploads", "MAX_UPLOADS", most)
+def shares(most: int) -> ConcurrencyLimit:
+    return ConcurrencyLimit("uploads", "MAX_UPLOADS", most)
 
 
-def filled(places: Shares, client: str) -> int:
+def filled(places: ConcurrencyLimit, client: str) -> int:
     """How many places a client gets when it takes all that it can."""
     for count in range(places.most + 1):
         try:
-            places.take(client)
+            places.acquire(client)
         except (TooManyAtOnce, Overloaded):
             return count
     raise AssertionError("more than there are")
@@ -42,12 +42,12 @@ def test_a_newcomer_finds_room_until_all_is_taken(most: int, clients: list[str])
     places = shares(most)
     for client in clients:
         with contextlib.suppress(TooManyAtOnce, Overloaded):
-            places.take(client)
+            places.acquire(client)
     if places.free:
-        places.take("newcomer")
+        places.acquire("newcomer")
     else:
         with pytest.raises(Overloaded):
-            places.take("newcomer")
+            places.acquire("newcomer")
 
 
 @given(st.integers(2, 200))
@@ -63,10 +63,10 @@ def test_what_is_given_back_is_free_again(most: int, clients: list[str]) -> None
     held = []
     for client in clients:
         with contextlib.suppress(TooManyAtOnce, Overloaded):
-            places.take(client)
+            places.acquire(client)
             held.append(client)
     for client in held:
-        places.give_back(client)
+        places.release(client)
     assert places.free == most
     assert filled(places, "first") == (most + 1) // 2
 
@@ -87,11 +87,11 @@ def keyed(settings: Settings) -> FastAPI:
 def test_who_has_a_share_of_uploads_is_told_when_to_come_back_and_others_are_served(
     keyed: FastAPI, mri_file: bytes
 ) -> None:
-    uploads = keyed.state.context.room.uploads
-    with TestClient(keyed) as client, uploads.taken("greedy"):
+    uploads = keyed.state.context.concurrency.uploads
+    with TestClient(keyed) as client, uploads.slot("greedy"):
         refused = client.post("/v1/scans", content=mri_file, headers={"X-Key": "greedy"})
         served = client.post("/v1/scans", content=mri_file, headers={"X-Key": "modest"})
-        with uploads.taken("another"):
+        with uploads.slot("another"):
             full = client.post("/v1/scans", content=mri_file, headers={"X-Key": "modest"})
     assert (refused.status_code, served.status_code, full.status_code) == (429, 201, 503)
     for answer in (refused, full):
@@ -102,13 +102,13 @@ def test_who_has_a_share_of_uploads_is_told_when_to_come_back_and_others_are_ser
 
 
 def test_streams_are_shared_and_given_back(keyed: FastAPI, mri_file: bytes) -> None:
-    streams = keyed.state.context.room.streams
+    streams = keyed.state.context.concurrency.streams
     with TestClient(keyed) as client:
         scan = client.post("/v1/scans", content=mri_file).json()
         body = {"scan_id": scan["id"], "parameters": {"method": "zero_filled"}}
         job = client.post("/v1/jobs", json=body).json()
         client.post(job["links"]["cancel"])
-        with streams.taken("greedy"):
+        with streams.slot("greedy"):
             refused = client.get(job["links"]["events"], headers={"X-Key": "greedy"})
             served = client.get(job["links"]["events"], headers={"X-Key": "modest"})
     assert (refused.status_code, served.status_code) == (429, 200)
@@ -118,8 +118,8 @@ def test_streams_are_shared_and_given_back(keyed: FastAPI, mri_file: bytes) -> N
 
 
 def test_too_many_waiting_requests_are_refused_but_health_is_told(keyed: FastAPI) -> None:
-    requests = keyed.state.context.room.requests
-    with TestClient(keyed) as client, requests.taken("testclient"), requests.taken("testclient"):
+    requests = keyed.state.context.concurrency.requests
+    with TestClient(keyed) as client, requests.slot("testclient"), requests.slot("testclient"):
         refused, health = client.get("/v1/jobs"), client.get("/healthz")
     assert (refused.status_code, health.status_code) == (429, 200)
     assert int(refused.headers["retry-after"]) > 0

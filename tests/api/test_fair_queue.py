@@ -2,7 +2,7 @@ import asyncio
 import threading
 import time
 
-from udig_recon.api.http.fair_queue import BYTES_PER_SECOND, Turns
+from udig_recon.api.http.fair_queue import BYTES_PER_SECOND, FairQueue
 
 
 async def _until(found) -> None:
@@ -12,7 +12,7 @@ async def _until(found) -> None:
 
 def test_one_client_leaves_a_place_and_who_comes_new_is_next_before_smaller_files_of_who_holds_some() -> None:
     async def journey() -> list[str]:
-        turns, began, gates = Turns(3), [], {}
+        turns, began, gates = FairQueue(3), [], {}
 
         def start(client: str, name: str, size: int) -> asyncio.Task:
             gates[name] = threading.Event()
@@ -49,7 +49,7 @@ def test_one_client_leaves_a_place_and_who_comes_new_is_next_before_smaller_file
 
 def test_whoever_leaves_while_it_waits_takes_no_place_and_errors_give_theirs_back() -> None:
     async def journey() -> None:
-        turns, gate = Turns(2), threading.Event()
+        turns, gate = FairQueue(2), threading.Event()
         first = asyncio.create_task(turns.run("a", 1, lambda: gate.wait(30)))
         left = asyncio.create_task(turns.run("a", 1, lambda: 1))
         await asyncio.sleep(0.01)
@@ -67,7 +67,7 @@ def test_whoever_leaves_while_it_waits_takes_no_place_and_errors_give_theirs_bac
 
 def test_one_that_is_cancelled_just_as_a_place_becomes_free_leaves_it_to_the_next() -> None:
     async def journey() -> list[int]:
-        turns, gate = Turns(2), threading.Event()
+        turns, gate = FairQueue(2), threading.Event()
         first = asyncio.create_task(turns.run("a", 1, lambda: gate.wait(30)))
         left = asyncio.create_task(turns.run("a", 1, lambda: 1))
         others = [asyncio.create_task(turns.run(name, 10**9, lambda: 7)) for name in "aa"]

@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 
 from tests.support.api_server import Served, serving
-from udig_recon.api.http.concurrency import Shares
+from udig_recon.api.http.concurrency import ConcurrencyLimit
 from udig_recon.api.http.h11_limits import EVENTS_A_TURN, FREE_CHUNKS, LEAST_CHUNK_BYTES, MOST_FIELDS, BoundedConnection
 from udig_recon.api.http.server import LINGER_BYTES, timed_protocol
 from udig_recon.worker.settings import Settings
@@ -223,7 +223,7 @@ def test_what_is_no_request_is_a_problem_and_the_end_of_the_connection(
 @contextlib.contextmanager
 def protocol_serving(app: Any) -> Iterator[str]:
     """URL of any application behind the service's protocol."""
-    http = timed_protocol(30, 30, Shares("connections", "MAX_CONNECTIONS", 10))
+    http = timed_protocol(30, 30, ConcurrencyLimit("connections", "MAX_CONNECTIONS", 10))
     server = uvicorn.Server(uvicorn.Config(app, http=http, ws="none", lifespan="off", log_config=None))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=[[listener]])

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tests.support.api_server import Served, serving
 from tests.support.fake_worker import Drive
 from udig_recon.api.app import create_app
-from udig_recon.api.jobs import queries as views
+from udig_recon.api.jobs import queries
 from udig_recon.worker.access import keys
 from udig_recon.worker.access.keys import Scope, Wanted
 from udig_recon.worker.settings import Settings
@@ -65,15 +65,15 @@ def test_many_who_wait_read_the_job_once_and_again_only_when_more_than_its_progr
     client: TestClient, drive: Drive, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[int] = []
-    read_job = views.read_job
+    read_job = queries.read_job
 
     async def counted(*given: Any) -> Any:
         reads.append(1)
         return await read_job(*given)
 
-    monkeypatch.setattr(views, "read_job", counted)
+    monkeypatch.setattr(queries, "read_job", counted)
     claim = drive.claim(job)
-    watched = client.app.state.context.watcher._watched  # type: ignore[attr-defined]
+    watched = client.app.state.context.notifications._watched  # type: ignore[attr-defined]
     answers: list[dict[str, Any]] = []
 
     def wait() -> None:
@@ -129,7 +129,7 @@ def test_a_refused_key_ends_what_waits_for_it(
         both = [threading.Thread(target=each) for each in (wait, listen)]
         for thread in both:
             thread.start()
-        watched = app.state.context.watcher._watched
+        watched = app.state.context.notifications._watched
         until(lambda: sum(len(each.waiting) for each in watched.values()) == 2)
         refuse()
         for thread in both:

@@ -5,7 +5,7 @@ import threading
 import uuid
 from collections.abc import Awaitable, Callable
 
-from udig_recon.api.database.notifications import Watcher
+from udig_recon.api.database.notifications import NotificationListener
 
 JOB = uuid.uuid4()
 
@@ -29,17 +29,17 @@ async def begun(read: Reading, times: int) -> None:
         await asyncio.sleep(0.01)
 
 
-def together(check: Callable[[Watcher, Reading], Awaitable[None]]) -> None:
+def together(check: Callable[[NotificationListener, Reading], Awaitable[None]]) -> None:
     async def run() -> None:
-        made = Watcher("postgresql://nobody@localhost/nothing")
-        with made.watch(JOB):
+        made = NotificationListener("postgresql://nobody@localhost/nothing")
+        with made.subscribe(JOB):
             await check(made, Reading())
 
     asyncio.run(run())
 
 
 def test_all_who_are_as_far_share_one_reading() -> None:
-    async def check(watcher: Watcher, read: Reading) -> None:
+    async def check(watcher: NotificationListener, read: Reading) -> None:
         readers = [asyncio.create_task(watcher.read(JOB, 7, read)) for _ in range(50)]
         await begun(read, 1)
         read.go_on.set()
@@ -50,7 +50,7 @@ def test_all_who_are_as_far_share_one_reading() -> None:
 
 
 def test_a_change_is_never_answered_with_a_reading_from_before_it() -> None:
-    async def check(watcher: Watcher, read: Reading) -> None:
+    async def check(watcher: NotificationListener, read: Reading) -> None:
         before = asyncio.create_task(watcher.read(JOB, 7, read))
         await begun(read, 1)
         watcher.wake(JOB)
@@ -63,7 +63,7 @@ def test_a_change_is_never_answered_with_a_reading_from_before_it() -> None:
 
 
 def test_a_reader_that_leaves_takes_the_reading_from_nobody() -> None:
-    async def check(watcher: Watcher, read: Reading) -> None:
+    async def check(watcher: NotificationListener, read: Reading) -> None:
         leaving, staying = (asyncio.create_task(watcher.read(JOB, 7, read)) for _ in range(2))
         await begun(read, 1)
         leaving.cancel()
@@ -75,7 +75,7 @@ def test_a_reader_that_leaves_takes_the_reading_from_nobody() -> None:
 
 
 def test_a_reading_that_all_have_left_serves_nobody_who_comes_later() -> None:
-    async def check(watcher: Watcher, read: Reading) -> None:
+    async def check(watcher: NotificationListener, read: Reading) -> None:
         leaving = asyncio.create_task(watcher.read(JOB, 7, read))
         await begun(read, 1)
         leaving.cancel()

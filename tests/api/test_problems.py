@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from udig_recon.api.app import create_app
-from udig_recon.api.http.problems import shown
+from udig_recon.api.http.problems import truncate
 from udig_recon.worker.settings import Settings
 
 
@@ -92,7 +92,7 @@ def test_the_root_leads_to_the_documents(client: TestClient) -> None:
 
 @pytest.mark.parametrize("value", ["x" * 1000, ["x"] * 1000, {"a": "b" * 1000}])
 def test_a_wrong_value_is_told_back_in_short(value: object) -> None:
-    assert len(shown(value)) <= 120
+    assert len(truncate(value)) <= 120
 
 
 def test_every_answer_of_every_operation_has_an_example(document: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.support.api_server import serving
 from udig_recon.api.app import create_app
 from udig_recon.api.http.problems import MEDIA_TYPE
-from udig_recon.api.http.proxies import Clients
+from udig_recon.api.http.proxies import ProxyHeadersMiddleware
 from udig_recon.worker.settings import Settings
 
 PROXY, INNER = "10.0.0.1", "10.0.0.2"
@@ -28,8 +28,8 @@ async def _nothing(*_: object) -> None:
     """An application that does nothing."""
 
 
-def clients(trusted: str) -> Clients:
-    return Clients(_nothing, trusted)
+def clients(trusted: str) -> ProxyHeadersMiddleware:
+    return ProxyHeadersMiddleware(_nothing, trusted)
 
 
 @given(st.lists(st.ip_addresses().map(str) | st.text(max_size=20), max_size=4), st.sampled_from(["*", "10.0.0.0/8"]))

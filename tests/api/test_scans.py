@@ -311,8 +311,8 @@ def test_who_only_reads_does_not_wait_for_those_who_write_files(settings: Settin
     with TestClient(app) as client:
         path = f"/v1/scans/{client.post('/v1/scans', content=mri_file).json()['id']}"
         assert client.portal is not None
-        writers = [client.portal.start_task_soon(app.state.context.files.run, written.wait) for _ in range(100)]
-        last = client.portal.start_task_soon(app.state.context.files.run, time.monotonic)
+        writers = [client.portal.start_task_soon(app.state.context.file_threads.run, written.wait) for _ in range(100)]
+        last = client.portal.start_task_soon(app.state.context.file_threads.run, time.monotonic)
         assert client.get(path).status_code == 200
         assert not last.done()
         written.set()

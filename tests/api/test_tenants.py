@@ -19,7 +19,7 @@ from tests.support.fake_worker import Drive
 from tests.support.keyed_client import QUICK, Door, Headers, ask, bring
 from udig_recon.api.app import create_app
 from udig_recon.api.http.problems import LONGEST_DETAIL, TooManyAtOnce
-from udig_recon.api.http.tenant_queue import TenantTurns
+from udig_recon.api.http.tenant_queue import TenantQueue
 from udig_recon.worker.access import tenants
 from udig_recon.worker.access.keys import Scope
 from udig_recon.worker.database.tables import ComputeUsage, Job
@@ -205,14 +205,14 @@ def test_requests_are_counted_over_all_keys_of_a_tenant(door: Door, minted: list
 
 
 def test_uploads_and_waits_of_all_keys_are_their_tenants(door: Door, minted: list[Headers], mri_file: bytes) -> None:
-    room = door.client.app.state.context.room  # type: ignore[attr-defined]
+    room = door.client.app.state.context.concurrency  # type: ignore[attr-defined]
     job = ask(door, minted[0], bring(door, minted[0], mri_file))
     door.limit("a", max_uploads=1, max_waits=1)
-    with room.uploads.taken("tenant:a"):
+    with room.uploads.slot("tenant:a"):
         told(door.client.post("/v1/scans", content=mri_file, headers=minted[1]), 429, "uploads at once")
-    with room.polls.taken("tenant:a"):
+    with room.polls.slot("tenant:a"):
         told(door.client.get(f"{job['links']['self']}?wait=1", headers=minted[2]), 429, "long polls at once")
-    with room.streams.taken("tenant:a"):
+    with room.streams.slot("tenant:a"):
         told(door.client.get(job["links"]["events"], headers=minted[2]), 429, "event streams at once")
     assert (room.uploads.free, room.polls.free) == (room.uploads.most, room.polls.most)
 
@@ -225,7 +225,7 @@ def test_long_polls_of_one_tenant_keep_no_other_out_at_the_same_address(
         door = Door(client, database)
         (_, greedy), (_, modest) = door.key("a"), door.key("b")
         job = ask(door, greedy, bring(door, greedy, mri_file))
-        room = client.app.state.context.room  # type: ignore[attr-defined]
+        room = client.app.state.context.concurrency  # type: ignore[attr-defined]
         waits = [
             threading.Thread(target=client.get, args=(f"{job['links']['self']}?wait=20",), kwargs={"headers": greedy})
             for _ in range(6)
@@ -392,13 +392,13 @@ def test_who_waits_for_its_turn_holds_no_thread_and_keeps_nobody_elses(monkeypat
     monkeypatch.setattr("udig_recon.api.http.tenant_queue.LONGEST_SECONDS", 0.05)
 
     async def scenario() -> None:
-        turns = TenantTurns(2)
-        async with turns.taken("a"), turns.taken("a"), turns.taken("b"):
+        turns = TenantQueue(2)
+        async with turns.turn("a"), turns.turn("a"), turns.turn("b"):
             with pytest.raises(TooManyAtOnce):
-                async with turns.taken("a"):
+                async with turns.turn("a"):
                     raise AssertionError("a third turn")
         assert turns._known == {}
-        async with turns.taken("a"):
+        async with turns.turn("a"):
             pass
 
     asyncio.run(scenario())

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 import udig_recon.api.system.health
 from udig_recon.api.app import create_app
-from udig_recon.api.http.threads import Together
+from udig_recon.api.http.threads import SingleFlight
 from udig_recon.worker.settings import Settings
 
 CALLERS = 20
@@ -44,7 +44,7 @@ async def together(slow: Slow, ask: Callable[[], Awaitable[Found]]) -> list[Foun
 
 def test_who_wants_the_same_at_once_shares_a_reading_and_who_comes_later_has_a_new_one() -> None:
     async def check() -> None:
-        slow, shared = Slow(), Together()
+        slow, shared = Slow(), SingleFlight()
         assert await together(slow, lambda: shared.run("x", slow)) == [{"database": "1"}] * CALLERS
         assert await shared.run("x", slow) == {"database": "2"}
         slow.let.clear()
@@ -61,7 +61,7 @@ def test_who_wants_the_same_at_once_shares_a_reading_and_who_comes_later_has_a_n
 
 def test_who_leaves_does_not_take_the_reading_from_the_others() -> None:
     async def check() -> None:
-        slow, shared = Slow(), Together()
+        slow, shared = Slow(), SingleFlight()
         first = asyncio.ensure_future(shared.run("x", slow))
         second = asyncio.ensure_future(shared.run("x", slow))
         await asyncio.sleep(0.05)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.fake_worker import Drive
-from udig_recon.api.http.conditional import StoredFile, chosen_format
+from udig_recon.api.http.conditional import StoredFileResponse, negotiate_format
 from udig_recon.api.http.multipart import PartReader
 from udig_recon.api.http.problems import Problem, RangeOutside
 from udig_recon.api.scans.upload import base_name
@@ -131,7 +131,7 @@ def test_any_range_is_within_the_file_or_ignored_or_refused() -> None:
     def law(case: tuple[str, int]) -> None:
         header, size = case
         try:
-            ranges = StoredFile._parse_range_header(header, size)
+            ranges = StoredFileResponse._parse_range_header(header, size)
         except RangeOutside:
             return
         assert len(ranges) <= 1
@@ -169,7 +169,9 @@ def test_any_accept_header_names_a_format_or_is_refused() -> None:
 
     def law(ranges: list[tuple[str, str]]) -> None:
         try:
-            found = chosen_format(",".join(name + weight for name, weight in ranges), OUTPUTS["h5"], OUTPUTS.values())
+            found = negotiate_format(
+                ",".join(name + weight for name, weight in ranges), OUTPUTS["h5"], OUTPUTS.values()
+            )
         except Problem:
             return
         assert isinstance(found, OutputFormat)

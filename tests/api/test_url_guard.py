@@ -12,11 +12,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.webhook_receiver import Receiver, receiving
-from udig_recon.api.webhooks import delivery as outgoing
-from udig_recon.api.webhooks.delivery import MOST_AT_ONCE, Courier
-from udig_recon.api.webhooks.url_guard import Refused, checked, is_allowed
+from udig_recon.api.webhooks import delivery
+from udig_recon.api.webhooks.delivery import MOST_AT_ONCE, WebhookDispatcher
+from udig_recon.api.webhooks.url_guard import ForbiddenURL, check_url, is_allowed
 from udig_recon.worker.database.tables import DeliveryState, Job, Status, WebhookDelivery
-from udig_recon.worker.jobs import webhook_outbox as webhooks
+from udig_recon.worker.jobs import webhook_outbox
 from udig_recon.worker.jobs.webhook_outbox import PLACES_OF_HOST, PLACES_OF_TENANT
 from udig_recon.worker.settings import Settings
 
@@ -55,7 +55,7 @@ def taken(
     database: sessionmaker[Session], held: list[tuple[str, str]], places: int = MOST_AT_ONCE
 ) -> Counter[tuple[str, str]]:
     with database.begin() as session:
-        return Counter((each.tenant, each.host) for each in webhooks.take(session, places, 60, held))
+        return Counter((each.tenant, each.host) for each in webhook_outbox.take(session, places, 60, held))
 
 
 def test_a_host_has_few_places_and_a_tenant_some_and_others_find_room(database: sessionmaker[Session]) -> None:
@@ -96,12 +96,12 @@ def test_one_tenants_dead_receiver_keeps_no_other_tenant_waiting(
     silent: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(outgoing, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(outgoing, "ANSWER_SECONDS", 300.0)
+    monkeypatch.setattr(delivery, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(delivery, "ANSWER_SECONDS", 300.0)
     file(database, "a", silent, 2 * MOST_AT_ONCE)
 
     async def deliver() -> None:
-        running = asyncio.create_task(Courier(settings, database).run())
+        running = asyncio.create_task(WebhookDispatcher(settings, database).run())
         try:
             async with asyncio.timeout(60):
                 while sum(state["a"] for state in standing(database)) < PLACES_OF_HOST:
@@ -130,14 +130,14 @@ def test_a_host_that_did_not_answer_has_less_time_for_a_while_and_then_all_of_it
     settings: Settings, database: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [time.monotonic()]
-    monkeypatch.setattr(outgoing.time, "monotonic", lambda: now[0])
-    courier = Courier(settings, database)
+    monkeypatch.setattr(delivery.time, "monotonic", lambda: now[0])
+    courier = WebhookDispatcher(settings, database)
     dead, other = ("a", "dead.example.org"), ("b", "dead.example.org")
-    courier._silent[dead] = now[0] + outgoing.IMPATIENT_FOR_SECONDS
-    assert courier._patience(dead) == outgoing.IMPATIENT_SECONDS
-    assert courier._patience(other) == outgoing.ANSWER_SECONDS
-    now[0] += outgoing.IMPATIENT_FOR_SECONDS + 1
-    assert courier._patience(dead) == outgoing.ANSWER_SECONDS
+    courier._silent[dead] = now[0] + delivery.IMPATIENT_FOR_SECONDS
+    assert courier._patience(dead) == delivery.IMPATIENT_SECONDS
+    assert courier._patience(other) == delivery.ANSWER_SECONDS
+    now[0] += delivery.IMPATIENT_FOR_SECONDS + 1
+    assert courier._patience(dead) == delivery.ANSWER_SECONDS
     assert not courier._silent
 
 
@@ -158,7 +158,7 @@ def test_only_allowed_hosts_are_told(host: str, allowed: bool) -> None:
     assert hosts is not None
     assert is_allowed(host, hosts) == allowed
     if allowed:
-        assert checked(f"https://{host}/x", allow_private=False, allowed=hosts).host
+        assert check_url(f"https://{host}/x", allow_private=False, allowed=hosts).host
     else:
-        with pytest.raises(Refused, match="WEBHOOK_ALLOWED_HOSTS"):
-            checked(f"https://{host}/x", allow_private=False, allowed=hosts)
+        with pytest.raises(ForbiddenURL, match="WEBHOOK_ALLOWED_HOSTS"):
+            check_url(f"https://{host}/x", allow_private=False, allowed=hosts)

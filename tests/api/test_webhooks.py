@@ -23,11 +23,11 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from tests.support.fake_worker import Drive
 from tests.support.webhook_receiver import CERTIFICATE, Heard, Receiver, receiving
 from udig_recon.api.http.problems import Invalid
-from udig_recon.api.webhooks import delivery as outgoing
-from udig_recon.api.webhooks.delivery import Courier
+from udig_recon.api.webhooks import delivery
+from udig_recon.api.webhooks.delivery import WebhookDispatcher
 from udig_recon.api.webhooks.url_guard import is_public
 from udig_recon.worker.database.tables import DEFAULT_TENANT, DeliveryState, Job, Status, WebhookDelivery
-from udig_recon.worker.jobs import webhook_outbox as webhooks
+from udig_recon.worker.jobs import webhook_outbox
 from udig_recon.worker.jobs.webhook_outbox import Delivery
 from udig_recon.worker.settings import BadSetting, Settings, read_settings
 
@@ -45,7 +45,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outgoing, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(delivery, "POLL_SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def verified(heard: Heard, secret: str = SECRET) -> dict[str, Any]:
 
 def theirs(secret: str, tenant: str = DEFAULT_TENANT) -> str:
     """What a tenant's receivers verify with."""
-    (made,) = webhooks.signing_secrets(Settings(webhook_secret=SecretStr(secret)), tenant)
+    (made,) = webhook_outbox.signing_secrets(Settings(webhook_secret=SecretStr(secret)), tenant)
     return made
 
 
@@ -126,9 +126,9 @@ def test_each_end_of_a_job_is_told_once_and_signed(
 
 def test_the_signature_is_the_one_of_the_standard() -> None:
     then = datetime.fromtimestamp(1614265330, UTC)
-    delivery = Delivery(uuid.UUID(int=1), uuid.UUID(int=2), "https://x.test", "job.failed", 1, then, None, "a")
-    body = outgoing.payload(delivery)
-    sent = outgoing.headers(delivery, body, [SECRET], then)
+    failed = Delivery(uuid.UUID(int=1), uuid.UUID(int=2), "https://x.test", "job.failed", 1, then, None, "a")
+    body = delivery.payload(failed)
+    sent = delivery.headers(failed, body, [SECRET], then)
     signed = f"{uuid.UUID(int=1)}.1614265330.{body}".encode()
     assert sent["webhook-signature"] == expected_signature(signed)
     assert sent["webhook-timestamp"] == "1614265330"
@@ -239,7 +239,7 @@ WRONG += [
 @pytest.mark.parametrize("url", [*(f"https://{host}/x" for host in PRIVATE), *WRONG])
 def test_a_url_that_shows_where_it_may_not_go_is_refused(url: str) -> None:
     with pytest.raises(Invalid) as refused:
-        outgoing.check(Settings(webhook_secret=SecretStr(SECRET)), url)
+        delivery.check_webhook_url(Settings(webhook_secret=SecretStr(SECRET)), url)
     (error,) = refused.value.errors
     assert (error.field, error.expected) == ("webhook_url", "a public https URL")
 
@@ -259,7 +259,7 @@ def test_addresses_of_the_open_internet_are_public(address: str) -> None:
 
 def test_without_a_secret_there_are_no_webhooks() -> None:
     with pytest.raises(Invalid, match="WEBHOOK_SECRET"):
-        outgoing.check(Settings(), "https://example.org")
+        delivery.check_webhook_url(Settings(), "https://example.org")
 
 
 @pytest.mark.parametrize("secret", ["whsec_c2hvcnQ=", f"{SECRET[:39]}", "hush" * 20, f"{SECRET} whsec_", " "])
@@ -272,7 +272,7 @@ def test_a_secret_that_is_none_is_refused_without_being_told(secret: str, monkey
     assert not secret.strip() or secret not in told
 
 
-def delivery(url: str) -> Delivery:
+def a_delivery(url: str) -> Delivery:
     return Delivery(uuid.uuid4(), uuid.uuid4(), url, "job.succeeded", 1, datetime.now(UTC), None, DEFAULT_TENANT)
 
 
@@ -288,7 +288,7 @@ class Names:
 
 
 def attempt(settings: Settings, database: sessionmaker[Session], names: Names, url: str) -> str | None:
-    return asyncio.run(Courier(settings, database, names).attempt(delivery(url)))
+    return asyncio.run(WebhookDispatcher(settings, database, names).attempt(a_delivery(url)))
 
 
 def test_a_name_that_leads_to_this_machine_is_not_followed(
@@ -323,7 +323,7 @@ def test_a_certificate_must_bear_the_name_of_the_url(
 def test_a_receiver_that_dribbles_is_left(
     settings: Settings, database: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outgoing, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(delivery, "ANSWER_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ended = threading.Event()
 
@@ -348,10 +348,10 @@ def filed(client: TestClient, scan: dict[str, Any], drive: Drive) -> None:
 
 @pytest.fixture
 def nobody_delivers(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def run(_: Courier) -> None:
+    async def run(_: WebhookDispatcher) -> None:
         pass
 
-    monkeypatch.setattr(Courier, "run", run)
+    monkeypatch.setattr(WebhookDispatcher, "run", run)
 
 
 @pytest.mark.usefixtures("nobody_delivers")
@@ -360,14 +360,14 @@ def test_what_a_dead_courier_had_is_delivered_by_another_and_its_word_counts_no_
 ) -> None:
     filed(client, scan, drive)
     with database.begin() as session:
-        (first,) = webhooks.take(session, 10, 60)
-        assert webhooks.take(session, 10, 60) == []
+        (first,) = webhook_outbox.take(session, 10, 60)
+        assert webhook_outbox.take(session, 10, 60) == []
         session.execute(update(WebhookDelivery).values(due_at=func.now() - timedelta(seconds=1)))
-        (second,) = webhooks.take(session, 10, 60)
+        (second,) = webhook_outbox.take(session, 10, 60)
         assert (second.id, second.attempt) == (first.id, 2)
-        assert webhooks.settle(session, first, "no connection", 5) is None
-        assert webhooks.settle(session, second, None, 5) is DeliveryState.DELIVERED
-        assert webhooks.settle(session, second, "answered 500", 5) is None
+        assert webhook_outbox.settle(session, first, "no connection", 5) is None
+        assert webhook_outbox.settle(session, second, None, 5) is DeliveryState.DELIVERED
+        assert webhook_outbox.settle(session, second, "answered 500", 5) is None
 
 
 @pytest.mark.usefixtures("nobody_delivers")
@@ -379,13 +379,13 @@ def test_pauses_double_and_after_a_day_it_is_given_up(
     while True:
         with database.begin() as session:
             session.execute(update(WebhookDelivery).values(due_at=func.now()))
-            (taken,) = webhooks.take(session, 10, 60)
-            if webhooks.settle(session, taken, "answered 503", 5) is DeliveryState.FAILED:
+            (taken,) = webhook_outbox.take(session, 10, 60)
+            if webhook_outbox.settle(session, taken, "answered 503", 5) is DeliveryState.FAILED:
                 break
             pause = session.scalar(select(func.extract("epoch", WebhookDelivery.due_at - func.now())))
             pauses.append(float(pause or 0))
-    assert taken.attempt == len(pauses) + 1 == webhooks.MOST_ATTEMPTS
-    assert all(5 * 2**n <= pause <= 5 * 2**n * (1 + webhooks.JITTER) for n, pause in enumerate(pauses))
+    assert taken.attempt == len(pauses) + 1 == webhook_outbox.MOST_ATTEMPTS
+    assert all(5 * 2**n <= pause <= 5 * 2**n * (1 + webhook_outbox.JITTER) for n, pause in enumerate(pauses))
     assert 20 < sum(pauses) / 3600 < 30
 
 

@@ -49,7 +49,7 @@ class Door:
 
     def audited(self, *, reads: bool = False) -> list[tuple[str, str, dict[str, str]]]:
         """The audit log up to now without the ends of jobs, which no client makes; reads of metadata if wanted."""
-        self.client.app.state.context.auditing.write(at_once=True)  # type: ignore[attr-defined]
+        self.client.app.state.context.audit.write(at_once=True)  # type: ignore[attr-defined]
         with self.database() as session:
             rows = session.scalars(select(Audit).order_by(Audit.seq)).all()
         beside = {"refused.401", "refused.429", *READS.values()}
