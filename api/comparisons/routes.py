@@ -30,7 +30,7 @@ from udig_recon.core.comparison.tables import TableForm, render
 from udig_recon.worker.access import audit
 from udig_recon.worker.access.quotas import JOB_FILED
 from udig_recon.worker.access.tenants import limits_of
-from udig_recon.worker.jobs import comparisons, service
+from udig_recon.worker.jobs import comparisons, lifecycle
 from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def _file(context: Context, caller: Caller, asked: ComparisonIn, key: str | None
         comparison_id, job_ids = comparison.id, [job.id for job in filed]
         # Everything is asked before the commit: after it nothing may go wrong that would deny what was done.
         found = queries.one_comparison(session, caller.tenant, comparison_id)
-        job_slices = service.waiting(session, *job_ids)
+        job_slices = lifecycle.waiting(session, *job_ids)
         if filed:
             audit.append(session, caller.who, "comparison.filed", comparison=comparison_id)
             audit.extend(session, caller.who, JOB_FILED, [{"job": job.id, "scan": job.scan_id} for job in filed])

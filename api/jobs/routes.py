@@ -27,7 +27,7 @@ from udig_recon.worker.access.keys import PriorityName, priority_name, priority_
 from udig_recon.worker.access.quotas import JOB_FILED
 from udig_recon.worker.access.tenants import limits_of
 from udig_recon.worker.database.tables import Priority, Scan, Status
-from udig_recon.worker.jobs import service
+from udig_recon.worker.jobs import lifecycle
 from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def _submit(
     limits = limits_of(session, caller.tenant, context.settings)
     outputs = list(dict.fromkeys(asked.outputs))
     task = estimate_job(context, session, scan, asked, outputs, limits)
-    job, created = service.submit(
+    job, created = lifecycle.submit(
         session,
         scan=scan,
         method=task.method,
@@ -124,7 +124,7 @@ def _submit(
     # Everything is asked before the commit: after it nothing may go wrong that would deny what was done.
     answer = _accepted(session, caller, job_id, {} if created else {"Idempotency-Replayed": "true"})
     if created:
-        job_slices = service.waiting(session, job_id)
+        job_slices = lifecycle.waiting(session, job_id)
         context.storage.prepare_job(job_id)
         if brought:
             audit.append(session, caller.who, SCAN_BROUGHT, scan=scan.id)
@@ -225,7 +225,7 @@ async def get_job(
 def cancel_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Response:
     """Takes effect within seconds; a job that has ended cannot be cancelled."""
     with context.sessions() as session:
-        service.request_cancel(session, job_id, caller.tenant)
+        lifecycle.request_cancel(session, job_id, caller.tenant)
         answer = _accepted(session, caller, job_id)
         audit.append(session, caller.who, "job.cancelled", job=job_id)
         session.commit()
@@ -265,10 +265,10 @@ def _retry(context: Context, caller: Caller, job_id: uuid.UUID, asked: RetryOpti
         limit = None if asked.max_seconds is None else time_limit(limits, asked.max_seconds)
         most = context.settings.max_open_jobs
         factor = context.factors.of(session, queries.job_row(session, caller.tenant, job_id).parameters["method"])
-        service.retry(
+        lifecycle.retry(
             session, job_id, caller.tenant, max_open_jobs=most, max_seconds=limit, limits=limits, factor=factor
         )
-        answer, job_slices = _accepted(session, caller, job_id), service.waiting(session, job_id)
+        answer, job_slices = _accepted(session, caller, job_id), lifecycle.waiting(session, job_id)
         audit.append(session, caller.who, "job.retried", job=job_id)
         session.commit()
     context.publisher.publish(job_slices)
@@ -281,7 +281,7 @@ def _retry(context: Context, caller: Caller, job_id: uuid.UUID, asked: RetryOpti
 def delete_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Response:
     """Cancels it first; its results and checkpoints go with it."""
     with context.sessions() as session:
-        service.delete(session, job_id, caller.tenant)
+        lifecycle.delete(session, job_id, caller.tenant)
         audit.append(session, caller.who, "job.deleted", job=job_id)
         session.commit()
     context.storage.delete_job(job_id)

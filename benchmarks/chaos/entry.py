@@ -50,7 +50,7 @@ def drop_fence() -> None:
     from sqlalchemy import and_
 
     from udig_recon.worker.database.tables import JobSlice
-    from udig_recon.worker.jobs.leases import Claim
+    from udig_recon.worker.jobs.claims import Claim
 
     Claim.is_mine = lambda self: and_(JobSlice.job_id == self.job_id, JobSlice.slice == self.slice)  # type: ignore[method-assign]
 

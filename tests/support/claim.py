@@ -4,9 +4,9 @@ import uuid
 
 from sqlalchemy.orm import Session
 
-from udig_recon.worker.jobs import leases
-from udig_recon.worker.jobs import service as jobs
-from udig_recon.worker.jobs.leases import Claim, Taken
+from udig_recon.worker.jobs import leases, state
+from udig_recon.worker.jobs.claims import Claim
+from udig_recon.worker.jobs.leases import Taken
 
 
 def claim_slice(
@@ -15,7 +15,7 @@ def claim_slice(
     """The slice of the job if it may begin, else the first one of it that may, else None."""
     for wanted in (slice_, None):
         try:
-            return leases.take(session, jobs.locked(session, job_id), worker, lease_seconds, wanted)
+            return leases.take(session, state.lock_job(session, job_id), worker, lease_seconds, wanted)
         except Taken:
             continue
     return None

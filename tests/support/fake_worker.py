@@ -14,6 +14,7 @@ from udig_recon.core.results.outputs import OUTPUTS, convert
 from udig_recon.core.results.store import SliceResult
 from udig_recon.worker.database.tables import Worker
 from udig_recon.worker.jobs import leases
+from udig_recon.worker.jobs.claims import Claim
 from udig_recon.worker.storage.integrity import entry
 from udig_recon.worker.storage.local import RESULT, Storage, preview_owner, result_name
 
@@ -39,7 +40,7 @@ class Drive:
     def __init__(self, sessions: sessionmaker[Session], storage: Storage) -> None:
         self.sessions, self.storage = sessions, storage
 
-    def claim(self, job: dict[str, Any], slice_: int = 0) -> leases.Claim:
+    def claim(self, job: dict[str, Any], slice_: int = 0) -> Claim:
         """Begin a slice."""
         with self.sessions.begin() as session:
             claim = claim_slice(session, uuid.UUID(job["id"]), slice_, lease_seconds=LEASE_SECONDS)
@@ -47,7 +48,7 @@ class Drive:
         self.storage.prepare_job(claim.job_id)
         return claim
 
-    def report(self, claim: leases.Claim, iteration: int, iterations: int = 10) -> None:
+    def report(self, claim: Claim, iteration: int, iterations: int = 10) -> None:
         """One snapshot."""
         point = leases.Point(iteration, iterations, 0.5 * iteration, loss=1.0 / iteration, data_residual=0.1)
         with self.sessions.begin() as session:
@@ -59,7 +60,7 @@ class Drive:
         owner = preview_owner(job_id, slice_)
         slice_result(reference=reference).save(self.storage.preview(job_id, slice_), owner)
 
-    def finish(self, claim: leases.Claim, verdict: PriorCheck | None = None, rating: Rating | None = None) -> None:
+    def finish(self, claim: Claim, verdict: PriorCheck | None = None, rating: Rating | None = None) -> None:
         """Finish the slice, judged or not, and with the last one the job."""
         metrics = {"psnr": 30.0, "ssim": 0.9, "nmse": 0.01, "data_residual": 0.05}
         path = self.storage.slice_result(claim.job_id, claim.slice, claim.attempt)
@@ -72,7 +73,7 @@ class Drive:
         if last:
             self._assemble(claim)
 
-    def _assemble(self, claim: leases.Claim) -> None:
+    def _assemble(self, claim: Claim) -> None:
         folder = self.storage.results(claim.job_id, claim.attempt)
         folder.mkdir(parents=True)
         whole = folder / RESULT

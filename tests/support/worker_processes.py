@@ -30,9 +30,8 @@ from udig_recon.core.priors.card import sha256_of
 from udig_recon.core.reconstruct import SliceProblem, reconstruct, slice_problem
 from udig_recon.core.slice_order import WarmStart
 from udig_recon.worker.database.tables import Job, JobSlice, Scan
-from udig_recon.worker.jobs import queue
-from udig_recon.worker.jobs import service as jobs
-from udig_recon.worker.jobs.leases import Claim
+from udig_recon.worker.jobs import lifecycle, queue
+from udig_recon.worker.jobs.claims import Claim
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage.local import Storage
 
@@ -128,15 +127,15 @@ class Desk:
         method: Parameters = LONG,
         *,
         slices: list[int] | None = None,
-        ring: int = 1,
+        messages: int = 1,
         **more: Any,
     ) -> uuid.UUID:
-        """File a job and ring so often for each of its slices."""
+        """File a job and send so many messages for each of its slices."""
         asked = {"outputs": ["h5"], "seed": 0, "tags": {}, "max_open_jobs": 100, **more}
         with self.database.begin() as session:
             scan = session.get_one(Scan, scan_id)
-            job, _ = jobs.submit(session, scan=scan, method=method, slices=slices or [0], **asked)
-        queue.enqueue([(job.id, slice_) for slice_ in job.slices] * ring)
+            job, _ = lifecycle.submit(session, scan=scan, method=method, slices=slices or [0], **asked)
+        queue.enqueue([(job.id, slice_) for slice_ in job.slices] * messages)
         return job.id
 
     def claimed(self, job_id: uuid.UUID) -> Claim:
@@ -160,7 +159,7 @@ class Desk:
 
     def retry(self, job_id: uuid.UUID) -> None:
         with self.database.begin() as session:
-            jobs.retry(session, job_id, max_open_jobs=100)
+            lifecycle.retry(session, job_id, max_open_jobs=100)
 
     def ended(self, job_id: uuid.UUID) -> Job:
         """The job, when it has ended."""

@@ -11,8 +11,8 @@ from udig_recon.core.parameters import CGSense
 from udig_recon.worker.database import counters
 from udig_recon.worker.database.tables import Counter, Job, JobSlice, Scan, WebhookDelivery
 from udig_recon.worker.jobs import failures as problems
-from udig_recon.worker.jobs import leases, sweep
-from udig_recon.worker.jobs import service as jobs
+from udig_recon.worker.jobs import leases, lifecycle, sweep
+from udig_recon.worker.jobs.claims import Claim
 
 
 def submit(session: Session, webhook_url: str | None = None) -> Job:
@@ -20,10 +20,10 @@ def submit(session: Session, webhook_url: str | None = None) -> Job:
     session.add(scan)
     session.flush()
     asked = {"outputs": ["h5"], "slices": [0, 1], "seed": 0, "tags": {}, "max_open_jobs": 100}
-    return jobs.submit(session, scan=scan, method=CGSense(), webhook_url=webhook_url, **asked)[0]
+    return lifecycle.submit(session, scan=scan, method=CGSense(), webhook_url=webhook_url, **asked)[0]
 
 
-def claim(session: Session, job: Job, slice_: int = 0) -> leases.Claim:
+def claim(session: Session, job: Job, slice_: int = 0) -> Claim:
     claimed = claim_slice(session, job.id, slice_)
     assert claimed is not None
     return claimed
@@ -41,9 +41,9 @@ def test_slices_lost_leases_and_failures_by_reason_are_counted(database: session
             sweep.expire(session, max_crashes=2)
             claim_slice(session, job.id, 1)
     with database.begin() as session:
-        jobs.retry(session, job.id, max_open_jobs=100)
+        lifecycle.retry(session, job.id, max_open_jobs=100)
         leases.fail_job(session, claim(session, job, 1), {"type": "about:blank"})
-        jobs.request_cancel(session, submit(session).id)
+        lifecycle.request_cancel(session, submit(session).id)
     with database() as session:
         assert counters.totals(session) == {
             "slices": {"": 1},
@@ -84,7 +84,7 @@ def test_an_end_that_is_rolled_back_is_not_told(database: sessionmaker[Session])
     with database.begin() as session:
         job = submit(session, "https://example.org/")
     with database() as session:
-        jobs.request_cancel(session, job.id)
+        lifecycle.request_cancel(session, job.id)
         session.flush()
         assert session.scalars(select(WebhookDelivery.event)).all() == ["job.cancelled"]
         session.rollback()

@@ -17,11 +17,12 @@ from udig_recon.core.prior_check import PriorCheck
 from udig_recon.core.slice_order import WarmStart
 from udig_recon.worker.access.admission import IllegalMove, TooManyOpenJobs
 from udig_recon.worker.database.tables import Job, JobSlice, Scan, Snapshot, Status, Worker
-from udig_recon.worker.jobs import leases, queue, sweep
-from udig_recon.worker.jobs import service as jobs
+from udig_recon.worker.jobs import leases, lifecycle, queue, sweep
+from udig_recon.worker.jobs.claims import Claim
 from udig_recon.worker.jobs.failures import problem
-from udig_recon.worker.jobs.leases import Claim, LeaseLost, Point
-from udig_recon.worker.jobs.service import IdempotencyConflict, UnknownJob
+from udig_recon.worker.jobs.leases import Point
+from udig_recon.worker.jobs.lifecycle import IdempotencyConflict
+from udig_recon.worker.jobs.state import LeaseLost, UnknownJob
 
 LEASE = 60.0
 POINT = Point(iteration=1, iterations=4, seconds=0.5, loss=2.0)
@@ -42,7 +43,7 @@ def submit(
     session: Session, scan: Scan, slices: int = 1, most: int = 100, method: Parameters | None = None, **more: str
 ) -> tuple[Job, bool]:
     asked = {"method": method or CGSense(), "outputs": ["h5"], "seed": 0, "tags": {}, "max_open_jobs": most}
-    return jobs.submit(session, scan=scan, slices=list(range(slices)), **asked, **more)  # type: ignore[arg-type]
+    return lifecycle.submit(session, scan=scan, slices=list(range(slices)), **asked, **more)  # type: ignore[arg-type]
 
 
 def filed(database: sessionmaker[Session], scan: Scan, slices: int = 1, method: Parameters | None = None) -> uuid.UUID:
@@ -242,8 +243,8 @@ def test_cancelling_ends_what_waits_at_once_and_what_runs_by_its_heartbeat(
     waiting, running = filed(database, scan), filed(database, scan, slices=3)
     claims = [claimed(database, running, slice_) for slice_ in (0, 1)]
     with database.begin() as session:
-        assert jobs.request_cancel(session, waiting).status is Status.CANCELLED
-        assert jobs.request_cancel(session, running).status is Status.RUNNING
+        assert lifecycle.request_cancel(session, waiting).status is Status.CANCELLED
+        assert lifecycle.request_cancel(session, running).status is Status.RUNNING
     for claim, after in zip(claims, (Status.RUNNING, Status.CANCELLED), strict=True):
         with database.begin() as session:
             assert leases.heartbeat(session, claim, LEASE).cancel
@@ -252,14 +253,14 @@ def test_cancelling_ends_what_waits_at_once_and_what_runs_by_its_heartbeat(
     with database() as session:
         assert set(session.scalars(select(JobSlice.status))) == {Status.CANCELLED}
         with pytest.raises(IllegalMove):
-            jobs.request_cancel(session, running)
+            lifecycle.request_cancel(session, running)
 
 
 def test_a_cancelled_job_ends_even_when_its_worker_is_dead(database: sessionmaker[Session], scan: Scan) -> None:
     job_id = filed(database, scan)
     claimed(database, job_id)
     with database.begin() as session:
-        jobs.request_cancel(session, job_id)
+        lifecycle.request_cancel(session, job_id)
     assert lapse(database) == []
     assert status(database, job_id) is Status.CANCELLED
 
@@ -274,7 +275,7 @@ def test_cancelling_wins_over_a_result_that_comes_later(
         leases.store_slice(session, one, "0.npz", {})
         if finish == "job":
             leases.store_slice(session, other, "1.npz", {})
-        jobs.request_cancel(session, job_id)
+        lifecycle.request_cancel(session, job_id)
     with database.begin() as session:
         if finish == "job":
             leases.succeed_job(session, other, "results", {})
@@ -298,7 +299,7 @@ def test_a_slice_that_silences_three_workers_fails_its_job_which_then_can_be_ret
         assert job.status is Status.FAILED
         assert job.error is not None
         assert "3 times" in job.error["detail"]
-        assert jobs.retry(session, job_id, max_open_jobs=100).status is Status.QUEUED
+        assert lifecycle.retry(session, job_id, max_open_jobs=100).status is Status.QUEUED
     claim = claimed(database, job_id)
     assert claim.attempt == 4
     with database.begin() as session:
@@ -312,7 +313,7 @@ def test_only_failed_jobs_are_retried(database: sessionmaker[Session], scan: Sca
     with database.begin() as session:
         session.get_one(Job, job_id).status = Status(end)
     with database() as session, pytest.raises(IllegalMove, match=end):
-        jobs.retry(session, job_id, max_open_jobs=100)
+        lifecycle.retry(session, job_id, max_open_jobs=100)
 
 
 def test_the_scan_of_a_job_that_is_being_retried_is_not_deleted_meanwhile(
@@ -323,7 +324,7 @@ def test_the_scan_of_a_job_that_is_being_retried_is_not_deleted_meanwhile(
         leases.fail_job(session, claimed(database, job_id), BROKEN)
     held = select(Scan.id).where(Scan.id == scan.id).with_for_update(nowait=True)
     with database.begin() as session:
-        jobs.retry(session, job_id, max_open_jobs=100)
+        lifecycle.retry(session, job_id, max_open_jobs=100)
         with database() as other, pytest.raises(OperationalError, match="could not obtain lock"):
             other.scalar(held)
     with database() as other:
@@ -336,13 +337,13 @@ def test_a_deleted_job_leaves_no_row_and_fences_its_workers(database: sessionmak
     with database.begin() as session:
         leases.record(session, claim, POINT, LEASE)
     with database.begin() as session:
-        jobs.delete(session, job_id)
+        lifecycle.delete(session, job_id)
     with database() as session:
         assert [session.scalars(select(table)).all() for table in (Job, JobSlice, Snapshot)] == [[], [], []]
         with pytest.raises(LeaseLost):
             leases.heartbeat(session, claim, LEASE)
         with pytest.raises(UnknownJob):
-            jobs.delete(session, job_id)
+            lifecycle.delete(session, job_id)
 
 
 def test_the_sweep_rings_for_what_waits_as_often_as_messages_are_missing(
@@ -361,7 +362,7 @@ def test_the_sweep_rings_for_what_waits_as_often_as_messages_are_missing(
 
 def waiting(database: sessionmaker[Session], job_id: uuid.UUID) -> list[int]:
     with database() as session:
-        return [slice_ for _, slice_ in jobs.waiting(session, job_id)]
+        return [slice_ for _, slice_ in lifecycle.waiting(session, job_id)]
 
 
 def done(database: sessionmaker[Session], claim: Claim, verdict: PriorCheck | None = VERDICT) -> list[int]:
@@ -421,7 +422,7 @@ def test_a_lost_leader_is_done_again_before_its_followers(database: sessionmaker
     with database() as session:
         assert set(session.scalars(select(JobSlice.status))) == {Status.FAILED, Status.CANCELLED}
     with database.begin() as session:
-        jobs.retry(session, job_id, max_open_jobs=100)
+        lifecycle.retry(session, job_id, max_open_jobs=100)
     assert waiting(database, job_id) == [1]
     assert done(database, claimed(database, job_id, 1)) == [0, 2]
 
@@ -430,7 +431,7 @@ def test_cancelling_ends_followers_that_wait_for_their_leader(database: sessionm
     job_id = filed(database, scan, 3, JUDGED)
     leader = claimed(database, job_id, 1)
     with database.begin() as session:
-        jobs.request_cancel(session, job_id)
+        lifecycle.request_cancel(session, job_id)
         leases.stop_cancelled(session, leader)
     assert status(database, job_id) is Status.CANCELLED
 

@@ -16,7 +16,8 @@ from tests.support.worker_processes import SHORT, Desk
 from udig_recon.core.results.store import SliceResult
 from udig_recon.worker.database.tables import JobSlice, Snapshot, Status
 from udig_recon.worker.jobs import leases
-from udig_recon.worker.jobs.leases import Claim, Point
+from udig_recon.worker.jobs.claims import Claim
+from udig_recon.worker.jobs.leases import Point
 from udig_recon.worker.runtime.heartbeat import LeaseKeeper, ProgressReport
 from udig_recon.worker.runtime.maintenance import GRACE_HEARTBEATS, Maintenance
 from udig_recon.worker.runtime.process import WorkerProcess

@@ -11,9 +11,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from udig_recon.core.parameters import CGSense
 from udig_recon.worker.database.tables import Job, JobSlice, Scan
-from udig_recon.worker.jobs import leases
-from udig_recon.worker.jobs import service as jobs
-from udig_recon.worker.jobs.leases import Claim
+from udig_recon.worker.jobs import leases, lifecycle
+from udig_recon.worker.jobs.claims import Claim
 from udig_recon.worker.runtime import memory
 from udig_recon.worker.runtime import memory_fit as fitting
 
@@ -32,7 +31,7 @@ def scan(database: sessionmaker[Session]) -> Scan:
 def filed(database: sessionmaker[Session], scan: Scan, memory_bytes: int | None, slices: int = 1) -> uuid.UUID:
     asked = {"outputs": ["h5"], "seed": 0, "tags": {}, "max_open_jobs": 100, "slices": list(range(slices))}
     with database.begin() as session:
-        job, _ = jobs.submit(session, scan=scan, method=CGSense(), **asked)  # type: ignore[arg-type]
+        job, _ = lifecycle.submit(session, scan=scan, method=CGSense(), **asked)  # type: ignore[arg-type]
         job.memory_bytes = memory_bytes
     return job.id
 

@@ -30,7 +30,7 @@ from udig_recon.worker.database.tables import (
     Status,
     Worker,
 )
-from udig_recon.worker.jobs import service as jobs
+from udig_recon.worker.jobs import lifecycle
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage.local import Storage
 
@@ -51,7 +51,7 @@ def fill(session: Session) -> None:
     asked: dict[str, Any] = {"outputs": ["h5"], "slices": [0, 1], "seed": 0, "tags": {}, "max_open_jobs": 10}
     for status in Status:
         url = "https://example.org/"
-        job, _ = jobs.submit(session, scan=scan, method=CGSense(), webhook_url=url, **asked)
+        job, _ = lifecycle.submit(session, scan=scan, method=CGSense(), webhook_url=url, **asked)
         session.add(Snapshot(job_id=job.id, seq=1, slice=0, iteration=1, iterations=2, seconds=0.1))
         session.execute(update(JobSlice).where(JobSlice.job_id == job.id).values(status=status))
         job.status = status

@@ -14,9 +14,8 @@ from sqlalchemy import event, func, update
 
 from tests.support.worker_processes import SHORT, Desk, until, working
 from udig_recon.worker.database.tables import JobSlice
-from udig_recon.worker.jobs import leases, sweep
-from udig_recon.worker.jobs import service as jobs
-from udig_recon.worker.jobs.leases import Claim
+from udig_recon.worker.jobs import leases, lifecycle, sweep
+from udig_recon.worker.jobs.claims import Claim
 from udig_recon.worker.storage import orphans as tidying
 from udig_recon.worker.storage.orphans import tidy
 
@@ -166,8 +165,8 @@ def test_a_failed_job_keeps_the_checkpoints_that_its_retry_goes_on_from(desk: De
         sweep.expire(session, max_crashes=1)
     assert tidied(desk) == 0
     with desk.database.begin() as session:
-        jobs.retry(session, job_id, max_open_jobs=100)
-        jobs.request_cancel(session, job_id)
+        lifecycle.retry(session, job_id, max_open_jobs=100)
+        lifecycle.request_cancel(session, job_id)
     assert tidied(desk) == 2
     assert not any(path.exists() for path in kept)
 

@@ -15,7 +15,7 @@ from udig_recon.core.files.atomic import DamagedFile
 from udig_recon.core.formats import prepared as layout
 from udig_recon.worker.database import counters
 from udig_recon.worker.database.tables import Scan, Status
-from udig_recon.worker.jobs.leases import Claim
+from udig_recon.worker.jobs.claims import Claim
 from udig_recon.worker.runtime.prepared_scans import read_slice
 from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.runtime.tasks import run_next_slice

@@ -11,9 +11,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from udig_recon.core.parameters import CGSense
 from udig_recon.worker.access.admission import IllegalMove
 from udig_recon.worker.database.tables import ComputeUsage, Job, JobSlice, Priority, Scan, Status
-from udig_recon.worker.jobs import leases, scheduling, sweep
-from udig_recon.worker.jobs import service as jobs
-from udig_recon.worker.jobs.leases import Claim
+from udig_recon.worker.jobs import leases, lifecycle, scheduling, sweep
+from udig_recon.worker.jobs.claims import Claim
 
 LEASE = 60.0
 ALIVE = 20.0
@@ -36,7 +35,7 @@ def filed(
     asked = {"outputs": ["h5"], "seed": 0, "tags": {}, "max_open_jobs": 10_000}
     with database.begin() as session:
         more = {"slices": list(range(slices)), "priority": priority, "max_seconds": max_seconds}
-        return jobs.submit(session, scan=scan, method=CGSense(), **asked, **more)[0].id  # type: ignore[arg-type]
+        return lifecycle.submit(session, scan=scan, method=CGSense(), **asked, **more)[0].id  # type: ignore[arg-type]
 
 
 def begun(database: sessionmaker[Session], worker: str = "host:1:a") -> Claim | None:
@@ -144,7 +143,7 @@ def test_who_deletes_a_job_has_had_what_its_workers_did(
     assert claim is not None
     aged(database, claim, 50)
     with database.begin() as session:
-        jobs.delete(session, deleted, "a")
+        lifecycle.delete(session, deleted, "a")
     filed(database, scans["a"])
     other = filed(database, scans["b"])
     assert finished(database, begun(database)) == other
@@ -300,7 +299,7 @@ def test_who_need_give_way_no_more_is_asked_no_more_and_who_cannot_has_another_a
     assert len(both := asked(database)) == 2
     assert first in both
     with database.begin() as session:
-        jobs.request_cancel(session, urgent, "b")
+        lifecycle.request_cancel(session, urgent, "b")
     assert asked(database) == set()
     with database.begin() as session:
         assert not any(leases.heartbeat(session, claim, LEASE).yield_requested for claim in claims if claim)
@@ -325,9 +324,9 @@ def test_a_job_fails_when_its_seconds_are_used_up_and_goes_on_with_more(
         assert (job.status, job.error and job.error["type"]) == (Status.FAILED, "urn:udig-recon:problem:time-limit")
         assert job.seconds == pytest.approx(110, abs=5)
         with pytest.raises(IllegalMove, match="larger max_seconds"):
-            jobs.retry(session, job_id, "a", max_open_jobs=10)
+            lifecycle.retry(session, job_id, "a", max_open_jobs=10)
     with database.begin() as session:
-        jobs.retry(session, job_id, "a", max_open_jobs=10, max_seconds=1000)
+        lifecycle.retry(session, job_id, "a", max_open_jobs=10, max_seconds=1000)
     again = begun(database)
     assert again is not None
     assert again.slice == 2

@@ -14,7 +14,7 @@ from sqlalchemy import func, select, text
 from tests.support.worker_processes import GUIDED, JUDGED, LED, LONG, PATIENCE_SECONDS, SHORT, Desk, until, working
 from udig_recon.core.parameters import DAPS
 from udig_recon.worker.database.tables import Priority, Scan, Snapshot, Status, Worker
-from udig_recon.worker.jobs import service as jobs
+from udig_recon.worker.jobs import lifecycle
 from udig_recon.worker.runtime.watchdog import STATUS
 
 
@@ -180,14 +180,14 @@ def test_cancel_delete_and_a_broken_scan_stop_a_slice_but_not_the_worker(desk: D
         cancelled = desk.submit(scan_id, slices=[0, 1])
         until(lambda: desk.job_slice(cancelled).iteration > 0)
         with desk.database.begin() as session:
-            assert jobs.request_cancel(session, cancelled).status is Status.RUNNING
+            assert lifecycle.request_cancel(session, cancelled).status is Status.RUNNING
         until(lambda: desk.job(cancelled).status.ended, seconds=5)
         assert [job_slice.status for job_slice in desk.job_slices(cancelled)] == [Status.CANCELLED] * 2
 
         deleted = desk.submit(scan_id)
         until(lambda: desk.job_slice(deleted).iteration > 0)
         with desk.database.begin() as session:
-            jobs.delete(session, deleted)
+            lifecycle.delete(session, deleted)
         desk.storage.delete_job(deleted)
         until(lambda: worker.said("slice.lease_lost"))
 
@@ -242,7 +242,7 @@ def test_a_slice_that_kills_its_workers_fails_its_job_which_can_be_retried(desk:
         assert (job.status, job.error["type"]) == (Status.FAILED, "urn:udig-recon:problem:worker-lost")
         assert worker.said("job.failed")
         with desk.database.begin() as session:
-            jobs.retry(session, job_id, max_open_jobs=100)
+            lifecycle.retry(session, job_id, max_open_jobs=100)
         assert desk.ended(job_id).status is Status.SUCCEEDED
         assert worker.said("slice.resumed")
     assert_unbroken(desk, job_id, LONG)
@@ -283,7 +283,7 @@ def test_a_cancelled_job_is_left_within_one_of_its_steps(desk: Desk) -> None:
         until(lambda: desk.job(lasting).status is Status.RUNNING)
         time.sleep(2)
         with desk.database.begin() as session:
-            jobs.request_cancel(session, lasting)
+            lifecycle.request_cancel(session, lasting)
         until(lambda: worker.said("slice.cancelled"), seconds=10)
         quick = desk.submit(desk.scan(), SHORT)
         assert desk.ended(quick).status is Status.SUCCEEDED
@@ -298,7 +298,7 @@ def test_a_job_whose_time_is_up_keeps_its_checkpoint_and_goes_on_with_more(desk:
         assert (job.status, job.error["type"]) == (Status.FAILED, "urn:udig-recon:problem:time-limit")
         assert desk.has_checkpoint(job_id)
         with desk.database.begin() as session:
-            jobs.retry(session, job_id, max_open_jobs=100, max_seconds=1000.0)
+            lifecycle.retry(session, job_id, max_open_jobs=100, max_seconds=1000.0)
         assert desk.ended(job_id).status is Status.SUCCEEDED
         assert worker.said("slice.resumed")
     assert_unbroken(desk, job_id, LONG)

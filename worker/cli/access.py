@@ -23,7 +23,7 @@ from udig_recon.worker.access.keys import TENANT, Limits, PriorityName, Scope, W
 from udig_recon.worker.access.tenants import TenantLimits, limits_of
 from udig_recon.worker.database.engine import in_one_line, make_engine, make_sessions
 from udig_recon.worker.database.tables import DEFAULT_TENANT, Key
-from udig_recon.worker.jobs import service as jobs
+from udig_recon.worker.jobs import lifecycle
 from udig_recon.worker.jobs.webhook_outbox import signing_secrets
 from udig_recon.worker.settings import Settings, get_settings
 from udig_recon.worker.standalone import servers as embedded
@@ -185,7 +185,7 @@ def _rotate(session: Session, options: argparse.Namespace) -> None:
 def _revoke(session: Session, options: argparse.Namespace) -> None:
     key = _one(session, options.id)
     keys.revoke(session, key)
-    cancelled = jobs.cancel_of_key(session, key.id) if options.cancel_jobs else []
+    cancelled = lifecycle.cancel_of_key(session, key.id) if options.cancel_jobs else []
     audit.extend(session, _command(key), "job.cancelled", [{"job": job_id} for job_id in cancelled])
     _tell(session, key, "key.revoked")
 

@@ -17,7 +17,7 @@ from udig_recon.worker.access.tenants import TenantLimits, hold
 from udig_recon.worker.database.engine import notify
 from udig_recon.worker.database.ids import new_id
 from udig_recon.worker.database.tables import OPEN, Comparison, Job, Key, Scan
-from udig_recon.worker.jobs import service as jobs
+from udig_recon.worker.jobs import lifecycle
 from udig_recon.worker.jobs.estimates import columns
 from udig_recon.worker.storage.scans import end_of
 
@@ -57,7 +57,7 @@ def submit(
     Raises TooManyOpenJobs, QuotaReached, IdempotencyConflict, and IllegalMove when a scan was deleted meanwhile.
     """
     hold(session, tenant)
-    if (known := jobs.by_key(session, Comparison, tenant, idempotency_key, request_sha256)) is not None:
+    if (known := lifecycle.by_key(session, Comparison, tenant, idempotency_key, request_sha256)) is not None:
         return known, []
     estimated = [{} if run.task is None else columns(run.task, max_seconds) for run in runs]
     wanted = asked_of([run.slices for run in runs], estimated)
@@ -79,14 +79,14 @@ def submit(
         (shared | _row(job_id, run) | cost, reference_slices(run.slices, run.method))
         for job_id, run, cost in zip(ids, runs, estimated, strict=True)
     ]
-    return comparison, jobs.file(session, rows)
+    return comparison, lifecycle.file(session, rows)
 
 
 def _row(job_id: uuid.UUID, run: Compared) -> dict[str, Any]:
     return {
         "id": job_id,
         "scan_id": run.scan.id,
-        "scan_warnings": jobs.warnings_of(run.scan),
+        "scan_warnings": lifecycle.warnings_of(run.scan),
         # The scan may be deleted before the comparison.
         "compared": {"label": run.label, "scan": str(run.scan.id), "sampling": run.sampling},
         "parameters": run.method.model_dump(mode="json"),
@@ -102,7 +102,7 @@ def cancel(session: Session, comparison: Comparison) -> Sequence[uuid.UUID]:
     if not going_on:
         raise IllegalMove(f"comparison {comparison.id} has ended: none of its jobs is queued or running")
     for job_id in going_on:
-        jobs.request_cancel(session, job_id, comparison.tenant)
+        lifecycle.request_cancel(session, job_id, comparison.tenant)
     return going_on
 
 

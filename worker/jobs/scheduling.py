@@ -15,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     Subquery,
+    and_,
     case,
     delete,
     exists,
@@ -29,7 +30,6 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session, aliased
 
 from udig_recon.worker.database.tables import OPEN, ComputeUsage, Job, JobSlice, Priority, Status, Worker
-from udig_recon.worker.jobs.service import claimable
 from udig_recon.worker.runtime.health import seen_lately
 from udig_recon.worker.runtime.memory_fit import Room
 
@@ -53,23 +53,34 @@ class Next(NamedTuple):
     starved: bool = False  # it is its priority's turn, though more urgent ones wait
 
 
-def next_slice(session: Session, left: Sequence[uuid.UUID] = (), room: Room | None = None) -> Next | None:
-    """The slice whose turn it is, of no job left to other workers; None when none may begin.
+def claimable() -> ColumnElement[bool]:
+    """Whether a slice waits for a worker and its reference slice, if it has one, is done."""
+    reference = aliased(JobSlice)
+    undone = select(reference.slice).where(
+        reference.job_id == JobSlice.job_id,
+        reference.slice == JobSlice.reference_slice,
+        reference.status != Status.SUCCEEDED,
+    )
+    return and_(JobSlice.status == Status.QUEUED, ~undone.correlate(JobSlice).exists())
+
+
+def next_slice(session: Session, skip: Sequence[uuid.UUID] = (), room: Room | None = None) -> Next | None:
+    """The slice whose turn it is, of no job that is skipped; None when none may begin.
 
     One that does not fit into the `room` is passed by; when it has been for long nothing else begins here either,
     until it fits.
     """
-    found = session.execute(_ranked(Job.id.not_in(left))).first()
+    found = session.execute(_ranked(Job.id.not_in(skip))).first()
     if found is None:
         return None
     if room is not None and not room.takes(session, found.id):
         if room.is_kept_for(session, found.id):
             return None
-        found = session.execute(_ranked(Job.id.not_in(left), room.fits())).first()
+        found = session.execute(_ranked(Job.id.not_in(skip), room.fits())).first()
         return None if found is None else Next(*found)
     first = Next(*found)
     if first.priority > Priority.ROUTINE and session.scalar(select(_starved(first.priority))):
-        lower = session.execute(_ranked(Job.id.not_in(left), Job.priority < first.priority)).first()
+        lower = session.execute(_ranked(Job.id.not_in(skip), Job.priority < first.priority)).first()
         if lower is not None:
             return Next(*lower, starved=True)
     return first

@@ -2,6 +2,7 @@
 
 import logging
 import uuid
+from collections.abc import Sequence
 from datetime import timedelta
 
 from sqlalchemy import ColumnElement, and_, delete, func, select, update
@@ -10,9 +11,9 @@ from sqlalchemy.orm import Session
 
 from udig_recon.worker.database import counters
 from udig_recon.worker.database.tables import JobSlice, Status, Worker
-from udig_recon.worker.jobs import scheduling
+from udig_recon.worker.jobs import scheduling, state
 from udig_recon.worker.jobs.failures import worker_lost
-from udig_recon.worker.jobs.service import UnknownJob, claimable, locked, settle_failed, settle_stopped
+from udig_recon.worker.jobs.scheduling import claimable
 
 log = logging.getLogger(__name__)
 SWEEP_LOCK = (0x75646967, 2)
@@ -21,30 +22,25 @@ FORGOTTEN = timedelta(hours=1)
 
 
 def expire(session: Session, max_crashes: int) -> None:
-    """Queue again what silent workers had; a slice that did this to too many of them fails its job."""
-    lost = and_(JobSlice.status == Status.RUNNING, JobSlice.lease_until < func.now())
-    for job_id in session.scalars(select(JobSlice.job_id).where(lost).distinct().order_by(JobSlice.job_id)).all():
+    """Queue the slices again whose leases have expired; one that lost its lease too often fails its job."""
+    expired = and_(JobSlice.status == Status.RUNNING, JobSlice.lease_until < func.now())
+    for job_id in session.scalars(select(JobSlice.job_id).where(expired).distinct().order_by(JobSlice.job_id)).all():
         try:
-            job = locked(session, job_id)
-        except UnknownJob:
+            job = state.lock_job(session, job_id)
+        except state.UnknownJob:
             continue
-        query = (
-            update(JobSlice)
-            .where(lost, JobSlice.job_id == job_id)
-            .values(status=Status.QUEUED, crashes=JobSlice.crashes + 1, lease_until=None, enqueued_at=None, worker=None)
-            .returning(JobSlice.slice, JobSlice.crashes)
-            .execution_options(synchronize_session=False)
-        )
-        poison = [row for row in session.execute(query) if row.crashes >= max_crashes]
-        if poison and not job.cancel_requested:
-            session.execute(
-                update(JobSlice)
-                .where(JobSlice.job_id == job_id, JobSlice.slice.in_([row.slice for row in poison]))
-                .values(status=Status.FAILED, finished_at=func.now())
-            )
-            settle_failed(session, job, problem := worker_lost(poison[0].slice, poison[0].crashes))
+        crashes = {"crashes": JobSlice.crashes + 1}
+        poison: Sequence[int] = []
+        if not job.cancel_requested:
+            too_often = JobSlice.crashes + 1 >= max_crashes
+            running, failed = [Status.RUNNING], Status.FAILED
+            poison = state.move_slices(session, job_id, running, failed, expired, too_often, worker=None, **crashes)
+        state.move_slices(session, job_id, [Status.RUNNING], Status.QUEUED, expired, enqueued_at=None, **crashes)
+        if poison:
+            lost = session.get_one(JobSlice, (job_id, poison[0]), populate_existing=True)
+            state.close_as_failed(session, job, problem := worker_lost(lost.slice, lost.crashes))
             log.warning("job.failed", extra={"problem": problem["type"], "job_id": str(job_id)})
-        settle_stopped(session, job)
+        state.follow_stopped_slice(session, job)
 
 
 def sweep(

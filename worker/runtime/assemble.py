@@ -12,7 +12,7 @@ from udig_recon.core.results.output_format import ResultInfo, scan_attributes
 from udig_recon.core.results.outputs import OUTPUTS, write_result
 from udig_recon.core.results.store import SliceResult
 from udig_recon.worker.database.tables import JobSlice
-from udig_recon.worker.jobs.leases import Claim
+from udig_recon.worker.jobs.claims import Claim
 from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.storage.integrity import entry
 from udig_recon.worker.storage.local import OWNER_ONLY, RESULT, result_name

@@ -15,7 +15,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from udig_recon.core.results.store import SliceResult
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.jobs import leases
-from udig_recon.worker.jobs.leases import Claim, LeaseLost, Point
+from udig_recon.worker.jobs.claims import Claim
+from udig_recon.worker.jobs.leases import Point
+from udig_recon.worker.jobs.state import LeaseLost
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage.local import preview_owner
 

@@ -12,7 +12,7 @@ from udig_recon.core.files.atomic import DamagedFile
 from udig_recon.core.formats import Limits
 from udig_recon.core.formats.prepared import READING, PreparedScan, opened_prepared
 from udig_recon.worker.database.tables import Scan
-from udig_recon.worker.jobs.leases import Claim
+from udig_recon.worker.jobs.claims import Claim
 from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.storage import integrity
 

@@ -22,7 +22,8 @@ from udig_recon.core.quality.assess import assess
 from udig_recon.core.quality.ensemble import ensemble
 from udig_recon.core.reconstruct import Quality, SliceProblem, slice_problems
 from udig_recon.core.results.store import SliceResult
-from udig_recon.worker.jobs.leases import LeaseLost, Point
+from udig_recon.worker.jobs.leases import Point
+from udig_recon.worker.jobs.state import LeaseLost
 from udig_recon.worker.runtime.checkpoints import Checkpoints, fingerprint
 from udig_recon.worker.runtime.heartbeat import LeaseKeeper, ProgressReport
 from udig_recon.worker.runtime.prepared_scans import read_slice

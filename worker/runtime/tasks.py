@@ -21,8 +21,8 @@ from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.jobs import failures as problems
 from udig_recon.worker.jobs import leases, queue
 from udig_recon.worker.jobs.failures import Problem
-from udig_recon.worker.jobs.leases import LeaseLost
 from udig_recon.worker.jobs.recompute import DamagedTooOften, requeue_damaged
+from udig_recon.worker.jobs.state import LeaseLost
 from udig_recon.worker.runtime import memory_fit as fitting
 from udig_recon.worker.runtime.assemble import DamagedSlices, assemble
 from udig_recon.worker.runtime.heartbeat import LeaseKeeper

@@ -4,9 +4,9 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, and_, func, insert, select, update
 from sqlalchemy import delete as sql_delete
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.orm import Session
 
 from udig_recon.core.cost.estimate import Task
 from udig_recon.core.parameters import Parameters
@@ -28,14 +28,12 @@ from udig_recon.worker.database.tables import (
     Scan,
     Status,
 )
+from udig_recon.worker.jobs import state
 from udig_recon.worker.jobs.estimates import columns
+from udig_recon.worker.jobs.scheduling import claimable
 from udig_recon.worker.storage.scans import end_of
 
 Submitted = TypeVar("Submitted", Job, Comparison)
-
-
-class UnknownJob(JobError):
-    """No job of that id."""
 
 
 class IdempotencyConflict(JobError):
@@ -133,11 +131,11 @@ def file(session: Session, rows: Sequence[tuple[dict[str, Any], Mapping[int, int
 
 def request_cancel(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TENANT) -> Job:
     """Cancel what waits at once; what runs is stopped by its worker's next heartbeat. Raises IllegalMove when ended."""
-    job = locked(session, job_id, tenant)
+    job = state.lock_job(session, job_id, tenant)
     if job.status.ended:
         raise IllegalMove(f"job {job_id} has ended: it is {job.status}")
     job.cancel_requested = True
-    settle_cancelled(session, job)
+    state.cancel_what_waits(session, job)
     notify(session, job_id)
     return job
 
@@ -172,7 +170,7 @@ def retry(
     # The scan first, as whoever deletes one holds it first: it must not go between the look at it and the commit.
     scan_id = select(Job.scan_id).where(Job.id == job_id, Job.tenant == tenant).scalar_subquery()
     session.execute(select(Scan.id).where(Scan.id == scan_id).with_for_update(read=True, key_share=True))
-    job = locked(session, job_id, tenant)
+    job = state.lock_job(session, job_id, tenant)
     if job.status is not Status.FAILED:
         raise IllegalMove(f"job {job_id} is {job.status}; only a failed job can be retried")
     if job.scan_id is None:
@@ -196,17 +194,19 @@ def retry(
     if limits is not None:
         wanted = Wanted(1, len(job.slices), max((estimated or 0.0) - job.seconds, 0.0), size)
         quotas.check_tenant(session, tenant, limits, wanted, filed=False)
-    job.estimated_seconds = estimated
-    job.status, job.error, job.finished_at, job.cancel_requested = Status.QUEUED, None, None, False
-    job.stored_bytes = None
-    job.max_seconds = limit
-    session.execute(update(JobSlice).where(JobSlice.job_id == job_id).values(recomputed=0))
-    again: dict[str, Any] = {"status": Status.QUEUED, "crashes": 0, "enqueued_at": func.now()}
-    again |= {"finished_at": None, "lease_until": None}
-    session.execute(
-        update(JobSlice).where(JobSlice.job_id == job_id, JobSlice.status != Status.SUCCEEDED).values(again)
+    state.move_job(
+        session,
+        job,
+        Status.QUEUED,
+        error=None,
+        cancel_requested=False,
+        max_seconds=limit,
+        estimated_seconds=estimated,
+        stored_bytes=None,
     )
-    notify(session, job_id)
+    session.execute(update(JobSlice).where(JobSlice.job_id == job_id).values(recomputed=0))
+    unfinished = [Status.FAILED, Status.CANCELLED]
+    state.move_slices(session, job_id, unfinished, Status.QUEUED, crashes=0, enqueued_at=func.now())
     return job
 
 
@@ -220,7 +220,7 @@ def _estimated_again(job: Job, limit: float | None, factor: float) -> float | No
 
 def delete(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TENANT) -> None:
     """Delete a job's rows, whatever it does: its workers find their fence gone. Files go after the commit."""
-    locked(session, job_id, tenant)
+    state.lock_job(session, job_id, tenant)
     session.execute(sql_delete(Job).where(Job.id == job_id))
     notify(session, job_id)
 
@@ -229,69 +229,3 @@ def waiting(session: Session, *job_ids: uuid.UUID) -> list[tuple[uuid.UUID, int]
     """Slices of jobs that wait for a worker: what to ring for after the commit."""
     query = select(JobSlice.job_id, JobSlice.slice).where(JobSlice.job_id.in_(job_ids), claimable())
     return [(job_id, slice_) for job_id, slice_ in session.execute(query.order_by(JobSlice.job_id, JobSlice.slice))]
-
-
-def claimable() -> ColumnElement[bool]:
-    """A slice waits, and the one that it follows, if any, is done."""
-    reference = aliased(JobSlice)
-    undone = select(reference.slice).where(
-        reference.job_id == JobSlice.job_id,
-        reference.slice == JobSlice.reference_slice,
-        reference.status != Status.SUCCEEDED,
-    )
-    return and_(JobSlice.status == Status.QUEUED, ~undone.correlate(JobSlice).exists())
-
-
-def locked(session: Session, job_id: uuid.UUID, tenant: str | None = None) -> Job:
-    """The job, of this tenant where one is named, held until the transaction ends.
-
-    Whoever changes slices holds their job first: no deadlocks.
-    """
-    query = select(Job).where(Job.id == job_id).with_for_update().execution_options(populate_existing=True)
-    query = query if tenant is None else query.where(Job.tenant == tenant)
-    job = session.scalars(query).one_or_none()
-    if job is None:
-        raise UnknownJob(f"there is no job {job_id}")
-    return job
-
-
-def settle_cancelled(session: Session, job: Job) -> None:
-    """Cancel the slices that wait and, when none runs any more, the job."""
-    close_slices(session, job.id, Status.QUEUED)
-    if _runs(session, job):
-        return
-    job.status, job.finished_at = Status.CANCELLED, func.now()
-    session.flush()
-
-
-def _runs(session: Session, job: Job) -> bool:
-    """Whether a worker has a slice of the job."""
-    running = select(JobSlice.slice).where(JobSlice.job_id == job.id, JobSlice.status == Status.RUNNING)
-    return bool(session.scalar(select(running.exists())))
-
-
-def settle_stopped(session: Session, job: Job) -> None:
-    """The job's status after a slice of it has stopped running."""
-    if job.status.ended:
-        return
-    if job.cancel_requested:
-        settle_cancelled(session, job)
-    elif not _runs(session, job):
-        job.status = Status.QUEUED
-    notify(session, job.id)
-
-
-def settle_failed(session: Session, job: Job, error: dict[str, Any]) -> None:
-    """The job has failed with this problem; whoever runs a slice of it finds its fence gone."""
-    close_slices(session, job.id, Status.QUEUED, Status.RUNNING)
-    job.status, job.error, job.finished_at = Status.FAILED, error, func.now()
-    notify(session, job.id)
-
-
-def close_slices(session: Session, job_id: uuid.UUID, *statuses: Status) -> None:
-    """Cancel a job's slices of these statuses; who runs one of them finds its fence gone."""
-    session.execute(
-        update(JobSlice)
-        .where(JobSlice.job_id == job_id, JobSlice.status.in_(statuses))
-        .values(status=Status.CANCELLED, finished_at=func.now(), lease_until=None, worker=None)
-    )
