@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -39,7 +39,7 @@ def broken(
     url: str, known: Mapping[str, str], *, examples: int, seed_: int, headers: Headers | None = None
 ) -> list[str]:
     """What was answered other than the document says; `known` are ids of a scan, a succeeded job and comparison."""
-    document = _plain(httpx.get(f"{url}/openapi.json").json())
+    document = _plain(httpx2.get(f"{url}/openapi.json").json())
     operations = [found.ok() for found in schemathesis.openapi.from_dict(document).get_all_operations()]
     # What is known must be there until all others have asked for it.
     operations.sort(key=lambda operation: operation.method == "delete")
@@ -137,7 +137,7 @@ def _key(database_url: str) -> Headers:
 
 def something_there(url: str, path: Path, headers: Headers | None = None) -> dict[str, str]:
     """A scan, and a job and a comparison of it that have succeeded."""
-    with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
+    with httpx2.Client(base_url=url, headers=headers, timeout=60) as client:
         scan = checked(client.post("/v1/scans", content=path.read_bytes())).json()
         parameters = {"method": "zero_filled"}
         job = _succeeded(client, "/v1/jobs", {"scan_id": scan["id"], "parameters": parameters})
@@ -146,7 +146,7 @@ def something_there(url: str, path: Path, headers: Headers | None = None) -> dic
     return {"scan_id": scan["id"], "job_id": job["id"], "comparison_id": comparison["id"]}
 
 
-def _succeeded(client: httpx.Client, path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _succeeded(client: httpx2.Client, path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     """What was asked for, when it is there."""
     made: dict[str, Any] = checked(client.post(path, json=asked)).json()
     while made["status"] != "succeeded":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import httpx
+import httpx2
 import nibabel
 import numpy as np
 import pydicom
@@ -59,7 +59,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="udig-demo-") as folder, running_service(Path(folder)) as url:
         print(f"service: {url} (its documentation: {url}/docs)")
         scans = [mr_scan(), ct_scan()]
-        with httpx.Client(base_url=url, timeout=60) as client:
+        with httpx2.Client(base_url=url, timeout=60) as client:
             jobs = [submit(client, scan) for scan in scans]
             if not followed(client, scans, jobs):
                 return 1
@@ -130,14 +130,14 @@ def ct_scan() -> Scan:
     return Scan("CT 30 views", written(scan, OUTPUT / "ct-scan.h5"), "fbp", "FBP", attenuation, 6.0)
 
 
-def submit(client: httpx.Client, scan: Scan) -> str:
+def submit(client: httpx2.Client, scan: Scan) -> str:
     """Post the file and a job for it. Gives the job's path."""
     posted = checked(client.post("/v1/scans", content=scan.path.read_bytes(), headers={"X-Filename": scan.path.name}))
     job = {"scan_id": posted.json()["id"], "parameters": {"method": "udig_dip", "preset": "standard"}, "seed": SEED}
     return f"/v1/jobs/{checked(client.post('/v1/jobs', json=job)).json()['id']}"
 
 
-def followed(client: httpx.Client, scans: list[Scan], jobs: list[str]) -> bool:
+def followed(client: httpx2.Client, scans: list[Scan], jobs: list[str]) -> bool:
     """Draw a bar for each job until all have ended. Gives whether all succeeded."""
     alarm = time.monotonic() + JOB_SECONDS
     seconds = 0.5 if sys.stderr.isatty() else 10
@@ -164,7 +164,7 @@ def followed(client: httpx.Client, scans: list[Scan], jobs: list[str]) -> bool:
 BAR = "{desc:15} {percentage:3.0f}% |{bar:25}| {elapsed}{postfix}"
 
 
-def drawn(client: httpx.Client, job: str, bar: "tqdm[Any]") -> dict[str, Any]:
+def drawn(client: httpx2.Client, job: str, bar: "tqdm[Any]") -> dict[str, Any]:
     """Bring one bar up to date. Gives the job."""
     state: dict[str, Any] = checked(client.get(job)).json()
     snapshots = checked(client.get(f"{job}/progress")).json()["items"]
@@ -175,7 +175,7 @@ def drawn(client: httpx.Client, job: str, bar: "tqdm[Any]") -> dict[str, Any]:
     return state
 
 
-def compared(client: httpx.Client, scan: Scan, job: str) -> float:
+def compared(client: httpx2.Client, scan: Scan, job: str) -> float:
     """Download the result, draw it beside the reference and the plain reconstruction. Gives the gain in dB."""
     path = scan.path.with_name(scan.path.name.replace("scan", "result"))
     path.write_bytes(checked(client.get(f"{job}/result", params={"format": "h5"})).content)
@@ -203,7 +203,7 @@ def titled(name: str, image: NDArray[np.float32], reference: NDArray[np.float32]
     return f"{name}\nPSNR {metrics.psnr(image, reference):.2f} dB, SSIM {metrics.ssim(image, reference):.3f}"
 
 
-def checked(response: httpx.Response) -> httpx.Response:
+def checked(response: httpx2.Response) -> httpx2.Response:
     """The response, or the end of the demo with what the service said."""
     if response.is_error:
         raise SystemExit(f"{response.request.method} {response.request.url}: {response.status_code} {response.text}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import h5py
-import httpx
+import httpx2
 import numpy as np
 import pydicom
 import pytest
@@ -114,11 +114,11 @@ def test_a_canary_in_a_scan_is_found_nowhere_else(
     told: list[str] = []
     with (
         serving(settings) as served,
-        httpx.Client(base_url=served.url, timeout=60) as client,
+        httpx2.Client(base_url=served.url, timeout=60) as client,
         working(settings) as (worker,),
     ):
 
-        def said(answer: httpx.Response) -> httpx.Response:
+        def said(answer: httpx2.Response) -> httpx2.Response:
             told.append(f"{answer.headers} {answer.text}")
             return answer
 
@@ -160,7 +160,7 @@ def test_a_canary_in_a_scan_is_found_nowhere_else(
 
 
 def test_files_are_their_owners_alone(settings: Settings, storage: Storage) -> None:
-    with serving(settings) as served, httpx.Client(base_url=served.url, timeout=60) as client, working(settings):
+    with serving(settings) as served, httpx2.Client(base_url=served.url, timeout=60) as client, working(settings):
         scan = client.post("/v1/scans", content=named(scans.ct())).json()
         body = {"scan_id": scan["id"], "parameters": {"method": "sirt", "iterations": 400}, "outputs": ["h5", "png"]}
         job = client.post("/v1/jobs", json=body).json()
@@ -194,7 +194,7 @@ def test_a_traceback_in_the_log_has_places_and_kinds_but_no_words(capsys: pytest
 
 
 def test_a_deleted_job_and_scan_leave_no_copy(settings: Settings, storage: Storage) -> None:
-    with serving(settings) as served, httpx.Client(base_url=served.url, timeout=60) as client, working(settings):
+    with serving(settings) as served, httpx2.Client(base_url=served.url, timeout=60) as client, working(settings):
         scan = client.post("/v1/scans", content=named(scans.ct())).json()
         job = client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": {"method": "fbp"}}).json()
         until(lambda: client.get(job["links"]["self"]).json()["status"] == "succeeded")

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 
-import httpx
+import httpx2
 
 from benchmarks.chaos import report, witness
 from benchmarks.chaos.clients import RETRIED, TIMEOUT_SECONDS, Client, Images, Notes
@@ -106,9 +106,9 @@ def settle(stack: Stack) -> set[str]:
                 failed = left_failed(session, RETRIED)
                 pending = open_jobs(session) or failed or misplaced_files(session, stack.settings.data)[0]
             for job in failed:
-                httpx.post(f"{stack.urls[0]}/v1/jobs/{job}/retry", timeout=TIMEOUT_SECONDS)
+                httpx2.post(f"{stack.urls[0]}/v1/jobs/{job}/retry", timeout=TIMEOUT_SECONDS)
                 retried.add(job)
-        except (*AWAY, httpx.TransportError):
+        except (*AWAY, httpx2.TransportError):
             pending = True
         if not pending and stack.readiness.ready_since_probe_at:
             break

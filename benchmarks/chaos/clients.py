@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import h5py
-import httpx
+import httpx2
 
 from benchmarks.chaos.workload import Order
 
@@ -62,7 +62,7 @@ class Client(threading.Thread):
         super().__init__(name=f"client {seed}", daemon=True)
         self._urls, self._take, self._notes, self._deadline = urls, take, notes, deadline
         self._rng = random.Random(seed)
-        self._http = httpx.Client(timeout=TIMEOUT_SECONDS)
+        self._http = httpx2.Client(timeout=TIMEOUT_SECONDS)
 
     def run(self) -> None:
         while (order := self._take()) is not None:
@@ -111,10 +111,10 @@ class Client(threading.Thread):
         job = {"parameters": order.kind.parameters, "outputs": list(order.kind.outputs), "seed": order.kind.seed}
         if order.as_form:
             files = {"scan": ("scan.h5", order.file), "job": (None, json.dumps(job))}
-            request = httpx.Request("POST", self._urls[0], files=files)
+            request = httpx2.Request("POST", self._urls[0], files=files)
         else:
             scan = self._asked("POST", "/v1/scans", (200, 201), content=order.file).json()
-            request = httpx.Request("POST", self._urls[0], json={"scan_id": scan["id"], **job})
+            request = httpx2.Request("POST", self._urls[0], json={"scan_id": scan["id"], **job})
         return request.read(), {"Idempotency-Key": order.key, "Content-Type": request.headers["content-type"]}
 
     def _break_off(self, content: bytes, headers: dict[str, str]) -> None:
@@ -145,12 +145,12 @@ class Client(threading.Thread):
             elif found["status"] == "cancelled":
                 raise Unexpected(f"job {job} is cancelled, which nobody asked for")
 
-    def _asked(self, method: str, path: str, wanted: tuple[int, ...], **more: Any) -> httpx.Response:
+    def _asked(self, method: str, path: str, wanted: tuple[int, ...], **more: Any) -> httpx2.Response:
         """The answer, of one door or the other, however often it takes."""
         while time.monotonic() < self._deadline:
             try:
                 answer = self._http.request(method, self._rng.choice(self._urls) + path, **more)
-            except httpx.TransportError as error:
+            except httpx2.TransportError as error:
                 self._notes.count(f"no answer: {type(error).__name__}")
             else:
                 if answer.status_code in wanted:

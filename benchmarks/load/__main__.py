@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.demo import checked
@@ -40,7 +40,7 @@ def api_and_jobs(count: int = 1) -> Iterator[tuple[Door, sessionmaker[Session], 
     with tempfile.TemporaryDirectory(prefix="udig-load-") as folder, door(Path(folder) / "data") as api:
         engine = make_engine(api.environment["DATABASE_URL"])
         body = {"parameters": {"method": "udig_dip"}}
-        with httpx.Client(base_url=f"http://127.0.0.1:{api.port}", timeout=60) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{api.port}", timeout=60) as client:
             body["scan_id"] = checked(client.post("/v1/scans", content=load_mix.kspace(0))).json()["id"]
             jobs = [checked(client.post("/v1/jobs", json=body)).json() for _ in range(count)]
         try:
@@ -78,7 +78,7 @@ def mix() -> Told:
 
 
 def lists() -> Told:
-    with api_and_jobs() as (api, sessions, jobs), httpx.Client(base_url=f"http://127.0.0.1:{api.port}") as client:
+    with api_and_jobs() as (api, sessions, jobs), httpx2.Client(base_url=f"http://127.0.0.1:{api.port}") as client:
         files = [load_mix.kspace(0, seed) for seed in range(1, 8)]
         scans = [checked(client.post("/v1/scans", content=file)).json()["id"] for file in files]
         load_list.fill(sessions, scans, jobs[0])

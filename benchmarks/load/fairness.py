@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from benchmarks.chaos.workload import ct_scan, file_of
 from benchmarks.load.clients import Connection, Seen
@@ -44,7 +44,7 @@ Job = dict[str, Any]
 
 
 @contextmanager
-def service(data: Path, workers: int) -> Iterator[Callable[..., httpx.Client]]:
+def service(data: Path, workers: int) -> Iterator[Callable[..., httpx2.Client]]:
     """The service; makes clients of tenants, by a key each."""
     settings = {"WORKERS": str(workers), "PORT": "0", "AUTHENTICATION": "on", "DEVICE": "cpu", "THREADS": "1"}
     settings |= AMPLE
@@ -55,11 +55,11 @@ def service(data: Path, workers: int) -> Iterator[Callable[..., httpx.Client]]:
     try:
         url = _awaited(lambda: ready_url(data), START_SECONDS)
 
-        def client(tenant: str, *more: str) -> httpx.Client:
+        def client(tenant: str, *more: str) -> httpx2.Client:
             make = [*UDIG, "keys", "create", "benchmark", "--tenant", tenant, *more]
             made = subprocess.run(make, env=environment, capture_output=True, text=True, check=True)
             headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
-            return httpx.Client(base_url=url, headers=headers, timeout=60)
+            return httpx2.Client(base_url=url, headers=headers, timeout=60)
 
         yield client
     finally:
@@ -75,7 +75,7 @@ def _awaited(found: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any
     return result
 
 
-def filed(client: httpx.Client, scan: bytes, parameters: dict[str, Any], **more: Any) -> Job:
+def filed(client: httpx2.Client, scan: bytes, parameters: dict[str, Any], **more: Any) -> Job:
     """Post a scan and a job of it."""
     brought = client.post("/v1/scans", content=scan).raise_for_status().json()
     body = {"scan_id": brought["id"], "parameters": parameters, **more}
@@ -83,19 +83,19 @@ def filed(client: httpx.Client, scan: bytes, parameters: dict[str, Any], **more:
     return job
 
 
-def seen(client: httpx.Client, job: Job) -> Job:
+def seen(client: httpx2.Client, job: Job) -> Job:
     """The job as it stands."""
     now: Job = client.get(job["links"]["self"]).raise_for_status().json()
     return now
 
 
-def waited(client: httpx.Client, job: Job) -> float:
+def waited(client: httpx2.Client, job: Job) -> float:
     """Seconds from filing until its first slice began."""
     began = _awaited(lambda: seen(client, job)["started_at"])
     return (datetime.fromisoformat(began) - datetime.fromisoformat(job["created_at"])).total_seconds()
 
 
-def beside_a_volume(clients: Callable[..., httpx.Client], volume: bytes, single: bytes) -> tuple[float, float]:
+def beside_a_volume(clients: Callable[..., httpx2.Client], volume: bytes, single: bytes) -> tuple[float, float]:
     """How long tenant b's slice waits beside tenant a's volume, and what a slice takes."""
     with clients("a") as a, clients("b") as b:
         whole = filed(a, volume, SHORT)
@@ -107,7 +107,7 @@ def beside_a_volume(clients: Callable[..., httpx.Client], volume: bytes, single:
     return seconds, each
 
 
-def on_a_full_machine(clients: Callable[..., httpx.Client], long: bytes, single: bytes, workers: int) -> float:
+def on_a_full_machine(clients: Callable[..., httpx2.Client], long: bytes, single: bytes, workers: int) -> float:
     """How long tenant b's urgent slice waits while every worker is at a slice of tenant a that lasts."""
     with clients("a") as a, clients("b", "--max-priority", "urgent") as b:
         lasting = [filed(a, long, LONG, seed=seed) for seed in range(2 * workers)]
@@ -123,7 +123,7 @@ def on_a_full_machine(clients: Callable[..., httpx.Client], long: bytes, single:
     return seconds
 
 
-def beside_submissions(clients: Callable[..., httpx.Client], volume: bytes, single: bytes) -> Seen:
+def beside_submissions(clients: Callable[..., httpx2.Client], volume: bytes, single: bytes) -> Seen:
     """What tenant b sees of its requests, and a of its own (`POST of a`), while a posts volumes without a pause."""
     with clients("a") as a, clients("b") as b:
         port = int(a.base_url.port or 0)

@@ -4,7 +4,7 @@ import time
 import uuid
 from collections.abc import Mapping
 
-import httpx
+import httpx2
 from sqlalchemy import insert, text
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -61,7 +61,7 @@ def queries(scans: list[str]) -> dict[str, dict[str, str]]:
     }
 
 
-def rows(client: httpx.Client, scans: list[str]) -> tuple[list[str], list[str]]:
+def rows(client: httpx2.Client, scans: list[str]) -> tuple[list[str], list[str]]:
     """Lines of a Markdown table: the list alone, each filter, all queued jobs page by page; and what took too long."""
     late: list[str] = []
     lines = ["| `GET /v1/jobs` | items | median ms | most ms |", "|---|---|---|---|"]

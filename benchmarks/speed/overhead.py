@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 
 from benchmarks.demo import checked
@@ -62,7 +62,7 @@ def measuring_worker() -> int:
     return __main__.main()
 
 
-def job_seconds(client: httpx.Client, scan_id: str) -> float:
+def job_seconds(client: httpx2.Client, scan_id: str) -> float:
     """From filing the job to its end, by the database's clock."""
     body: dict[str, Any] = {"scan_id": scan_id, "parameters": {"method": "udig_dip"}, "outputs": ["h5"]}
     job = checked(client.post("/v1/jobs", json=body)).json()
@@ -84,7 +84,7 @@ def main() -> None:
             environment = {**api.environment, "ENGINE_SECONDS": str(record), "WORKERS": "1"}
             worker = subprocess.Popen([sys.executable, "-c", MEASURING_WORKER], cwd=ROOT, env=environment)
             try:
-                with httpx.Client(base_url=f"http://127.0.0.1:{api.port}", timeout=60) as client:
+                with httpx2.Client(base_url=f"http://127.0.0.1:{api.port}", timeout=60) as client:
                     scan_id = checked(client.post("/v1/scans", content=path.read_bytes())).json()["id"]
                     # The first job waits for the worker to start, and loads the prior.
                     jobs = [job_seconds(client, scan_id) for _ in range(rounds + 1)][1:]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
@@ -131,14 +131,14 @@ def test_an_address_with_too_many_connections_is_answered_and_others_are_served(
         address = urlsplit(url)
         for _ in range(4):
             stack.enter_context(socket.create_connection((address.hostname, address.port)))
-        other = httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.9"))
+        other = httpx2.Client(transport=httpx2.HTTPTransport(local_address="127.0.0.9"))
         served = other.get(url + "/healthz")
-        refused = httpx.get(url + "/healthz")
+        refused = httpx2.get(url + "/healthz")
         assert (served.status_code, refused.status_code) == (200, 429)
         assert int(refused.headers["retry-after"]) > 0
         other.close()
         stack.close()
-        assert httpx.get(url + "/healthz").status_code == 200
+        assert httpx2.get(url + "/healthz").status_code == 200
 
 
 @pytest.mark.parametrize(("proxy", "other"), [("127.0.0.1", 201), ("127.0.0.9", 429)], ids=["trusted", "another"])
@@ -159,10 +159,10 @@ def test_clients_of_a_trusted_proxy_are_told_apart_by_what_it_says(
         answers.append(post(mri_file, "192.0.2.2"))
         yield mri_file[1000:]
 
-    transport = httpx.HTTPTransport(local_address=proxy)
+    transport = httpx2.HTTPTransport(local_address=proxy)
     with (
         serving(settings.model_copy(update={"max_waiting_requests": 2, "authentication": "on"})) as (url, _, _),
-        httpx.Client(transport=transport, timeout=30) as client,
+        httpx2.Client(transport=transport, timeout=30) as client,
     ):
         assert post(slowly(), "192.0.2.1") in (200, 201)
     assert answers == [other]

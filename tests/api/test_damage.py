@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
@@ -48,7 +48,7 @@ def folder(storage: Storage, done: dict[str, Any]) -> Path:
     return found
 
 
-def fetched(client: TestClient, job: dict[str, Any]) -> dict[str, httpx.Response]:
+def fetched(client: TestClient, job: dict[str, Any]) -> dict[str, httpx2.Response]:
     """Every file and picture of a job, whole and in part."""
     found = {}
     for output in OUTPUTS.values():
@@ -213,7 +213,7 @@ def test_a_whole_preview_of_another_slice_is_never_shown(
     assert counted(client, "udig_damaged_files_found_total")["preview"] == 1
 
 
-def picture(client: TestClient, job: dict[str, Any], number: int) -> httpx.Response:
+def picture(client: TestClient, job: dict[str, Any], number: int) -> httpx2.Response:
     return client.get(job["links"]["preview.png"], params={"slice": number})
 
 

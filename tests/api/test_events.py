@@ -3,7 +3,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import httpx
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
@@ -118,7 +118,7 @@ def test_a_stream_tells_everything_once_over_any_number_of_drops(
         """Listen until so many snapshots were heard, then drop the connection; None: to the end."""
         ids = [event.id for event in heard if event.id]
         headers = {"Last-Event-ID": ids[-1]} if ids else {}
-        with httpx.stream("GET", server + job["links"]["events"], headers=headers, timeout=30) as answer:
+        with httpx2.stream("GET", server + job["links"]["events"], headers=headers, timeout=30) as answer:
             for event in events(answer.iter_lines()):
                 heard.append(event)
                 if until is not None and sum(each.name == "snapshot" for each in heard) >= until:
@@ -177,11 +177,11 @@ def test_a_server_that_goes_down_ends_its_streams_and_waits(
     settings: Settings, client: TestClient, job: dict[str, Any]
 ) -> None:
     with serving(settings) as (url, process, _):
-        waited: list[httpx.Response] = []
+        waited: list[httpx2.Response] = []
         wait = url + job["links"]["self"] + "?wait=60"
-        waiting = threading.Thread(target=lambda: waited.append(httpx.get(wait, timeout=60)))
+        waiting = threading.Thread(target=lambda: waited.append(httpx2.get(wait, timeout=60)))
         waiting.start()
-        with httpx.stream("GET", url + job["links"]["events"], timeout=30) as answer:
+        with httpx2.stream("GET", url + job["links"]["events"], timeout=30) as answer:
             lines = answer.iter_lines()
             assert next(events(lines)).data["status"] == "queued"
             process.terminate()

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import h11
-import httpx
+import httpx2
 import pytest
 import uvicorn
 
@@ -184,7 +184,7 @@ def test_what_follows_an_early_answer_is_thrown_away_unparsed_and_only_some_of_i
         problem_of(answer)
         connection.sendall(b"this is no chunk, and would be answered by 400\r\n" + NEXT)
         assert taken_on(connection) < 4 * LINGER_BYTES
-        assert httpx.get(served.url + "/healthz").status_code == 200
+        assert httpx2.get(served.url + "/healthz").status_code == 200
 
 
 def test_an_answer_that_waits_for_no_body_that_is_sent_whole_keeps_the_connection(served: Served) -> None:

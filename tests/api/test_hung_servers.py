@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -94,7 +94,7 @@ def children_of(pid: int) -> list[int]:
 
 @pytest.fixture
 def scan_id(own: Own, mri_file: bytes) -> str:
-    answer = httpx.post(own.url + "/v1/scans", content=mri_file, timeout=60)
+    answer = httpx2.post(own.url + "/v1/scans", content=mri_file, timeout=60)
     assert answer.is_success, answer.text
     return str(answer.json()["id"])
 
@@ -104,7 +104,7 @@ def asked(scan_id: str) -> dict[str, Any]:
 
 
 def test_a_job_is_accepted_at_once_and_once_while_the_queue_hangs(own: Own, scan_id: str) -> None:
-    with httpx.Client(base_url=own.url, timeout=PATIENCE_SECONDS) as client:
+    with httpx2.Client(base_url=own.url, timeout=PATIENCE_SECONDS) as client:
         before = {job["id"] for job in client.get("/v1/jobs").json()["items"]}
         with stopped(own.valkey):
             made = [client.post("/v1/jobs", json=asked(scan_id)) for _ in range(3)]
@@ -121,7 +121,7 @@ def test_a_job_is_accepted_at_once_and_once_while_the_queue_hangs(own: Own, scan
 
 
 def test_nothing_waits_for_a_database_that_hangs_and_nothing_is_done_that_was_denied(own: Own, scan_id: str) -> None:
-    with httpx.Client(base_url=own.url, timeout=PATIENCE_SECONDS) as client:
+    with httpx2.Client(base_url=own.url, timeout=PATIENCE_SECONDS) as client:
         job = client.post("/v1/jobs", json=asked(scan_id)).json()
         before = client.get("/v1/jobs").json()
         with stopped(own.postgres):
@@ -146,7 +146,7 @@ def test_many_who_ask_a_database_that_hangs_are_all_answered(own: Own, scan_id: 
     statuses: list[int] = []
 
     def ask(path: str) -> None:
-        statuses.append(httpx.get(own.url + path, timeout=PATIENCE_SECONDS).status_code)
+        statuses.append(httpx2.get(own.url + path, timeout=PATIENCE_SECONDS).status_code)
 
     with stopped(own.postgres):
         asking = [
@@ -157,11 +157,11 @@ def test_many_who_ask_a_database_that_hangs_are_all_answered(own: Own, scan_id: 
         for thread in asking:
             thread.join()
     assert statuses == [503] * 90
-    with httpx.Client(base_url=own.url, timeout=PATIENCE_SECONDS) as client:
+    with httpx2.Client(base_url=own.url, timeout=PATIENCE_SECONDS) as client:
         until_answered(client, "/v1/jobs")
 
 
-def until_answered(client: httpx.Client, path: str) -> None:
+def until_answered(client: httpx2.Client, path: str) -> None:
     for _ in range(200):
         if client.get(path).status_code == 200:
             return

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import event
@@ -218,7 +218,7 @@ def test_the_same_key_and_request_answer_with_the_first_job(
 
 
 def test_parallel_posts_with_one_key_make_one_job(client: TestClient, scan: dict[str, Any]) -> None:
-    def one(_: int) -> httpx.Response:
+    def one(_: int) -> httpx2.Response:
         return client.post("/v1/jobs", json=asked(scan), headers={"Idempotency-Key": "abc"})
 
     with ThreadPoolExecutor(30) as pool:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
@@ -39,13 +39,13 @@ def cramped(settings: Settings) -> Iterator[Served]:
 
 
 def test_a_client_that_leaves_gives_its_place_back(cramped: Served, mri_file: bytes) -> None:
-    scan = httpx.post(cramped.url + "/v1/scans", content=mri_file, timeout=30).json()
-    job = httpx.post(
+    scan = httpx2.post(cramped.url + "/v1/scans", content=mri_file, timeout=30).json()
+    job = httpx2.post(
         cramped.url + "/v1/jobs", json={"scan_id": scan["id"], "parameters": {"method": "zero_filled"}}, timeout=30
     ).json()
 
     def refused() -> bool:
-        return httpx.get(f"{cramped.url}{job['links']['self']}?wait=1", timeout=30).status_code == 429
+        return httpx2.get(f"{cramped.url}{job['links']['self']}?wait=1", timeout=30).status_code == 429
 
     address = urlsplit(cramped.url)
     with socket.create_connection((address.hostname, address.port), timeout=30) as connection:

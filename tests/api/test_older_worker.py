@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import httpx
+import httpx2
 import pytest
 
 from tests.support.api_server import serving
@@ -60,7 +60,7 @@ def test_it_finishes_jobs_that_the_api_of_now_takes(
     assert ours[len(theirs)] == (ours[-1] if asked_for == NEWEST else asked_for)
     with (
         serving(settings) as served,
-        httpx.Client(base_url=served.url, timeout=60) as client,
+        httpx2.Client(base_url=served.url, timeout=60) as client,
         working(settings, checkout=older) as (worker,),
     ):
         scan = client.post("/v1/scans", content=ct_file).json()
@@ -79,6 +79,6 @@ def test_it_finishes_jobs_that_the_api_of_now_takes(
     assert [line for line in said if line["level"] in ("error", "critical")] == []
 
 
-def _ended(client: httpx.Client, path: str) -> dict[str, Any] | None:
+def _ended(client: httpx2.Client, path: str) -> dict[str, Any] | None:
     job: dict[str, Any] = client.get(path).json()
     return job if Status(job["status"]).ended else None

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import h5py
-import httpx
+import httpx2
 import numpy as np
 import pytest
 
@@ -55,7 +55,7 @@ def extended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_format_of_another_distribution_is_requested_written_and_downloaded(
     settings: Settings, mri_file: bytes
 ) -> None:
-    with serving(settings) as served, working(settings), httpx.Client(base_url=served.url) as client:
+    with serving(settings) as served, working(settings), httpx2.Client(base_url=served.url) as client:
         schema = client.get("/openapi.json").json()["components"]["schemas"]
         assert schema["JobIn"]["properties"]["outputs"]["items"]["enum"] == ["h5", "npy", "nifti", "png", "maxima"]
         scan = client.post("/v1/scans", content=mri_file).json()

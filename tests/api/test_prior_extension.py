@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -58,7 +58,7 @@ def test_a_job_runs_with_a_prior_of_another_distribution(
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"variance": torch.tensor(0.09)}, folder / "toy.safetensors")
     (folder / "toy.json").write_text(CARD.replace("SHA256", sha256_of(folder / "toy.safetensors")))
-    with serving(settings) as served, working(settings), httpx.Client(base_url=served.url) as client:
+    with serving(settings) as served, working(settings), httpx2.Client(base_url=served.url) as client:
         cards = {card["name"]: card for card in client.get("/v1/priors").json()["items"]}
         assert cards["toy"]["network"] == {"architecture": "shrink", "channels": 2, "power": 2.0}
         assert "ShrinkNetwork" in client.get("/openapi.json").json()["components"]["schemas"]

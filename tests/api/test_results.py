@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import h5py
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -49,7 +49,7 @@ def done(job: dict[str, Any], drive: Drive) -> dict[str, Any]:
     return job
 
 
-def get(client: TestClient, job: dict[str, Any], **headers: str) -> httpx.Response:
+def get(client: TestClient, job: dict[str, Any], **headers: str) -> httpx2.Response:
     return client.get(job["links"]["result"], headers={name.replace("_", "-"): text for name, text in headers.items()})
 
 

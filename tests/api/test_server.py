@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -111,11 +111,11 @@ def test_a_slow_body_that_goes_on_is_taken(hasty: str, mri_file: bytes) -> None:
             time.sleep(0.4)
             yield mri_file[start : start + 1 + len(mri_file) // 6]
 
-    assert httpx.post(hasty + "/v1/scans", content=slowly(), timeout=30).status_code == 201
+    assert httpx2.post(hasty + "/v1/scans", content=slowly(), timeout=30).status_code == 201
 
 
 def test_an_answer_may_take_longer_than_the_time_outs(hasty: str, mri_file: bytes) -> None:
-    with httpx.Client(base_url=hasty, timeout=30) as client:
+    with httpx2.Client(base_url=hasty, timeout=30) as client:
         scan = client.post("/v1/scans", content=mri_file).json()
         body = {"scan_id": scan["id"], "parameters": {"method": "zero_filled"}}
         job = client.post("/v1/jobs", json=body).json()
@@ -129,7 +129,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(server: str, storage: Storage,
         until(lambda: list(storage.incoming.iterdir()))
     until(lambda: not list(storage.incoming.iterdir()))
     assert not list(storage.scans.iterdir())
-    assert httpx.get(server + "/healthz").status_code == 200
+    assert httpx2.get(server + "/healthz").status_code == 200
 
 
 def test_a_body_shorter_or_longer_than_announced_is_no_scan(server: str, storage: Storage, mri_file: bytes) -> None:
@@ -148,7 +148,7 @@ def test_a_body_shorter_or_longer_than_announced_is_no_scan(server: str, storage
 def test_a_refusal_is_read_even_by_who_sends_on(settings: Settings) -> None:
     with (
         serving(settings.model_copy(update={"max_upload_bytes": 1000})) as (url, _, _),
-        httpx.Client(timeout=30) as client,
+        httpx2.Client(timeout=30) as client,
     ):
         refused = client.post(url + "/v1/scans", content=bytes(20 << 20))
         assert refused.status_code == 413
@@ -177,12 +177,12 @@ def test_memory_does_not_grow_with_what_is_uploaded(settings: Settings, tmp_path
     large = tmp_path / "large"
     large.write_bytes(128 * block)
     with serving(settings) as (url, process, _):
-        httpx.post(url + "/v1/scans", content=block, timeout=60)
+        httpx2.post(url + "/v1/scans", content=block, timeout=60)
         before = memory(process.pid, "VmRSS")
         with large.open("rb") as raw, large.open("rb") as part:
             answers = [
-                httpx.post(url + "/v1/scans", content=raw, timeout=120),
-                httpx.post(url + "/v1/scans", files={"file": part}, timeout=120),
+                httpx2.post(url + "/v1/scans", content=raw, timeout=120),
+                httpx2.post(url + "/v1/scans", files={"file": part}, timeout=120),
             ]
         most = memory(process.pid, "VmHWM")
     assert {answer.status_code for answer in answers} == {415}
@@ -193,7 +193,7 @@ def test_many_silent_connections_keep_nobody_out(server: str) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(300):
             stack.enter_context(connected(server)).sendall(b"GET / HTTP/1.1\r\n")
-        assert httpx.get(server + "/healthz").status_code == 200
+        assert httpx2.get(server + "/healthz").status_code == 200
 
 
 def test_no_answer_waits_until_the_client_has_acknowledged_its_head() -> None:

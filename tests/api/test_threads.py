@@ -5,7 +5,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI
 
@@ -80,8 +80,8 @@ def test_a_flood_of_nameless_questions_takes_one_thread(settings: Settings, monk
     )
 
     async def check(app: FastAPI) -> None:
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        transport = httpx2.ASGITransport(app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
             answers = await together(slow, lambda: client.get("/readyz"))
         assert slow.calls == 1
         assert [answer.status_code for answer in answers] == [503] * CALLERS
