@@ -29,7 +29,7 @@ from udig_recon.api.http.problems import (
 )
 from udig_recon.api.jobs.schemas import FieldError
 from udig_recon.core.errors import ReconstructionError, UnknownFormat
-from udig_recon.core.formats.sandbox.client import ReaderLost
+from udig_recon.core.formats.sandbox.pool import ReaderLost
 from udig_recon.core.parameters import METHODS
 from udig_recon.core.parameters.validation import invalid_field
 from udig_recon.worker.access.admission import JobError, TooManyOpenJobs

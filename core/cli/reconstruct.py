@@ -16,8 +16,8 @@ from udig_recon.core.cli.arguments import chosen_slices, invalid_knob, knobs, re
 from udig_recon.core.device import prepared
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.formats.prepared import PreparedScan
-from udig_recon.core.formats.sandbox.client import ReaderLost
 from udig_recon.core.formats.sandbox.local import opened_scan
+from udig_recon.core.formats.sandbox.pool import ReaderLost
 from udig_recon.core.parameters import MAX_SEEDS, Parameters, complete, parse, require, require_random
 from udig_recon.core.priors.card import card_of, sha256_of
 from udig_recon.core.quality.assess import assess

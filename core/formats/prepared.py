@@ -26,7 +26,7 @@ from udig_recon.core.acquisition import Acquisition, CTAcquisition, MRIAcquisiti
 from udig_recon.core.errors import DamagedScan
 from udig_recon.core.files.atomic import DamagedFile, open_stored
 from udig_recon.core.formats.containers.arrays import BLOCK_BYTES, Array
-from udig_recon.core.formats.containers.source import ScanFile
+from udig_recon.core.formats.containers.scan_file import ScanFile
 from udig_recon.core.formats.sandbox.messages import header_of
 
 MAGIC = b"udig-prepared/1\n"

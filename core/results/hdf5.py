@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from udig_recon.core.files.atomic import DamagedFile
 from udig_recon.core.files.checksummed_arrays import UNREADABLE
-from udig_recon.core.formats.containers.hdf5 import RESULT_MARK
 from udig_recon.core.formats.containers.hdf5_library import h5py
+from udig_recon.core.formats.inputs.hdf5 import RESULT_MARK
 from udig_recon.core.interruption import check_interruption
 from udig_recon.core.quality.rating import Rating, worst
 from udig_recon.core.results.output_format import Image, OutputFormat, ResultInfo, ResultSlice

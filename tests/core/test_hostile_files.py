@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import scans
+from tests.support.reader_processes import end, fork_servers
 from udig_recon.core import errors
 from udig_recon.core.acquisition import MRIAcquisition
 from udig_recon.core.formats import Prober, probe, read
@@ -182,17 +183,20 @@ def test_damage_that_crashes_the_library_is_one_more_refusal(
 
 
 def test_fork_servers_that_are_prepared_are_those_that_look(tmp_path: Path, prober: Prober) -> None:
+    others = fork_servers()
     prober.prepare(2)
-    prepared = list(prober._idle)
+    prepared = fork_servers()
+    assert len(prepared - others) == 2
     assert prober.probe(scans.GOOD["fastmri"](tmp_path / "scan")).slices == 2
-    assert set(prober._idle) == set(prepared)
+    assert fork_servers() == prepared
 
 
 def test_a_fork_server_that_is_killed_is_replaced(tmp_path: Path, prober: Prober) -> None:
     path = scans.GOOD["fastmri"](tmp_path / "scan.h5")
+    others = fork_servers()
     first = prober.probe(path)
-    (server,) = prober._idle
-    server._process.kill()
-    server._process.wait()
+    killed = fork_servers() - others
+    assert len(killed) == 1
+    end(killed)
     assert prober.probe(path) == first
-    assert prober._idle != [server]
+    assert len(fork_servers() - others - killed) == 1

@@ -15,7 +15,7 @@ import pytest
 from tests.support import scans
 from udig_recon.core import errors
 from udig_recon.core.formats import Limits, Prober, prepare, probe, read
-from udig_recon.core.formats.containers.source import opened_file
+from udig_recon.core.formats.containers.scan_file import open_scan_file
 from udig_recon.core.formats.prepared import _FOOTER, MAGIC, opened_prepared, verify_prepared
 
 
@@ -29,7 +29,7 @@ def prober() -> Iterator[Prober]:
 def prepared(scan: Path) -> Path:
     """Its prepared form, beside it."""
     path = scan.with_name(scan.name + ".prepared")
-    with path.open("wb", buffering=0) as file, opened_file(scan) as source:
+    with path.open("wb", buffering=0) as file, open_scan_file(scan) as source:
         prepare(source, Limits(), "sha", file.fileno())
     return path
 

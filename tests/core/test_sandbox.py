@@ -14,19 +14,18 @@ from typing import Any
 import pytest
 
 from tests.support import scans
+from tests.support.reader_processes import end, fork_servers
 from udig_recon.core import errors
 from udig_recon.core.formats import Limits, Prober, probe
-from udig_recon.core.formats.sandbox import isolation as sandbox
-from udig_recon.core.formats.sandbox.client import ReaderLost
+from udig_recon.core.formats.sandbox import isolation
 from udig_recon.core.formats.sandbox.messages import Nonsense, unpack
+from udig_recon.core.formats.sandbox.pool import ReaderLost, ReaderPool
 
 # Runs as the fork server does, with `examine` replaced. `without` names functions of the sandbox that do nothing.
 HOSTILE = r"""
 import ctypes, errno, json, mmap, os, signal, socket, sys, threading
-from udig_recon.core.formats import __main__ as server, sandbox
+from udig_recon.core.formats.sandbox import isolation, server
 told = json.loads(sys.argv[1])
-for name in told["without"]:
-    setattr(sandbox, name, lambda *_: None)
 if told["user"]:
     os.setgroups([])
     os.setresgid(told["user"], told["user"], told["user"])
@@ -136,7 +135,7 @@ def examine(order, scan, output):
             outcome[name] = errno.errorcode.get(getattr(error, "errno", None), type(error).__name__)
     return json.dumps(outcome)
 
-server.main(examine)
+server.main(examine, told["parts"])
 """
 
 FILES = [
@@ -149,8 +148,8 @@ CALLS = [
     "chmod", "pidfd_open", "process_vm_readv", "kill_all", "bpf", "perf", "keyctl", "io_uring", "userfaultfd", "memfd",
     "unshare", "open_by_handle", "socket", "netlink", "socketpair", "thread", "prctl", "executable",
 ]  # fmt: skip
-NAMESPACES, ROOT, USER = "_leave_namespaces", "_leave_root", "_leave_user"
-LANDLOCK, SECCOMP, LIMITS = "_leave_files", "_allow_little", "bound"
+NAMESPACES, ROOT, USER = "namespaces", "root", "user"
+LANDLOCK, SECCOMP, LIMITS = "landlock", "seccomp", "limits"
 
 
 @pytest.fixture
@@ -189,22 +188,23 @@ def outcomes(
     targets: dict[str, Any], tried: list[str], without: list[str] | None = None, user: int = 0
 ) -> dict[str, str | None]:
     """What each attempt came to: the name of an error, None where it succeeded."""
-    told = {**targets, "tried": tried, "without": without or [], "user": user}
-    prober = Prober([sys.executable, "-s", "-B", "-c", HOSTILE, json.dumps(told)])
+    parts = [part for part in isolation.PARTS if part not in (without or [])]
+    told = {**targets, "tried": tried, "parts": parts, "user": user}
+    pool = ReaderPool([sys.executable, "-s", "-B", "-c", HOSTILE, json.dumps(told)])
     try:
         with tempfile.TemporaryFile() as scan, tempfile.TemporaryFile() as output:
             scan.write(b"scan")
             scan.flush()
             reading = os.open(f"/proc/self/fd/{scan.fileno()}", os.O_RDONLY)
             order = {"limits": asdict(Limits()), "seconds": 30, "most_bytes": 1 << 20}
-            said, status = prober._examined(json.dumps(order), [reading, output.fileno()])
+            said, status = pool.run(order, [reading, output.fileno()])
             os.close(reading)
         assert status == 0
         assert said is not None
         found: dict[str, str | None] = json.loads(said)
         return found
     finally:
-        prober.close()
+        pool.close()
 
 
 @pytest.mark.parametrize("user", [0, 65533])
@@ -249,16 +249,16 @@ def test_the_bounds_alone_keep_memory_disk_and_processes(targets: dict[str, Any]
 def test_what_is_lacking_is_told(targets: dict[str, Any]) -> None:
     whole = Prober()
     try:
-        assert set(whole.lacking()) <= set(sandbox.PARTS)
+        assert set(whole.lacking()) <= set(isolation.PARTS)
         assert "hdf5" not in whole.lacking()
     finally:
         whole.close()
     broken = HOSTILE.replace(
         "told = json",
-        'def gone(*_): raise OSError(1, "not here")\nsandbox._leave_files = sandbox._allow_little = gone\ntold = json',
+        'def gone(*_): raise OSError(1, "not here")\nisolation._leave_files = isolation._allow_little = gone\ntold = json',
     )
-    told = {**targets, "tried": [], "without": [], "user": 0}
-    prober = Prober([sys.executable, "-s", "-B", "-c", broken, json.dumps(told)])
+    told = {**targets, "tried": [], "parts": list(isolation.PARTS), "user": 0}
+    prober = ReaderPool([sys.executable, "-s", "-B", "-c", broken, json.dumps(told)])
     try:
         assert prober.lacking().items() >= {"landlock": "not here", "seccomp": "not here"}.items()
     finally:
@@ -271,10 +271,10 @@ def test_a_container_that_refuses_unshare_and_chroot_lacks_three_parts_and_keeps
     contained = HOSTILE.replace(
         "told = json",
         "def refused(*_): raise PermissionError(errno.EPERM, 'refused')\n"
-        "os.chroot = sandbox._leave_namespaces = refused\ntold = json",
+        "os.chroot = isolation._leave_namespaces = refused\ntold = json",
     )
-    told = {**targets, "tried": [], "without": [], "user": 10001 if os.geteuid() == 0 else 0}
-    prober = Prober([sys.executable, "-s", "-B", "-c", contained, json.dumps(told)])
+    told = {**targets, "tried": [], "parts": list(isolation.PARTS), "user": 10001 if os.geteuid() == 0 else 0}
+    prober = ReaderPool([sys.executable, "-s", "-B", "-c", contained, json.dumps(told)])
     whole = Prober()
     try:
         assert set(prober.lacking()) == {"namespaces", "root", "user", *whole.lacking()}
@@ -310,13 +310,13 @@ def test_readers_that_are_all_killed_are_lost_and_the_file_is_not_called_damaged
     try:
         prober.prepare(2)
         first = prober.probe(path)
-        for server in prober._idle:
-            server._process.kill()
-            server._process.wait()
+        servers = fork_servers()
+        assert len(servers) >= 2
+        end(servers)
         assert prober.probe(path) == first
     finally:
         prober.close()
-    gone = Prober([sys.executable, "-c", ""])
+    gone = Prober(ReaderPool([sys.executable, "-c", ""]))
     with pytest.raises(ReaderLost):
         gone.probe(path)
 

@@ -3,8 +3,8 @@
 import logging
 
 from udig_recon.core.formats import Prober
-from udig_recon.core.formats.sandbox.client import ReaderLost
 from udig_recon.core.formats.sandbox.isolation import PARTS, Lacking
+from udig_recon.core.formats.sandbox.pool import ReaderLost
 
 log = logging.getLogger(__name__)
 

@@ -2,10 +2,8 @@
 
 import itertools
 import math
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -121,77 +119,6 @@ class InMemory(ArraySource):
         """Entries of the first axis, stacked (len(indices), ...)."""
         entries: Array = self._values[list(indices)]
         return entries
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A way to arrange data in a file that is known, but not read."""
-
-    name: str
-    cure: str  # how to get from it to what is read
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What an opened file holds under the names that scans use."""
-
-    format: str  # "hdf5", "matlab", "npy", "npz"
-    arrays: Mapping[str, ArraySource]
-    attributes: Mapping[str, float | str]
-    header_xml: bytes | None = None  # ISMRMRD header of a fastMRI file
-    others: tuple[str, ...] = ()  # names of everything else, as the file spells them
-    layout: Layout | None = None  # a known arrangement that is not read
-    renamed: tuple[tuple[str, str], ...] = ()  # arrays that the file has under another name: that, and ours
-
-
-MRI_ARRAYS = (
-    "kspace",
-    "mask",
-    "sensitivity_maps",
-    "noise",
-    "reference",
-    "guide",
-    "reconstruction_rss",
-    "reconstruction_esc",
-)
-"""What a file of k-space may hold."""
-
-ARRAYS = (
-    *MRI_ARRAYS,
-    "sinogram",
-    "angles",
-)
-ATTRIBUTES = (
-    "geometry",
-    "quantity",
-    "image_size",
-    "pixel_size_mm",
-    "detector_spacing_mm",
-    "pixel_spacing_mm",
-    "rotation_center",
-    "slice_spacing_mm",
-    "slice_thickness_mm",
-)
-EITHER = ("i0", "flat", "dark")
-"""One number for all detectors, or an array with one for each."""
-NAMES = frozenset((*ARRAYS, *ATTRIBUTES, *EITHER))
-
-_MOST_SHOWN = 8
-_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}(/[A-Za-z][A-Za-z0-9_]{0,39}){0,3}")
-_NUMBER = re.compile(r"[0-9]{5}")
-
-
-def shown_names(names: Iterable[str]) -> str:
-    """Names of a file for a message, a few, and the number of all others.
-
-    Only those that read like a programmer's: what a scanner writes as a name may be a patient's, or their number.
-    """
-    distinct = list(dict.fromkeys(names))
-    plain = [name for name in distinct if _PLAIN.fullmatch(name) and not _NUMBER.search(name)]
-    shown, left = plain[:_MOST_SHOWN], len(distinct) - min(len(plain), _MOST_SHOWN)
-    if not shown:
-        return f"{left} of other names"
-    return ", ".join(shown) + (f" and {left} more" if left else "")
 
 
 def regions(shape: tuple[int, ...], itemsize: int, chunk: tuple[int, ...] | None = None) -> Iterator[Region]:

@@ -6,13 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udig_recon.core.errors import UnreadableScan
-from udig_recon.core.formats.containers.arrays import ArraySource, Contents, Expanded
+from udig_recon.core.formats.containers.arrays import ArraySource, Expanded
 from udig_recon.core.formats.containers.views import Entry, Joined, Middle
+from udig_recon.core.formats.input_format import Contents
 from udig_recon.core.formats.kspace.grid import Grid, grid
 from udig_recon.core.formats.kspace.ismrmrd_header import Encoding, encoding
 from udig_recon.core.formats.kspace.masks import noise_covariance, sampling_mask
 from udig_recon.core.formats.lengths import length, slice_spacing
 
+_THREE_AXES = {"slices": "(coils, ky, kx)", "coils": "(slices, ky, kx)"}  # without the missing one
 _LEAST_PIXEL_MM = 0.003  # MR microscopy has pixels of a few micrometres
 
 
@@ -42,7 +44,8 @@ def layout_of(contents: Contents) -> Layout:
     warnings: list[str] = []
     kspace = stack_of(contents, warnings)
     slices, coils, *samples = kspace.shape
-    if contents.format == "hdf5" and len(contents.arrays["kspace"].shape) == 3 and contents.header_xml is None:
+    three_axes = len(contents.arrays["kspace"].shape) == 3
+    if three_axes and contents.missing_axis == "coils" and contents.header_xml is None:
         warnings.append(
             "kspace has 3 axes: read as (slices, ky, kx) of a single coil; coils of one slice need a first axis of 1"
         )
@@ -78,20 +81,19 @@ def layout_of(contents: Contents) -> Layout:
 def stack_of(contents: Contents, warnings: list[str]) -> ArraySource:
     """k-space with all four axes. HDF5 as fastMRI has it leaves out a single coil, numpy's files a single slice."""
     source = contents.arrays["kspace"]
-    expected = _axes(contents.format)
+    expected = f"4 axes (slices, coils, ky, kx) or 3 axes {_THREE_AXES[contents.missing_axis]}"
+    advice = f"; {contents.remedy}" if contents.remedy else ""
     if source.dtype.kind in "iuf":
         if source.native in (np.float32, np.float64) and len(source.shape) in (4, 5) and source.shape[-1] == 2:
             source = Joined(source)
             warnings.append("kspace has real and imaginary parts on its last axis: they are joined")
         else:
-            hint = "; a sinogram goes with its angles into one .npz" if contents.format == "npy" else ""
             cure = "complex64: join real and imaginary parts (re + 1j * im)"
-            raise UnreadableScan.at("kspace", f"{source.dtype} values", f"{cure}{hint}")
+            raise UnreadableScan.at("kspace", f"{source.dtype} values", f"{cure}{advice}")
     if source.native not in (np.complex64, np.complex128):
-        hint = "; a sinogram goes with its angles into one .npz" if contents.format == "npy" else ""
-        raise UnreadableScan.at("kspace", f"{source.dtype} values", f"complex64{hint}")
+        raise UnreadableScan.at("kspace", f"{source.dtype} values", f"complex64{advice}")
     if len(source.shape) == 3:
-        return Expanded(source, axis=1 if contents.format == "hdf5" else 0)
+        return Expanded(source, axis=("slices", "coils").index(contents.missing_axis))
     while len(source.shape) > 4 and source.shape[0] == 1:
         source = Entry(source, 0)
     if len(source.shape) > 4:
@@ -100,11 +102,6 @@ def stack_of(contents: Contents, warnings: list[str]) -> ArraySource:
     if len(source.shape) != 4:
         raise UnreadableScan.at("kspace", f"{len(source.shape)} axes {source.shape}", expected)
     return source
-
-
-def _axes(kind: str) -> str:
-    short = "3 axes (slices, ky, kx)" if kind == "hdf5" else "3 axes (coils, ky, kx)"
-    return f"4 axes (slices, coils, ky, kx) or {short}"
 
 
 def encoding_of(contents: Contents) -> Encoding | None:

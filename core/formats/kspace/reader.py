@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from udig_recon.core.acquisition import Modality, MRIAcquisition, ScanHeader
 from udig_recon.core.coils.calibration import calibration_size, echo_shift
 from udig_recon.core.errors import UnreadableScan, UnsupportedScan
-from udig_recon.core.formats.containers.arrays import MRI_ARRAYS, Contents
+from udig_recon.core.formats.input_format import MRI_ARRAYS, Contents
 from udig_recon.core.formats.kspace import content_checks as checks
 from udig_recon.core.formats.kspace.grid import grid
 from udig_recon.core.formats.kspace.layout import Layout, encoding_of, layout_of, reference_of, stack_of
@@ -42,7 +42,7 @@ def probe(contents: Contents) -> ScanHeader:
                 "k-space: it is shifted there, which changes nothing but the image's phase"
             )
     return ScanHeader(
-        format="fastmri_hdf5" if contents.format == "hdf5" else contents.format,
+        format=contents.format,
         modality=Modality.MRI,
         slices=slices,
         coils=coils,

@@ -13,7 +13,7 @@ import resource
 import struct
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -90,10 +90,11 @@ def undumpable() -> None:
         _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def leave() -> Lacking:
+def leave(parts: Collection[str] = tuple(PARTS)) -> Lacking:
     """Give up, for good and for all children: other namespaces, names of files, the user, privileges, Landlock's.
 
-    Open descriptors go on working, and nothing can be opened any more: import what is needed before.
+    Open descriptors go on working, and nothing can be opened any more: import all modules before. Tests give fewer
+    `parts`, to see what each of them keeps.
     """
     if _libc is None:
         there = ("namespaces", "root", "user", "no_new_privs", "landlock")
@@ -101,25 +102,27 @@ def leave() -> Lacking:
     undumpable()
     lacking: Lacking = {}
     is_root = os.geteuid() == 0
-    _attempt(lacking, "namespaces", lambda: _leave_namespaces(is_root))
-    _attempt(lacking, "root", _leave_root)
-    _attempt(lacking, "user", lambda: _leave_user(is_root, "namespaces" in lacking))
-    _attempt(lacking, "no_new_privs", lambda: _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-    _attempt(lacking, "landlock", _leave_files)
+    _attempt(lacking, parts, "namespaces", lambda: _leave_namespaces(is_root))
+    _attempt(lacking, parts, "root", _leave_root)
+    _attempt(lacking, parts, "user", lambda: _leave_user(is_root, "namespaces" in lacking))
+    _attempt(lacking, parts, "no_new_privs", lambda: _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    _attempt(lacking, parts, "landlock", _leave_files)
     return lacking
 
 
-def bind(memory_bytes: int, seconds: float, written_bytes: int, open_files: int) -> Lacking:
+def bind(
+    memory_bytes: int, seconds: float, written_bytes: int, open_files: int, parts: Collection[str] = tuple(PARTS)
+) -> Lacking:
     """Bound this process for good, and allow it no system call beyond reading and writing what is open.
 
     `memory_bytes` of address space, `seconds` of CPU time, files of at most `written_bytes`, `open_files` descriptors.
     """
     lacking: Lacking = {}
-    _attempt(lacking, "limits", lambda: bound(memory_bytes, seconds, written_bytes, open_files))
+    _attempt(lacking, parts, "limits", lambda: bound(memory_bytes, seconds, written_bytes, open_files))
     if _libc is None:
         lacking["seccomp"] = f"{platform.system()} has none"
     else:
-        _attempt(lacking, "seccomp", _allow_little)
+        _attempt(lacking, parts, "seccomp", _allow_little)
     return lacking
 
 
@@ -139,7 +142,10 @@ def bound(memory_bytes: int, seconds: float, written_bytes: int, open_files: int
         resource.setrlimit(kind, (most, most))
 
 
-def _attempt(lacking: Lacking, part: str, give_up: Callable[[], object]) -> None:
+def _attempt(lacking: Lacking, parts: Collection[str], part: str, give_up: Callable[[], object]) -> None:
+    if part not in parts:
+        lacking[part] = "left out"
+        return
     try:
         give_up()
     except (OSError, ValueError, _Missing) as error:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from udig_recon.core.formats import prepare
-from udig_recon.core.formats.containers.source import ScanFile, opened_file
+from udig_recon.core.formats.containers.scan_file import ScanFile, open_scan_file
 from udig_recon.core.formats.limits import DEFAULT_LIMITS, Limits
 from udig_recon.core.formats.prepared import NotWritten, PreparedScan
 from udig_recon.core.formats.sandbox.client import Prober
@@ -35,7 +35,7 @@ def _prepare(path: Path, output: int, limits: Limits) -> None:
             prober.close()
         return
     try:
-        with opened_file(path) as file:
+        with open_scan_file(path) as file:
             prepare(file, limits, "", output)
     except NotWritten as error:
         raise OSError(error.args[0], os.strerror(error.args[0])) from None

@@ -2,7 +2,7 @@
 
 An order is a line of JSON on the socket that is standard input, with the file's descriptor and, where the scan is to be
 prepared, that of the file to write. The answer is a line of JSON: what the child said, null if that took too long, and
-the child's exit status. The first line tells what of the sandbox is lacking.
+the child's exit status. The first line tells which parts of the sandbox are lacking, or which extension is broken.
 """
 
 import json
@@ -11,22 +11,25 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
 from udig_recon.core.errors import ReconstructionError
+from udig_recon.core.extensions import BrokenExtension
 from udig_recon.core.formats import Limits, prepare, probe_file
 from udig_recon.core.formats.containers import hdf5_library as library
-from udig_recon.core.formats.containers.source import ScanFile
+from udig_recon.core.formats.containers.scan_file import ScanFile
 from udig_recon.core.formats.prepared import NotWritten
 from udig_recon.core.formats.sandbox import isolation as sandbox
-from udig_recon.core.formats.sandbox.client import MEMORY_BYTES, MOST_ANSWER_BYTES
 from udig_recon.core.formats.sandbox.messages import pack
-from udig_recon.core.formats.sandbox.preload import familiarise
+from udig_recon.core.formats.sandbox.pool import Order
+from udig_recon.core.formats.sandbox.preload import read_samples
 
-Order = dict[str, Any]
 Examine = Callable[[Order, int, int | None], str]
 
+MEMORY_BYTES = 3 << 30  # the largest slice as a file may hold it, and as it is written
+
+_MOST_ANSWER_BYTES = 1 << 20
 _OPEN_FILES = 32
 _MOST_ORDER_BYTES = 1 << 16
 _POLL_SECONDS = 0.0005
@@ -34,30 +37,34 @@ _NICENESS = 10  # answers that need no look into a file come first
 _ANSWER, _SCAN, _OUTPUT, _CLOSED = 3, 4, 5, 6  # a child's descriptors
 
 
-def main(examine: Examine | None = None) -> None:
-    """Work until the socket ends. `examine` is what each child does, inside the sandbox."""
+def main(examine: Examine | None = None, parts: Collection[str] = tuple(sandbox.PARTS)) -> None:
+    """Work until the socket ends. `examine` is what each child does, inside these parts of the sandbox."""
     os.nice(_NICENESS)
-    familiarise()
     nothing = os.open(os.devnull, os.O_RDWR)
     wire = socket.socket(fileno=os.dup(0))
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
-    lacking = sandbox.leave()
-    lacking |= _tried() | library.lacking()
-    _tell(wire, {"lacking": lacking})
-    while (received := _order(wire)) is not None:
+    try:
+        read_samples()
+    except BrokenExtension as error:
+        _send(wire, {"broken": str(error)})
+        return
+    lacking = sandbox.leave(parts)
+    lacking |= _lacking_of_children(parts) | library.lacking()
+    _send(wire, {"lacking": lacking})
+    while (received := _receive(wire)) is not None:
         order, descriptors = received
-        answer = _examined(order, descriptors, examine or _examination)
+        answer = _run_child(order, descriptors, examine or _examine, parts)
         for descriptor in descriptors:
             os.close(descriptor)
-        _tell(wire, answer)
+        _send(wire, answer)
 
 
-def _tell(wire: socket.socket, answer: dict[str, Any]) -> None:
+def _send(wire: socket.socket, answer: dict[str, Any]) -> None:
     wire.sendall(json.dumps(answer).encode() + b"\n")
 
 
-def _order(wire: socket.socket) -> tuple[Order, list[int]] | None:
+def _receive(wire: socket.socket) -> tuple[Order, list[int]] | None:
     """The next order with its descriptors; None when there is none any more."""
     line, descriptors = b"", list[int]()
     while not line.endswith(b"\n"):
@@ -69,37 +76,38 @@ def _order(wire: socket.socket) -> tuple[Order, list[int]] | None:
     return json.loads(line), descriptors
 
 
-def _tried() -> sandbox.Lacking:
-    """What a child could not be bound by."""
+def _lacking_of_children(parts: Collection[str]) -> sandbox.Lacking:
+    """Parts of the sandbox that a child cannot be bound by."""
     receiving, sending = os.pipe()
     child = os.fork()
     if child == 0:
-        lacking = sandbox.bind(MEMORY_BYTES, 60, 0, _OPEN_FILES)
+        lacking = sandbox.bind(MEMORY_BYTES, 60, 0, _OPEN_FILES, parts)
         os.write(sending, json.dumps(lacking).encode())
         os._exit(0)
     os.close(sending)
-    said = _received(receiving, time.monotonic() + 10) or b'{"seccomp": "the child that tried it ended"}'
+    said = _read_all(receiving, time.monotonic() + 10) or b'{"seccomp": "the child that tried it ended"}'
     os.close(receiving)
-    _ended(child, 0)
-    found: sandbox.Lacking = json.loads(said)
-    return found
+    _wait(child, 0)
+    told: sandbox.Lacking = json.loads(said)
+    return told
 
 
-def _examined(order: Order, descriptors: list[int], examine: Examine) -> dict[str, Any]:
+def _run_child(order: Order, descriptors: list[int], examine: Examine, parts: Collection[str]) -> dict[str, Any]:
+    """Fork a child for the order; its answer and exit status."""
     deadline = time.monotonic() + order["seconds"]
     receiving, sending = os.pipe()
     child = os.fork()
     if child == 0:
-        _live(order, sending, descriptors, examine)
+        _child(order, sending, descriptors, examine, parts)
     os.close(sending)
-    said = _received(receiving, deadline)
+    said = _read_all(receiving, deadline)
     os.close(receiving)
-    status = _ended(child, deadline if said is not None else 0)
+    status = _wait(child, deadline if said is not None else 0)
     return {"said": None if said is None else said.decode("utf-8", "replace"), "status": status}
 
 
-def _live(order: Order, sending: int, descriptors: list[int], examine: Examine) -> NoReturn:
-    """The child's life. It keeps nothing by which it could speak in the server's name."""
+def _child(order: Order, sending: int, descriptors: list[int], examine: Examine, parts: Collection[str]) -> NoReturn:
+    """The child: it examines the file and exits. It keeps no descriptor by which it could answer for the server."""
     status = 1
     try:
         # Out of the way first: any of them may have a number that another is to get.
@@ -107,7 +115,7 @@ def _live(order: Order, sending: int, descriptors: list[int], examine: Examine) 
         for place, each in enumerate(high, start=_ANSWER):
             os.dup2(each, place)
         os.closerange(_ANSWER + len(high), 256)
-        sandbox.bind(MEMORY_BYTES, order["seconds"], order["most_bytes"], _OPEN_FILES)
+        sandbox.bind(MEMORY_BYTES, order["seconds"], order["most_bytes"], _OPEN_FILES, parts)
         answer = examine(order, _SCAN, _OUTPUT if len(descriptors) > 1 else None).encode()
         while answer:
             answer = answer[os.write(_ANSWER, answer) :]
@@ -116,7 +124,7 @@ def _live(order: Order, sending: int, descriptors: list[int], examine: Examine) 
         os._exit(status)
 
 
-def _examination(order: Order, scan: int, output: int | None) -> str:
+def _examine(order: Order, scan: int, output: int | None) -> str:
     """The scan's header, or why there is none."""
     limits = Limits(**order["limits"])
     try:
@@ -129,10 +137,10 @@ def _examination(order: Order, scan: int, output: int | None) -> str:
         return pack(error)
 
 
-def _received(receiving: int, deadline: float) -> bytes | None:
+def _read_all(receiving: int, deadline: float) -> bytes | None:
     """All that the child says; None when it takes too long or does not stop."""
     said = b""
-    while len(said) <= MOST_ANSWER_BYTES:
+    while len(said) <= _MOST_ANSWER_BYTES:
         left = deadline - time.monotonic()
         if left <= 0 or not select.select([receiving], [], [], left)[0]:
             return None
@@ -143,7 +151,7 @@ def _received(receiving: int, deadline: float) -> bytes | None:
     return None
 
 
-def _ended(child: int, deadline: float) -> int:
+def _wait(child: int, deadline: float) -> int:
     """The child's exit status; after the deadline it is killed."""
     while True:
         pid, status = os.waitpid(child, os.WNOHANG)

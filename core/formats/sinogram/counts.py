@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udig_recon.core.errors import UnreadableScan
-from udig_recon.core.formats.containers.arrays import Array, Contents, Squeezed
+from udig_recon.core.formats.containers.arrays import Array, Squeezed
+from udig_recon.core.formats.input_format import Contents
 from udig_recon.core.formats.limits import PEAKS, quoted
 from udig_recon.core.formats.sinogram.consistency import named
 

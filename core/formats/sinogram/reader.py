@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from udig_recon.core.acquisition import CTAcquisition, Modality, ScanHeader
 from udig_recon.core.errors import UnreadableScan
-from udig_recon.core.formats.containers.arrays import EITHER, Array, ArraySource, Contents, Expanded, Region, Squeezed
+from udig_recon.core.formats.containers.arrays import Array, ArraySource, Expanded, Region, Squeezed
+from udig_recon.core.formats.input_format import ARRAYS_OR_ATTRIBUTES, Contents
 from udig_recon.core.formats.lengths import length, slice_spacing
 from udig_recon.core.formats.limits import LEAST_SIDE, Limits
 from udig_recon.core.formats.sinogram.consistency import oddities
@@ -26,8 +27,12 @@ from udig_recon.core.formats.sinogram.view_axis import Centres
 from udig_recon.core.formats.value_checks import check_values, surveyed
 
 USED = frozenset(
-    ("sinogram", "angles", "mask", "reference", "guide", "geometry", "quantity", *EITHER, "image_size", "pixel_size_mm")
-) | {"detector_spacing_mm", "rotation_center", "slice_spacing_mm", "slice_thickness_mm"}
+    (
+        *("sinogram", "angles", "mask", "reference", "guide"),
+        *("geometry", "quantity", *ARRAYS_OR_ATTRIBUTES, "image_size", "pixel_size_mm", "detector_spacing_mm"),
+        *("rotation_center", "slice_spacing_mm", "slice_thickness_mm"),
+    )
+)
 """Names of arrays and attributes that have a meaning beside a sinogram."""
 
 _STEEP = 50.0  # line integrals of patients stay below about 15
@@ -80,7 +85,7 @@ def probe(contents: Contents) -> ScanHeader:
         if source is not None:
             check_values(source)
     return ScanHeader(
-        format="sinogram_hdf5" if contents.format == "hdf5" else contents.format,
+        format=contents.format,
         modality=Modality.CT,
         slices=slices,
         views=views,
@@ -172,7 +177,7 @@ def _layout(contents: Contents) -> _Layout:
         warnings.append(f"the sinogram of shape {declared} is read as {sinogram.shape}, {AXES}")
     check_geometry(attributes, warnings)
     slices, views, detectors = sinogram.shape
-    angles = angles_of(contents.arrays.get("angles"), sinogram.shape, contents.others)
+    angles = angles_of(contents.arrays.get("angles"), sinogram.shape, contents.unused)
     reference = contents.arrays.get("reference")
     size, pixel, spacing = grid(attributes, detectors, reference, warnings)
     measured = measured_rays(contents.arrays.get("mask"), views, detectors)

@@ -2,18 +2,18 @@
 
 import numpy as np
 
-from udig_recon.core.formats.containers.arrays import Layout
+from udig_recon.core.formats.input_format import UnsupportedFormat
 
 START_BYTES = 16 << 10
 """As much of a file as is looked at."""
 
 _KSPACE = "kspace (slices, coils, ky, kx) complex64, zero frequency in the middle, as HDF5 or .npz"
 _IMAGE = "k-space or a sinogram: an image needs no reconstruction"
-_MATLAB_5 = Layout(
+_MATLAB_5 = UnsupportedFormat(
     "a MATLAB file of version 5, which is not read",
     "HDF5 or .npz: scipy.io.loadmat gives its arrays to numpy.savez, or save it in MATLAB with -v7.3",
 )
-_MANGLED = Layout(
+_MANGLED = UnsupportedFormat(
     "an HDF5 file whose line ends were changed on the way, as in a transfer as text",
     "the bytes as they are: curl --data-binary, FTP in binary mode, no conversion of line ends",
 )
@@ -24,25 +24,25 @@ _SIGNATURES = {
     b"\x89HDF\r\x1a": _MANGLED,
     b"\x09HDF": _MANGLED,
     b"\xef\xbf\xbdHDF": _MANGLED,
-    b"\x1f\x8b": Layout("a gzip file", "the file that is in it (gunzip)"),
-    b"\x28\xb5\x2f\xfd": Layout("a Zstandard file", "the file that is in it"),
-    b"BZh": Layout("a bzip2 file", "the file that is in it"),
-    b"\xfd7zXZ": Layout("an xz file", "the file that is in it"),
-    b"7z\xbc\xaf": Layout("a 7-Zip file", "the file that is in it"),
-    b"\x89PNG": Layout("a PNG picture", _IMAGE),
-    b"\xff\xd8\xff": Layout("a JPEG picture", _IMAGE),
-    b"II*\0": Layout("a TIFF image", _IMAGE),
-    b"MM\0*": Layout("a TIFF image", _IMAGE),
-    b"NRRD": Layout("an NRRD image", _IMAGE),
-    b"PK\x05\x06": Layout("an empty zip file", "an .npz with kspace, or with sinogram and angles"),
-    b"\\\x01\x00\x00": Layout("a NIfTI image", _IMAGE),
-    b"\x00\x00\x01\x5c": Layout("a NIfTI image", _IMAGE),
-    b"CDF\x01": Layout("a netCDF 3 file, which is not read", f"{_KSPACE}, or a sinogram with its angles"),
-    b"\x80\x02": Layout("a Python pickle, which is never read", f"{_KSPACE}: numpy.savez"),
-    b"\x80\x03": Layout("a Python pickle, which is never read", f"{_KSPACE}: numpy.savez"),
-    b"\x80\x04": Layout("a Python pickle, which is never read", f"{_KSPACE}: numpy.savez"),
-    b"\x80\x05": Layout("a Python pickle, which is never read", f"{_KSPACE}: numpy.savez"),
-    b"version https://git-lfs": Layout("a pointer of Git LFS", "the file that it points to (git lfs pull)"),
+    b"\x1f\x8b": UnsupportedFormat("a gzip file", "the file that is in it (gunzip)"),
+    b"\x28\xb5\x2f\xfd": UnsupportedFormat("a Zstandard file", "the file that is in it"),
+    b"BZh": UnsupportedFormat("a bzip2 file", "the file that is in it"),
+    b"\xfd7zXZ": UnsupportedFormat("an xz file", "the file that is in it"),
+    b"7z\xbc\xaf": UnsupportedFormat("a 7-Zip file", "the file that is in it"),
+    b"\x89PNG": UnsupportedFormat("a PNG picture", _IMAGE),
+    b"\xff\xd8\xff": UnsupportedFormat("a JPEG picture", _IMAGE),
+    b"II*\0": UnsupportedFormat("a TIFF image", _IMAGE),
+    b"MM\0*": UnsupportedFormat("a TIFF image", _IMAGE),
+    b"NRRD": UnsupportedFormat("an NRRD image", _IMAGE),
+    b"PK\x05\x06": UnsupportedFormat("an empty zip file", "an .npz with kspace, or with sinogram and angles"),
+    b"\\\x01\x00\x00": UnsupportedFormat("a NIfTI image", _IMAGE),
+    b"\x00\x00\x01\x5c": UnsupportedFormat("a NIfTI image", _IMAGE),
+    b"CDF\x01": UnsupportedFormat("a netCDF 3 file, which is not read", f"{_KSPACE}, or a sinogram with its angles"),
+    b"\x80\x02": UnsupportedFormat("a Python pickle, which is never read", f"{_KSPACE}: numpy.savez"),
+    b"\x80\x03": UnsupportedFormat("a Python pickle, which is never read", f"{_KSPACE}: numpy.savez"),
+    b"\x80\x04": UnsupportedFormat("a Python pickle, which is never read", f"{_KSPACE}: numpy.savez"),
+    b"\x80\x05": UnsupportedFormat("a Python pickle, which is never read", f"{_KSPACE}: numpy.savez"),
+    b"version https://git-lfs": UnsupportedFormat("a pointer of Git LFS", "the file that it points to (git lfs pull)"),
 }
 _TEXTS = (
     (b"# Dimensions", "the header of a BART file (.hdr)", f"{_KSPACE}: its .cfl read by bart's cfl.py, axes reordered"),
@@ -51,14 +51,14 @@ _TEXTS = (
     (b"<!doctype html", "a web page", "the file itself: what was downloaded is a page about it"),
     (b"<html", "a web page", "the file itself: what was downloaded is a page about it"),
 )
-_DICOM = Layout("a DICOM file", _IMAGE)
-_TWIX = Layout("a Siemens raw data file (twix)", f"{_KSPACE}: sorted by twixtools or siemens_to_ismrmrd")
-_PFILE = Layout("a GE raw data file (P-file)", f"{_KSPACE}: sorted by GE's Orchestra or ge_to_ismrmrd")
-_FLOATS = Layout(
+_DICOM = UnsupportedFormat("a DICOM file", _IMAGE)
+_TWIX = UnsupportedFormat("a Siemens raw data file (twix)", f"{_KSPACE}: sorted by twixtools or siemens_to_ismrmrd")
+_PFILE = UnsupportedFormat("a GE raw data file (P-file)", f"{_KSPACE}: sorted by GE's Orchestra or ge_to_ismrmrd")
+_FLOATS = UnsupportedFormat(
     "bytes without a signature that may be plain complex numbers, as a BART .cfl file",
     f"{_KSPACE}: the shape of a .cfl stands in its .hdr",
 )
-_INTEGERS = Layout(
+_INTEGERS = UnsupportedFormat(
     "bytes without a signature that may be plain whole numbers, as a fid of Bruker",
     f"{_KSPACE}: the shape of a fid stands in method and acqp",
 )
@@ -67,7 +67,7 @@ _FEWEST = 8  # numbers by which a file may be told to be of numbers
 _WIDEST = 1 << 24  # whole numbers of a receiver
 
 
-def foreign(start: bytes) -> Layout | None:
+def recognise(start: bytes) -> UnsupportedFormat | None:
     """The format that a file with this start is of, with what to do; None where nothing is known of it."""
     for signature, layout in _SIGNATURES.items():
         if start.startswith(signature):
@@ -81,7 +81,7 @@ def foreign(start: bytes) -> Layout | None:
     lower = start[:256].lstrip().lower()
     for text, name, cure in _TEXTS:
         if lower.startswith(text.lower()):
-            return Layout(name, cure)
+            return UnsupportedFormat(name, cure)
     return _numbers(start)
 
 
@@ -103,7 +103,7 @@ def _is_pfile(start: bytes) -> bool:
     return 7 <= revision <= 30 and b"/" in dates and sum(48 <= byte <= 57 for byte in dates) >= 6
 
 
-def _numbers(start: bytes) -> Layout | None:
+def _numbers(start: bytes) -> UnsupportedFormat | None:
     whole = start[: len(start) // 8 * 8]
     if len(whole) < 64:
         return None

@@ -28,7 +28,7 @@ class ScanFile:
 
 
 @contextmanager
-def opened_file(path: Path) -> Iterator[ScanFile]:
+def open_scan_file(path: Path) -> Iterator[ScanFile]:
     """The file of this name. Raises OSError."""
     with path.open("rb") as file:
         yield ScanFile(file.fileno())

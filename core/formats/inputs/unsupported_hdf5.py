@@ -1,32 +1,32 @@
 """Arrangements of HDF5 files that are known but not read: each is refused by its name, with what to do."""
 
-from udig_recon.core.formats.containers.arrays import Layout
 from udig_recon.core.formats.containers.hdf5_library import h5py
+from udig_recon.core.formats.input_format import UnsupportedFormat
 
 _MOST_GROUPS = 64
 _SINOGRAM = "a file with sinogram (slices, views, detectors) and angles (views,) in radians"
-_DATA_EXCHANGE = Layout(
+_DATA_EXCHANGE = UnsupportedFormat(
     "a Data Exchange file (exchange/data), which is not read",
     f"{_SINOGRAM}: sinogram = exchange/data with its first two axes swapped, angles = exchange/theta in radians "
     "(numpy.deg2rad), and for counts quantity='counts' with flat and dark (detectors,), the means over frames of "
     "exchange/data_white and exchange/data_dark",
 )
-_NEXUS = Layout(
+_NEXUS = UnsupportedFormat(
     "a NeXus file, which is not read",
     f"{_SINOGRAM}: from NXtomo the projections of image_key 0 with their first two axes swapped, rotation_angle in "
     "radians (numpy.deg2rad), and for counts quantity='counts' with flat and dark (detectors,), the means over the "
     "frames of image_key 1 and 2",
 )
 _KSPACE = "kspace (slices, coils, ky, kx) complex64 with its zero frequency in the middle"
-_MRD = Layout(
+_MRD = UnsupportedFormat(
     "an ISMRMRD (MRD) raw data file, which is not read",
     f"{_KSPACE}: lines sorted by idx.slice and idx.kspace_encode_step_1 of their heads, noise scans (flag 19) apart as "
     "noise (coils, n), and the file's xml as ismrmrd_header; spiral and radial data are gridded first",
 )
-_MRD_IMAGES = Layout("a file of ISMRMRD (MRD) images", "k-space: an image needs no reconstruction")
+_MRD_IMAGES = UnsupportedFormat("a file of ISMRMRD (MRD) images", "k-space: an image needs no reconstruction")
 
 
-def known_layout(file: h5py.File) -> Layout | None:
+def known_layout(file: h5py.File) -> UnsupportedFormat | None:
     """The layout of an HDF5 file without kspace or sinogram at its root, where it has a name."""
     groups = [name for name in ("exchange", "entry", "entry1", "entry_1", "raw_entry") if _is_group(file, name)]
     if "exchange" in groups:
@@ -38,7 +38,7 @@ def known_layout(file: h5py.File) -> Layout | None:
     return None
 
 
-def _mrd(file: h5py.File) -> Layout | None:
+def _mrd(file: h5py.File) -> UnsupportedFormat | None:
     """Raw data (xml and data in a group) or images (data, header and attributes), at most two groups deep."""
     groups = [name for name in file if _is_group(file, name)][:_MOST_GROUPS]
     for name in groups:

@@ -17,19 +17,20 @@ SYNONYMS = {
 _OURS = {theirs: ours for ours, others in SYNONYMS.items() for theirs in others}
 
 
-def spelt(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
-    """For each known name that a file has, how the file spells it: itself, in other letters, or by a synonym.
+def match_names(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """The file's spelling of each known name that it has: the same, in other letters, or a synonym.
 
-    Raises UnreadableScan where two names mean the same and neither is the known one.
+    Raises UnreadableScan where two names of the file mean the same and neither is the known one.
     """
     listed, wanted = list(names), set(known)
-    found = {name: name for name in listed if name in wanted}
+    matched = {name: name for name in listed if name in wanted}
     for name in listed:
         plain = name.lower().replace("-", "_")
         ours = plain if plain in wanted else _OURS.get(plain)
-        if ours is None or ours not in wanted or found.get(ours) in (ours, name):
+        if ours is None or ours not in wanted or matched.get(ours) in (ours, name):
             continue
-        if ours in found:
-            raise UnreadableScan.at(ours, " and ".join(sorted((found[ours], name))), f"one of them, named {ours}")
-        found[ours] = name
-    return found
+        if ours in matched:
+            both = " and ".join(sorted((matched[ours], name)))
+            raise UnreadableScan.at(ours, both, f"one of them, named {ours}")
+        matched[ours] = name
+    return matched

@@ -1,0 +1,1 @@
+"""Input formats: one module for each file format in which a scan is read."""

@@ -1,0 +1,169 @@
+"""Input format HDF5: fastMRI's files of k-space, and sinograms, under the names that scans use."""
+
+import base64
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from udig_recon.core.errors import UnreadableScan
+from udig_recon.core.formats.containers.arrays import ArraySource, InMemory, attribute
+from udig_recon.core.formats.containers.hdf5_arrays import (
+    Hdf5Array,
+    OpenedHdf5,
+    complex_or_real,
+    find_hdf5,
+    open_dataset,
+    open_hdf5,
+)
+from udig_recon.core.formats.containers.hdf5_chunks import check_stored
+from udig_recon.core.formats.containers.hdf5_library import h5py
+from udig_recon.core.formats.containers.scan_file import ScanFile
+from udig_recon.core.formats.input_format import ARRAYS, ARRAYS_OR_ATTRIBUTES, ATTRIBUTES, NAMES, Contents
+from udig_recon.core.formats.inputs.unsupported_hdf5 import known_layout
+from udig_recon.core.formats.limits import of_kind, quoted
+from udig_recon.core.formats.synonyms import match_names
+
+RESULT_MARK = "udig_recon_result"
+"""Attribute of the result files that this software writes: they are no scans."""
+
+_MOST_HEADER_BYTES = 1 << 20
+_MOST_TEXT_BYTES = 4096
+_MOST_DETECTORS = 65536
+# Names of fastMRI's files, MATLAB's, netCDF's and h5py's dimension scales that are left out without a warning.
+_IGNORED = frozenset(
+    (
+        *("ismrmrd_header", "acquisition", "max", "norm", "patient_id", "padding_left", "padding_right"),
+        *("acceleration", "num_low_frequency", "MATLAB_class", "MATLAB_int_decode"),
+        *("CLASS", "NAME", "DIMENSION_LABELS"),
+    )
+)
+# k-space of 1 x 2 x 8 x 8 with gzip, shuffle and fletcher32, a header, a mask and two attributes, as h5py writes it.
+_SAMPLE = (
+    "c-rlnzi$&U6vyAQFVfK;B9&5_A|!6$M+YPjlnojx8psgQ3K$p==_zr@sdrU%Iizd^v6TOyBO@at8!IC#NFXE@#ty6~+@0<Fr6?4ppuUe"
+    "3y|evnKRdQ1f8|$=jXU!*r)MC-G{Jx}WEm-%7xQUdzO5`OyRYmUrt^)stg7<Ms(tsoOutq65AWCOk@u*8?&rXe)&k-<(x|U*MfQ<OuPF"
+    "P0<^6X0dv;p@IDOCe{7$PU?2hmOJiEV>U8h%$*e^mUuG2%EZb)ljZr$rJ%!2(>Ifr5FbBf74|A=udSZBddJ7UR%rRU+7qsokbs9OqqkK"
+    "$mQ#UanaR-8tz<B!S_`n_k}t}8O*lldLdb?rbTeRH+XL*Jm?6aKZUdfajcb5{CRN~egaDbYW8aBp)1lU4wlmC0k$@mPGapFTg%TsR*4C"
+    "OTJf%(;5*FWXtE6!*pCb#2m-MGyo*5ClOG1o2-oc+%dketK;WU;G08^RVi`&9xu%AHTo+3UGb>J%0YuKB2V|z*HN^-W54i<L_mJ_+DR5"
+    "%A{YSK`@zZD%FtV<3-s*xe(RCRL@xyt-F}sm+#)*Y+_~@2>DUnP@+{M)~qhC>ASVoR01&wvhBY+N$Zjz2!bF8f*=TjAf}B4b<;1tk($$"
+    "QN<xncn6T#zgxiW9vN*d>Tb`HHw`xi$xdp4UusY&-9YJzfn+wZjzA4+Y14rxzu#7lXcfpL#p!Es{>D!l7&yjizVzzenEsNB5#=S3zNcA"
+    "07(04AW*JV~=#`dS|9~{;u{eA;8<ct3"
+)
+
+
+class Hdf5:
+    """HDF5 with `kspace` or `sinogram` at its root."""
+
+    name = "HDF5"
+    expected = "HDF5 with kspace or a sinogram at its root"
+
+    def sniff(self, file: ScanFile) -> bool:
+        """Whether HDF5 begins at byte 0, or behind a user block."""
+        return find_hdf5(file)
+
+    @contextmanager
+    def open(self, file: ScanFile) -> Iterator[Contents]:
+        """The datasets and attributes of known names."""
+        with open_hdf5(file) as opened:
+            yield read_contents(opened, file.size)
+
+    def samples(self) -> Sequence[bytes]:
+        """FastMRI's layout with everything that it may have."""
+        return (zlib.decompress(base64.b85decode("".join(_SAMPLE))),)
+
+
+FORMAT = Hdf5()
+
+
+def read_contents(opened: OpenedHdf5, file_bytes: int) -> Contents:
+    """The arrays and attributes of an HDF5 scan. Raises UnreadableScan."""
+    file = opened.file
+    if RESULT_MARK in file.attrs:
+        raise UnreadableScan.at("file", "a reconstruction made by this software", "a scan: k-space or a sinogram")
+    names = match_names(file, ARRAYS)
+    arrays = {name: complex_or_real(name, open_dataset(file, names[name]), file_bytes) for name in names}
+    holders = [file, *(file[names[name]] for name in ("kspace", "sinogram") if name in names)]
+    attributes: dict[str, float | str] = {}
+    for name in (*ATTRIBUTES, *ARRAYS_OR_ATTRIBUTES):
+        given = [_attribute(holder, name) for holder in holders if name in holder.attrs]
+        given += [_scalar(file, name, file_bytes)] if name in file else []
+        if given:
+            value = _only(name, given)
+            if isinstance(value, ArraySource):
+                arrays[name] = value
+            else:
+                attributes[name] = value
+    others = dict.fromkeys((*opened.datasets, *(key for holder in holders for key in holder.attrs)))
+    return Contents(
+        format="sinogram_hdf5" if "sinogram" in arrays else "fastmri_hdf5",
+        arrays=arrays,
+        attributes=attributes,
+        header_xml=_header(file),
+        missing_axis="coils",
+        renamed=tuple((theirs, ours) for ours, theirs in names.items() if ours != theirs),
+        unused=tuple(name for name in others if name not in {*NAMES, *_IGNORED, *names.values()}),
+        unsupported=None if arrays.keys() & {"kspace", "sinogram"} else known_layout(file),
+    )
+
+
+def _only(name: str, given: list[float | str | ArraySource]) -> float | str | ArraySource:
+    """The value of what may stand at the file, at its main array and as a dataset: all must say the same."""
+    numbers = [value for value in given if not isinstance(value, ArraySource)]
+    if len(given) > 1 and (len(numbers) < len(given) or any(value != numbers[0] for value in numbers)):
+        raise UnreadableScan.at(name, f"different values: {', '.join(quoted(value) for value in numbers)}", "one value")
+    return given[0]
+
+
+def _attribute(holder: Any, name: str) -> float | str | ArraySource:
+    identifier = holder.attrs.get_id(name)
+    # The size first: what an attribute declares is allocated when it is read.
+    _check_small(name, identifier.shape, identifier.dtype)
+    return _value(name, holder.attrs[name], identifier.dtype)
+
+
+def _scalar(file: h5py.File, name: str, file_bytes: int) -> float | str | ArraySource:
+    """A dataset where an attribute would do as well, as in .npz."""
+    dataset = open_dataset(file, name)
+    if name in ARRAYS_OR_ATTRIBUTES and dataset.shape not in ((), (1,)):
+        return Hdf5Array(name, dataset, file_bytes)
+    _check_small(name, dataset.shape, dataset.dtype)
+    check_stored(name, dataset)
+    return _value(name, dataset[()], dataset.dtype)
+
+
+def _check_small(name: str, shape: tuple[int, ...] | None, dtype: np.dtype[Any]) -> None:
+    text = h5py.check_string_dtype(dtype) is not None
+    if shape in ((), (1,)) and (text or dtype.kind in "biuf") and dtype.itemsize <= _MOST_TEXT_BYTES:
+        return
+    if name in ARRAYS_OR_ATTRIBUTES:
+        if shape is not None and len(shape) == 1 and 0 < shape[0] <= _MOST_DETECTORS and dtype.kind in "iuf":
+            return
+        raise UnreadableScan.at(name, f"shape {shape} of {of_kind(dtype)}", "one number, or one for each detector")
+    cure = "; ismrmrd_header tells of pixels of unlike sides" if name == "pixel_spacing_mm" else ""
+    raise UnreadableScan.at(name, f"shape {shape} of {of_kind(dtype)}", f"one number or one text{cure}")
+
+
+def _value(name: str, value: Any, dtype: np.dtype[Any]) -> float | str | ArraySource:
+    text = h5py.check_string_dtype(dtype) is not None
+    values = np.asarray(value, dtype=object) if text else np.asarray(value)
+    return InMemory(name, values) if values.size > 1 else attribute(name, values)
+
+
+def _header(file: h5py.File) -> bytes | None:
+    """The ISMRMRD header of a fastMRI file."""
+    if "ismrmrd_header" not in file:
+        return None
+    dataset = open_dataset(file, "ismrmrd_header")
+    expected = f"one XML text of at most {_MOST_HEADER_BYTES} bytes"
+    if dataset.shape not in ((), (1,)) or h5py.check_string_dtype(dataset.dtype) is None:
+        raise UnreadableScan.at("ismrmrd_header", f"shape {dataset.shape} of {of_kind(dataset.dtype)}", expected)
+    if dataset.dtype.itemsize > _MOST_HEADER_BYTES:
+        raise UnreadableScan.at("ismrmrd_header", f"{dataset.dtype.itemsize} bytes", expected)
+    check_stored("ismrmrd_header", dataset)
+    value = np.asarray(dataset[()], dtype=object).reshape(-1)[0]
+    header = value if isinstance(value, bytes) else str(value).encode()
+    if len(header) > _MOST_HEADER_BYTES:
+        raise UnreadableScan.at("ismrmrd_header", f"{len(header)} bytes", expected)
+    return header
