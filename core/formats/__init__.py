@@ -88,7 +88,7 @@ def _open(file: ScanFile) -> Iterator[_OpenedScan]:
     for format_ in input_formats():
         if _recognises(format_, file):
             with damage_is_unreadable(format_.name), format_.open(file) as contents:
-                yield _OpenedScan(contents, _reader(contents, format_.name))
+                yield _OpenedScan(contents, _reader(contents, format_))
             return
     start = file.start(START_BYTES)
     if (known := recognise(start)) is not None:
@@ -106,7 +106,7 @@ def _recognises(format_: InputFormat, file: ScanFile) -> bool:
         return False
 
 
-def _reader(contents: Contents, format_name: str) -> _Reader:
+def _reader(contents: Contents, format_: InputFormat) -> _Reader:
     """The module for the file's modality."""
     match "kspace" in contents.arrays, "sinogram" in contents.arrays:
         case True, True:
@@ -118,8 +118,8 @@ def _reader(contents: Contents, format_name: str) -> _Reader:
     if (known := contents.unsupported) is not None:
         raise UnknownFormat.at("file", known.name, known.remedy)
     names = printable_names((*contents.arrays, *contents.attributes, *contents.unused))
-    found = f"a file of {format_name} format without kspace or sinogram (it holds {names})"
-    raise UnknownFormat.at("file", found, ", or ".join(each.expected for each in input_formats()))
+    found = f"a file of {format_.name} format without kspace or sinogram (it holds {names})"
+    raise UnknownFormat.at("file", found, format_.expected)
 
 
 def _warnings(contents: Contents, reader: _Reader) -> list[str]:

@@ -255,7 +255,8 @@ def test_what_is_lacking_is_told(targets: dict[str, Any]) -> None:
         whole.close()
     broken = HOSTILE.replace(
         "told = json",
-        'def gone(*_): raise OSError(1, "not here")\nisolation._leave_files = isolation._allow_little = gone\ntold = json',
+        'def gone(*_): raise OSError(1, "not here")\n'
+        "isolation._leave_files = isolation._allow_little = gone\ntold = json",
     )
     told = {**targets, "tried": [], "parts": list(isolation.PARTS), "user": 0}
     prober = ReaderPool([sys.executable, "-s", "-B", "-c", broken, json.dumps(told)])

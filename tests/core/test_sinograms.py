@@ -333,7 +333,7 @@ def test_an_order_of_axes_that_shapes_tell_is_named(name: str, write: Write) -> 
 def test_more_detectors_than_pixels_of_an_image_are_taken(write: Write) -> None:
     wide = np.repeat(sinogram(), 20, axis=1)
     assert probe(write(sinogram=wide, detector_spacing_mm=0.05)).detectors == 1600
-    with pytest.raises(UnsupportedScan, match=r"at most 1500; sum or average neighbouring detectors"):
+    with pytest.raises(UnsupportedScan, match=r"at most 1500 detectors; sum or average neighbouring detectors"):
         probe(write(sinogram=wide, detector_spacing_mm=0.05), Limits(max_detectors=1500))
     with pytest.raises(UnsupportedScan, match=r"found 1600 pixels a side.*image_size=1024 and pixel_size_mm=0\.07812"):
         probe(write(sinogram=wide, detector_spacing_mm=0.05, pixel_size_mm=None, image_size=None))
