@@ -13,13 +13,13 @@ from udig_recon.api.access.examples import KEY, KEY_MADE, KEY_REQUEST
 from udig_recon.api.access.schemas import KeyMade, KeyOut
 from udig_recon.api.dependencies import Context, ContextDep
 from udig_recon.api.http.conditional import json_with_etag, next_link
-from udig_recon.api.http.problems import Forbidden, Invalid, NotFound
+from udig_recon.api.http.problems import Conflict, Forbidden, Invalid, NotFound
 from udig_recon.api.jobs.queries import cursor_after, from_cursor
 from udig_recon.api.jobs.schemas import Page
 from udig_recon.api.jobs.validation import json_body, parse_json
 from udig_recon.api.openapi.examples import page, responses
 from udig_recon.worker.access import audit, keys, quotas
-from udig_recon.worker.access.keys import KEPT_LIMITS, Wanted, priority_name, priority_value
+from udig_recon.worker.access.keys import KEPT_LIMITS, KeyNotUsable, Wanted, priority_name, priority_value
 from udig_recon.worker.access.tenants import limits_of
 from udig_recon.worker.database.tables import Key
 
@@ -100,7 +100,7 @@ def list_keys(
     "/v1/keys/{key_id}/rotate",
     summary="Rotate an API key",
     response_model=KeyMade,
-    responses=responses({200: KEY_MADE}, 404, 422, 503),
+    responses=responses({200: KEY_MADE}, 404, 409, 422, 503),
 )
 def rotate_key(
     context: ContextDep,
@@ -113,7 +113,10 @@ def rotate_key(
         key = _one(session, caller, key_id)
         if caller.key is not None and (laxer := keys.laxer(key, caller.key)):
             raise Forbidden(f"key {key_id} may have more than this one ({laxer}), which would get that by its secret")
-        secret = keys.rotate(session, key, timedelta(minutes=overlap_minutes))
+        try:
+            secret = keys.rotate(session, key, timedelta(minutes=overlap_minutes))
+        except KeyNotUsable as error:
+            raise Conflict(str(error)) from error
         audit.append(session, caller.who, "key.rotated", key=key_id)
     return _told_once(key, secret, 200)
 

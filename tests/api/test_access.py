@@ -274,6 +274,20 @@ def test_rotation_gives_a_new_secret_to_the_same_key_and_may_leave_time_to_chang
     assert door.client.get("/v1/scans", headers={"Authorization": f"Bearer {newest}"}).status_code == 200
 
 
+def test_a_key_that_is_revoked_or_expired_cannot_be_rotated(door: Door) -> None:
+    _, admin = door.key("a", Scope.ADMIN)
+    (revoked, _), (expired, _) = door.key("a"), door.key("a", expires_days=1)
+    assert door.client.delete(f"/v1/keys/{revoked}", headers=admin).status_code == 204
+    with door.database.begin() as session:
+        session.execute(update(Key).where(Key.id == expired).values(expires_at=text("now() - interval '1 second'")))
+    for key_id, state in ((revoked, "revoked"), (expired, "expired")):
+        before = door.row(key_id).sha256
+        refused = door.client.post(f"/v1/keys/{key_id}/rotate", headers=admin)
+        assert (refused.status_code, refused.json()["title"]) == (409, "Conflict")
+        assert state in refused.json()["detail"]
+        assert door.row(key_id).sha256 == before
+
+
 def test_a_revoked_and_an_expired_key_are_refused_at_once(door: Door) -> None:
     _, admin = door.key("a", Scope.ADMIN)
     revoked, first = door.key("a")

@@ -58,6 +58,7 @@ def test_a_key_is_made_listed_rotated_and_revoked(
     assert done(capsys, "keys", "list", "--tenant", "other") == ""
     turned = done(capsys, "keys", "rotate", str(key.id))
     assert done(capsys, "keys", "revoke", str(key.id)) == ""
+    assert "is revoked" in refused(capsys, "keys", "rotate", str(key.id))
     with database.begin() as session:
         assert opened(session, secret) is opened(session, turned) is None
         assert session.scalars(select(Key.revoked_at)).one() is not None

@@ -69,6 +69,10 @@ class Wanted(Limits):
     max_priority: PriorityName = Field("routine", description="the highest that its jobs may have")
 
 
+class KeyNotUsable(Exception):
+    """The key was revoked or has expired."""
+
+
 def make(session: Session, tenant: str, wanted: Wanted, maker: Key | None = None) -> tuple[Key, str]:
     """A new key, which does not outlive the one that made it: its row, and the secret."""
     secret = _fresh()
@@ -166,7 +170,13 @@ def one(session: Session, key_id: uuid.UUID, tenant: str | None = None) -> Key |
 
 
 def rotate(session: Session, key: Key, overlap: timedelta) -> str:
-    """A new secret for the key; the one before is taken for `overlap` longer. Everything else stays."""
+    """A new secret for the key; the one before is taken for `overlap` longer. Everything else stays.
+
+    Raises KeyNotUsable for a revoked or expired key, whose new secret would be refused.
+    """
+    if not session.scalar(select(Key.id).where(Key.id == key.id, _usable())):
+        state = "expired" if key.revoked_at is None else "revoked"
+        raise KeyNotUsable(f"key {key.id} is {state}, and a new secret would not change that; create a new key")
     secret = _fresh()
     key.previous_sha256, key.previous_until = (key.sha256, func.now() + overlap) if overlap else (None, None)
     key.sha256 = hashed(secret)

@@ -178,7 +178,10 @@ def _list(session: Session, options: argparse.Namespace) -> None:
 
 def _rotate(session: Session, options: argparse.Namespace) -> None:
     key = _one(session, options.id)
-    secret = keys.rotate(session, key, timedelta(minutes=max(0, options.overlap_minutes)))
+    try:
+        secret = keys.rotate(session, key, timedelta(minutes=max(0, options.overlap_minutes)))
+    except keys.KeyNotUsable as error:
+        raise Refused(str(error)) from None
     _tell(session, key, "key.rotated", secret)
 
 
