@@ -41,7 +41,7 @@ audit: $(VENV)/.run ## look up what the images install, and the C libraries insi
 	else $(VENV)/bin/python -m benchmarks.audit_libraries; \
 		echo 'no index of advisories can be reached: dependencies are pinned by hash and were not looked up'; fi
 
-bench: $(VENV)/.dev ## measure; prints the rows of benchmarks/RESULTS.md
+bench: $(VENV)/.dev ## measure; prints tables; python -m benchmarks.record keeps them
 	@for name in $(BENCHMARKS); do $(VENV)/bin/python -m benchmarks.$$name || exit 1; done
 
 chaos: $(VENV)/.dev ## JOBS jobs while processes, servers, disks and clocks fail by SEED; a verdict in under 10 minutes

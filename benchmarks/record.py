@@ -166,7 +166,7 @@ def machine() -> str:
     return ", ".join([*facts, platform.system(), f"Python {platform.python_version()}", f"torch {torch.__version__}"])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, results: Path = RESULTS) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="of the file in benchmarks/results, as speed-presets: it begins with its kind")
     parser.add_argument("command", nargs=argparse.REMAINDER)
@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if ended.returncode:
         return ended.returncode
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-    path = RESULTS / f"{options.name}.json"
+    path = results / f"{options.name}.json"
     kept: dict[str, Any] = {"title": options.name, "measures": "", "kind": kind}
     measured = tables_in(ended.stdout)
     if path.exists():

@@ -4,7 +4,7 @@
 
 Known: slices of the people kept out of training. Foreign: limbs for the MRI prior, which is of heads, metal phantoms
 and bodies with metal for the CT prior. `standard` with fewer coils, for foreign scans with fewer outer iterations too
-(`--iterations`; 0: all), which changes their OOD score little: see benchmarks/RESULTS.md. Every result is stored
+(`--iterations`; 0: all), which changes their OOD score little. Every result is stored
 under `--output`, and never computed twice. Prints Markdown.
 """
 

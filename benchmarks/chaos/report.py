@@ -1,4 +1,4 @@
-"""The verdict as Markdown, for the terminal and for RESULTS.md."""
+"""The verdict as Markdown tables."""
 
 from collections.abc import Iterable, Sequence
 

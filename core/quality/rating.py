@@ -61,8 +61,8 @@ class Limit(NamedTuple):
 POOR_PREDICTION = "the image predicts held-out measurements poorly"
 UNTESTED = "no held-out measurements tested the image: none were held out, or the method makes no statement about them"
 NOISY = "the data are noisy"
-# Limits were chosen on simulated scans of people kept out of training, intact and corrupted: benchmarks/RESULTS.md,
-# "Grades". k-space falls off steeply and sinograms hardly do, so shares of them have limits of their own.
+# Limits were chosen on simulated scans of people kept out of training, intact and corrupted, by
+# `benchmarks.accuracy.ratings`. k-space falls off steeply and sinograms hardly do, so each has limits of its own.
 DATA_LIMITS: Mapping[Modality, Mapping[str, Limit]] = {
     Modality.MRI: {
         "noise": Limit(0.2, 0.5, "share of noise in k-space", NOISY),
