@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.limits import quoted
+from udig_recon.core.formats.with_warnings import WithWarnings
 
 _RANGE_MM = (1e-4, 1e3)
 
@@ -23,10 +24,10 @@ def length(attributes: Mapping[str, float | str], name: str) -> float | None:
     return value
 
 
-def slice_spacing(attributes: Mapping[str, float | str], warnings: list[str]) -> float | None:
+def slice_spacing(attributes: Mapping[str, float | str]) -> WithWarnings[float | None]:
     """Distance between the centres of slices (mm): `slice_spacing_mm`, else `slice_thickness_mm`, else None."""
     spacing, thickness = length(attributes, "slice_spacing_mm"), length(attributes, "slice_thickness_mm")
     if spacing is None and thickness is not None:
-        warnings.append(f"the file gives no slice_spacing_mm: slice_thickness_mm {thickness:g} is taken for it")
-        return thickness
-    return spacing
+        warning = f"the file gives no slice_spacing_mm: slice_thickness_mm {thickness:g} is taken for it"
+        return WithWarnings(thickness, (warning,))
+    return WithWarnings(spacing)

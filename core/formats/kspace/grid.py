@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from udig_recon.core.formats.kspace.ismrmrd_header import Encoding, Space
 from udig_recon.core.formats.limits import LEAST_SIDE
+from udig_recon.core.formats.with_warnings import WithWarnings
 
 _SAME = 0.02  # pixel sizes and lengths that differ by no more are the same, rounded
 _X, _Y = 0, 1
@@ -42,8 +43,13 @@ def grid(samples: tuple[int, int], encoding: Encoding | None, reference: Sequenc
     recon = None if encoding is None else encoding.recon
     if encoding is None or recon is None:
         return _without_header(samples, reference)
-    order = _order(samples, encoding.encoded, warnings)
-    axes = [_axis(samples[at], name, encoding.encoded, recon, warnings) for at, name in enumerate(order)]
+    order, noted = _order(samples, encoding.encoded)
+    warnings += noted
+    axes = []
+    for length, name in zip(samples, order, strict=True):
+        axis, noted = _axis(length, name, encoding.encoded, recon)
+        axes.append(axis)
+        warnings += noted
     size = axes[0].pixels, axes[1].pixels
     spacing = axes[0].pixel_mm, axes[1].pixel_mm
     if any(axis.resampled for axis in axes):
@@ -57,7 +63,8 @@ def grid(samples: tuple[int, int], encoding: Encoding | None, reference: Sequenc
         warnings.append(f"the header's matrix {stated} is larger than k-space {samples}: image is {size}")
     fits = True
     if reference is not None and len(reference) >= 2:
-        size, fits = _with_reference(size, axes, (reference[-2], reference[-1]), warnings)
+        (size, fits), noted = _with_reference(size, axes, (reference[-2], reference[-1]))
+        warnings += noted
     known = None if spacing[0] is None or spacing[1] is None else (spacing[0], spacing[1])
     return Grid(size, known, _slice_spacing(encoding.encoded, recon), fits, tuple(warnings))
 
@@ -75,68 +82,68 @@ def _without_header(samples: tuple[int, int], reference: Sequence[int] | None) -
     return Grid(size, None, None, True, () if size == theirs else (_cut(theirs, size),))
 
 
-def _order(samples: tuple[int, int], encoded: Space | None, warnings: list[str]) -> tuple[int, int]:
+def _order(samples: tuple[int, int], encoded: Space | None) -> WithWarnings[tuple[int, int]]:
     """Which axis of the header (0: x, 1: y) lies along rows and which along columns of k-space.
 
     fastMRI's files have the readout, x, along rows; others along columns, which the encoded matrix tells.
     """
     if encoded is None:
-        return _X, _Y
+        return WithWarnings((_X, _Y))
     x, y = encoded.matrix[:2]
     if (x, y) == samples:
-        return _X, _Y
+        return WithWarnings((_X, _Y))
     if (y, x) == samples:
-        warnings.append(f"k-space is {samples[0]} x {samples[1]}: the header's readout, x, lies along columns")
-        return _Y, _X
-    warnings.append(
+        warning = f"k-space is {samples[0]} x {samples[1]}: the header's readout, x, lies along columns"
+        return WithWarnings((_Y, _X), (warning,))
+    warning = (
         f"k-space is {samples[0]} x {samples[1]}, the header's encoded matrix {x} x {y}: "
         "pixel sizes are of the header's field of view"
     )
     along_rows, along_columns = (x == samples[0]) + (y == samples[1]), (y == samples[0]) + (x == samples[1])
-    return (_Y, _X) if along_columns > along_rows else (_X, _Y)
+    return WithWarnings((_Y, _X) if along_columns > along_rows else (_X, _Y), (warning,))
 
 
-def _axis(samples: int, name: int, encoded: Space | None, recon: Space, warnings: list[str]) -> _Axis:
+def _axis(samples: int, name: int, encoded: Space | None, recon: Space) -> WithWarnings[_Axis]:
     stated, kept = recon.matrix[name], recon.field_of_view_mm[name]
     measured = None if encoded is None else encoded.field_of_view_mm[name]
     if kept is None:
-        return _Axis(samples, min(stated, samples), None, False, stated)
+        return WithWarnings(_Axis(samples, min(stated, samples), None, False, stated))
     if measured is None or encoded is None:
         # Without what was measured, the scanner's image is taken for all of it or for its middle.
         if stated <= samples:
-            return _Axis(samples, stated, kept / stated, False, stated)
-        return _Axis(samples, samples, kept / samples, True, stated)
+            return WithWarnings(_Axis(samples, stated, kept / stated, False, stated))
+        return WithWarnings(_Axis(samples, samples, kept / samples, True, stated))
+    warnings: tuple[str, ...] = ()
     if samples * 2 == encoded.matrix[name] and kept <= measured / 2 * (1 + _SAME):
         measured /= 2
-        warnings.append(f"the {'xy'[name]} axis has half the header's samples: oversampling was removed from it")
+        warnings = (f"the {'xy'[name]} axis has half the header's samples: oversampling was removed from it",)
     pixel = measured / samples
     resampled = abs(kept / stated - pixel) > _SAME * pixel
     pixels = min(round(kept / pixel), samples)
     if not resampled and abs(pixels - stated) <= 1 + _SAME * stated:
         pixels = min(stated, samples)
-    return _Axis(samples, max(pixels, 1), pixel, resampled, stated)
+    return WithWarnings(_Axis(samples, max(pixels, 1), pixel, resampled, stated), warnings)
 
 
 def _with_reference(
-    size: tuple[int, int], axes: Sequence[_Axis], theirs: tuple[int, int], warnings: list[str]
-) -> tuple[tuple[int, int], bool]:
+    size: tuple[int, int], axes: Sequence[_Axis], theirs: tuple[int, int]
+) -> WithWarnings[tuple[tuple[int, int], bool]]:
     """Size of the image and whether the reference's middle is on its pixels."""
     if theirs == size or min(theirs) < LEAST_SIDE:
-        return size, True
+        return WithWarnings((size, True))
     if theirs == size[::-1]:
-        warnings.append(_swapped(theirs))
-        return size, False
+        return WithWarnings((size, False), (_swapped(theirs),))
     ours = [axis.resampled and length == axis.stated for axis, length in zip(axes, theirs, strict=True)]
     beyond = all(length > axis.samples for axis, length in zip(axes, theirs, strict=True))
     if any(ours) or beyond:
-        warnings.append(_left_out(theirs, size))
-        return size, False
+        return WithWarnings((size, False), (_left_out(theirs, size),))
     common = min(theirs[0], axes[0].samples), min(theirs[1], axes[1].samples)
+    warnings = []
     if common != size:
         warnings.append(f"the header's matrix {size} differs from the reference's {theirs}: that is used")
     if common != theirs:
         warnings.append(_cut(theirs, common))
-    return common, True
+    return WithWarnings((common, True), tuple(warnings))
 
 
 def _slice_spacing(encoded: Space | None, recon: Space) -> float | None:

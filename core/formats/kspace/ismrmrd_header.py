@@ -1,15 +1,20 @@
-"""The few facts that a reconstruction takes from an ISMRMRD header, as fastMRI files carry it."""
+"""ISMRMRD header (XML): trajectory, matrix and field of view, as fastMRI files carry it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NoReturn
-from xml.parsers import expat
+from xml.sax import SAXParseException
+from xml.sax.handler import ContentHandler
+from xml.sax.xmlreader import AttributesImpl
+
+from defusedxml.common import DefusedXmlException
+from defusedxml.sax import parseString
 
 from udig_recon.core.errors import UnreadableScan, UnsupportedScan
 from udig_recon.core.formats.limits import quoted
 
 _TRAJECTORIES = ("epi", "radial", "goldenangle", "spiral", "other")
 _LONGEST_MM = 1e4
+_DEEPEST = 16
 
 
 @dataclass(frozen=True)
@@ -34,13 +39,8 @@ def encoding(header: bytes) -> Encoding:
     trajectory = texts.get("trajectory", "cartesian")
     if trajectory.lower() != "cartesian":
         found = quoted(trajectory, *_TRAJECTORIES)
-        raise UnsupportedScan(
-            f"ismrmrd_header: found {found} as trajectory, expected cartesian: "
-            "k-space of another trajectory is gridded first",
-            field="ismrmrd_header",
-            found=found,
-            expected="cartesian",
-        )
+        expected = "cartesian: k-space of another trajectory is gridded first"
+        raise UnsupportedScan.at("ismrmrd_header", f"{found} as trajectory", expected)
     return Encoding(_space(texts, "encodedSpace"), _space(texts, "reconSpace"))
 
 
@@ -68,29 +68,38 @@ def _number(text: str) -> float | None:
 
 def header_texts(header: bytes) -> dict[str, str]:
     """Texts of the first encoding by their path below it. Raises UnreadableScan for broken XML."""
-    path: list[str] = []
-    texts: dict[str, str] = {}
-
-    def start(name: str, _attributes: dict[str, str]) -> None:
-        path.append(name.rpartition(":")[2])
-
-    def end(_name: str) -> None:
-        if path.pop() == "encoding":
-            texts["done"] = ""
-
-    def text(content: str) -> None:
-        if "encoding" in path and "done" not in texts and len(path) < 16:
-            key = "/".join(path[path.index("encoding") + 1 :])
-            texts[key] = texts.get(key, "") + content.strip()
-
-    def refuse(*_: object) -> NoReturn:
-        raise UnreadableScan.at("ismrmrd_header", "a document type or entity", "plain XML")
-
-    parser = expat.ParserCreate()
-    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, text
-    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = parser.ExternalEntityRefHandler = refuse
+    reader = _FirstEncoding()
     try:
-        parser.Parse(header.rstrip(b"\0 \r\n\t"), True)
-    except expat.ExpatError as error:
-        raise UnreadableScan.at("ismrmrd_header", f"broken XML ({error})", "well-formed XML") from error
-    return texts
+        parseString(header.rstrip(b"\0 \r\n\t"), reader, forbid_dtd=True)
+    except DefusedXmlException as error:
+        raise UnreadableScan.at("ismrmrd_header", "a document type or entity", "plain XML") from error
+    except SAXParseException as error:
+        found = f"broken XML ({error.getMessage()}, line {error.getLineNumber()})"
+        raise UnreadableScan.at("ismrmrd_header", found, "well-formed XML") from error
+    return reader.texts
+
+
+class _FirstEncoding(ContentHandler):
+    """Collects the texts of the first element `encoding`, whatever prefixes the names have; the rest is skipped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: dict[str, str] = {}
+        self._path: list[str] = []
+        self._is_over = False
+
+    def startElement(self, name: str, attrs: AttributesImpl) -> None:  # noqa: ARG002, N802
+        """Go down."""
+        self._path.append(name.rpartition(":")[2])
+
+    def endElement(self, name: str) -> None:  # noqa: ARG002, N802
+        """Go up."""
+        if self._path.pop() == "encoding":
+            self._is_over = True
+
+    def characters(self, content: str) -> None:
+        """Keep a text, or a further piece of one."""
+        path = self._path
+        if not self._is_over and len(path) < _DEEPEST and "encoding" in path:
+            key = "/".join(path[path.index("encoding") + 1 :])
+            self.texts[key] = self.texts.get(key, "") + content.strip()

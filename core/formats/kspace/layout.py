@@ -13,6 +13,7 @@ from udig_recon.core.formats.kspace.grid import Grid, grid
 from udig_recon.core.formats.kspace.ismrmrd_header import Encoding, encoding
 from udig_recon.core.formats.kspace.masks import noise_covariance, sampling_mask
 from udig_recon.core.formats.lengths import length, slice_spacing
+from udig_recon.core.formats.with_warnings import WithWarnings
 
 _THREE_AXES = {"slices": "(coils, ky, kx)", "coils": "(slices, ky, kx)"}  # without the missing one
 _LEAST_PIXEL_MM = 0.003  # MR microscopy has pixels of a few micrometres
@@ -41,8 +42,8 @@ class Layout:
 
 def layout_of(contents: Contents) -> Layout:
     """The arrays of a scan, fitted. Raises UnreadableScan where they cannot be."""
-    warnings: list[str] = []
-    kspace = stack_of(contents, warnings)
+    kspace, noted = stack_of(contents)
+    warnings = [*noted]
     slices, coils, *samples = kspace.shape
     three_axes = len(contents.arrays["kspace"].shape) == 3
     if three_axes and contents.missing_axis == "coils" and contents.header_xml is None:
@@ -52,48 +53,59 @@ def layout_of(contents: Contents) -> Layout:
     maps = contents.arrays.get("sensitivity_maps")
     if maps is not None:
         if len(maps.shape) > 4:
-            raise UnreadableScan.at(
-                "sensitivity_maps", f"shape {maps.shape}", f"one set of maps of shape {kspace.shape}"
-            )
+            expected = f"one set of maps of shape {kspace.shape}"
+            raise UnreadableScan.at("sensitivity_maps", f"shape {maps.shape}", expected)
         maps = _fitting(maps, kspace.shape, "c")
-    reference = reference_of(contents, coils)
+    given = reference_of(contents, coils)
     header = encoding_of(contents)
-    image = grid((samples[0], samples[1]), header, None if reference is None else reference.shape)
+    image = grid((samples[0], samples[1]), header, None if given is None else given.shape)
     warnings += image.warnings
     guide = contents.arrays.get("guide")
     if guide is not None:
         guide = _fitting(guide, (slices, *image.size), "iuf")
+    mask, noted = sampling_mask(contents.arrays.get("mask"), kspace.shape)
+    warnings += noted
+    reference, noted = _on_grid(given, slices, image)
+    warnings += noted
+    covariance = noise_covariance(contents.arrays.get("noise"), coils)
+    spacing, across = image.spacing_mm, image.slice_spacing_mm
+    if spacing is None:
+        spacing, noted = _spacing(contents)
+        warnings += noted
+    if across is None:
+        across, noted = slice_spacing(contents.attributes)
+        warnings += noted
     return Layout(
         kspace=kspace,
-        mask=sampling_mask(contents.arrays.get("mask"), kspace.shape, warnings),
+        mask=mask,
         sensitivity_maps=maps,
-        reference=_on_grid(reference, slices, image, warnings),
+        reference=reference,
         guide=guide,
-        noise_covariance=noise_covariance(contents.arrays.get("noise"), coils),
+        noise_covariance=covariance,
         encoding=header,
         recon_size=image.size,
-        pixel_spacing_mm=image.spacing_mm or _spacing(contents, warnings),
-        slice_spacing_mm=image.slice_spacing_mm or slice_spacing(contents.attributes, warnings),
+        pixel_spacing_mm=spacing,
+        slice_spacing_mm=across,
         warnings=tuple(warnings),
     )
 
 
-def stack_of(contents: Contents, warnings: list[str]) -> ArraySource:
-    """k-space with all four axes. HDF5 as fastMRI has it leaves out a single coil, numpy's files a single slice."""
+def stack_of(contents: Contents) -> WithWarnings[ArraySource]:
+    """k-space with all four axes, an axis of length 1 in place of the one that the file's format leaves out."""
     source = contents.arrays["kspace"]
     expected = f"4 axes (slices, coils, ky, kx) or 3 axes {_THREE_AXES[contents.missing_axis]}"
     advice = f"; {contents.remedy}" if contents.remedy else ""
+    warnings: tuple[str, ...] = ()
     if source.dtype.kind in "iuf":
-        if source.native in (np.float32, np.float64) and len(source.shape) in (4, 5) and source.shape[-1] == 2:
-            source = Joined(source)
-            warnings.append("kspace has real and imaginary parts on its last axis: they are joined")
-        else:
+        if source.native not in (np.float32, np.float64) or len(source.shape) not in (4, 5) or source.shape[-1] != 2:
             cure = "complex64: join real and imaginary parts (re + 1j * im)"
             raise UnreadableScan.at("kspace", f"{source.dtype} values", f"{cure}{advice}")
+        source = Joined(source)
+        warnings = ("kspace has real and imaginary parts on its last axis: they are joined",)
     if source.native not in (np.complex64, np.complex128):
         raise UnreadableScan.at("kspace", f"{source.dtype} values", f"complex64{advice}")
     if len(source.shape) == 3:
-        return Expanded(source, axis=("slices", "coils").index(contents.missing_axis))
+        return WithWarnings(Expanded(source, axis=("slices", "coils").index(contents.missing_axis)), warnings)
     while len(source.shape) > 4 and source.shape[0] == 1:
         source = Entry(source, 0)
     if len(source.shape) > 4:
@@ -101,7 +113,7 @@ def stack_of(contents: Contents, warnings: list[str]) -> ArraySource:
         raise UnreadableScan.at("kspace", f"{len(source.shape)} axes {source.shape}", f"{expected}: {cure}")
     if len(source.shape) != 4:
         raise UnreadableScan.at("kspace", f"{len(source.shape)} axes {source.shape}", expected)
-    return source
+    return WithWarnings(source, warnings)
 
 
 def encoding_of(contents: Contents) -> Encoding | None:
@@ -109,16 +121,16 @@ def encoding_of(contents: Contents) -> Encoding | None:
     return None if contents.header_xml is None else encoding(contents.header_xml)
 
 
-def _on_grid(reference: ArraySource | None, slices: int, image: Grid, warnings: list[str]) -> ArraySource | None:
+def _on_grid(reference: ArraySource | None, slices: int, image: Grid) -> WithWarnings[ArraySource | None]:
     """The reference's middle, of the image's size; None where its pixels are of another size."""
     if reference is None or not image.reference_fits:
-        return None
-    if reference.dtype.kind == "c":
-        warnings.append("the reference is complex: its magnitude is used")
+        return WithWarnings(None)
+    complex_ = reference.dtype.kind == "c"
     sides = zip(reference.shape[-2:], image.size, strict=False)
     if len(reference.shape) >= 2 and all(have >= want for have, want in sides):
         reference = Middle(reference, image.size)
-    return _fitting(reference, (slices, *image.size), "iufc")
+    fitted = _fitting(reference, (slices, *image.size), "iufc")
+    return WithWarnings(fitted, ("the reference is complex: its magnitude is used",) if complex_ else ())
 
 
 def reference_of(contents: Contents, coils: int) -> ArraySource | None:
@@ -149,11 +161,11 @@ def _fitting(source: ArraySource, shape: tuple[int, ...], kinds: str) -> ArraySo
     return fitted
 
 
-def _spacing(contents: Contents, warnings: list[str]) -> tuple[float, float]:
+def _spacing(contents: Contents) -> WithWarnings[tuple[float, float]]:
     spacing = length(contents.attributes, "pixel_spacing_mm")
     if spacing is None:
-        warnings.append("the file gives no pixel spacing: 1 mm is assumed")
-        return (1.0, 1.0)
+        return WithWarnings((1.0, 1.0), ("the file gives no pixel spacing: 1 mm is assumed",))
     if spacing < _LEAST_PIXEL_MM:
-        warnings.append(f"pixel_spacing_mm is {spacing:g}, finer than any scanner's: metres are multiplied by 1000")
-    return (spacing, spacing)
+        warning = f"pixel_spacing_mm is {spacing:g}, finer than any scanner's: metres are multiplied by 1000"
+        return WithWarnings((spacing, spacing), (warning,))
+    return WithWarnings((spacing, spacing))

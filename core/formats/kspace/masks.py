@@ -7,16 +7,20 @@ from numpy.typing import NDArray
 
 from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.arrays import Array, ArraySource
+from udig_recon.core.formats.with_warnings import WithWarnings
 
 _MOST_MASK_BYTES = 256 << 20
 _MOST_NOISE_BYTES = 64 << 20
 _MOST_KURTOSIS = 6.0  # E|n|^4 / (E|n|^2)^2 is 2 of complex Gaussian noise, about 4 of two scans' with gains 1 and 10
 
 
-def sampling_mask(source: ArraySource | None, shape: tuple[int, ...], warnings: list[str]) -> NDArray[np.bool_] | None:
+Mask = NDArray[np.bool_] | None
+
+
+def sampling_mask(source: ArraySource | None, shape: tuple[int, ...]) -> WithWarnings[Mask]:
     """The mask as (ky, kx), or (slices, ky, kx) where slices differ; a row of (kx,) holds for every ky."""
     if source is None:
-        return None
+        return WithWarnings(None)
     slices, _, ky, kx = shape
     placed = _placed(source.shape, slices, ky, kx)
     if placed is None:
@@ -34,9 +38,9 @@ def sampling_mask(source: ArraySource | None, shape: tuple[int, ...], warnings: 
         raise UnreadableScan.at("mask", "nothing but zeros", "some measured samples")
     mask = values.astype(bool).reshape(placed)
     if len(placed) == 3 and (mask != mask[:1]).any():
-        warnings.append("slices have masks of their own: each is reconstructed by its own")
-        return np.broadcast_to(mask, (slices, ky, kx)).copy()
-    return np.broadcast_to(mask[0] if len(placed) == 3 else mask, (ky, kx)).copy()
+        each = np.broadcast_to(mask, (slices, ky, kx)).copy()
+        return WithWarnings(each, ("slices have masks of their own: each is reconstructed by its own",))
+    return WithWarnings(np.broadcast_to(mask[0] if len(placed) == 3 else mask, (ky, kx)).copy())
 
 
 def _placed(shape: tuple[int, ...], slices: int, ky: int, kx: int) -> tuple[int, ...] | None:

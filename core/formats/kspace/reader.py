@@ -88,7 +88,7 @@ def read(contents: Contents, slices: Sequence[int]) -> MRIAcquisition:
 
 def check_limits(contents: Contents, limits: Limits) -> None:
     """Refuse a scan that is too large, by the sizes that its arrays declare."""
-    shape = slices, coils, ky, kx = stack_of(contents, []).shape
+    shape = slices, coils, ky, kx = stack_of(contents).value.shape
     _check_order(shape, limits)
     limits.check("kspace", "slices", slices, limits.max_slices)
     if coils > limits.max_coils:
@@ -110,7 +110,7 @@ def check_limits(contents: Contents, limits: Limits) -> None:
 
 def slice_count(contents: Contents) -> int:
     """Slices of the scan."""
-    return stack_of(contents, []).shape[0]
+    return stack_of(contents).value.shape[0]
 
 
 def _check_order(shape: tuple[int, ...], limits: Limits) -> None:

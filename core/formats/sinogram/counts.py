@@ -10,6 +10,7 @@ from udig_recon.core.formats.containers.arrays import Array, Squeezed
 from udig_recon.core.formats.input_format import Contents
 from udig_recon.core.formats.limits import PEAKS, quoted
 from udig_recon.core.formats.sinogram.consistency import named
+from udig_recon.core.formats.with_warnings import WithWarnings
 
 _QUANTITIES = {
     "line_integrals": "line_integrals",
@@ -47,7 +48,7 @@ def line_integrals(
     return np.asarray(-np.log(np.maximum(found, least) / beam), np.float32)
 
 
-def beam_of(contents: Contents, detectors: int, measured: NDArray[np.bool_] | None, warnings: list[str]) -> Beam | None:
+def beam_of(contents: Contents, detectors: int, measured: NDArray[np.bool_] | None) -> WithWarnings[Beam | None]:
     """The beam without an object; None for line integrals."""
     attributes, arrays = contents.attributes, contents.arrays
     given = attributes.get("quantity", "line_integrals")
@@ -59,9 +60,8 @@ def beam_of(contents: Contents, detectors: int, measured: NDArray[np.bool_] | No
         if "flat" in there or "dark" in there:
             name = "flat" if "flat" in there else "dark"
             raise UnreadableScan.at(name, f"{name} beside line integrals", f"quantity='counts' beside it, or no {name}")
-        if there:
-            warnings.append("i0 is not used: the sinogram is taken for line integrals, as quantity is not 'counts'")
-        return None
+        unused = "i0 is not used: the sinogram is taken for line integrals, as quantity is not 'counts'"
+        return WithWarnings(None, (unused,) if there else ())
     if "i0" in there and "flat" in there:
         raise UnreadableScan.at("flat", "both i0 and flat", "one of them: what a detector reads without an object")
     name = "flat" if "flat" in there else "i0"
@@ -75,7 +75,7 @@ def beam_of(contents: Contents, detectors: int, measured: NDArray[np.bool_] | No
     dark = _per_detector(contents, "dark", detectors) if "dark" in there else np.zeros(())
     used = np.ones(detectors, bool) if measured is None else np.asarray(measured.any(axis=0))
     _check_beam(name, flat, dark, used)
-    return Beam(np.where(flat - dark > 0, flat, dark + 1), dark)
+    return WithWarnings(Beam(np.where(flat - dark > 0, flat, dark + 1), dark))
 
 
 def _per_detector(contents: Contents, name: str, detectors: int) -> NDArray[np.float64]:

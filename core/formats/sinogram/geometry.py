@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from udig_recon.core.errors import UnreadableScan, UnsupportedScan
 from udig_recon.core.formats.containers.arrays import ArraySource, Squeezed
 from udig_recon.core.formats.lengths import length
 from udig_recon.core.formats.limits import quoted
+from udig_recon.core.formats.with_warnings import WithWarnings
 
 AXES = "(slices, views, detectors)"
 
@@ -18,15 +20,14 @@ _MOST_UNLIKE = 100  # pixels and detectors: what one crosses of the other is gon
 _MOST_TURN = 2.1 * math.pi  # a turn and a bit: nobody needs more of a parallel beam, and degrees soon exceed it
 
 
-def check_geometry(attributes: Mapping[str, float | str], warnings: list[str]) -> None:
-    """Parallel beams alone, however that is spelt; what is assumed is told."""
+def check_geometry(attributes: Mapping[str, float | str]) -> tuple[str, ...]:
+    """Refuse beams that are not parallel; returns the warning of a file that does not say so."""
     geometry = attributes.get("geometry")
     if geometry is None:
-        warnings.append("the file gives no geometry: parallel beams are assumed")
-        return
+        return ("the file gives no geometry: parallel beams are assumed",)
     plain = str(geometry).lower().strip().replace("_", "").replace("-", "").replace(" ", "")
     if plain.removesuffix("2d").removesuffix("3d").removesuffix("beam") == "parallel":
-        return
+        return ()
     known = next((name for name in _GEOMETRIES if plain.startswith(name)), None)
     found = quoted(geometry) if known is None else f"{known} beam" if known in ("fan", "cone") else known
     expected = "parallel"
@@ -35,10 +36,17 @@ def check_geometry(attributes: Mapping[str, float | str], warnings: list[str]) -
     raise UnsupportedScan.at("geometry", found, expected)
 
 
-def grid(
-    attributes: Mapping[str, float | str], detectors: int, reference: ArraySource | None, warnings: list[str]
-) -> tuple[int, float, float]:
-    """Image size, pixel size and detector spacing (mm); what is missing follows from what is there."""
+class Grid(NamedTuple):
+    """The image's grid and the detector's."""
+
+    image_size: int  # pixels a side
+    pixel_size_mm: float
+    detector_spacing_mm: float
+
+
+def grid(attributes: Mapping[str, float | str], detectors: int, reference: ArraySource | None) -> WithWarnings[Grid]:
+    """The grid as the file gives it; what is missing follows from the rest, with a warning."""
+    warnings = []
     pixel = length(attributes, "pixel_size_mm")
     spacing = length(attributes, "detector_spacing_mm")
     if pixel is None:
@@ -54,13 +62,13 @@ def grid(
     if given is not None:
         if isinstance(given, str) or not 1 <= given < 1e9 or given != int(given):
             raise UnreadableScan.at("image_size", quoted(given), "a whole number of pixels")
-        return int(given), pixel, spacing
+        return WithWarnings(Grid(int(given), pixel, spacing), tuple(warnings))
     if reference is not None and len(reference.shape) >= 2:
         size = reference.shape[-1]
     else:
         size = min(max(round(detectors * spacing / pixel), 1), 1_000_000_000)
     warnings.append(f"the file gives no image_size: {size} pixels are assumed")
-    return size, pixel, spacing
+    return WithWarnings(Grid(size, pixel, spacing), tuple(warnings))
 
 
 def rotation_center(attributes: Mapping[str, float | str], detectors: int) -> float | None:

@@ -175,28 +175,33 @@ def _layout(contents: Contents) -> _Layout:
     declared = contents.arrays["sinogram"].shape
     if len(declared) > 2 and declared != sinogram.shape:
         warnings.append(f"the sinogram of shape {declared} is read as {sinogram.shape}, {AXES}")
-    check_geometry(attributes, warnings)
+    warnings += check_geometry(attributes)
     slices, views, detectors = sinogram.shape
     angles = angles_of(contents.arrays.get("angles"), sinogram.shape, contents.unused)
-    reference = contents.arrays.get("reference")
-    size, pixel, spacing = grid(attributes, detectors, reference, warnings)
+    reference, guide = contents.arrays.get("reference"), contents.arrays.get("guide")
+    image, noted = grid(attributes, detectors, reference)
+    warnings += noted
+    shape = (slices, image.image_size, image.image_size)
     measured = measured_rays(contents.arrays.get("mask"), views, detectors)
-    fitted, guide = (
-        None if source is None else _fitting(source, (slices, size, size))
-        for source in (reference, contents.arrays.get("guide"))
-    )
+    fitted_reference = None if reference is None else _fitting(reference, shape)
+    fitted_guide = None if guide is None else _fitting(guide, shape)
+    beam, noted = beam_of(contents, detectors, measured)
+    warnings += noted
+    centre = rotation_center(attributes, detectors)
+    across, noted = slice_spacing(attributes)
+    warnings += noted
     return _Layout(
         sinogram=sinogram if measured is None else _Measured(sinogram, measured),
         angles=angles,
         measured=measured,
-        reference=fitted,
-        guide=guide,
-        beam=beam_of(contents, detectors, measured, warnings),
-        image_size=size,
-        pixel_size_mm=pixel,
-        detector_spacing_mm=spacing,
-        rotation_center=rotation_center(attributes, detectors),
-        slice_spacing_mm=slice_spacing(attributes, warnings),
+        reference=fitted_reference,
+        guide=fitted_guide,
+        beam=beam,
+        image_size=image.image_size,
+        pixel_size_mm=image.pixel_size_mm,
+        detector_spacing_mm=image.detector_spacing_mm,
+        rotation_center=centre,
+        slice_spacing_mm=across,
         warnings=tuple(warnings),
     )
 
