@@ -20,6 +20,7 @@ from udig_recon.api.scans.upload import UploadReservations
 from udig_recon.api.system.metrics import RequestMetrics
 from udig_recon.core.formats import Limits, Prober
 from udig_recon.worker.jobs.estimates import Factors
+from udig_recon.worker.jobs.service import JobService
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage.integrity import Verifier
 from udig_recon.worker.storage.local import Storage
@@ -48,6 +49,11 @@ class Context:
     single_flight: SingleFlight = field(default_factory=SingleFlight)  # of those that answer whoever asks
     publisher: Publisher = field(default_factory=Publisher)
     rate_limiter: RateLimiter = field(default_factory=RateLimiter)
+
+    @property
+    def jobs(self) -> JobService:
+        """Use cases on jobs and comparisons."""
+        return JobService(self.storage, self.publisher.publish)
 
     @property
     def limits(self) -> Limits:

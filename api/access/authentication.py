@@ -21,6 +21,7 @@ from udig_recon.worker.access.audit import Who
 from udig_recon.worker.access.keys import Recognised, Scope
 from udig_recon.worker.access.tenants import TenantLimits, effective
 from udig_recon.worker.database.tables import DEFAULT_TENANT, Key
+from udig_recon.worker.jobs.lifecycle import Submitter
 from udig_recon.worker.settings import Settings
 
 OPEN = "open"  # how the audit log calls whoever comes while authentication is off
@@ -48,6 +49,16 @@ class Caller:
         if own is None:
             return self.limits(context.settings).retention_days or None
         return min(own, self.tenants.get("retention_days") or own)
+
+    def submitter(self, context: Context, limits: TenantLimits) -> Submitter:
+        """Who submits jobs, with the limits of the tenant as they are now."""
+        return Submitter(
+            who=self.who,
+            max_open_jobs=context.settings.max_open_jobs,
+            key=self.key,
+            limits=limits,
+            retention_days=self.retention_days(context),
+        )
 
     def limits(self, settings: Settings) -> TenantLimits:
         """What its tenant may do, as far as the API process looks at it by itself."""

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from udig_recon.api.access.authentication import Caller, Reader, Writer, record_access
@@ -27,10 +26,8 @@ from udig_recon.api.openapi.examples import page, responses
 from udig_recon.core.comparison.entries import Entry
 from udig_recon.core.comparison.ranking import rank_methods
 from udig_recon.core.comparison.tables import TableForm, render
-from udig_recon.worker.access import audit
-from udig_recon.worker.access.quotas import JOB_FILED
 from udig_recon.worker.access.tenants import limits_of
-from udig_recon.worker.jobs import comparisons, lifecycle
+from udig_recon.worker.jobs.comparisons import ComparisonRequest
 from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
@@ -72,32 +69,18 @@ async def create_comparison(
 def _file(context: Context, caller: Caller, asked: ComparisonIn, key: str | None) -> Response:
     with context.sessions() as session:
         limits = limits_of(session, caller.tenant, context.settings)
-        comparison, filed = comparisons.submit(
-            session,
+        comparison = ComparisonRequest(
             tenant=caller.tenant,
             runs=plan_runs(context, session, caller.tenant, asked, limits),
             request=_as_stored(asked),
             traceparent=tracing.current(),
             idempotency_key=key,
             request_sha256=_fingerprint(asked),
-            max_open_jobs=context.settings.max_open_jobs,
-            key=caller.key,
-            retention_days=caller.retention_days(context),
             max_seconds=limits.max_job_seconds,
-            limits=limits,
         )
-        comparison_id, job_ids = comparison.id, [job.id for job in filed]
-        # Everything is asked before the commit: after it nothing may go wrong that would deny what was done.
-        found = queries.one_comparison(session, caller.tenant, comparison_id)
-        job_slices = lifecycle.waiting(session, *job_ids)
-        if filed:
-            audit.append(session, caller.who, "comparison.filed", comparison=comparison_id)
-            audit.extend(session, caller.who, JOB_FILED, [{"job": job.id, "scan": job.scan_id} for job in filed])
-        session.commit()
-    if filed:
-        log.info("comparison.queued", extra={"comparison_id": str(comparison_id), "jobs": len(job_ids)})
-        context.publisher.publish(job_slices)
-    return _accepted(found, {} if filed else {"Idempotency-Replayed": "true"})
+        read = partial(queries.one_comparison, session, caller.tenant)
+        submitted = context.jobs.submit_comparison(session, comparison, caller.submitter(context, limits), read)
+    return _accepted(submitted.answer, {} if submitted.created else {"Idempotency-Replayed": "true"})
 
 
 def _as_stored(asked: ComparisonIn) -> dict[str, Any]:
@@ -242,10 +225,8 @@ def cancel_comparison(context: ContextDep, caller: Writer, comparison_id: uuid.U
     """Cancels those of its jobs that have not ended; what they have found stays."""
     with context.sessions() as session:
         comparison = queries.comparison_row(session, caller.tenant, comparison_id, for_change=True)
-        cancelled = comparisons.cancel(session, comparison)
-        found = queries.one_comparison(session, caller.tenant, comparison_id)
-        _note(session, caller, "cancelled", comparison_id, cancelled)
-        session.commit()
+        read = partial(queries.one_comparison, session, caller.tenant)
+        found = context.jobs.cancel_comparison(session, comparison, caller.who, read)
     return _accepted(found)
 
 
@@ -259,15 +240,5 @@ def delete_comparison(context: ContextDep, caller: Writer, comparison_id: uuid.U
     """Its jobs are cancelled and deleted with it, and their results."""
     with context.sessions() as session:
         comparison = queries.comparison_row(session, caller.tenant, comparison_id, for_change=True)
-        deleted = comparisons.delete(session, comparison)
-        _note(session, caller, "deleted", comparison_id, deleted)
-        session.commit()
-    for job_id in deleted:
-        context.storage.delete_job(job_id)
+        context.jobs.delete_comparison(session, comparison, caller.who)
     return Response(status_code=204)
-
-
-def _note(session: Session, caller: Caller, done: str, comparison_id: uuid.UUID, job_ids: Sequence[uuid.UUID]) -> None:
-    """Write down what was done to a comparison and, with it, to its jobs."""
-    audit.append(session, caller.who, f"comparison.{done}", comparison=comparison_id)
-    audit.extend(session, caller.who, f"job.{done}", [{"job": job_id} for job_id in job_ids])

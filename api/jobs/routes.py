@@ -20,14 +20,12 @@ from udig_recon.api.jobs.long_poll import POLL_SECONDS, wait_for_change
 from udig_recon.api.jobs.schemas import NO_NUL, JobIn, JobItem, JobOptions, JobOut, Page, RetryOptions
 from udig_recon.api.jobs.validation import estimate_job, has_body, json_body, parse_json, slices_of, time_limit
 from udig_recon.api.openapi.examples import FINISHED_JOB, JOB, JOB_ITEM, JOB_REQUEST, page, responses
-from udig_recon.api.scans.ingest import SCAN_BROUGHT, ReceivedScan, is_form, receive_scan, store_scan
+from udig_recon.api.scans.ingest import ReceivedScan, is_form, receive_scan, store_scan
 from udig_recon.api.webhooks import delivery
-from udig_recon.worker.access import audit
 from udig_recon.worker.access.keys import PriorityName, priority_name, priority_value
-from udig_recon.worker.access.quotas import JOB_FILED
 from udig_recon.worker.access.tenants import limits_of
 from udig_recon.worker.database.tables import Priority, Scan, Status
-from udig_recon.worker.jobs import lifecycle
+from udig_recon.worker.jobs.lifecycle import JobRequest, Retry
 from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
@@ -99,8 +97,7 @@ def _submit(
     limits = limits_of(session, caller.tenant, context.settings)
     outputs = list(dict.fromkeys(asked.outputs))
     task = estimate_job(context, session, scan, asked, outputs, limits)
-    job, created = lifecycle.submit(
-        session,
+    job = JobRequest(
         scan=scan,
         method=task.method,
         outputs=outputs,
@@ -114,25 +111,11 @@ def _submit(
         traceparent=tracing.current(),
         idempotency_key=key,
         request_sha256=_fingerprint(scan, asked),
-        max_open_jobs=context.settings.max_open_jobs,
-        key=caller.key,
-        retention_days=caller.retention_days(context),
-        limits=limits,
         task=task,
     )
-    job_id = job.id
-    # Everything is asked before the commit: after it nothing may go wrong that would deny what was done.
-    answer = _accepted(session, caller, job_id, {} if created else {"Idempotency-Replayed": "true"})
-    if created:
-        job_slices = lifecycle.waiting(session, job_id)
-        context.storage.prepare_job(job_id)
-        if brought:
-            audit.append(session, caller.who, SCAN_BROUGHT, scan=scan.id)
-        audit.append(session, caller.who, JOB_FILED, job=job_id, scan=scan.id)
-        session.commit()
-        log.info("job.queued", extra={"job_id": str(job_id)})
-        context.publisher.publish(job_slices)
-    return answer
+    read = partial(queries.one_job, session, caller.tenant)
+    submitted = context.jobs.submit(session, job, caller.submitter(context, limits), read, scan_uploaded=brought)
+    return _accepted(submitted.answer, {} if submitted.created else {"Idempotency-Replayed": "true"})
 
 
 def _priority(caller: Caller, asked: PriorityName) -> Priority:
@@ -155,11 +138,10 @@ def _fingerprint(scan: Scan, asked: JobOptions) -> str:
     return hashlib.sha256(json.dumps(asked_for, sort_keys=True).encode()).hexdigest()
 
 
-def _accepted(session: Session, caller: Caller, job_id: uuid.UUID, headers: dict[str, str] | None = None) -> Response:
+def _accepted(job: JobOut, headers: dict[str, str] | None = None) -> Response:
     """202 with the job as it stands."""
-    body = queries.one_job(session, caller.tenant, job_id).model_dump_json()
-    headers = {"Location": f"/v1/jobs/{job_id}", "Retry-After": POLL_SECONDS, **(headers or {})}
-    return Response(body, 202, headers, "application/json")
+    headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": POLL_SECONDS, **(headers or {})}
+    return Response(job.model_dump_json(), 202, headers, "application/json")
 
 
 @router.get(
@@ -225,11 +207,8 @@ async def get_job(
 def cancel_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Response:
     """Takes effect within seconds; a job that has ended cannot be cancelled."""
     with context.sessions() as session:
-        lifecycle.request_cancel(session, job_id, caller.tenant)
-        answer = _accepted(session, caller, job_id)
-        audit.append(session, caller.who, "job.cancelled", job=job_id)
-        session.commit()
-        return answer
+        read = partial(queries.one_job, session, caller.tenant)
+        return _accepted(context.jobs.cancel(session, job_id, caller.who, read))
 
 
 @router.post(
@@ -263,16 +242,10 @@ def _retry(context: Context, caller: Caller, job_id: uuid.UUID, asked: RetryOpti
     with context.sessions() as session:
         limits = limits_of(session, caller.tenant, context.settings)
         limit = None if asked.max_seconds is None else time_limit(limits, asked.max_seconds)
-        most = context.settings.max_open_jobs
         factor = context.factors.of(session, queries.job_row(session, caller.tenant, job_id).parameters["method"])
-        lifecycle.retry(
-            session, job_id, caller.tenant, max_open_jobs=most, max_seconds=limit, limits=limits, factor=factor
-        )
-        answer, job_slices = _accepted(session, caller, job_id), lifecycle.waiting(session, job_id)
-        audit.append(session, caller.who, "job.retried", job=job_id)
-        session.commit()
-    context.publisher.publish(job_slices)
-    return answer
+        read = partial(queries.one_job, session, caller.tenant)
+        retry = Retry(max_seconds=limit, factor=factor)
+        return _accepted(context.jobs.retry(session, job_id, retry, caller.submitter(context, limits), read))
 
 
 @router.delete(
@@ -281,8 +254,5 @@ def _retry(context: Context, caller: Caller, job_id: uuid.UUID, asked: RetryOpti
 def delete_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Response:
     """Cancels it first; its results and checkpoints go with it."""
     with context.sessions() as session:
-        lifecycle.delete(session, job_id, caller.tenant)
-        audit.append(session, caller.who, "job.deleted", job=job_id)
-        session.commit()
-    context.storage.delete_job(job_id)
+        context.jobs.delete(session, job_id, caller.who)
     return Response(status_code=204)

@@ -32,7 +32,6 @@ from udig_recon.worker.storage.scans import Brought, forget, keep
 from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
-SCAN_BROUGHT = "scan.uploaded"
 _KNOWN = AsyncQuery(select(Scan.header).where(Scan.tenant == bindparam("tenant"), Scan.sha256 == bindparam("sha256")))
 FIELD_BYTES = 1 << 20  # most that the form field beside the file may hold
 

@@ -15,7 +15,7 @@ from udig_recon.api.jobs import queries
 from udig_recon.api.jobs.schemas import Page, ScanOut
 from udig_recon.api.openapi.content import Content
 from udig_recon.api.openapi.examples import SCAN, page, responses
-from udig_recon.api.scans.ingest import SCAN_BROUGHT, ReceivedScan, receive_scan, store_scan
+from udig_recon.api.scans.ingest import ReceivedScan, receive_scan, store_scan
 from udig_recon.worker.access import audit
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import Job
@@ -67,7 +67,7 @@ def _keep(context: Context, caller: Caller, file: ReceivedScan) -> Response:
     with store_scan(context, caller, file) as (session, scan, created):
         headers = {"Location": f"/v1/scans/{scan.id}"}
         body = queries.scan_out(scan).model_dump_json()
-        audit.append(session, caller.who, SCAN_BROUGHT, scan=scan.id)
+        audit.append(session, caller.who, audit.SCAN_UPLOADED, scan=scan.id)
         session.commit()
     return Response(body, 201 if created else 200, headers, "application/json")
 

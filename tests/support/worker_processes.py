@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tests.support.claim import claim_slice
 from tests.support.environment import environment
 from tests.support.scans import ct, mri, write_hdf5
+from tests.support.submit import retry_job, submit_job
 from udig_recon.core import formats
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.cli import UDIG
@@ -30,7 +31,7 @@ from udig_recon.core.priors.card import sha256_of
 from udig_recon.core.reconstruct import SliceProblem, reconstruct, slice_problem
 from udig_recon.core.slice_order import WarmStart
 from udig_recon.worker.database.tables import Job, JobSlice, Scan
-from udig_recon.worker.jobs import lifecycle, queue
+from udig_recon.worker.jobs import queue
 from udig_recon.worker.jobs.claims import Claim
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage.local import Storage
@@ -131,10 +132,9 @@ class Desk:
         **more: Any,
     ) -> uuid.UUID:
         """File a job and send so many messages for each of its slices."""
-        asked = {"outputs": ["h5"], "seed": 0, "tags": {}, "max_open_jobs": 100, **more}
         with self.database.begin() as session:
             scan = session.get_one(Scan, scan_id)
-            job, _ = lifecycle.submit(session, scan=scan, method=method, slices=slices or [0], **asked)
+            job, _ = submit_job(session, scan, method=method, slices=slices or [0], **more)
         queue.enqueue([(job.id, slice_) for slice_ in job.slices] * messages)
         return job.id
 
@@ -159,7 +159,7 @@ class Desk:
 
     def retry(self, job_id: uuid.UUID) -> None:
         with self.database.begin() as session:
-            lifecycle.retry(session, job_id, max_open_jobs=100)
+            retry_job(session, job_id)
 
     def ended(self, job_id: uuid.UUID) -> Job:
         """The job, when it has ended."""

@@ -7,7 +7,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.claim import claim_slice
-from udig_recon.core.parameters import CGSense
+from tests.support.submit import retry_job, submit_job
 from udig_recon.worker.database import counters
 from udig_recon.worker.database.tables import Counter, Job, JobSlice, Scan, WebhookDelivery
 from udig_recon.worker.jobs import failures as problems
@@ -19,8 +19,7 @@ def submit(session: Session, webhook_url: str | None = None) -> Job:
     scan = session.scalar(select(Scan)) or Scan(sha256="0" * 64, filename="a.h5", size_bytes=1, header={})
     session.add(scan)
     session.flush()
-    asked = {"outputs": ["h5"], "slices": [0, 1], "seed": 0, "tags": {}, "max_open_jobs": 100}
-    return lifecycle.submit(session, scan=scan, method=CGSense(), webhook_url=webhook_url, **asked)[0]
+    return submit_job(session, scan, slices=[0, 1], webhook_url=webhook_url)[0]
 
 
 def claim(session: Session, job: Job, slice_: int = 0) -> Claim:
@@ -41,7 +40,7 @@ def test_slices_lost_leases_and_failures_by_reason_are_counted(database: session
             sweep.expire(session, max_crashes=2)
             claim_slice(session, job.id, 1)
     with database.begin() as session:
-        lifecycle.retry(session, job.id, max_open_jobs=100)
+        retry_job(session, job.id)
         leases.fail_job(session, claim(session, job, 1), {"type": "about:blank"})
         lifecycle.request_cancel(session, submit(session).id)
     with database() as session:

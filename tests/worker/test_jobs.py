@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.claim import claim_slice
+from tests.support.submit import retry_job, submit_job
 from tests.support.worker_processes import Desk
 from udig_recon.core.parameters import CGSense, Parameters, UDiGDIP
 from udig_recon.core.prior_check import PriorCheck
@@ -42,8 +43,8 @@ def scan(database: sessionmaker[Session]) -> Scan:
 def submit(
     session: Session, scan: Scan, slices: int = 1, most: int = 100, method: Parameters | None = None, **more: str
 ) -> tuple[Job, bool]:
-    asked = {"method": method or CGSense(), "outputs": ["h5"], "seed": 0, "tags": {}, "max_open_jobs": most}
-    return lifecycle.submit(session, scan=scan, slices=list(range(slices)), **asked, **more)  # type: ignore[arg-type]
+    asked = {"method": method or CGSense(), "max_open_jobs": most}
+    return submit_job(session, scan, slices=list(range(slices)), **asked, **more)
 
 
 def filed(database: sessionmaker[Session], scan: Scan, slices: int = 1, method: Parameters | None = None) -> uuid.UUID:
@@ -299,7 +300,7 @@ def test_a_slice_that_silences_three_workers_fails_its_job_which_then_can_be_ret
         assert job.status is Status.FAILED
         assert job.error is not None
         assert "3 times" in job.error["detail"]
-        assert lifecycle.retry(session, job_id, max_open_jobs=100).status is Status.QUEUED
+        assert retry_job(session, job_id).status is Status.QUEUED
     claim = claimed(database, job_id)
     assert claim.attempt == 4
     with database.begin() as session:
@@ -313,7 +314,7 @@ def test_only_failed_jobs_are_retried(database: sessionmaker[Session], scan: Sca
     with database.begin() as session:
         session.get_one(Job, job_id).status = Status(end)
     with database() as session, pytest.raises(IllegalMove, match=end):
-        lifecycle.retry(session, job_id, max_open_jobs=100)
+        retry_job(session, job_id)
 
 
 def test_the_scan_of_a_job_that_is_being_retried_is_not_deleted_meanwhile(
@@ -324,7 +325,7 @@ def test_the_scan_of_a_job_that_is_being_retried_is_not_deleted_meanwhile(
         leases.fail_job(session, claimed(database, job_id), BROKEN)
     held = select(Scan.id).where(Scan.id == scan.id).with_for_update(nowait=True)
     with database.begin() as session:
-        lifecycle.retry(session, job_id, max_open_jobs=100)
+        retry_job(session, job_id)
         with database() as other, pytest.raises(OperationalError, match="could not obtain lock"):
             other.scalar(held)
     with database() as other:
@@ -422,7 +423,7 @@ def test_a_lost_leader_is_done_again_before_its_followers(database: sessionmaker
     with database() as session:
         assert set(session.scalars(select(JobSlice.status))) == {Status.FAILED, Status.CANCELLED}
     with database.begin() as session:
-        lifecycle.retry(session, job_id, max_open_jobs=100)
+        retry_job(session, job_id)
     assert waiting(database, job_id) == [1]
     assert done(database, claimed(database, job_id, 1)) == [0, 2]
 

@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy import func, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from udig_recon.core.parameters import CGSense
+from tests.support.submit import submit_job
 from udig_recon.worker.database.tables import Job, JobSlice, Scan
-from udig_recon.worker.jobs import leases, lifecycle
+from udig_recon.worker.jobs import leases
 from udig_recon.worker.jobs.claims import Claim
 from udig_recon.worker.runtime import memory
 from udig_recon.worker.runtime import memory_fit as fitting
@@ -29,9 +29,8 @@ def scan(database: sessionmaker[Session]) -> Scan:
 
 
 def filed(database: sessionmaker[Session], scan: Scan, memory_bytes: int | None, slices: int = 1) -> uuid.UUID:
-    asked = {"outputs": ["h5"], "seed": 0, "tags": {}, "max_open_jobs": 100, "slices": list(range(slices))}
     with database.begin() as session:
-        job, _ = lifecycle.submit(session, scan=scan, method=CGSense(), **asked)  # type: ignore[arg-type]
+        job, _ = submit_job(session, scan, slices=list(range(slices)))
         job.memory_bytes = memory_bytes
     return job.id
 

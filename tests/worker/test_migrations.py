@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import MetaData, Table, func, inspect, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from udig_recon.core.parameters import CGSense
+from tests.support.submit import submit_job
 from udig_recon.worker.access import audit, keys
 from udig_recon.worker.access.audit import Who
 from udig_recon.worker.access.keys import Scope, Wanted
@@ -30,7 +30,6 @@ from udig_recon.worker.database.tables import (
     Status,
     Worker,
 )
-from udig_recon.worker.jobs import lifecycle
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage.local import Storage
 
@@ -48,10 +47,9 @@ def fill(session: Session) -> None:
     comparison = Comparison(request={})
     session.add(comparison)
     session.flush()
-    asked: dict[str, Any] = {"outputs": ["h5"], "slices": [0, 1], "seed": 0, "tags": {}, "max_open_jobs": 10}
     for status in Status:
         url = "https://example.org/"
-        job, _ = lifecycle.submit(session, scan=scan, method=CGSense(), webhook_url=url, **asked)
+        job, _ = submit_job(session, scan, slices=[0, 1], webhook_url=url)
         session.add(Snapshot(job_id=job.id, seq=1, slice=0, iteration=1, iterations=2, seconds=0.1))
         session.execute(update(JobSlice).where(JobSlice.job_id == job.id).values(status=status))
         job.status = status

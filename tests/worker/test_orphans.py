@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 from sqlalchemy import event, func, update
 
+from tests.support.submit import retry_job
 from tests.support.worker_processes import SHORT, Desk, until, working
 from udig_recon.worker.database.tables import JobSlice
 from udig_recon.worker.jobs import leases, lifecycle, sweep
@@ -165,7 +166,7 @@ def test_a_failed_job_keeps_the_checkpoints_that_its_retry_goes_on_from(desk: De
         sweep.expire(session, max_crashes=1)
     assert tidied(desk) == 0
     with desk.database.begin() as session:
-        lifecycle.retry(session, job_id, max_open_jobs=100)
+        retry_job(session, job_id)
         lifecycle.request_cancel(session, job_id)
     assert tidied(desk) == 2
     assert not any(path.exists() for path in kept)

@@ -7,11 +7,12 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from tests.support.submit import retry_job
 from tests.support.worker_processes import SHORT, Desk
 from udig_recon.worker.access import audit
 from udig_recon.worker.access.admission import IllegalMove
 from udig_recon.worker.database.tables import DeliveryState, Job, Scan, Status, WebhookDelivery
-from udig_recon.worker.jobs import lifecycle, retention
+from udig_recon.worker.jobs import retention
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_files_go_with_what_a_client_wrote_and_a_word_of_the_job_stays_for_a_whi
         assert session.get(Scan, scan_id) is None
         assert actions(session) == ["job.expired", "scan.expired"]
         with pytest.raises(IllegalMove):
-            lifecycle.retry(session, job_id, max_open_jobs=100)
+            retry_job(session, job_id)
     past(desk, days=30)
     swept(desk)
     with desk.database() as session:

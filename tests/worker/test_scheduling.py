@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from udig_recon.core.parameters import CGSense
+from tests.support.submit import retry_job, submit_job
 from udig_recon.worker.access.admission import IllegalMove
 from udig_recon.worker.database.tables import ComputeUsage, Job, JobSlice, Priority, Scan, Status
 from udig_recon.worker.jobs import leases, lifecycle, scheduling, sweep
@@ -32,10 +32,9 @@ def scans(database: sessionmaker[Session]) -> dict[str, Scan]:
 def filed(
     database: sessionmaker[Session], scan: Scan, slices: int = 1, priority: int = 0, max_seconds: float | None = None
 ) -> uuid.UUID:
-    asked = {"outputs": ["h5"], "seed": 0, "tags": {}, "max_open_jobs": 10_000}
     with database.begin() as session:
         more = {"slices": list(range(slices)), "priority": priority, "max_seconds": max_seconds}
-        return lifecycle.submit(session, scan=scan, method=CGSense(), **asked, **more)[0].id  # type: ignore[arg-type]
+        return submit_job(session, scan, **more)[0].id
 
 
 def begun(database: sessionmaker[Session], worker: str = "host:1:a") -> Claim | None:
@@ -324,9 +323,9 @@ def test_a_job_fails_when_its_seconds_are_used_up_and_goes_on_with_more(
         assert (job.status, job.error and job.error["type"]) == (Status.FAILED, "urn:udig-recon:problem:time-limit")
         assert job.seconds == pytest.approx(110, abs=5)
         with pytest.raises(IllegalMove, match="larger max_seconds"):
-            lifecycle.retry(session, job_id, "a", max_open_jobs=10)
+            retry_job(session, job_id, "a")
     with database.begin() as session:
-        lifecycle.retry(session, job_id, "a", max_open_jobs=10, max_seconds=1000)
+        retry_job(session, job_id, "a", max_seconds=1000)
     again = begun(database)
     assert again is not None
     assert again.slice == 2

@@ -11,6 +11,7 @@ import pytest
 import redis
 from sqlalchemy import func, select, text
 
+from tests.support.submit import retry_job
 from tests.support.worker_processes import GUIDED, JUDGED, LED, LONG, PATIENCE_SECONDS, SHORT, Desk, until, working
 from udig_recon.core.parameters import DAPS
 from udig_recon.worker.database.tables import Priority, Scan, Snapshot, Status, Worker
@@ -242,7 +243,7 @@ def test_a_slice_that_kills_its_workers_fails_its_job_which_can_be_retried(desk:
         assert (job.status, job.error["type"]) == (Status.FAILED, "urn:udig-recon:problem:worker-lost")
         assert worker.said("job.failed")
         with desk.database.begin() as session:
-            lifecycle.retry(session, job_id, max_open_jobs=100)
+            retry_job(session, job_id)
         assert desk.ended(job_id).status is Status.SUCCEEDED
         assert worker.said("slice.resumed")
     assert_unbroken(desk, job_id, LONG)
@@ -298,7 +299,7 @@ def test_a_job_whose_time_is_up_keeps_its_checkpoint_and_goes_on_with_more(desk:
         assert (job.status, job.error["type"]) == (Status.FAILED, "urn:udig-recon:problem:time-limit")
         assert desk.has_checkpoint(job_id)
         with desk.database.begin() as session:
-            lifecycle.retry(session, job_id, max_open_jobs=100, max_seconds=1000.0)
+            retry_job(session, job_id, max_seconds=1000.0)
         assert desk.ended(job_id).status is Status.SUCCEEDED
         assert worker.said("slice.resumed")
     assert_unbroken(desk, job_id, LONG)

@@ -19,6 +19,7 @@ from udig_recon.worker.database.tables import Audit
 AUDIT_LOCK = (0x75646967, 3)  # one at a time: the chain has no forks
 BEGINNING = "0" * 64
 SWEEP, WORKER = "sweep", "worker"
+SCAN_UPLOADED = "scan.uploaded"
 READ_AT_ONCE = 1000
 
 

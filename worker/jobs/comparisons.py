@@ -1,4 +1,4 @@
-"""Comparisons: submit, cancel, delete. Their jobs are ordinary ones, which the ordinary machinery does; no commits."""
+"""Life of a comparison as changes of its rows: submit, cancel, delete. Its jobs are jobs like any; nothing commits."""
 
 import uuid
 from collections.abc import Sequence
@@ -13,12 +13,13 @@ from udig_recon.core.cost.estimate import Task
 from udig_recon.core.parameters import Parameters
 from udig_recon.core.slice_order import reference_slices
 from udig_recon.worker.access.admission import IllegalMove, admit, asked_of
-from udig_recon.worker.access.tenants import TenantLimits, hold
+from udig_recon.worker.access.tenants import hold
 from udig_recon.worker.database.engine import notify
 from udig_recon.worker.database.ids import new_id
-from udig_recon.worker.database.tables import OPEN, Comparison, Job, Key, Scan
+from udig_recon.worker.database.tables import OPEN, Comparison, Job, Scan
 from udig_recon.worker.jobs import lifecycle
 from udig_recon.worker.jobs.estimates import columns
+from udig_recon.worker.jobs.lifecycle import Submitter
 from udig_recon.worker.storage.scans import end_of
 
 OUTPUTS = ["h5"]
@@ -37,42 +38,52 @@ class Compared:
     task: Task | None = None  # what it will cost
 
 
-def submit(
-    session: Session,
-    *,
-    tenant: str,
-    runs: Sequence[Compared],
-    request: dict[str, Any],
-    traceparent: str | None = None,
-    idempotency_key: str | None = None,
-    request_sha256: str | None = None,
-    max_open_jobs: int,
-    key: Key | None = None,
-    retention_days: int | None = None,
-    max_seconds: float | None = None,
-    limits: TenantLimits | None = None,
-) -> tuple[Comparison, Sequence[Job]]:
-    """The comparison and its queued jobs, all of them or none; none where the same key and request made it before.
+@dataclass(frozen=True, kw_only=True)
+class ComparisonRequest:
+    """A comparison that is asked for: its jobs, and the request as it is stored."""
+
+    tenant: str
+    runs: Sequence[Compared]
+    request: dict[str, Any]
+    traceparent: str | None = None
+    idempotency_key: str | None = None
+    request_sha256: str | None = None  # of the body sent with the idempotency key
+    max_seconds: float | None = None  # that each job may compute
+
+
+def submit(session: Session, request: ComparisonRequest, submitter: Submitter) -> tuple[Comparison, Sequence[Job]]:
+    """Queue the jobs of a comparison, all of them or none; no jobs where the same key and request made it before.
 
     Raises TooManyOpenJobs, QuotaReached, IdempotencyConflict, and IllegalMove when a scan was deleted meanwhile.
     """
+    tenant, runs = request.tenant, request.runs
     hold(session, tenant)
-    if (known := lifecycle.by_key(session, Comparison, tenant, idempotency_key, request_sha256)) is not None:
+    known = lifecycle.by_key(session, Comparison, tenant, request.idempotency_key, request.request_sha256)
+    if known is not None:
         return known, []
-    estimated = [{} if run.task is None else columns(run.task, max_seconds) for run in runs]
+    estimated = [{} if run.task is None else columns(run.task, request.max_seconds) for run in runs]
     wanted = asked_of([run.slices for run in runs], estimated)
-    admit(session, tenant, {run.scan.id for run in runs}, wanted, max_open_jobs, key, limits)
-    owned = {
+    scan_ids = {run.scan.id for run in runs}
+    admit(session, tenant, scan_ids, wanted, submitter.max_open_jobs, submitter.key, submitter.limits)
+    owner = {
         "tenant": tenant,
-        "key_id": None if key is None else key.id,
-        "expires_at": end_of(retention_days),
+        "key_id": None if submitter.key is None else submitter.key.id,
+        "expires_at": end_of(submitter.retention_days),
     }
-    asked = {"request": request, "idempotency_key": idempotency_key, "request_sha256": request_sha256}
-    comparison = Comparison(**owned, **asked)
+    comparison = Comparison(
+        **owner,
+        request=request.request,
+        idempotency_key=request.idempotency_key,
+        request_sha256=request.request_sha256,
+    )
     session.add(comparison)
     session.flush()
-    shared = owned | {"comparison_id": comparison.id, "tags": request["tags"], "traceparent": traceparent}
-    shared |= {"max_seconds": max_seconds}
+    shared = owner | {
+        "comparison_id": comparison.id,
+        "tags": request.request["tags"],
+        "traceparent": request.traceparent,
+        "max_seconds": request.max_seconds,
+    }
     # Workers take jobs by their ids: in this order.
     ids = sorted(new_id() for _ in runs)
     rows = [

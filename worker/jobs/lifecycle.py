@@ -1,7 +1,8 @@
-"""What the door does with jobs: submit, cancel, retry, delete. Nothing here commits; every change notifies."""
+"""Life of a job as changes of its rows: submit, cancel, retry, delete. Nothing here commits; see `service`."""
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from sqlalchemy import delete as sql_delete
@@ -13,6 +14,7 @@ from udig_recon.core.parameters import Parameters
 from udig_recon.core.slice_order import reference_slices
 from udig_recon.worker.access import quotas
 from udig_recon.worker.access.admission import IllegalMove, JobError, admit, asked_of, check_room
+from udig_recon.worker.access.audit import Who
 from udig_recon.worker.access.quotas import Wanted
 from udig_recon.worker.access.tenants import TenantLimits, hold
 from udig_recon.worker.database.engine import notify
@@ -33,67 +35,87 @@ from udig_recon.worker.jobs.estimates import columns
 from udig_recon.worker.jobs.scheduling import claimable
 from udig_recon.worker.storage.scans import end_of
 
-Submitted = TypeVar("Submitted", Job, Comparison)
+Known = TypeVar("Known", Job, Comparison)
 
 
 class IdempotencyConflict(JobError):
     """The key was used before, with another request."""
 
 
-def submit(
-    session: Session,
-    *,
-    scan: Scan,
-    method: Parameters,
-    outputs: Sequence[str],
-    slices: Sequence[int],
-    seed: int,
-    seeds: int = 1,
-    priority: int = Priority.ROUTINE,
-    max_seconds: float | None = None,
-    tags: dict[str, str],
-    webhook_url: str | None = None,
-    traceparent: str | None = None,
-    idempotency_key: str | None = None,
-    request_sha256: str | None = None,
-    max_open_jobs: int,
-    key: Key | None = None,
-    retention_days: int | None = None,
-    limits: TenantLimits | None = None,
-    task: Task | None = None,
-) -> tuple[Job, bool]:
-    """The queued job of the scan's tenant and whether it is new: the same key and request answer with the first job.
+@dataclass(frozen=True, kw_only=True)
+class Submitter:
+    """Who submits jobs, what they may use, and how long what they make is kept."""
 
-    `limits` are the tenant's, `task` is what it will cost; without them nothing is counted or kept of it.
+    who: Who
+    max_open_jobs: int  # of the whole service
+    key: Key | None = None  # None: authentication is off
+    limits: TenantLimits | None = None  # of the tenant; None: nothing is counted
+    retention_days: int | None = None  # None: until it is deleted
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRequest:
+    """A reconstruction that is asked for, its parameters complete."""
+
+    scan: Scan
+    method: Parameters
+    outputs: Sequence[str]
+    slices: Sequence[int]
+    seed: int
+    seeds: int = 1
+    priority: int = Priority.ROUTINE
+    max_seconds: float | None = None  # of computing, over all slices and attempts
+    tags: Mapping[str, str] = field(default_factory=dict)
+    webhook_url: str | None = None
+    traceparent: str | None = None
+    idempotency_key: str | None = None
+    request_sha256: str | None = None  # of the body sent with the idempotency key
+    task: Task | None = None  # what it is estimated to cost; None: nothing is reserved
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """What a failed job is retried with."""
+
+    max_seconds: float | None = None  # takes the place of the job's limit; more than it has computed
+    factor: float = 1.0  # `estimates.Factors` of its method, for what it is estimated to need with that limit
+
+
+def submit(session: Session, request: JobRequest, submitter: Submitter) -> tuple[Job, bool]:
+    """Queue a job of the scan's tenant. False: the same idempotency key and request have made it before.
+
     Raises TooManyOpenJobs, QuotaReached, IdempotencyConflict, and IllegalMove when the scan was deleted meanwhile.
     """
+    scan = request.scan
     hold(session, scan.tenant)
-    if (known := by_key(session, Job, scan.tenant, idempotency_key, request_sha256)) is not None:
+    known = by_key(session, Job, scan.tenant, request.idempotency_key, request.request_sha256)
+    if known is not None:
         return known, False
-    estimated = {} if task is None else columns(task, max_seconds)
-    admit(session, scan.tenant, [scan.id], asked_of([slices], [estimated]), max_open_jobs, key, limits)
+    estimated = {} if request.task is None else columns(request.task, request.max_seconds)
+    wanted = asked_of([request.slices], [estimated])
+    admit(session, scan.tenant, [scan.id], wanted, submitter.max_open_jobs, submitter.key, submitter.limits)
     row = {
         "id": new_id(),
         "tenant": scan.tenant,
-        "key_id": None if key is None else key.id,
-        "expires_at": end_of(retention_days),
+        "key_id": None if submitter.key is None else submitter.key.id,
+        "expires_at": end_of(submitter.retention_days),
         "scan_id": scan.id,
         "scan_warnings": warnings_of(scan),
-        "parameters": method.model_dump(mode="json"),
-        "outputs": list(outputs),
-        "slices": list(slices),
-        "seed": seed,
-        "seeds": seeds,
-        "priority": priority,
-        "max_seconds": max_seconds,
-        "tags": dict(tags),
+        "parameters": request.method.model_dump(mode="json"),
+        "outputs": list(request.outputs),
+        "slices": list(request.slices),
+        "seed": request.seed,
+        "seeds": request.seeds,
+        "priority": request.priority,
+        "max_seconds": request.max_seconds,
+        "tags": dict(request.tags),
         **estimated,
-        "webhook_url": webhook_url,
-        "traceparent": traceparent,
-        "idempotency_key": idempotency_key,
-        "request_sha256": request_sha256,
+        "webhook_url": request.webhook_url,
+        "traceparent": request.traceparent,
+        "idempotency_key": request.idempotency_key,
+        "request_sha256": request.request_sha256,
     }
-    (job,) = file(session, [(row, reference_slices(slices, method))])
+    (job,) = file(session, [(row, reference_slices(request.slices, request.method))])
     return job, True
 
 
@@ -103,8 +125,8 @@ def warnings_of(scan: Scan) -> list[str]:
 
 
 def by_key(
-    session: Session, kind: type[Submitted], tenant: str, key: str | None, request_sha256: str | None
-) -> Submitted | None:
+    session: Session, kind: type[Known], tenant: str, key: str | None, request_sha256: str | None
+) -> Known | None:
     """What the tenant's idempotency key made before, if anything. Raises IdempotencyConflict."""
     if key is None:
         return None
@@ -149,23 +171,13 @@ def cancel_of_key(session: Session, key_id: uuid.UUID) -> Sequence[uuid.UUID]:
     return [job_id for job_id, _ in found]
 
 
-def retry(
-    session: Session,
-    job_id: uuid.UUID,
-    tenant: str = DEFAULT_TENANT,
-    *,
-    max_open_jobs: int,
-    max_seconds: float | None = None,
-    limits: TenantLimits | None = None,
-    factor: float = 1.0,
-) -> Job:
+def retry(session: Session, job_id: uuid.UUID, retry: Retry, submitter: Submitter) -> Job:
     """Queue a failed job again; finished slices stay, the others go on from their checkpoints.
 
-    `max_seconds` takes the place of its limit, which must be more than it has computed. What it is estimated to need
-    with that limit is reserved anew; `factor` is `udig_recon.worker.jobs.estimates.Factors` of its method.
-
-    Raises IllegalMove, TooManyOpenJobs and QuotaReached. It was counted for its day when it was filed.
+    What it is estimated to need with its new limit is reserved anew. It was counted for its day when it was filed.
+    Raises IllegalMove, TooManyOpenJobs and QuotaReached.
     """
+    tenant, limits = submitter.who.tenant, submitter.limits
     hold(session, tenant)
     # The scan first, as whoever deletes one holds it first: it must not go between the look at it and the commit.
     scan_id = select(Job.scan_id).where(Job.id == job_id, Job.tenant == tenant).scalar_subquery()
@@ -177,7 +189,7 @@ def retry(
         raise IllegalMove(f"the scan of job {job_id} was deleted; post it again for a new job")
     if job.expired:
         raise IllegalMove(f"job {job_id} has expired; file a new one")
-    limit = job.max_seconds if max_seconds is None else max_seconds
+    limit = job.max_seconds if retry.max_seconds is None else retry.max_seconds
     if limit is not None and job.seconds >= limit:
         raise IllegalMove(
             f"job {job_id} has computed for {job.seconds:.0f} s and may for {limit:g} s; "
@@ -189,8 +201,8 @@ def retry(
         key = session.get_one(Key, job.key_id)
         quotas.check_open(session, key)
         quotas.check_bytes(session, key, size)
-    check_room(session, 1, max_open_jobs, tenant if job.key_id is not None else None)
-    estimated = _estimated_again(job, limit, factor)
+    check_room(session, 1, submitter.max_open_jobs, tenant if job.key_id is not None else None)
+    estimated = _estimated_again(job, limit, retry.factor)
     if limits is not None:
         wanted = Wanted(1, len(job.slices), max((estimated or 0.0) - job.seconds, 0.0), size)
         quotas.check_tenant(session, tenant, limits, wanted, filed=False)
