@@ -22,7 +22,7 @@ class Iterate(NamedTuple):
     prior_check: PriorCheck | None = None  # of the last iterate, where it was judged
     validation_residual: float | None = None  # |A x - y| / |y| on measurements that the run left out, where it did
     iterate_variance: Tensor | None = None  # of the images so far, over their mean square, a scalar on the device
-    data_only: Tensor | None = None  # (1, C, H, W), of the last iterate: what all data give without the prior
+    prior_free_baseline: Tensor | None = None  # (1, C, H, W), of the last iterate: what all data give without the prior
     deviation: Tensor | None = None  # (1, 1, H, W), from two seeds on: of magnitude or attenuation between them
 
 

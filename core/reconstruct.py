@@ -1,228 +1,45 @@
-"""The front door: one slice of a scan in, a stream of iterates in the scan's units out."""
+"""Reconstruct a slice: one run of a method, an ensemble of seeds, and the driver that yields progress and the result.
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+`reconstruct_slice` is what service, command line, comparison and training run. Its events are consumed in a loop:
 
-import numpy as np
+    problem = slice_problem(formats.read("scan.h5", [0]), 0, torch.device("cpu"))
+    for event in reconstruct_slice(problem, complete(TV(), problem.modality), seed=0):
+        match event:
+            case Progress():
+                print(event.iterate.step, event.metrics)
+            case Finished():
+                image = event.result.image
+"""
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from udig_recon.core import algorithms, metrics
-from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
-from udig_recon.core.coils.espirit import calibration_size, espirit
-from udig_recon.core.coils.joint_maps import with_joint_maps
-from udig_recon.core.coils.prewhitening import brightness, whitened, whitening
+from udig_recon.core import algorithms
+from udig_recon.core.cost.counter import CostCounter
 from udig_recon.core.iterates import Iterate, Iterates, State
 from udig_recon.core.normalisation import intensity_scale
-from udig_recon.core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_channels, as_complex
-from udig_recon.core.parameters import Parameters
+from udig_recon.core.parameters import TV, Parameters
+from udig_recon.core.prior_check import PriorCheck
 from udig_recon.core.priors.card import Folders
+from udig_recon.core.priors.load import load_prior
+from udig_recon.core.problem import ImageMetrics, SliceProblem, is_empty
+from udig_recon.core.quality.assess import Assessment, assess
+from udig_recon.core.results.store import SliceResult
 from udig_recon.core.selection.output_variance import with_variance
 from udig_recon.core.slice_order import WarmStart
 
-OTHER_UNIT = 1.7
-"""How much larger or smaller than the image a reference is that must be in another unit."""
+PRIOR_FREE_BASELINE = TV(weight=1e-3, iterations=20)
+"""Method of the image that a prior's image is compared with, where the method itself makes none: cheap, good enough."""
 
-
-@dataclass(frozen=True)
-class Quality:
-    """How good an image (y, x) is: its misfit always, the others where a reference is known."""
-
-    data_residual: float  # |A x - y| / |y|
-    noise_discrepancy: float | None = None  # |A x - y| over that of the noise alone; None where no noise is found
-    psnr: float | None = None  # dB, range is the reference's maximum
-    ssim: float | None = None
-    nmse: float | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class SliceProblem:
-    """y = A x for one slice.
-
-    Images are (1, C, H, W) in the scan's units; the measurements y are `operator.scale` times what was measured.
-    """
-
-    operator: LinearOperator
-    measurements: Tensor
-    recon_size: tuple[int, int]
-    reference: NDArray[np.float32] | None  # (y, x)
-    guide: NDArray[np.float32] | None = None  # (y, x), a structural image in any unit
-
-    @cached_property
-    def rescaled(self) -> bool:
-        """Whether the reference is in another unit than the image, by far, so that figures need one to be scaled."""
-        if self.reference is None:
-            return False
-        ours, theirs = self._norm(), float(np.linalg.norm(self.reference.astype(np.float64)))
-        return min(ours, theirs) > 0 and not 1 / OTHER_UNIT <= theirs / ours <= OTHER_UNIT
-
-    def _norm(self) -> float:
-        """About that of the image: of CT the filtered back-projection's, of MRI by Parseval's theorem."""
-        if not isinstance(self.operator, MultiCoilMRI):
-            return float(self.plain().norm())
-        seen = torch.linalg.vector_norm(self.operator.maps, dim=0)
-        return float(self.measurements.norm()) / self.operator.scale / float(seen[self.operator.support > 0].median())
-
-    @cached_property
-    def noise_norm(self) -> float:
-        """|A x - y| of a perfect image."""
-        return self.operator.noise_norm(self.measurements)
-
-    @property
-    def modality(self) -> Modality:
-        """MRI images are complex, CT images are not."""
-        return self.operator.modality
-
-    def plain(self) -> Tensor:
-        """What needs no iteration: A^H y for MRI, filtered back-projection for CT."""
-        if isinstance(self.operator, ParallelBeamCT):
-            return self.operator.fbp(self.measurements)
-        return self.operator.adjoint(self.measurements)
-
-    def magnitude(self, image: Tensor) -> NDArray[np.float32]:
-        """Magnitude (MRI) or attenuation (CT), (y, x), cropped to the reconstruction's size."""
-        return self.shown(self.brightness(image))
-
-    def brightness(self, image: Tensor) -> Tensor:
-        """Magnitude (MRI) or attenuation (CT) of images (B, C, H, W) on the operator's grid, (B, 1, H, W)."""
-        return image.norm(dim=1, keepdim=True) if self.modality is Modality.MRI else image
-
-    def shown(self, plane: Tensor) -> NDArray[np.float32]:
-        """A plane (1, 1, H, W) of the operator's grid, (y, x), cropped to the reconstruction's size."""
-        return _cropped(plane[0, 0], self.recon_size).cpu().numpy().astype(np.float32)
-
-    def complex_image(self, image: Tensor) -> NDArray[np.complex64] | None:
-        """Complex image (y, x) of an MRI slice; None for CT."""
-        if self.modality is Modality.CT:
-            return None
-        return _cropped(as_complex(image)[0], self.recon_size).cpu().numpy().astype(np.complex64)
-
-    def images(self, rough: Tensor, scale: float) -> dict[str, Tensor]:
-        """What the scan holds beside its measurements, as `algorithms.run` takes it; `rough` lends MRI its phase."""
-        held = {}
-        if self.reference is not None:
-            held["reference"] = self._placed(self.reference) / scale
-            if self.modality is Modality.MRI:
-                held["reference"] = as_channels(as_complex(rough).sgn() * held["reference"][:, 0])
-        if self.guide is not None:
-            guide = self._placed(self.guide)
-            held["guide"] = guide / guide.max().clamp(min=torch.finfo(torch.float32).tiny)
-        return held
-
-    def _placed(self, image: NDArray[np.float32]) -> Tensor:
-        """An image (y, x) of the reconstruction's size on the operator's grid, (1, 1, H, W)."""
-        placed = torch.zeros(1, 1, *self.operator.image_shape[1:], device=self.measurements.device)
-        _cropped(placed[0, 0], self.recon_size).copy_(torch.from_numpy(np.ascontiguousarray(image)))
-        return placed
-
-    def quality(self, image: Tensor) -> Quality:
-        """Misfit of an image and, where the scan has a reference, PSNR, SSIM and NMSE.
-
-        Those are of `reference_for` it.
-        """
-        with torch.no_grad():
-            misfit = float((self.operator.forward(image) - self.measurements).norm())
-        residual = misfit / max(float(self.measurements.norm()), torch.finfo(torch.float32).tiny)
-        discrepancy = misfit / self.noise_norm if self.noise_norm > 0 else None
-        reference = self.reference_for(image)
-        if reference is None:
-            return Quality(residual, discrepancy)
-        shown = self.magnitude(image)
-        return Quality(
-            residual,
-            discrepancy,
-            psnr=metrics.psnr(shown, reference),
-            ssim=metrics.ssim(shown, reference),
-            nmse=metrics.nmse(shown, reference),
-        )
-
-    def reference_for(self, image: Tensor) -> NDArray[np.float32] | None:
-        """The reference (y, x) to hold an image against: where it is in another unit, in that of the image.
-
-        With the factor that makes the image, times it, come nearest to the reference.
-        """
-        if self.reference is None or not self.rescaled:
-            return self.reference
-        shown = self.magnitude(image).astype(np.float64)
-        energy, shared = float(np.square(shown).sum()), float((shown * self.reference).sum())
-        return np.asarray(self.reference * (energy / shared), np.float32) if shared > 0 else self.reference
-
-
-def slice_problem(
-    acquisition: Acquisition, index: int, device: torch.device, *, fit_maps: bool = False
-) -> SliceProblem:
-    """The last of `slice_problems`: the one to solve."""
-    *_, last = slice_problems(acquisition, index, device, fit_maps=fit_maps)
-    return last
-
-
-def slice_problems(
-    acquisition: Acquisition, index: int, device: torch.device, *, fit_maps: bool = False
-) -> Iterator[SliceProblem]:
-    """Slice number `index` of an acquisition on a device; coil maps by ESPIRiT where the scan brings none.
-
-    With `fit_maps` the coil maps are fitted together with the image where that is found to help: the problem with each
-    round's maps follows, and the last one is to be solved.
-
-    Raises UnsupportedScan when maps are needed and the calibration region is too small for them.
-    """
-    match acquisition:
-        case MRIAcquisition():
-            problem, operator = _mri_problem(acquisition, index, device)
-            yield problem
-            y = problem.measurements
-            if fit_maps and operator.coils > 1 and not is_empty(y):
-                rng = torch.Generator(device).manual_seed(0)
-                y = y / intensity_scale(algorithms.start(y, operator, "cg_sense", rng))
-                for fitted in with_joint_maps(operator, y, rng):
-                    yield replace(problem, operator=fitted)
-        case CTAcquisition():
-            yield _ct_problem(acquisition, index, device)
-
-
-def _mri_problem(scan: MRIAcquisition, index: int, device: torch.device) -> tuple[SliceProblem, MultiCoilMRI]:
-    kspace = torch.from_numpy(np.ascontiguousarray(scan.kspace[index])).to(device)
-    measured = scan.mask_of(index)
-    mask = torch.from_numpy(np.ascontiguousarray(measured)).to(device)
-    matrix = None if len(kspace) == 1 or is_empty(kspace) else whitening(kspace, scan.noise_covariance)
-    before = kspace
-    kspace = kspace if matrix is None else whitened(matrix, kspace)
-    if scan.sensitivity_maps is not None:
-        maps = torch.from_numpy(np.ascontiguousarray(scan.sensitivity_maps[index])).to(device)
-        maps = maps if matrix is None else whitened(matrix, maps)
-    elif len(kspace) == 1 or is_empty(kspace):
-        maps = torch.ones_like(kspace)
-    else:
-        calibration = calibration_size(measured)
-        maps = espirit(kspace, calibration)
-        maps = maps if matrix is None else maps / brightness(before, matrix, calibration)
-    operator = MultiCoilMRI(maps, mask)
-    y = operator.scale * kspace[None] * mask
-    problem = SliceProblem(operator, y, scan.recon_size, _one(scan.reference, index), _one(scan.guide, index))
-    return problem, operator
-
-
-def _ct_problem(scan: CTAcquisition, index: int, device: torch.device) -> SliceProblem:
-    sinogram = torch.from_numpy(np.ascontiguousarray(scan.sinogram[index], np.float32)).to(device)
-    operator = ParallelBeamCT(
-        scan.angles,
-        scan.image_size,
-        scan.sinogram.shape[-1],
-        scan.pixel_size_mm,
-        scan.detector_spacing_mm,
-        device,
-        rotation_center=scan.rotation_center,
-        measured=scan.measured,
-    )
-    y = operator.scale * sinogram[None, None] * operator.measured
-    size = (scan.image_size, scan.image_size)
-    return SliceProblem(operator, y, size, _one(scan.reference, index), _one(scan.guide, index))
-
-
-def _one(images: NDArray[np.float32] | None, index: int) -> NDArray[np.float32] | None:
-    return None if images is None else images[index]
+Curves = dict[str, list[float]]
+"""Metrics of a run on the way by name, one value for each measured iterate; NaN where a value is unknown."""
 
 
 def reconstruct(
@@ -234,36 +51,334 @@ def reconstruct(
     state: State | None = None,
     warm_start: WarmStart | None = None,
 ) -> Iterates:
-    """Iterates of `method`, complete for the problem's modality; the last one is the reconstruction.
+    """Run a method with one seed: iterates in the scan's units, of which the last one is the reconstruction.
 
-    The same problem, method, seed, device and warm_start give the same bits; `state` of an iterate goes on right after
-    it. `priors` are folders of priors beside the bundled ones, `warm_start` results of the reference slice. A slice
-    without any signal is an empty image.
+    `method` is complete for the problem's modality. The same problem, method, seed, device and warm start give the same
+    bits. With the `state` of an iterate the run continues after that iterate. `priors` are folders of priors beside the
+    bundled ones. A slice without signal is an empty image.
     """
     A, y = problem.operator, problem.measurements
     if is_empty(y):
-        nothing = torch.zeros(1, *A.image_shape, device=y.device)
-        yield Iterate(1, 1, nothing, torch.zeros(()), data_only=nothing)
+        empty = torch.zeros(1, *A.image_shape, device=y.device)
+        yield Iterate(1, 1, empty, torch.zeros(()), prior_free_baseline=empty)
         return
     rng = torch.Generator(y.device).manual_seed(seed)
-    rough = algorithms.start(y, A, "cg_sense", rng)
-    scale = intensity_scale(rough)
-    iterates = algorithms.run(y / scale, A, method, rng, priors, state, problem.images(rough, scale), warm_start)
+    initial = algorithms.start(y, A, "cg_sense", rng)
+    scale = intensity_scale(initial)
+    side_images = problem.side_images(initial, scale)
+    iterates = algorithms.run(y / scale, A, method, rng, priors, state, side_images, warm_start)
     for iterate in with_variance(iterates, state):
+        baseline = iterate.prior_free_baseline
         yield iterate._replace(
             image=iterate.image * scale,
-            # A run that is over cannot go on.
+            # A run that has ended cannot continue.
             state=iterate.state if iterate.step < iterate.steps else None,
-            data_only=None if iterate.data_only is None else iterate.data_only * scale,
+            prior_free_baseline=None if baseline is None else baseline * scale,
         )
 
 
-def is_empty(y: Tensor) -> bool:
-    """Whether there is no signal in measurements, or none whose square is more than nothing."""
-    return float(y.norm()) == 0
+def ensemble(
+    problem: SliceProblem,
+    method: Parameters,
+    *,
+    seed: int,
+    seeds: int = 1,
+    priors: Folders = None,
+    state: State | None = None,
+    warm_start: WarmStart | None = None,
+    baseline: bool = True,
+) -> Iterates:
+    """Run a method with the seeds `seed`, `seed + 1`, ...; the last iterate is the mean of their images.
+
+    Before that, an image is the mean of the finished seeds and the running one, which counts by its progress. The last
+    iterate of several seeds has their standard deviation and their combined prior check. With `baseline` the last
+    iterate of a method with a prior has the prior-free image too.
+    """
+    makes_baseline = baseline and method.needs_prior and not method.judged
+    for last in _seeds(problem, method, seed, seeds, priors, state, warm_start):
+        yield last._replace(steps=last.steps + 1) if makes_baseline else last
+    if not makes_baseline:
+        return
+    end = last._replace(step=last.steps + 1, steps=last.steps + 1)
+    for iterate in reconstruct(problem, PRIOR_FREE_BASELINE, seed=seed):
+        end = end._replace(prior_free_baseline=iterate.image)
+        yield end._replace(step=last.step)
+    yield end
 
 
-def _cropped(image: Tensor, size: tuple[int, int]) -> Tensor:
-    # As fastMRI crops its references, and as udig_recon.core.formats crops those that are larger.
-    top, left = ((have - want) // 2 for have, want in zip(image.shape, size, strict=True))
-    return image[top : top + size[0], left : left + size[1]]
+@dataclass(frozen=True, eq=False)
+class FinishedSeeds:
+    """Running moments of the finished seeds: mean image, and mean and squared deviations of the magnitudes."""
+
+    count: int
+    mean: Tensor  # (1, C, H, W)
+    mean_magnitude: Tensor  # (1, 1, H, W)
+    squares: Tensor  # (1, 1, H, W): sum of squared deviations from the mean magnitude, updated as Welford (1962) does
+    checks: list[dict[str, Any]]
+    residuals: list[float]  # on held-out measurements
+
+    def with_seed(self, last: Iterate, magnitude: Tensor) -> "FinishedSeeds":
+        """Moments with one more seed, of which this is the last iterate."""
+        count, difference = self.count + 1, magnitude - self.mean_magnitude
+        mean_magnitude = self.mean_magnitude + difference / count
+        residual = last.validation_residual
+        return FinishedSeeds(
+            count,
+            self.mean + (last.image - self.mean) / count,
+            mean_magnitude,
+            self.squares + difference * (magnitude - mean_magnitude),
+            self.checks if last.prior_check is None else [*self.checks, asdict(last.prior_check)],
+            self.residuals if residual is None else [*self.residuals, residual],
+        )
+
+    def mean_with(self, running: Iterate) -> Tensor:
+        """Mean image of the finished seeds and of the running one, weighted by its progress."""
+        if self.count == 0:
+            return running.image
+        share = running.step / max(1, running.steps)
+        return (self.count * self.mean + share * running.image) / (self.count + share)
+
+    @property
+    def deviation(self) -> Tensor | None:
+        """Standard deviation of the magnitudes; None with fewer than two seeds."""
+        return (self.squares / (self.count - 1)).sqrt() if self.count > 1 else None
+
+    def state(self, inner: Callable[[], State] | None) -> State:
+        """State to continue from: within a seed that has the state `inner`, or before the next seed."""
+        return {**vars(self), "inner": None if inner is None else inner()}
+
+
+def _seeds(
+    problem: SliceProblem,
+    method: Parameters,
+    seed: int,
+    seeds: int,
+    priors: Folders,
+    state: State | None,
+    warm_start: WarmStart | None,
+) -> Iterates:
+    if seeds == 1:
+        yield from reconstruct(problem, method, seed=seed, priors=priors, state=state, warm_start=warm_start)
+        return
+    finished, inner = _restored_seeds(problem, state)
+    for number in range(finished.count, seeds):
+        run = reconstruct(problem, method, seed=seed + number, priors=priors, state=inner, warm_start=warm_start)
+        for iterate in run:
+            if iterate.step < iterate.steps:
+                yield iterate._replace(
+                    step=number * iterate.steps + iterate.step,
+                    steps=seeds * iterate.steps,
+                    image=finished.mean_with(iterate),
+                    state=None if iterate.state is None else partial(finished.state, iterate.state),
+                    deviation=finished.deviation,
+                )
+        finished = finished.with_seed(iterate, problem.operator.magnitude(iterate.image))
+        inner = None
+        last = iterate._replace(
+            image=finished.mean,
+            deviation=finished.deviation,
+            step=finished.count * iterate.steps,
+            steps=seeds * iterate.steps,
+        )
+        if finished.count < seeds:
+            yield last._replace(state=partial(finished.state, None), prior_check=None)
+    check = PriorCheck.combine([PriorCheck(**each) for each in finished.checks]) if finished.checks else None
+    residual = math.fsum(finished.residuals) / len(finished.residuals) if finished.residuals else None
+    yield last._replace(state=None, prior_check=check, validation_residual=residual)
+
+
+def _restored_seeds(problem: SliceProblem, state: State | None) -> tuple[FinishedSeeds, State | None]:
+    """Moments of the finished seeds, and the state of the running one."""
+    device = problem.measurements.device
+    if state is None:
+        zero = torch.zeros(1, *problem.operator.image_shape, device=device)
+        return FinishedSeeds(0, zero, zero[:, :1], zero[:, :1], [], []), None
+    values: dict[str, Any] = {
+        name: part.to(device) if isinstance(part, Tensor) else part for name, part in state.items()
+    }
+    inner = values.pop("inner")
+    return FinishedSeeds(**values), inner
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """One iterate of the running slice."""
+
+    problem: SliceProblem
+    iterate: Iterate
+    seconds: float  # since the run began, over all its parts
+    metrics: ImageMetrics | None  # None: the iterate was not measured
+
+    def preview(self) -> SliceResult:
+        """Images of this iterate, without curves and rating."""
+        return _slice_result(self.problem, self.iterate, {})
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A point that the run can continue from: `make_state()` is the `state` of `reconstruct_slice`."""
+
+    step: int
+    make_state: Callable[[], State]
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """The reconstructed slice and its metrics, by the names of `udig_recon.core.metrics.METRICS`."""
+
+    result: SliceResult
+    metrics: dict[str, float | None]
+
+
+Event = Progress | Checkpoint | Finished
+
+
+def every_iterations(count: int) -> Callable[[int], bool]:
+    """A schedule for `reconstruct_slice`: measure each iterate whose step is a multiple of `count`."""
+    return lambda step: step % count == 0
+
+
+TENTH = every_iterations(10)
+
+
+def reconstruct_slice(
+    problem: SliceProblem,
+    method: Parameters,
+    *,
+    seed: int,
+    seeds: int = 1,
+    priors: Folders = None,
+    state: State | None = None,
+    warm_start: WarmStart | None = None,
+    every: Callable[[int], bool] = TENTH,
+    rated: bool = True,
+    counter: CostCounter | None = None,
+    began: float | None = None,
+) -> Generator[Event, None, None]:
+    """Reconstruct a slice and yield events: `Progress` of each iterate, `Checkpoint`s, and `Finished` at the end.
+
+    A `Checkpoint` follows the `Progress` of an iterate that the run can continue from; `state` is what its `make_state`
+    returned. Metrics and curves are of the iterates whose step `every` is true for, and of the last one. `rated` says
+    whether the result gets a rating, which for a method with a prior costs a short prior-free reconstruction. `counter`
+    counts the cost, `began` is the time (`time.monotonic`) from which seconds count.
+    """
+    counter = CostCounter(problem.measurements.device) if counter is None else counter
+    recorder = _Recorder(problem, counter, time.monotonic() if began is None else began, state)
+    iterates = ensemble(
+        problem,
+        method,
+        seed=seed,
+        seeds=seeds,
+        priors=priors,
+        state=None if state is None else state["run"],
+        warm_start=warm_start,
+        baseline=rated,
+    )
+    with counter.counting(_prior_of(method, problem, priors)):
+        for iterate in counter.timed(iterates):
+            is_due = iterate.step == iterate.steps or every(iterate.step)
+            metrics = recorder.measure(iterate) if is_due and iterate.step != recorder.measured_step else None
+            yield Progress(problem, iterate, recorder.seconds, metrics)
+            if iterate.state is not None:
+                yield Checkpoint(iterate.step, partial(recorder.state, iterate.step, iterate.state))
+        if metrics is None:
+            metrics = recorder.measure(iterate)
+            yield Progress(problem, iterate, recorder.seconds, metrics)
+    measured = {**asdict(metrics), **_own_metrics(iterate), **counter.counts}
+    if rated:
+        assessment = assess(problem, method, iterate)
+        result = _slice_result(problem, iterate, recorder.curves, assessment)
+        yield Finished(result, {**measured, **assessment.metrics})
+    else:
+        yield Finished(_slice_result(problem, iterate, recorder.curves), measured)
+
+
+def finish(events: Iterator[Event]) -> Finished:
+    """Consume the events of `reconstruct_slice`; the last one."""
+    for event in events:
+        if isinstance(event, Finished):
+            return event
+    raise ValueError("the events end without a result; expected those of reconstruct_slice")
+
+
+def _prior_of(method: Parameters, problem: SliceProblem, priors: Folders) -> nn.Module | None:
+    """The prior that a method evaluates; None for methods without one. Raises MissingPrior."""
+    if not method.needs_prior:
+        return None
+    return load_prior(getattr(method, "prior", None), problem.modality, priors, problem.measurements.device)
+
+
+class _Recorder:
+    """Metrics of the measured iterates of a run, its curves, and its seconds over all its parts."""
+
+    def __init__(self, problem: SliceProblem, counter: CostCounter, began: float, state: State | None) -> None:
+        self._problem, self._counter, self._began = problem, counter, began
+        self._seconds_before = 0.0
+        self.curves: Curves = {}
+        self.measured_step: int | None = None
+        if state is not None:
+            self._seconds_before = state["seconds"]
+            self.curves = {name: list(values) for name, values in state["curves"].items()}
+            self.measured_step = state["measured_step"]
+            counter.resume(state, state["computing_seconds"])
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._began
+
+    def measure(self, iterate: Iterate) -> ImageMetrics:
+        """Measure an iterate and add it to the curves."""
+        metrics = self._problem.image_metrics(iterate.image)
+        self.measured_step = iterate.step
+        values = {
+            "iteration": iterate.step,
+            "seconds": self.seconds,
+            "loss": float(iterate.loss),
+            "data_residual": metrics.data_residual,
+            "noise_discrepancy": metrics.noise_discrepancy,
+            **_own_metrics(iterate),
+            **self._counter.counts,
+        }
+        if metrics.psnr is not None and metrics.ssim is not None:
+            values |= {"psnr": metrics.psnr, "ssim": metrics.ssim}
+        for name, value in values.items():
+            self.curves.setdefault(name, []).append(math.nan if value is None else value)
+        return metrics
+
+    def state(self, step: int, run: Callable[[], State]) -> State:
+        """State of the whole run at an iterate whose own state `run` makes."""
+        with torch.no_grad():
+            return {
+                "run": run(),
+                "step": step,
+                "seconds": self.seconds,
+                "computing_seconds": self._counter.seconds,
+                "measured_step": self.measured_step,
+                "curves": self.curves,
+                **self._counter.counts,
+            }
+
+
+def _own_metrics(iterate: Iterate) -> dict[str, float | None]:
+    """Metrics that the algorithm itself reports, without a reference."""
+    variance = iterate.iterate_variance
+    return {
+        "validation_residual": iterate.validation_residual,
+        "iterate_variance": None if variance is None else float(variance),
+    }
+
+
+def _slice_result(
+    problem: SliceProblem, iterate: Iterate, curves: Curves, assessment: Assessment | None = None
+) -> SliceResult:
+    return SliceResult(
+        image=problem.magnitude(iterate.image),
+        image_complex=problem.complex_image(iterate.image),
+        direct=problem.direct_image,
+        reference=problem.reference_for(iterate.image),
+        curves=dict(curves),
+        prior_check=iterate.prior_check,
+        rating=None if assessment is None else assessment.rating,
+        deviation=None if iterate.deviation is None else problem.crop(iterate.deviation),
+        hallucination=None if assessment is None else assessment.hallucination,
+    )

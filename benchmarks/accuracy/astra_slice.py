@@ -62,7 +62,7 @@ def report(path: Path, index: int | None) -> dict[str, float]:
     sinogram = project(fine, angles, detectors, pixel, 2 * pixel)
     operator = ParallelBeamCT(angles, len(wanted), detectors, 2 * pixel, 2 * pixel)
     y = torch.from_numpy(sinogram.astype(np.float32))[None, None] * operator.scale
-    found = operator.fbp(y)[0, 0].numpy()
+    found = operator.direct(y)[0, 0].numpy()
     body = wanted > 0.5 * WATER_1_PER_MM
     likeness = {
         f"{turns * 90} degrees{', flipped' if flip else ''}": np.corrcoef(

@@ -24,7 +24,8 @@ from benchmarks.peers.bart import bart
 from udig_recon.core import metrics
 from udig_recon.core.acquisition import Acquisition, Modality, MRIAcquisition
 from udig_recon.core.parameters import complete, parse
-from udig_recon.core.reconstruct import reconstruct, slice_problem
+from udig_recon.core.problem import slice_problem
+from udig_recon.core.reconstruct import reconstruct
 from udig_recon.core.simulation import birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
 
 SIZE = 256

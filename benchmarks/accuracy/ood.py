@@ -23,10 +23,10 @@ from udig_recon.core.acquisition import Acquisition, Modality
 from udig_recon.core.comparison.stored import Made, Measurement, Result, measured
 from udig_recon.core.parameters import Parameters, UDiGDIP, complete
 from udig_recon.core.priors.card import card_of
+from udig_recon.core.problem import slice_problem
 from udig_recon.core.quality.assess import assess
-from udig_recon.core.quality.ensemble import ensemble
 from udig_recon.core.quality.rating import LEVELS
-from udig_recon.core.reconstruct import slice_problem
+from udig_recon.core.reconstruct import ensemble
 
 CPU = torch.device("cpu")
 BRAIN = Source("mri/brain_gd_t1.nii.gz", 2, range(38, 108, 7), Modality.MRI)

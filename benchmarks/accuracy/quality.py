@@ -30,7 +30,8 @@ from udig_recon.core.errors import MissingPrior, UnsupportedScan
 from udig_recon.core.parameters import Parameters, complete, parse
 from udig_recon.core.priors.card import card_of
 from udig_recon.core.priors.load import load_prior
-from udig_recon.core.reconstruct import reconstruct, slice_problem
+from udig_recon.core.problem import slice_problem
+from udig_recon.core.reconstruct import reconstruct
 from udig_recon.core.results.png import busiest, comparison_png, window_of, with_inset
 
 CPU = torch.device("cpu")

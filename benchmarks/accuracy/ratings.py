@@ -24,10 +24,10 @@ from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality, MR
 from udig_recon.core.comparison.stored import Made, Measurement, Result, measured
 from udig_recon.core.parameters import Parameters, complete, parse
 from udig_recon.core.priors.card import card_of
+from udig_recon.core.problem import slice_problem
 from udig_recon.core.quality.assess import assess
-from udig_recon.core.quality.ensemble import ensemble
 from udig_recon.core.quality.hallucination import WIDTH
-from udig_recon.core.reconstruct import slice_problem
+from udig_recon.core.reconstruct import ensemble
 
 CPU = torch.device("cpu")
 COILS = 6

@@ -19,7 +19,8 @@ from benchmarks.accuracy.classical import ct_scan, mri_scan, ours
 from benchmarks.peers.bart import bart
 from udig_recon.core import algorithms, metrics
 from udig_recon.core.acquisition import CTAcquisition, MRIAcquisition
-from udig_recon.core.reconstruct import intensity_scale, slice_problem
+from udig_recon.core.problem import slice_problem
+from udig_recon.core.reconstruct import intensity_scale
 
 CPU = torch.device("cpu")
 WEIGHT = 3e-3

@@ -24,9 +24,9 @@ from udig_recon.core.comparison.plots import lines_png
 from udig_recon.core.comparison.stored import Made, Measurement, Result, measured
 from udig_recon.core.parameters import Parameters, complete, parse
 from udig_recon.core.priors.card import card_of
+from udig_recon.core.problem import slice_problem
 from udig_recon.core.quality.assess import assess
-from udig_recon.core.quality.ensemble import ensemble
-from udig_recon.core.reconstruct import slice_problem
+from udig_recon.core.reconstruct import ensemble
 from udig_recon.core.simulation import simulate_ct
 
 CPU = torch.device("cpu")
@@ -102,7 +102,7 @@ def made(case: Case, method: Parameters, path: Path) -> Made:
     problem = slice_problem(case.scan, 0, CPU, fit_maps=False)
     *_, last = ensemble(problem, method, seed=0, seeds=SEEDS)
     assert last.deviation is not None
-    np.save(path, problem.shown(last.deviation))
+    np.save(path, problem.crop(last.deviation))
     found = assess(problem, method, last)
     return problem.magnitude(last.image), {**found.metrics, "quality": found.rating.as_json()}
 

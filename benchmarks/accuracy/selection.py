@@ -27,7 +27,7 @@ from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality, MR
 from udig_recon.core.comparison.stored import Made, Measurement, Result, found, measured
 from udig_recon.core.normalisation import intensity_scale
 from udig_recon.core.parameters import EarlyStoppingParameters, parse
-from udig_recon.core.reconstruct import slice_problem
+from udig_recon.core.problem import slice_problem
 from udig_recon.core.selection.early_stopping import EXPLAINED, GAIN, LOOKS, Judge
 from udig_recon.core.selection.holdout import train_mask
 from udig_recon.core.selection.output_variance import with_variance
@@ -148,7 +148,7 @@ def followed(scan: Acquisition, method: EarlyStoppingParameters) -> Made:
     judge = Judge(y, A, A.measured.clone() if kept is None else kept)
     told: dict[str, list[float]] = {name: [] for name in Curves._fields}
     bare = method.model_copy(update={"holdout_share": 0.0})
-    images = problem.images(rough, scale)
+    images = problem.side_images(rough, scale)
     for it in with_variance(algorithms.run(judge.part, judge.seen, bare, rng, None, None, images), None):
         told["psnr"].append(metrics.psnr(problem.magnitude(it.image * scale), problem.reference))
         if it.step == it.steps or it.step % max(1, it.steps // LOOKS) == 0:

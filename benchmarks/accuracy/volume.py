@@ -25,7 +25,8 @@ from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality
 from udig_recon.core.comparison.stored import Made, Measurement, Result, measured
 from udig_recon.core.parameters import Parameters, complete, parse
 from udig_recon.core.priors.load import load_prior
-from udig_recon.core.reconstruct import reconstruct, slice_problem
+from udig_recon.core.problem import slice_problem
+from udig_recon.core.reconstruct import reconstruct
 from udig_recon.core.simulation import birdcage_maps, simulate_mri
 from udig_recon.core.slice_order import BLOCK, WarmStart, processing_order, reference_slices
 

@@ -17,7 +17,8 @@ from benchmarks.speed.presets import ct_scan, mri_scan
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.iterates import State
 from udig_recon.core.parameters import complete, parse
-from udig_recon.core.reconstruct import reconstruct, slice_problem
+from udig_recon.core.problem import slice_problem
+from udig_recon.core.reconstruct import reconstruct
 from udig_recon.worker.runtime.checkpoints import Checkpoints
 from udig_recon.worker.runtime.slice_run import pause_after
 from udig_recon.worker.settings import Settings

@@ -18,7 +18,8 @@ from udig_recon.core.cost.counter import CostCounter
 from udig_recon.core.cost.estimate import Size, seconds_of
 from udig_recon.core.cost.evaluations import of_run
 from udig_recon.core.parameters import complete, parse
-from udig_recon.core.reconstruct import reconstruct, slice_problem
+from udig_recon.core.problem import slice_problem
+from udig_recon.core.reconstruct import reconstruct
 
 MATRIX = 64
 METHODS = (

@@ -10,7 +10,8 @@ from skimage.transform import resize
 
 from udig_recon.core.acquisition import CTAcquisition, MRIAcquisition
 from udig_recon.core.parameters import UDiGDIP, complete
-from udig_recon.core.reconstruct import SliceProblem, reconstruct, slice_problem
+from udig_recon.core.problem import SliceProblem, slice_problem
+from udig_recon.core.reconstruct import reconstruct
 from udig_recon.core.simulation import birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
 
 MEASURED_UPDATES = 4

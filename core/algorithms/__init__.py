@@ -28,7 +28,7 @@ from udig_recon.core.algorithms.udig_dip_guarded import judged
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.iterates import Iterates, State
 from udig_recon.core.networks.dip import ResidualUNet, UNet, initialise
-from udig_recon.core.operators import LinearOperator, ParallelBeamCT
+from udig_recon.core.operators import LinearOperator
 from udig_recon.core.operators.solvers import conjugate_gradient
 from udig_recon.core.parameters import (
     DAPS,
@@ -116,7 +116,7 @@ def run(
     match method:
         case ZeroFilled():
             return at_once(lambda y, A: zero_filled(y, A, method), y, A, method, rng)
-        case FBP() if isinstance(A, ParallelBeamCT):
+        case FBP() if A.modality in method.modalities:
             return at_once(lambda y, A: fbp(y, A, method), y, A, method, rng)
         case TV():
             return tv(y, A, method, rng, state)
@@ -182,7 +182,13 @@ def network_input(y: Tensor, A: LinearOperator, method: Fit, images: Mapping[str
             return noise if sigma is None else images["reference"] + sigma * noise
         case ASeqDIP(start="cg_sense"):
             return start(y, A, "cg_sense", rng)
-    return start(y, A, "fbp" if isinstance(A, ParallelBeamCT) else "adjoint", rng)
+    return direct_estimate(y, A)
+
+
+def direct_estimate(y: Tensor, A: LinearOperator) -> Tensor:
+    """Direct reconstruction (1, C, H, W), without negative attenuation."""
+    x = A.direct(y)
+    return x.clamp(min=0) if A.nonnegative else x
 
 
 def start(y: Tensor, A: LinearOperator, name: str, rng: Generator) -> Tensor:
@@ -191,8 +197,8 @@ def start(y: Tensor, A: LinearOperator, name: str, rng: Generator) -> Tensor:
     match name:
         case "adjoint":
             return rhs
-        case "fbp" if isinstance(A, ParallelBeamCT):
-            *_, last = fbp(y, A, FBP())
+        case "fbp":
+            return direct_estimate(y, A)
         case "sirt":
             *_, last = sirt(y, A, SIRT(iterations=START_SIRT_ITERATIONS))
         case "tv":

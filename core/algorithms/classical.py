@@ -8,7 +8,7 @@ from torch import Tensor
 
 from udig_recon.core.interruption import check_interruption
 from udig_recon.core.iterates import Iterate, Iterates, State
-from udig_recon.core.operators import LinearOperator, ParallelBeamCT
+from udig_recon.core.operators import LinearOperator
 from udig_recon.core.operators.solvers import Descent, conjugate_gradient, conjugate_gradient_iterates
 from udig_recon.core.parameters import FBP, SIRT, CGSense, ZeroFilled
 
@@ -24,9 +24,9 @@ def zero_filled(y: Tensor, A: LinearOperator, _: ZeroFilled) -> Iterates:
     yield Iterate(1, 1, A.adjoint(y), torch.zeros(()))
 
 
-def fbp(y: Tensor, A: ParallelBeamCT, p: FBP) -> Iterates:
+def fbp(y: Tensor, A: LinearOperator, p: FBP) -> Iterates:
     """Filtered back-projection, in 1/mm."""
-    yield Iterate(1, 1, A.fbp(y, p.filter), torch.zeros(()))
+    yield Iterate(1, 1, A.direct(y, p.filter), torch.zeros(()))
 
 
 def cg_sense(y: Tensor, A: LinearOperator, p: CGSense, state: State | None = None) -> Iterates:

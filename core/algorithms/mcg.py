@@ -6,7 +6,7 @@ from torch import Generator, Tensor
 from udig_recon.core.algorithms.chain import chain, noised
 from udig_recon.core.algorithms.predictor_corrector import corrected, predicted
 from udig_recon.core.iterates import Iterates, State
-from udig_recon.core.operators import ParallelBeamCT
+from udig_recon.core.operators import LinearOperator
 from udig_recon.core.operators.solvers import conjugate_gradient
 from udig_recon.core.parameters import MCG
 from udig_recon.core.priors.noise_levels import falling
@@ -17,7 +17,7 @@ RELAXATION = (1.0, 0.6)
 
 
 def mcg(
-    y: Tensor, A: ParallelBeamCT, x: Tensor, prior: Denoiser, p: MCG, rng: Generator, state: State | None = None
+    y: Tensor, A: LinearOperator, x: Tensor, prior: Denoiser, p: MCG, rng: Generator, state: State | None = None
 ) -> Iterates:
     """Chung et al. (2022), a heuristic: its samples are not the posterior's. From x, noised.
 
@@ -37,7 +37,7 @@ def mcg(
             x, _ = predicted(prior, x, here, there, rng)
         x.requires_grad_()
         moved, denoised = corrected(prior, x, here, p.corrector_ratio, rng)
-        misfit = A.fbp(A.forward(denoised) - y)
+        misfit = A.direct(A.forward(denoised) - y)
         (gradient,) = torch.autograd.grad(torch.linalg.vector_norm(misfit, dim=(1, 2, 3)).sum(), x)
         moved = moved.detach()
         relaxation = RELAXATION[0] + (RELAXATION[1] - RELAXATION[0]) * k / p.steps

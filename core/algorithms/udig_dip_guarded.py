@@ -142,7 +142,7 @@ class _Stages:
             misfit,
             prior_check=check,
             validation_residual=check.validation_residual,
-            data_only=self.memory["tv"],
+            prior_free_baseline=self.memory["tv"],
         )
 
     def _start(self, last: int) -> tuple[Tensor, UDiGDIP]:

@@ -17,7 +17,7 @@ from udig_recon.core.cli.arguments import refuse
 from udig_recon.core.comparison.figures import noise_sweep
 from udig_recon.core.comparison.plan import Run, Setting, planned, scans_in
 from udig_recon.core.comparison.report import write_figures, write_tables
-from udig_recon.core.comparison.running import Computer, Finished
+from udig_recon.core.comparison.running import Computer, FinishedRun
 from udig_recon.core.device import prepared
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.iterates import Iterate
@@ -75,8 +75,8 @@ def _compare(options: Options, command: str) -> None:
     for line in passed_over:
         sys.stderr.write(f"passed over: {line}\n")
     made_by = {"command": f"`{command}`", **_machine(computer.device), "torch": str(torch.__version__)}
-    done: list[Finished] = []
-    probed: list[Finished] = []
+    done: list[FinishedRun] = []
+    probed: list[FinishedRun] = []
     with _Bar([*runs, *sweep]) as bar:
         try:
             for run in runs:
@@ -116,7 +116,7 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def follow(self, run: Run, computer: Computer, output: Path) -> Finished:
+    def follow(self, run: Run, computer: Computer, output: Path) -> FinishedRun:
         """The run, finished, its progress shown."""
         began = time.monotonic()
         self._waiting.remove(_kind(run))

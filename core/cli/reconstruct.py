@@ -20,10 +20,8 @@ from udig_recon.core.formats.sandbox.local import opened_scan
 from udig_recon.core.formats.sandbox.pool import ReaderLost
 from udig_recon.core.parameters import MAX_SEEDS, Parameters, complete, parse, require, require_random
 from udig_recon.core.priors.card import card_of, sha256_of
-from udig_recon.core.quality.assess import assess
-from udig_recon.core.quality.curves import Curves, with_quality
-from udig_recon.core.quality.ensemble import ensemble
-from udig_recon.core.reconstruct import Quality, slice_problem
+from udig_recon.core.problem import ImageMetrics, slice_problem
+from udig_recon.core.reconstruct import Finished, Progress, reconstruct_slice
 from udig_recon.core.results.output_format import OutputFormat, ResultInfo, scan_attributes
 from udig_recon.core.results.outputs import OUTPUTS, write_result
 from udig_recon.core.results.store import SliceResult
@@ -129,33 +127,25 @@ def _slice(
     device: torch.device,
 ) -> SliceResult:
     problem = slice_problem(scan.read([index]), 0, device, fit_maps=method.fits_maps)
-    curves: Curves = {}
-    iterates = ensemble(
+    events = reconstruct_slice(
         problem, method, seed=options.seed, seeds=options.seeds, priors=options.priors, warm_start=warm_start
     )
     with tqdm(desc=f"slice {index}", unit="it") as bar:
-        for iterate, quality in with_quality(problem, iterates, curves):
-            bar.total = iterate.steps
-            bar.update(iterate.step - bar.n)
-            if quality is not None:
-                bar.set_postfix(_shown(quality))
-    image, found = iterate.image, assess(problem, method, iterate)
-    return SliceResult(
-        image=problem.magnitude(image),
-        image_complex=problem.complex_image(image),
-        direct=problem.magnitude(problem.plain()),
-        reference=problem.reference_for(image),
-        curves=curves,
-        prior_check=iterate.prior_check,
-        rating=found.rating,
-        deviation=None if iterate.deviation is None else problem.shown(iterate.deviation),
-        hallucination=found.hallucination,
-    )
+        for event in events:
+            match event:
+                case Progress():
+                    bar.total = event.iterate.steps
+                    bar.update(event.iterate.step - bar.n)
+                    if event.metrics is not None:
+                        bar.set_postfix(_postfix(event.metrics))
+                case Finished():
+                    finished = event
+    return finished.result
 
 
-def _shown(quality: Quality) -> dict[str, str]:
-    psnr = {} if quality.psnr is None else {"psnr": f"{quality.psnr:.2f} dB"}
-    return {"residual": f"{quality.data_residual:.4f}", **psnr}
+def _postfix(metrics: ImageMetrics) -> dict[str, str]:
+    psnr = {} if metrics.psnr is None else {"psnr": f"{metrics.psnr:.2f} dB"}
+    return {"residual": f"{metrics.data_residual:.4f}", **psnr}
 
 
 def _attributes(

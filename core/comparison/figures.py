@@ -10,7 +10,7 @@ import numpy as np
 from udig_recon.core import formats
 from udig_recon.core.comparison.plan import Setting
 from udig_recon.core.comparison.plots import Curve, lines_png
-from udig_recon.core.comparison.running import Finished
+from udig_recon.core.comparison.running import FinishedRun
 from udig_recon.core.files.atomic import replacing
 from udig_recon.core.results.png import insets_png
 
@@ -24,7 +24,7 @@ def noise_sweep(updates: int) -> list[Setting]:
     return [Setting(f"dip_probe input_noise={sigma}", {**knobs, "input_noise": sigma}) for sigma in (*SIGMAS, None)]
 
 
-def write_noise_sweep(finished: Iterable[Finished], folder: Path) -> None:
+def write_noise_sweep(finished: Iterable[FinishedRun], folder: Path) -> None:
     """`noise.png` and `noise.csv`: best PSNR on the way, mean over the runs, by sampling and noise of the input."""
     best: dict[str, dict[float | None, list[float]]] = {}
     for run, result in finished:
@@ -45,9 +45,9 @@ def write_noise_sweep(finished: Iterable[Finished], folder: Path) -> None:
     _write_csv(folder / "noise.csv", ("sampling", "sigma", "best_psnr"), rows)
 
 
-def write_panels(finished: Iterable[Finished], folder: Path) -> None:
+def write_panels(finished: Iterable[FinishedRun], folder: Path) -> None:
     """A picture for each slice, of the first seed: the reference, then each method with zoom and error of one part."""
-    slices: dict[str, list[Finished]] = {}
+    slices: dict[str, list[FinishedRun]] = {}
     for each in finished:
         if each.run.seed == 0:
             slices.setdefault(f"{each.run.scan.name}-{each.run.slice}", []).append(each)
@@ -65,7 +65,7 @@ def write_panels(finished: Iterable[Finished], folder: Path) -> None:
             part.write_bytes(insets_png(title, truth, images, spacing_mm=scan.pixel_spacing_mm))
 
 
-def write_curves(finished: Iterable[Finished], folder: Path) -> None:
+def write_curves(finished: Iterable[FinishedRun], folder: Path) -> None:
     """PSNR on the way, mean over the runs of a method at a sampling, as plots and `curves.csv`.
 
     `updates-*.png` is of the methods that fit a network, by its updates, `iterations-*.png` of the others.

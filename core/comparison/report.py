@@ -9,7 +9,7 @@ from pathlib import Path
 from udig_recon.core.comparison.entries import Entry
 from udig_recon.core.comparison.figures import write_curves, write_noise_sweep, write_panels
 from udig_recon.core.comparison.ranking import rank_methods, render_rankings
-from udig_recon.core.comparison.running import Finished
+from udig_recon.core.comparison.running import FinishedRun
 from udig_recon.core.comparison.tables import TableForm, render
 from udig_recon.core.files.atomic import replacing
 
@@ -17,7 +17,7 @@ FIGURES = ("panels", "iterations", "noise")
 """Figures 3 and 4 of the paper, its figure 5, and its figure 1."""
 
 
-def write_tables(finished: Sequence[Finished], made_by: Mapping[str, str], output: Path) -> None:
+def write_tables(finished: Sequence[FinishedRun], made_by: Mapping[str, str], output: Path) -> None:
     """`table-1.md`, `.csv` and `.tex`; `runs.csv`, each run; `comparison.md`: how it was made, tables and figures."""
     entries = [each.entry for each in finished]
     for form in TableForm:
@@ -41,7 +41,7 @@ def write_tables(finished: Sequence[Finished], made_by: Mapping[str, str], outpu
 
 
 def write_figures(
-    finished: Sequence[Finished], probes: Sequence[Finished], figures: Sequence[str], output: Path
+    finished: Sequence[FinishedRun], probes: Sequence[FinishedRun], figures: Sequence[str], output: Path
 ) -> None:
     """Write the named FIGURES of the runs whose PSNR is finite; `probes` are the runs of the noise sweep."""
     measured = [each for each in finished if each.entry.psnr is not None and math.isfinite(each.entry.psnr)]

@@ -1,8 +1,8 @@
-"""One run of a comparison: computed as the service computes it, its cost counted, resumed where it was stopped."""
+"""Run of a comparison: one method on one slice with one seed, with its cost counted, resumed where it was stopped."""
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,18 +15,18 @@ from udig_recon.core.comparison.plan import Run
 from udig_recon.core.comparison.stored import Made, Measurement, Result, engine, found, measured
 from udig_recon.core.cost.counter import CostCounter
 from udig_recon.core.files.atomic import replacing
-from udig_recon.core.iterates import Iterate
+from udig_recon.core.iterates import Iterate, State
 from udig_recon.core.priors.card import Folders
 from udig_recon.core.priors.load import load_prior
-from udig_recon.core.quality.curves import Curves, with_quality
-from udig_recon.core.reconstruct import reconstruct, slice_problem
+from udig_recon.core.problem import slice_problem
+from udig_recon.core.reconstruct import Checkpoint, Finished, Progress, reconstruct_slice
 from udig_recon.core.slice_order import WarmStart
 
-KEPT_EVERY = 60.0
-"""Seconds from one kept state of a run to the next."""
+SAVE_SECONDS = 60.0
+"""Seconds from one saved state of a run to the next."""
 
 
-class Finished(NamedTuple):
+class FinishedRun(NamedTuple):
     """A run and its result."""
 
     run: Run
@@ -54,64 +54,66 @@ class Computer:
             return None
         return load_prior(getattr(run.method, "prior", None), run.scan.header.modality, self.priors, self.device)
 
-    def finish(self, run: Run, output: Path, seen: Callable[[Iterate], None]) -> Finished:
+    def finish(self, run: Run, output: Path, report: Callable[[Iterate], None]) -> FinishedRun:
         """A run with its result, read from the folder `output` or computed and stored there."""
         folder = output / "results" / run.scan.name
         wanted = measurement_of(run)
         unfinished = folder / f"{wanted.name}.unfinished.pt"
-        result = measured(folder, wanted, lambda: self.make(run, _warm_start(run, folder), unfinished, seen))
+        result = measured(folder, wanted, lambda: self.make(run, _warm_start(run, folder), unfinished, report))
         unfinished.unlink(missing_ok=True)
-        return Finished(run, result)
+        return FinishedRun(run, result)
 
-    def make(self, run: Run, warm_start: WarmStart | None, unfinished: Path, seen: Callable[[Iterate], None]) -> Made:
-        """The image (y, x), and what there is to tell: quality, its curves, what was spent.
+    def make(self, run: Run, warm_start: WarmStart | None, unfinished: Path, report: Callable[[Iterate], None]) -> Made:
+        """The image (y, x) of a run, and its metrics, curves and cost.
 
-        The file `unfinished` is given a state every minute; a run that finds one there goes on from it.
+        The file `unfinished` gets a state every minute; a run that finds one there continues from it.
         """
-        prior, meter, curves = self.prior_of(run), CostCounter(self.device), Curves()
+        counter = CostCounter(self.device)
         acquisition = formats.read(run.scan.path, [run.slice])
-        with meter.timing():
+        with counter.timing():
             problem = slice_problem(acquisition, 0, self.device, fit_maps=run.method.fits_maps)
-        kept = self._kept(unfinished)
-        if kept is not None:
-            curves = kept["curves"]
-            meter.resume(kept, kept["seconds"])
-        iterates = reconstruct(
+        events = reconstruct_slice(
             problem,
             run.method,
             seed=run.seed,
             priors=self.priors,
-            state=None if kept is None else kept["state"],
+            state=self._load_state(unfinished),
             warm_start=warm_start,
+            rated=False,
+            counter=counter,
         )
-        kept_at = time.monotonic()
-        with meter.counting(prior):
-            for iterate, quality in with_quality(problem, meter.timed(iterates), curves):
-                if quality is not None:
-                    curves.setdefault("optimizer_steps", []).append(meter.optimizer_steps)
-                    last = quality
-                seen(iterate)
-                if iterate.state is not None and time.monotonic() > kept_at + KEPT_EVERY:
-                    spent = {**meter.counts, "seconds": meter.seconds}
-                    self._keep(unfinished, {**spent, "curves": curves, "state": iterate.state()})
-                    kept_at = time.monotonic()
-        spent = {**meter.counts, "seconds": meter.seconds}
-        told = {**asdict(last), **spent, "curves": curves, "threads": torch.get_num_threads()}
-        if iterate.prior_check is not None:
-            told["prior_check"] = iterate.prior_check.as_json()
-        return problem.magnitude(iterate.image), {**told, "device": str(self.device)}
+        saved_at = time.monotonic()
+        for event in events:
+            match event:
+                case Progress():
+                    report(event.iterate)
+                case Checkpoint() if time.monotonic() > saved_at + SAVE_SECONDS:
+                    self._save_state(unfinished, event.make_state())
+                    saved_at = time.monotonic()
+                case Finished():
+                    finished = event
+        fields: dict[str, Any] = {
+            **finished.metrics,
+            "seconds": counter.seconds,
+            "curves": finished.result.curves,
+            "threads": torch.get_num_threads(),
+            "device": str(self.device),
+        }
+        if finished.result.prior_check is not None:
+            fields["prior_check"] = finished.result.prior_check.as_json()
+        return finished.result.image, fields
 
-    def _keep(self, path: Path, content: dict[str, Any]) -> None:
+    def _save_state(self, path: Path, state: State) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part, torch.no_grad():
-            torch.save({"engine": engine(), **content}, part)
+            torch.save({"engine": engine(), "state": state}, part)
 
-    def _kept(self, path: Path) -> dict[str, Any] | None:
-        """What was kept by this very engine."""
+    def _load_state(self, path: Path) -> State | None:
+        """The state that this very engine saved; None where there is none."""
         if not path.is_file():
             return None
         content: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        return content if content["engine"] == engine() else None
+        return content["state"] if content["engine"] == engine() else None
 
 
 def measurement_of(run: Run) -> Measurement:

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from torch import Tensor
 from udig_recon.core.acquisition import Modality
 
 Map = Callable[[Tensor], Tensor]
+Window = Literal["ramp", "hann"]
+"""Window of the ramp filter of filtered back-projection."""
 
 
 class _Linear(torch.autograd.Function):
@@ -65,6 +67,26 @@ class LinearOperator(ABC):
     def misfit(self, x: Tensor, y: Tensor) -> Tensor:
         """Squared distance |A x - y|^2 of images (B, C, H, W) from measurements, a scalar."""
         return (self.forward(x) - y).abs().square().sum()
+
+    @property
+    def complex_images(self) -> bool:
+        """Whether images are complex, with real and imaginary part as their two channels."""
+        return self.image_shape[0] == 2
+
+    def magnitude(self, x: Tensor) -> Tensor:
+        """Magnitude of images (B, C, H, W), (B, 1, H, W): the length over channels; of one channel its value."""
+        return x.norm(dim=1, keepdim=True) if self.complex_images else x
+
+    def direct(self, y: Tensor, window: Window = "ramp") -> Tensor:  # noqa: ARG002
+        """Direct (non-iterative) reconstruction (B, C, H, W) of measurements y: A^H y unless a model has a better one.
+
+        `window` is of the ramp filter, where the model filters.
+        """
+        return self.adjoint(y)
+
+    def image_norm(self, y: Tensor) -> float:
+        """Approximate norm of the image of measurements y (1, ...): that of the direct reconstruction."""
+        return float(self.direct(y).norm())
 
     @abstractmethod
     def restricted(self, kept: Tensor) -> Self:

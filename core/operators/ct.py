@@ -2,7 +2,7 @@
 
 import copy
 from functools import lru_cache
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from udig_recon.core.acquisition import Modality
-from udig_recon.core.operators.base import LinearOperator
+from udig_recon.core.operators.base import LinearOperator, Window
 from udig_recon.core.operators.radon import Geometry
 from udig_recon.core.operators.radon_auto import Projector, projector
 from udig_recon.core.operators.solvers import operator_norm
@@ -98,7 +98,7 @@ class ParallelBeamCT(LinearOperator):
         rays = (y * (self.scale * self.measured)).flatten(1)
         return self._projector.adjoint(rays).reshape(len(y), *self.image_shape)
 
-    def fbp(self, y: Tensor, window: Literal["ramp", "hann"] = "ramp") -> Tensor:
+    def direct(self, y: Tensor, window: Window = "ramp") -> Tensor:
         """Filtered back-projection (B, 1, n, n) in 1/mm of y (B, 1, views, detectors) (Kak, Slaney 1988, 3.3).
 
         Missing rays of a view are drawn from the nearest ones; those that a scan's mask leaves out are then taken from
@@ -176,7 +176,7 @@ def _bridged(filled: Tensor, sinogram: Tensor, measured: Tensor, near: Tensor) -
     return bridged
 
 
-def _filtered(sinogram: Tensor, spacing: float, window: Literal["ramp", "hann"]) -> Tensor:
+def _filtered(sinogram: Tensor, spacing: float, window: Window) -> Tensor:
     """Sinogram (..., detectors) convolved with the band-limited ramp |f|, padded against wrap-around."""
     detectors = sinogram.shape[-1]
     length = 2 ** int(np.ceil(np.log2(2 * detectors)))

@@ -89,6 +89,11 @@ class MultiCoilMRI(LinearOperator):
         samples = y[..., outer & self.measured]
         return float(samples.abs().median()) / math.sqrt(math.log(2)) if samples.numel() else 0.0
 
+    def image_norm(self, y: Tensor) -> float:
+        """Approximate norm of the image of measurements y, by Parseval's theorem."""
+        sensitivity = torch.linalg.vector_norm(self.maps, dim=0)
+        return float(y.norm()) / self.scale / float(sensitivity[self.support > 0].median())
+
     def _forward(self, x: Tensor) -> Tensor:
         kspace: Tensor = torch.fft.fftshift(self._spectra(x), PLANE)
         return kspace

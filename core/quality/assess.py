@@ -11,10 +11,10 @@ from torch import Tensor
 from udig_recon.core.iterates import Iterate
 from udig_recon.core.normalisation import intensity_scale
 from udig_recon.core.parameters import Parameters
+from udig_recon.core.problem import SliceProblem, is_empty
 from udig_recon.core.quality.coverage import gaps_of
 from udig_recon.core.quality.hallucination import hallucination_map
 from udig_recon.core.quality.rating import HALLUCINATION_THRESHOLD, Rating, Signals, rate
-from udig_recon.core.reconstruct import SliceProblem, is_empty
 
 OBJECT = 0.1
 """What is darker than this share of the object's brightness is air."""
@@ -35,8 +35,8 @@ def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessme
     """Of the last iterate of an ensemble."""
     image, heat = last.image, None
     inside = _object(problem, image)
-    if method.needs_prior and last.data_only is not None:
-        heat = hallucination_map(image, last.data_only, problem.operator)
+    if method.needs_prior and last.prior_free_baseline is not None:
+        heat = hallucination_map(image, last.prior_free_baseline, problem.operator)
     hallucination = None if heat is None else _mean((heat > HALLUCINATION_THRESHOLD)[inside].float())
     spread = None
     if last.deviation is not None:
@@ -57,14 +57,14 @@ def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessme
         seed_std=spread,
         **({} if empty else gaps_of(problem.operator, problem.measurements)),
     )
-    shown = None if heat is None else problem.shown(heat)
+    shown = None if heat is None else problem.crop(heat)
     measured = {"hallucination_share": hallucination, "seed_std": spread}
     return Assessment(rate(signals, problem.modality), shown, measured)
 
 
 def _object(problem: SliceProblem, image: Tensor) -> Tensor:
     """Where the object is, (1, 1, H, W); metal far brighter than it does not hide it."""
-    brightness = problem.brightness(image)
+    brightness = problem.operator.magnitude(image)
     return (
         brightness > OBJECT * intensity_scale(image)
         if bool((brightness > 0).any())

@@ -18,21 +18,21 @@ WIDTH = 2.0
 """Standard deviation of the window over which differences are taken together, pixels."""
 
 
-def hallucination_map(image: Tensor, data_only: Tensor, A: LinearOperator) -> Tensor:
-    """How far an image (1, C, H, W) departs, unseen by the data, from the one that they alone give: (1, 1, H, W).
+def hallucination_map(image: Tensor, prior_free_baseline: Tensor, A: LinearOperator) -> Tensor:
+    """Difference of an image (1, C, H, W) from the prior-free one that the measurements do not see: (1, 1, H, W).
 
-    Of d = image - data_only the part d - (A^H A + e)^-1 A^H A d, by a few conjugate gradient iterations, and of that
-    the length over channels, its root mean square over a Gaussian window, as a share of the object's brightness. 0
-    where nothing is.
+    With d = image - prior_free_baseline it is the part d - (A^H A + e)^-1 A^H A d, by a few conjugate gradient
+    iterations: its length over channels, as root mean square over a Gaussian window, as a share of the object's
+    brightness. An empty baseline gives zero.
     """
-    if not bool(data_only.any()):
+    if not bool(prior_free_baseline.any()):
         return torch.zeros_like(image[:, :1])
-    difference = image - data_only
+    difference = image - prior_free_baseline
     with torch.no_grad():
         zero = torch.zeros_like(difference)
         seen = conjugate_gradient(lambda x: A.normal(x) + LITTLE * x, A.normal(difference), zero, ITERATIONS)
     energy = (difference - seen).square().sum(1, keepdim=True)
-    return _smooth(energy).clamp(min=0).sqrt() / intensity_scale(data_only)
+    return _smooth(energy).clamp(min=0).sqrt() / intensity_scale(prior_free_baseline)
 
 
 def _smooth(plane: Tensor) -> Tensor:

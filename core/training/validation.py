@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from udig_recon.core.acquisition import Acquisition, Modality
-from udig_recon.core.iterates import Iterates
 from udig_recon.core.metrics import psnr
 from udig_recon.core.normalisation import WATER
 from udig_recon.core.operators import as_complex
-from udig_recon.core.parameters import SIRT, CGSense, UDiGDIP, complete
+from udig_recon.core.parameters import SIRT, CGSense, Parameters, UDiGDIP, complete
+from udig_recon.core.priors.card import Folders
 from udig_recon.core.priors.purify import Denoiser
-from udig_recon.core.reconstruct import SliceProblem, reconstruct, slice_problem
+from udig_recon.core.problem import SliceProblem, slice_problem
+from udig_recon.core.reconstruct import finish, reconstruct_slice
 from udig_recon.core.results.png import rows_png
 from udig_recon.core.simulation import birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
 from udig_recon.core.training.augmentation import with_phase
@@ -56,7 +57,7 @@ class Validation:
         self.problems = [slice_problem(scan, 0, device) for _, scan in scans]
         classical = CGSense() if modality is Modality.MRI else SIRT()
         self.start_name = classical.method
-        self.starts = [_magnitude(problem, reconstruct(problem, classical, seed=0)) for problem in self.problems]
+        self.starts = [_reconstruct(problem, classical) for problem in self.problems]
 
     def denoising(self, prior: Denoiser) -> dict[str, float]:
         """PSNR in dB of denoised whole slices, by noise level."""
@@ -73,7 +74,7 @@ class Validation:
         The reconstructed magnitudes (y, x) are given as well.
         """
         method = complete(UDiGDIP(prior=name, preset="preview"), self.modality)
-        images = [_magnitude(problem, reconstruct(problem, method, seed=0, priors=folder)) for problem in self.problems]
+        images = [_reconstruct(problem, method, folder) for problem in self.problems]
         return {"reconstruction_psnr": self._psnr(images), "start_psnr": self._psnr(self.starts)}, images
 
     def picture(self, prior: Denoiser, images: Sequence[Image]) -> bytes:
@@ -132,10 +133,9 @@ def _scan(image: Tensor, modality: Modality) -> tuple[Image, Acquisition]:
     return np.abs(plane), simulate_mri(plane, maps, mask, rng, noise_level=NOISE_LEVEL, with_maps=True)
 
 
-def _magnitude(problem: SliceProblem, iterates: Iterates) -> Image:
-    for iterate in iterates:
-        last = iterate
-    return problem.magnitude(last.image)
+def _reconstruct(problem: SliceProblem, method: Parameters, priors: Folders = None) -> Image:
+    """Magnitude (y, x) of the reconstruction with seed 0."""
+    return finish(reconstruct_slice(problem, method, seed=0, priors=priors, rated=False)).result.image
 
 
 def _titled(name: str, image: Image, truth: Image) -> tuple[str, Image]:

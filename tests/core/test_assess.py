@@ -7,11 +7,11 @@ from tests.support import scans
 from udig_recon.core import formats
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.parameters import METHODS, complete, parse
+from udig_recon.core.problem import slice_problem
 from udig_recon.core.quality.assess import assess
-from udig_recon.core.quality.ensemble import ensemble
 from udig_recon.core.quality.hallucination import hallucination_map
 from udig_recon.core.quality.rating import LEVELS
-from udig_recon.core.reconstruct import slice_problem
+from udig_recon.core.reconstruct import ensemble
 
 LENGTHS = ("iterations", "outer_iterations", "mask_iterations", "steps")
 CPU = torch.device("cpu")

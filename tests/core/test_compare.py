@@ -21,8 +21,8 @@ from udig_recon.core.comparison.plots import decades, lines_png, ticks
 from udig_recon.core.comparison.stored import Measurement, found, measured
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.parameters import complete, parse
-from udig_recon.core.quality.curves import with_quality
-from udig_recon.core.reconstruct import reconstruct, slice_problem
+from udig_recon.core.problem import slice_problem
+from udig_recon.core.reconstruct import Progress, reconstruct, reconstruct_slice
 from udig_recon.core.results.png import busiest, with_inset
 
 CPU = torch.device("cpu")
@@ -148,11 +148,11 @@ def test_other_parameters_and_another_scan_are_other_results(folder, tmp_path):
 def test_an_interrupted_run_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch, capsys, method):
     counts: list[int] = []
 
-    def stopping(problem, iterates, curves):
+    def stopping(*arguments, **named):
         counts.append(0)
-        for seen in with_quality(problem, iterates, curves):
-            yield seen
-            counts[-1] += 1
+        for event in reconstruct_slice(*arguments, **named):
+            yield event
+            counts[-1] += isinstance(event, Progress)
             if len(counts) == 1 and counts[-1] == 25:
                 raise KeyboardInterrupt
 
@@ -160,8 +160,8 @@ def test_an_interrupted_run_goes_on_where_it_was_stopped(folder, tmp_path, monke
     arguments = ["--methods", method, "--slices", "0"]
     whole = compared(folder, tmp_path / "whole", *arguments)
     compared(folder, tmp_path / "out", "--methods", "cg_sense", "--slices", "0")
-    monkeypatch.setattr(running, "KEPT_EVERY", -1.0)
-    monkeypatch.setattr(running, "with_quality", stopping)
+    monkeypatch.setattr(running, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(running, "reconstruct_slice", stopping)
     command = [
         "compare",
         str(folder),

@@ -9,11 +9,11 @@ import torch
 from tests.support import scans
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.parameters import complete, parse
+from udig_recon.core.problem import slice_problem
 from udig_recon.core.quality.assess import assess
 from udig_recon.core.quality.coverage import angular_gap, axis_offset, gaps_of, truncation, unmeasured
-from udig_recon.core.quality.ensemble import ensemble
 from udig_recon.core.quality.rating import limits
-from udig_recon.core.reconstruct import reconstruct, slice_problem
+from udig_recon.core.reconstruct import ensemble, reconstruct
 from udig_recon.core.simulation import birdcage_maps, cartesian_lines, poisson_disc, simulate_ct, simulate_mri
 
 CPU = torch.device("cpu")
@@ -247,5 +247,5 @@ def test_fbp_takes_missing_rays_from_its_image():
     )
     measured = np.ones(turn.sinogram.shape[1:], bool)
     measured[:, measured.shape[1] // 2 + 2 :] = False
-    whole, half = (slice_problem(each, 0, CPU).plain()[0, 0].numpy() for each in (turn, masked(turn, measured)))
+    whole, half = (slice_problem(each, 0, CPU).direct()[0, 0].numpy() for each in (turn, masked(turn, measured)))
     assert np.linalg.norm(half - whole) < 0.1 * np.linalg.norm(whole)

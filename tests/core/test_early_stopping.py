@@ -23,7 +23,8 @@ from udig_recon.core.parameters import (
     ZeroFilled,
     check_views,
 )
-from udig_recon.core.reconstruct import reconstruct, slice_problem
+from udig_recon.core.problem import slice_problem
+from udig_recon.core.reconstruct import reconstruct
 from udig_recon.core.selection.early_stopping import EXPLAINED, GAIN, Judge
 from udig_recon.core.selection.holdout import sample_mask, train_mask
 from udig_recon.core.selection.output_variance import MEMORY
@@ -104,7 +105,9 @@ def test_the_refit_is_the_run_on_all_measurements_up_to_the_iterate_chosen(modal
 @pytest.mark.parametrize("modality", list(Modality))
 def test_what_is_left_out_finds_a_better_image_than_the_whole_run_does(modality):
     seen = problem(modality, NOISY[modality][1])
-    picked, whole = (seen.quality(noisy(modality, **knobs)[-1].image).psnr for knobs in ({}, {"holdout_share": 0}))
+    picked, whole = (
+        seen.image_metrics(noisy(modality, **knobs)[-1].image).psnr for knobs in ({}, {"holdout_share": 0})
+    )
     assert picked > whole + 1
 
 
@@ -113,7 +116,7 @@ def test_a_run_ends_where_the_noise_explains_its_misfit(modality):
     seen = problem(modality, NOISY[modality][1])
     *whole, _ = noisy(modality, refit=False, patience=1)
     # That of the run is of what it sees, which is not quite that of all measurements.
-    levels = [seen.quality(it.image).noise_discrepancy for it in whole]
+    levels = [seen.image_metrics(it.image).noise_discrepancy for it in whole]
     path = noisy(modality, refit=False, patience=1, discrepancy=levels[4])
     assert len(path) < len(whole)
     assert all(level > 0.95 * levels[4] for level in levels[: len(path) - 1])
@@ -134,7 +137,7 @@ def test_noise_discrepancy_of_the_truth_is_one(modality):
     seen = problem(modality, noise)
     truth = torch.from_numpy(seen.reference)[None, None]
     truth = truth if modality is Modality.CT else torch.cat([truth, torch.zeros_like(truth)], 1)
-    assert seen.quality(truth).noise_discrepancy == pytest.approx(1, abs=0.25)
+    assert seen.image_metrics(truth).noise_discrepancy == pytest.approx(1, abs=0.25)
 
 
 @pytest.mark.parametrize(("method", "modality"), CASES, ids=called)
@@ -216,8 +219,8 @@ def test_missing_rays_change_noise_level_and_back_projection_little():
     kept = sample_mask(y, A, 0.1, rng())
     part = A.restricted(kept)
     assert part.noise_level(y * kept) == pytest.approx(A.noise_level(y), rel=0.2)
-    whole = A.fbp(y)
-    assert float((part.fbp(y * kept) - whole).norm() / whole.norm()) < 0.15
+    whole = A.direct(y)
+    assert float((part.direct(y * kept) - whole).norm() / whole.norm()) < 0.15
 
 
 def fully_sampled():
@@ -247,4 +250,4 @@ def test_more_views_left_out_than_can_be_spared_are_refused_with_what_can(method
         assert refusal.value.expected == "3 views or fewer; 0 leaves out none"
     check_views(method(holdout_share=0.5, holdout="lines"), 5)
     check_views(method(holdout_share=0.9), 5)
-    assert asdict(problem(Modality.CT).quality(torch.zeros(1, 1, 48, 48)))["data_residual"] == pytest.approx(1)
+    assert asdict(problem(Modality.CT).image_metrics(torch.zeros(1, 1, 48, 48)))["data_residual"] == pytest.approx(1)

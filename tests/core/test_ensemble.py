@@ -12,9 +12,8 @@ from udig_recon.core.acquisition import Modality
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.parameters import METHODS, TV, complete, parse, require_random
 from udig_recon.core.prior_check import PriorCheck
-from udig_recon.core.quality import ensemble as ensembles
-from udig_recon.core.quality.ensemble import ensemble
-from udig_recon.core.reconstruct import reconstruct, slice_problem
+from udig_recon.core.problem import slice_problem
+from udig_recon.core.reconstruct import ensemble, reconstruct
 from udig_recon.worker.runtime.checkpoints import Checkpoints
 
 LENGTHS = ("iterations", "outer_iterations", "mask_iterations", "steps")
@@ -40,7 +39,9 @@ def few_trials(monkeypatch):
     """Two iterations with each weight of total variation, so that a judged run has all its stages and few steps."""
     judged = import_module("udig_recon.core.algorithms.udig_dip_guarded")
     monkeypatch.setattr(judged, "ALONE", judged.ALONE._replace(tv=(2, 3)))
-    monkeypatch.setattr(ensembles, "DATA_ONLY", TV(weight=1e-3, iterations=3))
+    monkeypatch.setattr(
+        import_module("udig_recon.core.reconstruct"), "PRIOR_FREE_BASELINE", TV(weight=1e-3, iterations=3)
+    )
 
 
 def of(problem, knobs):
@@ -59,7 +60,7 @@ def test_image_and_deviation_are_those_of_the_seeds_run_one_by_one(problem, knob
     alone = [last(reconstruct(problem, method, seed=5 + number)).image for number in range(SEEDS)]
     torch.testing.assert_close(found.image, torch.stack(alone).mean(0))
     expected = np.std([problem.magnitude(image) for image in alone], axis=0, ddof=1)
-    np.testing.assert_allclose(problem.shown(found.deviation), expected, rtol=1e-3, atol=1e-3 * expected.max())
+    np.testing.assert_allclose(problem.crop(found.deviation), expected, rtol=1e-3, atol=1e-3 * expected.max())
     assert expected.max() > 0
 
 

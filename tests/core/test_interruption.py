@@ -16,9 +16,9 @@ from udig_recon.core.interruption import check_interruption, interruptible
 from udig_recon.core.operators.radon import Geometry, StripProjector
 from udig_recon.core.operators.solvers import conjugate_gradient, operator_norm
 from udig_recon.core.parameters import METHODS, complete, parse
+from udig_recon.core.problem import slice_problem
 from udig_recon.core.quality.assess import assess
-from udig_recon.core.quality.ensemble import ensemble
-from udig_recon.core.reconstruct import slice_problem
+from udig_recon.core.reconstruct import ensemble
 
 CPU = torch.device("cpu")
 SHORTENED = dict.fromkeys(("iterations", "outer_iterations", "steps"), 2) | {"mask_iterations": 1}

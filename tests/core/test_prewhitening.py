@@ -10,8 +10,8 @@ from udig_recon.core.coils.noise import bands, noise_sums, noise_weights
 from udig_recon.core.coils.prewhitening import whitening
 from udig_recon.core.metrics import psnr
 from udig_recon.core.parameters import parse
-from udig_recon.core.quality.ensemble import ensemble
-from udig_recon.core.reconstruct import slice_problem
+from udig_recon.core.problem import slice_problem
+from udig_recon.core.reconstruct import ensemble
 
 SIZE, COILS = 96, 6
 
@@ -48,7 +48,7 @@ def test_a_noisy_coil_counts_for_less_and_the_image_is_better_and_as_bright(monk
     assert (weights[[0, 1, 3, 4]] == 1).all()
     assert (weights[[2, 5]] < 0.3).all()
     weighted = quality(scan, truth)
-    monkeypatch.setattr("udig_recon.core.reconstruct.whitening", lambda *_: None)
+    monkeypatch.setattr("udig_recon.core.coils.estimate.whitening", lambda *_: None)
     assert weighted > quality(scan, truth) + 6
     assert weighted > 26
 
@@ -88,9 +88,9 @@ def test_the_scale_of_a_reference_does_not_count_where_it_is_in_another_unit() -
             kspace=scan.kspace, mask=scan.mask, recon_size=scan.recon_size, reference=(factor * truth)[None]
         )
         problem = slice_problem(given, 0, torch.device("cpu"))
-        assert problem.rescaled == (factor != 1)
+        assert problem.is_reference_rescaled == (factor != 1)
         *_, last = ensemble(problem, parse({"method": "cg_sense"}), seed=0)
-        found.append(problem.quality(last.image))
+        found.append(problem.image_metrics(last.image))
         held = problem.reference_for(last.image)
         assert held is not None
         assert float(np.linalg.norm(held) / np.linalg.norm(truth)) == pytest.approx(1, abs=0.02)

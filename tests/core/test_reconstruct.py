@@ -12,8 +12,9 @@ from udig_recon.core.acquisition import Modality, MRIAcquisition
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.normalisation import intensity_scale
 from udig_recon.core.parameters import complete, parse
+from udig_recon.core.problem import slice_problem
 from udig_recon.core.quality.assess import assess
-from udig_recon.core.reconstruct import reconstruct, slice_problem
+from udig_recon.core.reconstruct import reconstruct
 
 CPU = torch.device("cpu")
 
@@ -38,10 +39,10 @@ def sparse(tmp_path):
 
 def test_mri_without_maps_is_reconstructed_in_scanner_units(brainlike):
     problem = slice_problem(brainlike, 0, CPU)
-    solved = problem.quality(last(problem, "cg_sense").image)
+    solved = problem.image_metrics(last(problem, "cg_sense").image)
     assert solved.psnr > 28
-    assert solved.psnr > problem.quality(problem.plain()).psnr + 3
-    assert problem.magnitude(problem.plain()).shape == (64, 64)
+    assert solved.psnr > problem.image_metrics(problem.direct()).psnr + 3
+    assert problem.magnitude(problem.direct()).shape == (64, 64)
 
 
 def test_ct_is_reconstructed_in_attenuation_per_millimetre(sparse):
@@ -49,7 +50,7 @@ def test_ct_is_reconstructed_in_attenuation_per_millimetre(sparse):
     image = problem.magnitude(last(problem, "sirt").image)
     truth = sparse.reference[0]
     assert np.median(image[truth > 0.9 * np.median(truth[truth > 0])]) == pytest.approx(scans.WATER, rel=0.1)
-    assert metrics.psnr(image, truth) > metrics.psnr(problem.magnitude(problem.plain()), truth)
+    assert metrics.psnr(image, truth) > metrics.psnr(problem.magnitude(problem.direct()), truth)
 
 
 def test_an_image_of_the_scan_lies_on_the_grid_of_its_operator_in_the_unit_of_the_network(tmp_path):
@@ -58,7 +59,7 @@ def test_an_image_of_the_scan_lies_on_the_grid_of_its_operator_in_the_unit_of_th
     guide = 7 * parts["reconstruction_rss"]
     problem = slice_problem(formats.read(scans.write_hdf5(tmp_path / "scan", **parts, guide=guide)), 0, CPU)
     rough = last(problem, "cg_sense").image
-    images = problem.images(rough, 0.5)
+    images = problem.side_images(rough, 0.5)
     assert images["guide"].shape[-2:] == images["reference"].shape[-2:] == problem.operator.image_shape[1:]
     assert float(images["guide"].max()) == pytest.approx(1)
     assert np.allclose(
@@ -85,7 +86,7 @@ def test_a_scan_of_which_no_line_can_be_spared_is_reconstructed_as_others_are(tm
     problem = slice_problem(formats.read(scans.write_hdf5(tmp_path / "scan", **parts)), 0, CPU)
     knobs = {"outer_iterations": 2, "inner_iterations": 1} if method == "udig_dip" else {}
     image = last(problem, method, **knobs).image
-    assert problem.quality(image).psnr > problem.quality(problem.plain()).psnr - 1
+    assert problem.image_metrics(image).psnr > problem.image_metrics(problem.direct()).psnr - 1
 
 
 @pytest.mark.parametrize("modality", Modality)
@@ -130,7 +131,7 @@ def test_result_scales_with_the_scan(brainlike, factor):
 
 def test_residual_is_known_without_a_reference(brainlike):
     blind = MRIAcquisition(kspace=brainlike.kspace, mask=brainlike.mask, recon_size=brainlike.recon_size)
-    quality = slice_problem(blind, 1, CPU).quality(last(slice_problem(blind, 1, CPU), "cg_sense").image)
+    quality = slice_problem(blind, 1, CPU).image_metrics(last(slice_problem(blind, 1, CPU), "cg_sense").image)
     assert quality.psnr is None
     assert quality.ssim is None
     assert 0 < quality.data_residual < 0.2
@@ -178,8 +179,8 @@ def test_a_slice_without_signal_is_an_empty_image(brainlike, sparse, method):
         problem = slice_problem(scan, 1, CPU)
         image = last(problem, method).image
         assert not image.any()
-        assert problem.quality(image).data_residual == 0
-        assert not problem.plain().any()
+        assert problem.image_metrics(image).data_residual == 0
+        assert not problem.direct().any()
 
 
 def test_unit_puts_the_object_into_the_range_of_the_priors(brainlike, sparse):

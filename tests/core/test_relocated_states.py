@@ -16,8 +16,8 @@ from tests.support import scans
 from udig_recon.core import formats
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.parameters import METHODS, complete, parse
-from udig_recon.core.quality.ensemble import ensemble
-from udig_recon.core.reconstruct import slice_problem
+from udig_recon.core.problem import slice_problem
+from udig_recon.core.reconstruct import ensemble
 
 CPU = torch.device("cpu")
 SHORT = dict.fromkeys(("iterations", "outer_iterations", "steps"), 4) | {"prior_calls": 2, "mask_iterations": 3}

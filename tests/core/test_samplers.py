@@ -274,7 +274,7 @@ def test_mcg_takes_the_published_steps():
     pixels = torch.eye(36).reshape(36, 1, 6, 6)
     H = A.forward(pixels).flatten(1).T
     rays = torch.eye(36).reshape(36, 1, 4, 9)
-    back = A.fbp(rays).flatten(1).T
+    back = A.direct(rays).flatten(1).T
     y = A.forward(numbers(1, 1, 6, 6, seed=1).abs())
     prior, p = Tiny(A.image_shape), MCG(steps=5, projection_iterations=24, noise_level=0.5)
     levels, draw = falling(p), draws(A, p)

@@ -16,7 +16,7 @@ from udig_recon.core.acquisition import CTAcquisition
 from udig_recon.core.errors import ReconstructionError, UnknownFormat, UnreadableScan, UnsupportedScan
 from udig_recon.core.formats import Limits, Prober, probe, read
 from udig_recon.core.operators import ParallelBeamCT
-from udig_recon.core.reconstruct import slice_problem
+from udig_recon.core.problem import slice_problem
 
 Write = Callable[..., Path]
 VIEWS, DETECTORS, SIZE = 60, 80, 56
@@ -77,7 +77,7 @@ def write(request: pytest.FixtureRequest, tmp_path: Path) -> Write:
 
 def fbp(path: Path) -> NDArray[np.float32]:
     problem = slice_problem(read(path), 0, torch.device("cpu"))
-    return problem.magnitude(problem.plain())
+    return problem.magnitude(problem.direct())
 
 
 def warned(path: Path) -> str:
@@ -194,7 +194,7 @@ def test_rays_that_are_masked_out_have_no_say(write: Write) -> None:
     assert torch.equal(problem.operator.measured.cpu(), torch.from_numpy(measured))
     assert float(problem.measurements[..., ~torch.from_numpy(measured)].abs().max()) == 0
     assert metrics.psnr(fbp(path), truth()) > 22
-    found = np.asarray(problem.quality(torch.from_numpy(truth())[None, None]).data_residual)
+    found = np.asarray(problem.image_metrics(torch.from_numpy(truth())[None, None]).data_residual)
     assert found < 0.05
 
 

@@ -28,7 +28,8 @@ from udig_recon.core.cli import UDIG
 from udig_recon.core.iterates import Iterate
 from udig_recon.core.parameters import SIRT, Parameters, UDiGDIP, complete
 from udig_recon.core.priors.card import sha256_of
-from udig_recon.core.reconstruct import SliceProblem, reconstruct, slice_problem
+from udig_recon.core.problem import SliceProblem, slice_problem
+from udig_recon.core.reconstruct import reconstruct
 from udig_recon.core.slice_order import WarmStart
 from udig_recon.worker.database.tables import Job, JobSlice, Scan
 from udig_recon.worker.jobs import queue

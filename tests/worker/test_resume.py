@@ -20,7 +20,8 @@ from udig_recon.core import formats
 from udig_recon.core.acquisition import Acquisition, Modality
 from udig_recon.core.iterates import Iterate, State
 from udig_recon.core.parameters import METHODS, TV, Parameters, complete, parse
-from udig_recon.core.reconstruct import SliceProblem, reconstruct, slice_problem
+from udig_recon.core.problem import SliceProblem, slice_problem
+from udig_recon.core.reconstruct import reconstruct
 from udig_recon.worker.jobs.claims import Claim
 from udig_recon.worker.runtime.checkpoints import Checkpoints
 from udig_recon.worker.runtime.heartbeat import LeaseKeeper, ProgressReport

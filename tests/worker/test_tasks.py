@@ -18,12 +18,13 @@ from sqlalchemy.orm import Session
 from tests.support.worker_processes import GUIDED, SHORT, Desk
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.errors import UnsupportedScan
+from udig_recon.core.reconstruct import Finished
 from udig_recon.worker.database.tables import Job, JobSlice, Scan, Status
 from udig_recon.worker.runtime import checkpoints, tasks
 from udig_recon.worker.runtime.assemble import merged
 from udig_recon.worker.runtime.heartbeat import LeaseKeeper
 from udig_recon.worker.runtime.process import WorkerProcess
-from udig_recon.worker.runtime.slice_run import Outcome, SliceRun, pause_after
+from udig_recon.worker.runtime.slice_run import SliceRun, pause_after
 from udig_recon.worker.runtime.tasks import run_next_slice
 from udig_recon.worker.runtime.watchdog import PACES, Watchdog
 
@@ -38,7 +39,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Spoil:
     def install(error: Exception, times: int) -> list[int]:
         calls: list[int] = []
 
-        def spoilt(run: SliceRun) -> Outcome:
+        def spoilt(run: SliceRun) -> Finished:
             calls.append(1)
             if len(calls) <= times:
                 raise error

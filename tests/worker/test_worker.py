@@ -252,12 +252,12 @@ def test_a_slice_that_kills_its_workers_fails_its_job_which_can_be_retried(desk:
 HANGING = """
 import time
 from udig_recon.worker.runtime.main import work
-from udig_recon.worker.runtime.slice_run import Run
+from udig_recon.worker.runtime.slice_run import SliceRun
 
-def hang(run, shown):
+def hang(*_):
     time.sleep(1000)
 
-Run._problem = hang
+SliceRun._problem = hang
 raise SystemExit(work())
 """
 LASTING = DAPS(langevin_steps=10_000, samples=64, prior_calls=100)

@@ -31,18 +31,18 @@ class Checkpoints:
     def __init__(self, folder: Path, slice_: int, made_by: str, may_write: Callable[[], bool]) -> None:
         self._folder, self._slice, self._made_by, self._may_write = folder, slice_, made_by, may_write
         self._writer = ThreadPoolExecutor(1, "checkpoint")
-        self._write_lock: Future[float] | None = None
+        self._write: Future[float] | None = None
         self._making_seconds = 0.0
 
     @property
     def busy(self) -> bool:
         """Whether the last one is still being written."""
-        return self._write_lock is not None and not self._write_lock.done()
+        return self._write is not None and not self._write.done()
 
     @property
     def seconds(self) -> float:
         """What the last one took of the processor, once it is written."""
-        return self._making_seconds + (self._write_lock.result() if self._write_lock is not None else 0.0)
+        return self._making_seconds + (self._write.result() if self._write is not None else 0.0)
 
     def save(self, step: int, content: Mapping[str, Any]) -> None:
         """Keep the content (tensors, numbers, text, lists and dicts of them) as it is now; the disk has it later."""
@@ -51,14 +51,14 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save({"made_by": self._made_by, "slice": self._slice, **content}, buffer)
         self._making_seconds = time.monotonic() - began
-        self._write_lock = self._writer.submit(copy_context().run, self._write, step, buffer.getbuffer())
+        self._write = self._writer.submit(copy_context().run, self._write_file, step, buffer.getbuffer())
 
     def wait(self) -> None:
         """Return when the last one is on the disk, unless that is full. Raises OSError when it could not be written."""
-        if self._write_lock is not None:
-            self._write_lock.result()
+        if self._write is not None:
+            self._write.result()
 
-    def _write(self, step: int, content: memoryview) -> float:
+    def _write_file(self, step: int, content: memoryview) -> float:
         """Seconds of the processor that it took."""
         began = time.thread_time()
         name = f"{self._slice}.{step:09d}.{hashlib.sha256(content).hexdigest()}.pt"

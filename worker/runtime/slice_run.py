@@ -1,27 +1,21 @@
-"""One slice computed: read, iterate, look now and then, keep checkpoints, go on from one."""
+"""Run of one claimed slice: the engine's events go to a progress reporter, a checkpointer and a shutdown guard."""
 
 import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from contextlib import closing
+from dataclasses import asdict
 
 import torch
 from pydantic import ValidationError
-from torch import nn
 
 from udig_recon.core.acquisition import Modality
-from udig_recon.core.cost.counter import CostCounter
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.interruption import interruptible
 from udig_recon.core.iterates import Iterate, State
 from udig_recon.core.parameters import Parameters, parse
-from udig_recon.core.priors.load import load_prior
-from udig_recon.core.quality.assess import assess
-from udig_recon.core.quality.ensemble import ensemble
-from udig_recon.core.reconstruct import Quality, SliceProblem, slice_problems
-from udig_recon.core.results.store import SliceResult
+from udig_recon.core.problem import SliceProblem, forward_model_of, slice_problems
+from udig_recon.core.reconstruct import Checkpoint, Finished, Progress, reconstruct_slice
 from udig_recon.worker.jobs.leases import Point
 from udig_recon.worker.jobs.state import LeaseLost
 from udig_recon.worker.runtime.checkpoints import Checkpoints, fingerprint
@@ -31,44 +25,114 @@ from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
-WATCHING_SHARE = 0.01  # of the time at most goes into looking at iterates, and as much into keeping them
-UNKNOWN = ("extra_forbidden", "union_tag_invalid", "literal_error", "enum")  # what pydantic says of a newer version's
-LAST_CHECKPOINT_SECONDS = 4.0  # a worker that ends waits this long for an iterate to go on from
+OVERHEAD_SHARE = 0.01  # of the time at most goes into measuring iterates, and as much into checkpoints
+UNKNOWN = ("extra_forbidden", "union_tag_invalid", "literal_error", "enum")  # pydantic's errors for a newer version
+LAST_CHECKPOINT_SECONDS = 4.0  # a worker that shuts down waits this long for an iterate to continue from
 LAST_ITERATE_SECONDS = 30.0  # and so long does a job whose time is up
+STATE_FORMAT = 2  # of the content of checkpoints; another one cannot be continued
 
 
 class NotKnown(UnsupportedScan):
-    """Parameters with a method, knob or choice that this version has never heard of; a newer one has."""
+    """A method, parameter or choice that this version does not know; a newer version does."""
 
 
 class ShutdownRequested(Exception):
-    """The worker ends; its last checkpoint is what the next one goes on from."""
+    """The worker shuts down; the next one continues from the last checkpoint."""
 
 
 class YieldRequested(ShutdownRequested):
-    """Something more urgent waits; whoever takes the slice later goes on from its last checkpoint."""
+    """A more urgent slice waits; the worker that takes this one later continues from the last checkpoint."""
 
 
 class OutOfTime(Exception):
-    """The job has used up its seconds; its last checkpoint is what a retry with more of them goes on from."""
+    """The job has used up its seconds; a retry with more seconds continues from the last checkpoint."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A finished slice."""
+class ShutdownGuard:
+    """Decides when a computation must stop: at once, at the next resumable iterate, or after a grace period."""
 
-    result: SliceResult
-    metrics: dict[str, float | None]
+    def __init__(self, process: WorkerProcess, lease: LeaseKeeper) -> None:
+        self._process, self._lease = process, lease
+        self._stop_at: float | None = None
 
-    @property
-    def prior_check(self) -> dict[str, Any] | None:
-        """What it was judged by, where it was."""
-        return None if self.result.prior_check is None else self.result.prior_check.as_json()
+    def check(self) -> None:
+        """Called in every inner loop. Raises LeaseLost at once, and other reasons to stop after their grace period."""
+        self._lease.mark_active()
+        if self._lease.lost:
+            raise LeaseLost
+        if self._process.shutting_down:
+            self._stop_after(LAST_CHECKPOINT_SECONDS, ShutdownRequested)
+        elif self._lease.out_of_time:
+            self._stop_after(LAST_ITERATE_SECONDS, OutOfTime)
 
-    @property
-    def quality(self) -> dict[str, Any] | None:
-        """What it is worth."""
-        return None if self.result.rating is None else self.result.rating.as_json()
+    def reason(self) -> type[Exception] | None:
+        """Why the run should stop at the next iterate that it can continue from; None: it should not."""
+        if self._process.shutting_down:
+            return ShutdownRequested
+        if self._lease.out_of_time:
+            return OutOfTime
+        return YieldRequested if self._lease.yield_requested else None
+
+    def _stop_after(self, seconds: float, reason: type[Exception]) -> None:
+        if self._stop_at is None:
+            self._stop_at = time.monotonic() + seconds
+        if time.monotonic() > self._stop_at:
+            raise reason
+
+
+class ProgressReporter:
+    """Decides which iterates are measured, and reports those to the lease keeper."""
+
+    def __init__(self, lease: LeaseKeeper, guard: ShutdownGuard, period: float) -> None:
+        self._lease, self._guard, self._period = lease, guard, period
+        self._next_at = 0.0
+        self._began = 0.0
+
+    def is_due(self) -> bool:
+        """Whether it is time to measure an iterate; never while the run must stop, whose checkpoint comes first."""
+        self._began = time.monotonic()
+        return self._began >= self._next_at and self._guard.reason() is None
+
+    def report(self, progress: Progress) -> None:
+        """Report a measured iterate with its preview, and pause in proportion to what that took."""
+        iterate, metrics = progress.iterate, progress.metrics
+        point = Point(
+            iteration=iterate.step,
+            iterations=iterate.steps,
+            seconds=progress.seconds,
+            loss=finite(float(iterate.loss)),
+            data_residual=None if metrics is None else finite(metrics.data_residual),
+            psnr=None if metrics is None else finite(metrics.psnr),
+            ssim=None if metrics is None else finite(metrics.ssim),
+        )
+        self._lease.report(ProgressReport(point, progress.preview()))
+        now = time.monotonic()
+        self._next_at = now + pause_after(now - self._began, self._period)
+
+
+class Checkpointer:
+    """Saves checkpoints now and then, at most for a hundredth of the time."""
+
+    def __init__(self, checkpoints: Checkpoints, period: float) -> None:
+        self._checkpoints, self._period = checkpoints, period
+        self._saved_at = time.monotonic()
+
+    def save_if_due(self, checkpoint: Checkpoint) -> None:
+        """Save this checkpoint if the pause since the last one is over, unless that one is still being written."""
+        now = time.monotonic()
+        if self._checkpoints.busy or now - self._saved_at < pause_after(self._checkpoints.seconds, self._period):
+            return
+        self._save(checkpoint)
+        self._saved_at = now
+
+    def save_now(self, checkpoint: Checkpoint) -> None:
+        """Save this checkpoint and wait until it is written."""
+        self._save(checkpoint)
+        self._checkpoints.wait()
+
+    @tracing.span("slice.checkpoint")
+    def _save(self, checkpoint: Checkpoint) -> None:
+        self._checkpoints.save(checkpoint.step, checkpoint.make_state())
 
 
 class SliceRun:
@@ -76,10 +140,11 @@ class SliceRun:
 
     def __init__(self, process: WorkerProcess, lease: LeaseKeeper) -> None:
         self._process, self._lease, self._claim = process, lease, lease.claim
-        self.method: Parameters = _understood(self._claim.parameters)
+        self.method: Parameters = _parse(self._claim.parameters)
         self.modality = Modality(self._claim.scan_header["modality"])
         self.versions = process.versions(self.method, self.modality, self._claim.tenant)
         made_by = fingerprint(
+            format=STATE_FORMAT,
             parameters=self._claim.parameters,
             seed=self._claim.seed,
             seeds=self._claim.seeds,
@@ -91,207 +156,93 @@ class SliceRun:
         )
         folder = process.storage.checkpoints(self._claim.job_id)
         self.checkpoints = Checkpoints(folder, self._claim.slice, made_by, lambda: lease.holds_lease)
-        self._meter = CostCounter(process.device)
-        self._seconds_before = 0.0
-        self._curves: dict[str, list[float]] = {}
-        self._leave_by: float | None = None
 
-    def compute(self) -> Outcome:
+    def compute(self) -> Finished:
         """Compute the slice.
 
         Raises LeaseLost, ShutdownRequested, OutOfTime, DamagedFile for the scan, and the errors of the engine.
         """
-        with interruptible(self._check):
-            return self._computed()
+        guard = ShutdownGuard(self._process, self._lease)
+        reporter = ProgressReporter(self._lease, guard, self._process.settings.snapshot_seconds)
+        began = time.monotonic()
+        with interruptible(guard.check):
+            state = self.checkpoints.load(self._process.device)
+            if state is not None:
+                log.info("slice.resumed", extra={"step": state["step"]})
+            problem = self._problem(guard, None if state is not None else reporter, began)
+            return self._run(problem, guard, reporter, state, began)
 
-    def _check(self) -> None:
-        """Asked for in every inner loop: those that end the computation wait for no iterate, or not for long."""
-        self._lease.mark_active()
-        if self._lease.lost:
-            raise LeaseLost
-        if self._process.shutting_down:
-            self._leave_unless(LAST_CHECKPOINT_SECONDS, ShutdownRequested)
-        elif self._lease.out_of_time:
-            self._leave_unless(LAST_ITERATE_SECONDS, OutOfTime)
-
-    def _leave_unless(self, seconds: float, how: type[Exception]) -> None:
-        """Leave so long after this was said first, unless an iterate to go on from comes before."""
-        if self._leave_by is None:
-            self._leave_by = time.monotonic() + seconds
-        if time.monotonic() > self._leave_by:
-            raise how
-
-    def _computed(self) -> Outcome:
-        self._began = time.monotonic()
-        kept = self.checkpoints.load(self._process.device) or {}
-        if kept:
-            log.info("slice.resumed", extra={"step": kept["step"]})
-            self._seconds_before, self._curves = kept["seconds"], kept["curves"]
-            self._meter.resume(kept, 0.0)
-        problem = self._problem(shown=not kept)
-        with self._meter.counting(self._prior()):
-            last, quality = self._iterate(problem, kept.get("state"))
-        found = assess(problem, self.method, last)
-        result = replace(
-            self._seen(problem, last, dict(self._curves)), rating=found.rating, hallucination=found.hallucination
-        )
-        measured = {**asdict(quality), **_signals(last), **found.metrics, **self._spent}
-        return Outcome(result, {name: _finite(value) for name, value in measured.items()})
-
-    def _prior(self) -> nn.Module | None:
-        """The prior that the method evaluates."""
-        if not self.method.needs_prior:
-            return None
-        folders = self._process.settings.priors_folders(self._claim.tenant)
-        return load_prior(getattr(self.method, "prior", None), self.modality, folders, self._process.device)
-
-    @property
-    def _spent(self) -> dict[str, int]:
-        """Evaluations and updates so far, over all attempts."""
-        return self._meter.counts
-
-    def _problem(self, shown: bool) -> SliceProblem:
-        """What is to be solved; while coil maps are fitted to it, what needs no iteration can be seen."""
+    def _problem(self, guard: ShutdownGuard, reporter: ProgressReporter | None, began: float) -> SliceProblem:
+        """The problem to solve; while its model is refined, the reporter shows direct reconstructions."""
         with tracing.span("slice.read"):
             scan = read_slice(self._process, self._claim)
-        fits_maps = self.method.fits_maps and self.modality is Modality.MRI
-        look_at = 0.0
+        fit_maps = self.method.fits_maps
+        refined = fit_maps and forward_model_of(scan).refine is not None
         with tracing.span("slice.maps"):
-            for problem in slice_problems(scan, 0, self._process.device, fit_maps=fits_maps):
-                self._check()
+            for problem in slice_problems(scan, 0, self._process.device, fit_maps=fit_maps):
+                guard.check()
                 if self._process.shutting_down:
                     raise ShutdownRequested
-                began = time.monotonic()
-                plain = problem.plain()
-                self._plain = problem.magnitude(plain)
-                if fits_maps and shown and began >= look_at:
-                    self._tell(problem, Iterate(0, 0, plain, torch.tensor(math.nan)))
-                    look_at = _rested(began, self._process.settings.snapshot_seconds)
+                if refined and reporter is not None and reporter.is_due():
+                    direct = Iterate(0, 0, problem.direct(), torch.tensor(math.nan))
+                    metrics = problem.image_metrics(direct.image)
+                    reporter.report(Progress(problem, direct, time.monotonic() - began, metrics))
         return problem
 
     @tracing.span("slice.iterate")
-    def _iterate(self, problem: SliceProblem, state: dict[str, Any] | None) -> tuple[Iterate, Quality]:
-        settings = self._process.settings
-        look_at, kept_at, looked_at_step = 0.0, time.monotonic(), -1
-        iterates = ensemble(
+    def _run(
+        self,
+        problem: SliceProblem,
+        guard: ShutdownGuard,
+        reporter: ProgressReporter,
+        state: State | None,
+        began: float,
+    ) -> Finished:
+        checkpointer = Checkpointer(self.checkpoints, self._process.settings.checkpoint_seconds)
+        events = reconstruct_slice(
             problem,
             self.method,
             seed=self._claim.seed,
             seeds=self._claim.seeds,
-            priors=settings.priors_folders(self._claim.tenant),
+            priors=self._process.settings.priors_folders(self._claim.tenant),
             state=state,
             warm_start=self._claim.warm_start,
+            every=lambda _: reporter.is_due(),
+            began=began,
         )
-        for iterate in iterates:
-            self._stop_if_told(iterate)
-            now = time.monotonic()
-            if now >= look_at and iterate.step != looked_at_step:
-                quality = self._look(problem, iterate)
-                looked_at_step = iterate.step
-                look_at = _rested(now, settings.snapshot_seconds)
-            if iterate.state is not None and self._keeping_is_due(now - kept_at):
-                self._keep(iterate.step, iterate.state)
-                kept_at = now
-        if iterate.step != looked_at_step:
-            quality = self._look(problem, iterate)
-        return iterate, quality
-
-    def _keeping_is_due(self, since: float) -> bool:
-        """Whether so many seconds after a checkpoint it is time for the next, unless that one is being written yet."""
-        if self.checkpoints.busy:
-            return False
-        return since >= pause_after(self.checkpoints.seconds, self._process.settings.checkpoint_seconds)
-
-    def _stop_if_told(self, iterate: Iterate) -> None:
-        self._check()
-        how = self._told_to_stop()
-        if how is not None and iterate.state is not None:
-            self._keep(iterate.step, iterate.state)
-            self.checkpoints.wait()
-            raise how
-
-    def _told_to_stop(self) -> type[Exception] | None:
-        """How to stop at an iterate that can be gone on from."""
-        if self._process.shutting_down:
-            return ShutdownRequested
-        if self._lease.out_of_time:
-            return OutOfTime
-        return YieldRequested if self._lease.yield_requested else None
-
-    def _look(self, problem: SliceProblem, iterate: Iterate) -> Quality:
-        """Measure an iterate, have it told and shown, and remember it in the curves."""
-        quality, point = self._tell(problem, iterate)
-        signals = {"noise_discrepancy": quality.noise_discrepancy, **_signals(iterate)}
-        for name, value in {**asdict(point), **signals}.items():
-            if name in signals or (value is not None and name != "iterations"):
-                self._curves.setdefault(name, []).append(math.nan if value is None else float(value))
-        return quality
-
-    def _tell(self, problem: SliceProblem, iterate: Iterate) -> tuple[Quality, Point]:
-        quality = problem.quality(iterate.image)
-        point = Point(
-            iteration=iterate.step,
-            iterations=iterate.steps,
-            seconds=self._seconds_before + time.monotonic() - self._began,
-            loss=_finite(float(iterate.loss)),
-            data_residual=_finite(quality.data_residual),
-            psnr=_finite(quality.psnr),
-            ssim=_finite(quality.ssim),
-        )
-        self._lease.report(ProgressReport(point, self._seen(problem, iterate, {})))
-        return quality, point
-
-    def _seen(self, problem: SliceProblem, iterate: Iterate, curves: dict[str, list[float]]) -> SliceResult:
-        image = iterate.image
-        return SliceResult(
-            image=problem.magnitude(image),
-            image_complex=problem.complex_image(image),
-            direct=self._plain,
-            reference=problem.reference_for(image),
-            curves=curves,
-            prior_check=iterate.prior_check,
-            deviation=None if iterate.deviation is None else problem.shown(iterate.deviation),
-        )
-
-    @tracing.span("slice.checkpoint")
-    def _keep(self, step: int, state: Callable[[], State]) -> None:
-        seconds = self._seconds_before + time.monotonic() - self._began
-        with torch.no_grad():
-            content = {"state": state(), "step": step, "seconds": seconds, "curves": self._curves, **self._spent}
-            self.checkpoints.save(step, content)
-
-
-def _signals(iterate: Iterate) -> dict[str, float | None]:
-    """What an iterate says of itself, without a reference."""
-    variance = iterate.iterate_variance
-    return {
-        "validation_residual": iterate.validation_residual,
-        "iterate_variance": None if variance is None else float(variance),
-    }
+        with closing(events):
+            for event in events:
+                guard.check()
+                match event:
+                    case Progress() if event.metrics is not None:
+                        reporter.report(event)
+                    case Checkpoint():
+                        reason = guard.reason()
+                        if reason is not None:
+                            checkpointer.save_now(event)
+                            raise reason
+                        checkpointer.save_if_due(event)
+                    case Finished():
+                        return event
+        raise AssertionError("the engine ended without a result")
 
 
 def pause_after(spent: float, period: float) -> float:
-    """Seconds until the next look or checkpoint, after one that cost so many: a period, or what keeps it cheap."""
-    return max(period, spent / WATCHING_SHARE)
+    """Seconds to pause after a measurement or checkpoint that took `spent`: the period, or more to keep it cheap."""
+    return max(period, spent / OVERHEAD_SHARE)
 
 
-def _rested(began: float, period: float) -> float:
-    """When to look again, after a look that began then."""
-    now = time.monotonic()
-    return now + pause_after(now - began, period)
-
-
-def _finite(value: float | None) -> float | None:
-    """Infinite and undefined numbers have no place in JSON."""
+def finite(value: float | None) -> float | None:
+    """A finite number for JSON; None for infinite and undefined ones."""
     return value if value is not None and math.isfinite(value) else None
 
 
-def _understood(parameters: dict[str, Any]) -> Parameters:
-    """The method as this version knows it. Raises NotKnown, or UnsupportedScan for a value out of bounds."""
+def _parse(parameters: dict[str, object]) -> Parameters:
+    """The method of a row. Raises NotKnown for one of a newer version, UnsupportedScan for a value out of bounds."""
     try:
         return parse(parameters)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "method"
+        field = ".".join(map(str, first["loc"])) or "method"
         kind = NotKnown if first["type"] in UNKNOWN else UnsupportedScan
-        raise kind(f"this worker's version does not take the parameters: {where}: {first['msg']}") from error
+        raise kind(f"this worker's version does not take the parameters: {field}: {first['msg']}") from error

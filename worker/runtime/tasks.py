@@ -1,4 +1,4 @@
-"""What a worker does when the doorbell rings: claim a slice, compute it, and settle what became of it."""
+"""Task of a worker: claim a slice, compute it, and commit its outcome."""
 
 import gc
 import logging
@@ -17,6 +17,7 @@ from structlog.contextvars import bound_contextvars
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.files.atomic import DamagedFile
 from udig_recon.core.interruption import interruptible
+from udig_recon.core.reconstruct import Finished
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.jobs import failures as problems
 from udig_recon.worker.jobs import leases, queue
@@ -29,11 +30,11 @@ from udig_recon.worker.runtime.heartbeat import LeaseKeeper
 from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.runtime.slice_run import (
     NotKnown,
-    Outcome,
     OutOfTime,
     ShutdownRequested,
     SliceRun,
     YieldRequested,
+    finite,
 )
 from udig_recon.worker.storage import integrity
 from udig_recon.worker.storage.data_folder import ForeignFolder
@@ -178,17 +179,24 @@ def _finish(process: WorkerProcess, lease: LeaseKeeper) -> None:
 def _finish_slice(process: WorkerProcess, lease: LeaseKeeper, run: SliceRun) -> bool:
     """Compute the slice; whether it was the last one of its job."""
     claim, storage = lease.claim, process.storage
-    outcome = _computed(run)
+    finished = _compute(run)
     lease.verify_lease()
     path = storage.slice_result(claim.job_id, claim.slice, claim.attempt)
     written = storage.relative(path)
-    result = replace(outcome.result, versions=run.versions)
+    result = replace(finished.result, versions=run.versions)
     storage.require(result.size_bytes)
     digest = result.save(path)
 
     def accept(session: Session) -> tuple[bool, list[tuple[uuid.UUID, int]]]:
-        told = (outcome.metrics, outcome.prior_check, outcome.quality, digest.sha256)
-        last = leases.store_slice(session, claim, written, *told)
+        last = leases.store_slice(
+            session,
+            claim,
+            written,
+            {name: finite(value) for name, value in finished.metrics.items()},
+            None if result.prior_check is None else result.prior_check.as_json(),
+            None if result.rating is None else result.rating.as_json(),
+            digest.sha256,
+        )
         return last, leases.release_dependents(session, claim)
 
     try:
@@ -253,8 +261,8 @@ class OutOfMemory(Exception):
     """The device has not enough memory for a slice."""
 
 
-def _computed(run: SliceRun) -> Outcome:
-    """The slice; when memory runs out, tried again once with all of it."""
+def _compute(run: SliceRun) -> Finished:
+    """Compute the slice; when memory runs out, once more after all unused memory is freed."""
     try:
         return run.compute()
     except (MemoryError, RuntimeError) as error:

@@ -1,0 +1,34 @@
+"""Coil sensitivity maps of a slice: those of the scan, or ESPIRiT's, for k-space whose coil noise is prewhitened."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from udig_recon.core.coils.calibration import calibration_size
+from udig_recon.core.coils.espirit import espirit
+from udig_recon.core.coils.prewhitening import brightness, whitened, whitening
+
+
+def estimate(
+    kspace: Tensor,
+    mask: NDArray[np.bool_],
+    given: Tensor | None = None,
+    noise_covariance: NDArray[np.complex64] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Whitened k-space and its sensitivity maps, both (coils, ky, kx), of a Cartesian slice with this mask (ky, kx).
+
+    `given` are maps that the scan brings, `noise_covariance` (coils, coils) is of samples without signal. A single
+    coil, and k-space without signal, have maps of one. Raises UnsupportedScan when maps must be estimated and the
+    calibration region is too small for that.
+    """
+    trivial = len(kspace) == 1 or float(kspace.norm()) == 0
+    matrix = None if trivial else whitening(kspace, noise_covariance)
+    white = kspace if matrix is None else whitened(matrix, kspace)
+    if given is not None:
+        return white, given if matrix is None else whitened(matrix, given)
+    if trivial:
+        return white, torch.ones_like(white)
+    calibration = calibration_size(mask)
+    maps = espirit(white, calibration)
+    return white, maps if matrix is None else maps / brightness(kspace, matrix, calibration)

@@ -1,0 +1,254 @@
+"""Inverse problem of one slice, y = A x, made of an acquisition by the forward model that is registered for its type.
+
+A forward model is added by an entry of `OPERATORS`: the type of its acquisition, and a function that makes a
+`SliceProblem` of a slice. The operator itself answers what differs between forward models: its direct inverse, which
+measurements can be held out, its noise, and how its images are shown (`udig_recon.core.operators.LinearOperator`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from udig_recon.core import algorithms, metrics
+from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
+from udig_recon.core.coils.estimate import estimate
+from udig_recon.core.coils.joint_maps import with_joint_maps
+from udig_recon.core.errors import UnsupportedScan
+from udig_recon.core.normalisation import intensity_scale
+from udig_recon.core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_channels, as_complex
+
+OTHER_UNIT = 1.7
+"""A reference whose norm is larger or smaller than the image's by this factor must be in another unit."""
+
+
+@dataclass(frozen=True)
+class ImageMetrics:
+    """Metrics of an image: its misfit with the measurements and, with a reference, PSNR, SSIM and NMSE."""
+
+    data_residual: float  # |A x - y| / |y|
+    noise_discrepancy: float | None = None  # |A x - y| over that of the noise alone; None where no noise is found
+    psnr: float | None = None  # dB, range is the reference's maximum
+    ssim: float | None = None
+    nmse: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SliceProblem:
+    """Inverse problem y = A x of one slice.
+
+    Images are (1, C, H, W) in the scan's units; the measurements y are `operator.scale` times what was measured.
+    """
+
+    operator: LinearOperator
+    measurements: Tensor
+    recon_size: tuple[int, int]
+    reference: NDArray[np.float32] | None  # (y, x)
+    guide: NDArray[np.float32] | None = None  # (y, x), a structural image in any unit
+
+    @cached_property
+    def is_reference_rescaled(self) -> bool:
+        """Whether the reference is clearly in another unit than the image, so that it must be scaled for metrics."""
+        if self.reference is None:
+            return False
+        ours = self.operator.image_norm(self.measurements)
+        theirs = float(np.linalg.norm(self.reference.astype(np.float64)))
+        return min(ours, theirs) > 0 and not 1 / OTHER_UNIT <= theirs / ours <= OTHER_UNIT
+
+    @cached_property
+    def noise_norm(self) -> float:
+        """|A x - y| of a perfect image."""
+        return self.operator.noise_norm(self.measurements)
+
+    @property
+    def modality(self) -> Modality:
+        """Modality of the scan."""
+        return self.operator.modality
+
+    def direct(self) -> Tensor:
+        """Direct (non-iterative) reconstruction, (1, C, H, W): zero-filled in MRI, filtered back-projection in CT."""
+        return self.operator.direct(self.measurements)
+
+    @cached_property
+    def direct_image(self) -> NDArray[np.float32]:
+        """Magnitude of the direct reconstruction, (y, x)."""
+        return self.magnitude(self.direct())
+
+    def magnitude(self, image: Tensor) -> NDArray[np.float32]:
+        """Magnitude (MRI) or attenuation (CT) of an image, (y, x), cropped to the reconstruction's size."""
+        return self.crop(self.operator.magnitude(image))
+
+    def crop(self, plane: Tensor) -> NDArray[np.float32]:
+        """A plane (1, 1, H, W) of the operator's grid as an array (y, x) of the reconstruction's size."""
+        return _cropped(plane[0, 0], self.recon_size).cpu().numpy().astype(np.float32)
+
+    def complex_image(self, image: Tensor) -> NDArray[np.complex64] | None:
+        """Complex image (y, x), cropped; None where images are not complex."""
+        if not self.operator.complex_images:
+            return None
+        return _cropped(as_complex(image)[0], self.recon_size).cpu().numpy().astype(np.complex64)
+
+    def side_images(self, initial: Tensor, scale: float) -> dict[str, Tensor]:
+        """Images that the scan holds beside its measurements, for `algorithms.run`: `reference` and `guide`.
+
+        The reference is divided by `scale`; complex images take their phase from the initial estimate.
+        """
+        images = {}
+        if self.reference is not None:
+            reference = self._on_grid(self.reference) / scale
+            if self.operator.complex_images:
+                reference = as_channels(as_complex(initial).sgn() * reference[:, 0])
+            images["reference"] = reference
+        if self.guide is not None:
+            guide = self._on_grid(self.guide)
+            images["guide"] = guide / guide.max().clamp(min=torch.finfo(torch.float32).tiny)
+        return images
+
+    def _on_grid(self, image: NDArray[np.float32]) -> Tensor:
+        """An image (y, x) of the reconstruction's size on the operator's grid, (1, 1, H, W)."""
+        grid = torch.zeros(1, 1, *self.operator.image_shape[1:], device=self.measurements.device)
+        _cropped(grid[0, 0], self.recon_size).copy_(torch.from_numpy(np.ascontiguousarray(image)))
+        return grid
+
+    def image_metrics(self, image: Tensor) -> ImageMetrics:
+        """Misfit of an image and, where the scan has a reference, PSNR, SSIM and NMSE against `reference_for` it."""
+        with torch.no_grad():
+            misfit = float((self.operator.forward(image) - self.measurements).norm())
+        residual = misfit / max(float(self.measurements.norm()), torch.finfo(torch.float32).tiny)
+        discrepancy = misfit / self.noise_norm if self.noise_norm > 0 else None
+        reference = self.reference_for(image)
+        if reference is None:
+            return ImageMetrics(residual, discrepancy)
+        magnitude = self.magnitude(image)
+        return ImageMetrics(
+            residual,
+            discrepancy,
+            psnr=metrics.psnr(magnitude, reference),
+            ssim=metrics.ssim(magnitude, reference),
+            nmse=metrics.nmse(magnitude, reference),
+        )
+
+    def reference_for(self, image: Tensor) -> NDArray[np.float32] | None:
+        """Reference (y, x) to compare an image with; one in another unit is scaled to the image's.
+
+        Its factor is that by which the image, multiplied with it, comes nearest to the reference.
+        """
+        if self.reference is None or not self.is_reference_rescaled:
+            return self.reference
+        magnitude = self.magnitude(image).astype(np.float64)
+        energy, shared = float(np.square(magnitude).sum()), float((magnitude * self.reference).sum())
+        return np.asarray(self.reference * (energy / shared), np.float32) if shared > 0 else self.reference
+
+
+@dataclass(frozen=True)
+class ForwardModel:
+    """How slices of one type of acquisition become problems."""
+
+    build: Callable[[Any, int, torch.device], SliceProblem]
+    """Problem of slice number `index` of an acquisition, on a device; raises UnsupportedScan where there is none"""
+    refine: Callable[[SliceProblem], Iterator[SliceProblem]] | None = None
+    """Better problems for methods that fit the model too, round by round, of which the last is to be solved"""
+
+
+def cartesian_mri(scan: MRIAcquisition, index: int, device: torch.device) -> SliceProblem:
+    """Problem of a Cartesian MRI slice: coils whitened, maps of the scan or else estimated.
+
+    Raises UnsupportedScan when maps are needed and the calibration region is too small for them.
+    """
+    kspace = torch.from_numpy(np.ascontiguousarray(scan.kspace[index])).to(device)
+    mask = scan.mask_of(index)
+    given = None
+    if scan.sensitivity_maps is not None:
+        given = torch.from_numpy(np.ascontiguousarray(scan.sensitivity_maps[index])).to(device)
+    kspace, maps = estimate(kspace, mask, given, scan.noise_covariance)
+    measured = torch.from_numpy(np.ascontiguousarray(mask)).to(device)
+    operator = MultiCoilMRI(maps, measured)
+    y = operator.scale * kspace[None] * measured
+    return SliceProblem(operator, y, scan.recon_size, _slice_of(scan.reference, index), _slice_of(scan.guide, index))
+
+
+def fit_coil_maps(problem: SliceProblem) -> Iterator[SliceProblem]:
+    """Problems with coil maps fitted together with the image, round by round; the last one is to be solved."""
+    operator, y = cast("MultiCoilMRI", problem.operator), problem.measurements
+    if operator.coils == 1 or is_empty(y):
+        return
+    rng = torch.Generator(y.device).manual_seed(0)
+    y = y / intensity_scale(algorithms.start(y, operator, "cg_sense", rng))
+    for fitted in with_joint_maps(operator, y, rng):
+        yield replace(problem, operator=fitted)
+
+
+def parallel_beam_ct(scan: CTAcquisition, index: int, device: torch.device) -> SliceProblem:
+    """Problem of a parallel-beam CT slice."""
+    sinogram = torch.from_numpy(np.ascontiguousarray(scan.sinogram[index], np.float32)).to(device)
+    operator = ParallelBeamCT(
+        scan.angles,
+        scan.image_size,
+        scan.sinogram.shape[-1],
+        scan.pixel_size_mm,
+        scan.detector_spacing_mm,
+        device,
+        rotation_center=scan.rotation_center,
+        measured=scan.measured,
+    )
+    y = operator.scale * sinogram[None, None] * operator.measured
+    size = (scan.image_size, scan.image_size)
+    return SliceProblem(operator, y, size, _slice_of(scan.reference, index), _slice_of(scan.guide, index))
+
+
+OPERATORS: dict[type, ForwardModel] = {
+    MRIAcquisition: ForwardModel(cartesian_mri, refine=fit_coil_maps),
+    CTAcquisition: ForwardModel(parallel_beam_ct),
+}
+"""Forward models by the type of acquisition; an extension adds its own."""
+
+
+def forward_model_of(acquisition: Acquisition) -> ForwardModel:
+    """The forward model that is registered for an acquisition's type, or else for a type that it derives from."""
+    for kind in type(acquisition).__mro__:
+        if kind in OPERATORS:
+            return OPERATORS[kind]
+    known = ", ".join(kind.__name__ for kind in OPERATORS)
+    raise UnsupportedScan.at("acquisition", found=type(acquisition).__name__, expected=f"one of {known}")
+
+
+def slice_problem(
+    acquisition: Acquisition, index: int, device: torch.device, *, fit_maps: bool = False
+) -> SliceProblem:
+    """Problem of slice number `index` of an acquisition, on a device: the last of `slice_problems`."""
+    *_, last = slice_problems(acquisition, index, device, fit_maps=fit_maps)
+    return last
+
+
+def slice_problems(
+    acquisition: Acquisition, index: int, device: torch.device, *, fit_maps: bool = False
+) -> Iterator[SliceProblem]:
+    """Problem of slice number `index`, and with `fit_maps` the refined problems that follow; the last is to be solved.
+
+    Raises UnsupportedScan when the scan's forward model cannot be made.
+    """
+    model = forward_model_of(acquisition)
+    problem = model.build(acquisition, index, device)
+    yield problem
+    if fit_maps and model.refine is not None:
+        yield from model.refine(problem)
+
+
+def is_empty(y: Tensor) -> bool:
+    """Whether measurements hold no signal, or none whose square is above zero."""
+    return float(y.norm()) == 0
+
+
+def _slice_of(images: NDArray[np.float32] | None, index: int) -> NDArray[np.float32] | None:
+    return None if images is None else images[index]
+
+
+def _cropped(image: Tensor, size: tuple[int, int]) -> Tensor:
+    # As fastMRI crops its references, and as udig_recon.core.formats crops larger ones.
+    top, left = ((have - want) // 2 for have, want in zip(image.shape, size, strict=True))
+    return image[top : top + size[0], left : left + size[1]]
