@@ -25,12 +25,13 @@ from udig_recon.api.dependencies import Context
 from udig_recon.api.http.concurrency import ConcurrencyMiddleware, concurrency_limits
 from udig_recon.api.http.fair_queue import FairQueue
 from udig_recon.api.http.middleware import AccessLogMiddleware, HeadMiddleware, TrustedHostMiddleware
+from udig_recon.api.http.problems import ProblemOut
 from udig_recon.api.http.proxies import ProxyHeadersMiddleware, ProxyRefusalMiddleware
 from udig_recon.api.http.threads import LimitedThreadPool
 from udig_recon.api.jobs import events as following
 from udig_recon.api.jobs import results
 from udig_recon.api.jobs import routes as jobs
-from udig_recon.api.jobs.schemas import JobIn, JobOptions, ProblemOut, RetryOptions
+from udig_recon.api.jobs.schemas import JobIn, JobOptions, RetryOptions
 from udig_recon.api.openapi import documentation
 from udig_recon.api.scans import routes as scans
 from udig_recon.api.system import health, methods

@@ -16,6 +16,7 @@ from udig_recon.api.http.problems import (
     MOST_ERRORS,
     Conflict,
     DiskFull,
+    FieldError,
     Invalid,
     MethodNotAllowed,
     NotFound,
@@ -27,7 +28,6 @@ from udig_recon.api.http.problems import (
     UnknownMedia,
     truncate,
 )
-from udig_recon.api.jobs.schemas import FieldError
 from udig_recon.core.errors import ReconstructionError, UnknownFormat
 from udig_recon.core.formats.sandbox.pool import ReaderLost
 from udig_recon.core.parameters import METHODS

@@ -12,10 +12,8 @@ from udig_recon.api.access.authentication import Admin, Caller
 from udig_recon.api.access.examples import KEY, KEY_MADE, KEY_REQUEST
 from udig_recon.api.access.schemas import KeyMade, KeyOut
 from udig_recon.api.dependencies import Context, ContextDep
-from udig_recon.api.http.conditional import json_with_etag, next_link
+from udig_recon.api.http.pagination import Page, PageDep, page_response
 from udig_recon.api.http.problems import Conflict, Forbidden, Invalid, NotFound
-from udig_recon.api.jobs.queries import cursor_after, from_cursor
-from udig_recon.api.jobs.schemas import Page
 from udig_recon.api.jobs.validation import json_body, parse_json
 from udig_recon.api.openapi.examples import page, responses
 from udig_recon.worker.access import audit, keys, quotas
@@ -84,16 +82,12 @@ def list_keys(
     request: Request,
     context: ContextDep,
     caller: Admin,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
+    page: PageDep,
 ) -> Response:
     """All keys that the tenant ever had, oldest first, without the keys themselves."""
-    after = None if cursor is None else from_cursor(cursor)
     with context.sessions() as session:
-        found = keys.of_tenant(session, caller.tenant, after, limit + 1)
-    following = cursor_after([key.id for key in found], limit)
-    items = [KeyOut.model_validate(key) for key in found[:limit]]
-    return json_with_etag(request, Page(items=items, next_cursor=following), next_link(request, following))
+        found, next_cursor = page.split(keys.of_tenant(session, caller.tenant, page.after, page.limit + 1))
+    return page_response(request, Page(items=[KeyOut.model_validate(key) for key in found], next_cursor=next_cursor))
 
 
 @router.post(

@@ -9,9 +9,9 @@ from sqlalchemy import Row, func, select
 from sqlalchemy.orm import Session
 
 from udig_recon.api.comparisons.schemas import ComparisonItem, ComparisonOut, ComparisonProgress, EntryOut, FailureOut
+from udig_recon.api.http.pagination import Page, PageRequest
 from udig_recon.api.http.problems import NotFound
-from udig_recon.api.jobs.queries import PART, RUNNING, SUCCEEDED, cursor_after, from_cursor
-from udig_recon.api.jobs.schemas import Page
+from udig_recon.api.jobs.queries import PART, RUNNING, SUCCEEDED
 from udig_recon.core.comparison.entries import ENTRY_METRICS, Entry
 from udig_recon.core.metrics import with_current_names
 from udig_recon.worker.database.tables import OPEN, Comparison, Job, JobSlice, Status
@@ -53,13 +53,11 @@ def one_comparison(session: Session, tenant: str, comparison_id: uuid.UUID) -> C
     )
 
 
-def comparison_page(session: Session, tenant: str, limit: int, cursor: str | None) -> Page[ComparisonItem]:
+def comparison_page(session: Session, tenant: str, page: PageRequest) -> Page[ComparisonItem]:
     """A tenant's comparisons, newest first."""
-    query = select(Comparison).where(Comparison.tenant == tenant).order_by(Comparison.id.desc()).limit(limit + 1)
-    if cursor is not None:
-        query = query.where(Comparison.id < from_cursor(cursor))
-    rows = session.scalars(query).all()
-    return Page(items=_items(session, rows[:limit]), next_cursor=cursor_after([row.id for row in rows], limit))
+    query = page.newest_first(select(Comparison).where(Comparison.tenant == tenant), Comparison.__table__.c.id)
+    rows, next_cursor = page.split(session.scalars(query).all())
+    return Page(items=_items(session, rows), next_cursor=next_cursor)
 
 
 def slice_entries(session: Session, comparison_id: uuid.UUID) -> list[Entry]:

@@ -17,10 +17,10 @@ from udig_recon.api.comparisons.examples import COMPARISON, COMPARISON_ITEM, COM
 from udig_recon.api.comparisons.plan import plan_runs
 from udig_recon.api.comparisons.schemas import ComparisonIn, ComparisonItem, ComparisonOut, RankingOut
 from udig_recon.api.dependencies import Context, ContextDep
-from udig_recon.api.http.conditional import json_with_etag, negotiate_format, next_link, with_etag
+from udig_recon.api.http.conditional import json_with_etag, negotiate_format, with_etag
+from udig_recon.api.http.pagination import Page, PageDep, page_response
 from udig_recon.api.http.problems import Conflict
 from udig_recon.api.jobs.long_poll import POLL_SECONDS, wait_for_change
-from udig_recon.api.jobs.schemas import Page
 from udig_recon.api.jobs.validation import json_body, parse_json
 from udig_recon.api.openapi.examples import page, responses
 from udig_recon.core.comparison.entries import Entry
@@ -118,13 +118,12 @@ def list_comparisons(
     request: Request,
     context: ContextDep,
     caller: Reader,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
+    page: PageDep,
 ) -> Response:
     """`Link: rel="next"` leads to the next page. Entries and errors are told of one comparison at a time."""
     with context.sessions() as session:
-        found = queries.comparison_page(session, caller.tenant, limit, cursor)
-    return json_with_etag(request, found, next_link(request, found.next_cursor))
+        found = queries.comparison_page(session, caller.tenant, page)
+    return page_response(request, found)
 
 
 @router.get(

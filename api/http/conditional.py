@@ -105,14 +105,6 @@ def json_with_etag(request: Request, body: BaseModel, headers: dict[str, str] | 
     return with_etag(request, body.model_dump_json().encode(), "application/json", headers)
 
 
-def next_link(request: Request, cursor: str | None, name: str = "cursor") -> dict[str, str]:
-    """The Link header to the next page, if there is one (RFC 8288)."""
-    if cursor is None:
-        return {}
-    url = request.url.include_query_params(**{name: cursor})
-    return {"Link": f'<{url.path}?{url.query}>; rel="next"'}
-
-
 class StoredFileResponse(FileResponse):
     """A verified file and one range of it. A Range that cannot be used is ignored, one behind the end is a problem.
 

@@ -1,18 +1,38 @@
-"""Problem documents (RFC 9457): the ways in which an answer is not the one that was asked for."""
+"""Problem documents (RFC 9457): one exception for each kind of error that a client is answered with."""
 
 import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, ClassVar, Self
 
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
-
-from udig_recon.api.jobs.schemas import FieldError, ProblemOut
 
 MEDIA_TYPE = "application/problem+json"
 LONGEST_FOUND = 120  # characters of a wrong value that are told back
 LONGEST_DETAIL = 2000  # of what is wrong: it may quote what a client sent
 MOST_ERRORS = 100  # fields that are told
+
+
+class FieldError(BaseModel):
+    """One field of the input that is wrong."""
+
+    field: str = Field(description="where it stands")
+    found: str = Field(description="what stands there")
+    expected: str = Field(description="what would be right")
+
+
+class ProblemOut(BaseModel):
+    """Problem document (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="URI of the kind of problem")
+    title: str = Field(description="the kind in words")
+    status: int = Field(description="HTTP status")
+    detail: str = Field(description="what went wrong this time")
+    instance: str = Field(description="path of the request")
+    errors: list[FieldError] | None = Field(None, description="the wrong fields of the input")
 
 
 class Problem(Exception):

@@ -16,10 +16,10 @@ from starlette.types import Receive, Scope, Send
 from udig_recon.api.access.authentication import Caller, Reader, key_is_valid
 from udig_recon.api.dependencies import Context, ContextDep
 from udig_recon.api.http.concurrency import ConcurrencyLimit, client_of
-from udig_recon.api.http.conditional import json_with_etag, next_link
+from udig_recon.api.http.pagination import Page, page_response
 from udig_recon.api.http.problems import Invalid, NotFound
 from udig_recon.api.jobs import queries
-from udig_recon.api.jobs.schemas import Page, Progress, SnapshotOut
+from udig_recon.api.jobs.schemas import Progress, SnapshotOut
 from udig_recon.api.openapi.examples import EVENTS, SNAPSHOTS, responses
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import Status
@@ -60,7 +60,7 @@ def list_job_snapshots(
         queries.one_job(session, caller.tenant, job_id)
         found = queries.snapshots(session, job_id, after=after, slice_=slice_, limit=limit + 1)
     cursor = str(found[limit - 1].seq) if len(found) > limit else None
-    return json_with_etag(request, Page(items=found[:limit], next_cursor=cursor), next_link(request, cursor, "after"))
+    return page_response(request, Page(items=found[:limit], next_cursor=cursor), "after")
 
 
 @router.get(

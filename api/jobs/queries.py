@@ -1,7 +1,5 @@
-"""Rows as answers: every job with its progress in one query, lists page by page."""
+"""Queries of jobs: one job, pages of jobs, snapshots. Each job comes with its progress in one query."""
 
-import base64
-import binascii
 import uuid
 from itertools import chain
 from typing import Any
@@ -11,13 +9,14 @@ from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.orm import Session
 
 from udig_recon.api.database.async_queries import AsyncQueries, AsyncQuery
-from udig_recon.api.http.problems import Invalid, NotFound
-from udig_recon.api.jobs.schemas import EstimateOut, JobItem, JobOut, Metrics, Page, Progress, ScanOut, SnapshotOut
+from udig_recon.api.http.pagination import Page, PageRequest
+from udig_recon.api.http.problems import NotFound
+from udig_recon.api.jobs.schemas import EstimateOut, JobItem, JobOut, Metrics, Progress, SnapshotOut
 from udig_recon.core.metrics import with_current_names
 from udig_recon.core.prior_check import ood_warning
 from udig_recon.core.quality.rating import Rating, worst
 from udig_recon.worker.access.keys import priority_name
-from udig_recon.worker.database.tables import Job, JobSlice, Scan, Snapshot, Status, WebhookDelivery
+from udig_recon.worker.database.tables import Job, JobSlice, Snapshot, Status, WebhookDelivery
 from udig_recon.worker.storage import integrity
 
 # Columns of tables, not attributes of classes: to make objects of rows that are only shown takes long.
@@ -113,40 +112,6 @@ _ONE_JOB = _JOBS.add_columns(_SLICES, _WEBHOOK).where(
 _READ_JOB = AsyncQuery(_ONE_JOB)
 
 
-def scan_out(scan: Scan) -> ScanOut:
-    """A scan as the client sees it."""
-    kept = ("id", "filename", "size_bytes", "sha256", "created_at", "expires_at")
-    stored = {name: getattr(scan, name) for name in kept}
-    warnings = [*scan.header.get("warnings", []), *damage_of(scan)]
-    return ScanOut.model_validate({**scan.header, **stored, "warnings": warnings})
-
-
-def damage_of(scan: Scan) -> list[str]:
-    """What to know of a scan whose stored bytes are not those that were brought."""
-    at = scan.damaged_at
-    return [] if at is None else [f"the stored file was found damaged at {at:%Y-%m-%dT%H:%M:%SZ}; post the scan again"]
-
-
-def one_scan(session: Session, tenant: str, scan_id: uuid.UUID, *, for_change: bool = False) -> Scan:
-    """The tenant's scan of that id."""
-    query = select(Scan).where(Scan.tenant == tenant, Scan.id == scan_id)
-    scan = session.scalars(query.with_for_update() if for_change else query).one_or_none()
-    if scan is None:
-        raise NotFound(f"there is no scan {scan_id}; GET /v1/scans lists those there are")
-    return scan
-
-
-def scan_page(session: Session, tenant: str, limit: int, cursor: str | None) -> Page[ScanOut]:
-    """A tenant's scans, newest first."""
-    query = select(Scan).where(Scan.tenant == tenant).order_by(Scan.id.desc()).limit(limit + 1)
-    if cursor is not None:
-        query = query.where(Scan.id < from_cursor(cursor))
-    scans = session.scalars(query).all()
-    return Page(
-        items=[scan_out(scan) for scan in scans[:limit]], next_cursor=cursor_after([s.id for s in scans], limit)
-    )
-
-
 def one_job(session: Session, tenant: str, job_id: uuid.UUID) -> JobOut:
     """The tenant's job of that id, in one query."""
     return _job_out(job_id, session.execute(_ONE_JOB, {"tenant": tenant, "job_id": job_id}).one_or_none())
@@ -196,11 +161,10 @@ def job_page(
     scan_id: uuid.UUID | None,
     comparison_id: uuid.UUID | None,
     tag: str | None,
-    limit: int,
-    cursor: str | None,
+    page: PageRequest,
 ) -> Page[JobItem]:
     """A tenant's jobs, newest first, in one query. Slices, of which a volume has hundreds, are left to `one_job`."""
-    query = _JOBS.where(_JOB.tenant == tenant).order_by(_JOB.id.desc()).limit(limit + 1)
+    query = page.newest_first(_JOBS.where(_JOB.tenant == tenant), _JOB.id)
     if status is not None:
         query = query.where(_JOB.status == status)
     if scan_id is not None:
@@ -210,11 +174,8 @@ def job_page(
     if tag is not None:
         key, colon, value = tag.partition(":")
         query = query.where(_JOB.tags.contains({key: value}) if colon else _JOB.tags.has_key(key))
-    if cursor is not None:
-        query = query.where(_JOB.id < from_cursor(cursor))
-    rows = session.execute(query).all()
-    items = [JobItem.model_validate(_item(row)) for row in rows[:limit]]
-    return Page(items=items, next_cursor=cursor_after([row.id for row in rows], limit))
+    rows, next_cursor = page.split(session.execute(query).all())
+    return Page(items=[JobItem.model_validate(_item(row)) for row in rows], next_cursor=next_cursor)
 
 
 def snapshots(session: Session, job_id: uuid.UUID, *, after: int, slice_: int | None, limit: int) -> list[SnapshotOut]:
@@ -273,18 +234,3 @@ def _progress(row: Any) -> Progress:
         iterations=row.iterations,
         eta_seconds=eta,
     )
-
-
-def cursor_after(ids: list[uuid.UUID], limit: int) -> str | None:
-    """Opaque mark of the last row shown, when there are more."""
-    return base64.urlsafe_b64encode(ids[limit - 1].bytes).decode().rstrip("=") if len(ids) > limit else None
-
-
-def from_cursor(cursor: str) -> uuid.UUID:
-    """Id of the last row that the page before showed."""
-    try:
-        return uuid.UUID(bytes=base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (ValueError, binascii.Error) as error:
-        raise Invalid.at(
-            "cursor", "the cursor is of no list", found=cursor, expected="next_cursor of the page before"
-        ) from error

@@ -13,13 +13,15 @@ from starlette.concurrency import run_in_threadpool
 
 from udig_recon.api.access.authentication import Caller, Reader, Writer
 from udig_recon.api.dependencies import Context, ContextDep
-from udig_recon.api.http.conditional import json_with_etag, next_link
+from udig_recon.api.http.conditional import json_with_etag
+from udig_recon.api.http.pagination import Page, PageDep, page_response
 from udig_recon.api.http.problems import Damaged, Forbidden
 from udig_recon.api.jobs import queries
 from udig_recon.api.jobs.long_poll import POLL_SECONDS, wait_for_change
-from udig_recon.api.jobs.schemas import NO_NUL, JobIn, JobItem, JobOptions, JobOut, Page, RetryOptions
+from udig_recon.api.jobs.schemas import NO_NUL, JobIn, JobItem, JobOptions, JobOut, RetryOptions
 from udig_recon.api.jobs.validation import estimate_job, has_body, json_body, parse_json, slices_of, time_limit
 from udig_recon.api.openapi.examples import FINISHED_JOB, JOB, JOB_ITEM, JOB_REQUEST, page, responses
+from udig_recon.api.scans import queries as scan_queries
 from udig_recon.api.scans.ingest import ReceivedScan, is_form, receive_scan, store_scan
 from udig_recon.api.webhooks import delivery
 from udig_recon.worker.access.keys import PriorityName, priority_name, priority_value
@@ -76,8 +78,8 @@ async def create_job(
 
 def _file(context: Context, caller: Caller, asked: JobIn, key: str | None) -> Response:
     with context.sessions() as session:
-        scan = queries.one_scan(session, caller.tenant, asked.scan_id)
-        if damage := queries.damage_of(scan):
+        scan = scan_queries.one_scan(session, caller.tenant, asked.scan_id)
+        if damage := scan_queries.damage_of(scan):
             raise Damaged(damage[0])
         return _submit(context, caller, session, scan, asked, key, brought=False)
 
@@ -154,14 +156,13 @@ def list_jobs(
     request: Request,
     context: ContextDep,
     caller: Reader,
+    page: PageDep,
     status: Status | None = None,
     scan_id: uuid.UUID | None = None,
     comparison_id: uuid.UUID | None = None,
     tag: Annotated[
         str | None, Query(description="`key:value`, or `key` for any value", max_length=321, pattern=NO_NUL)
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
 ) -> Response:
     """`Link: rel="next"` leads to the next page. GET /v1/jobs/{job_id} adds its slices, quality and webhook."""
     with context.sessions() as session:
@@ -172,10 +173,9 @@ def list_jobs(
             scan_id=scan_id,
             comparison_id=comparison_id,
             tag=tag,
-            limit=limit,
-            cursor=cursor,
+            page=page,
         )
-    return json_with_etag(request, found, next_link(request, found.next_cursor))
+    return page_response(request, found)
 
 
 @router.get(

@@ -1,8 +1,8 @@
-"""What goes in and what comes out, as JSON."""
+"""JSON schemas of jobs: what a request holds, and what answers hold."""
 
 import uuid
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
@@ -12,61 +12,6 @@ from udig_recon.core.quality.rating import RatingLevel
 from udig_recon.core.results.outputs import OUTPUTS
 from udig_recon.worker.access.keys import PriorityName
 from udig_recon.worker.database.tables import DeliveryState, Status
-
-Item = TypeVar("Item")
-
-
-class FieldError(BaseModel):
-    """One field of the input that is wrong."""
-
-    field: str = Field(description="where it stands")
-    found: str = Field(description="what stands there")
-    expected: str = Field(description="what would be right")
-
-
-class ProblemOut(BaseModel):
-    """Problem document (RFC 9457)."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str = Field(description="URI of the kind of problem")
-    title: str = Field(description="the kind in words")
-    status: int = Field(description="HTTP status")
-    detail: str = Field(description="what went wrong this time")
-    instance: str = Field(description="path of the request")
-    errors: list[FieldError] | None = Field(None, description="the wrong fields of the input")
-
-
-class Page(BaseModel, Generic[Item]):
-    """One page of a list."""
-
-    items: list[Item]
-    next_cursor: str | None = Field(None, description="give it as `cursor` for the next page; null on the last")
-
-
-class ScanOut(BaseModel):
-    """A scan that is stored."""
-
-    id: uuid.UUID
-    filename: str = Field(description="base name that the client gave; kept for people only")
-    size_bytes: int
-    sha256: str
-    format: str = Field(description="found by content")
-    modality: Literal["mri", "ct"]
-    slices: int
-    coils: int | None = Field(description="MRI")
-    views: int | None = Field(description="CT")
-    detectors: int | None = Field(description="CT")
-    matrix: tuple[int, int] = Field(description="(y, x) of the image that comes out")
-    kspace_matrix: tuple[int, int] | None = Field(description="(ky, kx), MRI")
-    pixel_spacing_mm: tuple[float, float] = Field(description="(y, x)")
-    acceleration: float | None = Field(description="k-space samples / measured samples, MRI")
-    has_maps: bool = Field(description="the file brings coil sensitivity maps")
-    has_reference: bool = Field(description="the file brings a fully sampled reference")
-    has_guide: bool = Field(False, description="the file brings a structural image for ref_guided_dip")
-    warnings: list[str]
-    created_at: datetime
-    expires_at: datetime | None = Field(description="when it is deleted; null: not by itself")
 
 
 def _distinct(numbers: list[int]) -> list[int]:
@@ -295,10 +240,3 @@ class SnapshotOut(BaseModel):
     ssim: float | None = Field(description="null without a reference")
     seconds: float = Field(description="spent on the slice so far")
     created_at: datetime
-
-
-class HealthOut(BaseModel):
-    """Whether a job posted now would run, dependency by dependency."""
-
-    status: Literal["ok", "unavailable"]
-    checks: dict[str, str] = Field(description="dependency -> `ok` or what is wrong with it")

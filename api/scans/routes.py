@@ -9,13 +9,14 @@ from sqlalchemy import select
 
 from udig_recon.api.access.authentication import Caller, Reader, Writer
 from udig_recon.api.dependencies import Context, ContextDep
-from udig_recon.api.http.conditional import json_with_etag, next_link
+from udig_recon.api.http.conditional import json_with_etag
+from udig_recon.api.http.pagination import Page, PageDep, page_response
 from udig_recon.api.http.problems import Conflict
-from udig_recon.api.jobs import queries
-from udig_recon.api.jobs.schemas import Page, ScanOut
 from udig_recon.api.openapi.content import Content
 from udig_recon.api.openapi.examples import SCAN, page, responses
+from udig_recon.api.scans import queries
 from udig_recon.api.scans.ingest import ReceivedScan, receive_scan, store_scan
+from udig_recon.api.scans.schemas import ScanOut
 from udig_recon.worker.access import audit
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import Job
@@ -82,13 +83,12 @@ def list_scans(
     request: Request,
     context: ContextDep,
     caller: Reader,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
+    page: PageDep,
 ) -> Response:
     """`Link: rel="next"` leads to the next page."""
     with context.sessions() as session:
-        found = queries.scan_page(session, caller.tenant, limit, cursor)
-    return json_with_etag(request, found, next_link(request, found.next_cursor))
+        found = queries.scan_page(session, caller.tenant, page)
+    return page_response(request, found)
 
 
 @router.get(

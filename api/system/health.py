@@ -11,10 +11,10 @@ from fastapi import APIRouter, Response
 from sqlalchemy.exc import SQLAlchemyError
 
 from udig_recon.api.dependencies import Context, ContextDep
-from udig_recon.api.jobs.schemas import HealthOut
 from udig_recon.api.openapi.content import Content
 from udig_recon.api.openapi.examples import METRICS, READY, responses
 from udig_recon.api.system.metrics import CONTENT_TYPE, exposition, of_database, workers_alive
+from udig_recon.api.system.schemas import HealthOut
 from udig_recon.worker.database.migrate import config
 from udig_recon.worker.jobs import queue
 from udig_recon.worker.runtime import sandbox_report

@@ -10,9 +10,9 @@ from pydantic.fields import FieldInfo
 from udig_recon.api.access.authentication import Reader
 from udig_recon.api.dependencies import ContextDep
 from udig_recon.api.http.conditional import json_with_etag
-from udig_recon.api.jobs.schemas import Page
+from udig_recon.api.http.pagination import Page
 from udig_recon.api.openapi.examples import METHODS_EXAMPLE, PRIORS, responses
-from udig_recon.api.system.method_schemas import MethodOut, ParameterOut
+from udig_recon.api.system.schemas import MethodOut, ParameterOut
 from udig_recon.core.parameters import METHODS, PRESETS, Parameters, complete, parse
 from udig_recon.core.priors.card import Card, cards
 

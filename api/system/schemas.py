@@ -1,6 +1,6 @@
-"""JSON schemas of methods and their parameters."""
+"""JSON schemas of methods, their parameters, and the health of the service."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -29,3 +29,10 @@ class MethodOut(BaseModel):
     needs_prior: bool
     parameters: list[ParameterOut]
     presets: dict[str, dict[str, dict[str, Any]]] = Field(description="preset -> modality -> complete parameters")
+
+
+class HealthOut(BaseModel):
+    """Whether a job posted now would run, dependency by dependency."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str] = Field(description="dependency -> `ok` or what is wrong with it")

@@ -1,0 +1,41 @@
+"""Queries of scans: one scan, pages of scans."""
+
+import uuid
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from udig_recon.api.http.pagination import Page, PageRequest
+from udig_recon.api.http.problems import NotFound
+from udig_recon.api.scans.schemas import ScanOut
+from udig_recon.worker.database.tables import Scan
+
+
+def scan_out(scan: Scan) -> ScanOut:
+    """A scan as the client sees it."""
+    kept = ("id", "filename", "size_bytes", "sha256", "created_at", "expires_at")
+    stored = {name: getattr(scan, name) for name in kept}
+    warnings = [*scan.header.get("warnings", []), *damage_of(scan)]
+    return ScanOut.model_validate({**scan.header, **stored, "warnings": warnings})
+
+
+def damage_of(scan: Scan) -> list[str]:
+    """What to know of a scan whose stored bytes are not those that were brought."""
+    at = scan.damaged_at
+    return [] if at is None else [f"the stored file was found damaged at {at:%Y-%m-%dT%H:%M:%SZ}; post the scan again"]
+
+
+def one_scan(session: Session, tenant: str, scan_id: uuid.UUID, *, for_change: bool = False) -> Scan:
+    """The tenant's scan of that id."""
+    query = select(Scan).where(Scan.tenant == tenant, Scan.id == scan_id)
+    scan = session.scalars(query.with_for_update() if for_change else query).one_or_none()
+    if scan is None:
+        raise NotFound(f"there is no scan {scan_id}; GET /v1/scans lists those there are")
+    return scan
+
+
+def scan_page(session: Session, tenant: str, page: PageRequest) -> Page[ScanOut]:
+    """A tenant's scans, newest first."""
+    query = page.newest_first(select(Scan).where(Scan.tenant == tenant), Scan.__table__.c.id)
+    scans, next_cursor = page.split(session.scalars(query).all())
+    return Page(items=[scan_out(scan) for scan in scans], next_cursor=next_cursor)
