@@ -43,8 +43,8 @@ from udig_recon.worker.database.engine import make_engine, make_sessions
 from udig_recon.worker.jobs.queue import make_celery
 from udig_recon.worker.settings import Settings, get_settings
 from udig_recon.worker.storage import data_folder
+from udig_recon.worker.storage.backends import open_storage
 from udig_recon.worker.storage.data_folder import ForeignFolder
-from udig_recon.worker.storage.local import open_storage
 
 log = logging.getLogger(__name__)
 CONFIRM_SECONDS = 2.0
@@ -79,7 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings=settings,
         sessions=sessions,
         queries=AsyncQueries(settings.database_url, READING),
-        storage=open_storage(settings.data, settings.disk_reserve_bytes),
+        storage=open_storage(settings),
         notifications=NotificationListener(settings.database_url),
         request_metrics=RequestMetrics(),
         audit=AuditRecorder(sessions),

@@ -22,8 +22,8 @@ from udig_recon.core.formats import Limits, Prober
 from udig_recon.worker.jobs.estimates import Factors
 from udig_recon.worker.jobs.service import JobService
 from udig_recon.worker.settings import Settings
+from udig_recon.worker.storage.base import Storage
 from udig_recon.worker.storage.integrity import Verifier
-from udig_recon.worker.storage.local import Storage
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from udig_recon.worker.access.admission import JobError, TooManyOpenJobs
 from udig_recon.worker.access.quotas import QuotaReached
 from udig_recon.worker.database.engine import AWAY, CommitUnknown, has_no_room
 from udig_recon.worker.jobs.state import UnknownJob
-from udig_recon.worker.storage.local import is_full
+from udig_recon.worker.storage.base import is_full
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from udig_recon.worker.database.migrate import migrate
 from udig_recon.worker.database.roles import MAKE_ROLES, OWNER, SERVICE, with_role
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.standalone.servers import SUPERUSER, EmbeddedServers
-from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage.local import LocalStorage
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -124,6 +124,6 @@ def owner_database(settings: Settings) -> Iterator[sessionmaker[Session]]:
 
 
 @pytest.fixture
-def storage(settings: Settings) -> Storage:
+def storage(settings: Settings) -> LocalStorage:
     """Files of the test's service."""
-    return Storage(settings.data)
+    return LocalStorage(settings.data)

@@ -21,7 +21,8 @@ from tests.support import scans
 from tests.support.api_server import serving
 from tests.support.worker_processes import until, working
 from udig_recon.worker.settings import Settings
-from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage import keys
+from udig_recon.worker.storage.local import LocalStorage
 from udig_recon.worker.telemetry import logs
 
 CANARY = "Mustermann"
@@ -109,7 +110,7 @@ def stored(database: sessionmaker[Session]) -> str:
 
 
 def test_a_canary_in_a_scan_is_found_nowhere_else(
-    settings: Settings, database: sessionmaker[Session], storage: Storage
+    settings: Settings, database: sessionmaker[Session], storage: LocalStorage
 ) -> None:
     told: list[str] = []
     with (
@@ -141,7 +142,7 @@ def test_a_canary_in_a_scan_is_found_nowhere_else(
         told += [str(client.get(f"{good['links']['self']}/result?format={kind}").content) for kind in ("h5", "nifti")]
         assert said(client.get("/readyz")).status_code == said(client.get("/metrics")).status_code == 200
         # Files that are damaged after they were accepted fail their job, and the log says where.
-        for path in (storage.scan(posted["sha256"]), storage.prepared_scan(posted["sha256"])):
+        for path in (storage.path(keys.scan(posted["sha256"])), storage.path(keys.prepared_scan(posted["sha256"]))):
             path.write_bytes(named(*DAMAGE["broken header"]))
         failed = said(client.post("/v1/jobs", json=job)).json()
         until(lambda: client.get(failed["links"]["self"]).json()["status"] == "failed")
@@ -159,7 +160,7 @@ def test_a_canary_in_a_scan_is_found_nowhere_else(
     assert [each for each in told if any(form.lower() in each.lower() for form in forms)] == []
 
 
-def test_files_are_their_owners_alone(settings: Settings, storage: Storage) -> None:
+def test_files_are_their_owners_alone(settings: Settings, storage: LocalStorage) -> None:
     with serving(settings) as served, httpx2.Client(base_url=served.url, timeout=60) as client, working(settings):
         scan = client.post("/v1/scans", content=named(scans.ct())).json()
         body = {"scan_id": scan["id"], "parameters": {"method": "sirt", "iterations": 400}, "outputs": ["h5", "png"]}
@@ -193,7 +194,7 @@ def test_a_traceback_in_the_log_has_places_and_kinds_but_no_words(capsys: pytest
     assert NAME not in line["exception"].replace("raise ValueError(NAME)", "")
 
 
-def test_a_deleted_job_and_scan_leave_no_copy(settings: Settings, storage: Storage) -> None:
+def test_a_deleted_job_and_scan_leave_no_copy(settings: Settings, storage: LocalStorage) -> None:
     with serving(settings) as served, httpx2.Client(base_url=served.url, timeout=60) as client, working(settings):
         scan = client.post("/v1/scans", content=named(scans.ct())).json()
         job = client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": {"method": "fbp"}}).json()

@@ -33,6 +33,11 @@ class Settings(TenantSettings):
     redis_url: str | None = Field(None, description="URL of a Redis-protocol server; unset: the embedded server")
     redis_prefix: str = Field("udig:", description="what all keys in Redis begin with")
     data: Path = Field(Path(".data"), description="folder of scans, checkpoints, results and embedded servers")
+    data_store: str | None = Field(
+        None,
+        pattern=r"^[a-z][a-z0-9+.-]*:",
+        description="where scans, checkpoints and results lie, a URL; its scheme names a storage backend; unset: DATA",
+    )
     priors: Path | None = Field(None, description="folder of further diffusion priors; unset: DATA/priors")
     host: str = Field("127.0.0.1", description="address that the API binds to")
     authentication: Literal["auto", "on", "off"] = Field(

@@ -1,7 +1,9 @@
 """Representations: which one is wanted, whether the client has it already, and which part of it is missing."""
 
 import hashlib
+import os
 import re
+import stat
 from collections.abc import Callable, Iterable
 from email.utils import parsedate_to_datetime
 from typing import Protocol, TypeVar
@@ -120,7 +122,9 @@ class StoredFileResponse(FileResponse):
         headers: dict[str, str],
         damaged: Callable[[], Problem],
     ) -> None:
-        super().__init__(file.path, 200, headers, media_type, filename=filename, stat_result=file.path.stat())
+        times = (int(file.info.modified),) * 3
+        described = os.stat_result((stat.S_IFREG, 0, 0, 0, 0, 0, file.info.size, *times))
+        super().__init__(file.key, 200, headers, media_type, filename=filename, stat_result=described)
         self._file, self._damaged = file, damaged
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -131,7 +135,7 @@ class StoredFileResponse(FileResponse):
         await super().__call__(scope, receive, send)
 
     async def _handle_simple(self, send: Send, send_header_only: bool, send_pathsend: bool) -> None:  # noqa: ARG002
-        await self._send(send, 200, self.raw_headers, None if send_header_only else (0, self._file.stamp.size))
+        await self._send(send, 200, self.raw_headers, None if send_header_only else (0, self._file.info.size))
 
     async def _handle_single_range(
         self, send: Send, start: int, end: int, file_size: int, send_header_only: bool

@@ -77,10 +77,10 @@ def get_job_result(
         "Cache-Control": "private, no-cache",
         "Vary": "Accept",
     }
-    if not_modified(request, headers["ETag"], file.path.stat().st_mtime):
+    if not_modified(request, headers["ETag"], file.info.modified):
         return Response(status_code=304, headers=headers)
     record_access(context, caller, "result.read", job=job_id)
-    damaged = partial(stored_files.damaged_result, context, job_id, file.path)
+    damaged = partial(stored_files.damaged_result, context, job_id, file.key)
     return StoredFileResponse(file, wanted.media_type, f"{job_id}{wanted.suffix}", headers, damaged)
 
 

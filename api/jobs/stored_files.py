@@ -3,22 +3,21 @@
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from udig_recon.api.dependencies import Context
 from udig_recon.api.http.problems import Damaged, Gone
-from udig_recon.core.files.atomic import DamagedFile, Digest
+from udig_recon.core.files.atomic import DamagedFile
 from udig_recon.core.files.checksummed_arrays import UNREADABLE
 from udig_recon.core.results.hdf5 import read_slice
 from udig_recon.core.results.output_format import OutputFormat
 from udig_recon.core.results.outputs import OUTPUTS, convert
 from udig_recon.core.results.store import SliceResult
 from udig_recon.worker.database.tables import Job, JobSlice
-from udig_recon.worker.storage import integrity
+from udig_recon.worker.storage import integrity, keys, previews
 from udig_recon.worker.storage.accounting import recount
 from udig_recon.worker.storage.integrity import Verified
-from udig_recon.worker.storage.local import RESULT, preview_owner, result_name
+from udig_recon.worker.storage.keys import RESULT_NAME, result_name
 
 POST_AGAIN = "post the job again"
 
@@ -28,7 +27,7 @@ class StoredResult:
     """The result of a job that has succeeded."""
 
     job_id: uuid.UUID
-    folder: str  # relative to DATA
+    prefix: str  # of its files in the storage
     files: dict[str, Any]  # name -> sha256 and bytes
 
     @classmethod
@@ -45,7 +44,7 @@ class StoredSlice:
     slice: int
     index: int  # its place in the result
     whole: StoredResult | None  # once the job has succeeded
-    file: str | None  # of the slice alone, relative to DATA; None: not done yet, or in the result
+    key: str | None  # of the slice alone; None: not done yet, or in the result
     sha256: str | None
 
     @classmethod
@@ -61,53 +60,55 @@ def result_file(context: Context, made: StoredResult, wanted: OutputFormat) -> V
 
     Raises Gone, and Damaged where the result itself is. Two at once do not meet.
     """
-    folder = context.storage.path(made.folder)
     name = result_name(wanted)
+    key = f"{made.prefix}/{name}"
     try:
-        return _verified(context, made, folder / name)
+        return _verified(context, made, key)
     except FileNotFoundError:
-        if name == RESULT:
+        if name == RESULT_NAME:
             raise Gone(f"the files of this result are no longer kept; {POST_AGAIN}") from None
     except DamagedFile as error:
-        if name == RESULT:
-            raise damaged_result(context, made.job_id, folder / name) from error
+        if name == RESULT_NAME:
+            raise damaged_result(context, made.job_id, key) from error
         _count(context, made.job_id, "converted", name)
     whole = result_file(context, made, OUTPUTS["h5"])
-    context.storage.require(whole.stamp.size)
+    context.storage.require(whole.info.size)
     try:
-        digest = convert(whole.path, folder / name, wanted)
+        with context.storage.local(whole.key) as source, context.storage.writing(key) as path:
+            digest = convert(source, path, wanted)
     except FileNotFoundError:
         raise Gone(f"the files of this result are no longer kept; {POST_AGAIN}") from None
     except UNREADABLE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise damaged_result(context, made.job_id, whole.path) from error
+        raise damaged_result(context, made.job_id, whole.key) from error
     with context.sessions.begin() as session:
         integrity.add_file(session, made.job_id, name, digest)
         recount(session, made.job_id)
-    return context.verifier.check(folder / name, digest.sha256)
+    return context.verifier.check(context.storage, key, digest.sha256)
 
 
-def _verified(context: Context, made: StoredResult, path: Path) -> Verified:
+def _verified(context: Context, made: StoredResult, key: str) -> Verified:
     """The file, compared with the digest of the row; one of an older version gets that now."""
-    if (known := made.files.get(path.name)) is not None:
-        return context.verifier.check(path, known["sha256"])
-    found = Digest.of(path)
-    beside = path.with_name(path.name + ".sha256")
-    with suppress(FileNotFoundError):  # older versions kept the digest there, once a file was asked for
-        found = found._replace(sha256=beside.read_text())
-    verified = context.verifier.check(path, found.sha256)
+    storage, name = context.storage, keys.name_of(key)
+    if (known := made.files.get(name)) is not None:
+        return context.verifier.check(storage, key, known["sha256"])
+    digest = integrity.digest_of(storage, key)
+    with suppress(FileNotFoundError):  # versions before digests in rows kept them beside the file
+        digest = digest._replace(sha256=storage.read(f"{key}.sha256").decode())
+    verified = context.verifier.check(storage, key, digest.sha256)
     with context.sessions.begin() as session:
-        integrity.add_file(session, made.job_id, path.name, found)
+        integrity.add_file(session, made.job_id, name, digest)
     return verified
 
 
-def damaged_result(context: Context, job_id: uuid.UUID, path: Path) -> Damaged:
+def damaged_result(context: Context, job_id: uuid.UUID, key: str) -> Damaged:
     """The problem of a result file that is not what was written, once that is noted."""
-    context.verifier.forget(path)
+    name = keys.name_of(key)
+    context.verifier.forget(key)
     with context.sessions.begin() as session:
-        integrity.note_job(session, job_id, path.name, "result")
-    return Damaged(f"{path.name} of job {job_id} is damaged on the disk and is not sent; {POST_AGAIN}")
+        integrity.note_job(session, job_id, name, "result")
+    return Damaged(f"{name} of job {job_id} is damaged on the disk and is not sent; {POST_AGAIN}")
 
 
 def _count(context: Context, job_id: uuid.UUID, kind: str, name: str) -> None:
@@ -122,14 +123,15 @@ def slice_result(context: Context, made: StoredSlice) -> SliceResult | None:
         with suppress(Gone):
             whole = result_file(context, made.whole, OUTPUTS["h5"])
             try:
-                return read_slice(whole.path, made.index)
+                with context.storage.local(whole.key) as path:
+                    return read_slice(path, made.index)
             except DamagedFile as error:
-                raise damaged_result(context, made.job_id, whole.path) from error
-    if made.file is None:
+                raise damaged_result(context, made.job_id, whole.key) from error
+    if made.key is None:
         return _preview(context, made)
-    path = context.storage.path(made.file)
+    name = keys.name_of(made.key)
     try:
-        return SliceResult.load(path, made.sha256)
+        return SliceResult.from_bytes(context.storage.read(made.key), name, made.sha256)
     except FileNotFoundError:
         if made.whole is not None:
             return None
@@ -138,7 +140,7 @@ def slice_result(context: Context, made: StoredSlice) -> SliceResult | None:
         return None if again is None or again.whole is None else slice_result(context, again)
     except DamagedFile as error:
         with context.sessions.begin() as session:
-            integrity.note_job(session, made.job_id, f"slices/{path.name}", "slice")
+            integrity.note_job(session, made.job_id, f"slices/{name}", "slice")
         detail = f"the image of slice {made.slice} is damaged on the disk; it is computed anew before the job ends"
         raise Damaged(detail) from error
 
@@ -150,13 +152,12 @@ def _read_again(context: Context, made: StoredSlice) -> StoredSlice | None:
 
 
 def _preview(context: Context, made: StoredSlice) -> SliceResult | None:
-    path = context.storage.preview(made.job_id, made.slice)
     try:
-        return SliceResult.load(path, owner=preview_owner(made.job_id, made.slice))
+        return previews.load(context.storage, made.job_id, made.slice)
     except FileNotFoundError:
         return None
     except DamagedFile:
-        # The worker soon shows another.
-        path.unlink(missing_ok=True)
-        _count(context, made.job_id, "preview", path.name)
+        # The worker soon writes another one.
+        previews.delete(context.storage, made.job_id, made.slice)
+        _count(context, made.job_id, "preview", keys.name_of(keys.preview(made.job_id, made.slice)))
         return None

@@ -28,6 +28,8 @@ from udig_recon.worker.access import quotas
 from udig_recon.worker.access.tenants import limits_of
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import Scan
+from udig_recon.worker.storage import keys
+from udig_recon.worker.storage.base import Storage
 from udig_recon.worker.storage.scans import Brought, forget, keep
 from udig_recon.worker.telemetry import tracing
 
@@ -134,8 +136,8 @@ async def _known(context: Context, caller: Caller, sharing: str, upload: Upload)
     known = await context.queries.one(_KNOWN, tenant=caller.tenant, sha256=upload.sha256)
     if known is None:
         return None
-    path = context.storage.prepared_scan(upload.sha256, caller.tenant)
-    whole = await context.probe_queue.run(sharing, upload.size_bytes, partial(_is_whole, path, upload.sha256))
+    is_whole = partial(_is_whole, context.storage, keys.prepared_scan(upload.sha256, caller.tenant), upload.sha256)
+    whole = await context.probe_queue.run(sharing, upload.size_bytes, is_whole)
     header: dict[str, Any] | None = known.header if whole else None
     return header
 
@@ -143,18 +145,17 @@ async def _known(context: Context, caller: Caller, sharing: str, upload: Upload)
 @asynccontextmanager
 async def _part(context: Context) -> AsyncIterator[tuple[Path, int]]:
     """A new file beside the upload and its descriptor; gone at the end, unless it was moved."""
-    opened = context.storage.part()
-    path, file = await context.file_threads.run(opened.__enter__)
+    scratch = await context.file_threads.run(context.storage.scratch)
     try:
-        yield path, file.fileno()
+        yield scratch.path, scratch.file.fileno()
     finally:
         with CancelScope(shield=True):
-            await context.file_threads.run(opened.__exit__, None, None, None)
+            await context.file_threads.run(scratch.close)
 
 
-def _is_whole(path: Path, sha256: str) -> bool:
+def _is_whole(storage: Storage, key: str, sha256: str) -> bool:
     try:
-        with opened_prepared(path) as scan:
+        with storage.local(key) as path, opened_prepared(path) as scan:
             scan.verify()
             return scan.source_sha256 == sha256 and scan.reading >= READING
     except (DamagedScan, OSError):

@@ -1,12 +1,10 @@
 """A file on its way in: streamed to its folder, counted and hashed, gone again unless it is kept."""
 
 import base64
-import fcntl
 import hashlib
 import os
 import re
 import threading
-import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -50,12 +48,11 @@ class StorageAllowance(NamedTuple):
 
 
 class Upload:
-    """The file and what is known of it so far. Its lock dies with the process: see `storage.orphans`."""
+    """A scratch file that receives a scan, and what is known of it so far."""
 
     _room: StorageAllowance | None
 
     def __init__(self, context: "Context") -> None:
-        self.path = context.storage.incoming / f"{uuid.uuid4().hex}.part"
         self.filename = ""
         self.digest: str | None = None  # Repr-Digest that was sent
         self.size_bytes = 0
@@ -64,8 +61,8 @@ class Upload:
         self._hash = hashlib.sha256()
         self._block = bytearray()
         self._unsynced = 0
-        self._file = os.fdopen(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb", buffering=0)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._scratch = context.storage.scratch()
+        self.path = self._scratch.path
 
     @property
     def sha256(self) -> str:
@@ -94,10 +91,10 @@ class Upload:
         # An unbuffered write may take a part only.
         left = memoryview(block)
         while left:
-            left = left[self._file.write(left) or 0 :]
+            left = left[self._scratch.file.write(left) or 0 :]
         self._unsynced += len(block)
         if last or self._unsynced >= SYNC_BYTES:
-            os.fsync(self._file.fileno())
+            os.fsync(self._scratch.file.fileno())
             self._unsynced = 0
 
     def keep_within(self, room: StorageAllowance) -> None:
@@ -135,8 +132,7 @@ class Upload:
         if self._room is not None:
             self._incoming.change(self._room.tenant, -self._reserved)
             self._room = None
-        self._file.close()
-        self.path.unlink(missing_ok=True)
+        self._scratch.close()
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from udig_recon.worker.jobs import failures
 from udig_recon.worker.runtime.health import seen_lately
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage import integrity
-from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage.base import Storage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)

@@ -7,6 +7,7 @@ between two checkpoints, which a worker makes longer than CHECKPOINT_SECONDS if 
 
 import tempfile
 import time
+import uuid
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,6 +23,8 @@ from udig_recon.core.reconstruct import reconstruct
 from udig_recon.worker.runtime.checkpoints import Checkpoints
 from udig_recon.worker.runtime.slice_run import pause_after
 from udig_recon.worker.settings import Settings
+from udig_recon.worker.storage import keys
+from udig_recon.worker.storage.local import LocalStorage
 
 CPU = torch.device("cpu")
 SIZE, COILS, VIEWS = 256, 8, 30
@@ -57,7 +60,9 @@ def row(knobs: dict[str, Any], modality: Modality) -> str:
     state, period = largest_state(knobs, modality), Settings.model_fields["checkpoint_seconds"].default
     making, cost, wall = [], [], []
     with tempfile.TemporaryDirectory(prefix="udig-checkpoint-") as folder:
-        kept = Checkpoints(Path(folder), 0, "benchmark", lambda: True)
+        storage, job_id = LocalStorage(Path(folder)), uuid.UUID(int=0)
+        storage.create_group(keys.job(job_id))
+        kept = Checkpoints(storage, job_id, 0, "benchmark", lambda: True)
         for step in range(ROUNDS):
             began = time.perf_counter()
             kept.save(step, {"state": state, "step": step, "seconds": 0.0, "curves": {}})

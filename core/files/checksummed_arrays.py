@@ -9,12 +9,11 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from udig_recon.core.files.atomic import DamagedFile, open_stored
+from udig_recon.core.files.atomic import DamagedFile
 
 _SEAL = re.compile(rb"sha256:[0-9a-f]{64}")
 _SEAL_BYTES = 71
@@ -32,18 +31,16 @@ def sealed(archive: bytes) -> bytes:
 
 
 @contextmanager
-def opened(path: Path, sha256: str | None) -> Iterator[Any]:
-    """The arrays of a .npz by name, read from bytes that were compared with its seal and with `sha256` where given."""
-    with open_stored(path) as file:
-        content = file.read()
+def opened(content: bytes, name: str, sha256: str | None) -> Iterator[Any]:
+    """The arrays of an .npz archive by name, after its bytes are compared with its seal and, where given, `sha256`."""
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise DamagedFile(f"{path.name} is not what was written")
+        raise DamagedFile(f"{name} is not what was written")
     # Those of older versions have no seal; the checksums of the archive's members must do.
     seal = content[-_SEAL_BYTES:]
     if _SEAL.fullmatch(seal) and sealed(content[: -_SEAL_BYTES - 2] + b"\0\0") != content:
-        raise DamagedFile(f"{path.name} is not what was sealed")
+        raise DamagedFile(f"{name} is not what was sealed")
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             yield stored
     except UNREADABLE as error:
-        raise DamagedFile(f"{path.name} cannot be read: {type(error).__name__}") from error
+        raise DamagedFile(f"{name} cannot be read: {type(error).__name__}") from error

@@ -1,17 +1,15 @@
 """Results of slices on disk: one .npz file for each finished slice and for each preview, while a job runs."""
 
-import hashlib
 import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from udig_recon.core.files.atomic import DamagedFile, Digest, replacing
+from udig_recon.core.files.atomic import DamagedFile
 from udig_recon.core.files.checksummed_arrays import opened, sealed
 from udig_recon.core.prior_check import PriorCheck
 from udig_recon.core.quality.rating import Rating
@@ -45,16 +43,10 @@ class SliceResult:
             summary |= {"reference_slice": check.pop("reference_slice"), "prior_check": check}
         return summary
 
-    @property
-    def size_bytes(self) -> int:
-        """About how many bytes `save` writes."""
-        images = (getattr(self, name) for name in _ARRAYS)
-        return sum(image.nbytes for image in images if image is not None)
+    def to_bytes(self, owner: str | None = None) -> bytes:
+        """As an .npz archive with a seal, its own digest.
 
-    def save(self, path: Path, owner: str | None = None) -> Digest:
-        """Write a .npz file with a seal, its own digest. The file takes its name when it is whole.
-
-        `owner` names the job and slice that the file belongs to; `load` can check it.
+        `owner` names the job and slice that the archive belongs to; `from_bytes` can check it.
         """
         stored = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
         stored |= {f"curve_{name}": np.asarray(values, np.float64) for name, values in self.curves.items()}
@@ -68,47 +60,46 @@ class SliceResult:
             stored["owner"] = np.asarray(owner)
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **stored)
-        content = sealed(buffer.getvalue())
-        with replacing(path) as part:
-            part.write_bytes(content)
-        return Digest(hashlib.sha256(content).hexdigest(), len(content))
+        return sealed(buffer.getvalue())
 
     @classmethod
-    def load(cls, path: Path, sha256: str | None = None, owner: str | None = None) -> "SliceResult":
-        """Read what `save` wrote, in this version or an older one.
+    def from_bytes(
+        cls, content: bytes, name: str, sha256: str | None = None, owner: str | None = None
+    ) -> "SliceResult":
+        """Read what `to_bytes` gave, in this version or an older one. Errors call it `name`.
 
-        Raises DamagedFile where the bytes are others, or have another digest or owner than these. A file without an
+        Raises DamagedFile where the bytes are others, or have another digest or owner than these. An archive without an
         owner is of an older version, and may be anybody's.
         """
-        with opened(path, sha256) as archive:
-            stored = {name: archive[name] for name in archive.files}
-        for name, older in _OLDER_NAMES.items():
+        with opened(content, name, sha256) as archive:
+            stored = {each: archive[each] for each in archive.files}
+        for field, older in _OLDER_NAMES.items():
             if older in stored:
-                stored.setdefault(name, stored[older])
+                stored.setdefault(field, stored[older])
         if owner is not None and "owner" in stored and str(stored["owner"]) != owner:
-            raise DamagedFile(f"{path.name} is of {stored['owner']}, not of {owner}")
+            raise DamagedFile(f"{name} belongs to {stored['owner']}, not to {owner}")
         try:
-            known = [name for name in ("prior_check", "rating", "versions") if name in stored]
-            texts = {name: json.loads(str(stored[name])) for name in known}
+            known = [each for each in ("prior_check", "rating", "versions") if each in stored]
+            texts = {each: json.loads(str(stored[each])) for each in known}
             return cls(
-                **{name: stored.get(name) for name in ("image_complex", "reference", "deviation", "hallucination")},
+                **{each: stored.get(each) for each in ("image_complex", "reference", "deviation", "hallucination")},
                 image=stored["image"],
                 direct=stored["direct"],
                 curves={
-                    name.removeprefix("curve_"): values.tolist()
-                    for name, values in stored.items()
-                    if name.startswith("curve_")
+                    each.removeprefix("curve_"): values.tolist()
+                    for each, values in stored.items()
+                    if each.startswith("curve_")
                 },
                 prior_check=PriorCheck.from_stored(texts["prior_check"]) if "prior_check" in texts else None,
                 rating=Rating.from_json(texts["rating"]) if "rating" in texts else None,
                 versions=texts.get("versions"),
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise DamagedFile(f"{path.name} cannot be read: {type(error).__name__}") from error
+            raise DamagedFile(f"{name} cannot be read: {type(error).__name__}") from error
 
     @classmethod
-    def versions_of(cls, path: Path, sha256: str | None = None) -> Mapping[str, str]:
-        """The versions in a file that `save` wrote, without its images. Raises DamagedFile as `load` does."""
-        with opened(path, sha256) as stored:
+    def versions_of(cls, content: bytes, name: str, sha256: str | None = None) -> Mapping[str, str]:
+        """The versions in what `to_bytes` gave, without its images. Raises DamagedFile as `from_bytes` does."""
+        with opened(content, name, sha256) as stored:
             known: dict[str, str] = json.loads(str(stored["versions"])) if "versions" in stored.files else {}
         return known

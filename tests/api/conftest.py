@@ -13,7 +13,7 @@ from tests.support.fake_worker import Drive
 from tests.support.keyed_client import Door
 from udig_recon.api.app import create_app
 from udig_recon.worker.settings import Settings
-from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage.local import LocalStorage
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def scan(client: TestClient, mri_file: bytes) -> dict[str, Any]:
 
 
 @pytest.fixture
-def drive(database: sessionmaker[Session], storage: Storage) -> Drive:
+def drive(database: sessionmaker[Session], storage: LocalStorage) -> Drive:
     """What a worker would do, step by step."""
     return Drive(database, storage)
 

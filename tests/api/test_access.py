@@ -26,7 +26,8 @@ from udig_recon.worker.access.keys import Scope
 from udig_recon.worker.database.tables import Audit, Key
 from udig_recon.worker.jobs import retention
 from udig_recon.worker.settings import Settings
-from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage import keys as stored_keys
+from udig_recon.worker.storage.local import LocalStorage
 
 
 @pytest.fixture(autouse=True)
@@ -196,13 +197,13 @@ def test_no_list_shows_what_is_another_tenants(door: Door, theirs: dict[str, str
 
 
 def test_the_same_bytes_are_two_scans_to_two_tenants(
-    door: Door, theirs: dict[str, str], mri_file: bytes, storage: Storage
+    door: Door, theirs: dict[str, str], mri_file: bytes, storage: LocalStorage
 ) -> None:
     _, mine = door.key("b")
     scan = bring(door, mine, mri_file)
     assert scan["id"] != theirs["scan"]
     assert door.client.post("/v1/scans", content=mri_file, headers=mine).status_code == 200
-    files = [storage.scan(scan["sha256"], tenant) for tenant in ("a", "b")]
+    files = [storage.path(stored_keys.scan(scan["sha256"], tenant)) for tenant in ("a", "b")]
     assert [path.read_bytes() == mri_file and path.stat().st_nlink for path in files] == [1, 1]
     assert door.client.delete(f"/v1/scans/{scan['id']}", headers=mine).status_code == 204
     assert [path.exists() for path in files] == [True, False]
@@ -440,7 +441,7 @@ def test_the_jobs_of_a_comparison_count_as_any_others(door: Door, mri_file: byte
 
 
 def test_a_comparison_is_kept_as_long_as_its_key_says_and_its_labels_no_longer(
-    door: Door, mri_file: bytes, drive: Drive, storage: Storage
+    door: Door, mri_file: bytes, drive: Drive, storage: LocalStorage
 ) -> None:
     _, brief = door.key("a", retention_days=2)
     scan = bring(door, brief, mri_file)
@@ -461,17 +462,19 @@ def test_a_comparison_is_kept_as_long_as_its_key_says_and_its_labels_no_longer(
         assert "of Doe" not in str(session.execute(text("SELECT * FROM jobs")).all())
 
 
-def test_no_key_keeps_more_bytes_than_it_may(door: Door, mri_file: bytes, ct_file: bytes, storage: Storage) -> None:
+def test_no_key_keeps_more_bytes_than_it_may(
+    door: Door, mri_file: bytes, ct_file: bytes, storage: LocalStorage
+) -> None:
     # What a scan takes is its file and its prepared form.
     wide = bring(door, door.key("b")[1], mri_file)
-    takes = len(mri_file) + storage.prepared_scan(wide["sha256"], "b").stat().st_size
+    takes = len(mri_file) + storage.path(stored_keys.prepared_scan(wide["sha256"], "b")).stat().st_size
     _, narrow = door.key("a", max_stored_bytes=takes + 1)
     kept = bring(door, narrow, mri_file)
     refused = door.client.post("/v1/scans", content=ct_file, headers=narrow)
     assert refused.status_code == 429
     assert "max_stored_bytes" in refused.json()["detail"]
-    assert [path.name for path in storage.scan("", "a").iterdir()] == [kept["sha256"]]
-    assert not list(storage.incoming.iterdir())
+    assert [path.name for path in storage.path(stored_keys.scan("", "a")).iterdir()] == [kept["sha256"]]
+    assert not list((storage.root / "incoming").iterdir())
     assert door.client.delete(f"/v1/scans/{kept['id']}", headers=narrow).status_code == 204
     bring(door, narrow, ct_file)
 
@@ -516,7 +519,7 @@ def test_no_answer_may_be_framed_sniffed_or_read_by_another_site(door: Door) -> 
 
 
 def test_a_key_says_how_long_what_it_makes_is_kept_and_then_the_result_is_gone(
-    door: Door, drive: Drive, mri_file: bytes, settings: Settings, storage: Storage
+    door: Door, drive: Drive, mri_file: bytes, settings: Settings, storage: LocalStorage
 ) -> None:
     _, brief = door.key("a", retention_days=2)
     scan = bring(door, brief, mri_file)

@@ -19,7 +19,7 @@ from udig_recon.api.app import create_app
 from udig_recon.worker.access import audit
 from udig_recon.worker.database.tables import Scan
 from udig_recon.worker.settings import Settings
-from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage.local import LocalStorage
 
 ZERO_FILLED = {"parameters": {"method": "zero_filled"}}
 CG = {"parameters": {"method": "cg_sense"}}
@@ -325,14 +325,14 @@ def test_what_is_cancelled_keeps_what_it_has_found(
 
 
 def test_what_is_deleted_takes_its_jobs_and_their_files_along(
-    client: TestClient, drive: Drive, storage: Storage, scan: dict[str, Any]
+    client: TestClient, drive: Drive, storage: LocalStorage, scan: dict[str, Any]
 ) -> None:
     kept = client.post("/v1/jobs", json={"scan_id": scan["id"], **CG}).json()
     comparison = post(client, scan)
     drive.complete(jobs_of(client, comparison)[0])
     assert client.delete(comparison["links"]["self"]).status_code == 204
     assert [job["id"] for job in client.get("/v1/jobs").json()["items"]] == [kept["id"]]
-    assert [folder.name for folder in storage.jobs.iterdir()] == [kept["id"]]
+    assert [folder.name for folder in (storage.root / "jobs").iterdir()] == [kept["id"]]
     for method, link in (("GET", "self"), ("GET", "table"), ("POST", "cancel"), ("DELETE", "self")):
         answer = client.request(method, comparison["links"][link])
         assert answer.status_code == 404, link

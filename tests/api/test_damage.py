@@ -19,8 +19,9 @@ from udig_recon.core.results.outputs import OUTPUTS
 from udig_recon.core.results.png import magnitude_png
 from udig_recon.worker.access import audit
 from udig_recon.worker.database.tables import Job, JobSlice
-from udig_recon.worker.storage.integrity import BLOCK, Verifier
-from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage import keys
+from udig_recon.worker.storage.integrity import BLOCK, Verified, Verifier
+from udig_recon.worker.storage.local import LocalStorage
 
 DAMAGED = "urn:udig-recon:problem:damaged"
 VIEWS = ("magnitude", "comparison", "error")
@@ -42,9 +43,9 @@ def done(job: dict[str, Any], drive: Drive) -> dict[str, Any]:
 
 
 @pytest.fixture
-def folder(storage: Storage, done: dict[str, Any]) -> Path:
+def folder(storage: LocalStorage, done: dict[str, Any]) -> Path:
     """Where its result lies."""
-    (found,) = (storage.job(uuid.UUID(done["id"])) / "results").iterdir()
+    (found,) = (storage.path(keys.job(uuid.UUID(done["id"]))) / "results").iterdir()
     return found
 
 
@@ -62,14 +63,14 @@ def fetched(client: TestClient, job: dict[str, Any]) -> dict[str, httpx2.Respons
     return found
 
 
-def stored(storage: Storage, job_id: str) -> list[Path]:
-    return sorted(path for path in storage.job(uuid.UUID(job_id)).rglob("*") if path.is_file())
+def stored(storage: LocalStorage, job_id: str) -> list[Path]:
+    return sorted(path for path in storage.path(keys.job(uuid.UUID(job_id))).rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize("at", [0.0, 0.03, 0.3, 0.6, 0.97, 1.0])
 @pytest.mark.parametrize("unseen", [False, True])
 def test_no_wrong_byte_leaves_by_any_route(
-    client: TestClient, storage: Storage, done: dict[str, Any], at: float, unseen: bool
+    client: TestClient, storage: LocalStorage, done: dict[str, Any], at: float, unseen: bool
 ) -> None:
     right = fetched(client, done)
     assert {answer.status_code for answer in right.values()} == {200, 206}
@@ -181,12 +182,17 @@ def test_of_a_result_of_an_older_version_the_digest_that_lies_beside_it_counts(
 
 @pytest.mark.parametrize("at", [0.01, 0.2, 0.5, 0.8, 0.999])
 def test_a_rotten_slice_or_preview_of_a_running_job_is_never_shown(
-    client: TestClient, drive: Drive, storage: Storage, job: dict[str, Any], at: float, database: sessionmaker[Session]
+    client: TestClient,
+    drive: Drive,
+    storage: LocalStorage,
+    job: dict[str, Any],
+    at: float,
+    database: sessionmaker[Session],
 ) -> None:
     drive.finish(drive.claim(job, 0))
     drive.claim(job, 1)
     drive.show(job, 1)
-    preview = storage.preview(uuid.UUID(job["id"]), 1)
+    preview = storage.path(keys.preview(uuid.UUID(job["id"]), 1))
     with database() as session:
         job_slice = session.get_one(JobSlice, (uuid.UUID(job["id"]), 0))
     right = {path: picture(client, job, number) for number, path in enumerate((str(job_slice.result), preview))}
@@ -201,12 +207,12 @@ def test_a_rotten_slice_or_preview_of_a_running_job_is_never_shown(
 
 
 def test_a_whole_preview_of_another_slice_is_never_shown(
-    client: TestClient, drive: Drive, storage: Storage, job: dict[str, Any]
+    client: TestClient, drive: Drive, storage: LocalStorage, job: dict[str, Any]
 ) -> None:
     for number in range(2):
         drive.claim(job, number)
         drive.show(job, number)
-    paths = [storage.preview(uuid.UUID(job["id"]), number) for number in range(2)]
+    paths = [storage.path(keys.preview(uuid.UUID(job["id"]), number)) for number in range(2)]
     paths[1].replace(paths[0])
     assert picture(client, job, 0).status_code == 409
     assert not paths[0].exists()
@@ -218,39 +224,36 @@ def picture(client: TestClient, job: dict[str, Any], number: int) -> httpx2.Resp
 
 
 def test_slices_and_previews_are_dropped_once_the_job_has_its_result_and_pictures_stay_the_same(
-    client: TestClient, drive: Drive, storage: Storage, job: dict[str, Any]
+    client: TestClient, drive: Drive, storage: LocalStorage, job: dict[str, Any]
 ) -> None:
     drive.finish(drive.claim(job, 0))
     during = {view: client.get(job["links"]["preview.png"], params={"view": view}).content for view in VIEWS}
     drive.finish(drive.claim(job, 1))
     after = {view: client.get(job["links"]["preview.png"], params={"view": view}).content for view in VIEWS}
     assert after == during
-    kept = storage.job(uuid.UUID(job["id"]))
-    assert [list((kept / name).iterdir()) for name in ("slices", "previews")] == [[], []]
+    kept = storage.path(keys.job(uuid.UUID(job["id"])))
+    assert [list((kept / name).glob("*")) for name in ("slices", "previews")] == [[], []]
 
 
 @pytest.fixture
-def large(tmp_path: Path) -> tuple[Path, bytes]:
-    """A file of two blocks and a half."""
+def large(storage: LocalStorage) -> tuple[Verified, bytes]:
+    """A verified file of two blocks and a half."""
     content = os.urandom(2 * BLOCK + BLOCK // 2)
-    path = tmp_path / "large"
-    path.write_bytes(content)
-    return path, content
+    storage.put("scans/large", content)
+    return Verifier().check(storage, "scans/large", hashlib.sha256(content).hexdigest()), content
 
 
 @pytest.mark.parametrize(
     "part", [(0, 10), (5, BLOCK), (BLOCK - 1, BLOCK + 1), (0, 5 * BLOCK // 2), (5 * BLOCK // 2 - 1, 5 * BLOCK // 2)]
 )
-def test_a_part_of_a_verified_file_is_that_part(large: tuple[Path, bytes], part: tuple[int, int]) -> None:
-    path, content = large
-    verified = Verifier().check(path, hashlib.sha256(content).hexdigest())
+def test_a_part_of_a_verified_file_is_that_part(large: tuple[Verified, bytes], part: tuple[int, int]) -> None:
+    verified, content = large
     assert b"".join(verified.read(*part)) == content[slice(*part)]
 
 
-def test_what_rots_after_it_was_verified_is_not_read(large: tuple[Path, bytes]) -> None:
-    path, content = large
-    verified = Verifier().check(path, hashlib.sha256(content).hexdigest())
-    flip(path, 0.99, unseen=True)
+def test_what_rots_after_it_was_verified_is_not_read(storage: LocalStorage, large: tuple[Verified, bytes]) -> None:
+    verified, content = large
+    flip(storage.path(verified.key), 0.99, unseen=True)
     blocks = verified.read(0, len(content))
     assert next(blocks) == content[:BLOCK]
     assert next(blocks) == content[BLOCK : 2 * BLOCK]

@@ -17,7 +17,8 @@ from tests.support.fake_worker import Drive
 from udig_recon.api.app import create_app
 from udig_recon.core.parameters import UDiGDIP
 from udig_recon.worker.settings import Settings
-from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage import keys
+from udig_recon.worker.storage.local import LocalStorage
 
 QUICK = {"method": "zero_filled"}
 
@@ -177,19 +178,25 @@ def test_one_call_brings_the_scan_and_queues_the_job(client: TestClient, ct_file
 @pytest.mark.parametrize(
     "job", [b'{"parameters": {"method": "zero_filled"}}', b'{"parameters": {"method": "nope"}}', b"{", b""]
 )
-def test_a_refused_job_leaves_no_scan_behind(client: TestClient, storage: Storage, ct_file: bytes, job: bytes) -> None:
+def test_a_refused_job_leaves_no_scan_behind(
+    client: TestClient, storage: LocalStorage, ct_file: bytes, job: bytes
+) -> None:
     answer = client.post("/v1/jobs", files=[("scan", ("thorax.h5", ct_file)), ("job", (None, job))])
     assert answer.status_code == 422, answer.text
     assert client.get("/v1/scans").json()["items"] == []
-    assert not [path for folder in (storage.scans, storage.incoming, storage.jobs) for path in folder.iterdir()]
+    assert not [
+        path
+        for folder in ((storage.root / "scans"), (storage.root / "incoming"), (storage.root / "jobs"))
+        for path in folder.iterdir()
+    ]
 
 
 def test_a_refused_job_leaves_a_scan_that_was_there_alone(
-    client: TestClient, storage: Storage, mri_file: bytes, scan: dict[str, Any]
+    client: TestClient, storage: LocalStorage, mri_file: bytes, scan: dict[str, Any]
 ) -> None:
     job = ("job", (None, b'{"parameters": {"method": "fbp"}}'))
     assert client.post("/v1/jobs", files=[("scan", ("brain.h5", mri_file)), job]).status_code == 422
-    assert storage.scan(scan["sha256"]).read_bytes() == mri_file
+    assert storage.path(keys.scan(scan["sha256"])).read_bytes() == mri_file
     assert client.get(f"/v1/scans/{scan['id']}").status_code == 200
 
 
@@ -395,12 +402,14 @@ def test_only_a_failed_job_is_retried(client: TestClient, drive: Drive, scan: di
     assert client.get(job["links"]["self"]).json()["status"] == "succeeded"
 
 
-def test_a_deleted_job_leaves_nothing(client: TestClient, drive: Drive, storage: Storage, scan: dict[str, Any]) -> None:
+def test_a_deleted_job_leaves_nothing(
+    client: TestClient, drive: Drive, storage: LocalStorage, scan: dict[str, Any]
+) -> None:
     job = post(client, scan)
     drive.complete(job)
-    assert storage.job(uuid.UUID(job["id"])).is_dir()
+    assert storage.path(keys.job(uuid.UUID(job["id"]))).is_dir()
     assert client.delete(job["links"]["self"]).status_code == 204
-    assert not list(storage.jobs.iterdir())
+    assert not list((storage.root / "jobs").iterdir())
     for method, link in (("GET", "self"), ("GET", "result"), ("POST", "cancel"), ("POST", "retry"), ("DELETE", "self")):
         answer = client.request(method, job["links"][link])
         assert answer.status_code == 404, link

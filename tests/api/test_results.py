@@ -15,7 +15,8 @@ from PIL import Image
 
 from tests.support.fake_worker import Drive, slice_result
 from udig_recon.core.results.outputs import OUTPUTS
-from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage import keys
+from udig_recon.worker.storage.local import LocalStorage
 
 PARTS = [("bytes=0-99", slice(0, 100)), ("bytes=100-", slice(100, None)), ("bytes=-7", slice(-7, None))]
 
@@ -93,9 +94,9 @@ def test_what_cannot_be_made_is_406(client: TestClient, done: dict[str, Any]) ->
 
 
 def test_a_format_is_written_once_when_it_is_asked_for_first(
-    client: TestClient, storage: Storage, done: dict[str, Any]
+    client: TestClient, storage: LocalStorage, done: dict[str, Any]
 ) -> None:
-    (folder,) = (storage.job(uuid.UUID(done["id"])) / "results").iterdir()
+    (folder,) = (storage.path(keys.job(uuid.UUID(done["id"]))) / "results").iterdir()
     assert not (folder / "reconstruction.nii.gz").exists()
     with ThreadPoolExecutor(8) as pool:
         url = done["links"]["result"] + "?format=nifti"
@@ -176,8 +177,8 @@ def test_there_is_no_result_before_the_end(client: TestClient, drive: Drive, job
     assert get(client, job).json()["job_status"] == "cancelled"
 
 
-def test_a_result_whose_files_are_gone_is_410(client: TestClient, storage: Storage, done: dict[str, Any]) -> None:
-    shutil.rmtree(storage.job(uuid.UUID(done["id"])) / "results")
+def test_a_result_whose_files_are_gone_is_410(client: TestClient, storage: LocalStorage, done: dict[str, Any]) -> None:
+    shutil.rmtree(storage.path(keys.job(uuid.UUID(done["id"]))) / "results")
     assert get(client, done).status_code == 410
 
 

@@ -20,7 +20,8 @@ from udig_recon.api.scans.upload import base_name
 from udig_recon.core.formats.prepared import verify_prepared
 from udig_recon.worker.database.tables import Scan
 from udig_recon.worker.settings import Settings
-from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage import keys
+from udig_recon.worker.storage.local import LocalStorage
 
 WRONG = (
     *("empty", "text", "truncated", "own_result", "rank_2", "nan", "all_zero", "mask_of_another_width"),
@@ -49,8 +50,8 @@ NO_FILES = [
 ]
 
 
-def stored(storage: Storage) -> list[str]:
-    return [path.name for folder in (storage.scans, storage.incoming) for path in folder.iterdir()]
+def stored(storage: LocalStorage) -> list[str]:
+    return [path.name for name in ("scans", "incoming") for path in (storage.root / name).iterdir()]
 
 
 def digest(content: bytes) -> str:
@@ -69,7 +70,7 @@ def test_a_scan_is_taken_whatever_its_format(client: TestClient, tmp_path: Path,
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_file_is_told_what_is_wrong_and_leaves_nothing(
-    client: TestClient, storage: Storage, tmp_path: Path, name: str
+    client: TestClient, storage: LocalStorage, tmp_path: Path, name: str
 ) -> None:
     path = tmp_path / "scan"
     scans.HOSTILE[name].write(path)
@@ -84,7 +85,7 @@ def test_a_wrong_file_is_told_what_is_wrong_and_leaves_nothing(
 
 
 def test_the_same_bytes_are_one_scan_however_they_come(
-    client: TestClient, storage: Storage, mri_file: bytes, scan: dict[str, Any]
+    client: TestClient, storage: LocalStorage, mri_file: bytes, scan: dict[str, Any]
 ) -> None:
     raw = client.post("/v1/scans", content=mri_file, headers={"X-Filename": "other.h5"})
     form = client.post("/v1/scans", files={"file": ("third.h5", mri_file)})
@@ -92,7 +93,7 @@ def test_the_same_bytes_are_one_scan_however_they_come(
     # It is kept as long as a new one.
     assert [each.json() | {"expires_at": scan["expires_at"]} for each in (raw, form)] == [scan, scan]
     assert stored(storage) == [hashlib.sha256(mri_file).hexdigest()]
-    assert storage.scan(scan["sha256"]).read_bytes() == mri_file
+    assert storage.path(keys.scan(scan["sha256"])).read_bytes() == mri_file
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_names_come_by_header_query_or_form(
     ]
 
 
-def test_a_digest_is_checked_when_sent(client: TestClient, storage: Storage, mri_file: bytes) -> None:
+def test_a_digest_is_checked_when_sent(client: TestClient, storage: LocalStorage, mri_file: bytes) -> None:
     wrong = client.post("/v1/scans", content=mri_file, headers={"Repr-Digest": digest(b"other")})
     garbled = client.post("/v1/scans", content=mri_file, headers={"Repr-Digest": "sha-256=nonsense"})
     assert wrong.status_code == garbled.status_code == 422
@@ -151,7 +152,7 @@ def test_a_part_of_a_form_may_bring_its_own_digest(client: TestClient, mri_file:
 @pytest.mark.parametrize("announced", [True, False])
 @pytest.mark.parametrize("form", [True, False])
 def test_a_file_above_the_limit_is_413_and_the_limit_is_told(
-    settings: Settings, storage: Storage, announced: bool, form: bool
+    settings: Settings, storage: LocalStorage, announced: bool, form: bool
 ) -> None:
     small = settings.model_copy(update={"max_upload_bytes": 3_000_000})
     content = bytes(6_000_000)
@@ -166,7 +167,7 @@ def test_a_file_above_the_limit_is_413_and_the_limit_is_told(
     assert stored(storage) == []
 
 
-def test_the_reserve_of_the_disk_is_not_touched(settings: Settings, storage: Storage, mri_file: bytes) -> None:
+def test_the_reserve_of_the_disk_is_not_touched(settings: Settings, storage: LocalStorage, mri_file: bytes) -> None:
     reserved = settings.model_copy(update={"disk_reserve_bytes": 1 << 60})
     with TestClient(create_app(reserved)) as client:
         answer = client.post("/v1/scans", content=mri_file)
@@ -176,7 +177,7 @@ def test_the_reserve_of_the_disk_is_not_touched(settings: Settings, storage: Sto
 
 
 def test_a_full_disk_is_507_and_the_next_upload_works(
-    client: TestClient, storage: Storage, mri_file: bytes, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, storage: LocalStorage, mri_file: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -190,7 +191,7 @@ def test_a_full_disk_is_507_and_the_next_upload_works(
     assert client.post("/v1/scans", content=mri_file).status_code == 201
 
 
-def test_a_body_that_is_no_file_is_refused(client: TestClient, storage: Storage) -> None:
+def test_a_body_that_is_no_file_is_refused(client: TestClient, storage: LocalStorage) -> None:
     for content, kind, status in NO_FILES:
         answer = client.post("/v1/scans", content=content, headers={"Content-Type": kind})
         assert answer.status_code == status, content
@@ -220,7 +221,7 @@ def test_an_unknown_scan_is_404_and_a_senseless_id_is_422(client: TestClient) ->
 
 
 def test_a_scan_is_deleted_with_its_bytes_but_not_under_a_job(
-    client: TestClient, storage: Storage, drive: Drive, scan: dict[str, Any]
+    client: TestClient, storage: LocalStorage, drive: Drive, scan: dict[str, Any]
 ) -> None:
     asked = {"scan_id": scan["id"], "parameters": {"method": "zero_filled"}}
     job = client.post("/v1/jobs", json=asked).json()
@@ -237,47 +238,48 @@ def test_a_scan_is_deleted_with_its_bytes_but_not_under_a_job(
 
 
 def test_bytes_that_went_missing_come_back_with_the_next_post(
-    client: TestClient, storage: Storage, mri_file: bytes, scan: dict[str, Any]
+    client: TestClient, storage: LocalStorage, mri_file: bytes, scan: dict[str, Any]
 ) -> None:
-    storage.delete_scan(scan["sha256"])
+    storage.delete(keys.scan(scan["sha256"]))
+    storage.delete(keys.prepared_scan(scan["sha256"]))
     assert client.post("/v1/scans", content=mri_file).status_code == 200
-    assert storage.scan(scan["sha256"]).read_bytes() == mri_file
+    assert storage.path(keys.scan(scan["sha256"])).read_bytes() == mri_file
 
 
 def test_a_scan_is_prepared_when_it_comes_and_both_go_together(
-    client: TestClient, storage: Storage, scan: dict[str, Any], database: sessionmaker[Session]
+    client: TestClient, storage: LocalStorage, scan: dict[str, Any], database: sessionmaker[Session]
 ) -> None:
-    path = storage.prepared_scan(scan["sha256"])
+    path = storage.path(keys.prepared_scan(scan["sha256"]))
     verify_prepared(path)
     with database() as session:
         assert session.scalar(select(Scan.prepared_bytes)) == path.stat().st_size
     assert path.stat().st_mode & 0o777 == 0o600
-    assert list(storage.incoming.iterdir()) == []
+    assert list((storage.root / "incoming").iterdir()) == []
     assert client.delete(f"/v1/scans/{scan['id']}").status_code == 204
     assert not path.exists()
 
 
 @pytest.mark.parametrize("rotten", [("scan",), ("prepared_scan",), ("scan", "prepared_scan")])
 def test_bytes_that_rotted_are_mended_by_the_next_post(
-    client: TestClient, storage: Storage, mri_file: bytes, scan: dict[str, Any], rotten: tuple[str, ...]
+    client: TestClient, storage: LocalStorage, mri_file: bytes, scan: dict[str, Any], rotten: tuple[str, ...]
 ) -> None:
-    paths = {name: getattr(storage, name)(scan["sha256"]) for name in ("scan", "prepared_scan")}
+    paths = {name: storage.path(getattr(keys, name)(scan["sha256"])) for name in ("scan", "prepared_scan")}
     whole = {name: path.read_bytes() for name, path in paths.items()}
     for name in rotten:
         paths[name].write_bytes(whole[name][:2000] + b"rot" + whole[name][2003:])
     again = client.post("/v1/scans", content=mri_file)
     assert (again.status_code, again.json() | {"expires_at": scan["expires_at"]}) == (200, scan)
     assert {name: path.read_bytes() for name, path in paths.items()} == whole
-    assert list(storage.incoming.iterdir()) == []
+    assert list((storage.root / "incoming").iterdir()) == []
 
 
-def test_a_file_that_is_refused_leaves_nothing_prepared(client: TestClient, storage: Storage) -> None:
+def test_a_file_that_is_refused_leaves_nothing_prepared(client: TestClient, storage: LocalStorage) -> None:
     assert client.post("/v1/scans", content=b"\x89HDF\r\n\x1a\n" + bytes(5000)).status_code == 422
-    assert list(storage.incoming.iterdir()) == storage.prepared_scans() == []
+    assert list((storage.root / "incoming").iterdir()) == list(storage.list(keys.PREPARED)) == []
 
 
 def test_readers_that_are_killed_are_a_503_and_not_the_files_fault(
-    client: TestClient, storage: Storage, mri_file: bytes, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, storage: LocalStorage, mri_file: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prober = client.app.state.context.prober  # type: ignore[attr-defined]
     monkeypatch.setattr(prober, "_command", [sys.executable, "-c", ""])
@@ -285,7 +287,7 @@ def test_readers_that_are_killed_are_a_503_and_not_the_files_fault(
     lost = client.post("/v1/scans", content=mri_file)
     assert (lost.status_code, lost.json()["type"]) == (503, "urn:udig-recon:problem:unavailable")
     assert int(lost.headers["Retry-After"]) > 0
-    assert list(storage.incoming.iterdir()) == storage.prepared_scans() == []
+    assert list((storage.root / "incoming").iterdir()) == list(storage.list(keys.PREPARED)) == []
 
 
 def test_a_scan_carries_an_entity_tag(client: TestClient, scan: dict[str, Any]) -> None:

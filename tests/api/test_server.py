@@ -21,8 +21,8 @@ from tests.support.api_server import serving
 from udig_recon.api.main import open_listener
 from udig_recon.core.cli import UDIG
 from udig_recon.worker.settings import Settings
-from udig_recon.worker.storage.local import Storage
-from udig_recon.worker.storage.orphans import tidy
+from udig_recon.worker.storage.local import LocalStorage
+from udig_recon.worker.storage.orphans import delete_orphans
 
 
 def connected(url: str) -> socket.socket:
@@ -95,14 +95,14 @@ def test_a_connection_that_says_nothing_is_closed(hasty: str) -> None:
         assert answer_of(connection) == b""
 
 
-def test_a_body_that_dribbles_is_closed_and_leaves_nothing(hasty: str, storage: Storage) -> None:
+def test_a_body_that_dribbles_is_closed_and_leaves_nothing(hasty: str, storage: LocalStorage) -> None:
     with connected(hasty) as connection:
         connection.sendall(begun(1 << 20))
         with dribbling(connection, b"ab"):
             answer = answer_of(connection)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"application/problem+json" in answer
-    until(lambda: not list(storage.incoming.iterdir()))
+    until(lambda: not list((storage.root / "incoming").iterdir()))
 
 
 def test_a_slow_body_that_goes_on_is_taken(hasty: str, mri_file: bytes) -> None:
@@ -123,26 +123,28 @@ def test_an_answer_may_take_longer_than_the_time_outs(hasty: str, mri_file: byte
 
 
 @pytest.mark.parametrize("sent", [0, 3 << 20])
-def test_an_upload_that_breaks_off_leaves_nothing(server: str, storage: Storage, sent: int) -> None:
+def test_an_upload_that_breaks_off_leaves_nothing(server: str, storage: LocalStorage, sent: int) -> None:
     with connected(server) as connection:
         connection.sendall(begun(8 << 20) + bytes(sent))
-        until(lambda: list(storage.incoming.iterdir()))
-    until(lambda: not list(storage.incoming.iterdir()))
-    assert not list(storage.scans.iterdir())
+        until(lambda: list((storage.root / "incoming").iterdir()))
+    until(lambda: not list((storage.root / "incoming").iterdir()))
+    assert not list((storage.root / "scans").iterdir())
     assert httpx2.get(server + "/healthz").status_code == 200
 
 
-def test_a_body_shorter_or_longer_than_announced_is_no_scan(server: str, storage: Storage, mri_file: bytes) -> None:
+def test_a_body_shorter_or_longer_than_announced_is_no_scan(
+    server: str, storage: LocalStorage, mri_file: bytes
+) -> None:
     with connected(server) as connection:
         connection.sendall(begun(len(mri_file) + 5) + mri_file)
         connection.shutdown(socket.SHUT_WR)
         assert b" 201 " not in answer_of(connection)
-    until(lambda: not list(storage.incoming.iterdir()))
+    until(lambda: not list((storage.root / "incoming").iterdir()))
     with connected(server) as connection:
         connection.sendall(begun(len(mri_file) - 5) + mri_file)
         connection.shutdown(socket.SHUT_WR)
         assert b" 201 " not in answer_of(connection)
-    assert not list(storage.scans.iterdir())
+    assert not list((storage.root / "scans").iterdir())
 
 
 def test_a_refusal_is_read_even_by_who_sends_on(settings: Settings) -> None:
@@ -156,18 +158,18 @@ def test_a_refusal_is_read_even_by_who_sends_on(settings: Settings) -> None:
 
 
 def test_what_a_killed_server_left_is_tidied_away_but_not_what_another_receives(
-    settings: Settings, storage: Storage, database: sessionmaker[Session], mri_file: bytes
+    settings: Settings, storage: LocalStorage, database: sessionmaker[Session], mri_file: bytes
 ) -> None:
     with serving(settings) as (first, process, _), connected(first) as connection:
         connection.sendall(begun(8 << 20) + bytes(2 << 20))
-        until(lambda: list(storage.incoming.iterdir()))
+        until(lambda: list((storage.root / "incoming").iterdir()))
         process.kill()
         process.wait()
     with serving(settings) as (second, _, _), connected(second) as connection:
         connection.sendall(begun(len(mri_file)) + mri_file[:100])
-        until(lambda: len(list(storage.incoming.iterdir())) == 2)
-        assert tidy(database, storage, seconds=60) == 0
-        assert tidy(database, storage, seconds=0) == 1
+        until(lambda: len(list((storage.root / "incoming").iterdir())) == 2)
+        assert delete_orphans(database, storage, seconds=60) == 0
+        assert delete_orphans(database, storage, seconds=0) == 1
         connection.sendall(mri_file[100:])
         assert connection.recv(100).startswith(b"HTTP/1.1 201 ")
 

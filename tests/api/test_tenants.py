@@ -25,8 +25,8 @@ from udig_recon.worker.access.keys import Scope
 from udig_recon.worker.database.tables import ComputeUsage, Job
 from udig_recon.worker.jobs import estimates
 from udig_recon.worker.settings import Settings
-from udig_recon.worker.storage import accounting
-from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage import accounting, keys
+from udig_recon.worker.storage.local import LocalStorage
 
 
 def post(
@@ -117,7 +117,7 @@ def test_a_retry_reserves_what_it_may_need_with_its_new_limit(
 
 
 def test_a_retry_reserves_the_bytes_of_its_results(
-    door: Door, minted: list[Headers], mri_file: bytes, drive: Drive, storage: Storage
+    door: Door, minted: list[Headers], mri_file: bytes, drive: Drive, storage: LocalStorage
 ) -> None:
     job = ask(door, minted[0], bring(door, minted[0], mri_file))
     drive.fail(job)
@@ -255,7 +255,7 @@ def _stored(door: Door, headers: Headers) -> int:
 
 
 def test_no_byte_is_read_of_what_may_not_be_kept(
-    door: Door, minted: list[Headers], mri_file: bytes, ct_file: bytes, storage: Storage
+    door: Door, minted: list[Headers], mri_file: bytes, ct_file: bytes, storage: LocalStorage
 ) -> None:
     scan = bring(door, minted[0], mri_file)
     door.limit("a", max_stored_bytes=_stored(door, minted[0]) + 1000)
@@ -272,7 +272,7 @@ def test_no_byte_is_read_of_what_may_not_be_kept(
         declared = headers | {"Content-Length": str(len(large))}
         told(door.client.post("/v1/scans", content=large, headers=declared), 429, "1000 bytes more may be kept")
         told(door.client.post("/v1/scans", content=body(), headers=headers), 429, "max_stored_bytes")
-    assert not list(storage.incoming.iterdir())
+    assert not list((storage.root / "incoming").iterdir())
     # What is here already takes no room, however full it is.
     door.limit("a", max_stored_bytes=1)
     again = door.client.post("/v1/scans", content=mri_file, headers=minted[1])
@@ -480,7 +480,7 @@ def test_without_keys_the_default_tenants_limits_hold(
 
 
 def test_what_a_job_leaves_is_counted_when_it_has_ended_and_again_when_it_grows(
-    door: Door, mri_file: bytes, drive: Drive, storage: Storage, database: sessionmaker[Session]
+    door: Door, mri_file: bytes, drive: Drive, storage: LocalStorage, database: sessionmaker[Session]
 ) -> None:
     _, headers = door.key("a")
     scan = bring(door, headers, mri_file)
@@ -495,7 +495,7 @@ def test_what_a_job_leaves_is_counted_when_it_has_ended_and_again_when_it_grows(
     assert accounting.count_ended(database, storage) == 0  # its worker may still be tidying up
     assert accounting.count_ended(database, storage, timedelta(0)) == 2
     assert accounting.count_ended(database, storage, timedelta(0)) == 0
-    sizes = {name: accounting.bytes_of(storage.job(uuid.UUID(name))) for name in (job["id"], failed["id"])}
+    sizes = {name: storage.size(keys.job(uuid.UUID(name))) for name in (job["id"], failed["id"])}
     assert counted() == {**sizes, waiting["id"]: None}
     assert sizes[job["id"]] > 0
     # A format that is made on demand takes room too; a job that is tried again counts as it was estimated.

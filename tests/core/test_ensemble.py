@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.support import scans
+from tests.support.checkpoint_folder import checkpoints_in
 from udig_recon.core import formats
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.errors import UnsupportedScan
@@ -14,7 +15,6 @@ from udig_recon.core.parameters import METHODS, TV, complete, parse, require_ran
 from udig_recon.core.prior_check import PriorCheck
 from udig_recon.core.problem import slice_problem
 from udig_recon.core.reconstruct import ensemble, reconstruct
-from udig_recon.worker.runtime.checkpoints import Checkpoints
 
 LENGTHS = ("iterations", "outer_iterations", "mask_iterations", "steps")
 CPU = torch.device("cpu")
@@ -89,13 +89,13 @@ def test_stopped_anywhere_it_goes_on_from_its_checkpoint_file_to_the_same_bits(p
     stops = 0
     for unbroken in ensemble(problem, method, seed=5, seeds=SEEDS):
         if unbroken.state is not None:
-            kept = Checkpoints(tmp_path, stops, "this run", lambda: True)
+            kept = checkpoints_in(tmp_path, stops)
             kept.save(unbroken.step, {"state": unbroken.state()})
             kept.wait()
             stops += 1
     assert stops >= SEEDS - 1
     for number in np.linspace(0, stops - 1, STOPS).astype(int):
-        state = Checkpoints(tmp_path, number, "this run", lambda: True).load(CPU)["state"]
+        state = checkpoints_in(tmp_path, number).load(CPU)["state"]
         resumed = last(ensemble(problem, method, seed=5, seeds=SEEDS, state=state))
         assert torch.equal(resumed.image, unbroken.image)
         assert torch.equal(resumed.deviation, unbroken.deviation)

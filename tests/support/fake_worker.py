@@ -1,5 +1,6 @@
 """A worker's steps without a worker: claim, report, finish, fail."""
 
+import hashlib
 import uuid
 from typing import Any
 
@@ -15,8 +16,11 @@ from udig_recon.core.results.store import SliceResult
 from udig_recon.worker.database.tables import Worker
 from udig_recon.worker.jobs import leases
 from udig_recon.worker.jobs.claims import Claim
+from udig_recon.worker.runtime.assemble import delete_slices
+from udig_recon.worker.storage import keys, previews
 from udig_recon.worker.storage.integrity import entry
-from udig_recon.worker.storage.local import RESULT, Storage, preview_owner, result_name
+from udig_recon.worker.storage.keys import RESULT_NAME, result_name
+from udig_recon.worker.storage.local import LocalStorage
 
 LEASE_SECONDS = 600
 
@@ -37,7 +41,7 @@ def slice_result(*, reference: bool = True, seed: int = 0) -> SliceResult:
 class Drive:
     """Moves jobs as workers do."""
 
-    def __init__(self, sessions: sessionmaker[Session], storage: Storage) -> None:
+    def __init__(self, sessions: sessionmaker[Session], storage: LocalStorage) -> None:
         self.sessions, self.storage = sessions, storage
 
     def claim(self, job: dict[str, Any], slice_: int = 0) -> Claim:
@@ -45,7 +49,7 @@ class Drive:
         with self.sessions.begin() as session:
             claim = claim_slice(session, uuid.UUID(job["id"]), slice_, lease_seconds=LEASE_SECONDS)
         assert claim is not None
-        self.storage.prepare_job(claim.job_id)
+        self.storage.create_group(keys.job(claim.job_id))
         return claim
 
     def report(self, claim: Claim, iteration: int, iterations: int = 10) -> None:
@@ -57,33 +61,34 @@ class Drive:
     def show(self, job: dict[str, Any], slice_: int = 0, *, reference: bool = True) -> None:
         """The preview that a running slice leaves."""
         job_id = uuid.UUID(job["id"])
-        owner = preview_owner(job_id, slice_)
-        slice_result(reference=reference).save(self.storage.preview(job_id, slice_), owner)
+        previews.save(self.storage, job_id, slice_, slice_result(reference=reference))
 
     def finish(self, claim: Claim, verdict: PriorCheck | None = None, rating: Rating | None = None) -> None:
         """Finish the slice, judged or not, and with the last one the job."""
         metrics = {"psnr": 30.0, "ssim": 0.9, "nmse": 0.01, "data_residual": 0.05}
-        path = self.storage.slice_result(claim.job_id, claim.slice, claim.attempt)
-        digest = slice_result(seed=claim.slice).save(path)
+        written = keys.slice_result(claim.job_id, claim.slice, claim.attempt)
+        content = slice_result(seed=claim.slice).to_bytes()
+        self.storage.put(written, content)
+        sha256 = hashlib.sha256(content).hexdigest()
         with self.sessions.begin() as session:
             judged = None if verdict is None else verdict.as_json()
             quality = None if rating is None else rating.as_json()
-            written = self.storage.relative(path)
-            last = leases.store_slice(session, claim, written, metrics, judged, quality, digest.sha256)
+            last = leases.store_slice(session, claim, written, metrics, judged, quality, sha256)
         if last:
             self._assemble(claim)
 
     def _assemble(self, claim: Claim) -> None:
-        folder = self.storage.results(claim.job_id, claim.attempt)
+        prefix = keys.results(claim.job_id, claim.attempt)
+        folder = self.storage.path(prefix)
         folder.mkdir(parents=True)
-        whole = folder / RESULT
+        whole = folder / RESULT_NAME
         slices = [slice_result(seed=number) for number in claim.slices]
-        files = {RESULT: entry(write_hdf5(whole, slices, {"seed": claim.seed}))}
+        files = {RESULT_NAME: entry(write_hdf5(whole, slices, {"seed": claim.seed}))}
         for output in [OUTPUTS[name] for name in set(claim.outputs) - {"h5"}]:
             files[result_name(output)] = entry(convert(whole, folder / result_name(output), output))
         with self.sessions.begin() as session:
-            leases.succeed_job(session, claim, self.storage.relative(folder), {"udig_recon": "0"}, files)
-        self.storage.drop_slices(claim.job_id)
+            leases.succeed_job(session, claim, prefix, {"udig_recon": "0"}, files)
+        delete_slices(self.storage, claim.job_id)
 
     def complete(self, job: dict[str, Any]) -> None:
         """All slices, one after the other."""

@@ -35,7 +35,8 @@ from udig_recon.worker.database.tables import Job, JobSlice, Scan
 from udig_recon.worker.jobs import queue
 from udig_recon.worker.jobs.claims import Claim
 from udig_recon.worker.settings import Settings
-from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage import keys
+from udig_recon.worker.storage.local import LocalStorage
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 60.0
@@ -104,16 +105,16 @@ def until(found: Callable[[], Found], seconds: float = PATIENCE_SECONDS) -> Foun
 class Desk:
     """The door's side of the service: file scans and jobs, look at their rows."""
 
-    def __init__(self, settings: Settings, database: sessionmaker[Session], storage: Storage) -> None:
+    def __init__(self, settings: Settings, database: sessionmaker[Session], storage: LocalStorage) -> None:
         self.settings, self.database, self.storage = settings, database, storage
         self.celery = queue.make_celery(settings)
 
     def scan(self, slices: int = 1, size: int = 32, modality: Modality = Modality.CT) -> uuid.UUID:
         """Store a scan's file."""
         parts = ct(slices=slices, size=size) if modality is Modality.CT else mri(slices=slices, size=size)
-        path = write_hdf5(self.storage.incoming / "scan.h5", **parts)
+        path = write_hdf5((self.storage.root / "incoming") / "scan.h5", **parts)
         header, sha256, size_bytes = asdict(formats.probe(path)), sha256_of(path), path.stat().st_size
-        self.storage.keep_scan(path, sha256)
+        self.storage.commit(path, keys.scan(sha256))
         with self.database.begin() as session:
             scan = Scan(sha256=sha256, filename="Doe^Jane.h5", size_bytes=size_bytes, header=header)
             session.add(scan)
@@ -168,7 +169,7 @@ class Desk:
         return self.job(job_id)
 
     def has_checkpoint(self, job_id: uuid.UUID) -> bool:
-        return any(self.storage.checkpoints(job_id).glob("*.pt"))
+        return any(self.storage.path(keys.checkpoints(job_id)).glob("*.pt"))
 
     def unbroken(self, scan_sha256: str, method: Parameters, slice_: int = 0, seed: int = 0) -> np.ndarray:
         """The image of a run that nothing disturbs."""
@@ -195,6 +196,8 @@ class Desk:
         self, scan_sha256: str, method: Parameters, slice_: int, seed: int, warm_start: WarmStart | None = None
     ) -> tuple[SliceProblem, Iterate]:
         torch.set_num_threads(self.settings.threads)
-        problem = slice_problem(formats.read(self.storage.scan(scan_sha256), [slice_]), 0, torch.device("cpu"))
+        problem = slice_problem(
+            formats.read(self.storage.path(keys.scan(scan_sha256)), [slice_]), 0, torch.device("cpu")
+        )
         *_, last = reconstruct(problem, method, seed=seed, warm_start=warm_start)
         return problem, last

@@ -9,11 +9,11 @@ from tests.support.worker_processes import Desk
 from udig_recon.worker.runtime.process import WorkerProcess, set_up
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage import data_folder
-from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage.local import LocalStorage
 
 
 @pytest.fixture
-def desk(settings: Settings, database: sessionmaker[Session], storage: Storage) -> Iterator[Desk]:
+def desk(settings: Settings, database: sessionmaker[Session], storage: LocalStorage) -> Iterator[Desk]:
     data_folder.confirm(database, storage)
     made = Desk(settings, database, storage)
     yield made

@@ -15,12 +15,12 @@ from udig_recon.worker.cli.access import run
 from udig_recon.worker.database.tables import ServiceState
 from udig_recon.worker.runtime.process import set_up
 from udig_recon.worker.settings import Settings, get_settings
-from udig_recon.worker.storage import data_folder
+from udig_recon.worker.storage import data_folder, keys
 from udig_recon.worker.storage.data_folder import ForeignFolder
-from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage.local import LocalStorage
 
 
-def test_a_new_folder_and_a_new_database_get_one_id(database: sessionmaker[Session], storage: Storage) -> None:
+def test_a_new_folder_and_a_new_database_get_one_id(database: sessionmaker[Session], storage: LocalStorage) -> None:
     assert data_folder.confirm(database, storage)
     first = data_folder.folder_id(storage)
     assert data_folder.confirm(database, storage)
@@ -35,7 +35,7 @@ def test_the_folder_of_an_older_version_is_known_by_the_files_of_its_rows(desk: 
     with desk.database.begin() as session:
         session.delete(session.get_one(ServiceState, "data_folder"))
     with pytest.raises(ForeignFolder, match="is its share mounted"):
-        data_folder.confirm(desk.database, Storage(tmp_path / "mount point"))
+        data_folder.confirm(desk.database, LocalStorage(tmp_path / "mount point"))
     assert data_folder.confirm(desk.database, desk.storage)
 
 
@@ -59,13 +59,13 @@ def test_an_empty_folder_in_the_place_of_a_share_is_refused_by_all(desk: Desk, t
         (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
         assert "data-folder adopt" in line
         assert "Traceback" not in ended.stderr
-    assert not data_folder.is_ours(desk.database, Storage(elsewhere.data))
+    assert not data_folder.is_ours(desk.database, LocalStorage(elsewhere.data))
 
 
 def test_the_folder_of_another_database_is_refused(
-    database: sessionmaker[Session], storage: Storage, tmp_path: Path
+    database: sessionmaker[Session], storage: LocalStorage, tmp_path: Path
 ) -> None:
-    other = Storage(tmp_path / "other")
+    other = LocalStorage(tmp_path / "other")
     (other.root / "identity").write_text("1234")
     data_folder.confirm(database, storage)
     with pytest.raises(ForeignFolder, match="the data folder of another database"):
@@ -73,14 +73,14 @@ def test_the_folder_of_another_database_is_refused(
 
 
 def test_what_lies_in_a_folder_is_not_given_to_a_database_without_rows(
-    database: sessionmaker[Session], storage: Storage
+    database: sessionmaker[Session], storage: LocalStorage
 ) -> None:
-    storage.scan("0" * 64).write_bytes(b"of a database that was lost")
+    storage.path(keys.scan("0" * 64)).write_bytes(b"of a database that was lost")
     with pytest.raises(ForeignFolder, match="another database"):
         data_folder.confirm(database, storage)
 
 
-def test_a_database_that_does_not_answer_tells_nothing(settings: Settings, storage: Storage) -> None:
+def test_a_database_that_does_not_answer_tells_nothing(settings: Settings, storage: LocalStorage) -> None:
     gone = settings.model_copy(update={"database_url": "postgresql://nobody@/none?host=/nowhere"})
     process = set_up(gone)
     assert not process.confirm_data_folder()
@@ -91,7 +91,7 @@ def test_a_folder_is_adopted_deliberately_and_that_is_written_down(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     desk.submit(desk.scan(), SHORT)
-    elsewhere = Storage(tmp_path / "moved")
+    elsewhere = LocalStorage(tmp_path / "moved")
     for name, value in {"DATABASE_URL": str(desk.settings.database_url), "DATA": str(elsewhere.root)}.items():
         monkeypatch.setenv(name, value)
     get_settings.cache_clear()

@@ -1,20 +1,18 @@
 """No job succeeds on damaged bytes: slices are computed anew, scans are healed by posting them again."""
 
-from pathlib import Path
-
 import h5py
 import numpy as np
 import pytest
 
 from tests.support.bit_flips import flip
 from tests.support.worker_processes import SHORT, Desk
-from udig_recon.core.files.atomic import Digest
-from udig_recon.core.results.store import SliceResult
 from udig_recon.worker.database import counters
 from udig_recon.worker.database.tables import Scan, Status
 from udig_recon.worker.jobs.recompute import MOST_RECOMPUTED
 from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.runtime.tasks import run_next_slice
+from udig_recon.worker.storage import keys
+from udig_recon.worker.storage.local import LocalStorage
 from udig_recon.worker.storage.scans import Brought, keep
 
 
@@ -41,21 +39,21 @@ def test_a_rotten_or_missing_slice_is_computed_anew_before_the_job_succeeds(desk
         found = np.asarray(file["reconstruction"])
     sha256 = desk.scan_sha256(job_id)
     np.testing.assert_array_equal(found, np.stack([desk.unbroken(sha256, SHORT, slice_) for slice_ in range(3)]))
-    assert list(desk.storage.job(job_id).glob("slices/*")) == list(desk.storage.job(job_id).glob("previews/*")) == []
+    assert [*desk.storage.list(keys.slices(job_id)), *desk.storage.list(keys.previews(job_id))] == []
 
 
 def test_a_slice_that_is_damaged_again_and_again_fails_its_job(
     desk: Desk, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = desk.submit(desk.scan(), SHORT)
-    save = SliceResult.save
+    put = LocalStorage.put
 
-    def rotting(result: SliceResult, path: Path, owner: str | None = None) -> Digest:
-        digest = save(result, path, owner)
-        flip(path)
-        return digest
+    def rotting(storage: LocalStorage, key: str, content: bytes | memoryview) -> None:
+        put(storage, key, content)
+        if key.startswith(keys.slices(job_id)):
+            flip(storage.path(key))
 
-    monkeypatch.setattr(SliceResult, "save", rotting)
+    monkeypatch.setattr(LocalStorage, "put", rotting)
     for attempt in range(1, MOST_RECOMPUTED + 2):
         assert not desk.job(job_id).status.ended, attempt
         run_next_slice(process, job_id, 0)
@@ -63,7 +61,7 @@ def test_a_slice_that_is_damaged_again_and_again_fails_its_job(
     assert job.error is not None
     assert (job.status, job.error["type"]) == (Status.FAILED, "urn:udig-recon:problem:damaged")
     assert "slice 0 was damaged" in job.error["detail"]
-    monkeypatch.setattr(SliceResult, "save", save)
+    monkeypatch.setattr(LocalStorage, "put", put)
     desk.retry(job_id)
     for _ in range(2):
         run_next_slice(process, job_id, 0)
@@ -76,7 +74,7 @@ def test_no_job_succeeds_on_a_damaged_scan_until_its_bytes_are_posted_again(
 ) -> None:
     scan_id = desk.scan()
     sha256 = desk.scan_sha256(job_id := desk.submit(scan_id, SHORT))
-    stored = desk.storage.scan(sha256)
+    stored = desk.storage.path(keys.scan(sha256))
     whole = stored.read_bytes()
     flip(stored, at)
     run_next_slice(process, job_id, 0)
@@ -88,7 +86,7 @@ def test_no_job_succeeds_on_a_damaged_scan_until_its_bytes_are_posted_again(
         scan = session.get_one(Scan, scan_id)
         assert scan.damaged_at is not None
         assert counters.totals(session)["damage"] == {"scan": 1.0}
-    (again := desk.storage.incoming / "again").write_bytes(whole)
+    (again := (desk.storage.root / "incoming") / "again").write_bytes(whole)
     with desk.database.begin() as session:
         brought = Brought(again, sha256, len(whole), "again.h5", scan.header)
         healed, created = keep(session, desk.storage, "default", brought, key=None, retention_days=None)

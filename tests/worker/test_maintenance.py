@@ -22,6 +22,7 @@ from udig_recon.worker.runtime.heartbeat import LeaseKeeper, ProgressReport
 from udig_recon.worker.runtime.maintenance import GRACE_HEARTBEATS, Maintenance
 from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.settings import Settings
+from udig_recon.worker.storage import keys, previews
 
 BEAT = 0.1
 
@@ -69,9 +70,8 @@ def test_a_database_that_is_away_leaves_every_snapshot_and_the_newest_picture_to
     desk: Desk, process: WorkerProcess
 ) -> None:
     claim = desk.claimed(desk.submit(desk.scan(), SHORT))
-    desk.storage.prepare_job(claim.job_id)
-    preview = desk.storage.preview(claim.job_id, 0)
-    lease, pictures = LeaseKeeper(process.sessions, claim, process.settings, preview), []
+    desk.storage.create_group(keys.job(claim.job_id))
+    lease, pictures = LeaseKeeper(process.sessions, claim, process.settings, desk.storage), []
     for step in range(1, 6):
         image = np.full((4, 4), step, np.float32)
         picture = SliceResult(image=image, image_complex=None, direct=image, reference=None, curves={})
@@ -82,4 +82,4 @@ def test_a_database_that_is_away_leaves_every_snapshot_and_the_newest_picture_to
     lease.commit(lambda session: leases.heartbeat(session, claim, 60))
     with desk.database() as session:
         assert session.scalars(select(Snapshot.iteration).order_by(Snapshot.seq)).all() == [1, 2, 3, 4, 5]
-    assert SliceResult.load(preview).image[0, 0] == 5
+    assert previews.load(desk.storage, claim.job_id, 0).image[0, 0] == 5

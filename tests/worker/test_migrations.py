@@ -31,7 +31,8 @@ from udig_recon.worker.database.tables import (
     Worker,
 )
 from udig_recon.worker.settings import Settings
-from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage import keys as stored_keys
+from udig_recon.worker.storage.local import LocalStorage
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def test_jobs_of_an_older_version_are_kept_and_were_not_judged(
 
 
 def test_what_there_was_before_tenants_is_the_default_ones_and_older_processes_may_go_on_writing(
-    settings: Settings, database: sessionmaker[Session], storage: Storage
+    settings: Settings, database: sessionmaker[Session], storage: LocalStorage
 ) -> None:
     url = str(settings.migration_database_url)
     command.downgrade(config(url), "0002")
@@ -164,7 +165,7 @@ def test_what_there_was_before_tenants_is_the_default_ones_and_older_processes_m
         ("0", "default", None, None),
         ("1", "default", None, None),
     ]
-    assert storage.scan("0" * 64, scans[0].tenant) == storage.scans / ("0" * 64)
+    assert storage.path(stored_keys.scan("0" * 64, scans[0].tenant)) == (storage.root / "scans") / ("0" * 64)
 
 
 def test_scans_and_jobs_outlive_a_step_back_but_keys_and_the_log_do_not(

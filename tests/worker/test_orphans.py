@@ -17,15 +17,15 @@ from tests.support.worker_processes import SHORT, Desk, until, working
 from udig_recon.worker.database.tables import JobSlice
 from udig_recon.worker.jobs import leases, lifecycle, sweep
 from udig_recon.worker.jobs.claims import Claim
-from udig_recon.worker.storage import orphans as tidying
-from udig_recon.worker.storage.orphans import tidy
+from udig_recon.worker.storage import keys
+from udig_recon.worker.storage.orphans import delete_orphans
 
 OLD = 3600.0
 
 
 def left(path: Path, *, old: bool = True) -> Path:
     """A file that was written two hours ago, or just now."""
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x")
     if old:
         age(path)
@@ -37,8 +37,8 @@ def age(path: Path) -> None:
     os.utime(path, (then, then))
 
 
-def tidied(desk: Desk) -> int:
-    return tidy(desk.database, desk.storage, OLD)
+def tidied(desk: Desk, batch: int = 100) -> int:
+    return delete_orphans(desk.database, desk.storage, OLD, batch)
 
 
 @contextmanager
@@ -70,51 +70,51 @@ class Attempt(NamedTuple):
 def computed(desk: Desk) -> Attempt:
     """All is written, and no row says so yet."""
     job_id = desk.submit(desk.scan(), SHORT)
-    desk.storage.prepare_job(job_id)
+    desk.storage.create_group(keys.job(job_id))
     claim, storage = desk.claimed(job_id), desk.storage
-    accepted = left(storage.slice_result(job_id, 0, claim.attempt))
-    return Attempt(claim, accepted, left(storage.results(job_id, claim.attempt) / "reconstruction.h5"))
+    accepted = left(storage.path(keys.slice_result(job_id, 0, claim.attempt)))
+    return Attempt(claim, accepted, left(storage.path(keys.results(job_id, claim.attempt)) / "reconstruction.h5"))
 
 
 def accept(desk: Desk, attempt: Attempt) -> None:
     """Its rows say so."""
     with desk.database.begin() as session:
-        leases.store_slice(session, attempt.claim, desk.storage.relative(attempt.accepted), {})
-        leases.succeed_job(session, attempt.claim, desk.storage.relative(attempt.whole.parent), {})
+        leases.store_slice(session, attempt.claim, str(attempt.accepted.relative_to(desk.storage.root)), {})
+        leases.succeed_job(session, attempt.claim, str(attempt.whole.parent.relative_to(desk.storage.root)), {})
 
 
 @pytest.mark.parametrize("old", [True, False])
 def test_scans_uploads_and_folders_without_a_row_go_when_they_are_old(desk: Desk, old: bool) -> None:
     storage = desk.storage
     kept = desk.scan()
-    desk.storage.prepare_job(desk.submit(kept, SHORT))
-    (scan,) = storage.scans.iterdir()
+    desk.storage.create_group(keys.job(desk.submit(kept, SHORT)))
+    (scan,) = (storage.root / "scans").iterdir()
     age(scan)
-    orphans = [left(storage.scan("0" * 64), old=old), left(storage.incoming / "a.part", old=old)]
-    orphans.append(left(storage.checkpoints(uuid.uuid4()).parent / "a", old=old).parent)
+    orphans = [left(storage.path(keys.scan("0" * 64)), old=old), left((storage.root / "incoming") / "a.part", old=old)]
+    orphans.append(left(storage.path(keys.checkpoints(uuid.uuid4())).parent / "a", old=old).parent)
     if old:
         age(orphans[-1])
     assert tidied(desk) == (3 if old else 0)
     assert [path.exists() for path in orphans] == [not old] * 3
     assert scan.exists()
-    assert len(list(storage.jobs.iterdir())) == (1 if old else 2)
+    assert len(list((storage.root / "jobs").iterdir())) == (1 if old else 2)
 
 
 def test_of_a_running_job_all_stays_that_its_attempt_may_yet_name(desk: Desk) -> None:
     job_id = desk.submit(desk.scan(), SHORT)
-    desk.storage.prepare_job(job_id)
+    desk.storage.create_group(keys.job(job_id))
     claim, storage = desk.claimed(job_id), desk.storage
     kept = [
-        left(storage.slice_result(job_id, 0, claim.attempt)),
-        left(storage.results(job_id, claim.attempt) / "reconstruction.h5"),
-        left(storage.checkpoints(job_id) / "0.000000001.aa.pt"),
-        left(storage.preview(job_id, 0)),
-        left(storage.checkpoints(job_id) / ".0.part", old=False),
+        left(storage.path(keys.slice_result(job_id, 0, claim.attempt))),
+        left(storage.path(keys.results(job_id, claim.attempt)) / "reconstruction.h5"),
+        left(storage.path(keys.checkpoints(job_id)) / "0.000000001.aa.pt"),
+        left(storage.path(keys.preview(job_id, 0))),
+        left(storage.path(keys.checkpoints(job_id)) / ".0.part", old=False),
     ]
     gone = [
-        left(storage.slice_result(job_id, 0, claim.attempt - 1), old=False),
-        left(storage.results(job_id, claim.attempt + 1) / "reconstruction.h5", old=False).parent,
-        left(storage.checkpoints(job_id) / ".1.part"),
+        left(storage.path(keys.slice_result(job_id, 0, claim.attempt - 1)), old=False),
+        left(storage.path(keys.results(job_id, claim.attempt + 1)) / "reconstruction.h5", old=False).parent,
+        left(storage.path(keys.checkpoints(job_id)) / ".1.part"),
     ]
     assert tidied(desk) == 3
     assert [path.exists() for path in (*kept, *gone)] == [True] * 5 + [False] * 3
@@ -126,10 +126,10 @@ def test_of_a_job_that_has_succeeded_its_result_alone_stays(desk: Desk) -> None:
     job_id, storage = claim.job_id, desk.storage
     gone = [
         accepted,
-        left(storage.preview(job_id, 0), old=False),
-        left(storage.checkpoints(job_id) / "0.000000001.aa.pt", old=False),
-        left(storage.slice_result(job_id, 0, 7), old=False),
-        left(storage.results(job_id, 7) / "a").parent,
+        left(storage.path(keys.preview(job_id, 0)), old=False),
+        left(storage.path(keys.checkpoints(job_id)) / "0.000000001.aa.pt", old=False),
+        left(storage.path(keys.slice_result(job_id, 0, 7)), old=False),
+        left(storage.path(keys.results(job_id, 7)) / "a").parent,
         left(whole.parent / ".reconstruction.npy.part"),
     ]
     assert tidied(desk) == 6
@@ -146,21 +146,20 @@ def test_a_result_that_is_accepted_while_rows_are_read_stays(desk: Desk) -> None
     assert attempt.whole.exists()
 
 
-def test_more_jobs_than_are_read_at_once_are_tidied(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tidying, "BATCH", 2)
+def test_more_jobs_than_are_read_at_once_are_tidied(desk: Desk) -> None:
     scan, gone = desk.scan(), []
     for _ in range(5):
-        desk.storage.prepare_job(job_id := desk.submit(scan, SHORT))
-        gone.append(left(desk.storage.slice_result(job_id, 0, 1)))
-    assert tidied(desk) == 5
+        desk.storage.create_group(keys.job(job_id := desk.submit(scan, SHORT)))
+        gone.append(left(desk.storage.path(keys.slice_result(job_id, 0, 1))))
+    assert tidied(desk, batch=2) == 5
     assert not any(path.exists() for path in gone)
 
 
 def test_a_failed_job_keeps_the_checkpoints_that_its_retry_goes_on_from(desk: Desk) -> None:
     job_id = desk.submit(desk.scan(slices=2), SHORT, slices=[0, 1])
-    desk.storage.prepare_job(job_id)
+    desk.storage.create_group(keys.job(job_id))
     desk.claimed(job_id)
-    kept = [left(desk.storage.checkpoints(job_id) / f"{slice_}.000000001.aa.pt") for slice_ in (0, 1)]
+    kept = [left(desk.storage.path(keys.checkpoints(job_id)) / f"{slice_}.000000001.aa.pt") for slice_ in (0, 1)]
     with desk.database.begin() as session:
         session.execute(update(JobSlice).values(lease_until=func.now() - timedelta(seconds=1)))
         sweep.expire(session, max_crashes=1)
@@ -174,9 +173,9 @@ def test_a_failed_job_keeps_the_checkpoints_that_its_retry_goes_on_from(desk: De
 
 def test_a_job_that_is_retried_while_rows_are_read_keeps_its_checkpoints(desk: Desk) -> None:
     job_id = desk.submit(desk.scan(slices=2), SHORT, slices=[0, 1])
-    desk.storage.prepare_job(job_id)
+    desk.storage.create_group(keys.job(job_id))
     claim = desk.claimed(job_id)
-    kept = left(desk.storage.checkpoints(job_id) / "1.000000001.aa.pt")
+    kept = left(desk.storage.path(keys.checkpoints(job_id)) / "1.000000001.aa.pt")
     with desk.database.begin() as session:
         leases.fail_job(session, claim, {"type": "about:blank"})
 
@@ -187,22 +186,22 @@ def test_a_job_that_is_retried_while_rows_are_read_keeps_its_checkpoints(desk: D
 
 
 def test_a_deletion_that_was_cut_off_is_finished(desk: Desk) -> None:
-    desk.storage.prepare_job(kept := desk.submit(desk.scan(), SHORT))
-    desk.storage.prepare_job(doomed := uuid.uuid4())
-    desk.storage.job(doomed).rename(desk.storage.jobs / f".{doomed}.deleted")
+    desk.storage.create_group(keys.job(kept := desk.submit(desk.scan(), SHORT)))
+    desk.storage.create_group(keys.job(doomed := uuid.uuid4()))
+    desk.storage.path(keys.job(doomed)).rename((desk.storage.root / "jobs") / f".{doomed}.deleted")
     tidied(desk)
-    assert list(desk.storage.jobs.iterdir()) == [desk.storage.job(kept)]
+    assert list((desk.storage.root / "jobs").iterdir()) == [desk.storage.path(keys.job(kept))]
 
 
 def test_the_age_of_a_file_is_told_by_the_clock_that_dates_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", lambda: 1e12)
-    fresh = left(desk.storage.scan("0" * 64), old=False)
+    fresh = left(desk.storage.path(keys.scan("0" * 64)), old=False)
     assert tidied(desk) == 0
     assert fresh.exists()
 
 
 def test_one_of_the_living_workers_tidies(desk: Desk) -> None:
-    orphan = left(desk.storage.scan("0" * 64))
+    orphan = left(desk.storage.path(keys.scan("0" * 64)))
     with working(desk.settings.model_copy(update={"orphan_seconds": 1.0}), count=2):
         until(lambda: not orphan.exists())
     assert not orphan.exists()

@@ -19,6 +19,7 @@ from udig_recon.worker.jobs.claims import Claim
 from udig_recon.worker.runtime.prepared_scans import read_slice
 from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.runtime.tasks import run_next_slice
+from udig_recon.worker.storage import keys
 from udig_recon.worker.storage.integrity import DAMAGE
 
 
@@ -28,11 +29,11 @@ def claim(desk: Desk) -> Claim:
 
 
 def original(desk: Desk, claim: Claim) -> Path:
-    return desk.storage.scan(claim.scan_sha256)
+    return desk.storage.path(keys.scan(claim.scan_sha256))
 
 
 def prepared(desk: Desk, claim: Claim) -> Path:
-    return desk.storage.prepared_scan(claim.scan_sha256)
+    return desk.storage.path(keys.prepared_scan(claim.scan_sha256))
 
 
 def flip(path: Path, at: int) -> None:
@@ -60,7 +61,7 @@ def test_a_scan_of_an_earlier_version_is_prepared_before_its_first_use(
     assert right(desk, claim, process)
     with desk.database() as session:
         assert session.query(Scan.prepared_bytes).scalar() == prepared(desk, claim).stat().st_size
-    assert list(desk.storage.incoming.iterdir()) == []
+    assert list((desk.storage.root / "incoming").iterdir()) == []
     made = prepared(desk, claim).stat().st_ino
     assert right(desk, claim, process)
     assert prepared(desk, claim).stat().st_ino == made
@@ -93,16 +94,16 @@ def test_bytes_that_rot_are_never_prepared_and_the_problem_names_them(
 ) -> None:
     job_id = desk.submit(desk.scan(), SHORT)
     sha256 = desk_sha256(desk, job_id)
-    flip(desk.storage.scan(sha256), at)
+    flip(desk.storage.path(keys.scan(sha256)), at)
     run_next_slice(process, job_id, 0)
     job = desk.job(job_id)
     assert job.status is Status.FAILED
     assert job.error is not None
     assert job.error["type"].endswith(":damaged")
     assert "post the scan again" in job.error["detail"]
-    assert not desk.storage.prepared_scan(sha256).exists()
+    assert not desk.storage.path(keys.prepared_scan(sha256)).exists()
     assert damages(desk) == {"scan": 1}
-    flip(desk.storage.scan(sha256), at)
+    flip(desk.storage.path(keys.scan(sha256)), at)
     with desk.database.begin() as session:
         session.execute(update(Scan).values(damaged_at=None))
     desk.retry(job_id)
@@ -133,7 +134,8 @@ def test_another_scans_prepared_form_is_not_taken(desk: Desk, claim: Claim, proc
 
 
 def test_without_the_scan_there_is_nothing_to_prepare(desk: Desk, claim: Claim, process: WorkerProcess) -> None:
-    desk.storage.delete_scan(claim.scan_sha256)
+    desk.storage.delete(keys.scan(claim.scan_sha256))
+    desk.storage.delete(keys.prepared_scan(claim.scan_sha256))
     with pytest.raises(FileNotFoundError):
         read_slice(process, claim)
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.support import scans
+from tests.support.checkpoint_folder import checkpoints_in
 from tests.support.claim import claim_slice
 from tests.support.worker_processes import GUIDED, Desk
 from udig_recon.core import formats
@@ -23,10 +24,10 @@ from udig_recon.core.parameters import METHODS, TV, Parameters, complete, parse
 from udig_recon.core.problem import SliceProblem, slice_problem
 from udig_recon.core.reconstruct import reconstruct
 from udig_recon.worker.jobs.claims import Claim
-from udig_recon.worker.runtime.checkpoints import Checkpoints
 from udig_recon.worker.runtime.heartbeat import LeaseKeeper, ProgressReport
 from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.runtime.slice_run import ShutdownRequested, SliceRun
+from udig_recon.worker.storage import keys
 
 CPU = torch.device("cpu")
 STEPS = 4
@@ -122,7 +123,7 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(
         if last.state is not None and last.step < last.steps:
             state = last.state()
             # A slice number of its own for each point keeps all their files.
-            kept = Checkpoints(tmp_path, len(points), "this run", lambda: True)
+            kept = checkpoints_in(tmp_path, len(points))
             kept.save(last.step, {"state": state, "step": last.step, "seconds": 0.0, "curves": {}})
             kept.wait()
             points.append((last.step, state.get("stage")))
@@ -133,7 +134,7 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(
     without = seen - {step for step, _ in points} - {last.steps, 0}
     assert len(without) <= stages, f"no state to go on from at {sorted(without)}"
     for number in chosen(points):
-        found = Checkpoints(tmp_path, number, "this run", lambda: True).load(CPU)
+        found = checkpoints_in(tmp_path, number).load(CPU)
         assert found is not None
         *_, resumed = iterates(knobs, modality, folder, found["state"])
         assert torch.equal(resumed.image, last.image), f"stopped at {points[number]}"
@@ -141,17 +142,14 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(
 
 
 def run(process: WorkerProcess, claim: Claim) -> SliceRun:
-    return SliceRun(
-        process,
-        LeaseKeeper(process.sessions, claim, process.settings, process.storage.preview(claim.job_id, claim.slice)),
-    )
+    return SliceRun(process, LeaseKeeper(process.sessions, claim, process.settings, process.storage))
 
 
 def claimed(process: WorkerProcess, job_id: uuid.UUID) -> Claim:
     with process.sessions.begin() as session:
         claim = claim_slice(session, job_id, 0, process.name, process.settings.lease_seconds)
     assert claim is not None
-    process.storage.prepare_job(job_id)
+    process.storage.create_group(keys.job(job_id))
     return claim
 
 

@@ -13,6 +13,7 @@ from udig_recon.worker.access import audit
 from udig_recon.worker.access.admission import IllegalMove
 from udig_recon.worker.database.tables import DeliveryState, Job, Scan, Status, WebhookDelivery
 from udig_recon.worker.jobs import retention
+from udig_recon.worker.storage import keys
 
 
 @pytest.fixture
@@ -21,9 +22,9 @@ def kept(desk: Desk) -> tuple[uuid.UUID, uuid.UUID]:
     scan_id = desk.scan()
     written = {"tags": {"patient": "Doe"}, "webhook_url": "https://example.org/?patient=Doe", "idempotency_key": "Doe"}
     job_id = desk.submit(scan_id, SHORT, messages=0, retention_days=1, **written)
-    desk.storage.prepare_job(job_id)
-    for folder in desk.storage.job(job_id).iterdir():
-        (folder / "file").write_text("x")
+    desk.storage.create_group(keys.job(job_id))
+    for prefix in (keys.checkpoints(job_id), keys.slices(job_id), keys.previews(job_id), keys.results(job_id, 1)):
+        desk.storage.put(f"{prefix}/file", b"x")
     change(desk, f"UPDATE scans SET expires_at = now() + interval '1 day' WHERE id = '{scan_id}'")
     change(desk, f"UPDATE jobs SET status = 'succeeded' WHERE id = '{job_id}'")
     return scan_id, job_id
@@ -53,7 +54,7 @@ def test_nothing_goes_before_its_time(desk: Desk, kept: tuple[uuid.UUID, uuid.UU
     change(desk, "UPDATE scans SET expires_at = NULL")
     change(desk, "UPDATE jobs SET expires_at = NULL")
     assert swept(desk) == 0
-    assert desk.storage.job(kept[1]).exists()
+    assert desk.storage.path(keys.job(kept[1])).exists()
 
 
 def test_files_go_with_what_a_client_wrote_and_a_word_of_the_job_stays_for_a_while(
@@ -66,7 +67,7 @@ def test_files_go_with_what_a_client_wrote_and_a_word_of_the_job_stays_for_a_whi
     past(desk)
     assert swept(desk) == 2
     assert swept(desk) == 0
-    assert list(desk.storage.jobs.iterdir()) == list(desk.storage.scans.iterdir()) == []
+    assert list((desk.storage.root / "jobs").iterdir()) == list((desk.storage.root / "scans").iterdir()) == []
     job = desk.job(job_id)
     assert (job.expired, job.tags, job.scan_id) == (True, {}, None)
     assert (job.idempotency_key, job.webhook_url) == (None, None)

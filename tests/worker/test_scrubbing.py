@@ -11,6 +11,7 @@ from udig_recon.worker.database import counters
 from udig_recon.worker.database.tables import Scan, Status
 from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.runtime.tasks import run_next_slice
+from udig_recon.worker.storage import keys
 from udig_recon.worker.storage.scrubbing import Scrub, Stopped
 
 FAST = 1e12
@@ -46,10 +47,10 @@ def test_rot_of_each_kind_is_found_marked_and_counted_once(
     desk: Desk, done: uuid.UUID, kind: str, unseen: bool
 ) -> None:
     folder = desk.storage.path(str(desk.job(done).result))
-    scan = desk.storage.scan(desk.scan_sha256(done))
+    scan = desk.storage.path(keys.scan(desk.scan_sha256(done)))
     paths = {
         "scan": scan,
-        "prepared": desk.storage.prepared_scan(scan.name),
+        "prepared": desk.storage.path(keys.prepared_scan(scan.name)),
         "result": folder / "reconstruction.h5",
         "converted": folder / "reconstruction.png",
     }
@@ -74,7 +75,7 @@ def test_a_rotten_slice_of_a_job_that_goes_on_is_found(desk: Desk, process: Work
 
 
 def test_missing_files_are_damage_too(desk: Desk, done: uuid.UUID) -> None:
-    desk.storage.scan(desk.scan_sha256(done)).unlink()
+    desk.storage.path(keys.scan(desk.scan_sha256(done))).unlink()
     scrub(desk).run()
     assert damage(desk) == {"scan": 1.0}
 

@@ -27,6 +27,7 @@ from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.runtime.slice_run import SliceRun, pause_after
 from udig_recon.worker.runtime.tasks import run_next_slice
 from udig_recon.worker.runtime.watchdog import PACES, Watchdog
+from udig_recon.worker.storage import keys
 
 Spoil = Callable[..., list[int]]
 
@@ -251,12 +252,12 @@ def test_a_scan_whose_file_is_not_here_is_left_to_who_sees_it_and_fails_the_job_
     job_id, other = desk.submit(desk.scan(), SHORT), desk.submit(desk.scan(size=34), SHORT)
     with desk.database() as session:
         sha256 = session.scalars(select(Scan.sha256).join(Job).where(Job.id == job_id)).one()
-    stored = desk.storage.scan(sha256)
+    stored = desk.storage.path(keys.scan(sha256))
     stored.rename(away := stored.with_suffix(".away"))
     run_next_slice(process, job_id, 0)
     job_slice = desk.job_slice(job_id)
     assert (job_slice.status, job_slice.crashes, job_slice.worker) == (Status.QUEUED, 0, None)
-    assert not desk.storage.checkpoints(job_id).exists()
+    assert not desk.storage.path(keys.checkpoints(job_id)).exists()
     run_next_slice(process, job_id, 0)
     run_next_slice(process, job_id, 0)  # not again and again
     assert desk.job(other).status is Status.SUCCEEDED
@@ -275,7 +276,7 @@ def test_the_watchdog_ends_what_gets_on_no_more_and_what_is_its_own_no_more(desk
     claim = desk.claimed(desk.submit(desk.scan(), SHORT))
     patient = replace(process, settings=process.settings.model_copy(update={"stall_seconds": 5.0}))
     lease, ended = (
-        LeaseKeeper(process.sessions, claim, process.settings, desk.storage.preview(claim.job_id, 0)),
+        LeaseKeeper(process.sessions, claim, process.settings, desk.storage),
         list[int](),
     )
 
@@ -307,7 +308,7 @@ def test_a_computation_with_long_steps_may_be_silent_for_many_of_them(desk: Desk
     claim = desk.claimed(desk.submit(desk.scan(), SHORT))
     patient = replace(process, settings=process.settings.model_copy(update={"stall_seconds": 5.0}))
     lease, ended = (
-        LeaseKeeper(process.sessions, claim, process.settings, desk.storage.preview(claim.job_id, 0)),
+        LeaseKeeper(process.sessions, claim, process.settings, desk.storage),
         list[int](),
     )
     dog = Watchdog(patient, ended.append)

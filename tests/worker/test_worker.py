@@ -17,6 +17,7 @@ from udig_recon.core.parameters import DAPS
 from udig_recon.worker.database.tables import Priority, Scan, Snapshot, Status, Worker
 from udig_recon.worker.jobs import lifecycle
 from udig_recon.worker.runtime.watchdog import STATUS
+from udig_recon.worker.storage import keys
 
 
 def reconstruction(desk: Desk, job_id: uuid.UUID) -> np.ndarray:
@@ -120,7 +121,8 @@ def test_the_verdict_of_a_killed_workers_slice_is_that_of_an_unbroken_run(desk: 
 def test_a_killed_followers_slice_goes_on_with_what_its_leader_found(desk: Desk) -> None:
     job_id = desk.submit(desk.scan(slices=2), LED, slices=[0, 1], messages=2)
     with working(desk.settings) as (first,):
-        until(lambda: any(desk.storage.checkpoints(job_id).glob("0.*.pt")) and desk.job_slice(job_id, 0).iteration > 0)
+        folder = desk.storage.path(keys.checkpoints(job_id))
+        until(lambda: any(folder.glob("0.*.pt")) and desk.job_slice(job_id, 0).iteration > 0)
         first.end(signal.SIGKILL)
         assert (desk.job_slice(job_id, 0).attempt, desk.job_slice(job_id, 1).status) == (1, Status.SUCCEEDED)
         with working(desk.settings, 2) as workers:
@@ -146,8 +148,8 @@ def test_a_worker_that_slept_beyond_its_lease_is_fenced_off(desk: Desk) -> None:
             assert desk.ended(job_id).status is Status.SUCCEEDED
         assert len(snapshots(desk, job_id)) > count
     assert_unbroken(desk, job_id, LONG)
-    assert list((desk.storage.job(job_id) / "slices").iterdir()) == []
-    assert [path.name for path in (desk.storage.job(job_id) / "results").iterdir()] == ["2"]
+    assert list((desk.storage.path(keys.job(job_id)) / "slices").iterdir()) == []
+    assert [path.name for path in (desk.storage.path(keys.job(job_id)) / "results").iterdir()] == ["2"]
 
 
 def test_jobs_outlive_a_wiped_redis_and_dropped_connections(desk: Desk) -> None:
@@ -189,12 +191,12 @@ def test_cancel_delete_and_a_broken_scan_stop_a_slice_but_not_the_worker(desk: D
         until(lambda: desk.job_slice(deleted).iteration > 0)
         with desk.database.begin() as session:
             lifecycle.delete(session, deleted)
-        desk.storage.delete_job(deleted)
+        desk.storage.delete_prefix(keys.job(deleted))
         until(lambda: worker.said("slice.lease_lost"))
 
         with desk.database() as session:
             sha256 = session.get_one(Scan, scan_id).sha256
-        stored, prepared = desk.storage.scan(sha256), desk.storage.prepared_scan(sha256)
+        stored, prepared = desk.storage.path(keys.scan(sha256)), desk.storage.path(keys.prepared_scan(sha256))
         whole = stored.read_bytes()
         for path in (stored, prepared):
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -206,7 +208,7 @@ def test_cancel_delete_and_a_broken_scan_stop_a_slice_but_not_the_worker(desk: D
         last = desk.submit(scan_id, SHORT)
         assert desk.ended(last).status is Status.SUCCEEDED
     assert desk.job(cancelled).status is Status.CANCELLED
-    assert not desk.storage.job(deleted).exists()
+    assert not desk.storage.path(keys.job(deleted)).exists()
     problem = desk.job(refused).error
     assert problem is not None
     assert (problem["status"], problem["type"]) == (500, "urn:udig-recon:problem:damaged")

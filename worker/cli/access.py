@@ -28,7 +28,7 @@ from udig_recon.worker.jobs.webhook_outbox import signing_secrets
 from udig_recon.worker.settings import Settings, get_settings
 from udig_recon.worker.standalone import servers as embedded
 from udig_recon.worker.storage import data_folder
-from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage.backends import open_storage
 
 
 class Refused(Exception):
@@ -222,12 +222,12 @@ def _webhook_secret(_: Session, options: argparse.Namespace) -> None:
 
 
 def _show_folder(session: Session, _: argparse.Namespace) -> None:
-    storage = Storage(get_settings().data)
-    _say(f"database: {data_folder.known_id(session)}\n{storage.root}: {data_folder.folder_id(storage)}")
+    storage = open_storage(get_settings())
+    _say(f"database: {data_folder.known_id(session)}\n{storage.location}: {data_folder.folder_id(storage)}")
 
 
 def _adopt_folder(session: Session, _: argparse.Namespace) -> None:
-    made = data_folder.adopt(session, Storage(get_settings().data))
+    made = data_folder.adopt(session, open_storage(get_settings()))
     audit.append(session, Who(DEFAULT_TENANT, f"command:{os.getuid()}"), "data_folder.adopted", folder=made)
     session.commit()
     _say(made)

@@ -9,7 +9,8 @@ from udig_recon.worker.access import audit
 from udig_recon.worker.access.audit import Who
 from udig_recon.worker.database.engine import notify
 from udig_recon.worker.database.tables import OPEN, Comparison, DeliveryState, Job, Scan, WebhookDelivery
-from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage import keys
+from udig_recon.worker.storage.base import Storage
 from udig_recon.worker.storage.scans import forget, worked_on
 
 MOST_AT_ONCE = 100
@@ -50,7 +51,7 @@ def expire(sessions: sessionmaker[Session], storage: Storage) -> int:
 
 def _expire_job(session: Session, storage: Storage, job: Job) -> None:
     """Its files first: a sweep that is killed in between does it all again. What a client wrote into it goes too."""
-    storage.delete_job(job.id)
+    storage.delete_prefix(keys.job(job.id))
     job.expired, job.tags, job.idempotency_key, job.webhook_url = True, {}, None, None
     # One that is still to be told is told, and goes with the row.
     told = (WebhookDelivery.job_id == job.id, WebhookDelivery.state != DeliveryState.PENDING)

@@ -19,7 +19,8 @@ from udig_recon.worker.database.tables import Comparison
 from udig_recon.worker.jobs import comparisons, lifecycle
 from udig_recon.worker.jobs.comparisons import ComparisonRequest
 from udig_recon.worker.jobs.lifecycle import JobRequest, Retry, Submitter
-from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage import keys
+from udig_recon.worker.storage.base import Storage
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -60,7 +61,7 @@ class JobService:
         if not created:
             return Submitted(answer, created)
         messages = lifecycle.waiting(session, job_id)
-        self._storage.prepare_job(job_id)
+        self._storage.create_group(keys.job(job_id))
         if scan_uploaded:
             audit.append(session, submitter.who, audit.SCAN_UPLOADED, scan=scan_id)
         audit.append(session, submitter.who, JOB_FILED, job=job_id, scan=scan_id)
@@ -110,7 +111,7 @@ class JobService:
         lifecycle.delete(session, job_id, who.tenant)
         audit.append(session, who, "job.deleted", job=job_id)
         session.commit()
-        self._storage.delete_job(job_id)
+        self._storage.delete_prefix(keys.job(job_id))
 
     def cancel_comparison(self, session: Session, comparison: Comparison, who: Who, read: Read[Answer]) -> Answer:
         """Cancel the jobs of a comparison that have not ended. Raises IllegalMove where there are none."""
@@ -126,7 +127,7 @@ class JobService:
         self._record(session, who, "deleted", comparison_id, job_ids)
         session.commit()
         for job_id in job_ids:
-            self._storage.delete_job(job_id)
+            self._storage.delete_prefix(keys.job(job_id))
 
     def _record(
         self, session: Session, who: Who, action: str, comparison_id: uuid.UUID, job_ids: Sequence[uuid.UUID]

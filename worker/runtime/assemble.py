@@ -1,8 +1,8 @@
 """The slices of a job put together: the result file, and the formats that were asked for."""
 
-import shutil
+import uuid
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from sqlalchemy import select
@@ -14,8 +14,10 @@ from udig_recon.core.results.store import SliceResult
 from udig_recon.worker.database.tables import JobSlice
 from udig_recon.worker.jobs.claims import Claim
 from udig_recon.worker.runtime.process import WorkerProcess
+from udig_recon.worker.storage import keys
+from udig_recon.worker.storage.base import Storage
 from udig_recon.worker.storage.integrity import entry
-from udig_recon.worker.storage.local import OWNER_ONLY, RESULT, result_name
+from udig_recon.worker.storage.keys import RESULT_NAME, result_name
 from udig_recon.worker.telemetry import tracing
 
 UNNOTED = {"software": "unknown"}  # slices of a version that did not note what it was
@@ -32,7 +34,7 @@ class DamagedSlices(Exception):
 class Assembled(NamedTuple):
     """What was written of a job."""
 
-    folder: str  # relative to DATA
+    prefix: str  # of the result files in the storage
     versions: dict[str, str]  # what made the slices
     files: dict[str, Any]  # name -> sha256 and bytes
 
@@ -46,9 +48,8 @@ def assemble(process: WorkerProcess, claim: Claim) -> Assembled:
     with process.sessions() as session:
         query = select(JobSlice.slice, JobSlice.result, JobSlice.result_sha256).where(JobSlice.job_id == claim.job_id)
         rows = session.execute(query).all()
-    missing = f"{process.storage.relative(process.storage.results(claim.job_id, claim.attempt))}/none"
-    found = [_Stored(number, process.storage.path(path or missing), sha256) for number, path, sha256 in rows]
-    stored = {each.slice: each for each in found}
+    storage, prefix = process.storage, keys.results(claim.job_id, claim.attempt)
+    stored = {number: _Stored(storage, number, key or f"{prefix}/none", sha256) for number, key, sha256 in rows}
     known, damaged = {}, []
     for number in stored:
         try:
@@ -57,40 +58,48 @@ def assemble(process: WorkerProcess, claim: Claim) -> Assembled:
             damaged.append(number)
     if damaged:
         raise DamagedSlices(damaged)
-    process.storage.require(sum(each.path.stat().st_size for each in found))
+    storage.require(sum(storage.info(each.key).size for each in stored.values()))
     versions = merged([known[number] for number in claim.slices])
-    folder = process.storage.results(claim.job_id, claim.attempt)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=OWNER_ONLY)
+    storage.delete_prefix(prefix)
     # A format that this worker does not have, or that is written on demand, is written when it is downloaded first.
     asked = [OUTPUTS[name] for name in claim.outputs if name in OUTPUTS]
-    outputs = {RESULT: OUTPUTS["h5"], **{result_name(each): each for each in asked if not each.on_demand}}
+    outputs = {RESULT_NAME: OUTPUTS["h5"], **{result_name(each): each for each in asked if not each.on_demand}}
     slices = (stored[number].load() for number in claim.slices)
     info = ResultInfo(len(claim.slices), attributes(claim, versions))
     try:
-        written = write_result(slices, info, {folder / name: output for name, output in outputs.items()})
-        files = {path.name: entry(digest) for path, digest in written.items()}
+        with ExitStack() as stack:
+            paths = {name: stack.enter_context(storage.writing(f"{prefix}/{name}")) for name in outputs}
+            written = write_result(slices, info, {paths[name]: output for name, output in outputs.items()})
+        files = {name: entry(written[path]) for name, path in paths.items()}
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        storage.delete_prefix(prefix)
         raise
-    return Assembled(process.storage.relative(folder), versions, files)
+    return Assembled(prefix, versions, files)
+
+
+def delete_slices(storage: Storage, job_id: uuid.UUID) -> None:
+    """Delete the slices of a job and their previews: its result holds the same images."""
+    for prefix in (keys.slices(job_id), keys.previews(job_id)):
+        for each in storage.list(prefix):
+            storage.delete(each.key)
 
 
 class _Stored(NamedTuple):
     """The file of a slice."""
 
+    storage: Storage
     slice: int
-    path: Path
+    key: str
     sha256: str | None
 
     def versions(self) -> Mapping[str, str]:
         """What made it. Raises DamagedFile."""
-        return SliceResult.versions_of(self.path, self.sha256)
+        return SliceResult.versions_of(self.storage.read(self.key), keys.name_of(self.key), self.sha256)
 
     def load(self) -> SliceResult:
         """The slice. Raises DamagedSlices where it has spoilt since it was looked at."""
         try:
-            return SliceResult.load(self.path, self.sha256)
+            return SliceResult.from_bytes(self.storage.read(self.key), keys.name_of(self.key), self.sha256)
         except (DamagedFile, FileNotFoundError):
             raise DamagedSlices([self.slice]) from None
 

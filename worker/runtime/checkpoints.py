@@ -1,4 +1,4 @@
-"""Checkpoints of one slice: files `<slice>.<step>.<sha256>.pt`, of which the last two are kept."""
+"""Checkpoints of one slice: objects `SLICE.STEP.SHA256.pt` of its job, of which the last two are kept."""
 
 import hashlib
 import io
@@ -6,15 +6,17 @@ import json
 import logging
 import pickle
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from udig_recon.worker.storage.local import is_full, replacing
+from udig_recon.core.files.atomic import DamagedFile
+from udig_recon.worker.storage import keys
+from udig_recon.worker.storage.base import Storage, is_full
 
 log = logging.getLogger(__name__)
 KEPT = 2
@@ -26,10 +28,13 @@ def fingerprint(**what: Any) -> str:
 
 
 class Checkpoints:
-    """The checkpoints of one slice in a job's folder. `may_write` is asked before one takes its name."""
+    """The checkpoints of one slice of a job. One is stored only if `may_write` says so."""
 
-    def __init__(self, folder: Path, slice_: int, made_by: str, may_write: Callable[[], bool]) -> None:
-        self._folder, self._slice, self._made_by, self._may_write = folder, slice_, made_by, may_write
+    def __init__(
+        self, storage: Storage, job_id: uuid.UUID, slice_: int, made_by: str, may_write: Callable[[], bool]
+    ) -> None:
+        self._storage, self._prefix = storage, keys.checkpoints(job_id)
+        self._slice, self._made_by, self._may_write = slice_, made_by, may_write
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._write: Future[float] | None = None
         self._making_seconds = 0.0
@@ -65,16 +70,15 @@ class Checkpoints:
         if not self._may_write():
             return 0.0
         try:
-            with replacing(self._folder / name) as part:
-                part.write_bytes(content)
+            self._storage.put(f"{self._prefix}/{name}", content)
         except OSError as error:
             # A later one may find room; the slice itself can do without.
             if not is_full(error):
                 raise
             log.warning("checkpoint.write_failed", extra={"step": step})
             return 0.0
-        for old in self._files()[KEPT:]:
-            old.unlink(missing_ok=True)
+        for old in self._keys()[KEPT:]:
+            self._storage.delete(old)
         log.info("checkpoint.saved", extra={"step": step})
         return time.thread_time() - began
 
@@ -85,43 +89,47 @@ class Checkpoints:
         OSError when there are some of which none can be read: the disk may be better at the next try.
         """
         unread: OSError | None = None
-        for path in self._files():
+        for key in self._keys():
+            name = keys.name_of(key)
             try:
-                content = path.read_bytes()
+                content = self._storage.read(key)
             except OSError as error:
-                log.warning("checkpoint.read_failed", extra={"file": path.name, "error": str(error.strerror)})
+                log.warning("checkpoint.read_failed", extra={"file": name, "error": str(error.strerror)})
                 unread = error
                 continue
-            kept = self._understood(path, content, device)
+            except DamagedFile:
+                content = b""
+            kept = self._understood(name, content, device)
             if kept is not None:
                 return kept
-            path.unlink(missing_ok=True)
+            self._storage.delete(key)
         if unread is not None:
             raise unread
         return None
 
-    def _understood(self, path: Path, content: bytes, device: torch.device) -> dict[str, Any] | None:
-        if path.name.split(".")[2] != hashlib.sha256(content).hexdigest():
-            log.warning("checkpoint.damaged", extra={"file": path.name})
+    def _understood(self, name: str, content: bytes, device: torch.device) -> dict[str, Any] | None:
+        if name.split(".")[2] != hashlib.sha256(content).hexdigest():
+            log.warning("checkpoint.damaged", extra={"file": name})
             return None
         try:
             kept: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
         except (RuntimeError, pickle.UnpicklingError):
-            log.warning("checkpoint.decode_failed", extra={"file": path.name})
+            log.warning("checkpoint.decode_failed", extra={"file": name})
             return None
         # Those of older versions name no slice.
         if kept.pop("made_by", None) != self._made_by or kept.pop("slice", self._slice) != self._slice:
-            log.warning("checkpoint.incompatible", extra={"file": path.name})
+            log.warning("checkpoint.incompatible", extra={"file": name})
             return None
         return kept
 
     def clear(self) -> None:
         """Remove them all, when the last is written."""
         self._writer.shutdown()
-        # With what a process killed while it wrote has left.
-        for path in (*self._files(), *self._folder.glob(f".{self._slice}.*.part")):
-            path.unlink(missing_ok=True)
+        for key in self._keys():
+            self._storage.delete(key)
 
-    def _files(self) -> list[Path]:
+    def _keys(self) -> list[str]:
         """The latest first."""
-        return sorted(self._folder.glob(f"{self._slice}.*.pt"), reverse=True)
+        begin = f"{self._prefix}/{self._slice}."
+        found = (each.key for each in self._storage.list(self._prefix))
+        return sorted((key for key in found if key.startswith(begin)), reverse=True)

@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
-from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
@@ -19,7 +18,8 @@ from udig_recon.worker.jobs.claims import Claim
 from udig_recon.worker.jobs.leases import Point
 from udig_recon.worker.jobs.state import LeaseLost
 from udig_recon.worker.settings import Settings
-from udig_recon.worker.storage.local import preview_owner
+from udig_recon.worker.storage import previews
+from udig_recon.worker.storage.base import Storage
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
@@ -36,13 +36,13 @@ class ProgressReport(NamedTuple):
 class LeaseKeeper:
     """Beats for one claim until it is closed, fenced off or the job is cancelled."""
 
-    def __init__(self, sessions: sessionmaker[Session], claim: Claim, settings: Settings, preview: Path) -> None:
+    def __init__(self, sessions: sessionmaker[Session], claim: Claim, settings: Settings, storage: Storage) -> None:
         self.claim = claim
         self.cancelled = False
         self.yield_requested = self.out_of_time = False  # as the last beat heard
         self.activity = 0  # of life, by the computing thread
         self.waiting_for_database = False  # the computing thread waits for the database
-        self._sessions, self._settings, self._preview = sessions, settings, preview
+        self._sessions, self._settings, self._storage = sessions, settings, storage
         self._pending: deque[Point] = deque()
         self._previews: deque[SliceResult] = deque(maxlen=1)  # the newest: a database that is away must not fill memory
         self._write_lock = threading.Lock()
@@ -161,7 +161,7 @@ class LeaseKeeper:
         if not self.holds_lease:
             return
         try:
-            picture.save(self._preview, preview_owner(self.claim.job_id, self.claim.slice))
+            previews.save(self._storage, self.claim.job_id, self.claim.slice, picture)
         except OSError as error:
             # A picture less; whether the disk is full or the job was deleted shows where it matters.
             log.warning("preview.write_failed", extra={"error": str(error.strerror)})

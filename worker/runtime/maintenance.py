@@ -16,7 +16,7 @@ from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.runtime.tasks import give_back
 from udig_recon.worker.runtime.watchdog import Watchdog
 from udig_recon.worker.storage import accounting, data_folder
-from udig_recon.worker.storage import orphans as tidying
+from udig_recon.worker.storage.orphans import delete_orphans
 from udig_recon.worker.storage.scrubbing import Scrub, Stopped
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class Maintenance:
             try:
                 if not self._is_first() or not data_folder.is_ours(process.sessions, process.storage):
                     continue
-                removed = tidying.tidy(process.sessions, process.storage, settings.orphan_seconds)
+                removed = delete_orphans(process.sessions, process.storage, settings.orphan_seconds)
             except (*AWAY, OSError) as error:
                 log.warning("cleanup.failed", extra={"error": type(error).__name__})
             else:

@@ -1,7 +1,6 @@
 """What a worker reads of scans: their prepared form alone, made anew in the sandbox where none is there or whole."""
 
 import logging
-from contextlib import suppress
 from dataclasses import asdict
 
 from sqlalchemy import update
@@ -14,7 +13,7 @@ from udig_recon.core.formats.prepared import READING, PreparedScan, opened_prepa
 from udig_recon.worker.database.tables import Scan
 from udig_recon.worker.jobs.claims import Claim
 from udig_recon.worker.runtime.process import WorkerProcess
-from udig_recon.worker.storage import integrity
+from udig_recon.worker.storage import integrity, keys
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +25,9 @@ def read_slice(process: WorkerProcess, claim: Claim) -> Acquisition:
     once their SHA-256 is seen to be what it was. Raises DamagedFile where it is not, FileNotFoundError without a scan,
     and what readers raise.
     """
-    path = process.storage.prepared_scan(claim.scan_sha256, claim.tenant)
+    key = keys.prepared_scan(claim.scan_sha256, claim.tenant)
     try:
-        with opened_prepared(path) as scan:
+        with process.storage.local(key) as path, opened_prepared(path) as scan:
             if _is_of(scan, claim) and scan.reading >= READING:
                 return scan.read([claim.slice])
     except FileNotFoundError:
@@ -38,10 +37,10 @@ def read_slice(process: WorkerProcess, claim: Claim) -> Acquisition:
             integrity.count(session, "prepared", scan_sha256=claim.scan_sha256)
     _prepare(process, claim)
     try:
-        with opened_prepared(path) as scan:
+        with process.storage.local(key) as path, opened_prepared(path) as scan:
             return scan.read([claim.slice])
     except DamagedScan as error:
-        raise DamagedFile(f"{path.name} was damaged as soon as it was prepared") from error
+        raise DamagedFile(f"{keys.name_of(key)} was damaged as soon as it was prepared") from error
 
 
 def _is_of(scan: PreparedScan, claim: Claim) -> bool:
@@ -50,15 +49,16 @@ def _is_of(scan: PreparedScan, claim: Claim) -> bool:
 
 def _prepare(process: WorkerProcess, claim: Claim) -> None:
     storage, settings = process.storage, process.settings
-    source = storage.scan(claim.scan_sha256, claim.tenant)
-    process.verifier.check(source, claim.scan_sha256)
-    with storage.part() as (path, file):
+    key = keys.scan(claim.scan_sha256, claim.tenant)
+    process.verifier.check(storage, key, claim.scan_sha256)
+    with storage.scratch() as scratch, storage.local(key) as source:
         room = storage.free_bytes() - settings.disk_reserve_bytes
         # The settings may have been wider when it came.
         limits = Limits(**dict.fromkeys(asdict(Limits()), 10**6))
-        process.prober.prepare_scan(source, file.fileno(), claim.scan_sha256, limits, room_bytes=room)
-        kept = storage.keep_prepared(path, claim.scan_sha256, claim.tenant)
+        process.prober.prepare_scan(source, scratch.file.fileno(), claim.scan_sha256, limits, room_bytes=room)
+        size = scratch.path.stat().st_size
+        storage.commit(scratch.path, keys.prepared_scan(claim.scan_sha256, claim.tenant))
     mine = (Scan.tenant == claim.tenant) & (Scan.sha256 == claim.scan_sha256)
-    with suppress(FileNotFoundError), process.sessions.begin() as session:
-        session.execute(update(Scan).where(mine).values(prepared_bytes=kept.stat().st_size))
+    with process.sessions.begin() as session:
+        session.execute(update(Scan).where(mine).values(prepared_bytes=size))
     log.info("scan.prepared")

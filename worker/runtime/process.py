@@ -26,8 +26,9 @@ from udig_recon.worker.runtime import memory
 from udig_recon.worker.runtime.heartbeat import LeaseKeeper
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage import data_folder
+from udig_recon.worker.storage.backends import open_storage
+from udig_recon.worker.storage.base import Storage
 from udig_recon.worker.storage.integrity import Verifier
-from udig_recon.worker.storage.local import Storage, open_storage
 
 
 @dataclass
@@ -137,7 +138,7 @@ def set_up(settings: Settings) -> WorkerProcess:
         device = prepared(settings.device)
     except ReconstructionError as error:
         raise SystemExit(f"error: DEVICE: {error}") from None
-    storage = open_storage(settings.data, settings.disk_reserve_bytes)
+    storage = open_storage(settings)
     confirmed = data_folder.confirm_at(settings.database_url, storage)
     engine = make_engine(settings.database_url)
     return WorkerProcess(settings, make_sessions(engine), storage, device, confirmed=confirmed)

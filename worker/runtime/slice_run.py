@@ -154,8 +154,8 @@ class SliceRun:
             software=[self.versions["software"], self.versions["torch"]],
             device=process.device.type,
         )
-        folder = process.storage.checkpoints(self._claim.job_id)
-        self.checkpoints = Checkpoints(folder, self._claim.slice, made_by, lambda: lease.holds_lease)
+        claim = self._claim
+        self.checkpoints = Checkpoints(process.storage, claim.job_id, claim.slice, made_by, lambda: lease.holds_lease)
 
     def compute(self) -> Finished:
         """Compute the slice.

@@ -1,9 +1,9 @@
 """Task of a worker: claim a slice, compute it, and commit its outcome."""
 
 import gc
+import hashlib
 import logging
 import os
-import shutil
 import signal
 import uuid
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from udig_recon.worker.jobs.failures import Problem
 from udig_recon.worker.jobs.recompute import DamagedTooOften, requeue_damaged
 from udig_recon.worker.jobs.state import LeaseLost
 from udig_recon.worker.runtime import memory_fit as fitting
-from udig_recon.worker.runtime.assemble import DamagedSlices, assemble
+from udig_recon.worker.runtime.assemble import DamagedSlices, assemble, delete_slices
 from udig_recon.worker.runtime.heartbeat import LeaseKeeper
 from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.runtime.slice_run import (
@@ -36,9 +36,9 @@ from udig_recon.worker.runtime.slice_run import (
     YieldRequested,
     finite,
 )
-from udig_recon.worker.storage import integrity
+from udig_recon.worker.storage import integrity, keys, previews
+from udig_recon.worker.storage.base import is_full
 from udig_recon.worker.storage.data_folder import ForeignFolder
-from udig_recon.worker.storage.local import is_full
 from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
@@ -65,8 +65,7 @@ def run_next_slice(process: WorkerProcess, job_id: uuid.UUID, slice_: int) -> No
     which: dict[str, str | int] = {"job_id": str(claim.job_id), "slice": claim.slice, "attempt": claim.attempt}
     with tracing.span("slice", claim.traceparent, which), bound_contextvars(**which):
         log.info("slice.started")
-        preview = process.storage.preview(claim.job_id, claim.slice)
-        with LeaseKeeper(process.sessions, claim, process.settings, preview) as lease, process.holding(lease):
+        with LeaseKeeper(process.sessions, claim, process.settings, process.storage) as lease, process.holding(lease):
             _work(process, lease)
 
 
@@ -168,10 +167,10 @@ class ScanMissing(Exception):
 
 def _finish(process: WorkerProcess, lease: LeaseKeeper) -> None:
     # Before anything is written: where the scan is not, nobody would find what this worker writes either.
-    if not process.storage.scan(lease.claim.scan_sha256, lease.claim.tenant).is_file():
+    if not process.storage.exists(keys.scan(lease.claim.scan_sha256, lease.claim.tenant)):
         raise ScanMissing
     process.note_scan_found(lease.claim.job_id)
-    process.storage.prepare_job(lease.claim.job_id)
+    process.storage.create_group(keys.job(lease.claim.job_id))
     if lease.claim.result is not None or _finish_slice(process, lease, SliceRun(process, lease)):
         _finish_job(process, lease)
 
@@ -181,11 +180,12 @@ def _finish_slice(process: WorkerProcess, lease: LeaseKeeper, run: SliceRun) -> 
     claim, storage = lease.claim, process.storage
     finished = _compute(run)
     lease.verify_lease()
-    path = storage.slice_result(claim.job_id, claim.slice, claim.attempt)
-    written = storage.relative(path)
+    written = keys.slice_result(claim.job_id, claim.slice, claim.attempt)
     result = replace(finished.result, versions=run.versions)
-    storage.require(result.size_bytes)
-    digest = result.save(path)
+    content = result.to_bytes()
+    storage.require(len(content))
+    storage.put(written, content)
+    sha256 = hashlib.sha256(content).hexdigest()
 
     def accept(session: Session) -> tuple[bool, list[tuple[uuid.UUID, int]]]:
         last = leases.store_slice(
@@ -195,7 +195,7 @@ def _finish_slice(process: WorkerProcess, lease: LeaseKeeper, run: SliceRun) -> 
             {name: finite(value) for name, value in finished.metrics.items()},
             None if result.prior_check is None else result.prior_check.as_json(),
             None if result.rating is None else result.rating.as_json(),
-            digest.sha256,
+            sha256,
         )
         return last, leases.release_dependents(session, claim)
 
@@ -203,14 +203,14 @@ def _finish_slice(process: WorkerProcess, lease: LeaseKeeper, run: SliceRun) -> 
         last, freed = lease.commit(accept)
     except LeaseLost:
         if not lease.query(lambda session: leases.is_accepted(session, claim, written)):
-            path.unlink(missing_ok=True)
+            storage.delete(written)
             raise
         # Whoever follows is rung for by the sweep.
         last, freed = False, []
     if freed:
         queue.enqueue(freed)
     run.checkpoints.clear()
-    storage.preview(claim.job_id, claim.slice).unlink(missing_ok=True)  # it is in the result
+    previews.delete(storage, claim.job_id, claim.slice)  # the image is in the result
     log.info("slice.succeeded")
     return last
 
@@ -234,9 +234,9 @@ def _finish_job(process: WorkerProcess, lease: LeaseKeeper) -> None:
         lease.commit(lambda session: leases.succeed_job(session, claim, folder, versions, files))
     except LeaseLost:
         if not lease.query(lambda session: leases.is_accepted(session, claim, folder)):
-            shutil.rmtree(process.storage.path(folder), ignore_errors=True)
+            process.storage.delete_prefix(folder)
             raise
-    process.storage.drop_slices(claim.job_id)
+    delete_slices(process.storage, claim.job_id)
     log.info("job.succeeded")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.standalone.servers import SUPERUSER, EmbeddedServers, database_url
-from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage.scratch import make_private_folder
 
 
 class InUseError(Exception):
@@ -63,7 +63,7 @@ def database(settings: Settings, *, alone: bool = False, role: str = SUPERUSER) 
     if settings.database_url is not None:
         yield settings.migration_database_url or settings.database_url
         return
-    Storage(settings.data)
+    make_private_folder(settings.data)
     servers = EmbeddedServers(settings.data, valkey=False)
     with ExitStack() as stack:
         # Where it is in use the service is up, and its server with it.

@@ -28,8 +28,10 @@ from udig_recon.worker.standalone.locate import InUseError, only_one
 from udig_recon.worker.standalone.servers import EmbeddedError, EmbeddedServers
 from udig_recon.worker.standalone.supervisor import Child
 from udig_recon.worker.storage import data_folder
+from udig_recon.worker.storage.backends import open_storage
 from udig_recon.worker.storage.data_folder import ForeignFolder
-from udig_recon.worker.storage.local import open_storage, replacing
+from udig_recon.worker.storage.local import replacing_privately
+from udig_recon.worker.storage.scratch import make_private_folder
 from udig_recon.worker.telemetry import logs
 
 log = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ class Service:
         if self._embedded.has_postgres:
             # Nobody else works on this database, and those who did are dead.
             self._forget("")
-        data_folder.confirm(make_sessions(self._engine), open_storage(self.settings.data))
+        data_folder.confirm(make_sessions(self._engine), open_storage(self.settings))
         environment = self._environment()
         self._children = [Child("api", [*UDIG, "api"], environment | self._audit_key())]
         self._children += [
@@ -102,7 +104,7 @@ class Service:
             return {}
         path = self.settings.data / "audit.key"
         if not path.exists():
-            with replacing(path) as part:
+            with replacing_privately(path) as part:
                 part.write_text(secrets.token_hex(32))
         return {"AUDIT_KEY": path.read_text().strip()}
 
@@ -157,7 +159,8 @@ def serve(settings: Settings) -> None:
     ending: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: ending.append(number))
-    open_storage(settings.data)
+    open_storage(settings)
+    make_private_folder(settings.data)
     with only_one(settings.data):
         check_port(settings)
         service, note = Service(settings), settings.data / "service.json"
@@ -166,7 +169,7 @@ def serve(settings: Settings) -> None:
             while not ending:
                 service.watch()
                 if not note.exists() and service.is_ready():
-                    with replacing(note) as part:
+                    with replacing_privately(note) as part:
                         part.write_text(json.dumps({"url": service.url, "pid": os.getpid()}))
                     sys.stdout.write(f"uDiG Recon is ready at {service.url}\n")
                     sys.stdout.flush()

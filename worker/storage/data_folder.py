@@ -1,7 +1,6 @@
 """Which data folder belongs to the database: both hold the same id, so that an unmounted share is not taken for one."""
 
 import uuid
-from pathlib import Path
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import ProgrammingError
@@ -9,9 +8,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from udig_recon.worker.database.engine import AWAY, make_engine, make_sessions
 from udig_recon.worker.database.tables import Job, Scan, ServiceState
-from udig_recon.worker.storage.local import Storage, replacing
+from udig_recon.worker.storage import keys
+from udig_recon.worker.storage.base import Storage
 
-IDENTITY = "identity"  # file below DATA
 STATE = "data_folder"
 LOCK = (0x75646967, 6)  # of several processes that start at once
 LOOKED_FOR = 50  # newest scans and jobs whose files tell a folder of an older version
@@ -59,11 +58,11 @@ def _confirm(session: Session, storage: Storage) -> None:
         _give(session, storage, known)
     elif here is None and used:
         raise ForeignFolder(
-            f"DATA: {storage.root} is not the data folder of this database, which has scans or jobs: "
+            f"DATA: {storage.location} is not the data folder of this database, which has scans or jobs: "
             f"is its share mounted? {ADOPT}"
         )
     else:
-        raise ForeignFolder(f"DATA: {storage.root} is the data folder of another database; {ADOPT}")
+        raise ForeignFolder(f"DATA: {storage.location} is the data folder of another database; {ADOPT}")
 
 
 def _rows(session: Session) -> bool:
@@ -76,8 +75,10 @@ def _files_of_rows(session: Session, storage: Storage) -> bool:
     scans = session.execute(select(Scan.sha256, Scan.tenant).order_by(Scan.id.desc()).limit(LOOKED_FOR)).all()
     jobs = session.scalars(select(Job.id).where(~Job.expired).order_by(Job.id.desc()).limit(LOOKED_FOR)).all()
     if scans or jobs:
-        return any(storage.scan(*scan).is_file() for scan in scans) or any(storage.job(job).is_dir() for job in jobs)
-    return any(storage.jobs.iterdir()) or any(storage.scans.iterdir())
+        return any(storage.exists(keys.scan(*scan)) for scan in scans) or any(
+            storage.has_group(keys.job(job)) for job in jobs
+        )
+    return any(storage.groups()) or any(storage.list(keys.SCANS))
 
 
 def known_id(session: Session) -> str | None:
@@ -89,7 +90,7 @@ def known_id(session: Session) -> str | None:
 def folder_id(storage: Storage) -> str | None:
     """The id that lies in the folder."""
     try:
-        return _file(storage).read_text().strip()
+        return storage.read(keys.IDENTITY).decode().strip()
     except FileNotFoundError:
         return None
 
@@ -109,9 +110,4 @@ def adopt(session: Session, storage: Storage) -> str:
 def _give(session: Session, storage: Storage, id_: str) -> None:
     session.merge(ServiceState(name=STATE, value={"id": id_}))
     session.flush()
-    with replacing(_file(storage)) as part:
-        part.write_text(f"{id_}\n")
-
-
-def _file(storage: Storage) -> Path:
-    return storage.root / IDENTITY
+    storage.put(keys.IDENTITY, f"{id_}\n".encode())

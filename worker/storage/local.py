@@ -1,9 +1,10 @@
-"""Where bytes lie: scans by tenant and hash, and one folder for everything of a job."""
+"""The storage backend of a local or shared folder: an object is a file, its key the path below the root."""
 
 import errno
-import fcntl
+import fnmatch
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -11,182 +12,174 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from udig_recon.core.files import atomic as files
-from udig_recon.core.results.output_format import OutputFormat
-from udig_recon.worker.database.tables import DEFAULT_TENANT
+from udig_recon.core.files import atomic
+from udig_recon.core.files.atomic import DamagedFile, open_stored
+from udig_recon.worker.settings import Settings
+from udig_recon.worker.storage import keys
+from udig_recon.worker.storage.base import Storage, StoredObject
+from udig_recon.worker.storage.scratch import OWNER_ONLY, Scratch, make_private_folder, remove_abandoned
 
-OWNER_ONLY = 0o700
-RESULT = "reconstruction.h5"
-JOB_FOLDERS = ("checkpoints", "slices", "previews", "results")
-
-
-def open_storage(root: Path, reserve_bytes: int = 0) -> "Storage":
-    """The files below DATA; the process ends with one line when they cannot be used."""
-    try:
-        return Storage(root, reserve_bytes)
-    except OSError as error:
-        raise SystemExit(f"error: DATA: {root} cannot be used as a folder of our own: {error.strerror}") from None
+PART = ".*.part"  # a file that is being written; its name is `replacing`'s
+DELETED = ".*.deleted"  # a folder that is being deleted
 
 
-class Storage:
-    """Files below one root that only its owner may enter. A file that bears its name is whole.
-
-    Of the disk `reserve_bytes` stay free.
-    """
+class LocalStorage(Storage):
+    """Files below one root that only its owner may enter."""
 
     def __init__(self, root: Path, reserve_bytes: int = 0) -> None:
-        self.root, self.reserve_bytes = root.absolute(), reserve_bytes
-        self.scans = self.root / "scans"
-        self.prepared = self.root / "prepared"
-        self.incoming = self.root / "incoming"
-        self.jobs = self.root / "jobs"
-        for folder in (self.root, self.scans, self.prepared, self.incoming, self.jobs):
-            folder.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
+        super().__init__(reserve_bytes)
+        self.root = root.absolute()
+        self.location = str(self.root)
+        self._incoming = self.root / "incoming"
+        for folder in (self.root, *map(self.path, (keys.SCANS, keys.PREPARED, keys.JOBS)), self._incoming):
+            make_private_folder(folder)
         if self.root.stat().st_uid == os.geteuid():
             self.root.chmod(OWNER_ONLY)
 
-    def free_bytes(self) -> int:
-        """What the disk still takes."""
-        return shutil.disk_usage(self.root).free
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "LocalStorage":
+        """The folder DATA."""
+        return cls(settings.data, settings.disk_reserve_bytes)
 
-    def require(self, size_bytes: int) -> None:
-        """Raise OSError, as a full disk does, where a file of this size would leave less free than the reserve."""
-        if self.free_bytes() - size_bytes < self.reserve_bytes:
-            raise OSError(errno.ENOSPC, f"{size_bytes} bytes more would touch the reserve of {self.reserve_bytes}")
+    def path(self, key: str) -> Path:
+        """The file of an object, or the folder of a prefix."""
+        return self.root / key
 
-    def now(self) -> float:
-        """The time by the clock that dates the files, whatever this process takes it for."""
-        with tempfile.TemporaryFile(dir=self.incoming) as file:
-            return os.fstat(file.fileno()).st_mtime
+    def info(self, key: str) -> StoredObject:
+        """See Storage."""
+        return self._described(self.path(key))
 
-    def path(self, relative: str) -> Path:
-        """The file or folder that a row names."""
-        return self.root / relative
-
-    def relative(self, path: Path) -> str:
-        """How a row names a file or folder."""
-        return str(path.relative_to(self.root))
-
-    def scan(self, sha256: str, tenant: str = DEFAULT_TENANT) -> Path:
-        """The tenant's scan of that hash. The default tenant's lie where they lay before there were tenants."""
-        folder = self.scans if tenant == DEFAULT_TENANT else self.scans / tenant
-        return folder / sha256
-
-    def keep_scan(self, incoming: Path, sha256: str, tenant: str = DEFAULT_TENANT) -> Path:
-        """Move a file that came in to its place; the same bytes may lie there already."""
-        return _moved(incoming, self.scan(sha256, tenant))
-
-    def prepared_scan(self, sha256: str, tenant: str = DEFAULT_TENANT) -> Path:
-        """The prepared form of the tenant's scan of that hash: see `udig_recon.core.formats.prepared`.
-
-        Not beside the scan: workers of earlier versions take whatever lies there for scans, and tidy up.
-        """
-        return self.prepared / tenant / sha256
-
-    def keep_prepared(self, part: Path, sha256: str, tenant: str = DEFAULT_TENANT) -> Path:
-        """Move a prepared scan to its place, where an earlier one may lie."""
-        return _moved(part, self.prepared_scan(sha256, tenant))
-
-    def prepared_scans(self) -> list[tuple[str, Path]]:
-        """Every prepared scan that lies here, with its tenant."""
-        return [(folder.name, path) for folder in self.prepared.iterdir() for path in folder.iterdir()]
+    def open(self, key: str, *, bypass_cache: bool = False) -> BinaryIO:
+        """See Storage."""
+        file = open_stored(self.path(key))
+        if bypass_cache:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return file
 
     @contextmanager
-    def part(self) -> Iterator[tuple[Path, BinaryIO]]:
-        """A new file among those that come in, held by its lock; gone at the end, unless it was moved."""
-        path = self.incoming / f"{uuid.uuid4().hex}.part"
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600), "w+b", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                yield path, file
-            finally:
-                path.unlink(missing_ok=True)
+    def local(self, key: str) -> Iterator[Path]:
+        """See Storage: the object's own file."""
+        yield self.path(key)
 
-    def stored_scans(self) -> list[tuple[str, Path]]:
-        """Every scan that lies here, with its tenant."""
-        found = []
-        for path in self.scans.iterdir():
-            # Folders are other tenants'; see `scan`.
-            found += [(path.name, each) for each in path.iterdir()] if path.is_dir() else [(DEFAULT_TENANT, path)]
-        return found
+    def put(self, key: str, content: bytes | memoryview) -> None:
+        """See Storage."""
+        with self.writing(key) as part:
+            part.write_bytes(content)
 
-    def delete_scan(self, sha256: str, tenant: str = DEFAULT_TENANT) -> None:
-        """Delete a scan and its prepared form, if they are there."""
-        self.scan(sha256, tenant).unlink(missing_ok=True)
-        self.prepared_scan(sha256, tenant).unlink(missing_ok=True)
+    @contextmanager
+    def writing(self, key: str) -> Iterator[Path]:
+        """See Storage: a file beside the object, which takes its name once it is on the disk."""
+        with replacing_privately(self._target(key)) as part:
+            yield part
 
-    def job(self, job_id: uuid.UUID) -> Path:
-        """Folder of a job."""
-        return self.jobs / str(job_id)
+    def scratch(self) -> Scratch:
+        """See Storage."""
+        return Scratch(self._incoming)
 
-    def prepare_job(self, job_id: uuid.UUID) -> None:
-        """Make a job's folders. Whoever writes later makes none: a job that was deleted does not come back."""
-        folder = self.job(job_id)
-        for each in (folder, *(folder / name for name in JOB_FOLDERS)):
-            each.mkdir(mode=OWNER_ONLY, exist_ok=True)
+    def commit(self, scratch: Path, key: str) -> None:
+        """See Storage: the file is renamed."""
+        target = self._target(key)
+        scratch.chmod(0o600)
+        scratch.replace(target)
+        atomic.sync_folder(target.parent)
 
-    def delete_job(self, job_id: uuid.UUID) -> None:
-        """Delete everything of a job, if it is there."""
-        folder, doomed = self.job(job_id), self.jobs / f".{job_id}.deleted"
-        # Out of the way at once, so that a worker that still writes finds no folder.
+    def delete(self, key: str) -> None:
+        """See Storage."""
+        self.path(key).unlink(missing_ok=True)
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """See Storage."""
+        for folder, _, names in os.walk(self.path(prefix)):
+            for name in names:
+                if not name.startswith("."):
+                    with suppress(FileNotFoundError, DamagedFile):
+                        yield self._described(Path(folder) / name)
+
+    def delete_prefix(self, prefix: str) -> None:
+        """See Storage."""
+        folder = self.path(prefix)
+        doomed = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.deleted")
+        # Renamed first: a late writer finds no folder at once.
         with suppress(FileNotFoundError):
             folder.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
-
-    def finish_deletions(self) -> None:
-        """Delete what a process that was killed over it has left."""
-        for doomed in self.jobs.glob(".*.deleted"):
             shutil.rmtree(doomed, ignore_errors=True)
 
-    def checkpoints(self, job_id: uuid.UUID) -> Path:
-        """Folder of checkpoints, `<slice>.<step>.pt`."""
-        return self.job(job_id) / "checkpoints"
+    def create_group(self, group: str) -> None:
+        """See Storage."""
+        self.path(group).mkdir(mode=OWNER_ONLY, exist_ok=True)
 
-    def slice_result(self, job_id: uuid.UUID, slice_: int, attempt: int) -> Path:
-        """Result of one slice, as one attempt made it."""
-        return self.job(job_id) / "slices" / f"{slice_}.{attempt}.npz"
+    def groups(self) -> Iterator[tuple[str, float]]:
+        """See Storage."""
+        for folder in self.path(keys.JOBS).iterdir():
+            if not folder.name.startswith("."):
+                with suppress(FileNotFoundError):
+                    yield f"{keys.JOBS}/{folder.name}", folder.stat().st_mtime
 
-    def preview(self, job_id: uuid.UUID, slice_: int) -> Path:
-        """Latest image of a slice."""
-        return self.job(job_id) / "previews" / f"{slice_}.npz"
+    def has_group(self, group: str) -> bool:
+        """See Storage."""
+        return self.path(group).is_dir()
 
-    def drop_slices(self, job_id: uuid.UUID) -> None:
-        """Delete the slices of a job and their previews: its result has all that is in them."""
-        for name in ("slices", "previews"):
-            for path in (self.job(job_id) / name).glob("*"):
-                path.unlink(missing_ok=True)
+    def remove_leftovers(self, before: float) -> int:
+        """See Storage."""
+        removed = remove_abandoned(self._incoming, before)
+        for collection in (keys.SCANS, keys.PREPARED, keys.JOBS):
+            for folder, folders, names in os.walk(self.path(collection)):
+                for name in fnmatch.filter(folders, DELETED):
+                    folders.remove(name)
+                    shutil.rmtree(Path(folder) / name, ignore_errors=True)
+                for name in fnmatch.filter(names, PART):
+                    removed += _remove_old(Path(folder) / name, before)
+        return removed
 
-    def results(self, job_id: uuid.UUID, attempt: int) -> Path:
-        """Folder of the result files that one attempt assembled."""
-        return self.job(job_id) / "results" / str(attempt)
+    def now(self) -> float:
+        """See Storage: a new file is dated by the file system's clock."""
+        with tempfile.TemporaryFile(dir=self._incoming) as file:
+            return os.fstat(file.fileno()).st_mtime
+
+    def free_bytes(self) -> int:
+        """See Storage."""
+        return shutil.disk_usage(self.root).free
+
+    def _described(self, path: Path) -> StoredObject:
+        try:
+            found = path.stat()
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise DamagedFile(f"{path.name} is no file any more") from error
+            raise
+        if not stat.S_ISREG(found.st_mode):
+            raise DamagedFile(f"{path.name} is no regular file any more")
+        version = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        return StoredObject(str(path.relative_to(self.root)), found.st_size, found.st_mtime, version)
+
+    def _target(self, key: str) -> Path:
+        """The file of an object that is to be written; its folders are made, but for a group's. FileNotFoundError."""
+        path = self.path(key)
+        group = keys.group_of(key)
+        if group is None:
+            path.parent.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
+        else:
+            below = path.parent.relative_to(self.path(group))
+            for folder in (*reversed(below.parents), below):
+                if folder != Path():
+                    # No parents: the group may be gone, and must not come back.
+                    (self.path(group) / folder).mkdir(mode=OWNER_ONLY, exist_ok=True)
+        return path
 
 
-def preview_owner(job_id: uuid.UUID, slice_: int) -> str:
-    """What the preview of a slice says that it is of: no row has its digest."""
-    return f"{job_id}/{slice_}"
-
-
-def result_name(output: OutputFormat) -> str:
-    """What a result in this format is called in its folder."""
-    return f"reconstruction{output.suffix}"
-
-
-def _moved(part: Path, target: Path) -> Path:
-    target.parent.mkdir(mode=OWNER_ONLY, exist_ok=True)
-    part.chmod(0o600)
-    part.replace(target)
-    files.sync_folder(target.parent)
-    return target
-
-
-def is_full(error: Exception) -> bool:
-    """Whether the disk, or what this user may have of it, is full."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+def _remove_old(path: Path, before: float) -> bool:
+    try:
+        if path.stat().st_mtime < before:
+            path.unlink()
+            return True
+    except FileNotFoundError:
+        pass
+    return False
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """As `udig_recon.core.files.atomic.replacing`, for a file that is its owner's alone."""
-    with files.replacing(path) as part:
+def replacing_privately(path: Path) -> Iterator[Path]:
+    """As `udig_recon.core.files.atomic.replacing`, for a file that only its owner may read."""
+    with atomic.replacing(path) as part:
         yield part
         part.chmod(0o600)

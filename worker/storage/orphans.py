@@ -1,74 +1,50 @@
-"""Files that no row names, left behind by processes that were killed: found now and then, and removed."""
+"""Orphan cleanup: delete stored objects that no row refers to, left behind by processes that were killed."""
 
-import fcntl
-import shutil
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from udig_recon.worker.database.tables import Job, JobSlice, Scan, Status
-from udig_recon.worker.storage.local import JOB_FOLDERS, Storage
+from udig_recon.worker.storage import keys
+from udig_recon.worker.storage.base import Storage
 from udig_recon.worker.storage.scans import forget
 
-PART = ".*.part"
 BATCH = 100  # jobs whose rows are read at once
 
 
-def tidy(sessions: sessionmaker[Session], storage: Storage, seconds: float) -> int:
-    """Remove what no row has named for so long; gives the number of files and folders.
+def delete_orphans(sessions: sessionmaker[Session], storage: Storage, seconds: float, batch: int = BATCH) -> int:
+    """Delete objects that no row has referred to for so many seconds; gives how many.
 
-    Rows are read after the files were listed: what they do not name then, nothing will name later.
+    Rows are read after the objects were listed: an object without a row then never gets one.
     """
     before = storage.now() - seconds
-    storage.finish_deletions()
-    removed = sum(_remove_upload(path) for path in _old(storage.incoming.iterdir(), before))
-    stored = storage.stored_scans() + storage.prepared_scans()
-    old = set(_old((path for _, path in stored), before))
-    scans = {(tenant, path.name) for tenant, path in stored if path in old}
+    removed = storage.remove_leftovers(before)
+    scans = {
+        keys.scan_of(each.key)
+        for collection in (keys.SCANS, keys.PREPARED)
+        for each in storage.list(collection)
+        if each.modified < before
+    }
     with sessions() as session:
         known = {(scan.tenant, scan.sha256) for scan in session.execute(select(Scan.tenant, Scan.sha256))}
     for tenant, sha256 in scans - known:
         with sessions.begin() as session:
             removed += forget(session, storage, tenant, sha256)
-    folders = list(storage.jobs.iterdir())
-    for start in range(0, len(folders), BATCH):
-        removed += _tidy_jobs(sessions, storage, folders[start : start + BATCH], before)
+    groups = list(storage.groups())
+    for start in range(0, len(groups), batch):
+        removed += _delete_of_jobs(sessions, storage, groups[start : start + batch], before)
     return removed
 
 
-def _old(paths: Iterable[Path], before: float) -> list[Path]:
-    """Those that were last changed before then. Some may go while they are looked at."""
-    found = []
-    for path in paths:
-        with suppress(FileNotFoundError):
-            if path.stat().st_mtime < before:
-                found.append(path)
-    return found
+class _Objects(NamedTuple):
+    """The objects of a job."""
 
-
-def _remove_upload(path: Path) -> bool:
-    """Remove a file that came in, unless somebody holds its lock and so receives it still."""
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-    except OSError:
-        return False
-    return True
-
-
-class _Files(NamedTuple):
-    """What lies in the folder of a job."""
-
-    parts: list[Path]  # left unfinished, and old
-    made: list[Path]
-    abandoned: bool  # whether the folder itself is old
+    keys: list[str]
+    is_old: bool  # whether the group itself was last changed long ago
 
 
 class _Job(NamedTuple):
@@ -79,64 +55,68 @@ class _Job(NamedTuple):
     status: Status
 
 
-def _tidy_jobs(sessions: sessionmaker[Session], storage: Storage, folders: Iterable[Path], before: float) -> int:
-    found: dict[uuid.UUID, _Files] = {}
-    for folder in folders:
-        with suppress(FileNotFoundError, ValueError):
-            found[uuid.UUID(folder.name)] = _files(folder, before)
+def _delete_of_jobs(
+    sessions: sessionmaker[Session], storage: Storage, groups: Iterable[tuple[str, float]], before: float
+) -> int:
+    listed: dict[uuid.UUID, _Objects] = {}
+    for group, modified in groups:
+        try:
+            job_id = uuid.UUID(keys.name_of(group))
+        except ValueError:
+            continue
+        listed[job_id] = _Objects([each.key for each in storage.list(group)], modified < before)
     job_slices: defaultdict[uuid.UUID, list[JobSlice]] = defaultdict(list)
     with sessions() as session:
-        for job_slice in session.scalars(select(JobSlice).where(JobSlice.job_id.in_(found))):
+        for job_slice in session.scalars(select(JobSlice).where(JobSlice.job_id.in_(listed))):
             job_slices[job_slice.job_id].append(job_slice)
-        # Jobs last: of an attempt that has just ended either the slice still says that it runs, or the job names it.
-        rows = session.execute(select(Job.id, Job.result, Job.status).where(Job.id.in_(found)))
+        # Jobs last: of an attempt that has just ended, either its slice still runs or its job refers to the result.
+        rows = session.execute(select(Job.id, Job.result, Job.status).where(Job.id.in_(listed)))
         jobs = {row.id: _Job(*row) for row in rows}
     removed = 0
-    for job_id, files in found.items():
+    for job_id, objects in listed.items():
         if (job := jobs.get(job_id)) is not None:
-            named = _named(storage, job, job_slices[job_id])
-            removed += _remove(files.parts + [path for path in files.made if not named(path)])
-        elif files.abandoned:
-            storage.delete_job(job_id)
+            is_referenced = _reference_check(job, job_slices[job_id])
+            orphans = {key for key in objects.keys if not is_referenced(key)}
+            attempts = {key.rpartition("/")[0] for key in orphans if _kind(job, key) == "results"}
+            single = {key for key in orphans if _kind(job, key) != "results"}
+            for prefix in attempts:
+                storage.delete_prefix(prefix)
+            for key in single:
+                storage.delete(key)
+            removed += len(attempts) + len(single)
+        elif objects.is_old:
+            storage.delete_prefix(keys.job(job_id))
             removed += 1
     return removed
 
 
-def _files(folder: Path, before: float) -> _Files:
-    made = [path for name in JOB_FOLDERS for path in (folder / name).glob("[!.]*")]
-    return _Files(_old(folder.rglob(PART), before), made, bool(_old([folder], before)))
+def _kind(job: _Job, key: str) -> str:
+    """The part of a key that follows the job's group: checkpoints, previews, slices or results."""
+    return key.removeprefix(f"{keys.job(job.id)}/").split("/")[0]
 
 
-def _remove(unnamed: Sequence[Path]) -> int:
-    for path in unnamed:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    return len(unnamed)
-
-
-def _named(storage: Storage, job: _Job, job_slices: Sequence[JobSlice]) -> Callable[[Path], bool]:
-    """Whether rows name a file or folder of a job, or may do so yet: a running attempt's are named soon."""
+def _reference_check(job: _Job, job_slices: Sequence[JobSlice]) -> Callable[[str], bool]:
+    """Whether rows refer to an object of the job, or may do so soon: those of an attempt that runs."""
     running = [job_slice for job_slice in job_slices if job_slice.status == Status.RUNNING]
-    slices = {storage.slice_result(job.id, job_slice.slice, job_slice.attempt) for job_slice in running}
-    slices |= {storage.path(job_slice.result) for job_slice in job_slices if job_slice.result is not None}
-    results = {storage.results(job.id, job_slice.attempt) for job_slice in running}
-    results |= {storage.path(job.result)} if job.result is not None else set()
-    # Failed by one slice, a job has the others cancelled; tried again, all go on.
+    slices = {keys.slice_result(job.id, job_slice.slice, job_slice.attempt) for job_slice in running}
+    slices |= {job_slice.result for job_slice in job_slices if job_slice.result is not None}
+    results = {keys.results(job.id, job_slice.attempt) for job_slice in running}
+    if job.result is not None:
+        results.add(job.result)
+    # Failed by one slice, a job has the others cancelled; a retry continues all of them.
     ended = {Status.SUCCEEDED, Status.CANCELLED} if job.status is Status.CANCELLED else {Status.SUCCEEDED}
-    go_on = {str(job_slice.slice) for job_slice in job_slices if job_slice.status not in ended}
+    resumable = {str(job_slice.slice) for job_slice in job_slices if job_slice.status not in ended}
 
-    def named(path: Path) -> bool:
-        match path.parent.name:
+    def is_referenced(key: str) -> bool:
+        match _kind(job, key):
             case "slices":
-                return path in slices
+                return key in slices
             case "results":
-                return path in results
+                return key.rpartition("/")[0] in results
             case "previews":
                 return job.status is not Status.SUCCEEDED
             case "checkpoints":
-                return path.name.split(".")[0] in go_on
+                return keys.name_of(key).split(".")[0] in resumable
         return True
 
-    return named
+    return is_referenced

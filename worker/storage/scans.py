@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from udig_recon.worker.access import quotas
 from udig_recon.worker.access.tenants import TenantLimits
 from udig_recon.worker.database.tables import OPEN, Job, Key, Scan
-from udig_recon.worker.storage.local import Storage
+from udig_recon.worker.storage import keys
+from udig_recon.worker.storage.base import Storage
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,11 @@ def keep(
         scan.expires_at = None if (end := end_of(retention_days)) is None else func.greatest(Scan.expires_at, end)
     if file.prepared is not None:
         scan.prepared_bytes, scan.header = file.prepared.stat().st_size, file.header
-        storage.keep_prepared(file.prepared, file.sha256, tenant)
+        storage.commit(file.prepared, keys.prepared_scan(file.sha256, tenant))
     session.flush()
     session.refresh(scan)
     # Also in the place of what lies there: it may be damaged, these bytes are not.
-    storage.keep_scan(file.path, file.sha256, tenant)
+    storage.commit(file.path, keys.scan(file.sha256, tenant))
     scan.damaged_at = None
     return scan, created
 
@@ -79,7 +80,8 @@ def forget(session: Session, storage: Storage, tenant: str, sha256: str) -> bool
     _lock(session, tenant, sha256)
     if session.scalar(select(Scan.id).where(Scan.tenant == tenant, Scan.sha256 == sha256)) is not None:
         return False
-    storage.delete_scan(sha256, tenant)
+    storage.delete(keys.scan(sha256, tenant))
+    storage.delete(keys.prepared_scan(sha256, tenant))
     return True
 
 
