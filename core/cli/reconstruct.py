@@ -15,7 +15,6 @@ from udig_recon.core.acquisition import ScanHeader
 from udig_recon.core.cli.arguments import chosen_slices, invalid_knob, knobs, refuse
 from udig_recon.core.device import prepared
 from udig_recon.core.errors import ReconstructionError
-from udig_recon.core.files.atomic import replacing
 from udig_recon.core.formats.prepared import PreparedScan
 from udig_recon.core.formats.sandbox.local import opened_scan
 from udig_recon.core.formats.sandbox.pool import ReaderLost
@@ -81,8 +80,7 @@ def _reconstruct(options: Options, target: OutputFormat, scan: PreparedScan) -> 
     volume = _volume(options, scan, method, chosen, device)
     finished = [volume[index] for index in chosen]
     info = ResultInfo(len(chosen), _attributes(options, method, header, chosen, device))
-    with replacing(options.output) as part:
-        write_result(finished, info, {part: target})
+    write_result(finished, info, {options.output: target})
     for index, result in zip(chosen, finished, strict=True):
         if result.prior_check is not None:
             sys.stderr.write(f"slice {index}: {result.prior_check.reason}\n")

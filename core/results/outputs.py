@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from udig_recon.core.extensions import BrokenExtension, load_extensions
-from udig_recon.core.files.atomic import Digest
+from udig_recon.core.files.atomic import Digest, replacing
 from udig_recon.core.interruption import check_interruption
 from udig_recon.core.results import hdf5, nifti, npy, png
 from udig_recon.core.results.output_format import OutputFormat, ResultInfo, ResultSlice, ResultWriter
@@ -45,10 +45,12 @@ class _Target:
 
 @contextmanager
 def _open_target(path: Path, output: OutputFormat, info: ResultInfo) -> Iterator[_Target]:
-    with output.open_writer(path, info) as writer:
-        target = _Target(writer)
-        yield target
-    target.digest = Digest.of(path)
+    """The file takes its name only when all of it is on the disk."""
+    with replacing(path) as part:
+        with output.open_writer(part, info) as writer:
+            target = _Target(writer)
+            yield target
+        target.digest = Digest.of(part)
 
 
 def write_result(
@@ -56,8 +58,7 @@ def write_result(
 ) -> dict[Path, Digest]:
     """Write a result in several formats in one pass over its slices, with memory for one slice.
 
-    Raises OSError, and what `slices` raises: the files are incomplete then. For files that are whole or absent, write
-    to the paths of `replacing`, or of a storage.
+    Each file is whole, or it is not there. Raises OSError, and what `slices` raises.
     """
     with ExitStack() as stack:
         opened = {path: stack.enter_context(_open_target(path, output, info)) for path, output in targets.items()}

@@ -1,4 +1,5 @@
 import errno
+import io
 import json
 import subprocess
 import sys
@@ -250,7 +251,7 @@ def test_result_files_before_version_0_2_are_read(result: Path, tmp_path: Path) 
     assert hdf5.read_slice(result, 1).image.shape == (24, 20)
 
 
-def test_slice_files_before_version_0_2_are_read(tmp_path: Path) -> None:
+def test_slice_files_before_version_0_2_are_read() -> None:
     one = slice_results(1)[0]
     older = {
         "image": one.image,
@@ -260,8 +261,8 @@ def test_slice_files_before_version_0_2_are_read(tmp_path: Path) -> None:
         "verdict": json.dumps({"prior_share": 0.3, "best_at": 0.6, "residuals": RESIDUALS, "leader": 4}),
         "grade": json.dumps({"verdict": "unjudged", "reasons": ["fine"]}),
     }
-    np.savez(tmp_path / "slice.npz", **older)
-    loaded = SliceResult.load(tmp_path / "slice.npz")
+    np.savez(archive := io.BytesIO(), **older)
+    loaded = SliceResult.from_bytes(archive.getvalue(), "slice.npz")
     np.testing.assert_array_equal(loaded.direct, one.direct)
     assert loaded.prior_check == PriorCheck(prior_weight=0.3, best_at=0.6, residuals=RESIDUALS, reference_slice=4)
     assert loaded.rating == Rating("unrated", ("fine",))

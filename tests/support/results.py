@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from udig_recon.core.files.atomic import Digest, replacing
+from udig_recon.core.files.atomic import Digest
 from udig_recon.core.results.output_format import ResultInfo, ResultSlice
 from udig_recon.core.results.outputs import OUTPUTS, write_result
 
@@ -12,5 +12,4 @@ from udig_recon.core.results.outputs import OUTPUTS, write_result
 def write_hdf5(path: Path, slices: Iterable[ResultSlice], attributes: Mapping[str, Any]) -> Digest:
     """A result file of these slices."""
     listed = list(slices)
-    with replacing(path) as part:
-        return write_result(listed, ResultInfo(len(listed), attributes), {part: OUTPUTS["h5"]})[part]
+    return write_result(listed, ResultInfo(len(listed), attributes), {path: OUTPUTS["h5"]})[path]

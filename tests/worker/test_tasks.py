@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -211,10 +210,14 @@ def test_a_commit_whose_answer_was_lost_is_no_lost_lease(
 def test_a_checkpoint_that_finds_the_disk_full_is_left_out(
     desk: Desk, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path) -> Path:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    put = process.storage.put
 
-    monkeypatch.setattr(checkpoints, "replacing", full)
+    def full(key: str, content: bytes | memoryview) -> None:
+        if key.endswith(".pt"):
+            raise OSError(errno.ENOSPC, "No space left on device", key)
+        put(key, content)
+
+    monkeypatch.setattr(process.storage, "put", full)
     job_id = desk.submit(desk.scan(), GUIDED)
     run_next_slice(process, job_id, 0)
     assert desk.job(job_id).status is Status.SUCCEEDED
@@ -227,7 +230,7 @@ def test_a_disk_full_before_the_first_step_fails_with_that(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     job_id = desk.submit(desk.scan(), SHORT)
-    monkeypatch.setattr(process.storage, "prepare_job", full)
+    monkeypatch.setattr(process.storage, "create_group", full)
     run_next_slice(process, job_id, 0)
     assert failed(desk, job_id)["type"] == "urn:udig-recon:problem:disk-full"
 
