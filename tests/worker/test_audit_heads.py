@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from udig_recon.api.access.audit_heads import HeadSender
+from udig_recon.api.access.audit_heads import AuditHeadSender
 from udig_recon.worker.access import audit, audit_heads
 from udig_recon.worker.access.audit import BrokenChain, Who
 from udig_recon.worker.access.audit_heads import Destination, Head
@@ -102,7 +102,7 @@ def test_heads_go_to_syslog(settings: Settings, database: sessionmaker[Session],
         listening.start()
         url = f"{kind}://127.0.0.1:{receiver.getsockname()[1]}"
         given = {"audit_key": SecretStr(KEY.decode()), "audit_heads": url}
-        HeadSender(settings.model_copy(update=given), database).send()
+        AuditHeadSender(settings.model_copy(update=given), database).send()
         listening.join()
     message = heard[0].decode()
     if kind == "tcp":
@@ -118,7 +118,7 @@ def test_a_receiver_that_is_away_is_told_and_stops_nothing(
     settings: Settings, database: sessionmaker[Session], caplog: pytest.LogCaptureFixture
 ) -> None:
     given = {"audit_key": SecretStr(KEY.decode()), "audit_heads": "tcp://127.0.0.1:1"}
-    HeadSender(settings.model_copy(update=given), database).send()
+    AuditHeadSender(settings.model_copy(update=given), database).send()
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == ["audit.head_send_failed"]
 
 
