@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.data.cases import PHOTONS, Case, Source, ct_images, mri_images, mri_scan
 from udig_recon.core.acquisition import Acquisition, Modality
-from udig_recon.core.comparison.plots import lines_png
+from udig_recon.core.comparison.line_plots import line_plot
 from udig_recon.core.comparison.stored import Made, Measurement, Result, measured
 from udig_recon.core.parameters import Parameters, complete, parse
 from udig_recon.core.priors.card import card_of
@@ -148,7 +148,7 @@ def main() -> None:
             print(line, flush=True)
             curves[f"{label} ({modality})"] = (FACTORS, shares)
     axes = ("k", "share of the object's pixels with |error| <= k sd")
-    (options.output / "calibration.png").write_bytes(lines_png(f"Errors and the spread of {SEEDS} seeds", axes, curves))
+    (options.output / "calibration.png").write_bytes(line_plot(f"Errors and the spread of {SEEDS} seeds", axes, curves))
 
 
 if __name__ == "__main__":

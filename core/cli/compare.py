@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from udig_recon.core.cli.arguments import refuse
 from udig_recon.core.comparison.figures import noise_sweep
+from udig_recon.core.comparison.line_plots import require_matplotlib
 from udig_recon.core.comparison.plan import Run, Setting, planned, scans_in
 from udig_recon.core.comparison.report import write_figures, write_tables
 from udig_recon.core.comparison.running import Computer, FinishedRun
@@ -63,6 +64,8 @@ def _compare(options: Options, command: str) -> None:
     if options.seeds < 1:
         raise ReconstructionError(f"--seeds {options.seeds}: expected 1 or more")
     settings = [Setting.of(text) for text in options.methods]
+    if {"iterations", "noise"} & set(options.figures):
+        require_matplotlib()
     scans, passed_over = scans_in(options.folder, options.slices)
     runs = planned(settings, scans, options.seeds, options.priors)
     probes = noise_sweep(options.noise_updates) if "noise" in options.figures else []

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -16,8 +18,8 @@ from udig_recon.core import formats
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.cli.main import main
 from udig_recon.core.comparison import running
+from udig_recon.core.comparison.line_plots import line_plot
 from udig_recon.core.comparison.plan import Setting, planned, scans_in
-from udig_recon.core.comparison.plots import decades, lines_png, ticks
 from udig_recon.core.comparison.stored import Measurement, found, measured
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.parameters import complete, parse
@@ -312,14 +314,30 @@ def test_a_result_is_computed_once(tmp_path: Path) -> None:
     assert found(tmp_path / "case", Measurement("a method", {"knob": 2})) is None
 
 
-def test_ticks_are_round_and_span_the_values() -> None:
-    assert ticks(17.3, 38.9) == [15.0, 20.0, 25.0, 30.0, 35.0, 40.0]
-    assert decades(0.02, 1.0) == pytest.approx([0.02, 0.05, 0.1, 0.2, 0.5, 1.0])
-    assert len(ticks(3.0, 3.0)) >= 1
-
-
 def test_a_plot_shows_every_curve() -> None:
     curves = {"rising": ((0, 1, 2), (1.0, 2.0, 3.0)), "flat": ((0, 2), (2.0, 2.0))}
-    picture = Image.open(io.BytesIO(lines_png("title", ("x", "y"), curves)))
+    picture = Image.open(io.BytesIO(line_plot("title", ("x", "y"), curves)))
     colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24) or ()}
     assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0)} <= colours
+
+
+def test_a_logarithmic_axis_has_one_two_and_five_times_powers_of_ten() -> None:
+    linear, logarithmic = (
+        line_plot("title", ("x", "y"), {"rising": ((0.02, 0.1, 1.0), (1.0, 2.0, 3.0))}, logarithmic=logarithmic)
+        for logarithmic in (False, True)
+    )
+    assert linear != logarithmic
+
+
+def test_figures_without_matplotlib_are_refused_before_anything_is_computed(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    out = tmp_path / "out"
+    assert main(["compare", str(folder), "-o", str(out), "--methods", "zero_filled", "--figures", "iterations"]) == 2
+    assert "pip install 'udig-recon[report]'" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_neither_the_api_nor_a_worker_imports_matplotlib() -> None:
+    script = "import sys, udig_recon.api.app, udig_recon.worker.runtime.tasks; print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
+    assert done.stdout == "False\n"
