@@ -20,7 +20,7 @@ import torch
 from benchmarks.data import phantoms
 from benchmarks.data.cases import Case, Source, ct_images, ct_scan, mri_images, mri_scan
 from udig_recon.core.acquisition import Acquisition, Modality
-from udig_recon.core.comparison.stored import Made, Measurement, Result, measured
+from udig_recon.core.comparison.stored import Made, Measurement, Result, measure_once
 from udig_recon.core.parameters import Parameters, UDiGDIP, complete
 from udig_recon.core.priors.card import card_of
 from udig_recon.core.problem import slice_problem
@@ -118,7 +118,7 @@ def main() -> None:
         found = []
         for case in group.cases[: options.most]:
             make = partial(_made, case, method)
-            found.append(measured(options.output / case.name, Measurement("flags", key), make, _reference(case)))
+            found.append(measure_once(options.output / case.name, Measurement("flags", key), make, _reference(case)))
         print(*rows(group, found), sep="\n", flush=True)
 
 

@@ -25,7 +25,7 @@ from benchmarks.accuracy.quality_report import Row, report
 from benchmarks.data.cases import BODY, BRAIN, Case, Source, cases
 from benchmarks.peers.bart import bart
 from udig_recon.core.acquisition import Acquisition, Modality, MRIAcquisition
-from udig_recon.core.comparison.stored import Image, Made, Measurement, Result, cpu_seconds, found, measured
+from udig_recon.core.comparison.stored import Image, Made, Measurement, Result, cpu_seconds, measure_once, read_result
 from udig_recon.core.errors import MissingPrior, UnsupportedScan
 from udig_recon.core.parameters import Parameters, complete, parse
 from udig_recon.core.priors.card import card_of
@@ -170,10 +170,10 @@ def compute(case: Case, runs: Sequence[tuple[Measurement, Make]], output: Path) 
     """The results of all runs on a case; each new one is told as it comes."""
     folder, results = output / case.name, []
     for run, make in runs:
-        result = found(folder, run)
+        result = read_result(folder, run)
         if result is None:
             reference = reference_of(case, folder)
-            result = measured(folder, run, lambda make=make: make(case.scan), reference)
+            result = measure_once(folder, run, lambda make=make: make(case.scan), reference)
             print(f"{case.name}: {run.label}: {result.psnr:.2f} dB, {result.fields['seconds']:.1f} s", flush=True)
         results.append(result)
     return results
@@ -225,7 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 compute(case, against, options.output)
                 compute(case, [] if options.peers_only else ours, options.output)
             stored = [
-                [result for run, _ in runs if (result := found(folder, run)) is not None] for runs in (against, ours)
+                [result for run, _ in runs if (result := read_result(folder, run)) is not None]
+                for runs in (against, ours)
             ]
             fields = [{result.label: result.fields for result in results} for results in stored]
             missing = len(against) - len(stored[0])

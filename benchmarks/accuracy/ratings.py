@@ -21,7 +21,7 @@ from scipy.ndimage import gaussian_filter
 
 from benchmarks.data.cases import NOISE, PHOTONS, Case, Source, ct_cases, mri_images, mri_scan
 from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
-from udig_recon.core.comparison.stored import Made, Measurement, Result, measured
+from udig_recon.core.comparison.stored import Made, Measurement, Result, measure_once
 from udig_recon.core.parameters import Parameters, complete, parse
 from udig_recon.core.priors.card import card_of
 from udig_recon.core.problem import slice_problem
@@ -173,7 +173,7 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             heat = folder / f"{run.name}.map.npy"
             reference = None if case.scan.reference is None else case.scan.reference[0]
-            result = measured(folder, run, partial(made, scan, method, heat), reference)
+            result = measure_once(folder, run, partial(made, scan, method, heat), reference)
             print(row(case, name, label, result, heat), flush=True)
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from benchmarks.data.cases import PHOTONS, Case, Source, ct_images, mri_images, mri_scan
 from udig_recon.core.acquisition import Acquisition, Modality
 from udig_recon.core.comparison.line_plots import line_plot
-from udig_recon.core.comparison.stored import Made, Measurement, Result, measured
+from udig_recon.core.comparison.stored import Made, Measurement, Result, measure_once
 from udig_recon.core.parameters import Parameters, complete, parse
 from udig_recon.core.priors.card import card_of
 from udig_recon.core.problem import slice_problem
@@ -143,7 +143,7 @@ def main() -> None:
                 folder, run = options.output / case.name, Measurement(label, key)
                 folder.mkdir(parents=True, exist_ok=True)
                 make = partial(made, case, method, folder / f"{run.name}.sd.npy")
-                pair.append(errors(case, measured(folder, run, make, case.scan.reference[0])))
+                pair.append(errors(case, measure_once(folder, run, make, case.scan.reference[0])))
             line, shares = row(label, modality, pair)
             print(line, flush=True)
             curves[f"{label} ({modality})"] = (FACTORS, shares)

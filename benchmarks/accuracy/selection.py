@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from benchmarks.data.cases import WATER_1_PER_MM, Case, Source, fitted, mask, person
 from udig_recon.core import algorithms, metrics
 from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
-from udig_recon.core.comparison.stored import Made, Measurement, Result, found, measured
+from udig_recon.core.comparison.stored import Made, Measurement, Result, measure_once, read_result
 from udig_recon.core.normalisation import intensity_scale
 from udig_recon.core.parameters import EarlyStoppingParameters, parse
 from udig_recon.core.problem import slice_problem
@@ -270,9 +270,9 @@ def of(case: Case, options: argparse.Namespace, knobs: Mapping[str, Any]) -> Cur
     run = Measurement(method.method, {"parameters": knobs, "size": options.size, "coils": COILS})
     folder = options.output / case.name
     if options.report_only:
-        result = found(folder, run)
+        result = read_result(folder, run)
         return None if result is None else curves(result)
-    return curves(measured(folder, run, lambda: followed(case.scan, method)))
+    return curves(measure_once(folder, run, lambda: followed(case.scan, method)))
 
 
 def report(table: Sequence[Row]) -> str:

@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.data.cases import COILS, NOISE, SAMPLINGS, Source, ct_cases, mask, mri_images
 from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality
-from udig_recon.core.comparison.stored import Made, Measurement, Result, measured
+from udig_recon.core.comparison.stored import Made, Measurement, Result, measure_once
 from udig_recon.core.parameters import Parameters, complete, parse
 from udig_recon.core.priors.load import load_prior
 from udig_recon.core.problem import slice_problem
@@ -98,12 +98,14 @@ def pairs(taken: Volume, followers: int, output: Path) -> list[Pair]:
     for number in processing_order(numbers, led)[: 1 + followers]:
         folder, reference = output / f"{taken.name.replace(' ', '_')}-{number}", taken.scan.reference[number]
         key = {"parameters": method.model_dump(mode="json")}
-        alone = measured(folder, Measurement("alone", key), partial(made, taken.scan, number, method, None), reference)
+        alone = measure_once(
+            folder, Measurement("alone", key), partial(made, taken.scan, number, method, None), reference
+        )
         found[number] = led_one = alone
         if number in led:
             warm_start = WarmStart.from_check(led[number], found[led[number]].fields["prior_check"])
             make = partial(made, taken.scan, number, method, warm_start)
-            led_one = measured(folder, Measurement("led", {**key, "warm_start": str(warm_start)}), make, reference)
+            led_one = measure_once(folder, Measurement("led", {**key, "warm_start": str(warm_start)}), make, reference)
         pairs.append(Pair(alone, led_one))
         print(f"{folder.name}: {told(alone)}; {told(led_one)}", flush=True)
     return pairs

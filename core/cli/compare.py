@@ -16,7 +16,7 @@ from tqdm import tqdm
 from udig_recon.core.cli.arguments import refuse
 from udig_recon.core.comparison.figures import noise_sweep
 from udig_recon.core.comparison.line_plots import require_matplotlib
-from udig_recon.core.comparison.plan import Run, Setting, planned, scans_in
+from udig_recon.core.comparison.plan import Run, Setting, find_scans, plan_runs
 from udig_recon.core.comparison.report import write_figures, write_tables
 from udig_recon.core.comparison.running import Computer, FinishedRun
 from udig_recon.core.device import prepared
@@ -66,10 +66,10 @@ def _compare(options: Options, command: str) -> None:
     settings = [Setting.of(text) for text in options.methods]
     if {"iterations", "noise"} & set(options.figures):
         require_matplotlib()
-    scans, passed_over = scans_in(options.folder, options.slices)
-    runs = planned(settings, scans, options.seeds, options.priors)
+    scans, passed_over = find_scans(options.folder, options.slices)
+    runs = plan_runs(settings, scans, options.seeds, options.priors)
     probes = noise_sweep(options.noise_updates) if "noise" in options.figures else []
-    sweep = planned(probes, scans, 1, options.priors)
+    sweep = plan_runs(probes, scans, 1, options.priors)
     torch.set_num_threads(max(1, options.threads))
     computer = Computer(prepared(options.device), options.priors)
     for run in {(run.label, run.scan.header.modality): run for run in runs}.values():

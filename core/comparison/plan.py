@@ -98,7 +98,7 @@ class Run:
         }
 
 
-def scans_in(folder: Path, slices: Sequence[int] | None) -> tuple[list[Scan], list[str]]:
+def find_scans(folder: Path, slices: Sequence[int] | None) -> tuple[list[Scan], list[str]]:
     """The scans in a folder, in the order of their names, and what was passed over because it is none.
 
     Raises ReconstructionError when a scan is broken, has no reference or not the slices, or when there is none.
@@ -133,7 +133,7 @@ def _check(path: Path, header: ScanHeader) -> None:
             calibration_size(scan.mask)
 
 
-def planned(settings: Sequence[Setting], scans: Sequence[Scan], seeds: int, priors: Folders = None) -> list[Run]:
+def plan_runs(settings: Sequence[Setting], scans: Sequence[Scan], seeds: int, priors: Folders = None) -> list[Run]:
     """All runs: the first seed of every method on every scan, method by method as they are given, then the next seed.
 
     A method for one modality alone runs on that modality's scans. Raises ReconstructionError when labels are not

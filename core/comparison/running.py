@@ -12,7 +12,7 @@ from torch import nn
 from udig_recon.core import formats
 from udig_recon.core.comparison.entries import ENTRY_METRICS, Entry
 from udig_recon.core.comparison.plan import Run
-from udig_recon.core.comparison.stored import Made, Measurement, Result, engine, found, measured
+from udig_recon.core.comparison.stored import Made, Measurement, Result, engine, measure_once, read_result
 from udig_recon.core.cost.counter import CostCounter
 from udig_recon.core.files.atomic import replacing
 from udig_recon.core.iterates import Iterate, State
@@ -59,7 +59,7 @@ class Computer:
         folder = output / "results" / run.scan.name
         wanted = measurement_of(run)
         unfinished = folder / f"{wanted.name}.unfinished.pt"
-        result = measured(folder, wanted, lambda: self.make(run, _warm_start(run, folder), unfinished, report))
+        result = measure_once(folder, wanted, lambda: self.make(run, _warm_start(run, folder), unfinished, report))
         unfinished.unlink(missing_ok=True)
         return FinishedRun(run, result)
 
@@ -125,7 +125,7 @@ def _warm_start(run: Run, folder: Path) -> WarmStart | None:
     """What the run's reference_slice, finished before it, has found out of the scan."""
     if run.reference_slice is None:
         return None
-    reference_slice = found(folder, measurement_of(replace(run, slice=run.reference_slice, reference_slice=None)))
+    reference_slice = read_result(folder, measurement_of(replace(run, slice=run.reference_slice, reference_slice=None)))
     return (
         None
         if reference_slice is None

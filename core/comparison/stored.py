@@ -54,7 +54,7 @@ class Result(NamedTuple):
         return np.asarray(np.load(self.path, allow_pickle=False), np.float32)
 
 
-def found(folder: Path, wanted: Measurement) -> Result | None:
+def read_result(folder: Path, wanted: Measurement) -> Result | None:
     """The result of a measurement in the folder of its case; None if there is none yet."""
     path = folder / f"{wanted.name}.json"
     if not path.is_file():
@@ -65,12 +65,12 @@ def found(folder: Path, wanted: Measurement) -> Result | None:
     return Result(wanted.label, path.with_suffix(".npy"), fields)
 
 
-def measured(folder: Path, wanted: Measurement, make: Callable[[], Made], reference: Image | None = None) -> Result:
+def measure_once(folder: Path, wanted: Measurement, make: Callable[[], Made], reference: Image | None = None) -> Result:
     """The result of a measurement, computed if it is not there yet.
 
     What `make` tells of its time and quality goes before what is seen here.
     """
-    if (known := found(folder, wanted)) is not None:
+    if (known := read_result(folder, wanted)) is not None:
         return known
     folder.mkdir(parents=True, exist_ok=True)
     wall, cpu = time.perf_counter(), cpu_seconds()

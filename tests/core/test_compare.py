@@ -19,8 +19,8 @@ from udig_recon.core.acquisition import Modality
 from udig_recon.core.cli.main import main
 from udig_recon.core.comparison import running
 from udig_recon.core.comparison.line_plots import line_plot
-from udig_recon.core.comparison.plan import Setting, planned, scans_in
-from udig_recon.core.comparison.stored import Measurement, found, measured
+from udig_recon.core.comparison.plan import Setting, find_scans, plan_runs
+from udig_recon.core.comparison.stored import Measurement, measure_once, read_result
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.parameters import complete, parse
 from udig_recon.core.problem import slice_problem
@@ -236,16 +236,16 @@ def test_scans_that_cannot_be_compared_on_are_refused_by_name(tmp_path, capsys):
 
 def test_scans_of_one_name_are_refused_and_other_files_passed_over(folder):
     (folder / "notes.md").write_text("not a scan")
-    found_scans, passed_over = scans_in(folder, None)
+    found_scans, passed_over = find_scans(folder, None)
     assert [scan.name for scan in found_scans] == ["body", "brain"]
     assert [line.partition(":")[0] for line in passed_over] == ["notes.md"]
     scans.write_hdf5(folder / "body.h5", **scans.ct())
     with pytest.raises(ReconstructionError, match=r"body\.npz: body\.h5 has the same name"):
-        scans_in(folder, None)
+        find_scans(folder, None)
 
 
 def test_the_quick_methods_come_first_on_all_scans(folder):
-    runs = planned([Setting.of("zero_filled"), Setting.of("slow=dip")], scans_in(folder, None)[0], 2)
+    runs = plan_runs([Setting.of("zero_filled"), Setting.of("slow=dip")], find_scans(folder, None)[0], 2)
     assert list(dict.fromkeys((run.seed, run.label) for run in runs)) == [
         (0, "zero_filled"), (0, "slow"), (1, "zero_filled"), (1, "slow")
     ]  # fmt: skip
@@ -306,12 +306,12 @@ def test_a_result_is_computed_once(tmp_path: Path) -> None:
         return np.ones((8, 8), np.float32), {"threads": 1}
 
     run = Measurement("a method", {"knob": 1})
-    assert found(tmp_path / "case", run) is None
+    assert read_result(tmp_path / "case", run) is None
     reference = np.ones((8, 8), np.float32)
-    first, second = (measured(tmp_path / "case", run, make, reference) for _ in range(2))
+    first, second = (measure_once(tmp_path / "case", run, make, reference) for _ in range(2))
     assert (first.fields, len(made)) == (second.fields, 1)
     assert np.array_equal(second.image, reference)
-    assert found(tmp_path / "case", Measurement("a method", {"knob": 2})) is None
+    assert read_result(tmp_path / "case", Measurement("a method", {"knob": 2})) is None
 
 
 def test_a_plot_shows_every_curve() -> None:
