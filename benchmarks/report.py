@@ -36,8 +36,8 @@ def render(found: Mapping[str, Record]) -> dict[Path, str]:
     """The text of each generated file."""
     pages = {README: summary(found)}
     for kind in KINDS:
-        of_kind = [record for record in found.values() if record.kind == kind]
-        pages[RESULTS / f"{kind}.md"] = page(kind, of_kind)
+        dtype_name = [record for record in found.values() if record.kind == kind]
+        pages[RESULTS / f"{kind}.md"] = page(kind, dtype_name)
     return pages
 
 
@@ -47,8 +47,8 @@ def summary(found: Mapping[str, Record]) -> str:
     parts = [HEAD.strip()]
     for kind in KINDS:
         parts += [f"## {kind.capitalize()}", *filter(None, [SECTIONS[kind]])]
-        of_kind = [record for record in found.values() if record.kind == kind]
-        for record in of_kind:
+        dtype_name = [record for record in found.values() if record.kind == kind]
+        for record in dtype_name:
             if record.headline_table is not None:
                 table = record.tables[record.headline_table]
                 table = table.selected(record.headline_columns or table.columns)
@@ -56,7 +56,7 @@ def summary(found: Mapping[str, Record]) -> str:
                 parts += [markdown(table), f"{record.title}. {source}."]
         rows = [
             [each.label, record.resolve(each.value), _source(record), str(machines.index(record.machine) + 1)]
-            for record in of_kind
+            for record in dtype_name
             for each in record.headlines
         ]
         if rows and kind == "reliability":

@@ -124,7 +124,7 @@ def _picture(shown: SliceResult, method: str, view: View, spacing_mm: Sequence[f
         case "error" if shown.reference is not None:
             return png.error_png(shown.image, shown.reference, spacing_mm=spacing_mm)
         case "deviation" if shown.deviation is not None:
-            return png.magnitude_png(GAIN * shown.deviation, png.window_of(shown.image), spacing_mm)
+            return png.magnitude_png(GAIN * shown.deviation, png.display_window(shown.image), spacing_mm)
         case "hallucination" if shown.hallucination is not None:
             return png.overlay_png(shown.image, shown.hallucination, 2 * HALLUCINATION_THRESHOLD, spacing_mm)
     there = {"error": shown.reference, "deviation": shown.deviation, "hallucination": shown.hallucination}

@@ -8,7 +8,6 @@ from typing import Any
 from udig_recon.api.dependencies import Context
 from udig_recon.api.http.problems import Damaged, Gone
 from udig_recon.core.files.atomic import DamagedFile
-from udig_recon.core.files.checksummed_arrays import UNREADABLE
 from udig_recon.core.results.hdf5 import read_slice
 from udig_recon.core.results.output_format import OutputFormat
 from udig_recon.core.results.outputs import OUTPUTS, convert
@@ -78,7 +77,7 @@ def result_file(context: Context, made: StoredResult, wanted: OutputFormat) -> V
             digest = convert(source, path, wanted)
     except FileNotFoundError:
         raise Gone(f"the files of this result are no longer kept; {POST_AGAIN}") from None
-    except UNREADABLE as error:
+    except ARCHIVE_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise damaged_result(context, made.job_id, whole.key) from error

@@ -23,7 +23,7 @@ from udig_recon.api.http.multipart import Part, PartReader
 from udig_recon.api.http.problems import Invalid, TooLarge
 from udig_recon.api.scans.upload import StorageAllowance, Upload, base_name, check_length, open_upload
 from udig_recon.core.errors import DamagedScan
-from udig_recon.core.formats.prepared import READING, opened_prepared
+from udig_recon.core.formats.prepared import READING, open_prepared
 from udig_recon.worker.access import quotas
 from udig_recon.worker.access.tenants import limits_of
 from udig_recon.worker.database.engine import AWAY
@@ -155,7 +155,7 @@ async def _part(context: Context) -> AsyncIterator[tuple[Path, int]]:
 
 def _is_whole(storage: Storage, key: str, sha256: str) -> bool:
     try:
-        with storage.local(key) as path, opened_prepared(path) as scan:
+        with storage.local(key) as path, open_prepared(path) as scan:
             scan.verify()
             return scan.source_sha256 == sha256 and scan.reading >= READING
     except (DamagedScan, OSError):

@@ -112,7 +112,7 @@ def _workers(context: Context) -> str:
 
 def _sandbox(context: Context) -> str:
     """What is lacking is told, and no reason not to be ready: who wants all of it sets REQUIRE_SANDBOX."""
-    return sandbox_report.told(context.prober.known_lacking or {}) or "ok"
+    return sandbox_report.told(context.prober.known_missing_parts or {}) or "ok"
 
 
 _CHECKS: dict[str, Callable[[Context], str]] = {

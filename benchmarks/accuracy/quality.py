@@ -32,7 +32,7 @@ from udig_recon.core.priors.card import card_of
 from udig_recon.core.priors.load import load_prior
 from udig_recon.core.problem import slice_problem
 from udig_recon.core.reconstruct import reconstruct
-from udig_recon.core.results.png import busiest, comparison_png, window_of, with_inset
+from udig_recon.core.results.png import add_inset, busiest_corner, comparison_png, display_window
 
 CPU = torch.device("cpu")
 BART_ITERATIONS = 150
@@ -197,9 +197,9 @@ def panel(case: Case, against: Sequence[Result], ours: Sequence[Result], output:
         return
     peer = max(against, key=lambda result: result.psnr)
     reference = reference_of(case, output / case.name)
-    corner, white = busiest(reference), window_of(reference)[1]
+    corner, white = busiest_corner(reference), display_window(reference)[1]
     shown = [("reference", reference), *((titled(result), result.image) for result in (peer, standard))]
-    insets = [(title, with_inset(image, corner, white)) for title, image in shown]
+    insets = [(title, add_inset(image, corner, white)) for title, image in shown]
     (output / f"{case.name}.png").write_bytes(comparison_png(insets, insets[0][1]))
 
 

@@ -16,7 +16,7 @@ from udig_recon.core.cli.arguments import chosen_slices, invalid_knob, knobs, re
 from udig_recon.core.device import prepared
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.formats.prepared import PreparedScan
-from udig_recon.core.formats.sandbox.local import opened_scan
+from udig_recon.core.formats.sandbox.local import open_scan
 from udig_recon.core.formats.sandbox.pool import ReaderLost
 from udig_recon.core.parameters import MAX_SEEDS, Parameters, complete, parse, require, require_random
 from udig_recon.core.priors.card import card_of, sha256_of
@@ -61,7 +61,7 @@ def run(options: Options) -> int:
 
 def _run(options: Options) -> None:
     target = _format(options.output)
-    with opened_scan(options.scan) as scan:
+    with open_scan(options.scan) as scan:
         _reconstruct(options, target, scan)
 
 

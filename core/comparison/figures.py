@@ -11,7 +11,7 @@ from udig_recon.core import formats
 from udig_recon.core.comparison.line_plots import Curve, line_plot
 from udig_recon.core.comparison.plan import Setting
 from udig_recon.core.comparison.running import FinishedRun
-from udig_recon.core.files.atomic import replacing
+from udig_recon.core.files.atomic import atomic_write
 from udig_recon.core.results.png import insets_png
 
 SIGMAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -44,7 +44,7 @@ def write_noise_sweep(finished: Iterable[FinishedRun], folder: Path) -> None:
     if curves:
         title = "Deep image prior whose input is the truth with noise"
         axes = ("sigma of the noise on the input", "best PSNR, dB")
-        with replacing(folder / "noise.png") as part:
+        with atomic_write(folder / "noise.png") as part:
             part.write_bytes(line_plot(title, axes, curves, logarithmic=True))
     _write_csv(folder / "noise.csv", ("sampling", "sigma", "best_psnr"), rows)
 
@@ -64,7 +64,7 @@ def write_panels(finished: Iterable[FinishedRun], folder: Path) -> None:
             (f"{each.run.label}\nPSNR {each.entry.psnr:.2f} dB, SSIM {each.entry.ssim:.3f}", each.result.image)
             for each in runs
         ]
-        with replacing(folder / f"{name}.png") as part:
+        with atomic_write(folder / f"{name}.png") as part:
             title = f"reference\n{run.scan.sampling}"
             part.write_bytes(insets_png(title, truth, images, spacing_mm=scan.pixel_spacing_mm))
 
@@ -88,7 +88,7 @@ def write_curves(finished: Iterable[FinishedRun], folder: Path) -> None:
             rows += [(label, sampling, axis, at, psnr) for at, psnr in zip(positions, values, strict=True)]
         lines = {label: curve for label, curve in means.items() if len(curve[0]) > 1}
         if lines:
-            with replacing(folder / f"{axis}-{sampling}.png".replace(" ", "-")) as part:
+            with atomic_write(folder / f"{axis}-{sampling}.png".replace(" ", "-")) as part:
                 part.write_bytes(line_plot(f"PSNR during the run, {sampling}", (axis, "PSNR, dB"), lines))
     _write_csv(folder / "curves.csv", ("method", "sampling", "axis", "at", "psnr"), rows)
 
@@ -100,7 +100,7 @@ def _mean(curves: Sequence[Curve]) -> Curve:
 
 
 def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with replacing(path) as part, part.open("w", newline="") as file:
+    with atomic_write(path) as part, part.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(head)
         writer.writerows(rows)

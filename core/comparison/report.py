@@ -11,7 +11,7 @@ from udig_recon.core.comparison.figures import write_curves, write_noise_sweep, 
 from udig_recon.core.comparison.ranking import rank_methods, render_rankings
 from udig_recon.core.comparison.running import FinishedRun
 from udig_recon.core.comparison.tables import TableForm, render
-from udig_recon.core.files.atomic import replacing
+from udig_recon.core.files.atomic import atomic_write
 
 FIGURES = ("panels", "iterations", "noise")
 """Figures 3 and 4 of the paper, its figure 5, and its figure 1."""
@@ -22,7 +22,7 @@ def write_tables(finished: Sequence[FinishedRun], made_by: Mapping[str, str], ou
     entries = [each.entry for each in finished]
     for form in TableForm:
         _write(output / f"table-1.{form}", render(entries, form))
-    with replacing(output / "runs.csv") as part, part.open("w", newline="") as file:
+    with atomic_write(output / "runs.csv") as part, part.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([field.name for field in fields(Entry)])
         writer.writerows(asdict(entry).values() for entry in entries)
@@ -54,5 +54,5 @@ def write_figures(
 
 
 def _write(path: Path, text: str) -> None:
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text)

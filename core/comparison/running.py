@@ -14,7 +14,7 @@ from udig_recon.core.comparison.entries import ENTRY_METRICS, Entry
 from udig_recon.core.comparison.plan import Run
 from udig_recon.core.comparison.stored import Made, Measurement, Result, engine, measure_once, read_result
 from udig_recon.core.cost.counter import CostCounter
-from udig_recon.core.files.atomic import replacing
+from udig_recon.core.files.atomic import atomic_write
 from udig_recon.core.iterates import Iterate, State
 from udig_recon.core.priors.card import Folders
 from udig_recon.core.priors.load import load_prior
@@ -105,7 +105,7 @@ class Computer:
 
     def _save_state(self, path: Path, state: State) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part, torch.no_grad():
+        with atomic_write(path) as part, torch.no_grad():
             torch.save({"engine": engine(), "state": state}, part)
 
     def _load_state(self, path: Path) -> State | None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udig_recon.core import metrics
-from udig_recon.core.files.atomic import replacing
+from udig_recon.core.files.atomic import atomic_write
 
 ENGINE = Path(__file__).parents[1]
 
@@ -84,12 +84,12 @@ def measure_once(folder: Path, wanted: Measurement, make: Callable[[], Made], re
         "cpu_seconds": cpu_seconds() - cpu,
     }
     if image is not None:
-        with replacing(folder / f"{wanted.name}.npy") as part, part.open("wb") as file:
+        with atomic_write(folder / f"{wanted.name}.npy") as part, part.open("wb") as file:
             np.save(file, image.astype(np.float32))
         if reference is not None:
             fields |= {"psnr": metrics.psnr(image, reference), "ssim": metrics.ssim(image, reference)}
     fields |= told
-    with replacing(folder / f"{wanted.name}.json") as part:
+    with atomic_write(folder / f"{wanted.name}.json") as part:
         part.write_text(json.dumps(fields, indent=1, default=str) + "\n")
     return Result(wanted.label, folder / f"{wanted.name}.npy", fields)
 

@@ -47,7 +47,7 @@ class Digest(NamedTuple):
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A name of its own to write to; the file takes the name `path`, on the disk, only when all went well."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:

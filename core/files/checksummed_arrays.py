@@ -17,17 +17,17 @@ from udig_recon.core.files.atomic import DamagedFile
 
 _SEAL = re.compile(rb"sha256:[0-9a-f]{64}")
 _SEAL_BYTES = 71
-UNREADABLE = (
+ARCHIVE_ERRORS = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError, RuntimeError, zlib.error),
     *(zipfile.BadZipFile, struct.error, tokenize.TokenError, SyntaxError, OverflowError),
 )
 """What numpy and zipfile raise over a spoilt archive."""
 
 
-def sealed(archive: bytes) -> bytes:
+def seal(archive: bytes) -> bytes:
     """A .npz whose comment, the last thing in it, is the digest of what it was without one."""
-    seal = b"sha256:" + hashlib.sha256(archive).hexdigest().encode()
-    return archive[:-2] + len(seal).to_bytes(2, "little") + seal
+    comment = b"sha256:" + hashlib.sha256(archive).hexdigest().encode()
+    return archive[:-2] + len(comment).to_bytes(2, "little") + comment
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from udig_recon.core.errors import UnknownFormat, UnreadableScan, UnsupportedSca
 from udig_recon.core.formats.containers.scan_file import ScanFile, open_scan_file
 from udig_recon.core.formats.input_format import Contents, InputFormat, printable_names
 from udig_recon.core.formats.kspace import reader as kspace
-from udig_recon.core.formats.limits import DEFAULT_LIMITS, Limits, damage_is_unreadable
+from udig_recon.core.formats.limits import DEFAULT_LIMITS, Limits, damage_as_unreadable
 from udig_recon.core.formats.prepared import write_prepared
 from udig_recon.core.formats.registry import input_formats
 from udig_recon.core.formats.sandbox.client import Prober
@@ -87,7 +87,7 @@ def _open(file: ScanFile) -> Iterator[_OpenedScan]:
     """The file, opened by the first format that recognises it."""
     for format_ in input_formats():
         if _recognises(format_, file):
-            with damage_is_unreadable(format_.name), format_.open(file) as contents:
+            with damage_as_unreadable(format_.name), format_.open(file) as contents:
                 yield _OpenedScan(contents, _reader(contents, format_))
             return
     start = file.start(START_BYTES)
@@ -100,7 +100,7 @@ def _open(file: ScanFile) -> Iterator[_OpenedScan]:
 def _recognises(format_: InputFormat, file: ScanFile) -> bool:
     """Whether the file is of this format; a format that fails over the bytes of a damaged file does not say so."""
     try:
-        with damage_is_unreadable(format_.name):
+        with damage_as_unreadable(format_.name):
             return format_.sniff(file)
     except UnreadableScan:
         return False

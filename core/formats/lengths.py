@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from udig_recon.core.errors import UnreadableScan
-from udig_recon.core.formats.limits import quoted
+from udig_recon.core.formats.limits import quote_safely
 from udig_recon.core.formats.with_warnings import WithWarnings
 
 _RANGE_MM = (1e-4, 1e3)
@@ -20,7 +20,7 @@ def length(attributes: Mapping[str, float | str], name: str) -> float | None:
             expected += " (micrometres are divided by 1000)"
         if isinstance(value, str):
             expected += ", as a number, not as text"
-        raise UnreadableScan.at(name, quoted(value), expected)
+        raise UnreadableScan.at(name, quote_safely(value), expected)
     return value
 
 

@@ -54,20 +54,20 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-def quoted(value: float | str | None, *known: str) -> str:
+def quote_safely(value: float | str | None, *known: str) -> str:
     """A value of a scan file for a message. Of texts only the known words: others may name a patient."""
     if not isinstance(value, str) or value in known:
         return str(value)
     return f"a text of {len(value)} characters"
 
 
-def of_kind(dtype: np.dtype[Any]) -> str:
+def dtype_name(dtype: np.dtype[Any]) -> str:
     """A type of numbers for a message; the names of a record's fields stay out of it."""
     return f"{dtype}" if dtype.kind in "biufc" else f"no numbers (kind {dtype.kind})"
 
 
 @contextmanager
-def damage_is_unreadable(kind: str) -> Iterator[None]:
+def damage_as_unreadable(kind: str) -> Iterator[None]:
     """Turn what the libraries raise for damaged bytes into UnreadableScan."""
     try:
         yield

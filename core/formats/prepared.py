@@ -214,7 +214,7 @@ class PreparedScan:
 
 
 @contextmanager
-def opened_prepared(path: Path) -> Iterator[PreparedScan]:
+def open_prepared(path: Path) -> Iterator[PreparedScan]:
     """A prepared scan that lies in a file. Raises DamagedScan, and OSError where there is none."""
     try:
         opened = open_stored(path)
@@ -226,7 +226,7 @@ def opened_prepared(path: Path) -> Iterator[PreparedScan]:
 
 def verify_prepared(path: Path) -> None:
     """Read all of a prepared scan. Raises DamagedScan where a byte is another than was written, and OSError."""
-    with opened_prepared(path) as scan:
+    with open_prepared(path) as scan:
         scan.verify()
 
 

@@ -9,7 +9,7 @@ from udig_recon.core.formats.containers.arrays import Array, ArraySource, Region
 from udig_recon.core.formats.limits import PEAKS
 
 
-def surveyed(
+def checked_blocks(
     source: ArraySource,
     axes: Sequence[str] = (),
     cure: str = "",
@@ -39,7 +39,7 @@ def surveyed(
 
 def check_values(source: ArraySource) -> None:
     """Survey an array whose blocks nobody else needs."""
-    for _ in surveyed(source):
+    for _ in checked_blocks(source):
         pass
 
 

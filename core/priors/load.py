@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.errors import MissingPrior
-from udig_recon.core.files.atomic import replacing
+from udig_recon.core.files.atomic import atomic_write
 from udig_recon.core.priors.card import Card, Folders, find_card, sha256_of
 
 
@@ -52,9 +52,9 @@ def save_prior(weights: dict[str, Tensor], card: Card, folder: Path) -> None:
     """Write `<name>.safetensors`, then `<name>.json` with its hash."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{card.name}.safetensors"
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         save_file(weights, part)
         part.chmod(0o644)  # safetensors writes for the owner alone; a worker may run as another user
     complete = card.model_copy(update={"sha256": sha256_of(path)})
-    with replacing(folder / f"{card.name}.json") as part:
+    with atomic_write(folder / f"{card.name}.json") as part:
         part.write_text(json.dumps(complete.model_dump(mode="json"), indent=2) + "\n")

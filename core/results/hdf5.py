@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udig_recon.core.files.atomic import DamagedFile
-from udig_recon.core.files.checksummed_arrays import UNREADABLE
+from udig_recon.core.files.checksummed_arrays import ARCHIVE_ERRORS
 from udig_recon.core.formats.containers.hdf5_library import h5py
 from udig_recon.core.formats.inputs.hdf5 import RESULT_MARK
 from udig_recon.core.interruption import check_interruption
@@ -252,7 +252,7 @@ def read_slice(path: Path, index: int) -> SliceResult:
                 deviation=stored.deviation,
                 hallucination=stored.hallucination,
             )
-    except UNREADABLE as error:
+    except ARCHIVE_ERRORS as error:
         raise DamagedFile(f"{path.name} cannot be read: {type(error).__name__}") from error
 
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from udig_recon.core.extensions import BrokenExtension, load_extensions
-from udig_recon.core.files.atomic import Digest, replacing
+from udig_recon.core.files.atomic import Digest, atomic_write
 from udig_recon.core.interruption import check_interruption
 from udig_recon.core.results import hdf5, nifti, npy, png
 from udig_recon.core.results.output_format import OutputFormat, ResultInfo, ResultSlice, ResultWriter
@@ -46,7 +46,7 @@ class _Target:
 @contextmanager
 def _open_target(path: Path, output: OutputFormat, info: ResultInfo) -> Iterator[_Target]:
     """The file takes its name only when all of it is on the disk."""
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         with output.open_writer(part, info) as writer:
             target = _Target(writer)
             yield target

@@ -34,13 +34,13 @@ _LINE = 40  # most characters in a line of an inset's title
 _MEMORY_BYTES = 64 << 20  # images of a volume that are kept in memory; more are kept in a temporary file
 
 
-def window_of(image: NDArray[Any]) -> Window:
+def display_window(image: NDArray[Any]) -> Window:
     """Black and white level: 0 and the 99.8th percentile of the magnitude, which a few bright pixels do not move."""
     white = float(np.percentile(np.abs(image), 99.8))
     return 0.0, white if white > 0 else max(float(np.abs(image).max()), 1.0)
 
 
-def squared(image: NDArray[Any], spacing_mm: Sequence[float] | None) -> NDArray[Any]:
+def square_pixels(image: NDArray[Any], spacing_mm: Sequence[float] | None) -> NDArray[Any]:
     """An image (y, x[, channels]) of pixels of these sizes (y, x) as one of square pixels, the smaller side's.
 
     Viewers take pixels for squares whatever a PNG says of them. Where one side is a whole multiple of the other, pixels
@@ -66,27 +66,27 @@ def magnitude_png(
 ) -> bytes:
     """The magnitude of an image (y, x) in greys, one pixel each; a real image below black stays black.
 
-    With pixels of unlike sides, `spacing_mm` (y, x), it is drawn as `squared` has it.
+    With pixels of unlike sides, `spacing_mm` (y, x), it is drawn as `square_pixels` has it.
     """
-    window = window or window_of(image)
-    return _png(Image.fromarray(_greys(squared(_magnitude(image), spacing_mm), window)))
+    window = window or display_window(image)
+    return _png(Image.fromarray(_to_greys(square_pixels(_magnitude(image), spacing_mm), window)))
 
 
 def error_png(
     image: NDArray[Any], reference: NDArray[Any], gain: float = 5, spacing_mm: Sequence[float] | None = None
 ) -> bytes:
     """| |image| - |reference| | times `gain` on the reference's window, both (y, x)."""
-    return _png(Image.fromarray(np.uint8(squared(_error(image, reference, gain), spacing_mm))))
+    return _png(Image.fromarray(np.uint8(square_pixels(_error(image, reference, gain), spacing_mm))))
 
 
 def overlay_png(
     image: NDArray[Any], heat: NDArray[Any], hottest: float, spacing_mm: Sequence[float] | None = None
 ) -> bytes:
     """An image (y, x) in greys, the redder the nearer `heat` (y, x) is to `hottest`."""
-    greys = _greys(image, window_of(image)).astype(np.float32)[..., None]
+    greys = _to_greys(image, display_window(image)).astype(np.float32)[..., None]
     share = np.clip(np.nan_to_num(heat) / hottest, 0, 1)[..., None]
     coloured = greys + share * (np.array([255, 0, 0], np.float32) - greys)
-    return _png(Image.fromarray(np.uint8(squared(coloured, spacing_mm) + 0.5)))
+    return _png(Image.fromarray(np.uint8(square_pixels(coloured, spacing_mm) + 0.5)))
 
 
 def comparison_png(
@@ -99,12 +99,12 @@ def comparison_png(
 
     A title may have several lines.
     """
-    window = window_of(panels[0][1] if reference is None else reference)
-    rows = [[(title, _greys(image, window)) for title, image in panels]]
+    window = display_window(panels[0][1] if reference is None else reference)
+    rows = [[(title, _to_greys(image, window)) for title, image in panels]]
     if reference is not None:
         rows.append([_titled_error(image, reference, gain) for _, image in panels])
-    square = [[(title, squared(greys, spacing_mm).astype(np.uint8)) for title, greys in row] for row in rows]
-    return _png(_sheet([[(title, _enlarged(greys)) for title, greys in row] for row in square]))
+    square = [[(title, square_pixels(greys, spacing_mm).astype(np.uint8)) for title, greys in row] for row in rows]
+    return _png(_sheet([[(title, _enlarge(greys)) for title, greys in row] for row in square]))
 
 
 def rows_png(rows: Sequence[Sequence[tuple[str, NDArray[Any]]]], gain: float = 5) -> bytes:
@@ -112,9 +112,9 @@ def rows_png(rows: Sequence[Sequence[tuple[str, NDArray[Any]]]], gain: float = 5
     sheet = []
     for row in rows:
         reference = row[0][1]
-        greys = [(title, _greys(image, window_of(reference))) for title, image in row]
+        greys = [(title, _to_greys(image, display_window(reference))) for title, image in row]
         sheet.append([*greys, _titled_error(row[-1][1], reference, gain)])
-    return _png(_sheet([[(title, _enlarged(greys)) for title, greys in row] for row in sheet]))
+    return _png(_sheet([[(title, _enlarge(greys)) for title, greys in row] for row in sheet]))
 
 
 def insets_png(
@@ -128,20 +128,20 @@ def insets_png(
     """The titled reference and titled images (y, x) on its window, `across` beside each other; long titles are broken.
 
     Each has its busiest part enlarged, as the reference tells it, and but for the reference its error times `gain`.
-    With pixels of unlike sides, `spacing_mm` (y, x), all are drawn as `squared` has them.
+    With pixels of unlike sides, `spacing_mm` (y, x), all are drawn as `square_pixels` has them.
     """
-    window, truth = window_of(reference), squared(np.abs(reference), spacing_mm)
-    corner = busiest(truth)
-    tiles = [(title, _enlarged(_greys(with_inset(truth, corner, window[1]), window)))]
+    window, truth = display_window(reference), square_pixels(np.abs(reference), spacing_mm)
+    corner = busiest_corner(truth)
+    tiles = [(title, _enlarge(_to_greys(add_inset(truth, corner, window[1]), window)))]
     for name, image in images:
-        error = squared(gain * np.abs(np.abs(image) - np.abs(reference)), spacing_mm)
-        drawn = with_inset(squared(np.abs(image), spacing_mm), corner, window[1], error)
-        tiles.append((name, _enlarged(_greys(drawn, window))))
+        error = square_pixels(gain * np.abs(np.abs(image) - np.abs(reference)), spacing_mm)
+        drawn = add_inset(square_pixels(np.abs(image), spacing_mm), corner, window[1], error)
+        tiles.append((name, _enlarge(_to_greys(drawn, window))))
     broken = [("\n".join(fill(line, _LINE) for line in name.splitlines()), tile) for name, tile in tiles]
     return _png(_sheet([broken[start : start + across] for start in range(0, len(broken), across)]))
 
 
-def busiest(image: NDArray[Any]) -> tuple[int, int]:
+def busiest_corner(image: NDArray[Any]) -> tuple[int, int]:
     """Top left corner of the square of an inset's size with the largest gradients."""
     side = _inset_side(image)
     slope = np.hypot(*np.gradient(np.abs(image)))
@@ -152,7 +152,7 @@ def busiest(image: NDArray[Any]) -> tuple[int, int]:
     return int(y), int(x)
 
 
-def with_inset(
+def add_inset(
     image: NDArray[Any], corner: tuple[int, int], white: float, error: NDArray[Any] | None = None
 ) -> NDArray[np.float32]:
     """The image at twice its size; a framed part of it at twice that again, in the corner away from the part.
@@ -184,11 +184,11 @@ def _inset_side(image: NDArray[Any]) -> int:
 
 def contact_sheet_png(volume: Sequence[NDArray[Any]], spacing_mm: Sequence[float] | None = None) -> bytes:
     """All slices (y, x) on the brightest one's window, numbered from 0, in rows from the top left."""
-    window = max(window_of(image) for image in volume)
+    window = max(display_window(image) for image in volume)
     across = math.ceil(math.sqrt(len(volume)))
     side = min(_THUMBNAIL, _SHEET // across)
     tiles = [
-        (str(index), _reduced(_greys(squared(_magnitude(image), spacing_mm), window), side))
+        (str(index), _shrink(_to_greys(square_pixels(_magnitude(image), spacing_mm), window), side))
         for index, image in enumerate(volume)
     ]
     return _png(_sheet([tiles[start : start + across] for start in range(0, len(tiles), across)]))
@@ -198,7 +198,7 @@ def _magnitude(image: NDArray[Any]) -> NDArray[Any]:
     return np.abs(image) if np.iscomplexobj(image) else np.asarray(image)
 
 
-def _greys(image: NDArray[Any], window: Window) -> NDArray[np.uint8]:
+def _to_greys(image: NDArray[Any], window: Window) -> NDArray[np.uint8]:
     check_interruption()
     values = np.abs(image) if np.iscomplexobj(image) else image
     black, white = window
@@ -208,7 +208,7 @@ def _greys(image: NDArray[Any], window: Window) -> NDArray[np.uint8]:
 
 def _error(image: NDArray[Any], reference: NDArray[Any], gain: float) -> NDArray[np.uint8]:
     difference = np.abs(np.abs(image) - np.abs(reference))
-    return _greys(gain * difference, window_of(reference))
+    return _to_greys(gain * difference, display_window(reference))
 
 
 def _titled_error(image: NDArray[Any], reference: NDArray[Any], gain: float) -> tuple[str, NDArray[np.uint8]]:
@@ -217,13 +217,13 @@ def _titled_error(image: NDArray[Any], reference: NDArray[Any], gain: float) -> 
     return title, _error(image, reference, gain)
 
 
-def _enlarged(greys: NDArray[np.uint8]) -> Image.Image:
+def _enlarge(greys: NDArray[np.uint8]) -> Image.Image:
     """Every pixel as a square of whole pixels: interpolation would show detail that is not there."""
     factor = math.ceil(_PANEL / max(greys.shape))
     return Image.fromarray(np.kron(greys, np.ones((factor, factor), np.uint8)))
 
 
-def _reduced(greys: NDArray[np.uint8], side: int) -> Image.Image:
+def _shrink(greys: NDArray[np.uint8], side: int) -> Image.Image:
     picture = Image.fromarray(greys)
     picture.thumbnail((side, side))
     return picture

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from udig_recon.core.acquisition import Modality
-from udig_recon.core.files.atomic import replacing
+from udig_recon.core.files.atomic import atomic_write
 from udig_recon.core.priors.card import Card
 from udig_recon.core.priors.load import load_prior, save_prior
 from udig_recon.core.training.augmentation import batch
@@ -50,7 +50,7 @@ class Outputs:
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         """Write all scores, a line each."""
-        with replacing(self.path(".history.jsonl")) as part:
+        with atomic_write(self.path(".history.jsonl")) as part:
             part.write_text("".join(json.dumps(entry) + "\n" for entry in history))
 
 
@@ -150,7 +150,7 @@ def _score(
     best = max((entry["reconstruction_psnr"] for entry in history), default=-torch.inf)
     if not plan.keep_best or scores["reconstruction_psnr"] > best:
         save_prior(weights, card(training.step, scores), outputs.folder)
-    with replacing(outputs.path(".png")) as part:
+    with atomic_write(outputs.path(".png")) as part:
         part.write_bytes(picture)
     loss = {"loss": round(float(torch.stack(losses).mean()), 4)} if losses else {}
     history.append({"step": training.step, **loss, **scores})

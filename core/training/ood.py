@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from udig_recon.core.errors import ReconstructionError
-from udig_recon.core.files.atomic import replacing
+from udig_recon.core.files.atomic import atomic_write
 from udig_recon.core.priors.card import Card
 from udig_recon.core.priors.edm import EDMPrior
 from udig_recon.core.priors.load import load_card
@@ -57,7 +57,7 @@ def calibrate_ood(
         for probe in PROBES
     }
     tensors = {probe.prefix + name: value for probe, each in statistics.items() for name, value in vars(each).items()}
-    with replacing(statistics_path(card)) as part:
+    with atomic_write(statistics_path(card)) as part:
         save_file(tensors, part, {"prior": card.sha256})
         part.chmod(0o644)  # safetensors writes for the owner alone; a worker may run as another user
     return statistics

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
 from udig_recon.core.errors import UnreadableScan, UnsupportedScan
-from udig_recon.core.files.atomic import replacing
+from udig_recon.core.files.atomic import atomic_write
 from udig_recon.core.priors.edm import SIGMA_DATA, EDMPrior
 
 SIGMA_RANGE = (0.004, 1.2)
@@ -106,7 +106,7 @@ class Training:
     def save(self, path: Path, settings: Settings) -> None:
         """Write everything needed to go on."""
         state = {"prior": self.prior.state_dict(), "mean": self.mean, "step": self.step}
-        with replacing(path) as part:
+        with atomic_write(path) as part:
             torch.save({**state, "optimiser": self.optimiser.state_dict(), "settings": dict(settings)}, part)
 
     def load(self, path: Path, settings: Settings) -> None:

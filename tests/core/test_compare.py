@@ -25,7 +25,7 @@ from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.parameters import complete, parse
 from udig_recon.core.problem import slice_problem
 from udig_recon.core.reconstruct import Progress, reconstruct, reconstruct_slice
-from udig_recon.core.results.png import busiest, with_inset
+from udig_recon.core.results.png import add_inset, busiest_corner
 
 CPU = torch.device("cpu")
 QUICK = "udig_dip:preset=preview,outer_iterations=4"
@@ -288,10 +288,10 @@ def test_the_noise_sweep_is_of_probes_that_stand_in_no_table(folder, tmp_path):
 def test_an_inset_shows_the_busiest_part_and_its_error_and_hides_neither():
     image = np.zeros((64, 96), np.float32)
     image[40:52:3, 70:82] = 1.0
-    y, x = busiest(image)
+    y, x = busiest_corner(image)
     assert (abs(y - 40), abs(x - 70)) <= (2, 2)
-    plain = with_inset(image, (y, x), white=2.0)
-    both = with_inset(image, (y, x), white=2.0, error=np.full_like(image, 3.0))
+    plain = add_inset(image, (y, x), white=2.0)
+    both = add_inset(image, (y, x), white=2.0, error=np.full_like(image, 3.0))
     assert plain.shape == both.shape == (128, 192)
     assert np.array_equal(plain[2:50, 2:50], np.kron(image[y : y + 12, x : x + 12], np.ones((4, 4))))
     assert (both[2:50, -50:-2] == 3.0).all()

@@ -128,13 +128,13 @@ def test_pictures_of_pixels_of_unlike_sides_are_as_the_object_is(tmp_path: Path)
         greys = np.asarray(picture)
     np.testing.assert_array_equal(greys[:, ::2], greys[:, 1::2])
     image = np.random.default_rng(0).random((10, 8)).astype(np.float32)
-    assert pictures.squared(image, (1.0, 1.0)) is image
-    assert pictures.squared(image, (1.0, 1.01)) is image
-    assert pictures.squared(image, (1e-3, 1e3)) is image
-    assert pictures.squared(image, (3.0, 1.0)).shape == (30, 8)
-    stretched = pictures.squared(image, (1.5, 1.0))
+    assert pictures.square_pixels(image, (1.0, 1.0)) is image
+    assert pictures.square_pixels(image, (1.0, 1.01)) is image
+    assert pictures.square_pixels(image, (1e-3, 1e3)) is image
+    assert pictures.square_pixels(image, (3.0, 1.0)).shape == (30, 8)
+    stretched = pictures.square_pixels(image, (1.5, 1.0))
     assert stretched.shape == (15, 8)
     assert stretched.min() >= image.min()
     assert stretched.max() <= image.max()
     ramp = np.broadcast_to(np.arange(8.0)[:, None], (8, 3))
-    np.testing.assert_allclose(pictures.squared(ramp, (1.5, 1.0))[1:-1, 0], (np.arange(1, 11) + 0.5) / 1.5 - 0.5)
+    np.testing.assert_allclose(pictures.square_pixels(ramp, (1.5, 1.0))[1:-1, 0], (np.arange(1, 11) + 0.5) / 1.5 - 0.5)

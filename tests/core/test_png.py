@@ -15,7 +15,7 @@ def decoded(png: bytes) -> np.ndarray:
 def test_picture_is_the_image_the_right_way_up() -> None:
     image = scans.phantom(1, 64)[0]
     shown = decoded(pictures.magnitude_png(image))
-    np.testing.assert_allclose(shown, 255 * np.minimum(image / pictures.window_of(image)[1], 1), atol=0.51)
+    np.testing.assert_allclose(shown, 255 * np.minimum(image / pictures.display_window(image)[1], 1), atol=0.51)
     for flipped in (shown[::-1], shown[:, ::-1], shown.T):
         assert np.corrcoef(flipped.ravel(), image.ravel())[0, 1] < 0.98
 
@@ -37,7 +37,7 @@ def test_few_bright_pixels_do_not_darken_the_rest() -> None:
     image = scans.phantom(1, 64)[0]
     spoilt = image.copy()
     spoilt[0, :2] = 1000
-    assert pictures.window_of(spoilt)[1] < 2 * pictures.window_of(image)[1]
+    assert pictures.display_window(spoilt)[1] < 2 * pictures.display_window(image)[1]
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
@@ -85,11 +85,11 @@ def test_a_panel_has_room_for_the_busiest_part_and_its_error_twice_as_large(shap
     truth = np.ones(shape)
     half = shape[0] // 2, shape[1] // 2
     truth[half[0] :, half[1] :] = np.random.default_rng(0).random((shape[0] - half[0], shape[1] - half[1]))
-    top, left = pictures.busiest(truth)
+    top, left = pictures.busiest_corner(truth)
     assert top >= half[0] - 1
     assert left >= half[1] - 1
     side = max(1, min(shape) * 3 // 16)
-    right = pictures.with_inset(truth, (top, left), 1, np.zeros(shape))
+    right = pictures.add_inset(truth, (top, left), 1, np.zeros(shape))
     assert right.shape == (2 * shape[0], 2 * shape[1])
     assert not right[2 : 2 + 4 * side, -2 - 4 * side : -2].any()  # of what is right there is no error
     panel = decoded(pictures.insets_png("reference", truth, [("right", truth), ("wrong", truth * 0.5)], across=2))

@@ -16,7 +16,7 @@ from tests.support import scans
 from udig_recon.core import errors
 from udig_recon.core.formats import Limits, Prober, prepare, probe, read
 from udig_recon.core.formats.containers.scan_file import open_scan_file
-from udig_recon.core.formats.prepared import _FOOTER, MAGIC, opened_prepared, verify_prepared
+from udig_recon.core.formats.prepared import _FOOTER, MAGIC, open_prepared, verify_prepared
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_every_slice_is_what_the_file_gives(name: str, tmp_path: Path, prober: P
         header = prober.prepare_scan(scan, file.fileno(), "sha")
     assert header == probe(scan)
     assert path.read_bytes() == prepared(scan).read_bytes()
-    with opened_prepared(path) as found:
+    with open_prepared(path) as found:
         assert (found.header, found.source_sha256, found.nbytes) == (header, "sha", path.stat().st_size)
         found.verify()
         for index in range(header.slices):
@@ -77,7 +77,7 @@ def test_one_flipped_bit_anywhere_is_damage_or_means_nothing(name: str, tmp_path
     scan = scans.GOOD[name](tmp_path / "scan")
     path = prepared(scan)
     whole = path.read_bytes()
-    with opened_prepared(path) as found:
+    with open_prepared(path) as found:
         right = [found.read([index]) for index in range(found.header.slices)]
     rng = np.random.default_rng(0)
     for place in [*range(16), *range(len(whole) - 400, len(whole)), *rng.integers(len(whole), size=300)]:
@@ -86,7 +86,7 @@ def test_one_flipped_bit_anywhere_is_damage_or_means_nothing(name: str, tmp_path
             verify_prepared(path)
         except errors.DamagedScan:
             continue
-        with opened_prepared(path) as found:  # the bit lies between arrays
+        with open_prepared(path) as found:  # the bit lies between arrays
             for index, other in enumerate(right):
                 assert all(
                     np.array_equal(getattr(found.read([index]), each.name), getattr(other, each.name))
@@ -99,7 +99,7 @@ def test_one_flipped_bit_anywhere_is_damage_or_means_nothing(name: str, tmp_path
 def test_a_prepared_scan_that_lost_its_end_is_damaged(kept: float, tmp_path: Path) -> None:
     path = prepared(scans.GOOD["fastmri"](tmp_path / "scan"))
     os.truncate(path, int(kept * path.stat().st_size) if isinstance(kept, float) else kept)
-    with pytest.raises(errors.DamagedScan), opened_prepared(path):
+    with pytest.raises(errors.DamagedScan), open_prepared(path):
         pass
 
 
@@ -111,7 +111,7 @@ def test_a_slice_that_rots_leaves_the_others_readable(tmp_path: Path) -> None:
     offset = json.loads(content[place : place + length])["slices"][1]["kspace"]["array"][0]
     content[offset + 5] ^= 1
     path.write_bytes(content)
-    with opened_prepared(path) as found:
+    with open_prepared(path) as found:
         assert found.read([0]).slices == 1
         with pytest.raises(errors.DamagedScan, match="SHA-256"):
             found.read([1])
@@ -158,7 +158,7 @@ def test_a_header_of_a_hostile_reader_is_refused_whatever_its_digest(how: str, t
     header = json.dumps(_changed(json.loads(content[place : place + length]), how)).encode()
     footer = _FOOTER.pack(place, len(header), hashlib.sha256(header).digest(), MAGIC)
     path.write_bytes(content[:place] + header + footer)
-    with pytest.raises(errors.DamagedScan), opened_prepared(path) as found:
+    with pytest.raises(errors.DamagedScan), open_prepared(path) as found:
         found.read([0])
 
 

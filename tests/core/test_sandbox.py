@@ -249,8 +249,8 @@ def test_the_bounds_alone_keep_memory_disk_and_processes(targets: dict[str, Any]
 def test_what_is_lacking_is_told(targets: dict[str, Any]) -> None:
     whole = Prober()
     try:
-        assert set(whole.lacking()) <= set(isolation.PARTS)
-        assert "hdf5" not in whole.lacking()
+        assert set(whole.missing_parts()) <= set(isolation.PARTS)
+        assert "hdf5" not in whole.missing_parts()
     finally:
         whole.close()
     broken = HOSTILE.replace(
@@ -261,7 +261,7 @@ def test_what_is_lacking_is_told(targets: dict[str, Any]) -> None:
     told = {**targets, "tried": [], "parts": list(isolation.PARTS), "user": 0}
     prober = ReaderPool([sys.executable, "-s", "-B", "-c", broken, json.dumps(told)])
     try:
-        assert prober.lacking().items() >= {"landlock": "not here", "seccomp": "not here"}.items()
+        assert prober.missing_parts().items() >= {"landlock": "not here", "seccomp": "not here"}.items()
     finally:
         prober.close()
 
@@ -278,7 +278,7 @@ def test_a_container_that_refuses_unshare_and_chroot_lacks_three_parts_and_keeps
     prober = ReaderPool([sys.executable, "-s", "-B", "-c", contained, json.dumps(told)])
     whole = Prober()
     try:
-        assert set(prober.lacking()) == {"namespaces", "root", "user", *whole.lacking()}
+        assert set(prober.missing_parts()) == {"namespaces", "root", "user", *whole.missing_parts()}
     finally:
         prober.close()
         whole.close()

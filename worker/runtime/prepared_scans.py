@@ -9,7 +9,7 @@ from udig_recon.core.acquisition import Acquisition
 from udig_recon.core.errors import DamagedScan
 from udig_recon.core.files.atomic import DamagedFile
 from udig_recon.core.formats import Limits
-from udig_recon.core.formats.prepared import READING, PreparedScan, opened_prepared
+from udig_recon.core.formats.prepared import READING, PreparedScan, open_prepared
 from udig_recon.worker.database.tables import Scan
 from udig_recon.worker.jobs.claims import Claim
 from udig_recon.worker.runtime.process import WorkerProcess
@@ -27,7 +27,7 @@ def read_slice(process: WorkerProcess, claim: Claim) -> Acquisition:
     """
     key = keys.prepared_scan(claim.scan_sha256, claim.tenant)
     try:
-        with process.storage.local(key) as path, opened_prepared(path) as scan:
+        with process.storage.local(key) as path, open_prepared(path) as scan:
             if _is_of(scan, claim) and scan.reading >= READING:
                 return scan.read([claim.slice])
     except FileNotFoundError:
@@ -37,7 +37,7 @@ def read_slice(process: WorkerProcess, claim: Claim) -> Acquisition:
             integrity.count(session, "prepared", scan_sha256=claim.scan_sha256)
     _prepare(process, claim)
     try:
-        with process.storage.local(key) as path, opened_prepared(path) as scan:
+        with process.storage.local(key) as path, open_prepared(path) as scan:
             return scan.read([claim.slice])
     except DamagedScan as error:
         raise DamagedFile(f"{keys.name_of(key)} was damaged as soon as it was prepared") from error

@@ -19,7 +19,7 @@ from udig_recon.worker.storage import keys
 from udig_recon.worker.storage.base import Storage, StoredObject
 from udig_recon.worker.storage.scratch import OWNER_ONLY, Scratch, make_private_folder, remove_abandoned
 
-PART = ".*.part"  # a file that is being written; its name is `replacing`'s
+PART = ".*.part"  # a file that is being written; `atomic_write` names it
 DELETED = ".*.deleted"  # a folder that is being deleted
 
 
@@ -179,7 +179,7 @@ def _remove_old(path: Path, before: float) -> bool:
 
 @contextmanager
 def replacing_privately(path: Path) -> Iterator[Path]:
-    """As `udig_recon.core.files.atomic.replacing`, for a file that only its owner may read."""
-    with atomic.replacing(path) as part:
+    """As `udig_recon.core.files.atomic.atomic_write`, for a file that only its owner may read."""
+    with atomic.atomic_write(path) as part:
         yield part
         part.chmod(0o600)

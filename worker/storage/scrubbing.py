@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from udig_recon.core.errors import DamagedScan
 from udig_recon.core.files.atomic import DamagedFile, Digest
-from udig_recon.core.formats.prepared import opened_prepared
+from udig_recon.core.formats.prepared import open_prepared
 from udig_recon.worker.database.tables import Job, JobSlice, Scan, ServiceState, Status
 from udig_recon.worker.storage import integrity, keys
 from udig_recon.worker.storage.base import Storage
@@ -93,7 +93,7 @@ class Scrub:
         try:
             if self._wait(self._storage.info(key).size / self._bytes_per_second):
                 raise Stopped
-            with self._storage.local(key) as path, opened_prepared(path) as prepared:
+            with self._storage.local(key) as path, open_prepared(path) as prepared:
                 prepared.verify()
         except FileNotFoundError:
             return 0

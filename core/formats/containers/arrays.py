@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udig_recon.core.errors import UnreadableScan
-from udig_recon.core.formats.limits import of_kind
+from udig_recon.core.formats.limits import dtype_name
 
 BLOCK_BYTES = 4 << 20
 BOMB_BYTES = 64 << 20  # arrays below this are never bombs
@@ -145,4 +145,4 @@ def attribute(name: str, value: Array) -> float | str:
             return only.decode("utf-8", "replace")
         if isinstance(only, str):
             return str(only)
-    raise UnreadableScan.at(name, f"shape {value.shape} of {of_kind(value.dtype)}", "one number or one text")
+    raise UnreadableScan.at(name, f"shape {value.shape} of {dtype_name(value.dtype)}", "one number or one text")

@@ -15,7 +15,7 @@ from udig_recon.core.formats.containers.hdf5_chunks import check_layout, check_s
 from udig_recon.core.formats.containers.hdf5_library import h5py
 from udig_recon.core.formats.containers.scan_file import ScanFile
 from udig_recon.core.formats.containers.views import Joined
-from udig_recon.core.formats.limits import of_kind
+from udig_recon.core.formats.limits import dtype_name
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -68,7 +68,9 @@ class Hdf5Array(ArraySource):
 
     def __init__(self, name: str, dataset: h5py.Dataset, file_bytes: int) -> None:
         if dataset.shape is None or dataset.dtype.hasobject or dataset.dtype.kind not in "biufc":
-            raise UnreadableScan.at(name, f"shape {dataset.shape} of {of_kind(dataset.dtype)}", "an array of numbers")
+            raise UnreadableScan.at(
+                name, f"shape {dataset.shape} of {dtype_name(dataset.dtype)}", "an array of numbers"
+            )
         self._dataset = dataset
         self._kept: tuple[int, Array] | None = None  # the number of a group of entries, and they
         stored = min(file_bytes, dataset.id.get_storage_size())

@@ -32,10 +32,10 @@ with warnings.catch_warnings():
     import h5py
 
 
-def lacking() -> dict[str, str]:
+def missing_parts() -> dict[str, str]:
     """Why this process had better read no stranger's HDF5, as a part that a sandbox lacks; empty where it may."""
     version: tuple[int, int, int] = h5py.version.hdf5_version_tuple
     return {} if version >= NEEDED else {"hdf5": f"HDF5 {h5py.version.hdf5_version} has published holes"}
 
 
-__all__ = ["NEEDED", "h5py", "lacking"]
+__all__ = ["NEEDED", "h5py", "missing_parts"]

@@ -12,7 +12,7 @@ from numpy.lib import format as npy_format
 
 from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.arrays import BLOCK_BYTES, Array, ArraySource, Region, regions
-from udig_recon.core.formats.limits import of_kind
+from udig_recon.core.formats.limits import dtype_name
 
 SIGNATURE = npy_format.MAGIC_PREFIX
 
@@ -112,6 +112,6 @@ def _read_header(name: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.
     if dtype.hasobject:
         raise UnreadableScan.at(name, "a pickled array of objects", "an array of numbers")
     if dtype.kind not in "biufcSU":
-        raise UnreadableScan.at(name, f"an array of {of_kind(dtype)}", "an array of numbers")
+        raise UnreadableScan.at(name, f"an array of {dtype_name(dtype)}", "an array of numbers")
     file.seek(start.tell())
     return shape, fortran, dtype

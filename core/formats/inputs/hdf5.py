@@ -23,7 +23,7 @@ from udig_recon.core.formats.containers.hdf5_library import h5py
 from udig_recon.core.formats.containers.scan_file import ScanFile
 from udig_recon.core.formats.input_format import ARRAYS, ARRAYS_OR_ATTRIBUTES, ATTRIBUTES, NAMES, Contents
 from udig_recon.core.formats.inputs.unsupported_hdf5 import known_layout
-from udig_recon.core.formats.limits import of_kind, quoted
+from udig_recon.core.formats.limits import dtype_name, quote_safely
 from udig_recon.core.formats.synonyms import match_names
 
 RESULT_MARK = "udig_recon_result"
@@ -112,7 +112,9 @@ def _only(name: str, given: list[float | str | ArraySource]) -> float | str | Ar
     """The value of what may stand at the file, at its main array and as a dataset: all must say the same."""
     numbers = [value for value in given if not isinstance(value, ArraySource)]
     if len(given) > 1 and (len(numbers) < len(given) or any(value != numbers[0] for value in numbers)):
-        raise UnreadableScan.at(name, f"different values: {', '.join(quoted(value) for value in numbers)}", "one value")
+        raise UnreadableScan.at(
+            name, f"different values: {', '.join(quote_safely(value) for value in numbers)}", "one value"
+        )
     return given[0]
 
 
@@ -140,9 +142,9 @@ def _check_small(name: str, shape: tuple[int, ...] | None, dtype: np.dtype[Any])
     if name in ARRAYS_OR_ATTRIBUTES:
         if shape is not None and len(shape) == 1 and 0 < shape[0] <= _MOST_DETECTORS and dtype.kind in "iuf":
             return
-        raise UnreadableScan.at(name, f"shape {shape} of {of_kind(dtype)}", "one number, or one for each detector")
+        raise UnreadableScan.at(name, f"shape {shape} of {dtype_name(dtype)}", "one number, or one for each detector")
     cure = "; ismrmrd_header tells of pixels of unlike sides" if name == "pixel_spacing_mm" else ""
-    raise UnreadableScan.at(name, f"shape {shape} of {of_kind(dtype)}", f"one number or one text{cure}")
+    raise UnreadableScan.at(name, f"shape {shape} of {dtype_name(dtype)}", f"one number or one text{cure}")
 
 
 def _value(name: str, value: Any, dtype: np.dtype[Any]) -> float | str | ArraySource:
@@ -158,7 +160,7 @@ def _header(file: h5py.File) -> bytes | None:
     dataset = open_dataset(file, "ismrmrd_header")
     expected = f"one XML text of at most {_MOST_HEADER_BYTES} bytes"
     if dataset.shape not in ((), (1,)) or h5py.check_string_dtype(dataset.dtype) is None:
-        raise UnreadableScan.at("ismrmrd_header", f"shape {dataset.shape} of {of_kind(dataset.dtype)}", expected)
+        raise UnreadableScan.at("ismrmrd_header", f"shape {dataset.shape} of {dtype_name(dataset.dtype)}", expected)
     if dataset.dtype.itemsize > _MOST_HEADER_BYTES:
         raise UnreadableScan.at("ismrmrd_header", f"{dataset.dtype.itemsize} bytes", expected)
     check_stored("ismrmrd_header", dataset)

@@ -24,7 +24,7 @@ _SPIKE = 5.0  # times the strongest sample of the middle
 _QUARTERED = 5.0  # how much brighter corners are than the middle
 
 
-def one_sided(where: NDArray[np.bool_]) -> list[str]:
+def one_sided_axes(where: NDArray[np.bool_]) -> list[str]:
     """Axes (of ky, kx) along which measured samples reach far less to one side of the middle than to the other."""
     found = []
     for axis, name in enumerate(("ky", "kx")):
@@ -36,7 +36,7 @@ def one_sided(where: NDArray[np.bool_]) -> list[str]:
     return found
 
 
-def ends_of_frequency(energy: Real, where: NDArray[np.bool_]) -> list[str]:
+def axes_with_strong_ends(energy: Real, where: NDArray[np.bool_]) -> list[str]:
     """Axes (of ky, kx) along which the strongest samples lie at both ends and not in the middle."""
     found = []
     for axis, name in enumerate(("ky", "kx")):
@@ -64,10 +64,10 @@ def looks_like_an_image(planes: Complex) -> bool:
         return False
     given = _energy(planes)
     there = _image_energy(planes)
-    return _gathered(given) < 0.2 and _gathered(there) > 0.5
+    return _central_share(given) < 0.2 and _central_share(there) > 0.5
 
 
-def _gathered(energy: Real) -> float:
+def _central_share(energy: Real) -> float:
     """Share of the energy in the middle eighth of both axes, the strongest sample left out."""
     rest = energy.copy()
     rest.flat[int(rest.argmax())] = 0
@@ -89,7 +89,7 @@ def is_quartered(planes: Complex) -> bool:
     return min(float(corner.mean()) for corner in corners) > _QUARTERED * middle
 
 
-def halved(planes: Complex) -> list[str]:
+def split_axes(planes: Complex) -> list[str]:
     """Axes (of y, x) along which the image of planes (coils, ky, kx) has its object at both ends alone."""
     image = np.sqrt(_image_energy(planes))
     found = []
@@ -102,7 +102,7 @@ def halved(planes: Complex) -> list[str]:
     return found
 
 
-def misread_mask(mask: NDArray[np.bool_]) -> str | None:
+def mask_misreading(mask: NDArray[np.bool_]) -> str | None:
     """How a mask (ky, kx) without a calibration region has one when it is read another way; None: it has not."""
     if min(full_centre(mask)) >= SMALLEST_CALIBRATION:
         return None
@@ -113,7 +113,7 @@ def misread_mask(mask: NDArray[np.bool_]) -> str | None:
     return next((how for how, other in readings.items() if min(full_centre(other)) >= SMALLEST_CALIBRATION), None)
 
 
-def spike(magnitude: Real) -> tuple[int, int] | None:
+def find_spike(magnitude: Real) -> tuple[int, int] | None:
     """Place of a sample far off the middle that is several times as strong as all of the middle."""
     row, column = (int(at) for at in np.unravel_index(int(magnitude.argmax()), magnitude.shape))
     rows, columns = (centre(side, max(side // 4, 3)) for side in magnitude.shape)
@@ -126,7 +126,7 @@ def spike(magnitude: Real) -> tuple[int, int] | None:
     return (row, column) if lone and magnitude[row, column] > _SPIKE * strongest > 0 else None
 
 
-def misfit_of_maps(calibration: Complex, maps: Complex, size: tuple[int, int]) -> str | None:
+def maps_misfit(calibration: Complex, maps: Complex, size: tuple[int, int]) -> str | None:
     """What is wrong with maps (coils, h, w) beside calibration data (coils, h, w) of the same coils; None: they fit.
 
     The middle `size` samples of the data are fully measured, and what counts.
@@ -138,11 +138,11 @@ def misfit_of_maps(calibration: Complex, maps: Complex, size: tuple[int, int]) -
     height, width = (centre(side, count) for side, count in zip(calibration.shape[1:], size, strict=True))
     taper = np.zeros(calibration.shape[1:])
     taper[height, width] = np.hanning(size[0] + 2)[1:-1, None] * np.hanning(size[1] + 2)[1:-1]
-    images = _transformed((calibration * taper).astype(np.complex64))
-    misfit = _unexplained(images, maps)
+    images = _inverse_fourier((calibration * taper).astype(np.complex64))
+    misfit = _unexplained_share(images, maps)
     if misfit <= _MISFIT:
         return None
-    mended = {name: _unexplained(images, reading) for name, reading in _readings(images, maps)}
+    mended = {name: _unexplained_share(images, reading) for name, reading in _readings(images, maps)}
     best = min(mended, key=lambda name: mended[name])
     of = f"leave {misfit:.0%} of the calibration data unexplained"
     if mended[best] < _MENDED * misfit:
@@ -152,9 +152,9 @@ def misfit_of_maps(calibration: Complex, maps: Complex, size: tuple[int, int]) -
 
 def _readings(images: Complex, maps: Complex) -> Iterator[tuple[str, Complex]]:
     flips: list[tuple[str, Callable[[Complex], Complex]]] = [
-        ("with their rows upside down", lambda m: _flipped(m, (1,))),
-        ("with their columns reversed", lambda m: _flipped(m, (2,))),
-        ("with rows and columns reversed", lambda m: _flipped(m, (1, 2))),
+        ("with their rows upside down", lambda m: _flip(m, (1,))),
+        ("with their columns reversed", lambda m: _flip(m, (2,))),
+        ("with rows and columns reversed", lambda m: _flip(m, (1, 2))),
         ("shifted by half the matrix (numpy.fft.fftshift)", lambda m: np.fft.fftshift(m, axes=(1, 2))),
     ]
     if images.shape[1] == images.shape[2]:
@@ -169,7 +169,7 @@ def _readings(images: Complex, maps: Complex) -> Iterator[tuple[str, Complex]]:
         yield "conjugated and with their coils in another order", maps[order].conj()
 
 
-def _flipped(maps: Complex, axes: tuple[int, ...]) -> Complex:
+def _flip(maps: Complex, axes: tuple[int, ...]) -> Complex:
     """Reversed about the pixel n // 2 of zero phase, as a grid of a finer one's pixels is."""
     return np.roll(np.flip(maps, axes), [1 - maps.shape[axis] % 2 for axis in axes], axes)
 
@@ -188,7 +188,7 @@ def _order(images: Complex, maps: Complex) -> NDArray[np.intp]:
     return order
 
 
-def _unexplained(images: Complex, maps: Complex) -> float:
+def _unexplained_share(images: Complex, maps: Complex) -> float:
     """Share of the energy of coil images that is no common image times the maps; where maps are zero, none of it."""
     seen = (np.abs(maps) ** 2).sum(0)
     inside = seen > 1e-3 * seen.max()
@@ -200,7 +200,7 @@ def _unexplained(images: Complex, maps: Complex) -> float:
     return max(1 - explained / energy, 0.0)
 
 
-def misplacement_of_reference(planes: Complex, reference: Real, cut: tuple[slice, slice]) -> str | None:
+def reference_misplacement(planes: Complex, reference: Real, cut: tuple[slice, slice]) -> str | None:
     """How a reference (y, x) lies off the image of planes (coils, ky, kx), `cut` to its size; None: it lies on it.
 
     By the maximum of the cross-correlation of both images' edges, as it is and turned over; only what is clearly
@@ -271,11 +271,11 @@ def _image_energy(planes: Complex) -> Real:
     """The same of the images of planes (coils, ky, kx)."""
     energy: Real = np.zeros(planes.shape[1:], np.float32)
     for plane in planes:
-        energy += np.square(np.abs(_transformed(plane)))
+        energy += np.square(np.abs(_inverse_fourier(plane)))
     return energy
 
 
-def _transformed(planes: Complex) -> Complex:
+def _inverse_fourier(planes: Complex) -> Complex:
     """Centred inverse Fourier transform of the last two axes."""
     axes = (-2, -1)
     shifted = np.fft.ifftshift(planes, axes=axes)

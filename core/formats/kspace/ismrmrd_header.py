@@ -10,7 +10,7 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.sax import parseString
 
 from udig_recon.core.errors import UnreadableScan, UnsupportedScan
-from udig_recon.core.formats.limits import quoted
+from udig_recon.core.formats.limits import quote_safely
 
 _TRAJECTORIES = ("epi", "radial", "goldenangle", "spiral", "other")
 _LONGEST_MM = 1e4
@@ -38,7 +38,7 @@ def encoding(header: bytes) -> Encoding:
     texts = header_texts(header)
     trajectory = texts.get("trajectory", "cartesian")
     if trajectory.lower() != "cartesian":
-        found = quoted(trajectory, *_TRAJECTORIES)
+        found = quote_safely(trajectory, *_TRAJECTORIES)
         expected = "cartesian: k-space of another trajectory is gridded first"
         raise UnsupportedScan.at("ismrmrd_header", f"{found} as trajectory", expected)
     return Encoding(_space(texts, "encodedSpace"), _space(texts, "reconSpace"))

@@ -40,9 +40,9 @@ class Layout:
         return self.mask if self.mask is None or self.mask.ndim == 2 else self.mask[index]
 
 
-def layout_of(contents: Contents) -> Layout:
+def fit_arrays(contents: Contents) -> Layout:
     """The arrays of a scan, fitted. Raises UnreadableScan where they cannot be."""
-    kspace, noted = stack_of(contents)
+    kspace, noted = with_four_axes(contents)
     warnings = [*noted]
     slices, coils, *samples = kspace.shape
     three_axes = len(contents.arrays["kspace"].shape) == 3
@@ -56,8 +56,8 @@ def layout_of(contents: Contents) -> Layout:
             expected = f"one set of maps of shape {kspace.shape}"
             raise UnreadableScan.at("sensitivity_maps", f"shape {maps.shape}", expected)
         maps = _fitting(maps, kspace.shape, "c")
-    given = reference_of(contents, coils)
-    header = encoding_of(contents)
+    given = find_reference(contents, coils)
+    header = read_encoding(contents)
     image = grid((samples[0], samples[1]), header, None if given is None else given.shape)
     warnings += image.warnings
     guide = contents.arrays.get("guide")
@@ -90,7 +90,7 @@ def layout_of(contents: Contents) -> Layout:
     )
 
 
-def stack_of(contents: Contents) -> WithWarnings[ArraySource]:
+def with_four_axes(contents: Contents) -> WithWarnings[ArraySource]:
     """k-space with all four axes, an axis of length 1 in place of the one that the file's format leaves out."""
     source = contents.arrays["kspace"]
     expected = f"4 axes (slices, coils, ky, kx) or 3 axes {_THREE_AXES[contents.missing_axis]}"
@@ -116,7 +116,7 @@ def stack_of(contents: Contents) -> WithWarnings[ArraySource]:
     return WithWarnings(source, warnings)
 
 
-def encoding_of(contents: Contents) -> Encoding | None:
+def read_encoding(contents: Contents) -> Encoding | None:
     """What the ISMRMRD header tells of the measurement, where there is one."""
     return None if contents.header_xml is None else encoding(contents.header_xml)
 
@@ -133,7 +133,7 @@ def _on_grid(reference: ArraySource | None, slices: int, image: Grid) -> WithWar
     return WithWarnings(fitted, ("the reference is complex: its magnitude is used",) if complex_ else ())
 
 
-def reference_of(contents: Contents, coils: int) -> ArraySource | None:
+def find_reference(contents: Contents, coils: int) -> ArraySource | None:
     """Ours, or fastMRI's: the emulated single coil has a truth of its own beside the root of sum of squares."""
     theirs = ("reconstruction_rss", "reconstruction_esc")
     names = ("reference", *(reversed(theirs) if coils == 1 else theirs))

@@ -11,7 +11,7 @@ from udig_recon.core.errors import UnreadableScan, UnsupportedScan
 from udig_recon.core.formats.input_format import MRI_ARRAYS, Contents
 from udig_recon.core.formats.kspace import content_checks as checks
 from udig_recon.core.formats.kspace.grid import grid
-from udig_recon.core.formats.kspace.layout import Layout, encoding_of, layout_of, reference_of, stack_of
+from udig_recon.core.formats.kspace.layout import Layout, find_reference, fit_arrays, read_encoding, with_four_axes
 from udig_recon.core.formats.kspace.measured import measured
 from udig_recon.core.formats.kspace.survey import Survey, survey, suspicions
 from udig_recon.core.formats.limits import LEAST_SIDE, Limits
@@ -25,7 +25,7 @@ _FOURIER = "numpy.fft.fftshift(numpy.fft.fft2(numpy.fft.ifftshift(image)))"
 
 def probe(contents: Contents) -> ScanHeader:
     """Header of a k-space scan whose every value has been looked at."""
-    layout = layout_of(contents)
+    layout = fit_arrays(contents)
     slices, coils, ky, kx = layout.kspace.shape
     found = survey(layout.kspace, layout.mask)
     where, warnings = _measured(layout, found)
@@ -60,7 +60,7 @@ def probe(contents: Contents) -> ScanHeader:
 
 def read(contents: Contents, slices: Sequence[int]) -> MRIAcquisition:
     """The wanted slices, each with what `measured` finds of it; where that differs, the mask is of what any has."""
-    layout = layout_of(contents)
+    layout = fit_arrays(contents)
     kspace = layout.kspace.read(slices).astype(np.complex64, copy=False)
     masks = np.empty((len(slices), *kspace.shape[-2:]), bool)
     for place, index in enumerate(slices):
@@ -88,7 +88,7 @@ def read(contents: Contents, slices: Sequence[int]) -> MRIAcquisition:
 
 def check_limits(contents: Contents, limits: Limits) -> None:
     """Refuse a scan that is too large, by the sizes that its arrays declare."""
-    shape = slices, coils, ky, kx = stack_of(contents).value.shape
+    shape = slices, coils, ky, kx = with_four_axes(contents).value.shape
     _check_order(shape, limits)
     limits.check("kspace", "slices", slices, limits.max_slices)
     if coils > limits.max_coils:
@@ -102,15 +102,15 @@ def check_limits(contents: Contents, limits: Limits) -> None:
     limits.check("kspace", "coils", coils, limits.max_coils)
     limits.check("kspace", "samples along ky", ky, limits.max_matrix, LEAST_SIDE)
     limits.check("kspace", "samples along kx", kx, limits.max_matrix, LEAST_SIDE)
-    reference = reference_of(contents, coils)
-    size = grid((ky, kx), encoding_of(contents), None if reference is None else reference.shape).size
+    reference = find_reference(contents, coils)
+    size = grid((ky, kx), read_encoding(contents), None if reference is None else reference.shape).size
     for side in size:
         limits.check("ismrmrd_header", "pixels a side", side, limits.max_matrix, LEAST_SIDE)
 
 
 def slice_count(contents: Contents) -> int:
     """Slices of the scan."""
-    return stack_of(contents).value.shape[0]
+    return with_four_axes(contents).value.shape[0]
 
 
 def _check_order(shape: tuple[int, ...], limits: Limits) -> None:
@@ -161,13 +161,13 @@ def _check_content(layout: Layout, found: Survey, where: NDArray[np.bool_]) -> N
     """Refuse k-space, or a mask of it, that is something else."""
     mask = layout.mask
     if mask is not None and found.outside_peak > float(found.magnitude.max()):
-        how = checks.misread_mask(mask if mask.ndim == 2 else np.asarray(mask.any(axis=0)))
+        how = checks.mask_misreading(mask if mask.ndim == 2 else np.asarray(mask.any(axis=0)))
         if how is not None:
             found_mask = "one that leaves out the middle of k-space, where its strongest samples are"
             raise UnreadableScan.at(
                 "mask", found_mask, f"1 where k-space was measured, zero frequency at n // 2: {how}"
             )
-    if axes := checks.ends_of_frequency(found.energy, where):
+    if axes := checks.axes_with_strong_ends(found.energy, where):
         raise UnreadableScan.at(
             "kspace",
             f"the strongest samples at both ends of {' and '.join(axes)}",
@@ -196,7 +196,7 @@ def _suspicions(layout: Layout, found: Survey, where: NDArray[np.bool_]) -> list
             f"the header tells of a 3D scan of {space.matrix[2]} partitions: the first axis of kspace is taken for "
             "slices, transformed along kz"
         )
-    if axes := checks.one_sided(where):
+    if axes := checks.one_sided_axes(where):
         warnings.append(
             f"k-space reaches less far to one side along {' and '.join(axes)} (partial Fourier): the image is blurred "
             "there, as the other side is not filled in"

@@ -10,7 +10,7 @@ from udig_recon.core.coils.noise import bands, noise_sums, noise_weights
 from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.arrays import Array, ArraySource, Region
 from udig_recon.core.formats.kspace import content_checks as checks
-from udig_recon.core.formats.value_checks import surveyed
+from udig_recon.core.formats.value_checks import checked_blocks
 
 _PLANES_BYTES = 4 << 20  # of the slice that is kept
 _FACTOR = 1.7  # by which a reference may be larger or smaller than the image
@@ -73,7 +73,7 @@ def survey(kspace: ArraySource, mask: NDArray[np.bool_] | None) -> Survey:
         return np.where(inside, block, 0)
 
     try:
-        for region, block in surveyed(kspace, _AXES, _UNMEASURED, masked):
+        for region, block in checked_blocks(kspace, _AXES, _UNMEASURED, masked):
             _add(found, region, block, (rows, columns))
     except UnreadableScan as error:
         if found.outside and not found.energy.any() and error.field == "kspace":
@@ -122,7 +122,7 @@ def suspicions(
     Looks at all of both. Raises UnreadableScan for values that cannot be.
     """
     warnings = []
-    if (place := checks.spike(found.magnitude)) is not None:
+    if (place := checks.find_spike(found.magnitude)) is not None:
         warnings.append(
             f"the sample at ky {place[0]}, kx {place[1]} is several times as strong as the middle of k-space: a spike?"
         )
@@ -139,7 +139,7 @@ def suspicions(
             "the object lies in the corners of the image: k-space of an image without numpy.fft.ifftshift before "
             "the transform?"
         )
-    elif where.all() and (axes := checks.halved(found.planes)):
+    elif where.all() and (axes := checks.split_axes(found.planes)):
         warnings.append(
             f"the object lies at both ends of {' and '.join(axes)} and not in the middle: has every other line of "
             "k-space the wrong sign?"
@@ -150,7 +150,7 @@ def suspicions(
         seen = np.sqrt((np.abs(small) ** 2).sum(axis=0, dtype=np.float64))
         brightness = float(np.median(seen[seen > _SEEN * seen.max()])) if seen.any() else 1.0
         size = _calibrated(found, where)
-        if min(size) >= _TELLING and (misfit := checks.misfit_of_maps(found.calibration, small, size)) is not None:
+        if min(size) >= _TELLING and (misfit := checks.maps_misfit(found.calibration, small, size)) is not None:
             warnings.append(misfit)
     if reference is not None:
         image = _entry(reference, found.index)
@@ -180,7 +180,7 @@ def _of_reference(found: Survey, image: NDArray[np.float32], brightness: float) 
         slice((have - keep) // 2, (have - keep) // 2 + keep)
         for have, keep in zip(found.energy.shape, image.shape, strict=True)
     )
-    if (off := checks.misplacement_of_reference(found.planes, image, (cut[0], cut[1]))) is not None:
+    if (off := checks.reference_misplacement(found.planes, image, (cut[0], cut[1]))) is not None:
         warnings.append(f"{off}: psnr, ssim and nmse are of images that do not coincide")
     return warnings
 
@@ -192,7 +192,7 @@ def _sampled(maps: ArraySource, index: int, size: tuple[int, ...]) -> NDArray[np
         for side, count in zip(maps.shape[2:], size, strict=True)
     ]
     small = np.zeros((maps.shape[1], *size), np.complex64)
-    for (which, coils, rows, columns), block in surveyed(maps):
+    for (which, coils, rows, columns), block in checked_blocks(maps):
         if which.start <= index < which.stop:
             ys, xs = (
                 np.flatnonzero((at >= cut.start) & (at < cut.stop))
@@ -206,7 +206,7 @@ def _sampled(maps: ArraySource, index: int, size: tuple[int, ...]) -> NDArray[np
 def _entry(images: ArraySource, index: int) -> NDArray[np.float32]:
     """The magnitude of one entry of images (slices, y, x), all of which are looked at."""
     entry = np.zeros(images.shape[1:], np.float32)
-    for (which, rows, columns), block in surveyed(images):
+    for (which, rows, columns), block in checked_blocks(images):
         if which.start <= index < which.stop:
             entry[rows, columns] = np.abs(block[index - which.start])
     return entry

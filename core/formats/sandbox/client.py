@@ -10,7 +10,7 @@ from pathlib import Path
 from udig_recon.core.acquisition import ScanHeader
 from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.limits import DEFAULT_LIMITS, Limits
-from udig_recon.core.formats.sandbox.isolation import Lacking
+from udig_recon.core.formats.sandbox.isolation import MissingParts
 from udig_recon.core.formats.sandbox.messages import Nonsense, unpack
 from udig_recon.core.formats.sandbox.pool import Order, ReaderPool
 
@@ -25,7 +25,7 @@ class Prober:
 
     def __init__(self, pool: ReaderPool | None = None) -> None:
         self._pool = ReaderPool() if pool is None else pool
-        self.known_lacking: Lacking | None = None  # the answer of `lacking`, once it was asked
+        self.known_missing_parts: MissingParts | None = None  # the answer of `missing_parts`, once it was asked
 
     def probe(self, path: Path, limits: Limits = DEFAULT_LIMITS, seconds: float = 8) -> ScanHeader:
         """`probe` in a sandbox. A crash or a hang raises UnreadableScan; ReaderLost says nothing of the file.
@@ -84,13 +84,13 @@ class Prober:
         found = f"damaged content (the reader ended with status {answer.status})"
         raise UnreadableScan.at("file", found, "a scan")
 
-    def lacking(self) -> Lacking:
+    def missing_parts(self) -> MissingParts:
         """Parts of the sandbox that this machine does not give, each with the reason; empty where nothing is amiss.
 
         Raises ReaderLost.
         """
-        self.known_lacking = self._pool.lacking()
-        return self.known_lacking
+        self.known_missing_parts = self._pool.missing_parts()
+        return self.known_missing_parts
 
     def prepare(self, servers: int) -> None:
         """Start so many fork servers ahead."""

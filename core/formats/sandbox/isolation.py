@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
-Lacking = dict[str, str]
+MissingParts = dict[str, str]
 """Parts of the sandbox that are not there, each with the reason."""
 
 # What each part keeps from the reader.
@@ -90,7 +90,7 @@ def undumpable() -> None:
         _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def leave(parts: Collection[str] = tuple(PARTS)) -> Lacking:
+def leave(parts: Collection[str] = tuple(PARTS)) -> MissingParts:
     """Give up, for good and for all children: other namespaces, names of files, the user, privileges, Landlock's.
 
     Open descriptors go on working, and nothing can be opened any more: import all modules before. Tests give fewer
@@ -100,30 +100,30 @@ def leave(parts: Collection[str] = tuple(PARTS)) -> Lacking:
         there = ("namespaces", "root", "user", "no_new_privs", "landlock")
         return dict.fromkeys(there, f"{platform.system()} has none")
     undumpable()
-    lacking: Lacking = {}
+    missing: MissingParts = {}
     is_root = os.geteuid() == 0
-    _attempt(lacking, parts, "namespaces", lambda: _leave_namespaces(is_root))
-    _attempt(lacking, parts, "root", _leave_root)
-    _attempt(lacking, parts, "user", lambda: _leave_user(is_root, "namespaces" in lacking))
-    _attempt(lacking, parts, "no_new_privs", lambda: _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-    _attempt(lacking, parts, "landlock", _leave_files)
-    return lacking
+    _attempt(missing, parts, "namespaces", lambda: _leave_namespaces(is_root))
+    _attempt(missing, parts, "root", _leave_root)
+    _attempt(missing, parts, "user", lambda: _leave_user(is_root, "namespaces" in missing))
+    _attempt(missing, parts, "no_new_privs", lambda: _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    _attempt(missing, parts, "landlock", _leave_files)
+    return missing
 
 
 def bind(
     memory_bytes: int, seconds: float, written_bytes: int, open_files: int, parts: Collection[str] = tuple(PARTS)
-) -> Lacking:
+) -> MissingParts:
     """Bound this process for good, and allow it no system call beyond reading and writing what is open.
 
     `memory_bytes` of address space, `seconds` of CPU time, files of at most `written_bytes`, `open_files` descriptors.
     """
-    lacking: Lacking = {}
-    _attempt(lacking, parts, "limits", lambda: bound(memory_bytes, seconds, written_bytes, open_files))
+    missing: MissingParts = {}
+    _attempt(missing, parts, "limits", lambda: bound(memory_bytes, seconds, written_bytes, open_files))
     if _libc is None:
-        lacking["seccomp"] = f"{platform.system()} has none"
+        missing["seccomp"] = f"{platform.system()} has none"
     else:
-        _attempt(lacking, parts, "seccomp", _allow_little)
-    return lacking
+        _attempt(missing, parts, "seccomp", _allow_little)
+    return missing
 
 
 def bound(memory_bytes: int, seconds: float, written_bytes: int, open_files: int) -> None:
@@ -142,14 +142,14 @@ def bound(memory_bytes: int, seconds: float, written_bytes: int, open_files: int
         resource.setrlimit(kind, (most, most))
 
 
-def _attempt(lacking: Lacking, parts: Collection[str], part: str, give_up: Callable[[], object]) -> None:
+def _attempt(missing: MissingParts, parts: Collection[str], part: str, give_up: Callable[[], object]) -> None:
     if part not in parts:
-        lacking[part] = "left out"
+        missing[part] = "left out"
         return
     try:
         give_up()
     except (OSError, ValueError, _Missing) as error:
-        lacking[part] = getattr(error, "strerror", None) or str(error)
+        missing[part] = getattr(error, "strerror", None) or str(error)
 
 
 class _Missing(Exception):

@@ -15,7 +15,7 @@ from udig_recon.core.formats.sandbox.client import Prober
 
 
 @contextmanager
-def opened_scan(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[PreparedScan]:
+def open_scan(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[PreparedScan]:
     """The scan's header and slices, from a temporary file (in TMPDIR) that holds its prepared form.
 
     Where a system cannot fork, the file is read in this process. Raises what `udig_recon.core.formats.probe` raises,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from udig_recon.core.extensions import BrokenExtension
-from udig_recon.core.formats.sandbox.isolation import Lacking
+from udig_recon.core.formats.sandbox.isolation import MissingParts
 
 Order = dict[str, Any]
 """What a process is to do with its file, as JSON; `seconds` is how long it may take."""
@@ -71,11 +71,11 @@ class ReaderPool:
                     return answer
         raise ReaderLost
 
-    def lacking(self) -> Lacking:
+    def missing_parts(self) -> MissingParts:
         """Parts of the sandbox that this machine does not give. Raises ReaderLost and BrokenExtension."""
         server = self._take()
         try:
-            lacking = server.lacking()
+            missing = server.missing_parts()
         except BrokenExtension:
             server.end()
             raise
@@ -83,7 +83,7 @@ class ReaderPool:
             server.end()
             raise ReaderLost from None
         self._idle.append(server)
-        return lacking
+        return missing
 
     def close(self) -> None:
         """End the servers."""
@@ -110,20 +110,20 @@ class _ForkServer:
         )
         theirs.close()
         self._answers = self._socket.makefile("rb")
-        self._lacking: Lacking | None = None
+        self._missing_parts: MissingParts | None = None
 
-    def lacking(self) -> Lacking:
+    def missing_parts(self) -> MissingParts:
         """The server's first answer. Raises OSError or EOFError when the server is gone."""
-        if self._lacking is None:
+        if self._missing_parts is None:
             answer = self._answer()
             if "broken" in answer:
                 raise BrokenExtension(answer["broken"])
-            self._lacking = dict(answer["lacking"])
-        return self._lacking
+            self._missing_parts = dict(answer["missing_parts"])
+        return self._missing_parts
 
     def run(self, order: Order, descriptors: Sequence[int]) -> Answer:
         """Carry out an order. Raises OSError or EOFError when the server is gone."""
-        self.lacking()
+        self.missing_parts()
         socket.send_fds(self._socket, [json.dumps(order).encode() + b"\n"], descriptors)
         answer = self._answer()
         return Answer(answer["said"], answer["status"])

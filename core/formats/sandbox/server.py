@@ -2,7 +2,7 @@
 
 An order is a line of JSON on the socket that is standard input, with the file's descriptor and, where the scan is to be
 prepared, that of the file to write. The answer is a line of JSON: what the child said, null if that took too long, and
-the child's exit status. The first line tells which parts of the sandbox are lacking, or which extension is broken.
+the child's exit status. The first line tells which parts of the sandbox are missing, or which extension is broken.
 """
 
 import json
@@ -49,9 +49,9 @@ def main(examine: Examine | None = None, parts: Collection[str] = tuple(sandbox.
     except BrokenExtension as error:
         _send(wire, {"broken": str(error)})
         return
-    lacking = sandbox.leave(parts)
-    lacking |= _lacking_of_children(parts) | library.lacking()
-    _send(wire, {"lacking": lacking})
+    missing = sandbox.leave(parts)
+    missing |= _missing_parts_of_children(parts) | library.missing_parts()
+    _send(wire, {"missing_parts": missing})
     while (received := _receive(wire)) is not None:
         order, descriptors = received
         answer = _run_child(order, descriptors, examine or _examine, parts)
@@ -76,19 +76,19 @@ def _receive(wire: socket.socket) -> tuple[Order, list[int]] | None:
     return json.loads(line), descriptors
 
 
-def _lacking_of_children(parts: Collection[str]) -> sandbox.Lacking:
+def _missing_parts_of_children(parts: Collection[str]) -> sandbox.MissingParts:
     """Parts of the sandbox that a child cannot be bound by."""
     receiving, sending = os.pipe()
     child = os.fork()
     if child == 0:
-        lacking = sandbox.bind(MEMORY_BYTES, 60, 0, _OPEN_FILES, parts)
-        os.write(sending, json.dumps(lacking).encode())
+        missing = sandbox.bind(MEMORY_BYTES, 60, 0, _OPEN_FILES, parts)
+        os.write(sending, json.dumps(missing).encode())
         os._exit(0)
     os.close(sending)
     said = _read_all(receiving, time.monotonic() + 10) or b'{"seccomp": "the child that tried it ended"}'
     os.close(receiving)
     _wait(child, 0)
-    told: sandbox.Lacking = json.loads(said)
+    told: sandbox.MissingParts = json.loads(said)
     return told
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.arrays import Array, Squeezed
 from udig_recon.core.formats.input_format import Contents
-from udig_recon.core.formats.limits import PEAKS, quoted
+from udig_recon.core.formats.limits import PEAKS, quote_safely
 from udig_recon.core.formats.sinogram.consistency import named
 from udig_recon.core.formats.with_warnings import WithWarnings
 
@@ -48,13 +48,13 @@ def line_integrals(
     return np.asarray(-np.log(np.maximum(found, least) / beam), np.float32)
 
 
-def beam_of(contents: Contents, detectors: int, measured: NDArray[np.bool_] | None) -> WithWarnings[Beam | None]:
+def read_beam(contents: Contents, detectors: int, measured: NDArray[np.bool_] | None) -> WithWarnings[Beam | None]:
     """The beam without an object; None for line integrals."""
     attributes, arrays = contents.attributes, contents.arrays
     given = attributes.get("quantity", "line_integrals")
     quantity = _QUANTITIES.get(str(given).lower().strip().replace(" ", "_").replace("-", "_"))
     if quantity is None:
-        raise UnreadableScan.at("quantity", quoted(given), "'line_integrals', 'counts' or 'transmission'")
+        raise UnreadableScan.at("quantity", quote_safely(given), "'line_integrals', 'counts' or 'transmission'")
     there = [name for name in ("i0", "flat", "dark") if name in attributes or name in arrays]
     if quantity == "line_integrals":
         if "flat" in there or "dark" in there:
@@ -84,7 +84,7 @@ def _per_detector(contents: Contents, name: str, detectors: int) -> NDArray[np.f
     if source is None:
         value = contents.attributes[name]
         if isinstance(value, str):
-            raise UnreadableScan.at(name, quoted(value), "one number, or one for each detector")
+            raise UnreadableScan.at(name, quote_safely(value), "one number, or one for each detector")
         return np.asarray(value, np.float64)
     fitted = Squeezed(source)
     if fitted.shape != (detectors,):
@@ -101,7 +101,7 @@ def _check_beam(name: str, flat: NDArray[np.float64], dark: NDArray[np.float64],
         with np.errstate(invalid="ignore"):
             wrong = used & ~((values >= least) & (values <= PEAKS[1]))
         if wrong.any():
-            first = quoted(float(values if values.ndim == 0 else values[wrong][0]))
+            first = quote_safely(float(values if values.ndim == 0 else values[wrong][0]))
             where = "" if values.ndim == 0 else f" at {named('detector', np.flatnonzero(wrong))}"
             expected = f"photons per ray, {least:g} to {PEAKS[1]:g}; or an array mask with 0 at such detectors"
             raise UnreadableScan.at(which, first + where, expected)
@@ -111,7 +111,7 @@ def _check_beam(name: str, flat: NDArray[np.float64], dark: NDArray[np.float64],
         raise UnreadableScan.at(name, f"no more than dark {where}", f"{name} above dark, or an array mask with 0 there")
 
 
-def beam_oddities(beam: Beam, highest: float) -> list[str]:
+def beam_warnings(beam: Beam, highest: float) -> list[str]:
     """Counts and i0 that cannot belong together."""
     flat, dark = float(beam.flat.max()), float(beam.dark.min())
     share = (highest - dark) / (flat - dark)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from udig_recon.core.errors import UnreadableScan, UnsupportedScan
 from udig_recon.core.formats.containers.arrays import ArraySource, Squeezed
 from udig_recon.core.formats.lengths import length
-from udig_recon.core.formats.limits import quoted
+from udig_recon.core.formats.limits import quote_safely
 from udig_recon.core.formats.with_warnings import WithWarnings
 
 AXES = "(slices, views, detectors)"
@@ -29,7 +29,7 @@ def check_geometry(attributes: Mapping[str, float | str]) -> tuple[str, ...]:
     if plain.removesuffix("2d").removesuffix("3d").removesuffix("beam") == "parallel":
         return ()
     known = next((name for name in _GEOMETRIES if plain.startswith(name)), None)
-    found = quoted(geometry) if known is None else f"{known} beam" if known in ("fan", "cone") else known
+    found = quote_safely(geometry) if known is None else f"{known} beam" if known in ("fan", "cone") else known
     expected = "parallel"
     if known is not None:
         expected += " (rebin the measurements to parallel rays first: a sinogram of one view for each direction)"
@@ -61,7 +61,7 @@ def grid(attributes: Mapping[str, float | str], detectors: int, reference: Array
     given = attributes.get("image_size")
     if given is not None:
         if isinstance(given, str) or not 1 <= given < 1e9 or given != int(given):
-            raise UnreadableScan.at("image_size", quoted(given), "a whole number of pixels")
+            raise UnreadableScan.at("image_size", quote_safely(given), "a whole number of pixels")
         return WithWarnings(Grid(int(given), pixel, spacing), tuple(warnings))
     if reference is not None and len(reference.shape) >= 2:
         size = reference.shape[-1]
@@ -78,11 +78,11 @@ def rotation_center(attributes: Mapping[str, float | str], detectors: int) -> fl
         return None
     if isinstance(centre, str) or not 0 <= centre <= detectors - 1:
         expected = f"a detector's index, counted from 0, of 0 to {detectors - 1}; the middle is {(detectors - 1) / 2:g}"
-        raise UnreadableScan.at("rotation_center", quoted(centre), expected)
+        raise UnreadableScan.at("rotation_center", quote_safely(centre), expected)
     return centre
 
 
-def angles_of(source: ArraySource | None, shape: tuple[int, ...], others: Sequence[str]) -> NDArray[np.float64]:
+def read_angles(source: ArraySource | None, shape: tuple[int, ...], others: Sequence[str]) -> NDArray[np.float64]:
     """Angles (views,) in radians of a sinogram of this shape; `others` are names of what else the file holds."""
     views = shape[1]
     wanted = f"{views} angles in radians, one per view, under the name angles"

@@ -14,17 +14,17 @@ from udig_recon.core.formats.input_format import ARRAYS_OR_ATTRIBUTES, Contents
 from udig_recon.core.formats.lengths import length, slice_spacing
 from udig_recon.core.formats.limits import LEAST_SIDE, Limits
 from udig_recon.core.formats.sinogram.consistency import oddities
-from udig_recon.core.formats.sinogram.counts import Beam, beam_oddities, beam_of, line_integrals
+from udig_recon.core.formats.sinogram.counts import Beam, beam_warnings, line_integrals, read_beam
 from udig_recon.core.formats.sinogram.geometry import (
     AXES,
-    angles_of,
     check_geometry,
     grid,
     measured_rays,
+    read_angles,
     rotation_center,
 )
 from udig_recon.core.formats.sinogram.view_axis import Centres
-from udig_recon.core.formats.value_checks import check_values, surveyed
+from udig_recon.core.formats.value_checks import check_values, checked_blocks
 
 USED = frozenset(
     (
@@ -177,7 +177,7 @@ def _layout(contents: Contents) -> _Layout:
         warnings.append(f"the sinogram of shape {declared} is read as {sinogram.shape}, {AXES}")
     warnings += check_geometry(attributes)
     slices, views, detectors = sinogram.shape
-    angles = angles_of(contents.arrays.get("angles"), sinogram.shape, contents.unused)
+    angles = read_angles(contents.arrays.get("angles"), sinogram.shape, contents.unused)
     reference, guide = contents.arrays.get("reference"), contents.arrays.get("guide")
     image, noted = grid(attributes, detectors, reference)
     warnings += noted
@@ -185,7 +185,7 @@ def _layout(contents: Contents) -> _Layout:
     measured = measured_rays(contents.arrays.get("mask"), views, detectors)
     fitted_reference = None if reference is None else _fitting(reference, shape)
     fitted_guide = None if guide is None else _fitting(guide, shape)
-    beam, noted = beam_of(contents, detectors, measured)
+    beam, noted = read_beam(contents, detectors, measured)
     warnings += noted
     centre = rotation_center(attributes, detectors)
     across, noted = slice_spacing(attributes)
@@ -222,7 +222,7 @@ def _survey(layout: _Layout) -> list[str]:
     beam = layout.beam
     shape = layout.sinogram.shape
     centres = Centres((shape[0], shape[1], shape[2])) if shape[0] == shape[1] and beam is None else None
-    for region, block in surveyed(layout.sinogram, ("slice", "view", "detector"), _LEFT_OUT):
+    for region, block in checked_blocks(layout.sinogram, ("slice", "view", "detector"), _LEFT_OUT):
         dark = 0.0 if beam is None else beam.dark if beam.dark.ndim == 0 else beam.dark[region[2]]
         none = block <= dark
         if layout.measured is not None:
@@ -238,7 +238,7 @@ def _survey(layout: _Layout) -> list[str]:
             raise UnreadableScan.at("sinogram", "no count above 0", "photon counts")
         if starved:
             told.append(f"{starved} rays without photons are read as half a photon")
-        told += beam_oddities(beam, highest)
+        told += beam_warnings(beam, highest)
     elif highest > _STEEP:
         scaled = "if they were multiplied, as by 1000 for whole numbers, divide by that"
         return [f"line integrals reach {highest:.3g}: if these are counts, set quantity='counts' and i0; {scaled}"]
