@@ -120,7 +120,7 @@ def test_a_library_that_is_not_installed_is_named_with_the_extra_that_brings_it(
     module: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     @click.command("methods")
-    def missing_parts() -> None:
+    def lacking() -> None:
         raise ModuleNotFoundError(f"No module named '{module}'", name=f"{module}.part")
 
     monkeypatch.setattr("udig_recon.core.cli.commands.methods", lacking)

@@ -111,8 +111,8 @@ def _workers(context: Context) -> str:
 
 
 def _sandbox(context: Context) -> str:
-    """What is lacking is told, and no reason not to be ready: who wants all of it sets REQUIRE_SANDBOX."""
-    return sandbox_report.told(context.prober.known_missing_parts or {}) or "ok"
+    """Missing parts of the sandbox are reported, but the service stays ready: REQUIRE_SANDBOX makes them an error."""
+    return sandbox_report.describe(context.prober.known_missing_parts or {}) or "ok"
 
 
 _CHECKS: dict[str, Callable[[Context], str]] = {

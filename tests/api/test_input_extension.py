@@ -143,7 +143,7 @@ def test_a_broken_format_is_named_with_its_fault(
     monkeypatch.setenv("PYTHONPATH", path_with(install(tmp_path / "site", "toy_input", source, points)))
     prober = Prober()
     try:
-        for ask in (prober.lacking, lambda: prober.probe(scans.GOOD["fastmri"](tmp_path / "scan"))):
+        for ask in (prober.missing_parts, lambda: prober.probe(scans.GOOD["fastmri"](tmp_path / "scan"))):
             with pytest.raises(BrokenExtension, match=f"plain.*{fault}"):
                 ask()
     finally:

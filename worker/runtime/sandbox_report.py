@@ -1,7 +1,8 @@
-"""What of the sandbox that reads scans this machine gives, told when a process starts."""
+"""Report at start of which parts of the sandbox that reads scans this machine does not give."""
 
 import logging
 
+from udig_recon.core.extensions import BrokenExtension
 from udig_recon.core.formats import Prober
 from udig_recon.core.formats.sandbox.isolation import PARTS, MissingParts
 from udig_recon.core.formats.sandbox.pool import ReaderLost
@@ -10,18 +11,23 @@ log = logging.getLogger(__name__)
 
 
 def check(prober: Prober, *, required: bool) -> None:
-    """Tell what is lacking; the process ends with one line where all is required (REQUIRE_SANDBOX)."""
+    """Log the missing parts; end the process with one line where all parts are required (REQUIRE_SANDBOX).
+
+    The process also ends with one line where an input format of another distribution cannot be loaded.
+    """
     try:
-        lacking = prober.missing_parts()
+        missing = prober.missing_parts()
+    except BrokenExtension as error:
+        raise SystemExit(f"error: {error}") from None
     except ReaderLost:
-        lacking = dict.fromkeys(PARTS, "the process that reads scans does not start")
-    if required and lacking:
-        raise SystemExit(f"error: REQUIRE_SANDBOX: the sandbox that reads scans {told(lacking)}")
-    if lacking:
-        log.warning("sandbox.incomplete", extra={"parts": lacking})
+        missing = dict.fromkeys(PARTS, "the process that reads scans does not start")
+    if required and missing:
+        raise SystemExit(f"error: REQUIRE_SANDBOX: the sandbox that reads scans {describe(missing)}")
+    if missing:
+        log.warning("sandbox.incomplete", extra={"parts": missing})
 
 
-def told(lacking: MissingParts) -> str:
-    """What is lacking, in words; empty where nothing is."""
-    parts = (f"{part}, which keeps {PARTS.get(part, 'it safe')} ({why})" for part, why in lacking.items())
-    return f"lacks {'; '.join(parts)}" if lacking else ""
+def describe(missing: MissingParts) -> str:
+    """The missing parts in words; empty where there are none."""
+    parts = (f"{part}, which keeps {PARTS.get(part, 'it safe')} ({why})" for part, why in missing.items())
+    return f"lacks {'; '.join(parts)}" if missing else ""
