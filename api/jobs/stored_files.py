@@ -8,6 +8,7 @@ from typing import Any
 from udig_recon.api.dependencies import Context
 from udig_recon.api.http.problems import Damaged, Gone
 from udig_recon.core.files.atomic import DamagedFile
+from udig_recon.core.files.checksummed_arrays import ARCHIVE_ERRORS
 from udig_recon.core.results.hdf5 import read_slice
 from udig_recon.core.results.output_format import OutputFormat
 from udig_recon.core.results.outputs import OUTPUTS, convert

@@ -31,16 +31,16 @@ def seal(archive: bytes) -> bytes:
 
 
 @contextmanager
-def opened(content: bytes, name: str, sha256: str | None) -> Iterator[Any]:
+def open_archive(content: bytes, name: str, sha256: str | None) -> Iterator[Any]:
     """The arrays of an .npz archive by name, after its bytes are compared with its seal and, where given, `sha256`."""
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise DamagedFile(f"{name} is not what was written")
     # Those of older versions have no seal; the checksums of the archive's members must do.
-    seal = content[-_SEAL_BYTES:]
-    if _SEAL.fullmatch(seal) and sealed(content[: -_SEAL_BYTES - 2] + b"\0\0") != content:
+    last = content[-_SEAL_BYTES:]
+    if _SEAL.fullmatch(last) and seal(content[: -_SEAL_BYTES - 2] + b"\0\0") != content:
         raise DamagedFile(f"{name} is not what was sealed")
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             yield stored
-    except UNREADABLE as error:
+    except ARCHIVE_ERRORS as error:
         raise DamagedFile(f"{name} cannot be read: {type(error).__name__}") from error

@@ -137,7 +137,7 @@ def open_writer(path: Path, info: ResultInfo) -> Iterator[Hdf5Writer]:
 FORMAT = OutputFormat("h5", ".h5", "application/x-hdf5", "images, curves, ratings and provenance", open_writer, 0)
 
 
-class StoredSlice:
+class ResultFileSlice:
     """One slice of a result file that is open; each array is read when it is asked for."""
 
     def __init__(self, file: h5py.File, index: int) -> None:
@@ -202,7 +202,7 @@ class StoredSlice:
         return dict(summaries[self._index]) if summaries else {}
 
 
-class StoredResult:
+class ResultFile:
     """A result file that is open: what is known of it, and its slices."""
 
     def __init__(self, file: h5py.File) -> None:
@@ -221,18 +221,18 @@ class StoredResult:
             attributes["slice_numbers"] = summaries
         return ResultInfo(len(self._file["reconstruction"]), attributes)
 
-    def slices(self) -> Iterator[StoredSlice]:
+    def slices(self) -> Iterator[ResultFileSlice]:
         """The slices in the order of the result."""
         for index in range(len(self._file["reconstruction"])):
             check_interruption()
-            yield StoredSlice(self._file, index)
+            yield ResultFileSlice(self._file, index)
 
 
 @contextmanager
-def open_result(path: Path) -> Iterator[StoredResult]:
+def open_result(path: Path) -> Iterator[ResultFile]:
     """A result file, to be read. Raises OSError, and what h5py raises over a file that is damaged."""
     with h5py.File(path, "r") as file:
-        yield StoredResult(file)
+        yield ResultFile(file)
 
 
 def read_slice(path: Path, index: int) -> SliceResult:
@@ -242,7 +242,7 @@ def read_slice(path: Path, index: int) -> SliceResult:
     """
     try:
         with h5py.File(path, "r") as file:
-            stored = StoredSlice(file, index)
+            stored = ResultFileSlice(file, index)
             return SliceResult(
                 image=stored.image,
                 image_complex=stored.image_complex,

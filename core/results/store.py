@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udig_recon.core.files.atomic import DamagedFile
-from udig_recon.core.files.checksummed_arrays import opened, sealed
+from udig_recon.core.files.checksummed_arrays import open_archive, seal
 from udig_recon.core.prior_check import PriorCheck
 from udig_recon.core.quality.rating import Rating
 from udig_recon.core.results.output_format import Image
@@ -60,7 +60,7 @@ class SliceResult:
             stored["owner"] = np.asarray(owner)
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **stored)
-        return sealed(buffer.getvalue())
+        return seal(buffer.getvalue())
 
     @classmethod
     def from_bytes(
@@ -71,7 +71,7 @@ class SliceResult:
         Raises DamagedFile where the bytes are others, or have another digest or owner than these. An archive without an
         owner is of an older version, and may be anybody's.
         """
-        with opened(content, name, sha256) as archive:
+        with open_archive(content, name, sha256) as archive:
             stored = {each: archive[each] for each in archive.files}
         for field, older in _OLDER_NAMES.items():
             if older in stored:
@@ -100,6 +100,6 @@ class SliceResult:
     @classmethod
     def versions_of(cls, content: bytes, name: str, sha256: str | None = None) -> Mapping[str, str]:
         """The versions in what `to_bytes` gave, without its images. Raises DamagedFile as `from_bytes` does."""
-        with opened(content, name, sha256) as stored:
+        with open_archive(content, name, sha256) as stored:
             known: dict[str, str] = json.loads(str(stored["versions"])) if "versions" in stored.files else {}
         return known
