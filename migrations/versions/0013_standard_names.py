@@ -1,5 +1,9 @@
-"""Name tables, columns and stored JSON keys by standard terms."""
+"""Name tables, columns, keys and values of stored JSON by standard terms.
 
+Texts that were stored for people stay as they were written: reasons of ratings, warnings, details of problems.
+"""
+
+import json
 from collections.abc import Iterable
 
 import sqlalchemy as sa
@@ -94,6 +98,53 @@ OLD = {
 }
 NEW = {name: name for name in OLD} | {"function": "udig_slice_moved", "trigger": "slice_moved"}
 
+# Keys of JSON objects, old -> new.
+PARAMETERS = {
+    "held_out": "holdout",
+    "held_out_share": "holdout_share",
+    "earliest_share": "min_progress",
+    "patience_share": "patience",
+    "fresh_noise": "stochasticity",
+    "last_noisy_level": "noise_until",
+}
+PARAMETERS_OF_ES_DIP = PARAMETERS | {"patience": "variance_patience"}
+METRICS = {
+    "spread": "seed_std",
+    "updates": "optimizer_steps",
+    "prior_calls": "prior_evaluations",
+    "output_variance": "iterate_variance",
+}
+PRIOR_CHECK = {
+    "chosen": "selected",
+    "prior_share": "prior_weight",
+    "strangeness": "ood_score",
+    "leader": "reference_slice",
+}
+QUALITY = {"verdict": "rating"}
+# Values of one key, old -> new.
+SELECTED = {"mixed": "blend"}
+RATING = {"unjudged": "unrated"}
+TITLE = {
+    "The input is wrong": "Unprocessable Content",
+    "Disk full": "Insufficient Storage",
+    "The worker was lost": "Worker lost",
+    "The time limit was reached": "Time limit reached",
+    "The scan's file is missing": "Scan file missing",
+    "A stored file is damaged": "Stored file damaged",
+    "The service failed": "Internal Server Error",
+}
+RENAME_KEYS = """
+CREATE FUNCTION udig_rename_keys(object jsonb, names jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(jsonb_object_agg(coalesce(names ->> key, key), value), '{}') FROM jsonb_each(object)
+$$
+"""
+RENAME_PARAMETERS = """
+CREATE FUNCTION udig_rename_parameters(parameters jsonb, names jsonb, of_es_dip jsonb)
+RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
+    SELECT udig_rename_keys(parameters, CASE parameters ->> 'method' WHEN 'es_dip' THEN of_es_dip ELSE names END)
+$$
+"""
+
 
 def upgrade() -> None:
     _refuse_while_workers_run("chunks")
@@ -108,6 +159,7 @@ def upgrade() -> None:
         op.execute(f"ALTER INDEX {old} RENAME TO {new}")
     op.execute(f"ALTER SEQUENCE {SEQUENCE[0]} RENAME TO {SEQUENCE[1]}")
     _make_functions(NEW)
+    _rename_stored_json(backwards=False)
     # Messages of older versions lie in another queue: the next sweep sends new ones.
     op.execute("UPDATE job_slices SET enqueued_at = NULL WHERE status = 'queued'")
 
@@ -125,6 +177,7 @@ def downgrade() -> None:
     for old, new in TABLES:
         op.rename_table(new, old)
     _make_functions(OLD)
+    _rename_stored_json(backwards=True)
     op.execute("UPDATE chunks SET rung_at = NULL WHERE status = 'queued'")
 
 
@@ -136,6 +189,54 @@ def _rename_parts(constraints: Iterable[tuple[str, str, str]]) -> None:
 def _make_functions(names: dict[str, str]) -> None:
     for statement in (SLICE_MOVED, SLICE_TRIGGER, JOB_ENDED, JOB_DELETED):
         op.execute(statement.format(**names))
+
+
+def _rename_stored_json(*, backwards: bool) -> None:
+    if backwards:
+        slices, prior_check, selected, rating = "chunks", "verdict", "selected", "rating"
+    else:
+        slices, prior_check, selected, rating = "job_slices", "prior_check", "chosen", "verdict"
+    op.execute(RENAME_KEYS)
+    op.execute(RENAME_PARAMETERS)
+    names, of_es_dip = _as_json(PARAMETERS, backwards), _as_json(PARAMETERS_OF_ES_DIP, backwards)
+    op.execute(f"UPDATE jobs SET parameters = udig_rename_parameters(parameters, {names}, {of_es_dip})")  # noqa: S608
+    renamed = f"udig_rename_parameters(method -> 'parameters', {names}, {of_es_dip})"
+    op.execute(f"""
+        UPDATE comparisons SET request = jsonb_set(request, '{{methods}}', (
+            SELECT coalesce(jsonb_agg(jsonb_set(method, '{{parameters}}', {renamed}) ORDER BY place), '[]')
+            FROM jsonb_array_elements(request -> 'methods') WITH ORDINALITY AS each (method, place)
+        )) WHERE jsonb_typeof(request -> 'methods') = 'array'
+    """)  # noqa: S608
+    # Values come first, while their keys have the names of before.
+    _rename_values(slices, prior_check, selected, SELECTED, backwards)
+    _rename_values(slices, "quality", rating, RATING, backwards)
+    _rename_values("jobs", "error", "title", TITLE, backwards)
+    _rename_keys(slices, prior_check, PRIOR_CHECK, backwards)
+    _rename_keys(slices, "quality", QUALITY, backwards)
+    _rename_keys(slices, "metrics", METRICS, backwards)
+    _rename_keys("jobs", "metrics", METRICS, backwards)
+    op.execute("DROP FUNCTION udig_rename_parameters(jsonb, jsonb, jsonb)")
+    op.execute("DROP FUNCTION udig_rename_keys(jsonb, jsonb)")
+
+
+def _rename_keys(table: str, column: str, names: dict[str, str], backwards: bool) -> None:
+    """Rename keys of the objects in a JSON column."""
+    renamed = f"udig_rename_keys({column}, {_as_json(names, backwards)})"
+    op.execute(f"UPDATE {table} SET {column} = {renamed} WHERE jsonb_typeof({column}) = 'object'")  # noqa: S608
+
+
+def _rename_values(table: str, column: str, key: str, values: dict[str, str], backwards: bool) -> None:
+    """Rename values of one key of the objects in a JSON column."""
+    names, value = _as_json(values, backwards), f"{column} ->> '{key}'"
+    renamed = f"jsonb_set({column}, '{{{key}}}', {names} -> ({value}))"
+    op.execute(f"UPDATE {table} SET {column} = {renamed} WHERE jsonb_exists({names}, {value})")  # noqa: S608
+
+
+def _as_json(names: dict[str, str], backwards: bool) -> str:
+    """The names as an SQL expression of type jsonb; `backwards`: new -> old."""
+    pairs = {new: old for old, new in names.items()} if backwards else names
+    literal = json.dumps(pairs).replace("'", "''")
+    return f"CAST('{literal}' AS jsonb)"
 
 
 def _refuse_while_workers_run(table: str) -> None:

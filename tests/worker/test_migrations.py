@@ -1,5 +1,8 @@
 """The tables come, go and come again, and are those of the models."""
 
+import json
+import re
+import uuid
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
@@ -13,11 +16,13 @@ from sqlalchemy import MetaData, Table, func, inspect, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.submit import submit_job
+from udig_recon.core.parameters import parse
 from udig_recon.worker.access import audit, keys
 from udig_recon.worker.access.audit import Who
 from udig_recon.worker.access.keys import Scope, Wanted
+from udig_recon.worker.database import counters
 from udig_recon.worker.database.engine import make_engine
-from udig_recon.worker.database.migrate import config, migrate
+from udig_recon.worker.database.migrate import MigrationRefused, config, migrate
 from udig_recon.worker.database.tables import (
     Audit,
     Base,
@@ -227,3 +232,187 @@ def test_migrating_what_is_migrated_changes_nothing(settings: Settings, database
     migrate(str(settings.migration_database_url))
     with database() as session:
         assert len(session.scalars(select(JobSlice)).all()) == 2 * len(Status)
+
+
+# Rows as version 0.1 wrote them, and as they are now.
+PARAMETERS_0_1 = {
+    "udig_dip": {"method": "udig_dip", "held_out_share": 0.1, "last_noisy_level": 0.05},
+    "es_dip": {"method": "es_dip", "patience": 500, "patience_share": 0.25, "earliest_share": 0.1, "memory": 0.1},
+    "dds": {"method": "dds", "fresh_noise": 0.85, "patience_share": 0.5, "held_out": "lines"},
+}
+PARAMETERS_NOW = {
+    "udig_dip": {"method": "udig_dip", "holdout_share": 0.1, "noise_until": 0.05},
+    "es_dip": {"method": "es_dip", "variance_patience": 500, "patience": 0.25, "min_progress": 0.1, "memory": 0.1},
+    "dds": {"method": "dds", "stochasticity": 0.85, "patience": 0.5, "holdout": "lines"},
+}
+METRICS_0_1 = {"psnr": 30.5, "spread": 0.01, "updates": 40, "prior_calls": 20, "output_variance": None}
+METRICS_NOW = {"psnr": 30.5, "seed_std": 0.01, "optimizer_steps": 40, "prior_evaluations": 20, "iterate_variance": None}
+CHECK_0_1 = {
+    "chosen": "mixed",
+    "out_of_distribution": True,
+    "prior_share": 0.4,
+    "strangeness": 1.3,
+    "residuals": {"tv": 0.2, "udig_dip": 0.1},
+    "tv_weight": 0.003,
+    "leader": 4,
+    "reason": "as it was written",
+}
+CHECK_NOW = {
+    "selected": "blend",
+    "out_of_distribution": True,
+    "prior_weight": 0.4,
+    "ood_score": 1.3,
+    "residuals": {"tv": 0.2, "udig_dip": 0.1},
+    "tv_weight": 0.003,
+    "reference_slice": 4,
+    "reason": "as it was written",
+}
+QUALITY_0_1 = {"verdict": "unjudged", "reasons": ["as it was written"]}
+QUALITY_NOW = {"rating": "unrated", "reasons": ["as it was written"]}
+REQUEST_0_1 = {
+    "scans": ["a"],
+    "methods": [{"label": name, "parameters": each} for name, each in PARAMETERS_0_1.items()],
+    "tags": {"held_out": "mine", "updates": "mine"},
+}
+REQUEST_NOW = REQUEST_0_1 | {
+    "methods": [{"label": name, "parameters": each} for name, each in PARAMETERS_NOW.items()],
+}
+ERROR_0_1 = {"type": "urn:udig-recon:problem:worker-lost", "title": "The worker was lost", "detail": "slice 0"}
+
+
+def insert_rows_of_0_1(session: Session) -> uuid.UUID:
+    """A comparison of three jobs of two slices each; the first is done, the others wait. Gives the first one's id."""
+    scan, comparison = uuid.UUID(int=100), uuid.UUID(int=101)
+    insert = "INSERT INTO scans (id, sha256, filename, size_bytes, header) VALUES (:id, 'a', 'a', 1, '{}')"
+    session.execute(text(insert), {"id": scan})
+    insert = "INSERT INTO comparisons (id, tenant, request) VALUES (:id, 'default', :request)"
+    session.execute(text(insert), {"id": comparison, "request": json.dumps(REQUEST_0_1)})
+    jobs = [uuid.UUID(int=number) for number in range(len(PARAMETERS_0_1))]
+    for job_id, parameters in zip(jobs, PARAMETERS_0_1.values(), strict=True):
+        done = job_id == jobs[0]
+        session.execute(
+            text(
+                "INSERT INTO jobs"
+                " (id, scan_id, comparison_id, status, parameters, outputs, slices, seed, tags, metrics, error) VALUES"
+                " (:id, :scan, :comparison, :status, :parameters, '[]', '[0, 1]', 0, :tags, :metrics, :error)"
+            ),
+            {
+                "id": job_id,
+                "scan": scan,
+                "comparison": comparison,
+                "status": "succeeded" if done else "queued",
+                "parameters": json.dumps(parameters),
+                "tags": json.dumps({"chosen": "mixed"}),
+                "metrics": json.dumps(METRICS_0_1) if done else "null",
+                "error": json.dumps(ERROR_0_1),
+            },
+        )
+        for slice_ in (0, 1):
+            session.execute(
+                text(
+                    "INSERT INTO chunks (job_id, slice, status, leader, rung_at, metrics, verdict, quality)"
+                    " VALUES (:id, :slice, :status, :leader, now(), :metrics, :verdict, :quality)"
+                ),
+                {
+                    "id": job_id,
+                    "slice": slice_,
+                    "status": "succeeded" if done else "queued",
+                    "leader": 1 if slice_ == 0 else None,
+                    "metrics": json.dumps(METRICS_0_1) if done else None,
+                    "verdict": json.dumps(CHECK_0_1) if done else None,
+                    "quality": json.dumps(QUALITY_0_1) if done else None,
+                },
+            )
+    session.execute(text("INSERT INTO tallies (kind, label, amount) VALUES ('jobs', 'succeeded', 7)"))
+    return jobs[0]
+
+
+def test_rows_of_0_1_get_the_names_of_now_and_a_step_back_their_own(
+    settings: Settings, database: sessionmaker[Session]
+) -> None:
+    url = str(settings.migration_database_url)
+    command.downgrade(config(url), "0012")
+    with database.begin() as session:
+        done = insert_rows_of_0_1(session)
+    with database() as session:
+        before = rows(session)
+    migrate(url)
+    with database() as session:
+        jobs = session.scalars(select(Job).order_by(Job.id)).all()
+        assert [job.parameters for job in jobs] == list(PARAMETERS_NOW.values())
+        assert [parse(job.parameters).method for job in jobs] == list(PARAMETERS_NOW)
+        assert (jobs[0].metrics, jobs[1].metrics) == (METRICS_NOW, None)
+        assert all(job.tags == {"chosen": "mixed"} for job in jobs)
+        assert all(job.error == ERROR_0_1 | {"title": "Worker lost"} for job in jobs)
+        assert session.scalars(select(Comparison.request)).one() == REQUEST_NOW
+        for each in session.scalars(select(JobSlice)):
+            assert each.reference_slice == (1 if each.slice == 0 else None)
+            expected = (METRICS_NOW, CHECK_NOW, QUALITY_NOW) if each.job_id == done else (None, None, None)
+            assert (each.metrics, each.prior_check, each.quality) == expected
+            assert (each.enqueued_at is None) == (each.status is Status.QUEUED)
+        assert counters.totals(session) == {"jobs": {"succeeded": 7}}
+    command.downgrade(config(url), "0012")
+    with database.begin() as session:
+        session.execute(text("UPDATE chunks SET rung_at = now() WHERE status = 'queued'"))
+    with database() as session:
+        session.execute(text("UPDATE chunks SET rung_at = NULL"))
+        after = rows(session)
+        assert without_times(after) == without_times(before)
+
+
+def without_times(found: dict[str, list[Any]]) -> dict[str, list[str]]:
+    """Rows without the times in them, of which the step sets some anew, and without the revision."""
+    time = re.compile(r"datetime\.datetime\([^()]*(\([^()]*\))?[^()]*\)|None")
+    return {table: [time.sub("?", row) for row in each] for table, each in found.items() if table != "alembic_version"}
+
+
+@pytest.mark.parametrize("step", ["up", "down"])
+def test_tables_are_not_renamed_under_workers_that_know_the_others(
+    settings: Settings, database: sessionmaker[Session], step: str
+) -> None:
+    url = str(settings.migration_database_url)
+    table = "job_slices" if step == "down" else "chunks"
+    if step == "up":
+        command.downgrade(config(url), "0012")
+
+    def move(*, alone: bool = False) -> None:
+        if step == "up":
+            migrate(url, alone=alone)
+        else:
+            command.downgrade(config(url, alone=alone), "0012")
+
+    with database.begin() as session:
+        session.execute(text("INSERT INTO workers (name, device) VALUES ('gpu-1:17:a', 'cpu')"))
+    with pytest.raises((MigrationRefused, RuntimeError), match=r"alive: gpu-1:17:a; stop every worker"):
+        move()
+    with database.begin() as session:
+        session.execute(text("UPDATE workers SET seen_at = now() - interval '1 minute'"))
+        session.execute(
+            text(
+                "INSERT INTO jobs (id, status, parameters, outputs, slices, seed, tags)"
+                " VALUES (gen_random_uuid(), 'running', '{}', '[]', '[0]', 0, '{}')"
+            )
+        )
+        lease = (
+            f"INSERT INTO {table} (job_id, slice, status, lease_until) SELECT id, 0, 'running', now() + :s FROM jobs"
+        )
+        session.execute(text(lease), {"s": timedelta(minutes=1)})
+    with pytest.raises((MigrationRefused, RuntimeError), match="1 slices are leased"):
+        move()
+    move(alone=True)
+    with database() as session:
+        assert ("chunks" if step == "down" else "job_slices") in inspect(session.connection()).get_table_names()
+
+
+def test_a_lease_that_has_run_out_keeps_nobody_from_migrating(
+    settings: Settings, database: sessionmaker[Session]
+) -> None:
+    """Its worker was killed; the sweep of the new version queues the slice again."""
+    url = str(settings.migration_database_url)
+    with database.begin() as session:
+        fill(session)
+        session.execute(update(JobSlice).values(lease_until=func.now() - timedelta(seconds=1)))
+    command.downgrade(config(url), "0012")
+    migrate(url)
+    with database() as session:
+        assert session.scalars(select(JobSlice.status).where(JobSlice.status == Status.RUNNING)).all()
