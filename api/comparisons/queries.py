@@ -13,7 +13,6 @@ from udig_recon.api.http.pagination import Page, PageRequest
 from udig_recon.api.http.problems import NotFound
 from udig_recon.api.jobs.queries import PART, RUNNING, SUCCEEDED
 from udig_recon.core.comparison.entries import ENTRY_METRICS, Entry
-from udig_recon.core.metrics import with_current_names
 from udig_recon.worker.database.tables import OPEN, Comparison, Job, JobSlice, Status
 
 _LABEL = Job.compared["label"].astext
@@ -77,7 +76,7 @@ def slice_entries(session: Session, comparison_id: uuid.UUID) -> list[Entry]:
             slice=row.slice,
             seed=row.seed,
             seconds=row.seconds,
-            **{name: with_current_names(row.metrics or {}).get(name) for name in measured},
+            **{name: (row.metrics or {}).get(name) for name in measured},
         )
         for row in session.execute(query)
     ]
@@ -156,7 +155,7 @@ def _entries(session: Session, comparison_id: uuid.UUID) -> list[EntryOut]:
     return [
         EntryOut.model_validate(
             {
-                **with_current_names(row.metrics or {}),
+                **(row.metrics or {}),
                 **_run(row),
                 "sampling": row.compared["sampling"],
                 "seconds": row.seconds,

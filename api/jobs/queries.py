@@ -12,7 +12,6 @@ from udig_recon.api.database.async_queries import AsyncQueries, AsyncQuery
 from udig_recon.api.http.pagination import Page, PageRequest
 from udig_recon.api.http.problems import NotFound
 from udig_recon.api.jobs.schemas import EstimateOut, JobItem, JobOut, Metrics, Progress, SnapshotOut
-from udig_recon.core.metrics import with_current_names
 from udig_recon.core.prior_check import ood_warning
 from udig_recon.core.quality.rating import Rating, worst
 from udig_recon.worker.access.keys import priority_name
@@ -199,7 +198,7 @@ def _item(row: Any) -> dict[str, Any]:
         "compute_seconds": row.compute_seconds,
         "estimate": _estimate(row),
         "progress": _progress(row),
-        "metrics": None if row.metrics is None else Metrics.model_validate(with_current_names(row.metrics)),
+        "metrics": None if row.metrics is None else Metrics.model_validate(row.metrics),
         "warnings": _warnings(row),
         "attempt": row.attempt,
         "worker": row.worker,
