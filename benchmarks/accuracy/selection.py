@@ -144,7 +144,7 @@ def followed(scan: Acquisition, method: EarlyStoppingParameters) -> Made:
     rough = algorithms.start(problem.measurements, A, "cg_sense", rng)
     scale = intensity_scale(rough)
     y = problem.measurements / scale
-    kept = train_mask(y, A, method, rng)
+    kept = train_mask(A, method, rng)
     judge = Judge(y, A, A.measured.clone() if kept is None else kept)
     told: dict[str, list[float]] = {name: [] for name in Curves._fields}
     bare = method.model_copy(update={"holdout_share": 0.0})

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from udig_recon.core.algorithms.chain import chain, noised
 from udig_recon.core.algorithms.predictor_corrector import corrected, predicted
 from udig_recon.core.iterates import Iterates, State
-from udig_recon.core.operators import LinearOperator, MultiCoilMRI, as_channels, as_complex
+from udig_recon.core.operators import LinearOperator, as_channels, as_complex
 from udig_recon.core.parameters import ScoreMRI
 from udig_recon.core.priors.noise_levels import falling
 from udig_recon.core.priors.purify import Denoiser
@@ -26,10 +26,11 @@ def score_mri(
     levels = falling(p)
     shown: Callable[[Tensor], Tensor] | None = None
     model, data = A, y
-    if p.coils == "separate" and isinstance(A, MultiCoilMRI):
-        model, data = A.per_coil(y)
-        x = as_channels(A.maps * as_complex(x))
-        shown = _combination(A.maps)
+    coils = A.per_coil(y) if p.coils == "separate" else None
+    if coils is not None:
+        model, data = coils.operator, coils.measurements
+        x = as_channels(coils.maps * as_complex(x))
+        shown = _combination(coils.maps)
     rhs = model.adjoint(data)
 
     def consistent(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from udig_recon.core.operators import LinearOperator
 from udig_recon.core.parameters import UDiGDIP
 from udig_recon.core.prior_check import PriorCheck
 from udig_recon.core.priors.purify import Denoiser
-from udig_recon.core.selection.holdout import line_mask, validation_error, validation_part
+from udig_recon.core.selection.holdout import validation_error, validation_part
 from udig_recon.core.selection.weight_search import regularised
 from udig_recon.core.slice_order import WarmStart
 
@@ -67,7 +67,7 @@ def judged(
     With a `warm_start` the weight of total variation is that of the reference slice, and the run on all
     data is a short one that goes on from the trial's best image. The judge's work stays.
     """
-    memory = state or {"stage": 0, "kept": line_mask(A, p.holdout_share, rng)}
+    memory = state or {"stage": 0, "kept": A.partition(p.holdout_share, "lines", rng)}
     memory = {name: part.to(y.device) if isinstance(part, Tensor) else part for name, part in memory.items()}
     stages = _Stages(y, A, start, network, prior, ood_score, p, rng, memory, warm_start)
     if memory["stage"] == 0:

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from udig_recon.core.operators import MultiCoilMRI, as_complex, fft2c, ifft2c
 from udig_recon.core.operators.solvers import conjugate_gradient
-from udig_recon.core.selection.holdout import line_mask, validation_error
+from udig_recon.core.selection.holdout import validation_error
 
 COSINES = 10
 """per axis that a correction of the maps is made of."""
@@ -39,7 +39,7 @@ def with_joint_maps(A: MultiCoilMRI, y: Tensor, rng: Generator) -> Iterator[Mult
     It is A itself where fitted maps tell no more: both are judged by a share of the measurements that neither
     least-squares image nor fitted maps have seen.
     """
-    kept = line_mask(A, JUDGED_SHARE, rng)
+    kept = A.partition(JUDGED_SHARE, "lines", rng)
     seen, part = A.restricted(kept), y * kept
     for fitted in _fitted(seen, part):
         yield A.with_maps(fitted.maps)

@@ -3,16 +3,26 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from udig_recon.core.acquisition import Modality
 
 Map = Callable[[Tensor], Tensor]
+HoldoutKind = Literal["lines", "samples"]
+"""Held-out measurements are whole lines (views, phase-encoding lines) or samples of all lines."""
 Window = Literal["ramp", "hann"]
 """Window of the ramp filter of filtered back-projection."""
+
+
+class CoilProblem(NamedTuple):
+    """Problem of single coils' images: its model, its measurements (coils, 1, ...), and the maps (coils, H, W)."""
+
+    operator: "LinearOperator"
+    measurements: Tensor
+    maps: Tensor
 
 
 class _Linear(torch.autograd.Function):
@@ -51,6 +61,12 @@ class LinearOperator(ABC):
     """which measurements there are, bool, broadcastable to the last two axes of y"""
     scale: float
     """1 / spectral norm of the physical model"""
+    views: int | None = None
+    """number of projections of a tomographic scan; None for other scans"""
+    holdout_run: int = 1
+    """neighbouring samples of a line that are held out together"""
+    column_lines: bool = False
+    """whether lines of measurements may run along the first of the last two axes of y too"""
 
     def forward(self, x: Tensor) -> Tensor:
         """A x for images (B, C, H, W) float32."""
@@ -91,6 +107,67 @@ class LinearOperator(ABC):
     @abstractmethod
     def restricted(self, kept: Tensor) -> Self:
         """The same model of only those measurements where `kept` is True (shaped as `measured`); the scale stays."""
+
+    def coverage(self, y: Tensor) -> dict[str, float]:  # noqa: ARG002
+        """Signals of `udig_recon.core.quality.rating.Signals` about what measurements y (1, ...) leave unmeasured."""
+        return {}
+
+    def per_coil(self, y: Tensor) -> "CoilProblem | None":  # noqa: ARG002
+        """The problem of single coils' images; None for scans without coils."""
+        return None
+
+    @property
+    def measurement_plane(self) -> tuple[int, int]:
+        """Lengths of the last two axes of y."""
+        height, width = self.measured.shape
+        return height, width
+
+    def holdout_groups(self, *, in_centre: bool = False) -> Tensor:  # noqa: ARG002
+        """Groups of measurements to hold out together, as numbers in the shape of `measured`; -1: never held out.
+
+        Neighbouring numbers are alike, by angle or by distance from the centre of k-space. By default each row of the
+        last two axes is a group. `in_centre` asks for groups of the calibration centre too, where a scan has one.
+        """
+        return torch.arange(len(self.measured))[:, None].expand(self.measured.shape)
+
+    def can_hold_out(self, kept: Tensor) -> bool:
+        """Whether a mask of training measurements leaves some out and keeps enough: by default two rows."""
+        return not bool(kept.all()) and int(kept.any(1).sum()) >= 2
+
+    def partition(self, share: float, kind: HoldoutKind, rng: Generator) -> Tensor:
+        """Mask of the measurements to train on, bool, broadcastable to the last two axes of y; the rest is held out.
+
+        About `share` of the measurements that can be held out is: of `lines` whole groups, one of each run of like
+        ones, so that all frequencies and directions are tested; of `samples` short runs at random places of each line,
+        or single points where the measured ones form no lines. The draws of `rng` decide.
+        """
+        return self._hold_out_lines(share, rng) if kind == "lines" else self._hold_out_samples(share, rng)
+
+    def _hold_out_lines(self, share: float, rng: Generator) -> Tensor:
+        groups = self.holdout_groups()
+        if not bool((groups >= 0).any()):
+            groups = self.holdout_groups(in_centre=True)
+        count = int(groups.max()) + 1
+        wanted = min(count, max(1, round(share * count)))
+        kept = torch.ones(count + 1, dtype=torch.bool)  # the last one, number -1, is never held out
+        places = torch.rand(wanted, generator=rng, device=rng.device).cpu()
+        starts = torch.linspace(0, count, wanted + 1)
+        held_out = (starts[:-1] + places * (starts[1:] - starts[:-1])).long().clamp(max=count - 1)
+        kept[held_out] = False
+        return kept[groups].to(self.measured.device)
+
+    def _hold_out_samples(self, share: float, rng: Generator) -> Tensor:
+        eligible = (self.holdout_groups() >= 0).expand(self.measurement_plane)
+        columns = self.column_lines and bool((eligible == eligible[:1]).all())
+        if not columns and not bool((eligible == eligible[:, :1]).all()):
+            return self._hold_out_lines(share, rng)
+        eligible = eligible.T if columns else eligible
+        lines, length = eligible.shape
+        runs = -(-length // self.holdout_run)
+        order = torch.rand(lines, runs, generator=rng, device=rng.device).cpu().argsort(dim=1)
+        held_out = order < max(1, round(share * runs))
+        kept = ~(eligible & held_out.repeat_interleave(self.holdout_run, dim=1)[:, :length])
+        return (kept.T if columns else kept).to(self.measured.device)
 
     @abstractmethod
     def noise_level(self, y: Tensor) -> float:

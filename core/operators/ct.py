@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from udig_recon.core.acquisition import Modality
+from udig_recon.core.operators.angles import angular_weights
 from udig_recon.core.operators.base import LinearOperator, Window
+from udig_recon.core.operators.coverage import angular_gap, axis_offset, fill_missing_rays, truncation
 from udig_recon.core.operators.radon import Geometry
 from udig_recon.core.operators.radon_auto import Projector, projector
 from udig_recon.core.operators.solvers import operator_norm
@@ -60,6 +62,7 @@ class ParallelBeamCT(LinearOperator):
         )
         self.image_shape = (1, image_size, image_size)
         self._projector, norm = _projector(self.geometry, torch.device(device))
+        self.views = len(angles)
         self.measured = torch.ones(len(angles), 1, dtype=torch.bool, device=device)
         self._refills = False
         if measured is not None and not measured.all():
@@ -67,6 +70,11 @@ class ParallelBeamCT(LinearOperator):
             self.measured = torch.from_numpy(np.ascontiguousarray(measured)).to(device)
             norm = _norm_of_rays(self.geometry, torch.device(device), np.packbits(measured).tobytes())
         self.scale = 1.0 / norm
+
+    @property
+    def measurement_plane(self) -> tuple[int, int]:
+        """Views and detectors."""
+        return len(self.geometry.angles), self.geometry.detectors
 
     def restricted(self, kept: Tensor) -> Self:
         """The same model of the views or rays where `kept`, (views, 1) or (views, detectors), is True."""
@@ -88,6 +96,16 @@ class ParallelBeamCT(LinearOperator):
         # Median: an edge is a large difference, but few differences are edges. 0.6745 and 6: of a normal distribution.
         groups = [group.median() / 0.6745 / 6**0.5 for group in rough.tensor_split(DENSITY_GROUPS) if group.numel()]
         return float(torch.stack(groups).square().mean().sqrt()) if groups else 0.0
+
+    def coverage(self, y: Tensor) -> dict[str, float]:
+        """Angular gap, truncated projections and an axis off its place, see `udig_recon.core.operators.coverage`."""
+        sinogram, views = fill_missing_rays(y[0, 0].double().cpu().numpy(), self.measured.cpu().numpy())
+        angles = np.asarray(self.geometry.angles)[views]
+        return {
+            "angular_gap": angular_gap(angles),
+            "truncation": truncation(sinogram, self.noise_level(y)),
+            "axis_offset": axis_offset(sinogram, angles, self.geometry.axis),
+        }
 
     def _forward(self, x: Tensor) -> Tensor:
         rays = self._projector.forward(x.flatten(1))
@@ -122,27 +140,6 @@ class ParallelBeamCT(LinearOperator):
         for _ in range(REFILLED if self._refills else 0):
             image = projected_back(torch.where(self.measured, y, whole.forward(image)))
         return image
-
-
-def angular_weights(angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of the half turn (radians) that each view (views,) stands for: half the way to both neighbours.
-
-    Views half a turn apart measure the same, so they share. A gap of more than 15 degrees and ten times the usual is a
-    limited angle rather than a view's share, and counts as a usual one.
-    """
-    order, gaps = folded_gaps(angles)
-    usual = np.median(gaps[gaps > 1e-6])
-    gaps = np.where(gaps > max(10 * usual, np.pi / 12), usual, gaps)
-    weights = np.empty_like(gaps)
-    weights[order] = (gaps + np.roll(gaps, 1)) / 2
-    return weights
-
-
-def folded_gaps(angles: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Order of views (views,) by their angle (radians) within the half turn, and the way from each to the next."""
-    folded = np.mod(angles, np.pi)
-    order = np.argsort(folded, kind="stable")
-    return order, np.diff(folded[order], append=folded[order[0]] + np.pi)
 
 
 def _filled(sinogram: Tensor, measured: Tensor) -> Tensor:

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from udig_recon.core.acquisition import Modality
+from udig_recon.core.coils.calibration import full_centre
 from udig_recon.core.errors import UnsupportedScan
-from udig_recon.core.operators.base import LinearOperator
-from udig_recon.core.operators.fourier import PLANE, as_channels, as_complex
+from udig_recon.core.operators.base import CoilProblem, LinearOperator
+from udig_recon.core.operators.coverage import unmeasured
+from udig_recon.core.operators.fourier import PLANE, as_channels, as_complex, centre
 from udig_recon.core.operators.solvers import operator_norm
 
 OUTER = 0.8
@@ -28,6 +30,8 @@ class MultiCoilMRI(LinearOperator):
     """
 
     modality = Modality.MRI
+    holdout_run = 4
+    column_lines = True
 
     def __init__(self, sensitivity_maps: Tensor, mask: Tensor) -> None:
         _check(sensitivity_maps, mask)
@@ -68,10 +72,10 @@ class MultiCoilMRI(LinearOperator):
         other._maps = torch.fft.ifftshift(maps, PLANE)
         return other
 
-    def per_coil(self, y: Tensor) -> "tuple[MultiCoilMRI, Tensor]":
-        """The model of single coils' images, and y (1, coils, ky, kx) as a batch (coils, 1, ky, kx) for it."""
+    def per_coil(self, y: Tensor) -> CoilProblem:
+        """Model of single coils' images, with y (1, coils, ky, kx) as a batch (coils, 1, ky, kx)."""
         single = MultiCoilMRI(torch.ones_like(self._maps[:1]), self.measured)
-        return single, y[0, :, None] * (single.scale / self.scale)
+        return CoilProblem(single, y[0, :, None] * (single.scale / self.scale), self.maps)
 
     def restricted(self, kept: Tensor) -> Self:
         """The same model of the samples where `kept` (ky, kx) is True."""
@@ -79,6 +83,24 @@ class MultiCoilMRI(LinearOperator):
         other.measured = self.measured & kept
         other._mask = self._mask * torch.fft.ifftshift(kept, PLANE)
         return other
+
+    def holdout_groups(self, *, in_centre: bool = False) -> Tensor:
+        """Phase-encoding lines, or single points where the mask is not of lines, outside the calibration centre.
+
+        With `in_centre`, outside its inner half. They are numbered by their distance from the centre of k-space.
+        """
+        measured = self.measured.cpu()
+        eligible = _outside_centre(measured, in_centre=in_centre)
+        if bool((measured == measured[:1]).all()):
+            return _ranks(eligible[:1] & measured[:1]).expand(measured.shape)
+        if bool((measured == measured[:, :1]).all()):
+            return _ranks(eligible[:, :1] & measured[:, :1]).expand(measured.shape)
+        return _ranks(eligible & measured)
+
+    def can_hold_out(self, kept: Tensor) -> bool:
+        """Whether a mask leaves out a line or point outside the calibration centre, and keeps one."""
+        eligible = (self.holdout_groups() >= 0).to(kept.device)
+        return bool((eligible & ~kept).any()) and bool((eligible & kept).any())
 
     def noise_level(self, y: Tensor) -> float:
         """Standard deviation of complex noise: the median magnitude (Rayleigh) of the outermost measured samples."""
@@ -93,6 +115,10 @@ class MultiCoilMRI(LinearOperator):
         """Approximate norm of the image of measurements y, by Parseval's theorem."""
         sensitivity = torch.linalg.vector_norm(self.maps, dim=0)
         return float(y.norm()) / self.scale / float(sensitivity[self.support > 0].median())
+
+    def coverage(self, y: Tensor) -> dict[str, float]:  # noqa: ARG002
+        """Unmeasured share of the way to an end of k-space, see `udig_recon.core.operators.coverage`."""
+        return {"unmeasured": unmeasured(self.measured.cpu().numpy())}
 
     def _forward(self, x: Tensor) -> Tensor:
         kspace: Tensor = torch.fft.fftshift(self._spectra(x), PLANE)
@@ -113,6 +139,29 @@ class MultiCoilMRI(LinearOperator):
         images = torch.fft.ifft2(spectra, norm="ortho")
         image = torch.einsum("chw,bchw->bhw", self._maps.conj(), images)
         return as_channels(torch.fft.fftshift(image, PLANE))
+
+
+def _outside_centre(measured: Tensor, *, in_centre: bool) -> Tensor:
+    """Places outside the calibration centre, or its inner half, along every axis that is not measured as a whole."""
+    height, width = (side // 2 if in_centre else side for side in full_centre(measured.numpy()))
+    lines = bool((measured == measured[:1]).all())
+    rows = bool((measured == measured[:, :1]).all()) and not (lines and in_centre)
+    outside = torch.ones_like(measured)
+    vertical = slice(None) if lines else centre(measured.shape[0], height)
+    horizontal = slice(None) if rows else centre(measured.shape[1], width)
+    outside[vertical, horizontal] = False
+    return outside
+
+
+def _ranks(eligible: Tensor) -> Tensor:
+    """Rank of each eligible place by its distance from the centre, -1 elsewhere."""
+    rows, columns = (torch.arange(size) - size // 2 for size in eligible.shape)
+    distance = torch.hypot(rows[:, None] / len(rows), columns / len(columns))
+    places = torch.where(eligible, distance, torch.inf).flatten()
+    ranks = torch.full(places.shape, -1)
+    order = places.argsort(stable=True)[: int(eligible.sum())]
+    ranks[order] = torch.arange(len(order))
+    return ranks.reshape(eligible.shape)
 
 
 def _check(maps: Tensor, mask: Tensor) -> None:

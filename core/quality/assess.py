@@ -12,7 +12,6 @@ from udig_recon.core.iterates import Iterate
 from udig_recon.core.normalisation import intensity_scale
 from udig_recon.core.parameters import Parameters
 from udig_recon.core.problem import SliceProblem, is_empty
-from udig_recon.core.quality.coverage import gaps_of
 from udig_recon.core.quality.hallucination import hallucination_map
 from udig_recon.core.quality.rating import HALLUCINATION_THRESHOLD, Rating, Signals, rate
 
@@ -55,7 +54,7 @@ def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessme
         ood_score=None if prior_check is None else prior_check.ood_score,
         hallucination=hallucination,
         seed_std=spread,
-        **({} if empty else gaps_of(problem.operator, problem.measurements)),
+        **({} if empty else problem.operator.coverage(problem.measurements)),
     )
     shown = None if heat is None else problem.crop(heat)
     measured = {"hallucination_share": hallucination, "seed_std": spread}

@@ -36,7 +36,7 @@ class Signals:
     ood_score: float | None = None  # distance from the prior's training images, see core/priors/ood.py
     hallucination: float | None = None  # share of the object above the threshold of the hallucination map
     seed_std: float | None = None  # root mean square deviation between seeds, as a share of the object's brightness
-    unmeasured: float | None = None  # unmeasured share of the way to an end of k-space, see core/quality/coverage.py
+    unmeasured: float | None = None  # unmeasured share of the way to an end of k-space, see core/operators/coverage.py
     angular_gap: float | None = None  # degrees without views, beyond the usual step
     truncation: float | None = None  # projection value at the detector's edges, as a share of the largest value
     axis_offset: float | None = None  # offset of the rotation axis from the geometry's axis, detectors, signed

@@ -76,7 +76,7 @@ def watched(
     numbers, up to the iterate that was best (Yaman et al. 2022). Where nothing is left out, they are the method's own
     iterates.
     """
-    kept = train_mask(y, A, p, rng)  # the same in a run that goes on, whose seed is the same
+    kept = train_mask(A, p, rng)  # the same in a run that goes on, whose seed is the same
     if kept is None:
         yield from method(y, A, state)
         return
@@ -130,7 +130,7 @@ def at_once(
     solve: Callable[[Tensor, Model], Iterates], y: Tensor, A: Model, p: HoldoutParameters, rng: Generator
 ) -> Iterates:
     """The one image of a method that does not iterate, judged by that of a part of the measurements."""
-    kept = train_mask(y, A, p, rng)
+    kept = train_mask(A, p, rng)
     for it in solve(y, A):
         if kept is None:
             yield it

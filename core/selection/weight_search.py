@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from udig_recon.core.iterates import Iterate, Iterates, State, restore
 from udig_recon.core.operators import LinearOperator
-from udig_recon.core.selection.holdout import can_hold_out, line_mask, validation_error, validation_part
+from udig_recon.core.selection.holdout import validation_error, validation_part
 
 SHARE = 0.1
 """of the lines, points or views is held out."""
@@ -50,8 +50,8 @@ def regularised(
     """
     afresh = kept is None and len(weights) == 1
     if kept is None:
-        kept = line_mask(A, SHARE, rng) if state is None else state["kept"].to(y.device)
-    tries = () if afresh and not can_hold_out(A, kept) else weights
+        kept = A.partition(SHARE, "lines", rng) if state is None else state["kept"].to(y.device)
+    tries = () if afresh and not A.can_hold_out(kept) else weights
     trial, final = iterations
     steps = len(tries) * trial + final
     energy = float(validation_part(A, y, kept).abs().square().mean())

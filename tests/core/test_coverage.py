@@ -8,10 +8,10 @@ import torch
 
 from tests.support import scans
 from udig_recon.core.acquisition import Modality
+from udig_recon.core.operators.coverage import angular_gap, axis_offset, truncation, unmeasured
 from udig_recon.core.parameters import complete, parse
 from udig_recon.core.problem import slice_problem
 from udig_recon.core.quality.assess import assess
-from udig_recon.core.quality.coverage import angular_gap, axis_offset, gaps_of, truncation, unmeasured
 from udig_recon.core.quality.rating import limits
 from udig_recon.core.reconstruct import ensemble, reconstruct
 from udig_recon.core.simulation import birdcage_maps, cartesian_lines, poisson_disc, simulate_ct, simulate_mri
@@ -33,7 +33,7 @@ def alarms(scan):
     """Names of the signals beyond their limits."""
     problem = slice_problem(scan, 0, CPU)
     known = limits(problem.modality)
-    found = gaps_of(problem.operator, problem.measurements)
+    found = problem.operator.coverage(problem.measurements)
     return {name for name, value in found.items() if known[name].level(value) != "good"}
 
 

@@ -26,7 +26,7 @@ from udig_recon.core.parameters import (
 from udig_recon.core.problem import slice_problem
 from udig_recon.core.reconstruct import reconstruct
 from udig_recon.core.selection.early_stopping import EXPLAINED, GAIN, Judge
-from udig_recon.core.selection.holdout import sample_mask, train_mask
+from udig_recon.core.selection.holdout import train_mask
 from udig_recon.core.selection.output_variance import MEMORY
 from udig_recon.core.simulation import birdcage_maps, cartesian_lines, poisson_disc, simulate_ct, simulate_mri
 
@@ -72,7 +72,7 @@ def discrepancies(modality, path, **knobs):
     method, noise = NOISY[modality]
     seen = problem(modality, noise)
     y, A = seen.measurements, seen.operator
-    judge = Judge(y, A, train_mask(y, A, method(**knobs), rng()))
+    judge = Judge(y, A, train_mask(A, method(**knobs), rng()))
     found = [judge(it.image) for it in path]
     assert [opinion.residual for opinion in found] == pytest.approx([it.validation_residual for it in path], rel=1e-4)
     return [opinion.discrepancy for opinion in found]
@@ -189,9 +189,8 @@ def test_output_variance_is_that_of_es_emv(modality):
 @pytest.mark.parametrize("share", [0.05, 0.2])
 @pytest.mark.parametrize("modality", list(Modality))
 def test_a_share_of_every_line_or_view_is_left_out_and_nothing_of_the_centre(modality, share):
-    seen = problem(modality)
-    A, y = seen.operator, seen.measurements
-    kept = sample_mask(y, A, share, rng())
+    A = problem(modality).operator
+    kept = A.partition(share, "samples", rng())
     dropped = (A.measured & ~kept).float().mean(0 if modality is Modality.MRI else 1)
     free = dropped > 0
     assert np.allclose(dropped[free], share, atol=0.05)
@@ -208,7 +207,7 @@ def test_a_share_of_every_line_or_view_is_left_out_and_nothing_of_the_centre(mod
 def test_single_points_are_left_out_of_a_mask_of_points():
     mask = poisson_disc((48, 48), 4, 10, np.random.default_rng(0))
     A = MultiCoilMRI(torch.from_numpy(birdcage_maps(4, (48, 48))), torch.from_numpy(mask))
-    kept = sample_mask(torch.zeros(1, 4, 48, 48), A, 0.1, rng())
+    kept = A.partition(0.1, "samples", rng())
     assert float((A.measured & ~kept).sum() / mask.sum()) == pytest.approx(0.1, abs=0.03)
     assert bool(kept[19:29, 19:29].all())
 
@@ -216,7 +215,7 @@ def test_single_points_are_left_out_of_a_mask_of_points():
 def test_missing_rays_change_noise_level_and_back_projection_little():
     seen = problem(Modality.CT, 2e3)
     A, y = seen.operator, seen.measurements
-    kept = sample_mask(y, A, 0.1, rng())
+    kept = A.partition(0.1, "samples", rng())
     part = A.restricted(kept)
     assert part.noise_level(y * kept) == pytest.approx(A.noise_level(y), rel=0.2)
     whole = A.direct(y)

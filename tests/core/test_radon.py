@@ -15,7 +15,8 @@ from skimage.transform import radon
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.operators import ParallelBeamCT
 from udig_recon.core.operators import radon as strip
-from udig_recon.core.operators.ct import _projector, angular_weights
+from udig_recon.core.operators.angles import angular_weights
+from udig_recon.core.operators.ct import _projector
 from udig_recon.core.operators.radon_auto import projector
 
 DATA = Path(__file__).parents[1] / "data"

@@ -2,11 +2,8 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from udig_recon.core.acquisition import Modality
-from udig_recon.core.operators import LinearOperator, ParallelBeamCT
-from udig_recon.core.operators.ct import folded_gaps
+from udig_recon.core.operators.angles import folded_gaps
 
 WIDEST_STEP = 15.0
 """Degrees: a wider step between views is a gap, whatever is usual in the scan."""
@@ -101,22 +98,9 @@ def _unmeasured_end(lines: NDArray[np.bool_]) -> float:
     return found
 
 
-def gaps_of(A: LinearOperator, y: Tensor) -> dict[str, float]:
-    """What of `rating.Signals` the model and its measurements y (1, ...) tell of what is not measured."""
-    if A.modality is Modality.MRI:
-        return {"unmeasured": unmeasured(A.measured.cpu().numpy())}
-    if not isinstance(A, ParallelBeamCT):
-        return {}
-    sinogram, views = _drawn(y[0, 0].double().cpu().numpy(), A.measured.cpu().numpy())
-    angles = np.asarray(A.geometry.angles)[views]
-    return {
-        "angular_gap": angular_gap(angles),
-        "truncation": truncation(sinogram, A.noise_level(y)),
-        "axis_offset": axis_offset(sinogram, angles, A.geometry.axis),
-    }
-
-
-def _drawn(sinogram: NDArray[np.float64], measured: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def fill_missing_rays(
+    sinogram: NDArray[np.float64], measured: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Views that hold a measured ray, and which those are.
 
     Sinogram (views, detectors), measured likewise or (views, 1). A missing ray is drawn straight from the nearest on
