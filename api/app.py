@@ -7,7 +7,6 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
@@ -18,27 +17,24 @@ from udig_recon.api.access import tenant_routes as tenants
 from udig_recon.api.access.audit import AuditRecorder
 from udig_recon.api.access.audit_heads import AuditHeadSender
 from udig_recon.api.comparisons import routes as comparisons
-from udig_recon.api.comparisons.schemas import ComparisonIn
 from udig_recon.api.database.async_queries import AsyncQueries
 from udig_recon.api.database.notifications import NotificationListener
 from udig_recon.api.dependencies import Context
 from udig_recon.api.http.concurrency import ConcurrencyMiddleware, concurrency_limits
 from udig_recon.api.http.fair_queue import FairQueue
 from udig_recon.api.http.middleware import AccessLogMiddleware, HeadMiddleware, TrustedHostMiddleware
-from udig_recon.api.http.problems import ProblemOut
 from udig_recon.api.http.proxies import ProxyHeadersMiddleware, ProxyRefusalMiddleware
 from udig_recon.api.http.threads import LimitedThreadPool
 from udig_recon.api.jobs import events as following
 from udig_recon.api.jobs import results
 from udig_recon.api.jobs import routes as jobs
-from udig_recon.api.jobs.schemas import JobIn, JobOptions, RetryOptions
 from udig_recon.api.openapi import documentation
+from udig_recon.api.openapi.content import complete
 from udig_recon.api.scans import routes as scans
 from udig_recon.api.system import health, methods
 from udig_recon.api.system.metrics import RequestMetrics
 from udig_recon.api.webhooks.delivery import WebhookDispatcher
 from udig_recon.core.formats import Prober
-from udig_recon.worker.access.keys import Wanted
 from udig_recon.worker.database.engine import make_engine, make_sessions
 from udig_recon.worker.jobs.queue import make_celery
 from udig_recon.worker.settings import Settings, get_settings
@@ -146,15 +142,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _complete_openapi(app: FastAPI) -> None:
-    """Add the schemas of bodies that are read by hand, and of the problems."""
-    plain = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = plain()
-        schemas = document["components"]["schemas"]
-        for model in (ProblemOut, JobIn, JobOptions, RetryOptions, ComparisonIn, Wanted):
-            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
+    generate = app.openapi
+    app.openapi = lambda: complete(generate())  # type: ignore[method-assign]

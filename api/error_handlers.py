@@ -1,22 +1,17 @@
-"""Every exception that reaches the door, turned into its problem document."""
+"""Exception handlers: every exception of a request becomes a problem document."""
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from udig_recon.api.http.problems import (
-    LONGEST_DETAIL,
-    MOST_ERRORS,
     Conflict,
     DiskFull,
-    FieldError,
     Invalid,
     MethodNotAllowed,
     NotFound,
@@ -25,13 +20,10 @@ from udig_recon.api.http.problems import (
     QuotaExceeded,
     TooManyJobs,
     Unavailable,
-    UnknownMedia,
-    truncate,
 )
-from udig_recon.core.errors import ReconstructionError, UnknownFormat
+from udig_recon.api.http.validation_errors import problem_of_engine, problem_of_validation
+from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.formats.sandbox.pool import ReaderLost
-from udig_recon.core.parameters import METHODS
-from udig_recon.core.parameters.validation import invalid_field
 from udig_recon.worker.access.admission import JobError, TooManyOpenJobs
 from udig_recon.worker.access.quotas import QuotaReached
 from udig_recon.worker.database.engine import AWAY, CommitUnknown, has_no_room
@@ -41,35 +33,14 @@ from udig_recon.worker.storage.base import is_full
 log = logging.getLogger(__name__)
 
 
-def of_engine(error: ReconstructionError) -> Problem:
-    """What the engine refused."""
-    kind = UnknownMedia if isinstance(error, UnknownFormat) else Invalid
-    expected = truncate(error.expected, LONGEST_DETAIL)
-    errors = [FieldError(field=error.field, found=truncate(error.found), expected=expected)]
-    return kind(str(error), errors=errors if error.expected or error.found else ())
-
-
-def of_validation(error: ValidationError | RequestValidationError, prefix: Sequence[str] = ()) -> Invalid:
-    """What pydantic refused, field by field."""
-    wrong = error.errors()
-    fields = [_field_error(one, prefix) for one in wrong[:MOST_ERRORS]]
-    told = "; ".join(f"{each.field} is {each.found}, expected {each.expected}" for each in fields)
-    return Invalid(told, errors=fields)
-
-
-def _field_error(error: Any, prefix: Sequence[str]) -> FieldError:
-    field, found, expected = invalid_field(error, METHODS, prefix)
-    return FieldError(field=truncate(field), found=truncate(found), expected=truncate(expected, LONGEST_DETAIL))
-
-
 def _problem(request: Request, error: Exception) -> Problem:
     match error:
         case Problem():
             return error
         case ReconstructionError():
-            return of_engine(error)
+            return problem_of_engine(error)
         case RequestValidationError():
-            return of_validation(error)
+            return problem_of_validation(error)
         case QuotaReached():
             return QuotaExceeded(str(error), headers={"Retry-After": str(error.retry_after)})
         case TooManyOpenJobs():

@@ -9,13 +9,12 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
 from udig_recon.api.access.authentication import Admin, Caller
-from udig_recon.api.access.examples import KEY, KEY_MADE, KEY_REQUEST
 from udig_recon.api.access.schemas import KeyMade, KeyOut
 from udig_recon.api.dependencies import Context, ContextDep
+from udig_recon.api.http.json_body import json_body, request_body
 from udig_recon.api.http.pagination import Page, PageDep, page_response
 from udig_recon.api.http.problems import Conflict, Forbidden, Invalid, NotFound
-from udig_recon.api.jobs.validation import json_body, parse_json
-from udig_recon.api.openapi.examples import page, responses
+from udig_recon.api.openapi.responses import responses
 from udig_recon.worker.access import audit, keys, quotas
 from udig_recon.worker.access.keys import KEPT_LIMITS, KeyNotUsable, Wanted, priority_name, priority_value
 from udig_recon.worker.access.tenants import limits_of
@@ -23,10 +22,6 @@ from udig_recon.worker.database.tables import Key
 
 router = APIRouter(tags=["keys"])
 NEVER_STORED = {"Cache-Control": "no-store"}
-_REQUEST_BODY = {
-    "required": True,
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Wanted"}, "example": KEY_REQUEST}},
-}
 
 
 @router.post(
@@ -34,12 +29,13 @@ _REQUEST_BODY = {
     status_code=201,
     summary="Make an API key",
     response_model=KeyMade,
-    responses=responses({201: KEY_MADE}, 413, 415, 422, 503),
-    openapi_extra={"requestBody": _REQUEST_BODY},
+    responses=responses({201: KeyMade}, 413, 415, 422, 503),
+    openapi_extra=request_body(Wanted),
 )
-async def create_key(request: Request, context: ContextDep, caller: Admin) -> Response:
+async def create_key(
+    context: ContextDep, caller: Admin, wanted: Annotated[Wanted, json_body(Wanted, "a key")]
+) -> Response:
     """The key is in this answer and nowhere else. Its limits are at most those of the key that makes it."""
-    wanted = parse_json(Wanted, await json_body(request, "a key"))
     return await run_in_threadpool(_make, context, caller, wanted)
 
 
@@ -76,7 +72,7 @@ def _within(maker: Key, wanted: Wanted) -> Wanted:
     "/v1/keys",
     summary="API keys",
     response_model=Page[KeyOut],
-    responses=responses({200: page(KEY, "AZjC9Rsif-CKQZPH1eKm8A")}, 304, 422, 503),
+    responses=responses({200: Page[KeyOut]}, 304, 422, 503),
 )
 def list_keys(
     request: Request,
@@ -94,7 +90,7 @@ def list_keys(
     "/v1/keys/{key_id}/rotate",
     summary="Rotate an API key",
     response_model=KeyMade,
-    responses=responses({200: KEY_MADE}, 404, 409, 422, 503),
+    responses=responses({200: KeyMade}, 404, 409, 422, 503),
 )
 def rotate_key(
     context: ContextDep,

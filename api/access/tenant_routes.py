@@ -3,12 +3,11 @@
 from fastapi import APIRouter, Request, Response
 
 from udig_recon.api.access.authentication import Reader
-from udig_recon.api.access.examples import TENANT
 from udig_recon.api.access.schemas import TenantOut, UsageOut
 from udig_recon.api.dependencies import ContextDep
 from udig_recon.api.http.concurrency import client_of
 from udig_recon.api.http.conditional import json_with_etag
-from udig_recon.api.openapi.examples import responses
+from udig_recon.api.openapi.responses import responses
 from udig_recon.worker.access import quotas
 from udig_recon.worker.access.tenants import limits_of
 
@@ -19,7 +18,7 @@ router = APIRouter(tags=["tenants"])
     "/v1/tenant",
     summary="Your tenant's limits and usage",
     response_model=TenantOut,
-    responses=responses({200: TENANT}, 304, 503),
+    responses=responses({200: TenantOut}, 304, 503),
 )
 def get_tenant(request: Request, context: ContextDep, caller: Reader) -> Response:
     """Over all its keys; a key may have tighter limits of its own."""

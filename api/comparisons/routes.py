@@ -13,16 +13,16 @@ from starlette.concurrency import run_in_threadpool
 
 from udig_recon.api.access.authentication import Caller, Reader, Writer, record_access
 from udig_recon.api.comparisons import panels, queries
-from udig_recon.api.comparisons.examples import COMPARISON, COMPARISON_ITEM, COMPARISON_REQUEST, PANEL, RANKINGS, TABLES
 from udig_recon.api.comparisons.plan import plan_runs
 from udig_recon.api.comparisons.schemas import ComparisonIn, ComparisonItem, ComparisonOut, RankingOut
 from udig_recon.api.dependencies import Context, ContextDep
 from udig_recon.api.http.conditional import json_with_etag, negotiate_format, with_etag
+from udig_recon.api.http.json_body import json_body, request_body
 from udig_recon.api.http.pagination import Page, PageDep, page_response
 from udig_recon.api.http.problems import Conflict
 from udig_recon.api.jobs.long_poll import POLL_SECONDS, wait_for_change
-from udig_recon.api.jobs.validation import json_body, parse_json
-from udig_recon.api.openapi.examples import page, responses
+from udig_recon.api.openapi.content import SCAN_ID, Content
+from udig_recon.api.openapi.responses import responses
 from udig_recon.core.comparison.entries import Entry
 from udig_recon.core.comparison.ranking import rank_methods
 from udig_recon.core.comparison.tables import TableForm, render
@@ -32,12 +32,22 @@ from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["comparisons"])
-_REQUEST_BODY = {
-    "required": True,
-    "content": {
-        "application/json": {"schema": {"$ref": "#/components/schemas/ComparisonIn"}, "example": COMPARISON_REQUEST}
-    },
-}
+_EXAMPLE_ENTRY = Entry(
+    method="udig_dip",
+    scan=SCAN_ID,
+    sampling="4x",
+    slice=0,
+    seed=0,
+    psnr=33.2,
+    ssim=0.91,
+    nmse=0.008,
+    data_residual=0.041,
+    seconds=118.6,
+    prior_evaluations=240,
+    optimizer_steps=0,
+)
+_TABLES = [Content.text(form.media_type, render([_EXAMPLE_ENTRY], form)) for form in TableForm]
+_PANEL = Content.binary("image/png", "(bytes of the picture)")
 _ACCEPT = {"name": "Accept", "in": "header", "required": False, "schema": {"type": "string"}, "example": "text/csv"}
 
 
@@ -46,13 +56,13 @@ _ACCEPT = {"name": "Accept", "in": "header", "required": False, "schema": {"type
     status_code=202,
     summary="Ask for a comparison of methods",
     response_model=ComparisonOut,
-    responses=responses({202: COMPARISON}, 404, 409, 413, 415, 422, 429, 503, 507),
-    openapi_extra={"requestBody": _REQUEST_BODY},
+    responses=responses({202: ComparisonOut}, 404, 409, 413, 415, 422, 429, 503, 507),
+    openapi_extra=request_body(ComparisonIn),
 )
 async def create_comparison(
-    request: Request,
     context: ContextDep,
     caller: Writer,
+    asked: Annotated[ComparisonIn, json_body(ComparisonIn, "a comparison")],
     idempotency_key: Annotated[
         str | None, Header(min_length=1, max_length=255, description="same key and body: the first comparison again")
     ] = None,
@@ -61,7 +71,6 @@ async def create_comparison(
 
     Where the scans are of both modalities a method is tried on those that it applies to.
     """
-    asked = parse_json(ComparisonIn, await json_body(request, "a comparison"))
     async with context.submission_queue.turn(caller.tenant):
         return await run_in_threadpool(_file, context, caller, asked, idempotency_key)
 
@@ -112,7 +121,7 @@ def _standing(context: Context, caller: Caller, comparison_id: uuid.UUID) -> Com
     "/v1/comparisons",
     summary="Comparisons, newest first",
     response_model=Page[ComparisonItem],
-    responses=responses({200: page(COMPARISON_ITEM, "AZjC9Rsif-CKQZPH1eKm8A")}, 304, 422, 503),
+    responses=responses({200: Page[ComparisonItem]}, 304, 422, 503),
 )
 def list_comparisons(
     request: Request,
@@ -130,7 +139,7 @@ def list_comparisons(
     "/v1/comparisons/{comparison_id}",
     summary="A comparison and what it has found so far",
     response_model=ComparisonOut,
-    responses=responses({200: COMPARISON}, 304, 404, 422, 503),
+    responses=responses({200: ComparisonOut}, 304, 404, 422, 503),
 )
 async def get_comparison(
     request: Request,
@@ -150,7 +159,7 @@ async def get_comparison(
     "/v1/comparisons/{comparison_id}/table",
     summary="Table 1 of the paper, over these scans",
     response_class=Response,
-    responses=responses({200: TABLES}, 304, 404, 406, 409, 422, 503),
+    responses=responses({200: _TABLES}, 304, 404, 406, 409, 422, 503),
     openapi_extra={"parameters": [_ACCEPT]},
 )
 def get_comparison_table(
@@ -170,7 +179,7 @@ def get_comparison_table(
     "/v1/comparisons/{comparison_id}/ranking",
     summary="The methods in order, with a paired test",
     response_model=Page[RankingOut],
-    responses=responses({200: RANKINGS}, 304, 404, 409, 422, 503),
+    responses=responses({200: Page[RankingOut]}, 304, 404, 409, 422, 503),
 )
 def get_comparison_ranking(request: Request, context: ContextDep, caller: Reader, comparison_id: uuid.UUID) -> Response:
     """By PSNR, one ranking for each modality: each method against the first on the slices that both have."""
@@ -191,7 +200,7 @@ def _found(context: Context, caller: Caller, comparison_id: uuid.UUID) -> Sequen
     "/v1/comparisons/{comparison_id}/panel.png",
     summary="A slice as each method shows it",
     response_class=Response,
-    responses=responses({200: PANEL}, 304, 404, 409, 422, 500, 503),
+    responses=responses({200: _PANEL}, 304, 404, 409, 422, 500, 503),
 )
 def get_comparison_panel(
     request: Request,
@@ -218,7 +227,7 @@ def get_comparison_panel(
     status_code=202,
     summary="Cancel a comparison",
     response_model=ComparisonOut,
-    responses=responses({202: COMPARISON}, 404, 409, 422, 503),
+    responses=responses({202: ComparisonOut}, 404, 409, 422, 503),
 )
 def cancel_comparison(context: ContextDep, caller: Writer, comparison_id: uuid.UUID) -> Response:
     """Cancels those of its jobs that have not ended; what they have found stays."""

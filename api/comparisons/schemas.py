@@ -7,7 +7,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from udig_recon.api.jobs.schemas import Seed, Slices, Tags, metric_field
+from udig_recon.api.jobs.schemas import EXAMPLE_PARAMETERS, Seed, Slices, Tags, metric_field
+from udig_recon.api.openapi.content import COMPARISON_ID, CREATED, JOB_ID, SCAN_ID
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.parameters import Method
 from udig_recon.worker.database.tables import Status
@@ -45,10 +46,22 @@ class ComparedMethod(BaseModel):
         return f"{self.parameters.method} {self.label}" if self.label else self.parameters.method
 
 
+_REQUEST: dict[str, Any] = {
+    "scan_ids": [SCAN_ID],
+    "methods": [
+        {"parameters": EXAMPLE_PARAMETERS},
+        {"label": "weight 0.01", "parameters": {"method": "tv", "weight": 0.01}},
+    ],
+    "seeds": [0, 1, 2],
+    "slices": None,
+    "tags": {"study": "knee-7"},
+}
+
+
 class ComparisonIn(BaseModel):
     """Which methods are to be held against each other, and on what."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [_REQUEST]})
 
     scan_ids: Annotated[list[uuid.UUID], AfterValidator(_each_once)] = Field(
         min_length=1, max_length=MOST_JOBS, description="scans with a reference"
@@ -72,8 +85,33 @@ class ComparisonProgress(BaseModel):
     )
 
 
+_ROOT = f"/v1/comparisons/{COMPARISON_ID}"
+_ITEM: dict[str, Any] = {
+    **_REQUEST,
+    "id": COMPARISON_ID,
+    "status": "running",
+    "progress": {
+        "fraction": 0.35,
+        "jobs_done": 2,
+        "jobs": 6,
+        "slices_done": 2,
+        "slices": 6,
+        "eta_seconds": 140.0,
+    },
+    "methods": [
+        {"label": "udig_dip", "parameters": EXAMPLE_PARAMETERS},
+        {"label": "tv weight 0.01", "parameters": {"method": "tv", "weight": 0.01}},
+    ],
+    "created_at": CREATED,
+    "expires_at": None,
+    "links": {"self": _ROOT, "table": f"{_ROOT}/table"},
+}
+
+
 class ComparisonItem(BaseModel):
     """A comparison of a list and how it stands."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_ITEM]})
 
     id: uuid.UUID
     status: Status = Field(
@@ -119,8 +157,39 @@ class FailureOut(RunOut):
     error: dict[str, Any] = Field(description="problem document")
 
 
+_RUN = {"job_id": JOB_ID, "label": "udig_dip", "scan_id": SCAN_ID, "seed": 0}
+_SCORES: dict[str, Any] = {
+    "sampling": "4x",
+    "psnr": 33.2,
+    "ssim": 0.91,
+    "nmse": 0.008,
+    "data_residual": 0.041,
+    "seconds": 118.6,
+    "prior_evaluations": 240,
+    "optimizer_steps": 0,
+}
+_COMPARISON: dict[str, Any] = {
+    **_ITEM,
+    "entries": [{**_RUN, **_SCORES, "slices": 1}],
+    "errors": [
+        {
+            **_RUN,
+            "seed": 1,
+            "error": {
+                "type": "urn:udig-recon:problem:disk-full",
+                "title": "Insufficient Storage",
+                "status": 507,
+                "detail": "the disk was full when slice 0 was to be written; free some space and retry the job",
+            },
+        }
+    ],
+}
+
+
 class ComparisonOut(ComparisonItem):
     """A comparison and what it has found so far."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_COMPARISON]})
 
     entries: list[EntryOut] = Field(description="of the jobs that have succeeded")
     errors: list[FailureOut] = Field(description="of the jobs that have failed; POST /v1/jobs/{id}/retry tries again")
@@ -140,10 +209,23 @@ class RankedMethodOut(BaseModel):
     p_adjusted: float | None = Field(description="Holm's correction of p for all tests")
 
 
+_SECOND = {"rank": 2, "psnr": 32.1, "n_slices": 8, "difference": -1.1, "p": 0.0078, "p_adjusted": 0.0078}
+_RANKING: dict[str, Any] = {
+    "modality": "mri",
+    "n_slices": 8,
+    "min_p": 0.0078125,
+    "note": "n = 8; slices of one person, or of one image at two samplings, are not independent",
+    "methods": [
+        {**dict.fromkeys(_SECOND), "method": "udig_dip", "rank": 1, "psnr": 33.2, "n_slices": 8},
+        {"method": "tv weight 0.01", **_SECOND},
+    ],
+}
+
+
 class RankingOut(BaseModel):
     """The methods of one modality, best first."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(from_attributes=True, json_schema_extra={"examples": [_RANKING]})
 
     modality: Modality
     n_slices: int = Field(description="paired slices")

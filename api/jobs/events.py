@@ -20,7 +20,8 @@ from udig_recon.api.http.pagination import Page, page_response
 from udig_recon.api.http.problems import Invalid, NotFound
 from udig_recon.api.jobs import queries
 from udig_recon.api.jobs.schemas import Progress, SnapshotOut
-from udig_recon.api.openapi.examples import EVENTS, SNAPSHOTS, responses
+from udig_recon.api.openapi.content import Content
+from udig_recon.api.openapi.responses import responses
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import Status
 
@@ -29,6 +30,12 @@ KEEP_ALIVE_SECONDS = 15.0
 AWAY_SECONDS = 1.0
 RECONNECT_MILLISECONDS = 2000
 PAGE = 1000
+_EVENTS = Content.text(
+    "text/event-stream",
+    'event: status\ndata: {"status":"running","progress":{"fraction":0.42},"warnings":[]}\n\n'
+    'event: snapshot\ndata: {"seq":7,"slice":0,"iteration":42,"iterations":100,"psnr":34.1}\nid: 7\n\n'
+    'event: done\ndata: {"status":"succeeded","progress":{"fraction":1.0},"warnings":[]}\nid: 9.done\n\n',
+)
 _EVENT_ID = re.compile(r"(\d{1,18})(\.done)?")
 
 
@@ -44,7 +51,7 @@ class StatusEvent(BaseModel):
     "/v1/jobs/{job_id}/progress",
     summary="Snapshots of a job",
     response_model=Page[SnapshotOut],
-    responses=responses({200: SNAPSHOTS}, 304, 404, 422, 503),
+    responses=responses({200: Page[SnapshotOut]}, 304, 404, 422, 503),
 )
 def list_job_snapshots(
     request: Request,
@@ -67,7 +74,7 @@ def list_job_snapshots(
     "/v1/jobs/{job_id}/events",
     summary="Server-sent events of a job",
     response_class=StreamingResponse,
-    responses=responses({200: EVENTS}, 204, 404, 422, 503),
+    responses=responses({200: _EVENTS}, 204, 404, 422, 503),
 )
 async def stream_job_events(
     request: Request,

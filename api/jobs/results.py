@@ -15,7 +15,8 @@ from udig_recon.api.http.conditional import StoredFileResponse, negotiate_format
 from udig_recon.api.http.problems import Conflict, Gone, Invalid, NotFound
 from udig_recon.api.jobs import queries, stored_files
 from udig_recon.api.jobs.schemas import OutputName
-from udig_recon.api.openapi.examples import PREVIEW, RESULT, responses
+from udig_recon.api.openapi.content import Content
+from udig_recon.api.openapi.responses import responses
 from udig_recon.core import metrics
 from udig_recon.core.quality.rating import HALLUCINATION_THRESHOLD
 from udig_recon.core.results import png
@@ -25,6 +26,8 @@ from udig_recon.core.results.store import SliceResult
 from udig_recon.worker.database.tables import Job, JobSlice, Scan, Status
 
 router = APIRouter(tags=["results"])
+_RESULT = [Content.binary(each.media_type, "(bytes of the file)") for each in OUTPUTS.values()]
+_PREVIEW = Content.binary("image/png", "(bytes of the picture)")
 View = Literal["magnitude", "error", "comparison", "deviation", "hallucination"]
 WANTS = {
     "error": "the scan has no reference",
@@ -47,7 +50,7 @@ _REQUEST_HEADERS = [
     "/v1/jobs/{job_id}/result",
     summary="The result as a file",
     response_class=Response,
-    responses=responses({200: RESULT}, 206, 304, 404, 406, 409, 410, 416, 422, 500, 503, 507),
+    responses=responses({200: _RESULT}, 206, 304, 404, 406, 409, 410, 416, 422, 500, 503, 507),
     openapi_extra={"parameters": _REQUEST_HEADERS},
 )
 def get_job_result(
@@ -92,7 +95,7 @@ def _expired(job: Job) -> Gone:
     "/v1/jobs/{job_id}/preview.png",
     summary="A picture, also while the job runs",
     response_class=Response,
-    responses=responses({200: PREVIEW}, 304, 404, 409, 410, 422, 500, 503),
+    responses=responses({200: _PREVIEW}, 304, 404, 409, 410, 422, 500, 503),
 )
 def get_job_preview(
     request: Request,

@@ -14,13 +14,15 @@ from starlette.concurrency import run_in_threadpool
 from udig_recon.api.access.authentication import Caller, Reader, Writer
 from udig_recon.api.dependencies import Context, ContextDep
 from udig_recon.api.http.conditional import json_with_etag
+from udig_recon.api.http.json_body import JSON, check_content_type, json_body, parse_json, read_limited, request_body
 from udig_recon.api.http.pagination import Page, PageDep, page_response
 from udig_recon.api.http.problems import Damaged, Forbidden
 from udig_recon.api.jobs import queries
 from udig_recon.api.jobs.long_poll import POLL_SECONDS, wait_for_change
 from udig_recon.api.jobs.schemas import NO_NUL, JobIn, JobItem, JobOptions, JobOut, RetryOptions
-from udig_recon.api.jobs.validation import estimate_job, has_body, json_body, parse_json, slices_of, time_limit
-from udig_recon.api.openapi.examples import FINISHED_JOB, JOB, JOB_ITEM, JOB_REQUEST, page, responses
+from udig_recon.api.jobs.validation import estimate_job, slices_of, time_limit
+from udig_recon.api.openapi.content import Content, component, example_of
+from udig_recon.api.openapi.responses import responses
 from udig_recon.api.scans import queries as scan_queries
 from udig_recon.api.scans.ingest import ReceivedScan, is_form, receive_scan, store_scan
 from udig_recon.api.webhooks import delivery
@@ -32,20 +34,14 @@ from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["jobs"])
-_FORM = {"scan": {"type": "string", "format": "binary"}, "job": {"$ref": "#/components/schemas/JobOptions"}}
-_FORM_EXAMPLE = {
-    "scan": "(bytes of the file)",
-    "job": {name: value for name, value in JOB_REQUEST.items() if name != "scan_id"},
-}
-_REQUEST_BODY = {
-    "required": True,
-    "content": {
-        "application/json": {"schema": {"$ref": "#/components/schemas/JobIn"}, "example": JOB_REQUEST},
-        "multipart/form-data": {
-            "schema": {"type": "object", "required": ["scan", "job"], "properties": _FORM},
-            "example": _FORM_EXAMPLE,
-        },
+FORM = "multipart/form-data"
+_FORM = {
+    "schema": {
+        "type": "object",
+        "required": ["scan", "job"],
+        "properties": {"scan": {"type": "string", "format": "binary"}, "job": component(JobOptions)},
     },
+    "example": {"scan": "(bytes of the file)", "job": example_of(JobOptions)},
 }
 
 
@@ -54,8 +50,8 @@ _REQUEST_BODY = {
     status_code=202,
     summary="Ask for a reconstruction",
     response_model=JobOut,
-    responses=responses({202: JOB}, 400, 404, 409, 413, 415, 422, 429, 500, 503, 507),
-    openapi_extra={"requestBody": _REQUEST_BODY},
+    responses=responses({202: JobOut}, 400, 404, 409, 413, 415, 422, 429, 500, 503, 507),
+    openapi_extra=request_body(JobIn, others={FORM: _FORM}),
 )
 async def create_job(
     request: Request,
@@ -71,7 +67,8 @@ async def create_job(
             asked = parse_json(JobOptions, file.text or b"")
             async with context.storing_queue.turn(caller.tenant):
                 return await context.file_threads.run(_file_with_scan, context, caller, asked, file, idempotency_key)
-    asked_of_known = parse_json(JobIn, await json_body(request, "a job", form=True))
+    check_content_type(request, "a job", JSON, FORM)
+    asked_of_known = parse_json(JobIn, await read_limited(request, "a job"))
     async with context.submission_queue.turn(caller.tenant):
         return await run_in_threadpool(_file, context, caller, asked_of_known, idempotency_key)
 
@@ -150,7 +147,7 @@ def _accepted(job: JobOut, headers: dict[str, str] | None = None) -> Response:
     "/v1/jobs",
     summary="Jobs, newest first",
     response_model=Page[JobItem],
-    responses=responses({200: page(JOB_ITEM, "AZjC9Rsif-CKQZPH1eKm8A")}, 304, 422, 503),
+    responses=responses({200: Page[JobItem]}, 304, 422, 503),
 )
 def list_jobs(
     request: Request,
@@ -182,7 +179,7 @@ def list_jobs(
     "/v1/jobs/{job_id}",
     summary="A job and how it stands",
     response_model=JobOut,
-    responses=responses({200: FINISHED_JOB}, 304, 404, 422, 503),
+    responses=responses({200: Content.json(example_of(JobOut, 1))}, 304, 404, 422, 503),
 )
 async def get_job(
     request: Request,
@@ -202,7 +199,7 @@ async def get_job(
     status_code=202,
     summary="Cancel a job",
     response_model=JobOut,
-    responses=responses({202: JOB}, 404, 409, 422, 503),
+    responses=responses({202: JobOut}, 404, 409, 422, 503),
 )
 def cancel_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Response:
     """Takes effect within seconds; a job that has ended cannot be cancelled."""
@@ -216,24 +213,16 @@ def cancel_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Respon
     status_code=202,
     summary="Retry a failed job",
     response_model=JobOut,
-    responses=responses({202: JOB}, 404, 409, 413, 415, 422, 429, 503),
-    openapi_extra={
-        "requestBody": {
-            "required": False,
-            "content": {
-                "application/json": {
-                    "schema": {"$ref": "#/components/schemas/RetryOptions"},
-                    "example": {"max_seconds": 7200.0},
-                }
-            },
-        }
-    },
+    responses=responses({202: JobOut}, 404, 409, 413, 415, 422, 429, 503),
+    openapi_extra=request_body(RetryOptions, required=False),
 )
-async def retry_job(request: Request, context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Response:
+async def retry_job(
+    context: ContextDep,
+    caller: Writer,
+    job_id: uuid.UUID,
+    asked: Annotated[RetryOptions, json_body(RetryOptions, "a retry", required=False)],
+) -> Response:
     """Goes on from its checkpoints; one that reached its time limit wants a larger one, in a body."""
-    asked = RetryOptions()
-    if has_body(request):
-        asked = parse_json(RetryOptions, await json_body(request, "a retry"))
     async with context.submission_queue.turn(caller.tenant):
         return await run_in_threadpool(_retry, context, caller, job_id, asked)
 

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
+from udig_recon.api.openapi.content import CREATED, JOB_ID, SCAN_ID, SHA256
+from udig_recon.core.acquisition import Modality
 from udig_recon.core.metrics import METRICS
-from udig_recon.core.parameters import MAX_SEEDS, Method
-from udig_recon.core.quality.rating import RatingLevel
+from udig_recon.core.parameters import MAX_SEEDS, Method, complete, parse
+from udig_recon.core.prior_check import PriorCheck, ood_warning
+from udig_recon.core.quality.rating import RatingLevel, Signals, rate, worst
 from udig_recon.core.results.outputs import OUTPUTS
 from udig_recon.worker.access.keys import PriorityName
 from udig_recon.worker.database.tables import DeliveryState, Status
@@ -35,10 +38,24 @@ Tags = Annotated[dict[TagKey, TagValue], Field(max_length=16)]
 MaxSeconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 
 
+EXAMPLE_PARAMETERS = {"method": "udig_dip", "preset": "standard"}
+_REQUEST: dict[str, Any] = {
+    "parameters": EXAMPLE_PARAMETERS,
+    "outputs": ["h5", "png"],
+    "slices": None,
+    "seed": 0,
+    "seeds": 1,
+    "priority": "routine",
+    "max_seconds": None,
+    "webhook_url": None,
+    "tags": {"study": "knee-7"},
+}
+
+
 class JobOptions(BaseModel):
     """What is asked for, beside the scan."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [_REQUEST]})
 
     parameters: Method = Field(description="method with its knobs, see GET /v1/methods")
     outputs: list[OutputName] = Field(
@@ -68,7 +85,7 @@ class JobOptions(BaseModel):
 class RetryOptions(BaseModel):
     """How a failed job is to go on."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"max_seconds": 7200.0}]})
 
     max_seconds: MaxSeconds | None = Field(
         None, description="the new limit, what was computed before counted in; null: it stays"
@@ -77,6 +94,8 @@ class RetryOptions(BaseModel):
 
 class JobIn(JobOptions):
     """What is asked for, of a scan that was posted before."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"scan_id": SCAN_ID, **_REQUEST}]})
 
     scan_id: uuid.UUID
 
@@ -187,8 +206,49 @@ class WebhookOut(BaseModel):
     delivered_at: datetime | None
 
 
+_PROGRESS = {
+    "fraction": 0.42,
+    "slices_done": 0,
+    "slices": 1,
+    "iteration": 42,
+    "iterations": 100,
+    "eta_seconds": 31.5,
+}
+_ITEM: dict[str, Any] = {
+    "id": JOB_ID,
+    "scan_id": SCAN_ID,
+    "status": "running",
+    "progress": _PROGRESS,
+    "metrics": None,
+    "parameters": complete(parse(EXAMPLE_PARAMETERS), Modality.MRI).model_dump(mode="json"),
+    "outputs": ["h5", "png"],
+    "slice_numbers": [0],
+    "seed": 0,
+    "seeds": 1,
+    "priority": "routine",
+    "max_seconds": 259200.0,
+    "compute_seconds": 0.0,
+    "estimate": {"seconds": 14.2, "memory_bytes": 536870912, "result_bytes": 4653056},
+    "tags": {"study": "knee-7"},
+    "cancel_requested": False,
+    "warnings": [],
+    "error": None,
+    "attempt": 1,
+    "worker": "gpu-1:4711:1770109901",
+    "comparison_id": None,
+    "versions": None,
+    "created_at": CREATED,
+    "started_at": "2026-02-03T09:12:42.300000Z",
+    "finished_at": None,
+    "expires_at": None,
+    "links": {"self": f"/v1/jobs/{JOB_ID}", "result": f"/v1/jobs/{JOB_ID}/result"},
+}
+
+
 class JobItem(BaseModel):
     """A job of a list and how it stands."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_ITEM]})
 
     id: uuid.UUID
     scan_id: uuid.UUID | None = Field(description="null once the scan was deleted")
@@ -219,16 +279,84 @@ class JobItem(BaseModel):
     links: dict[str, str]
 
 
+_CHECK = PriorCheck(
+    prior_weight=0.31,
+    best_at=0.6,
+    residuals={"start": 0.094, "tv": 0.066, "udig_dip": 0.063},
+    tv_weight=0.0013,
+)
+_RATING = rate(Signals(misfit=0.9, prior_excess=_CHECK.excess, hallucination=0.04), Modality.MRI)
+_PRIOR_CHECK = {name: value for name, value in _CHECK.as_json().items() if name != "reference_slice"}
+_SLICE: dict[str, Any] = {
+    "slice": 0,
+    "status": "running",
+    "quality": None,
+    "prior_check": None,
+    "reference_slice": None,
+}
+_RUNNING: dict[str, Any] = {**_ITEM, "webhook": None, "quality": None, "slices": [_SLICE]}
+_FINISHED: dict[str, Any] = {
+    **_ITEM,
+    "status": "succeeded",
+    "progress": {**_PROGRESS, "fraction": 1.0, "slices_done": 1, "slices": 1, "iteration": 180, "iterations": 180}
+    | {"eta_seconds": None},
+    "metrics": {
+        "psnr": 33.2,
+        "ssim": 0.91,
+        "nmse": 0.008,
+        "data_residual": 0.041,
+        "validation_residual": _CHECK.validation_residual,
+        "prior_evaluations": 240.0,
+        "optimizer_steps": 0.0,
+        "noise_discrepancy": 1.08,
+        "iterate_variance": 2.1e-7,
+        "hallucination_share": 0.04,
+        "seed_std": None,
+    },
+    "warnings": [ood_warning([0])],
+    "versions": {"software": "udig-recon 0.2.0", "prior": "mri", "prior_sha256": SHA256},
+    "finished_at": "2026-02-03T09:14:40.900000Z",
+    "webhook": {
+        "state": "delivered",
+        "event": "job.succeeded",
+        "attempts": 1,
+        "error": None,
+        "due_at": "2026-02-03T09:15:11.200000Z",
+        "delivered_at": "2026-02-03T09:14:41.400000Z",
+    },
+    "quality": worst({0: _RATING}).as_json(),
+    "slices": [{**_SLICE, "status": "succeeded", "quality": _RATING.as_json(), "prior_check": _PRIOR_CHECK}],
+}
+
+
 class JobOut(JobItem):
     """A job and how it stands."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_RUNNING, _FINISHED]})
 
     webhook: WebhookOut | None = Field(description="null before its end, and where no webhook was asked for")
     quality: QualityOut | None = Field(description="the worst of its slices'; null until it has succeeded")
     slices: list[SliceOut] = Field(description="in the order of the result")
 
 
+_SNAPSHOT: dict[str, Any] = {
+    "seq": 7,
+    "slice": 0,
+    "iteration": 42,
+    "iterations": 100,
+    "loss": 0.0021,
+    "data_residual": 0.043,
+    "psnr": 34.1,
+    "ssim": 0.93,
+    "seconds": 22.8,
+    "created_at": "2026-02-03T09:13:05.100000Z",
+}
+
+
 class SnapshotOut(BaseModel):
     """How far one slice was at one moment."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_SNAPSHOT]})
 
     seq: int = Field(description="grows by one within a job")
     slice: int

@@ -1,15 +1,13 @@
-"""What a client asks for: read from the body, and held against the scan that it is asked of."""
+"""Validation of a job against its scan, its tenant's limits and the installed priors."""
 
 from collections.abc import Sequence
-from typing import TypeVar
 
-from fastapi import Request
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from udig_recon.api.dependencies import Context
-from udig_recon.api.error_handlers import of_validation
-from udig_recon.api.http.problems import Invalid, TooLarge, UnknownMedia
+from udig_recon.api.http.problems import Invalid
+from udig_recon.api.http.validation_errors import problem_of_validation
 from udig_recon.api.jobs.schemas import JobOptions
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.cost.estimate import Task
@@ -19,38 +17,6 @@ from udig_recon.worker.access.tenants import TenantLimits
 from udig_recon.worker.database.tables import Scan
 from udig_recon.worker.jobs import estimates
 from udig_recon.worker.jobs.estimates import task_of
-
-Asked = TypeVar("Asked", bound=BaseModel)
-BODY_BYTES = 1 << 20
-
-
-def has_body(request: Request) -> bool:
-    """Whether the request brings a body, by its headers."""
-    return "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
-
-
-async def json_body(request: Request, what: str, *, form: bool = False) -> bytes:
-    """The body of a request for `what`, which must be JSON; `form`: whether it might have been a form too."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        expected = "application/json" + (" | multipart/form-data" if form else "")
-        detail = f"{what} is JSON" + (" or a form" if form else "")
-        raise UnknownMedia.at("Content-Type", detail, found=kind or "nothing", expected=expected)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_BYTES:
-            expected = f"at most {BODY_BYTES} bytes"
-            raise TooLarge.at("body", f"{what} has at most {BODY_BYTES} bytes", found="more", expected=expected)
-    return bytes(body)
-
-
-def parse_json(kind: type[Asked], body: bytes) -> Asked:
-    """The body as that model. Raises Invalid."""
-    try:
-        return kind.model_validate_json(body, strict=True)
-    except ValidationError as error:
-        raise of_validation(error) from error
 
 
 def method_for(context: Context, scan: Scan, method: Parameters, *where: str) -> Parameters:
@@ -62,7 +28,7 @@ def method_for(context: Context, scan: Scan, method: Parameters, *where: str) ->
     try:
         method = complete(method, modality)
     except ValidationError as error:
-        raise of_validation(error, where) from error
+        raise problem_of_validation(error, where) from error
     if modality is Modality.CT:
         check_views(method, int(scan.header["views"]))
     require(method, [name for name in ("reference", "guide") if scan.header.get(f"has_{name}")])

@@ -12,8 +12,7 @@ from udig_recon.api.dependencies import Context, ContextDep
 from udig_recon.api.http.conditional import json_with_etag
 from udig_recon.api.http.pagination import Page, PageDep, page_response
 from udig_recon.api.http.problems import Conflict
-from udig_recon.api.openapi.content import Content
-from udig_recon.api.openapi.examples import SCAN, page, responses
+from udig_recon.api.openapi.responses import responses
 from udig_recon.api.scans import queries
 from udig_recon.api.scans.ingest import ReceivedScan, receive_scan, store_scan
 from udig_recon.api.scans.schemas import ScanOut
@@ -50,7 +49,7 @@ _NAME = {**_DIGEST, "name": "X-Filename", "description": "what the file is calle
     status_code=201,
     summary="Bring a scan",
     response_model=ScanOut,
-    responses=responses({200: Content.model("ScanOut", SCAN), 201: SCAN}, 400, 413, 415, 422, 503, 507),
+    responses=responses({200: ScanOut, 201: ScanOut}, 400, 413, 415, 422, 503, 507),
     openapi_extra={"requestBody": _REQUEST_BODY, "parameters": [_NAME, _DIGEST]},
 )
 async def create_scan(
@@ -77,7 +76,7 @@ def _keep(context: Context, caller: Caller, file: ReceivedScan) -> Response:
     "/v1/scans",
     summary="Scans, newest first",
     response_model=Page[ScanOut],
-    responses=responses({200: page(SCAN)}, 304, 422, 503),
+    responses=responses({200: Page[ScanOut]}, 304, 422, 503),
 )
 def list_scans(
     request: Request,
@@ -95,7 +94,7 @@ def list_scans(
     "/v1/scans/{scan_id}",
     summary="A scan",
     response_model=ScanOut,
-    responses=responses({200: SCAN}, 304, 404, 422, 503),
+    responses=responses({200: ScanOut}, 304, 404, 422, 503),
 )
 def get_scan(request: Request, context: ContextDep, caller: Reader, scan_id: uuid.UUID) -> Response:
     """What the file holds, as found by looking into it."""

@@ -2,13 +2,40 @@
 
 import uuid
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
+
+from udig_recon.api.openapi.content import CREATED, SCAN_ID, SHA256
+
+_EXAMPLE: dict[str, Any] = {
+    "id": SCAN_ID,
+    "filename": "brain.h5",
+    "size_bytes": 7864320,
+    "sha256": SHA256,
+    "format": "fastmri_hdf5",
+    "modality": "mri",
+    "slices": 1,
+    "coils": 8,
+    "views": None,
+    "detectors": None,
+    "matrix": [320, 320],
+    "kspace_matrix": [320, 320],
+    "pixel_spacing_mm": [0.7, 0.7],
+    "acceleration": 4.0,
+    "has_maps": False,
+    "has_reference": True,
+    "has_guide": False,
+    "warnings": [],
+    "created_at": CREATED,
+    "expires_at": None,
+}
 
 
 class ScanOut(BaseModel):
     """A scan that is stored."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     id: uuid.UUID
     filename: str = Field(description="base name that the client gave; kept for people only")

@@ -11,23 +11,41 @@ from udig_recon.api.access.authentication import Reader
 from udig_recon.api.dependencies import ContextDep
 from udig_recon.api.http.conditional import json_with_etag
 from udig_recon.api.http.pagination import Page
-from udig_recon.api.openapi.examples import METHODS_EXAMPLE, PRIORS, responses
+from udig_recon.api.openapi.content import SHA256, Content
+from udig_recon.api.openapi.responses import responses
 from udig_recon.api.system.schemas import MethodOut, ParameterOut
 from udig_recon.core.parameters import METHODS, PRESETS, Parameters, complete, parse
 from udig_recon.core.priors.card import Card, cards
 
+_PRIOR = {
+    "name": "mri",
+    "modality": "mri",
+    "description": "Denoiser of brain slices",
+    "network": {"channels": 2, "architecture": "edm_unet", "widths": [32, 64, 128], "blocks": 2},
+    "sha256": SHA256,
+    "data": ["open brain volumes, CC0"],
+    "held_out": ["subject 4"],
+    "training": {"steps": 20000},
+    "scores": {"gain_db_at_sigma_0.2": 9.1},
+    "limits": "Not for diagnosis.",
+}
 router = APIRouter(tags=["methods"])
 
 
 @router.get(
-    "/v1/methods", summary="Methods", response_model=Page[MethodOut], responses=responses({200: METHODS_EXAMPLE}, 304)
+    "/v1/methods", summary="Methods", response_model=Page[MethodOut], responses=responses({200: Page[MethodOut]}, 304)
 )
 def list_methods(request: Request, _: Reader) -> Response:
     """Every method with its parameters, from the classes that validate a job."""
     return json_with_etag(request, Page(items=[_method(name, cls) for name, cls in METHODS.items()]))
 
 
-@router.get("/v1/priors", summary="Priors", response_model=Page[Card], responses=responses({200: PRIORS}, 304, 422))
+@router.get(
+    "/v1/priors",
+    summary="Priors",
+    response_model=Page[Card],
+    responses=responses({200: Content.json({"items": [_PRIOR], "next_cursor": None})}, 304, 422),
+)
 def list_priors(request: Request, context: ContextDep, caller: Reader) -> Response:
     """Every diffusion prior that jobs may name, with its card."""
     return json_with_etag(request, Page(items=cards(context.settings.priors_folders(caller.tenant))))

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class ParameterOut(BaseModel):
@@ -20,8 +20,29 @@ class ParameterOut(BaseModel):
     description: str
 
 
+_PARAMETER = {
+    "name": "outer_iterations",
+    "type": "integer",
+    "default": 100,
+    "minimum": 1,
+    "maximum": 100000,
+    "symbol": "K",
+    "description": "outer iterations",
+}
+_METHOD: dict[str, Any] = {
+    "name": "udig_dip",
+    "description": "Sequential diffusion-guided deep image prior, Algorithm 1 of Liang et al. (ICASSP 2025).",
+    "modalities": ["mri", "ct"],
+    "needs_prior": True,
+    "parameters": [_PARAMETER],
+    "presets": {"standard": {"mri": {"method": "udig_dip", "preset": "standard", "outer_iterations": 100}}},
+}
+
+
 class MethodOut(BaseModel):
     """A method and its parameters."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_METHOD]})
 
     name: str
     description: str
@@ -31,8 +52,20 @@ class MethodOut(BaseModel):
     presets: dict[str, dict[str, dict[str, Any]]] = Field(description="preset -> modality -> complete parameters")
 
 
+_READY: dict[str, Any] = {
+    "status": "ok",
+    "checks": dict.fromkeys(("database", "queue", "disk", "workers", "sandbox"), "ok"),
+}
+_NOT_READY: dict[str, Any] = {
+    "status": "unavailable",
+    "checks": {**_READY["checks"], "workers": "no worker was seen in the last 20 s"},
+}
+
+
 class HealthOut(BaseModel):
     """Whether a job posted now would run, dependency by dependency."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_READY, _NOT_READY]})
 
     status: Literal["ok", "unavailable"]
     checks: dict[str, str] = Field(description="dependency -> `ok` or what is wrong with it")

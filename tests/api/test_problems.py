@@ -1,12 +1,22 @@
+import json
 import logging
-from typing import Any
+import uuid
+from typing import Any, cast
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from pydantic import BaseModel
 
+from tests.support.keyed_client import Door, filled
+from udig_recon.api.access import schemas as access_schemas
 from udig_recon.api.app import create_app
-from udig_recon.api.http.problems import truncate
+from udig_recon.api.comparisons import schemas as comparison_schemas
+from udig_recon.api.http.problems import Problem, truncate
+from udig_recon.api.jobs import schemas as job_schemas
+from udig_recon.api.scans import schemas as scan_schemas
+from udig_recon.api.system import schemas as system_schemas
+from udig_recon.worker.jobs import failures
 from udig_recon.worker.settings import Settings
 
 
@@ -135,3 +145,39 @@ def test_the_example_of_a_job_is_one(client: TestClient, document: dict[str, Any
     assert set(shape) <= set(answer.json())  # the document leaves nulls out
     listed = document["paths"]["/v1/scans/{scan_id}"]["get"]["responses"]["200"]["content"]["application/json"]
     assert set(scan) >= set(listed["example"])
+
+
+def test_every_example_of_a_model_is_valid() -> None:
+    modules = [access_schemas, comparison_schemas, job_schemas, scan_schemas, system_schemas]
+    models = {
+        model
+        for module in modules
+        for model in vars(module).values()
+        if isinstance(model, type) and issubclass(model, BaseModel) and "json_schema_extra" in model.model_config
+    }
+    assert {"JobIn", "JobOptions", "JobOut", "ScanOut", "ComparisonIn", "KeyOut"} <= {
+        model.__name__ for model in models
+    }
+    for model in models:
+        extra = model.model_config["json_schema_extra"]
+        assert isinstance(extra, dict)
+        for example in cast("list[Any]", extra["examples"]):
+            read = model.model_validate_json(json.dumps(example))
+            assert set(example) <= set(read.model_dump(mode="json")), model
+
+
+def test_a_body_is_not_looked_at_before_its_sender_is_known(door: Door) -> None:
+    for method, path in door.v1():
+        if "requestBody" in door.operations[method, path]:
+            answer = door.client.request(
+                method, filled(path, uuid.uuid4()), content=b"{", headers={"Content-Type": "?"}
+            )
+            assert answer.status_code == 401, path
+
+
+def test_problems_of_workers_have_the_titles_of_the_same_problems_of_the_api() -> None:
+    titles = {problem.uri(): problem.title for problem in Problem.__subclasses__()} | {Problem.uri(): Problem.title}
+    of_workers = [failures.disk_full(0), failures.damaged("x", "y"), failures.internal(0, ValueError())]
+    assert [(each["type"], each["title"]) for each in of_workers] == [
+        (each["type"], titles[each["type"]]) for each in of_workers
+    ]

@@ -62,7 +62,13 @@ def priority_value(name: PriorityName) -> Priority:
 
 
 class Wanted(Limits):
-    """A key that is asked for."""
+    """Name, scopes and limits of a new key."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"name": "scanner 3", "scopes": ["read", "write"], "max_open_jobs": 20, "retention_days": 30}]
+        }
+    )
 
     name: str = Field(pattern=r"^[\w .@+-]{1,64}$", description="what people call it; never a patient's name")
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)]
