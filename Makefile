@@ -1,4 +1,4 @@
-# Seven verbs. Each makes the environment it needs; nothing is installed outside $(VENV).
+# Nine verbs. Each makes the environment it needs; nothing is installed outside $(VENV).
 
 VENV ?= .venv
 DATA ?= .data
@@ -12,7 +12,7 @@ ADVISORIES ?= https://api.osv.dev
 
 BENCHMARKS = speed.presets speed.projector accuracy.espirit
 
-.PHONY: demo serve test check audit bench chaos
+.PHONY: demo serve test laws check docs audit bench chaos
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.run ## reconstruct one real MR and one real CT slice through the service, with pictures
@@ -24,11 +24,18 @@ serve: $(VENV)/.run ## the whole service on PORT, its data in DATA
 test: $(VENV)/.dev ## every test, against a real Postgres and Valkey for each process of tests
 	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
+laws: $(VENV)/.dev ## the tests that need no server and take less than 90 s together, to run while working
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 -m 'not slow and not service' $(PYTEST_ARGS)
+
 check: $(VENV)/.dev ## lint, format, strict types, layers
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+docs: $(VENV)/.dev ## write the parts of the documents that the code decides, and the site in build/site
+	$(VENV)/bin/python -m docs.generate
+	$(VENV)/bin/python -m mkdocs build --quiet
 
 audit: $(VENV)/.run ## look up what the images install, and the C libraries inside, among known weaknesses, where an index of them can be reached
 	@if curl --silent --fail --max-time 10 --output /dev/null $(ADVISORIES)/v1/vulns/PYSEC-2023-74; then \

@@ -1,20 +1,12 @@
 """Laws of the repository: layers, sizes of files, documents that agree with the code."""
 
 import ast
-import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic.fields import FieldInfo
-
-from udig_recon.core.acquisition import Modality
-from udig_recon.core.cli.main import COMMANDS
-from udig_recon.core.parameters import METHODS, PRESETS
-from udig_recon.worker.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("core", "worker", "api")
@@ -102,102 +94,3 @@ def test_no_test_is_skipped_for_want_of_a_server() -> None:
         if re.search(r"\bskip(if)?\(|importorskip|xfail", line) and not allowed.search(line)
     ]
     assert skips == []
-
-
-def test_every_setting_stands_in_the_example_with_its_default() -> None:
-    lines = re.findall(r"^#?([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
-    example = {name.lower(): value for name, value in lines if name not in FOR_COMPOSE}
-    assert set(example) == set(Settings.model_fields)
-    defaults = {name: field.default for name, field in Settings.model_fields.items() if field.default is not None}
-    read = Settings.model_validate({name: example[name] for name in defaults})
-    assert {name: getattr(read, name) for name in defaults} == defaults
-
-
-def test_the_readme_lists_the_methods_as_they_are() -> None:
-    assert between("README.md", "methods") == methods_table()
-
-
-def test_the_documents_list_the_knobs_as_they_are() -> None:
-    assert between("docs/methods.md", "knobs") == knob_tables()
-
-
-def test_the_verbs_of_make_name_modules_that_exist() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    benchmarks = re.search(r"^BENCHMARKS = (.*)$", makefile, re.MULTILINE)
-    assert benchmarks
-    named = {*re.findall(r"-m ([\w.]+)(?=\s)", makefile), *(f"benchmarks.{name}" for name in benchmarks[1].split())}
-    assert {"benchmarks.demo", "pytest"} <= named
-    assert [name for name in named if importlib.util.find_spec(name) is None] == []
-    assert set(re.findall(r"/udig ([\w-]+)", makefile)) <= set(COMMANDS)
-
-
-def between(file: str, mark: str) -> str:
-    """What stands between `<!-- mark -->` and `<!-- /mark -->`."""
-    found = re.search(rf"<!-- {mark} -->\n(.*?)<!-- /{mark} -->", (ROOT / file).read_text(), re.DOTALL)
-    assert found, f"{file} has no part marked {mark}"
-    return found[1].strip()
-
-
-def methods_table() -> str:
-    """Name, modalities and meaning of every method, in Markdown."""
-    rows = [
-        f"| `{name}` | {', '.join(map(str.upper, cls.modalities))} | {escaped(first_line(cls))} |"
-        for name, cls in METHODS.items()
-    ]
-    return "\n".join(["| method | for | what it does |", "|---|---|---|", *rows])
-
-
-def first_line(cls: type) -> str:
-    assert cls.__doc__
-    return cls.__doc__.strip().splitlines()[0]
-
-
-def knob_tables() -> str:
-    """Every knob of every method with symbol, default, bounds and meaning, then what the presets set, in Markdown."""
-    parts = []
-    for name, cls in METHODS.items():
-        fields = {knob: field for knob, field in cls.model_fields.items() if knob != "method"}
-        rows = [
-            f"| `{knob}` | {symbol(field)} | {shown(field.default)} | {bounds(field)} | {escaped(field.description)} |"
-            for knob, field in fields.items()
-        ]
-        table = ["| knob | symbol | default | allowed | meaning |", "|---|---|---|---|---|", *rows]
-        parts.append("\n".join([f"## `{name}`", "", first_line(cls), *(["", *table] if rows else [])]))
-    return "\n\n".join([*parts, preset_table()])
-
-
-def preset_table() -> str:
-    names = list(dict.fromkeys(name for name, _ in PRESETS))
-    rows = []
-    for name in names:
-        for modality in Modality:
-            settings = ", ".join(f"`{knob}` {shown(value)}" for knob, value in PRESETS[name, modality].items())
-            rows.append(f"| `{name}` | {modality.upper()} | {settings or 'the defaults'} |")
-    return "\n".join(["## Presets of `udig_dip`", "", "| preset | for | sets |", "|---|---|---|", *rows])
-
-
-def escaped(text: str | None) -> str:
-    return (text or "").replace("|", "\\|")
-
-
-def symbol(field: FieldInfo) -> str:
-    extra = field.json_schema_extra
-    return str(extra["symbol"]) if isinstance(extra, dict) and "symbol" in extra else ""
-
-
-def shown(value: Any) -> str:
-    return "none" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
-
-
-def bounds(field: FieldInfo) -> str:
-    choices = getattr(field.annotation, "__args__", ()) if "Literal" in str(field.annotation) else ()
-    if choices:
-        return ", ".join(f"`{choice}`" for choice in choices)
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    found = [
-        f"{sign} {getattr(rule, name):g}"
-        for rule in field.metadata
-        for name, sign in signs.items()
-        if hasattr(rule, name)
-    ]
-    return ", ".join(found)

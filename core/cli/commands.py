@@ -6,7 +6,9 @@ import click
 
 from udig_recon.core.cli.options import PATH, Command, LazyChoice, SeveralValues
 
-DEVICE = click.option("--device", default="auto", help="cpu, cuda, cuda:N; a GPU by default where there is one")
+DEVICE = click.option(
+    "--device", default="auto", metavar="DEVICE", help="cpu, cuda, cuda:N; a GPU by default where there is one"
+)
 PRIORS = click.option(
     "--priors", type=PATH, metavar="FOLDER", help="folder of diffusion priors beside the bundled ones"
 )

@@ -21,7 +21,8 @@ class ParameterRow(NamedTuple):
     symbol: str
     """As the method's paper writes it, or nothing."""
     default: str
-    allowed: str
+    allowed: Sequence[str]
+    """Choices or bounds."""
     description: str
 
 
@@ -33,7 +34,9 @@ def list_methods(name: str | None) -> int:
     if name not in METHODS:
         return refuse(f"no method {name!r}; there are: {', '.join(METHODS)}")
     sys.stdout.write(f"{summary(METHODS[name])}\n\n")
-    _print_columns((row.name, row.default, row.allowed, row.description) for row in parameter_rows(METHODS[name]))
+    _print_columns(
+        (row.name, row.default, ", ".join(row.allowed), row.description) for row in parameter_rows(METHODS[name])
+    )
     return 0
 
 
@@ -75,16 +78,15 @@ def _symbol(field: FieldInfo) -> str:
     return str(extra["symbol"]) if isinstance(extra, dict) and "symbol" in extra else ""
 
 
-def _allowed(field: FieldInfo) -> str:
+def _allowed(field: FieldInfo) -> list[str]:
     if "Literal" in str(field.annotation):
-        return " | ".join(map(str, getattr(field.annotation, "__args__", ())))
-    bounds = [
+        return [str(choice) for choice in getattr(field.annotation, "__args__", ())]
+    return [
         f"{sign} {getattr(rule, name):g}"
         for rule in field.metadata
         for name, sign in BOUNDS.items()
         if hasattr(rule, name)
     ]
-    return ", ".join(bounds)
 
 
 def _print_columns(rows: Iterable[Sequence[str]]) -> None:
