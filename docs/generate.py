@@ -90,8 +90,9 @@ def tenant_limits_table() -> str:
     for name, field in TenantLimits.model_fields.items():
         default = getattr(plain, name)
         setting = name if name in LIMITS_OF_ALL else f"tenant_{name}"
-                shown = SHARED_LIMITS[name] if default is None else f"`{default}`"
-        rows.append((f"`{name}`", shown, f"`{setting.upper()}`" if setting in Settings.model_fields else "", field.description or ""))
+        shown = SHARED_LIMITS[name] if default is None else f"`{default}`"
+        variable = f"`{setting.upper()}`" if setting in Settings.model_fields else ""
+        rows.append((f"`{name}`", shown, variable, field.description or ""))
     return table(("limit of a tenant", "default", "setting", "what it is"), rows)
 
 

@@ -24,8 +24,15 @@ from udig_recon.worker.standalone.servers import SUPERUSER, EmbeddedServers
 from udig_recon.worker.storage.local import LocalStorage
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: begun last, one would keep a single process busy while the others are done."""
+    """Mark the tests that need servers, and put files with slow tests first.
+
+    Begun last, a slow one would keep a single process busy while the others are done.
+    """
+    for item in items:
+        if "services" in getattr(item, "fixturenames", ()):
+            item.add_marker("service")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
