@@ -23,6 +23,8 @@ from udig_recon.worker.database.tables import Scan
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.standalone.servers import EmbeddedError
 
+pytestmark = pytest.mark.service
+
 KNOBS = {"WORKERS": "1", "PORT": "0", "DEVICE": "cpu", "CHECKPOINT_SECONDS": "0.3", "SWEEP_SECONDS": "0.5"}
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.service
+
 ROOT = Path(__file__).parents[1]
 FAULTS = (
     "stop-worker,stop-worker,kill-worker,stop-postgres,wipe-redis,lost-answers,duplicates,"

@@ -14,6 +14,8 @@ from udig_recon.core import metrics
 from udig_recon.core.cli import UDIG
 from udig_recon.core.simulation import birdcage_maps, cartesian_lines, simulate_mri
 
+pytestmark = pytest.mark.service
+
 ROOT = Path(__file__).parents[1]
 
 

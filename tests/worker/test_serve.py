@@ -19,6 +19,8 @@ from udig_recon.core.cli import UDIG
 from udig_recon.worker.standalone import processes
 from udig_recon.worker.standalone.locate import ready_url
 
+pytestmark = pytest.mark.service
+
 KNOBS = {"WORKERS": "1", "PORT": "0", "THREADS": "1", "OMP_NUM_THREADS": "1", "SWEEP_SECONDS": "0.5"}
 
 

@@ -18,6 +18,8 @@ from udig_recon.worker.database.engine import conninfo
 from udig_recon.worker.standalone import processes
 from udig_recon.worker.standalone.servers import EmbeddedError, EmbeddedServers
 
+pytestmark = pytest.mark.service
+
 HOLD = """
 import sys, time
 from pathlib import Path
