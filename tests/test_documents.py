@@ -35,7 +35,7 @@ def test_every_command_in_a_document_exists() -> None:
     typed = [
         (path.name, name)
         for path in DOCUMENTS
-        for name in re.findall(r"(?:`|^ *|run --rm \w+ |exec \w+ )udig ([a-z][\w-]*)", path.read_text(), re.MULTILINE)
+        for name in re.findall(r"(?:`|^|^    |run --rm \w+ |exec api )udig ([a-z][\w-]*)", path.read_text(), re.MULTILINE)
     ]
     assert {"recon", "compare", "keys", "postgres", "migrate"} <= {name for _, name in typed}
     assert [(file, name) for file, name in typed if name not in COMMANDS] == []
