@@ -32,13 +32,10 @@ def test_every_setting_stands_in_the_example_with_its_default() -> None:
 
 
 def test_every_command_in_a_document_exists() -> None:
-    typed = [
-        (path.name, name)
-        for path in DOCUMENTS
-        for name in re.findall(r"(?:`|^|^    |run --rm \w+ |exec api )udig ([a-z][\w-]*)", path.read_text(), re.MULTILINE)
-    ]
-    assert {"recon", "compare", "keys", "postgres", "migrate"} <= {name for _, name in typed}
-    assert [(file, name) for file, name in typed if name not in COMMANDS] == []
+    typed = re.compile(r"(?:`|^|^    |run --rm \w+ |exec api )udig ([a-z][\w-]*)", re.MULTILINE)
+    named = [(path.name, name) for path in DOCUMENTS for name in typed.findall(path.read_text())]
+    assert {"recon", "compare", "keys", "postgres", "migrate"} <= {name for _, name in named}
+    assert [(file, name) for file, name in named if name not in COMMANDS] == []
 
 
 def test_the_verbs_of_make_name_programs_that_exist() -> None:
