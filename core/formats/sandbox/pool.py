@@ -143,11 +143,11 @@ class _ForkServer:
 
 
 def _environment() -> dict[str, str]:
-    """Nothing of this process's environment but where modules lie: it holds passwords.
+    """The environment of a server: where this process finds its modules, and nothing else of its own.
 
-    No threads, because they reserve memory; no plugins for HDF5.
+    Its own environment holds passwords. No threads, because they reserve memory; no plugins for HDF5.
     """
-    folders = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    folders = [str(_ROOT), *(folder for folder in sys.path if folder)]
     return {
         "PYTHONPATH": os.pathsep.join(folders),
         "OMP_NUM_THREADS": "1",
