@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from udig_recon.core import algorithms, metrics
+from udig_recon.core import metrics
 from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
 from udig_recon.core.coils.estimate import estimate
 from udig_recon.core.coils.joint_maps import with_joint_maps
 from udig_recon.core.errors import UnsupportedScan
+from udig_recon.core.inputs import Inputs
 from udig_recon.core.normalisation import intensity_scale
 from udig_recon.core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_channels, as_complex
 
@@ -178,7 +179,7 @@ def fit_coil_maps(problem: SliceProblem) -> Iterator[SliceProblem]:
     if operator.coils == 1 or is_empty(y):
         return
     rng = torch.Generator(y.device).manual_seed(0)
-    y = y / intensity_scale(algorithms.start(y, operator, "cg_sense", rng))
+    y = y / intensity_scale(Inputs(y, operator).cg_estimate())
     for fitted in with_joint_maps(operator, y, rng):
         yield replace(problem, operator=fitted)
 

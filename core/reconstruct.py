@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from udig_recon.core import algorithms
 from udig_recon.core.cost.counter import CostCounter
-from udig_recon.core.iterates import Iterate, Iterates, State
+from udig_recon.core.inputs import Inputs
+from udig_recon.core.iterates import Iterate, Iterates, State, to_device
 from udig_recon.core.normalisation import intensity_scale
 from udig_recon.core.parameters import TV, Parameters
 from udig_recon.core.prior_check import PriorCheck
@@ -63,11 +64,10 @@ def reconstruct(
         yield Iterate(1, 1, empty, torch.zeros(()), prior_free_baseline=empty)
         return
     rng = torch.Generator(y.device).manual_seed(seed)
-    initial = algorithms.start(y, A, "cg_sense", rng)
-    scale = intensity_scale(initial)
-    side_images = problem.side_images(initial, scale)
-    iterates = algorithms.run(y / scale, A, method, rng, priors, state, side_images, warm_start)
-    for iterate in with_variance(iterates, state):
+    estimate = Inputs(y, A).cg_estimate()
+    scale = intensity_scale(estimate)
+    inputs = Inputs(y / scale, A, problem.side_images(estimate, scale), priors, warm_start)
+    for iterate in with_variance(algorithms.run(inputs, method, rng, state), state):
         baseline = iterate.prior_free_baseline
         yield iterate._replace(
             image=iterate.image * scale,
@@ -94,7 +94,7 @@ def ensemble(
     iterate of several seeds has their standard deviation and their combined prior check. With `baseline` the last
     iterate of a method with a prior has the prior-free image too.
     """
-    makes_baseline = baseline and method.needs_prior and not method.judged
+    makes_baseline = baseline and method.needs_prior and not method.checks_prior
     for last in _seeds(problem, method, seed, seeds, priors, state, warm_start):
         yield last._replace(steps=last.steps + 1) if makes_baseline else last
     if not makes_baseline:
@@ -182,7 +182,7 @@ def _seeds(
         )
         if finished.count < seeds:
             yield last._replace(state=partial(finished.state, None), prior_check=None)
-    check = PriorCheck.combine([PriorCheck(**each) for each in finished.checks]) if finished.checks else None
+    check = PriorCheck.combine([PriorCheck.from_stored(each) for each in finished.checks]) if finished.checks else None
     residual = math.fsum(finished.residuals) / len(finished.residuals) if finished.residuals else None
     yield last._replace(state=None, prior_check=check, validation_residual=residual)
 
@@ -193,11 +193,8 @@ def _restored_seeds(problem: SliceProblem, state: State | None) -> tuple[Finishe
     if state is None:
         zero = torch.zeros(1, *problem.operator.image_shape, device=device)
         return FinishedSeeds(0, zero, zero[:, :1], zero[:, :1], [], []), None
-    values: dict[str, Any] = {
-        name: part.to(device) if isinstance(part, Tensor) else part for name, part in state.items()
-    }
-    inner = values.pop("inner")
-    return FinishedSeeds(**values), inner
+    finished = {name: value for name, value in state.items() if name != "inner"}
+    return FinishedSeeds(**to_device(finished, device)), state["inner"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from udig_recon.core.parameters import Parameters, UDiGDIP
+from udig_recon.core.parameters import Parameters
 
 BLOCK = 8
 """Slices, from the first to the last of a block, that share the reference slice in their middle."""
@@ -26,12 +26,8 @@ class WarmStart:
 
 
 def reference_slices(slices: Sequence[int], method: Parameters) -> dict[int, int]:
-    """Reference slice of each dependent slice.
-
-    Empty where a method has no results to share: without a prior check, or where it fits a network, whose run cannot
-    be shortened.
-    """
-    if not isinstance(method, UDiGDIP) or method.holdout_share == 0 or method.inner_iterations > 0:
+    """Reference slice of each dependent slice; empty where the method has no results to share."""
+    if not method.accepts_warm_start:
         return {}
     blocks: list[list[int]] = []
     for number in sorted(set(slices)):

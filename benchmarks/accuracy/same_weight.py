@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from benchmarks.accuracy.classical import ct_scan, mri_scan, ours
 from benchmarks.peers.bart import bart
-from udig_recon.core import algorithms, metrics
+from udig_recon.core import metrics
 from udig_recon.core.acquisition import CTAcquisition, MRIAcquisition
+from udig_recon.core.inputs import Inputs
+from udig_recon.core.normalisation import intensity_scale
 from udig_recon.core.problem import slice_problem
-from udig_recon.core.reconstruct import intensity_scale
 
 CPU = torch.device("cpu")
 WEIGHT = 3e-3
@@ -41,7 +42,7 @@ def by_bart(scan: MRIAcquisition, options: tuple[str, ...]) -> NDArray[np.float3
     """|x| of min |A x - y|^2 / 2 + weight R(x), the physical A; ours is scale A, and y is divided by the unit."""
     problem = slice_problem(scan, 0, CPU)
     A, y = problem.operator, problem.measurements
-    scale = intensity_scale(algorithms.start(y, A, "cg_sense", torch.Generator().manual_seed(0)))
+    scale = intensity_scale(Inputs(y, A).cg_estimate())
     given = [option.format(weight=WEIGHT / A.scale**2) for option in options]
     assert scan.sensitivity_maps is not None
     kspace = (scan.kspace[0] / scale).astype(np.complex64)

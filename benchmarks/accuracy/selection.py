@@ -25,10 +25,11 @@ from benchmarks.data.cases import WATER_1_PER_MM, Case, Source, fitted, mask, pe
 from udig_recon.core import algorithms, metrics
 from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
 from udig_recon.core.comparison.stored import Made, Measurement, Result, measure_once, read_result
+from udig_recon.core.inputs import Inputs
 from udig_recon.core.normalisation import intensity_scale
 from udig_recon.core.parameters import EarlyStoppingParameters, parse
 from udig_recon.core.problem import slice_problem
-from udig_recon.core.selection.early_stopping import EXPLAINED, GAIN, LOOKS, Judge
+from udig_recon.core.selection.early_stopping import EXPLAINED_DISCREPANCY, MIN_GAIN, VALIDATIONS, HoldoutValidation
 from udig_recon.core.selection.holdout import train_mask
 from udig_recon.core.selection.output_variance import with_variance
 from udig_recon.core.simulation import birdcage_maps, simulate_ct, simulate_mri
@@ -141,18 +142,18 @@ def followed(scan: Acquisition, method: EarlyStoppingParameters) -> Made:
     problem = slice_problem(scan, 0, CPU)
     assert problem.reference is not None
     A, rng = problem.operator, torch.Generator().manual_seed(0)
-    rough = algorithms.start(problem.measurements, A, "cg_sense", rng)
-    scale = intensity_scale(rough)
+    estimate = Inputs(problem.measurements, A).cg_estimate()
+    scale = intensity_scale(estimate)
     y = problem.measurements / scale
     kept = train_mask(A, method, rng)
-    judge = Judge(y, A, A.measured.clone() if kept is None else kept)
+    inputs = Inputs(y, A, problem.side_images(estimate, scale))
+    validation = HoldoutValidation(inputs, A.measured.clone() if kept is None else kept)
     told: dict[str, list[float]] = {name: [] for name in Curves._fields}
     bare = method.model_copy(update={"holdout_share": 0.0})
-    images = problem.side_images(rough, scale)
-    for it in with_variance(algorithms.run(judge.part, judge.seen, bare, rng, None, None, images), None):
+    for it in with_variance(algorithms.run(validation.training, bare, rng), None):
         told["psnr"].append(metrics.psnr(problem.magnitude(it.image * scale), problem.reference))
-        if it.step == it.steps or it.step % max(1, it.steps // LOOKS) == 0:
-            residual, discrepancy = judge(it.image)
+        if it.step == it.steps or it.step % max(1, it.steps // VALIDATIONS) == 0:
+            residual, discrepancy, _ = validation.score(it.image)
             assert it.iterate_variance is not None
             told["steps"].append(it.step)
             told["residual"].append(residual)
@@ -228,18 +229,18 @@ def choices(row: Row, patience: float | None = None) -> dict[str, Choice]:
     assert isinstance(knobs, EarlyStoppingParameters)
     patience = patience or knobs.patience
     looks = np.arange(len(told.steps))
-    explained, enough = told.discrepancy <= EXPLAINED, told.discrepancy <= knobs.discrepancy
+    explained, enough = told.discrepancy <= EXPLAINED_DISCREPANCY, told.discrepancy <= knobs.discrepancy
     until = explained.argmax() if explained.any() else looks[-1]
     errors, never, earliest = told.residual**2, np.zeros(len(looks), bool), knobs.min_progress
     return {
-        "the engine's": by_least(told, errors, patience, enough, GAIN, earliest, EXPLAINED),
-        "any gain waited for": by_least(told, errors, patience, enough, 0, earliest, EXPLAINED),
-        "from the first iterate on": by_least(told, errors, patience, enough, GAIN, 0, EXPLAINED),
-        "before noise explains the misfit, too": by_least(told, errors, patience, enough, GAIN, earliest),
-        "whatever the discrepancy": by_least(told, errors, patience, never, GAIN, earliest, EXPLAINED),
-        "held-out residual alone": by_least(told, errors, patience, never, GAIN),
-        "its running mean of 5": by_least(told, smoothed(errors), patience, never, GAIN),
-        "or discrepancy 1": by_least(told, errors, patience, explained, GAIN, earliest),
+        "the engine's": by_least(told, errors, patience, enough, MIN_GAIN, earliest, EXPLAINED_DISCREPANCY),
+        "any gain waited for": by_least(told, errors, patience, enough, 0, earliest, EXPLAINED_DISCREPANCY),
+        "from the first iterate on": by_least(told, errors, patience, enough, MIN_GAIN, 0, EXPLAINED_DISCREPANCY),
+        "before noise explains the misfit, too": by_least(told, errors, patience, enough, MIN_GAIN, earliest),
+        "whatever the discrepancy": by_least(told, errors, patience, never, MIN_GAIN, earliest, EXPLAINED_DISCREPANCY),
+        "held-out residual alone": by_least(told, errors, patience, never, MIN_GAIN),
+        "its running mean of 5": by_least(told, smoothed(errors), patience, never, MIN_GAIN),
+        "or discrepancy 1": by_least(told, errors, patience, explained, MIN_GAIN, earliest),
         "discrepancy 1 alone": by_least(told, np.abs(looks - until).astype(float), 1.0, explained),
         "output variance alone": by_least(told, told.variance, patience, never),
     }

@@ -1,4 +1,4 @@
-"""What the diffusion samplers share: a chain of images at falling noise levels, and its noise against the data's."""
+"""Sampling chains: images at falling noise levels, as all diffusion samplers have them, and the data's noise."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -6,17 +6,17 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from udig_recon.core.iterates import Iterate, Iterates, State, restore
+from udig_recon.core.iterates import Iterate, Iterates, Resumable, State
 from udig_recon.core.operators import LinearOperator
 from udig_recon.core.parameters import Sampler
 from udig_recon.core.priors.noise_levels import normal_like
 
-LEAST_NOISE = 1e-4
-"""Standard deviation of noise that data have at least, with |A| = 1 and an object of about 1."""
+MIN_NOISE = 1e-4
+"""Lower bound of the data's noise, standard deviation with |A| = 1 and an object of about 1."""
 
 
 class Step(Protocol):
-    """From images x (B, C, H, W) at level k of the chain: those at the next level, and the estimate of x0 shown."""
+    """From images x (B, C, H, W) at level k of the chain: those at the next level, and the estimate of x0."""
 
     def __call__(self, x: Tensor, k: int, /) -> tuple[Tensor, Tensor]:
         """(x', estimate)."""
@@ -31,21 +31,17 @@ def chain(
     step: Step,
     rng: Generator,
     state: State | None,
-    shown: Callable[[Tensor], Tensor] | None = None,
+    combine: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterates:
-    """Iterates of x <- step(x, k) for k = 0, 1, ..., steps - 1; the image is the mean of the chains unless `shown`."""
-    first = 0
+    """Iterates of x <- step(x, k) for k = 0 .. steps - 1; `combine` makes the image of the chains, else their mean."""
+    resumable, first = Resumable(rng), 0
     if state is not None:
-        x, first = state["x"].to(x.device), state["step"]
-        restore(rng, state["rng"])
+        values = resumable.restore(state, x.device)
+        x, first = values["x"], values["step"]
     for k in range(first, steps):
         x, estimate = step(x, k)
-        image = mean(estimate, A) if shown is None else shown(estimate)
-
-        def resume(k: int = k, x: Tensor = x) -> State:
-            return {"x": x, "step": k + 1, "rng": rng.get_state()}
-
-        yield Iterate(k + 1, steps, image, A.misfit(image, y) / y.numel(), resume)
+        image = mean(estimate, A) if combine is None else combine(estimate)
+        yield Iterate(k + 1, steps, image, A.misfit(image, y) / y.numel(), resumable.snapshot(x=x, step=k + 1))
 
 
 def noised(x: Tensor, p: Sampler, rng: Generator) -> Tensor:
@@ -68,5 +64,5 @@ def residual_norms(A: LinearOperator, x: Tensor, y: Tensor) -> Tensor:
 
 def noise_variance(A: LinearOperator, y: Tensor) -> float:
     """Variance of the noise in a real number of y; complex ones hold two."""
-    level = max(A.noise_level(y), LEAST_NOISE)
+    level = max(A.noise_level(y), MIN_NOISE)
     return level**2 / 2 if y.is_complex() else level**2

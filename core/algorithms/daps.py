@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from udig_recon.core.algorithms.chain import chain, noise_variance, noised
+from udig_recon.core.inputs import Inputs
 from udig_recon.core.interruption import check_interruption
 from udig_recon.core.iterates import Iterates, State
 from udig_recon.core.operators import LinearOperator
@@ -15,38 +16,37 @@ from udig_recon.core.priors.noise_levels import falling, normal_like
 from udig_recon.core.priors.purify import Denoiser
 
 
-def daps(
-    y: Tensor, A: LinearOperator, x: Tensor, prior: Denoiser, p: DAPS, rng: Generator, state: State | None = None
-) -> Iterates:
+def daps(inputs: Inputs, p: DAPS, rng: Generator, state: State | None = None) -> Iterates:
     """Algorithm 1 of Zhang et al. (2025): samples the posterior as steps grow many, with `prior_calls` and `spread` 1.
 
-    x0 ~ N(x0; D(x), r^2) N(y; A x0, v), x <- x0 + s' n, from x, noised. With r = s, as the paper has it, the chain's
-    law is the posterior to first order in the step under a prior that is broad in all directions, as a Gaussian one;
-    r < s suits images that fill few directions, and seeks a mode. A longer walk along the flow than D(x), which the
-    paper takes, draws too wide.
+    x0 ~ N(x0; D(x), r^2) N(y; A x0, v), x <- x0 + s' n, from the CG estimate, noised. With r = s, as in the
+    paper, the chain's law is the posterior to first order in the step under a prior that is broad in all directions,
+    such as a Gaussian; r < s suits images that fill few directions, and seeks a mode. A longer walk along the flow than
+    D(x), as in the paper, draws too wide.
     """
+    y, A, prior = inputs.y, inputs.A, inputs.load_prior(p.prior)
     levels, rhs, variance = falling(p), A.adjoint(y), noise_variance(A, y)
 
     def step(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        here, there = levels[k], levels[k + 1]
+        sigma, sigma_next = levels[k], levels[k + 1]
         with torch.no_grad():
-            centre = flow(prior, x, here, p.prior_calls)
+            centre = flow(prior, x, sigma, p.prior_calls)
             if p.langevin_steps:
-                drawn = langevin(A, rhs, centre, (p.spread * here) ** 2, variance, p, rng)
+                drawn = langevin(A, rhs, centre, (p.spread * sigma) ** 2, variance, p, rng)
             else:
-                drawn = gaussian(y, A, rhs, centre, (p.spread * here) ** 2, variance, p.consistency_iterations, rng)
-            return drawn + there * normal_like(drawn, rng), drawn
+                drawn = gaussian(y, A, rhs, centre, (p.spread * sigma) ** 2, variance, p.consistency_iterations, rng)
+            return drawn + sigma_next * normal_like(drawn, rng), drawn
 
-    return chain(y, A, noised(x, p, rng), p.steps, step, rng, state)
+    return chain(y, A, noised(inputs.cg_estimate(), p, rng), p.steps, step, rng, state)
 
 
 def flow(prior: Denoiser, x: Tensor, sigma: float, calls: int) -> Tensor:
     """Euler steps of the probability flow dx = (x - D(x, s)) ds / s from sigma to 0."""
     for done in range(calls):
         check_interruption()
-        here, there = (sigma * (1 - count / calls) for count in (done, done + 1))
-        estimate = prior(x, here)
-        x = estimate + there / here * (x - estimate)
+        level, next_level = sigma * (1 - done / calls), sigma * (1 - (done + 1) / calls)
+        estimate = prior(x, level)
+        x = estimate + next_level / level * (x - estimate)
     return x
 
 

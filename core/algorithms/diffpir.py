@@ -6,30 +6,30 @@ import torch
 from torch import Generator, Tensor
 
 from udig_recon.core.algorithms.chain import chain, noise_variance, noised
+from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterates, State
-from udig_recon.core.operators import LinearOperator
 from udig_recon.core.operators.solvers import proximal
 from udig_recon.core.parameters import DiffPIR
 from udig_recon.core.priors.noise_levels import falling, renoised
-from udig_recon.core.priors.purify import Denoiser
 
 
-def diffpir(
-    y: Tensor, A: LinearOperator, x: Tensor, prior: Denoiser, p: DiffPIR, rng: Generator, state: State | None = None
-) -> Iterates:
-    """Algorithm 1 of Zhu et al. (2023), plug and play that seeks a mode. From x, noised.
+def diffpir(inputs: Inputs, p: DiffPIR, rng: Generator, state: State | None = None) -> Iterates:
+    """Algorithm 1 of Zhu et al. (2023), plug and play that seeks a mode. From the CG estimate, noised.
 
     x0 = argmin |A z - y|^2 + rho |z - D(x)|^2, rho = lambda v / s^2 with the data's noise variance v, by CG; then
     x <- x0 + s' (sqrt(zeta) n + sqrt(1 - zeta) (x - x0) / s).
     """
+    y, A, prior = inputs.y, inputs.A, inputs.load_prior(p.prior)
     levels, rhs, variance = falling(p), A.adjoint(y), noise_variance(A, y)
 
     def step(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        here, there = levels[k], levels[k + 1]
+        sigma, sigma_next = levels[k], levels[k + 1]
         with torch.no_grad():
-            denoised = prior(x, here)
-        rho = p.consistency_weight * variance / here**2
+            denoised = prior(x, sigma)
+        rho = p.consistency_weight * variance / sigma**2
         estimate = proximal(A.normal, rhs, denoised, rho, p.consistency_iterations)
-        return renoised(estimate, (x - estimate) / here, there, math.sqrt(p.stochasticity) * there, rng), estimate
+        return renoised(
+            estimate, (x - estimate) / sigma, sigma_next, math.sqrt(p.stochasticity) * sigma_next, rng
+        ), estimate
 
-    return chain(y, A, noised(x, p, rng), p.steps, step, rng, state)
+    return chain(y, A, noised(inputs.cg_estimate(), p, rng), p.steps, step, rng, state)

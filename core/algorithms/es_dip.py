@@ -1,50 +1,55 @@
-"""Early-stopped DIP: the output that varies least is taken, before noise is fitted."""
+"""Early-stopped DIP: the output that varies least is taken, before noise is fitted (ES-EMV of Wang et al. 2023)."""
 
-from typing import Any
+import math
+from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from udig_recon.core.algorithms.dip import dip
-from udig_recon.core.algorithms.fitting import held_in
-from udig_recon.core.iterates import Iterate, Iterates, State
-from udig_recon.core.operators import LinearOperator
+from udig_recon.core.inputs import Inputs
+from udig_recon.core.iterates import UNSET, Iterate, Iterates, Stage, State, run_stages
 from udig_recon.core.parameters import ESDIP
+from udig_recon.core.selection.output_variance import RunningMoments
 
 
-def es_dip(
-    y: Tensor,
-    A: LinearOperator,
-    z: Tensor,
-    network: nn.Module,
-    p: ESDIP,
-    rng: Generator,
-    state: State | None = None,
-) -> Iterates:
-    """DIP that ends when its moving variance has had no new minimum for `variance_patience` updates (ES-EMV, Wang).
+@dataclass
+class LeastVariance:
+    """The output of least running variance so far, and for how many updates it has been."""
 
-    With the image x: d = x - m, m <- m + alpha d, V <- (1 - alpha) (V + alpha |d|^2). The image is that of the least V.
+    mean: Tensor = UNSET
+    variance: Tensor = UNSET
+    least: float = math.inf
+    updates_since: int = 0
+    image: Tensor = UNSET
+
+    def update(self, image: Tensor, step: int, p: ESDIP) -> None:
+        """Compare the output of an update. The best one is the newest while the variance warms up."""
+        if step == 1:
+            self.mean, self.variance = RunningMoments.of_first(image, torch.float64)
+        self.mean, self.variance = RunningMoments(self.mean, self.variance).updated(image, p.memory)
+        variance = float(self.variance)
+        if step <= p.warm_up:
+            self.image = image
+        elif variance < self.least:
+            self.least, self.updates_since, self.image = variance, 0, image
+        else:
+            self.updates_since += 1
+
+
+def es_dip(inputs: Inputs, p: ESDIP, rng: Generator, state: State | None = None) -> Iterates:
+    """DIP that ends when its running variance has had no new minimum for `variance_patience` updates.
+
+    The variance is that of `selection.output_variance`; the image is that of the least variance.
     """
-    watch: dict[str, Any] = {"mean": torch.zeros(()), "variance": 0.0, "least": float("inf"), "since": 0}
-    if state is not None:
-        watch = {name: part.to(y.device) if isinstance(part, Tensor) else part for name, part in state["watch"].items()}
-    for it in dip(y, A, z, network, p, rng, None if state is None else state["inner"]):
-        watch = _watched(watch, it.image, it.step, p)
-        best = watch["best"]
-        if watch["since"] >= p.variance_patience and it.step < it.steps:
-            yield Iterate(it.steps, it.steps, best, it.loss)
-            return
-        yield it._replace(image=best, state=held_in(it, it.step, {"watch": watch}))
+    least = LeastVariance()
 
+    def run(inner: State | None) -> Iterates:
+        for iterate in dip(inputs, p, rng, inner):
+            least.update(iterate.image, iterate.step, p)
+            if least.updates_since >= p.variance_patience and iterate.step < iterate.steps:
+                yield Iterate(iterate.steps, iterate.steps, least.image, iterate.loss)
+                return
+            yield iterate._replace(image=least.image)
 
-def _watched(watch: dict[str, Any], image: Tensor, step: int, p: ESDIP) -> dict[str, Any]:
-    """Mean and variance with one more image; before anything is judged the best image is the newest."""
-    mean = image if step == 1 else watch["mean"]
-    away = image - mean
-    variance = (1 - p.memory) * (watch["variance"] + p.memory * float(away.square().mean()))
-    moved = {"mean": mean + p.memory * away, "variance": variance}
-    if step <= p.warm_up:
-        return {**watch, **moved, "best": image}
-    if variance < watch["least"]:
-        return {**moved, "least": variance, "since": 0, "best": image}
-    return {**watch, **moved, "since": watch["since"] + 1}
+    return run_stages([Stage(run)], least, state, inputs.y.device)

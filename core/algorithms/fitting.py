@@ -1,4 +1,4 @@
-"""What the methods that fit a network to one scan share: the loop of updates, its running mean and its state."""
+"""Fit of a network to one scan: the loop of updates, its running mean and its state, for all variants of DIP."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -6,13 +6,13 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor, nn
 
-from udig_recon.core.iterates import Iterate, Iterates, State, restore
+from udig_recon.core.iterates import Iterate, Iterates, Resumable, State
 from udig_recon.core.operators import LinearOperator
 from udig_recon.core.parameters import RandomInput
 
 
 class Fed(nn.Module):
-    """f_theta(z) with its input, which is fixed, moved on, or learnt with the weights."""
+    """f_theta(z) with its input, which is fixed, replaced now and then, or learnt with the weights."""
 
     z: Tensor
 
@@ -31,7 +31,7 @@ class Fed(nn.Module):
 
 
 class Updates(Protocol):
-    """The knobs of the loop."""
+    """Parameters of the loop."""
 
     @property
     def averaging(self) -> float:
@@ -40,18 +40,12 @@ class Updates(Protocol):
 
 
 Objective = Callable[[], tuple[Tensor, Tensor]]
-"""Makes the output (1, C, H, W) and the loss to go down from, a scalar."""
+"""Makes the output (1, C, H, W) and the loss to minimise, a scalar."""
 
 
 def noise_input(A: LinearOperator, p: RandomInput, rng: Generator) -> Tensor:
     """A random input (1, input_channels, H, W)."""
     return 0.1 * torch.rand(1, p.input_channels, *A.image_shape[1:], generator=rng, device=rng.device)
-
-
-def held_in(it: Iterate, step: int, around: State) -> Callable[[], State] | None:
-    """The state of an iterate as a part of the state of a method that has it made, at a step of that."""
-    inner = it.state
-    return None if inner is None else lambda: {**around, "inner": inner(), "step": step}
 
 
 def fit(
@@ -65,26 +59,20 @@ def fit(
     after: Callable[[int], None] | None = None,
 ) -> Iterates:
     """Iterates of gradient steps on the objective, the image their outputs' running mean; `after` follows each."""
+    resumable = Resumable(rng, model=model, optimiser=optimiser)
     first, mean = 0, None
     if state is not None:
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        restore(rng, state["rng"])
-        first, mean = state["step"], state["mean"].to(rng.device)
+        values = resumable.restore(state, rng.device)
+        first, mean = values["step"], values["mean"]
     for step in range(first, iterations):
         image, loss = objective()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         image = image.detach()
-        # A short memory at first: the first outputs are far from anything.
+        # A short memory at first: the first outputs are far from the image.
         decay = min(p.averaging, step / (step + 10))
         mean = image if mean is None else torch.lerp(image, mean, decay)
         if after is not None:
             after(step)
-
-        def resume(step: int = step, mean: Tensor = mean) -> State:
-            weights = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-            return {**weights, "rng": rng.get_state(), "step": step + 1, "mean": mean}
-
-        yield Iterate(step + 1, iterations, mean, loss.detach(), resume)
+        yield Iterate(step + 1, iterations, mean, loss.detach(), resumable.snapshot(step=step + 1, mean=mean))

@@ -6,11 +6,12 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
+from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterates, State
 from udig_recon.core.operators import LinearOperator
 from udig_recon.core.operators.wavelets import Wavelet, analysis, synthesis
 from udig_recon.core.parameters import L1Wavelet
-from udig_recon.core.selection.weight_search import regularised
+from udig_recon.core.selection.weight_search import draw_search, solve_regularised, solve_with_weight
 
 WEIGHTS = tuple(10 ** (-exponent / 2) for exponent in range(3, 9))
 TRIAL_ITERATIONS = 60
@@ -20,14 +21,17 @@ AVERAGING = 0.9
 """Decay of the running mean of images."""
 
 
-def l1_wavelet(y: Tensor, A: LinearOperator, p: L1Wavelet, rng: Generator, state: State | None = None) -> Iterates:
+def l1_wavelet(inputs: Inputs, p: L1Wavelet, rng: Generator, state: State | None = None) -> Iterates:
     """Iterates of min_x |A x - y|^2 / 2 + weight |W x|_1, the weight by held-out data where none is given.
 
     W leaves the coarsest approximation out; real and imaginary part of a coefficient count as one complex number.
     """
-    weights = WEIGHTS if p.weight is None else (p.weight,)
+    y, A, iterations = inputs.y, inputs.A, (TRIAL_ITERATIONS, p.iterations)
     solver = partial(sparse_in_wavelets, Wavelet(p.vanishing_moments, p.levels))
-    return regularised(solver, y, A, weights, (TRIAL_ITERATIONS, p.iterations), rng, state)
+    if p.weight is not None:
+        return solve_with_weight(solver, y, A, p.weight, iterations, rng, state)
+    search = draw_search(y, A, WEIGHTS, rng, state)
+    return solve_regularised(solver, y, A, search, iterations, rng, state)
 
 
 def sparse_in_wavelets(
@@ -38,8 +42,10 @@ def sparse_in_wavelets(
     The running mean of the images averages over the places of the grid, as Coifman and Donoho (1995) do at once.
     """
     rhs = A.adjoint(y)
-    zero = torch.zeros_like(rhs)
-    x, v, mean = (zero, zero, zero) if state is None else (state[name] for name in ("x", "v", "image"))
+    if state is None:
+        x = v = mean = torch.zeros_like(rhs)
+    else:
+        x, v, mean = state["x"], state["v"], state["image"]
     while True:
         previous, x = x, thresholded(v - A.normal(v) + rhs, wavelet, weight, rng)
         v = x + MOMENTUM * (x - previous)

@@ -5,25 +5,23 @@ from torch import Generator, Tensor
 
 from udig_recon.core.algorithms.chain import chain, noised
 from udig_recon.core.algorithms.predictor_corrector import corrected, predicted
+from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterates, State
-from udig_recon.core.operators import LinearOperator
 from udig_recon.core.operators.solvers import conjugate_gradient
 from udig_recon.core.parameters import MCG
 from udig_recon.core.priors.noise_levels import falling
-from udig_recon.core.priors.purify import Denoiser
 
 RELAXATION = (1.0, 0.6)
 """Of Kaczmarz' step, at the first and at the last level."""
 
 
-def mcg(
-    y: Tensor, A: LinearOperator, x: Tensor, prior: Denoiser, p: MCG, rng: Generator, state: State | None = None
-) -> Iterates:
-    """Chung et al. (2022), a heuristic: its samples are not the posterior's. From x, noised.
+def mcg(inputs: Inputs, p: MCG, rng: Generator, state: State | None = None) -> Iterates:
+    """Chung et al. (2022), a heuristic: its samples are not the posterior's. From the CG estimate, noised.
 
     x' by predictor and corrector; d = weight grad_x |FBP(A D(x) - y)|, less what views measure of it:
     d <- (1 - A^+ A) d, A^+ by CG; x <- x' + r A^T (y - A x') / A^T A 1 - d, r falling.
     """
+    y, A, prior = inputs.y, inputs.A, inputs.load_prior(p.prior)
     levels = falling(p)
     coverage = A.normal(torch.ones(1, *A.image_shape, device=y.device))
     inverse = torch.where(coverage > 1e-6 * coverage.max(), 1 / coverage, torch.zeros_like(coverage))
@@ -32,17 +30,17 @@ def mcg(
         return d - conjugate_gradient(A.normal, A.normal(d), torch.zeros_like(d), p.projection_iterations)
 
     def step(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        here, there = levels[k], levels[k + 1]
+        sigma, sigma_next = levels[k], levels[k + 1]
         with torch.no_grad():
-            x, _ = predicted(prior, x, here, there, rng)
+            x, _ = predicted(prior, x, sigma, sigma_next, rng)
         x.requires_grad_()
-        moved, denoised = corrected(prior, x, here, p.corrector_ratio, rng)
+        moved, denoised = corrected(prior, x, sigma, p.corrector_ratio, rng)
         misfit = A.direct(A.forward(denoised) - y)
         (gradient,) = torch.autograd.grad(torch.linalg.vector_norm(misfit, dim=(1, 2, 3)).sum(), x)
         moved = moved.detach()
         relaxation = RELAXATION[0] + (RELAXATION[1] - RELAXATION[0]) * k / p.steps
         kaczmarz = relaxation * inverse * A.adjoint(y - A.forward(moved))
         x = moved + kaczmarz - p.gradient_weight * unseen(gradient)
-        return x, denoised.detach() if there > 0 else x
+        return x, denoised.detach() if sigma_next > 0 else x
 
-    return chain(y, A, noised(x, p, rng), p.steps, step, rng, state)
+    return chain(y, A, noised(inputs.cg_estimate(), p, rng), p.steps, step, rng, state)

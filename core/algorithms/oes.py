@@ -2,66 +2,55 @@
 
 import math
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
-from udig_recon.core.algorithms.fitting import Objective, fit, held_in
-from udig_recon.core.iterates import Iterate, Iterates, State
-from udig_recon.core.operators import LinearOperator
+from udig_recon.core.algorithms.fitting import fit, noise_input
+from udig_recon.core.inputs import Inputs
+from udig_recon.core.iterates import Iterates, Stage, State, run_stages
 from udig_recon.core.parameters import OES
 
 TEMPERATURE = 0.2
 """Of the relaxed coin of each weight."""
 
 
-def oes(
-    y: Tensor,
-    A: LinearOperator,
-    z: Tensor,
-    network: nn.Module,
-    p: OES,
-    rng: Generator,
-    state: State | None = None,
-) -> Iterates:
+def oes(inputs: Inputs, p: OES, rng: Generator, state: State | None = None) -> Iterates:
     """Ghosh et al. (2024): a mask m over weights theta_0 at initialisation, then DIP of the masked network.
 
     First min over q of E |A f(theta_0 m) - y|^2 + weight KL(q, sparsity), m ~ Bernoulli(q) relaxed; then the share
     `sparsity` of weights with the largest q is kept, and min over theta of |A f(theta m) - y|^2.
     """
+    y, A = inputs.y, inputs.A
+    z = noise_input(A, p, rng)
+    network = inputs.build_network("unet", z.shape[1], rng)
     model = Masked(network, p.sparsity)
-    steps = p.mask_iterations + p.iterations
 
-    def of_mask() -> tuple[Tensor, Tensor]:
-        image = model(z, model.relaxed(rng))
-        return image, A.misfit(image, y) + p.divergence_weight * model.divergence(p.sparsity)
+    def fit_mask(inner: State | None) -> Iterates:
+        def objective() -> tuple[Tensor, Tensor]:
+            image = model(z, model.relaxed(rng))
+            return image, A.misfit(image, y) + p.divergence_weight * model.divergence(p.sparsity)
 
-    masks: list[Tensor] = []
+        optimiser = torch.optim.Adam(model.logits.parameters(), p.mask_learning_rate)
+        return fit(model, objective, optimiser, p.mask_iterations, p, rng, inner)
 
-    def of_weights() -> tuple[Tensor, Tensor]:
-        if not masks:
-            masks.extend(model.pruned(p.sparsity))
-        image = model(z, masks)
-        return image, A.misfit(image, y)
+    def fit_weights(inner: State | None) -> Iterates:
+        masks: list[Tensor] = []
 
-    stages: list[tuple[Objective, torch.optim.Optimizer, int]] = [
-        (of_mask, torch.optim.Adam(model.logits.parameters(), p.mask_learning_rate), p.mask_iterations),
-        (of_weights, torch.optim.Adam(network.parameters(), p.learning_rate), p.iterations),
-    ]
-    before, inner = 0, None if state is None else state["inner"]
-    for stage, (objective, optimiser, iterations) in enumerate(stages):
-        if state is None or state["stage"] <= stage:
-            for it in fit(model, objective, optimiser, iterations, p, rng, inner):
-                yield _of_all(it, stage, before, steps)
-            inner = None
-        before += iterations
+        def objective() -> tuple[Tensor, Tensor]:
+            if not masks:  # once the logits of a resumed run are restored
+                masks.extend(model.pruned(p.sparsity))
+            image = model(z, masks)
+            return image, A.misfit(image, y)
 
+        optimiser = torch.optim.Adam(network.parameters(), p.learning_rate)
+        return fit(model, objective, optimiser, p.iterations, p, rng, inner)
 
-def _of_all(it: Iterate, stage: int, before: int, steps: int) -> Iterate:
-    """An iterate of a stage as one of the whole."""
-    step = before + it.step
-    return it._replace(step=step, steps=steps, state=held_in(it, step, {"stage": stage}))
+    # The mask's logits, which the second stage takes over, are in the state of the model.
+    stages = [Stage(fit_mask, p.mask_iterations), Stage(fit_weights, p.iterations)]
+    return run_stages(stages, SimpleNamespace(), state, y.device)
 
 
 class Masked(nn.Module):

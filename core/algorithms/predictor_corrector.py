@@ -9,10 +9,10 @@ from udig_recon.core.priors.noise_levels import normal_like
 from udig_recon.core.priors.purify import Denoiser
 
 
-def predicted(prior: Denoiser, x: Tensor, here: float, there: float, rng: Generator) -> tuple[Tensor, Tensor]:
+def predicted(prior: Denoiser, x: Tensor, sigma: float, sigma_next: float, rng: Generator) -> tuple[Tensor, Tensor]:
     """Reverse diffusion x + (s^2 - s'^2) score(x, s) + sqrt(s^2 - s'^2) n, with and without its noise."""
-    gap = here**2 - there**2
-    mean = x + gap * (prior(x, here) - x) / here**2
+    gap = sigma**2 - sigma_next**2
+    mean = x + gap * (prior(x, sigma) - x) / sigma**2
     return mean + math.sqrt(gap) * normal_like(x, rng), mean
 
 

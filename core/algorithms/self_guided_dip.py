@@ -1,28 +1,24 @@
 """Self-guided DIP: the network learns to denoise its input, and the input is learnt with it."""
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from udig_recon.core.algorithms.fitting import Fed, fit
+from udig_recon.core.algorithms.initial_estimate import initial_estimate
+from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterates, State
-from udig_recon.core.operators import LinearOperator
 from udig_recon.core.parameters import SelfGuidedDIP
 from udig_recon.core.priors.noise_levels import normal_like
 
 
-def self_guided_dip(
-    y: Tensor,
-    A: LinearOperator,
-    z: Tensor,
-    network: nn.Module,
-    p: SelfGuidedDIP,
-    rng: Generator,
-    state: State | None = None,
-) -> Iterates:
+def self_guided_dip(inputs: Inputs, p: SelfGuidedDIP, rng: Generator, state: State | None = None) -> Iterates:
     """Min over theta and z of |A E f(z + n) - y|^2 + alpha |E f(z + n) - z|^2 (Liang et al., IEEE TCI 2025).
 
     E is the mean of some draws of n; the image is the running mean of E f(z + n). From the z given.
     """
+    y, A = inputs.y, inputs.A
+    z = initial_estimate(inputs, "direct", rng)
+    network = inputs.build_network("unet", z.shape[1], rng)
     model = Fed(network, z, learnt=True)
     spread = p.input_noise * float(torch.linalg.vector_norm(z, dim=1).max())
 

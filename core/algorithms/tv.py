@@ -5,11 +5,12 @@ from collections.abc import Iterator
 import torch
 from torch import Generator, Tensor
 
+from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterates, State
 from udig_recon.core.operators import LinearOperator
 from udig_recon.core.operators.solvers import conjugate_gradient
 from udig_recon.core.parameters import TV
-from udig_recon.core.selection.weight_search import regularised
+from udig_recon.core.selection.weight_search import draw_search, solve_regularised, solve_with_weight
 
 WEIGHTS = tuple(10 ** (-exponent / 2) for exponent in range(3, 9))
 TRIAL_ITERATIONS = 20
@@ -23,13 +24,16 @@ SIGN_PENALTY = 0.02
 RELAXATION = 1.6
 
 
-def tv(y: Tensor, A: LinearOperator, p: TV, rng: Generator, state: State | None = None) -> Iterates:
+def tv(inputs: Inputs, p: TV, rng: Generator, state: State | None = None) -> Iterates:
     """Iterates of min_x |A x - y|^2 / 2 + weight TV(x), x >= 0 in CT; the weight by held-out data where none is given.
 
     TV(x) sums the lengths of all differences of a pixel with the next ones: right and below, real and imaginary.
     """
-    weights = WEIGHTS if p.weight is None else (p.weight,)
-    return regularised(total_variation, y, A, weights, (TRIAL_ITERATIONS, p.iterations), rng, state)
+    y, A, iterations = inputs.y, inputs.A, (TRIAL_ITERATIONS, p.iterations)
+    if p.weight is not None:
+        return solve_with_weight(total_variation, y, A, p.weight, iterations, rng, state)
+    search = draw_search(y, A, WEIGHTS, rng, state)
+    return solve_regularised(total_variation, y, A, search, iterations, rng, state)
 
 
 def total_variation(y: Tensor, A: LinearOperator, weight: float, _: Generator, state: State | None) -> Iterator[State]:
@@ -41,17 +45,19 @@ def total_variation(y: Tensor, A: LinearOperator, weight: float, _: Generator, s
     rhs = A.adjoint(y)
     rho, mu = min(weight / EDGE, MAX_PENALTY), SIGN_PENALTY if A.nonnegative else 0.0
     radius = weight / rho if weight > 0 else EDGE
-    zero = torch.zeros_like(rhs)
-    none = differences(zero)
-    x, s, e, z, p = (zero, zero, zero, none, none) if state is None else (state[name] for name in "xsezp")
+    if state is None:
+        x = s = e = torch.zeros_like(rhs)
+        z = p = differences(x)
+    else:
+        x, s, e = state["x"], state["s"], state["e"]
+        z, p = state["z"], state["p"]
 
     def normal(image: Tensor) -> Tensor:
         return A.normal(image) + rho * differences_adjoint(differences(image)) + mu * image
 
     while True:
-        x = conjugate_gradient(
-            normal, rhs + rho * differences_adjoint(z - radius * p) + mu * (s - e), x, INNER_ITERATIONS
-        )
+        target = rhs + rho * differences_adjoint(z - radius * p) + mu * (s - e)
+        x = conjugate_gradient(normal, target, x, INNER_ITERATIONS)
         v = RELAXATION * differences(x) + (1 - RELAXATION) * z + radius * p
         p = v / length(v).clamp(min=radius)
         z = v - radius * p

@@ -1,27 +1,22 @@
 """TV-DIP: the deep image prior with total variation in its loss."""
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from udig_recon.core.algorithms.fitting import Fed, fit
+from udig_recon.core.algorithms.fitting import Fed, fit, noise_input
+from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterates, State
-from udig_recon.core.operators import LinearOperator
 from udig_recon.core.parameters import TVDIP
 
 SMOOTHING = 1e-6
 """Under the root of a length, where its slope would be infinite."""
 
 
-def tv_dip(
-    y: Tensor,
-    A: LinearOperator,
-    z: Tensor,
-    network: nn.Module,
-    p: TVDIP,
-    rng: Generator,
-    state: State | None = None,
-) -> Iterates:
+def tv_dip(inputs: Inputs, p: TVDIP, rng: Generator, state: State | None = None) -> Iterates:
     """Minimise |A f_theta(z) - y|^2 / 2 + weight TV(f_theta(z)) over theta, z fixed (Liu et al. 2019)."""
+    y, A = inputs.y, inputs.A
+    z = noise_input(A, p, rng)
+    network = inputs.build_network("unet", z.shape[1], rng)
     model = Fed(network, z)
 
     def objective() -> tuple[Tensor, Tensor]:

@@ -1,9 +1,9 @@
-"""uDiG-DIP: a network is fitted to one scan while a diffusion prior keeps purifying the network's input."""
+"""uDiG-DIP: a network is fitted to one scan while a diffusion prior purifies its input (Liang et al. 2025)."""
 
 import torch
 from torch import Generator, Tensor, nn
 
-from udig_recon.core.iterates import Iterate, Iterates, State, restore
+from udig_recon.core.iterates import Iterate, Iterates, Resumable, State
 from udig_recon.core.operators import LinearOperator
 from udig_recon.core.operators.solvers import proximal
 from udig_recon.core.parameters import UDiGDIP
@@ -27,18 +27,17 @@ def udig_dip(
 
     z (1, C, H, W) is the start. Purified inputs are pulled to the data by a few conjugate gradient steps unless
     `consistency_iterations` is 0, as the paper has it. The image is f(z) after the last purification (step 5), or as
-    `output` says. `samples` inputs are led side by side with noise of their own, and the image is their mean: each
-    approaches a draw from what prior and data allow, and the mean of draws errs less than any of them.
+    `output` says. `samples` inputs run in parallel, each with its own noise, and the image is their mean: each
+    approaches a draw from the posterior, and the mean of draws has a smaller error than any of them.
     """
     optimiser = torch.optim.Adam(network.parameters(), p.learning_rate)
+    resumable = Resumable(rng, network=network, optimiser=optimiser)
     rhs, noise = A.adjoint(y), A.noise_level(y)
     z = z.expand(p.samples, -1, -1, -1)
     mean, first = z, 0
     if state is not None:
-        network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
-        restore(rng, state["rng"])
-        z, mean, first = state["z"].to(z.device), state["mean"].to(z.device), state["step"]
+        values = resumable.restore(state, z.device)
+        z, mean, first = values["z"], values["mean"], values["step"]
     loss = A.misfit(z, y)
     image = z.mean(0, keepdim=True)
     for k in range(first, p.outer_iterations):
@@ -57,12 +56,7 @@ def udig_dip(
         loss = loss if p.inner_iterations else A.misfit(z, y)
         mean = torch.lerp(output, mean, min(p.averaging, k / (k + 10)))
         image = (mean if p.output == "mean" else output).mean(0, keepdim=True)
-
-        def resume(k: int = k, z: Tensor = z, mean: Tensor = mean) -> State:
-            weights = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
-            return {**weights, "rng": rng.get_state(), "step": k + 1, "z": z, "mean": mean}
-
-        yield Iterate(k + 1, p.outer_iterations, image, loss, resume)
+        yield Iterate(k + 1, p.outer_iterations, image, loss, resumable.snapshot(z=z, mean=mean, step=k + 1))
 
 
 def noise_level(k: int, p: UDiGDIP) -> float:
@@ -97,7 +91,7 @@ def consistent(d: Tensor, rhs: Tensor, A: LinearOperator, p: UDiGDIP, noise_rati
     """A few conjugate gradient steps from d towards min |A z - y|^2 + mu |z - d|^2, mu = weight (noise / sigma)^2."""
     if p.consistency_iterations == 0:
         return d
-    d = d * A.support  # a prior would fill with structure what no data can contradict
+    d = d * A.support  # a prior would add structure where nothing is measured
     mu = max(p.consistency_weight * noise_ratio**2, SMALLEST_WEIGHT)
     z = proximal(A.normal, rhs, d, mu, p.consistency_iterations)
     return z.clamp(min=0) if A.nonnegative else z

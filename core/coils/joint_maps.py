@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from udig_recon.core.operators import MultiCoilMRI, as_complex, fft2c, ifft2c
 from udig_recon.core.operators.solvers import conjugate_gradient
+from udig_recon.core.parameters.holdout import JOINT_MAPS_SHARE
 from udig_recon.core.selection.holdout import validation_error
 
 COSINES = 10
@@ -23,8 +24,6 @@ ROUNDS = 5
 IMAGE_ITERATIONS = 8
 MAP_ITERATIONS = 10
 SMOOTHING_ITERATIONS = 15
-JUDGED_SHARE = 0.2
-"""of the lines or points is left out to judge by."""
 Basis = tuple[Tensor, ...]
 """Cosines of rows (H, n) and columns (W, n)."""
 GAIN = 0.995
@@ -39,7 +38,7 @@ def with_joint_maps(A: MultiCoilMRI, y: Tensor, rng: Generator) -> Iterator[Mult
     It is A itself where fitted maps tell no more: both are judged by a share of the measurements that neither
     least-squares image nor fitted maps have seen.
     """
-    kept = A.partition(JUDGED_SHARE, "lines", rng)
+    kept = A.partition(JOINT_MAPS_SHARE, "lines", rng)
     seen, part = A.restricted(kept), y * kept
     for fitted in _fitted(seen, part):
         yield A.with_maps(fitted.maps)

@@ -98,7 +98,7 @@ def of_setup(method: Parameters, modality: Modality, coils: int = 1) -> Evaluati
     """Of what a slice needs once, whatever its seeds: norm, coil maps fitted to it, assessment."""
     joint = JOINT_MAPS_NORMALS if method.fits_maps and modality is Modality.MRI and coils > 1 else 0.0
     setup = Evaluations(normals=NORM_ITERATIONS + ASSESSED_NORMALS + joint, passes=NORM_ITERATIONS * 10)
-    if method.needs_prior and not method.judged:
+    if method.needs_prior and not method.checks_prior:
         setup += _tv(False, DATA_ONLY_ITERATIONS)
     return setup
 
@@ -110,7 +110,7 @@ def _tv(tries: bool, iterations: int) -> Evaluations:
 
 def _udig_dip(p: UDiGDIP, *, follows: bool) -> Evaluations:
     k = p.outer_iterations
-    if not p.judged:
+    if not p.checks_prior:
         return _start(p.start) + _walk(p, k)
     weights, (trial, final) = (1, TV_FOLLOWING) if follows else (TRIED_WEIGHTS, TV_ALONE)
     steps = weights * trial + final

@@ -1,13 +1,15 @@
-"""Every knob of every method, written once: HTTP schema, stored job, function argument and README table alike."""
+"""Parameters of the methods, written once for the HTTP schema, the stored job, the command line and the documents.
+
+One module holds the methods of one family; `registry` lists them all. Torch-free: a method's implementation is imported
+when it runs.
+"""
 
 from collections.abc import Container
-from typing import Annotated, Any, get_args
-
-from pydantic import Field, TypeAdapter
+from typing import TYPE_CHECKING, Any
 
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.errors import UnsupportedScan
-from udig_recon.core.parameters.base import EarlyStoppingParameters, HoldoutParameters, Levels, Parameters
+from udig_recon.core.parameters.base import NoiseLevels, Parameters
 from udig_recon.core.parameters.classical import FBP, SIRT, TV, CGSense, L1Wavelet, ZeroFilled
 from udig_recon.core.parameters.diffusion import (
     DAPS,
@@ -21,6 +23,7 @@ from udig_recon.core.parameters.diffusion import (
     Sampler,
     ScoreMRI,
 )
+from udig_recon.core.parameters.holdout import EarlyStoppingParameters, HoldoutParameters, check_views
 from udig_recon.core.parameters.networks import (
     DIP,
     ESDIP,
@@ -33,6 +36,7 @@ from udig_recon.core.parameters.networks import (
     RefGuidedDIP,
     SelfGuidedDIP,
 )
+from udig_recon.core.parameters.registry import METHODS, method_type, parse
 from udig_recon.core.parameters.udig_dip import PAPER, PRESETS, UDiGDIP
 
 __all__ = [
@@ -60,8 +64,8 @@ __all__ = [
     "Fit",
     "HoldoutParameters",
     "L1Wavelet",
-    "Levels",
     "Method",
+    "NoiseLevels",
     "Parameters",
     "PredictorCorrector",
     "REDDiff",
@@ -79,51 +83,23 @@ __all__ = [
     "require_random",
 ]
 
-Method = Annotated[
-    UDiGDIP
-    | DDS
-    | DiffPIR
-    | DAPS
-    | DPS
-    | REDDiff
-    | DCDP
-    | ScoreMRI
-    | MCG
-    | DIP
-    | ESDIP
-    | TVDIP
-    | ASeqDIP
-    | SelfGuidedDIP
-    | RefGuidedDIP
-    | OES
-    | DIPProbe
-    | TV
-    | L1Wavelet
-    | CGSense
-    | ZeroFilled
-    | SIRT
-    | FBP,
-    Field(discriminator="method"),
-]
-METHODS: dict[str, type[Parameters]] = {
-    cls.model_fields["method"].default: cls for cls in get_args(get_args(Method)[0])
-}
-_METHOD: TypeAdapter[Parameters] = TypeAdapter(Method)
 MAX_SEEDS = 64
-CT_STARTS = ("fbp", "sirt")
-LEAST_VIEWS = 2
-"""that an image is made of"""
+
+if TYPE_CHECKING:
+    Method = Parameters
 
 
-def parse(raw: dict[str, Any]) -> Parameters:
-    """Parameters from their JSON form. Raises pydantic.ValidationError where a knob is unknown or out of bounds."""
-    return _METHOD.validate_python(raw)
+def __getattr__(name: str) -> Any:
+    """`Method`, the union of all methods' parameters, is made when it is first imported: see `registry.METHODS`."""
+    if name == "Method":
+        return method_type()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def complete(method: Parameters, modality: Modality) -> Parameters:
-    """Fill the knobs that were not given from the preset for this modality.
+    """Fill in the parameters that were not given and depend on the modality.
 
-    Raises UnsupportedScan when the method does not apply to the modality.
+    Raises UnsupportedScan when the method, or one of its parameters, does not apply to the modality.
     """
     if modality not in method.modalities:
         name = method.method
@@ -134,55 +110,30 @@ def complete(method: Parameters, modality: Modality) -> Parameters:
             found=name,
             expected=" | ".join(fitting),
         )
-    if not isinstance(method, UDiGDIP):
-        return method
-    filled = UDiGDIP(**{**PRESETS[method.preset, modality], **method.model_dump(exclude_unset=True)})
-    if modality is Modality.MRI and filled.start in CT_STARTS:
-        raise UnsupportedScan(
-            f"start {filled.start} needs a CT scan; an MRI scan starts from cg_sense, tv or adjoint",
-            field="parameters.start",
-            found=filled.start,
-            expected="cg_sense | tv | adjoint",
-        )
-    return filled
+    return method.complete(modality)
 
 
-def require(method: Parameters, held: Container[str]) -> None:
-    """Raise UnsupportedScan when a method needs an array that is not among those the scan holds."""
-    if method.needs is None or method.needs in held:
+def require(method: Parameters, arrays: Container[str]) -> None:
+    """Raise UnsupportedScan when a method needs an array that is not among those of the scan."""
+    if method.needs is None or method.needs in arrays:
         return
-    without = "; the knob guide may be plain" if isinstance(method, RefGuidedDIP) else ""
     raise UnsupportedScan(
-        f"method {method.method} with these knobs needs an image {method.needs!r} in the scan, found none{without}",
+        f"method {method.method} with these parameters needs an image {method.needs!r} in the scan, found none"
+        f"{method.needs_cure}",
         field=f"scan.{method.needs}",
         found="none",
         expected=f"an array {method.needs} (slices, y, x)",
     )
 
 
-def check_views(method: Parameters, views: int) -> None:
-    """Raise UnsupportedScan when a method leaves out so many of a scan's views that less than two are kept."""
-    share = getattr(method, "holdout_share", None)
-    if not share or getattr(method, "holdout", "lines") != "lines":
-        return
-    left_out = max(1, round(share * views))
-    if views - left_out < LEAST_VIEWS:
-        raise UnsupportedScan(
-            f"holdout_share {share:g} leaves out {left_out} of {views} views, which leaves fewer than {LEAST_VIEWS}",
-            field="parameters.holdout_share",
-            found=f"{left_out} of {views} views",
-            expected=f"{max(0, views - LEAST_VIEWS)} views or fewer; 0 leaves out none",
-        )
-
-
 def require_random(method: Parameters, seeds: int) -> None:
-    """Raise UnsupportedScan when several seeds are asked of a method that gives the same image for each."""
+    """Raise UnsupportedScan when several seeds are requested of a method that gives the same image for each."""
     if seeds == 1 or method.is_random:
         return
     drawing = [name for name in METHODS if parse({"method": name}).is_random]
     raise UnsupportedScan(
-        f"method {method.method} with these knobs gives the same image for every seed, and {seeds} have no spread; "
-        f"seeds must be 1, or the method one that draws at random: {', '.join(drawing)}",
+        f"method {method.method} with these parameters gives the same image for every seed, so {seeds} seeds have no "
+        f"standard deviation; seeds must be 1, or the method one that draws at random: {', '.join(drawing)}",
         field="seeds",
         found=str(seeds),
         expected="1",

@@ -1,6 +1,7 @@
-"""What the parameters of all methods have in common."""
+"""Base of the methods' parameters, and field types that several families share."""
 
-from typing import Annotated, ClassVar, Literal, Protocol, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,33 +11,32 @@ BOTH = (Modality.MRI, Modality.CT)
 
 FitMaps = Annotated[
     bool,
-    Field(description="fit coil maps together with the image where measurements left out say that it helps (MRI)"),
-]
-
-
-MinProgress = Annotated[
-    float, Field(ge=0, le=1, description="share of the run before which no iterate is taken and none is waited for")
-]
-
-Discrepancy = Annotated[
-    float,
-    Field(
-        ge=0,
-        le=100,
-        description="the run ends once |A x - y| is at most so many times what its noise explains; 0: whatever it is",
-    ),
+    Field(description="fit coil maps together with the image where held-out measurements show that it helps (MRI)"),
 ]
 
 
 class Parameters(BaseModel):
-    """Base of the methods' parameters: frozen, and an unknown knob is an error."""
+    """Base of the methods' parameters: frozen; an unknown parameter is an error.
+
+    A method is a subclass with its name as the `method` literal, and the function that `implementation` names. The
+    HTTP schema, the stored job, the command line and the tables of docs/methods.md are made of its fields.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    method: str
+    implementation: ClassVar[str]
+    """`package.module:function`, imported when the method runs, since the API validates parameters without PyTorch.
 
+    The function takes `core.inputs.Inputs`, the parameters, a generator and a state to resume from (None:
+    from the beginning), and returns `core.iterates.Iterates`."""
     modalities: ClassVar[tuple[Modality, ...]] = BOTH
     needs_prior: ClassVar[bool] = False
+
+    method: str
+
+    def complete(self, modality: Modality) -> Self:  # noqa: ARG002
+        """Fill in parameters that depend on the modality. Raises UnsupportedScan for one that does not fit it."""
+        return self
 
     @property
     def fits_maps(self) -> bool:
@@ -44,8 +44,13 @@ class Parameters(BaseModel):
         return bool(getattr(self, "fit_maps", False))
 
     @property
-    def judged(self) -> bool:
-        """Whether measurements left out judge the prior against total variation."""
+    def checks_prior(self) -> bool:
+        """Whether held-out measurements compare the prior's image with total variation's."""
+        return False
+
+    @property
+    def accepts_warm_start(self) -> bool:
+        """Whether a slice can start from the results of a reference slice in its volume."""
         return False
 
     @property
@@ -55,40 +60,25 @@ class Parameters(BaseModel):
 
     @property
     def needs(self) -> str | None:
-        """Which array beside the measurements the scan must hold, `reference` or `guide`; None: neither."""
+        """Array that the scan must hold beside the measurements, `reference` or `guide`; None: neither."""
+        return None
+
+    @property
+    def needs_cure(self) -> str:
+        """How to run the method without that array, as the end of a sentence; empty: it cannot."""
+        return ""
+
+    def evaluations(self) -> Mapping[str, float] | None:
+        """Counts of what one run to its end evaluates, by the fields of `core.cost.evaluations.Evaluations`.
+
+        The estimate of time and memory is made of them. None: `core.cost.evaluations` counts, for a method that it
+        does not know one A^H A and, with a prior, one prior evaluation in each of its `iterations` or `steps`.
+        """
         return None
 
 
-class HoldoutParameters(Parameters):
-    """Base of the methods that leave out measurements, to judge by them what the others made."""
-
-    holdout_share: float | None = Field(
-        None,
-        ge=0,
-        lt=1,
-        description="share of the measurements outside the calibration centre that is left out to judge images by; "
-        "none: 0.3, or nothing where there is nothing to spare; 0: nothing",
-    )
-    holdout: Literal["samples", "lines"] = Field(
-        "samples", description="what is left out: samples of every line or view, or whole lines or views"
-    )
-
-
-class EarlyStoppingParameters(HoldoutParameters):
-    """Base of the methods whose iterates are judged as they come: the best one is taken, and the run ends after it."""
-
-    min_progress: MinProgress = 0.0
-    patience: float = Field(
-        0.25, gt=0, le=1, description="share of the run without a clearly better iterate that ends it; 1: it does not"
-    )
-    discrepancy: Discrepancy = 0.0
-    refit: bool = Field(
-        True, description="run again, on all measurements, up to the iterate that was best; else that one is taken"
-    )
-
-
-class Levels(Protocol):
-    """What walks down noise levels."""
+class NoiseLevels(Protocol):
+    """Parameters of a method that walks down noise levels."""
 
     @property
     def noise_level(self) -> float:
@@ -101,7 +91,7 @@ class Levels(Protocol):
         ...
 
 
-Walk = TypeVar("Walk", bound=Levels)
+Walk = TypeVar("Walk", bound=NoiseLevels)
 
 
 def check_levels(p: Walk) -> Walk:

@@ -1,11 +1,12 @@
-"""Knobs of the diffusion samplers, their defaults for the bundled priors; docs/methods.md has the published ones."""
+"""Parameters of the diffusion samplers, with defaults for the bundled priors; docs/methods.md has published ones."""
 
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from udig_recon.core.acquisition import Modality
-from udig_recon.core.parameters.base import EarlyStoppingParameters, MinProgress, check_levels
+from udig_recon.core.parameters.base import check_levels
+from udig_recon.core.parameters.holdout import EarlyStoppingParameters, MinProgress
 
 
 class Sampler(EarlyStoppingParameters):
@@ -30,13 +31,14 @@ class Sampler(EarlyStoppingParameters):
         "geometric",
         description="levels between: a geometric series, or those of evenly spaced times of DDPM's linear schedule",
     )
-    samples: int = Field(1, ge=1, le=64, description="chains led side by side; the image is their mean")
+    samples: int = Field(1, ge=1, le=64, description="chains that run in parallel; the image is their mean")
     min_progress: MinProgress = 0.5
 
 
 class DPS(Sampler):
     """Diffusion posterior sampling: each step is corrected by the gradient of |A D(x) - y| (Chung et al. 2023)."""
 
+    implementation = "udig_recon.core.algorithms.dps:dps"
     method: Literal["dps"] = "dps"
     step_size: float = Field(
         3.0, ge=0, le=1000, description="of the gradient of |A D(x) - y|", json_schema_extra={"symbol": "zeta"}
@@ -46,6 +48,7 @@ class DPS(Sampler):
 class DDS(Sampler):
     """Decomposed diffusion sampling: a few conjugate gradient steps on each denoised image (Chung et al. 2024)."""
 
+    implementation = "udig_recon.core.algorithms.dds:dds"
     method: Literal["dds"] = "dds"
     steps: int = Field(50, ge=1, le=100_000, description="noise levels walked down", json_schema_extra={"symbol": "N"})
     consistency_iterations: int = Field(
@@ -65,6 +68,7 @@ class DDS(Sampler):
 class DAPS(Sampler):
     """Decoupled annealing posterior sampling: draw x0 given x_t and y, then add noise anew (Zhang et al. 2025)."""
 
+    implementation = "udig_recon.core.algorithms.daps:daps"
     method: Literal["daps"] = "daps"
     prior_calls: int = Field(
         1, ge=1, le=100, description="prior evaluations of the flow from x_t to x0; 1: D(x_t), as sampling needs"
@@ -90,6 +94,7 @@ class DAPS(Sampler):
 class DiffPIR(Sampler):
     """Plug-and-play restoration: the proximal map of the data on each denoised image (Zhu et al. 2023)."""
 
+    implementation = "udig_recon.core.algorithms.diffpir:diffpir"
     method: Literal["diffpir"] = "diffpir"
     consistency_weight: float = Field(
         1.0,
@@ -110,6 +115,7 @@ class DiffPIR(Sampler):
 class REDDiff(Sampler):
     """Variational mode of the posterior: Adam on misfit and lambda x . (x - D(x + sigma n)) (Mardani et al. 2024)."""
 
+    implementation = "udig_recon.core.algorithms.red_diff:red_diff"
     method: Literal["red_diff"] = "red_diff"
     steps: int = Field(200, ge=1, le=100_000, description="updates", json_schema_extra={"symbol": "N"})
     weight: float = Field(
@@ -130,6 +136,7 @@ class ScoreMRI(PredictorCorrector):
     """Score-MRI: predictor and corrector, the data put in after each (Chung and Ye 2022)."""
 
     modalities = (Modality.MRI,)
+    implementation = "udig_recon.core.algorithms.score_mri:score_mri"
     method: Literal["score_mri"] = "score_mri"
     coils: Literal["combined", "separate"] = Field(
         "combined", description="one complex image, or each coil's by itself and the root of their sum of squares"
@@ -146,6 +153,7 @@ class MCG(PredictorCorrector):
     """Manifold constrained gradient: predictor, corrector, gradient off the data, Kaczmarz (Chung et al. 2022)."""
 
     modalities = (Modality.CT,)
+    implementation = "udig_recon.core.algorithms.mcg:mcg"
     method: Literal["mcg"] = "mcg"
     steps: int = Field(200, ge=1, le=100_000, description="noise levels walked down", json_schema_extra={"symbol": "N"})
     gradient_weight: float = Field(0.1, ge=0, le=100, description="of the manifold constrained gradient")
@@ -157,6 +165,7 @@ class MCG(PredictorCorrector):
 class DCDP(Sampler):
     """Data consistency and diffusion purification in turn, at falling noise levels (Li et al. 2024)."""
 
+    implementation = "udig_recon.core.algorithms.dcdp:dcdp"
     method: Literal["dcdp"] = "dcdp"
     steps: int = Field(50, ge=1, le=100_000, description="rounds", json_schema_extra={"symbol": "K"})
     consistency_iterations: int = Field(

@@ -1,10 +1,10 @@
-"""Knobs of the deep image prior and its relatives without a diffusion prior."""
+"""Parameters of the deep image prior and its relatives without a diffusion prior."""
 
 from typing import Literal
 
 from pydantic import Field
 
-from udig_recon.core.parameters.base import EarlyStoppingParameters
+from udig_recon.core.parameters.holdout import EARLY_STOPPING_SHARE, EarlyStoppingParameters
 
 
 class Fit(EarlyStoppingParameters):
@@ -24,19 +24,22 @@ class RandomInput(Fit):
 class DIP(RandomInput):
     """Deep image prior: a network with a fixed random input is fitted to the scan (Ulyanov et al. 2018)."""
 
+    implementation = "udig_recon.core.algorithms.dip:dip"
     method: Literal["dip"] = "dip"
 
 
 class TVDIP(RandomInput):
     """Deep image prior with total variation of its output in the loss (Liu et al. 2019)."""
 
+    implementation = "udig_recon.core.algorithms.tv_dip:tv_dip"
     method: Literal["tv_dip"] = "tv_dip"
     weight: float = Field(1e-3, ge=0, le=1e6, description="weight of TV, with |A| = 1 and an object of about 1")
 
 
 class ESDIP(RandomInput):
-    """Deep image prior that stops where its output varies least from update to update (Wang et al. 2023, ES-EMV)."""
+    """Deep image prior that stops where its output varies least from update to update (ES-EMV, Wang et al. 2023)."""
 
+    implementation = "udig_recon.core.algorithms.es_dip:es_dip"
     method: Literal["es_dip"] = "es_dip"
     iterations: int = Field(5000, ge=1, le=100_000, description="network updates at most")
     averaging: float = Field(0.9, ge=0, lt=1, description="decay of the running mean of outputs; 0 gives the last")
@@ -60,6 +63,7 @@ class ESDIP(RandomInput):
 class OES(RandomInput):
     """Optimal eye surgeon: weights pruned at initialisation by a learnt mask, the rest fitted (Ghosh et al. 2024)."""
 
+    implementation = "udig_recon.core.algorithms.oes:oes"
     method: Literal["oes"] = "oes"
     mask_iterations: int = Field(300, ge=1, le=100_000, description="updates of the mask")
     mask_learning_rate: float = Field(0.1, gt=0, le=10, description="Adam's step size for the mask")
@@ -72,27 +76,38 @@ class OES(RandomInput):
 class RefGuidedDIP(Fit):
     """Reference-guided deep image prior: the input is a structural image, the loss is DIP's (Zhao et al. 2020)."""
 
+    implementation = "udig_recon.core.algorithms.dip:ref_guided_dip"
     method: Literal["ref_guided_dip"] = "ref_guided_dip"
     guide: Literal["file_or_plain", "file", "plain"] = Field(
         "file_or_plain",
-        description="input: the scan's `guide` image, the plain reconstruction, or that for want of a guide",
+        description="input: the scan's `guide` image, the direct reconstruction, or that where there is no guide",
     )
 
     @property
     def needs(self) -> str | None:
-        """A guide, where nothing else will do."""
+        """The guide, where no other input is allowed."""
         return "guide" if self.guide == "file" else None
+
+    @property
+    def needs_cure(self) -> str:
+        """Another input than the guide."""
+        return "; the parameter guide may be plain"
 
 
 class DIPProbe(Fit):
     """For study: deep image prior whose input is the truth with noise, figure 1 of Liang et al. (2025)."""
 
+    implementation = "udig_recon.core.algorithms.dip:dip_probe"
     method: Literal["dip_probe"] = "dip_probe"
     iterations: int = Field(4000, ge=1, le=100_000, description="network updates")
     learning_rate: float = Field(1e-4, gt=0, le=1, description="Adam's step size", json_schema_extra={"symbol": "beta"})
     averaging: float = Field(0.0, ge=0, lt=1, description="decay of the running mean of outputs; 0 gives the last")
     holdout_share: float | None = Field(
-        0.0, ge=0, lt=1, description="share of the measurements left out to judge images by; none: 0.3; 0: nothing"
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the measurements that is held out to validate images; "
+        f"none: {EARLY_STOPPING_SHARE:g}; 0: nothing",
     )
     input_noise: float | None = Field(
         0.1,
@@ -104,13 +119,14 @@ class DIPProbe(Fit):
 
     @property
     def needs(self) -> str | None:
-        """The truth."""
+        """The reference."""
         return "reference"
 
 
 class SelfGuidedDIP(Fit):
     """Self-guided deep image prior: the input is learnt too, under noise (Liang et al., IEEE TCI 2025)."""
 
+    implementation = "udig_recon.core.algorithms.self_guided_dip:self_guided_dip"
     method: Literal["self_guided_dip"] = "self_guided_dip"
     iterations: int = Field(1000, ge=1, le=100_000, description="updates of network and input")
     input_learning_rate: float = Field(0.1, gt=0, le=1, description="Adam's step size for the input")
@@ -126,6 +142,7 @@ class SelfGuidedDIP(Fit):
 class ASeqDIP(Fit):
     """Autoencoding sequential deep image prior: uDiG-DIP whose input is f(z) itself (Alkhouri et al. 2024)."""
 
+    implementation = "udig_recon.core.algorithms.aseq_dip:aseq_dip"
     method: Literal["aseq_dip"] = "aseq_dip"
     start: Literal["plain", "cg_sense"] = Field(
         "plain",

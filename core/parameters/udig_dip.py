@@ -1,11 +1,15 @@
-"""Knobs of uDiG-DIP and its presets."""
+"""Parameters of uDiG-DIP and its presets."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from udig_recon.core.acquisition import Modality
+from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.parameters.base import FitMaps, Parameters, check_levels
+from udig_recon.core.parameters.holdout import PRIOR_CHECK_SHARE
+
+CT_STARTS = ("fbp", "sirt")
 
 
 class UDiGDIP(Parameters):
@@ -13,9 +17,10 @@ class UDiGDIP(Parameters):
 
     needs_prior = True
     _levels_fall = model_validator(mode="after")(check_levels)
+    implementation = "udig_recon.core.algorithms.udig_dip_guarded:udig_dip_guarded"
     method: Literal["udig_dip"] = "udig_dip"
     preset: Literal["paper", "standard", "preview"] = Field(
-        "standard", description="where knobs that are not given take their values from"
+        "standard", description="preset that sets the parameters that are not given"
     )
     prior: str | None = Field(None, description="name of the diffusion prior; none: the modality's bundled one")
     start: Literal["adjoint", "cg_sense", "fbp", "sirt", "tv"] = Field(
@@ -60,7 +65,7 @@ class UDiGDIP(Parameters):
         description="noise level below which purification adds no noise, whatever its scale; 0: always",
     )
     samples: int = Field(
-        1, ge=1, le=64, description="network inputs led side by side, each with its own noise; the image is their mean"
+        1, ge=1, le=64, description="network inputs in parallel, each with its own noise; the image is their mean"
     )
     prior_calls: int = Field(
         1, ge=1, le=1000, description="prior evaluations per purification", json_schema_extra={"symbol": "S"}
@@ -82,26 +87,44 @@ class UDiGDIP(Parameters):
     symmetries: bool = Field(True, description="purify on a random rotation, flip and (MRI) global phase")
     fit_maps: FitMaps = True
     output: Literal["last", "mean", "consistent"] = Field(
-        "last", description="what is shown: the last f(z), the running mean of them, or the last pulled to the data"
+        "last", description="image: the last f(z), the running mean of all, or the last pulled to the data"
     )
     averaging: float = Field(0.9, ge=0, lt=1, description="decay of the running mean, where that is the output")
     holdout_share: float = Field(
-        0.1,
+        PRIOR_CHECK_SHARE,
         ge=0,
         le=0.5,
-        description="share of lines, points or views that a trial leaves out, to judge the prior against total "
-        "variation by them, before all data are used; 0: the prior is trusted",
+        description="share of lines, points or views that a trial run holds out, to compare the prior's image with "
+        "total variation's; the final run uses all; 0: no comparison, the prior's image is taken",
     )
 
+    def complete(self, modality: Modality) -> Self:
+        """Fill in the preset. Raises UnsupportedScan for a start of the other modality."""
+        filled = type(self)(**{**PRESETS[self.preset, modality], **self.model_dump(exclude_unset=True)})
+        if modality is Modality.MRI and filled.start in CT_STARTS:
+            raise UnsupportedScan(
+                f"start {filled.start} needs a CT scan; an MRI scan starts from cg_sense, tv or adjoint",
+                field="parameters.start",
+                found=filled.start,
+                expected="cg_sense | tv | adjoint",
+            )
+        return filled
+
     @property
-    def judged(self) -> bool:
-        """Whether measurements left out judge the prior against total variation."""
+    def checks_prior(self) -> bool:
+        """Whether held-out measurements compare the prior's image with total variation's."""
         return self.holdout_share > 0
+
+    @property
+    def accepts_warm_start(self) -> bool:
+        """Whether a slice can start from its reference slice: with a prior check, and without a network to fit."""
+        return self.checks_prior and self.inner_iterations == 0
 
     @property
     def is_random(self) -> bool:
         """Whether another seed gives another image."""
-        return self.judged or self.start == "tv" or self.inner_iterations > 0 or self.symmetries or self.noise_scale > 0
+        searches_weight = self.checks_prior or self.start == "tv"
+        return searches_weight or self.inner_iterations > 0 or self.symmetries or self.noise_scale > 0
 
 
 # Table 1 of the paper, literally: M = 150 steps of the linear VP schedule are the noise level 0.518 (hours per slice).
@@ -124,7 +147,7 @@ PAPER: dict[str, Any] = {
     "holdout_share": 0.0,
 }
 
-# Views leave out what no sample can know: there the mean of several samples, noise and all, errs least.
+# Few views leave much undetermined: the mean of several samples, drawn with noise, has the least error.
 CT: dict[str, Any] = {
     "noise_level": 0.1,
     "final_noise_level": 0.01,
@@ -133,7 +156,7 @@ CT: dict[str, Any] = {
     "samples": 4,
     "outer_iterations": 50,
 }
-# No trial and no total variation, so the start is far off, and noise helps to leave it.
+# Without a trial run and total variation the start is far from the image; noise helps to leave it.
 PREVIEW: dict[str, Any] = {"start": "cg_sense", "outer_iterations": 30, "fit_maps": False, "holdout_share": 0.0}
 PREVIEW_MRI: dict[str, Any] = {**PREVIEW, "noise_level": 0.5, "noise_scale": 0.6, "noise_until": 0.1}
 PREVIEW_CT: dict[str, Any] = {**CT, **PREVIEW, "start": "sirt", "noise_level": 0.2, "samples": 2}

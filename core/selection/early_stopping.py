@@ -1,149 +1,165 @@
-"""Any method's iterates judged as they come, by measurements that it does not see; the best one is the image."""
+"""Early stopping of iterative methods by held-out measurements: the best iterate is taken, and the run ends after it.
+
+The method runs without the held-out measurements first; with `refit` it then runs on all, up to the iterate that was
+best (Yaman et al. 2022).
+"""
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-from udig_recon.core.algorithms.fitting import held_in
-from udig_recon.core.iterates import Iterate, Iterates, State, restore
-from udig_recon.core.operators import LinearOperator
+from udig_recon.core.inputs import Implementation, Inputs
+from udig_recon.core.iterates import UNSET, Iterate, Iterates, Stage, State, restore_generator, run_stages
 from udig_recon.core.parameters import EarlyStoppingParameters, HoldoutParameters
 from udig_recon.core.selection.holdout import train_mask, validation_part
 
-LOOKS = 100
-"""At the iterates of a run, evenly spread; at all of them where they are fewer."""
-GAIN = 0.1
-"""By which share the squared residual must fall to be waited for again; less is not worth the time."""
-SILENT = 1e-3
-"""Share of what was left out below which an image says nothing of it, as that of one coil whose k-space is not filled.
+VALIDATIONS = 100
+"""Iterates of a run that are validated, evenly spread; all where they are fewer."""
+MIN_GAIN = 0.1
+"""Share by which the squared residual must fall for patience to begin anew; less is not worth the time."""
+UNINFORMATIVE = 1e-3
+"""Share of the held-out measurements below which an image predicts none of them, as zero-filled k-space of one coil.
 
 Its residual there is 1 by construction."""
-EXPLAINED = 1.0
-"""From this discrepancy down iterates count: until then a method still learns from the data it has."""
-
-Method = Callable[[Tensor, LinearOperator, State | None], Iterates]
-"""Makes iterates from measurements, their model, and a state to go on from."""
-
-Model = TypeVar("Model", bound=LinearOperator)
+EXPLAINED_DISCREPANCY = 1.0
+"""Candidates count from this discrepancy down: above it a method still learns from the data that it has."""
 
 
-class Opinion(NamedTuple):
-    """What an image says of the measurements."""
+class HoldoutScore(NamedTuple):
+    """Misfit of an image with the measurements."""
 
-    residual: float  # |A x - y| / |y| on what was left out
-    discrepancy: float  # |A x - y| over the noise's, on the rest
-    speaks: bool  # whether it says anything of what was left out
+    residual: float  # |A x - y| / |y| on the held-out measurements
+    discrepancy: float  # |A x - y| over the noise's, on the training part
+    informative: bool  # whether the image predicts any of the held-out measurements
 
     @property
-    def told(self) -> float | None:
-        """The residual where it tells anything."""
-        return self.residual if self.speaks else None
+    def validation_residual(self) -> float | None:
+        """The residual, where it is informative."""
+        return self.residual if self.informative else None
 
 
-class Judge:
-    """What an image says of the measurements left out, those of y that are not in `kept`."""
+class HoldoutValidation:
+    """Scores images by the measurements that are not in a training mask; `training` has those that are."""
 
-    def __init__(self, y: Tensor, A: LinearOperator, kept: Tensor) -> None:
-        self._y, self._A, self._kept = y, A, kept
-        self.seen, self.part = A.restricted(kept), y * kept
-        self._size = float(validation_part(A, y, kept).norm()) + torch.finfo(torch.float32).tiny
-        self._noise = self.seen.noise_norm(self.part)
+    def __init__(self, inputs: Inputs, train: Tensor) -> None:
+        self._y, self._A, self._train = inputs.y, inputs.A, train
+        self.training = inputs.restricted(train)
+        self._norm = float(validation_part(self._A, self._y, train).norm()) + torch.finfo(torch.float32).tiny
+        self._noise = self.training.A.noise_norm(self.training.y)
 
-    def __call__(self, image: Tensor) -> Opinion:
-        """What the image says of both parts."""
+    def score(self, image: Tensor) -> HoldoutScore:
+        """Residual and discrepancy of an image (1, C, H, W)."""
         with torch.no_grad():
-            foretold = self._A.forward(image)
-            misfit = (foretold - self._y).abs().square()
-        unseen = float(validation_part(self._A, misfit, self._kept).sum())
-        rest = max(float(misfit.sum()) - unseen, 0.0)
-        return Opinion(
-            math.sqrt(unseen) / self._size,
-            math.sqrt(rest) / self._noise if self._noise > 0 else math.inf,
-            float(validation_part(self._A, foretold, self._kept).norm()) > SILENT * self._size,
+            predicted = self._A.forward(image)
+            misfit = (predicted - self._y).abs().square()
+        held_out = float(validation_part(self._A, misfit, self._train).sum())
+        training = max(float(misfit.sum()) - held_out, 0.0)
+        return HoldoutScore(
+            math.sqrt(held_out) / self._norm,
+            math.sqrt(training) / self._noise if self._noise > 0 else math.inf,
+            float(validation_part(self._A, predicted, self._train).norm()) > UNINFORMATIVE * self._norm,
         )
 
 
-def watched(
-    method: Method, y: Tensor, A: LinearOperator, p: EarlyStoppingParameters, rng: Generator, state: State | None
-) -> Iterates:
-    """Iterates of a run that leaves out some measurements; the last one is that of least error on them.
+@dataclass
+class EarlyStopping:
+    """The best iterate of a run so far, and the reference for patience."""
 
-    From `min_progress` on iterates are compared, anew once noise explains their misfit, and from then on the run ends
-    as `patience` and `discrepancy` say. With `refit` it is made again from all measurements and the same random
-    numbers, up to the iterate that was best (Yaman et al. 2022). Where nothing is left out, they are the method's own
-    iterates.
+    validation_residual: float | None = None  # of the iterate validated last, where informative
+    explained: bool = False  # whether noise has explained the misfit with the training part
+    image: Tensor = UNSET  # the best iterate
+    loss: Tensor = UNSET
+    step: int = 0
+    residual: float = math.inf
+    informative: bool = True
+    reference_error: float = math.inf  # squared residual that patience began with
+    reference_step: int = 0
+
+    def update(self, iterate: Iterate, score: HoldoutScore, p: EarlyStoppingParameters) -> bool:
+        """Compare an iterate with the best one; returns whether the run is to stop.
+
+        Candidates before noise explains the misfit are dropped once it does.
+        """
+        explained = self.explained or score.discrepancy <= EXPLAINED_DISCREPANCY
+        is_first = self.image.numel() == 0 or explained != self.explained
+        self.explained = explained
+        if is_first or score.residual < self.residual:
+            self.image, self.loss, self.step = iterate.image, iterate.loss, iterate.step
+            self.residual, self.informative = score.residual, score.informative
+        if is_first or score.residual**2 < (1 - MIN_GAIN) * self.reference_error:
+            self.reference_error, self.reference_step = score.residual**2, iterate.step
+        patience_exhausted = iterate.step - self.reference_step >= p.patience * iterate.steps
+        # A method that puts the data into the image, as score_mri does, has no misfit at all; that alone ends no run.
+        fits_noise = 0 < p.discrepancy >= score.discrepancy
+        return fits_noise or (explained and patience_exhausted)
+
+    def best(self, steps: int) -> Iterate:
+        """The best iterate as the last one of a run."""
+        return Iterate(steps, steps, self.image, self.loss, validation_residual=self.best_residual)
+
+    @property
+    def best_residual(self) -> float | None:
+        """Validation residual of the best iterate, where informative."""
+        return self.residual if self.informative else None
+
+
+def stop_early(
+    method: Implementation, inputs: Inputs, p: EarlyStoppingParameters, rng: Generator, state: State | None
+) -> Iterates:
+    """Iterates of a method without the held-out measurements, until the best one is found; it is the last iterate.
+
+    Candidates count from `min_progress` on. The run ends as `patience` and `discrepancy` say. With `refit` the method
+    runs again, on all measurements and with the same random numbers, up to the best iterate's step. Where nothing is
+    held out, the iterates are the method's own.
     """
-    kept = train_mask(A, p, rng)  # the same in a run that goes on, whose seed is the same
-    if kept is None:
-        yield from method(y, A, state)
+    train = train_mask(inputs.A, p, rng)  # the same in a resumed run, whose seed is the same
+    if train is None:
+        return method(inputs, p, rng, state)
+    validation, stopping, beginning = HoldoutValidation(inputs, train), EarlyStopping(), rng.get_state()
+
+    def search(inner: State | None) -> Iterates:
+        for iterate in method(validation.training, p, rng, inner):
+            stop = iterate.step == iterate.steps
+            if stop or iterate.step % max(1, iterate.steps // VALIDATIONS) == 0:
+                score = validation.score(iterate.image)
+                stopping.validation_residual = score.validation_residual
+                if stop or iterate.step >= p.min_progress * iterate.steps:
+                    stop = stopping.update(iterate, score, p) or stop
+            if stop:
+                break
+            yield iterate._replace(validation_residual=stopping.validation_residual)
+        if not p.refit:
+            yield stopping.best(iterate.steps)
+
+    def refit(inner: State | None) -> Iterates:
+        restore_generator(rng, beginning)
+        for iterate in method(inputs, p, rng, inner):
+            if iterate.step >= stopping.step:
+                break
+            yield iterate
+        yield Iterate(
+            iterate.steps,
+            iterate.steps,
+            iterate.image,
+            iterate.loss,
+            validation_residual=stopping.best_residual,
+        )
+
+    stages = [Stage(search), Stage(refit)] if p.refit else [Stage(search)]
+    return run_stages(stages, stopping, state, inputs.y.device)
+
+
+def validate_direct(method: Implementation, inputs: Inputs, p: HoldoutParameters, rng: Generator) -> Iterates:
+    """The image of a method without iterations, with the validation residual of one of the training part."""
+    train = train_mask(inputs.A, p, rng)
+    if train is None:
+        yield from method(inputs, p, rng, None)
         return
-    judge, beginning, stages = Judge(y, A, kept), rng.get_state(), 2 if p.refit else 1
-    before = {"stage": 0, "explained": False} if state is None else state
-    memory: State = {name: _on(y.device, part) for name, part in before.items()}
-    inner = memory.pop("inner", None)
-    if memory["stage"] == 0:
-        for it in method(judge.part, judge.seen, inner):
-            last = it.step == it.steps
-            if last or it.step % max(1, it.steps // LOOKS) == 0:
-                opinion = judge(it.image)
-                memory = {**memory, "latest": opinion.told}
-                if last or it.step >= p.min_progress * it.steps:
-                    memory, enough = _compared(memory, it, opinion, p)
-                    last = last or enough
-            if last:
-                break
-            yield _of_all(it, stages, memory)._replace(validation_residual=memory.get("latest"))
-        inner, memory = None, {**memory, "stage": 1}
-    image, loss = memory["best"], memory["loss"]
-    if p.refit:
-        restore(rng, beginning)
-        for it in method(y, A, inner):
-            image, loss = it.image, it.loss
-            if it.step >= memory["best_step"]:
-                break
-            yield _of_all(it, stages, memory)
-    steps = stages * it.steps
-    told = memory["residual"] if memory.get("speaks", True) else None
-    yield Iterate(steps, steps, image, loss, validation_residual=told)
-
-
-def _compared(memory: State, it: Iterate, opinion: Opinion, p: EarlyStoppingParameters) -> tuple[State, bool]:
-    """The memory after an iterate, and whether the run ends with it."""
-    residual, discrepancy, speaks = opinion
-    explained = memory["explained"] or discrepancy <= EXPLAINED
-    anew = "best" not in memory or explained != memory["explained"]
-    memory = {**memory, "explained": explained}
-    if anew or residual < memory["residual"]:
-        memory |= {"best": it.image, "loss": it.loss, "best_step": it.step, "residual": residual, "speaks": speaks}
-    if anew or residual**2 < (1 - GAIN) * memory["mark"]:
-        memory |= {"mark": residual**2, "mark_step": it.step}
-    in_vain = it.step - memory["mark_step"] >= p.patience * it.steps
-    # Where the data are put into the image, as score_mri does, no misfit is left at all; that ends no run by itself.
-    fitted = 0 < p.discrepancy >= discrepancy
-    return memory, fitted or (explained and in_vain)
-
-
-def at_once(
-    solve: Callable[[Tensor, Model], Iterates], y: Tensor, A: Model, p: HoldoutParameters, rng: Generator
-) -> Iterates:
-    """The one image of a method that does not iterate, judged by that of a part of the measurements."""
-    kept = train_mask(A, p, rng)
-    for it in solve(y, A):
-        if kept is None:
-            yield it
-        else:
-            *_, of_part = solve(y * kept, A.restricted(kept))
-            yield it._replace(validation_residual=Judge(y, A, kept)(of_part.image).told)
-
-
-def _of_all(it: Iterate, stages: int, memory: State) -> Iterate:
-    """An iterate of a stage as one of the whole."""
-    step = memory["stage"] * it.steps + it.step
-    return it._replace(step=step, steps=stages * it.steps, state=held_in(it, step, memory))
-
-
-def _on(device: torch.device, part: object) -> object:
-    return part.to(device) if isinstance(part, Tensor) else part
+    validation = HoldoutValidation(inputs, train)
+    *_, last = method(inputs, p, rng, None)
+    *_, trained = method(validation.training, p, rng, None)
+    score = validation.score(trained.image)
+    yield last._replace(validation_residual=score.validation_residual)

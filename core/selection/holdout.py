@@ -9,10 +9,7 @@ from torch import Generator, Tensor
 
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.operators import LinearOperator
-from udig_recon.core.parameters import HoldoutParameters, check_views
-
-USUAL_SHARE = 0.3
-"""Of the measurements outside the calibration centre; fewer choose worse."""
+from udig_recon.core.parameters.holdout import EARLY_STOPPING_SHARE, HoldoutParameters, check_views
 
 
 def train_mask(A: LinearOperator, p: HoldoutParameters, rng: Generator) -> Tensor | None:
@@ -22,7 +19,7 @@ def train_mask(A: LinearOperator, p: HoldoutParameters, rng: Generator) -> Tenso
     """
     if p.holdout_share == 0:
         return None
-    share = USUAL_SHARE if p.holdout_share is None else p.holdout_share
+    share = EARLY_STOPPING_SHARE if p.holdout_share is None else p.holdout_share
     kept = A.partition(share, p.holdout, rng)
     if A.can_hold_out(kept):
         return kept
@@ -31,20 +28,20 @@ def train_mask(A: LinearOperator, p: HoldoutParameters, rng: Generator) -> Tenso
     if A.views is not None:
         check_views(p, A.views)
     raise UnsupportedScan(
-        f"holdout_share {share:g} of {p.holdout} cannot be left out: outside its calibration centre the scan has "
-        "none, or none would be left; 0 leaves out nothing",
+        f"holdout_share {share:g} of {p.holdout} cannot be held out: outside its calibration centre the scan "
+        "has none, or none would be left; 0 holds out nothing",
         field="parameters.holdout_share",
         found=f"{share:g}",
         expected="0, a smaller share, or holdout samples",
     )
 
 
-def validation_part(A: LinearOperator, y: Tensor, kept: Tensor) -> Tensor:
-    """The measurements of y (or of its shape) that are not in `kept`, (..., n)."""
-    return y[..., (A.measured & ~kept).expand(y.shape[-2:])]
+def validation_part(A: LinearOperator, y: Tensor, train: Tensor) -> Tensor:
+    """The measurements of y (or of its shape) that are not in the training mask `train`, (..., n)."""
+    return y[..., (A.measured & ~train).expand(y.shape[-2:])]
 
 
-def validation_error(A: LinearOperator, y: Tensor, kept: Tensor, x: Tensor) -> Tensor:
-    """Mean squared misfit of an image (1, C, H, W) with the measurements of y that are not in `kept`, a scalar."""
+def validation_error(A: LinearOperator, y: Tensor, train: Tensor, x: Tensor) -> Tensor:
+    """Mean squared misfit of an image (1, C, H, W) with the measurements y that are not in `train`, a scalar."""
     with torch.no_grad():
-        return validation_part(A, A.forward(x) - y, kept).abs().square().mean()
+        return validation_part(A, A.forward(x) - y, train).abs().square().mean()

@@ -1,4 +1,7 @@
-"""How much the images of a run still vary, told without any reference: high while it learns or fits noise."""
+"""Running variance of a run's images (ES-EMV of Wang et al. 2023): high while a method still learns or fits noise.
+
+With the image x: d = x - m, m <- m + alpha d, V <- (1 - alpha) (V + alpha |d|^2 / n).
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,43 +9,52 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from udig_recon.core.iterates import Iterates, State
+from udig_recon.core.iterates import Iterates, State, to_device
 
-MEMORY = 0.1
-"""Weight alpha of the newest image in mean and variance."""
-SEEN = "seen"
-"""Under which mean and variance are kept in the state of an iterate."""
+ALPHA = 0.1
+"""Weight of the newest image in mean and variance."""
+MOMENTS = "moments"
+"""Key of mean and variance in the state of an iterate."""
 TINY = torch.finfo(torch.float32).tiny
 
 
-class Seen(NamedTuple):
+class RunningMoments(NamedTuple):
     """Running mean (1, C, H, W) and variance, a scalar tensor, of images."""
 
     mean: Tensor
     variance: Tensor
 
-    def and_of(self, image: Tensor) -> "Seen":
-        """With one more image."""
-        away = image - self.mean
-        return Seen(self.mean + MEMORY * away, (1 - MEMORY) * (self.variance + MEMORY * away.square().mean()))
+    @classmethod
+    def of_first(cls, image: Tensor, dtype: torch.dtype = torch.float32) -> "RunningMoments":
+        """Moments of one image, whose variance is 0 and of that type."""
+        return cls(image, torch.zeros((), dtype=dtype, device=image.device))
+
+    def updated(self, image: Tensor, alpha: float) -> "RunningMoments":
+        """Moments with one more image."""
+        difference = image - self.mean
+        energy = difference.square().mean().to(self.variance.dtype)
+        return RunningMoments(self.mean + alpha * difference, (1 - alpha) * (self.variance + alpha * energy))
 
 
 def with_variance(iterates: Iterates, state: State | None) -> Iterates:
     """The iterates, each with the running variance of the images over the mean square of the newest.
 
-    ES-EMV of Wang et al. (2023): d = x - m, m <- m + alpha d, V <- (1 - alpha) (V + alpha |d|^2 / n). Images that
-    cannot be gone on from, as one chosen at the end of a run among those before it, are told the variance of the last
-    that can; a run that goes on from a state goes on with its variance.
+    The moments are part of the state. An iterate without a state, such as the best one at the end of a
+    run, is no step of the run: it gets the variance of the last one that has a state.
     """
-    seen = None if state is None or SEEN not in state else Seen(*state[SEEN])
-    for it in iterates:
-        if (inner := it.state) is not None:
-            begun = Seen(it.image, torch.zeros((), device=it.image.device)) if seen is None else seen
-            seen = Seen(*(part.to(it.image.device) for part in begun)).and_of(it.image)
-            it = it._replace(state=_with(inner, seen))
-        energy = it.image.square().mean()
-        yield it if seen is None else it._replace(iterate_variance=seen.variance / energy.clamp(min=TINY))
+    moments: RunningMoments | None = None
+    for iterate in iterates:
+        inner, image = iterate.state, iterate.image
+        if moments is None and state is not None and MOMENTS in state:
+            moments = RunningMoments(*to_device(state[MOMENTS], image.device))
+        if inner is not None:
+            moments = (moments or RunningMoments.of_first(image)).updated(image, ALPHA)
+            iterate = iterate._replace(state=_with_moments(inner, moments))
+        if moments is not None:
+            energy = image.square().mean().clamp(min=TINY)
+            iterate = iterate._replace(iterate_variance=moments.variance / energy)
+        yield iterate
 
 
-def _with(inner: Callable[[], State], seen: Seen) -> Callable[[], State]:
-    return lambda: {**inner(), SEEN: list(seen)}
+def _with_moments(inner: Callable[[], State], moments: RunningMoments) -> Callable[[], State]:
+    return lambda: {**inner(), MOMENTS: list(moments)}

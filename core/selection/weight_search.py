@@ -1,19 +1,21 @@
-"""Regularised reconstructions share this: their weight is given, or found by measurements held out of the scan."""
+"""Regularisation weight: given, or found by the error on held-out measurements, from the strongest weight on.
+
+min_x |A x - y|^2 / 2 + weight R(x) is solved for each candidate from part of the measurements, then for the best one
+from all of them.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
 
-import torch
 from torch import Generator, Tensor
 
-from udig_recon.core.iterates import Iterate, Iterates, State, restore
+from udig_recon.core.iterates import UNSET, Iterate, Iterates, Resumable, Stage, State, run_stages
 from udig_recon.core.operators import LinearOperator
+from udig_recon.core.parameters.holdout import WEIGHT_SEARCH_SHARE
 from udig_recon.core.selection.holdout import validation_error, validation_part
-
-SHARE = 0.1
-"""of the lines, points or views is held out."""
 
 TOLERANCE = 1.02
 """Errors within this factor of the least are as good."""
@@ -32,66 +34,154 @@ class Solver(Protocol):
         ...
 
 
-def regularised(
+@dataclass
+class WeightSearch:
+    """A search over weights, strongest first, each solved from where the one before it ended."""
+
+    weights: list[float]  # a falling geometric series
+    train: Tensor  # mask of the measurements that candidates are solved from
+    errors: list[float] = field(default_factory=list)  # of each weight on the held-out measurements
+    image: Tensor = UNSET  # (1, C, H, W) of least error so far
+    weight: float = 0.0  # the one that is solved, or was last
+    point: State | None = None  # the solver's state after the last candidate, where the final solution starts
+
+
+def draw_search(
+    y: Tensor, A: LinearOperator, weights: Sequence[float], rng: Generator, state: State | None
+) -> WeightSearch:
+    """A search with a training mask drawn at random. A state that the search is restored from has the mask."""
+    train = A.partition(WEIGHT_SEARCH_SHARE, "lines", rng) if state is None else state["carry"]["train"].to(y.device)
+    return WeightSearch(list(weights), train)
+
+
+def solve_regularised(
     solver: Solver,
     y: Tensor,
     A: LinearOperator,
-    weights: Sequence[float],
+    search: WeightSearch,
     iterations: tuple[int, int],
     rng: Generator,
     state: State | None,
-    kept: Tensor | None = None,
 ) -> Iterates:
-    """Iterates with the best of `weights`, strongest first; `iterations`: with each one tried, and with the best.
+    """Iterates with each weight on the training part, then with the best on all measurements.
 
-    Weights form a geometric series; each starts where the one before it ended, and is judged by its misfit with
-    measurements that it has not seen: those not in `kept`, or a share of its own choice. A single weight is judged too,
-    where anything can be left out; unless `kept` is given, the image is then made as if it had not been.
+    `iterations` are those with each candidate and those with the best. The results are left in `search`.
     """
-    afresh = kept is None and len(weights) == 1
-    if kept is None:
-        kept = A.partition(SHARE, "lines", rng) if state is None else state["kept"].to(y.device)
-    tries = () if afresh and not A.can_hold_out(kept) else weights
     trial, final = iterations
-    steps = len(tries) * trial + final
-    energy = float(validation_part(A, y, kept).abs().square().mean())
-    errors: list[float] = []
-    step, best = 0, torch.zeros(())
-    last: State | None = None
+    stages = [
+        Stage(lambda inner: search_weight(solver, y, A, search, trial, rng, inner), len(search.weights) * trial),
+        Stage(lambda inner: solve_final(solver, y, A, search, final, rng, inner), final),
+    ]
+    return run_stages(stages, search, state, y.device)
+
+
+def solve_with_weight(
+    solver: Solver,
+    y: Tensor,
+    A: LinearOperator,
+    weight: float,
+    iterations: tuple[int, int],
+    rng: Generator,
+    state: State | None,
+) -> Iterates:
+    """Iterates with a given weight on all measurements, from the solver's own start.
+
+    Before them, where measurements can be held out, those on the training part, for the validation residual alone.
+    """
+    search = draw_search(y, A, [weight], rng, state)
+    trial, final = iterations
+    search.weight = weight
+
+    def validate(inner: State | None) -> Iterates:
+        yield from search_weight(solver, y, A, search, trial, rng, inner)
+
+    def solve(inner: State | None) -> Iterates:
+        search.point = None
+        yield from solve_final(solver, y, A, search, final, rng, inner)
+
+    stages = [Stage(validate, trial)] if A.can_hold_out(search.train) else []
+    return run_stages([*stages, Stage(solve, final)], search, state, y.device)
+
+
+def search_weight(
+    solver: Solver,
+    y: Tensor,
+    A: LinearOperator,
+    search: WeightSearch,
+    iterations: int,
+    rng: Generator,
+    state: State | None = None,
+) -> Iterates:
+    """So many iterations with each weight on the training part; then its error on the held-out measurements."""
+    resumable = Resumable(rng)
+    done, start = 0, None
     if state is not None:
-        best, errors, step = state["best"].to(y.device), list(state["errors"]), state["step"]
-        restore(rng, state["rng"])
-        last = {name: part.to(y.device) for name, part in state["solver"].items()}
-    seen = A.restricted(kept)
-    for stage in range(len(errors), len(tries) + 1):
-        trying = stage < len(tries)
-        weight = tries[stage] if trying else best_weight(tries, errors) if tries else weights[0]
-        end = (stage + 1) * trial if trying else steps
-        last = None if afresh and step == len(tries) * trial else last
-        residual = math.sqrt(min(errors) / energy) if errors and energy > 0 else None
-        for current in islice(solver(y, seen if trying else A, weight, rng, last), end - step):
-            last, step = current, step + 1
-            x = current["image"] * A.support
-            if trying and step == end:
-                errors.append(float(validation_error(A, y, kept, x)))
-                best = x if errors[-1] == min(errors) else best
-            point = {
-                "kept": kept,
-                "errors": list(errors),
-                "best": best,
-                "step": step,
-                "weight": weight,
-                "rng": rng.get_state(),
-            }
-            it = Iterate(step, steps, x, A.misfit(x, y) / y.numel(), {**point, "solver": current}.copy)
-            yield it if trying else it._replace(validation_residual=residual)
+        values = resumable.restore(state, y.device)
+        done, start = values["done"], values["point"]
+    steps = len(search.weights) * iterations
+    operator = A.restricted(search.train)
+    while done < steps:
+        search.weight = search.weights[done // iterations]
+        remaining = iterations - done % iterations
+        for point in islice(solver(y, operator, search.weight, rng, start), remaining):
+            start, done = point, done + 1
+            image = point["image"] * A.support
+            if done % iterations == 0:
+                search.errors = [*search.errors, float(validation_error(A, y, search.train, image))]
+                if search.errors[-1] == min(search.errors):
+                    search.image = image
+            if done == steps:
+                search.point = point
+            yield Iterate(
+                done, steps, image, A.misfit(image, y) / y.numel(), resumable.snapshot(done=done, point=point)
+            )
+
+
+def solve_final(
+    solver: Solver,
+    y: Tensor,
+    A: LinearOperator,
+    search: WeightSearch,
+    iterations: int,
+    rng: Generator,
+    state: State | None = None,
+) -> Iterates:
+    """So many iterations with the best weight on all measurements, from where the search ended."""
+    resumable = Resumable(rng)
+    done, start, search.point = 0, search.point, None
+    if state is not None:
+        values = resumable.restore(state, y.device)
+        done, start = values["done"], values["point"]
+    if search.errors:
+        search.weight = best_weight(search.weights, search.errors)
+    residual = validation_residual(y, A, search)
+    for point in islice(solver(y, A, search.weight, rng, start), iterations - done):
+        done += 1
+        image = point["image"] * A.support
+        loss = A.misfit(image, y) / y.numel()
+        yield Iterate(
+            done,
+            iterations,
+            image,
+            loss,
+            resumable.snapshot(done=done, point=point),
+            validation_residual=residual,
+        )
+
+
+def validation_residual(y: Tensor, A: LinearOperator, search: WeightSearch) -> float | None:
+    """Least |A x - y| / |y| of the candidates on the held-out measurements; None: there are none, or all are zero."""
+    if not search.errors:
+        return None
+    energy = float(validation_part(A, y, search.train).abs().square().mean())
+    return math.sqrt(min(search.errors) / energy) if energy > 0 else None
 
 
 def best_weight(weights: Sequence[float], errors: Sequence[float]) -> float:
     """The weight of least error by a parabola in log(weight) through it and its neighbours; `weights` fall.
 
-    Where a neighbour is as good the curve is flat to within its scatter, as it often is towards weak weights: there it
-    is the strongest weight that is as good, interpolated likewise.
+    Where a neighbour is as good the curve is flat to within its scatter, as it often is towards weak weights. Then
+    it is the strongest weight that is as good, interpolated likewise.
     """
     least, limit = errors.index(min(errors)), TOLERANCE * min(errors)
     if 0 < least < len(errors) - 1 and min(errors[least - 1], errors[least + 1]) > limit:

@@ -143,7 +143,7 @@ def test_more_views_left_out_than_can_be_spared_are_refused_with_how_many_can(
     assert refused.status_code == 422, refused.text
     (error,) = refused.json()["errors"]
     assert error["field"] == "parameters.holdout_share"
-    assert (error["found"], error["expected"]) == ("24 of 24 views", "22 views or fewer; 0 leaves out none")
+    assert (error["found"], error["expected"]) == ("24 of 24 views", "22 views or fewer; 0 holds out none")
 
 
 def test_numbers_that_are_none_are_refused(client: TestClient, scan: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import torch
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.algorithms import run
 from udig_recon.core.errors import MissingPrior
+from udig_recon.core.inputs import Inputs
 from udig_recon.core.operators import MultiCoilMRI, ParallelBeamCT
 from udig_recon.core.parameters import (
     DAPS,
@@ -121,7 +122,7 @@ def iterates(method, modality, state=None, seed=3, warm_start=None):
     rng = torch.Generator().manual_seed(seed)
     scale = 0.04 if modality is Modality.CT else 1.0
     images = {"reference": truth / scale, "guide": truth[:, :1].sqrt()}
-    return run(y / scale, A, complete(method, modality), rng, None, state, images, warm_start)
+    return run(Inputs(y / scale, A, images, None, warm_start), complete(method, modality), rng, state)
 
 
 def test_every_method_is_among_the_cases():
@@ -189,7 +190,7 @@ class Wrong(torch.nn.Module):
 @pytest.mark.parametrize("modality", list(Modality))
 @pytest.mark.parametrize("following", [False, True])
 def test_a_prior_that_misleads_is_found_out_and_costs_nothing(modality, following, monkeypatch):
-    monkeypatch.setattr("udig_recon.core.algorithms.load_prior", lambda *_: Wrong())
+    monkeypatch.setattr("udig_recon.core.inputs.load_prior", lambda *_: Wrong())
     _, _, truth = problem(modality)
     scale = 0.04 if modality is Modality.CT else 1.0
     method = UDiGDIP(preset="preview", outer_iterations=10, holdout_share=0.2)
@@ -262,6 +263,6 @@ def test_pixels_that_no_coil_sees_stay_empty():
     maps[:, :, :8] = 0
     blind = MultiCoilMRI(maps, torch.fft.fftshift(A._mask > 0, (-2, -1)))
     rng = torch.Generator().manual_seed(0)
-    *_, last = run(y, blind, complete(UDiGDIP(preset="preview", outer_iterations=3), Modality.MRI), rng, None, None)
+    *_, last = run(Inputs(y, blind), complete(UDiGDIP(preset="preview", outer_iterations=3), Modality.MRI), rng)
     assert float(last.image[..., :8].abs().max()) == 0
     assert float(last.image[..., 8:].abs().max()) > 0

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import scans
-from udig_recon.core import algorithms, formats, reconstruct
+from udig_recon.core import formats, inputs, reconstruct
 from udig_recon.core import slice_order as volumes
 from udig_recon.core.acquisition import Modality
+from udig_recon.core.algorithms import initial_estimate
 from udig_recon.core.coils import joint_maps
 from udig_recon.core.cost import estimate as cost
 from udig_recon.core.cost import evaluations
@@ -109,10 +110,10 @@ def test_the_counts_are_made_with_the_numbers_of_the_algorithms():
     assert tv.TRIAL_ITERATIONS == evaluations.TV_TRIAL_ITERATIONS
     assert tv.INNER_ITERATIONS == evaluations.TV_INNER_ITERATIONS
     assert wavelet.TRIAL_ITERATIONS == evaluations.WAVELET_TRIAL_ITERATIONS
-    assert (judged.ALONE.tv, judged.FOLLOWING.tv) == (evaluations.TV_ALONE, evaluations.TV_FOLLOWING)
-    assert (judged.TRIAL_SHARE, judged.FOLLOWING.final) == (evaluations.TRIAL_SHARE, evaluations.FINAL_FOLLOWING)
-    assert algorithms.START_CG_ITERATIONS == evaluations.START_CG_ITERATIONS
-    assert algorithms.START_SIRT_ITERATIONS == evaluations.START_SIRT_ITERATIONS
+    assert (judged.ALONE.tv, judged.WARM_STARTED.tv) == (evaluations.TV_ALONE, evaluations.TV_FOLLOWING)
+    assert (judged.TRIAL_SHARE, judged.WARM_STARTED.final) == (evaluations.TRIAL_SHARE, evaluations.FINAL_FOLLOWING)
+    assert inputs.INITIAL_CG_ITERATIONS == evaluations.START_CG_ITERATIONS
+    assert initial_estimate.SIRT_ITERATIONS == evaluations.START_SIRT_ITERATIONS
     rounds = joint_maps.ROUNDS + 1
     fitted = 2 * rounds * (joint_maps.IMAGE_ITERATIONS + joint_maps.MAP_ITERATIONS + 2)
     assert fitted == pytest.approx(evaluations.JOINT_MAPS_NORMALS, rel=0.1)

@@ -12,6 +12,7 @@ from tests.support.scans import phantom
 from udig_recon.core import algorithms
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.errors import UnsupportedScan
+from udig_recon.core.inputs import Inputs
 from udig_recon.core.operators import MultiCoilMRI, ParallelBeamCT
 from udig_recon.core.parameters import (
     DIP,
@@ -25,9 +26,9 @@ from udig_recon.core.parameters import (
 )
 from udig_recon.core.problem import slice_problem
 from udig_recon.core.reconstruct import reconstruct
-from udig_recon.core.selection.early_stopping import EXPLAINED, GAIN, Judge
+from udig_recon.core.selection.early_stopping import EXPLAINED_DISCREPANCY, MIN_GAIN, HoldoutValidation
 from udig_recon.core.selection.holdout import train_mask
-from udig_recon.core.selection.output_variance import MEMORY
+from udig_recon.core.selection.output_variance import ALPHA
 from udig_recon.core.simulation import birdcage_maps, cartesian_lines, poisson_disc, simulate_ct, simulate_mri
 
 CPU = torch.device("cpu")
@@ -72,21 +73,21 @@ def discrepancies(modality, path, **knobs):
     method, noise = NOISY[modality]
     seen = problem(modality, noise)
     y, A = seen.measurements, seen.operator
-    judge = Judge(y, A, train_mask(A, method(**knobs), rng()))
-    found = [judge(it.image) for it in path]
-    assert [opinion.residual for opinion in found] == pytest.approx([it.validation_residual for it in path], rel=1e-4)
-    return [opinion.discrepancy for opinion in found]
+    validation = HoldoutValidation(Inputs(y, A), train_mask(A, method(**knobs), rng()))
+    found = [validation.score(it.image) for it in path]
+    assert [score.residual for score in found] == pytest.approx([it.validation_residual for it in path], rel=1e-4)
+    return [score.discrepancy for score in found]
 
 
 @pytest.mark.parametrize("modality", list(Modality))
 def test_a_run_ends_when_nothing_better_came_for_its_patience_once_noise_explains_its_misfit(modality):
     *path, last = noisy(modality, refit=False, patience=0.2)
-    first = next(k for k, level in enumerate(discrepancies(modality, path)) if level <= EXPLAINED)
+    first = next(k for k, level in enumerate(discrepancies(modality, path)) if level <= EXPLAINED_DISCREPANCY)
     errors = [it.validation_residual**2 for it in path]
     # Each looked at, and waited for again after a clear gain.
     mark, marked = errors[first], first + 1
     for step, error in enumerate(errors[first:], first + 1):
-        mark, marked = (error, step) if error < (1 - GAIN) * mark else (mark, marked)
+        mark, marked = (error, step) if error < (1 - MIN_GAIN) * mark else (mark, marked)
     assert len(path) == marked + 0.2 * 120 - 1
     least = min(path[first:], key=lambda it: it.validation_residual)
     assert torch.equal(last.image, least.image)
@@ -181,8 +182,8 @@ def test_output_variance_is_that_of_es_emv(modality):
     mean, variance = path[0].image, 0.0
     for it in path:
         away = it.image - mean
-        mean = mean + MEMORY * away
-        variance = (1 - MEMORY) * (variance + MEMORY * float(away.square().mean()))
+        mean = mean + ALPHA * away
+        variance = (1 - ALPHA) * (variance + ALPHA * float(away.square().mean()))
         assert float(it.iterate_variance) == pytest.approx(variance / float(it.image.square().mean()), rel=1e-4)
 
 
@@ -231,10 +232,10 @@ def test_where_nothing_is_to_spare_nothing_is_left_out_unless_it_was_asked_for()
     A = fully_sampled()
     y = A.forward(torch.ones(1, 2, 24, 24))
     for method in (CGSense, ZeroFilled):
-        *_, last = algorithms.run(y, A, method(), rng(), None, None)
+        *_, last = algorithms.run(Inputs(y, A), method(), rng())
         assert last.validation_residual is None
         with pytest.raises(UnsupportedScan, match="outside its calibration centre") as refusal:
-            list(algorithms.run(y, A, method(holdout_share=0.1), rng(), None, None))
+            list(algorithms.run(Inputs(y, A), method(holdout_share=0.1), rng()))
         assert refusal.value.field == "parameters.holdout_share"
 
 
@@ -243,10 +244,10 @@ def test_more_views_left_out_than_can_be_spared_are_refused_with_what_can(method
     asked = method(holdout_share=0.9, holdout="lines")
     A = ParallelBeamCT(np.arange(5) * np.pi / 5, 16, 25, 1.0, 1.0)
     y = A.forward(torch.ones(1, 1, 16, 16))
-    for refuse in (lambda: check_views(asked, 5), lambda: list(algorithms.run(y, A, asked, rng(), None, None))):
-        with pytest.raises(UnsupportedScan, match="leaves out 4 of 5 views") as refusal:
+    for refuse in (lambda: check_views(asked, 5), lambda: list(algorithms.run(Inputs(y, A), asked, rng()))):
+        with pytest.raises(UnsupportedScan, match="holds out 4 of 5 views") as refusal:
             refuse()
-        assert refusal.value.expected == "3 views or fewer; 0 leaves out none"
+        assert refusal.value.expected == "3 views or fewer; 0 holds out none"
     check_views(method(holdout_share=0.5, holdout="lines"), 5)
     check_views(method(holdout_share=0.9), 5)
     assert asdict(problem(Modality.CT).image_metrics(torch.zeros(1, 1, 48, 48)))["data_residual"] == pytest.approx(1)

@@ -10,8 +10,9 @@ from torch import nn
 from tests.support import scans
 from udig_recon.core import formats
 from udig_recon.core.acquisition import Modality
-from udig_recon.core.algorithms import start
+from udig_recon.core.algorithms.initial_estimate import initial_estimate
 from udig_recon.core.coils.espirit import espirit
+from udig_recon.core.inputs import Inputs
 from udig_recon.core.interruption import check_interruption, interruptible
 from udig_recon.core.operators.radon import Geometry, StripProjector
 from udig_recon.core.operators.solvers import conjugate_gradient, operator_norm
@@ -92,8 +93,8 @@ def test_each_step_of_each_inner_loop_asks(problem):
     assert asked(lambda: conjugate_gradient(A.normal, x, torch.zeros_like(x), 7)) == 7
     assert asked(lambda: operator_norm(A.normal, x + 1, iterations=5)) >= 2
     rng = torch.Generator().manual_seed(0)
-    assert asked(lambda: start(y, A, "cg_sense", rng)) >= 8
-    assert asked(lambda: start(y, A, "tv", rng)) >= 100
+    assert asked(lambda: Inputs(y, A).cg_estimate()) >= 8
+    assert asked(lambda: initial_estimate(Inputs(y, A), "tv", rng)) >= 100
     many = {"method": "daps", "langevin_steps": 300, "steps": 1}
     assert asked(lambda: image_of(problem, many)) >= 300
     walk = {"method": "dcdp", "prior_calls": 9, "steps": 1}

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.support.matrix_operator import SHAPE, VARIANCE, Matrix
+from tests.support.toy_inputs import ToyInputs
 from udig_recon.core.algorithms.daps import daps, gaussian, langevin
 from udig_recon.core.algorithms.dcdp import dcdp
 from udig_recon.core.algorithms.dds import dds
@@ -111,13 +112,13 @@ def is_posterior(x, mean, C):
 def test_daps_samples_the_posterior(problem):
     A, prior, y = problem
     p = DAPS(steps=400, noise_level=3.0, final_noise_level=0.02, spread=1.0, langevin_steps=0)
-    is_posterior(last(daps(y, A, chains(4000), prior, p, rng())), *prior.posterior(A, y))
+    is_posterior(last(daps(ToyInputs(y, A, denoiser=prior, estimate=chains(4000)), p, rng())), *prior.posterior(A, y))
 
 
 def test_daps_samples_the_posterior_by_langevin(problem):
     A, prior, y = problem
     p = DAPS(steps=200, noise_level=3.0, final_noise_level=0.03, spread=1.0, langevin_steps=40)
-    is_posterior(last(daps(y, A, chains(4000), prior, p, rng())), *prior.posterior(A, y))
+    is_posterior(last(daps(ToyInputs(y, A, denoiser=prior, estimate=chains(4000)), p, rng())), *prior.posterior(A, y))
 
 
 @pytest.mark.parametrize("by", ["langevin", "perturbation"])
@@ -140,7 +141,7 @@ def test_score_mri_samples_what_is_not_measured_and_keeps_what_is():
     prior = Gaussian(1 + numbers(n, seed=3), torch.diag(0.2 + numbers(n, seed=4).abs()))
     y = A.forward(numbers(1, *shape, seed=5))
     p = ScoreMRI(steps=200, noise_level=10.0, final_noise_level=0.01)
-    x = last(score_mri(y, A, chains(4000, shape), prior, p, rng()))
+    x = last(score_mri(ToyInputs(y, A, denoiser=prior, estimate=chains(4000, shape)), p, rng()))
     assert torch.allclose(x[:, ::2], y.flatten().expand(4000, -1), atol=1e-4)
     is_posterior(x[:, 1::2], prior.m[1::2], prior.C[1::2, 1::2])
 
@@ -153,7 +154,10 @@ def test_score_mri_by_coils_is_that_of_the_image_where_there_is_one_coil():
     y = A.forward(x)
     prior = Tiny((2, 8, 8))
     combined, separate = (
-        [it.image for it in score_mri(y, A, x, prior, ScoreMRI(steps=5, coils=coils), rng())]
+        [
+            it.image
+            for it in score_mri(ToyInputs(y, A, denoiser=prior, estimate=x), ScoreMRI(steps=5, coils=coils), rng())
+        ]
         for coils in ("combined", "separate")
     )
     agree(separate, combined)
@@ -183,7 +187,7 @@ def test_dps_takes_the_published_steps(problem, schedule):
         noise = math.sqrt((1 - after) / (1 - a) * (1 - alpha)) * draw()
         x = (mean + noise - p.step_size * gradient).detach()
         expected.append(x / math.sqrt(after))
-    agree(steps(dps(y, A, chains(1), prior, p, rng())), expected)
+    agree(steps(dps(ToyInputs(y, A, denoiser=prior, estimate=chains(1)), p, rng())), expected)
 
 
 def conjugate_gradients(M, b, x, iterations):
@@ -215,7 +219,7 @@ def test_dds_takes_the_published_steps(problem, gamma):
         mixed = p.stochasticity * draw() + math.sqrt(1 - p.stochasticity**2) * eps
         x = math.sqrt(after) * found + math.sqrt(1 - after) * mixed
         expected.append(x / math.sqrt(after))
-    agree(steps(dds(y, A, chains(1), prior, p, rng())), expected)
+    agree(steps(dds(ToyInputs(y, A, denoiser=prior, estimate=chains(1)), p, rng())), expected)
 
 
 def test_diffpir_takes_the_published_steps(problem):
@@ -234,7 +238,7 @@ def test_diffpir_takes_the_published_steps(problem):
         mixed = math.sqrt(p.stochasticity) * draw() + math.sqrt(1 - p.stochasticity) * eps
         x = math.sqrt(after) * found + math.sqrt(1 - after) * mixed
         expected.append(x / math.sqrt(after))
-    agree(steps(diffpir(y, A, chains(1), prior, p, rng())), expected, 1e-3)
+    agree(steps(diffpir(ToyInputs(y, A, denoiser=prior, estimate=chains(1)), p, rng())), expected, 1e-3)
 
 
 def test_red_diff_takes_the_published_steps(problem):
@@ -252,7 +256,7 @@ def test_red_diff_takes_the_published_steps(problem):
         first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
         mu = mu - p.learning_rate * (first / (1 - 0.9**t)) / ((second / (1 - 0.999**t)).sqrt() + 1e-8)
         expected.append(mu)
-    agree(steps(red_diff(y, A, chains(1), prior, p, rng())), expected)
+    agree(steps(red_diff(ToyInputs(y, A, denoiser=prior, estimate=chains(1)), p, rng())), expected)
 
 
 def test_dcdp_takes_the_published_steps(problem):
@@ -265,7 +269,7 @@ def test_dcdp_takes_the_published_steps(problem):
         v = conjugate_gradients(A.H.T @ A.H, A.H.T @ y.flatten(), x, 2)
         x = prior((v + level * draw()).reshape(1, *SHAPE), level).flatten()
         expected.append(x[None])
-    agree(steps(dcdp(y, A, chains(1), prior, p, rng())), expected)
+    agree(steps(dcdp(ToyInputs(y, A, denoiser=prior, estimate=chains(1)), p, rng())), expected)
 
 
 def test_mcg_takes_the_published_steps():
@@ -295,7 +299,7 @@ def test_mcg_takes_the_published_steps():
         kaczmarz = H.T @ (y.flatten() - H @ moved) / (H.T @ H @ torch.ones(36))
         x = moved + (1 - 0.4 * k / 5) * kaczmarz - p.gradient_weight * unseen @ d
         expected.append(x[None])
-    agree(steps(mcg(y, A, chains(1, A.image_shape), prior, p, rng())), expected, 0.01)
+    agree(steps(mcg(ToyInputs(y, A, denoiser=prior, estimate=chains(1, A.image_shape)), p, rng())), expected, 0.01)
 
 
 @pytest.mark.parametrize("schedule", ["geometric", "linear_vp"])

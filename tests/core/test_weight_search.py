@@ -10,6 +10,7 @@ from tests.support.scans import phantom
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.algorithms.l1_wavelet import l1_wavelet
 from udig_recon.core.algorithms.tv import differences, differences_adjoint, length, total_variation, tv
+from udig_recon.core.inputs import Inputs
 from udig_recon.core.operators import MultiCoilMRI, ParallelBeamCT
 from udig_recon.core.operators.solvers import conjugate_gradient
 from udig_recon.core.operators.wavelets import Wavelet, analysis
@@ -94,7 +95,7 @@ def test_without_weight_total_variation_is_least_squares():
 @pytest.mark.parametrize("modality", list(Modality))
 def test_under_a_huge_weight_the_image_is_constant(modality):
     A, y, truth = scan(modality, size=24)
-    *_, last = tv(y, A, TV(weight=1e4, iterations=150), torch.Generator())
+    *_, last = tv(Inputs(y, A), TV(weight=1e4, iterations=150), torch.Generator())
     spread = (last.image - last.image.mean(dim=(2, 3), keepdim=True)).norm()
     assert float(spread) < 0.01 * float(last.image.norm())
     assert float(last.image.norm()) > 0.3 * float(truth.norm())
@@ -110,7 +111,7 @@ def test_the_images_of_a_batch_do_not_know_each_other():
 @pytest.mark.parametrize("modality", list(Modality))
 def test_the_weight_by_held_out_data_is_nearly_the_best(modality, noise):
     A, y, truth = scan(modality, noise=noise)
-    *_, chosen = tv(y, A, TV(), torch.Generator().manual_seed(0))
+    *_, chosen = tv(Inputs(y, A), TV(), torch.Generator().manual_seed(0))
     best = min(error(solved(A, y, weight, 100)["image"], truth) for weight in np.geomspace(1e-4, 0.1, 10))
     assert error(chosen.image, truth) < 10 ** (0.3 / 20) * best
 
@@ -128,7 +129,7 @@ def test_the_strongest_of_equal_weights_is_best():
 
 
 def sparse(A, y, **knobs):
-    *_, last = l1_wavelet(y, A, L1Wavelet(**knobs), torch.Generator().manual_seed(0))
+    *_, last = l1_wavelet(Inputs(y, A), L1Wavelet(**knobs), torch.Generator().manual_seed(0))
     return last.image
 
 
@@ -170,8 +171,8 @@ def test_the_default_iterations_of_wavelets_suffice():
 def test_the_wavelets_weight_by_held_out_data_is_right_in_its_order_of_magnitude():
     """On a phantom of flat regions it tends to be too weak by less than a factor of two, which costs about 1 dB."""
     A, y, truth = scan(Modality.MRI, size=64, noise=0.005)
-    *_, last = l1_wavelet(y, A, L1Wavelet(), torch.Generator().manual_seed(0))
+    *_, last = l1_wavelet(Inputs(y, A), L1Wavelet(), torch.Generator().manual_seed(0))
     assert last.state is not None
-    weight = last.state()["weight"]
+    weight = last.state()["carry"]["weight"]
     assert error(last.image, truth) < 0.8 * error(sparse(A, y, weight=weight / 4), truth)
     assert error(last.image, truth) < 0.8 * error(sparse(A, y, weight=weight * 8), truth)
