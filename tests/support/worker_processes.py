@@ -53,8 +53,16 @@ class WorkerSubprocess:
 
     def __init__(self, settings: Settings, checkout: Path = ROOT, spoilt_by: str | None = None) -> None:
         self.lines: list[str] = []
-        command = [*UDIG, "worker"] if spoilt_by is None else [sys.executable, "-c", spoilt_by]
-        self.process = subprocess.Popen(command, env=environment(settings), stderr=subprocess.PIPE, cwd=checkout)
+        command, variables = [*UDIG, "worker"], environment(settings)
+        if spoilt_by is not None:
+            command = [sys.executable, "-c", spoilt_by]
+        elif (checkout / "src").exists() and checkout != ROOT:
+            command = [sys.executable, "-m", "udig_recon.worker"]
+            variables |= {"PYTHONPATH": str(checkout / "src")}
+        elif checkout != ROOT:
+            # Before 0.2 the packages were at the top of the checkout, which is the working directory.
+            command = [sys.executable, "-m", "worker"]
+        self.process = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, cwd=checkout)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
