@@ -7,7 +7,7 @@ import torch
 from udig_recon.core.errors import ReconstructionError
 
 
-def prepared(name: str) -> torch.device:
+def select_device(name: str) -> torch.device:
     """The device of that name; "auto" is a GPU where there is one.
 
     On CUDA, PyTorch is told to take deterministic kernels; for cuBLAS the environment must say

@@ -1,13 +1,12 @@
-"""What the engine's commands share: parameters as they are typed, chosen slices, refusals of one line."""
+"""What the engine's commands share: parameters as they are typed, and refusals of one line."""
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
 
-from udig_recon.core.acquisition import ScanHeader
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.parameters import METHODS
 from udig_recon.core.parameters.validation import invalid_field
@@ -28,16 +27,6 @@ def knobs(pairs: Iterable[str], where: str) -> dict[str, Any]:
         except ValueError:
             found[name] = value
     return found
-
-
-def chosen_slices(wanted: Sequence[int] | None, header: ScanHeader) -> list[int]:
-    """The slices that were asked for, all where none was. Raises ReconstructionError for one that the scan has not."""
-    if not wanted:
-        return list(range(header.slices))
-    for index in wanted:
-        if not 0 <= index < header.slices:
-            raise ReconstructionError(f"--slices {index}: the scan has slices 0 to {header.slices - 1}")
-    return list(wanted)
 
 
 def invalid_knob(error: ValidationError) -> str:

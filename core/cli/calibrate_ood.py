@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from udig_recon.core.cli.arguments import refuse
-from udig_recon.core.device import prepared
+from udig_recon.core.device import select_device
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.priors.card import read_card
 from udig_recon.core.training.dataset import find_sources, load_images
@@ -42,7 +42,7 @@ def _run(options: Options) -> None:
     people = _people(options.people) if options.people else {}
     unused = {*options.leave_out, *card.held_out}
     sources = [each for each in find_sources(options.images, people) if not {each.name, each.person} & unused]
-    learned = calibrate_ood(card, load_images(sources, card.modality), sources, prepared(options.device))
+    learned = calibrate_ood(card, load_images(sources, card.modality), sources, select_device(options.device))
     limits = " or ".join(f"{float(each.limit):.2f}" for each in learned.values())
     sys.stderr.write(f"{card.name}: images are unlike its own from a distance of {limits}\n")
 

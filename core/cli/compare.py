@@ -19,7 +19,7 @@ from udig_recon.core.comparison.line_plots import require_matplotlib
 from udig_recon.core.comparison.plan import Run, Setting, find_scans, plan_runs
 from udig_recon.core.comparison.report import write_figures, write_tables
 from udig_recon.core.comparison.running import Computer, FinishedRun
-from udig_recon.core.device import prepared
+from udig_recon.core.device import select_device
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.iterates import Iterate
 
@@ -71,7 +71,7 @@ def _compare(options: Options, command: str) -> None:
     probes = noise_sweep(options.noise_updates) if "noise" in options.figures else []
     sweep = plan_runs(probes, scans, 1, options.priors)
     torch.set_num_threads(max(1, options.threads))
-    computer = Computer(prepared(options.device), options.priors)
+    computer = Computer(select_device(options.device), options.priors)
     for run in {(run.label, run.scan.header.modality): run for run in runs}.values():
         computer.prior_of(run)  # whatever is wrong with a prior is told before anything is computed
     options.output.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.cli.arguments import refuse
-from udig_recon.core.device import prepared
+from udig_recon.core.device import select_device
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.priors.architectures import EDMNetwork
 from udig_recon.core.priors.card import BUNDLED, IMAGE_CHANNELS, NAME, Card, find_card, read_card
@@ -75,10 +75,10 @@ def run(options: Options) -> int:
 def _processes(name: str) -> Iterator[tuple[int, torch.device]]:
     """The rank and device of this process, among others where torchrun started it."""
     if not (dist.is_available() and dist.is_torchelastic_launched()):
-        yield 0, prepared(name)
+        yield 0, select_device(name)
         return
     gpus = name in ("auto", "cuda") and torch.cuda.is_available()
-    device = prepared(f"cuda:{dist.get_node_local_rank()}" if gpus else name)
+    device = select_device(f"cuda:{dist.get_node_local_rank()}" if gpus else name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     # The others wait while the first one scores.

@@ -9,13 +9,14 @@ from pydantic import ValidationError
 
 from udig_recon.core import formats
 from udig_recon.core.acquisition import Modality, MRIAcquisition, ScanHeader
-from udig_recon.core.cli.arguments import chosen_slices, invalid_knob, knobs
+from udig_recon.core.cli.arguments import invalid_knob, knobs
 from udig_recon.core.coils.espirit import calibration_size
 from udig_recon.core.comparison.entries import sampling_of
 from udig_recon.core.errors import ReconstructionError, UnknownFormat
 from udig_recon.core.parameters import METHODS, Parameters, complete, parse, require
 from udig_recon.core.priors.card import Folders, card_of, sha256_of
 from udig_recon.core.slice_order import processing_order, reference_slices
+from udig_recon.core.volume import slice_numbers
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def find_scans(folder: Path, slices: Sequence[int] | None) -> tuple[list[Scan], 
     for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
         try:
             header = formats.probe(path)
-            wanted = tuple(dict.fromkeys(chosen_slices(slices, header)))
+            wanted = tuple(dict.fromkeys(slice_numbers(slices, header)))
             _check(path, header)
         except UnknownFormat as error:
             passed_over.append(f"{path.name}: {error}")

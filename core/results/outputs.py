@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.extensions import BrokenExtension, load_extensions
 from udig_recon.core.files.atomic import Digest, atomic_write
 from udig_recon.core.interruption import check_interruption
@@ -33,6 +34,15 @@ def _registry(built_in: Sequence[OutputFormat]) -> dict[str, OutputFormat]:
 
 OUTPUTS: Mapping[str, OutputFormat] = _registry(BUILT_IN)
 """Every format in which a result can be downloaded, by its name."""
+
+
+def output_for(name: str) -> OutputFormat:
+    """The format of a file with this name, by its suffix. Raises ReconstructionError where no format has it."""
+    for output in OUTPUTS.values():
+        if name.endswith(output.suffix):
+            return output
+    suffixes = ", ".join(output.suffix for output in OUTPUTS.values())
+    raise ReconstructionError.at("output", name, f"a name that ends in one of {suffixes}")
 
 
 class _Target:

@@ -139,7 +139,7 @@ def test_same_seed_writes_the_same_image(tmp_path):
         ),
         (["--method", "sirt", "--set", "beta=1", "--set", "iterations=20"], "beta is unknown"),
         (["--set", "iterations"], "--set takes KNOB=VALUE"),
-        (["--slices", "7"], "the scan has slices 0 to 1"),
+        (["--slices", "7"], "slices: found 7, expected 0 to 1"),
         (["--set", "prior=knees"], "no ct prior is named 'knees'"),
     ],
 )
@@ -152,7 +152,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(sinogram, tmp_path, capsys, arg
 
 def test_wrong_names_are_refused(sinogram, tmp_path, capsys):
     assert main(["recon", str(sinogram), "-o", str(tmp_path / "out.jpg")]) == 2
-    assert "must end in one of .h5, .npy, .nii.gz, .png" in capsys.readouterr().err
+    assert "a name that ends in one of .h5, .npy, .nii.gz, .png" in capsys.readouterr().err
     assert main(["recon", str(tmp_path / "none.h5"), "-o", str(tmp_path / "out.h5")]) == 2
     assert "No such file" in capsys.readouterr().err
 

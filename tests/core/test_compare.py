@@ -193,7 +193,7 @@ def test_an_interrupted_run_goes_on_where_it_was_stopped(folder, tmp_path, monke
         (["--methods", "tv:sigma=1"], "sigma is unknown, expected one of the knobs of tv"),
         (["--methods", "tv", "tv"], "two methods are called 'tv'; call one otherwise: LABEL=METHOD"),
         (["--methods", "tv", "--seeds", "0"], "--seeds 0: expected 1 or more"),
-        (["--methods", "tv", "--slices", "1", "2"], "body.npz: --slices 2: the scan has slices 0 to 1"),
+        (["--methods", "tv", "--slices", "1", "2"], "body.npz: slices: found 2, expected 0 to 1"),
         (["--methods", "dds:prior=mri"], "dds prior=mri on body.npz: no ct prior is named 'mri'; there are: ct"),
         (["--methods", "dds:prior=knee"], "there are: "),
         (

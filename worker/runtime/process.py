@@ -15,7 +15,7 @@ import torch
 from sqlalchemy.orm import Session, sessionmaker
 
 from udig_recon.core.acquisition import Modality
-from udig_recon.core.device import prepared
+from udig_recon.core.device import select_device
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.formats import Prober
 from udig_recon.core.parameters import Parameters
@@ -135,7 +135,7 @@ def set_up(settings: Settings) -> WorkerProcess:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(settings.threads or max(1, cores // settings.workers))
     try:
-        device = prepared(settings.device)
+        device = select_device(settings.device)
     except ReconstructionError as error:
         raise SystemExit(f"error: DEVICE: {error}") from None
     storage = open_storage(settings)
