@@ -44,7 +44,9 @@ def test_imports_go_one_way() -> None:
         "udig_recon.api.app",
         "udig_recon.api.main",
         "udig_recon.worker.database.migrate",
-        "udig_recon.worker.cli.access",
+        "udig_recon.worker.cli.keys",
+        "udig_recon.worker.cli.tenants",
+        "udig_recon.worker.cli.audit",
     ],
 )
 def test_the_api_process_never_loads_torch(module: str) -> None:

@@ -10,9 +10,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.worker_processes import ROOT, environment
+from udig_recon.core.cli.main import main as run
 from udig_recon.worker.access import keys
 from udig_recon.worker.access.keys import Scope, Wanted
-from udig_recon.worker.cli.access import run
 from udig_recon.worker.database.tables import Job, Key, Status
 from udig_recon.worker.settings import Settings, get_settings
 
@@ -144,10 +144,7 @@ def test_a_keys_jobs_go_on_when_it_is_revoked_unless_they_are_to_be_cancelled(
     assert cancelled == [{"job": str(ids["cancelled"][1])}]
 
 
-def test_limits_of_tenants_are_set_shown_and_listed(
-    capsys: pytest.CaptureFixture[str], settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("udig_recon.worker.cli.access.get_settings", lambda: settings)
+def test_limits_of_tenants_are_set_shown_and_listed(capsys: pytest.CaptureFixture[str], settings: Settings) -> None:
     assert run(["tenants", "set", "radiology", "--max-open-jobs", "7", "--max-keys", "1"]) == 0
     assert run(["tenants", "show", "radiology"]) == 0
     shown = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -10,8 +10,8 @@ from tests.support.environment import ROOT, environment
 from tests.support.worker_processes import SHORT, Desk
 from udig_recon.api.app import create_app
 from udig_recon.core.cli import UDIG
+from udig_recon.core.cli.main import main as run
 from udig_recon.worker.access import audit
-from udig_recon.worker.cli.access import run
 from udig_recon.worker.database.tables import ServiceState
 from udig_recon.worker.runtime.process import set_up
 from udig_recon.worker.settings import Settings, get_settings

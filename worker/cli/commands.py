@@ -54,21 +54,3 @@ def postgres(program: str, arguments: tuple[str, ...]) -> int:
     from udig_recon.worker.cli.postgres import main
 
     return main([program, *arguments])
-
-
-def _access(name: str) -> click.Command:
-    @click.command(name, add_help_option=False, context_settings=PASSED_ON)
-    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-    def command(arguments: tuple[str, ...]) -> int:
-        from udig_recon.worker.cli.access import run
-
-        return run([name, *arguments])
-
-    return command
-
-
-keys = _access("keys")
-tenants = _access("tenants")
-webhook_secret = _access("webhook-secret")
-data_folder = _access("data-folder")
-audit = _access("audit")
