@@ -138,7 +138,7 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(
         assert found is not None
         *_, resumed = iterates(knobs, modality, folder, found["state"])
         assert torch.equal(resumed.image, last.image), f"stopped at {points[number]}"
-        assert resumed.verdict == last.verdict
+        assert resumed.prior_check == last.prior_check
 
 
 def run(process: WorkerProcess, claim: Claim) -> SliceRun:
