@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,8 +22,9 @@ from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.priors.architectures import EDMNetwork
 from udig_recon.core.priors.card import BUNDLED, IMAGE_CHANNELS, NAME, Card, find_card, read_card
 from udig_recon.core.priors.load import load_prior
+from udig_recon.core.training import loop
 from udig_recon.core.training.dataset import Split, TrainingImage, find_sources, load_images, split_by_person
-from udig_recon.core.training.loop import Outputs, Plan, follow
+from udig_recon.core.training.loop import Outputs, Plan, Validator
 from udig_recon.core.training.ood import calibrate_ood
 from udig_recon.core.training.state import SIGMA_RANGE, Settings, Training
 from udig_recon.core.training.validation import Validation
@@ -58,11 +59,14 @@ class Options:
     threads: int
 
 
-def run(options: Options) -> int:
+MakeValidator = Callable[[Sequence[TrainingImage], Modality, torch.device], Validator]
+
+
+def run(options: Options, make_validator: MakeValidator = Validation) -> int:
     """Train; 0 when the prior is trained, 2 for input it cannot use, 128 + n when signal n ended it."""
     try:
         with _processes(options.device) as (rank, device):
-            return train(options, rank, device)
+            return train(options, rank, device, make_validator)
     except ReconstructionError as error:
         return refuse(str(error))
     except OSError as error:
@@ -89,8 +93,8 @@ def _processes(name: str) -> Iterator[tuple[int, torch.device]]:
         dist.destroy_process_group()
 
 
-def train(options: Options, rank: int, device: torch.device) -> int:
-    """Run or resume one training as one of its processes; gives the exit code."""
+def train(options: Options, rank: int, device: torch.device, make_validator: MakeValidator) -> int:
+    """Run or resume one training as one of its processes; returns the exit code."""
     outputs = _checked(options)
     begun = _begun(options)
     if options.threads:
@@ -100,12 +104,12 @@ def train(options: Options, rank: int, device: torch.device) -> int:
     images = load_images(split.training, options.modality, sources)
     settings = _settings(options, images)
     training = _training(options, outputs, settings, device)
-    validation = None
+    validator: Validator | None = None
     if rank == 0:
         outputs.folder.mkdir(parents=True, exist_ok=True)
         _warn(options, outputs.name, split)
-        kept_out = load_images(split.kept_out, options.modality, only_native=True)
-        validation = Validation(kept_out, options.modality, device)
+        held_out = load_images(split.validation, options.modality, only_native=True)
+        validator = make_validator(held_out, options.modality, device)
     plan = Plan(
         modality=options.modality,
         images=images,
@@ -117,15 +121,15 @@ def train(options: Options, rank: int, device: torch.device) -> int:
     )
     data = (*_data(split, sources), *_inherited(begun))
     card = partial(_card, outputs.name, options, data, split, len(images))
-    heard = follow(training, plan, settings, outputs, validation, card, rank)
-    if heard is None:
+    stop_signal = loop.train(training, plan, settings, outputs, validator, card, rank)
+    if stop_signal is None:
         if rank == 0:
             calibrate_ood(read_card(outputs.path(".json")), images, split.training, device)
         return 0
     if rank == 0:
         where = f"stopped after step {training.step} of {training.steps}"
         sys.stderr.write(f"{where}; the same command goes on from there\n")
-    return 128 + heard
+    return 128 + stop_signal
 
 
 def _training(options: Options, outputs: Outputs, settings: Settings, device: torch.device) -> Training:
@@ -186,7 +190,7 @@ def _json(path: Path | None, option: str, kind: type) -> dict[str, Any]:
 
 def _warn(options: Options, name: str, split: Split) -> None:
     if not options.hold_out:
-        people = ", ".join(_people(split.kept_out))
+        people = ", ".join(_people(split.validation))
         sys.stderr.write(
             f"warning: nobody was named by --hold-out; kept out of training, drawn by the seed: {people}\n"
         )
@@ -271,7 +275,7 @@ def _card(
         network=_network(options),
         sha256="",
         data=data,
-        held_out=tuple(_people(split.kept_out)),
+        held_out=tuple(_people(split.validation)),
         training={
             "steps": step,
             "of_steps": options.steps,

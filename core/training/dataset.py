@@ -1,7 +1,7 @@
-"""Slices to train a prior on: people and their files, the split between them, normalised slices."""
+"""Training data set: image files by person, the train/validation split, normalised slices."""
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,24 +17,28 @@ from udig_recon.core.training.volumes import Volume, kind_of, volumes
 
 SMALLEST_SIDE = 96
 OBJECT_SHARE = 0.08
-"""A slice with fewer pixels in the object than this share is left out."""
-KEPT_OUT_SHARE = 0.1
-"""How many of the people are kept out where none are named; one at least."""
+"""A slice whose object covers a smaller share of the pixels is not used."""
+VALIDATION_SHARE = 0.1
+"""Share of the people that are held out where none are named; one at least."""
 
 
 class Source(NamedTuple):
-    """One entry of a folder of images: a file, or a sub-folder with all that lies in it."""
+    """One entry of a folder of images: a file, or a sub-folder with all its files."""
 
     name: str  # the file's name up to its first dot, or the sub-folder's name
     person: str
     files: tuple[Path, ...]
 
+    def is_named(self, names: Collection[str]) -> bool:
+        """Whether its name or its person is among the names."""
+        return self.name in names or self.person in names
+
 
 class Split(NamedTuple):
-    """Sources whose people are trained on, and sources whose people are kept out."""
+    """Sources to train on, and sources of other people for validation."""
 
     training: list[Source]
-    kept_out: list[Source]
+    validation: list[Source]
 
 
 class TrainingImage(NamedTuple):
@@ -48,7 +52,7 @@ class TrainingImage(NamedTuple):
 def find_sources(folder: Path, people: Mapping[str, str]) -> list[Source]:
     """The sources in a folder; the person is the source's own name unless `people` gives another.
 
-    Files of no known format are passed over. Raises ReconstructionError where nothing is left.
+    Files of no known format are skipped. Raises ReconstructionError where no image is left.
     """
     if not folder.is_dir():
         raise ReconstructionError.at("--images", f"{folder}, which is no folder", "a folder of images")
@@ -67,7 +71,10 @@ def find_sources(folder: Path, people: Mapping[str, str]) -> list[Source]:
     if not found:
         expected = "NIfTI, HDF5, npy or npz files, or sub-folders with these or with DICOM files"
         raise ReconstructionError.at("--images", f"no images in {folder}", expected)
-    _refuse_unknown("--people", people, {source.name for source in found})
+    unknown = [name for name in people if name not in {source.name for source in found}]
+    if unknown:
+        names = ", ".join(sorted(source.name for source in found))
+        raise ReconstructionError.at("--people", ", ".join(unknown), f"names among {names}")
     return found
 
 
@@ -81,31 +88,34 @@ def _files(entry: Path) -> Iterable[Path]:
 def split_by_person(
     sources: Sequence[Source], held_out: Sequence[str], left_out: Sequence[str] = (), seed: int = 0
 ) -> Split:
-    """Keep people out of training: those named, by themselves or by all their sources; else a tenth, drawn by `seed`.
+    """Train/validation split by person: people named in `held_out` are for validation, else a tenth drawn by `seed`.
 
-    Raises ReconstructionError where a person would stand on both sides, or one side is empty.
+    A name is a person's or a source's. Sources named in `left_out` are not used at all. Raises ReconstructionError for
+    an unknown name, and where a person would stand on both sides or one side is empty.
     """
-    names = {name for source in sources for name in (source.name, source.person)}
-    _refuse_unknown("--leave-out", left_out, names)
-    used = [source for source in sources if not {source.name, source.person} & set(left_out)]
+    _check_names("--leave-out", left_out, sources)
+    used = [source for source in sources if not source.is_named(left_out)]
     people = sorted({source.person for source in used})
     if len(people) < 2:
-        found = ", ".join(people) or "nobody"
         raise ReconstructionError.at(
-            "--images", found, "two people or more, because one must be kept out to judge the prior by"
+            "--images",
+            ", ".join(people) or "nobody",
+            "two people or more, because one must be kept out to judge the prior by",
         )
     if not held_out:
-        held_out = random.Random(seed).sample(people, max(1, round(KEPT_OUT_SHARE * len(people))))
-    _refuse_unknown("--hold-out", held_out, {name for source in used for name in (source.name, source.person)})
-    kept_out = [source for source in used if {source.name, source.person} & set(held_out)]
-    training = [source for source in used if source not in kept_out]
-    for person in sorted({source.person for source in kept_out} & {source.person for source in training}):
-        apart = ", ".join(source.name for source in training if source.person == person)
-        found = f"files of {person}, while {apart} of the same person would be trained on"
-        raise ReconstructionError.at("--hold-out", found, f"the person {person}")
+        held_out = random.Random(seed).sample(people, max(1, round(VALIDATION_SHARE * len(people))))
+    _check_names("--hold-out", held_out, used)
+    validation = [source for source in used if source.is_named(held_out)]
+    training = [source for source in used if not source.is_named(held_out)]
+    validation_people = {source.person for source in validation}
+    for source in sorted(training, key=lambda source: source.person):
+        if source.person in validation_people:
+            both = ", ".join(each.name for each in training if each.person == source.person)
+            found = f"files of {source.person}, while {both} of the same person would be trained on"
+            raise ReconstructionError.at("--hold-out", found, f"the person {source.person}")
     if not training:
         raise ReconstructionError.at("--hold-out", f"all people: {', '.join(people)}", "some to train on")
-    return Split(training, kept_out)
+    return Split(training, validation)
 
 
 def load_images(
@@ -174,7 +184,9 @@ def _usable(plane: NDArray[np.float32]) -> list[Tensor]:
     return [part.half() for part in (pixels, halves) if part is not None]
 
 
-def _refuse_unknown(option: str, names: Iterable[str], known: set[str]) -> None:
+def _check_names(option: str, names: Iterable[str], sources: Sequence[Source]) -> None:
+    """Raise ReconstructionError for a name that is neither a source's nor a person's."""
+    known = {source.name for source in sources} | {source.person for source in sources}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ReconstructionError.at(option, ", ".join(unknown), f"names among {', '.join(sorted(known))}")

@@ -1,20 +1,21 @@
-"""The loop of a training: steps, checkpoints, scores, pictures, and an end at any step when one is asked for."""
+"""Training loop: steps with periodic hooks that save checkpoints, validate and report, and a stop at any step."""
 
 import json
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from udig_recon.core.acquisition import Modality
@@ -24,10 +25,9 @@ from udig_recon.core.priors.load import load_prior, save_prior
 from udig_recon.core.training.augmentation import batch
 from udig_recon.core.training.dataset import TrainingImage
 from udig_recon.core.training.state import Settings, Training, step_generator
-from udig_recon.core.training.validation import Validation
 
-SAVED_EVERY = 500
-SHOWN_EVERY = 10
+SAVE_EVERY = 500
+REPORT_EVERY = 10
 _CANDIDATE = "under-training"
 
 
@@ -43,7 +43,7 @@ class Outputs:
         return self.folder / f"{self.name}{suffix}"
 
     def history(self, until: int) -> list[dict[str, Any]]:
-        """Scores so far, a dict for each time; those after step `until` are forgotten."""
+        """The scores of each validation up to step `until`."""
         path = self.path(".history.jsonl")
         lines = path.read_text().splitlines() if path.exists() else []
         return [entry for entry in map(json.loads, lines) if entry["step"] <= until]
@@ -56,7 +56,7 @@ class Outputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a training draws from and how often it looks at itself."""
+    """The images that a training draws from, and when it validates."""
 
     modality: Modality
     images: list[TrainingImage]
@@ -67,47 +67,114 @@ class Plan:
     keep_best: bool
 
 
-def follow(
+class Validator(Protocol):
+    """Scores of a prior under training."""
+
+    def evaluate(self, prior: nn.Module, name: str, folder: Path) -> tuple[dict[str, float], bytes]:
+        """Scores with `reconstruction_psnr` among them, and a PNG, of the prior of that name in a folder."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hook:
+    """An action after every step that is a multiple of one of its periods, and after the last step."""
+
+    action: Callable[[], None]
+    periods: Sequence[int]
+    on_stop: bool = False  # whether to act after a step at which a signal stops the training
+
+    def is_due(self, training: Training, stopped: bool = False) -> bool:
+        """Whether to act after the current step, at which a signal may have stopped the training."""
+        if stopped:
+            return self.on_stop
+        if training.step == training.steps:
+            return True
+        return training.step > 0 and any(training.step % period == 0 for period in self.periods)
+
+
+def train(
     training: Training,
     plan: Plan,
     settings: Settings,
     outputs: Outputs,
-    validation: Validation | None,
+    validator: Validator | None,
     card: Callable[[int, dict[str, float]], Card],
     rank: int = 0,
 ) -> int | None:
-    """Train to the last step; gives the signal that ended it before that, or None. Only rank 0 writes."""
-    history = outputs.history(training.step)
-    losses: list[Tensor] = []
+    """Train to the last step; returns the signal that stopped it before that, or None. Only rank 0 writes."""
     patience = 0.5 if sys.stderr.isatty() else 10
     with (
-        _signals() as heard,
-        closing(drawn(plan, training.step, rank, ahead=training.device.type == "cuda")) as batches,
+        _stop_signals() as signals,
+        closing(batches(plan, training.step, rank, ahead=training.device.type == "cuda")) as source,
         tqdm(total=training.steps, initial=training.step, unit="step", mininterval=patience, disable=rank > 0) as bar,
     ):
-        while True:
-            due = training.step > 0 and (training.step % plan.score_every == 0 or training.step == training.steps)
-            if due and validation is not None and (not history or history[-1]["step"] < training.step):
-                _score(training, plan, outputs, validation, card, history, losses)
+        losses: list[Tensor] = []
+        hooks = [Hook(lambda: bar.set_postfix(loss=f"{float(losses[-1]):.3f}", refresh=False), (REPORT_EVERY,))]
+        if rank == 0:
+            save = partial(training.save, outputs.path(".checkpoint"), settings)
+            hooks.append(Hook(save, (SAVE_EVERY, plan.score_every), on_stop=True))
+        if validator is not None:
+            validate = Hook(_Validation(training, plan, outputs, validator, card, losses), (plan.score_every,))
+            hooks.append(validate)
+            if validate.is_due(training):
+                validate.action()  # a training that was stopped between its checkpoint and its scores
+        while training.step < training.steps:
+            clean, rng = next(source)
+            loss, stopped = training.update(clean, rng, stop=bool(signals))
+            if validator is None:
                 losses.clear()
-            if training.step == training.steps:
-                return None
-            clean, rng = next(batches)
-            loss, stopped = training.update(clean, rng, stop=bool(heard))
-            if validation is not None:
-                losses.append(loss)
+            losses.append(loss)
             bar.update()
-            if training.step % SHOWN_EVERY == 0:
-                bar.set_postfix(loss=f"{float(loss):.3f}", refresh=False)
-            last = stopped or training.step == training.steps
-            if rank == 0 and (last or training.step % SAVED_EVERY == 0 or training.step % plan.score_every == 0):
-                training.save(outputs.path(".checkpoint"), settings)
+            for hook in hooks:
+                if hook.is_due(training, stopped):
+                    hook.action()
             if stopped:
-                return heard[0] if heard else int(signal.SIGTERM)
+                return signals[0] if signals else int(signal.SIGTERM)
+    return None
 
 
-def drawn(plan: Plan, step: int, rank: int, *, ahead: bool) -> Generator[tuple[Tensor, torch.Generator], None, None]:
-    """Batches (B, C, H, W) from a step on, each with the generator of its step.
+class _Validation:
+    """Hook that scores the weights as they would be written, and writes weights, picture and history."""
+
+    def __init__(
+        self,
+        training: Training,
+        plan: Plan,
+        outputs: Outputs,
+        validator: Validator,
+        card: Callable[[int, dict[str, float]], Card],
+        losses: list[Tensor],
+    ) -> None:
+        self.training, self.plan, self.outputs, self.validator, self.card = training, plan, outputs, validator, card
+        self.losses = losses  # since the last validation; emptied by each
+        self.history = outputs.history(training.step)
+
+    def __call__(self) -> None:
+        step = self.training.step
+        if self.history and self.history[-1]["step"] == step:
+            return
+        weights = self.training.weights()
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            # A name of its own: a bundled prior's would be found in the bundle.
+            save_prior(weights, self.card(step, {}).model_copy(update={"name": _CANDIDATE}), folder)
+            prior = load_prior(_CANDIDATE, self.plan.modality, folder, self.training.device)
+            scores, picture = self.validator.evaluate(prior, _CANDIDATE, folder)
+        best = max((entry["reconstruction_psnr"] for entry in self.history), default=-torch.inf)
+        if not self.plan.keep_best or scores["reconstruction_psnr"] > best:
+            save_prior(weights, self.card(step, scores), self.outputs.folder)
+        with atomic_write(self.outputs.path(".png")) as part:
+            part.write_bytes(picture)
+        loss = {"loss": round(float(torch.stack(self.losses).mean()), 4)} if self.losses else {}
+        self.losses.clear()
+        self.history.append({"step": step, **loss, **scores})
+        self.outputs.write_history(self.history)
+        summary = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
+        tqdm.write(f"{step}: {summary}", file=sys.stderr)
+
+
+def batches(plan: Plan, step: int, rank: int, *, ahead: bool) -> Generator[tuple[Tensor, torch.Generator], None, None]:
+    """Batches (B, C, H, W) from a step on, each with the generator of its step, without end.
 
     With `ahead` the next one is drawn while the last one is used: a GPU would wait for it.
     """
@@ -116,60 +183,29 @@ def drawn(plan: Plan, step: int, rank: int, *, ahead: bool) -> Generator[tuple[T
         rng = step_generator(plan.seed, number, rank)
         return batch(plan.images, plan.modality, plan.patch, plan.batch, rng), rng
 
-    if not ahead:
+    if ahead:
+        with ThreadPoolExecutor(1) as pool:
+            following = pool.submit(draw, step)
+            for number in count(step + 1):
+                current = following.result()
+                following = pool.submit(draw, number)
+                yield current
+    else:
         for number in count(step):
             yield draw(number)
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(draw, step)
-        for number in count(step + 1):
-            current = following.result()
-            following = pool.submit(draw, number)
-            yield current
-
-
-def _score(
-    training: Training,
-    plan: Plan,
-    outputs: Outputs,
-    validation: Validation,
-    card: Callable[[int, dict[str, float]], Card],
-    history: list[dict[str, Any]],
-    losses: list[Tensor],
-) -> None:
-    """Judge the weights as they would be written, write them if they are to be kept, and a picture and a line."""
-    weights = training.weights()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        # A name of its own: a bundled prior's would be found in the bundle.
-        save_prior(weights, card(training.step, {}).model_copy(update={"name": _CANDIDATE}), folder)
-        prior = load_prior(_CANDIDATE, plan.modality, folder, training.device)
-        scores = validation.denoising(prior)
-        reconstruction, images = validation.reconstruction(_CANDIDATE, folder)
-        picture = validation.picture(prior, images)
-    scores |= reconstruction
-    best = max((entry["reconstruction_psnr"] for entry in history), default=-torch.inf)
-    if not plan.keep_best or scores["reconstruction_psnr"] > best:
-        save_prior(weights, card(training.step, scores), outputs.folder)
-    with atomic_write(outputs.path(".png")) as part:
-        part.write_bytes(picture)
-    loss = {"loss": round(float(torch.stack(losses).mean()), 4)} if losses else {}
-    history.append({"step": training.step, **loss, **scores})
-    outputs.write_history(history)
-    shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
-    tqdm.write(f"{training.step}: {shown}", file=sys.stderr)
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM, as a list of those that came, rather than an end at any place."""
-    heard: list[int] = []
+def _stop_signals() -> Iterator[list[int]]:
+    """The numbers of Ctrl-C and SIGTERM that came, which are recorded instead of ending the process."""
+    received: list[int] = []
 
-    def listen(number: int, _: FrameType | None) -> None:
-        heard.append(number)
+    def record(number: int, _: FrameType | None) -> None:
+        received.append(number)
 
-    former = {number: signal.signal(number, listen) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {number: signal.signal(number, record) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield heard
+        yield received
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""How good a prior under training is on people kept out: at denoising them, and at reconstructing scans of them."""
+"""Validation of a prior under training on people held out: denoising, and reconstruction of simulated scans."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from udig_recon.core.acquisition import Acquisition, Modality
 from udig_recon.core.metrics import psnr
@@ -27,7 +27,6 @@ from udig_recon.core.training.dataset import TrainingImage
 SCORED_SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5)
 SHOWN_SIGMAS = (0.05, 0.2, 0.5)
 DENOISED_SLICES = 8
-RECONSTRUCTED_SLICES = 3
 LARGEST_SIDE = 272
 """Slices are binned by a whole number until they are no larger, in pixels a side with their margin, to be scanned."""
 COILS, ACCELERATION, CENTER_FRACTION, NOISE_LEVEL = 8, 4, 0.08, 0.005
@@ -38,26 +37,38 @@ Image = NDArray[np.float32]
 
 
 class Validation:
-    """Slices of people kept out, simulated scans of some, and what a classical method makes of these.
+    """Slices of people held out, simulated scans of some of them, and their reconstruction by a classical method.
 
     MRI: 8 coils with known maps, 4x lines with a full centre of 8 %, noise of 0.5 % of the maximum, beside `cg_sense`.
     CT: 30 views of 1e6 photons a ray, pixels of 1 mm, beside `sirt`.
     """
 
-    def __init__(self, images: Sequence[TrainingImage], modality: Modality, device: torch.device) -> None:
+    def __init__(
+        self,
+        images: Sequence[TrainingImage],
+        modality: Modality,
+        device: torch.device,
+        *,
+        reconstructed_slices: int = 3,
+    ) -> None:
         self.modality = modality
         self.device = device
         self.denoised = images[:: max(1, len(images) // DENOISED_SLICES)]
-        # The middle one of as many equal parts: the first slices of a volume show little.
-        count = min(RECONSTRUCTED_SLICES, len(images))
-        chosen = [images[(2 * part + 1) * len(images) // (2 * count)] for part in range(count)]
-        self.scanned = [_prepared(image.pixels, modality) for image in chosen]
-        scans = [_scan(slice_, modality) for slice_ in self.scanned]
+        # The middle slice of each of as many equal parts: the first slices of a volume show little.
+        count = min(reconstructed_slices, len(images))
+        middles = [images[(2 * part + 1) * len(images) // (2 * count)] for part in range(count)]
+        self.scanned = [_fit_size(image.pixels, modality) for image in middles]
+        scans = [_simulate(slice_, modality) for slice_ in self.scanned]
         self.truths = [truth for truth, _ in scans]
         self.problems = [slice_problem(scan, 0, device) for _, scan in scans]
         classical = CGSense() if modality is Modality.MRI else SIRT()
         self.start_name = classical.method
         self.starts = [_reconstruct(problem, classical) for problem in self.problems]
+
+    def evaluate(self, prior: nn.Module, name: str, folder: Path) -> tuple[dict[str, float], bytes]:
+        """Scores in dB and a picture (PNG) of a prior, which is also stored by its name in a folder."""
+        scores, images = self.reconstruction(name, folder)
+        return self.denoising(prior) | scores, self.picture(prior, images)
 
     def denoising(self, prior: Denoiser) -> dict[str, float]:
         """PSNR in dB of denoised whole slices, by noise level."""
@@ -71,20 +82,20 @@ class Validation:
     def reconstruction(self, name: str, folder: Path) -> tuple[dict[str, float], list[Image]]:
         """Mean PSNR in dB of uDiG-DIP, preset `preview`, with a prior of a folder, and of the classical method.
 
-        The reconstructed magnitudes (y, x) are given as well.
+        Returns the reconstructed magnitudes (y, x) too.
         """
         method = complete(UDiGDIP(prior=name, preset="preview"), self.modality)
         images = [_reconstruct(problem, method, folder) for problem in self.problems]
         return {"reconstruction_psnr": self._psnr(images), "start_psnr": self._psnr(self.starts)}, images
 
     def picture(self, prior: Denoiser, images: Sequence[Image]) -> bytes:
-        """PNG of the middle scanned slice: with noise, denoised and the error at three levels, then reconstructed."""
+        """PNG of the middle scanned slice: at three noise levels noisy, denoised and the error, then reconstructed."""
         rng = torch.Generator().manual_seed(0)
         middle = len(images) // 2
         rows = []
         for sigma in SHOWN_SIGMAS:
             clean, noisy, denoised = self._denoised(prior, self.scanned[middle][None], sigma, rng)
-            rows.append([("kept out", clean), (f"noise {sigma:g}", noisy), _titled("denoised", denoised, clean)])
+            rows.append([("held out", clean), (f"noise {sigma:g}", noisy), _titled("denoised", denoised, clean)])
         truth = self.truths[middle]
         start = _titled(self.start_name, self.starts[middle], truth)
         return rows_png([*rows, [("reference", truth), start, _titled("reconstruction", images[middle], truth)]])
@@ -100,29 +111,31 @@ class Validation:
     def _denoised(
         self, prior: Denoiser, magnitude: Tensor, sigma: float, rng: torch.Generator
     ) -> tuple[Image, Image, Image]:
-        """Magnitudes (y, x) of a slice (1, 1, H, W), of it with noise, and of that denoised."""
+        """Magnitudes (y, x) of a slice (1, 1, H, W), of the slice with noise, and of the denoised slice."""
         clean = with_phase(magnitude, rng) if self.modality is Modality.MRI else magnitude
         noisy = clean + sigma * torch.randn(clean.shape, generator=rng)
         with torch.no_grad():
             denoised = prior(noisy.to(self.device), sigma).cpu()
-        return magnitude[0, 0].numpy(), self._shown(noisy), self._shown(denoised)
+        return magnitude[0, 0].numpy(), self._magnitude(noisy), self._magnitude(denoised)
 
-    def _shown(self, image: Tensor) -> Image:
-        shown: Image = (image.norm(dim=1)[0] if self.modality is Modality.MRI else image[0, 0]).numpy()
-        return shown
+    def _magnitude(self, image: Tensor) -> Image:
+        plane = image.norm(dim=1)[0] if self.modality is Modality.MRI else image[0, 0]
+        magnitude: Image = plane.numpy()
+        return magnitude
 
 
-def _prepared(pixels: Tensor, modality: Modality) -> Tensor:
+def _fit_size(pixels: Tensor, modality: Modality) -> Tensor:
     """A slice (1, H, W) as it is scanned: binned where it is large, padded to a square for CT."""
     image = F.avg_pool2d(pixels.float(), math.ceil(max(pixels.shape) / LARGEST_SIDE))
     if modality is Modality.MRI:
         return image
-    missing = [max(image.shape) - extent for extent in image.shape[:0:-1]]
-    return F.pad(image, [part for extent in missing for part in (extent // 2, extent - extent // 2)])
+    _, height, width = image.shape
+    rows, columns = max(height, width) - height, max(height, width) - width
+    return F.pad(image, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
 
 
-def _scan(image: Tensor, modality: Modality) -> tuple[Image, Acquisition]:
-    """What a scan of a slice (1, H, W) should show, (y, x), and the simulated scan."""
+def _simulate(image: Tensor, modality: Modality) -> tuple[Image, Acquisition]:
+    """The truth (y, x) and the simulated scan of a slice (1, H, W)."""
     rng = np.random.default_rng(0)
     if modality is Modality.CT:
         attenuation = image[0].numpy() * np.float32(WATER_1_PER_MM / WATER)

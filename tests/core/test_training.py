@@ -1,10 +1,13 @@
 """A prior is trained from image files, goes on from its checkpoint bit by bit, and comes out as a file that loads."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -15,25 +18,20 @@ from PIL import Image
 
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.cli.main import main
+from udig_recon.core.cli.train_prior import Options, run
 from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.priors.architectures import ADMNetwork
 from udig_recon.core.priors.card import Card, cards
 from udig_recon.core.priors.load import load_prior, save_prior
 from udig_recon.core.training.augmentation import batch, patch, with_phase
 from udig_recon.core.training.dataset import find_sources, load_images
-from udig_recon.core.training.loop import Plan, drawn
+from udig_recon.core.training.loop import Plan, batches
 from udig_recon.core.training.state import Training, step_generator
-from udig_recon.core.training.validation import SCORED_SIGMAS
+from udig_recon.core.training.validation import SCORED_SIGMAS, Validation
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 TINY = ["--widths", "8", "8", "--blocks", "1", "--batch", "2", "--patch", "32", "--threads", "1", "--name", "tiny"]
-
-
-@pytest.fixture(autouse=True)
-def few_scans(monkeypatch):
-    """One simulated scan a scoring rather than three."""
-    monkeypatch.setattr("udig_recon.core.training.validation.RECONSTRUCTED_SLICES", 1)
 
 
 @pytest.fixture
@@ -59,11 +57,54 @@ def command(images):
     return arguments
 
 
-def unscored(monkeypatch):
-    """A training that writes its checkpoint alone."""
-    monkeypatch.setattr("udig_recon.core.training.loop._score", lambda *_: None)
-    monkeypatch.setattr("udig_recon.core.cli.train_prior.read_card", lambda _: None)
-    monkeypatch.setattr("udig_recon.core.cli.train_prior.calibrate_ood", lambda *_: None)
+@pytest.fixture
+def options(images):
+    """Options of a small training into a folder."""
+
+    def make(out, **changed):
+        options = Options(
+            modality=Modality.MRI,
+            images=images,
+            output=out,
+            name="tiny",
+            hold_out=["ben"],
+            leave_out=[],
+            people=None,
+            sources=None,
+            start_from=None,
+            steps=1,
+            batch=2,
+            patch=32,
+            learning_rate=8e-4,
+            decay=0.999,
+            widths=[8, 8],
+            blocks=1,
+            score_every=500,
+            keep="last",
+            seed=0,
+            device="cpu",
+            threads=1,
+        )
+        return replace(options, **changed)
+
+    return make
+
+
+class Scores:
+    """A validator that reconstructs nothing: the scores that it is given, one after the other, then zeros."""
+
+    def __init__(self, *scores, then=lambda: None):
+        self.scores, self.then = iter(scores), then
+
+    def __call__(self, images, modality, device):
+        return self
+
+    def evaluate(self, prior, name, folder):
+        self.then()
+        return {"reconstruction_psnr": next(self.scores, 0.0)}, b"png"
+
+
+one_scan = partial(Validation, reconstructed_slices=1)
 
 
 def state(out):
@@ -93,7 +134,12 @@ def walk(training, images, steps):
 
 
 def everything(training):
-    return [training.prior.state_dict(), training.mean, training.optimiser.state_dict(), training.step]
+    return [
+        training.prior.state_dict(),
+        training.averaged.module.state_dict(),
+        training.optimiser.state_dict(),
+        training.step,
+    ]
 
 
 def test_patches_are_of_one_size_and_phase_keeps_the_magnitude():
@@ -118,6 +164,36 @@ def test_resumed_training_has_the_bits_of_an_unbroken_one(images, tmp_path):
     assert equal(everything(second), everything(unbroken))
 
 
+def test_a_checkpoint_of_version_0_1_resumes_with_the_same_bits(images, tmp_path):
+    slices = load_images(find_sources(images, {}), Modality.MRI)
+    unbroken, first, second = small(), small(), small()
+    walk(unbroken, slices, 6)
+    walk(first, slices, 3)
+    path = tmp_path / "a.checkpoint"
+    first.save(path, {})
+    content = torch.load(path, weights_only=True)
+    for group in content["optimiser"]["param_groups"]:
+        # That version set the learning rate itself, before each step.
+        group["lr"] = 1e-3
+        del group["initial_lr"]
+    torch.save(content, path)
+    second.load(path, {})
+    walk(second, slices, 3)
+    assert equal(everything(second), everything(unbroken))
+
+
+def test_the_learning_rate_rises_for_200_steps_and_falls_as_a_cosine():
+    training = small(400)
+    rates = []
+    for parameter in training.prior.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for _ in range(400):
+        rates.append(training.optimiser.param_groups[0]["lr"])
+        training.descend()
+    expected = [1e-3 * min(1.0, (n + 1) / 200) * (0.5 * (1 + math.cos(math.pi * n / 400))) for n in range(400)]
+    assert rates == expected
+
+
 def test_every_step_process_and_seed_draws_anew_and_the_first_process_as_a_single_one():
     draws = [torch.rand(8, generator=step_generator(*key)) for key in ((1, 7), (1, 7, 0), (1, 7, 1), (1, 8), (2, 7))]
     assert torch.equal(draws[0], draws[1])
@@ -130,7 +206,7 @@ def test_every_step_process_and_seed_draws_anew_and_the_first_process_as_a_singl
 def test_batches_drawn_ahead_are_those_drawn_in_time(images):
     slices = load_images(find_sources(images, {}), Modality.MRI)
     plan = Plan(modality=Modality.MRI, images=slices, batch=2, patch=32, seed=1, score_every=9, keep_best=False)
-    for ahead, in_time in zip(*(islice(drawn(plan, 5, 1, ahead=ahead), 4) for ahead in (True, False)), strict=True):
+    for ahead, in_time in zip(*(islice(batches(plan, 5, 1, ahead=ahead), 4) for ahead in (True, False)), strict=True):
         assert torch.equal(ahead[0], in_time[0])
         assert torch.equal(torch.rand(3, generator=ahead[1]), torch.rand(3, generator=in_time[1]))
 
@@ -148,13 +224,13 @@ def test_training_starts_from_the_weights_of_a_prior():
     prior = load_prior(None, Modality.MRI, None, CPU)
     training = Training(2, 10, 1e-3, 0.999)
     training.start_from(prior)
-    assert equal(training.mean, dict(prior.state_dict()))
+    assert equal(dict(training.averaged.module.state_dict()), dict(prior.state_dict()))
 
 
 @pytest.mark.parametrize("modality", list(Modality))
-def test_training_writes_a_prior_that_loads_with_its_card_history_and_picture(command, tmp_path, modality):
+def test_training_writes_a_prior_that_loads_with_its_card_history_and_picture(options, tmp_path, modality):
     out = tmp_path / "out"
-    assert main(command(out, "--steps", "2", "--score-every", "1", modality=modality.value)) == 0
+    assert run(options(out, modality=modality, steps=2, score_every=1), one_scan) == 0
     assert {path.name for path in out.iterdir()} == {
         f"tiny{suffix}"
         for suffix in (".checkpoint", ".safetensors", ".ood.safetensors", ".json", ".png", ".history.jsonl")
@@ -179,15 +255,9 @@ def test_training_writes_a_prior_that_loads_with_its_card_history_and_picture(co
     assert prior(torch.zeros(1, channels, 16, 16), 0.1).shape == (1, channels, 16, 16)
 
 
-def test_a_prior_begun_with_another_names_what_that_one_saw(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "udig_recon.core.training.loop.Validation.reconstruction",
-        lambda self, *_: ({"reconstruction_psnr": 1.0}, self.starts),
-    )
-    assert main(command(tmp_path, "--steps", "1")) == 0
-    assert (
-        main(command(tmp_path, "--steps", "1", "--name", "second", "--start-from", "tiny", "--leave-out", "eva")) == 0
-    )
+def test_a_prior_begun_with_another_names_what_that_one_saw(options, tmp_path):
+    assert run(options(tmp_path), Scores()) == 0
+    assert run(options(tmp_path, name="second", start_from="tiny", leave_out=["eva"]), Scores()) == 0
     card = json.loads((tmp_path / "second.json").read_text())
     assert card["data"] == ["ada: terms not stated"] + [
         f"{name}: terms not stated (by the prior tiny, to begin with)" for name in ("ada", "eva")
@@ -195,25 +265,20 @@ def test_a_prior_begun_with_another_names_what_that_one_saw(command, tmp_path, m
     assert card["training"]["started_from"] == "tiny"
 
 
-def test_the_best_weights_stay_when_they_are_asked_for(command, tmp_path, monkeypatch):
-    scores = iter([{"reconstruction_psnr": value} for value in (20.0, 30.0, 25.0)])
-    monkeypatch.setattr(
-        "udig_recon.core.training.loop.Validation.reconstruction", lambda self, *_: (next(scores), self.starts)
-    )
-    assert main(command(tmp_path, "--steps", "3", "--score-every", "1", "--keep", "best")) == 0
+def test_the_best_weights_stay_when_they_are_asked_for(options, tmp_path):
+    assert run(options(tmp_path, steps=3, score_every=1, keep="best"), Scores(20.0, 30.0, 25.0)) == 0
     card = json.loads((tmp_path / "tiny.json").read_text())
     assert card["training"]["steps"] == 2
     assert card["scores"]["reconstruction_psnr"] == 30.0
     assert len((tmp_path / "tiny.history.jsonl").read_text().splitlines()) == 3
 
 
-def test_a_lost_score_is_made_up_for(command, tmp_path):
-    arguments = command(tmp_path, "--steps", "1")
-    assert main(arguments) == 0
+def test_a_lost_score_is_made_up_for(options, tmp_path):
+    assert run(options(tmp_path), one_scan) == 0
     written = (tmp_path / "tiny.history.jsonl").read_text()
     (tmp_path / "tiny.history.jsonl").unlink()
     (tmp_path / "tiny.safetensors").unlink()
-    assert main(arguments) == 0
+    assert run(options(tmp_path), one_scan) == 0
     again, before = json.loads((tmp_path / "tiny.history.jsonl").read_text()), json.loads(written)
     assert again == {name: value for name, value in before.items() if name != "loss"}
     assert load_prior("tiny", Modality.MRI, tmp_path, CPU)
@@ -231,9 +296,8 @@ def test_a_lost_score_is_made_up_for(command, tmp_path):
         (["--leave-out", "eva"], "is of another training: other images; give"),
     ],
 )
-def test_a_checkpoint_of_another_training_is_refused(command, tmp_path, capsys, monkeypatch, change, message):
-    unscored(monkeypatch)
-    assert main(command(tmp_path, "--steps", "1")) == 0
+def test_a_checkpoint_of_another_training_is_refused(command, options, tmp_path, capsys, change, message):
+    assert run(options(tmp_path), Scores()) == 0
     before = (tmp_path / "tiny.checkpoint").read_bytes()
     capsys.readouterr()
     assert main(command(tmp_path, "--steps", "1", *change)) == 2
@@ -301,68 +365,73 @@ def test_lists_of_people_must_name_people(command, tmp_path, capsys):
     assert "found files of ben, while ben of the same person" in error
 
 
-def test_what_a_user_may_not_expect_is_said_in_a_line(images, tmp_path, capsys, monkeypatch):
-    unscored(monkeypatch)
-    arguments = ["train-prior", "--modality", "mri", "--images", str(images), "--output", str(tmp_path)]
-    assert main([*arguments, *TINY[:-2], "--steps", "1"]) == 0
+def test_what_a_user_may_not_expect_is_said_in_a_line(options, tmp_path, capsys):
+    assert run(options(tmp_path, name=None, hold_out=[]), Scores()) == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert "nobody was named by --hold-out; kept out of training, drawn by the seed: " in warnings[0]
     assert "a bundled prior is named mri too" in warnings[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_training_at_a_step_from_which_it_goes_on(command, tmp_path, capsys, monkeypatch, number):
-    unscored(monkeypatch)
-    assert main(command(tmp_path / "unbroken", "--steps", "5")) == 0
-    steps = []
-
-    def interrupted(*arguments):
-        steps.append(len(steps))
-        if len(steps) == 3:
-            signal.raise_signal(number)
-        return batch(*arguments)
-
-    monkeypatch.setattr("udig_recon.core.training.loop.batch", interrupted)
+def test_a_signal_ends_training_at_a_step_from_which_it_goes_on(options, tmp_path, capsys, number):
+    assert run(options(tmp_path / "unbroken", steps=6, score_every=3), Scores()) == 0
     out = tmp_path / "broken"
-    assert main(command(out, "--steps", "5")) == 128 + number
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        f"stopped after step {state(out)['step']} of 5; the same command goes on from there"
-    )
-    assert state(out)["step"] in (3, 4)
-    assert [path.name for path in out.iterdir()] == ["tiny.checkpoint"]
-    assert main(command(out, "--steps", "5")) == 0
+    interrupted = Scores(then=partial(signal.raise_signal, number))
+    assert run(options(out, steps=6, score_every=3), interrupted) == 128 + number
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped after step 4 of 6; the same command goes on from there"
+    assert state(out)["step"] == 4
+    assert run(options(out, steps=6, score_every=3), Scores()) == 0
     assert equal(state(out), state(tmp_path / "unbroken"))
 
 
-WATCHED = """
-import sys, torch
-import udig_recon.core.cli.train_prior as command
-from udig_recon.core.cli.main import main
+def test_a_stopped_training_does_not_wait_for_its_scores(options, tmp_path):
+    signals = iter([partial(signal.raise_signal, signal.SIGTERM)])
+    interrupted = Scores(then=lambda: next(signals, lambda: None)())
+    assert run(options(tmp_path, steps=6, score_every=1), interrupted) == 128 + signal.SIGTERM
+    assert state(tmp_path)["step"] == 2
+    assert len((tmp_path / "tiny.history.jsonl").read_text().splitlines()) == 1
 
-follow = command.follow
 
-def watched(training, *rest):
-    ended = follow(training, *rest)
-    torch.save(training.prior.state_dict(), f"{sys.argv[1]}{rest[-1]}")
-    return ended
+RANKS = """
+import sys
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.training.augmentation import batch
+from udig_recon.core.training.dataset import find_sources, load_images
+from udig_recon.core.training.state import Training, step_generator
 
-command.follow = watched
-sys.exit(main(sys.argv[2:]))
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+slices = load_images(find_sources(Path(sys.argv[1]), {})[::2], Modality.MRI)
+training = Training(2, 3, 8e-4, 0.999, widths=(8, 8), blocks=1)
+for step in range(3):
+    rng = step_generator(0, step, dist.get_rank())
+    _, stopped = training.update(batch(slices, Modality.MRI, 32, 2, rng), rng, stop=dist.get_rank() == 1 and step == 2)
+    assert stopped == (step == 2)
+torch.save(training.prior.state_dict(), f"{sys.argv[2]}{dist.get_rank()}")
+dist.destroy_process_group()
 """
+
+
+def launch(*arguments):
+    """Run a program in two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_that_averages_their_gradients(command, images, tmp_path):
-    (tmp_path / "watched.py").write_text(WATCHED)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = command(tmp_path / "out", "--steps", "3", "--device", "cpu")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    script = [str(tmp_path / "watched.py"), str(tmp_path / "rank"), *arguments]
-    run = subprocess.run([*launch, *script], capture_output=True, text=True, env=environment, check=False)
-    assert run.returncode == 0, run.stderr
-    assert state(tmp_path / "out")["settings"]["processes"] == 2
+    (tmp_path / "ranks.py").write_text(RANKS)
+    launch(str(tmp_path / "ranks.py"), str(images), str(tmp_path / "rank"))
     first, second = (torch.load(tmp_path / f"rank{rank}") for rank in range(2))
     assert equal(first, second)
+
+    launch("-m", "udig_recon.core", *command(tmp_path / "out", "--steps", "3", "--device", "cpu"))
+    assert state(tmp_path / "out")["settings"]["processes"] == 2
     assert equal(first, state(tmp_path / "out")["prior"])
 
     torch.manual_seed(0)
