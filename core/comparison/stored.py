@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import resource
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -96,8 +95,8 @@ def measure_once(folder: Path, wanted: Measurement, make: Callable[[], Made], re
 
 def cpu_seconds() -> float:
     """Of this process and of those that it waited for, all threads together."""
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+    used = os.times()
+    return time.process_time() + used.children_user + used.children_system
 
 
 @lru_cache

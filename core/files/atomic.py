@@ -22,7 +22,7 @@ def open_stored(path: Path) -> BufferedReader:
     A pipe or a device in its place would be waited for, or read, without an end.
     """
     try:
-        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
     except OSError as error:
         if error.errno in (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENOTDIR):
             raise DamagedFile(f"{path.name} is no file any more") from error
@@ -52,7 +52,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         yield part
-        with part.open("rb") as file:
+        with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
         sync_folder(path.parent)
@@ -61,7 +61,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a folder's names on the disk."""
+    """Put a folder's names on the disk, which Windows does by itself."""
+    if os.name == "nt":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -2,12 +2,14 @@
 
 import io
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 _BUFFER_BYTES = 64 << 10
+_ONE_PLACE = threading.Lock()
 
 
 class ScanFile:
@@ -63,6 +65,19 @@ class _Stream(io.RawIOBase):
     def readinto(self, buffer: Any, /) -> int:
         """Fill the buffer as far as there are bytes."""
         room = memoryview(buffer).cast("B")[: max(0, self._size - self._place)]
-        count = os.preadv(self._descriptor, [room], self._place) if room else 0
+        if not room:
+            return 0
+        count = _read_at(self._descriptor, room, self._place)
         self._place += count
         return count
+
+
+def _read_at(descriptor: int, buffer: memoryview, place: int) -> int:
+    """Fill the buffer from a place in the file, whatever other threads read; the number of bytes read."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [buffer], place)
+    with _ONE_PLACE:  # Windows has only the descriptor's own place
+        os.lseek(descriptor, place, os.SEEK_SET)
+        found = os.read(descriptor, len(buffer))
+    buffer[: len(found)] = found
+    return len(found)

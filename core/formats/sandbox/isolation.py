@@ -9,7 +9,6 @@ import ctypes
 import errno
 import os
 import platform
-import resource
 import struct
 import sys
 import tempfile
@@ -128,6 +127,8 @@ def bind(
 
 def bound(memory_bytes: int, seconds: float, written_bytes: int, open_files: int) -> None:
     """Bound this process by its limits alone."""
+    import resource  # of Unix alone, and this module is loaded where no sandbox is
+
     bounds = {
         resource.RLIMIT_AS: memory_bytes,
         resource.RLIMIT_CPU: int(seconds) + 1,
