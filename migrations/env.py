@@ -3,11 +3,11 @@
 from alembic import context
 from sqlalchemy import text
 
+from udig_recon.worker.database import locks
 from udig_recon.worker.database.engine import make_engine
+from udig_recon.worker.database.locks import Lock
 from udig_recon.worker.database.tables import Base
 from udig_recon.worker.settings import get_settings
-
-MIGRATION_LOCK = 0x7564696700000003  # of several processes that start at once, one migrates and the others wait
 
 
 def run() -> None:
@@ -25,7 +25,7 @@ def run() -> None:
             # Waiting for the other process may take longer than any statement of the service should.
             connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+            locks.acquire(connection, Lock.MIGRATION)
             context.configure(connection=connection, target_metadata=Base.metadata)
             context.run_migrations()
     finally:

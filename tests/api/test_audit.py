@@ -10,15 +10,17 @@ import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from udig_recon.api.access.audit import READS, AuditRecorder
 from udig_recon.api.app import create_app
 from udig_recon.api.http.repeated_events import MINUTE, MOST_KINDS, EventDeduplicator
 from udig_recon.worker.access import keys
-from udig_recon.worker.access.audit import AUDIT_LOCK, Who
+from udig_recon.worker.access.audit import Who
 from udig_recon.worker.access.keys import Scope, Wanted
+from udig_recon.worker.database import locks
+from udig_recon.worker.database.locks import Lock
 from udig_recon.worker.database.tables import Audit
 from udig_recon.worker.settings import Settings
 
@@ -117,7 +119,7 @@ def test_asking_for_random_ids_neither_floods_the_log_nor_waits_for_it(
     keyed: TestClient, database: sessionmaker[Session], headers: dict[str, str]
 ) -> None:
     with database() as session:
-        session.execute(select(func.pg_advisory_xact_lock(*AUDIT_LOCK)))  # somebody writes, and takes long
+        locks.acquire(session, Lock.AUDIT)  # somebody writes, and takes long
         for _ in range(100):
             assert keyed.get(f"/v1/scans/{uuid.uuid4()}", headers=headers).status_code == 404
             assert keyed.get("/v1/scans").status_code == 401

@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from udig_recon.worker.database import locks
+from udig_recon.worker.database.locks import Lock
 from udig_recon.worker.database.tables import Audit
 
-AUDIT_LOCK = (0x75646967, 3)  # one at a time: the chain has no forks
 BEGINNING = "0" * 64
 SWEEP, WORKER = "sweep", "worker"
 SCAN_UPLOADED = "scan.uploaded"
@@ -63,7 +64,7 @@ def append(session: Session, who: Who, action: str, **ids: object) -> None:
 
 def extend(session: Session, who: Who, action: str, each: Iterable[Mapping[str, object]]) -> None:
     """Add an entry for each of these ids, as `append` does."""
-    session.execute(select(func.pg_advisory_xact_lock(*AUDIT_LOCK)))
+    locks.acquire(session, Lock.AUDIT)
     last = select(Audit.seq, Audit.hash).order_by(Audit.seq.desc()).limit(1)
     seq, previous = session.execute(last).one_or_none() or (0, BEGINNING)
     now = session.scalars(select(func.clock_timestamp())).one()

@@ -1,18 +1,17 @@
 """Tenants: how much each may do, whatever the number of its keys. One without a row has what the settings say."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from udig_recon.worker.database import locks
 from udig_recon.worker.database.tables import Tenant
 from udig_recon.worker.settings import Settings
 
-TENANT_LOCK = 0x75646968
 Count = Annotated[int, Field(ge=1, lt=1 << 31, strict=True)]
 Bytes = Annotated[int, Field(ge=1, lt=1 << 63, strict=True)]
 Kept = Annotated[int, Field(ge=0, le=36500, strict=True)]
@@ -91,9 +90,7 @@ def set_limits(session: Session, tenant: str, changes: Mapping[str, int | None])
 
 def hold(session: Session, tenant: str) -> None:
     """Let nobody else file, keep or make anything for the tenant until the transaction ends; other tenants go on."""
-    # Two tenants with the same number of 31 bits would only wait for each other.
-    number = int.from_bytes(hashlib.sha256(tenant.encode()).digest()[:4]) >> 1
-    session.execute(select(func.pg_advisory_xact_lock(TENANT_LOCK, number)))
+    locks.acquire_tenant(session, tenant)
 
 
 def known(session: Session) -> dict[str, TenantLimits]:

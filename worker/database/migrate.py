@@ -6,16 +6,16 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
-from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from udig_recon.worker.database import locks
 from udig_recon.worker.database.engine import in_one_line, make_engine
+from udig_recon.worker.database.locks import Lock
 from udig_recon.worker.database.roles import OWNER, grant, role_of
 from udig_recon.worker.settings import get_settings
 from udig_recon.worker.standalone.locate import InUseError, database
 from udig_recon.worker.standalone.servers import EmbeddedError
 
-GRANT_LOCK = 0x7564696700000004  # of several processes that start at once
 SCRIPTS = Path(__file__).parents[2] / "migrations"
 
 
@@ -47,7 +47,7 @@ def migrate(url: str, revision: str = "head", service: str | None = None, *, alo
     engine = make_engine(url, 1)
     try:
         with engine.begin() as connection:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": GRANT_LOCK})
+            locks.acquire(connection, Lock.GRANT)
             grant(connection, str(service))
     finally:
         engine.dispose()

@@ -29,6 +29,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
+from udig_recon.worker.database import locks
+from udig_recon.worker.database.locks import Lock
 from udig_recon.worker.database.tables import OPEN, ComputeUsage, Job, JobSlice, Priority, Status, Worker
 from udig_recon.worker.runtime.health import seen_lately
 from udig_recon.worker.runtime.memory_fit import Room
@@ -41,7 +43,6 @@ IDLE = timedelta(seconds=8)  # a worker that is free takes what waits sooner tha
 KEPT = timedelta(hours=25)  # of usage
 SUMMED_FROM = 1000  # rows; fewer are no burden
 MOST_WAITING = 64
-YIELD_LOCK = (0x75646967, 5)
 
 
 class Next(NamedTuple):
@@ -184,7 +185,7 @@ def ask_to_yield(session: Session, alive_seconds: float) -> int:
     gives way that has run for QUANTUM, where its tenant had more and the other's has no worker. Who need give way no
     more is asked no more. One caller at a time; the others ask nobody.
     """
-    if not session.scalar(select(func.pg_try_advisory_xact_lock(*YIELD_LOCK))):
+    if not locks.try_acquire(session, Lock.YIELD):
         return 0
     running = _running(session)
     wanted = _wanted(session, running, alive_seconds)

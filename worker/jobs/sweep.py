@@ -9,14 +9,14 @@ from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from udig_recon.worker.database import counters
+from udig_recon.worker.database import counters, locks
+from udig_recon.worker.database.locks import Lock
 from udig_recon.worker.database.tables import JobSlice, Status, Worker
 from udig_recon.worker.jobs import scheduling, state
 from udig_recon.worker.jobs.failures import worker_lost
 from udig_recon.worker.jobs.scheduling import claimable
 
 log = logging.getLogger(__name__)
-SWEEP_LOCK = (0x75646967, 2)
 MOST_ENQUEUED = 1000
 FORGOTTEN = timedelta(hours=1)
 
@@ -51,7 +51,7 @@ def sweep(
     `messages` is how many wait, None: the queue is away.
     Without `max_crashes` no lease is ended. One sweep at a time, by any worker.
     """
-    if not session.scalar(select(func.pg_try_advisory_xact_lock(*SWEEP_LOCK))):
+    if not locks.try_acquire(session, Lock.SWEEP):
         return []
     if max_crashes is not None:
         expire(session, max_crashes)

@@ -1,6 +1,5 @@
 """Which slices fit into a machine's memory beside those that run there, by what jobs were estimated to need."""
 
-import hashlib
 import uuid
 from datetime import timedelta
 from typing import NamedTuple
@@ -8,9 +7,9 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
+from udig_recon.worker.database import locks
 from udig_recon.worker.database.tables import Job, JobSlice, Status
 
-MACHINE_LOCK = 0x7564696A
 PASSED_BY = timedelta(minutes=2)  # so long others may begin before a slice that is too large for what is free
 
 
@@ -40,8 +39,7 @@ class Room(NamedTuple):
 def room(session: Session, worker: str, total: int) -> Room:
     """What the other workers of this one's machine leave free. None of them claims until the transaction ends."""
     machine, _, _ = worker.partition(":")
-    number = int.from_bytes(hashlib.sha256(machine.encode()).digest()[:4]) >> 1
-    session.execute(select(func.pg_advisory_xact_lock(MACHINE_LOCK, number)))
+    locks.acquire_machine(session, machine)
     others = JobSlice.worker.startswith(f"{machine}:", autoescape=True) & (JobSlice.worker != worker)
     query = select(func.coalesce(func.sum(func.coalesce(Job.memory_bytes, 0)), 0)).join(
         JobSlice, JobSlice.job_id == Job.id

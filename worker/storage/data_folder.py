@@ -2,17 +2,18 @@
 
 import uuid
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session, sessionmaker
 
+from udig_recon.worker.database import locks
 from udig_recon.worker.database.engine import AWAY, make_engine, make_sessions
+from udig_recon.worker.database.locks import Lock
 from udig_recon.worker.database.tables import Job, Scan, ServiceState
 from udig_recon.worker.storage import keys
 from udig_recon.worker.storage.base import Storage
 
 STATE = "data_folder"
-LOCK = (0x75646967, 6)  # of several processes that start at once
 LOOKED_FOR = 50  # newest scans and jobs whose files tell a folder of an older version
 ADOPT = "`udig data-folder adopt` takes it as it is"
 
@@ -46,7 +47,7 @@ def confirm_at(url: str, storage: Storage) -> bool:
 
 
 def _confirm(session: Session, storage: Storage) -> None:
-    session.execute(select(func.pg_advisory_xact_lock(*LOCK)))
+    locks.acquire(session, Lock.DATA_FOLDER)
     known, here = known_id(session), folder_id(storage)
     if known == here and known is not None:
         return

@@ -1,6 +1,5 @@
 """Rows and files of scans, which come and go together. A tenant's scans meet no other tenant's: not even equal ones."""
 
-import hashlib
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from udig_recon.worker.access import quotas
 from udig_recon.worker.access.tenants import TenantLimits
+from udig_recon.worker.database import locks
 from udig_recon.worker.database.tables import OPEN, Job, Key, Scan
 from udig_recon.worker.storage import keys
 from udig_recon.worker.storage.base import Storage
@@ -42,7 +42,7 @@ def keep(
 
     Raises QuotaReached.
     """
-    _lock(session, tenant, file.sha256)
+    locks.acquire_content(session, tenant, file.sha256)
     scan = session.scalar(select(Scan).where(Scan.tenant == tenant, Scan.sha256 == file.sha256))
     created = scan is None
     if scan is None:
@@ -77,7 +77,7 @@ def keep(
 
 def forget(session: Session, storage: Storage, tenant: str, sha256: str) -> bool:
     """Remove the file of a scan that has no row, and tell whether. Nobody can store the same bytes meanwhile."""
-    _lock(session, tenant, sha256)
+    locks.acquire_content(session, tenant, sha256)
     if session.scalar(select(Scan.id).where(Scan.tenant == tenant, Scan.sha256 == sha256)) is not None:
         return False
     storage.delete(keys.scan(sha256, tenant))
@@ -93,9 +93,3 @@ def end_of(retention_days: int | None) -> ColumnElement[Any] | None:
 def worked_on(scan: Scan) -> ColumnElement[bool]:
     """Whether a job waits for the scan or runs on it, as a condition on jobs."""
     return (Job.scan_id == scan.id) & Job.status.in_(OPEN)
-
-
-def _lock(session: Session, tenant: str, sha256: str) -> None:
-    """One at a time per tenant and content, until the transaction ends: row and file come and go together."""
-    number = hashlib.sha256(f"{tenant}/{sha256}".encode()).digest()[:8]
-    session.execute(select(func.pg_advisory_xact_lock(int.from_bytes(number, signed=True))))
