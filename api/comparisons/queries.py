@@ -43,7 +43,7 @@ def comparison_row(session: Session, tenant: str, comparison_id: uuid.UUID, *, f
     return comparison
 
 
-def one_comparison(session: Session, tenant: str, comparison_id: uuid.UUID) -> ComparisonOut:
+def read_comparison(session: Session, tenant: str, comparison_id: uuid.UUID) -> ComparisonOut:
     """The tenant's comparison of that id."""
     comparison = comparison_row(session, tenant, comparison_id)
     (item,) = _items(session, [comparison])

@@ -87,7 +87,7 @@ def _file(context: Context, caller: Caller, asked: ComparisonIn, key: str | None
             request_sha256=_fingerprint(asked),
             max_seconds=limits.max_job_seconds,
         )
-        read = partial(queries.one_comparison, session, caller.tenant)
+        read = partial(queries.read_comparison, session, caller.tenant)
         submitted = context.jobs.submit_comparison(session, comparison, caller.submitter(context, limits), read)
     return _accepted(submitted.answer, {} if submitted.created else {"Idempotency-Replayed": "true"})
 
@@ -114,7 +114,7 @@ def _accepted(found: ComparisonOut, headers: dict[str, str] | None = None) -> Re
 
 def _standing(context: Context, caller: Caller, comparison_id: uuid.UUID) -> ComparisonOut:
     with context.sessions() as session:
-        return queries.one_comparison(session, caller.tenant, comparison_id)
+        return queries.read_comparison(session, caller.tenant, comparison_id)
 
 
 @router.get(
@@ -233,7 +233,7 @@ def cancel_comparison(context: ContextDep, caller: Writer, comparison_id: uuid.U
     """Cancels those of its jobs that have not ended; what they have found stays."""
     with context.sessions() as session:
         comparison = queries.comparison_row(session, caller.tenant, comparison_id, for_change=True)
-        read = partial(queries.one_comparison, session, caller.tenant)
+        read = partial(queries.read_comparison, session, caller.tenant)
         found = context.jobs.cancel_comparison(session, comparison, caller.who, read)
     return _accepted(found)
 

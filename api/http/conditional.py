@@ -1,19 +1,15 @@
-"""Representations: which one is wanted, whether the client has it already, and which part of it is missing."""
+"""Content negotiation (Accept), conditional requests (ETag, If-None-Match) and range requests (RFC 9110)."""
 
 import hashlib
-import os
 import re
-import stat
-from collections.abc import Callable, Iterable
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable, Iterable, Iterator
+from email.utils import formatdate, parsedate_to_datetime
+from itertools import chain
 from typing import Protocol, TypeVar
 
 from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.responses import Response, StreamingResponse
 
 from udig_recon.api.http.problems import NotAcceptable, PreconditionFailed, Problem, RangeOutside
 from udig_recon.core.files.atomic import DamagedFile
@@ -107,78 +103,66 @@ def json_with_etag(request: Request, body: BaseModel, headers: dict[str, str] | 
     return with_etag(request, body.model_dump_json().encode(), "application/json", headers)
 
 
-class StoredFileResponse(FileResponse):
-    """A verified file and one range of it. A Range that cannot be used is ignored, one behind the end is a problem.
+def file_response(
+    request: Request,
+    file: Verified,
+    media_type: str,
+    filename: str,
+    headers: dict[str, str],
+    damaged: Callable[[], Problem],
+) -> Response:
+    """A verified file, or the one range of it that is asked for (RFC 9110, 14); `headers` hold its ETag.
 
-    Each block is compared with its digest before it leaves. Where one is another, what `damaged` gives is the answer,
-    or, when that has begun, the connection is broken off: no client takes what came for the file.
+    Call it in a thread: the first block is read here and compared with its digest. Raises what `damaged` makes where
+    that fails. Where a later block fails, the connection is broken off, so that no client takes what came for the file.
+    A Range that cannot be used, or several, is answered with the whole file. Raises RangeOutside behind the end.
     """
+    size = file.info.size
+    headers = {
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": f'attachment; filename="{filename}"',
+        "Content-Length": str(size),
+        "Last-Modified": formatdate(int(file.info.modified), usegmt=True),
+        **headers,
+    }
+    if request.scope.get("head"):  # without a body Range means nothing
+        return Response(b"", 200, headers, media_type)
+    part = _requested_range(request, size, headers)
+    start, end = part or (0, size)
+    if part is not None:
+        headers |= {"Content-Range": f"bytes {start}-{end - 1}/{size}", "Content-Length": str(end - start)}
+    blocks = _blocks(file, start, end, damaged)
+    first = next(blocks, b"")
+    return StreamingResponse(chain([first], blocks), 200 if part is None else 206, headers, media_type)
 
-    def __init__(
-        self,
-        file: Verified,
-        media_type: str,
-        filename: str,
-        headers: dict[str, str],
-        damaged: Callable[[], Problem],
-    ) -> None:
-        times = (int(file.info.modified),) * 3
-        described = os.stat_result((stat.S_IFREG, 0, 0, 0, 0, 0, file.info.size, *times))
-        super().__init__(file.key, 200, headers, media_type, filename=filename, stat_result=described)
-        self._file, self._damaged = file, damaged
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the file, or its headers alone for HEAD, where Range means nothing (RFC 9110, 14.2)."""
-        if scope.get("head"):
-            unranged = [pair for pair in scope["headers"] if pair[0] != b"range"]
-            scope = {**scope, "method": "HEAD", "headers": unranged}
-        await super().__call__(scope, receive, send)
+def _blocks(file: Verified, start: int, end: int, damaged: Callable[[], Problem]) -> Iterator[bytes]:
+    if start == end:
+        return
+    try:
+        yield from file.read(start, end)
+    except (DamagedFile, OSError) as error:
+        raise damaged() from error
 
-    async def _handle_simple(self, send: Send, send_header_only: bool, send_pathsend: bool) -> None:  # noqa: ARG002
-        await self._send(send, 200, self.raw_headers, None if send_header_only else (0, self._file.info.size))
 
-    async def _handle_single_range(
-        self, send: Send, start: int, end: int, file_size: int, send_header_only: bool
-    ) -> None:
-        headers = MutableHeaders(raw=list(self.raw_headers))
-        headers["content-range"] = f"bytes {start}-{end - 1}/{file_size}"
-        headers["content-length"] = str(end - start)
-        await self._send(send, 206, headers.raw, None if send_header_only else (start, end))
+def _requested_range(request: Request, size: int, headers: dict[str, str]) -> tuple[int, int] | None:
+    wanted, condition = request.headers.get("range"), request.headers.get("if-range")
+    if wanted is None or (condition is not None and condition not in (headers["ETag"], headers["Last-Modified"])):
+        return None
+    return parse_range(wanted, size)
 
-    async def _send(
-        self, send: Send, status: int, headers: list[tuple[bytes, bytes]], part: tuple[int, int] | None
-    ) -> None:
-        """The head, once the first block is known to be right, and the blocks."""
-        head: Message = {"type": "http.response.start", "status": status, "headers": headers}
-        if part is None or part[0] == part[1]:
-            await send(head)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-            return
-        blocks = self._file.read(*part)
-        left = part[1] - part[0]
-        while left:
-            try:
-                block = await run_in_threadpool(next, blocks)
-            except (DamagedFile, OSError) as error:
-                raise await run_in_threadpool(self._damaged) from error
-            if left == part[1] - part[0]:
-                await send(head)
-            left -= len(block)
-            await send({"type": "http.response.body", "body": block, "more_body": left > 0})
 
-    @classmethod
-    def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
-        match = SINGLE_RANGE.fullmatch(http_range.strip().lower())
-        if match is None or match.groups() == ("", ""):
-            return []
-        first, last = match.groups()
-        if first and last and int(last) < int(first):
-            return []
-        start = int(first) if first else file_size - min(int(last), file_size)
-        if start >= file_size:
-            problem = RangeOutside.at(
-                "Range", f"the file has {file_size} bytes", found=http_range, expected=f"a start below {file_size}"
-            )
-            problem.headers["Content-Range"] = f"bytes */{file_size}"
-            raise problem
-        return [(start, min(int(last) + 1, file_size) if first and last else file_size)]
+def parse_range(header: str, size: int) -> tuple[int, int] | None:
+    """First byte and end of the single range in a Range header, None where it names none. Raises RangeOutside."""
+    match = SINGLE_RANGE.fullmatch(header.strip().lower())
+    if match is None or match.groups() == ("", ""):
+        return None
+    first, last = match.groups()
+    if first and last and int(last) < int(first):
+        return None
+    start = int(first) if first else size - min(int(last), size)
+    if start >= size:
+        problem = RangeOutside.at("Range", f"the file has {size} bytes", found=header, expected=f"a start below {size}")
+        problem.headers["Content-Range"] = f"bytes */{size}"
+        raise problem
+    return start, min(int(last) + 1, size) if first and last else size

@@ -64,7 +64,7 @@ def list_job_snapshots(
 ) -> Response:
     """Oldest first; `after` = seq of the last one known gives what is new."""
     with context.sessions() as session:
-        queries.one_job(session, caller.tenant, job_id)
+        queries.read_job(session, caller.tenant, job_id)
         found = queries.snapshots(session, job_id, after=after, slice_=slice_, limit=limit + 1)
     cursor = str(found[limit - 1].seq) if len(found) > limit else None
     return page_response(request, Page(items=found[:limit], next_cursor=cursor), "after")
@@ -92,7 +92,7 @@ async def stream_job_events(
     match = _EVENT_ID.fullmatch(last_event_id or "0")
     if match is None:
         raise Invalid.at("Last-Event-ID", "no event has this id", found=last_event_id or "", expected="id of an event")
-    job = await queries.read_job(context.queries, caller.tenant, job_id)
+    job = await queries.read_job_async(context.queries, caller.tenant, job_id)
     if match[2] and job.status.ended:
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -137,7 +137,7 @@ class _News(NamedTuple):
 def _news(context: Context, tenant: str, job_id: uuid.UUID, after: int) -> _News:
     # The job first: once it has ended, every snapshot it will ever have is there to be read after it.
     with context.sessions() as session:
-        job = queries.one_job(session, tenant, job_id)
+        job = queries.read_job(session, tenant, job_id)
         found = queries.snapshots(session, job_id, after=after, slice_=None, limit=PAGE)
     seq = found[-1].seq if found else after
     more = len(found) == PAGE

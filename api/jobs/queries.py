@@ -111,12 +111,12 @@ _ONE_JOB = _JOBS.add_columns(_SLICES, _WEBHOOK).where(
 _READ_JOB = AsyncQuery(_ONE_JOB)
 
 
-def one_job(session: Session, tenant: str, job_id: uuid.UUID) -> JobOut:
+def read_job(session: Session, tenant: str, job_id: uuid.UUID) -> JobOut:
     """The tenant's job of that id, in one query."""
     return _job_out(job_id, session.execute(_ONE_JOB, {"tenant": tenant, "job_id": job_id}).one_or_none())
 
 
-async def read_job(reads: AsyncQueries, tenant: str, job_id: uuid.UUID) -> JobOut:
+async def read_job_async(reads: AsyncQueries, tenant: str, job_id: uuid.UUID) -> JobOut:
     """The same in the event loop."""
     return _job_out(job_id, await reads.one(_READ_JOB, tenant=tenant, job_id=job_id))
 
@@ -162,7 +162,7 @@ def job_page(
     tag: str | None,
     page: PageRequest,
 ) -> Page[JobItem]:
-    """A tenant's jobs, newest first, in one query. Slices, of which a volume has hundreds, are left to `one_job`."""
+    """A tenant's jobs, newest first, in one query. Slices, of which a volume has hundreds, are left to `read_job`."""
     query = page.newest_first(_JOBS.where(_JOB.tenant == tenant), _JOB.id)
     if status is not None:
         query = query.where(_JOB.status == status)

@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from udig_recon.api.access.authentication import Caller, Reader, record_access
 from udig_recon.api.dependencies import Context, ContextDep
-from udig_recon.api.http.conditional import StoredFileResponse, negotiate_format, not_modified, with_etag
+from udig_recon.api.http.conditional import file_response, negotiate_format, not_modified, with_etag
 from udig_recon.api.http.problems import Conflict, Gone, Invalid, NotFound
 from udig_recon.api.jobs import queries, stored_files
 from udig_recon.api.jobs.schemas import OutputName
@@ -84,7 +84,7 @@ def get_job_result(
         return Response(status_code=304, headers=headers)
     record_access(context, caller, "result.read", job=job_id)
     damaged = partial(stored_files.damaged_result, context, job_id, file.key)
-    return StoredFileResponse(file, wanted.media_type, f"{job_id}{wanted.suffix}", headers, damaged)
+    return file_response(request, file, wanted.media_type, f"{job_id}{wanted.suffix}", headers, damaged)
 
 
 def _expired(job: Job) -> Gone:

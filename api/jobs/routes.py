@@ -75,7 +75,7 @@ async def create_job(
 
 def _file(context: Context, caller: Caller, asked: JobIn, key: str | None) -> Response:
     with context.sessions() as session:
-        scan = scan_queries.one_scan(session, caller.tenant, asked.scan_id)
+        scan = scan_queries.read_scan(session, caller.tenant, asked.scan_id)
         if damage := scan_queries.damage_of(scan):
             raise Damaged(damage[0])
         return _submit(context, caller, session, scan, asked, key, brought=False)
@@ -112,7 +112,7 @@ def _submit(
         request_sha256=_fingerprint(scan, asked),
         task=task,
     )
-    read = partial(queries.one_job, session, caller.tenant)
+    read = partial(queries.read_job, session, caller.tenant)
     submitted = context.jobs.submit(session, job, caller.submitter(context, limits), read, scan_uploaded=brought)
     return _accepted(submitted.answer, {} if submitted.created else {"Idempotency-Replayed": "true"})
 
@@ -189,7 +189,7 @@ async def get_job(
     wait: Annotated[float, Query(ge=0, le=60, description="seconds to hold the answer until the status changes")] = 0,
 ) -> Response:
     """Carries `Retry-After` until it has ended."""
-    read = partial(queries.read_job, context.queries, caller.tenant, job_id)
+    read = partial(queries.read_job_async, context.queries, caller.tenant, job_id)
     job = await wait_for_change(context, caller, request, job_id, read, wait)
     return json_with_etag(request, job, {} if job.status.ended else {"Retry-After": POLL_SECONDS})
 
@@ -204,7 +204,7 @@ async def get_job(
 def cancel_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Response:
     """Takes effect within seconds; a job that has ended cannot be cancelled."""
     with context.sessions() as session:
-        read = partial(queries.one_job, session, caller.tenant)
+        read = partial(queries.read_job, session, caller.tenant)
         return _accepted(context.jobs.cancel(session, job_id, caller.who, read))
 
 
@@ -232,7 +232,7 @@ def _retry(context: Context, caller: Caller, job_id: uuid.UUID, asked: RetryOpti
         limits = limits_of(session, caller.tenant, context.settings)
         limit = None if asked.max_seconds is None else time_limit(limits, asked.max_seconds)
         factor = context.factors.of(session, queries.job_row(session, caller.tenant, job_id).parameters["method"])
-        read = partial(queries.one_job, session, caller.tenant)
+        read = partial(queries.read_job, session, caller.tenant)
         retry = Retry(max_seconds=limit, factor=factor)
         return _accepted(context.jobs.retry(session, job_id, retry, caller.submitter(context, limits), read))
 

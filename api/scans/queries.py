@@ -25,7 +25,7 @@ def damage_of(scan: Scan) -> list[str]:
     return [] if at is None else [f"the stored file was found damaged at {at:%Y-%m-%dT%H:%M:%SZ}; post the scan again"]
 
 
-def one_scan(session: Session, tenant: str, scan_id: uuid.UUID, *, for_change: bool = False) -> Scan:
+def read_scan(session: Session, tenant: str, scan_id: uuid.UUID, *, for_change: bool = False) -> Scan:
     """The tenant's scan of that id."""
     query = select(Scan).where(Scan.tenant == tenant, Scan.id == scan_id)
     scan = session.scalars(query.with_for_update() if for_change else query).one_or_none()

@@ -99,7 +99,7 @@ def list_scans(
 def get_scan(request: Request, context: ContextDep, caller: Reader, scan_id: uuid.UUID) -> Response:
     """What the file holds, as found by looking into it."""
     with context.sessions() as session:
-        return json_with_etag(request, queries.scan_out(queries.one_scan(session, caller.tenant, scan_id)))
+        return json_with_etag(request, queries.scan_out(queries.read_scan(session, caller.tenant, scan_id)))
 
 
 @router.delete(
@@ -114,7 +114,7 @@ async def delete_scan(context: ContextDep, caller: Writer, scan_id: uuid.UUID) -
 def _delete(context: Context, caller: Caller, scan_id: uuid.UUID) -> None:
     with context.sessions() as session:
         # Locks the row against jobs that are being filed for it.
-        scan = queries.one_scan(session, caller.tenant, scan_id, for_change=True)
+        scan = queries.read_scan(session, caller.tenant, scan_id, for_change=True)
         if open_job := session.scalar(select(Job.id).where(worked_on(scan)).limit(1)):
             raise Conflict(f"job {open_job} works on this scan; cancel it or let it end", job_id=str(open_job))
         session.delete(scan)

@@ -65,13 +65,13 @@ def test_many_who_wait_read_the_job_once_and_again_only_when_more_than_its_progr
     client: TestClient, drive: Drive, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[int] = []
-    read_job = queries.read_job
+    read_job_async = queries.read_job_async
 
     async def counted(*given: Any) -> Any:
         reads.append(1)
-        return await read_job(*given)
+        return await read_job_async(*given)
 
-    monkeypatch.setattr(queries, "read_job", counted)
+    monkeypatch.setattr(queries, "read_job_async", counted)
     claim = drive.claim(job)
     watched = client.app.state.context.notifications._watched  # type: ignore[attr-defined]
     answers: list[dict[str, Any]] = []
