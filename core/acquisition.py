@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from udig_recon.core.extensions import load_extensions
 
 
 class Modality(StrEnum):
@@ -64,6 +67,21 @@ class CTAcquisition:
 
 
 Acquisition = MRIAcquisition | CTAcquisition
+
+
+def acquisition_type(name: str) -> Any:
+    """The type of acquisition with this class name, of ours or of an installed forward model.
+
+    Raises KeyError where there is none.
+    """
+    for kind in (MRIAcquisition, CTAcquisition):
+        if kind.__name__ == name:
+            return kind
+    models = load_extensions("udig_recon.operators").values()
+    for kind in (model.acquisition for model in models):
+        if kind.__name__ == name:
+            return kind
+    raise KeyError(name)
 
 
 @dataclass(frozen=True, kw_only=True)

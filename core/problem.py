@@ -1,13 +1,15 @@
 """Inverse problem of one slice, y = A x, made of an acquisition by the forward model that is registered for its type.
 
-A forward model is added by an entry of `OPERATORS`: the type of its acquisition, and a function that makes a
-`SliceProblem` of a slice. The operator itself answers what differs between forward models: its direct inverse, which
-measurements can be held out, its noise, and how its images are shown (`udig_recon.core.operators.LinearOperator`).
+A new forward model is a line in `BUILT_IN`; another distribution adds one by an entry point in the group
+`udig_recon.operators` that names a `ForwardModel`. The operator itself answers what differs between forward models: its
+direct inverse, which measurements can be held out, its noise, and how its images are shown
+(`udig_recon.core.operators.LinearOperator`). An input format that yields an acquisition of a new type brings a reader
+for it (`udig_recon.core.formats.input_format.Contents.reader`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +22,7 @@ from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality, MR
 from udig_recon.core.coils.estimate import estimate
 from udig_recon.core.coils.joint_maps import with_joint_maps
 from udig_recon.core.errors import UnsupportedScan
+from udig_recon.core.extensions import BrokenExtension, load_extensions
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.normalisation import intensity_scale
 from udig_recon.core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_channels, as_complex
@@ -150,6 +153,8 @@ class SliceProblem:
 class ForwardModel:
     """How slices of one type of acquisition become problems."""
 
+    acquisition: type
+    """A frozen dataclass of arrays and plain values"""
     build: Callable[[Any, int, torch.device], SliceProblem]
     """Problem of slice number `index` of an acquisition, on a device; raises UnsupportedScan where there is none"""
     refine: Callable[[SliceProblem], Iterator[SliceProblem]] | None = None
@@ -202,19 +207,33 @@ def parallel_beam_ct(scan: CTAcquisition, index: int, device: torch.device) -> S
     return SliceProblem(operator, y, size, _slice_of(scan.reference, index), _slice_of(scan.guide, index))
 
 
-OPERATORS: dict[type, ForwardModel] = {
-    MRIAcquisition: ForwardModel(cartesian_mri, refine=fit_coil_maps),
-    CTAcquisition: ForwardModel(parallel_beam_ct),
-}
-"""Forward models by the type of acquisition; an extension adds its own."""
+ENTRY_POINTS = "udig_recon.operators"
+BUILT_IN: tuple[ForwardModel, ...] = (
+    ForwardModel(MRIAcquisition, cartesian_mri, refine=fit_coil_maps),
+    ForwardModel(CTAcquisition, parallel_beam_ct),
+)
+
+
+@cache
+def forward_models() -> Mapping[type, ForwardModel]:
+    """All forward models by the type of their acquisition. Raises BrokenExtension."""
+    extensions = load_extensions(ENTRY_POINTS)
+    for name, extension in extensions.items():
+        if not isinstance(extension, ForwardModel):
+            raise BrokenExtension(f"{ENTRY_POINTS}: {name} is {extension!r}, expected a ForwardModel")
+    return {model.acquisition: model for model in (*extensions.values(), *BUILT_IN)}
 
 
 def forward_model_of(acquisition: Acquisition) -> ForwardModel:
-    """The forward model that is registered for an acquisition's type, or else for a type that it derives from."""
+    """The forward model that is registered for an acquisition's type, or else for a type that it derives from.
+
+    Raises UnsupportedScan where there is none.
+    """
+    models = forward_models()
     for kind in type(acquisition).__mro__:
-        if kind in OPERATORS:
-            return OPERATORS[kind]
-    known = ", ".join(kind.__name__ for kind in OPERATORS)
+        if kind in models:
+            return models[kind]
+    known = ", ".join(kind.__name__ for kind in models)
     raise UnsupportedScan.at("acquisition", found=type(acquisition).__name__, expected=f"one of {known}")
 
 

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from udig_recon.core.acquisition import Acquisition, ScanHeader
 from udig_recon.core.errors import UnknownFormat, UnreadableScan, UnsupportedScan
 from udig_recon.core.formats.containers.scan_file import ScanFile, open_scan_file
-from udig_recon.core.formats.input_format import Contents, InputFormat, printable_names
+from udig_recon.core.formats.input_format import ArrayReader, Contents, InputFormat, printable_names
 from udig_recon.core.formats.kspace import reader as kspace
 from udig_recon.core.formats.limits import DEFAULT_LIMITS, Limits, damage_as_unreadable
 from udig_recon.core.formats.prepared import write_prepared
@@ -21,22 +21,11 @@ from udig_recon.core.formats.unsupported import START_BYTES, recognise
 __all__ = ["Limits", "Prober", "probe", "read"]
 
 
-class _Reader(Protocol):
-    """Checks and reads the arrays of one modality: the modules `kspace.reader` and `sinogram.reader`."""
-
-    @property
-    def USED(self) -> frozenset[str]: ...  # noqa: N802
-    def slice_count(self, contents: Contents) -> int: ...
-    def check_limits(self, contents: Contents, limits: Limits) -> None: ...
-    def probe(self, contents: Contents) -> ScanHeader: ...
-    def read(self, contents: Contents, slices: Sequence[int]) -> Acquisition: ...
-
-
 class _OpenedScan(NamedTuple):
     """A scan file that is open, and the module that reads its arrays."""
 
     contents: Contents
-    reader: _Reader
+    reader: ArrayReader
 
 
 def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> ScanHeader:
@@ -106,8 +95,10 @@ def _recognises(format_: InputFormat, file: ScanFile) -> bool:
         return False
 
 
-def _reader(contents: Contents, format_: InputFormat) -> _Reader:
-    """The module for the file's modality."""
+def _reader(contents: Contents, format_: InputFormat) -> ArrayReader:
+    """The format's own reader, or else the module for the file's modality."""
+    if contents.reader is not None:
+        return contents.reader
     match "kspace" in contents.arrays, "sinogram" in contents.arrays:
         case True, True:
             raise UnreadableScan.at("file", "both kspace and sinogram", "one of them")
@@ -122,7 +113,7 @@ def _reader(contents: Contents, format_: InputFormat) -> _Reader:
     raise UnknownFormat.at("file", found, format_.expected)
 
 
-def _warnings(contents: Contents, reader: _Reader) -> list[str]:
+def _warnings(contents: Contents, reader: ArrayReader) -> list[str]:
     """Warnings of how the file was understood, and of what in it is not used: somebody may have meant it to be."""
     warnings = [f"{theirs} is read as {ours}" for theirs, ours in contents.renamed]
     warnings += contents.warnings

@@ -9,8 +9,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
+from udig_recon.core.acquisition import Acquisition, ScanHeader
 from udig_recon.core.formats.containers.arrays import ArraySource
 from udig_recon.core.formats.containers.scan_file import ScanFile
+from udig_recon.core.formats.limits import Limits
 
 MRI_ARRAYS = (
     "kspace",
@@ -70,7 +72,33 @@ class Contents:
     renamed: tuple[tuple[str, str], ...] = ()  # arrays of another name in the file: that name, and ours
     unused: tuple[str, ...] = ()  # names of everything else in the file, as it spells them
     unsupported: UnsupportedFormat | None = None  # what the file is, where it holds neither kspace nor sinogram
+    reader: "ArrayReader | None" = None  # of a scan with a forward model of its own; None: k-space or sinogram
     remedy: str = ""  # advice where the array is not complex, as k-space is
+
+
+class ArrayReader(Protocol):
+    """Checks and reads the arrays of one kind of scan, as `kspace.reader` and `sinogram.reader` do."""
+
+    @property
+    def USED(self) -> frozenset[str]:  # noqa: N802
+        """Names of the arrays and attributes that have a meaning; others are warned of."""
+        ...
+
+    def slice_count(self, contents: Contents) -> int:
+        """Number of slices."""
+        ...
+
+    def check_limits(self, contents: Contents, limits: Limits) -> None:
+        """Refuse a scan that is too large, by the sizes that its arrays declare. Raises UnsupportedScan."""
+        ...
+
+    def probe(self, contents: Contents) -> ScanHeader:
+        """Header of a scan whose every value has been looked at. Raises UnreadableScan."""
+        ...
+
+    def read(self, contents: Contents, slices: Sequence[int]) -> Acquisition:
+        """The wanted slices: an acquisition, a frozen dataclass of arrays and plain values."""
+        ...
 
 
 @runtime_checkable

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from udig_recon.core.acquisition import Acquisition, CTAcquisition, MRIAcquisition, ScanHeader
+from udig_recon.core.acquisition import Acquisition, ScanHeader, acquisition_type
 from udig_recon.core.errors import DamagedScan
 from udig_recon.core.files.atomic import DamagedFile, open_stored
 from udig_recon.core.formats.containers.arrays import BLOCK_BYTES, Array
@@ -37,7 +37,6 @@ _ALIGNMENT = 64
 _FOOTER = Struct("<QQ32s16s")
 _MOST_HEADER_BYTES = 64 << 20
 _DTYPES = ("|b1", "|u1", "<i4", "<i8", "<f4", "<f8", "<c8", "<c16")
-_KINDS: dict[str, type[Acquisition]] = {kind.__name__: kind for kind in (MRIAcquisition, CTAcquisition)}
 
 
 class NotWritten(Exception):
@@ -132,7 +131,7 @@ class PreparedScan:
             self.source_sha256 = str(content["source_sha256"])
             self.reading = int(content["reading"])
             self.header: ScanHeader = header_of(json.dumps(content["scan"]))
-            self._kind = _KINDS[content["kind"]]
+            self._kind = acquisition_type(str(content["kind"]))
             shared = _fields(content["shared"])
             self._slices = [{**shared, **_fields(each)} for each in content["slices"]]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -159,7 +158,8 @@ class PreparedScan:
             for name, value in self._slices[index].items()
         }
         try:
-            return self._kind(**found)
+            acquisition: Acquisition = self._kind(**found)
+            return acquisition
         except TypeError as error:
             raise _damaged("fields of another version") from error
 

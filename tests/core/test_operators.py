@@ -1,13 +1,15 @@
 """Every operator keeps the laws, whatever its size, mask, coils, angles or detector."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.support import laws
+from tests.support import laws, scans
+from udig_recon.core.acquisition import Acquisition, CTAcquisition, MRIAcquisition
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.operators import (
     LinearOperator,
@@ -18,7 +20,10 @@ from udig_recon.core.operators import (
     fft2c,
     ifft2c,
 )
-from udig_recon.core.simulation import birdcage_maps, cartesian_lines, poisson_disc
+from udig_recon.core.operators.base import HoldoutKind
+from udig_recon.core.problem import SliceProblem, forward_models, slice_problem
+from udig_recon.core.quality.rating import Signals
+from udig_recon.core.simulation import birdcage_maps, cartesian_lines, poisson_disc, simulate_ct, simulate_mri
 
 
 def mri(coils: int, shape: tuple[int, int], pattern: str, norm: float = 1.0) -> LinearOperator:
@@ -52,6 +57,26 @@ OPERATORS = {
     "rays left out": lambda: ct(np.arange(30) * np.pi / 30, 40, 71, 1.0, 1.0, measured=SOME_RAYS),
     "one view along the rows, short detector": lambda: ct(np.array([0.0]), 32, 11, 1.0, 1.0),
 }
+ACQUISITIONS: dict[type, Callable[[], Acquisition]] = {
+    MRIAcquisition: lambda: simulate_mri(
+        scans.phantom(1, 32)[0].astype(np.complex64),
+        birdcage_maps(4, (32, 32)),
+        cartesian_lines((32, 32), 2, 0.25, np.random.default_rng(0)),
+        np.random.default_rng(0),
+    ),
+    CTAcquisition: lambda: simulate_ct(0.02 * scans.phantom(1, 32)[0], 24, None, np.random.default_rng(0)),
+}
+"""A small scan for each type of acquisition that a forward model is registered for."""
+
+
+def registered(kind: type) -> SliceProblem:
+    return slice_problem(ACQUISITIONS[kind](), 0, torch.device("cpu"))
+
+
+every_model = pytest.mark.parametrize("kind", forward_models(), ids=lambda kind: kind.__name__)
+OPERATORS |= {
+    f"registered for {kind.__name__}": (lambda kind=kind: registered(kind).operator) for kind in forward_models()
+}
 every_operator = pytest.mark.parametrize("make", OPERATORS.values(), ids=OPERATORS)
 
 
@@ -75,6 +100,48 @@ def test_the_gradient_is_the_adjoint(make: Callable[[], LinearOperator]) -> None
 @every_operator
 def test_the_spectral_norm_is_one(make: Callable[[], LinearOperator]) -> None:
     assert laws.norm_of(make()) == pytest.approx(1, abs=1e-3)
+
+
+@every_model
+def test_the_direct_inverse_is_nearer_to_the_measurements_than_nothing(kind: type) -> None:
+    problem = registered(kind)
+    direct = problem.direct()
+    assert direct.shape == (1, *problem.operator.image_shape)
+    assert problem.image_metrics(direct).data_residual < 0.7
+    assert problem.operator.image_norm(problem.measurements) == pytest.approx(float(direct.norm()), rel=0.5)
+
+
+@every_model
+@pytest.mark.parametrize("holdout", ["lines", "samples"])
+def test_a_partition_holds_out_about_the_share_and_is_drawn_by_the_generator(kind: type, holdout: HoldoutKind) -> None:
+    problem = registered(kind)
+    operator, y = problem.operator, problem.measurements
+    kept = operator.partition(0.3, holdout, torch.Generator().manual_seed(3))
+    again = operator.partition(0.3, holdout, torch.Generator().manual_seed(3))
+    assert torch.equal(kept, again)
+    assert operator.can_hold_out(kept)
+    assert not operator.can_hold_out(torch.ones_like(kept))
+    measured = operator.measured.expand(y.shape[-2:])
+    share = float((measured & ~kept).sum() / measured.sum())
+    assert 0.1 < share < 0.4
+    part = operator.restricted(kept)
+    assert torch.equal(part.forward(problem.direct()), operator.forward(problem.direct()) * kept)
+    assert part.scale == operator.scale
+
+
+@every_model
+def test_signals_of_coverage_are_signals_of_the_rating(kind: type) -> None:
+    problem = registered(kind)
+    assert problem.operator.coverage(problem.measurements).keys() <= asdict(Signals()).keys()
+
+
+@every_model
+def test_magnitudes_have_one_channel_and_the_images_norm(kind: type) -> None:
+    problem = registered(kind)
+    direct = problem.direct()
+    magnitude = problem.operator.magnitude(direct)
+    assert magnitude.shape == (1, 1, *problem.operator.image_shape[1:])
+    assert float(magnitude.norm()) == pytest.approx(float(direct.norm()), rel=1e-5)
 
 
 def test_scale_restores_physical_units() -> None:
