@@ -12,7 +12,7 @@ from udig_recon.core.iterates import Iterates, State
 from udig_recon.core.operators import LinearOperator
 from udig_recon.core.operators.solvers import proximal
 from udig_recon.core.parameters import DAPS
-from udig_recon.core.priors.noise_levels import falling, normal_like
+from udig_recon.core.priors.noise_levels import noise_schedule, normal_like
 from udig_recon.core.priors.purify import Denoiser
 
 
@@ -25,7 +25,7 @@ def daps(inputs: Inputs, p: DAPS, rng: Generator, state: State | None = None) ->
     D(x), as in the paper, draws too wide.
     """
     y, A, prior = inputs.y, inputs.A, inputs.load_prior(p.prior)
-    levels, rhs, variance = falling(p), A.adjoint(y), noise_variance(A, y)
+    levels, rhs, variance = noise_schedule(p), A.adjoint(y), noise_variance(A, y)
 
     def step(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         sigma, sigma_next = levels[k], levels[k + 1]

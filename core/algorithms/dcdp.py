@@ -7,7 +7,7 @@ from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterates, State
 from udig_recon.core.operators.solvers import proximal
 from udig_recon.core.parameters import DCDP
-from udig_recon.core.priors.noise_levels import falling
+from udig_recon.core.priors.noise_levels import noise_schedule
 from udig_recon.core.priors.purify import purify
 
 
@@ -17,7 +17,7 @@ def dcdp(inputs: Inputs, p: DCDP, rng: Generator, state: State | None = None) ->
     From the CG estimate; levels s fall over the rounds.
     """
     y, A, prior = inputs.y, inputs.A, inputs.load_prior(p.prior)
-    levels, rhs = falling(p), A.adjoint(y)
+    levels, rhs = noise_schedule(p), A.adjoint(y)
 
     def step(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         fitted = proximal(A.normal, rhs, x, 0.0, p.consistency_iterations)

@@ -8,7 +8,7 @@ from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterates, State
 from udig_recon.core.operators.solvers import proximal
 from udig_recon.core.parameters import DDS
-from udig_recon.core.priors.noise_levels import falling, renoised
+from udig_recon.core.priors.noise_levels import noise_schedule, renoise
 
 
 def dds(inputs: Inputs, p: DDS, rng: Generator, state: State | None = None) -> Iterates:
@@ -18,7 +18,7 @@ def dds(inputs: Inputs, p: DDS, rng: Generator, state: State | None = None) -> I
     x <- x0 + s' (eta n + sqrt(1 - eta^2) (x - D(x)) / s).
     """
     y, A, prior = inputs.y, inputs.A, inputs.load_prior(p.prior)
-    levels, rhs = falling(p), A.adjoint(y)
+    levels, rhs = noise_schedule(p), A.adjoint(y)
     weight = 0.0 if p.consistency_weight is None else 1 / p.consistency_weight
 
     def step(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -26,6 +26,6 @@ def dds(inputs: Inputs, p: DDS, rng: Generator, state: State | None = None) -> I
         with torch.no_grad():
             denoised = prior(x, sigma)
         estimate = proximal(A.normal, rhs, denoised, weight, p.consistency_iterations)
-        return renoised(estimate, (x - denoised) / sigma, sigma_next, p.stochasticity * sigma_next, rng), estimate
+        return renoise(estimate, (x - denoised) / sigma, sigma_next, p.stochasticity * sigma_next, rng), estimate
 
     return chain(y, A, noised(inputs.cg_estimate(), p, rng), p.steps, step, rng, state)

@@ -10,7 +10,7 @@ from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterates, State
 from udig_recon.core.operators.solvers import proximal
 from udig_recon.core.parameters import DiffPIR
-from udig_recon.core.priors.noise_levels import falling, renoised
+from udig_recon.core.priors.noise_levels import noise_schedule, renoise
 
 
 def diffpir(inputs: Inputs, p: DiffPIR, rng: Generator, state: State | None = None) -> Iterates:
@@ -20,7 +20,7 @@ def diffpir(inputs: Inputs, p: DiffPIR, rng: Generator, state: State | None = No
     x <- x0 + s' (sqrt(zeta) n + sqrt(1 - zeta) (x - x0) / s).
     """
     y, A, prior = inputs.y, inputs.A, inputs.load_prior(p.prior)
-    levels, rhs, variance = falling(p), A.adjoint(y), noise_variance(A, y)
+    levels, rhs, variance = noise_schedule(p), A.adjoint(y), noise_variance(A, y)
 
     def step(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         sigma, sigma_next = levels[k], levels[k + 1]
@@ -28,7 +28,7 @@ def diffpir(inputs: Inputs, p: DiffPIR, rng: Generator, state: State | None = No
             denoised = prior(x, sigma)
         rho = p.consistency_weight * variance / sigma**2
         estimate = proximal(A.normal, rhs, denoised, rho, p.consistency_iterations)
-        return renoised(
+        return renoise(
             estimate, (x - estimate) / sigma, sigma_next, math.sqrt(p.stochasticity) * sigma_next, rng
         ), estimate
 

@@ -9,7 +9,7 @@ from udig_recon.core.algorithms.chain import chain, noised, residual_norms
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterates, State
 from udig_recon.core.parameters import DPS
-from udig_recon.core.priors.noise_levels import ancestral_noise, falling, renoised
+from udig_recon.core.priors.noise_levels import ancestral_noise, noise_schedule, renoise
 
 
 def dps(inputs: Inputs, p: DPS, rng: Generator, state: State | None = None) -> Iterates:
@@ -19,7 +19,7 @@ def dps(inputs: Inputs, p: DPS, rng: Generator, state: State | None = None) -> I
     images are variance preserving, so the same step is sqrt((1 + s^2)(1 + s'^2)) times as large here.
     """
     y, A, prior = inputs.y, inputs.A, inputs.load_prior(p.prior)
-    levels = falling(p)
+    levels = noise_schedule(p)
 
     def step(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         sigma, sigma_next = levels[k], levels[k + 1]
@@ -27,7 +27,7 @@ def dps(inputs: Inputs, p: DPS, rng: Generator, state: State | None = None) -> I
         denoised = prior(x, sigma)
         (gradient,) = torch.autograd.grad(residual_norms(A, denoised, y).sum(), x)
         x, denoised = x.detach(), denoised.detach()
-        drawn = renoised(denoised, (x - denoised) / sigma, sigma_next, ancestral_noise(sigma, sigma_next), rng)
+        drawn = renoise(denoised, (x - denoised) / sigma, sigma_next, ancestral_noise(sigma, sigma_next), rng)
         zeta = p.step_size * math.sqrt((1 + sigma**2) * (1 + sigma_next**2))
         x = drawn - zeta * gradient
         return x, denoised if sigma_next > 0 else x

@@ -9,7 +9,7 @@ from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterates, State
 from udig_recon.core.operators.solvers import conjugate_gradient
 from udig_recon.core.parameters import MCG
-from udig_recon.core.priors.noise_levels import falling
+from udig_recon.core.priors.noise_levels import noise_schedule
 
 RELAXATION = (1.0, 0.6)
 """Of Kaczmarz' step, at the first and at the last level."""
@@ -22,7 +22,7 @@ def mcg(inputs: Inputs, p: MCG, rng: Generator, state: State | None = None) -> I
     d <- (1 - A^+ A) d, A^+ by CG; x <- x' + r A^T (y - A x') / A^T A 1 - d, r falling.
     """
     y, A, prior = inputs.y, inputs.A, inputs.load_prior(p.prior)
-    levels = falling(p)
+    levels = noise_schedule(p)
     coverage = A.normal(torch.ones(1, *A.image_shape, device=y.device))
     inverse = torch.where(coverage > 1e-6 * coverage.max(), 1 / coverage, torch.zeros_like(coverage))
 

@@ -7,7 +7,7 @@ from udig_recon.core.algorithms.chain import mean
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterate, Iterates, Resumable, State
 from udig_recon.core.parameters import REDDiff
-from udig_recon.core.priors.noise_levels import falling, normal_like
+from udig_recon.core.priors.noise_levels import noise_schedule, normal_like
 
 
 def red_diff(inputs: Inputs, p: REDDiff, rng: Generator, state: State | None = None) -> Iterates:
@@ -17,7 +17,7 @@ def red_diff(inputs: Inputs, p: REDDiff, rng: Generator, state: State | None = N
     eps(x) is (x - D(x)) / s, the slope is A^H (A x - y) + lambda (x - D(x + s n)).
     """
     y, A, prior = inputs.y, inputs.A, inputs.load_prior(p.prior)
-    levels, rhs = falling(p), A.adjoint(y)
+    levels, rhs = noise_schedule(p), A.adjoint(y)
     x = inputs.cg_estimate().repeat(p.samples, 1, 1, 1).requires_grad_()
     optimiser = torch.optim.Adam([x], p.learning_rate)
     resumable, first = Resumable(rng, optimiser=optimiser), 0

@@ -11,7 +11,7 @@ from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterates, State
 from udig_recon.core.operators import LinearOperator, as_channels, as_complex
 from udig_recon.core.parameters import ScoreMRI
-from udig_recon.core.priors.noise_levels import falling
+from udig_recon.core.priors.noise_levels import noise_schedule
 
 
 def score_mri(inputs: Inputs, p: ScoreMRI, rng: Generator, state: State | None = None) -> Iterates:
@@ -22,7 +22,7 @@ def score_mri(inputs: Inputs, p: ScoreMRI, rng: Generator, state: State | None =
     posterior where the two are independent and the data without noise, else a heuristic.
     """
     y, A, prior = inputs.y, inputs.A, inputs.load_prior(p.prior)
-    levels, x = falling(p), inputs.cg_estimate()
+    levels, x = noise_schedule(p), inputs.cg_estimate()
     combine: Callable[[Tensor], Tensor] | None = None
     model: LinearOperator = A
     data = y

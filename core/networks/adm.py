@@ -1,28 +1,15 @@
 """The ADM U-Net of Dhariwal and Nichol (2021), its tensors named as published checkpoints name them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from udig_recon.core.networks.blocks import Resampling, double_by_repetition, halve_by_mean, keep_resolution
+
 GROUPS = 32
-
-
-def halved(x: Tensor) -> Tensor:
-    """Means of 2 x 2 pixels of x (B, C, H, W)."""
-    return F.avg_pool2d(x, 2)
-
-
-def doubled(x: Tensor) -> Tensor:
-    """Each pixel of x (B, C, H, W) four times."""
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
-
-
-def unchanged(x: Tensor) -> Tensor:
-    """Return x."""
-    return x
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
@@ -37,7 +24,7 @@ class Residual(nn.Module):
     """Residual block, scaled and shifted by the time embedding; it may halve or double the resolution."""
 
     def __init__(
-        self, channels_in: int, channels_out: int, features: int, resampling: Callable[[Tensor], Tensor] = unchanged
+        self, channels_in: int, channels_out: int, features: int, resampling: Resampling = keep_resolution
     ) -> None:
         super().__init__()
         self.resampling = resampling
@@ -128,7 +115,7 @@ class ADMUNet(nn.Module):
                 self.input_blocks.append(_stage(skips[-1], wide, features, 2**level in attention, head_channels))
                 skips.append(wide)
             if level < len(widths) - 1:
-                self.input_blocks.append(Stage([Residual(wide, wide, features, halved)]))
+                self.input_blocks.append(Stage([Residual(wide, wide, features, halve_by_mean)]))
                 skips.append(wide)
         here = widths[-1]
         self.middle_block = Stage(
@@ -139,7 +126,7 @@ class ADMUNet(nn.Module):
             for block in range(blocks + 1):
                 stage = _stage(here + skips.pop(), wide, features, 2**level in attention, head_channels)
                 if level and block == blocks:
-                    stage.append(Residual(wide, wide, features, doubled))
+                    stage.append(Residual(wide, wide, features, double_by_repetition))
                 self.output_blocks.append(stage)
                 here = wide
         channels_out = 2 * channels if learned_variance else channels

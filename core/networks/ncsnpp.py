@@ -1,33 +1,19 @@
 """The NCSN++ score network of Song et al. (2021), its tensors named as published checkpoints name them."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FIR = (1.0, 3.0, 3.0, 1.0)
-
-
-def halved(x: Tensor) -> Tensor:
-    """Every second pixel of x (B, C, H, W) after the binomial filter [1, 3, 3, 1]."""
-    return F.conv2d(x, _fir(x, 1.0), stride=2, padding=1, groups=x.shape[1])
-
-
-def doubled(x: Tensor) -> Tensor:
-    """Double the resolution of x (B, C, H, W): four times the adjoint of `halved`."""
-    return F.conv_transpose2d(x, _fir(x, 4.0), stride=2, padding=1, groups=x.shape[1])
-
-
-def unchanged(x: Tensor) -> Tensor:
-    """Return x."""
-    return x
-
-
-def _fir(x: Tensor, gain: float) -> Tensor:
-    line = torch.tensor(FIR, dtype=x.dtype, device=x.device) / sum(FIR)
-    return (gain * torch.outer(line, line)).expand(x.shape[1], 1, -1, -1)
+from udig_recon.core.networks.blocks import (
+    Resampling,
+    binomial_kernel,
+    double_by_filter,
+    halve_by_filter,
+    keep_resolution,
+)
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -51,7 +37,7 @@ class Residual(nn.Module):
     """BigGAN's residual block (Brock et al. 2019) divided by sqrt 2; it may halve or double the resolution."""
 
     def __init__(
-        self, channels_in: int, channels_out: int, features: int, resampling: Callable[[Tensor], Tensor] = unchanged
+        self, channels_in: int, channels_out: int, features: int, resampling: Resampling = keep_resolution
     ) -> None:
         super().__init__()
         self.resampling = resampling
@@ -60,7 +46,7 @@ class Residual(nn.Module):
         self.Dense_0 = nn.Linear(features, channels_out)
         self.GroupNorm_1 = _norm(channels_out)
         self.Conv_1 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
-        same = channels_in == channels_out and resampling is unchanged
+        same = channels_in == channels_out and resampling is keep_resolution
         self.Conv_2 = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -114,7 +100,7 @@ class PyramidConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H / 2, W / 2)."""
-        blurred = F.conv2d(x, _fir(x, 1.0), padding=2, groups=x.shape[1])
+        blurred = F.conv2d(x, binomial_kernel(x, 1.0), padding=2, groups=x.shape[1])
         result: Tensor = self.Conv2d_0(blurred)
         return result
 
@@ -147,7 +133,7 @@ class NCSNppUNet(nn.Module):
                 layers.append(Residual(skips[-1], wide, features))
                 skips.append(wide)
             if level < self.levels - 1:
-                layers += [Residual(wide, wide, features, halved), PyramidConvolution(pyramid, wide)]
+                layers += [Residual(wide, wide, features, halve_by_filter), PyramidConvolution(pyramid, wide)]
                 skips.append(wide)
                 pyramid = wide
         here = widths[-1]
@@ -157,7 +143,7 @@ class NCSNppUNet(nn.Module):
                 layers.append(Residual(here + skips.pop(), wide, features))
                 here = wide
             if level:
-                layers.append(Residual(wide, wide, features, doubled))
+                layers.append(Residual(wide, wide, features, double_by_filter))
         layers += [_norm(here), nn.Conv2d(here, channels, 3, padding=1)]
         self.all_modules = nn.ModuleList(layers)
 

@@ -1,4 +1,4 @@
-"""Purification DP(x, sigma): add noise up to a level, walk back with the prior, here also on a random symmetry."""
+"""Diffusion purification DP(x, sigma): add noise up to a level, then denoise with the prior, on a random symmetry."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -15,21 +15,21 @@ Denoiser = Callable[[Tensor, float], Tensor]
 
 
 class Purification(Protocol):
-    """The knobs of a purification."""
+    """The parameters of a purification."""
 
     @property
     def noise_scale(self) -> float:
-        """Share of the noise that is really added."""
+        """Share of the noise that is added."""
         ...
 
     @property
     def noise_until(self) -> float:
-        """Level below which none is."""
+        """Noise level below which no noise is added."""
         ...
 
     @property
     def prior_calls(self) -> int:
-        """Length of the walk."""
+        """Number of denoising steps."""
         ...
 
     @property
@@ -39,7 +39,7 @@ class Purification(Protocol):
 
     @property
     def symmetries(self) -> bool:
-        """Whether to purify on a random symmetry."""
+        """Whether to purify a randomly turned and mirrored image."""
         ...
 
 
@@ -58,11 +58,12 @@ def purify(prior: Denoiser, x: Tensor, sigma: float, p: Purification, rng: Gener
         walker = walker + scale * sigma * normal_like(walker, rng)
     for call in range(p.prior_calls):
         check_interruption()
-        here, there = (sigma * (1 - done / p.prior_calls) for done in (call, call + 1))
+        level = sigma * (1 - call / p.prior_calls)
+        next_level = sigma * (1 - (call + 1) / p.prior_calls)
         with torch.no_grad():
-            estimate = prior(walker, here)
-        fresh = ancestral_noise(here, there) if p.sampler == "ancestral" and scale > 0 else 0.0
-        walker = estimate + (math.sqrt(there**2 - fresh**2) / here) * (walker - estimate)
+            estimate = prior(walker, level)
+        fresh = ancestral_noise(level, next_level) if p.sampler == "ancestral" and scale > 0 else 0.0
+        walker = estimate + (math.sqrt(next_level**2 - fresh**2) / level) * (walker - estimate)
         if fresh > 0:
             walker = walker + scale * fresh * normal_like(walker, rng)
         yield turn.undo(walker)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from udig_recon.core.networks import adm, ncsnpp
+from udig_recon.core.networks import adm, blocks, ncsnpp
 from udig_recon.core.priors.architectures import ADMNetwork, NCSNppNetwork
 from udig_recon.core.priors.import_checkpoint import build_network, describe
 from udig_recon.core.priors.published import EpsilonPrior, LinearSchedule, ScorePrior
@@ -137,20 +137,20 @@ def test_doubling_is_four_times_the_adjoint_of_halving():
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 8, 12, generator=rng, dtype=torch.float64)
     y = torch.randn(2, 3, 4, 6, generator=rng, dtype=torch.float64)
-    assert torch.allclose((ncsnpp.halved(x) * y).sum(), (x * ncsnpp.doubled(y)).sum() / 4)
+    assert torch.allclose((blocks.halve_by_filter(x) * y).sum(), (x * blocks.double_by_filter(y)).sum() / 4)
 
 
 def test_halving_and_doubling_keep_a_constant_away_from_the_edge():
     flat = torch.ones(1, 2, 8, 8)
-    assert torch.allclose(ncsnpp.halved(flat)[..., 1:-1, 1:-1], torch.ones(1, 2, 2, 2))
-    assert torch.allclose(ncsnpp.doubled(flat)[..., 1:-1, 1:-1], torch.ones(1, 2, 14, 14))
+    assert torch.allclose(blocks.halve_by_filter(flat)[..., 1:-1, 1:-1], torch.ones(1, 2, 2, 2))
+    assert torch.allclose(blocks.double_by_filter(flat)[..., 1:-1, 1:-1], torch.ones(1, 2, 14, 14))
 
 
 def test_halving_weighs_four_pixels_binomially():
     line = torch.arange(8.0)[None, None, None].expand(1, 1, 8, 8)
     weights = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
     expected = [float((weights * torch.arange(2 * n - 1.0, 2 * n + 3)).sum()) for n in (1, 2)]
-    assert ncsnpp.halved(line)[0, 0, 1, 1:3].tolist() == pytest.approx(expected)
+    assert blocks.halve_by_filter(line)[0, 0, 1, 1:3].tolist() == pytest.approx(expected)
 
 
 def test_pyramid_convolution_is_centred_on_what_halving_keeps():
@@ -159,7 +159,7 @@ def test_pyramid_convolution_is_centred_on_what_halving_keeps():
         nn.init.dirac_(layer.Conv2d_0.weight)
         layer.Conv2d_0.bias.zero_()
     x = torch.randn(1, 2, 8, 10)
-    assert torch.allclose(layer(x), ncsnpp.halved(x), atol=1e-6)
+    assert torch.allclose(layer(x), blocks.halve_by_filter(x), atol=1e-6)
 
 
 def tiny_ncsnpp(channels=1):

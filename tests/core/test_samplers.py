@@ -23,7 +23,7 @@ from udig_recon.core.algorithms.red_diff import red_diff
 from udig_recon.core.algorithms.score_mri import score_mri
 from udig_recon.core.operators import MultiCoilMRI, ParallelBeamCT
 from udig_recon.core.parameters import DAPS, DCDP, DDS, DPS, MCG, DiffPIR, REDDiff, ScoreMRI
-from udig_recon.core.priors.noise_levels import falling
+from udig_recon.core.priors.noise_levels import noise_schedule
 
 
 def numbers(*shape, seed):
@@ -173,7 +173,7 @@ def test_dps_takes_the_published_steps(problem, schedule):
     """Ancestral steps of x_t = sqrt(a) x0 + sqrt(1 - a) n, less zeta grad_(x_t) |y - H x0(x_t)|."""
     A, _, y = problem
     prior, p = Tiny(), DPS(steps=6, step_size=0.7, schedule=schedule)
-    levels, draw = falling(p), draws(A, p)
+    levels, draw = noise_schedule(p), draws(A, p)
     x = math.sqrt(kept(levels[0])) * levels[0] * draw()
     expected = []
     for here, there in pairwise(levels):
@@ -206,7 +206,7 @@ def test_dds_takes_the_published_steps(problem, gamma):
     """x = sqrt(a') x0' + sqrt(1 - a') (eta n + sqrt(1 - eta^2) eps), x0' by CG on I + gamma H^T H, or on H^T H."""
     A, _, y = problem
     prior, p = Tiny(), DDS(steps=6, consistency_weight=gamma, consistency_iterations=2)
-    levels, draw = falling(p), draws(A, p)
+    levels, draw = noise_schedule(p), draws(A, p)
     x = math.sqrt(kept(levels[0])) * levels[0] * draw()
     HtH, Hty = A.H.T @ A.H, A.H.T @ y.flatten()
     expected = []
@@ -226,7 +226,7 @@ def test_diffpir_takes_the_published_steps(problem):
     """x0' = argmin |y - H x|^2 + rho |x - x0|^2, rho = lambda v a / (1 - a), and noise beside that of x0'."""
     A, _, y = problem
     prior, p = Tiny(), DiffPIR(steps=6, consistency_weight=2.0, consistency_iterations=12)
-    levels, draw = falling(p), draws(A, p)
+    levels, draw = noise_schedule(p), draws(A, p)
     x = math.sqrt(kept(levels[0])) * levels[0] * draw()
     expected = []
     for here, there in pairwise(levels):
@@ -245,7 +245,7 @@ def test_red_diff_takes_the_published_steps(problem):
     """Adam on |y - H mu|^2 / 2 + lambda (sigma_t / alpha_t) [eps(x_t) - n] . mu, x_t = alpha_t mu + sigma_t n."""
     A, _, y = problem
     prior, p = Tiny(), REDDiff(steps=8)
-    levels, draw = falling(p), draws(A, p)
+    levels, draw = noise_schedule(p), draws(A, p)
     mu, first, second = torch.zeros(1, 6), 0.0, 0.0
     expected = []
     for t, level in enumerate(levels[:-1], 1):
@@ -265,7 +265,7 @@ def test_dcdp_takes_the_published_steps(problem):
     prior, p = Tiny(), DCDP(steps=5, consistency_iterations=2)
     draw, x = draws(A, p), torch.zeros(6)
     expected = []
-    for level in falling(p)[:-1]:
+    for level in noise_schedule(p)[:-1]:
         v = conjugate_gradients(A.H.T @ A.H, A.H.T @ y.flatten(), x, 2)
         x = prior((v + level * draw()).reshape(1, *SHAPE), level).flatten()
         expected.append(x[None])
@@ -281,7 +281,7 @@ def test_mcg_takes_the_published_steps():
     back = A.direct(rays).flatten(1).T
     y = A.forward(numbers(1, 1, 6, 6, seed=1).abs())
     prior, p = Tiny(A.image_shape), MCG(steps=5, projection_iterations=24, noise_level=0.5)
-    levels, draw = falling(p), draws(A, p)
+    levels, draw = noise_schedule(p), draws(A, p)
 
     def score(x, level):
         return (prior(x.reshape(1, 1, 6, 6), level).flatten() - x) / level**2
@@ -304,7 +304,7 @@ def test_mcg_takes_the_published_steps():
 
 @pytest.mark.parametrize("schedule", ["geometric", "linear_vp"])
 def test_noise_levels_fall_from_the_first_to_the_last_and_end_at_none(schedule):
-    levels = falling(DDS(steps=9, noise_level=80.0, final_noise_level=0.02, schedule=schedule))
+    levels = noise_schedule(DDS(steps=9, noise_level=80.0, final_noise_level=0.02, schedule=schedule))
     assert levels == sorted(levels, reverse=True)
     assert (len(levels), levels[-1]) == (10, 0.0)
     assert (levels[0], levels[-2]) == pytest.approx((80.0, 0.02), rel=1e-4)
@@ -312,5 +312,5 @@ def test_noise_levels_fall_from_the_first_to_the_last_and_end_at_none(schedule):
 
 def test_the_linear_schedule_is_that_of_ddpm():
     """T = 1000 steps: a of its steps 1000 and 1 are the ends; 150 steps of noise are 0.518."""
-    levels = falling(DDS(steps=1000, noise_level=157.0, final_noise_level=0.01, schedule="linear_vp"))
+    levels = noise_schedule(DDS(steps=1000, noise_level=157.0, final_noise_level=0.01, schedule="linear_vp"))
     assert levels[1000 - 150] == pytest.approx(0.518, rel=0.01)
