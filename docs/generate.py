@@ -13,7 +13,8 @@ from udig_recon.core.acquisition import Modality
 from udig_recon.core.cli.listing import parameter_rows, shown_value, summary
 from udig_recon.core.cli.main import COMMANDS, udig
 from udig_recon.core.parameters import METHODS, PRESETS
-from udig_recon.worker.access.tenants import TenantLimits, defaults
+from udig_recon.worker.access.limits import TenantLimits
+from udig_recon.worker.access.tenants import defaults
 from udig_recon.worker.cli.usage import SettingsCommand
 from udig_recon.worker.settings import Settings
 

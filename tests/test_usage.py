@@ -26,7 +26,8 @@ SUBCOMMANDS = {
     "data-folder": ("show", "adopt"),
     "audit": ("export", "verify"),
 }
-LINES = [(), *((name,) for name in COMMANDS if name not in (*SUBCOMMANDS, "webhook-secret"))]
+NESTED = [(group, name) for group, names in SUBCOMMANDS.items() for name in names]
+LINES = [(), *((name,) for name in COMMANDS), *NESTED]
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":

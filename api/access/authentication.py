@@ -18,8 +18,9 @@ from udig_recon.api.dependencies import Context, ContextDep
 from udig_recon.api.http.problems import Forbidden, QuotaExceeded, Unauthenticated
 from udig_recon.worker.access import keys, quotas
 from udig_recon.worker.access.audit import Who
-from udig_recon.worker.access.keys import Recognised, Scope
-from udig_recon.worker.access.tenants import TenantLimits, effective
+from udig_recon.worker.access.keys import Recognised
+from udig_recon.worker.access.limits import Scope, TenantLimits
+from udig_recon.worker.access.tenants import effective
 from udig_recon.worker.database.tables import DEFAULT_TENANT, Key
 from udig_recon.worker.jobs.lifecycle import Submitter
 from udig_recon.worker.settings import Settings

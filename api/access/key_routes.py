@@ -16,7 +16,8 @@ from udig_recon.api.http.pagination import Page, PageDep, page_response
 from udig_recon.api.http.problems import Conflict, Forbidden, Invalid, NotFound
 from udig_recon.api.openapi.responses import responses
 from udig_recon.worker.access import audit, keys, quotas
-from udig_recon.worker.access.keys import KEPT_LIMITS, KeyNotUsable, Wanted, priority_name, priority_value
+from udig_recon.worker.access.keys import KeyNotUsable, priority_name, priority_value
+from udig_recon.worker.access.limits import KEPT_LIMITS, Wanted
 from udig_recon.worker.access.tenants import limits_of
 from udig_recon.worker.database.tables import Key
 

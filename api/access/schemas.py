@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from udig_recon.api.openapi.content import CREATED
-from udig_recon.worker.access.keys import PriorityName, Scope, priority_name
-from udig_recon.worker.access.tenants import TenantLimits
+from udig_recon.worker.access.keys import priority_name
+from udig_recon.worker.access.limits import PriorityName, Scope, TenantLimits
 
 _KEY: dict[str, Any] = {
     "id": "0198c2f0-11aa-7b3c-8f00-5d1c2b3a4e5f",

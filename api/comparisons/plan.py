@@ -15,7 +15,7 @@ from udig_recon.core.acquisition import ScanHeader
 from udig_recon.core.comparison.entries import sampling_of
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.parameters import Parameters
-from udig_recon.worker.access.tenants import TenantLimits
+from udig_recon.worker.access.limits import TenantLimits
 from udig_recon.worker.database.tables import Scan
 from udig_recon.worker.jobs import estimates
 from udig_recon.worker.jobs.comparisons import Compared

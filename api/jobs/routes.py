@@ -26,7 +26,8 @@ from udig_recon.api.openapi.responses import responses
 from udig_recon.api.scans import queries as scan_queries
 from udig_recon.api.scans.ingest import ReceivedScan, is_form, receive_scan, store_scan
 from udig_recon.api.webhooks import delivery
-from udig_recon.worker.access.keys import PriorityName, priority_name, priority_value
+from udig_recon.worker.access.keys import priority_name, priority_value
+from udig_recon.worker.access.limits import PriorityName
 from udig_recon.worker.access.tenants import limits_of
 from udig_recon.worker.database.tables import Priority, Scan, Status
 from udig_recon.worker.jobs.lifecycle import JobRequest, Retry

@@ -13,7 +13,7 @@ from udig_recon.core.parameters import MAX_SEEDS, Method, complete, parse
 from udig_recon.core.prior_check import PriorCheck, ood_warning
 from udig_recon.core.quality.rating import RatingLevel, Signals, rate, worst
 from udig_recon.core.results.outputs import OUTPUTS
-from udig_recon.worker.access.keys import PriorityName
+from udig_recon.worker.access.limits import PriorityName
 from udig_recon.worker.database.tables import DeliveryState, Status
 
 

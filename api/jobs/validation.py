@@ -13,7 +13,7 @@ from udig_recon.core.acquisition import Modality
 from udig_recon.core.cost.estimate import Task
 from udig_recon.core.parameters import Parameters, check_views, complete, require, require_random
 from udig_recon.core.priors.card import card_of
-from udig_recon.worker.access.tenants import TenantLimits
+from udig_recon.worker.access.limits import TenantLimits
 from udig_recon.worker.database.tables import Scan
 from udig_recon.worker.jobs import estimates
 from udig_recon.worker.jobs.estimates import task_of

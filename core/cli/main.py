@@ -2,9 +2,7 @@
 
 A command is a line of COMMANDS: its name, where its `click.Command` lies, and one line of help. The modules that
 declare commands import click and nothing heavy, so that `--help` answers at once; what a command needs is imported by
-the function that it runs. An operator's commands (`keys` to `audit`) are declared beside their functions: their modules
-are imported when one of them is called. Other distributions add commands by entry points of the group
-`udig_recon.commands`.
+the function that it runs. Other distributions add commands by entry points of the group `udig_recon.commands`.
 """
 
 import sys
@@ -33,7 +31,6 @@ class Entry(NamedTuple):
 
 ENGINE = "udig_recon.core.cli.commands"
 SERVICE = "udig_recon.worker.cli.commands"
-OPERATOR = "udig_recon.worker.cli"
 
 COMMANDS: Mapping[str, Entry] = {
     "recon": Entry(f"{ENGINE}:recon", "Reconstruct a scan file, without the service."),
@@ -49,13 +46,11 @@ COMMANDS: Mapping[str, Entry] = {
     "health": Entry(f"{SERVICE}:health", "Tell whether a worker of this machine is alive."),
     "migrate": Entry(f"{SERVICE}:migrate", "Bring the database's tables to the newest revision."),
     "postgres": Entry(f"{SERVICE}:postgres", "Run pg_dump, pg_restore or psql on the service's database."),
-    "keys": Entry(f"{OPERATOR}.keys:keys", "Create, list, rotate and revoke API keys."),
-    "tenants": Entry(f"{OPERATOR}.tenants:tenants", "Show and set what tenants may do."),
-    "webhook-secret": Entry(
-        f"{OPERATOR}.tenants:webhook_secret", "Print the secrets that a tenant's webhooks are signed with."
-    ),
-    "data-folder": Entry(f"{OPERATOR}.data_folder:data_folder", "Show or adopt the data folder of the database."),
-    "audit": Entry(f"{OPERATOR}.audit:audit", "Export and verify the audit log."),
+    "keys": Entry(f"{SERVICE}:keys", "Create, list, rotate and revoke API keys."),
+    "tenants": Entry(f"{SERVICE}:tenants", "Show and set what tenants may do."),
+    "webhook-secret": Entry(f"{SERVICE}:webhook_secret", "Print the secrets that a tenant's webhooks are signed with."),
+    "data-folder": Entry(f"{SERVICE}:data_folder", "Show or adopt the data folder of the database."),
+    "audit": Entry(f"{SERVICE}:audit", "Export and verify the audit log."),
 }
 
 EXTRAS = {

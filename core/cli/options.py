@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -48,6 +49,33 @@ class Command(click.Command):
         several = [each for each in self.params if isinstance(each, SeveralValues)]
         extend = {name: each.extend for each in several for name in each.opts}
         return super().parse_args(ctx, repeat_names(args, extend))
+
+
+class FieldOptions(Command):
+    """A command that has an option for each field of a pydantic model, after its own parameters.
+
+    `model` is "module:Model", imported when the options are asked for. They have the fields' names, with dashes, and
+    descriptions; `type` and `metavar` are the same for all.
+    """
+
+    def __init__(self, *arguments: Any, model: str, type: Any = str, metavar: str, **settings: Any) -> None:  # noqa: A002
+        super().__init__(*arguments, **settings)
+        self.model = model
+        self.settings = {"type": type, "metavar": metavar}
+
+    @cached_property
+    def field_options(self) -> list[click.Option]:
+        """The options of the model."""
+        fields = resolve_name(self.model).model_fields
+        return [
+            click.Option([f"--{name.replace('_', '-')}"], help=field.description, **self.settings)
+            for name, field in fields.items()
+        ]
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The declared parameters, the options of the model, and --help."""
+        *declared, help_option = super().get_params(ctx)
+        return [*declared, *self.field_options, help_option]
 
 
 def repeat_names(arguments: Sequence[str], extend: Mapping[str, bool]) -> list[str]:

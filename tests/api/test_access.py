@@ -22,7 +22,7 @@ from udig_recon.api.http.problems import MEDIA_TYPE
 from udig_recon.api.http.rate_limit import RateLimiter
 from udig_recon.core.priors.card import BUNDLED
 from udig_recon.worker.access import keys
-from udig_recon.worker.access.keys import Scope
+from udig_recon.worker.access.limits import Scope
 from udig_recon.worker.database.tables import Audit, Key
 from udig_recon.worker.jobs import retention
 from udig_recon.worker.settings import Settings

@@ -18,7 +18,7 @@ from udig_recon.api.app import create_app
 from udig_recon.api.http.repeated_events import MINUTE, MOST_KINDS, EventDeduplicator
 from udig_recon.worker.access import keys
 from udig_recon.worker.access.audit import Who
-from udig_recon.worker.access.keys import Scope, Wanted
+from udig_recon.worker.access.limits import Scope, Wanted
 from udig_recon.worker.database import locks
 from udig_recon.worker.database.locks import Lock
 from udig_recon.worker.database.tables import Audit

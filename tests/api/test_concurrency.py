@@ -19,7 +19,7 @@ from udig_recon.api.app import create_app
 from udig_recon.api.http.concurrency import ConcurrencyLimit
 from udig_recon.api.http.problems import Overloaded, TooManyAtOnce
 from udig_recon.worker.access import keys
-from udig_recon.worker.access.keys import Scope, Wanted
+from udig_recon.worker.access.limits import Scope, Wanted
 from udig_recon.worker.settings import Settings
 
 

@@ -18,7 +18,7 @@ from tests.support.fake_worker import Drive
 from udig_recon.api.app import create_app
 from udig_recon.api.jobs import queries
 from udig_recon.worker.access import keys
-from udig_recon.worker.access.keys import Scope, Wanted
+from udig_recon.worker.access.limits import Scope, Wanted
 from udig_recon.worker.settings import Settings
 
 LONG = 60  # seconds of a wait, far longer than any of these tests waits for its end

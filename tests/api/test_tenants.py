@@ -21,7 +21,7 @@ from udig_recon.api.app import create_app
 from udig_recon.api.http.problems import LONGEST_DETAIL, TooManyAtOnce
 from udig_recon.api.http.tenant_queue import TenantQueue
 from udig_recon.worker.access import tenants
-from udig_recon.worker.access.keys import Scope
+from udig_recon.worker.access.limits import Scope
 from udig_recon.worker.database.tables import ComputeUsage, Job
 from udig_recon.worker.jobs import estimates
 from udig_recon.worker.settings import Settings

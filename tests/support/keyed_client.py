@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from udig_recon.api.access.audit import READS
 from udig_recon.worker.access import audit, keys
-from udig_recon.worker.access.keys import Scope, Wanted
+from udig_recon.worker.access.limits import Scope, Wanted
 from udig_recon.worker.access.tenants import set_limits
 from udig_recon.worker.database.tables import Audit, Key
 

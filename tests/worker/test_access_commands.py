@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tests.support.worker_processes import ROOT, environment
 from udig_recon.core.cli.main import main as run
 from udig_recon.worker.access import keys
-from udig_recon.worker.access.keys import Scope, Wanted
+from udig_recon.worker.access.limits import Scope, Wanted
 from udig_recon.worker.database.tables import Job, Key, Status
 from udig_recon.worker.settings import Settings, get_settings
 

@@ -12,10 +12,10 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from udig_recon.api.access.audit_heads import AuditHeadSender
+from udig_recon.core.cli.main import main
 from udig_recon.worker.access import audit, audit_heads
 from udig_recon.worker.access.audit import BrokenChain, Who
 from udig_recon.worker.access.audit_heads import Destination, Head
-from udig_recon.worker.cli import access as commands
 from udig_recon.worker.settings import BadSetting, Settings, get_settings, read_settings
 
 KEY = b"0123456789abcdef0123456789abcdef"
@@ -137,15 +137,15 @@ def test_the_command_holds_the_log_against_kept_heads(
     monkeypatch.setenv("DATABASE_URL", str(settings.database_url))
     monkeypatch.setenv("DATA", str(tmp_path))
     get_settings.cache_clear()
-    assert commands.run(["audit", "verify", "--heads", str(kept)]) == 1
+    assert main(["audit", "verify", "--heads", str(kept)]) == 1
     assert "AUDIT_KEY is not set" in capsys.readouterr().err
     monkeypatch.setenv("AUDIT_KEY", KEY.decode())
     get_settings.cache_clear()
-    assert commands.run(["audit", "verify", "--heads", str(kept)]) == 0
+    assert main(["audit", "verify", "--heads", str(kept)]) == 0
     assert "2 heads" in capsys.readouterr().out
     with owner_database.begin() as session:
         session.execute(text(FORGE.format(kept=1)))
-    assert commands.run(["audit", "verify", "--heads", str(kept)]) == 1
+    assert main(["audit", "verify", "--heads", str(kept)]) == 1
     assert "2 are missing" in capsys.readouterr().err
     get_settings.cache_clear()
 

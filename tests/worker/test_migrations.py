@@ -19,7 +19,7 @@ from tests.support.submit import submit_job
 from udig_recon.core.parameters import parse
 from udig_recon.worker.access import audit, keys
 from udig_recon.worker.access.audit import Who
-from udig_recon.worker.access.keys import Scope, Wanted
+from udig_recon.worker.access.limits import Scope, Wanted
 from udig_recon.worker.database import counters
 from udig_recon.worker.database.engine import make_engine
 from udig_recon.worker.database.migrate import MigrationRefused, config, migrate

@@ -8,8 +8,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from udig_recon.worker.access import quotas
+from udig_recon.worker.access.limits import TenantLimits
 from udig_recon.worker.access.quotas import Wanted
-from udig_recon.worker.access.tenants import TenantLimits
 from udig_recon.worker.database.tables import OPEN, Job, Key, Scan
 
 

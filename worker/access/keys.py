@@ -6,49 +6,18 @@ import secrets
 import uuid
 from collections.abc import Sequence
 from datetime import timedelta
-from enum import StrEnum
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from udig_recon.worker.access.tenants import AT_THE_DOOR, Bytes, Count, TenantLimits
+from udig_recon.worker.access.limits import KEPT_LIMITS, TENANT, KeyLimits, PriorityName, TenantLimits, Wanted
+from udig_recon.worker.access.tenants import AT_THE_DOOR
 from udig_recon.worker.database.engine import notify_key
 from udig_recon.worker.database.tables import Key, Priority, Tenant
 
 PREFIX = "udig_"  # by which scanners for leaked secrets know them
-TENANT = r"^[a-z0-9][a-z0-9-]{0,62}$"
 USE_IS_TOLD_AGAIN = timedelta(minutes=1)
-Days = Annotated[int, Field(ge=1, le=36500, strict=True)]
-
-
-class Scope(StrEnum):
-    """What a key may do; none implies another."""
-
-    READ = "read"  # look at scans, jobs, results and priors
-    WRITE = "write"  # bring scans, ask for jobs, cancel, retry, delete
-    ADMIN = "admin"  # make, list, rotate and revoke the keys of its tenant
-
-
-class Limits(BaseModel):
-    """How much a key may do, and how long what it makes is kept; null: only the service's own limits hold."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    max_open_jobs: Count | None = Field(None, description="jobs queued or running at once")
-    max_jobs_per_day: Count | None = Field(None, description="jobs filed within 24 hours")
-    max_stored_bytes: Bytes | None = Field(None, description="bytes of the scans that it keeps here")
-    max_requests_per_minute: Count | None = Field(None, description="requests, counted by each API process")
-    retention_days: Days | None = Field(None, description="scans and jobs are deleted so long after they were made")
-    expires_days: Days | None = Field(None, description="the key is refused so long after it was made")
-
-
-KEPT_LIMITS = tuple(name for name in Limits.model_fields if name != "expires_days")
-"""Those that stand in a key's row as they were asked for; of the days until its end the row has the end."""
-
-
-PriorityName = Literal["routine", "urgent"]
 
 
 def priority_name(stored: int) -> str:
@@ -59,20 +28,6 @@ def priority_name(stored: int) -> str:
 def priority_value(name: PriorityName) -> Priority:
     """What stands in rows for it."""
     return Priority[name.upper()]
-
-
-class Wanted(Limits):
-    """Name, scopes and limits of a new key."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"name": "scanner 3", "scopes": ["read", "write"], "max_open_jobs": 20, "retention_days": 30}]
-        }
-    )
-
-    name: str = Field(pattern=r"^[\w .@+-]{1,64}$", description="what people call it; never a patient's name")
-    scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)]
-    max_priority: PriorityName = Field("routine", description="the highest that its jobs may have")
 
 
 class KeyNotUsable(Exception):
@@ -96,7 +51,7 @@ def make(session: Session, tenant: str, wanted: Wanted, maker: Key | None = None
     return key, secret
 
 
-def beyond(wanted: Limits, limits: TenantLimits) -> tuple[str, int, int] | None:
+def beyond(wanted: KeyLimits, limits: TenantLimits) -> tuple[str, int, int] | None:
     """The first limit of a wanted key above its tenant's: its name, what is wanted and what may be; None: none is."""
     for name in KEPT_LIMITS:
         asked, most = getattr(wanted, name), getattr(limits, name)

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from udig_recon.worker.access.tenants import TenantLimits, hold
+from udig_recon.worker.access.limits import TenantLimits
+from udig_recon.worker.access.tenants import hold
 from udig_recon.worker.database.tables import OPEN, Audit, ComputeUsage, Job, Key, Scan
 
 DAY = timedelta(days=1)

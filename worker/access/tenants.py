@@ -1,46 +1,16 @@
 """Tenants: how much each may do, whatever the number of its keys. One without a row has what the settings say."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from udig_recon.worker.access.limits import TenantLimits
 from udig_recon.worker.database import locks
 from udig_recon.worker.database.tables import Tenant
 from udig_recon.worker.settings import Settings
-
-Count = Annotated[int, Field(ge=1, lt=1 << 31, strict=True)]
-Bytes = Annotated[int, Field(ge=1, lt=1 << 63, strict=True)]
-Kept = Annotated[int, Field(ge=0, le=36500, strict=True)]
-
-
-class TenantLimits(BaseModel):
-    """How much a tenant may do, over all its keys; null: only the service's own limits hold."""
-
-    model_config = ConfigDict(extra="forbid", from_attributes=True)
-
-    max_open_jobs: Count | None = Field(None, description="jobs queued or running at once")
-    max_open_slices: Count | None = Field(None, description="slices of those jobs")
-    max_jobs_per_day: Count | None = Field(None, description="jobs filed within 24 hours, deleted ones too")
-    max_compute_seconds_per_day: Bytes | None = Field(
-        None, description="seconds of workers within 24 hours; what open jobs are estimated to need yet counts"
-    )
-    max_job_seconds: Bytes | None = Field(None, description="seconds of workers that one job may be estimated to need")
-    max_job_memory_bytes: Bytes | None = Field(None, description="memory that one job may be estimated to need")
-    max_stored_bytes: Bytes | None = Field(
-        None, description="bytes of scans and results; what open jobs are estimated to leave counts"
-    )
-    max_keys: Count | None = Field(None, description="keys that are valid; one that is revoked counts for a day")
-    max_uploads: Count | None = Field(None, description="uploads at once, counted by each API process")
-    max_waits: Count | None = Field(None, description="event streams, and as many long polls, by each API process")
-    max_requests_per_minute: Count | None = Field(None, description="requests, counted by each API process")
-    retention_days: Kept | None = Field(
-        None, description="scans and jobs are deleted so long after they were made; 0: not by themselves"
-    )
-
 
 AT_THE_DOOR = ("max_uploads", "max_waits", "max_requests_per_minute", "retention_days")
 """Limits that the API process looks at by itself; they come with the key: see `udig_recon.worker.access.keys.VALID`."""

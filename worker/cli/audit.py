@@ -4,16 +4,13 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from udig_recon.core.cli.options import PATH
 from udig_recon.worker.access import audit as audit_log
-from udig_recon.worker.access import audit_heads
 from udig_recon.worker.access.audit import BrokenChain, Entry
-from udig_recon.worker.cli.session import Refused, database_session, print_line
-from udig_recon.worker.settings import Settings, get_settings
+from udig_recon.worker.cli.session import Refused
+from udig_recon.worker.settings import Settings
 
 
 def verify_log(session: Session, exported: Path | None = None) -> Entry | None:
@@ -48,30 +45,3 @@ def audit_key(settings: Settings) -> bytes:
 def _last(log: Iterator[Entry]) -> Entry | None:
     tail = deque(audit_log.verified(log), maxlen=1)
     return tail[0] if tail else None
-
-
-@click.group("audit")
-def audit() -> None:
-    """Export and verify the audit log."""
-
-
-@audit.command("export")
-def _export() -> None:
-    """Verify the log and print it, one JSON object a line."""
-    with database_session() as session:
-        for entry in audit_log.verified(audit_log.entries(session)):
-            print_line(entry.model_dump_json())
-
-
-@audit.command("verify")
-@click.argument("exported", type=PATH, required=False)
-@click.option("--heads", type=PATH, metavar="FILE", help="heads that another machine has kept (AUDIT_HEADS)")
-def _verify(exported: Path | None, heads: Path | None) -> None:
-    """Verify the log, and that it still holds what EXPORTED, a file of `udig audit export`, holds."""
-    with database_session() as session:
-        last = verify_log(session, exported)
-        print_line("no entries" if last is None else f"{last.seq} entries, the last one {last.hash}")
-        if heads is not None:
-            kept = audit_heads.read(heads.read_text().splitlines())
-            count = audit_heads.verify(session, kept, audit_key(get_settings()))
-            print_line(f"{count} heads, and the log confirms all of them")

@@ -1,33 +1,27 @@
 """`udig keys`: create, list, rotate and revoke API keys."""
 
-import json
-import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, get_args
 
-import click
 from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 from sqlalchemy.orm import Session
 
-from udig_recon.core.cli.options import Command, SeveralValues
 from udig_recon.worker.access import audit, quotas
 from udig_recon.worker.access import keys as stored_keys
-from udig_recon.worker.access.keys import TENANT, Limits, PriorityName, Scope, Wanted
+from udig_recon.worker.access.limits import TENANT, PriorityName, Scope, Wanted
 from udig_recon.worker.access.tenants import limits_of
 from udig_recon.worker.cli.session import (
     Refused,
-    database_session,
     operator,
     option_name,
-    print_line,
     refused_option,
 )
-from udig_recon.worker.database.tables import DEFAULT_TENANT, Key
+from udig_recon.worker.database.tables import Key
 from udig_recon.worker.jobs import lifecycle
-from udig_recon.worker.settings import Settings, get_settings
+from udig_recon.worker.settings import Settings
 
 SCOPES = [scope.value for scope in Scope]
 PRIORITIES = get_args(PriorityName)
@@ -98,81 +92,3 @@ def _record(session: Session, key: Key, action: str) -> None:
     """Append the action to the audit log and commit both: a secret is shown only once it is valid."""
     audit.append(session, operator(key.tenant), action, key=key.id)
     session.commit()
-
-
-def _report(key: Key, action: str, secret: str | None = None) -> None:
-    sys.stderr.write(f"{action}: {key.id} of tenant {key.tenant}\n")
-    if secret is not None:
-        print_line(secret)
-
-
-@click.group("keys")
-def keys() -> None:
-    """Create, list, rotate and revoke API keys."""
-
-
-def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
-    """An option for each limit of a key."""
-    for name, field in reversed(Limits.model_fields.items()):
-        command = click.option(option_name(name), type=int, metavar="N", help=field.description)(command)
-    return command
-
-
-@keys.command("create", cls=Command)
-@click.argument("name")
-@click.option("--tenant", default=DEFAULT_TENANT, show_default=True, help="whose scans and jobs it sees")
-@click.option(
-    "--scopes",
-    cls=SeveralValues,
-    type=click.Choice(SCOPES),
-    default=SCOPES[:2],
-    metavar="SCOPE",
-    help=f"of {', '.join(SCOPES)}; read and write by default",
-)
-@_limit_options
-@click.option(
-    "--max-priority",
-    type=click.Choice(PRIORITIES),
-    default=PRIORITIES[0],
-    show_default=True,
-    help="the highest of its jobs",
-)
-def _create(name: str, tenant: str, scopes: Sequence[str], **limits: Any) -> None:
-    """Create a key, called NAME by people; its secret is shown once, on standard output."""
-    with database_session() as session:
-        key, secret = create_key(session, get_settings(), tenant, name, scopes, **limits)
-        _report(key, "key.created", secret)
-
-
-@keys.command("list")
-@click.option("--tenant", help="of this tenant only")
-def _list(tenant: str | None) -> None:
-    """List all keys, one JSON object a line."""
-    with database_session() as session:
-        for key in list_keys(session, tenant):
-            print_line(json.dumps(key))
-
-
-@keys.command("rotate")
-@click.argument("key_id", metavar="ID", type=click.UUID)
-@click.option(
-    "--overlap-minutes",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="N",
-    help="how long the old secret is accepted too",
-)
-def _rotate(key_id: uuid.UUID, overlap_minutes: int) -> None:
-    """Give a key a new secret; it is shown once, on standard output."""
-    with database_session() as session:
-        key, secret = rotate_key(session, key_id, timedelta(minutes=overlap_minutes))
-        _report(key, "key.rotated", secret)
-
-
-@keys.command("revoke")
-@click.argument("key_id", metavar="ID", type=click.UUID)
-@click.option("--cancel-jobs", is_flag=True, help="cancel its jobs that are queued or running")
-def _revoke(key_id: uuid.UUID, cancel_jobs: bool) -> None:
-    """Refuse a key from now on."""
-    with database_session() as session:
-        _report(revoke_key(session, key_id, cancel_jobs=cancel_jobs), "key.revoked")

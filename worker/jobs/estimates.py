@@ -15,7 +15,7 @@ from udig_recon.core.errors import TooCostly
 from udig_recon.core.parameters import Parameters
 from udig_recon.core.priors.card import Card
 from udig_recon.core.slice_order import reference_slices
-from udig_recon.worker.access.tenants import TenantLimits
+from udig_recon.worker.access.limits import TenantLimits
 from udig_recon.worker.database.tables import Job, Scan, Status, Worker
 from udig_recon.worker.runtime.health import seen_lately
 

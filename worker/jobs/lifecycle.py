@@ -15,8 +15,9 @@ from udig_recon.core.slice_order import reference_slices
 from udig_recon.worker.access import quotas
 from udig_recon.worker.access.admission import IllegalMove, JobError, admit, asked_of, check_room
 from udig_recon.worker.access.audit import Who
+from udig_recon.worker.access.limits import TenantLimits
 from udig_recon.worker.access.quotas import Wanted
-from udig_recon.worker.access.tenants import TenantLimits, hold
+from udig_recon.worker.access.tenants import hold
 from udig_recon.worker.database.engine import notify
 from udig_recon.worker.database.ids import new_id
 from udig_recon.worker.database.tables import (

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from udig_recon.worker.access import quotas
-from udig_recon.worker.access.tenants import TenantLimits
+from udig_recon.worker.access.limits import TenantLimits
 from udig_recon.worker.database import locks
 from udig_recon.worker.database.tables import OPEN, Job, Key, Scan
 from udig_recon.worker.storage import keys
