@@ -43,11 +43,11 @@ class Limits:
     max_views: int = 4096
     max_detectors: int = 4096
 
-    def check(self, field: str, what: str, found: int, most: int, least: int = 1, *, cure: str = "") -> None:
-        """Raise UnsupportedScan unless least <= found <= most; `cure` is what to do about too many."""
+    def check(self, field: str, what: str, found: int, most: int, least: int = 1, *, remedy: str = "") -> None:
+        """Raise UnsupportedScan unless least <= found <= most; `remedy` is what to do about too many."""
         if not least <= found <= most:
             expected = f"at most {most}" if found > most else f"at least {least}"
-            advice = f"; {cure}" if cure and found > most else ""
+            advice = f"; {remedy}" if remedy and found > most else ""
             raise UnsupportedScan.at(field, f"{found} {what}", f"{expected} {what}{advice}")
 
 

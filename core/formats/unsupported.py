@@ -79,9 +79,9 @@ def recognise(start: bytes) -> UnsupportedFormat | None:
     if b"<XProtocol>" in start or b"MeasYaps" in start or _is_twix(start):
         return _TWIX
     lower = start[:256].lstrip().lower()
-    for text, name, cure in _TEXTS:
+    for text, name, remedy in _TEXTS:
         if lower.startswith(text.lower()):
-            return UnsupportedFormat(name, cure)
+            return UnsupportedFormat(name, remedy)
     return _numbers(start)
 
 

@@ -1,4 +1,4 @@
-"""One pass over an array's values: finite, not all zero, of a size that float32 can square."""
+"""Checks of an array's values in one pass: finite, not all zero, of a magnitude that float32 can square."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -12,21 +12,21 @@ from udig_recon.core.formats.limits import PEAKS
 def checked_blocks(
     source: ArraySource,
     axes: Sequence[str] = (),
-    cure: str = "",
-    prepared: Callable[[Region, Array], Array] | None = None,
+    remedy: str = "",
+    transform: Callable[[Region, Array], Array] | None = None,
 ) -> Iterator[tuple[Region, Array]]:
-    """The source's blocks, checked. Raises UnreadableScan on NaN, infinity, all zeros or absurd magnitudes.
+    """The blocks of an array, each checked. Raises UnreadableScan for NaN, infinity, only zeros or absurd magnitudes.
 
-    With the names of its axes the message says where the first value is that is not finite, and `cure` what to do.
-    `prepared` changes a block before it is looked at.
+    With the names of its axes, the message says where the first value is that is not finite, and `remedy` what to do.
+    `transform` changes a block before it is checked.
     """
     peak = 0.0
     for region, given in source.blocks():
-        block = given if prepared is None else prepared(region, given)
+        block = given if transform is None else transform(region, given)
         largest = _peak(block)
         if not np.isfinite(largest):
-            expected = f"finite numbers; {cure}" if cure else "finite numbers"
-            raise UnreadableScan.at(source.name, f"NaN or infinity {_where(region, block, axes)}", expected)
+            expected = f"finite numbers; {remedy}" if remedy else "finite numbers"
+            raise UnreadableScan.at(source.name, f"NaN or infinity {_place(region, block, axes)}", expected)
         peak = max(peak, largest)
         yield region, block
     if peak == 0:
@@ -38,13 +38,13 @@ def checked_blocks(
 
 
 def check_values(source: ArraySource) -> None:
-    """Survey an array whose blocks nobody else needs."""
+    """Check the values of an array whose blocks are not needed."""
     for _ in checked_blocks(source):
         pass
 
 
 def _peak(block: Array) -> float:
-    """Largest magnitude of a real or imaginary part; minimum and maximum let NaN through, without temporaries."""
+    """Largest magnitude of a real or imaginary part; infinity for NaN. Minimum and maximum need no temporary array."""
     if block.size == 0:
         return 0.0
     parts = (block.real, block.imag) if block.dtype.kind == "c" else (block,)
@@ -53,7 +53,8 @@ def _peak(block: Array) -> float:
     return max(extremes) if np.isfinite(extremes).all() else np.inf
 
 
-def _where(region: Region, block: Array, axes: Sequence[str]) -> str:
+def _place(region: Region, block: Array, axes: Sequence[str]) -> str:
+    """Where the first value is that is not finite, in words."""
     if axes:
         first = np.unravel_index(int(np.argmin(np.isfinite(block))), block.shape)
         places = zip(axes, region, first, strict=True)

@@ -28,7 +28,7 @@ TOY = """
     from udig_recon.core.errors import UnreadableScan
     from udig_recon.core.formats.containers.arrays import InMemory
     from udig_recon.core.formats.containers.hdf5_arrays import Hdf5Array, find_hdf5, open_dataset, open_hdf5
-    from udig_recon.core.formats.containers.views import Joined
+    from udig_recon.core.formats.containers.views import JoinedComplex
     from udig_recon.core.formats.input_format import Contents
 
     HEAD = struct.Struct("<4s4I")
@@ -73,7 +73,7 @@ TOY = """
         def open(self, file):
             with open_hdf5(file) as opened:
                 parts = Hdf5Array("kspace", open_dataset(opened.file, "vendor/samples"), file.size)
-                yield Contents("vendor_hdf5", {"kspace": Joined(parts)}, warnings=("a file of the vendor",))
+                yield Contents("vendor_hdf5", {"kspace": JoinedComplex(parts)}, warnings=("a file of the vendor",))
 
         def samples(self):
             return ()

@@ -37,14 +37,14 @@ class ArraySource(ABC):
 
     @abstractmethod
     def blocks(self) -> Iterator[tuple[Region, Array]]:
-        """The array in order, in blocks of a few MiB, each with its place."""
+        """The array in C order, in blocks of a few MiB, each with its region."""
 
     @abstractmethod
     def read(self, indices: Sequence[int]) -> Array:
         """Entries of the first axis, stacked (len(indices), ...)."""
 
     def check_stored(self) -> None:
-        """Refuse an array that declares far more bytes than are stored, before anything is allocated for it."""
+        """Refuse a decompression bomb: an array that declares far more bytes than are stored."""
         if self.nbytes > BOMB_BYTES and self.nbytes > BOMB_RATIO * self.stored_bytes:
             raise UnreadableScan.at(
                 self.name,
@@ -53,15 +53,15 @@ class ArraySource(ABC):
             )
 
     def whole(self) -> Array:
-        """The whole array; for small ones."""
+        """The whole array in memory; for small ones."""
         result = np.empty(self.shape, self.dtype)
         for region, block in self.blocks():
             result[region] = block
         return result
 
 
-class Expanded(ArraySource):
-    """A source with one more axis of length 1: a missing slice or coil axis."""
+class AddedAxis(ArraySource):
+    """An array with one more axis of length 1: a slice or coil axis that the file leaves out."""
 
     def __init__(self, source: ArraySource, axis: int) -> None:
         self._source, self._axis = source, axis
@@ -81,8 +81,8 @@ class Expanded(ArraySource):
         return np.expand_dims(self._source.read(indices), self._axis)
 
 
-class Squeezed(ArraySource):
-    """A source without its axes of length 1."""
+class SqueezedAxes(ArraySource):
+    """An array without its axes of length 1."""
 
     def __init__(self, source: ArraySource) -> None:
         self._source = source
@@ -105,7 +105,7 @@ class Squeezed(ArraySource):
 
 
 class InMemory(ArraySource):
-    """A small array that stands in an attribute."""
+    """A small array that is in memory, such as an attribute's value."""
 
     def __init__(self, name: str, values: Array) -> None:
         super().__init__(name, values.shape, values.dtype, values.nbytes)
@@ -122,21 +122,23 @@ class InMemory(ArraySource):
 
 
 def regions(shape: tuple[int, ...], itemsize: int, chunk: tuple[int, ...] | None = None) -> Iterator[Region]:
-    """Cut an array into regions of about BLOCK_BYTES in C order, each of whole chunks.
+    """Regions of about BLOCK_BYTES that cover an array in C order, each of whole chunks.
 
-    Chunk by chunk, because a compressed chunk that lies in two regions is unpacked twice.
+    A compressed chunk that lay in two regions would be decompressed twice.
     """
-    step = list(chunk or (1,) * len(shape))
+    sides = list(chunk or (1,) * len(shape))
     for axis in reversed(range(len(shape))):
-        room = max(1, BLOCK_BYTES // (math.prod(step) * itemsize))
-        step[axis] = min(max(shape[axis], 1), step[axis] * room)
-    starts = (range(0, length, stride) for length, stride in zip(shape, step, strict=True))
-    for start in itertools.product(*starts):
-        yield tuple(slice(a, min(a + s, n)) for a, s, n in zip(start, step, shape, strict=True))
+        chunks_that_fit = max(1, BLOCK_BYTES // (math.prod(sides) * itemsize))
+        sides[axis] = min(max(shape[axis], 1), sides[axis] * chunks_that_fit)
+    starts = (range(0, length, side) for length, side in zip(shape, sides, strict=True))
+    for corner in itertools.product(*starts):
+        yield tuple(
+            slice(start, min(start + side, length)) for start, side, length in zip(corner, sides, shape, strict=True)
+        )
 
 
-def attribute(name: str, value: Array) -> float | str:
-    """A scalar attribute of a file as a number or a text; anything else is unreadable."""
+def parse_attribute(name: str, value: Array) -> float | str:
+    """A scalar attribute as a number or a text. Raises UnreadableScan for anything else."""
     if value.size == 1:
         only = value.reshape(-1)[0]
         if value.dtype.kind in "biuf":

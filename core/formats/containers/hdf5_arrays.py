@@ -14,7 +14,7 @@ from udig_recon.core.formats.containers.arrays import Array, ArraySource, Region
 from udig_recon.core.formats.containers.hdf5_chunks import check_layout, check_stored
 from udig_recon.core.formats.containers.hdf5_library import h5py
 from udig_recon.core.formats.containers.scan_file import ScanFile
-from udig_recon.core.formats.containers.views import Joined
+from udig_recon.core.formats.containers.views import JoinedComplex
 from udig_recon.core.formats.limits import dtype_name
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -59,7 +59,7 @@ def complex_or_real(name: str, dataset: h5py.Dataset, file_bytes: int) -> ArrayS
     fields = dataset.dtype.fields or {}
     is_pair = tuple(fields) in _PAIRS and dataset.dtype[0] == dataset.dtype[1]
     if is_pair and dataset.dtype[0].kind == "f" and dataset.dtype.itemsize == 2 * dataset.dtype[0].itemsize:
-        return Joined(Hdf5Parts(name, dataset, file_bytes))
+        return JoinedComplex(Hdf5Parts(name, dataset, file_bytes))
     return Hdf5Array(name, dataset, file_bytes)
 
 
@@ -72,12 +72,12 @@ class Hdf5Array(ArraySource):
                 name, f"shape {dataset.shape} of {dtype_name(dataset.dtype)}", "an array of numbers"
             )
         self._dataset = dataset
-        self._kept: tuple[int, Array] | None = None  # the number of a group of entries, and they
+        self._kept: tuple[int, Array] | None = None  # the latest group of entries, with its number
         stored = min(file_bytes, dataset.id.get_storage_size())
         super().__init__(name, dataset.shape, dataset.dtype, stored)
 
     def check_stored(self) -> None:
-        """Refuse a bomb, and a dataset of which a part is missing."""
+        """Refuse a decompression bomb, and a dataset of which a part is missing."""
         super().check_stored()
         check_stored(self.name, self._dataset)
 
@@ -90,7 +90,7 @@ class Hdf5Array(ArraySource):
         """Entries of the first axis, stacked (len(indices), ...)."""
         result = np.empty((len(indices), *self.shape[1:]), self.dtype)
         for place, index in enumerate(indices):
-            depth = self._together
+            depth = self._entries_per_chunk
             if depth == 1:
                 self._dataset.read_direct(result, index, place)
                 continue
@@ -101,8 +101,8 @@ class Hdf5Array(ArraySource):
         return result
 
     @property
-    def _together(self) -> int:
-        """Entries of the first axis that lie in the same chunks, if memory for all of them may be taken."""
+    def _entries_per_chunk(self) -> int:
+        """How many entries of the first axis share their chunks; 1 where so many would take too much memory."""
         depth = min(self._dataset.chunks[0], self.shape[0]) if self._dataset.chunks and self.shape[0] else 1
         return depth if depth * self.nbytes <= _MOST_KEPT_BYTES * self.shape[0] else 1
 
@@ -131,7 +131,7 @@ class Hdf5Parts(Hdf5Array):
 
 
 def _refuse_links(file: h5py.File) -> list[str]:
-    """Look at every link without following any; gives the paths of the first datasets."""
+    """Check every link without following any. Returns the paths of the first datasets."""
     count = 0
     paths: list[bytes] = []
 

@@ -1,6 +1,6 @@
-"""Stored bytes of HDF5 datasets: whole, or refused.
+"""Checks of the stored chunks of HDF5 datasets: each must decompress to its full size.
 
-HDF5 2.0.0 takes a chunk that unpacks to fewer bytes than it must for a whole one, and fills it with what lay in memory.
+HDF5 accepts a chunk that decompresses to fewer bytes, and fills it with whatever lay in memory.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""h5py on an HDF5 without holes that a file reaches: import it from here wherever strangers' files are read.
+"""h5py on an HDF5 library without published vulnerabilities: import it from here to read files from outside.
 
 h5py 3.16.0 is the newest and brings HDF5 2.0.0, of which CVE-2025-44904, -2308, -2309, CVE-2026-26197, -26199, -17572
 and -17573 are published; 2.2.0 has none of them. netCDF4's wheel brings 2.2.0 with the same binary interface
@@ -16,7 +16,7 @@ NEEDED = (2, 2, 0)
 
 
 def _load() -> None:
-    """Load the library, where there is one and no other has been loaded by h5py before."""
+    """Load netCDF4's library, unless h5py has already loaded another."""
     found = find_spec("netCDF4")
     if "h5py" in sys.modules or found is None or found.origin is None:
         return
@@ -33,7 +33,7 @@ with warnings.catch_warnings():
 
 
 def missing_parts() -> dict[str, str]:
-    """Why this process had better read no stranger's HDF5, as a part that a sandbox lacks; empty where it may."""
+    """The part `hdf5` of the sandbox, with the reason, where the library has published vulnerabilities; else empty."""
     version: tuple[int, int, int] = h5py.version.hdf5_version_tuple
     return {} if version >= NEEDED else {"hdf5": f"HDF5 {h5py.version.hdf5_version} has published holes"}
 

@@ -1,4 +1,4 @@
-"""A scan file as a descriptor: whoever reads it needs no name, and may hold several places in it at once."""
+"""Scan file as a descriptor: it is read without a name, and at several positions at once."""
 
 import io
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 _BUFFER_BYTES = 64 << 10
-_ONE_PLACE = threading.Lock()
+_ONE_POSITION = threading.Lock()
 
 
 class ScanFile:
@@ -20,7 +20,7 @@ class ScanFile:
         self.size = os.lseek(descriptor, 0, os.SEEK_END)
 
     def stream(self) -> IO[bytes]:
-        """The bytes from the start, with a place of their own; to close it leaves the file open."""
+        """A stream from the first byte, with a position of its own. Closing it leaves the file open."""
         return io.BufferedReader(_Stream(self._descriptor, self.size), _BUFFER_BYTES)
 
     def start(self, length: int) -> bytes:
@@ -31,53 +31,53 @@ class ScanFile:
 
 @contextmanager
 def open_scan_file(path: Path) -> Iterator[ScanFile]:
-    """The file of this name. Raises OSError."""
+    """The file at this path. Raises OSError."""
     with path.open("rb") as file:
         yield ScanFile(file.fileno())
 
 
 class _Stream(io.RawIOBase):
-    """Reads at a place that no other stream of the descriptor moves."""
+    """Reads at a position that no other stream of the descriptor moves."""
 
     def __init__(self, descriptor: int, size: int) -> None:
-        self._descriptor, self._size, self._place = descriptor, size, 0
+        self._descriptor, self._size, self._position = descriptor, size, 0
 
     def readable(self) -> bool:
-        """It is."""
+        """True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """True."""
         return True
 
     def tell(self) -> int:
-        """The place of the next byte."""
-        return self._place
+        """Position of the next byte."""
+        return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Go to a place; beyond the end there is nothing."""
-        place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
-        if place < 0:
-            raise ValueError("a place before the file")
-        self._place = place
-        return place
+        """Go to a position; beyond the end there is nothing to read."""
+        position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        if position < 0:
+            raise ValueError("a position before the file")
+        self._position = position
+        return position
 
     def readinto(self, buffer: Any, /) -> int:
         """Fill the buffer as far as there are bytes."""
-        room = memoryview(buffer).cast("B")[: max(0, self._size - self._place)]
-        if not room:
+        wanted = memoryview(buffer).cast("B")[: max(0, self._size - self._position)]
+        if not wanted:
             return 0
-        count = _read_at(self._descriptor, room, self._place)
-        self._place += count
+        count = _read_at(self._descriptor, wanted, self._position)
+        self._position += count
         return count
 
 
-def _read_at(descriptor: int, buffer: memoryview, place: int) -> int:
-    """Fill the buffer from a place in the file, whatever other threads read; the number of bytes read."""
+def _read_at(descriptor: int, buffer: memoryview, position: int) -> int:
+    """Fill the buffer from a position in the file, whatever other threads read; returns the number of bytes read."""
     if hasattr(os, "preadv"):
-        return os.preadv(descriptor, [buffer], place)
-    with _ONE_PLACE:  # Windows has only the descriptor's own place
-        os.lseek(descriptor, place, os.SEEK_SET)
+        return os.preadv(descriptor, [buffer], position)
+    with _ONE_POSITION:  # Windows has only the descriptor's own position
+        os.lseek(descriptor, position, os.SEEK_SET)
         found = os.read(descriptor, len(buffer))
     buffer[: len(found)] = found
     return len(found)

@@ -1,4 +1,4 @@
-"""Arrays of a file seen another way: their middle, their parts joined to complex numbers, their last axes swapped."""
+"""Views of arrays in files: cropped to the centre, joined to complex numbers, with axes swapped or dropped."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,8 +7,8 @@ import numpy as np
 from udig_recon.core.formats.containers.arrays import Array, ArraySource, Region
 
 
-class Middle(ArraySource):
-    """The middle (height, width) of a source's last two axes, from (n - m) // 2 on as fastMRI crops."""
+class CentreCrop(ArraySource):
+    """The centre (height, width) of the last two axes, from (n - m) // 2 on as fastMRI crops."""
 
     def __init__(self, source: ArraySource, size: tuple[int, int]) -> None:
         self._source = source
@@ -17,23 +17,23 @@ class Middle(ArraySource):
         super().__init__(source.name, (*source.shape[:-2], *size), source.dtype, source.stored_bytes)
 
     def blocks(self) -> Iterator[tuple[Region, Array]]:
-        """What the source's blocks have of the middle."""
+        """The parts of the source's blocks that lie in the centre."""
         for region, block in self._source.blocks():
-            places, parts = [], []
-            for cut, kept in zip(region[-2:], self._cuts, strict=True):
-                low, high = max(cut.start, kept.start), min(cut.stop, kept.stop)
-                places.append(slice(low - kept.start, high - kept.start))
-                parts.append(slice(low - cut.start, high - cut.start))
+            targets, parts = [], []
+            for have, keep in zip(region[-2:], self._cuts, strict=True):
+                start, stop = max(have.start, keep.start), min(have.stop, keep.stop)
+                targets.append(slice(start - keep.start, stop - keep.start))
+                parts.append(slice(start - have.start, stop - have.start))
             if all(part.start < part.stop for part in parts):
-                yield (*region[:-2], *places), block[..., parts[0], parts[1]]
+                yield (*region[:-2], *targets), block[..., parts[0], parts[1]]
 
     def read(self, indices: Sequence[int]) -> Array:
         """Entries of the first axis, stacked (len(indices), ...)."""
         return self._source.read(indices)[..., self._cuts[0], self._cuts[1]]
 
 
-class Joined(ArraySource):
-    """Complex numbers of which real and imaginary parts lie on a last axis of 2."""
+class JoinedComplex(ArraySource):
+    """Complex numbers whose real and imaginary parts lie on a last axis of length 2."""
 
     def __init__(self, source: ArraySource) -> None:
         self._source = source
@@ -64,8 +64,8 @@ class Joined(ArraySource):
         return values
 
 
-class Swapped(ArraySource):
-    """A source with its last two axes swapped, as MATLAB stores an image."""
+class SwappedAxes(ArraySource):
+    """An array with its last two axes swapped, as MATLAB stores an image."""
 
     def __init__(self, source: ArraySource) -> None:
         self._source = source
@@ -84,8 +84,8 @@ class Swapped(ArraySource):
         return self.whole()[list(indices)]
 
 
-class Entry(ArraySource):
-    """A source's only entry along an axis of length 1, that axis left out."""
+class DroppedAxis(ArraySource):
+    """An array without one of its axes, whose length is 1."""
 
     def __init__(self, source: ArraySource, axis: int) -> None:
         self._source, self._axis = source, axis

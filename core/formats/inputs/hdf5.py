@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from udig_recon.core.errors import UnreadableScan
-from udig_recon.core.formats.containers.arrays import ArraySource, InMemory, attribute
+from udig_recon.core.formats.containers.arrays import ArraySource, InMemory, parse_attribute
 from udig_recon.core.formats.containers.hdf5_arrays import (
     Hdf5Array,
     OpenedHdf5,
@@ -143,14 +143,14 @@ def _check_small(name: str, shape: tuple[int, ...] | None, dtype: np.dtype[Any])
         if shape is not None and len(shape) == 1 and 0 < shape[0] <= _MOST_DETECTORS and dtype.kind in "iuf":
             return
         raise UnreadableScan.at(name, f"shape {shape} of {dtype_name(dtype)}", "one number, or one for each detector")
-    cure = "; ismrmrd_header tells of pixels of unlike sides" if name == "pixel_spacing_mm" else ""
-    raise UnreadableScan.at(name, f"shape {shape} of {dtype_name(dtype)}", f"one number or one text{cure}")
+    remedy = "; ismrmrd_header tells of pixels of unlike sides" if name == "pixel_spacing_mm" else ""
+    raise UnreadableScan.at(name, f"shape {shape} of {dtype_name(dtype)}", f"one number or one text{remedy}")
 
 
 def _value(name: str, value: Any, dtype: np.dtype[Any]) -> float | str | ArraySource:
     text = h5py.check_string_dtype(dtype) is not None
     values = np.asarray(value, dtype=object) if text else np.asarray(value)
-    return InMemory(name, values) if values.size > 1 else attribute(name, values)
+    return InMemory(name, values) if values.size > 1 else parse_attribute(name, values)
 
 
 def _header(file: h5py.File) -> bytes | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from udig_recon.core.formats.containers.hdf5_arrays import find_hdf5, open_hdf5
 from udig_recon.core.formats.containers.scan_file import ScanFile
-from udig_recon.core.formats.containers.views import Swapped
+from udig_recon.core.formats.containers.views import SwappedAxes
 from udig_recon.core.formats.input_format import Contents, UnsupportedFormat
 from udig_recon.core.formats.inputs.hdf5 import read_contents
 
@@ -33,7 +33,7 @@ class Matlab:
         with open_hdf5(file) as opened:
             contents = read_contents(opened, file.size)
             arrays = {
-                name: Swapped(source) if name in _IMAGES and len(source.shape) > 1 else source
+                name: SwappedAxes(source) if name in _IMAGES and len(source.shape) > 1 else source
                 for name, source in contents.arrays.items()
             }
             yield replace(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from udig_recon.core.errors import UnreadableScan
-from udig_recon.core.formats.containers.arrays import attribute
+from udig_recon.core.formats.containers.arrays import parse_attribute
 from udig_recon.core.formats.containers.npy_arrays import NpyArray
 from udig_recon.core.formats.containers.scan_file import ScanFile
 from udig_recon.core.formats.input_format import ARRAYS, ARRAYS_OR_ATTRIBUTES, ATTRIBUTES, NAMES, Contents
@@ -97,4 +97,4 @@ def _array(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo, archive
 def _attribute(source: NpyArray) -> float | str:
     if source.nbytes > _MOST_ATTRIBUTE_BYTES:
         raise UnreadableScan.at(source.name, f"{source.nbytes} bytes", "one number or one text")
-    return attribute(source.name, source.whole())
+    return parse_attribute(source.name, source.whole())

@@ -227,8 +227,8 @@ def reference_misplacement(planes: Complex, reference: Real, cut: tuple[slice, s
         here = max(float(near[reach[0], reach[1]]), 0.0) if name == "as it is" else here
     name = max(best, key=lambda each: best[each][0])
     likeness_there, rows, columns = best[name]
-    placed = best["as it is"][1:] == (0, 0)
-    if name != "as it is" and likeness_there > (_TURNED if placed else 1) * best["as it is"][0]:
+    broadcastable = best["as it is"][1:] == (0, 0)
+    if name != "as it is" and likeness_there > (_TURNED if broadcastable else 1) * best["as it is"][0]:
         return f"the reference lies {name} on the image"
     likeness_there, rows, columns = best["as it is"]
     if (rows, columns) != (0, 0) and likeness_there > _SHIFT * here:

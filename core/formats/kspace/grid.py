@@ -33,7 +33,7 @@ class _Axis:
     stated: int  # pixels of the scanner's own image
 
 
-def grid(samples: tuple[int, int], encoding: Encoding | None, reference: Sequence[int] | None) -> Grid:
+def image_grid(samples: tuple[int, int], encoding: Encoding | None, reference: Sequence[int] | None) -> Grid:
     """The image of k-space with (ky, kx) samples, by its header and by the shape (..., y, x) of its reference.
 
     k-space sampled at steps of 1/F over a field of view F with n samples has pixels of F/n, whatever matrix the scanner

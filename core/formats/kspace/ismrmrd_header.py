@@ -33,7 +33,7 @@ class Encoding:
     recon: Space | None
 
 
-def encoding(header: bytes) -> Encoding:
+def read_encoding(header: bytes) -> Encoding:
     """The first encoding. Raises UnreadableScan for broken XML, UnsupportedScan unless Cartesian."""
     texts = header_texts(header)
     trajectory = texts.get("trajectory", "cartesian")

@@ -22,10 +22,10 @@ def sampling_mask(source: ArraySource | None, shape: tuple[int, ...]) -> WithWar
     if source is None:
         return WithWarnings(None)
     slices, _, ky, kx = shape
-    placed = _placed(source.shape, slices, ky, kx)
-    if placed is None:
+    broadcastable = _broadcastable_shape(source.shape, slices, ky, kx)
+    if broadcastable is None:
         expected = f"shape {(kx,)}, {(ky, kx)} or {(slices, ky, kx)}; without a mask, zeros count as not measured"
-        raise UnreadableScan.at("mask", f"shape {source.shape}", expected + _cure(source.shape, shape))
+        raise UnreadableScan.at("mask", f"shape {source.shape}", expected + _remedy(source.shape, shape))
     if source.dtype.kind not in "biuf":
         raise UnreadableScan.at("mask", f"{source.dtype} values", "bool, or numbers 0 and 1")
     if source.nbytes > _MOST_MASK_BYTES:
@@ -36,14 +36,14 @@ def sampling_mask(source: ArraySource | None, shape: tuple[int, ...]) -> WithWar
         raise UnreadableScan.at("mask", "values beside 0 and 1", "0 where not measured, 1 where measured")
     if not values.any():
         raise UnreadableScan.at("mask", "nothing but zeros", "some measured samples")
-    mask = values.astype(bool).reshape(placed)
-    if len(placed) == 3 and (mask != mask[:1]).any():
+    mask = values.astype(bool).reshape(broadcastable)
+    if len(broadcastable) == 3 and (mask != mask[:1]).any():
         each = np.broadcast_to(mask, (slices, ky, kx)).copy()
         return WithWarnings(each, ("slices have masks of their own: each is reconstructed by its own",))
-    return WithWarnings(np.broadcast_to(mask[0] if len(placed) == 3 else mask, (ky, kx)).copy())
+    return WithWarnings(np.broadcast_to(mask[0] if len(broadcastable) == 3 else mask, (ky, kx)).copy())
 
 
-def _placed(shape: tuple[int, ...], slices: int, ky: int, kx: int) -> tuple[int, ...] | None:
+def _broadcastable_shape(shape: tuple[int, ...], slices: int, ky: int, kx: int) -> tuple[int, ...] | None:
     """The shape of a mask as one that can be broadcast to (ky, kx) or (slices, ky, kx)."""
     sides = tuple(side for side in shape if side != 1)
     if sides == (kx,) and (kx != ky or shape[-1] != 1):
@@ -62,7 +62,7 @@ def _placed(shape: tuple[int, ...], slices: int, ky: int, kx: int) -> tuple[int,
     return None
 
 
-def _cure(found: tuple[int, ...], shape: tuple[int, ...]) -> str:
+def _remedy(found: tuple[int, ...], shape: tuple[int, ...]) -> str:
     """What to do with a mask of this shape beside k-space (slices, coils, ky, kx), where that can be told."""
     _, coils, ky, kx = shape
     sides = tuple(side for side in found if side != 1)
@@ -84,8 +84,8 @@ def noise_covariance(source: ArraySource | None, coils: int) -> NDArray[np.compl
     expected = f"complex64 of shape ({coils}, n), n samples of each coil without any signal"
     if source.native not in (np.complex64, np.complex128) or len(source.shape) < 2 or source.shape[0] != coils:
         swapped = len(source.shape) == 2 and source.shape[1] == coils
-        cure = "; its axes look swapped: noise.T" if swapped else ""
-        raise UnreadableScan.at("noise", f"shape {source.shape} of {source.dtype}", expected + cure)
+        remedy = "; its axes look swapped: noise.T" if swapped else ""
+        raise UnreadableScan.at("noise", f"shape {source.shape} of {source.dtype}", expected + remedy)
     if source.nbytes > _MOST_NOISE_BYTES:
         raise UnreadableScan.at("noise", f"{source.nbytes} bytes", f"at most {_MOST_NOISE_BYTES}")
     samples: Array = source.whole().reshape(coils, -1).astype(np.complex128)

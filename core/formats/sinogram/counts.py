@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udig_recon.core.errors import UnreadableScan
-from udig_recon.core.formats.containers.arrays import Array, Squeezed
+from udig_recon.core.formats.containers.arrays import Array, SqueezedAxes
 from udig_recon.core.formats.input_format import Contents
 from udig_recon.core.formats.limits import PEAKS, quote_safely
 from udig_recon.core.formats.sinogram.consistency import named
@@ -86,7 +86,7 @@ def _per_detector(contents: Contents, name: str, detectors: int) -> NDArray[np.f
         if isinstance(value, str):
             raise UnreadableScan.at(name, quote_safely(value), "one number, or one for each detector")
         return np.asarray(value, np.float64)
-    fitted = Squeezed(source)
+    fitted = SqueezedAxes(source)
     if fitted.shape != (detectors,):
         expected = f"one number or shape {(detectors,)}, one for each detector (the mean over frames)"
         raise UnreadableScan.at(name, f"shape {source.shape}", expected)

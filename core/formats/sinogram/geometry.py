@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udig_recon.core.errors import UnreadableScan, UnsupportedScan
-from udig_recon.core.formats.containers.arrays import ArraySource, Squeezed
+from udig_recon.core.formats.containers.arrays import ArraySource, SqueezedAxes
 from udig_recon.core.formats.lengths import length
 from udig_recon.core.formats.limits import quote_safely
 from udig_recon.core.formats.with_warnings import WithWarnings
@@ -148,7 +148,7 @@ def measured_rays(source: ArraySource | None, views: int, detectors: int) -> NDA
     """Which rays (views, detectors) were measured; None where all were. A row (detectors,) holds for all views."""
     if source is None:
         return None
-    fitted = source if source.shape in ((detectors,), (views, detectors)) else Squeezed(source)
+    fitted = source if source.shape in ((detectors,), (views, detectors)) else SqueezedAxes(source)
     if fitted.shape not in ((detectors,), (views, detectors)):
         expected = f"shape {(detectors,)} or {(views, detectors)}, the same for all slices"
         raise UnreadableScan.at("mask", f"shape {source.shape}", expected)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from udig_recon.core.acquisition import CTAcquisition, Modality, ScanHeader
 from udig_recon.core.errors import UnreadableScan
-from udig_recon.core.formats.containers.arrays import Array, ArraySource, Expanded, Region, Squeezed
+from udig_recon.core.formats.containers.arrays import AddedAxis, Array, ArraySource, Region, SqueezedAxes
 from udig_recon.core.formats.input_format import ARRAYS_OR_ATTRIBUTES, Contents
 from udig_recon.core.formats.lengths import length, slice_spacing
 from udig_recon.core.formats.limits import LEAST_SIDE, Limits
@@ -131,10 +131,10 @@ def check_limits(contents: Contents, limits: Limits) -> None:
     limits.check("sinogram", "slices", slices, limits.max_slices)
     limits.check("sinogram", "views", views, limits.max_views)
     bin_them = "sum or average neighbouring detectors, and give detector_spacing_mm of the sums"
-    limits.check("sinogram", "detectors", detectors, limits.max_detectors, LEAST_SIDE, cure=bin_them)
+    limits.check("sinogram", "detectors", detectors, limits.max_detectors, LEAST_SIDE, remedy=bin_them)
     size = _layout(contents).image_size
-    cure = "" if "image_size" in contents.attributes else _smaller_image(contents, size, limits.max_matrix)
-    limits.check("image_size", "pixels a side", size, limits.max_matrix, LEAST_SIDE, cure=cure)
+    remedy = "" if "image_size" in contents.attributes else _smaller_image(contents, size, limits.max_matrix)
+    limits.check("image_size", "pixels a side", size, limits.max_matrix, LEAST_SIDE, remedy=remedy)
 
 
 def _smaller_image(contents: Contents, size: int, most: int) -> str:
@@ -156,13 +156,13 @@ def _stack(contents: Contents) -> ArraySource:
     angles = contents.arrays.get("angles")
     views = None if angles is None else math.prod(angles.shape)
     if len(source.shape) > 2 and (len(source.shape) > 3 or source.shape[1] != views):
-        squeezed = Squeezed(source)
+        squeezed = SqueezedAxes(source)
         if len(squeezed.shape) == 2 and views in (None, squeezed.shape[0]):
-            return Expanded(squeezed, axis=0)
+            return AddedAxis(squeezed, axis=0)
         if len(source.shape) > 3 and len(squeezed.shape) == 3:
             source = squeezed
     if len(source.shape) == 2:
-        return Expanded(source, axis=0)
+        return AddedAxis(source, axis=0)
     if len(source.shape) != 3:
         raise UnreadableScan.at("sinogram", f"{len(source.shape)} axes {source.shape}", f"3 axes {AXES}")
     return source
@@ -209,7 +209,7 @@ def _layout(contents: Contents) -> _Layout:
 def _fitting(source: ArraySource, shape: tuple[int, int, int]) -> ArraySource:
     if source.native not in (np.float32, np.float64):
         raise UnreadableScan.at(source.name, f"{source.dtype} values", "float32, attenuation in 1/mm")
-    fitted = Expanded(source, axis=0) if len(source.shape) == 2 else source
+    fitted = AddedAxis(source, axis=0) if len(source.shape) == 2 else source
     if fitted.shape != shape:
         raise UnreadableScan.at(source.name, f"shape {source.shape}", f"shape {shape}")
     return fitted

@@ -22,7 +22,7 @@ class Measured(NamedTuple):
     notes: tuple[str, ...]
 
 
-def measured(magnitude: NDArray[np.floating], mask: NDArray[np.bool_] | None) -> Measured:
+def measured_samples(magnitude: NDArray[np.floating], mask: NDArray[np.bool_] | None) -> Measured:
     """Where samples (ky, kx) of these largest magnitudes over the coils were measured.
 
     A mask holds, but for what it calls measured and is exactly zero in every coil: padding, or the mask of other data.

@@ -1,4 +1,4 @@
-"""Which array of a k-space file means what, and whether they fit each other by their shapes."""
+"""Fits the arrays of a k-space scan to each other: axes, shapes, the image's grid; values are not looked at."""
 
 from dataclasses import dataclass
 
@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udig_recon.core.errors import UnreadableScan
-from udig_recon.core.formats.containers.arrays import ArraySource, Expanded
-from udig_recon.core.formats.containers.views import Entry, Joined, Middle
+from udig_recon.core.formats.containers.arrays import AddedAxis, ArraySource
+from udig_recon.core.formats.containers.views import CentreCrop, DroppedAxis, JoinedComplex
 from udig_recon.core.formats.input_format import Contents
-from udig_recon.core.formats.kspace.grid import Grid, grid
-from udig_recon.core.formats.kspace.ismrmrd_header import Encoding, encoding
+from udig_recon.core.formats.kspace.grid import Grid, image_grid
+from udig_recon.core.formats.kspace.ismrmrd_header import Encoding, read_encoding
 from udig_recon.core.formats.kspace.masks import noise_covariance, sampling_mask
 from udig_recon.core.formats.lengths import length, slice_spacing
 from udig_recon.core.formats.with_warnings import WithWarnings
@@ -20,8 +20,8 @@ _LEAST_PIXEL_MM = 0.003  # MR microscopy has pixels of a few micrometres
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The arrays of a scan, fitted to each other by shape, their values not looked at."""
+class FittedArrays:
+    """The arrays of a k-space scan, fitted to each other by their shapes."""
 
     kspace: ArraySource  # (slices, coils, ky, kx)
     mask: NDArray[np.bool_] | None  # (ky, kx), or (slices, ky, kx) where slices have masks of their own
@@ -40,8 +40,8 @@ class Layout:
         return self.mask if self.mask is None or self.mask.ndim == 2 else self.mask[index]
 
 
-def fit_arrays(contents: Contents) -> Layout:
-    """The arrays of a scan, fitted. Raises UnreadableScan where they cannot be."""
+def fit_arrays(contents: Contents) -> FittedArrays:
+    """Fit the arrays of a scan to each other. Raises UnreadableScan where that is impossible."""
     kspace, noted = with_four_axes(contents)
     warnings = [*noted]
     slices, coils, *samples = kspace.shape
@@ -55,17 +55,17 @@ def fit_arrays(contents: Contents) -> Layout:
         if len(maps.shape) > 4:
             expected = f"one set of maps of shape {kspace.shape}"
             raise UnreadableScan.at("sensitivity_maps", f"shape {maps.shape}", expected)
-        maps = _fitting(maps, kspace.shape, "c")
+        maps = _fit(maps, kspace.shape, "c")
     given = find_reference(contents, coils)
-    header = read_encoding(contents)
-    image = grid((samples[0], samples[1]), header, None if given is None else given.shape)
+    header = header_encoding(contents)
+    image = image_grid((samples[0], samples[1]), header, None if given is None else given.shape)
     warnings += image.warnings
     guide = contents.arrays.get("guide")
     if guide is not None:
-        guide = _fitting(guide, (slices, *image.size), "iuf")
+        guide = _fit(guide, (slices, *image.size), "iuf")
     mask, noted = sampling_mask(contents.arrays.get("mask"), kspace.shape)
     warnings += noted
-    reference, noted = _on_grid(given, slices, image)
+    reference, noted = _fit_reference(given, slices, image)
     warnings += noted
     covariance = noise_covariance(contents.arrays.get("noise"), coils)
     spacing, across = image.spacing_mm, image.slice_spacing_mm
@@ -75,7 +75,7 @@ def fit_arrays(contents: Contents) -> Layout:
     if across is None:
         across, noted = slice_spacing(contents.attributes)
         warnings += noted
-    return Layout(
+    return FittedArrays(
         kspace=kspace,
         mask=mask,
         sensitivity_maps=maps,
@@ -98,64 +98,65 @@ def with_four_axes(contents: Contents) -> WithWarnings[ArraySource]:
     warnings: tuple[str, ...] = ()
     if source.dtype.kind in "iuf":
         if source.native not in (np.float32, np.float64) or len(source.shape) not in (4, 5) or source.shape[-1] != 2:
-            cure = "complex64: join real and imaginary parts (re + 1j * im)"
-            raise UnreadableScan.at("kspace", f"{source.dtype} values", f"{cure}{advice}")
-        source = Joined(source)
+            remedy = "complex64: join real and imaginary parts (re + 1j * im)"
+            raise UnreadableScan.at("kspace", f"{source.dtype} values", f"{remedy}{advice}")
+        source = JoinedComplex(source)
         warnings = ("kspace has real and imaginary parts on its last axis: they are joined",)
     if source.native not in (np.complex64, np.complex128):
         raise UnreadableScan.at("kspace", f"{source.dtype} values", f"complex64{advice}")
     if len(source.shape) == 3:
-        return WithWarnings(Expanded(source, axis=("slices", "coils").index(contents.missing_axis)), warnings)
+        return WithWarnings(AddedAxis(source, axis=("slices", "coils").index(contents.missing_axis)), warnings)
     while len(source.shape) > 4 and source.shape[0] == 1:
-        source = Entry(source, 0)
+        source = DroppedAxis(source, 0)
     if len(source.shape) > 4:
-        cure = "average the repetitions, or choose one average, echo, phase or frame, first"
-        raise UnreadableScan.at("kspace", f"{len(source.shape)} axes {source.shape}", f"{expected}: {cure}")
+        remedy = "average the repetitions, or choose one average, echo, phase or frame, first"
+        raise UnreadableScan.at("kspace", f"{len(source.shape)} axes {source.shape}", f"{expected}: {remedy}")
     if len(source.shape) != 4:
         raise UnreadableScan.at("kspace", f"{len(source.shape)} axes {source.shape}", expected)
     return WithWarnings(source, warnings)
 
 
-def read_encoding(contents: Contents) -> Encoding | None:
-    """What the ISMRMRD header tells of the measurement, where there is one."""
-    return None if contents.header_xml is None else encoding(contents.header_xml)
+def header_encoding(contents: Contents) -> Encoding | None:
+    """The encoding of the ISMRMRD header; None where the file has no header."""
+    return None if contents.header_xml is None else read_encoding(contents.header_xml)
 
 
-def _on_grid(reference: ArraySource | None, slices: int, image: Grid) -> WithWarnings[ArraySource | None]:
-    """The reference's middle, of the image's size; None where its pixels are of another size."""
+def _fit_reference(reference: ArraySource | None, slices: int, image: Grid) -> WithWarnings[ArraySource | None]:
+    """The reference's centre, of the image's size; None where its pixels have another size."""
     if reference is None or not image.reference_fits:
         return WithWarnings(None)
     complex_ = reference.dtype.kind == "c"
     sides = zip(reference.shape[-2:], image.size, strict=False)
     if len(reference.shape) >= 2 and all(have >= want for have, want in sides):
-        reference = Middle(reference, image.size)
-    fitted = _fitting(reference, (slices, *image.size), "iufc")
+        reference = CentreCrop(reference, image.size)
+    fitted = _fit(reference, (slices, *image.size), "iufc")
     return WithWarnings(fitted, ("the reference is complex: its magnitude is used",) if complex_ else ())
 
 
 def find_reference(contents: Contents, coils: int) -> ArraySource | None:
-    """Ours, or fastMRI's: the emulated single coil has a truth of its own beside the root of sum of squares."""
+    """The array `reference`, or fastMRI's: root sum of squares, or of a single coil first the emulated coil's image."""
     theirs = ("reconstruction_rss", "reconstruction_esc")
     names = ("reference", *(reversed(theirs) if coils == 1 else theirs))
     return next((contents.arrays[name] for name in names if name in contents.arrays), None)
 
 
-def _fitting(source: ArraySource, shape: tuple[int, ...], kinds: str) -> ArraySource:
-    """The source with the missing axes of length 1, if it then has this shape and is of one of these kinds of numbers.
+def _fit(source: ArraySource, shape: tuple[int, ...], kinds: str) -> ArraySource:
+    """The array with missing axes of length 1 added. Raises UnreadableScan unless it then has this shape.
 
-    Real and imaginary parts on a last axis of 2 are joined where complex numbers are meant.
+    It must also have one of these kinds of numbers (numpy's letters). Where complex numbers are meant, real and
+    imaginary parts on a last axis of 2 are joined.
     """
     if "c" in kinds and source.shape == (*shape, 2) and source.native in (np.float32, np.float64):
-        source = Joined(source)
+        source = JoinedComplex(source)
     if source.dtype.kind not in kinds or source.native in (np.longdouble, np.clongdouble):
         wanted = {"c": "complex64", "iuf": "numbers such as float32", "iufc": "numbers such as float32"}[kinds]
         raise UnreadableScan.at(source.name, f"{source.dtype} values", wanted)
     fitted = source
     for axis in range(len(shape)):
         if len(fitted.shape) < len(shape) and shape[axis] == 1 and fitted.shape[axis:] == shape[axis + 1 :]:
-            fitted = Expanded(fitted, axis)
+            fitted = AddedAxis(fitted, axis)
     if len(fitted.shape) == len(shape) + 1 and fitted.shape[1] == 1 and fitted.shape[2:] == shape[1:]:
-        fitted = Entry(fitted, 1)
+        fitted = DroppedAxis(fitted, 1)
     if fitted.shape != shape:
         raise UnreadableScan.at(source.name, f"shape {source.shape}", f"shape {shape}")
     return fitted

@@ -1,4 +1,4 @@
-"""One pass over a k-space: what is summed up of all of it, what is kept of one slice, and what that tells."""
+"""Statistics of k-space in one pass over all of it, and checks of maps and reference against them."""
 
 from dataclasses import dataclass, field
 
@@ -14,17 +14,17 @@ from udig_recon.core.formats.value_checks import checked_blocks
 
 _PLANES_BYTES = 4 << 20  # of the slice that is kept
 _FACTOR = 1.7  # by which a reference may be larger or smaller than the image
-_SEEN = 1e-3
+_BRIGHT = 1e-3
 _TELLING = 12  # calibration samples a side below which maps vary within what they resolve
 _AXES = ("slice", "coil", "ky", "kx")
 _UNMEASURED = "put zeros where nothing was measured, or send the mask"
 
 
 @dataclass
-class Survey:
-    """What was found in a k-space (slices, coils, ky, kx) on the way through it."""
+class KspaceStatistics:
+    """Statistics of a k-space (slices, coils, ky, kx), and some of one slice's samples."""
 
-    index: int  # of the slice that is kept
+    index: int  # of the slice whose samples are kept
     energy: NDArray[np.float64]  # (ky, kx), over slices and coils
     magnitude: NDArray[np.float32]  # (ky, kx), the largest over slices and coils
     slice_energy: NDArray[np.float64]  # (slices,)
@@ -33,20 +33,20 @@ class Survey:
     kept: list[int]  # coils of `planes`
     planes: NDArray[np.complex64]  # (some coils, ky, kx)
     calibration: NDArray[np.complex64]  # (coils, h, w), the centre
-    outside: bool = False  # samples outside the mask
+    outside: bool = False  # whether there are samples outside the mask
     outside_peak: float = 0.0  # the largest magnitude of them
-    imaginary: bool = False  # any imaginary part that is not zero
+    imaginary: bool = False  # whether any imaginary part is not zero
     nan_outside: bool = False
     band: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
 
 
-def survey(kspace: ArraySource, mask: NDArray[np.bool_] | None) -> Survey:
-    """Look at all of k-space where its mask is true. Raises UnreadableScan for values that are no measurements."""
+def collect_statistics(kspace: ArraySource, mask: NDArray[np.bool_] | None) -> KspaceStatistics:
+    """Check all of k-space where its mask is true. Raises UnreadableScan for values that are no measurements."""
     slices, coils, ky, kx = kspace.shape
     kept = np.unique(np.linspace(0, coils - 1, max(1, min(coils, _PLANES_BYTES // (8 * ky * kx)))).round().astype(int))
     rows, columns = (centre(side, min(side, LARGEST_CALIBRATION)) for side in (ky, kx))
     size = rows.stop - rows.start, columns.stop - columns.start
-    found = Survey(
+    statistics = KspaceStatistics(
         index=slices // 2,
         energy=np.zeros((ky, kx)),
         magnitude=np.zeros((ky, kx), np.float32),
@@ -59,116 +59,116 @@ def survey(kspace: ArraySource, mask: NDArray[np.bool_] | None) -> Survey:
         band=bands((ky, kx)),
     )
 
-    def masked(region: Region, block: Array) -> Array:
+    def apply_mask(region: Region, block: Array) -> Array:
         if mask is None:
             return block
         inside = mask[region[2:]] if mask.ndim == 2 else mask[region[0]][:, None, *region[2:]]
         excess = np.where(inside, 0, block)
         if excess.any():
             odd = ~np.isfinite(excess)
-            found.nan_outside |= bool(odd.any())
+            statistics.nan_outside |= bool(odd.any())
             strongest = float(np.abs(np.where(odd, 0, excess)).max())
-            found.outside |= strongest > 0
-            found.outside_peak = max(found.outside_peak, strongest)
+            statistics.outside |= strongest > 0
+            statistics.outside_peak = max(statistics.outside_peak, strongest)
         return np.where(inside, block, 0)
 
     try:
-        for region, block in checked_blocks(kspace, _AXES, _UNMEASURED, masked):
-            _add(found, region, block, (rows, columns))
+        for region, block in checked_blocks(kspace, _AXES, _UNMEASURED, apply_mask):
+            _add(statistics, region, block, (rows, columns))
     except UnreadableScan as error:
-        if found.outside and not found.energy.any() and error.field == "kspace":
+        if statistics.outside and not statistics.energy.any() and error.field == "kspace":
             expected = "the mask that k-space was measured with"
             raise UnreadableScan.at("mask", "no measured sample that is not zero", expected) from error
         raise
-    return found
+    return statistics
 
 
-def _add(found: Survey, region: Region, block: Array, middle: tuple[slice, slice]) -> None:
+def _add(statistics: KspaceStatistics, region: Region, block: Array, middle: tuple[slice, slice]) -> None:
     which, coils, rows, columns = region
-    band = found.band[rows, columns]
+    band = statistics.band[rows, columns]
     for place, samples in enumerate(block):
         for coil, plane in enumerate(samples):
             magnitude = np.abs(plane)
-            found.imaginary |= bool(np.any(plane.imag))
+            statistics.imaginary |= bool(np.any(plane.imag))
             energy = np.square(magnitude, dtype=np.float64)
-            np.maximum(found.magnitude[rows, columns], magnitude, out=found.magnitude[rows, columns])
-            found.energy[rows, columns] += energy
-            found.slice_energy[which.start + place] += energy.sum()
-            found.columns[which.start + place, columns] |= (magnitude > 0).any(axis=0)
-            found.noise[coils.start + coil] += noise_sums(plane[None, None], band)[0]
-    if which.start <= found.index < which.stop:
-        one = block[found.index - which.start]
-        for place, coil in enumerate(found.kept):
+            np.maximum(statistics.magnitude[rows, columns], magnitude, out=statistics.magnitude[rows, columns])
+            statistics.energy[rows, columns] += energy
+            statistics.slice_energy[which.start + place] += energy.sum()
+            statistics.columns[which.start + place, columns] |= (magnitude > 0).any(axis=0)
+            statistics.noise[coils.start + coil] += noise_sums(plane[None, None], band)[0]
+    if which.start <= statistics.index < which.stop:
+        one = block[statistics.index - which.start]
+        for place, coil in enumerate(statistics.kept):
             if coils.start <= coil < coils.stop:
-                found.planes[place, rows, columns] = one[coil - coils.start]
-        _keep(found.calibration[coils], one, (rows, columns), middle)
+                statistics.planes[place, rows, columns] = one[coil - coils.start]
+        _copy_region(statistics.calibration[coils], one, (rows, columns), middle)
 
 
-def _keep(kept: Array, block: Array, region: tuple[slice, slice], wanted: tuple[slice, slice]) -> None:
-    """Copy what a block (coils, y, x) has of the wanted rows and columns to where they are kept (coils, h, w)."""
-    there, here = [], []
+def _copy_region(kept: Array, block: Array, region: tuple[slice, slice], wanted: tuple[slice, slice]) -> None:
+    """Copy the wanted rows and columns from a block (coils, y, x) to the kept array (coils, h, w)."""
+    targets, sources = [], []
     for cut, want in zip(region, wanted, strict=True):
         low, high = max(cut.start, want.start), min(cut.stop, want.stop)
-        there.append(slice(low - want.start, max(high, low) - want.start))
-        here.append(slice(low - cut.start, max(high, low) - cut.start))
-    kept[:, there[0], there[1]] = block[:, here[0], here[1]]
+        targets.append(slice(low - want.start, max(high, low) - want.start))
+        sources.append(slice(low - cut.start, max(high, low) - cut.start))
+    kept[:, targets[0], targets[1]] = block[:, sources[0], sources[1]]
 
 
-def suspicions(
-    found: Survey, where: NDArray[np.bool_], maps: ArraySource | None, reference: ArraySource | None
+def cross_check(
+    statistics: KspaceStatistics, where: NDArray[np.bool_], maps: ArraySource | None, reference: ArraySource | None
 ) -> list[str]:
-    """What maps and reference of k-space do not fit, and what else is odd, in a sentence each.
+    """Warnings about k-space, and about maps and a reference that do not fit it, a sentence each.
 
-    Looks at all of both. Raises UnreadableScan for values that cannot be.
+    Checks all values of maps and reference. Raises UnreadableScan for values that cannot be.
     """
     warnings = []
-    if (place := checks.find_spike(found.magnitude)) is not None:
+    if (place := checks.find_spike(statistics.magnitude)) is not None:
         warnings.append(
             f"the sample at ky {place[0]}, kx {place[1]} is several times as strong as the middle of k-space: a spike?"
         )
-    weights = noise_weights(found.noise)
+    weights = noise_weights(statistics.noise)
     if (weights < 1).any():
         noisy = ", ".join(str(coil) for coil in np.flatnonzero(weights < 1)[:20])
         times = f"{1 / weights.min():.1f} times noisier than the others"
         many = "coils" if "," in noisy else "coil"
         warnings.append(f"{many} {noisy}: up to {times}, and weighted by that")
-    if not found.imaginary and len(found.noise) > 1:
+    if not statistics.imaginary and len(statistics.noise) > 1:
         warnings.append("no sample of k-space has an imaginary part: were its magnitudes or real parts saved alone?")
-    if where.all() and checks.is_quartered(found.planes):
+    if where.all() and checks.is_quartered(statistics.planes):
         warnings.append(
             "the object lies in the corners of the image: k-space of an image without numpy.fft.ifftshift before "
             "the transform?"
         )
-    elif where.all() and (axes := checks.split_axes(found.planes)):
+    elif where.all() and (axes := checks.split_axes(statistics.planes)):
         warnings.append(
             f"the object lies at both ends of {' and '.join(axes)} and not in the middle: has every other line of "
             "k-space the wrong sign?"
         )
     brightness = 1.0
     if maps is not None:
-        small = _sampled(maps, found.index, found.calibration.shape[1:])
-        seen = np.sqrt((np.abs(small) ** 2).sum(axis=0, dtype=np.float64))
-        brightness = float(np.median(seen[seen > _SEEN * seen.max()])) if seen.any() else 1.0
-        size = _calibrated(found, where)
-        if min(size) >= _TELLING and (misfit := checks.maps_misfit(found.calibration, small, size)) is not None:
+        small = _coarse_maps(maps, statistics.index, statistics.calibration.shape[1:])
+        combined = np.sqrt((np.abs(small) ** 2).sum(axis=0, dtype=np.float64))
+        brightness = float(np.median(combined[combined > _BRIGHT * combined.max()])) if combined.any() else 1.0
+        size = _calibration_size(statistics, where)
+        if min(size) >= _TELLING and (misfit := checks.maps_misfit(statistics.calibration, small, size)) is not None:
             warnings.append(misfit)
     if reference is not None:
-        image = _entry(reference, found.index)
-        warnings += _of_reference(found, image, brightness)
+        image = _checked_image(reference, statistics.index)
+        warnings += _reference_warnings(statistics, image, brightness)
     return warnings
 
 
-def _calibrated(found: Survey, where: NDArray[np.bool_]) -> tuple[int, int]:
-    """Height and width of what is fully measured about the middle; 0 if the echo is not in it."""
+def _calibration_size(statistics: KspaceStatistics, where: NDArray[np.bool_]) -> tuple[int, int]:
+    """Height and width of the fully measured centre; 0 where the echo is outside it."""
     size = full_centre(where)
-    at = echo(found.energy * where)
+    at = echo(statistics.energy * where)
     middle = [centre(side, count) for side, count in zip(where.shape, size, strict=True)]
     return size if all(cut.start <= place < cut.stop for cut, place in zip(middle, at, strict=True)) else (0, 0)
 
 
-def _of_reference(found: Survey, image: NDArray[np.float32], brightness: float) -> list[str]:
+def _reference_warnings(statistics: KspaceStatistics, image: NDArray[np.float32], brightness: float) -> list[str]:
     warnings = []
-    measured, theirs = float(found.slice_energy[found.index]), float(np.square(image, dtype=np.float64).sum())
+    measured, theirs = float(statistics.slice_energy[statistics.index]), float(np.square(image, dtype=np.float64).sum())
     if measured > 0 and theirs > 0:
         factor = brightness * (theirs / measured) ** 0.5
         if not 1 / _FACTOR <= factor <= _FACTOR:
@@ -178,15 +178,15 @@ def _of_reference(found: Survey, image: NDArray[np.float32], brightness: float) 
             )
     cut = tuple(
         slice((have - keep) // 2, (have - keep) // 2 + keep)
-        for have, keep in zip(found.energy.shape, image.shape, strict=True)
+        for have, keep in zip(statistics.energy.shape, image.shape, strict=True)
     )
-    if (off := checks.reference_misplacement(found.planes, image, (cut[0], cut[1]))) is not None:
+    if (off := checks.reference_misplacement(statistics.planes, image, (cut[0], cut[1]))) is not None:
         warnings.append(f"{off}: psnr, ssim and nmse are of images that do not coincide")
     return warnings
 
 
-def _sampled(maps: ArraySource, index: int, size: tuple[int, ...]) -> NDArray[np.complex64]:
-    """Every so many-th pixel of a slice's maps (coils, h, w): those of an image of h x w samples of k-space."""
+def _coarse_maps(maps: ArraySource, index: int, size: tuple[int, ...]) -> NDArray[np.complex64]:
+    """A slice's maps on the coarse grid (coils, h, w) of an image of h x w samples of k-space."""
     steps = [
         side // 2 + ((np.arange(count) - count // 2) * side) // count
         for side, count in zip(maps.shape[2:], size, strict=True)
@@ -203,8 +203,8 @@ def _sampled(maps: ArraySource, index: int, size: tuple[int, ...]) -> NDArray[np
     return small
 
 
-def _entry(images: ArraySource, index: int) -> NDArray[np.float32]:
-    """The magnitude of one entry of images (slices, y, x), all of which are looked at."""
+def _checked_image(images: ArraySource, index: int) -> NDArray[np.float32]:
+    """The magnitude of one image of a stack (slices, y, x); all values of the stack are checked."""
     entry = np.zeros(images.shape[1:], np.float32)
     for (which, rows, columns), block in checked_blocks(images):
         if which.start <= index < which.stop:
