@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import scans
-from tests.support.reader_processes import end, fork_servers
+from tests.support.reader_processes import end, fork_servers, started_since
 from udig_recon.core import errors
 from udig_recon.core.acquisition import MRIAcquisition
 from udig_recon.core.formats import Prober, probe, read
@@ -185,18 +185,16 @@ def test_damage_that_crashes_the_library_is_one_more_refusal(
 def test_fork_servers_that_are_prepared_are_those_that_look(tmp_path: Path, prober: Prober) -> None:
     others = fork_servers()
     prober.prepare(2)
-    prepared = fork_servers()
-    assert len(prepared - others) == 2
+    prepared = started_since(others, 2)
     assert prober.probe(scans.GOOD["fastmri"](tmp_path / "scan")).slices == 2
-    assert fork_servers() == prepared
+    assert started_since(others, 2) == prepared
 
 
 def test_a_fork_server_that_is_killed_is_replaced(tmp_path: Path, prober: Prober) -> None:
     path = scans.GOOD["fastmri"](tmp_path / "scan.h5")
     others = fork_servers()
     first = prober.probe(path)
-    killed = fork_servers() - others
-    assert len(killed) == 1
+    killed = started_since(others, 1)
     end(killed)
     assert prober.probe(path) == first
-    assert len(fork_servers() - others - killed) == 1
+    started_since(others | killed, 1)

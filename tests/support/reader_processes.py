@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +18,15 @@ def fork_servers() -> set[int]:
         for number in (thread / "children").read_text().split()
     }
     return {number for number in children if _MODULE in _command(number)}
+
+
+def started_since(others: Set[int], count: int) -> set[int]:
+    """So many fork servers beside these, as soon as the system lists them: a process that is started is not at once."""
+    deadline = time.monotonic() + 30
+    while len(started := fork_servers() - others) != count:
+        assert time.monotonic() < deadline, f"{len(started)} fork servers, expected {count}"
+        time.sleep(0.01)
+    return started
 
 
 def end(servers: Iterable[int]) -> None:
