@@ -28,12 +28,11 @@ from benchmarks.data.scans import written
 from udig_recon.core import metrics
 from udig_recon.core.cli import UDIG
 from udig_recon.core.results.png import comparison_png
-from udig_recon.core.simulation import birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
+from udig_recon.core.simulation import WATER_1_PER_MM, birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
 from udig_recon.worker.standalone import processes
 from udig_recon.worker.standalone.locate import ready_url
 
 OUTPUT = Path("demo-output")
-WATER_1_PER_MM = 0.02  # attenuation of water at CT energies
 START_SECONDS = 180
 STOP_SECONDS = 30
 JOB_SECONDS = 270

@@ -1,4 +1,4 @@
-"""Sampling patterns, and simulated scans of known images."""
+"""Simulated scans of known images: undersampling masks, coil maps, k-space and sinograms with noise."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 from udig_recon.core.acquisition import CTAcquisition, MRIAcquisition
 from udig_recon.core.operators import ParallelBeamCT, centre, fft2c
+
+WATER_1_PER_MM = 0.0193
+"""Linear attenuation of water at 70 keV (NIST: 0.193 1/cm), about the mean energy of a CT beam of 120 kV."""
 
 
 def cartesian_lines(

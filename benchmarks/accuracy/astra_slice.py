@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from benchmarks.peers.astra_reference import project
 from udig_recon.core.operators import ParallelBeamCT
+from udig_recon.core.simulation import WATER_1_PER_MM
 
-WATER_1_PER_MM = 0.0193
 VIEWS = 720
 
 

@@ -26,12 +26,11 @@ from udig_recon.core.acquisition import Acquisition, Modality, MRIAcquisition
 from udig_recon.core.parameters import complete, parse
 from udig_recon.core.problem import slice_problem
 from udig_recon.core.reconstruct import reconstruct
-from udig_recon.core.simulation import birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
+from udig_recon.core.simulation import WATER_1_PER_MM, birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
 
 SIZE = 256
 COILS = 15
 PHOTONS = 1e6
-WATER_1_PER_MM = 0.0193
 WEIGHTS = [float(weight) for weight in np.geomspace(1e-4, 1e-2, 9)]
 BART_WEIGHTS = [float(weight) for weight in np.geomspace(5e-4, 5e-2, 9)]
 """Of its own scale of the image."""

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from benchmarks.data.cases import WATER_1_PER_MM, Case, Source, fitted, mask, person
+from benchmarks.data.cases import Case, Source, fitted, mask, person
 from udig_recon.core import algorithms, metrics
 from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
 from udig_recon.core.comparison.stored import Made, Measurement, Result, measure_once, read_result
@@ -32,7 +32,7 @@ from udig_recon.core.problem import slice_problem
 from udig_recon.core.selection.early_stopping import EXPLAINED_DISCREPANCY, MIN_GAIN, VALIDATIONS, HoldoutValidation
 from udig_recon.core.selection.holdout import train_mask
 from udig_recon.core.selection.output_variance import with_variance
-from udig_recon.core.simulation import birdcage_maps, simulate_ct, simulate_mri
+from udig_recon.core.simulation import WATER_1_PER_MM, birdcage_maps, simulate_ct, simulate_mri
 from udig_recon.core.training.augmentation import with_phase
 from udig_recon.core.training.dataset import normalised
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from udig_recon.core.simulation import birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
 
-WATER_1_PER_MM = 0.02
+ATTENUATION_1_PER_MM = 0.02  # of the brightest part of the phantom
 DELETED_SHARE, ABANDONED_SHARE = 0.05, 0.05
 RESET_SHARE = 0.1
 OWN_SCAN_SHARE = 0.5
@@ -81,7 +81,7 @@ def mri_scan(slices: int, size: int = 48) -> dict[str, Any]:
 
 
 def ct_scan(slices: int, size: int = 48) -> dict[str, Any]:
-    scan = simulate_ct(WATER_1_PER_MM * phantom(slices, size), 24, 1e6, np.random.default_rng(0))
+    scan = simulate_ct(ATTENUATION_1_PER_MM * phantom(slices, size), 24, 1e6, np.random.default_rng(0))
     return {
         "sinogram": scan.sinogram,
         "angles": scan.angles,

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
-from udig_recon.core.simulation import birdcage_maps, cartesian_lines, poisson_disc, simulate_mri
+from udig_recon.core.simulation import WATER_1_PER_MM, birdcage_maps, cartesian_lines, poisson_disc, simulate_mri
 from udig_recon.core.training.augmentation import with_phase
 from udig_recon.core.training.dataset import normalised
 
@@ -27,7 +27,6 @@ SIZE = 256
 COILS = 15
 NOISE = 0.005
 PHOTONS = 1e6
-WATER_1_PER_MM = 0.0193
 
 
 class Source(NamedTuple):

@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.data.cases import SIZE, WATER_1_PER_MM
+from benchmarks.data.cases import SIZE
+from udig_recon.core.simulation import WATER_1_PER_MM
 
 METALS_1_PER_MM = {"aluminium": 0.065, "titanium": 0.21, "steel": 0.45}
 """At about 70 keV."""

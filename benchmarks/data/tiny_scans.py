@@ -13,7 +13,7 @@ ELLIPSES = (
     (0.6, 0.3, -0.35, 0.12, 0.1),
     (0.3, 0.25, 0.45, 0.15, 0.2),
 )
-WATER = 0.02  # attenuation in 1/mm
+ATTENUATION_1_PER_MM = 0.02  # of the phantom where it is 1
 HEADER = """<?xml version="1.0"?>
 <ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding>
 <encodedSpace><matrixSize><x>{ex}</x><y>{ey}</y><z>1</z></matrixSize>
@@ -76,9 +76,9 @@ def ct(slices: int = 2, views: int = 24, size: int = 32, pixel_size_mm: float = 
         sinogram += 2 * value * ax * ay * chord
     dimmer = 1 / (1 + 0.2 * np.arange(slices))[:, None, None]
     return {
-        "sinogram": (sinogram * dimmer * WATER * pixel_size_mm * size / 2).astype(np.float32),
+        "sinogram": (sinogram * dimmer * ATTENUATION_1_PER_MM * pixel_size_mm * size / 2).astype(np.float32),
         "angles": angles,
-        "reference": phantom(slices, size) * np.float32(WATER),
+        "reference": phantom(slices, size) * np.float32(ATTENUATION_1_PER_MM),
         "geometry": "parallel",
         "image_size": size,
         "pixel_size_mm": pixel_size_mm,

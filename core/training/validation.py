@@ -20,7 +20,7 @@ from udig_recon.core.priors.purify import Denoiser
 from udig_recon.core.problem import SliceProblem, slice_problem
 from udig_recon.core.reconstruct import finish, reconstruct_slice
 from udig_recon.core.results.png import rows_png
-from udig_recon.core.simulation import birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
+from udig_recon.core.simulation import WATER_1_PER_MM, birdcage_maps, cartesian_lines, simulate_ct, simulate_mri
 from udig_recon.core.training.augmentation import with_phase
 from udig_recon.core.training.dataset import TrainingImage
 
@@ -31,7 +31,6 @@ LARGEST_SIDE = 272
 """Slices are binned by a whole number until they are no larger, in pixels a side with their margin, to be scanned."""
 COILS, ACCELERATION, CENTER_FRACTION, NOISE_LEVEL = 8, 4, 0.08, 0.005
 VIEWS, PHOTONS = 30, 1e6
-WATER_1_PER_MM = 0.02
 
 Image = NDArray[np.float32]
 

@@ -18,7 +18,7 @@ from udig_recon.core.simulation import birdcage_maps, cartesian_lines, poisson_d
 
 CPU = torch.device("cpu")
 SIZE = 64
-IMAGE = scans.WATER * np.roll(scans.phantom(1, SIZE)[0], 4, axis=0)
+IMAGE = scans.ATTENUATION_1_PER_MM * np.roll(scans.phantom(1, SIZE)[0], 4, axis=0)
 
 
 def rng():

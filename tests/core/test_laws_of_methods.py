@@ -52,7 +52,7 @@ def flat(coils: int) -> np.ndarray:
 
 
 def ct(views: int | list[float]) -> Acquisition:
-    return simulate_ct(scans.WATER * IMAGE, views, None, np.random.default_rng(0))
+    return simulate_ct(scans.ATTENUATION_1_PER_MM * IMAGE, views, None, np.random.default_rng(0))
 
 
 RIGHT_ANGLES = [0.0, np.pi / 2]

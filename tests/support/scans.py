@@ -12,10 +12,10 @@ import h5py
 import numpy as np
 
 from benchmarks.data.tiny_scans import (
+    ATTENUATION_1_PER_MM,
     CT_SCANS,
     GOOD,
     MRI_SCANS,
-    WATER,
     ct,
     distributed,
     fft,
@@ -33,12 +33,12 @@ from tests.support import results
 from udig_recon.core.results.store import SliceResult
 
 __all__ = [
+    "ATTENUATION_1_PER_MM",
     "CANARY",
     "CT_SCANS",
     "GOOD",
     "HOSTILE",
     "MRI_SCANS",
-    "WATER",
     "Hostile",
     "canary",
     "ct",
