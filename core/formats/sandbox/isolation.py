@@ -16,6 +16,9 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
+if sys.platform != "win32":
+    import resource  # now: nothing can be imported once the sandbox is closed
+
 MissingParts = dict[str, str]
 """Parts of the sandbox that are not there, each with the reason."""
 
@@ -127,8 +130,6 @@ def bind(
 
 def bound(memory_bytes: int, seconds: float, written_bytes: int, open_files: int) -> None:
     """Bound this process by its limits alone."""
-    import resource  # of Unix alone, and this module is loaded where no sandbox is
-
     bounds = {
         resource.RLIMIT_AS: memory_bytes,
         resource.RLIMIT_CPU: int(seconds) + 1,
