@@ -38,8 +38,9 @@ class LocalStorage(Storage):
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "LocalStorage":
-        """The folder DATA."""
-        return cls(settings.data, settings.disk_reserve_bytes)
+        """The folder DATA, or that of DATA_STORE=folder:PATH."""
+        named = None if settings.data_store is None else settings.data_store.partition(":")[2]
+        return cls(Path(named) if named else settings.data, settings.disk_reserve_bytes)
 
     def path(self, key: str) -> Path:
         """The file of an object, or the folder of a prefix."""
