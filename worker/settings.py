@@ -94,6 +94,13 @@ class Settings(TenantSettings):
         None,
         description="hosts, divided by spaces, that webhooks may go to; `*.example.org` is all within; unset: any",
     )
+    webhook_poll_seconds: float = Field(1, gt=0, description="pause between two looks for webhooks that are due")
+    webhook_timeout_seconds: float = Field(
+        15, gt=0, description="time that a receiver may take to answer a webhook, dribbling included"
+    )
+    event_keep_alive_seconds: float = Field(
+        15, gt=0, description="pause after which a silent event stream gets a comment, and its key is checked again"
+    )
     webhook_retry_seconds: float = Field(
         5, gt=0, description="first pause of a webhook's retries; each is twice as long"
     )

@@ -26,7 +26,6 @@ from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import Status
 
 router = APIRouter(tags=["jobs"])
-KEEP_ALIVE_SECONDS = 15.0
 AWAY_SECONDS = 1.0
 RECONNECT_MILLISECONDS = 2000
 PAGE = 1000
@@ -158,10 +157,11 @@ def _news(context: Context, tenant: str, job_id: uuid.UUID, after: int) -> _News
 
 async def _events(context: Context, caller: Caller, job_id: uuid.UUID, after: int) -> AsyncIterator[bytes]:
     told, admitted_at = None, time.monotonic()
+    keep_alive_seconds = context.settings.event_keep_alive_seconds
     with context.notifications.subscribe(job_id, None if caller.key is None else caller.key.id) as changed:
         while not context.notifications.closing:
             try:
-                if changed.key_changed or time.monotonic() - admitted_at >= KEEP_ALIVE_SECONDS:
+                if changed.key_changed or time.monotonic() - admitted_at >= keep_alive_seconds:
                     if not await key_is_valid(context, caller):
                         return
                     admitted_at, changed.key_changed = time.monotonic(), False
@@ -181,5 +181,5 @@ async def _events(context: Context, caller: Caller, job_id: uuid.UUID, after: in
             told = news.told
             if news.done:
                 return
-            if not news.more and not await context.notifications.wait(changed, KEEP_ALIVE_SECONDS):
+            if not news.more and not await context.notifications.wait(changed, keep_alive_seconds):
                 yield b": still here\n\n"

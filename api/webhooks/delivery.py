@@ -28,9 +28,6 @@ from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
 MOST_AT_ONCE = 64  # shared among tenants and hosts: see `udig_recon.worker.jobs.webhook_outbox.take`
-POLL_SECONDS = 1.0
-ANSWER_SECONDS = 15.0  # in all: a receiver that dribbles is cut off too
-LEASE_SECONDS = 2 * ANSWER_SECONDS
 IMPATIENT_SECONDS = 3.0  # in place of those, for a host that has not answered
 IMPATIENT_FOR_SECONDS = 300.0  # after that; then it has the full time once more
 UNHEARD = "no answer"  # refused, silent or in another tongue: which one is told to the operator alone
@@ -81,7 +78,7 @@ class WebhookDispatcher:
         self._settings, self._sessions, self._resolve = settings, sessions, resolve
         self._client = httpx2.AsyncClient(
             verify=ssl.create_default_context(),
-            timeout=ANSWER_SECONDS,
+            timeout=settings.webhook_timeout_seconds,
             follow_redirects=False,
             trust_env=False,  # a proxy would look the name up anew
             limits=httpx2.Limits(max_keepalive_connections=0),  # hosts of one address do not share connections
@@ -103,11 +100,12 @@ class WebhookDispatcher:
                 for delivery in taken:
                     self._held.append((delivery.tenant, delivery.host))
                     deliveries.create_task(self._deliver(delivery))
-                await asyncio.sleep(POLL_SECONDS)
+                await asyncio.sleep(self._settings.webhook_poll_seconds)
 
     def _take(self) -> list[Delivery]:
         with self._sessions.begin() as session:
-            return webhook_outbox.take(session, MOST_AT_ONCE, LEASE_SECONDS, tuple(self._held))
+            lease_seconds = 2 * self._settings.webhook_timeout_seconds
+            return webhook_outbox.take(session, MOST_AT_ONCE, lease_seconds, tuple(self._held))
 
     async def _deliver(self, delivery: Delivery) -> None:
         which: dict[str, str | int] = {"job_id": str(delivery.job_id), "webhook_id": str(delivery.id)}
@@ -137,7 +135,7 @@ class WebhookDispatcher:
         except ForbiddenURL as error:
             return f"the URL {error}"
         except (TimeoutError, httpx2.TransportError, OSError) as error:
-            if seconds == ANSWER_SECONDS:
+            if seconds == self._settings.webhook_timeout_seconds:
                 self._silent[receiver] = time.monotonic() + IMPATIENT_FOR_SECONDS
             log.info("webhook.unanswered", extra={"webhook_id": str(delivery.id), "cause": type(error).__name__})
             return UNHEARD
@@ -154,7 +152,8 @@ class WebhookDispatcher:
         """How long a receiver may take: less when it has kept others waiting lately."""
         now = time.monotonic()
         self._silent = {each: until for each, until in self._silent.items() if until > now}
-        return min(IMPATIENT_SECONDS, ANSWER_SECONDS) if receiver in self._silent else ANSWER_SECONDS
+        seconds = self._settings.webhook_timeout_seconds
+        return min(IMPATIENT_SECONDS, seconds) if receiver in self._silent else seconds
 
     async def _post(self, delivery: Delivery) -> int:
         """The status of the answer, whose body nobody reads."""

@@ -579,15 +579,16 @@ def test_a_page_of_another_site_may_not_post_where_no_key_is_asked_for(client: T
 
 @pytest.mark.parametrize(("method", "how"), [("DELETE", ""), ("POST", "/rotate")], ids=["revoked", "rotated"])
 def test_a_stream_ends_with_the_secret_that_opened_it(
-    door: Door, mri_file: bytes, monkeypatch: pytest.MonkeyPatch, method: str, how: str
+    door: Door, settings: Settings, mri_file: bytes, method: str, how: str
 ) -> None:
-    monkeypatch.setattr("udig_recon.api.jobs.events.KEEP_ALIVE_SECONDS", 0.05)
     (_, headers), (reader_id, reader) = door.key("a"), door.key("a", Scope.READ)
     job = ask(door, headers, bring(door, headers, mri_file))
     revoking = threading.Timer(0.5, lambda: door.client.request(method, f"/v1/keys/{reader_id}{how}", headers=headers))
-    revoking.start()
-    text = door.client.get(job["links"]["events"], headers=reader).text
-    revoking.join()
+    quick = settings.model_copy(update={"authentication": "on", "event_keep_alive_seconds": 0.05})
+    with TestClient(create_app(quick)) as client:
+        revoking.start()
+        text = client.get(job["links"]["events"], headers=reader).text
+        revoking.join()
     assert ": still here" in text
     assert "event: done" not in text
 

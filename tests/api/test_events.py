@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.api_server import serving
 from tests.support.fake_worker import Drive
+from udig_recon.api.app import create_app
 from udig_recon.worker.settings import Settings
 
 NO_IDS = ["x", "-1", "1.5", "9" * 30]
@@ -137,14 +138,12 @@ def test_a_stream_tells_everything_once_over_any_number_of_drops(
     assert (heard[-1].name, heard[-1].data["status"]) == ("done", "succeeded")
 
 
-def test_a_stream_is_kept_alive_by_comments(
-    client: TestClient, job: dict[str, Any], drive: Drive, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("udig_recon.api.jobs.events.KEEP_ALIVE_SECONDS", 0.05)
+def test_a_stream_is_kept_alive_by_comments(settings: Settings, job: dict[str, Any], drive: Drive) -> None:
     ending = threading.Timer(0.5, lambda: drive.complete(job))
-    ending.start()
-    text = client.get(job["links"]["events"]).text
-    ending.join()
+    with TestClient(create_app(settings.model_copy(update={"event_keep_alive_seconds": 0.05}))) as client:
+        ending.start()
+        text = client.get(job["links"]["events"]).text
+        ending.join()
     assert ": still here\n\n" in text
     assert text.rstrip().endswith("id: 2.done")
 

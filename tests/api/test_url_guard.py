@@ -90,14 +90,9 @@ def test_whoever_comes_new_finds_a_place_until_all_are_taken(database: sessionma
 
 
 def test_one_tenants_dead_receiver_keeps_no_other_tenant_waiting(
-    settings: Settings,
-    database: sessionmaker[Session],
-    receiver: Receiver,
-    silent: str,
-    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings, database: sessionmaker[Session], receiver: Receiver, silent: str
 ) -> None:
-    monkeypatch.setattr(delivery, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(delivery, "ANSWER_SECONDS", 300.0)
+    settings = settings.model_copy(update={"webhook_poll_seconds": 0.02, "webhook_timeout_seconds": 300})
     file(database, "a", silent, 2 * MOST_AT_ONCE)
 
     async def deliver() -> None:
@@ -135,9 +130,9 @@ def test_a_host_that_did_not_answer_has_less_time_for_a_while_and_then_all_of_it
     dead, other = ("a", "dead.example.org"), ("b", "dead.example.org")
     courier._silent[dead] = now[0] + delivery.IMPATIENT_FOR_SECONDS
     assert courier._patience(dead) == delivery.IMPATIENT_SECONDS
-    assert courier._patience(other) == delivery.ANSWER_SECONDS
+    assert courier._patience(other) == settings.webhook_timeout_seconds
     now[0] += delivery.IMPATIENT_FOR_SECONDS + 1
-    assert courier._patience(dead) == delivery.ANSWER_SECONDS
+    assert courier._patience(dead) == settings.webhook_timeout_seconds
     assert not courier._silent
 
 

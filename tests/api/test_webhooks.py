@@ -40,12 +40,7 @@ NAME = "Doe^Jane"
 def settings(settings: Settings) -> Settings:
     """Webhooks to this machine, told again at once."""
     told = {"webhook_secret": SecretStr(f"{SECRET} {OLD_SECRET}"), "webhook_allow_private": True}
-    return settings.model_copy(update={**told, "webhook_retry_seconds": 0.01})
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery, "POLL_SECONDS", 0.02)
+    return settings.model_copy(update={**told, "webhook_retry_seconds": 0.01, "webhook_poll_seconds": 0.02})
 
 
 @pytest.fixture
@@ -320,10 +315,8 @@ def test_a_certificate_must_bear_the_name_of_the_url(
     assert (error is None, len(receiver.heard)) == (bool(heard), heard)
 
 
-def test_a_receiver_that_dribbles_is_left(
-    settings: Settings, database: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(delivery, "ANSWER_SECONDS", 0.5)
+def test_a_receiver_that_dribbles_is_left(settings: Settings, database: sessionmaker[Session]) -> None:
+    settings = settings.model_copy(update={"webhook_timeout_seconds": 0.5})
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ended = threading.Event()
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
-if sys.platform != "win32":
+with suppress(ModuleNotFoundError):  # only Unix has it
     import resource  # now: nothing can be imported once the sandbox is closed
 
 MissingParts = dict[str, str]
