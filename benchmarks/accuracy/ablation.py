@@ -43,7 +43,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
     *({"holdout_share": share} for share in (0.0, 0.05)),
     *({"outer_iterations": iterations} for iterations in (25, 50, 100)),
 )
-"""What is changed against `standard`, one at a time. A knob that tells only with noise is changed together with it."""
+"""What is changed against `standard`, one at a time. A parameter that matters only with noise is changed together with it."""
 
 
 def ablation(options: argparse.Namespace) -> str:
@@ -52,7 +52,7 @@ def ablation(options: argparse.Namespace) -> str:
         *mri_cases(options.images, BRAIN._replace(slices=(80,)), ("4x",)),
         *ct_cases(options.images, BODY._replace(slices=(10,)), (18,)),
     ]
-    changes = [change for change in CHANGES if not options.knobs or set(change) & set(options.knobs)]
+    changes = [change for change in CHANGES if not options.parameters or set(change) & set(options.parameters)]
     columns = []
     for case in cases:
         base = compute(case, [_run(case, {}, options)], options.output)[0]
@@ -60,7 +60,7 @@ def ablation(options: argparse.Namespace) -> str:
         changed = [_changed(case, change, base, options) for change in changes]
         columns.append([f"{base.psnr:.2f} dB, {base.fields['seconds']:.0f} s"])
         columns[-1] += [_difference(result, base) for result in (*again, *changed)]
-    fixed = "".join(f", `{knob}` {value}" for knob, value in options.set.items())
+    fixed = "".join(f", `{name}` {value}" for name, value in options.set.items())
     labels = [f"`standard`{fixed}", *(f"seed {seed}" for seed in SEEDS), *map(_label, changes)]
     head = (
         f"| against `standard`, dB (SSIM) | {' | '.join(case.name for case in cases)} |\n{'|---' * (len(cases) + 1)}|"
@@ -71,8 +71,8 @@ def ablation(options: argparse.Namespace) -> str:
 
 def _run(case: Case, change: Mapping[str, Any], options: argparse.Namespace, seed: int = 0) -> Any:
     modality = Modality.CT if case.sampling.endswith("views") else Modality.MRI
-    knobs = {"method": "udig_dip", "preset": "standard", **options.set, **change}
-    return of_engine(_label(change) if change else "standard", knobs, modality, options.priors, seed)
+    parameters = {"method": "udig_dip", "preset": "standard", **options.set, **change}
+    return of_engine(_label(change) if change else "standard", parameters, modality, options.priors, seed)
 
 
 def _changed(case: Case, change: Mapping[str, Any], base: Result, options: argparse.Namespace) -> Result | None:
@@ -87,7 +87,7 @@ def _changed(case: Case, change: Mapping[str, Any], base: Result, options: argpa
 
 
 def _label(change: Mapping[str, Any]) -> str:
-    return ", ".join(f"{knob} {value}" for knob, value in change.items())
+    return ", ".join(f"{name} {value}" for name, value in change.items())
 
 
 def _difference(result: Result | None, base: Result) -> str:
@@ -112,12 +112,12 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--priors", type=Path, help="folder of priors beside the bundled ones")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--knobs", nargs="+", help="only the changes of these")
+    parser.add_argument("--parameters", nargs="+", help="only the changes of these")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KNOB=JSON", help="of `standard` and every change alike"
+        "--set", nargs="+", default=[], metavar="PARAMETER=JSON", help="of `standard` and every change alike"
     )
     options = parser.parse_args(arguments)
-    options.set = {knob: json.loads(value) for knob, _, value in (pair.partition("=") for pair in options.set)}
+    options.set = {name: json.loads(value) for name, _, value in (pair.partition("=") for pair in options.set)}
     return options
 
 

@@ -62,9 +62,9 @@ def ct_scan(path: Path, views: int) -> Acquisition:
     return simulate_ct(image, views, PHOTONS, np.random.default_rng(0), pixel_size_mm=pixel, supersampling=2)
 
 
-def ours(scan: Acquisition, method: str, knobs: dict[str, Any], weight: float | None) -> tuple[Any, float]:
+def ours(scan: Acquisition, method: str, parameters: dict[str, Any], weight: float | None) -> tuple[Any, float]:
     problem = slice_problem(scan, 0, torch.device("cpu"))
-    given = {"method": method, **knobs, **({} if weight is None else {"weight": weight})}
+    given = {"method": method, **parameters, **({} if weight is None else {"weight": weight})}
     parameters = complete(parse(given), problem.modality)
     started = time.perf_counter()
     *_, last = reconstruct(problem, parameters, seed=0)
@@ -86,16 +86,16 @@ def best(run: Run, weights: list[float], reference: NDArray[np.float32]) -> str:
     return f"{quality:.2f} at {weight:.2g} | {seconds:.1f}"
 
 
-def row(case: str, scan: Acquisition, method: str, knobs: dict[str, Any]) -> str:
+def row(case: str, scan: Acquisition, method: str, parameters: dict[str, Any]) -> str:
     assert scan.reference is not None
-    run = partial(ours, scan, method, knobs)
+    run = partial(ours, scan, method, parameters)
     image, seconds = run(None)
     cells = [f"{best(run, WEIGHTS, scan.reference[0])} | {metrics.psnr(image, scan.reference[0]):.2f} | {seconds:.1f}"]
     if isinstance(scan, MRIAcquisition) and shutil.which("bart"):
         cells.append(best(partial(by_bart, scan, method), BART_WEIGHTS, scan.reference[0]))
     else:
         cells.append("| ")
-    name = ", ".join([f"`{method}`", *(f"{knob} {value}" for knob, value in knobs.items())])
+    name = ", ".join([f"`{method}`", *(f"{name} {value}" for name, value in parameters.items())])
     return f"| {name} | {case} | {' | '.join(cells)} |"
 
 
@@ -113,8 +113,8 @@ def main() -> None:
     )
     for index in (options.slices or [None]) if options.mri else []:
         scan = mri_scan(options.mri, index)
-        for method, knobs in (("tv", {}), ("l1_wavelet", {}), ("l1_wavelet", {"vanishing_moments": 2})):
-            print(row(f"{Modality.MRI.upper()}, slice {index}", scan, method, knobs), flush=True)
+        for method, parameters in (("tv", {}), ("l1_wavelet", {}), ("l1_wavelet", {"vanishing_moments": 2})):
+            print(row(f"{Modality.MRI.upper()}, slice {index}", scan, method, parameters), flush=True)
     for views in (18, 30) if options.ct else ():
         print(row(f"CT, {views} views", ct_scan(options.ct, views), "tv", {}), flush=True)
 

@@ -101,8 +101,8 @@ def peers(modality: Modality) -> Iterator[tuple[Measurement, Make]]:
                 f"SIRT {iterations}", {"method": "sirt", "iterations": iterations, "holdout_share": 0}, modality
             )
         for weight in TV_WEIGHTS:
-            knobs = {"method": "tv", "weight": weight, "iterations": TV_ITERATIONS}
-            yield of_engine(f"TV {weight:g}", knobs, modality)
+            parameters = {"method": "tv", "weight": weight, "iterations": TV_ITERATIONS}
+            yield of_engine(f"TV {weight:g}", parameters, modality)
         return
     program = Bart()
     for name, (form, weights) in BART_WEIGHTS.items():
@@ -121,15 +121,15 @@ def own(method: str, group: Group, priors: Path | None) -> tuple[Measurement, Ma
     """A preset of `udig_dip`, or another method whose weight is found without the truth. Raises MissingPrior."""
     if method in ("tv", "l1_wavelet"):
         return of_engine(method, {"method": method}, group.modality)
-    knobs = {"method": "udig_dip", "preset": method, "prior": group.prior}
-    return of_engine(method, knobs, group.modality, priors)
+    parameters = {"method": "udig_dip", "preset": method, "prior": group.prior}
+    return of_engine(method, parameters, group.modality, priors)
 
 
 def of_engine(
-    label: str, knobs: dict[str, Any], modality: Modality, priors: Path | None = None, seed: int = 0
+    label: str, parameters: dict[str, Any], modality: Modality, priors: Path | None = None, seed: int = 0
 ) -> tuple[Measurement, Make]:
     """A method of ours as the service runs it. Raises MissingPrior."""
-    method = complete(parse(knobs), modality)
+    method = complete(parse(parameters), modality)
     card = card_of(method, modality, priors)
     key = {"parameters": method.model_dump(mode="json"), "seed": seed, "prior": card.sha256 if card else None}
     return Measurement(label, key), lambda scan: run_engine(scan, method, priors, seed)

@@ -108,8 +108,8 @@ def cases(images: Path) -> list[Case]:
 
 def runs(case: Case, modality: Modality) -> Iterator[tuple[str, str, Parameters, Acquisition]]:
     """Name of the scan and of the method, the method, and the scan: whole with all methods, spoilt with `standard`."""
-    for label, knobs in METHODS.items():
-        method = parse(dict(knobs))
+    for label, parameters in METHODS.items():
+        method = parse(dict(parameters))
         if modality in method.modalities:
             yield "whole", label, complete(method, modality), case.scan
     if case.sampling in ("4x", "18 views"):

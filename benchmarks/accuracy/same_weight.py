@@ -82,8 +82,8 @@ def main() -> None:
     print("| method | case | ours dB | peer dB | difference | ours against peer dB |\n|---|---|---|---|---|---|")
     scan = mri_scan(options.mri, options.slice)
     assert scan.reference is not None
-    for method, (knobs, given) in CASES.items():
-        mine, _ = ours(scan, method, knobs, None)
+    for method, (parameters, given) in CASES.items():
+        mine, _ = ours(scan, method, parameters, None)
         print(
             row(method, f"4x, slice {options.slice}, BART", mine, by_bart(scan, given), scan.reference[0]), flush=True
         )

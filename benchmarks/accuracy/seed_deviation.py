@@ -130,9 +130,9 @@ def main() -> None:
     print("|---" * (len(FACTORS) + 5) + "|")
     curves = {"normal distribution": (FACTORS, NORMAL)}
     seen: list[tuple[Modality, Parameters]] = []
-    for label, knobs in METHODS.items():
+    for label, parameters in METHODS.items():
         for modality in Modality:
-            method = complete(parse(dict(knobs)), modality)
+            method = complete(parse(dict(parameters)), modality)
             if (modality, method) in seen:  # in MRI, `preview` takes one sample anyway
                 continue
             seen.append((modality, method))

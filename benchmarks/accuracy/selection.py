@@ -225,13 +225,13 @@ def by_least(
 
 def choices(row: Row, patience: float | None = None) -> dict[str, Choice]:
     """What each rule makes of a run; the first is the engine's."""
-    knobs, told = parse({"method": row.method}), row.part
-    assert isinstance(knobs, EarlyStoppingParameters)
-    patience = patience or knobs.patience
+    parameters, told = parse({"method": row.method}), row.part
+    assert isinstance(parameters, EarlyStoppingParameters)
+    patience = patience or parameters.patience
     looks = np.arange(len(told.steps))
-    explained, enough = told.discrepancy <= EXPLAINED_DISCREPANCY, told.discrepancy <= knobs.discrepancy
+    explained, enough = told.discrepancy <= EXPLAINED_DISCREPANCY, told.discrepancy <= parameters.discrepancy
     until = explained.argmax() if explained.any() else looks[-1]
-    errors, never, earliest = told.residual**2, np.zeros(len(looks), bool), knobs.min_progress
+    errors, never, earliest = told.residual**2, np.zeros(len(looks), bool), parameters.min_progress
     return {
         "the engine's": by_least(told, errors, patience, enough, MIN_GAIN, earliest, EXPLAINED_DISCREPANCY),
         "any gain waited for": by_least(told, errors, patience, enough, 0, earliest, EXPLAINED_DISCREPANCY),
@@ -254,21 +254,21 @@ def rows(options: argparse.Namespace) -> Iterator[Row]:
     """Each method on each scan, from the disk or else computed."""
     for name in options.methods:
         for modality, noise, case in cases(options.images, SOURCES[options.sources], options.slices, options.size):
-            knobs = {"method": name, **METHODS[name]}
-            if modality not in parse(knobs).modalities:
+            parameters = {"method": name, **METHODS[name]}
+            if modality not in parse(parameters).modalities:
                 continue
-            whole = of(case, options, {**knobs, "holdout_share": 0.0})
+            whole = of(case, options, {**parameters, "holdout_share": 0.0})
             for left_out in list(LEFT_OUT)[: TRIED[name] if options.sources == "first" else 1]:
-                part = of(case, options, {**knobs, **LEFT_OUT[left_out]})
+                part = of(case, options, {**parameters, **LEFT_OUT[left_out]})
                 if part is not None and whole is not None:
                     yield Row(modality, noise, name, left_out, part, whole)
 
 
-def of(case: Case, options: argparse.Namespace, knobs: Mapping[str, Any]) -> Curves | None:
+def of(case: Case, options: argparse.Namespace, parameters: Mapping[str, Any]) -> Curves | None:
     """The curves of a run; None where it is not on disk and nothing is to be computed."""
-    method = parse(dict(knobs))
+    method = parse(dict(parameters))
     assert isinstance(method, EarlyStoppingParameters)
-    run = Measurement(method.method, {"parameters": knobs, "size": options.size, "coils": COILS})
+    run = Measurement(method.method, {"parameters": parameters, "size": options.size, "coils": COILS})
     folder = options.output / case.name
     if options.report_only:
         result = read_result(folder, run)

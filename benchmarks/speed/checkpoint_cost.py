@@ -41,10 +41,10 @@ SHORT: list[tuple[dict[str, Any], Modality]] = [
 ]
 
 
-def largest_state(knobs: dict[str, Any], modality: Modality) -> State:
+def largest_state(parameters: dict[str, Any], modality: Modality) -> State:
     """Of all points that the run could be resumed from, the one with the most tensors in it."""
     scan = mri_scan(SIZE, COILS) if modality is Modality.MRI else ct_scan(SIZE, VIEWS)
-    method = complete(parse(knobs), modality)
+    method = complete(parse(parameters), modality)
     states = (it.state() for it in reconstruct(slice_problem(scan, 0, CPU), method, seed=0) if it.state is not None)
     return max(states, key=_numbers)
 
@@ -56,8 +56,8 @@ def _numbers(part: Any) -> int:
     return sum(map(_numbers, parts))
 
 
-def row(knobs: dict[str, Any], modality: Modality) -> str:
-    state, period = largest_state(knobs, modality), Settings.model_fields["checkpoint_seconds"].default
+def row(parameters: dict[str, Any], modality: Modality) -> str:
+    state, period = largest_state(parameters, modality), Settings.model_fields["checkpoint_seconds"].default
     making, cost, wall = [], [], []
     with tempfile.TemporaryDirectory(prefix="udig-checkpoint-") as folder:
         storage, job_id = LocalStorage(Path(folder)), uuid.UUID(int=0)
@@ -73,7 +73,7 @@ def row(knobs: dict[str, Any], modality: Modality) -> str:
         size = max(path.stat().st_size for path in Path(folder).iterdir())
         kept.clear()
     share = median(cost) / pause_after(median(cost), period)
-    name = " ".join(filter(None, (knobs["method"], knobs.get("preset"), modality.value.upper())))
+    name = " ".join(filter(None, (parameters["method"], parameters.get("preset"), modality.value.upper())))
     cells = (f"{size / (1 << 20):.1f}", f"{median(making):.3f}", f"{median(cost):.3f}", f"{median(wall):.3f}")
     return f"| {name} | {' | '.join(cells)} | {share:.2%} |"
 
@@ -81,8 +81,8 @@ def row(knobs: dict[str, Any], modality: Modality) -> str:
 def main() -> None:
     print("| method | MiB | held up s | processor s | on the disk after s | share of run time |")
     print("|---|---|---|---|---|---|")
-    for knobs, modality in SHORT:
-        print(row(knobs, modality), flush=True)
+    for parameters, modality in SHORT:
+        print(row(parameters, modality), flush=True)
 
 
 if __name__ == "__main__":

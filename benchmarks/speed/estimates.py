@@ -42,8 +42,8 @@ def main() -> None:
         for name, parts in (("mri", mri(slices=1, size=MATRIX)), ("ct", ct(slices=1, size=MATRIX))):
             path = write_hdf5(Path(folder) / name, **parts)
             size, problem = Size.of(asdict(formats.probe(path))), slice_problem(formats.read(path), 0, device)
-            for knobs in METHODS:
-                method = parse(knobs)
+            for parameters in METHODS:
+                method = parse(parameters)
                 if size.modality not in method.modalities:
                     continue
                 method = complete(method, size.modality)

@@ -1,7 +1,7 @@
-"""Share of a job's time that is not the engine: `python -m benchmarks.speed.overhead [rounds]`. Prints a Markdown row.
+"""Share of a job's time that the service adds to the engine's: `python -m benchmarks.speed.overhead [rounds]`.
 
-The stack runs as in production, but for a worker that adds up the time it spends in the engine: reading the slice,
-setting up its problem, iterating. The rest of a job, from its row's `created_at` to its `finished_at`, is the service:
+Prints a Markdown row. The stack runs as in production, but its worker adds up the time spent in the engine: reading
+the slice, setting up its problem, iterating. The rest of a job, from its row's `created_at` to its `finished_at`, is the service:
 queue, claim, heartbeats, snapshots, previews, checkpoints, assembly. Unlike the same slice run twice, with the service
 and without it, one run does not drift with the machine's speed.
 """
@@ -11,55 +11,52 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import numpy as np
+import torch
 
 from benchmarks.demo import checked
 from benchmarks.load.upload_memory import ROOT, door
 from benchmarks.speed.presets import mri_scan
+from udig_recon.core.acquisition import Acquisition
 
 MEASURING_WORKER = "from benchmarks.speed.overhead import measuring_worker; raise SystemExit(measuring_worker())"
 
 
 def measuring_worker() -> int:
     """A worker that writes the engine's seconds of each slice to the file that ENGINE_SECONDS names."""
-    from udig_recon.worker import __main__
-    from udig_recon.worker.runtime import slice_run as runs
+    from udig_recon.core.cost.counter import CostCounter
+    from udig_recon.core.problem import SliceProblem
+    from udig_recon.core.reconstruct import Event
+    from udig_recon.worker.runtime import main, slice_run
 
     record = Path(os.environ["ENGINE_SECONDS"])
-    spent = [0.0]
+    counter = CostCounter(torch.device("cpu"))
+    read_slice, slice_problems = slice_run.read_slice, slice_run.slice_problems
+    reconstruct_slice = slice_run.reconstruct_slice
 
-    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
-        def measured(*arguments: Any, **named: Any) -> Any:
-            began = time.perf_counter()
-            try:
-                return call(*arguments, **named)
-            finally:
-                spent[0] += time.perf_counter() - began
+    def timed_read(*arguments: Any) -> Acquisition:
+        with counter.timing():
+            return read_slice(*arguments)
 
-        return measured
+    def timed_problems(*arguments: Any, **options: Any) -> Iterator[SliceProblem]:
+        return counter.timed(slice_problems(*arguments, **options))
 
-    def iterates(*arguments: Any, **named: Any) -> Iterator[Any]:
-        step = timed(engine(*arguments, **named).__next__)
-        while True:
-            try:
-                yield step()
-            except StopIteration:
-                break
+    def timed_reconstruction(*arguments: Any, **options: Any) -> Generator[Event, None, None]:
+        yield from reconstruct_slice(*arguments, **options, counter=counter)
         with record.open("a") as file:
-            file.write(f"{spent[0]}\n")
-        spent[0] = 0.0
+            file.write(f"{counter.seconds}\n")
+        counter.seconds = 0.0
 
-    engine = runs.reconstruct
-    runs.formats.read, runs.slice_problem = timed(runs.formats.read), timed(runs.slice_problem)
-    runs.reconstruct = iterates
-    return __main__.main()
+    slice_run.read_slice = timed_read
+    slice_run.slice_problems = timed_problems
+    slice_run.reconstruct_slice = timed_reconstruction
+    return main.work()
 
 
 def job_seconds(client: httpx2.Client, scan_id: str) -> float:

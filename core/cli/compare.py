@@ -63,7 +63,7 @@ def run(options: Options, arguments: Sequence[str]) -> int:
 def _compare(options: Options, command: str) -> None:
     if options.seeds < 1:
         raise ReconstructionError(f"--seeds {options.seeds}: expected 1 or more")
-    settings = [Setting.of(text) for text in options.methods]
+    settings = [Setting.parse(text) for text in options.methods]
     if {"iterations", "noise"} & set(options.figures):
         require_matplotlib()
     scans, passed_over = find_scans(options.folder, options.slices)

@@ -12,9 +12,10 @@ import torch
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from udig_recon.core.cli.arguments import invalid_knob, knobs, refuse
+from udig_recon.core.cli.arguments import refuse
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.formats.sandbox.pool import ReaderLost
+from udig_recon.core.parameters.text import describe_error, parse_pairs
 from udig_recon.core.problem import ImageMetrics
 from udig_recon.core.reconstruct import Event, Progress
 from udig_recon.core.results.output_format import OutputFormat
@@ -47,7 +48,7 @@ def run(options: Options) -> int:
     except ReaderLost:
         return refuse("the process that reads scans is killed again and again")
     except ValidationError as error:
-        return refuse(invalid_knob(error))
+        return refuse(describe_error(error))
     except OSError as error:
         return refuse(f"{error.filename or options.scan}: {error.strerror or error}")
     return 0
@@ -55,7 +56,7 @@ def run(options: Options) -> int:
 
 def _run(options: Options) -> None:
     output = _output(options.output)
-    method = {"method": options.method, **knobs(options.parameters, "--set")}
+    method = {"method": options.method, **parse_pairs(options.parameters, "--set")}
     torch.set_num_threads(max(1, options.threads))
     with open_scan(options.scan) as scan, _Bars() as bars:
         for warning in scan.header.warnings:

@@ -1,4 +1,4 @@
-"""What a comparison is to run: methods on scans with references, refused at once where they do not fit."""
+"""Plan of a comparison: which methods run on which scans with references; what does not fit is refused at once."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from pydantic import ValidationError
 
 from udig_recon.core import formats
 from udig_recon.core.acquisition import Modality, MRIAcquisition, ScanHeader
-from udig_recon.core.cli.arguments import invalid_knob, knobs
 from udig_recon.core.coils.espirit import calibration_size
 from udig_recon.core.comparison.entries import sampling_of
 from udig_recon.core.errors import ReconstructionError, UnknownFormat
 from udig_recon.core.parameters import METHODS, Parameters, complete, parse, require
+from udig_recon.core.parameters.text import describe_error, parse_pairs
 from udig_recon.core.priors.card import Folders, card_of, sha256_of
 from udig_recon.core.slice_order import processing_order, reference_slices
 from udig_recon.core.volume import slice_numbers
@@ -21,42 +21,42 @@ from udig_recon.core.volume import slice_numbers
 
 @dataclass(frozen=True)
 class Setting:
-    """A method with the knobs that are given, under a label of its own."""
+    """A method with some of its parameters, under a label of its own."""
 
     label: str
-    knobs: Mapping[str, Any]
+    parameters: Mapping[str, Any]  # with the name of the method as `method`
 
     @classmethod
-    def of(cls, text: str) -> "Setting":
-        """From `[LABEL=]METHOD[:KNOB=VALUE,...]`; without a label, the method's name and what is given.
+    def parse(cls, text: str) -> "Setting":
+        """From `[LABEL=]METHOD[:PARAMETER=VALUE,...]`; the default label is the method's name and the parameters given.
 
-        Raises ReconstructionError when there is no such method or a knob is unknown or out of bounds.
+        Raises ReconstructionError when there is no such method or a parameter is unknown or out of bounds.
         """
         head, _, given = text.partition(":")
         label, _, name = head.rpartition("=")
         pairs = given.split(",") if given else []
         if name not in METHODS:
             raise ReconstructionError(f"{text}: no method {name!r}; there are: {', '.join(METHODS)}")
-        setting = cls(label or " ".join([name, *pairs]), {"method": name, **knobs(pairs, text)})
+        setting = cls(label or " ".join([name, *pairs]), {"method": name, **parse_pairs(pairs, text)})
         setting.method()
         return setting
 
     @property
     def modalities(self) -> Sequence[Modality]:
-        """For which it is."""
-        return METHODS[self.knobs["method"]].modalities
+        """The modalities that the method reconstructs."""
+        return METHODS[self.parameters["method"]].modalities
 
     def method(self) -> Parameters:
-        """Its parameters, as far as they are given. Raises ReconstructionError."""
+        """The method's parameters, those that are not given unset. Raises ReconstructionError."""
         try:
-            return parse(dict(self.knobs))
+            return parse(dict(self.parameters))
         except ValidationError as error:
-            raise ReconstructionError(f"{self.label}: {invalid_knob(error)}") from error
+            raise ReconstructionError(f"{self.label}: {describe_error(error)}") from error
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan file with its references, and which of its slices are compared."""
+    """A scan file with references, and the slices of it that are compared."""
 
     path: Path
     sha256: str
@@ -65,12 +65,12 @@ class Scan:
 
     @property
     def name(self) -> str:
-        """Of the file, without its suffix."""
+        """The file's name without its suffix."""
         return self.path.stem
 
     @property
     def sampling(self) -> str:
-        """As `4x` or `18 views`."""
+        """The acceleration or the number of views: `4x` or `18 views`."""
         return sampling_of(self.header)
 
 
@@ -82,13 +82,13 @@ class Run:
     method: Parameters
     scan: Scan
     slice: int
-    reference_slice: int | None  # the slice whose warm_start it follows
+    reference_slice: int | None  # the slice that it takes its warm start from
     seed: int
     prior_sha256: str | None
 
     @property
     def key(self) -> dict[str, Any]:
-        """All that its result depends on, beside the engine and what its reference_slice finds."""
+        """Everything that the result depends on, apart from the engine and the result of the reference slice."""
         return {
             "parameters": self.method.model_dump(mode="json"),
             "scan_sha256": self.scan.sha256,
@@ -100,9 +100,9 @@ class Run:
 
 
 def find_scans(folder: Path, slices: Sequence[int] | None) -> tuple[list[Scan], list[str]]:
-    """The scans in a folder, in the order of their names, and what was passed over because it is none.
+    """The scans in a folder, in the order of their names, and the files that were skipped because they are no scans.
 
-    Raises ReconstructionError when a scan is broken, has no reference or not the slices, or when there is none.
+    Raises ReconstructionError when a scan is broken, lacks references or the slices, or when there is no scan.
     """
     scans: list[Scan] = []
     passed_over = []
@@ -116,7 +116,8 @@ def find_scans(folder: Path, slices: Sequence[int] | None) -> tuple[list[Scan], 
             continue
         except ReconstructionError as error:
             raise ReconstructionError(f"{path.name}: {error}") from error
-        if same := [scan.path.name for scan in scans if scan.name == path.stem]:
+        same = [scan.path.name for scan in scans if scan.name == path.stem]
+        if same:
             raise ReconstructionError(f"{path.name}: {same[0]} has the same name but for its suffix; rename one")
         scans.append(Scan(path, sha256_of(path), header, wanted))
     if not scans:
@@ -125,7 +126,7 @@ def find_scans(folder: Path, slices: Sequence[int] | None) -> tuple[list[Scan], 
 
 
 def _check(path: Path, header: ScanHeader) -> None:
-    """Raise ReconstructionError when there is nothing to compare with, or nothing to make coil maps of."""
+    """Raise ReconstructionError for a scan without references, or without the samples that coil maps need."""
     if not header.has_reference:
         raise ReconstructionError("found no reference to compare with; expected an array reference (slices, y, x)")
     if header.modality is Modality.MRI and not header.has_maps and (header.coils or 1) > 1:
@@ -135,14 +136,15 @@ def _check(path: Path, header: ScanHeader) -> None:
 
 
 def plan_runs(settings: Sequence[Setting], scans: Sequence[Scan], seeds: int, priors: Folders = None) -> list[Run]:
-    """All runs: the first seed of every method on every scan, method by method as they are given, then the next seed.
+    """All runs in order: the first seed of each method, in the order given, on each scan, then the next seed.
 
-    A method for one modality alone runs on that modality's scans. Raises ReconstructionError when labels are not
-    distinct, a method fits no scan or lacks what it needs of one, or its prior is not there or for the other modality.
+    A method for one modality runs on that modality's scans. Raises ReconstructionError when two labels are equal, a
+    method fits no scan or needs something that a scan lacks, or its prior is missing or for the other modality.
     """
     labels = [setting.label for setting in settings]
-    if twice := next((label for label in labels if labels.count(label) > 1), None):
-        raise ReconstructionError(f"two methods are called {twice!r}; call one otherwise: LABEL=METHOD")
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ReconstructionError(f"two methods are called {label!r}; call one otherwise: LABEL=METHOD")
     for setting in settings:
         if not any(scan.header.modality in setting.modalities for scan in scans):
             complete(setting.method(), scans[0].header.modality)
@@ -171,6 +173,6 @@ def _runs(setting: Setting, scan: Scan, seed: int, priors: Folders) -> Iterator[
             found=error.found,
             expected=error.expected,
         ) from error
-    led = reference_slices(scan.slices, method)
-    for index in processing_order(scan.slices, led):
-        yield Run(setting.label, method, scan, index, led.get(index), seed, card.sha256 if card else None)
+    references = reference_slices(scan.slices, method)
+    for index in processing_order(scan.slices, references):
+        yield Run(setting.label, method, scan, index, references.get(index), seed, card.sha256 if card else None)

@@ -138,7 +138,7 @@ def test_same_seed_writes_the_same_image(tmp_path):
             "iteration is unknown, expected one of the knobs of sirt: iterations",
         ),
         (["--method", "sirt", "--set", "beta=1", "--set", "iterations=20"], "beta is unknown"),
-        (["--set", "iterations"], "--set takes KNOB=VALUE"),
+        (["--set", "iterations"], "--set takes PARAMETER=VALUE"),
         (["--slices", "7"], "slices: found 7, expected 0 to 1"),
         (["--set", "prior=knees"], "no ct prior is named 'knees'"),
     ],

@@ -188,7 +188,7 @@ def test_an_interrupted_run_goes_on_where_it_was_stopped(folder, tmp_path, monke
     ("arguments", "said"),
     [
         (["--methods", "magic"], "magic: no method 'magic'; there are: udig_dip, "),
-        (["--methods", "tv:weight"], "tv:weight takes KNOB=VALUE, found 'weight'"),
+        (["--methods", "tv:weight"], "tv:weight takes PARAMETER=VALUE, found 'weight'"),
         (["--methods", "tv:iterations=0"], "iterations is 0, expected >= 1"),
         (["--methods", "tv:sigma=1"], "sigma is unknown, expected one of the knobs of tv"),
         (["--methods", "tv", "tv"], "two methods are called 'tv'; call one otherwise: LABEL=METHOD"),
@@ -245,17 +245,17 @@ def test_scans_of_one_name_are_refused_and_other_files_passed_over(folder):
 
 
 def test_the_quick_methods_come_first_on_all_scans(folder):
-    runs = plan_runs([Setting.of("zero_filled"), Setting.of("slow=dip")], find_scans(folder, None)[0], 2)
+    runs = plan_runs([Setting.parse("zero_filled"), Setting.parse("slow=dip")], find_scans(folder, None)[0], 2)
     assert list(dict.fromkeys((run.seed, run.label) for run in runs)) == [
         (0, "zero_filled"), (0, "slow"), (1, "zero_filled"), (1, "slow")
     ]  # fmt: skip
 
 
 def test_a_setting_is_called_by_what_is_given_or_as_its_label_says():
-    assert Setting.of("tv").label == "tv"
-    assert Setting.of("udig_dip:preset=preview,samples=2").label == "udig_dip preset=preview samples=2"
-    fast = Setting.of("fast one=udig_dip:preset=preview,samples=2")
-    assert (fast.label, fast.knobs) == ("fast one", {"method": "udig_dip", "preset": "preview", "samples": 2})
+    assert Setting.parse("tv").label == "tv"
+    assert Setting.parse("udig_dip:preset=preview,samples=2").label == "udig_dip preset=preview samples=2"
+    fast = Setting.parse("fast one=udig_dip:preset=preview,samples=2")
+    assert (fast.label, fast.parameters) == ("fast one", {"method": "udig_dip", "preset": "preview", "samples": 2})
 
 
 def test_panels_and_curves_are_drawn(folder, tmp_path):
