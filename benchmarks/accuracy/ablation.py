@@ -43,7 +43,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
     *({"holdout_share": share} for share in (0.0, 0.05)),
     *({"outer_iterations": iterations} for iterations in (25, 50, 100)),
 )
-"""What is changed against `standard`, one at a time. A parameter that matters only with noise is changed together with it."""
+"""Changes against `standard`, one at a time; a parameter that matters only with noise is changed together with it."""
 
 
 def ablation(options: argparse.Namespace) -> str:

@@ -1,9 +1,9 @@
 """Share of a job's time that the service adds to the engine's: `python -m benchmarks.speed.overhead [rounds]`.
 
 Prints a Markdown row. The stack runs as in production, but its worker adds up the time spent in the engine: reading
-the slice, setting up its problem, iterating. The rest of a job, from its row's `created_at` to its `finished_at`, is the service:
-queue, claim, heartbeats, snapshots, previews, checkpoints, assembly. Unlike the same slice run twice, with the service
-and without it, one run does not drift with the machine's speed.
+the slice, setting up its problem, iterating. The rest of a job, from its row's `created_at` to its `finished_at`, is
+the service: queue, claim, heartbeats, snapshots, previews, checkpoints, assembly. Both times are of one run, so they do
+not differ by the machine's drift.
 """
 
 import os
@@ -31,7 +31,6 @@ MEASURING_WORKER = "from benchmarks.speed.overhead import measuring_worker; rais
 def measuring_worker() -> int:
     """A worker that writes the engine's seconds of each slice to the file that ENGINE_SECONDS names."""
     from udig_recon.core.cost.counter import CostCounter
-    from udig_recon.core.problem import SliceProblem
     from udig_recon.core.reconstruct import Event
     from udig_recon.worker.runtime import main, slice_run
 
@@ -44,8 +43,8 @@ def measuring_worker() -> int:
         with counter.timing():
             return read_slice(*arguments)
 
-    def timed_problems(*arguments: Any, **options: Any) -> Iterator[SliceProblem]:
-        return counter.timed(slice_problems(*arguments, **options))
+    def timed_problems(*arguments: Any, **options: Any) -> Iterator[Any]:
+        return counter.timed(slice_problems(*arguments, **options))  # type: ignore[arg-type]
 
     def timed_reconstruction(*arguments: Any, **options: Any) -> Generator[Event, None, None]:
         yield from reconstruct_slice(*arguments, **options, counter=counter)
