@@ -1,4 +1,4 @@
-"""A small part of `python -m benchmarks.campaign`, and that it would see what it looks for."""
+"""A small part of `python -m benchmarks.fuzz`, and that it would see what it looks for."""
 
 from pathlib import Path
 

@@ -1,1 +1,1 @@
-"""How close reconstructions are to references, against peers."""
+"""Accuracy of reconstructions against references, peers and stated targets."""

@@ -1,9 +1,8 @@
-"""Total variation and wavelets on real images, with the best weight and the one found, against BART. Prints Markdown.
+"""Total variation and wavelets on real images: best weight by the truth, weight found, and BART. Prints Markdown.
 
-`python -m benchmarks.accuracy.classical [--mri brain.nii.gz [--slices N ...]] [--ct body.nii.gz]`: MRI through 15
-coils at four
-times fewer lines with noise of 0.5 % of the maximum, CT (Hounsfield units, 512 pixels) in 18 and 30 views of 10^6
-photons at half as many pixels. One thread. dB is PSNR; the best weight is the best by truth of a grid.
+`python -m benchmarks.accuracy.classical [--mri brain.nii.gz [--slices N ...]] [--ct body.nii.gz]`: MRI through 15 coils
+at four times fewer lines with noise of 0.5 % of the maximum, CT (Hounsfield units, 512 pixels) in 18 and 30 views of
+10^6 photons at half as many pixels. One thread. dB is PSNR.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Which scans the bundled priors find foreign, and what each is worth.
+"""Out-of-distribution flag: share of known and of foreign scans that the bundled priors flag.
 
-`python -m benchmarks.accuracy.ood --images FOLDER`.
+`python -m benchmarks.accuracy.ood --images FOLDER --output OUT`. Prints Markdown.
 
-Known: slices of the people kept out of training. Foreign: limbs for the MRI prior, which is of heads, metal phantoms
+Known: slices of the people held out of training. Foreign: limbs for the MRI prior, which is of heads, metal phantoms
 and bodies with metal for the CT prior. `standard` with fewer coils, for foreign scans with fewer outer iterations too
-(`--iterations`; 0: all), which changes their OOD score little. Every result is stored
-under `--output`, and never computed twice. Prints Markdown.
+(`--iterations`; 0: all), which changes their OOD score little. Every result is stored under `--output` and computed
+once.
 """
 
 import argparse

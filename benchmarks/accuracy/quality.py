@@ -1,10 +1,9 @@
-"""Image quality on people kept out of all training, against BART, SIRT and total variation. Prints Markdown.
+"""Image quality on people held out of all training, against BART, SIRT and total variation. Prints Markdown.
 
-`python -m benchmarks.accuracy.quality --images FOLDER --output FOLDER`. Every result is stored under the output, by
-case, and
-never computed twice: interrupt it, or give it peers and methods in separate calls. A result depends on the method's
-parameters and the prior's weights; change the engine itself and you want another output folder (the report says when
-its results are of several states of the engine). Pictures and `quality.md` lie there too.
+`python -m benchmarks.accuracy.quality --images FOLDER --output FOLDER`. Every result is stored under the output by case
+and computed once: interrupt it, or give it peers and methods in separate calls. A result depends on the method's
+parameters and the prior's weights; use another output folder after a change of the engine (the report says when its
+results come from several states of the engine). Pictures and `quality.md` are written there too.
 
 Peers have the best of their weights by the truth; our methods never see it. Scans bring no coil maps: ESPIRiT makes
 them, BART's for BART and ours for ours.

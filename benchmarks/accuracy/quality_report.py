@@ -1,6 +1,6 @@
-"""What the measurements of `benchmarks.accuracy.quality` come to: tables, and which targets are reached.
+"""Report of `benchmarks.accuracy.quality`: tables, and which targets are reached.
 
-Gains are of PSNR over the peer that is best on that case by the truth.
+Gains are PSNR over the peer that is best on that case by the truth.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

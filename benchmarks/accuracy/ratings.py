@@ -1,10 +1,11 @@
-"""What whole and spoilt scans are worth, and whether the hallucination map is where the errors are.
+"""Ratings of intact and corrupted scans, and whether the hallucination map is high where the errors are.
 
-`python -m benchmarks.accuracy.ratings --images FOLDER`. A slice of each person kept out of training, 6 coils. Spoilt:
-noise four
-and ten times as strong, half of the lines or views moved, and spikes in single points or detectors. The area under the
-curve is that of the map for finding the tenth of the object's pixels with the largest errors, both smoothed alike; r is
-the correlation of the two. Every result is stored under `--output`, and never computed twice. Prints Markdown.
+`python -m benchmarks.accuracy.ratings --images FOLDER --output OUT`. Prints Markdown.
+
+A slice of each person held out of training, 6 coils. Corruptions: noise four and ten times as strong, half of the lines
+or views moved, spikes in single points or detectors. The area under the curve is that of the map for the tenth of the
+object's pixels with the largest errors, both smoothed alike; r is the correlation of the two. Every result is stored
+under `--output` and computed once.
 """
 
 import argparse

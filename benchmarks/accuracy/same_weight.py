@@ -1,9 +1,9 @@
-"""Each classical method against a peer with the same objective and weight, on real slices. Prints Markdown.
+"""Classical methods against a peer with the same objective and weight, on real slices. Prints Markdown.
 
-`python -m benchmarks.accuracy.same_weight --mri brain.nii.gz --ct body.nii.gz`: scans as those of
-`benchmarks.accuracy.classical`, one
-thread. BART's weights are ours in its unit (`pics -w 1`). Iterations are the same too, but for total variation: by its
-default penalty BART's image is 1.5 dB from its own limit after 200. ASTRA runs on the CPU (astra-toolbox).
+`python -m benchmarks.accuracy.same_weight --mri brain.nii.gz --ct body.nii.gz`: scans as in
+`benchmarks.accuracy.classical`, one thread. BART's weights are ours in its unit (`pics -w 1`). Iterations are equal
+except for total variation: by its default penalty BART's image is 1.5 dB from its own limit after 200. ASTRA runs on
+the CPU (astra-toolbox).
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""Whether errors lie within the deviation between seeds.
+"""Standard deviation between seeds against the true error: the share of pixels within k deviations.
 
-`python -m benchmarks.accuracy.seed_deviation --images FOLDER`.
+`python -m benchmarks.accuracy.seed_deviation --images FOLDER --output OUT`. Prints Markdown; the plot is
+`calibration.png`.
 
-Two slices of a person kept out of training for each modality, at half the matrix (128 pixels): 6 coils at 4x, 24 views.
+Two slices of a person held out of training for each modality, at half the matrix (128 pixels): 6 coils at 4x, 24 views.
 Each method runs with eight seeds; over the object's pixels the share with |error| <= k sd is counted. A factor on sd is
-fitted to 95 % within 2 sd on one slice and judged on the other, both ways. Every result is stored under `--output`, and
-never computed twice. Prints Markdown; the plot is `calibration.png`.
+fitted to 95 % within 2 sd on one slice and tested on the other, both ways. Every result is stored under `--output` and
+computed once.
 """
 
 import argparse

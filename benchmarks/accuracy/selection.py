@@ -1,11 +1,10 @@
-"""How well iterates are chosen and runs stopped without the truth, and what it costs. Prints Markdown.
+"""Early stopping against the best iterate by the truth: PSNR lost, updates saved, cost of a refit. Prints Markdown.
 
-`python -m benchmarks.accuracy.selection --images DATA --output FOLDER`: slices of two people kept out of training, at
-192 x 192
-pixels, the brain's own matrix; 6 coils, lines at 4x and 8x, complex noise of 0.5, 2 and 5 % of the maximum; 30 and 18
-views with 1e6, 1e5 and 1e4 photons a ray. Each method runs once without the measurements left out, judged as
-`udig_recon.core.selection.early_stopping` does, and once with all of them; every iterate is held against the truth.
-What is in FOLDER already is not computed again.
+`python -m benchmarks.accuracy.selection --images DATA --output FOLDER`: slices of two people held out of training, at
+192 x 192 pixels, the brain's own matrix; 6 coils, lines at 4x and 8x, complex noise of 0.5, 2 and 5 % of the maximum;
+30 and 18 views with 1e6, 1e5 and 1e4 photons a ray. Each method runs once without the held-out measurements, stopped as
+`udig_recon.core.selection.early_stopping` does, and once with all of them; every iterate is compared with the truth.
+Results in FOLDER are computed once.
 """
 
 import argparse

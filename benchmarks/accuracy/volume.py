@@ -1,11 +1,10 @@
-"""What neighbouring slices cost as one volume, led by one of them, against each by itself. Prints Markdown.
+"""Cost and accuracy of neighbouring slices that share a reference slice, against slices reconstructed alone.
 
-`python -m benchmarks.accuracy.volume --images FOLDER --output FOLDER`. One block of slices of a person kept out of
-training,
-with `standard`: 256 x 256, 15 coils of one mask (MRI), or views projected by ASTRA (CT). Seconds are the processor's,
-of one thread. The cost of 16 slices is that of two blocks: two leaders and fourteen followers of the mean cost of those
-measured. A leader is computed once; it is the same alone and in its block. Results are kept as in
-`benchmarks.accuracy.quality`.
+`python -m benchmarks.accuracy.volume --images FOLDER --output FOLDER`. Prints Markdown. One block of slices of a person
+held out of training, with `standard`: 256 x 256, 15 coils of one mask (MRI), or views projected by ASTRA (CT). CPU
+seconds of one thread. The cost of 16 slices is that of two blocks: two reference slices and fourteen dependent ones of
+the mean cost of those measured. A reference slice is computed once; it is the same alone and in its block. Results are
+stored as in `benchmarks.accuracy.quality`.
 """
 
 import argparse

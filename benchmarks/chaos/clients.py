@@ -1,4 +1,4 @@
-"""Clients that do as the documentation says: a key for each job, the same request again when it went wrong."""
+"""Clients that behave as documented: an idempotency key for each job, and the same request again after a failure."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""Small disks that can be filled: mounted ones, seen by this process and its children alone, or pretended ones."""
+"""Small disks that can be filled: mounted for this process and its children only, or simulated."""
 
 import ctypes
 import errno

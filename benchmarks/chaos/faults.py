@@ -1,4 +1,4 @@
-"""What goes wrong. Each fault strikes, says for how long it is to be left alone, and lifts."""
+"""Faults: each strikes, says for how long the service is to be left alone, and is lifted."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""The whole service: Postgres, a Redis-protocol server, two doors, three workers, and who starts them again."""
+"""The whole service: Postgres, a Redis-protocol server, two API processes, three workers, and their restarts."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What must hold when all is over: rows, files, bits, and the witness's account."""
+"""Checks after the last job: rows, files, bits of images, and the records of the witness."""
 
 from collections.abc import Container, Sequence
 from pathlib import Path

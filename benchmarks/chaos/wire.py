@@ -1,4 +1,4 @@
-"""The wire between the service and Postgres, which can be cut where it hurts: between a commit and its answer."""
+"""Proxy between the service and Postgres that cuts connections between a commit and its answer."""
 
 import asyncio
 import threading

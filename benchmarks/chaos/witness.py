@@ -1,4 +1,4 @@
-"""An independent witness: triggers that write down every claim, every accepted result and every snapshot."""
+"""Independent witness: database triggers that record every claim, accepted result and snapshot."""
 
 from datetime import datetime
 from typing import NamedTuple

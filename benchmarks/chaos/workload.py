@@ -1,4 +1,4 @@
-"""What is asked for: small scans, methods that take a second or two of a slow core, and who asks for what."""
+"""Workload: small scans, methods that take a second or two of a slow core, and the clients' orders."""
 
 import io
 import random

@@ -1,1 +1,1 @@
-"""Scans that benchmarks and tests make."""
+"""Scans and phantoms for benchmarks and tests."""

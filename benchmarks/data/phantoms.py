@@ -1,4 +1,4 @@
-"""What no bundled prior has seen the like of, by formula: limbs for MRI, phantoms and bodies with metal for CT."""
+"""Phantoms that no bundled prior was trained on: limbs for MRI, metal phantoms and bodies with metal for CT."""
 
 import numpy as np
 from numpy.typing import NDArray

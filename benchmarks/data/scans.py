@@ -1,9 +1,8 @@
-"""Scan files of people kept out of training, with references, to run `udig compare` on.
+"""Scan files of people held out of training, with references, for `udig compare`.
 
-`python -m benchmarks.data.scans --images FOLDER --output FOLDER` writes a brain at 4x and 8x and an abdomen from 30
-and 18
-views, one slice a file, simulated as for `benchmarks.accuracy.quality` (see `benchmarks.data.cases`); with `--middle
-128` so many pixels of the brain alone, for what takes thousands of updates.
+`python -m benchmarks.data.scans --images FOLDER --output FOLDER` writes a brain at 4x and 8x and an abdomen from 30 and
+18 views, one slice a file, simulated as for `benchmarks.accuracy.quality` (see `benchmarks.data.cases`). `--middle 128`
+writes the middle 128 x 128 pixels of the brain only, for methods that take thousands of updates.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Tiny scans of every format that the service reads, written on the fly."""
+"""Tiny scans of every format that the service reads, generated when needed."""
 
 from collections.abc import Callable
 from pathlib import Path

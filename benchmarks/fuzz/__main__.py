@@ -1,4 +1,4 @@
-"""`python -m benchmarks.campaign --files 20000 --seed 1`: prints a Markdown table; 1 when anything was wrong."""
+"""Fuzz campaign: `python -m benchmarks.fuzz --files 20000 --seed 1` prints a table; 1 for any wrong answer."""
 
 import argparse
 import subprocess
@@ -16,7 +16,7 @@ FAILURES = Path("campaign-failures")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.campaign", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz", description=__doc__)
     parser.add_argument("--files", type=int, default=20_000, help="how many different files")
     parser.add_argument("--seed", type=int, default=1, help="same seed: same files")
     parser.add_argument(

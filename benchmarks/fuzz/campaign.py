@@ -1,4 +1,4 @@
-"""The campaign: files in order, some clients at once, and between batches a look at what must not have changed."""
+"""Campaign: posts files in order by several clients, and checks the service's state between batches."""
 
 import itertools
 import time

@@ -1,4 +1,4 @@
-"""The n-th file of a campaign: which good scan, which mutator, what became of it."""
+"""Draft of the n-th file of a campaign: which valid scan, which mutator, and the outcome."""
 
 from collections.abc import Callable
 from pathlib import Path

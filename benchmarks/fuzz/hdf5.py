@@ -1,4 +1,4 @@
-"""Mutators of HDF5 files: what they point to, declare, hold and say."""
+"""Mutators of HDF5 files: links, declared sizes and types, contents, attributes and headers."""
 
 import zlib
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What all mutators share: a good file to spoil, and the places outside the data folder that it may try to reach."""
+"""Base of all mutators: a valid file to corrupt, and canaries outside the data folder that a file may try to reach."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A client that posts spoilt files, checks every answer, and has some of the accepted ones reconstructed."""
+"""Client that posts malformed files, checks every answer, and reconstructs some of the accepted files."""
 
 import hashlib
 import http.client

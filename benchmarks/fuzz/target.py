@@ -1,4 +1,4 @@
-"""The service under fire, seen from outside: its processes' memory, its rows, its files and its logs."""
+"""The service under test, observed from outside: memory of its processes, rows, files and logs."""
 
 import threading
 from collections.abc import Iterator, Sequence

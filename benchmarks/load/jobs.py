@@ -1,4 +1,7 @@
-"""A thousand short jobs from upload to deletion: what they leave of memory, open files and disk."""
+"""Resources that 1,000 short jobs leave from upload to deletion: memory, open files, disk.
+
+`python -m benchmarks.load jobs`.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,7 @@
-"""Event streams, pollers and uploads at once, on jobs whose progress is written as workers write it."""
+"""Latency of status requests beside event streams, pollers and uploads, on jobs whose progress workers write.
+
+`python -m benchmarks.load mix`.
+"""
 
 import asyncio
 import gc

@@ -1,4 +1,7 @@
-"""Clients that dribble or say nothing, and a client that wants everything: are they ended, and are others served?"""
+"""Slow clients are closed after their time-out, and a greedy client leaves room for others.
+
+`python -m benchmarks.load slow overload`.
+"""
 
 import asyncio
 import hashlib

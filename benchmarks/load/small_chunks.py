@@ -1,4 +1,7 @@
-"""Clients that cut their bytes up as small as they can: does what they send cost others more than its bytes?"""
+"""Latency of status requests beside a client that sends its bytes in the smallest pieces; bound: p99 below 100 ms.
+
+`python -m benchmarks.load chunks`.
+"""
 
 import asyncio
 import time

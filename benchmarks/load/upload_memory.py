@@ -1,4 +1,4 @@
-"""How much the API's memory grows while a large scan is uploaded: `python -m benchmarks.load.upload_memory [MiB]`."""
+"""Growth of the API's memory during the upload of a large scan: `python -m benchmarks.load.upload_memory [MiB]`."""
 
 import os
 import subprocess

@@ -1,1 +1,1 @@
-"""Other reconstruction software, run on the same scans."""
+"""Peers: other reconstruction software (BART, ASTRA) run on the same scans."""

@@ -1,4 +1,4 @@
-"""BART, run on arrays: the peer that MRI reconstructions and coil maps are held against. Needs `bart` on the PATH."""
+"""BART on arrays: the peer of MRI reconstructions and coil maps. Needs `bart` on the PATH."""
 
 import subprocess
 import tempfile

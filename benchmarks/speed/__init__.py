@@ -1,1 +1,1 @@
-"""Seconds and memory of the engine and of the job service around it."""
+"""Seconds and memory of the engine, and of the job service around it."""

@@ -1,8 +1,6 @@
-"""Estimated cost of small runs beside what they take.
+"""Estimated against measured cost of small runs: `python -m benchmarks.speed.estimates` prints a line for each method.
 
-`python -m benchmarks.speed.estimates` prints one line a method.
-
-Seconds are those of one core, without reading and setting up; runs end when they end, estimates are of whole ones.
+Seconds are of one core, without reading and set-up. Runs may stop early; estimates are of whole runs.
 """
 
 import sys
