@@ -1,4 +1,4 @@
-"""A lease is kept alive, and progress told, by a thread of its own."""
+"""Heartbeats: a thread of its own renews the lease of a claim and writes progress while the slice is computed."""
 
 import logging
 import threading
@@ -22,29 +22,34 @@ from udig_recon.worker.storage import previews
 from udig_recon.worker.storage.base import Storage
 
 log = logging.getLogger(__name__)
-RETRY_SECONDS = 1.0
-Given = TypeVar("Given")
+RETRY_SECONDS = 1.0  # between two attempts to reach a database that does not answer
+Answer = TypeVar("Answer")
 
 
 class ProgressReport(NamedTuple):
-    """What the computing thread tells: how far it is, and what there is to see, if the file is to be replaced."""
+    """Progress of a slice, and the preview that is to replace the last one."""
 
     point: Point
     preview: SliceResult | None = None
 
 
 class LeaseKeeper:
-    """Beats for one claim until it is closed, fenced off or the job is cancelled."""
+    """Keeps the lease of one claim until it is closed, the lease is lost or the job is cancelled.
+
+    Two threads write for the claim: this one's, and that which computes (`commit`, `query`) or ends the process. Each
+    write takes `_write_lock`, so that what was reported before a commit is in the database before it.
+    """
 
     def __init__(self, sessions: sessionmaker[Session], claim: Claim, settings: Settings, storage: Storage) -> None:
         self.claim = claim
         self.cancelled = False
-        self.yield_requested = self.out_of_time = False  # as the last beat heard
-        self.activity = 0  # of life, by the computing thread
-        self.waiting_for_database = False  # the computing thread waits for the database
+        self.yield_requested = self.out_of_time = False  # by the answer to the last heartbeat
+        self.activity = 0  # signs of life of the computing thread, for the watchdog
+        self.waiting_for_database = False  # the computing thread does
         self._sessions, self._settings, self._storage = sessions, settings, storage
         self._pending: deque[Point] = deque()
-        self._previews: deque[SliceResult] = deque(maxlen=1)  # the newest: a database that is away must not fill memory
+        # Only the newest: while the database is unavailable, previews must not fill the memory.
+        self._previews: deque[SliceResult] = deque(maxlen=1)
         self._write_lock = threading.Lock()
         self._wake, self._closing, self._lost = threading.Event(), threading.Event(), threading.Event()
         self._renewed_at = time.monotonic()
@@ -61,24 +66,24 @@ class LeaseKeeper:
 
     @property
     def lost(self) -> bool:
-        """Whether the slice is this worker's no more: stop and write nothing."""
+        """Whether another attempt has the slice or its job has ended: stop and write nothing."""
         return self._lost.is_set()
 
     @property
     def holds_lease(self) -> bool:
-        """Whether nobody else can have the slice: the last beat is younger than the lease that it brought."""
+        """Whether no other worker can have the slice: the lease of the last heartbeat has not run out."""
         return not self.lost and time.monotonic() - self._renewed_at < self._settings.lease_seconds
 
     def mark_lost(self) -> None:
-        """Note that the slice is this worker's no more."""
+        """Note that the lease is lost."""
         self._lost.set()
 
     def mark_active(self) -> None:
-        """The computing thread gets on: the watchdog need not end it. Costs nothing."""
+        """Note that the computing thread advances, so that the watchdog does not end it. Costs nothing."""
         self.activity += 1
 
     def report(self, progress: ProgressReport) -> None:
-        """Have a snapshot written, soon and in order."""
+        """Have a snapshot written, soon and in order. Returns at once."""
         self.mark_active()
         self._pending.append(progress.point)
         if progress.preview is not None:
@@ -86,41 +91,41 @@ class LeaseKeeper:
         self._wake.set()
 
     def verify_lease(self) -> None:
-        """Make sure that the slice is still this worker's. Raises LeaseLost."""
+        """Make sure that the slice is still this worker's, asking the database where in doubt. Raises LeaseLost."""
         if self.lost:
             raise LeaseLost
         if not self.holds_lease:
             self.commit(lambda session: leases.heartbeat(session, self.claim, self._settings.lease_seconds))
 
-    def commit(self, change: Callable[[Session], Given]) -> Given:
-        """Make a fenced change, after all that was told, and as soon as the database is there. Raises LeaseLost."""
+    def commit(self, change: Callable[[Session], Answer]) -> Answer:
+        """Make a fenced change after the pending reports, as soon as the database answers. Raises LeaseLost."""
+        return self._run_until_answered(change, reports_first=True)
 
-        def report_and_change(session: Session) -> Given:
-            self._write_pending()
-            return change(session)
+    def query(self, question: Callable[[Session], Answer]) -> Answer:
+        """Read from the database, as soon as it answers."""
+        return self._run_until_answered(question, reports_first=False)
 
-        return self.query(report_and_change)
+    def close(self) -> None:
+        """Stop the heartbeats; the lease runs out by itself."""
+        self._closing.set()
+        self._wake.set()
+        self._thread.join()
 
-    def query(self, question: Callable[[Session], Given]) -> Given:
-        """The answer of the database, as soon as it is there."""
+    def _run_until_answered(self, statements: Callable[[Session], Answer], *, reports_first: bool) -> Answer:
         self.waiting_for_database = True
         try:
             with self._write_lock:
                 while True:
                     try:
+                        if reports_first:
+                            self._write_pending()
                         with self._sessions.begin() as session:
-                            return question(session)
+                            return statements(session)
                     except AWAY as error:
                         log.warning("database.unavailable", extra={"error": type(error).__name__})
                         time.sleep(RETRY_SECONDS)
         finally:
             self.waiting_for_database = False
-
-    def close(self) -> None:
-        """Stop beating; the lease lives on until it runs out."""
-        self._closing.set()
-        self._wake.set()
-        self._thread.join()
 
     def _run(self) -> None:
         while not self.lost:
@@ -157,11 +162,11 @@ class LeaseKeeper:
         while self._previews:
             self._write_preview(self._previews.pop())
 
-    def _write_preview(self, picture: SliceResult) -> None:
+    def _write_preview(self, preview: SliceResult) -> None:
         if not self.holds_lease:
             return
         try:
-            previews.save(self._storage, self.claim.job_id, self.claim.slice, picture)
+            previews.save(self._storage, self.claim.job_id, self.claim.slice, preview)
         except OSError as error:
-            # A picture less; whether the disk is full or the job was deleted shows where it matters.
+            # A full disk or a deleted job shows where it matters; a preview may be missing.
             log.warning("preview.write_failed", extra={"error": str(error.strerror)})

@@ -1,4 +1,4 @@
-"""A worker process: takes slices one after the other until it is told to end."""
+"""Main program of a worker: a Celery worker that computes one slice at a time until SIGTERM."""
 
 import os
 import uuid
@@ -57,7 +57,7 @@ def work() -> int:
         quiet=True,
     )
     worker.start()
-    maintenance.deregister()
+    process.deregister()
     process.prober.close()
     return int(worker.exitcode or 0)
 

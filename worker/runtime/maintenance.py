@@ -1,4 +1,4 @@
-"""What goes on beside a worker's work: the sweep, the greeting, and the end that was asked for."""
+"""Maintenance threads of a worker: registration, sweep, orphan cleanup, scrub, and an orderly shutdown."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import Worker
 from udig_recon.worker.jobs import queue, retention, scheduling, sweep
 from udig_recon.worker.runtime.health import seen_lately
-from udig_recon.worker.runtime.process import WorkerProcess
+from udig_recon.worker.runtime.process import WorkerProcess, exit_after
 from udig_recon.worker.runtime.tasks import give_back
 from udig_recon.worker.runtime.watchdog import Watchdog
 from udig_recon.worker.storage import accounting, data_folder
@@ -20,14 +20,13 @@ from udig_recon.worker.storage.orphans import delete_orphans
 from udig_recon.worker.storage.scrubbing import Scrub, Stopped
 
 log = logging.getLogger(__name__)
-LEAVE_SECONDS = 7.0  # from SIGTERM until a worker goes, whatever step it is in
-DEREGISTER_SECONDS = 2.0
-STALLED_SECONDS = 30.0
-GRACE_HEARTBEATS = 3  # in which every worker that lives has reached a database that is back
+SHUTDOWN_SECONDS = 7.0  # from SIGTERM until the process ends, whatever step it is in
+STALLED_SECONDS = 30.0  # without a message, though some wait, until the connection to the queue counts as dead
+GRACE_HEARTBEATS = 3  # after which every living worker has reached a database that answers again
 
 
 class Maintenance:
-    """Threads beside the one that computes."""
+    """The threads of a worker beside the one that computes."""
 
     def __init__(self, process: WorkerProcess) -> None:
         self._process = process
@@ -35,49 +34,43 @@ class Maintenance:
         self._answered_since: float | None = None
 
     def start(self, **_: object) -> None:
-        """The worker listens: sweep and tidy, tell that it is there, and see that the computation gets on."""
-        threading.Thread(target=self._register_loop, name="register", daemon=True).start()
-        threading.Thread(target=Watchdog(self._process).watch, name="watchdog", daemon=True).start()
-        threading.Thread(target=self._clean_up_loop, name="orphans", daemon=True).start()
+        """Start the threads, once the worker listens to the queue."""
+        loops = {
+            "register": self._register_loop,
+            "watchdog": Watchdog(self._process).watch,
+            "orphans": self._clean_up_loop,
+            "sweep": self._sweep_loop,
+        }
         if self._process.settings.scrub_bytes_per_second:
-            threading.Thread(target=self._scrub_loop, name="scrub", daemon=True).start()
-        threading.Thread(target=self._sweep_loop, name="sweep", daemon=True).start()
+            loops["scrub"] = self._scrub_loop
+        for name, loop in loops.items():
+            threading.Thread(target=loop, name=name, daemon=True).start()
 
     def stop(self, **_: object) -> None:
-        """The worker is to go: the computation stops at its next iterate, and no step holds the process up for long."""
+        """End the worker: the computation stops at its next iterate, and no step delays that for SHUTDOWN_SECONDS."""
         if not self._process.shutting_down:
             self._process.shutdown.set()
-            threading.Thread(target=self._leave, name="leave", daemon=True).start()
+            threading.Thread(target=self._force_shutdown, name="shutdown", daemon=True).start()
 
-    def deregister(self) -> None:
-        """Nobody need wait for this worker."""
-        try:
-            with self._process.sessions.begin() as session:
-                sweep.deregister(session, self._process.name)
-        except AWAY as error:
-            log.warning("database.unavailable", extra={"error": type(error).__name__})
-
-    def _leave(self) -> None:
-        threading.Event().wait(LEAVE_SECONDS)
-        log.warning("worker.stopping", extra={"reason": "the step takes too long to be awaited"})
-        goodbye = threading.Thread(target=self._give_back, name="deregister", daemon=True)
-        goodbye.start()
-        goodbye.join(DEREGISTER_SECONDS)
-        os._exit(0)
+    def _force_shutdown(self) -> None:
+        threading.Event().wait(SHUTDOWN_SECONDS)
+        log.warning("worker.stopping", extra={"reason": "the current step takes too long to wait for it"})
+        exit_after(self._give_back, 0)
 
     def _give_back(self) -> None:
-        if self._process.lease is not None:
-            give_back(self._process.lease)
-        self.deregister()
+        """Give back the slice from this thread, as the one that computes does not get to it: see `LeaseKeeper`."""
+        if (lease := self._process.lease) is not None:
+            give_back(lease)
+        self._process.deregister()
 
     def _register_loop(self) -> None:
-        """Apart from the sweep, which waits for the queue: a worker that greets is not hung."""
+        """Register apart from the sweep, which waits for the queue: a worker that registers does not hang."""
         while not self._process.shutting_down:
             self.register()
             self._process.shutdown.wait(self._process.settings.sweep_seconds)
 
     def register(self) -> None:
-        """Tell that this worker is alive."""
+        """Renew this worker's row, by which others see that it is alive."""
         process = self._process
         try:
             with process.sessions.begin() as session:
@@ -93,17 +86,17 @@ class Maintenance:
                 self.sweep()
                 self._process.shutdown.wait(self._process.settings.sweep_seconds)
         finally:
-            # Without its sweep a worker is not to be relied on: let it be started anew.
+            # A worker without its sweep is not reliable: its supervisor starts another.
             if not self._process.shutting_down:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def sweep(self) -> None:
-        """Once: take slices back, ask some to give way, ring, delete what has expired."""
+        """Sweep once: expired leases, requests to yield, messages, retention, a queue that fell silent."""
         process, settings = self._process, self._process.settings
         messages = queue.waiting_messages()
         try:
             with process.sessions.begin() as session:
-                crashes = settings.max_crashes if self._leases_tell() else None
+                crashes = settings.max_crashes if self._leases_are_meaningful() else None
                 waiting = sweep.sweep(session, crashes, settings.sweep_seconds, messages)
             with process.sessions.begin() as session:
                 scheduling.ask_to_yield(session, settings.alive_seconds)
@@ -116,11 +109,11 @@ class Maintenance:
         self._expire()
         self._check_consumer(messages or 0)
 
-    def _leases_tell(self) -> bool:
-        """Whether a lease that ran out means that its worker is gone.
+    def _leases_are_meaningful(self) -> bool:
+        """Whether an expired lease means that its worker is gone.
 
-        While the database was away nobody could renew one, and the first who reaches it again must not take what the
-        others still work on.
+        While the database was unavailable no worker could renew its lease. The first one to reach it again must not
+        requeue the slices that the others still compute.
         """
         if self._answered_since is None:
             self._answered_since = time.monotonic()
@@ -166,13 +159,13 @@ class Maintenance:
                 log.warning("scrub.failed", extra={"error": type(error).__name__})
 
     def _is_first(self) -> bool:
-        """Whether this is the first by name of the workers that live: one is enough to tidy."""
+        """Whether this is the first by name of the living workers: one is enough for files."""
         with self._process.sessions() as session:
             living = select(func.min(Worker.name)).where(seen_lately(self._process.settings.alive_seconds))
             return session.scalar(living) == self._process.name
 
     def _check_consumer(self, messages: int) -> None:
-        """End a worker that does nothing while messages wait: its connection is dead and does not know."""
+        """End a worker that receives nothing while messages wait: its connection to the queue is dead unnoticed."""
         process = self._process
         idle = process.lease is None and process.messages_received == self._messages_received
         self._stalled_seconds = self._stalled_seconds + process.settings.sweep_seconds if idle and messages else 0.0

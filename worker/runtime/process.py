@@ -1,11 +1,12 @@
-"""The worker process: what it computes on, where it keeps things, whether it is to end."""
+"""State of a worker process: settings, sessions, storage, device, the slice that it computes, its shutdown."""
 
+import logging
 import os
 import platform
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,8 +21,9 @@ from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.formats import Prober
 from udig_recon.core.parameters import Parameters
 from udig_recon.core.priors.card import card_of
-from udig_recon.worker.database.engine import make_engine, make_sessions
+from udig_recon.worker.database.engine import AWAY, make_engine, make_sessions
 from udig_recon.worker.database.worker_names import worker_name
+from udig_recon.worker.jobs import sweep
 from udig_recon.worker.runtime import memory
 from udig_recon.worker.runtime.heartbeat import LeaseKeeper
 from udig_recon.worker.settings import Settings
@@ -30,10 +32,13 @@ from udig_recon.worker.storage.backends import open_storage
 from udig_recon.worker.storage.base import Storage
 from udig_recon.worker.storage.integrity import Verifier
 
+log = logging.getLogger(__name__)
+LAST_STEP_SECONDS = 2.0  # that the last step of a process may take, before it ends in any case
+
 
 @dataclass
 class WorkerProcess:
-    """One worker process."""
+    """A worker process: its settings, its device, the slice that it computes, the jobs that it skips."""
 
     settings: Settings
     sessions: sessionmaker[Session]
@@ -42,7 +47,7 @@ class WorkerProcess:
     name: str = field(default_factory=lambda: worker_name(os.getpid()))
     shutdown: threading.Event = field(default_factory=threading.Event)
     lease: LeaseKeeper | None = None  # of the slice that is being computed
-    messages_received: int = 0  # messages so far
+    messages_received: int = 0  # from the queue, so far
     verifier: Verifier = field(default_factory=Verifier)
     prober: Prober = field(default_factory=Prober)
     confirmed: bool = False  # whether the data folder is known to be the database's
@@ -56,12 +61,20 @@ class WorkerProcess:
 
     @contextmanager
     def holding(self, lease: LeaseKeeper) -> Iterator[None]:
-        """While a slice is computed."""
+        """Let the watchdog and the shutdown, in threads of their own, see the lease while its slice is computed."""
         self.lease = lease
         try:
             yield
         finally:
             self.lease = None
+
+    def deregister(self) -> None:
+        """Take this worker off the list of those that are alive, and end its leases."""
+        try:
+            with self.sessions.begin() as session:
+                sweep.deregister(session, self.name)
+        except AWAY as error:
+            log.warning("database.unavailable", extra={"error": type(error).__name__})
 
     @property
     def shutting_down(self) -> bool:
@@ -125,6 +138,14 @@ class WorkerProcess:
         if (card := card_of(method, modality, self.settings.priors_folders(tenant))) is not None:
             found |= {"prior": card.name, "prior_sha256": card.sha256}
         return found
+
+
+def exit_after(last_step: Callable[[], object], status: int, end: Callable[[int], object] = os._exit) -> None:
+    """End this process, whatever its other threads do, after a last step that may take LAST_STEP_SECONDS."""
+    step = threading.Thread(target=last_step, name="last step", daemon=True)
+    step.start()
+    step.join(LAST_STEP_SECONDS)
+    end(status)
 
 
 def set_up(settings: Settings) -> WorkerProcess:
