@@ -35,6 +35,7 @@ check: $(VENV)/.dev ## lint, format, strict types, layers
 
 docs: $(VENV)/.dev ## write the parts of the documents that the code decides, and the site in build/site
 	$(VENV)/bin/python -m docs.generate
+	$(VENV)/bin/python -m benchmarks.report
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet
 
 audit: $(VENV)/.run ## look up what the images install, and the C libraries inside, among known weaknesses, where an index of them can be reached

@@ -1,4 +1,4 @@
-"""`udig calibrate-ood`: learn from its training images which images are unlike a prior's own."""
+"""`udig calibrate-ood`: calibrate a prior's out-of-distribution score on its training images."""
 
 import sys
 from collections.abc import Sequence
@@ -40,10 +40,10 @@ def run(options: Options) -> int:
 def _run(options: Options) -> None:
     card = read_card(options.prior)
     people = _people(options.people) if options.people else {}
-    unused = {*options.leave_out, *card.held_out}
-    sources = [each for each in find_sources(options.images, people) if not {each.name, each.person} & unused]
-    learned = calibrate_ood(card, load_images(sources, card.modality), sources, select_device(options.device))
-    limits = " or ".join(f"{float(each.limit):.2f}" for each in learned.values())
+    unused = (*options.leave_out, *card.held_out)
+    sources = [source for source in find_sources(options.images, people) if not source.is_named(unused)]
+    statistics = calibrate_ood(card, load_images(sources, card.modality), sources, select_device(options.device))
+    limits = " or ".join(f"{float(each.limit):.2f}" for each in statistics.values())
     sys.stderr.write(f"{card.name}: images are unlike its own from a distance of {limits}\n")
 
 

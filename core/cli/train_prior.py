@@ -29,7 +29,7 @@ from udig_recon.core.training.ood import calibrate_ood
 from udig_recon.core.training.state import SIGMA_RANGE, Settings, Training
 from udig_recon.core.training.validation import Validation
 
-LEAST = {"steps": 1, "batch": 1, "patch": 8, "blocks": 1, "score_every": 1, "seed": 0, "threads": 0}
+MINIMA = {"steps": 1, "batch": 1, "patch": 8, "blocks": 1, "score_every": 1, "seed": 0, "threads": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ MakeValidator = Callable[[Sequence[TrainingImage], Modality, torch.device], Vali
 def run(options: Options, make_validator: MakeValidator = Validation) -> int:
     """Train; 0 when the prior is trained, 2 for input it cannot use, 128 + n when signal n ended it."""
     try:
-        with _processes(options.device) as (rank, device):
+        with _process_group(options.device) as (rank, device):
             return train(options, rank, device, make_validator)
     except ReconstructionError as error:
         return refuse(str(error))
@@ -76,8 +76,8 @@ def run(options: Options, make_validator: MakeValidator = Validation) -> int:
 
 
 @contextmanager
-def _processes(name: str) -> Iterator[tuple[int, torch.device]]:
-    """The rank and device of this process, among others where torchrun started it."""
+def _process_group(name: str) -> Iterator[tuple[int, torch.device]]:
+    """Rank and device of this process, in a process group where torchrun started several."""
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         yield 0, select_device(name)
         return
@@ -85,7 +85,7 @@ def _processes(name: str) -> Iterator[tuple[int, torch.device]]:
     device = select_device(f"cuda:{dist.get_node_local_rank()}" if gpus else name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # The others wait while the first one scores.
+    # The other processes wait while the first one validates.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
     try:
         yield dist.get_rank(), device
@@ -95,19 +95,19 @@ def _processes(name: str) -> Iterator[tuple[int, torch.device]]:
 
 def train(options: Options, rank: int, device: torch.device, make_validator: MakeValidator) -> int:
     """Run or resume one training as one of its processes; returns the exit code."""
-    outputs = _checked(options)
-    begun = _begun(options)
+    outputs = _check_options(options)
+    initial = _initial_prior(options)
     if options.threads:
         torch.set_num_threads(options.threads)
-    sources, people = _json(options.sources, "sources", dict), _json(options.people, "people", str)
+    sources, people = _read_json(options.sources, "sources", dict), _read_json(options.people, "people", str)
     split = split_by_person(find_sources(options.images, people), options.hold_out, options.leave_out, options.seed)
     images = load_images(split.training, options.modality, sources)
-    settings = _settings(options, images)
+    settings = _resume_settings(options, images)
     training = _training(options, outputs, settings, device)
     validator: Validator | None = None
     if rank == 0:
         outputs.folder.mkdir(parents=True, exist_ok=True)
-        _warn(options, outputs.name, split)
+        _write_warnings(options, outputs.name, split)
         held_out = load_images(split.validation, options.modality, only_native=True)
         validator = make_validator(held_out, options.modality, device)
     plan = Plan(
@@ -119,7 +119,7 @@ def train(options: Options, rank: int, device: torch.device, make_validator: Mak
         score_every=options.score_every,
         keep_best=options.keep == "best",
     )
-    data = (*_data(split, sources), *_inherited(begun))
+    data = (*_describe_data(split, sources), *_inherited_data(initial))
     card = partial(_card, outputs.name, options, data, split, len(images))
     stop_signal = loop.train(training, plan, settings, outputs, validator, card, rank)
     if stop_signal is None:
@@ -133,7 +133,7 @@ def train(options: Options, rank: int, device: torch.device, make_validator: Mak
 
 
 def _training(options: Options, outputs: Outputs, settings: Settings, device: torch.device) -> Training:
-    """A training that has not begun, or as its checkpoint left it."""
+    """A new training, or the one of the checkpoint."""
     torch.manual_seed(options.seed)
     training = Training(
         IMAGE_CHANNELS[options.modality],
@@ -151,9 +151,9 @@ def _training(options: Options, outputs: Outputs, settings: Settings, device: to
     return training
 
 
-def _checked(options: Options) -> Outputs:
+def _check_options(options: Options) -> Outputs:
     """Where to write. Raises ReconstructionError for a number or a name that cannot be."""
-    for name, least in LEAST.items():
+    for name, least in MINIMA.items():
         if (value := getattr(options, name)) < least:
             raise _wrong(name, value, f"{least} or more")
     if min(options.widths) < 1:
@@ -174,7 +174,7 @@ def _wrong(option: str, found: object, expected: str) -> ReconstructionError:
     return ReconstructionError.at(f"--{option.replace('_', '-')}", str(found), expected)
 
 
-def _json(path: Path | None, option: str, kind: type) -> dict[str, Any]:
+def _read_json(path: Path | None, option: str, kind: type) -> dict[str, Any]:
     """A JSON object with values of one kind; an empty one where there is no file."""
     if path is None:
         return {}
@@ -188,9 +188,9 @@ def _json(path: Path | None, option: str, kind: type) -> dict[str, Any]:
     return read
 
 
-def _warn(options: Options, name: str, split: Split) -> None:
+def _write_warnings(options: Options, name: str, split: Split) -> None:
     if not options.hold_out:
-        people = ", ".join(_people(split.validation))
+        people = ", ".join(_person_names(split.validation))
         sys.stderr.write(
             f"warning: nobody was named by --hold-out; kept out of training, drawn by the seed: {people}\n"
         )
@@ -198,31 +198,31 @@ def _warn(options: Options, name: str, split: Split) -> None:
         sys.stderr.write(f"warning: a bundled prior is named {name} too and is found first; --name gives another\n")
 
 
-def _settings(options: Options, images: Sequence[TrainingImage]) -> Settings:
+def _resume_settings(options: Options, images: Sequence[TrainingImage]) -> Settings:
     digest = hashlib.sha256()
     for image in images:
         digest.update(f"{image.source} {image.weight} {tuple(image.pixels.shape)}".encode())
         digest.update(image.pixels.numpy().tobytes())
-    kept = ("steps", "batch", "patch", "learning_rate", "decay", "widths", "blocks", "seed")
+    names = ("steps", "batch", "patch", "learning_rate", "decay", "widths", "blocks", "seed")
     return {
         "modality": options.modality.value,
-        **{name: getattr(options, name) for name in kept},
+        **{name: getattr(options, name) for name in names},
         "start_from": options.start_from or "",
-        "processes": _processes_count(),
+        "processes": _process_count(),
         "images": digest.hexdigest(),
     }
 
 
-def _processes_count() -> int:
+def _process_count() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def _people(sources: Sequence[Any]) -> list[str]:
+def _person_names(sources: Sequence[Any]) -> list[str]:
     return sorted({source.person for source in sources})
 
 
-def _data(split: Split, sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What is trained on, with its terms."""
+def _describe_data(split: Split, sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The sources that the prior is trained on, with their terms of use."""
     return [
         f"{source.name if source.name == source.person else f'{source.name} ({source.person})'}: "
         f"{sources.get(source.name, {}).get('terms', 'terms not stated')}"
@@ -234,8 +234,8 @@ def _network(options: Options) -> EDMNetwork:
     return EDMNetwork(channels=IMAGE_CHANNELS[options.modality], widths=tuple(options.widths), blocks=options.blocks)
 
 
-def _begun(options: Options) -> Card | None:
-    """The card of the prior to begin with. Raises ReconstructionError when its network is not the one to be trained."""
+def _initial_prior(options: Options) -> Card | None:
+    """The card of the prior to start from. Raises ReconstructionError when its network is not the one to be trained."""
     if not options.start_from:
         return None
     card = find_card(options.start_from, options.modality, options.output)
@@ -252,9 +252,11 @@ def _shape(network: EDMNetwork) -> str:
     return f"--widths {' '.join(map(str, network.widths))} --blocks {network.blocks}"
 
 
-def _inherited(begun: Card | None) -> list[str]:
-    """What the prior to begin with was trained on."""
-    return [f"{entry} (by the prior {begun.name}, to begin with)" for entry in begun.data] if begun else []
+def _inherited_data(initial: Card | None) -> list[str]:
+    """The data that the prior to start from was trained on."""
+    if initial is None:
+        return []
+    return [f"{entry} (by the prior {initial.name}, to begin with)" for entry in initial.data]
 
 
 def _card(
@@ -266,7 +268,7 @@ def _card(
     step: int,
     scores: dict[str, float],
 ) -> Card:
-    people = _people(split.training)
+    people = _person_names(split.training)
     count = "one person" if len(people) == 1 else f"{len(people)} people"
     return Card(
         name=name,
@@ -275,7 +277,7 @@ def _card(
         network=_network(options),
         sha256="",
         data=data,
-        held_out=tuple(_people(split.validation)),
+        held_out=tuple(_person_names(split.validation)),
         training={
             "steps": step,
             "of_steps": options.steps,
@@ -284,7 +286,7 @@ def _card(
             "learning_rate": options.learning_rate,
             "ema": options.decay,
             "seed": options.seed,
-            "processes": _processes_count(),
+            "processes": _process_count(),
             "people": len(people),
             "slices": slices,
             **({"started_from": options.start_from} if options.start_from else {}),

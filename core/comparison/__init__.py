@@ -1,1 +1,1 @@
-"""Methods held against each other on scans with references: what was found, as tables, ranking and figures."""
+"""Comparison of methods on scans with references: plan, runs, tables, ranking, figures, report."""

@@ -1,4 +1,4 @@
-"""What a comparison is made of: the result of one method on one slice with one seed."""
+"""Entries of a comparison: the metrics of one method on one slice with one seed."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ ENTRY_METRICS = ("psnr", "ssim", "nmse", "data_residual", "seconds", "prior_eval
 
 @dataclass(frozen=True)
 class Entry:
-    """One reconstruction, its quality and its price; what is not known is None."""
+    """One reconstruction, its quality and its cost; None: unknown."""
 
     method: str  # label: the method's name, where its settings differ followed by a blank and words of its own
     scan: str
@@ -29,24 +29,24 @@ class Entry:
 
     @property
     def modality(self) -> Modality:
-        """As its sampling tells."""
+        """The modality, which the sampling implies."""
         return modality_of(self.sampling)
 
 
 def sampling_of(header: ScanHeader) -> str:
-    """How a scan is named among others: by its acceleration, rounded, or its number of views."""
+    """Sampling of a scan in tables: its acceleration, rounded, as `4x`, or its number of views, as `18 views`."""
     if header.modality is Modality.CT:
         return f"{header.views}{_VIEWS}"
     return f"{header.acceleration or 1:.0f}x"
 
 
 def modality_of(sampling: str) -> Modality:
-    """The modality whose scans are named so."""
+    """The modality of a sampling."""
     return Modality.CT if sampling.endswith(_VIEWS) else Modality.MRI
 
 
 def samplings_of(entries: Iterable[Entry]) -> dict[Modality, list[str]]:
-    """The samplings there are, by modality, those with most data first."""
+    """The samplings of the entries by modality, those with most data first."""
     found: dict[Modality, list[str]] = {}
     for sampling in sorted({entry.sampling for entry in entries}, key=_amount_left_out):
         found.setdefault(modality_of(sampling), []).append(sampling)
@@ -54,7 +54,7 @@ def samplings_of(entries: Iterable[Entry]) -> dict[Modality, list[str]]:
 
 
 def methods_of(entries: Iterable[Entry]) -> Sequence[str]:
-    """The labels there are, in the order of their first results."""
+    """The labels of the entries, in the order of their first results."""
     return list(dict.fromkeys(entry.method for entry in entries))
 
 

@@ -1,4 +1,4 @@
-"""Results of measurements on disk, each computed once: what is there already is read, whatever stopped the last run."""
+"""Cache of measurements on disk: each is computed once, and read when it is there already."""
 
 import hashlib
 import json
@@ -23,20 +23,20 @@ Made = tuple[Image | None, dict[str, Any]]
 
 
 class Measurement(NamedTuple):
-    """Something to measure on a case: `key` is all that its result depends on, beside the case and the engine."""
+    """A measurement on a case; its result depends on `key`, the case and the engine only."""
 
     label: str
     key: Mapping[str, Any]
 
     @property
     def name(self) -> str:
-        """Of its files, without their suffix."""
+        """Name of its files without their suffix."""
         digest = hashlib.sha256(json.dumps(self.key, sort_keys=True, default=str).encode()).hexdigest()
         return f"{re.sub(r'[^-+.,=_0-9A-Za-z]', '-', self.label)[:80]}-{digest[:8]}"
 
 
 class Result(NamedTuple):
-    """What was measured: `seconds`, `cpu_seconds`, where there was a reference `psnr` (dB) and `ssim`, and more."""
+    """Result: `seconds`, `cpu_seconds`, with a reference `psnr` (dB) and `ssim`, and further fields."""
 
     label: str
     path: Path  # of the image, .npy
@@ -44,7 +44,7 @@ class Result(NamedTuple):
 
     @property
     def psnr(self) -> float:
-        """In dB."""
+        """PSNR in dB."""
         return float(self.fields["psnr"])
 
     @property
@@ -54,7 +54,7 @@ class Result(NamedTuple):
 
 
 def read_result(folder: Path, wanted: Measurement) -> Result | None:
-    """The result of a measurement in the folder of its case; None if there is none yet."""
+    """The stored result of a measurement in the folder of its case; None: it is not there yet."""
     path = folder / f"{wanted.name}.json"
     if not path.is_file():
         return None
@@ -65,15 +65,16 @@ def read_result(folder: Path, wanted: Measurement) -> Result | None:
 
 
 def measure_once(folder: Path, wanted: Measurement, make: Callable[[], Made], reference: Image | None = None) -> Result:
-    """The result of a measurement, computed if it is not there yet.
+    """The result of a measurement, computed by `make` if it is not stored yet.
 
-    What `make` tells of its time and quality goes before what is seen here.
+    Fields that `make` returns take precedence over the times and metrics measured here.
     """
-    if (known := read_result(folder, wanted)) is not None:
+    known = read_result(folder, wanted)
+    if known is not None:
         return known
     folder.mkdir(parents=True, exist_ok=True)
     wall, cpu = time.perf_counter(), cpu_seconds()
-    image, told = make()
+    image, own_fields = make()
     fields = {
         "label": wanted.label,
         "key": wanted.key,
@@ -87,21 +88,21 @@ def measure_once(folder: Path, wanted: Measurement, make: Callable[[], Made], re
             np.save(file, image.astype(np.float32))
         if reference is not None:
             fields |= {"psnr": metrics.psnr(image, reference), "ssim": metrics.ssim(image, reference)}
-    fields |= told
+    fields |= own_fields
     with atomic_write(folder / f"{wanted.name}.json") as part:
         part.write_text(json.dumps(fields, indent=1, default=str) + "\n")
     return Result(wanted.label, folder / f"{wanted.name}.npy", fields)
 
 
 def cpu_seconds() -> float:
-    """Of this process and of those that it waited for, all threads together."""
+    """CPU seconds of this process and of child processes that it waited for, all threads together."""
     used = os.times()
     return time.process_time() + used.children_user + used.children_system
 
 
 @lru_cache
 def engine() -> str:
-    """What tells one state of the engine from another: of the sources of `core`."""
+    """Digest of the sources of `core`, which tells one state of the engine from another."""
     digest = hashlib.sha256()
     for path in sorted(ENGINE.rglob("*.py")):
         digest.update(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Training patches: slices turned, mirrored, zoomed, changed in brightness and, for MRI, given a phase."""
+"""Data augmentation: patches of slices, rotated, mirrored, zoomed, changed in brightness, with a phase for MRI."""
 
 import math
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ def uniform(low: float, high: float, rng: Generator) -> float:
 
 
 def _centre(extent: int, reach: float, rng: Generator) -> float:
-    """Where a patch `reach` pixels wide may have its centre within `extent` pixels."""
+    """A random centre of a patch `reach` pixels wide within `extent` pixels."""
     return math.floor(uniform(0, max(extent - reach, 0), rng)) + (min(reach, extent) - 1) / 2
 
 

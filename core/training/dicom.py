@@ -16,7 +16,7 @@ def series(files: Sequence[Path]) -> Iterator[tuple[NDArray[np.float32], Spacing
     """Volumes (rows, columns, slices) of DICOM files with their spacing in mm, a volume for each series and direction.
 
     Slices are sorted along their normal, values rescaled (CT: Hounsfield units). The spacing is None where positions
-    are missing, repeated or uneven. What holds no grey image is passed over.
+    are missing, repeated or uneven. Files without a grey image are skipped.
     """
     groups: dict[Any, list[tuple[Path, Any]]] = {}
     for path in files:
@@ -64,7 +64,7 @@ def _group(header: Any) -> tuple[Any, ...]:
 
 
 def _place(path: Path, header: Any) -> float:
-    """Where a slice lies along its normal, in mm; its number where it has no position."""
+    """Position of a slice along its normal in mm; its instance number where it has no position."""
     position, direction = (header.get(f"Image{name}Patient", None) for name in ("Position", "Orientation"))
     if position and direction:
         normal = np.cross(np.asarray(direction[:3], float), np.asarray(direction[3:], float))

@@ -1,4 +1,4 @@
-"""Image files to train on, recognised by their content: NIfTI, HDF5, npy, npz; DICOM series beside them."""
+"""Readers of training images, recognised by their content: NIfTI, HDF5, npy, npz and DICOM series."""
 
 import gzip
 import zipfile
@@ -17,7 +17,7 @@ from udig_recon.core.formats.containers.hdf5_library import h5py
 from udig_recon.core.training import dicom as dicom_series
 
 IMAGES = ("reconstruction_rss", "reconstruction_esc", "reference")
-"""Arrays that are taken for the images of an HDF5 or npz file, the first that is there."""
+"""Names of image arrays in HDF5 and npz files; the first that is present is used."""
 NO_IMAGES = ("kspace", "mask", "sinogram", "angles", "sensitivity_maps")
 _NIFTI_HEADERS = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile, ImageFileError)
