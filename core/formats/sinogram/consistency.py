@@ -1,8 +1,9 @@
-"""Whether a sinogram is what its file calls it, judged by laws that the line integrals of one object keep.
+"""Consistency conditions of sinograms: warnings where values cannot be line integrals of one object.
 
 Sums over the detectors are the same in all views and their centre of mass follows the angles as a sine (Helgason 1965,
-Ludwig 1966, orders 0 and 1), views half a turn apart are mirror images, and rays beside the object read nothing. What
-breaks them is told as a likelihood, never refused: an object that reaches beyond the detector keeps none of the laws.
+Ludwig 1966, orders 0 and 1), views half a turn apart are mirror images, and rays beside the object read nothing. A
+sinogram that breaks them gets a warning with the likely cause and is never refused: an object that reaches beyond the
+detector meets none of these conditions.
 """
 
 from collections.abc import Iterable
@@ -14,42 +15,47 @@ Values = NDArray[np.float64]
 
 LEAST_VIEWS, LEAST_DETECTORS = 4, 8
 CUT = 0.05
-"""A view whose edge reads more than this share of the peak is taken for cut off there."""
+"""A view counts as truncated where its edge reads more than this share of the peak."""
 UNEVEN = 0.1
-"""Sums over the detectors that differ by more than this share (standard deviation) are told."""
+"""Sums over the detectors that differ by more than this share (standard deviation) give a warning."""
 ALIKE = 0.3
-"""Views half a turn apart that are nearer to each other than to their mirror images by this factor are told."""
+"""Views half a turn apart that are nearer to each other than to their mirror images by this factor give a warning."""
 _MOST_NAMED = 8
 
 
-def oddities(sinogram: NDArray[np.float32], angles: Values, measured: NDArray[np.bool_] | None = None) -> list[str]:
-    """What is odd about one slice's sinogram (views, detectors) of line integrals.
+def consistency_warnings(
+    sinogram: NDArray[np.float32], angles: Values, measured: NDArray[np.bool_] | None = None
+) -> list[str]:
+    """Warnings about one slice's sinogram (views, detectors) of line integrals.
 
-    Angles (views,) are radians, `measured` is False where a ray is missing. Nothing is said of less than LEAST_VIEWS
-    views or LEAST_DETECTORS detectors.
+    Angles (views,) are radians, `measured` is False where a ray is missing. Fewer than LEAST_VIEWS views or
+    LEAST_DETECTORS detectors give no warnings.
     """
     p = np.asarray(sinogram, np.float64)
     numbers = np.arange(len(p))
     if measured is not None:
         numbers = np.flatnonzero(measured.any(axis=1))
-        p = np.stack([_between(row, known) for row, known in zip(p[numbers], measured[numbers], strict=True)])
+        p = np.stack([_interpolated(row, known) for row, known in zip(p[numbers], measured[numbers], strict=True)])
     peak = float(np.percentile(np.abs(p), 99.5)) if p.size else 0.0
     if len(p) < LEAST_VIEWS or p.shape[1] < LEAST_DETECTORS or peak == 0:
         return []
-    told = _intensities(p) or _swapped(p, peak)
-    if told:
-        return told
+    warnings = _no_logarithm(p) or _swapped_axes(p, peak)
+    if warnings:
+        return warnings
     dead_views = _dead_views(p)
     known = np.ones(p.shape[1], bool) if measured is None else np.asarray(measured[numbers].all(axis=0))
     dead = _dead_detectors(p[~dead_views], peak, known)
-    told = [f"{named('view', numbers[dead_views])}: every detector reads the same"] if dead_views.any() else []
-    if dead.any():
-        told.append(f"{named('detector', np.flatnonzero(dead))}: the same reading in every view (rings); {_LEAVE_OUT}")
-        p = np.stack([_between(row, ~dead) for row in p])
     if dead_views.any():
-        told[0] += f"; {_LEAVE_OUT}"
+        warnings.append(f"{format_numbers('view', numbers[dead_views])}: every detector reads the same")
+    if dead.any():
+        warnings.append(
+            f"{format_numbers('detector', np.flatnonzero(dead))}: the same reading in every view (rings); {_LEAVE_OUT}"
+        )
+        p = np.stack([_interpolated(row, ~dead) for row in p])
+    if dead_views.any():
+        warnings[0] += f"; {_LEAVE_OUT}"
     kept = ~dead_views
-    return told + _broken_laws(p[kept], angles[numbers][kept], numbers[kept], peak)
+    return warnings + _broken_laws(p[kept], angles[numbers][kept], numbers[kept], peak)
 
 
 _LEAVE_OUT = "an array mask (views, detectors) with 0 there leaves them out"
@@ -58,17 +64,17 @@ _LEAVE_OUT = "an array mask (views, detectors) with 0 there leaves them out"
 def _broken_laws(p: Values, angles: Values, numbers: NDArray[np.intp], peak: float) -> list[str]:
     if len(p) < LEAST_VIEWS:
         return []
-    told = [*_gains(p, angles, peak), *_background(p, peak)]
+    warnings = [*_deviating_detectors(p, angles, peak), *_background_level(p, peak)]
     cut = _cut_off(p, peak)
     if np.count_nonzero(cut) > 0.05 * len(p):
         shares = f"{np.count_nonzero(cut)} of {len(p)} views"
         cause = "the object reaches beyond the detector, or the flat field is off"
-        return [*told, f"values at the detector's edge are far from 0 in {shares}: {cause}"]
-    return told + _uneven(p, numbers) + _astray(p, angles) + _not_mirrored(p, angles)
+        return [*warnings, f"values at the detector's edge are far from 0 in {shares}: {cause}"]
+    return warnings + _unequal_sums(p, numbers) + _wandering_centre(p, angles) + _not_mirrored(p, angles)
 
 
-def _intensities(p: Values) -> list[str]:
-    """Rays beside an object read 1, or i0, and less within: the logarithm has not been taken."""
+def _no_logarithm(p: Values) -> list[str]:
+    """Transmissions or counts: rays beside the object read 1, or i0, and rays through it less."""
     edges = _edges(p)
     level = float(np.median(edges))
     if level <= 0 or np.percentile(np.abs(edges - level), 90) > 0.2 * level:
@@ -87,8 +93,8 @@ def _intensities(p: Values) -> list[str]:
     ]
 
 
-def _swapped(p: Values, peak: float) -> list[str]:
-    """As many views as detectors, and the laws hold along the wrong axis."""
+def _swapped_axes(p: Values, peak: float) -> list[str]:
+    """Swapped axes: as many views as detectors, and the conditions hold along the wrong axis."""
     if p.shape[0] != p.shape[1]:
         return []
     over_detectors, over_views = _variation(p.sum(axis=1)), _variation(p.sum(axis=0))
@@ -106,7 +112,7 @@ def _dead_views(p: Values) -> NDArray[np.bool_]:
 
 
 def _dead_detectors(p: Values, peak: float, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Detectors with one reading in all views, where the nearest others to both sides see the object in most views."""
+    """Detectors with one reading in all views between neighbours that see the object in most views."""
     if len(p) < LEAST_VIEWS:
         return np.zeros(p.shape[1], bool)
     constant: NDArray[np.bool_] = (p.max(axis=0) == p.min(axis=0)) & known
@@ -122,7 +128,7 @@ def _dead_detectors(p: Values, peak: float, known: NDArray[np.bool_]) -> NDArray
     return dead
 
 
-def _gains(p: Values, angles: Values, peak: float) -> list[str]:
+def _deviating_detectors(p: Values, angles: Values, peak: float) -> list[str]:
     """Detectors that differ from both neighbours by the same in view after view, which parts of an object do not.
 
     Except those of a body about the axis itself, which differ at the mirrored detector too. The axis is where the mean
@@ -146,11 +152,11 @@ def _gains(p: Values, angles: Values, peak: float) -> list[str]:
     ]
     if not found:
         return []
-    return [f"{named('detector', found)}: readings unlike the neighbours' in every view (rings); {_LEAVE_OUT}"]
+    return [f"{format_numbers('detector', found)}: readings unlike the neighbours' in every view (rings); {_LEAVE_OUT}"]
 
 
-def _background(p: Values, peak: float) -> list[str]:
-    """Rays beside the object read 0; where they read something else throughout, the beam is another than was told."""
+def _background_level(p: Values, peak: float) -> list[str]:
+    """Rays beside the object read 0; where they all read something else, the beam is not what the file says."""
     ends = _edges(p)
     edges = np.concatenate((p[:, : _margin(p)].ravel(), p[:, -_margin(p) :].ravel()))
     level, spread = float(np.median(edges)), 1.4826 * float(np.median(np.abs(edges - np.median(edges))))
@@ -175,7 +181,7 @@ def _cut_off(p: Values, peak: float) -> NDArray[np.bool_]:
     return cut
 
 
-def _uneven(p: Values, numbers: NDArray[np.intp]) -> list[str]:
+def _unequal_sums(p: Values, numbers: NDArray[np.intp]) -> list[str]:
     sums = p.sum(axis=1)
     usual = float(np.median(sums))
     if usual <= 0:
@@ -186,8 +192,8 @@ def _uneven(p: Values, numbers: NDArray[np.intp]) -> list[str]:
     if 0 < np.count_nonzero(outliers) <= len(p) // 4:
         share = 100 * float(np.median(sums[outliers])) / usual
         return [
-            f"{named('view', numbers[outliers])}: the sum over the detectors is {share:.3g} percent of other views', "
-            f"which line integrals of one object never are; {_LEAVE_OUT}"
+            f"{format_numbers('view', numbers[outliers])}: the sum over the detectors is {share:.3g} percent of other "
+            f"views', which line integrals of one object never are; {_LEAVE_OUT}"
         ]
     varied = float(sums.std()) / usual
     if varied <= max(UNEVEN, 5 * noise):
@@ -199,7 +205,7 @@ def _uneven(p: Values, numbers: NDArray[np.intp]) -> list[str]:
     ]
 
 
-def _astray(p: Values, angles: Values) -> list[str]:
+def _wandering_centre(p: Values, angles: Values) -> list[str]:
     """The centre of mass is a constant and a sine of the angle."""
     p = p - np.median(_edges(p))
     sums = p.sum(axis=1)
@@ -266,15 +272,15 @@ def _variation(sums: Values) -> float:
     return float(sums.std() / max(abs(sums.mean()), np.finfo(np.float64).tiny))
 
 
-def _between(row: Values, known: NDArray[np.bool_]) -> Values:
-    """A view with what is not known drawn straight from the nearest known detectors."""
+def _interpolated(row: Values, known: NDArray[np.bool_]) -> Values:
+    """A view with unknown detectors interpolated linearly between the nearest known ones."""
     places = np.arange(len(row))
     filled: Values = np.interp(places, places[known], row[known])
     return filled
 
 
-def named(what: str, numbers: Iterable[int]) -> str:
-    """Numbers, counted from 0, as runs: "detectors 60, 62 to 65"."""
+def format_numbers(what: str, numbers: Iterable[int]) -> str:
+    """Numbers, counted from 0, in words with runs: "detectors 60, 62 to 65"."""
     every = list(map(int, numbers))
     runs: list[list[int]] = []
     for number in every:

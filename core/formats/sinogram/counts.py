@@ -1,4 +1,4 @@
-"""Counts become line integrals: the beam without an object, as a sinogram file gives it."""
+"""Line integrals from counts, by the Beer-Lambert law, and the unattenuated beam of a sinogram file."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.arrays import Array, SqueezedAxes
 from udig_recon.core.formats.input_format import Contents
 from udig_recon.core.formats.limits import PEAKS, quote_safely
-from udig_recon.core.formats.sinogram.consistency import named
+from udig_recon.core.formats.sinogram.consistency import format_numbers
 from udig_recon.core.formats.with_warnings import WithWarnings
 
 _QUANTITIES = {
@@ -27,7 +27,7 @@ _PHOTONS = 100  # i0 of less is a unit, not a number of photons
 
 @dataclass(frozen=True)
 class Beam:
-    """What a ray reads without an object and without a beam, (detectors,) or one number for all."""
+    """Readings without an object (flat) and without a beam (dark), (detectors,) or one number for all."""
 
     flat: NDArray[np.float64]
     dark: NDArray[np.float64] = field(default_factory=lambda: np.zeros(()))
@@ -49,7 +49,7 @@ def line_integrals(
 
 
 def read_beam(contents: Contents, detectors: int, measured: NDArray[np.bool_] | None) -> WithWarnings[Beam | None]:
-    """The beam without an object; None for line integrals."""
+    """The unattenuated beam; None where the sinogram holds line integrals."""
     attributes, arrays = contents.attributes, contents.arrays
     given = attributes.get("quantity", "line_integrals")
     quantity = _QUANTITIES.get(str(given).lower().strip().replace(" ", "_").replace("-", "_"))
@@ -96,23 +96,25 @@ def _per_detector(contents: Contents, name: str, detectors: int) -> NDArray[np.f
 
 
 def _check_beam(name: str, flat: NDArray[np.float64], dark: NDArray[np.float64], used: NDArray[np.bool_]) -> None:
-    """Refuse a beam that no ray can be divided by, with the detectors where that is so."""
+    """Raise UnreadableScan for a beam that no ray can be divided by, with its detectors."""
     for which, values, least in ((name, flat, PEAKS[0]), ("dark", dark, 0.0)):
         with np.errstate(invalid="ignore"):
             wrong = used & ~((values >= least) & (values <= PEAKS[1]))
         if wrong.any():
             first = quote_safely(float(values if values.ndim == 0 else values[wrong][0]))
-            where = "" if values.ndim == 0 else f" at {named('detector', np.flatnonzero(wrong))}"
+            where = "" if values.ndim == 0 else f" at {format_numbers('detector', np.flatnonzero(wrong))}"
             expected = f"photons per ray, {least:g} to {PEAKS[1]:g}; or an array mask with 0 at such detectors"
             raise UnreadableScan.at(which, first + where, expected)
     beaten = used & (flat - dark <= PEAKS[0])
     if beaten.any():
-        where = "everywhere" if flat.ndim == dark.ndim == 0 else f"at {named('detector', np.flatnonzero(beaten))}"
+        where = (
+            "everywhere" if flat.ndim == dark.ndim == 0 else f"at {format_numbers('detector', np.flatnonzero(beaten))}"
+        )
         raise UnreadableScan.at(name, f"no more than dark {where}", f"{name} above dark, or an array mask with 0 there")
 
 
 def beam_warnings(beam: Beam, highest: float) -> list[str]:
-    """Counts and i0 that cannot belong together."""
+    """Warnings about counts and i0 that cannot belong together."""
     flat, dark = float(beam.flat.max()), float(beam.dark.min())
     share = (highest - dark) / (flat - dark)
     if share > 2:

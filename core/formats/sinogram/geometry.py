@@ -1,4 +1,4 @@
-"""The geometry of a sinogram file: what it says, what follows from that, what is assumed."""
+"""Geometry of a sinogram: angles, grids and missing rays, from the file or assumed with a warning."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,9 @@ class Grid(NamedTuple):
     detector_spacing_mm: float
 
 
-def grid(attributes: Mapping[str, float | str], detectors: int, reference: ArraySource | None) -> WithWarnings[Grid]:
+def image_grid(
+    attributes: Mapping[str, float | str], detectors: int, reference: ArraySource | None
+) -> WithWarnings[Grid]:
     """The grid as the file gives it; what is missing follows from the rest, with a warning."""
     warnings = []
     pixel = length(attributes, "pixel_size_mm")
@@ -110,7 +112,7 @@ def read_angles(source: ArraySource | None, shape: tuple[int, ...], others: Sequ
 
 
 def _refuse_swapped(shape: tuple[int, ...], angles: int) -> None:
-    """Say which order of axes it is where another axis than that of views is as long as angles."""
+    """Raise UnreadableScan with the right order of axes where another axis is as long as the angles."""
     slices, views, detectors = shape
     expected = f"{AXES}, with as many views as angles"
     if angles == detectors != views:
@@ -122,10 +124,10 @@ def _refuse_swapped(shape: tuple[int, ...], angles: int) -> None:
 
 
 def _look_like_degrees(angles: NDArray[np.float64]) -> bool:
-    """Whether angles cannot be radians; those may begin at any number of turns, and go on by a golden angle."""
+    """Whether angles cannot be radians. Radians may start at any number of turns, and proceed by a golden angle."""
     span = float(np.ptp(angles))
     if span > _MOST_TURN:
-        return not _golden(angles)
+        return not _has_golden_angle(angles)
     if np.abs(angles).max() <= 4 * math.pi or len(angles) < 2:
         return bool(np.abs(angles).max() > 4 * math.pi)
     step = span / (len(angles) - 1)
@@ -136,7 +138,7 @@ def _look_like_degrees(angles: NDArray[np.float64]) -> bool:
     return bool(np.allclose(angles, np.round(angles, 3), rtol=0, atol=1e-9 * np.abs(angles).max()))
 
 
-def _golden(angles: NDArray[np.float64]) -> bool:
+def _has_golden_angle(angles: NDArray[np.float64]) -> bool:
     """Whether views go on by a golden or tiny golden angle (Wundrak et al. 2015) of radians, not folded into a turn."""
     steps = np.diff(angles)
     ratio = (1 + math.sqrt(5)) / 2

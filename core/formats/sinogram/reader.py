@@ -1,4 +1,4 @@
-"""Sinogram files: geometry with its defaults, checks, and line integrals from counts."""
+"""Reader of sinograms: fits arrays and geometry to each other, checks values, and reads line integrals."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,17 +13,17 @@ from udig_recon.core.formats.containers.arrays import AddedAxis, Array, ArraySou
 from udig_recon.core.formats.input_format import ARRAYS_OR_ATTRIBUTES, Contents
 from udig_recon.core.formats.lengths import length, slice_spacing
 from udig_recon.core.formats.limits import LEAST_SIDE, Limits
-from udig_recon.core.formats.sinogram.consistency import oddities
+from udig_recon.core.formats.sinogram.consistency import consistency_warnings
 from udig_recon.core.formats.sinogram.counts import Beam, beam_warnings, line_integrals, read_beam
 from udig_recon.core.formats.sinogram.geometry import (
     AXES,
     check_geometry,
-    grid,
+    image_grid,
     measured_rays,
     read_angles,
     rotation_center,
 )
-from udig_recon.core.formats.sinogram.view_axis import Centres
+from udig_recon.core.formats.sinogram.view_axis import CentresOfMass
 from udig_recon.core.formats.value_checks import check_values, checked_blocks
 
 USED = frozenset(
@@ -33,15 +33,15 @@ USED = frozenset(
         *("rotation_center", "slice_spacing_mm", "slice_thickness_mm"),
     )
 )
-"""Names of arrays and attributes that have a meaning beside a sinogram."""
+"""Names of arrays and attributes that a sinogram scan uses."""
 
 _STEEP = 50.0  # line integrals of patients stay below about 15
 _LEFT_OUT = "rays that are missing may be left out: an array mask (views, detectors), 0 where nothing was measured"
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """The arrays and geometry of a scan, fitted to each other, the sinogram's values not looked at."""
+class _FittedArrays:
+    """The arrays and geometry of a scan, fitted to each other; the sinogram's values are not looked at."""
 
     sinogram: ArraySource  # (slices, views, detectors), zeros where a ray is not measured
     angles: NDArray[np.float64]  # (views,), radians
@@ -58,7 +58,7 @@ class _Layout:
 
 
 class _Measured(ArraySource):
-    """A sinogram with zeros in place of what was not measured, whatever stands there."""
+    """A sinogram with zeros where no ray was measured."""
 
     def __init__(self, source: ArraySource, measured: NDArray[np.bool_]) -> None:
         super().__init__(source.name, source.shape, source.dtype, source.stored_bytes)
@@ -77,11 +77,11 @@ class _Measured(ArraySource):
 
 
 def probe(contents: Contents) -> ScanHeader:
-    """Header of a sinogram whose every value has been looked at."""
-    layout = _layout(contents)
-    slices, views, detectors = layout.sinogram.shape
-    warnings = _survey(layout)
-    for source in (layout.reference, layout.guide):
+    """Header of a sinogram, after a check of all its values."""
+    arrays = _fit_arrays(contents)
+    slices, views, detectors = arrays.sinogram.shape
+    warnings = _check_values(arrays)
+    for source in (arrays.reference, arrays.guide):
         if source is not None:
             check_values(source)
     return ScanHeader(
@@ -90,55 +90,55 @@ def probe(contents: Contents) -> ScanHeader:
         slices=slices,
         views=views,
         detectors=detectors,
-        matrix=(layout.image_size, layout.image_size),
-        pixel_spacing_mm=(layout.pixel_size_mm, layout.pixel_size_mm),
-        slice_spacing_mm=layout.slice_spacing_mm,
-        has_reference=layout.reference is not None,
-        has_guide=layout.guide is not None,
-        warnings=(*layout.warnings, *warnings),
+        matrix=(arrays.image_size, arrays.image_size),
+        pixel_spacing_mm=(arrays.pixel_size_mm, arrays.pixel_size_mm),
+        slice_spacing_mm=arrays.slice_spacing_mm,
+        has_reference=arrays.reference is not None,
+        has_guide=arrays.guide is not None,
+        warnings=(*arrays.warnings, *warnings),
     )
 
 
 def read(contents: Contents, slices: Sequence[int]) -> CTAcquisition:
-    """The wanted slices as line integrals, zeros where a ray is not measured."""
-    layout = _layout(contents)
-    reference, guide = layout.reference, layout.guide
+    """Read the wanted slices as line integrals, with zeros where no ray was measured."""
+    arrays = _fit_arrays(contents)
+    reference, guide = arrays.reference, arrays.guide
     return CTAcquisition(
-        sinogram=_integrals(layout, layout.sinogram.read(slices)),
-        angles=layout.angles,
-        measured=layout.measured,
-        image_size=layout.image_size,
-        pixel_size_mm=layout.pixel_size_mm,
-        detector_spacing_mm=layout.detector_spacing_mm,
-        rotation_center=layout.rotation_center,
+        sinogram=_integrals(arrays, arrays.sinogram.read(slices)),
+        angles=arrays.angles,
+        measured=arrays.measured,
+        image_size=arrays.image_size,
+        pixel_size_mm=arrays.pixel_size_mm,
+        detector_spacing_mm=arrays.detector_spacing_mm,
+        rotation_center=arrays.rotation_center,
         reference=None if reference is None else reference.read(slices).astype(np.float32, copy=False),
         guide=None if guide is None else guide.read(slices).astype(np.float32, copy=False),
     )
 
 
-def _integrals(layout: _Layout, values: Array) -> NDArray[np.float32]:
-    if layout.beam is None:
+def _integrals(arrays: _FittedArrays, values: Array) -> NDArray[np.float32]:
+    if arrays.beam is None:
         return values.astype(np.float32, copy=False)
-    integrals = line_integrals(values, layout.beam.flat, layout.beam.dark)
-    if layout.measured is not None:
-        integrals[:, ~layout.measured] = 0
+    integrals = line_integrals(values, arrays.beam.flat, arrays.beam.dark)
+    if arrays.measured is not None:
+        integrals[:, ~arrays.measured] = 0
     return integrals
 
 
 def check_limits(contents: Contents, limits: Limits) -> None:
-    """Refuse a scan that is too large, by the sizes that its arrays and attributes declare."""
+    """Raise UnsupportedScan for a scan that is too large by the sizes that it declares."""
     slices, views, detectors = _stack(contents).shape
     limits.check("sinogram", "slices", slices, limits.max_slices)
     limits.check("sinogram", "views", views, limits.max_views)
     bin_them = "sum or average neighbouring detectors, and give detector_spacing_mm of the sums"
     limits.check("sinogram", "detectors", detectors, limits.max_detectors, LEAST_SIDE, remedy=bin_them)
-    size = _layout(contents).image_size
+    size = _fit_arrays(contents).image_size
     remedy = "" if "image_size" in contents.attributes else _smaller_image(contents, size, limits.max_matrix)
     limits.check("image_size", "pixels a side", size, limits.max_matrix, LEAST_SIDE, remedy=remedy)
 
 
 def _smaller_image(contents: Contents, size: int, most: int) -> str:
-    """What to give where the image follows from the detectors and is too large."""
+    """Advice where the image follows from the detectors and is too large."""
     pixel = length(contents.attributes, "pixel_size_mm") or length(contents.attributes, "detector_spacing_mm") or 1.0
     return f"give image_size={most} and pixel_size_mm={pixel * size / most:.4g} to have all of the detector's width"
 
@@ -168,7 +168,7 @@ def _stack(contents: Contents) -> ArraySource:
     return source
 
 
-def _layout(contents: Contents) -> _Layout:
+def _fit_arrays(contents: Contents) -> _FittedArrays:
     warnings: list[str] = []
     sinogram = _stack(contents)
     attributes = contents.attributes
@@ -179,18 +179,18 @@ def _layout(contents: Contents) -> _Layout:
     slices, views, detectors = sinogram.shape
     angles = read_angles(contents.arrays.get("angles"), sinogram.shape, contents.unused)
     reference, guide = contents.arrays.get("reference"), contents.arrays.get("guide")
-    image, noted = grid(attributes, detectors, reference)
+    image, noted = image_grid(attributes, detectors, reference)
     warnings += noted
     shape = (slices, image.image_size, image.image_size)
     measured = measured_rays(contents.arrays.get("mask"), views, detectors)
-    fitted_reference = None if reference is None else _fitting(reference, shape)
-    fitted_guide = None if guide is None else _fitting(guide, shape)
+    fitted_reference = None if reference is None else _fit(reference, shape)
+    fitted_guide = None if guide is None else _fit(guide, shape)
     beam, noted = read_beam(contents, detectors, measured)
     warnings += noted
     centre = rotation_center(attributes, detectors)
     across, noted = slice_spacing(attributes)
     warnings += noted
-    return _Layout(
+    return _FittedArrays(
         sinogram=sinogram if measured is None else _Measured(sinogram, measured),
         angles=angles,
         measured=measured,
@@ -206,7 +206,7 @@ def _layout(contents: Contents) -> _Layout:
     )
 
 
-def _fitting(source: ArraySource, shape: tuple[int, int, int]) -> ArraySource:
+def _fit(source: ArraySource, shape: tuple[int, int, int]) -> ArraySource:
     if source.native not in (np.float32, np.float64):
         raise UnreadableScan.at(source.name, f"{source.dtype} values", "float32, attenuation in 1/mm")
     fitted = AddedAxis(source, axis=0) if len(source.shape) == 2 else source
@@ -215,40 +215,40 @@ def _fitting(source: ArraySource, shape: tuple[int, int, int]) -> ArraySource:
     return fitted
 
 
-def _survey(layout: _Layout) -> list[str]:
-    """Look at all of the sinogram; gives what is odd about it."""
+def _check_values(arrays: _FittedArrays) -> list[str]:
+    """Check all values of the sinogram. Returns warnings."""
     starved, highest = 0, -math.inf
-    signal = np.zeros(layout.sinogram.shape[0])
-    beam = layout.beam
-    shape = layout.sinogram.shape
-    centres = Centres((shape[0], shape[1], shape[2])) if shape[0] == shape[1] and beam is None else None
-    for region, block in checked_blocks(layout.sinogram, ("slice", "view", "detector"), _LEFT_OUT):
+    signal = np.zeros(arrays.sinogram.shape[0])
+    beam = arrays.beam
+    shape = arrays.sinogram.shape
+    centres = CentresOfMass((shape[0], shape[1], shape[2])) if shape[0] == shape[1] and beam is None else None
+    for region, block in checked_blocks(arrays.sinogram, ("slice", "view", "detector"), _LEFT_OUT):
         dark = 0.0 if beam is None else beam.dark if beam.dark.ndim == 0 else beam.dark[region[2]]
         none = block <= dark
-        if layout.measured is not None:
-            none &= layout.measured[region[1:]]
+        if arrays.measured is not None:
+            none &= arrays.measured[region[1:]]
         starved += int(none.sum())
         highest = max(highest, float(block.max()))
         if centres is not None:
             centres.add(region, block)
         signal[region[0]] += np.abs(block).sum(axis=(1, 2), dtype=np.float64)
-    told: list[str] = []
+    warnings: list[str] = []
     if beam is not None:
         if highest <= 0:
             raise UnreadableScan.at("sinogram", "no count above 0", "photon counts")
         if starved:
-            told.append(f"{starved} rays without photons are read as half a photon")
-        told += beam_warnings(beam, highest)
+            warnings.append(f"{starved} rays without photons are read as half a photon")
+        warnings += beam_warnings(beam, highest)
     elif highest > _STEEP:
         scaled = "if they were multiplied, as by 1000 for whole numbers, divide by that"
         return [f"line integrals reach {highest:.3g}: if these are counts, set quantity='counts' and i0; {scaled}"]
-    elif layout.sinogram.dtype.kind in "iu":
+    elif arrays.sinogram.dtype.kind in "iu":
         return ["line integrals are whole numbers: if these are counts, set quantity='counts' and i0"]
     # The laws of line integrals are tried on the slice that attenuates most.
     chosen = int(np.argmax(signal) if beam is None else np.argmin(np.where(signal > 0, signal, np.inf)))
-    integrals = _integrals(layout, layout.sinogram.read([chosen]))[0]
-    found = oddities(integrals, layout.angles, layout.measured)
-    # Who finds the axes of views and detectors swapped, or no line integrals, need not look at those of slices.
-    if centres is not None and layout.measured is None and not found:
-        found = centres.oddities(layout.angles)
-    return told + found
+    integrals = _integrals(arrays, arrays.sinogram.read([chosen]))[0]
+    found = consistency_warnings(integrals, arrays.angles, arrays.measured)
+    # Where axes of views and detectors are swapped, or values are no line integrals, that of slices is not looked at.
+    if centres is not None and arrays.measured is None and not found:
+        found = centres.swapped_axes_warnings(arrays.angles)
+    return warnings + found

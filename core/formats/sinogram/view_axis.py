@@ -1,4 +1,4 @@
-"""Which axis of a stack of sinograms is that of views, where shapes cannot tell: centres of mass follow the angles."""
+"""Detects swapped axes of slices and views where shapes do not show them: centres of mass follow the angles."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,29 +7,29 @@ Values = NDArray[np.float64]
 
 LEAST_VIEWS = 8
 SWAPPED = 4
-"""Axes are told as swapped where the laws are kept better by this factor along the other."""
+"""A warning calls axes swapped where the centres follow the angles better by this factor along the other."""
 
 
-class Centres:
-    """Centres of mass (slices, views) of a stack with as many slices as views, whose order no shape can tell."""
+class CentresOfMass:
+    """CentresOfMass of mass (slices, views) of a stack with as many slices as views, whose order no shape can tell."""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self._sums, self._moments = np.zeros(shape[:2]), np.zeros(shape[:2])
         self._middle = (shape[2] - 1) / 2
 
     def add(self, region: tuple[slice, ...], block: NDArray[np.generic]) -> None:
-        """A block (slices, views, detectors) of line integrals at its place."""
+        """Add a block (slices, views, detectors) of line integrals."""
         values = np.asarray(block, np.float64)
         places = np.arange(region[2].start, region[2].stop) - self._middle
         self._sums[region[:2]] += values.sum(axis=2)
         self._moments[region[:2]] += values @ places
 
-    def oddities(self, angles: Values) -> list[str]:
-        """Whether the centres follow the angles along the first axis rather than along the second."""
+    def swapped_axes_warnings(self, angles: Values) -> list[str]:
+        """A warning where the centres follow the angles along the first axis rather than along the second."""
         if min(self._sums.shape) < LEAST_VIEWS or self._sums.min() <= 0.2 * np.median(self._sums):
             return []
         centres = self._moments / self._sums
-        along_views, along_slices = _left_over(centres, angles), _left_over(centres.T, angles)
+        along_views, along_slices = _misfit_of_sines(centres, angles), _misfit_of_sines(centres.T, angles)
         if along_views < 1e-6 or along_views < SWAPPED * along_slices:
             return []
         return [
@@ -38,8 +38,8 @@ class Centres:
         ]
 
 
-def _left_over(centres: Values, angles: Values) -> float:
-    """Mean square of what a constant for all rows and a sine for each leave of centres (rows, angles)."""
+def _misfit_of_sines(centres: Values, angles: Values) -> float:
+    """Mean square residual of centres (rows, angles) after a fit of one constant, and of a sine for each row."""
     basis = np.linalg.qr(np.stack((np.cos(angles), np.sin(angles)), axis=1))[0]
     left = centres - (centres @ basis) @ basis.T
     one = 1 - basis @ basis.sum(axis=0)
