@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from udig_recon.api.http.repeated_events import EventDeduplicator, RepeatedEvents
+from udig_recon.api.http.repeated_events import MOST_KINDS, EventDeduplicator, RepeatedEvents
 from udig_recon.api.http.threads import run_uncancelled
 from udig_recon.worker.access import audit
 from udig_recon.worker.access.audit import Who
@@ -41,10 +41,10 @@ _Kind = tuple[Who, str, str]
 class AuditRecorder:
     """Counts and writes. An entry stands for itself, or for as many as its `count` says within a minute."""
 
-    def __init__(self, sessions: sessionmaker[Session]) -> None:
+    def __init__(self, sessions: sessionmaker[Session], max_kinds: int = MOST_KINDS) -> None:
         self._sessions = sessions
         # Whoever reads very much hides no other's reading.
-        self._folding: EventDeduplicator[_Kind] = EventDeduplicator(nothing_is_lost=True)
+        self._folding: EventDeduplicator[_Kind] = EventDeduplicator(nothing_is_lost=True, max_kinds=max_kinds)
         self._first: deque[RepeatedEvents[_Kind]] = deque()
         self._writing = threading.Lock()
 

@@ -69,6 +69,11 @@ class NotificationListener:
             if not self._watched[job_id].waiting:
                 del self._watched[job_id]
 
+    @property
+    def subscribers(self) -> int:
+        """How many wait for a change at this moment."""
+        return sum(len(watched.waiting) for watched in self._watched.values())
+
     async def read(self, job_id: uuid.UUID, what: Hashable, read: Callable[[], Read]) -> Read:
         """What `read` finds of a watched job, in a thread; those who want the same meanwhile share one reading.
 

@@ -29,11 +29,17 @@ class _Fold:
 class EventDeduplicator(Generic[Kind]):
     """Counts what comes, by kind, for all threads.
 
-    `nothing_is_lost`: what is new beyond MOST_KINDS is told each time.
+    `nothing_is_lost`: what is new beyond MOST_KINDS is told each time, where `max_kinds` are followed already.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, *, nothing_is_lost: bool = False) -> None:
-        self._clock, self._nothing_is_lost = clock, nothing_is_lost
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        nothing_is_lost: bool = False,
+        max_kinds: int = MOST_KINDS,
+    ) -> None:
+        self._clock, self._nothing_is_lost, self._max_kinds = clock, nothing_is_lost, max_kinds
         self._lock = threading.Lock()
         self._folds: dict[Kind, _Fold] = {}
 
@@ -41,7 +47,7 @@ class EventDeduplicator(Generic[Kind]):
         """Whether this is to be told by itself: none of its kind came within the last minute. Else it is counted."""
         with self._lock:
             if (fold := self._folds.get(kind)) is None:
-                if len(self._folds) < MOST_KINDS:
+                if len(self._folds) < self._max_kinds:
                     self._folds[kind] = _Fold(self._clock() + MINUTE, {})
                     return True
                 return self._nothing_is_lost

@@ -29,11 +29,22 @@ router = APIRouter(tags=["jobs"])
 AWAY_SECONDS = 1.0
 RECONNECT_MILLISECONDS = 2000
 PAGE = 1000
-_EVENTS = Content.text(
+_EVENTS = Content(
     "text/event-stream",
     'event: status\ndata: {"status":"running","progress":{"fraction":0.42},"warnings":[]}\n\n'
     'event: snapshot\ndata: {"seq":7,"slice":0,"iteration":42,"iterations":100,"psnr":34.1}\nid: 7\n\n'
     'event: done\ndata: {"status":"succeeded","progress":{"fraction":1.0},"warnings":[]}\nid: 9.done\n\n',
+    schema={"type": "string"},
+    item_schema={
+        "type": "object",
+        "required": ["event", "data"],
+        "properties": {
+            "event": {"type": "string", "enum": ["status", "snapshot", "done"]},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+            "id": {"type": "string"},
+            "retry": {"type": "integer"},
+        },
+    },
 )
 _EVENT_ID = re.compile(r"(\d{1,18})(\.done)?")
 

@@ -20,6 +20,7 @@ class Content(NamedTuple):
     media_type: str
     example: Any
     schema: dict[str, Any] | None = None
+    item_schema: dict[str, Any] | None = None  # of each event in a stream
 
     @classmethod
     def binary(cls, media_type: str, example: str) -> "Content":

@@ -93,7 +93,8 @@ def _answer(answer: Answer) -> dict[str, Any]:
         return {"model": answer, "content": {"application/json": {"example": example_of(answer)}}}
     content = {}
     for each in [answer] if isinstance(answer, Content) else answer:
-        content[each.media_type] = {"example": each.example} | ({"schema": each.schema} if each.schema else {})
+        entry = {"example": each.example, "schema": each.schema, "itemSchema": each.item_schema}
+        content[each.media_type] = {name: value for name, value in entry.items() if value is not None}
     return {"content": content}
 
 

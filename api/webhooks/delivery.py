@@ -5,7 +5,7 @@ import json
 import logging
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -69,6 +69,28 @@ def headers(delivery: Delivery, body: str, secrets: Sequence[str], now: datetime
     }
 
 
+class ReceiverTimeouts:
+    """Time-outs by receiver (tenant and host): shorter for a while after one did not answer."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock = seconds, clock
+        self._short_until: dict[tuple[str, str], float] = {}
+
+    def of(self, receiver: tuple[str, str]) -> float:
+        """Seconds that a receiver has to answer."""
+        now = self._clock()
+        self._short_until = {each: until for each, until in self._short_until.items() if until > now}
+        return min(IMPATIENT_SECONDS, self._seconds) if receiver in self._short_until else self._seconds
+
+    def shorten(self, receiver: tuple[str, str]) -> None:
+        """Give less time to a receiver that did not answer."""
+        self._short_until[receiver] = self._clock() + IMPATIENT_FOR_SECONDS
+
+    def restore(self, receiver: tuple[str, str]) -> None:
+        """Give the full time to a receiver that has answered."""
+        self._short_until.pop(receiver, None)
+
+
 class WebhookDispatcher:
     """Delivers what stands in the outbox, beside the couriers of other processes."""
 
@@ -84,7 +106,7 @@ class WebhookDispatcher:
             limits=httpx2.Limits(max_keepalive_connections=0),  # hosts of one address do not share connections
         )
         self._held: list[tuple[str, str]] = []  # tenant and host of what is delivered now
-        self._silent: dict[tuple[str, str], float] = {}  # until when these have less time
+        self._timeouts = ReceiverTimeouts(settings.webhook_timeout_seconds)
 
     async def run(self) -> None:
         """Deliver for ever, over lost databases too; what is cut off is tried again when its lease has ended."""
@@ -128,7 +150,7 @@ class WebhookDispatcher:
     async def attempt(self, delivery: Delivery) -> str | None:
         """Try once; what is wrong, in words that hold nothing of the URL, or None when it was heard."""
         receiver = (delivery.tenant, delivery.host)
-        seconds = self._patience(receiver)
+        seconds = self._timeouts.of(receiver)
         try:
             async with asyncio.timeout(seconds):
                 status = await self._post(delivery)
@@ -136,24 +158,17 @@ class WebhookDispatcher:
             return f"the URL {error}"
         except (TimeoutError, httpx2.TransportError, OSError) as error:
             if seconds == self._settings.webhook_timeout_seconds:
-                self._silent[receiver] = time.monotonic() + IMPATIENT_FOR_SECONDS
+                self._timeouts.shorten(receiver)
             log.info("webhook.unanswered", extra={"webhook_id": str(delivery.id), "cause": type(error).__name__})
             return UNHEARD
         except Exception as error:
             # One that nobody foresaw must not keep the others from being told.
             log.error("webhook.failed", extra={"error": type(error).__name__})
             return f"an error of the service's own ({type(error).__name__})"
-        self._silent.pop(receiver, None)
+        self._timeouts.restore(receiver)
         if status == 410:
             return webhook_outbox.GONE
         return None if 200 <= status < 300 else f"answered {status}"
-
-    def _patience(self, receiver: tuple[str, str]) -> float:
-        """How long a receiver may take: less when it has kept others waiting lately."""
-        now = time.monotonic()
-        self._silent = {each: until for each, until in self._silent.items() if until > now}
-        seconds = self._settings.webhook_timeout_seconds
-        return min(IMPATIENT_SECONDS, seconds) if receiver in self._silent else seconds
 
     async def _post(self, delivery: Delivery) -> int:
         """The status of the answer, whose body nobody reads."""

@@ -128,13 +128,16 @@ def test_methods_are_told_apart_by_labels_and_keep_the_knobs_that_were_given(
     ]
 
 
-def test_what_is_wrong_is_told_with_what_would_be_right(client: TestClient, scan: dict[str, Any]) -> None:
+def test_what_is_wrong_is_told_with_what_would_be_right(
+    client: TestClient, scan: dict[str, Any], subtests: pytest.Subtests
+) -> None:
     for change, field, expected in WRONG:
-        answer = client.post("/v1/comparisons", json=asked(scan) | change)
-        assert answer.status_code == 422, (change, answer.text)
-        (error,) = answer.json()["errors"]
-        assert error["field"].startswith(field), (change, error)
-        assert expected in error["expected"], (change, error)
+        with subtests.test(str(change)):
+            answer = client.post("/v1/comparisons", json=asked(scan) | change)
+            assert answer.status_code == 422, answer.text
+            (error,) = answer.json()["errors"]
+            assert error["field"].startswith(field)
+            assert expected in error["expected"]
     assert client.get("/v1/jobs").json()["items"] == client.get("/v1/comparisons").json()["items"] == []
 
 

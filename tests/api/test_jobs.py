@@ -53,17 +53,6 @@ WRONG = [
     ({"scan_id": "seven"}, "scan_id", "UUID"),
 ]
 
-NO_JOBS = [
-    (b"{}", "text/plain", 415),
-    (b"{}", "", 415),
-    (b"not json", "application/json", 422),
-    (b"\xff\xfe", "application/json", 422),
-    (b"[" * 100_000, "application/json", 422),
-    (b'"' + b"x" * (1 << 20) + b'"', "application/json", 413),
-]
-
-NO_NUMBERS = ["NaN", "Infinity", "1e999"]
-
 
 def asked(scan: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"scan_id": scan["id"], "parameters": QUICK, **more}
@@ -104,14 +93,17 @@ def test_what_is_left_out_has_defaults(client: TestClient, scan: dict[str, Any])
     assert (job["outputs"], job["slice_numbers"], job["seed"], job["tags"]) == (["h5"], [0, 1], 0, {})
 
 
-def test_what_is_wrong_is_told_with_what_would_be_right(client: TestClient, scan: dict[str, Any]) -> None:
+def test_what_is_wrong_is_told_with_what_would_be_right(
+    client: TestClient, scan: dict[str, Any], subtests: pytest.Subtests
+) -> None:
     for change, field, expected in WRONG:
-        answer = client.post("/v1/jobs", json=asked(scan) | change)
-        assert answer.status_code == 422, answer.text
-        (error,) = answer.json()["errors"]
-        assert error["field"].startswith(field), change
-        assert expected in error["expected"], change
-        assert error["found"], change
+        with subtests.test(str(change)):
+            answer = client.post("/v1/jobs", json=asked(scan) | change)
+            assert answer.status_code == 422, answer.text
+            (error,) = answer.json()["errors"]
+            assert error["field"].startswith(field)
+            assert expected in error["expected"]
+            assert error["found"]
     assert client.get("/v1/jobs").json()["items"] == []
 
 
@@ -146,19 +138,30 @@ def test_more_views_left_out_than_can_be_spared_are_refused_with_how_many_can(
     assert (error["found"], error["expected"]) == ("24 of 24 views", "22 views or fewer; 0 holds out none")
 
 
-def test_numbers_that_are_none_are_refused(client: TestClient, scan: dict[str, Any]) -> None:
-    for number in NO_NUMBERS:
-        body = f'{{"scan_id": "{scan["id"]}", "parameters": {{"method": "cg_sense", "ridge": {number}}}}}'
-        answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
-        assert answer.status_code == 422, number
-        assert answer.json()["errors"][0]["field"] == "parameters.ridge"
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+def test_numbers_that_are_none_are_refused(client: TestClient, scan: dict[str, Any], number: str) -> None:
+    body = f'{{"scan_id": "{scan["id"]}", "parameters": {{"method": "cg_sense", "ridge": {number}}}}}'
+    answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "parameters.ridge"
 
 
-def test_a_body_that_is_no_job_is_refused(client: TestClient) -> None:
-    for content, kind, status in NO_JOBS:
-        answer = client.post("/v1/jobs", content=content, headers={"Content-Type": kind})
-        assert answer.status_code == status, answer.text
-        assert answer.headers["content-type"] == "application/problem+json"
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [
+        (b"{}", "text/plain", 415),
+        (b"{}", "", 415),
+        (b"not json", "application/json", 422),
+        (b"\xff\xfe", "application/json", 422),
+        (b"[" * 100_000, "application/json", 422),
+        (b'"' + b"x" * (1 << 20) + b'"', "application/json", 413),
+    ],
+    ids=["text", "no type", "not JSON", "not UTF-8", "nested", "too large"],
+)
+def test_a_body_that_is_no_job_is_refused(client: TestClient, content: bytes, kind: str, status: int) -> None:
+    answer = client.post("/v1/jobs", content=content, headers={"Content-Type": kind})
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
 
 
 def test_a_job_of_an_unknown_scan_is_404(client: TestClient) -> None:

@@ -73,7 +73,7 @@ def test_many_who_wait_read_the_job_once_and_again_only_when_more_than_its_progr
 
     monkeypatch.setattr(queries, "read_job_async", counted)
     claim = drive.claim(job)
-    watched = client.app.state.context.notifications._watched  # type: ignore[attr-defined]
+    notifications = client.app.state.context.notifications  # type: ignore[attr-defined]
     answers: list[dict[str, Any]] = []
 
     def wait() -> None:
@@ -82,7 +82,7 @@ def test_many_who_wait_read_the_job_once_and_again_only_when_more_than_its_progr
     waiting = [threading.Thread(target=wait) for _ in range(5)]
     for thread in waiting:
         thread.start()
-    until(lambda: sum(len(each.waiting) for each in watched.values()) == 5)
+    until(lambda: notifications.subscribers == 5)
     time.sleep(0.5)
     before = len(reads)
     for iteration in range(1, 9):
@@ -129,8 +129,7 @@ def test_a_refused_key_ends_what_waits_for_it(
         both = [threading.Thread(target=each) for each in (wait, listen)]
         for thread in both:
             thread.start()
-        watched = app.state.context.notifications._watched
-        until(lambda: sum(len(each.waiting) for each in watched.values()) == 2)
+        until(lambda: app.state.context.notifications.subscribers == 2)
         refuse()
         for thread in both:
             thread.join(20)

@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -121,19 +120,18 @@ def standing(database: sessionmaker[Session]) -> list[Counter[str]]:
         return [Counter(session.scalars(tried))]
 
 
-def test_a_host_that_did_not_answer_has_less_time_for_a_while_and_then_all_of_it(
-    settings: Settings, database: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [time.monotonic()]
-    monkeypatch.setattr(delivery.time, "monotonic", lambda: now[0])
-    courier = WebhookDispatcher(settings, database)
+def test_a_host_that_did_not_answer_has_less_time_for_a_while_and_then_all_of_it() -> None:
+    now = [0.0]
+    timeouts = delivery.ReceiverTimeouts(15.0, lambda: now[0])
     dead, other = ("a", "dead.example.org"), ("b", "dead.example.org")
-    courier._silent[dead] = now[0] + delivery.IMPATIENT_FOR_SECONDS
-    assert courier._patience(dead) == delivery.IMPATIENT_SECONDS
-    assert courier._patience(other) == settings.webhook_timeout_seconds
+    timeouts.shorten(dead)
+    assert timeouts.of(dead) == delivery.IMPATIENT_SECONDS
+    assert timeouts.of(other) == 15.0
     now[0] += delivery.IMPATIENT_FOR_SECONDS + 1
-    assert courier._patience(dead) == settings.webhook_timeout_seconds
-    assert not courier._silent
+    assert timeouts.of(dead) == 15.0
+    timeouts.shorten(dead)
+    timeouts.restore(dead)
+    assert timeouts.of(dead) == 15.0
 
 
 @pytest.mark.parametrize(
