@@ -76,6 +76,9 @@ class Evaluations:
 def of_run(method: Parameters, coils: int = 1, *, follows: bool = False) -> Evaluations:
     """Of one run, of one slice with one seed, to its end; `follows`: the slice takes over what another has found."""
     start = Evaluations(normals=START_CG_ITERATIONS + 2)
+    counts = method.evaluations()
+    if counts is not None and not isinstance(method, EarlyStoppingParameters):
+        return start + Evaluations(**counts)
     match method:
         case UDiGDIP():
             return start + _udig_dip(method, follows=follows)
@@ -91,7 +94,13 @@ def of_run(method: Parameters, coils: int = 1, *, follows: bool = False) -> Eval
             return once.times(stages) + Evaluations(normals=looks)
         case HoldoutParameters():
             return start + Evaluations(normals=2.0, passes=20.0)
-    return start
+    return start + _uncounted(method)
+
+
+def _uncounted(method: Parameters) -> Evaluations:
+    """Of a method of another distribution without counts: one A^H A, and one prior evaluation, in each iteration."""
+    steps = float(getattr(method, "iterations", getattr(method, "steps", 1)))
+    return Evaluations(normals=steps, passes=10.0 * steps, prior_calls=steps if method.needs_prior else 0.0)
 
 
 def of_setup(method: Parameters, modality: Modality, coils: int = 1) -> Evaluations:
@@ -152,6 +161,8 @@ def _start(name: str) -> Evaluations:
 
 def _watched_once(p: EarlyStoppingParameters, coils: int) -> Evaluations:
     """Of one run of an iterative method."""
+    if (counts := p.evaluations()) is not None:
+        return Evaluations(**counts)
     match p:
         case CGSense() | SIRT():
             return Evaluations(normals=1.5 * p.iterations, passes=12.0 * p.iterations)
@@ -159,7 +170,7 @@ def _watched_once(p: EarlyStoppingParameters, coils: int) -> Evaluations:
             return _fit(p)
         case Sampler():
             return _sampler(p, coils)
-    return Evaluations()
+    return _uncounted(p)
 
 
 def _fit(p: Fit) -> Evaluations:
@@ -193,7 +204,7 @@ def _sampler(p: Sampler, coils: int) -> Evaluations:
         case DCDP():
             each = {"prior_calls": p.prior_calls, "normals": p.consistency_iterations + 1}
         case _:
-            raise TypeError(f"the cost of {p.method} is not known")
+            each = {"prior_calls": 1, "normals": 2}
     separate = isinstance(p, ScoreMRI) and p.coils == "separate"
     batch = coils if separate else p.samples
     step = Evaluations(**{"passes": 30, **each}).times(batch)

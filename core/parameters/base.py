@@ -1,7 +1,7 @@
 """Base of the methods' parameters, and field types that several families share."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Protocol, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -68,7 +68,7 @@ class Parameters(BaseModel):
         """How to run the method without that array, as the end of a sentence; empty: it cannot."""
         return ""
 
-    def evaluations(self) -> Mapping[str, float] | None:
+    def evaluations(self) -> Mapping[str, Any] | None:
         """Counts of what one run to its end evaluates, by the fields of `core.cost.evaluations.Evaluations`.
 
         The estimate of time and memory is made of them. None: `core.cost.evaluations` counts, for a method that it

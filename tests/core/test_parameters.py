@@ -65,7 +65,7 @@ def test_an_image_that_a_method_needs_is_missed_at_the_door():
     require(parse({"method": "ref_guided_dip"}), ())
     require(parse({"method": "dip_probe"}), ("reference",))
     require(parse({"method": "ref_guided_dip", "guide": "file"}), ("guide",))
-    with pytest.raises(UnsupportedScan, match="the knob guide may be plain") as refusal:
+    with pytest.raises(UnsupportedScan, match="the parameter guide may be plain") as refusal:
         require(parse({"method": "ref_guided_dip", "guide": "file"}), ("reference",))
     assert refusal.value.field == "scan.guide"
     with pytest.raises(UnsupportedScan, match="needs an image 'reference' in the scan, found none"):
