@@ -65,7 +65,9 @@ def test_a_method_of_another_distribution_is_listed_validated_estimated_run_and_
         assert parameters["iterations"]["symbol"] == "N"
         assert {"holdout_share", "patience", "refit"} <= set(parameters)
         assert "Landweber" in client.get("/openapi.json").json()["components"]["schemas"]
-        body = {"scan_id": client.post("/v1/scans", content=ct_file).json()["id"]}
+        uploaded = client.post("/v1/scans", content=ct_file)
+        assert uploaded.status_code == 201, uploaded.text
+        body = {"scan_id": uploaded.json()["id"]}
         refused = client.post("/v1/jobs", json={**body, "parameters": {"method": "landweber", "step_size": 2}})
         (error,) = refused.json()["errors"]
         assert (refused.status_code, error["field"], error["expected"]) == (422, "parameters.step_size", "< 2.0")
