@@ -31,14 +31,14 @@ Words = Annotated[str, StringConstraints(max_length=64, pattern=PLAIN)]
 
 
 class ComparedMethod(BaseModel):
-    """A method with its knobs, and what tells it from the same method with others."""
+    """A method with its parameters, and what tells it from the same method with others."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     label: Words | None = Field(
         None, description="words that follow the method's name in tables and pictures: `lambda 0`"
     )
-    parameters: Method = Field(description="method with its knobs, see GET /v1/methods")
+    parameters: Method = Field(description="method with its parameters, see GET /v1/methods")
 
     @property
     def name(self) -> str:

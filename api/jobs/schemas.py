@@ -57,7 +57,7 @@ class JobOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [_REQUEST]})
 
-    parameters: Method = Field(description="method with its knobs, see GET /v1/methods")
+    parameters: Method = Field(description="method with its parameters, see GET /v1/methods")
     outputs: list[OutputName] = Field(
         ["h5"],
         min_length=1,

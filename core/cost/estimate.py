@@ -1,6 +1,6 @@
 """What a job will cost, told before it runs: how often it evaluates what costs, and so its time, memory and files.
 
-Counts follow from the knobs (a run to its end: many end earlier, none does more). Seconds are those of one core of a
+Counts follow from parameters (a run to its end: many end earlier, none does more). Seconds are those of one core of a
 CPU, measured by `benchmarks.speed.estimates`; a service multiplies them by what its own workers take. Torch-free.
 """
 

@@ -57,7 +57,7 @@ class ESDIP(RandomInput):
         description="updates without a lower variance that end the run",
         json_schema_extra={"symbol": "P"},
     )
-    warm_up: int = Field(100, ge=0, le=100_000, description="first updates that are not judged")
+    warm_up: int = Field(100, ge=0, le=100_000, description="first updates that are not compared")
 
 
 class OES(RandomInput):

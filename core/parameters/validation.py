@@ -48,4 +48,4 @@ def _near(name: str, method: str | None, methods: Mapping[str, type[Parameters]]
         return "no such field"
     known = [key for key in methods[method].model_fields if key != "method"]
     near = difflib.get_close_matches(name, known, n=3)
-    return f"one of the knobs of {method}: {', '.join(near or known) or 'none'}"
+    return f"one of the parameters of {method}: {', '.join(near or known) or 'none'}"

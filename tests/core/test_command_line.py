@@ -132,10 +132,13 @@ def test_same_seed_writes_the_same_image(tmp_path):
             ["--method", "sirt", "--set", "iterations=0"],
             "iterations is 0, expected >= 1",
         ),
-        (["--method", "sirt", "--set", "beta=1"], "beta is unknown, expected one of the knobs of sirt: holdout_share"),
+        (
+            ["--method", "sirt", "--set", "beta=1"],
+            "beta is unknown, expected one of the parameters of sirt: holdout_share",
+        ),
         (
             ["--method", "sirt", "--set", "iteration=1"],
-            "iteration is unknown, expected one of the knobs of sirt: iterations",
+            "iteration is unknown, expected one of the parameters of sirt: iterations",
         ),
         (["--method", "sirt", "--set", "beta=1", "--set", "iterations=20"], "beta is unknown"),
         (["--set", "iterations"], "--set takes PARAMETER=VALUE"),

@@ -190,7 +190,7 @@ def test_an_interrupted_run_goes_on_where_it_was_stopped(folder, tmp_path, monke
         (["--methods", "magic"], "magic: no method 'magic'; there are: udig_dip, "),
         (["--methods", "tv:weight"], "tv:weight takes PARAMETER=VALUE, found 'weight'"),
         (["--methods", "tv:iterations=0"], "iterations is 0, expected >= 1"),
-        (["--methods", "tv:sigma=1"], "sigma is unknown, expected one of the knobs of tv"),
+        (["--methods", "tv:sigma=1"], "sigma is unknown, expected one of the parameters of tv"),
         (["--methods", "tv", "tv"], "two methods are called 'tv'; call one otherwise: LABEL=METHOD"),
         (["--methods", "tv", "--seeds", "0"], "--seeds 0: expected 1 or more"),
         (["--methods", "tv", "--slices", "1", "2"], "body.npz: slices: found 2, expected 0 to 1"),
