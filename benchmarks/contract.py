@@ -24,7 +24,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 
 from benchmarks.data.tiny_scans import GOOD
 from benchmarks.demo import checked
-from benchmarks.load.upload_memory import ROOT, door
+from benchmarks.load.upload_memory import ROOT, api_process
 from udig_recon.core.cli import UDIG
 from udig_recon.worker.access import keys
 from udig_recon.worker.access.limits import Scope, Wanted
@@ -112,7 +112,7 @@ def main() -> int:
     authentication = "on" if asked.key else "off"
     with (
         tempfile.TemporaryDirectory(prefix="udig-contract-") as name,
-        door(Path(name) / "data", AUTHENTICATION=authentication) as api,
+        api_process(Path(name) / "data", AUTHENTICATION=authentication) as api,
     ):
         headers = _key(api.environment["DATABASE_URL"]) if asked.key else {}
         worker = subprocess.Popen([*UDIG, "worker"], cwd=ROOT, env={**os.environ, **api.environment})

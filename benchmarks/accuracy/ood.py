@@ -36,7 +36,7 @@ VIEWS = 30
 COILS = 6
 COUNT = 10
 FRESH = 100
-"""First seed of what is drawn: what the familiarity was chosen by is not judged here."""
+"""First seed of what is drawn: seeds below it chose the features."""
 
 
 class Group(NamedTuple):

@@ -65,7 +65,7 @@ def volume(images: Path, sampling: str, count: int) -> Volume:
 
 
 def made(scan: Acquisition, index: int, method: Parameters, warm_start: WarmStart | None) -> Made:
-    """A slice, its verdict and the seconds of this thread's processor."""
+    """A slice, its prior check and the seconds of this thread's processor."""
     began = time.process_time()
     problem = slice_problem(scan, index, CPU, fit_maps=method.fits_maps)
     problem_seconds = time.process_time() - began
@@ -83,56 +83,56 @@ class Pair(NamedTuple):
     """A slice by itself and in its block."""
 
     alone: Result
-    led: Result
+    dependent: Result
 
 
-def pairs(taken: Volume, followers: int, output: Path) -> list[Pair]:
-    """Of the leader, which is its own pair, and so many of its followers."""
+def pairs(taken: Volume, dependents: int, output: Path) -> list[Pair]:
+    """Of the reference slice, which is its own pair, and so many of its dependents."""
     method = complete(parse({"method": "udig_dip"}), taken.modality)
     load_prior(None, taken.modality, None, CPU)
     numbers = range(taken.scan.slices)
-    led, found = reference_slices(numbers, method), dict[int, Result]()
+    references, found = reference_slices(numbers, method), dict[int, Result]()
     assert taken.scan.reference is not None
     pairs = []
-    for number in processing_order(numbers, led)[: 1 + followers]:
+    for number in processing_order(numbers, references)[: 1 + dependents]:
         folder, reference = output / f"{taken.name.replace(' ', '_')}-{number}", taken.scan.reference[number]
         key = {"parameters": method.model_dump(mode="json")}
         alone = measure_once(
             folder, Measurement("alone", key), partial(made, taken.scan, number, method, None), reference
         )
-        found[number] = led_one = alone
-        if number in led:
-            warm_start = WarmStart.from_check(led[number], found[led[number]].fields["prior_check"])
+        found[number] = in_block = alone
+        if number in references:
+            warm_start = WarmStart.from_check(references[number], found[references[number]].fields["prior_check"])
             make = partial(made, taken.scan, number, method, warm_start)
-            led_one = measure_once(folder, Measurement("led", {**key, "warm_start": str(warm_start)}), make, reference)
-        pairs.append(Pair(alone, led_one))
-        print(f"{folder.name}: {told(alone)}; {told(led_one)}", flush=True)
+            in_block = measure_once(folder, Measurement("led", {**key, "warm_start": str(warm_start)}), make, reference)
+        pairs.append(Pair(alone, in_block))
+        print(f"{folder.name}: {told(alone)}; {told(in_block)}", flush=True)
     return pairs
 
 
 def told(result: Result) -> str:
-    verdict = result.fields["prior_check"]
-    return f"{result.label} {result.psnr:.2f} dB, {result.fields['cpu_seconds']:.1f} s, {verdict['prior_weight']:.2f}"
+    check = result.fields["prior_check"]
+    return f"{result.label} {result.psnr:.2f} dB, {result.fields['cpu_seconds']:.1f} s, {check['prior_weight']:.2f}"
 
 
 def row(name: str, pairs: Sequence[Pair]) -> str:
     """One line of the table."""
-    followers = pairs[1:]
+    dependents = pairs[1:]
     alone = mean(pair.alone.fields["cpu_seconds"] for pair in pairs)
-    led = mean(pair.led.fields["cpu_seconds"] for pair in followers)
+    dependent = mean(pair.dependent.fields["cpu_seconds"] for pair in dependents)
     blocks = VOLUME // BLOCK
-    whole = blocks * alone + (VOLUME - blocks) * led
-    lost = [pair.led.psnr - pair.alone.psnr for pair in followers]
+    whole = blocks * alone + (VOLUME - blocks) * dependent
+    lost = [pair.dependent.psnr - pair.alone.psnr for pair in dependents]
     cells = (
         name,
         str(len(pairs)),
         f"{alone:.1f}",
-        f"{led:.1f}",
+        f"{dependent:.1f}",
         f"{VOLUME * alone:.0f}",
         f"{whole:.0f}",
         f"**{whole / (VOLUME * alone):.2f}**",
         f"{mean(pair.alone.psnr for pair in pairs):.2f}",
-        f"{mean(pair.led.psnr for pair in pairs):.2f}",
+        f"{mean(pair.dependent.psnr for pair in pairs):.2f}",
         f"{min(lost):+.2f} to {max(lost):+.2f}",
     )
     return f"| {' | '.join(cells)} |"
@@ -142,13 +142,13 @@ COLUMNS = (
     "sampling",
     "slices",
     "alone s",
-    "follower s",
+    "dependent s",
     "16 alone s",
     "volume of 16 s",
     "ratio",
     "alone dB",
     "in the block dB",
-    "followers' change dB",
+    "dependents' change dB",
 )
 
 
@@ -158,13 +158,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--samplings", nargs="+", default=["4x", "8x", "18 views"], help="or 'poisson 8x', '30 views'")
     parser.add_argument("--slices", type=int, default=BLOCK, choices=range(2, BLOCK + 1), help="of the block")
-    parser.add_argument("--followers", type=int, default=BLOCK - 1, help="that are measured at most; all by default")
+    parser.add_argument("--dependents", type=int, default=BLOCK - 1, help="that are measured at most; all by default")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     rows = []
     for name in options.samplings:
         taken = volume(options.images, name, options.slices)
-        rows.append(row(name, pairs(taken, options.followers, options.output)))
+        rows.append(row(name, pairs(taken, options.dependents, options.output)))
     print(f"\n| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|", *rows, sep="\n")
 
 

@@ -92,7 +92,7 @@ def bound(jobs: int) -> float:
 
 
 def settle(stack: Stack) -> set[str]:
-    """Wait until all doors are ready, all jobs have ended and nothing is left behind, or for long enough.
+    """Wait until all API processes are ready, all jobs have ended and nothing is left behind, or for long enough.
 
     What failed by a full disk or by lost workers, of clients that never came back, is retried as an operator would.
     Returns the jobs that were.

@@ -146,7 +146,7 @@ class Client(threading.Thread):
                 raise Unexpected(f"job {job} is cancelled, which nobody asked for")
 
     def _asked(self, method: str, path: str, wanted: tuple[int, ...], **more: Any) -> httpx2.Response:
-        """The answer, of one door or the other, however often it takes."""
+        """The answer, of one API process or the other, however often it takes."""
         while time.monotonic() < self._deadline:
             try:
                 answer = self._http.request(method, self._rng.choice(self._urls) + path, **more)

@@ -56,7 +56,7 @@ def kill_workers(stack: Stack, _: random.Random) -> Iterator[Struck]:
 
 def kill_door(stack: Stack, rng: random.Random) -> Iterator[Struck]:
     """kill -9 of an API process."""
-    rng.choice(stack.doors).send(signal.SIGKILL)
+    rng.choice(stack.api_processes).send(signal.SIGKILL)
     yield Struck(0)
 
 

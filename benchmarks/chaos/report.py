@@ -29,8 +29,8 @@ def text(stack: Stack, setting: str, notes: Notes, recovered: Sequence[Recovery]
             "",
             *_table(("fault", "struck", "lasted s", "until ready s", "until claimed again s"), map(_fault, recovered)),
             "",
-            f"Longest from a fault to recovery: {longest:.1f} s until all doors are ready, {claimed:.1f} s until a "
-            "slice is claimed again (both from the strike, however long the fault lasted).",
+            f"Longest from a fault to recovery: {longest:.1f} s until all API processes are ready, {claimed:.1f} s "
+            "until a slice is claimed again (both from the strike, however long the fault lasted).",
             "",
             *_table(("seen", "times"), _seen(stack, notes)),
             "",

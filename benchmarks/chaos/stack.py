@@ -41,7 +41,7 @@ from udig_recon.worker.standalone.servers import DATABASE, SUPERUSER, VALKEY_OPT
 ROOT = Path(__file__).parents[2]
 WORKERS, DOORS = 3, 2
 ASK_SECONDS = 2.0
-PROBE_SECONDS = 0.3  # between two looks at whether all doors are ready
+PROBE_SECONDS = 0.3  # between two looks at whether all API processes are ready
 STOP_SECONDS = 15.0
 MEBIBYTE = 1 << 20
 SCAN = {"Content-Type": "application/octet-stream"}
@@ -64,7 +64,7 @@ class Held(NamedTuple):
 
 
 class Process:
-    """One door or worker; started again a moment after it has ended."""
+    """One API process or worker; started again a moment after it has ended."""
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str], log: Path) -> None:
         self.name, self.log = name, log
@@ -183,7 +183,9 @@ class Stack:
             max_open_jobs=100_000,
             **HASTE,
         )
-        self.doors = [self._process(f"api-{number}", "api", PORT=str(port)) for number, port in enumerate(ports, 1)]
+        self.api_processes = [
+            self._process(f"api-{number}", "api", PORT=str(port)) for number, port in enumerate(ports, 1)
+        ]
         self.workers = [
             self._process(f"worker-{number}", "worker", CHAOS_CLOCK="1" if number == WORKERS else "", fence=fence)
             for number in range(1, WORKERS + 1)
@@ -220,7 +222,7 @@ class Stack:
 
     def __exit__(self, *_: object) -> None:
         self.readiness.stop()
-        for process in (*self.doors, *self.workers):
+        for process in (*self.api_processes, *self.workers):
             process.stop()
         self.engine.dispose()
         self.celery.close()
@@ -237,7 +239,7 @@ class Stack:
         if not self.postgres_down:
             with suppress(EmbeddedError):  # its disk is full: the next time, perhaps
                 self.postgres.revive()
-        for process in (*self.doors, *self.workers):
+        for process in (*self.api_processes, *self.workers):
             pid = process.supervise(self.rng.uniform(0.1, 1.0))
             if pid is not None and process in self.workers and self.rng.random() < 0.5:
                 self._forget(pid)
@@ -293,27 +295,29 @@ class Stack:
         except urllib.error.HTTPError as error:
             self.uploads[error.code] += 1
         except OSError:
-            pass  # no door answers, for another fault has struck as well
+            pass  # no API process answers, for another fault has struck as well
 
     def events(self) -> Counter[str]:
-        """How often each event stands in the logs of workers and doors."""
+        """How often each event stands in the logs of workers and API processes."""
         return Counter(line["event"] for line in self.log_lines() if "event" in line)
 
     def log_lines(self) -> Iterator[dict[str, object]]:
-        """What workers and doors said."""
-        for process in (*self.doors, *self.workers):
+        """What workers and API processes said."""
+        for process in (*self.api_processes, *self.workers):
             for line in process.log.read_text(errors="replace").splitlines():
                 if re.match(r"\{.*\}$", line):
                     yield json.loads(line)
 
 
 class Readiness(threading.Thread):
-    """Asks every door again and again whether a job posted now would run."""
+    """Asks every API process again and again whether a job posted now would run."""
 
     def __init__(self, urls: list[str]) -> None:
         super().__init__(name="readiness", daemon=True)
         self._urls, self._ending = urls, threading.Event()
-        self.ready_since_probe_at = 0.0  # when the last probe began that all doors answered well; 0: the last was not
+        self.ready_since_probe_at = (
+            0.0  # when the last probe began that all API processes answered well; 0: the last was not
+        )
         self.last_probe: list[str] = []
 
     def run(self) -> None:

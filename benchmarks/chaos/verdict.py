@@ -79,7 +79,7 @@ def checks(stack: Stack, notes: Notes, abandoned: set[str], storm: Storm, calm: 
         ("scans refused while the disk was full", stack.uploads[507], "full-data"),
         ("answers of commits lost", stack.wire.cut.total(), "lost-answers"),
     )
-    by_itself = {process.name: process.ended_by_itself for process in stack.workers + stack.doors}
+    by_itself = {process.name: process.ended_by_itself for process in stack.workers + stack.api_processes}
     by_itself = {name: statuses for name, statuses in by_itself.items() if statuses}
     return [
         Check("accepted jobs that ended", f"{ended}", f"{count}", ended == count),

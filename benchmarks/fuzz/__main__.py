@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.fuzz.campaign import Campaign, Report
 from benchmarks.fuzz.mutators import Traps
 from benchmarks.fuzz.target import Target
-from benchmarks.load.upload_memory import ROOT, door
+from benchmarks.load.upload_memory import ROOT, api_process
 from udig_recon.core.cli import UDIG
 
 FAILURES = Path("campaign-failures")
@@ -33,7 +33,7 @@ def fired_upon(folder: Path, files: int, seed: int, jobs: int) -> Report:
     """The campaign against an API and a worker of its own."""
     data, logs = folder / "data", [folder / "api.log", folder / "worker.log"]
     traps = Traps(folder)
-    with door(data, logs[0]) as api, logs[1].open("w") as sink:
+    with api_process(data, logs[0]) as api, logs[1].open("w") as sink:
         environment = {**api.environment, "OMP_NUM_THREADS": "1"}
         worker = subprocess.Popen([*UDIG, "worker"], cwd=ROOT, env=environment, stderr=sink)
         try:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from benchmarks.fuzz.drafts import FileMaker, Spoilt
 from benchmarks.fuzz.mutators import MUTATORS, Traps
-from benchmarks.fuzz.posting import ACCEPTED, REFUSED, Client, Verdict
+from benchmarks.fuzz.posting import ACCEPTED, REFUSED, Client, Outcome
 from benchmarks.fuzz.target import MemoryWatch, Target
 
 CLIENTS = 4
@@ -30,13 +30,13 @@ class Row:
     jobs: dict[str, int] = field(default_factory=dict)
     slowest: float = 0.0
 
-    def add(self, verdict: Verdict) -> None:
+    def add(self, outcome: Outcome) -> None:
         """Count one file."""
         self.files += 1
-        self.statuses[verdict.status] = self.statuses.get(verdict.status, 0) + 1
-        self.slowest = max(self.slowest, verdict.seconds)
-        if verdict.job is not None:
-            self.jobs[verdict.job] = self.jobs.get(verdict.job, 0) + 1
+        self.statuses[outcome.status] = self.statuses.get(outcome.status, 0) + 1
+        self.slowest = max(self.slowest, outcome.seconds)
+        if outcome.job is not None:
+            self.jobs[outcome.job] = self.jobs.get(outcome.job, 0) + 1
 
 
 @dataclass
@@ -86,8 +86,8 @@ class Campaign:
             batch = next(batches, [])
             while batch:
                 following = pool.submit(next, batches, [])
-                for verdict in pool.map(self._judge, batch):
-                    self._settle(verdict, failures)
+                for outcome in pool.map(self._judge, batch):
+                    self._settle(outcome, failures)
                     bar.update()
                 numbers = f"files {batch[0].number} to {batch[-1].number}"
                 self.report.violations += [f"{numbers}: {wrong}" for wrong in self._changes(*before)]
@@ -114,7 +114,7 @@ class Campaign:
         if batch:
             yield batch
 
-    def _judge(self, file: Spoilt) -> Verdict:
+    def _judge(self, file: Spoilt) -> Outcome:
         client = self._clients.get()
         try:
             done = sum(self.report.rows[file.mutator.name].jobs.values())
@@ -122,16 +122,16 @@ class Campaign:
         finally:
             self._clients.put(client)
 
-    def _settle(self, verdict: Verdict, failures: Path) -> None:
-        file = verdict.file
-        self.report.rows[file.mutator.name].add(verdict)
-        self.report.total.add(verdict)
-        if not verdict.violations:
+    def _settle(self, outcome: Outcome, failures: Path) -> None:
+        file = outcome.file
+        self.report.rows[file.mutator.name].add(outcome)
+        self.report.total.add(outcome)
+        if not outcome.violations:
             return
         failures.mkdir(exist_ok=True)
         path = failures / f"{file.number}-{file.mutator.name.replace(': ', '-').replace(' ', '-')}"
         path.write_bytes(file.content)
-        self.report.violations += [f"file {file.number} ({file.mutator.name}): {wrong}" for wrong in verdict.violations]
+        self.report.violations += [f"file {file.number} ({file.mutator.name}): {wrong}" for wrong in outcome.violations]
 
     def _changes(self, files: set[Path], rows: int) -> list[str]:
         """What is not as it was before any file was posted."""

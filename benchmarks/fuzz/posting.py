@@ -46,7 +46,7 @@ class Answer(NamedTuple):
 
 
 @dataclass
-class Verdict:
+class Outcome:
     """What became of one file."""
 
     file: Spoilt
@@ -83,22 +83,22 @@ class Client:
                 return Answer(answer.status, dict(answer.headers), content, time.perf_counter() - began)
         raise AssertionError
 
-    def judge(self, file: Spoilt, *, with_job: bool) -> Verdict:
+    def judge(self, file: Spoilt, *, with_job: bool) -> Outcome:
         """Post the file, see that the answer is one that may be given, and leave nothing behind."""
         rng = np.random.default_rng(file.number)
         try:
             answer = self._post(file, rng)
         except (http.client.HTTPException, OSError) as error:
-            return Verdict(file, 0, 0.0, None, [f"no answer: {error!r}"])
-        verdict = Verdict(file, answer.status, answer.seconds)
-        verdict.violations += wrongs(answer)
+            return Outcome(file, 0, 0.0, None, [f"no answer: {error!r}"])
+        outcome = Outcome(file, answer.status, answer.seconds)
+        outcome.violations += wrongs(answer)
         if answer.status in ACCEPTED:
             if file.mutator.must_be_refused:
-                verdict.violations.append("accepted, though it must be refused")
-            self._use_up(json.loads(answer.body), verdict, rng, with_job=with_job)
+                outcome.violations.append("accepted, though it must be refused")
+            self._use_up(json.loads(answer.body), outcome, rng, with_job=with_job)
         elif (self._target.data / "scans" / hashlib.sha256(file.content).hexdigest()).exists():
-            verdict.violations.append("refused, but stored")
-        return verdict
+            outcome.violations.append("refused, but stored")
+        return outcome
 
     def _post(self, file: Spoilt, rng: np.random.Generator) -> Answer:
         """As a body or as a form, under a name that may be a trick."""
@@ -116,7 +116,7 @@ class Client:
         body = head.encode() + file.content + f"\r\n--{boundary}--\r\n".encode()
         return self.ask("POST", "/v1/scans", body, Content_Type=f"multipart/form-data; boundary={boundary}")
 
-    def _use_up(self, scan: dict[str, Any], verdict: Verdict, rng: np.random.Generator, *, with_job: bool) -> None:
+    def _use_up(self, scan: dict[str, Any], outcome: Outcome, rng: np.random.Generator, *, with_job: bool) -> None:
         """Reconstruct a slice if asked to, then delete all of it."""
         if with_job:
             asked = {
@@ -126,31 +126,31 @@ class Client:
             }
             answer = self.ask("POST", "/v1/jobs", json.dumps(asked).encode(), Content_Type="application/json")
             if answer.status == 202:
-                self._follow(json.loads(answer.body)["links"]["self"], verdict)
+                self._follow(json.loads(answer.body)["links"]["self"], outcome)
             else:
-                verdict.violations.append(f"its job was answered with {answer.status}: {answer.body.decode()[:300]}")
+                outcome.violations.append(f"its job was answered with {answer.status}: {answer.body.decode()[:300]}")
         deleted = self.ask("DELETE", f"/v1/scans/{scan['id']}")
         if deleted.status != 204:
-            verdict.violations.append(f"its deletion was answered with {deleted.status}")
+            outcome.violations.append(f"its deletion was answered with {deleted.status}")
 
-    def _follow(self, job: str, verdict: Verdict) -> None:
+    def _follow(self, job: str, outcome: Outcome) -> None:
         deadline = time.monotonic() + JOB_SECONDS
         while True:
             answer = self.ask("GET", f"{job}?wait=10")
             told = json.loads(answer.body)
-            verdict.job = told["status"]
-            if verdict.job in ("succeeded", "failed") or time.monotonic() > deadline:
+            outcome.job = told["status"]
+            if outcome.job in ("succeeded", "failed") or time.monotonic() > deadline:
                 break
         if CANARY in answer.body:
-            verdict.violations.append("the canary is in its job")
-        if verdict.job == "failed" and told["error"]["status"] >= 500:
-            verdict.violations.append(f"its job failed without a clear problem: {told['error']['detail']}")
-        elif verdict.job == "succeeded":
+            outcome.violations.append("the canary is in its job")
+        if outcome.job == "failed" and told["error"]["status"] >= 500:
+            outcome.violations.append(f"its job failed without a clear problem: {told['error']['detail']}")
+        elif outcome.job == "succeeded":
             result = self.ask("GET", f"{job}/result?format=h5")
             if result.status != 200 or CANARY in result.body:
-                verdict.violations.append(f"its result was answered with {result.status}")
-        elif verdict.job != "failed":
-            verdict.violations.append(f"its job is {verdict.job} after {JOB_SECONDS:g} s")
+                outcome.violations.append(f"its result was answered with {result.status}")
+        elif outcome.job != "failed":
+            outcome.violations.append(f"its job is {outcome.job} after {JOB_SECONDS:g} s")
         self.ask("DELETE", job)
 
 

@@ -26,7 +26,7 @@ from benchmarks.load import lists as load_list
 from benchmarks.load import mix as load_mix
 from benchmarks.load import slow_clients as load_slow
 from benchmarks.load import small_chunks as load_chunks
-from benchmarks.load.upload_memory import Door, door
+from benchmarks.load.upload_memory import ApiProcess, api_process
 from udig_recon.worker.database.engine import make_engine, make_sessions
 
 Told = tuple[list[str], list[str]]
@@ -35,9 +35,9 @@ CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
-def api_and_jobs(count: int = 1) -> Iterator[tuple[Door, sessionmaker[Session], list[dict[str, Any]]]]:
+def api_and_jobs(count: int = 1) -> Iterator[tuple[ApiProcess, sessionmaker[Session], list[dict[str, Any]]]]:
     """The API on servers of its own, sessions on its database, and jobs of a tiny scan that nobody works on."""
-    with tempfile.TemporaryDirectory(prefix="udig-load-") as folder, door(Path(folder) / "data") as api:
+    with tempfile.TemporaryDirectory(prefix="udig-load-") as folder, api_process(Path(folder) / "data") as api:
         engine = make_engine(api.environment["DATABASE_URL"])
         body = {"parameters": {"method": "udig_dip"}}
         with httpx2.Client(base_url=f"http://127.0.0.1:{api.port}", timeout=60) as client:

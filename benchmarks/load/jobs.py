@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from benchmarks.load.clients import Connection
 from benchmarks.load.mix import kspace
-from benchmarks.load.upload_memory import ROOT, Door, memory_mib
+from benchmarks.load.upload_memory import ROOT, ApiProcess, memory_mib
 from udig_recon.core.cli import UDIG
 
 JOBS, SCANS, CLIENTS, WORKERS = int(os.environ.get("JOBS", "1000")), 5, 4, 2
@@ -27,7 +27,7 @@ GROWTH, FEW_FILES = 0.05, 4  # of memory at most, as a share, and of open files
 
 
 @contextmanager
-def working(api: Door) -> Iterator[list[int]]:
+def working(api: ApiProcess) -> Iterator[list[int]]:
     """Process ids of workers beside the API."""
     environment = {**api.environment, "WORKERS": str(WORKERS), "OMP_NUM_THREADS": "1"}
     command = [*UDIG, "worker"]
@@ -56,7 +56,7 @@ class Sample(NamedTuple):
         return "| " + " | ".join([self.done, *each, str(self.stored), f"{self.stored_mib:.1f}"]) + " |"
 
 
-def sample(api: Door, workers: list[int], done: str) -> Sample:
+def sample(api: ApiProcess, workers: list[int], done: str) -> Sample:
     """Memory and open files of the API and of each worker, and what lies in the data folder."""
     pids = (api.pid, *workers)
     files, size = stored(Path(api.environment["DATA"]))
@@ -100,7 +100,7 @@ async def _work(port: int, scans: list[str], todo: Iterator[int], made: list[str
     connection.close()
 
 
-async def jobs(api: Door, workers: list[int]) -> tuple[list[str], list[str]]:
+async def jobs(api: ApiProcess, workers: list[int]) -> tuple[list[str], list[str]]:
     """Lines of a Markdown table, and what is not flat."""
     connection = Connection(api.port)
     scans = []

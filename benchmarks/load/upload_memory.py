@@ -25,7 +25,7 @@ MEBIBYTE = 1 << 20
 LIMIT_MIB = 64
 
 
-class Door(NamedTuple):
+class ApiProcess(NamedTuple):
     """An API that runs."""
 
     port: int
@@ -34,7 +34,7 @@ class Door(NamedTuple):
 
 
 @contextmanager
-def door(data: Path, log: Path = Path(os.devnull), **settings: str) -> Iterator[Door]:
+def api_process(data: Path, log: Path = Path(os.devnull), **settings: str) -> Iterator[ApiProcess]:
     """The API on servers of its own, with these settings beside; what it says goes to the log."""
     servers = EmbeddedServers(data)
     servers.start()
@@ -47,7 +47,7 @@ def door(data: Path, log: Path = Path(os.devnull), **settings: str) -> Iterator[
         with log.open("w") as sink, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=sink) as process:
             try:
                 _wait_for(port)
-                yield Door(port, process.pid, environment)
+                yield ApiProcess(port, process.pid, environment)
             finally:
                 process.terminate()
     finally:
@@ -101,7 +101,7 @@ def main(mebibytes: int) -> int:
         small, large = Path(folder) / "small.npy", Path(folder) / "large.npy"
         scan_of(small, 8)
         scan_of(large, mebibytes)
-        with door(Path(folder) / "data") as api:
+        with api_process(Path(folder) / "data") as api:
             upload(api.port, small)
             before = memory_mib(api.pid, "VmRSS")
             status, seconds = upload(api.port, large)

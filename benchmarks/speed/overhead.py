@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.demo import checked
-from benchmarks.load.upload_memory import ROOT, door
+from benchmarks.load.upload_memory import ROOT, api_process
 from benchmarks.speed.presets import mri_scan
 from udig_recon.core.acquisition import Acquisition
 
@@ -76,7 +76,7 @@ def main() -> None:
         path, record = Path(folder) / "scan.npz", Path(folder) / "engine.txt"
         scan = mri_scan(256, 8)
         np.savez(path, kspace=scan.kspace, mask=scan.mask)
-        with door(Path(folder) / "data") as api:
+        with api_process(Path(folder) / "data") as api:
             environment = {**api.environment, "ENGINE_SECONDS": str(record), "WORKERS": "1"}
             worker = subprocess.Popen([sys.executable, "-c", MEASURING_WORKER], cwd=ROOT, env=environment)
             try:

@@ -13,7 +13,7 @@ from udig_recon.core.parameters.base import Parameters
 EARLY_STOPPING_SHARE = 0.3
 """Share of the measurements outside the calibration centre that chooses an iterate.
 
-With 0.1 the choice was measurably worse (benchmarks/RESULTS.md); with `refit` the final image uses all of them."""
+With 0.1 the choice was measurably worse (docs/decisions/0012); with `refit` the final image uses all of them."""
 WEIGHT_SEARCH_SHARE = 0.1
 """Share that chooses a regularisation weight. Candidates lie half a decade apart, so few measurements suffice."""
 PRIOR_CHECK_SHARE = 0.1
