@@ -1,4 +1,4 @@
-"""Every setting of the service, read once from the environment or from files that it names."""
+"""Settings of the service, from environment variables or from files that they name."""
 
 import ipaddress
 import os
@@ -20,7 +20,7 @@ SECRET = re.compile(r"whsec_(?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/]{2,3}={0,2
 class Settings(TenantSettings):
     """Settings by their environment names, in capitals: `DATABASE_URL`, `DATA`, `PORT`, ...
 
-    Each may come from a file, as secrets do: `DATABASE_URL_FILE` names the one that holds `DATABASE_URL`.
+    Each may come from a file: `DATABASE_URL_FILE` names the file that holds `DATABASE_URL`.
     """
 
     model_config = SettingsConfigDict(env_file=None, extra="ignore", frozen=True, hide_input_in_errors=True)
@@ -31,7 +31,7 @@ class Settings(TenantSettings):
         description="the same as the role that owns its tables, for migrations; unset: DATABASE_URL",
     )
     redis_url: str | None = Field(None, description="URL of a Redis-protocol server; unset: the embedded server")
-    redis_prefix: str = Field("udig:", description="what all keys in Redis begin with")
+    redis_prefix: str = Field("udig:", description="prefix of all keys in Redis")
     data: Path = Field(Path(".data"), description="folder of scans, checkpoints, results and embedded servers")
     data_store: str | None = Field(
         None,
@@ -60,7 +60,7 @@ class Settings(TenantSettings):
         ge=0,
         description="CPU threads per worker; 0 divides the cores. Only one thread gives the same bits every time",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where workers compute")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device that workers compute on")
     max_upload_bytes: int = Field(8 << 30, ge=1, description="largest scan file")
     disk_reserve_bytes: int = Field(1 << 30, ge=0, description="uploads are refused when less would stay free")
     max_open_jobs: int = Field(1000, ge=1, description="jobs queued or running at once")
@@ -72,22 +72,24 @@ class Settings(TenantSettings):
     max_event_streams: int = Field(2000, ge=2, description="event streams at once; half of them for one client")
     max_long_polls: int = Field(1000, ge=2, description="answers held back by `?wait=` at once; half for one client")
     max_uploads: int = Field(64, ge=2, description="uploads at once; half of them for one client")
-    max_slices: int = Field(1024, ge=1, description="slices of one scan")
-    max_coils: int = Field(64, ge=1, description="coils of one scan")
+    max_slices: int = Field(1024, ge=1, description="most slices of one scan")
+    max_coils: int = Field(64, ge=1, description="most coils of one scan")
     max_matrix: int = Field(1024, ge=16, description="largest side of an image or of k-space")
-    max_detectors: int = Field(4096, ge=16, description="detectors of a view")
-    max_views: int = Field(4096, ge=1, description="views of one sinogram")
-    body_timeout_seconds: float = Field(60, gt=0, description="an upload without progress is closed after this")
-    header_timeout_seconds: float = Field(30, gt=0, description="a request whose headers dribble is closed after this")
+    max_detectors: int = Field(4096, ge=16, description="most detectors of a view")
+    max_views: int = Field(4096, ge=1, description="most views of one sinogram")
+    body_timeout_seconds: float = Field(60, gt=0, description="an upload without progress for this long is closed")
+    header_timeout_seconds: float = Field(30, gt=0, description="a request whose headers take longer is closed")
     lease_seconds: float = Field(60, gt=0, description="a worker silent for this long has lost its slice")
     heartbeat_seconds: float = Field(2, gt=0, description="period of lease renewal, progress and cancel check")
     snapshot_seconds: float = Field(2, gt=0, description="period of progress snapshots and previews")
     checkpoint_seconds: float = Field(30, gt=0, description="period of checkpoints")
-    sweep_seconds: float = Field(5, gt=0, description="period in which waiting rows are rung again")
+    sweep_seconds: float = Field(
+        5, gt=0, description="period in which queued slices without a message are enqueued again"
+    )
     webhook_secret: SecretStr | None = Field(
         None,
-        description="what the secrets that webhooks are signed with are made from: whsec_ and base64, or several of "
-        "these; unset: there are none",
+        description="key from which each tenant's webhook secret is derived: whsec_ and base64, or several "
+        "of these; unset: no webhooks",
     )
     webhook_allow_private: bool = Field(False, description="webhooks may go to private addresses, and by plain http")
     webhook_allowed_hosts: str | None = Field(
@@ -117,21 +119,23 @@ class Settings(TenantSettings):
     )
     audit_head_seconds: float = Field(60, gt=0, description="period of heads of the audit log")
     orphan_seconds: float = Field(
-        3600, gt=0, description="files that no job or scan names are removed at this age; workers look as often"
+        3600, gt=0, description="stored files without a row are deleted at this age; workers look for them as often"
     )
     stall_seconds: float = Field(
-        900, gt=0, description="a worker whose computation shows no sign of life for this long is ended"
+        900, gt=0, description="a worker whose computation makes no progress for this long is ended"
     )
     hung_seconds: float = Field(
-        90, ge=1, description="an API or a worker that has not answered for this long is ended and started anew"
+        90, ge=1, description="an API or a worker that has not answered for this long is restarted"
     )
     max_job_seconds: float = Field(
-        259_200, gt=0, description="a job may compute for this long, over all its slices, unless it asks for less"
+        259_200, gt=0, description="limit of a job's compute time, over all its slices, unless the job asks for less"
     )
     scrub_bytes_per_second: int = Field(
-        16 << 20, ge=0, description="pace at which stored files are compared with their digests; 0: not at all"
+        16 << 20, ge=0, description="rate at which stored files are compared with their digests; 0: never"
     )
-    scrub_seconds: float = Field(86400, gt=0, description="from the beginning of one pass over all files to the next")
+    scrub_seconds: float = Field(
+        86400, gt=0, description="time from the start of one pass over all stored files to the start of the next"
+    )
     max_crashes: int = Field(3, ge=1, description="a slice that killed its worker this often fails its job")
 
     @field_validator("database_url", "migration_database_url")
@@ -218,64 +222,68 @@ class Settings(TenantSettings):
 
     @property
     def priors_folder(self) -> Path:
-        """Folder of further priors, for all."""
+        """Folder of further priors, shared by all tenants."""
         return self.priors or self.data / "priors"
 
     def priors_folders(self, tenant: str) -> tuple[Path, Path]:
-        """Folders of the priors that a tenant may use: those for all, and its own."""
+        """Folders of the priors that a tenant may use: the shared one and its own."""
         return self.priors_folder, self.priors_folder / tenant
 
     @property
     def alive_seconds(self) -> float:
-        """How long ago a worker may have been seen to count as alive."""
+        """A worker counts as alive if it renewed its row within so many seconds."""
         return 4 * self.sweep_seconds
 
     @classmethod
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], *_: PydanticBaseSettingsSource, **given: PydanticBaseSettingsSource
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, the environment, and the files that it names."""
-        return given["init_settings"], given["env_settings"], _Files(settings_cls)
+        """Sources in order: arguments, the environment, and the files that it names."""
+        return given["init_settings"], given["env_settings"], FileSettings(settings_cls)
 
 
-class _Files(PydanticBaseSettingsSource):
-    """Values that stand in files named by `<SETTING>_FILE`."""
+class FileSettings(PydanticBaseSettingsSource):
+    """Settings from the files that `<SETTING>_FILE` names, the convention of Docker images for secrets.
+
+    pydantic-settings' `secrets_dir` reads a folder whose files bear the settings' names. It cannot follow one variable
+    a setting, as compose files and operators use it, and it does not refuse a setting that is given twice.
+    """
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
-        """The content of the file without the white space around it."""
+        """The content of the file, without surrounding white space."""
         named = os.environ.get(f"{field_name.upper()}_FILE")
         return None if named is None else Path(named).read_text().strip(), field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        """All values that stand in files."""
-        found = {}
+        """All settings that files give. Raises BadSetting."""
+        values = {}
         for name, field in self.settings_cls.model_fields.items():
             try:
                 value, _, _ = self.get_field_value(field, name)
             except (OSError, UnicodeDecodeError) as error:
                 raise BadSetting(f"{name.upper()}_FILE: {getattr(error, 'strerror', None) or 'no text'}") from None
             if value is not None and name.upper() in os.environ:
-                raise BadSetting(f"{name.upper()}: is set, and {name.upper()}_FILE too; one of them")
+                raise BadSetting(f"{name.upper()}: {name.upper()}_FILE is set too; set one of them")
             if value is not None:
-                found[name] = value
-        return found
+                values[name] = value
+        return values
 
 
 class BadSetting(Exception):
-    """A setting that the service cannot start with; the message names it."""
+    """A setting is wrong; the message names it."""
 
 
 def read_settings() -> Settings:
-    """The settings of the environment. Raises BadSetting with one line, in which no value stands that may be secret."""
+    """The settings of the environment. Raises BadSetting with one line, which shows no value that may be secret."""
     try:
         return Settings()
     except ValidationError as error:
-        raise BadSetting("; ".join(map(_told, error.errors()))) from None
+        raise BadSetting("; ".join(map(_message, error.errors()))) from None
 
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """The settings of this process, which ends with one line when it cannot have them."""
+    """The settings of this process, read once; the process ends with one line where one is wrong."""
     try:
         return read_settings()
     except BadSetting as error:
@@ -292,14 +300,14 @@ def check_destination(url: str) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this is a name or an address by which a machine calls itself."""
+    """Whether a host is a loopback name or address."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return False  # a name may lead anywhere
+        return False  # another name may resolve to any address
 
 
-def _told(error: Any) -> str:
+def _message(error: Any) -> str:
     words = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
     if not error["loc"]:
         return str(words)

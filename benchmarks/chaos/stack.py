@@ -238,7 +238,7 @@ class Stack:
         self.redis.supervise()
         if not self.postgres_down:
             with suppress(EmbeddedError):  # its disk is full: the next time, perhaps
-                self.postgres.revive()
+                self.postgres.restart_stopped()
         for process in (*self.api_processes, *self.workers):
             pid = process.supervise(self.rng.uniform(0.1, 1.0))
             if pid is not None and process in self.workers and self.rng.random() < 0.5:

@@ -84,7 +84,7 @@ def test_an_odd_path_has_its_sockets_elsewhere_and_a_dead_server_is_revived(fold
         pid = int((data / "postgres" / "postmaster.pid").read_text().split()[0])
         os.kill(pid, signal.SIGQUIT)
         until(lambda: processes.command_line(pid) == "", seconds=10)
-        servers.revive()
+        servers.restart_stopped()
         with connected(servers) as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
         with redis.Redis.from_url(servers.redis_url) as client:
@@ -120,9 +120,9 @@ def test_a_leftover_is_ended_only_when_it_is_ours(folder: Path) -> None:
     pid_file = folder / "a.pid"
     pid_file.write_text(f"{stranger.pid}\n")
     until(lambda: "sleep" in processes.command_line(stranger.pid))
-    processes.end_leftover(pid_file, str(folder), signal.SIGTERM, 1)
+    processes.stop_leftover(pid_file, str(folder), signal.SIGTERM, 1)
     assert stranger.poll() is None
-    processes.end_leftover(pid_file, "sleep", signal.SIGTERM, 10)
+    processes.stop_leftover(pid_file, "sleep", signal.SIGTERM, 10)
     assert stranger.wait() == -signal.SIGTERM
 
 

@@ -119,7 +119,7 @@ def test_secrets_come_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("DATABASE_URL_FILE", str(file))
     assert read_settings().database_url == NOWHERE["DATABASE_URL"]
     monkeypatch.setenv("DATABASE_URL", NOWHERE["DATABASE_URL"])
-    with pytest.raises(BadSetting, match="DATABASE_URL_FILE too"):
+    with pytest.raises(BadSetting, match="DATABASE_URL_FILE is set too"):
         read_settings()
 
 

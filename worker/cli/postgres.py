@@ -13,14 +13,14 @@ from psycopg.pq import Conninfo
 
 from udig_recon.worker.database.engine import conninfo
 from udig_recon.worker.settings import Settings, get_settings
-from udig_recon.worker.standalone.locate import database
+from udig_recon.worker.standalone.locate import locate_database
 from udig_recon.worker.standalone.servers import EmbeddedError, postgres_binaries
 
 
 def run(settings: Settings, command: Sequence[str]) -> int:
     """Exit status of the command on the database of these settings. Raises EmbeddedError."""
     program = [_program(settings, command[0]), *command[1:]]
-    with database(settings) as url:
+    with locate_database(settings) as url:
         return subprocess.run(program, env={**os.environ, **_as_environment(url)}, check=False).returncode
 
 

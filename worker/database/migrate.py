@@ -13,7 +13,7 @@ from udig_recon.worker.database.engine import in_one_line, make_engine
 from udig_recon.worker.database.locks import Lock
 from udig_recon.worker.database.roles import OWNER, grant, role_of
 from udig_recon.worker.settings import get_settings
-from udig_recon.worker.standalone.locate import InUseError, database
+from udig_recon.worker.standalone.locate import DataFolderInUse, locate_database
 from udig_recon.worker.standalone.servers import EmbeddedError
 
 SCRIPTS = Path(__file__).parents[2] / "migrations"
@@ -60,7 +60,7 @@ def main(down: str | None) -> int:
         return _refuse("DATABASE_URL is not set; `udig serve` starts a server of its own")
     alone = settings.database_url is None  # an embedded server, which this command starts for itself
     try:
-        with database(settings, alone=True, role=OWNER) as url:
+        with locate_database(settings, alone=True, role=OWNER) as url:
             if down is None:
                 migrate(url, service=role_of(str(settings.database_url)), alone=alone)
             else:
@@ -69,7 +69,7 @@ def main(down: str | None) -> int:
         return _refuse(f"DATABASE_URL: {in_one_line(error)}")
     except (CommandError, RuntimeError) as error:
         return _refuse(f"--down: {error}")
-    except (EmbeddedError, InUseError, MigrationRefused) as error:
+    except (EmbeddedError, DataFolderInUse, MigrationRefused) as error:
         return _refuse(str(error))
     return 0
 

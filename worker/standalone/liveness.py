@@ -1,4 +1,4 @@
-"""Whether the API and the workers of this machine answer: what is hung is no less dead than what has ended."""
+"""Liveness checks of supervised processes: GET /healthz of the API, and when each worker last renewed its row."""
 
 import logging
 import threading
@@ -15,97 +15,102 @@ from sqlalchemy.orm import Session, sessionmaker
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import Worker
 from udig_recon.worker.database.worker_names import name_prefix
-from udig_recon.worker.standalone.supervisor import Child
+from udig_recon.worker.standalone.supervisor import SupervisedProcess
 
 log = logging.getLogger(__name__)
-STARTING_SECONDS = 300.0  # until the first answer: PyTorch takes its time on a busy machine
-LEAST_ASKED = 3  # times in vain; whoever asks may have been stopped too
+STARTUP_SECONDS = 300.0  # until the first answer: importing PyTorch is slow on a busy machine
+MIN_FAILED_CHECKS = 3  # this process may have been stopped too, and the time then means nothing
 
 
 @dataclass
-class _Silence:
-    """How long one process has not answered, by the clock of whoever asks."""
+class _Answers:
+    """When one process answered last, by the monotonic clock of this process."""
 
     pid: int
     since: float = field(default_factory=time.monotonic)
-    asked: int = 0
-    answered: bool = False
+    failed_checks: int = 0
+    has_answered: bool = False
     seen_at: datetime | None = None
 
-    def end(self) -> None:
-        """It answers."""
-        self.since, self.asked, self.answered = time.monotonic(), 0, True
+    def note_answer(self) -> None:
+        """The process answered just now."""
+        self.since, self.failed_checks, self.has_answered = time.monotonic(), 0, True
 
-    def excuse(self) -> None:
-        """Nobody could have answered."""
-        self.since, self.asked = time.monotonic(), 0
+    def restart_clock(self) -> None:
+        """Count from now: no answer could have arrived."""
+        self.since, self.failed_checks = time.monotonic(), 0
 
 
-class Liveness(threading.Thread):
-    """Asks the API for /healthz and the database when each worker was seen last, again and again."""
+class LivenessMonitor(threading.Thread):
+    """Checks the API by /healthz, and each worker by `seen_at` of its row, until stopped."""
 
     def __init__(
-        self, api: Child, workers: Sequence[Child], url: str, sessions: sessionmaker[Session], hung_seconds: float
+        self,
+        api: SupervisedProcess,
+        workers: Sequence[SupervisedProcess],
+        url: str,
+        sessions: sessionmaker[Session],
+        hung_seconds: float,
     ) -> None:
         super().__init__(name="liveness", daemon=True)
         self._api, self._workers, self._url, self._sessions, self._hung = api, workers, url, sessions, hung_seconds
-        self._silences: dict[str, _Silence] = {}
-        self._ending = threading.Event()
+        self._answers: dict[str, _Answers] = {}
+        self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Ask until told to stop."""
-        while not self._ending.wait(min(5.0, self._hung / 6)):
-            self._ask_api()
-            self._ask_workers()
+        """Check until stopped."""
+        while not self._stopping.wait(min(5.0, self._hung / 6)):
+            self._check_api()
+            self._check_workers()
 
     def stop(self) -> None:
-        """Ask no more."""
-        self._ending.set()
+        """Stop checking."""
+        self._stopping.set()
 
-    def is_hung(self, child: Child) -> bool:
-        """Whether the process of a child has not answered for too long, though it was asked."""
-        silence = self._silences.get(child.name)
-        if silence is None or child.process is None or child.process.pid != silence.pid:
+    def is_hung(self, child: SupervisedProcess) -> bool:
+        """Whether a process has not answered for too long, in several checks."""
+        answers = self._answers.get(child.name)
+        if answers is None or child.process is None or child.process.pid != answers.pid:
             return False
-        most = self._hung if silence.answered else max(self._hung, STARTING_SECONDS)
-        return silence.asked >= LEAST_ASKED and time.monotonic() - silence.since > most
+        most = self._hung if answers.has_answered else max(self._hung, STARTUP_SECONDS)
+        return answers.failed_checks >= MIN_FAILED_CHECKS and time.monotonic() - answers.since > most
 
-    def _silence(self, child: Child) -> _Silence | None:
-        """Of the process that the child has now."""
+    def _answers_of(self, child: SupervisedProcess) -> _Answers | None:
+        """Answers of the process that runs now; None where none does."""
         process = child.process
         if process is None:
             return None
-        known = self._silences.get(child.name)
+        known = self._answers.get(child.name)
         if known is None or known.pid != process.pid:
-            known = self._silences[child.name] = _Silence(process.pid)
+            known = self._answers[child.name] = _Answers(process.pid)
         return known
 
-    def _ask_api(self) -> None:
-        if (silence := self._silence(self._api)) is None:
+    def _check_api(self) -> None:
+        if (answers := self._answers_of(self._api)) is None:
             return
         try:
             with urllib.request.urlopen(f"{self._url}/healthz", timeout=min(20.0, self._hung / 3)):  # noqa: S310
-                silence.end()
+                answers.note_answer()
         except urllib.error.HTTPError:
-            silence.end()
+            answers.note_answer()
         except OSError:
-            silence.asked += 1
+            answers.failed_checks += 1
 
-    def _ask_workers(self) -> None:
-        silences = [silence for child in self._workers if (silence := self._silence(child)) is not None]
+    def _check_workers(self) -> None:
+        of_workers = [answers for child in self._workers if (answers := self._answers_of(child)) is not None]
         try:
             with self._sessions() as session:
                 seen = {row.name: row.seen_at for row in session.execute(select(Worker.name, Worker.seen_at))}
         except AWAY as error:
             log.warning("database.unavailable", extra={"error": type(error).__name__})
-            for silence in silences:
-                silence.excuse()
+            for answers in of_workers:
+                answers.restart_clock()
             return
-        for silence in silences:
-            prefix = name_prefix(silence.pid)
+        for answers in of_workers:
+            prefix = name_prefix(answers.pid)
             at = max((at for name, at in seen.items() if name.startswith(prefix)), default=None)
-            if at is not None and at != silence.seen_at:
-                silence.seen_at = at
-                silence.end()
+            if at is not None and at != answers.seen_at:
+                answers.seen_at = at
+                answers.note_answer()
             else:
-                silence.asked += 1
+                answers.failed_checks += 1

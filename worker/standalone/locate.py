@@ -1,4 +1,4 @@
-"""The service's database, wherever it is, for commands that stand beside the service."""
+"""Locate a service: its database for commands, its URL, and the lock on its data folder."""
 
 import fcntl
 import json
@@ -12,13 +12,13 @@ from udig_recon.worker.standalone.servers import SUPERUSER, EmbeddedServers, dat
 from udig_recon.worker.storage.scratch import make_private_folder
 
 
-class InUseError(Exception):
-    """Another process holds the data folder; the message says which."""
+class DataFolderInUse(Exception):
+    """Another process holds the lock of the data folder; the message names it."""
 
 
 @contextmanager
-def only_one(data: Path) -> Iterator[None]:
-    """Hold the data folder. Raises InUseError when another process does."""
+def lock_data_folder(data: Path) -> Iterator[None]:
+    """Hold the lock of the data folder. Raises DataFolderInUse when another process holds it."""
     path = data / ".lock"
     with path.open("a+") as file:
         path.chmod(0o600)
@@ -26,7 +26,7 @@ def only_one(data: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise InUseError(f"{data} is in use by the service of process {file.read().strip()}") from None
+            raise DataFolderInUse(f"{data} is in use by the service of process {file.read().strip()}") from None
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
@@ -35,9 +35,9 @@ def only_one(data: Path) -> Iterator[None]:
 
 
 def ready_url(data: Path) -> str | None:
-    """Where the service on this data folder answers, once it is ready. None while nothing runs there.
+    """URL of the service on this data folder, once it is ready; None while none runs.
 
-    What a supervisor that was killed has left in `service.json` is not believed: it held the folder, and does no more.
+    A `service.json` that a killed supervisor left is ignored: its process no longer holds the lock.
     """
     note = data / "service.json"
     try:
@@ -54,11 +54,11 @@ def ready_url(data: Path) -> str | None:
 
 
 @contextmanager
-def database(settings: Settings, *, alone: bool = False, role: str = SUPERUSER) -> Iterator[str]:
-    """URL of the service's database, for who may do more than the service: the owner of its tables.
+def locate_database(settings: Settings, *, alone: bool = False, role: str = SUPERUSER) -> Iterator[str]:
+    """URL of the service's database, as the owner of its tables.
 
-    The embedded server is used as it runs, as `role`; where the service is down it is started until the block ends.
-    Raises EmbeddedError, and InUseError where the service must be down but is up.
+    A running embedded server is used, as `role`; where the service is down, the server is started until the block ends.
+    Raises EmbeddedError, and DataFolderInUse where the service must be down but is up.
     """
     if settings.database_url is not None:
         yield settings.migration_database_url or settings.database_url
@@ -66,9 +66,9 @@ def database(settings: Settings, *, alone: bool = False, role: str = SUPERUSER) 
     make_private_folder(settings.data)
     servers = EmbeddedServers(settings.data, valkey=False)
     with ExitStack() as stack:
-        # Where it is in use the service is up, and its server with it.
-        with nullcontext() if alone else suppress(InUseError):
-            stack.enter_context(only_one(settings.data))
+        # A lock that is held means that the service runs, and its server with it.
+        with nullcontext() if alone else suppress(DataFolderInUse):
+            stack.enter_context(lock_data_folder(settings.data))
             servers.start()
             stack.callback(servers.stop)
         yield database_url(settings.data.absolute(), role)

@@ -1,4 +1,4 @@
-"""Child processes that do not outlive their parent, and the ends of those that did."""
+"""Child processes that die with their parent, and cleanup of processes that an earlier parent left."""
 
 import ctypes
 import os
@@ -23,8 +23,8 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start a command in a session of its own; it gets `death_signal` when this process dies (Linux).
 
-    Its output is appended to `log`, or joins our standard error. Call this from the main thread: for the kernel a
-    child's parent is the thread that started it.
+    Its output is appended to `log`, or goes to the standard error of this process. Call this from the main thread: for
+    the kernel the parent of a process is the thread that started it.
     """
     output = None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
@@ -60,7 +60,7 @@ def _dies_with(parent: int, death_signal: signal.Signals) -> Callable[[], None]:
 
 
 def stop(processes: Sequence[subprocess.Popen[bytes]], how: signal.Signals, seconds: float) -> None:
-    """Signal them all and wait; who is not gone by then is killed."""
+    """Signal all processes, wait, and kill those that still run after `seconds`."""
     for process in processes:
         process.send_signal(how)
     deadline = time.monotonic() + seconds
@@ -72,8 +72,8 @@ def stop(processes: Sequence[subprocess.Popen[bytes]], how: signal.Signals, seco
             process.wait()
 
 
-def end_leftover(pid_file: Path, marker: str, how: signal.Signals, seconds: float) -> None:
-    """End the process that the file's first line names, if its command line still bears the marker."""
+def stop_leftover(pid_file: Path, marker: str, how: signal.Signals, seconds: float) -> None:
+    """Stop the process of a pid file, if its command line still contains the marker."""
     try:
         pid = int(pid_file.read_text().split()[0])
     except (OSError, ValueError, IndexError):
@@ -88,7 +88,7 @@ def end_leftover(pid_file: Path, marker: str, how: signal.Signals, seconds: floa
 
 
 def command_line(pid: int) -> str:
-    """Command line of a process; empty when it is gone or only waits to be reaped."""
+    """Command line of a process; empty where it is gone or a zombie."""
     if sys.platform != "linux":
         shown = subprocess.run(
             ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False

