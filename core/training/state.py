@@ -23,6 +23,7 @@ WARM_UP_STEPS = 200
 
 Settings = Mapping[str, int | float | str | list[int]]
 """Settings that a resumed training must share with its checkpoint, by name."""
+ParameterList = tuple[Tensor, ...] | list[Tensor]
 
 
 def step_generator(seed: int, step: int, rank: int = 0) -> Generator:
@@ -51,7 +52,7 @@ class Training:
             memory_format=torch.channels_last,  # type: ignore[call-overload]
         )
         self.steps, self.learning_rate, self.decay, self.step = steps, learning_rate, decay, 0
-        self.averaged = AveragedModel(self.prior, avg_fn=self._average)
+        self.averaged = AveragedModel(self.prior, multi_avg_fn=self._average)
         # The initial weights are the first of the average: the first update does not replace them.
         self.averaged.n_averaged.fill_(1)
         # The schedule gives the learning rate itself, so the optimiser's own is 1.
@@ -65,10 +66,11 @@ class Training:
         warm_up = min(1.0, (step + 1) / WARM_UP_STEPS)
         return self.learning_rate * warm_up * (0.5 * (1 + math.cos(math.pi * step / self.steps)))
 
-    def _average(self, averaged: Tensor, current: Tensor, _: Tensor | int) -> Tensor:
+    def _average(self, averaged: ParameterList, current: ParameterList, _: Tensor | int) -> None:
         """Exponential moving average, with a short memory at first: the first weights are far from good ones."""
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        return averaged.lerp(current, 1 - decay)
+        for mean, value in zip(averaged, current, strict=True):
+            mean.lerp_(value, 1 - decay)
 
     def loss(self, clean: Tensor, rng: Generator) -> Tensor:
         """Denoising loss of clean images (B, C, H, W), of the same size at every sigma (Karras et al. 2022)."""
