@@ -23,6 +23,11 @@ class Metric:
     description: str
     digits: int  # decimals in a table
 
+    @property
+    def heading(self) -> str:
+        """Heading of a column, with the unit."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
 
 _METRICS = (
     Metric("psnr", "PSNR", "dB", "peak signal-to-noise ratio; null without a reference", 2),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.comparison.entries import ENTRY_METRICS, Entry, methods_of, samplings_of
+from udig_recon.core.metrics import METRICS, Metric
 
 NOTE = (
     "Mean and standard deviation over scans, slices and seeds. In brackets: Table 1 of Liang et al. (2025), measured "
@@ -105,20 +106,18 @@ class Cell:
 
 
 class _Column(NamedTuple):
-    """A metric, its number of digits, and the paper's value for it with its standard deviation."""
+    """A metric, and the paper's value for it with its standard deviation."""
 
-    title: str
-    measured: Callable[[Cell], Statistics | None]
-    digits: int
+    metric: Metric
     published: Callable[[PublishedResult], tuple[float | None, float | None]]
 
 
 COLUMNS = (
-    _Column("PSNR, dB", lambda cell: cell.psnr, 2, lambda paper: (paper.psnr, paper.psnr_sd)),
-    _Column("SSIM", lambda cell: cell.ssim, 3, lambda paper: (paper.ssim, None)),
-    _Column("s", lambda cell: cell.seconds, 1, lambda paper: (60 * paper.minutes, None)),
-    _Column("prior evaluations", lambda cell: cell.prior_evaluations, 0, lambda paper: (paper.prior_evaluations, None)),
-    _Column("optimizer steps", lambda cell: cell.optimizer_steps, 0, lambda paper: (paper.optimizer_steps, None)),
+    _Column(METRICS["psnr"], lambda paper: (paper.psnr, paper.psnr_sd)),
+    _Column(METRICS["ssim"], lambda paper: (paper.ssim, None)),
+    _Column(METRICS["seconds"], lambda paper: (60 * paper.minutes, None)),
+    _Column(METRICS["prior_evaluations"], lambda paper: (paper.prior_evaluations, None)),
+    _Column(METRICS["optimizer_steps"], lambda paper: (paper.optimizer_steps, None)),
 )
 
 
@@ -172,17 +171,18 @@ def _text(cell: Cell | None, column: _Column) -> str:
     """The measured value, and in brackets the paper's."""
     if cell is None:
         return ""
-    measured = column.measured(cell)
+    measured: Statistics | None = getattr(cell, column.metric.name)
+    digits = column.metric.digits
     text = ""
     if measured is not None:
         # Counts are given without their deviation.
-        text = _plus_minus(measured.mean, measured.sd if column.digits else None, column.digits)
+        text = _plus_minus(measured.mean, measured.sd if digits else None, digits)
     if cell.published is None:
         return text
     value, sd = column.published(cell.published)
     if value is None:
         return text
-    return f"{text or '-'} [{_plus_minus(value, sd, column.digits)}]"
+    return f"{text or '-'} [{_plus_minus(value, sd, digits)}]"
 
 
 def _plus_minus(mean: float, sd: float | None, digits: int) -> str:
@@ -192,7 +192,7 @@ def _plus_minus(mean: float, sd: float | None, digits: int) -> str:
 def _markdown(entries: Sequence[Entry]) -> str:
     parts = []
     for modality, samplings in samplings_of(entries).items():
-        heads = [f"{sampling}: {column.title}" for sampling in samplings for column in COLUMNS]
+        heads = [f"{sampling}: {column.metric.heading}" for sampling in samplings for column in COLUMNS]
         parts.append(markdown_table(["method", *heads], _rows(entries, modality, samplings)))
     return "\n\n".join([*parts, NOTE]) + "\n"
 
@@ -232,7 +232,7 @@ def _latex(entries: Sequence[Entry]) -> str:
     parts = []
     for modality, samplings in samplings_of(entries).items():
         groups = [rf"\multicolumn{{{len(COLUMNS)}}}{{c}}{{{_escape_latex(sampling)}}}" for sampling in samplings]
-        heads = ["method", *(column.title for _ in samplings for column in COLUMNS)]
+        heads = ["method", *(column.metric.heading for _ in samplings for column in COLUMNS)]
         rows = [[_escape_latex(cell) for cell in row] for row in _rows(entries, modality, samplings)]
         top, head, *body = [" & ".join(line) + r" \\" for line in (["", *groups], heads, *rows)]
         parts += [
