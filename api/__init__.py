@@ -1,1 +1,1 @@
-"""The door: HTTP in, HTTP out. Never imports torch."""
+"""HTTP API (FastAPI): scans, jobs, comparisons, keys, webhooks. It never imports torch."""

@@ -1,4 +1,4 @@
-"""The application: what is mounted, what surrounds it, what lives as long as it does."""
+"""The FastAPI application: routers, middleware, and background tasks with the lifetime of the process."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""What every endpoint works with, made once per process."""
+"""Dependency injection: the context that every endpoint works with, made once per process."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,7 +28,7 @@ from udig_recon.worker.storage.integrity import Verifier
 
 @dataclass(frozen=True)
 class Context:
-    """The service, as the door sees it."""
+    """All parts of the service that endpoints use."""
 
     settings: Settings
     sessions: sessionmaker[Session]
@@ -46,7 +46,7 @@ class Context:
     storing_queue: TenantQueue = field(default_factory=partial(TenantQueue, 1))  # at keeping scans; few threads do it
     factors: Factors = field(default_factory=Factors)  # of estimates
     upload_reservations: UploadReservations = field(default_factory=UploadReservations)  # bytes of uploads
-    single_flight: SingleFlight = field(default_factory=SingleFlight)  # of those that answer whoever asks
+    single_flight: SingleFlight = field(default_factory=SingleFlight)  # health checks and metrics
     publisher: Publisher = field(default_factory=Publisher)
     rate_limiter: RateLimiter = field(default_factory=RateLimiter)
 
@@ -57,7 +57,7 @@ class Context:
 
     @property
     def limits(self) -> Limits:
-        """What a scan may be, at most."""
+        """Limits of scans, from the settings."""
         s = self.settings
         return Limits(
             max_slices=s.max_slices,

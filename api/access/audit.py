@@ -1,4 +1,4 @@
-"""The audit log's part of what changes no row: who read what, and what was refused to whom; folded by the minute."""
+"""Audit log of reads and refusals, which change no row; repeated ones are written once a minute with their number."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from udig_recon.worker.database.engine import AWAY
 
 log = logging.getLogger(__name__)
 WRITE_SECONDS = 1.0
-NOBODY = Who("", "unknown")  # whoever showed no key that is taken
+NOBODY = Who("", "unknown")  # a client without a valid key
 READS = {  # of metadata; images have entries of their own
     "/v1/scans": "scans.listed",
     "/v1/scans/{scan_id}": "scan.read",
@@ -43,7 +43,7 @@ class AuditRecorder:
 
     def __init__(self, sessions: sessionmaker[Session], max_kinds: int = MOST_KINDS) -> None:
         self._sessions = sessions
-        # Whoever reads very much hides no other's reading.
+        # A client that reads very much hides no reads of others.
         self._folding: EventDeduplicator[_Kind] = EventDeduplicator(nothing_is_lost=True, max_kinds=max_kinds)
         self._first: deque[RepeatedEvents[_Kind]] = deque()
         self._writing = threading.Lock()

@@ -1,4 +1,4 @@
-"""Sends the head of the audit log away, every minute."""
+"""Sends the signed head of the audit log to another place, every minute."""
 
 import asyncio
 import logging
@@ -45,7 +45,7 @@ class AuditHeadSender:
             with self._sessions() as session:
                 excess = roles.excess(session.connection())
         except SQLAlchemyError:
-            return  # whether the database answers is told elsewhere
+            return  # readiness reports a database that does not answer
         if excess is not None:
             log.warning(
                 "database.role_too_powerful", extra={"detail": f"{excess}: the audit log can be rewritten through it"}

@@ -1,6 +1,6 @@
-"""Who asks: the API key of a request, its tenant, its scopes, and what it has left. Every endpoint below /v1 asks here.
+"""Authentication by API key: the caller of a request with its tenant, scopes and limits, for all endpoints below /v1.
 
-Whatever belongs to another tenant answers exactly as what does not exist.
+Another tenant's resource answers exactly as one that does not exist.
 """
 
 import math
@@ -25,14 +25,14 @@ from udig_recon.worker.database.tables import DEFAULT_TENANT, Key
 from udig_recon.worker.jobs.lifecycle import Submitter
 from udig_recon.worker.settings import Settings
 
-OPEN = "open"  # how the audit log calls whoever comes while authentication is off
+OPEN = "open"  # actor in the audit log while authentication is off
 _VALID = AsyncQuery(keys.VALID)
 _BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="an API key, `udig_...`")
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Whoever asks; without a key, while authentication is off, the default tenant's and free to do everything."""
+    """The caller of a request. Without authentication it belongs to the default tenant and may do everything."""
 
     tenant: str = DEFAULT_TENANT
     key: Key | None = None
@@ -118,7 +118,7 @@ async def _known(context: Context, given: HTTPAuthorizationCredentials | None) -
 
 
 def invalid_key() -> Unauthenticated:
-    """What to raise for a key that is not taken."""
+    """The problem of an unknown, revoked or expired key."""
     challenge = {"WWW-Authenticate": 'Bearer realm="udig-recon", error="invalid_token"'}
     return Unauthenticated("this API key is unknown, revoked or expired", headers=challenge)
 
@@ -141,7 +141,7 @@ def _check_rates(context: Context, caller: Caller) -> None:
 
 
 async def key_is_valid(context: Context, caller: Caller) -> bool:
-    """Whether the secret of a caller that stays is taken yet."""
+    """Whether the key of a long-lived request is still valid."""
     return caller.key is None or await context.queries.one(_VALID, sha256=caller.secret_sha256) is not None
 
 
@@ -151,5 +151,5 @@ Admin = Annotated[Caller, Security(_caller, scopes=[Scope.ADMIN.value])]
 
 
 def record_access(context: Context, caller: Caller, action: str, **ids: object) -> None:
-    """Write down what changes no row."""
+    """Write an entry of the audit log for a read."""
     context.audit.note(caller.who, action, **ids)

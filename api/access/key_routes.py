@@ -1,4 +1,4 @@
-"""API keys of the caller's own tenant: make, list, rotate, revoke. A tenant's first comes from the command line."""
+"""Endpoints of API keys of the caller's tenant: create, list, rotate, revoke. `udig keys` creates a first key."""
 
 import uuid
 from datetime import timedelta
@@ -28,7 +28,7 @@ NEVER_STORED = {"Cache-Control": "no-store"}
 @router.post(
     "/v1/keys",
     status_code=201,
-    summary="Make an API key",
+    summary="Create an API key",
     response_model=KeyMade,
     responses=responses({201: KeyMade}, 413, 415, 422, 503),
     openapi_extra=request_body(Wanted),
@@ -71,7 +71,7 @@ def _within(maker: Key, wanted: Wanted) -> Wanted:
 
 @router.get(
     "/v1/keys",
-    summary="API keys",
+    summary="List API keys",
     response_model=Page[KeyOut],
     responses=responses({200: Page[KeyOut]}, 304, 422, 503),
 )

@@ -1,4 +1,4 @@
-"""Keys and tenants as JSON."""
+"""JSON schemas of API keys and tenants."""
 
 import uuid
 from datetime import datetime

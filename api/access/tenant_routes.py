@@ -1,4 +1,4 @@
-"""The caller's own tenant: what it may do, and what it has used of that. Limits are set by whoever runs the service."""
+"""Endpoint of the caller's tenant: its limits and usage. Operators set the limits."""
 
 from fastapi import APIRouter, Request, Response
 

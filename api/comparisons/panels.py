@@ -1,4 +1,4 @@
-"""Pictures of a comparison: one slice as each method shows it, from what workers have stored."""
+"""Panels of a comparison: one slice by each method, from stored results."""
 
 import uuid
 from collections.abc import Sequence

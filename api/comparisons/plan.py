@@ -1,4 +1,4 @@
-"""From what is to be compared to the jobs that do it: each method on each scan that it applies to, with each seed."""
+"""Plan of a comparison: the jobs of each method on each scan that it applies to, with each seed."""
 
 import uuid
 from collections.abc import Sequence

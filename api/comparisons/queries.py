@@ -1,4 +1,4 @@
-"""Rows of comparisons as answers: how they stand follows from their jobs alone."""
+"""Queries of comparisons: status and progress follow from their jobs."""
 
 import uuid
 from collections import defaultdict

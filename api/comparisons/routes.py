@@ -1,4 +1,4 @@
-"""Comparisons: file one, look at it, its table, ranking and pictures; list, cancel, delete."""
+"""Endpoints of comparisons: submit, get, list, table, ranking, panel, cancel, delete."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ _ACCEPT = {"name": "Accept", "in": "header", "required": False, "schema": {"type
 @router.post(
     "/v1/comparisons",
     status_code=202,
-    summary="Ask for a comparison of methods",
+    summary="Submit a comparison of methods",
     response_model=ComparisonOut,
     responses=responses({202: ComparisonOut}, 404, 409, 413, 415, 422, 429, 503, 507),
     openapi_extra=request_body(ComparisonIn),
@@ -93,7 +93,7 @@ def _file(context: Context, caller: Caller, asked: ComparisonIn, key: str | None
 
 
 def _as_stored(asked: ComparisonIn) -> dict[str, Any]:
-    """The request with the names of its methods, which keep the knobs that were given: presets differ by modality."""
+    """The request with the names of its methods and the parameters that were given; presets differ by modality."""
     methods = [
         {"label": each.name, "parameters": each.parameters.model_dump(mode="json", exclude_unset=True)}
         for each in asked.methods
@@ -102,7 +102,7 @@ def _as_stored(asked: ComparisonIn) -> dict[str, Any]:
 
 
 def _fingerprint(asked: ComparisonIn) -> str:
-    """Hash of what was asked for, however it was spelt."""
+    """Hash of the request, for its idempotency key; the spelling of the JSON does not matter."""
     return hashlib.sha256(json.dumps(_as_stored(asked), sort_keys=True).encode()).hexdigest()
 
 
@@ -119,7 +119,7 @@ def _standing(context: Context, caller: Caller, comparison_id: uuid.UUID) -> Com
 
 @router.get(
     "/v1/comparisons",
-    summary="Comparisons, newest first",
+    summary="List comparisons, newest first",
     response_model=Page[ComparisonItem],
     responses=responses({200: Page[ComparisonItem]}, 304, 422, 503),
 )
@@ -129,7 +129,7 @@ def list_comparisons(
     caller: Reader,
     page: PageDep,
 ) -> Response:
-    """`Link: rel="next"` leads to the next page. Entries and errors are told of one comparison at a time."""
+    """`Link: rel="next"` leads to the next page. GET /v1/comparisons/{comparison_id} adds entries and errors."""
     with context.sessions() as session:
         found = queries.comparison_page(session, caller.tenant, page)
     return page_response(request, found)
@@ -137,7 +137,7 @@ def list_comparisons(
 
 @router.get(
     "/v1/comparisons/{comparison_id}",
-    summary="A comparison and what it has found so far",
+    summary="A comparison with its results so far",
     response_model=ComparisonOut,
     responses=responses({200: ComparisonOut}, 304, 404, 422, 503),
 )
@@ -198,7 +198,7 @@ def _found(context: Context, caller: Caller, comparison_id: uuid.UUID) -> Sequen
 
 @router.get(
     "/v1/comparisons/{comparison_id}/panel.png",
-    summary="A slice as each method shows it",
+    summary="One slice by each method, as a picture",
     response_class=Response,
     responses=responses({200: _PANEL}, 304, 404, 409, 422, 500, 503),
 )

@@ -1,4 +1,4 @@
-"""What a comparison takes and what it tells, as JSON."""
+"""JSON schemas of comparisons: what a request holds, and what answers hold."""
 
 import uuid
 from collections.abc import Hashable
@@ -31,7 +31,7 @@ Words = Annotated[str, StringConstraints(max_length=64, pattern=PLAIN)]
 
 
 class ComparedMethod(BaseModel):
-    """A method with its parameters, and what tells it from the same method with others."""
+    """A method with its parameters, and a label that distinguishes it from the same method with others."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -42,7 +42,7 @@ class ComparedMethod(BaseModel):
 
     @property
     def name(self) -> str:
-        """What it is called in the comparison."""
+        """Its name in the comparison."""
         return f"{self.parameters.method} {self.label}" if self.label else self.parameters.method
 
 
@@ -59,7 +59,7 @@ _REQUEST: dict[str, Any] = {
 
 
 class ComparisonIn(BaseModel):
-    """Which methods are to be held against each other, and on what."""
+    """Methods to compare, and the scans to compare them on."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [_REQUEST]})
 
@@ -73,7 +73,7 @@ class ComparisonIn(BaseModel):
 
 
 class ComparisonProgress(BaseModel):
-    """How far a comparison is, over all its jobs."""
+    """Progress of a comparison over all its jobs."""
 
     fraction: float = Field(ge=0, le=1, description="of its slices, however long each takes")
     jobs_done: int = Field(description="jobs that have ended")
@@ -109,7 +109,7 @@ _ITEM: dict[str, Any] = {
 
 
 class ComparisonItem(BaseModel):
-    """A comparison of a list and how it stands."""
+    """A comparison in a list."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_ITEM]})
 
@@ -119,7 +119,7 @@ class ComparisonItem(BaseModel):
     )
     progress: ComparisonProgress
     scan_ids: list[uuid.UUID]
-    methods: list[dict[str, Any]] = Field(description="`label` as in the entries, and `parameters` as asked for")
+    methods: list[dict[str, Any]] = Field(description="`label` as in the entries, and `parameters` as requested")
     seeds: list[int]
     slices: list[int] | None
     tags: dict[str, str]
@@ -129,16 +129,16 @@ class ComparisonItem(BaseModel):
 
 
 class RunOut(BaseModel):
-    """Which job of a comparison."""
+    """A job of a comparison."""
 
     job_id: uuid.UUID
-    label: str = Field(description="name of its method, and what tells it from the same with other knobs")
+    label: str = Field(description="name of its method, with its label")
     scan_id: uuid.UUID
     seed: int
 
 
 class EntryOut(RunOut):
-    """What came of a job: means over its slices, and the seconds of them all."""
+    """Result of a job: means over its slices, and the seconds of all of them."""
 
     sampling: str = Field(description="acceleration or views: `4x`, `18 views`")
     slices: int
@@ -187,7 +187,7 @@ _COMPARISON: dict[str, Any] = {
 
 
 class ComparisonOut(ComparisonItem):
-    """A comparison and what it has found so far."""
+    """A comparison with its results so far."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_COMPARISON]})
 

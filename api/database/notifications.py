@@ -1,4 +1,4 @@
-"""One LISTEN connection per process that wakes every stream and every waiting answer."""
+"""LISTEN/NOTIFY: one connection per process that wakes event streams and long polls when a job or key changes."""
 
 import asyncio
 import logging
@@ -21,13 +21,13 @@ Read = TypeVar("Read")
 
 
 class Subscription(asyncio.Event):
-    """Set whenever there may be something new for whoever waits."""
+    """An event that is set when its job or key may have changed."""
 
     def __init__(self, key_id: uuid.UUID | None, *, progress: bool) -> None:
         super().__init__()
         self.key_id, self.progress = key_id, progress
         self.key_changed = False  # the key may be refused by now
-        self.gone = False  # whoever waited has left
+        self.gone = False  # the client has disconnected
 
 
 @dataclass
@@ -45,7 +45,7 @@ class _Watched:
 
 
 class NotificationListener:
-    """Tells those who wait for a job that something about it has changed."""
+    """Wakes subscribers of a job when it may have changed."""
 
     def __init__(self, database_url: str) -> None:
         self._conninfo = make_conninfo(conninfo(database_url), **FOUND_DEAD, connect_timeout=5)
@@ -77,7 +77,7 @@ class NotificationListener:
     async def read(self, job_id: uuid.UUID, what: Hashable, read: Callable[[], Read]) -> Read:
         """What `read` finds of a watched job, in a thread; those who want the same meanwhile share one reading.
 
-        A reading that a change has overtaken is shared no more: whoever was woken by the change reads anew.
+        A reading that a change has overtaken is not shared any more: subscribers that the change woke read again.
         """
         return await self._watched[job_id].reads.run(what, read)
 

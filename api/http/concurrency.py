@@ -1,4 +1,4 @@
-"""Places for what may go on at once, shared so that no client keeps the others out."""
+"""Concurrency limits per client: connections, waiting requests, event streams, long polls and uploads."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ ALWAYS_ANSWERED = ("/healthz", "/readyz", "/metrics")
 
 
 class ConcurrencyLimit:
-    """`most` places. A client gets one more only while it holds fewer than are free.
+    """A limit of `most` at once. A client gets one more slot only while it holds fewer than are free.
 
     Alone it can have half of them, two clients a third each, and who comes new finds room until all are taken: the
     dynamic threshold of Choudhury and Hahne (1998), by which switches share the memory of their queues.
@@ -67,7 +67,7 @@ class ConcurrencyLimit:
 
 
 class ConcurrencyLimits(NamedTuple):
-    """What a process of the API has room for."""
+    """All limits of one API process."""
 
     connections: ConcurrencyLimit
     requests: ConcurrencyLimit  # whose answer has not begun
@@ -121,7 +121,7 @@ def long_poll_slot(request: HTTPConnection, polls: ConcurrencyLimit, most: int |
 
 
 class ConcurrencyMiddleware:
-    """Lets a request in while there is room for one more that waits for its answer."""
+    """Limits the requests of each client that wait for their answers."""
 
     def __init__(self, app: ASGIApp, requests: ConcurrencyLimit) -> None:
         self.app = app
@@ -139,7 +139,7 @@ class ConcurrencyMiddleware:
             await problem.response(scope["path"])(scope, receive, send)
             return
         place = ConcurrencySlot(self.requests, client)
-        # Whoever knows better who asks, and shares what it waits for, gives it back sooner.
+        # A long poll releases it sooner: it counts among those of its tenant.
         scope.setdefault("state", {})["place"] = place
 
         async def send_begun(message: Message) -> None:

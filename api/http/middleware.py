@@ -1,4 +1,4 @@
-"""What surrounds every request: HEAD as GET, the name it calls, headers for browsers, a count, a span, a log line."""
+"""ASGI middleware: HEAD as GET, trusted hosts, security headers, and an access log with counts and spans."""
 
 import logging
 import time
@@ -52,9 +52,9 @@ class HeadMiddleware:
 
 
 class TrustedHostMiddleware:
-    """Answers whoever calls the service by one of these names or a loopback one; None: by any.
+    """Answers requests whose Host is one of these names or a loopback one; None: any name.
 
-    A page in a browser of this machine may lead its own name here (DNS rebinding), and would then be of this very site.
+    This stops DNS rebinding: a page that a browser of this machine shows could resolve its own name to this service.
     """
 
     def __init__(self, app: ASGIApp, names: Collection[str] | None) -> None:
@@ -131,16 +131,16 @@ class AccessLogMiddleware:
         key_id = None if caller is None or caller.key is None else str(caller.key.id)
         self.auditing.answered(caller.who if key_id else None, route, method, status, scope.get("path_params", {}))
         answered = {"method": method, "route": route, "status": status, "seconds": round(seconds, 4)}
-        told = (
+        entry = (
             answered
             | _job(scope)
             | {"client": (scope.get("client") or ("",))[0]}
             | ({"key_id": key_id} if key_id else {})
         )
         if route in ALWAYS_ANSWERED and status < 400:
-            log.debug("request", extra=told)
-        elif status not in REFUSALS or self._refusals.is_first((told["client"], key_id, method, route, status)):
-            log.info("request", extra=told)
+            log.debug("request", extra=entry)
+        elif status not in REFUSALS or self._refusals.is_first((entry["client"], key_id, method, route, status)):
+            log.info("request", extra=entry)
         for (client, key, *what), count, _ in self._refusals.due():
             kind = dict(zip(("method", "route", "status"), what, strict=True))
             log.info("requests.rejected", extra={**kind, "client": client, "key_id": key, "count": count})

@@ -1,4 +1,4 @@
-"""multipart/form-data as a stream of parts, so that a file goes to its place once and whole memory never holds it."""
+"""Streaming parser of multipart/form-data: a file goes to storage once, and memory never holds all of it."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
-LONGEST_FOUND = 120  # characters of a wrong value that are told back
+LONGEST_FOUND = 120  # characters of a wrong value in an answer
 LONGEST_DETAIL = 2000  # of what is wrong: it may quote what a client sent
-MOST_ERRORS = 100  # fields that are told
+MOST_ERRORS = 100  # wrong fields in one answer
 
 
 class FieldError(BaseModel):
@@ -162,7 +162,7 @@ class TimedOut(Problem):
 
 
 class TooLarge(Problem):
-    """The body is above the limit, which is told."""
+    """The body is larger than the limit."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     title = "Content Too Large"
@@ -197,7 +197,7 @@ class RangeOutside(Problem):
 
 
 class Invalid(Problem):
-    """The input is understood, but wrong in the fields that are told."""
+    """The input has wrong values, listed in `errors`."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     title = "Unprocessable Content"
@@ -257,6 +257,6 @@ class DiskFull(Problem):
 
 
 def truncate(value: object, longest: int = LONGEST_FOUND) -> str:
-    """A wrong value, short enough to be told back."""
+    """A wrong value, shortened for an answer."""
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -1,4 +1,4 @@
-"""Requests that came by way of a proxy: whose they are, and that without keys there are none."""
+"""Reverse proxies: the client of a proxied request (X-Forwarded-For); without authentication none is admitted."""
 
 import ipaddress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -14,7 +14,7 @@ EVERYONE = "*"
 
 
 class ProxyRefusalMiddleware:
-    """Refuses whatever bears a proxy's marks, where no key is asked for: by it the whole network would be let in."""
+    """Refuses requests with headers of a proxy while authentication is off: a proxy would admit the whole network."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -26,8 +26,8 @@ class ProxyRefusalMiddleware:
             await self.app(scope, receive, send)
             return
         detail = (
-            f"the request came by way of a proxy ({mark}), and this service asks for no key: whoever reaches the proxy "
-            "would be let in; set AUTHENTICATION=on"
+            f"the request came through a proxy ({mark}), and authentication is off: every client of the proxy "
+            "would be admitted; set AUTHENTICATION=on"
         )
         problem = Proxied.at(mark, detail, found="a proxy's header", expected="none, or AUTHENTICATION=on")
         await problem.response(scope["path"])(scope, receive, send)

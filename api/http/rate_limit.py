@@ -1,4 +1,4 @@
-"""How many requests a minute each key, and each tenant, makes of this process."""
+"""Rate limit (token bucket) for requests per minute of each key and each tenant, counted by each process."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What repeats, told once at first and then once a minute with its number: nobody floods a log by repeating."""
+"""Deduplication of repeated events: the first one is logged, the others once a minute with their number."""
 
 import threading
 import time
@@ -8,11 +8,11 @@ from typing import Generic, NamedTuple, TypeVar
 
 Kind = TypeVar("Kind", bound=Hashable)
 MINUTE = 60.0
-MOST_KINDS = 10_000  # followed at once; what is new beyond them is not told, or each by itself
+MOST_KINDS = 10_000  # followed at once
 
 
 class RepeatedEvents(NamedTuple, Generic[Kind]):
-    """So many of a kind that were not told by themselves, and what was the same in all of them."""
+    """A number of events of one kind that were not logged one by one, and the fields that all of them share."""
 
     kind: Kind
     times: int
@@ -29,7 +29,7 @@ class _Fold:
 class EventDeduplicator(Generic[Kind]):
     """Counts what comes, by kind, for all threads.
 
-    `nothing_is_lost`: what is new beyond MOST_KINDS is told each time, where `max_kinds` are followed already.
+    `nothing_is_lost`: while `max_kinds` kinds are followed, each event of a further kind counts as a first one.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class EventDeduplicator(Generic[Kind]):
         self._folds: dict[Kind, _Fold] = {}
 
     def is_first(self, kind: Kind, **what: str) -> bool:
-        """Whether this is to be told by itself: none of its kind came within the last minute. Else it is counted."""
+        """Whether to log this event now: none of its kind came within the last minute. Otherwise it is counted."""
         with self._lock:
             if (fold := self._folds.get(kind)) is None:
                 if len(self._folds) < self._max_kinds:
@@ -56,22 +56,22 @@ class EventDeduplicator(Generic[Kind]):
             return False
 
     def due(self, *, at_once: bool = False) -> list[RepeatedEvents[Kind]]:
-        """What is to be told now of what was counted: its minute is over, or all of it `at_once`."""
-        told = []
+        """Counted events to log now: those whose minute is over, or all of them `at_once`."""
+        due = []
         with self._lock:
             now = self._clock()
             for kind, fold in list(self._folds.items()):
                 if not at_once and now < fold.until:
                     continue
                 if fold.count:
-                    told.append(RepeatedEvents(kind, fold.count, fold.same))
+                    due.append(RepeatedEvents(kind, fold.count, fold.same))
                     self._folds[kind] = _Fold(now + MINUTE, {})
                 else:
                     del self._folds[kind]
-        return told
+        return due
 
     def put_back(self, folded: RepeatedEvents[Kind]) -> None:
-        """Count again what could not be told."""
+        """Count events again that could not be written."""
         with self._lock:
             fold = self._folds.setdefault(folded.kind, _Fold(self._clock() + MINUTE, {}))
             fold.same = dict(fold.same.items() & folded.same.items()) if fold.count else folded.same

@@ -1,4 +1,4 @@
-"""Uvicorn with what it lacks: bounds on time and work of a connection, and streams that end when the server does."""
+"""The uvicorn server with time-outs for headers and bodies, and event streams that end at shutdown."""
 
 import asyncio
 import gc
@@ -189,7 +189,7 @@ class BoundedProtocol(H11Protocol):
     def _linger(self, seconds: float) -> None:
         """Say nothing more, and throw away what comes: closed with bytes unread, the client might see a reset."""
         self._transport.lingers = True
-        self.connections.discard(self)  # whoever shuts down need not wait for it
+        self.connections.discard(self)  # a shutdown does not wait for it
         self._transport.own.write_eof()
         self._transport.own.resume_reading()
         self._time("linger", seconds, 0)
@@ -237,8 +237,8 @@ class BoundedProtocol(H11Protocol):
         """Send a problem as the last answer of this connection."""
         answer = problem.response("")
         headers = [*answer.raw_headers, CLOSE_HEADER]
-        told = h11.Response(status_code=answer.status_code, headers=headers)
-        for event in (told, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
+        head = h11.Response(status_code=answer.status_code, headers=headers)
+        for event in (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
 
 

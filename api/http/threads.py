@@ -13,7 +13,7 @@ Found = TypeVar("Found")
 
 
 class LimitedThreadPool:
-    """So many at most; what comes beyond waits its turn without one."""
+    """A thread pool of at most `most` threads; further calls wait without a thread."""
 
     def __init__(self, most: int) -> None:
         self._limiter = CapacityLimiter(most)
@@ -24,7 +24,7 @@ class LimitedThreadPool:
 
 
 class SingleFlight:
-    """Readings that are shared while they go on: those who want the same meanwhile take no thread of their own."""
+    """Single flight: concurrent calls for the same key share one running read."""
 
     def __init__(self) -> None:
         self._under_way: dict[Hashable, asyncio.Task[Any]] = {}
@@ -45,7 +45,7 @@ class SingleFlight:
         if (task := self._under_way.get(what)) is None:
             task = self._under_way[what] = asyncio.create_task(_as_coroutine(read))
             task.add_done_callback(over)
-        # Whoever leaves must not take the reading from the others.
+        # A caller that is cancelled must not cancel the reading of the others.
         found: Found = await asyncio.shield(task)
         return found
 

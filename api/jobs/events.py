@@ -1,4 +1,4 @@
-"""A job as it goes on: its snapshots, and the stream of its events."""
+"""Server-sent events (SSE) of a job, and its snapshots."""
 
 import re
 import time
@@ -34,7 +34,6 @@ _EVENTS = Content(
     'event: status\ndata: {"status":"running","progress":{"fraction":0.42},"warnings":[]}\n\n'
     'event: snapshot\ndata: {"seq":7,"slice":0,"iteration":42,"iterations":100,"psnr":34.1}\nid: 7\n\n'
     'event: done\ndata: {"status":"succeeded","progress":{"fraction":1.0},"warnings":[]}\nid: 9.done\n\n',
-    schema={"type": "string"},
     item_schema={
         "type": "object",
         "required": ["event", "data"],
@@ -97,7 +96,7 @@ async def stream_job_events(
 
     It closes without `done` when the key that opened it holds no longer.
 
-    A client that comes back with the id of `done` is told by 204 that there is nothing more.
+    A client that reconnects with the id of `done` gets 204: there is nothing more.
     """
     match = _EVENT_ID.fullmatch(last_event_id or "0")
     if match is None:
@@ -136,7 +135,7 @@ class EventStreamResponse(StreamingResponse):
 class _News(NamedTuple):
     """What there is to tell of a job after a snapshot's seq, as it is sent: one reading serves all who are as far."""
 
-    told: tuple[Status, int]  # what makes another `status` event
+    state: tuple[Status, int]  # a change of it makes another `status` event
     status: bytes
     snapshots: bytes
     done: bytes  # empty while it goes on
@@ -157,7 +156,7 @@ def _news(context: Context, tenant: str, job_id: uuid.UUID, after: int) -> _News
     )
     ended = job.status.ended and not more
     return _News(
-        told=(job.status, job.progress.slices_done),
+        state=(job.status, job.progress.slices_done),
         status=format_sse_event(event="status", data_str=standing, retry=RECONNECT_MILLISECONDS),
         snapshots=b"".join(snapshots),
         done=format_sse_event(event="done", data_str=standing, id=f"{seq}.done") if ended else b"",
@@ -167,7 +166,7 @@ def _news(context: Context, tenant: str, job_id: uuid.UUID, after: int) -> _News
 
 
 async def _events(context: Context, caller: Caller, job_id: uuid.UUID, after: int) -> AsyncIterator[bytes]:
-    told, admitted_at = None, time.monotonic()
+    state, admitted_at = None, time.monotonic()
     keep_alive_seconds = context.settings.event_keep_alive_seconds
     with context.notifications.subscribe(job_id, None if caller.key is None else caller.key.id) as changed:
         while not context.notifications.closing:
@@ -187,9 +186,9 @@ async def _events(context: Context, caller: Caller, job_id: uuid.UUID, after: in
                 await context.notifications.wait(changed, AWAY_SECONDS)
                 continue
             after = news.seq
-            if event := (news.status if news.told != told else b"") + news.snapshots + news.done:
+            if event := (news.status if news.state != state else b"") + news.snapshots + news.done:
                 yield event
-            told = news.told
+            state = news.state
             if news.done:
                 return
             if not news.more and not await context.notifications.wait(changed, keep_alive_seconds):

@@ -1,4 +1,4 @@
-"""Answers that are held back until there is something new to tell."""
+"""Long polling: an answer is held back until the status changes or the time is over."""
 
 import asyncio
 import time
@@ -86,7 +86,7 @@ async def _check(context: Context, caller: Caller, changed: Subscription) -> Non
 
 @asynccontextmanager
 async def _noticing_departure(request: Request, changed: Subscription) -> AsyncIterator[None]:
-    """Wake whoever waits when the client has left."""
+    """Wake the waiting request when its client disconnects."""
 
     async def listen() -> None:
         while (await request.receive())["type"] != "http.disconnect":

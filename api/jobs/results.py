@@ -1,4 +1,4 @@
-"""What came of a job: its files in any format, and pictures while it goes on."""
+"""Endpoints of results: files in any output format, and previews as PNG while a job runs."""
 
 import base64
 import uuid
@@ -62,7 +62,7 @@ def get_job_result(
         OutputName | None, Query(alias="format", description="wins over Accept; neither: the job's first output")
     ] = None,
 ) -> Response:
-    """A format that was not asked for with the job is written when it is asked for first."""
+    """A format that is not among the job's outputs is written on the first request for it."""
     with context.sessions() as session:
         job = queries.job_row(session, caller.tenant, job_id)
     if job.expired:

@@ -1,4 +1,4 @@
-"""Jobs: file one, look at it, list them, cancel, retry, delete."""
+"""Endpoints of jobs: submit, get, list, cancel, retry, delete."""
 
 import hashlib
 import json
@@ -49,7 +49,7 @@ _FORM = {
 @router.post(
     "/v1/jobs",
     status_code=202,
-    summary="Ask for a reconstruction",
+    summary="Submit a reconstruction",
     response_model=JobOut,
     responses=responses({202: JobOut}, 400, 404, 409, 413, 415, 422, 429, 500, 503, 507),
     openapi_extra=request_body(JobIn, others={FORM: _FORM}),
@@ -119,7 +119,7 @@ def _submit(
 
 
 def _priority(caller: Caller, asked: PriorityName) -> Priority:
-    """The priority asked for, where the caller may have it; without keys everyone may. Raises Forbidden."""
+    """The requested priority, up to the one that the key allows. Raises Forbidden."""
     priority = priority_value(asked)
     if caller.key is not None and priority > caller.key.max_priority:
         most = priority_name(caller.key.max_priority)
@@ -128,7 +128,7 @@ def _priority(caller: Caller, asked: PriorityName) -> Priority:
 
 
 def _fingerprint(scan: Scan, asked: JobOptions) -> str:
-    """Hash of what was asked for, however it was spelt: the same request has the same one."""
+    """Hash of the request, for its idempotency key; the spelling of the JSON does not matter."""
     asked_for: dict[str, Any] = asked.model_dump(mode="json", exclude={"scan_id"})
     asked_for |= {"scan": scan.sha256, "parameters": asked.parameters.model_dump(mode="json", exclude_unset=True)}
     # Left out where they are what they were before there were such: keys of then find their jobs.
@@ -146,7 +146,7 @@ def _accepted(job: JobOut, headers: dict[str, str] | None = None) -> Response:
 
 @router.get(
     "/v1/jobs",
-    summary="Jobs, newest first",
+    summary="List jobs, newest first",
     response_model=Page[JobItem],
     responses=responses({200: Page[JobItem]}, 304, 422, 503),
 )
@@ -178,7 +178,7 @@ def list_jobs(
 
 @router.get(
     "/v1/jobs/{job_id}",
-    summary="A job and how it stands",
+    summary="A job",
     response_model=JobOut,
     responses=responses({200: Content.json(example_of(JobOut, 1))}, 304, 404, 422, 503),
 )

@@ -53,7 +53,7 @@ _REQUEST: dict[str, Any] = {
 
 
 class JobOptions(BaseModel):
-    """What is asked for, beside the scan."""
+    """A job's method, outputs and other options, without the scan."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [_REQUEST]})
 
@@ -62,7 +62,7 @@ class JobOptions(BaseModel):
         ["h5"],
         min_length=1,
         max_length=len(OUTPUTS),
-        description="formats written at once; others are written when asked for",
+        description="formats written when the job ends; others are written on first request",
     )
     slices: Slices | None = Field(None, description="slice numbers of the scan, in the order of the result; null: all")
     seed: Seed = Field(0, description="same scan, parameters, seed and device: same image")
@@ -78,12 +78,14 @@ class JobOptions(BaseModel):
     max_seconds: MaxSeconds | None = Field(
         None, description="the job fails when it has computed for so long, over all its slices; null: the most allowed"
     )
-    webhook_url: str | None = Field(None, description="https URL that is told of the job's end (Standard Webhooks)")
+    webhook_url: str | None = Field(
+        None, description="https URL that receives a webhook at the end of the job (Standard Webhooks)"
+    )
     tags: Tags = Field({}, description="labels for GET /v1/jobs?tag=key:value")
 
 
 class RetryOptions(BaseModel):
-    """How a failed job is to go on."""
+    """Options of a retry."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"max_seconds": 7200.0}]})
 
@@ -93,7 +95,7 @@ class RetryOptions(BaseModel):
 
 
 class JobIn(JobOptions):
-    """What is asked for, of a scan that was posted before."""
+    """A job for a scan that was posted before."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"scan_id": SCAN_ID, **_REQUEST}]})
 
@@ -101,7 +103,7 @@ class JobIn(JobOptions):
 
 
 class EstimateOut(BaseModel):
-    """What a job was estimated to need when it was filed."""
+    """Estimated cost of a job when it was submitted."""
 
     seconds: float = Field(description="of one worker, over all its slices and seeds; many runs end earlier")
     memory_bytes: int = Field(description="of a worker at its peak")
@@ -109,14 +111,14 @@ class EstimateOut(BaseModel):
 
 
 class Progress(BaseModel):
-    """How far a job is, over all its slices."""
+    """Progress of a job over all its slices."""
 
     fraction: float = Field(ge=0, le=1)
     slices_done: int
     slices: int
     iteration: int = Field(description="iterations done, over all slices")
     iterations: int | None = Field(description="iterations in all; null before a slice's first iterate")
-    eta_seconds: float | None = Field(description="null unless it can be told")
+    eta_seconds: float | None = Field(description="null while it cannot be estimated")
 
 
 def metric_field(name: str) -> Any:
@@ -196,7 +198,7 @@ class SliceOut(BaseModel):
 
 
 class WebhookOut(BaseModel):
-    """How far the telling of a job's last end is."""
+    """Delivery of the webhook of a job's last end."""
 
     state: DeliveryState = Field(description="`failed`: given up; `disabled`: the receiver wants no more (410)")
     event: str = Field(description="`job.succeeded`, `job.failed` or `job.cancelled`")
@@ -246,7 +248,7 @@ _ITEM: dict[str, Any] = {
 
 
 class JobItem(BaseModel):
-    """A job of a list and how it stands."""
+    """A job in a list."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_ITEM]})
 
@@ -330,11 +332,11 @@ _FINISHED: dict[str, Any] = {
 
 
 class JobOut(JobItem):
-    """A job and how it stands."""
+    """A job with its slices, quality and webhook."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_RUNNING, _FINISHED]})
 
-    webhook: WebhookOut | None = Field(description="null before its end, and where no webhook was asked for")
+    webhook: WebhookOut | None = Field(description="null before its end, and without a `webhook_url`")
     quality: QualityOut | None = Field(description="the worst of its slices'; null until it has succeeded")
     slices: list[SliceOut] = Field(description="in the order of the result")
 
@@ -354,7 +356,7 @@ _SNAPSHOT: dict[str, Any] = {
 
 
 class SnapshotOut(BaseModel):
-    """How far one slice was at one moment."""
+    """Progress of one slice at one moment."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_SNAPSHOT]})
 

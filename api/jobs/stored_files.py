@@ -1,4 +1,4 @@
-"""What workers have stored of jobs, as it was written or not at all."""
+"""Stored results and slices of jobs: verified by digest, converted to other formats on demand."""
 
 import uuid
 from contextlib import suppress

@@ -54,7 +54,7 @@ def task_for(
 
 
 def slices_of(scan: Scan, asked: Sequence[int] | None) -> list[int]:
-    """The slices asked for, all where that is None. Raises Invalid when the scan lacks one."""
+    """The requested slice numbers, or all. Raises Invalid when the scan lacks one."""
     count = int(scan.header["slices"])
     if asked is None:
         return list(range(count))
@@ -67,7 +67,7 @@ def slices_of(scan: Scan, asked: Sequence[int] | None) -> list[int]:
 def estimate_job(
     context: Context, session: Session, scan: Scan, asked: JobOptions, outputs: Sequence[str], limits: TenantLimits
 ) -> Task:
-    """What is asked for, complete, and what it will cost. Raises TooCostly beyond the limits."""
+    """Complete parameters and cost of a job. Raises TooCostly beyond the limits."""
     method = method_for(context, scan, asked.parameters, "parameters")
     require_random(method, asked.seeds)
     slices = slices_of(scan, asked.slices)
@@ -78,7 +78,7 @@ def estimate_job(
 
 
 def time_limit(limits: TenantLimits, asked: float | None) -> float | None:
-    """The limit asked for, the most allowed where none is. Raises Invalid beyond it."""
+    """The requested time limit (s), or the tenant's. Raises Invalid beyond the tenant's."""
     most = limits.max_job_seconds
     if asked is not None and most is not None and asked > most:
         detail = f"a job of this tenant may compute for {most} s (max_job_seconds)"

@@ -1,4 +1,4 @@
-"""From the body of a request to a stored scan: receive, look into, keep; or leave nothing behind."""
+"""Ingest of a scan: receive the body, probe it in the sandbox, store it; otherwise leave nothing behind."""
 
 import logging
 import os

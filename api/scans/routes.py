@@ -1,4 +1,4 @@
-"""Scans: bring one, look at it, list them, delete."""
+"""Endpoints of scans: upload, get, list, delete."""
 
 import logging
 import uuid
@@ -47,7 +47,7 @@ _NAME = {**_DIGEST, "name": "X-Filename", "description": "what the file is calle
 @router.post(
     "/v1/scans",
     status_code=201,
-    summary="Bring a scan",
+    summary="Upload a scan",
     response_model=ScanOut,
     responses=responses({200: ScanOut, 201: ScanOut}, 400, 413, 415, 422, 503, 507),
     openapi_extra={"requestBody": _REQUEST_BODY, "parameters": [_NAME, _DIGEST]},
@@ -74,7 +74,7 @@ def _keep(context: Context, caller: Caller, file: ReceivedScan) -> Response:
 
 @router.get(
     "/v1/scans",
-    summary="Scans, newest first",
+    summary="List scans, newest first",
     response_model=Page[ScanOut],
     responses=responses({200: Page[ScanOut]}, 304, 422, 503),
 )

@@ -1,4 +1,4 @@
-"""A file on its way in: streamed to its folder, counted and hashed, gone again unless it is kept."""
+"""Upload of a file: streamed to storage, counted and hashed, deleted unless it is kept."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""Whether it lives, whether a job posted now would run, and what there is to count."""
+"""Liveness (/healthz), readiness (/readyz) and Prometheus metrics (/metrics)."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What Prometheus reads: counted as requests pass, and asked of the database when scraped."""
+"""Prometheus metrics: requests counted in this process, and the state of jobs and queue from the database."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
 ENDED = tuple(status.value for status in Status if status.ended)
 OUTCOMES = ("delivered", "retried", "failed", "disabled")
-COUNTED = {  # kind of counter -> metric, meaning, label, and what it is told of from the beginning
+COUNTED = {  # kind of counter -> metric, help text, label, and the label values that are exported from the start
     "slices": ("udig_slices_completed", "Slices reconstructed", "", ("",)),
     "slice_seconds": ("udig_slice_compute_seconds", "Compute time of the completed slices", "", ("",)),
     "lease_losses": ("udig_leases_lost", "Slices requeued because the lease of their worker expired", "", ("",)),

@@ -1,4 +1,4 @@
-"""Webhooks as they go out: signed (Standard Webhooks), told again until they are heard, to no address of our own."""
+"""Delivery of webhooks: signed (Standard Webhooks), repeated until the receiver answers, guarded against SSRF."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 MOST_AT_ONCE = 64  # shared among tenants and hosts: see `udig_recon.worker.jobs.webhook_outbox.take`
 IMPATIENT_SECONDS = 3.0  # in place of those, for a host that has not answered
 IMPATIENT_FOR_SECONDS = 300.0  # after that; then it has the full time once more
-UNHEARD = "no answer"  # refused, silent or in another tongue: which one is told to the operator alone
+UNHEARD = "no answer"  # refused, silent or no HTTP: only the log says which
 
 
 def check_webhook_url(settings: Settings, url: str | None) -> None:
@@ -48,7 +48,7 @@ def check_webhook_url(settings: Settings, url: str | None) -> None:
 
 
 def payload(delivery: Delivery) -> str:
-    """What is told, the same in every attempt: which job ended how, and where to look; nothing that a client gave."""
+    """The body, the same in every attempt: which job ended how, and its links; nothing that a client sent."""
     job = f"/v1/jobs/{delivery.job_id}"
     status = Status(delivery.event.removeprefix("job."))
     links = {"self": job} | ({"result": f"{job}/result"} if status is Status.SUCCEEDED else {})
@@ -109,7 +109,7 @@ class WebhookDispatcher:
         self._timeouts = ReceiverTimeouts(settings.webhook_timeout_seconds)
 
     async def run(self) -> None:
-        """Deliver for ever, over lost databases too; what is cut off is tried again when its lease has ended."""
+        """Deliver until cancelled, across database outages; an interrupted one is repeated when its lease expires."""
         if self._settings.webhook_secret is None:
             return
         async with self._client, asyncio.TaskGroup() as deliveries:
@@ -162,7 +162,7 @@ class WebhookDispatcher:
             log.info("webhook.unanswered", extra={"webhook_id": str(delivery.id), "cause": type(error).__name__})
             return UNHEARD
         except Exception as error:
-            # One that nobody foresaw must not keep the others from being told.
+            # An unexpected error must not stop the other deliveries.
             log.error("webhook.failed", extra={"error": type(error).__name__})
             return f"an error of the service's own ({type(error).__name__})"
         self._timeouts.restore(receiver)
@@ -177,7 +177,7 @@ class WebhookDispatcher:
         body = payload(delivery)
         sent = {"host": url.netloc.decode(), **self._headers(delivery, body)}
         found = await url_guard.resolve_url(url, allow_private=allow_private, resolve=self._resolve)
-        # To the very address that was checked: asked for again, the name might mean another.
+        # To the address that was checked: a second lookup of the name might give another.
         target = url.copy_with(host=found[0])
         sni: dict[str, Any] = {"sni_hostname": url.raw_host.decode()}
         async with self._client.stream("POST", target, content=body, headers=sent, extensions=sni) as answer:

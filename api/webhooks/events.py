@@ -1,4 +1,4 @@
-"""What a webhook says, as the OpenAPI document describes it."""
+"""JSON schema of webhooks, for the OpenAPI document."""
 
 import uuid
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Where webhooks may go: no address of this machine or network, unless the settings allow it."""
+"""SSRF guard: webhooks go to no address of this machine or network unless the settings allow it."""
 
 import asyncio
 import ipaddress
@@ -14,14 +14,14 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
 class ForbiddenURL(Exception):
-    """A webhook may not go there; the message says why."""
+    """A webhook may not go to this URL; the message says why."""
 
 
 def check_url(text: str, *, allow_private: bool, allowed: Collection[str] | None = None) -> httpx2.URL:
-    """The URL, as far as it can be judged without asking for a name; `allowed` hosts only. Raises ForbiddenURL."""
+    """The URL, checked without a DNS lookup; `allowed` hosts only. Raises ForbiddenURL."""
     try:
         url = httpx2.URL(text)
-        url.raw_host.decode().encode("idna")  # as whoever looks it up will do
+        url.raw_host.decode().encode("idna")  # as the lookup will
     except (httpx2.InvalidURL, UnicodeError) as error:
         raise ForbiddenURL("is no URL") from error
     schemes = ("https", "http") if allow_private else ("https",)
