@@ -1,4 +1,4 @@
-"""What a scan file becomes: frozen arrays with shapes and units, and nothing else."""
+"""Acquisitions: the arrays of a scan with their shapes and units, and the header of a scan."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,7 +11,7 @@ from udig_recon.core.extensions import load_extensions
 
 
 class Modality(StrEnum):
-    """Which forward model a scan obeys."""
+    """MRI or CT: which forward model applies to a scan."""
 
     MRI = "mri"
     CT = "ct"
@@ -86,9 +86,9 @@ def acquisition_type(name: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class ScanHeader:
-    """What a file says of itself, without its arrays."""
+    """Description of a scan without its arrays."""
 
-    format: str  # "fastmri_hdf5", "sinogram_hdf5", "matlab", "npy", "npz"
+    format: str  # "fastmri_hdf5", "sinogram_hdf5", "matlab", "npy", "npz", or an extension's name
     modality: Modality
     slices: int
     coils: int | None = None  # MRI
@@ -106,6 +106,6 @@ class ScanHeader:
 
     @property
     def images(self) -> tuple[str, ...]:
-        """Which images it holds beside its measurements."""
+        """Names of the images in the file beside its measurements."""
         held = {"reference": self.has_reference, "guide": self.has_guide}
         return tuple(name for name, there in held.items() if there)

@@ -1,4 +1,4 @@
-"""Files that are whole whenever they bear their name, and the digests by which their bytes are known again."""
+"""Atomic writes, so that a file with its final name is whole, and SHA-256 digests of files."""
 
 import errno
 import hashlib
@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 
 class DamagedFile(Exception):
-    """The bytes of a stored file are not those that were written."""
+    """The bytes of a stored file have changed since they were written."""
 
 
 def open_stored(path: Path) -> BufferedReader:
-    """A stored file, to be read. Raises OSError, and DamagedFile where the name is that of something else.
+    """Open a stored file for reading. Raises OSError, and DamagedFile where the name is no regular file's.
 
-    A pipe or a device in its place would be waited for, or read, without an end.
+    To read a pipe or a device in its place might never end.
     """
     try:
         file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
@@ -34,7 +34,7 @@ def open_stored(path: Path) -> BufferedReader:
 
 
 class Digest(NamedTuple):
-    """What a file's bytes are known by."""
+    """SHA-256 and size of a file."""
 
     sha256: str  # hex
     bytes: int
@@ -48,7 +48,7 @@ class Digest(NamedTuple):
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A name of its own to write to; the file takes the name `path`, on the disk, only when all went well."""
+    """A temporary path to write to. The file takes the name `path`, synced to the disk, only if no error occurs."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         yield part

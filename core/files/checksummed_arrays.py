@@ -1,4 +1,4 @@
-"""Archives of arrays that carry their own digest, so that no flipped bit of one is taken for data."""
+"""Archives of arrays (.npz) with a checksum of their own, which detects a flipped bit."""
 
 import hashlib
 import io
@@ -21,11 +21,11 @@ ARCHIVE_ERRORS = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError, RuntimeError, zlib.error),
     *(zipfile.BadZipFile, struct.error, tokenize.TokenError, SyntaxError, OverflowError),
 )
-"""What numpy and zipfile raise over a spoilt archive."""
+"""Errors that numpy and zipfile raise for a damaged archive."""
 
 
 def seal(archive: bytes) -> bytes:
-    """A .npz whose comment, the last thing in it, is the digest of what it was without one."""
+    """The archive with a comment at its end: the SHA-256 of the archive without one."""
     comment = b"sha256:" + hashlib.sha256(archive).hexdigest().encode()
     return archive[:-2] + len(comment).to_bytes(2, "little") + comment
 

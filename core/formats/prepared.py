@@ -1,4 +1,4 @@
-"""A prepared scan: what a reader understood of a scan file, written once as plain arrays; docs/prepared-scan.md.
+"""Prepared scans: the arrays of a scan file in a plain format of our own, written once; see docs/prepared-scan.md.
 
     16 bytes    MAGIC, which holds the version of the layout
     arrays      little-endian, C order, each at a multiple of 64 bytes
@@ -6,7 +6,7 @@
                 [offset, dtype, shape, SHA-256]
     64 bytes    where the header lies (offset, length: two little-endian uint64), its SHA-256, and MAGIC again
 
-Whoever reads it needs no library and no trust: every place is checked against the file, every byte against its digest.
+Reading it needs no library and no trust: each offset is checked against the file, each byte against its digest.
 """
 
 import hashlib
@@ -31,16 +31,16 @@ from udig_recon.core.formats.sandbox.messages import header_of
 
 MAGIC = b"udig-prepared/1\n"
 READING = 4
-"""Grows whenever the same bytes are understood in another way: what older readers prepared is prepared anew."""
+"""Version of the readers. It grows when they understand the same bytes differently; older prepared scans are remade."""
 
 _ALIGNMENT = 64
-_FOOTER = Struct("<QQ32s16s")
+FOOTER = Struct("<QQ32s16s")
 _MOST_HEADER_BYTES = 64 << 20
 _DTYPES = ("|b1", "|u1", "<i4", "<i8", "<f4", "<f8", "<c8", "<c16")
 
 
 class NotWritten(Exception):
-    """The system took no more of a prepared scan; the number of its error is the argument."""
+    """The system wrote no more of a prepared scan; the argument is its error number."""
 
 
 def write_prepared(
@@ -71,36 +71,36 @@ def write_prepared(
 
 
 class _Writer:
-    """Bytes one after the other, equal arrays once."""
+    """Appends bytes to a file; of equal arrays the first one only."""
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor, self._place = descriptor, 0
-        self._places: dict[tuple[bytes, str, tuple[int, ...]], int] = {}
+        self._descriptor, self._offset = descriptor, 0
+        self._offsets: dict[tuple[bytes, str, tuple[int, ...]], int] = {}
         self._write(MAGIC)
 
     def value(self, value: Any) -> Any:
-        """A field of an acquisition as the header tells it; of an array the bytes are written."""
+        """A field of an acquisition as the header has it; the bytes of an array are written."""
         if not isinstance(value, np.ndarray):
             return value
         array = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
         content = array.reshape(-1).view(np.uint8).data
         digest = hashlib.sha256(content)
         key = (digest.digest(), array.dtype.str, value.shape)
-        if key not in self._places:
-            self._write(bytes(-self._place % _ALIGNMENT))
-            self._places[key] = self._place
+        if key not in self._offsets:
+            self._write(bytes(-self._offset % _ALIGNMENT))
+            self._offsets[key] = self._offset
             self._write(content)
-        return {"array": [self._places[key], array.dtype.str, list(value.shape), digest.hexdigest()]}
+        return {"array": [self._offsets[key], array.dtype.str, list(value.shape), digest.hexdigest()]}
 
     def finish(self, header: bytes) -> None:
-        """The header, and where it lies."""
-        place = self._place
+        """Write the header, and the footer with its offset."""
+        place = self._offset
         self._write(header)
-        self._write(_FOOTER.pack(place, len(header), hashlib.sha256(header).digest(), MAGIC))
+        self._write(FOOTER.pack(place, len(header), hashlib.sha256(header).digest(), MAGIC))
 
     def _write(self, content: bytes | memoryview) -> None:
         left = memoryview(content)
-        self._place += len(left)
+        self._offset += len(left)
         while left:
             try:
                 left = left[os.write(self._descriptor, left[:BLOCK_BYTES]) :]
@@ -108,7 +108,7 @@ class _Writer:
                 raise NotWritten(error.errno) from None
 
 
-class _Place(NamedTuple):
+class _StoredArray(NamedTuple):
     """An array in the file."""
 
     offset: int
@@ -122,7 +122,7 @@ class _Place(NamedTuple):
 
 
 class PreparedScan:
-    """A prepared scan that is open. Whatever it gives was checked against its digests; DamagedScan is raised else."""
+    """A prepared scan that is open. All that it returns was compared with its digests; else it raises DamagedScan."""
 
     def __init__(self, file: ScanFile) -> None:
         self._file = file
@@ -136,7 +136,7 @@ class PreparedScan:
             self._slices = [{**shared, **_fields(each)} for each in content["slices"]]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _damaged("a header that makes no sense") from error
-        for place in self._places():
+        for place in self._stored_arrays():
             if place.offset < len(MAGIC) or place.offset + place.nbytes > file.size:
                 raise _damaged("an array outside the file")
         if len(self._slices) != self.header.slices:
@@ -148,13 +148,13 @@ class PreparedScan:
         return self._file.size
 
     def read(self, slices: Sequence[int]) -> Acquisition:
-        """The wanted slice as `udig_recon.core.formats.read` would read it; memory for that slice is taken.
+        """Read one slice as `udig_recon.core.formats.read` does from the scan file, with memory for that slice alone.
 
         `slices` holds one number: slices may differ in what they do not share, such as the mask.
         """
         (index,) = slices
         found: dict[str, Any] = {
-            name: self._array(value) if isinstance(value, _Place) else value
+            name: self._array(value) if isinstance(value, _StoredArray) else value
             for name, value in self._slices[index].items()
         }
         try:
@@ -164,9 +164,9 @@ class PreparedScan:
             raise _damaged("fields of another version") from error
 
     def verify(self) -> None:
-        """Check every byte that has a meaning, a few MiB at a time. Raises DamagedScan."""
+        """Compare all bytes with their digests, a few MiB at a time. Raises DamagedScan."""
         with self._file.stream() as stream:
-            for place in sorted(set(self._places())):
+            for place in sorted(set(self._stored_arrays())):
                 stream.seek(place.offset)
                 digest, left = hashlib.sha256(), place.nbytes
                 while left and (block := stream.read(min(left, BLOCK_BYTES))):
@@ -177,12 +177,12 @@ class PreparedScan:
 
     def _content(self) -> dict[str, Any]:
         file = self._file
-        if file.size < len(MAGIC) + _FOOTER.size or file.start(len(MAGIC)) != MAGIC:
+        if file.size < len(MAGIC) + FOOTER.size or file.start(len(MAGIC)) != MAGIC:
             raise _damaged("another beginning")
         with file.stream() as stream:
-            stream.seek(file.size - _FOOTER.size)
-            place, length, digest, magic = _FOOTER.unpack(stream.read(_FOOTER.size))
-            if magic != MAGIC or length > _MOST_HEADER_BYTES or place + length + _FOOTER.size != file.size:
+            stream.seek(file.size - FOOTER.size)
+            place, length, digest, magic = FOOTER.unpack(stream.read(FOOTER.size))
+            if magic != MAGIC or length > _MOST_HEADER_BYTES or place + length + FOOTER.size != file.size:
                 raise _damaged("another end")
             stream.seek(place)
             header = stream.read(length)
@@ -196,11 +196,11 @@ class PreparedScan:
             raise _damaged("a header that makes no sense")
         return content
 
-    def _places(self) -> Iterator[_Place]:
+    def _stored_arrays(self) -> Iterator[_StoredArray]:
         for each in self._slices:
-            yield from (value for value in each.values() if isinstance(value, _Place))
+            yield from (value for value in each.values() if isinstance(value, _StoredArray))
 
-    def _array(self, place: _Place) -> Array:
+    def _array(self, place: _StoredArray) -> Array:
         array = np.empty(place.shape, place.dtype)
         content = array.reshape(-1).view(np.uint8).data
         with self._file.stream() as stream:
@@ -215,7 +215,7 @@ class PreparedScan:
 
 @contextmanager
 def open_prepared(path: Path) -> Iterator[PreparedScan]:
-    """A prepared scan that lies in a file. Raises DamagedScan, and OSError where there is none."""
+    """Open a prepared scan. Raises DamagedScan, and OSError where there is none."""
     try:
         opened = open_stored(path)
     except DamagedFile as error:
@@ -225,13 +225,13 @@ def open_prepared(path: Path) -> Iterator[PreparedScan]:
 
 
 def verify_prepared(path: Path) -> None:
-    """Read all of a prepared scan. Raises DamagedScan where a byte is another than was written, and OSError."""
+    """Read all of a prepared scan. Raises DamagedScan where a byte has changed, and OSError."""
     with open_prepared(path) as scan:
         scan.verify()
 
 
-def _fields(told: dict[str, Any]) -> dict[str, Any]:
-    return {name: _value(value) for name, value in told.items()}
+def _fields(stored: dict[str, Any]) -> dict[str, Any]:
+    return {name: _value(value) for name, value in stored.items()}
 
 
 def _value(value: Any) -> Any:
@@ -243,7 +243,7 @@ def _value(value: Any) -> Any:
     sides = tuple(map(int, shape))
     if dtype not in _DTYPES or len(sides) > 8 or min(sides, default=0) < 0 or not isinstance(sha256, str):
         raise ValueError("no array")
-    return _Place(int(offset), dtype, sides, sha256)
+    return _StoredArray(int(offset), dtype, sides, sha256)
 
 
 def _damaged(found: str) -> DamagedScan:

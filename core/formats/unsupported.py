@@ -1,11 +1,11 @@
-"""Files that are no scans of a format that is read: what they look like, and what to do with them."""
+"""File formats that are recognised but not read, each with how to convert it."""
 
 import numpy as np
 
 from udig_recon.core.formats.input_format import UnsupportedFormat
 
 START_BYTES = 16 << 10
-"""As much of a file as is looked at."""
+"""How much of a file is needed to recognise it."""
 
 _KSPACE = "kspace (slices, coils, ky, kx) complex64, zero frequency in the middle, as HDF5 or .npz"
 _IMAGE = "k-space or a sinogram: an image needs no reconstruction"
@@ -68,7 +68,7 @@ _WIDEST = 1 << 24  # whole numbers of a receiver
 
 
 def recognise(start: bytes) -> UnsupportedFormat | None:
-    """The format that a file with this start is of, with what to do; None where nothing is known of it."""
+    """The known format of a file that begins with these bytes; None where it is not known."""
     for signature, layout in _SIGNATURES.items():
         if start.startswith(signature):
             return layout

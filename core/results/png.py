@@ -41,9 +41,9 @@ def display_window(image: NDArray[Any]) -> Window:
 
 
 def square_pixels(image: NDArray[Any], spacing_mm: Sequence[float] | None) -> NDArray[Any]:
-    """An image (y, x[, channels]) of pixels of these sizes (y, x) as one of square pixels, the smaller side's.
+    """An image (y, x[, channels]) with pixels of these sizes (y, x) resampled to square pixels of the smaller size.
 
-    Viewers take pixels for squares whatever a PNG says of them. Where one side is a whole multiple of the other, pixels
+    Viewers draw pixels as squares, whatever a PNG says. Where one side is a whole multiple of the other, pixels
     are repeated; otherwise values are interpolated along that axis. Beyond a ratio of 8 the image stays as it is.
     """
     ratio = 1.0 if spacing_mm is None else spacing_mm[0] / spacing_mm[1]
@@ -166,14 +166,16 @@ def add_inset(
         large[edge, 2 * x : 2 * (x + side)] = white
     for edge in (2 * x, 2 * (x + side) - 1):
         large[2 * y : 2 * (y + side), edge] = white
-    low, left = (start < (size - side) / 2 for start, size in zip(corner, image.shape, strict=True))
-    for shown, right in ((np.abs(image), left), (error, not left)):
-        if shown is not None:
-            enlarged = np.kron(shown[y : y + side, x : x + side], np.ones((4, 4)))
-            framed = np.pad(enlarged, _FRAME, constant_values=white)
-            rows = slice(-len(framed), None) if low else slice(len(framed))
-            columns = slice(-len(framed), None) if right else slice(len(framed))
-            large[rows, columns] = framed
+    height, width = image.shape
+    part_is_above, part_is_left = y < (height - side) / 2, x < (width - side) / 2
+    for source, on_the_right in ((np.abs(image), part_is_left), (error, not part_is_left)):
+        if source is None:
+            continue
+        enlarged = np.kron(source[y : y + side, x : x + side], np.ones((4, 4)))
+        framed = np.pad(enlarged, _FRAME, constant_values=white)
+        rows = slice(-len(framed), None) if part_is_above else slice(len(framed))
+        columns = slice(-len(framed), None) if on_the_right else slice(len(framed))
+        large[rows, columns] = framed
     return large.astype(np.float32)
 
 
@@ -212,7 +214,7 @@ def _error(image: NDArray[Any], reference: NDArray[Any], gain: float) -> NDArray
 
 
 def _titled_error(image: NDArray[Any], reference: NDArray[Any], gain: float) -> tuple[str, NDArray[np.uint8]]:
-    """The place below the reference itself stays empty."""
+    """An error image with its title; of the reference itself an empty one."""
     title = "" if np.array_equal(image, reference) else f"error x{gain:g}"
     return title, _error(image, reference, gain)
 

@@ -14,6 +14,9 @@ from udig_recon.core.acquisition import CTAcquisition, Modality, MRIAcquisition,
 from udig_recon.core.errors import UnreadableScan, UnsupportedScan
 from udig_recon.core.formats import Limits, probe, read
 from udig_recon.core.formats.containers import arrays
+from udig_recon.core.formats.containers.scan_file import open_scan_file
+from udig_recon.core.formats.input_format import InputFormat
+from udig_recon.core.formats.registry import BUILT_IN
 
 
 @pytest.fixture
@@ -328,3 +331,15 @@ def test_header_survives_the_way_between_processes() -> None:
 
     header = ScanHeader(format="npz", modality=Modality.CT, slices=1, matrix=(2, 3), pixel_spacing_mm=(1, 2))
     assert unpack(pack(header)) == header
+
+
+@pytest.mark.parametrize("format_", BUILT_IN, ids=lambda format_: format_.name)
+def test_the_samples_of_a_format_are_recognised_by_it_alone_and_are_whole_scans(
+    format_: InputFormat, tmp_path: Path
+) -> None:
+    for content in format_.samples():
+        path = tmp_path / "sample"
+        path.write_bytes(content)
+        with open_scan_file(path) as file:
+            assert [each.name for each in BUILT_IN if each.sniff(file)] == [format_.name]
+        assert probe(path).slices == 1

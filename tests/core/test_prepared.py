@@ -16,7 +16,7 @@ from tests.support import scans
 from udig_recon.core import errors
 from udig_recon.core.formats import Limits, Prober, prepare, probe, read
 from udig_recon.core.formats.containers.scan_file import open_scan_file
-from udig_recon.core.formats.prepared import _FOOTER, MAGIC, open_prepared, verify_prepared
+from udig_recon.core.formats.prepared import FOOTER, MAGIC, open_prepared, verify_prepared
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_arrays_lie_plain_in_the_file_at_the_places_that_the_header_names(tmp_pa
     """As docs/prepared-scan.md has it, read by nothing but numpy, json and hashlib."""
     scan = scans.GOOD["fastmri"](tmp_path / "scan")
     content = prepared(scan).read_bytes()
-    place, length, digest, magic = _FOOTER.unpack(content[-64:])
+    place, length, digest, magic = FOOTER.unpack(content[-64:])
     header = json.loads(content[place : place + length])
     assert content[:16] == magic == MAGIC
     assert hashlib.sha256(content[place : place + length]).digest() == digest
@@ -107,7 +107,7 @@ def test_a_slice_that_rots_leaves_the_others_readable(tmp_path: Path) -> None:
     scan = scans.GOOD["fastmri"](tmp_path / "scan")
     path = prepared(scan)
     content = bytearray(path.read_bytes())
-    place, length, _, _ = _FOOTER.unpack(content[-64:])
+    place, length, _, _ = FOOTER.unpack(content[-64:])
     offset = json.loads(content[place : place + length])["slices"][1]["kspace"]["array"][0]
     content[offset + 5] ^= 1
     path.write_bytes(content)
@@ -154,9 +154,9 @@ def _changed(header: dict[str, Any], how: str) -> dict[str, Any]:
 def test_a_header_of_a_hostile_reader_is_refused_whatever_its_digest(how: str, tmp_path: Path) -> None:
     path = prepared(scans.GOOD["fastmri"](tmp_path / "scan"))
     content = path.read_bytes()
-    place, length, _, _ = _FOOTER.unpack(content[-64:])
+    place, length, _, _ = FOOTER.unpack(content[-64:])
     header = json.dumps(_changed(json.loads(content[place : place + length]), how)).encode()
-    footer = _FOOTER.pack(place, len(header), hashlib.sha256(header).digest(), MAGIC)
+    footer = FOOTER.pack(place, len(header), hashlib.sha256(header).digest(), MAGIC)
     path.write_bytes(content[:place] + header + footer)
     with pytest.raises(errors.DamagedScan), open_prepared(path) as found:
         found.read([0])

@@ -1,4 +1,4 @@
-"""Arrangements of HDF5 files that are known but not read: each is refused by its name, with what to do."""
+"""Layouts of HDF5 files that are recognised but not read, each with how to convert it."""
 
 from udig_recon.core.formats.containers.hdf5_library import h5py
 from udig_recon.core.formats.input_format import UnsupportedFormat

@@ -1,4 +1,4 @@
-"""Whether a k-space, its maps and its reference are what they are called: by how they look, never by their names."""
+"""Content checks of k-space, sensitivity maps and reference: detect arrays that are something else, or misplaced."""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -103,7 +103,7 @@ def split_axes(planes: Complex) -> list[str]:
 
 
 def mask_misreading(mask: NDArray[np.bool_]) -> str | None:
-    """How a mask (ky, kx) without a calibration region has one when it is read another way; None: it has not."""
+    """The reading that gives a mask (ky, kx) without a calibration region one, in words; None where there is none."""
     if min(full_centre(mask)) >= SMALLEST_CALIBRATION:
         return None
     readings = {
@@ -114,7 +114,7 @@ def mask_misreading(mask: NDArray[np.bool_]) -> str | None:
 
 
 def find_spike(magnitude: Real) -> tuple[int, int] | None:
-    """Place of a sample far off the middle that is several times as strong as all of the middle."""
+    """Index (ky, kx) of a spike: a sample far from the centre and several times stronger than the whole centre."""
     row, column = (int(at) for at in np.unravel_index(int(magnitude.argmax()), magnitude.shape))
     rows, columns = (centre(side, max(side // 4, 3)) for side in magnitude.shape)
     if rows.start <= row < rows.stop and columns.start <= column < columns.stop:
@@ -268,7 +268,7 @@ def _energy(planes: Complex) -> Real:
 
 
 def _image_energy(planes: Complex) -> Real:
-    """The same of the images of planes (coils, ky, kx)."""
+    """Sum of squares (y, x) over coils of the images of planes (coils, ky, kx)."""
     energy: Real = np.zeros(planes.shape[1:], np.float32)
     for plane in planes:
         energy += np.square(np.abs(_inverse_fourier(plane)))

@@ -1,4 +1,4 @@
-"""Which image a k-space has: its size, its pixels in millimetres, and whether a reference lies on it."""
+"""Image grid of k-space: matrix, pixel spacing, and whether a reference lies on it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

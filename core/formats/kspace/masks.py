@@ -1,4 +1,4 @@
-"""What comes with a k-space beside it: where it was measured, and how noisy its coils are."""
+"""Sampling mask and noise covariance of a k-space scan."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Which samples of a k-space were measured: by its mask, and by what lies there."""
+"""Measured samples of k-space, by its mask and by its values."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ _MOST_ZEROS = 0.01  # share of the mask that may be exact zeros by chance
 
 
 class Measured(NamedTuple):
-    """Where a slice was measured (ky, kx), and what was found out about it."""
+    """Where a slice was measured (ky, kx), with warnings."""
 
     where: NDArray[np.bool_]
     notes: tuple[str, ...]

@@ -1,7 +1,8 @@
-"""A process that reads strangers' bytes gives up what it does not need for that, part by part (Linux).
+"""Sandbox of a process that reads files from outside: it gives up privileges part by part (Linux).
 
-`leave` is for the fork server, which never reads such bytes itself; what it gave up none of its children has. `bind` is
-for the child that reads. Each gives what it could not give up and why, so that a service can tell, or refuse to start.
+`leave` is for the fork server, which never reads such files itself; its children have nothing that it gave up. `bind`
+is for the child that reads. Each returns the missing parts with the reason, so that a service can report them, or
+refuse to start.
 Plain system calls by ctypes: no wheel of libseccomp's or Landlock's bindings exists.
 """
 

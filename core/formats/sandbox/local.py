@@ -1,4 +1,4 @@
-"""A scan file of the command line, read as the service reads it: once, in the sandbox, into its prepared form."""
+"""Opens a scan file without the service, but as the service does: the sandbox reads it once into its prepared form."""
 
 import hashlib
 import os

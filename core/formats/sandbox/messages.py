@@ -1,4 +1,4 @@
-"""What a reader says of a scan, as JSON; taken from a sandbox it is as little trusted as the scan."""
+"""Answers of a reader as JSON. An answer from a sandbox is trusted as little as the scan: it is validated."""
 
 import json
 import math
@@ -18,15 +18,15 @@ _LARGEST = 1e12
 
 
 class Nonsense(Exception):
-    """Something that no reader says."""
+    """An answer that no reader gives."""
 
 
 def pack(outcome: ScanHeader | ReconstructionError) -> str:
     """A header or an error as JSON."""
     if isinstance(outcome, ScanHeader):
         return json.dumps({"header": asdict(outcome)})
-    told = {name: getattr(outcome, name) for name in ("field", "found", "expected")}
-    return json.dumps({"error": type(outcome).__name__, "message": str(outcome), **told})
+    fields = {name: getattr(outcome, name) for name in ("field", "found", "expected")}
+    return json.dumps({"error": type(outcome).__name__, "message": str(outcome), **fields})
 
 
 def unpack(text: str) -> ScanHeader:
@@ -35,8 +35,8 @@ def unpack(text: str) -> ScanHeader:
         answer: dict[str, Any] = json.loads(text)
         if "error" not in answer:
             return header_of(json.dumps(answer["header"]))
-        told = {name: str(answer[name])[:_LONGEST_TEXT] for name in ("field", "found", "expected")}
-        error: ReconstructionError = _ERRORS[answer["error"]](str(answer["message"])[:_LONGEST_TEXT], **told)
+        fields = {name: str(answer[name])[:_LONGEST_TEXT] for name in ("field", "found", "expected")}
+        error: ReconstructionError = _ERRORS[answer["error"]](str(answer["message"])[:_LONGEST_TEXT], **fields)
     except (ValueError, KeyError, TypeError, RecursionError) as nonsense:
         raise Nonsense from nonsense
     raise error
