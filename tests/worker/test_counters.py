@@ -10,8 +10,7 @@ from tests.support.claim import claim_slice
 from tests.support.submit import retry_job, submit_job
 from udig_recon.worker.database import counters
 from udig_recon.worker.database.tables import Counter, Job, JobSlice, Scan, WebhookDelivery
-from udig_recon.worker.jobs import failures as problems
-from udig_recon.worker.jobs import leases, lifecycle, sweep
+from udig_recon.worker.jobs import failures, leases, lifecycle, sweep
 from udig_recon.worker.jobs.claims import Claim
 
 
@@ -109,9 +108,9 @@ def test_summing_up_leaves_the_sums(database: sessionmaker[Session], monkeypatch
 
 def test_every_kind_of_problem_is_known_to_the_metrics() -> None:
     made = [
-        problems.out_of_memory(0, "cpu", ""),
-        problems.disk_full(0),
-        problems.worker_lost(0, 3),
-        problems.internal(0, ValueError()),
+        failures.out_of_memory(0, "cpu", ""),
+        failures.disk_full(0),
+        failures.worker_lost(0, 3),
+        failures.internal(0, ValueError()),
     ]
-    assert {each["type"].rpartition(":")[2] for each in made} <= set(problems.KINDS)
+    assert {each["type"].rpartition(":")[2] for each in made} <= set(failures.KINDS)

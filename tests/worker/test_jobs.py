@@ -352,10 +352,16 @@ def test_the_sweep_rings_for_what_waits_as_often_as_messages_are_missing(
 ) -> None:
     job_id = filed(database, scan, slices=4)
     claim = claimed(database, job_id, 0)
-    for messages, quiet_seconds, rung in ((None, 0, []), (3, 0, []), (0, 60, []), (1, 0, [1, 2]), (0, 0, [1, 2, 3])):
+    for messages, quiet, enqueued in (
+        (None, 0, []),
+        (3, 0, []),
+        (0, 60, []),
+        (1, 0, [1, 2]),
+        (0, 0, [1, 2, 3]),
+    ):
         with database.begin() as session:
-            found = sweep.sweep(session, 3, quiet_seconds, messages=messages)
-        assert found == [(job_id, slice_) for slice_ in rung]
+            found = sweep.sweep(session, 3, quiet, messages=messages)
+        assert found == [(job_id, slice_) for slice_ in enqueued]
     with database.begin() as session:
         leases.release(session, claim)
         assert sweep.sweep(session, 3, 60, messages=9) == [(job_id, 0)]

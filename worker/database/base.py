@@ -19,7 +19,7 @@ CONSTRAINT_NAMES = {
 
 
 class Status(StrEnum):
-    """queued -> running -> succeeded | failed | cancelled; running -> queued when a worker died; nothing else."""
+    """Status of a job or slice; `udig_recon.worker.jobs.state` says which may follow which."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -102,7 +102,7 @@ class Tenant(Base):
 
 
 class Counter(Base):
-    """Something that was counted. Rows are only added, so nobody waits for a counter; the sweep sums them up."""
+    """A count. Rows are only added, so that no transaction waits for another's; the sweep sums them up."""
 
     __tablename__ = "counters"
 

@@ -1,4 +1,7 @@
-"""The tables: what a scan, a job, its slices and its progress are, and which moves a job may make."""
+"""Tables: scans, jobs, their slices and progress, comparisons, keys, workers, webhooks, audit log.
+
+Which status follows which stands in `udig_recon.worker.jobs.state`.
+"""
 
 import uuid
 from datetime import datetime
@@ -45,7 +48,7 @@ __all__ = [
 
 
 class Key(Base):
-    """An API key: whose it is, what it may do and how much. Of the key itself there is only its hash."""
+    """An API key: its tenant, scopes and limits. Only the hash of the key itself is stored."""
 
     __tablename__ = "keys"
     __table_args__ = (Index("ix_keys_tenant", "tenant"),)
@@ -93,7 +96,7 @@ class Scan(Base):
 
 
 class Comparison(Base):
-    """Methods held against each other on scans. Its jobs are ordinary ones; how they stand is how it stands."""
+    """A comparison of methods on scans. Its jobs are jobs like any, and their statuses are its status."""
 
     __tablename__ = "comparisons"
     __table_args__ = (
@@ -112,7 +115,7 @@ class Comparison(Base):
 
 
 class Job(Base):
-    """One reconstruction that was asked for. A trigger counts its end, and files the webhook that tells of it."""
+    """A reconstruction job. A trigger counts its end and inserts the webhook that reports it."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -169,7 +172,7 @@ class Job(Base):
 
 
 class JobSlice(Base):
-    """One slice of a job: what a worker claims, leases and finishes. A trigger counts its ends and lost leases."""
+    """A slice of a job, the unit that a worker claims, leases and finishes. A trigger counts ends and lost leases."""
 
     __tablename__ = "job_slices"
     __table_args__ = (
@@ -185,12 +188,12 @@ class JobSlice(Base):
     crashes: Mapped[int] = mapped_column(default=0, server_default=text("0"))  # leases that ran out
     lease_until: Mapped[datetime | None]
     queued_at: Mapped[datetime] = mapped_column(server_default=func.now())  # set by the trigger when it waits again
-    enqueued_at: Mapped[datetime | None]  # when a message for it was last sent
+    enqueued_at: Mapped[datetime | None]  # when a message for it was last sent; null: none was
     worker: Mapped[str | None]
     claimed_at: Mapped[datetime | None]  # when the current or last attempt began; set by the trigger
-    yield_requested_at: Mapped[datetime | None]  # when it was asked to give way to something more urgent
-    yielded: Mapped[bool] = mapped_column(default=False, server_default=text("false"))  # it has given way before
-    protected_until: Mapped[datetime | None]  # it is not asked to give way before
+    yield_requested_at: Mapped[datetime | None]  # when it was asked to yield to a more urgent slice
+    yielded: Mapped[bool] = mapped_column(default=False, server_default=text("false"))  # it has yielded before
+    protected_until: Mapped[datetime | None]  # it is not asked to yield before
     iteration: Mapped[int] = mapped_column(default=0, server_default=text("0"))
     iterations: Mapped[int | None]
     seconds: Mapped[float] = mapped_column(default=0.0, server_default=text("0"))  # spent on it so far
@@ -200,7 +203,7 @@ class JobSlice(Base):
     )  # udig_recon.core.prior_check.PriorCheck, as JSON
     quality: Mapped[dict[str, Any] | None] = mapped_column(
         JSONB(none_as_null=True)
-    )  # udig_recon.core.quality.rating.Grade, as JSON
+    )  # udig_recon.core.quality.rating.Rating, as JSON
     result: Mapped[str | None]  # file of the accepted slice, relative to DATA; null again once the job has succeeded
     result_sha256: Mapped[str | None] = mapped_column(String(64))  # of that file; null: an older version wrote it
     recomputed: Mapped[int] = mapped_column(default=0, server_default=text("0"))  # how often that file was damaged
@@ -209,7 +212,7 @@ class JobSlice(Base):
 
 
 class Snapshot(Base):
-    """How far one slice was at one moment. `seq` grows by one within a job, in commit order."""
+    """Progress of a slice at one moment. `seq` grows by one within a job, in commit order."""
 
     __tablename__ = "snapshots"
 
@@ -242,7 +245,7 @@ class Worker(Base):
 
 
 class ComputeUsage(Base):
-    """What an attempt at a slice took of a worker; a trigger adds a row when it ends. What fair claims go by.
+    """Seconds of a worker that an attempt at a slice took; a trigger adds a row when it ends. Fair claims use it.
 
     The sweep sums old rows up and deletes the oldest: see `udig_recon.worker.jobs.scheduling`.
     """
@@ -277,7 +280,7 @@ class Audit(Base):
 
 
 class WebhookDelivery(Base):
-    """The end of a job that its receiver is to hear of; filed by a trigger in the transaction that ends the job."""
+    """A webhook to deliver; a trigger inserts it in the transaction that ends the job."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (

@@ -5,7 +5,7 @@ from typing import Any
 from udig_recon.core.errors import ReconstructionError
 
 Problem = dict[str, Any]
-KINDS = (*("invalid", "out-of-memory", "disk-full", "worker-lost", "time-limit", "scan-missing", "damaged", "problem"),)
+KINDS = ("invalid", "out-of-memory", "disk-full", "worker-lost", "time-limit", "scan-missing", "damaged", "problem")
 
 
 def problem(kind: str, title: str, status: int, detail: str, **more: Any) -> Problem:
@@ -14,25 +14,25 @@ def problem(kind: str, title: str, status: int, detail: str, **more: Any) -> Pro
 
 
 def unusable(error: ReconstructionError) -> Problem:
-    """The engine refuses the scan, the prior or the parameters."""
+    """Problem of a job whose scan, prior or parameters the engine refuses."""
     fields = [{"field": error.field, "found": error.found, "expected": error.expected}] if error.field else []
     return problem("invalid", "Unprocessable Content", 422, str(error), errors=fields)
 
 
 def out_of_memory(slice_: int, device: str, wanted: str) -> Problem:
-    """The slice does not fit, twice."""
+    """Problem of a job of which a slice did not fit into memory, twice."""
     detail = f"slice {slice_} does not fit into the memory of {device}, tried twice: {wanted}"
     return problem("out-of-memory", "Out of memory", 507, detail)
 
 
 def disk_full(slice_: int) -> Problem:
-    """A checkpoint or result could not be written."""
+    """Problem of a job of which a checkpoint or result could not be written."""
     detail = f"the disk was full when slice {slice_} was to be written; free some space and retry the job"
     return problem("disk-full", "Insufficient Storage", 507, detail)
 
 
 def worker_lost(slice_: int, crashes: int) -> Problem:
-    """A slice takes its workers down."""
+    """Problem of a job of which a slice lost too many workers."""
     detail = (
         f"slice {slice_} lost its worker {crashes} times: it was killed, ran out of memory or hung; "
         "retry the job when the cause is mended"
@@ -41,7 +41,7 @@ def worker_lost(slice_: int, crashes: int) -> Problem:
 
 
 def time_limit(most: float) -> Problem:
-    """The job has computed for as long as it may."""
+    """Problem of a job that has used up its max_seconds."""
     detail = (
         f"the job has computed for its max_seconds, {most:g}; finished slices and checkpoints are kept: "
         "retry it with more to go on from them"
@@ -51,7 +51,7 @@ def time_limit(most: float) -> Problem:
 
 
 def scan_missing(slice_: int, seconds: float) -> Problem:
-    """The file of the scan is not where workers look for it, and did not come back."""
+    """Problem of a job whose scan file was not found for long."""
     detail = (
         f"the file of the scan was not found for {seconds:g} s when slice {slice_} was to begin; is DATA the service's "
         "folder on that worker? Post the scan again, or mend that, and retry the job"
@@ -60,11 +60,11 @@ def scan_missing(slice_: int, seconds: float) -> Problem:
 
 
 def damaged(what: str, cure: str) -> Problem:
-    """Stored bytes are not those that were written."""
+    """Problem of a job with a stored file whose bytes are not those that were written."""
     return problem("damaged", "Stored file damaged", 500, f"{what} is damaged on the disk; {cure}")
 
 
 def internal(slice_: int, error: Exception) -> Problem:
-    """An error that nobody foresaw; the worker's log has its traceback."""
+    """Problem of a job that met an unforeseen error; the worker's log has its traceback."""
     detail = f"slice {slice_} met an error of the service's own ({type(error).__name__}); its log says more"
     return problem("problem", "Internal Server Error", 500, detail)

@@ -40,7 +40,7 @@ Known = TypeVar("Known", Job, Comparison)
 
 
 class IdempotencyConflict(JobError):
-    """The key was used before, with another request."""
+    """The idempotency key was used before, with another request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,14 +121,14 @@ def submit(session: Session, request: JobRequest, submitter: Submitter) -> tuple
 
 
 def warnings_of(scan: Scan) -> list[str]:
-    """What was found odd about a scan, or assumed of it."""
+    """Warnings about a scan: what was found odd about it, or assumed."""
     return list(scan.header.get("warnings") or ())
 
 
 def by_key(
     session: Session, kind: type[Known], tenant: str, key: str | None, request_sha256: str | None
 ) -> Known | None:
-    """What the tenant's idempotency key made before, if anything. Raises IdempotencyConflict."""
+    """The row that the tenant's idempotency key made before, if any. Raises IdempotencyConflict."""
     if key is None:
         return None
     known = session.scalars(select(kind).where(kind.tenant == tenant, kind.idempotency_key == key)).one_or_none()
@@ -139,11 +139,11 @@ def by_key(
 
 
 def file(session: Session, rows: Sequence[tuple[dict[str, Any], Mapping[int, int]]]) -> Sequence[Job]:
-    """Jobs as rows, each with who leads which of its slices, in the queue."""
+    """Insert queued jobs, each with the reference slices of its slices."""
     filed = session.scalars(insert(Job).values([row for row, _ in rows]).returning(Job)).all()
     job_slices = [
-        {"job_id": row["id"], "slice": each, "reference_slice": led.get(each)}
-        for row, led in rows
+        {"job_id": row["id"], "slice": each, "reference_slice": references.get(each)}
+        for row, references in rows
         for each in dict.fromkeys(row["slices"])
     ]
     session.execute(insert(JobSlice).values(enqueued_at=func.now()), job_slices)
@@ -153,7 +153,7 @@ def file(session: Session, rows: Sequence[tuple[dict[str, Any], Mapping[int, int
 
 
 def request_cancel(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TENANT) -> Job:
-    """Cancel what waits at once; what runs is stopped by its worker's next heartbeat. Raises IllegalMove when ended."""
+    """Cancel waiting slices now, running ones by their worker's next heartbeat. Raises IllegalMove once it ended."""
     job = state.lock_job(session, job_id, tenant)
     if job.status.ended:
         raise IllegalMove(f"job {job_id} has ended: it is {job.status}")
@@ -164,7 +164,7 @@ def request_cancel(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TE
 
 
 def cancel_of_key(session: Session, key_id: uuid.UUID) -> Sequence[uuid.UUID]:
-    """Cancel what a key filed and has not ended; gives the ids of those jobs."""
+    """Cancel the open jobs of a key; their ids."""
     query = select(Job.id, Job.tenant).where(Job.key_id == key_id, Job.status.in_(OPEN)).order_by(Job.id)
     found = session.execute(query.with_for_update()).all()
     for job_id, tenant in found:
@@ -180,7 +180,7 @@ def retry(session: Session, job_id: uuid.UUID, retry: Retry, submitter: Submitte
     """
     tenant, limits = submitter.who.tenant, submitter.limits
     hold(session, tenant)
-    # The scan first, as whoever deletes one holds it first: it must not go between the look at it and the commit.
+    # The scan is held first, as by its deletion: it must not go between this check and the commit.
     scan_id = select(Job.scan_id).where(Job.id == job_id, Job.tenant == tenant).scalar_subquery()
     session.execute(select(Scan.id).where(Scan.id == scan_id).with_for_update(read=True, key_share=True))
     job = state.lock_job(session, job_id, tenant)
@@ -232,13 +232,13 @@ def _estimated_again(job: Job, limit: float | None, factor: float) -> float | No
 
 
 def delete(session: Session, job_id: uuid.UUID, tenant: str = DEFAULT_TENANT) -> None:
-    """Delete a job's rows, whatever it does: its workers find their fence gone. Files go after the commit."""
+    """Delete a job's rows, whatever its status: its workers lose their leases. Files go after the commit."""
     state.lock_job(session, job_id, tenant)
     session.execute(sql_delete(Job).where(Job.id == job_id))
     notify(session, job_id)
 
 
 def waiting(session: Session, *job_ids: uuid.UUID) -> list[tuple[uuid.UUID, int]]:
-    """Slices of jobs that wait for a worker: what to ring for after the commit."""
+    """Slices of jobs that wait for a worker: the messages to send after the commit."""
     query = select(JobSlice.job_id, JobSlice.slice).where(JobSlice.job_id.in_(job_ids), claimable())
     return [(job_id, slice_) for job_id, slice_ in session.execute(query.order_by(JobSlice.job_id, JobSlice.slice))]

@@ -1,4 +1,4 @@
-"""The doorbell: Celery on Redis carries ids of slices; what is true stands in the database."""
+"""Message queue: Celery on Redis carries ids of slices and wakes workers; the database holds the state of jobs."""
 
 import logging
 import uuid
@@ -14,10 +14,10 @@ from udig_recon.worker.settings import Settings
 
 log = logging.getLogger(__name__)
 AWAY = (OperationalError, RedisError, OSError)
-"""What a queue that does not answer raises."""
+"""Errors of a queue that does not answer."""
 QUEUE = "slices"
 TASK = "udig.reconstruct"
-VISIBILITY_SECONDS = 7200  # a message that is delivered twice is harmless: the second finds no slice to claim
+VISIBILITY_SECONDS = 7200  # a message that is delivered twice does no harm: the second finds no slice to claim
 
 
 TRANSPORT: dict[str, Any] = {
@@ -28,19 +28,19 @@ TRANSPORT: dict[str, Any] = {
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
     "health_check_interval": 25,
-    # For publishing: one try, then the sweep rings.
+    # For publishing: one try; then the sweep sends the message.
     "max_retries": 1,
     "interval_start": 0,
     "interval_step": 0.1,
     "interval_max": 0.1,
 }
-PUBLISH_SECONDS = 1.0  # that the queue may take to answer whoever puts something into it
+PUBLISH_SECONDS = 1.0  # within which the queue must answer a publisher
 PUBLISHING = {"socket_timeout": PUBLISH_SECONDS, "socket_connect_timeout": PUBLISH_SECONDS}
 CONFIGURATION: dict[str, Any] = {
     "task_serializer": "json",
     "accept_content": ["json"],
     "task_ignore_result": True,
-    # A message is done with when its slice is; whether that is tried again, the database decides.
+    # A message is acknowledged when its slice has ended; the database decides whether the slice is tried again.
     "task_acks_late": True,
     "task_reject_on_worker_lost": True,
     "task_acks_on_failure": True,
@@ -70,19 +70,19 @@ def make_celery(settings: Settings) -> Celery:
 
 
 def broker_url(url: str) -> str:
-    """The spelling that kombu wants of a Redis URL: for a socket `redis+socket:///path?virtual_host=1`."""
+    """A Redis URL as kombu spells it: for a socket `redis+socket:///path?virtual_host=1`."""
     if url.startswith("unix://"):
         url = "redis+socket://" + url.removeprefix("unix://").replace("?db=", "?virtual_host=")
     return url
 
 
 def enqueue(job_slices: Iterable[tuple[uuid.UUID, int]]) -> bool:
-    """Send one message per slice, after their commit and outside a transaction: a queue that hangs takes its time.
+    """Send one message for each slice. Call it after their commit and outside a transaction: a queue may hang.
 
-    False: the queue is away, and the sweep will ring.
+    False: the queue is unavailable, and the sweep will send them.
     """
     try:
-        with _reached() as connection:
+        with _connection() as connection:
             producer = connection.Producer()
             for job_id, slice_ in job_slices:
                 current_app.send_task(TASK, (str(job_id), slice_), producer=producer)
@@ -93,17 +93,17 @@ def enqueue(job_slices: Iterable[tuple[uuid.UUID, int]]) -> bool:
 
 
 @contextmanager
-def _reached() -> Iterator[Any]:
-    """A connection that was tried: one that is away or hangs is found out here, and soon."""
+def _connection() -> Iterator[Any]:
+    """A connection that was tried, so that a queue which is unavailable or hangs is noticed within seconds."""
     with current_app.connection_for_write(transport_options=PUBLISHING) as connection:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=2 * PUBLISH_SECONDS)
         yield connection
 
 
 def waiting_messages() -> int | None:
-    """Number of messages that no worker has taken yet; None: the queue is away."""
+    """Number of messages that no worker has taken yet; None: the queue is unavailable."""
     try:
-        with _reached() as connection:
+        with _connection() as connection:
             return int(connection.default_channel.queue_declare(QUEUE).message_count)
     except AWAY as error:
         log.warning("queue.unavailable", extra={"error": type(error).__name__})

@@ -1,4 +1,4 @@
-"""What any worker does every few seconds: take slices back from the silent, ring for those that nobody was told of."""
+"""Sweep: requeue slices whose leases have expired, enqueue those without a message, keep the list of workers."""
 
 import logging
 import uuid
@@ -18,7 +18,7 @@ from udig_recon.worker.jobs.scheduling import claimable
 
 log = logging.getLogger(__name__)
 MOST_ENQUEUED = 1000
-FORGOTTEN = timedelta(hours=1)
+FORGOTTEN = timedelta(hours=1)  # after which the row of a worker that is not seen is deleted
 
 
 def expire(session: Session, max_crashes: int) -> None:
@@ -46,10 +46,10 @@ def expire(session: Session, max_crashes: int) -> None:
 def sweep(
     session: Session, max_crashes: int | None, enqueue_again_seconds: float, messages: int | None
 ) -> list[tuple[uuid.UUID, int]]:
-    """What to ring for after the commit: slices that nobody was told of, and as many as messages are missing.
+    """Requeue slices with expired leases; the slices whose messages to send after the commit.
 
-    `messages` is how many wait, None: the queue is away.
-    Without `max_crashes` no lease is ended. One sweep at a time, by any worker.
+    These are queued slices without a message, and as many others as messages are missing from the queue, where
+    `messages` wait; None: it is unavailable. Without `max_crashes` no lease is ended. One worker sweeps at a time.
     """
     if not locks.try_acquire(session, Lock.SWEEP):
         return []
@@ -71,22 +71,22 @@ def sweep(
 
 
 def _waiting(session: Session, which: ColumnElement[bool], most: int) -> list[tuple[uuid.UUID, int]]:
-    """Slices that wait, the oldest first."""
+    """Slices that wait for a worker, the oldest first."""
     query = select(JobSlice.job_id, JobSlice.slice).where(claimable(), which)
     found = session.execute(query.order_by(JobSlice.job_id, JobSlice.slice).limit(most))
     return [(job_id, slice_) for job_id, slice_ in found]
 
 
-def register(session: Session, worker: str, device: str, **told: str | int) -> None:
-    """Tell that this worker is alive, its memory and how its GPU stands, and forget those that are long gone."""
-    row = insert(Worker).values(name=worker, device=device, **told)
-    known = row.on_conflict_do_update(index_elements=[Worker.name], set_={"seen_at": func.now(), **told})
+def register(session: Session, worker: str, device: str, **columns: str | int) -> None:
+    """Write the row of a living worker with its memory and GPU; delete rows of workers that are long gone."""
+    row = insert(Worker).values(name=worker, device=device, **columns)
+    known = row.on_conflict_do_update(index_elements=[Worker.name], set_={"seen_at": func.now(), **columns})
     session.execute(known)
     session.execute(delete(Worker).where(Worker.seen_at < func.now() - FORGOTTEN))
 
 
 def deregister(session: Session, worker_prefix: str = "") -> None:
-    """Workers of these names are dead: end their leases and take them off the list."""
+    """Delete the rows of workers whose names begin like this, which are dead, and end their leases."""
     theirs = and_(JobSlice.status == Status.RUNNING, JobSlice.worker.startswith(worker_prefix, autoescape=True))
     session.execute(update(JobSlice).where(theirs).values(lease_until=func.now() - timedelta(seconds=1)))
     session.execute(delete(Worker).where(Worker.name.startswith(worker_prefix, autoescape=True)))

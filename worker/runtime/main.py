@@ -8,8 +8,7 @@ from celery import signals
 from celery.exceptions import SecurityWarning
 
 from udig_recon.worker.jobs import queue
-from udig_recon.worker.runtime import memory
-from udig_recon.worker.runtime import sandbox_report as sandboxed
+from udig_recon.worker.runtime import memory, sandbox_report
 from udig_recon.worker.runtime.maintenance import Maintenance
 from udig_recon.worker.runtime.process import set_up
 from udig_recon.worker.runtime.tasks import run_next_slice
@@ -30,7 +29,7 @@ def work() -> int:
         raise SystemExit("error: REDIS_URL is not set; `udig serve` starts a server of its own")
     process = set_up(settings)
     if settings.require_sandbox:
-        sandboxed.check(process.prober, required=True)
+        sandbox_report.check(process.prober, required=True)
     if process.device.type == "cpu":  # CUDA maps far more than it uses
         memory.limit(process.memory_bytes)
     logs.configure(worker=process.name)

@@ -19,12 +19,11 @@ from udig_recon.core.files.atomic import DamagedFile
 from udig_recon.core.interruption import interruptible
 from udig_recon.core.reconstruct import Finished
 from udig_recon.worker.database.engine import AWAY
-from udig_recon.worker.jobs import failures as problems
-from udig_recon.worker.jobs import leases, queue
+from udig_recon.worker.jobs import failures, leases, queue
 from udig_recon.worker.jobs.failures import Problem
 from udig_recon.worker.jobs.recompute import DamagedTooOften, requeue_damaged
 from udig_recon.worker.jobs.state import LeaseLost
-from udig_recon.worker.runtime import memory_fit as fitting
+from udig_recon.worker.runtime import memory_fit
 from udig_recon.worker.runtime.assemble import DamagedSlices, assemble, delete_slices
 from udig_recon.worker.runtime.heartbeat import LeaseKeeper
 from udig_recon.worker.runtime.process import WorkerProcess
@@ -48,7 +47,7 @@ UNKNOWN_SECONDS = 3600.0  # that a job which this version does not know waits fo
 
 
 def run_next_slice(process: WorkerProcess, job_id: uuid.UUID, slice_: int) -> None:
-    """Do the slice whose turn it is, whichever was rung for; nothing when none waits."""
+    """Claim and compute the slice whose turn it is, whichever the message named; nothing when none waits."""
     process.messages_received += 1
     if process.shutting_down or not _has_its_folder(process):
         queue.enqueue([(job_id, slice_)])
@@ -56,7 +55,7 @@ def run_next_slice(process: WorkerProcess, job_id: uuid.UUID, slice_: int) -> No
     asked_at = datetime.now(UTC)
     with process.sessions.begin() as session:
         total = process.shared_memory_bytes
-        room = None if total is None else fitting.room(session, process.name, total)
+        room = None if total is None else memory_fit.room(session, process.name, total)
         claim = leases.claim(session, process.name, process.settings.lease_seconds, process.skipped_jobs, room)
     if claim is None:
         return
@@ -90,23 +89,23 @@ def _work(process: WorkerProcess, lease: LeaseKeeper) -> None:
     except ShutdownRequested:
         give_back(lease)
     except OutOfTime:
-        _fail(lease, problems.time_limit(lease.claim.max_seconds or 0.0))
+        _fail(lease, failures.time_limit(lease.claim.max_seconds or 0.0))
     except ScanMissing:
         _wait_for_scan(process, lease)
     except NotKnown as error:
         _leave(process, lease, error)
     except ReconstructionError as error:
-        _fail(lease, problems.unusable(error))
+        _fail(lease, failures.unusable(error))
     except DamagedFile:
         _fail_by_scan(lease)
     except OutOfMemory as error:
-        _fail(lease, problems.out_of_memory(lease.claim.slice, process.device_name, str(error)))
+        _fail(lease, failures.out_of_memory(lease.claim.slice, process.device_name, str(error)))
     except AWAY as error:
         # The lease runs out, and whoever reaches the database first goes on from the checkpoint.
         log.warning("database.unavailable", extra={"error": type(error).__name__})
     except Exception as error:
         full = is_full(error)
-        cause = problems.disk_full(lease.claim.slice) if full else problems.internal(lease.claim.slice, error)
+        cause = failures.disk_full(lease.claim.slice) if full else failures.internal(lease.claim.slice, error)
         if _fail(lease, cause) and not full:
             # Not raised: Celery would log the exception's words, which may quote the scan.
             log.exception("slice.failed")
@@ -130,7 +129,7 @@ def _wait_for_scan(process: WorkerProcess, lease: LeaseKeeper) -> None:
         log.error("scan.missing", extra={"pause": MISSING_PAUSE_SECONDS})
         give_back(lease)
     else:
-        _fail(lease, problems.scan_missing(lease.claim.slice, MISSING_SECONDS))
+        _fail(lease, failures.scan_missing(lease.claim.slice, MISSING_SECONDS))
 
 
 def _leave(process: WorkerProcess, lease: LeaseKeeper, error: NotKnown) -> None:
@@ -140,14 +139,14 @@ def _leave(process: WorkerProcess, lease: LeaseKeeper, error: NotKnown) -> None:
         log.warning("job.unsupported", extra={"error": str(error)})
         give_back(lease)
     else:
-        _fail(lease, problems.unusable(error))
+        _fail(lease, failures.unusable(error))
 
 
 def _fail_by_scan(lease: LeaseKeeper) -> None:
     """The scan's bytes are not those that were brought; every job on it would be wrong."""
     claim = lease.claim
     lease.query(lambda session: integrity.note_scan(session, claim.tenant, claim.scan_sha256))
-    _fail(lease, problems.damaged("the stored scan", "post the scan again, then retry the job"))
+    _fail(lease, failures.damaged("the stored scan", "post the scan again, then retry the job"))
 
 
 def _fail(lease: LeaseKeeper, problem: Problem) -> bool:
@@ -252,7 +251,7 @@ def _recompute(lease: LeaseKeeper, slices: Sequence[int]) -> None:
     try:
         again = lease.commit(requeue)
     except DamagedTooOften as error:
-        _fail(lease, problems.damaged(str(error), "look after the disk, then retry the job"))
+        _fail(lease, failures.damaged(str(error), "look after the disk, then retry the job"))
     else:
         queue.enqueue(again)
 
