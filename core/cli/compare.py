@@ -1,4 +1,4 @@
-"""`udig compare`: compare methods on scans with references, with a bar that tells the time that is left."""
+"""`udig compare`: compare methods on scans with references, with a progress bar and the remaining time."""
 
 import os
 import platform
@@ -23,8 +23,8 @@ from udig_recon.core.device import select_device
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.iterates import Iterate
 
-SHOWN_EVERY = 0.5
-"""Seconds from one look at the bar to the next."""
+REFRESH_SECONDS = 0.5
+"""Time between updates of the progress bar."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,30 +66,32 @@ def _compare(options: Options, command: str) -> None:
     settings = [Setting.parse(text) for text in options.methods]
     if {"iterations", "noise"} & set(options.figures):
         require_matplotlib()
-    scans, passed_over = find_scans(options.folder, options.slices)
+    scans, skipped = find_scans(options.folder, options.slices)
     runs = plan_runs(settings, scans, options.seeds, options.priors)
-    probes = noise_sweep(options.noise_updates) if "noise" in options.figures else []
-    sweep = plan_runs(probes, scans, 1, options.priors)
+    sweep: list[Run] = []
+    if "noise" in options.figures:
+        sweep = plan_runs(noise_sweep(options.noise_updates), scans, 1, options.priors)
     torch.set_num_threads(max(1, options.threads))
     computer = Computer(select_device(options.device), options.priors)
-    for run in {(run.label, run.scan.header.modality): run for run in runs}.values():
-        computer.prior_of(run)  # whatever is wrong with a prior is told before anything is computed
+    one_run_of_each_kind = {_kind(run): run for run in runs}
+    for run in one_run_of_each_kind.values():
+        computer.prior_of(run)  # a prior that cannot be loaded is reported before anything is computed
     options.output.mkdir(parents=True, exist_ok=True)
-    for line in passed_over:
-        sys.stderr.write(f"passed over: {line}\n")
+    for line in skipped:
+        sys.stderr.write(f"skipped: {line}\n")
     made_by = {"command": f"`{command}`", **_machine(computer.device), "torch": str(torch.__version__)}
-    done: list[FinishedRun] = []
-    probed: list[FinishedRun] = []
-    with _Bar([*runs, *sweep]) as bar:
+    finished: list[FinishedRun] = []
+    probes: list[FinishedRun] = []
+    with _ProgressBar([*runs, *sweep]) as bar:
         try:
             for run in runs:
-                done.append(bar.follow(run, computer, options.output))
-                write_tables(done, made_by, options.output)
+                finished.append(bar.finish(run, computer, options.output))
+                write_tables(finished, made_by, options.output)
             for run in sweep:
-                probed.append(bar.follow(run, computer, options.output))
+                probes.append(bar.finish(run, computer, options.output))
         finally:
-            write_figures(done, probed, options.figures, options.output)
-            write_tables(done, made_by, options.output)
+            write_figures(finished, probes, options.figures, options.output)
+            write_tables(finished, made_by, options.output)
     sys.stderr.write(f"written to {options.output}\n")
 
 
@@ -103,46 +105,46 @@ def _machine(device: torch.device) -> dict[str, str]:
     }
 
 
-class _Bar:
-    """Runs done, and the time that is left by what runs of the same method and modality have taken."""
+class _ProgressBar:
+    """Progress bar over runs; the remaining time is estimated from runs of the same method and modality."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        self._waiting = [_kind(run) for run in runs]
+        self._pending = [_kind(run) for run in runs]
         self._seconds: dict[tuple[str, str], list[float]] = {}
         form = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
         self._bar = tqdm(total=len(runs), unit="run", bar_format=form)
         self._shown_at = 0.0
 
-    def __enter__(self) -> "_Bar":
+    def __enter__(self) -> "_ProgressBar":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def follow(self, run: Run, computer: Computer, output: Path) -> FinishedRun:
-        """The run, finished, its progress shown."""
+    def finish(self, run: Run, computer: Computer, output: Path) -> FinishedRun:
+        """Compute a run, or read its stored result, and show the progress."""
         began = time.monotonic()
-        self._waiting.remove(_kind(run))
+        self._pending.remove(_kind(run))
 
-        def seen(iterate: Iterate) -> None:
+        def report(iterate: Iterate) -> None:
             now = time.monotonic()
-            if now > self._shown_at + SHOWN_EVERY:
+            if now > self._shown_at + REFRESH_SECONDS:
                 share = iterate.step / max(1, iterate.steps)
                 self._show(run, share, (now - began) / max(share, 0.01))
                 self._shown_at = now
 
-        finished = computer.finish(run, output, seen)
+        finished = computer.finish(run, output, report)
         seconds = max(finished.result.fields["seconds"], time.monotonic() - began)
         self._seconds.setdefault(_kind(run), []).append(seconds)
         self._bar.update(1)
         return finished
 
     def _show(self, run: Run, share: float, seconds: float) -> None:
-        """A share of a run that takes so long is done. A + tells of methods that have not run, their time unknown."""
+        """Show that a share of a run of this length is done; a + marks methods whose time is still unknown."""
         means = {kind: sum(times) / len(times) for kind, times in self._seconds.items()}
         means.setdefault(_kind(run), seconds)
-        left = (1 - share) * seconds + sum(means.get(kind, 0.0) for kind in self._waiting)
-        more = "+" if any(kind not in means for kind in self._waiting) else ""
+        left = (1 - share) * seconds + sum(means.get(kind, 0.0) for kind in self._pending)
+        more = "+" if any(kind not in means for kind in self._pending) else ""
         place = f"{run.label}, {run.scan.name} {run.slice}"
         self._bar.set_postfix_str(f"left {timedelta(seconds=round(left))}{more}, {place}: {share:.0%}")
 

@@ -105,14 +105,14 @@ def find_scans(folder: Path, slices: Sequence[int] | None) -> tuple[list[Scan], 
     Raises ReconstructionError when a scan is broken, lacks references or the slices, or when there is no scan.
     """
     scans: list[Scan] = []
-    passed_over = []
+    skipped = []
     for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
         try:
             header = formats.probe(path)
             wanted = tuple(dict.fromkeys(slice_numbers(slices, header)))
             _check(path, header)
         except UnknownFormat as error:
-            passed_over.append(f"{path.name}: {error}")
+            skipped.append(f"{path.name}: {error}")
             continue
         except ReconstructionError as error:
             raise ReconstructionError(f"{path.name}: {error}") from error
@@ -122,7 +122,7 @@ def find_scans(folder: Path, slices: Sequence[int] | None) -> tuple[list[Scan], 
         scans.append(Scan(path, sha256_of(path), header, wanted))
     if not scans:
         raise ReconstructionError(f"{folder}: found no scan; expected HDF5, .npz or .npy files with references")
-    return scans, passed_over
+    return scans, skipped
 
 
 def _check(path: Path, header: ScanHeader) -> None:

@@ -198,7 +198,7 @@ def test_an_interrupted_run_goes_on_where_it_was_stopped(folder, tmp_path, monke
         (["--methods", "dds:prior=knee"], "there are: "),
         (
             ["--methods", "ref_guided_dip:guide=file"],
-            "on body.npz: method ref_guided_dip with these knobs needs an image",
+            "on body.npz: method ref_guided_dip with these parameters needs an image",
         ),
         (["--methods", "tv", "--device", "tpu9"], "device: found tpu9, expected"),
     ],
@@ -234,11 +234,11 @@ def test_scans_that_cannot_be_compared_on_are_refused_by_name(tmp_path, capsys):
     assert "No such file or directory" in refused(capsys, tmp_path / "none", "-o", tmp_path / "out", "--methods", "tv")
 
 
-def test_scans_of_one_name_are_refused_and_other_files_passed_over(folder):
+def test_scans_of_one_name_are_refused_and_other_files_skipped(folder):
     (folder / "notes.md").write_text("not a scan")
-    found_scans, passed_over = find_scans(folder, None)
+    found_scans, skipped = find_scans(folder, None)
     assert [scan.name for scan in found_scans] == ["body", "brain"]
-    assert [line.partition(":")[0] for line in passed_over] == ["notes.md"]
+    assert [line.partition(":")[0] for line in skipped] == ["notes.md"]
     scans.write_hdf5(folder / "body.h5", **scans.ct())
     with pytest.raises(ReconstructionError, match=r"body\.npz: body\.h5 has the same name"):
         find_scans(folder, None)
