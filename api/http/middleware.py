@@ -138,9 +138,9 @@ class AccessLogMiddleware:
             | ({"key_id": key_id} if key_id else {})
         )
         if route in ALWAYS_ANSWERED and status < 400:
-            log.debug("request", extra=entry)
+            log.debug("request.answered", extra=entry)
         elif status not in REFUSALS or self._refusals.is_first((entry["client"], key_id, method, route, status)):
-            log.info("request", extra=entry)
+            log.info("request.answered", extra=entry)
         for (client, key, *what), count, _ in self._refusals.due():
             kind = dict(zip(("method", "route", "status"), what, strict=True))
             log.info("requests.rejected", extra={**kind, "client": client, "key_id": key, "count": count})

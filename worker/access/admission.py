@@ -1,4 +1,4 @@
-"""Whether jobs may be filed: by what their key, their tenant and the service allow. Exact while the tenant is held."""
+"""Admission control of jobs: quotas of key and tenant, and the limit of open jobs. Exact while the tenant is locked."""
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
@@ -14,19 +14,19 @@ from udig_recon.worker.database.tables import OPEN, Job, Key, Scan
 
 
 class JobError(Exception):
-    """The job or the queue is not in a state that allows it."""
+    """The state of the job or of the queue does not allow the request."""
 
 
 class IllegalMove(JobError):
-    """A move that the job's status does not allow."""
+    """The job's status does not allow the change."""
 
 
 class TooManyOpenJobs(JobError):
-    """As many jobs are queued or running as the settings allow."""
+    """The limit of queued and running jobs is reached."""
 
 
 def asked_of(slices: Sequence[Sequence[int]], estimated: Sequence[Mapping[str, Any]]) -> Wanted:
-    """What jobs ask for together: their slices, and the columns of what they are estimated to need."""
+    """The sum of what several jobs ask for: their slices, and their estimated seconds and bytes."""
     return Wanted(
         len(slices),
         sum(map(len, slices)),
@@ -44,7 +44,7 @@ def admit(
     key: Key | None,
     limits: TenantLimits | None,
 ) -> None:
-    """Hold the scans of the jobs that are to be filed. Raises as `submit` does."""
+    """Check quotas and limits for new jobs, and lock their scans against deletion. Raises as `submit` does."""
     if key is not None:
         quotas.check_open(session, key, wanted.jobs)
         quotas.check_day(session, key, wanted.jobs)

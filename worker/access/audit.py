@@ -1,7 +1,7 @@
-"""The audit log: who did what to what, and when. A chain of hashes shows what was changed or taken out of it.
+"""The audit log: who did what to which object, and when. A hash chain reveals changed and removed entries.
 
-The hash of an entry is the SHA-256 of the hash before it and the entry itself as JSON. It names ids alone: nothing
-that a client calls its files, scans or jobs.
+The hash of an entry is the SHA-256 of the previous hash and the entry as JSON. Entries hold ids only, never names that
+clients give to files, scans or jobs.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ class Entry(BaseModel):
     hash: str
 
     def expected(self, previous: str) -> str:
-        """Its hash, when it comes after an entry with the hash `previous`."""
+        """The hash that the entry must have after an entry with the hash `previous`."""
         content = [previous, self.seq, self.at.astimezone(UTC).isoformat(), *self._who_what()]
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -58,12 +58,12 @@ class BrokenChain(Exception):
 
 
 def append(session: Session, who: Who, action: str, **ids: object) -> None:
-    """Add an entry, in the transaction of what it tells of. The last thing before the commit: it makes others wait."""
+    """Add an entry in the transaction of the action itself. Call it last before the commit: it locks the log."""
     extend(session, who, action, [ids])
 
 
 def extend(session: Session, who: Who, action: str, each: Iterable[Mapping[str, object]]) -> None:
-    """Add an entry for each of these ids, as `append` does."""
+    """Add an entry for each mapping of ids, as `append` does."""
     locks.acquire(session, Lock.AUDIT)
     last = select(Audit.seq, Audit.hash).order_by(Audit.seq.desc()).limit(1)
     seq, previous = session.execute(last).one_or_none() or (0, BEGINNING)
@@ -86,7 +86,7 @@ def entries(session: Session) -> Iterator[Entry]:
 
 
 def verified(log: Iterable[Entry]) -> Iterator[Entry]:
-    """The entries as they come. Raises BrokenChain at the first that does not follow from the one before it."""
+    """Yield the entries, each verified. Raises BrokenChain at the first that does not follow from the one before it."""
     seq, previous = 0, BEGINNING
     for entry in log:
         if entry.seq != seq + 1:
@@ -98,6 +98,6 @@ def verified(log: Iterable[Entry]) -> Iterator[Entry]:
 
 
 def holds(session: Session, entry: Entry) -> bool:
-    """Whether the log still has an entry that was exported, and so all that came before it."""
+    """Whether the log still contains an exported entry, and therefore all entries before it."""
     kept = session.get(Audit, entry.seq)
     return kept is not None and Entry.model_validate(kept) == entry

@@ -1,7 +1,7 @@
 """Heads of the audit log that leave the machine: the newest entry's number and hash, signed, every minute.
 
-Whoever writes the log anew, with the rights of the tables' owner or of the machine, cannot change the heads that
-another machine has kept: `udig audit verify --heads FILE` holds the log against them.
+Somebody with the rights of the tables' owner or of the machine can rewrite the log, but not the heads that another
+machine has kept: `udig audit verify --heads FILE` compares the log with them.
 """
 
 import hashlib
@@ -37,23 +37,23 @@ class Head(BaseModel):
 
     @classmethod
     def of(cls, seq: int, digest: str, at: datetime, key: bytes) -> Self:
-        """Signed with the key."""
+        """A head, signed with the key."""
         return cls(seq=seq, hash=digest, at=at, signature=_signature(seq, digest, at, key))
 
     def is_signed_with(self, key: bytes) -> bool:
-        """Whether the signature is the key's."""
+        """Whether the signature was made with this key."""
         return hmac.compare_digest(self.signature, _signature(self.seq, self.hash, self.at, key))
 
 
 def newest(session: Session, key: bytes) -> Head:
-    """The head as it is now; of a log without entries number 0."""
+    """The current head; its number is 0 where the log has no entries."""
     last = select(Audit.seq, Audit.hash).order_by(Audit.seq.desc()).limit(1)
     seq, digest = session.execute(last).one_or_none() or (0, BEGINNING)
     return Head.of(seq, digest, datetime.now(UTC), key)
 
 
 def read(lines: Iterable[str]) -> list[Head]:
-    """Heads, one JSON object a line; what a log writer put before the object is passed over. Raises BrokenChain."""
+    """Heads, one JSON object a line; text that a log writer put before the object is skipped. Raises BrokenChain."""
     heads = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -66,7 +66,7 @@ def read(lines: Iterable[str]) -> list[Head]:
 
 
 def verify(session: Session, heads: Iterable[Head], key: bytes) -> int:
-    """The number of heads that the log still bears out. Raises BrokenChain at the first that it does not."""
+    """Compare the log with heads; gives their number. Raises BrokenChain at the first head that the log contradicts."""
     last = session.scalar(select(Audit.seq).order_by(Audit.seq.desc()).limit(1)) or 0
     count = 0
     for head in heads:

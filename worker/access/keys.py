@@ -1,4 +1,4 @@
-"""API keys: made, found again by their hash, turned and revoked. The key itself is told once and kept nowhere."""
+"""API keys: creation, lookup by SHA-256, rotation and revocation. A secret is shown once and never stored."""
 
 import hashlib
 import re
@@ -16,17 +16,17 @@ from udig_recon.worker.access.tenants import AT_THE_DOOR
 from udig_recon.worker.database.engine import notify_key
 from udig_recon.worker.database.tables import Key, Priority, Tenant
 
-PREFIX = "udig_"  # by which scanners for leaked secrets know them
+PREFIX = "udig_"  # secret scanners recognise leaked keys by it
 USE_IS_TOLD_AGAIN = timedelta(minutes=1)
 
 
 def priority_name(stored: int) -> str:
-    """How clients spell a priority."""
+    """The name of a stored priority."""
     return Priority(stored).name.lower()
 
 
 def priority_value(name: PriorityName) -> Priority:
-    """What stands in rows for it."""
+    """The stored value of a priority."""
     return Priority[name.upper()]
 
 
@@ -35,7 +35,7 @@ class KeyNotUsable(Exception):
 
 
 def make(session: Session, tenant: str, wanted: Wanted, maker: Key | None = None) -> tuple[Key, str]:
-    """A new key, which does not outlive the one that made it: its row, and the secret."""
+    """Create a key: its row and its secret. It expires no later than the key `maker`."""
     secret = _fresh()
     row = wanted.model_dump(exclude={"scopes", "expires_days", "max_priority"})
     row["max_priority"] = priority_value(wanted.max_priority)
@@ -105,11 +105,11 @@ VALID = (
     .outerjoin(Tenant, Tenant.name == Key.tenant)
     .where(_opens(bindparam("sha256")), _usable())
 )
-"""The valid key with a secret of this hash: how long it takes to find it tells nothing of any key."""
+"""Query for the valid key whose secret has this hash; its time reveals nothing about stored keys."""
 
 
 def recognised(row: Any) -> Recognised:
-    """A row of VALID."""
+    """A row of VALID as objects."""
     columns = row._asdict()
     tenants = {name: columns.pop(_OF_TENANT + name) for name in AT_THE_DOOR}
     return Recognised(use_is_due=columns.pop("use_is_due"), tenants=tenants, key=Key(**columns))
@@ -154,12 +154,12 @@ def revoke(session: Session, key: Key) -> None:
 
 
 def is_tenant(name: str) -> bool:
-    """Whether a tenant may be called so: its name is the name of folders."""
+    """Whether this is a valid name of a tenant; it also names folders."""
     return re.fullmatch(TENANT, name) is not None
 
 
 def hashed(secret: str) -> str:
-    """What is kept of a key. It is 256 random bits, so that a fast hash is as good as a slow one."""
+    """The stored hash of a secret. A secret has 256 random bits, so a fast hash is as safe as a slow one."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 

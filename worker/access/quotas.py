@@ -1,6 +1,6 @@
-"""What one key, and a tenant over all its keys, may have: open jobs, slices, jobs and compute of a day, stored bytes.
+"""Quotas of keys and tenants: open jobs, slices, jobs and compute time within 24 hours, stored bytes, keys.
 
-Exact while the tenant is held (`udig_recon.worker.access.tenants.hold`).
+Exact while the tenant is locked (`udig_recon.worker.access.tenants.hold`).
 """
 
 from datetime import timedelta
@@ -21,7 +21,7 @@ JOB_FILED = "job.filed"
 
 
 class QuotaReached(Exception):
-    """The key or tenant has what it may have; `retry_after` says in how many seconds that may be otherwise."""
+    """A quota of the key or tenant is used up; `retry_after` suggests when to try again (seconds)."""
 
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
@@ -29,7 +29,7 @@ class QuotaReached(Exception):
 
 
 class Wanted(NamedTuple):
-    """What is asked for at once."""
+    """What one request asks for."""
 
     jobs: int = 1
     slices: int = 0
@@ -38,7 +38,7 @@ class Wanted(NamedTuple):
 
 
 def actor(key: Key) -> str:
-    """How the audit log calls a key."""
+    """The actor of a key in the audit log."""
     return f"key:{key.id}"
 
 
@@ -72,9 +72,9 @@ def _at_once(more: int) -> str:
 
 
 def check_tenant(session: Session, tenant: str, limits: TenantLimits, wanted: Wanted, *, filed: bool = True) -> None:
-    """Raise QuotaReached when the tenant may not have these jobs open, for whatever of its limits.
+    """Raise QuotaReached where one of the tenant's limits does not allow these open jobs.
 
-    Without `filed` they were filed before, and count for no day.
+    With `filed=False` the jobs were submitted before and do not count for the day.
     """
     stands = open_work(session, tenant)
     for name, have, more, what in (
@@ -97,7 +97,7 @@ def check_tenant(session: Session, tenant: str, limits: TenantLimits, wanted: Wa
 
 
 def open_work(session: Session, tenant: str) -> Wanted:
-    """The tenant's open jobs, their slices, the seconds they are estimated to need yet and the bytes of results."""
+    """Open jobs of the tenant, their slices, estimated remaining seconds, and estimated bytes of their results."""
     left = func.greatest(func.coalesce(Job.estimated_seconds, 0.0) - Job.seconds, 0.0)
     query = select(
         func.count(),
@@ -110,7 +110,7 @@ def open_work(session: Session, tenant: str) -> Wanted:
 
 
 def compute_seconds(session: Session, tenant: str) -> float:
-    """Seconds of workers that the tenant has had within 24 hours; what they are at now comes when they end it."""
+    """Compute seconds of the tenant within 24 hours; a slice counts when it ends."""
     query = select(func.coalesce(func.sum(ComputeUsage.seconds), 0.0))
     return session.scalar(query.where(ComputeUsage.tenant == tenant, ComputeUsage.at > func.now() - DAY)) or 0.0
 
@@ -136,7 +136,7 @@ def check_tenant_bytes(session: Session, tenant: str, limits: TenantLimits, more
 
 
 def bytes_left(session: Session, tenant: str, limits: TenantLimits, key: Key | None) -> int | None:
-    """How much more may be stored just now; None: as much as the service takes."""
+    """Bytes that may still be stored; None: no limit but the service's."""
     left = []
     if limits.max_stored_bytes is not None:
         left.append(limits.max_stored_bytes - stored_bytes(session, Scan.tenant == tenant, Job.tenant == tenant))
@@ -146,7 +146,7 @@ def bytes_left(session: Session, tenant: str, limits: TenantLimits, key: Key | N
 
 
 def stored_bytes(session: Session, scans: ColumnElement[bool], jobs: ColumnElement[bool]) -> int:
-    """Bytes of these scans, prepared forms too, and of these jobs: as counted at their ends, else as estimated."""
+    """Bytes of scans with their prepared forms and of jobs: measured after their end, before that estimated."""
     size = Scan.size_bytes + func.coalesce(Scan.prepared_bytes, 0)
     of_scans: Select[Any] = select(func.coalesce(func.sum(size), 0)).where(scans)
     kept = func.coalesce(Job.stored_bytes, Job.result_bytes, 0)
@@ -170,7 +170,7 @@ def check_keys(session: Session, tenant: str, limits: TenantLimits) -> None:
 
 
 def count_keys(session: Session, tenant: str) -> int:
-    """The tenant's keys that count: valid ones, and all that were made within 24 hours."""
+    """Number of the tenant's keys that count: valid ones, and all that were created within 24 hours."""
     valid = Key.revoked_at.is_(None) & or_(Key.expires_at.is_(None), Key.expires_at > func.now())
     made = Key.created_at > func.now() - DAY
     query = select(func.count()).select_from(Key).where(Key.tenant == tenant, or_(valid, made))
@@ -178,7 +178,7 @@ def count_keys(session: Session, tenant: str) -> int:
 
 
 def usage(session: Session, tenant: str) -> dict[str, float]:
-    """What a tenant has used of its limits; what API processes count by themselves is not in it."""
+    """What a tenant has used of its limits, without those that each API process counts for itself."""
     stands = open_work(session, tenant)
     filed = (Audit.tenant == tenant) & (Audit.at > func.now() - DAY) & (Audit.action == JOB_FILED)
     return {

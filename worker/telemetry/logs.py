@@ -1,4 +1,4 @@
-"""Logs on standard error: lines for people on a terminal, JSON objects elsewhere; each names the job worked on."""
+"""Structured logs on standard error: plain lines on a terminal, else JSON objects, with the ids of the current job."""
 
 import logging
 import os
@@ -20,10 +20,10 @@ SHARED: list[structlog.typing.Processor] = [
 ]
 
 
-def _without_its_words(
+def _remove_message(
     _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Where an exception came from and of which kind it was; its message may quote a scan, and so a patient."""
+    """The traceback and class of an exception without its message, which may quote a scan and so a patient."""
     error = event.pop("exc_info", None)
     if isinstance(error, tuple):
         error = error[1]
@@ -33,14 +33,14 @@ def _without_its_words(
 
 
 def _kinds(error: BaseException) -> str:
-    """The kinds of an exception and of its causes; of the system's own errors also what they say."""
+    """The classes of an exception and of its causes; of an OSError also its text."""
     told = type(error).__name__ + (f": {error.strerror}" if isinstance(error, OSError) else "")
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return told if cause is None else f"{told}, after {_kinds(cause)}"
 
 
 def configure(**bound: str) -> None:
-    """Send what all loggers say through one formatter; `bound` stands in every line."""
+    """Configure all loggers to use one formatter; every line has the values of `bound`."""
     structlog.contextvars.bind_contextvars(**bound)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(for_people=sys.stderr.isatty()))
@@ -56,7 +56,7 @@ def formatter(*, for_people: bool) -> logging.Formatter:
         rendered = [_for_people, structlog.dev.ConsoleRenderer(colors=not os.environ.get("NO_COLOR"))]
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=SHARED,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _without_its_words, *rendered],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _remove_message, *rendered],
     )
 
 

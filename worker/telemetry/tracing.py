@@ -1,4 +1,4 @@
-"""Spans of a job's road from POST to result, for a collector that speaks OTLP over HTTP; nothing without one."""
+"""Tracing: spans of a job from POST to result, sent to an OpenTelemetry collector (OTLP over HTTP) where one is set."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -45,7 +45,7 @@ def span(
 ) -> Iterator[Span]:
     """A span of what happens within, below `traceparent` or the current one.
 
-    Of an error its class is told and no more: messages may quote what came with a scan.
+    An error is recorded by its class alone: its message may quote a scan.
     """
     with _tracer.start_as_current_span(
         name,
