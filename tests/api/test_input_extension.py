@@ -140,7 +140,7 @@ def test_a_broken_format_is_named_with_its_fault(
     source: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = {"udig_recon.formats": "plain = toy_input:PLAIN"}
-    monkeypatch.setenv("PYTHONPATH", path_with(install(tmp_path / "site", "toy_input", source, points)))
+    monkeypatch.syspath_prepend(install(tmp_path / "site", "toy_input", source, points))
     prober = Prober()
     try:
         for ask in (prober.missing_parts, lambda: prober.probe(scans.GOOD["fastmri"](tmp_path / "scan"))):

@@ -86,7 +86,7 @@ def test_a_format_of_another_distribution_is_requested_written_and_downloaded(
 @pytest.mark.usefixtures("extended")
 def test_the_command_line_writes_a_format_of_another_distribution(tmp_path: Path) -> None:
     scan = scans.GOOD["fastmri"](tmp_path / "scan.h5")
-    command = [sys.executable, "-m", "udig_recon.core", str(scan), "-o", str(tmp_path / "out.maxima.txt")]
+    command = [sys.executable, "-m", "udig_recon.core", "recon", str(scan), "-o", str(tmp_path / "out.maxima.txt")]
     subprocess.run([*command, "--method", "zero_filled"], check=True, capture_output=True, env=os.environ)
     assert (tmp_path / "out.maxima.txt").read_text().splitlines()[0] == "slices (0, 1) of mri"
 
