@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ MEASURING_WORKER = "from benchmarks.speed.overhead import measuring_worker; rais
 def measuring_worker() -> int:
     """A worker that writes the engine's seconds of each slice to the file that ENGINE_SECONDS names."""
     from udig_recon.core.cost.counter import CostCounter
-    from udig_recon.core.reconstruct import Event
+    from udig_recon.core.reconstruct import Event, Finished
     from udig_recon.worker.runtime import main, slice_run
 
     record = Path(os.environ["ENGINE_SECONDS"])
@@ -47,10 +48,13 @@ def measuring_worker() -> int:
         return counter.timed(slice_problems(*arguments, **options))  # type: ignore[arg-type]
 
     def timed_reconstruction(*arguments: Any, **options: Any) -> Generator[Event, None, None]:
-        yield from reconstruct_slice(*arguments, **options, counter=counter)
-        with record.open("a") as file:
-            file.write(f"{counter.seconds}\n")
-        counter.seconds = 0.0
+        with closing(reconstruct_slice(*arguments, **options, counter=counter)) as events:
+            for event in events:
+                if isinstance(event, Finished):  # the worker takes no event after it
+                    with record.open("a") as file:
+                        file.write(f"{counter.seconds}\n")
+                    counter.seconds = 0.0
+                yield event
 
     slice_run.read_slice = timed_read
     slice_run.slice_problems = timed_problems
