@@ -23,6 +23,7 @@ from udig_recon.core.operators import MultiCoilMRI, ParallelBeamCT
 from udig_recon.core.parameters import METHODS, PRESETS, UDiGDIP, complete, parse
 from udig_recon.core.priors.card import find_card
 from udig_recon.core.priors.load import load_prior
+from udig_recon.core.problem import slice_problem
 
 CPU = torch.device("cpu")
 COILS = 3
@@ -54,7 +55,7 @@ def problem(request, tmp_path_factory):
     parts = scans.mri(slices=1, coils=COILS) if request.param is Modality.MRI else scans.ct(slices=1)
     parts["guide"] = parts["reconstruction_rss"] if "reconstruction_rss" in parts else parts["reference"]
     path = scans.write_hdf5(tmp_path_factory.mktemp("scan") / "scan", **parts)
-    return reconstruct.slice_problem(formats.read(path), 0, CPU)
+    return slice_problem(formats.read(path), 0, CPU)
 
 
 @pytest.fixture
