@@ -91,7 +91,7 @@ class Stage:
     """One part of a run. `run(state)` gives its iterates, from its beginning or after a state of its own."""
 
     run: Callable[[State | None], Iterates]
-    steps: int | None = None  # what it counts for in the progress; None: as many as its iterates say
+    steps: int | None = None  # what it counts for in the progress; None, of all stages: as many as each iterate says
 
 
 def run_stages(stages: Sequence[Stage], carry: object, state: State | None, device: torch.device) -> Iterates:

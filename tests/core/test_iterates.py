@@ -36,7 +36,7 @@ def two_stages(state: State | None = None) -> Iterates:
             done, x = done + 1, x + carry.total
             yield Iterate(done, 3, x, torch.zeros(()), snapshot(done=done, x=x))
 
-    return run_stages([Stage(count, 8), Stage(add)], carry, state, CPU)
+    return run_stages([Stage(count, 8), Stage(add, 3)], carry, state, CPU)
 
 
 def loaded(state: State) -> State:
