@@ -25,7 +25,7 @@ test: $(VENV)/.dev ## every test, against a real Postgres and Valkey for each pr
 	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 laws: $(VENV)/.dev ## the tests that need no server and take less than 90 s together, to run while working
-	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 -m 'not slow and not service' $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 -m 'not slow and not long and not service' $(PYTEST_ARGS)
 
 check: $(VENV)/.dev ## lint, format, strict types, layers
 	$(VENV)/bin/ruff check .

@@ -29,6 +29,8 @@ from udig_recon.worker.jobs import queue
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.standalone.servers import EmbeddedServers
 
+pytestmark = pytest.mark.service
+
 PATIENCE_SECONDS = 20.0  # of the client, far above what the answers take: they are to come at all
 
 

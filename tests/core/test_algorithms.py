@@ -131,6 +131,7 @@ def test_every_method_is_among_the_cases():
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("method", "modality"), CASES, ids=called)
 def test_same_seed_gives_the_same_bits(method, modality):
     *_, first = iterates(method, modality)
@@ -148,6 +149,7 @@ def stored(state):
     return torch.load(file, weights_only=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", [0, 1, 2])
 @pytest.mark.parametrize("modality", list(Modality))
 @pytest.mark.parametrize("warm_start", [None, WarmStart(slice=4, tv_weight=0.01)], ids=["alone", "following"])

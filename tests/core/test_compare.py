@@ -27,6 +27,8 @@ from udig_recon.core.problem import slice_problem
 from udig_recon.core.reconstruct import Progress, reconstruct, reconstruct_slice
 from udig_recon.core.results.png import add_inset, busiest_corner
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 QUICK = "udig_dip:preset=preview,outer_iterations=4"
 

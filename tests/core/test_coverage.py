@@ -83,6 +83,7 @@ def test_projections_that_do_not_end_within_the_detector_are_named(sides):
     assert any("do not reach zero at the detector's edges" in reason for reason in rating.reasons)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("views", [12, 60, 180])
 @pytest.mark.parametrize("offset", [-2.0, -0.5, 0.5, 1.0])
 def test_the_axis_is_found_to_a_tenth_of_a_detector(views, offset):

@@ -154,6 +154,7 @@ def test_every_image_is_judged_unless_nothing_is_to_be_left_out(method, modality
     assert not judged or 0 < last.validation_residual < 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", [0, 1])
 @pytest.mark.parametrize("modality", list(Modality))
 @pytest.mark.parametrize("knobs", [{}, {"holdout": "lines", "holdout_share": 0.2}], ids=["samples", "lines"])

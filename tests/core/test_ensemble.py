@@ -16,6 +16,8 @@ from udig_recon.core.prior_check import PriorCheck
 from udig_recon.core.problem import slice_problem
 from udig_recon.core.reconstruct import ensemble, reconstruct
 
+pytestmark = pytest.mark.long
+
 LENGTHS = ("iterations", "outer_iterations", "mask_iterations", "steps")
 CPU = torch.device("cpu")
 SEEDS = 3

@@ -17,6 +17,8 @@ from udig_recon.core.acquisition import MRIAcquisition
 from udig_recon.core.formats import Prober, probe, read
 from udig_recon.core.formats.containers.hdf5_chunks import lzf_length
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def prober() -> Iterator[Prober]:

@@ -21,6 +21,8 @@ from udig_recon.core.problem import slice_problem
 from udig_recon.core.quality.assess import assess
 from udig_recon.core.reconstruct import ensemble
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 SHORTENED = dict.fromkeys(("iterations", "outer_iterations", "steps"), 2) | {"mask_iterations": 1}
 

@@ -4,8 +4,10 @@ One coil, a combined coil, flat maps and views at right angles are where A^H A i
 conjugate gradients solve exactly, and further ones must leave as it is.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,6 +107,11 @@ def psnr(image: np.ndarray, problem: SliceProblem) -> float:
     return metrics.psnr(image, problem.reference)
 
 
+def some_long(names: Iterable[str], quick: set[str]) -> list[Any]:
+    """Names of scans; all but the quick ones are for `make test` alone."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.long) for name in names]
+
+
 CLASSICAL = [name for name in METHODS if not METHODS[name].needs_prior and not issubclass(METHODS[name], Fit)]
 WITH_PRIOR = [name for name in METHODS if METHODS[name].needs_prior]
 # A network of millions of weights fitted by so few updates promises nothing but to stay in range.
@@ -112,7 +119,7 @@ FITS = [name for name in METHODS if issubclass(METHODS[name], Fit)]
 
 
 @pytest.mark.parametrize("name", [*CLASSICAL, *WITH_PRIOR])
-@pytest.mark.parametrize("scan", WHOLE_SCANS)
+@pytest.mark.parametrize("scan", some_long(WHOLE_SCANS, quick={"one coil", "60 views"}))
 def test_whole_data_without_noise_come_back(name: str, scan: str) -> None:
     one = problem("whole", scan)
     image = image_of(name, one)
@@ -120,7 +127,7 @@ def test_whole_data_without_noise_come_back(name: str, scan: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*CLASSICAL, *WITH_PRIOR])
-@pytest.mark.parametrize("scan", PARTS)
+@pytest.mark.parametrize("scan", some_long(PARTS, quick={"one coil", "12 views"}))
 def test_no_image_is_worse_than_the_direct_one_or_leaves_the_range_of_the_data(name: str, scan: str) -> None:
     one = problem("part", scan)
     image = image_of(name, one)

@@ -154,6 +154,7 @@ def test_a_file_under_the_name_of_version_0_1_is_read(card, images):
     assert scorer(card)(image(smooth)) == expected
 
 
+@pytest.mark.long
 def test_reconstruction_does_not_import_the_training_code():
     script = """
 import sys

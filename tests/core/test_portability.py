@@ -9,6 +9,8 @@ import pytest
 
 from tests.support import scans
 
+pytestmark = pytest.mark.long
+
 WITHOUT_UNIX = """
 import os, socket, sys
 import h5py, nibabel, numpy, PIL.Image, scipy.sparse, skimage.metrics, torch  # which know their own ways on each system

@@ -30,6 +30,7 @@ def on_meta(described):
         return build_network(described)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_full_size_network_has_the_tensors_of_its_checkpoint(name):
     described, tensors, weights, trained, digest = PUBLISHED[name]

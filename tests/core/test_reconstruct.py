@@ -77,6 +77,7 @@ def test_a_guide_reaches_the_result_and_its_unit_does_not(brainlike):
     assert not torch.allclose(one, plain, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lines", [slice(None), slice(26, 38)], ids=["all lines", "none but central ones"])
 @pytest.mark.parametrize("method", ["tv", "l1_wavelet", "udig_dip"])
 def test_a_scan_of_which_no_line_can_be_spared_is_reconstructed_as_others_are(tmp_path, method, lines):

@@ -19,6 +19,8 @@ from udig_recon.core.parameters import METHODS, complete, parse
 from udig_recon.core.problem import slice_problem
 from udig_recon.core.reconstruct import ensemble
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 SHORT = dict.fromkeys(("iterations", "outer_iterations", "steps"), 4) | {"prior_calls": 2, "mask_iterations": 3}
 MOVING = {torch.Tensor.to, torch.Tensor.cpu}

@@ -87,6 +87,7 @@ def test_result_holds_volumes_in_scan_order_curves_and_attributes(result: Path) 
         assert json.loads(file.attrs["parameters"]) == {"method": "dip"}
 
 
+@pytest.mark.long
 def test_result_of_a_large_volume_holds_the_prior_checks_of_all_slices_that_have_one(tmp_path: Path) -> None:
     one = slice_results(1)[0]
     count = 1000  # beyond the 64 kB that an attribute within the object's header may have
@@ -286,6 +287,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fits", [0, 1000, 300_000, 1_500_000])
 def test_a_result_that_does_not_fit_on_the_disk_is_an_error_and_never_a_file(tmp_path: Path, fits: int) -> None:
     command = [sys.executable, "-c", FULL, str(tmp_path / "result.h5"), str(fits)]

@@ -109,12 +109,14 @@ def is_posterior(x, mean, C):
     assert x.std(0) / C.diagonal().sqrt() == pytest.approx(1.0, abs=0.1)
 
 
+@pytest.mark.long
 def test_daps_samples_the_posterior(problem):
     A, prior, y = problem
     p = DAPS(steps=400, noise_level=3.0, final_noise_level=0.02, spread=1.0, langevin_steps=0)
     is_posterior(last(daps(ToyInputs(y, A, denoiser=prior, estimate=chains(4000)), p, rng())), *prior.posterior(A, y))
 
 
+@pytest.mark.long
 def test_daps_samples_the_posterior_by_langevin(problem):
     A, prior, y = problem
     p = DAPS(steps=200, noise_level=3.0, final_noise_level=0.03, spread=1.0, langevin_steps=40)

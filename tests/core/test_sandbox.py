@@ -21,6 +21,8 @@ from udig_recon.core.formats.sandbox import isolation
 from udig_recon.core.formats.sandbox.messages import Nonsense, unpack
 from udig_recon.core.formats.sandbox.pool import ReaderLost, ReaderPool
 
+pytestmark = pytest.mark.long
+
 # Runs as the fork server does, with `examine` replaced. `without` names functions of the sandbox that do nothing.
 HOSTILE = r"""
 import ctypes, errno, json, mmap, os, signal, socket, sys, threading

@@ -29,6 +29,8 @@ from udig_recon.core.training.loop import Plan, batches
 from udig_recon.core.training.state import Training, step_generator
 from udig_recon.core.training.validation import SCORED_SIGMAS, Validation
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 TINY = ["--widths", "8", "8", "--blocks", "1", "--batch", "2", "--patch", "32", "--threads", "1", "--name", "tiny"]
