@@ -35,15 +35,16 @@ LEAST_RATIO = 0.05
 def with_joint_maps(A: MultiCoilMRI, y: Tensor, rng: Generator) -> Iterator[MultiCoilMRI]:
     """Models with maps fitted to y (1, coils, ky, kx), an object of about 1, round by round; the last is to be taken.
 
-    It is A itself where fitted maps tell no more: both are judged by a share of the measurements that neither
-    least-squares image nor fitted maps have seen.
+    It is A itself where fitted maps predict no better: both are compared on a share of the measurements that neither
+    the least-squares image nor the fit has used.
     """
     kept = A.partition(JOINT_MAPS_SHARE, "lines", rng)
-    seen, part = A.restricted(kept), y * kept
-    for fitted in _fitted(seen, part):
+    restricted, part = A.restricted(kept), y * kept
+    for fitted in _fitted(restricted, part):
         yield A.with_maps(fitted.maps)
     given, found = (
-        validation_error(A.with_maps(model.maps), y, kept, _least_squares(model, part)) for model in (seen, fitted)
+        validation_error(A.with_maps(model.maps), y, kept, _least_squares(model, part))
+        for model in (restricted, fitted)
     )
     if bool(found < GAIN * given):
         yield from _fitted(A, y)
@@ -84,16 +85,16 @@ def _correction(A: MultiCoilMRI, image: Tensor, y: Tensor, basis: Basis) -> Tens
     """The E minimising |scale M F (S + E) image - y|^2 + RIDGE |E|^2 among maps (coils, H, W) of few cosines."""
     sampled = A.scale * A.measured
 
-    def seen(maps: Tensor) -> Tensor:
+    def sample(maps: Tensor) -> Tensor:
         return sampled * fft2c(maps * image)
 
     def gradient(kspace: Tensor) -> Tensor:
         return _analysed(image.conj() * ifft2c(sampled * kspace), basis)
 
     def normal(c: Tensor) -> Tensor:
-        return gradient(seen(_made(c, basis))) + RIDGE * c
+        return gradient(sample(_made(c, basis))) + RIDGE * c
 
-    return _made(_solved(normal, gradient(y - seen(A.maps)), MAP_ITERATIONS), basis)
+    return _made(_solved(normal, gradient(y - sample(A.maps)), MAP_ITERATIONS), basis)
 
 
 def _resized(maps: Tensor, size: Tensor) -> Tensor:

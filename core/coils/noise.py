@@ -1,4 +1,4 @@
-"""How noisy each coil is: by samples far from the middle of k-space, and what weight a coil has by that."""
+"""Noise of each coil from samples far from the centre of k-space, and the coil weights that follow."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Coils weighted by their noise: prewhitening by its covariance, or of coils that stand out by what is found of them.
+"""Prewhitening of coils: by the covariance of their noise, or of outlying coils by the noise that the data show.
 
 Pruessmann et al. (2001), Roemer et al. (1990): with whitened data least squares is the best linear unbiased estimate.
 """

@@ -1,1 +1,1 @@
-"""What a run costs: estimated from its parameters before it runs, counted while it runs."""
+"""Cost of a run: estimated from its parameters before it runs, counted while it runs."""

@@ -1,4 +1,4 @@
-"""What a job will cost, told before it runs: how often it evaluates what costs, and so its time, memory and files.
+"""Cost estimate of a job before it runs: evaluations of each expensive operation, and so time, memory and files.
 
 Counts follow from parameters (a run to its end: many end earlier, none does more). Seconds are those of one core of a
 CPU, measured by `benchmarks.speed.estimates`; a service multiplies them by what its own workers take. Torch-free.
@@ -43,7 +43,7 @@ BUNDLED_CHANNELS = 64.0
 
 @dataclass(frozen=True)
 class Size:
-    """What the cost of a slice depends on."""
+    """Sizes that the cost of a slice depends on."""
 
     modality: Modality
     pixels: int  # of the grid on which it is reconstructed
@@ -68,7 +68,7 @@ class Size:
 
 
 class PriorSize(NamedTuple):
-    """What a prior's evaluation costs for each pixel, against the bundled ones."""
+    """Cost of a prior's evaluation for each pixel, relative to the bundled priors."""
 
     products: float = BUNDLED_PRODUCTS
     channels: float = BUNDLED_CHANNELS
@@ -90,7 +90,7 @@ BUNDLED = PriorSize()
 
 
 class Estimate(NamedTuple):
-    """What a job will cost."""
+    """Estimated cost of a job."""
 
     seconds: float  # of one worker, over all slices
     memory_bytes: int  # of the worker at its peak
@@ -99,7 +99,7 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be estimated: a method with these numbers of slices and seeds, on slices of this size.
+    """Job to estimate: a method with these numbers of slices and seeds, on slices of this size.
 
     `factor` is what the workers of the service take, in the seconds shipped here.
     """
@@ -203,7 +203,7 @@ def memory_bytes(method: Parameters, size: Size, prior: PriorSize = BUNDLED) -> 
 
 
 def _most(wanted: int, fits: Any) -> int:
-    """The largest number up to `wanted` that fits, by bisection: what does not fit, more do neither."""
+    """Largest number up to `wanted` that fits, by bisection: if a number does not fit, larger ones do not."""
     least, most = 0, wanted
     while least < most:
         middle = (least + most + 1) // 2

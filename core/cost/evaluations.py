@@ -1,4 +1,4 @@
-"""How often a run of a method evaluates what costs time, counted from its parameters: no run does more. Torch-free.
+"""Upper bound on the expensive evaluations of a run, counted from its parameters. Torch-free.
 
 `tests/core/test_cost.py` holds the counts against those of real runs.
 """

@@ -1,4 +1,4 @@
-"""What every forward model promises: a linear map of unit norm, its exact adjoint, and gradients made of the two."""
+"""Linear operator of a forward model: unit norm, exact adjoint, gradients made of both, and what differs by model."""
 
 import math
 from abc import ABC, abstractmethod

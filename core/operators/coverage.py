@@ -1,4 +1,7 @@
-"""What a scan leaves unmeasured, told from its geometry and data alone: no image can be judged there by its data."""
+"""Coverage of a scan, from its geometry and data: angular gaps, truncation, a misplaced axis, unmeasured k-space.
+
+Held-out measurements cannot test an image there, because nothing was measured.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +11,7 @@ from udig_recon.core.operators.angles import folded_gaps
 WIDEST_STEP = 15.0
 """Degrees: a wider step between views is a gap, whatever is usual in the scan."""
 EDGE = 3
-"""Detectors on either side that tell whether projections end within the detector."""
+"""Detectors on either side by which a projection is found to end within the detector."""
 ENDED = 0.02
 """Share of the largest value that a detector beside the object may read."""
 CUT = 0.1
@@ -49,7 +52,7 @@ def truncation(sinogram: NDArray[np.float64], noise: float) -> float:
 
 
 def axis_offset(sinogram: NDArray[np.float64], angles: NDArray[np.float64], axis: float | None = None) -> float:
-    """How far the axis of rotation seems to lie from detector `axis` (None: the middle); 0 where it cannot be told.
+    """Offset of the rotation axis from detector `axis` (None: the middle), in detectors; 0 where it is not significant.
 
     Sinogram (views, detectors). The mean position of each projection is x cos(theta) + y sin(theta) + offset of the
     object's centre of mass (x, y) (Helgason 1965, Ludwig 1966), fitted by least squares.
@@ -58,12 +61,12 @@ def axis_offset(sinogram: NDArray[np.float64], angles: NDArray[np.float64], axis
     mass = sinogram.sum(1)
     # The mean position of a projection that is cut off says nothing.
     ends = np.abs(np.stack((sinogram[:, :EDGE].mean(1), sinogram[:, -EDGE:].mean(1)))).max(0)
-    seen = (mass > 0.2 * np.median(mass)) & (ends < CUT * float(np.quantile(sinogram, 0.99)))
-    if np.median(mass) <= 0 or np.count_nonzero(seen) < 6:
+    whole = (mass > 0.2 * np.median(mass)) & (ends < CUT * float(np.quantile(sinogram, 0.99)))
+    if np.median(mass) <= 0 or np.count_nonzero(whole) < 6:
         return 0.0
     middle = (detectors - 1) / 2 if axis is None else axis
-    places = sinogram[seen] @ (np.arange(detectors) - middle) / mass[seen]
-    waves = np.stack((np.ones(len(places)), np.cos(angles[seen]), np.sin(angles[seen])), axis=1)
+    places = sinogram[whole] @ (np.arange(detectors) - middle) / mass[whole]
+    waves = np.stack((np.ones(len(places)), np.cos(angles[whole]), np.sin(angles[whole])), axis=1)
     covariance = np.linalg.pinv(waves.T @ waves)
     fitted = covariance @ waves.T @ places
     variance = float(((places - waves @ fitted) ** 2).sum()) / (len(places) - 3) * float(covariance[0, 0])
@@ -101,13 +104,13 @@ def _unmeasured_end(lines: NDArray[np.bool_]) -> float:
 def fill_missing_rays(
     sinogram: NDArray[np.float64], measured: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Views that hold a measured ray, and which those are.
+    """Views with a measured ray, their missing rays interpolated, and the mask (views,) of these views.
 
-    Sinogram (views, detectors), measured likewise or (views, 1). A missing ray is drawn straight from the nearest on
-    either side; beyond the outermost measured ray its value goes on, for there the detector ends.
+    Sinogram (views, detectors), measured likewise or (views, 1). A missing ray is interpolated from the nearest
+    on either side; beyond the outermost measured ray its value is repeated, because there the detector ends.
     """
     known = np.broadcast_to(measured, sinogram.shape)
     views: NDArray[np.bool_] = np.any(known, axis=1)
     places = np.arange(sinogram.shape[1])
     rows = zip(sinogram[views], known[views], strict=True)
-    return np.stack([np.interp(places, places[seen], row[seen]) for row, seen in rows]), views
+    return np.stack([np.interp(places, places[known_rays], row[known_rays]) for row, known_rays in rows]), views

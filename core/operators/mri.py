@@ -18,8 +18,8 @@ from udig_recon.core.operators.solvers import operator_norm
 OUTER = 0.8
 """Noise is read off samples beyond this share of the largest frequency."""
 
-SEEN = 0.02
-"""A pixel is out of all coils' sight below this share of the best seen pixel."""
+LEAST_SENSITIVITY = 0.02
+"""No coil measures a pixel whose sensitivity is below this share of the largest one."""
 
 
 class MultiCoilMRI(LinearOperator):
@@ -41,8 +41,8 @@ class MultiCoilMRI(LinearOperator):
         self._maps = torch.fft.ifftshift(sensitivity_maps.to(torch.complex64), PLANE)
         self._mask = torch.fft.ifftshift(mask, PLANE).to(sensitivity_maps.device, torch.float32)
         self.measured = mask.to(sensitivity_maps.device, torch.bool)
-        seen = torch.linalg.vector_norm(sensitivity_maps, dim=0)
-        self.support = (seen > SEEN * seen.max()).float()
+        sensitivity = torch.linalg.vector_norm(sensitivity_maps, dim=0)
+        self.support = (sensitivity > LEAST_SENSITIVITY * sensitivity.max()).float()
         self.scale = 1.0
         self.scale = 1.0 / self._norm()
 

@@ -1,4 +1,4 @@
-"""A finished slice without a reference: its signals, its hallucination map, and the rating that follows."""
+"""Assessment of a finished slice without a reference: its signals, its hallucination map and its rating."""
 
 import math
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from udig_recon.core.problem import SliceProblem, is_empty
 from udig_recon.core.quality.hallucination import hallucination_map
 from udig_recon.core.quality.rating import HALLUCINATION_THRESHOLD, Rating, Signals, rate
 
-OBJECT = 0.1
-"""What is darker than this share of the object's brightness is air."""
+AIR_THRESHOLD = 0.1
+"""Pixels darker than this share of the object's brightness are air."""
 MODEL_ERROR = 0.005
-"""No model explains measurements better than to this share of them, so less noise does not count."""
+"""Relative error of every forward model: a noise level below it is raised to it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Assessment:
-    """What a slice is worth, and the map (y, x) of where its prior may have invented, where one had a say."""
+    """Rating of a slice, its hallucination map (y, x) where it has a prior-free baseline, and metrics of both."""
 
     rating: Rating
     hallucination: NDArray[np.float32] | None
@@ -31,17 +31,17 @@ class Assessment:
 
 
 def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessment:
-    """Of the last iterate of an ensemble."""
+    """Assess the last iterate of `udig_recon.core.reconstruct.ensemble`."""
     image, heat = last.image, None
-    inside = _object(problem, image)
+    inside = _object_mask(problem, image)
     if method.needs_prior and last.prior_free_baseline is not None:
         heat = hallucination_map(image, last.prior_free_baseline, problem.operator)
     hallucination = None if heat is None else _mean((heat > HALLUCINATION_THRESHOLD)[inside].float())
-    spread = None
+    seed_std = None
     if last.deviation is not None:
-        spread = (
-            math.sqrt(_mean(last.deviation[inside].square())) / intensity_scale(image) if bool(inside.any()) else 0.0
-        )
+        seed_std = 0.0
+        if bool(inside.any()):
+            seed_std = math.sqrt(_mean(last.deviation[inside].square())) / intensity_scale(image)
     prior_check = last.prior_check
     misfit, noise = _misfit(problem, image)
     empty = is_empty(problem.measurements)
@@ -53,26 +53,24 @@ def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessme
         prior_excess=None if prior_check is None else prior_check.excess,
         ood_score=None if prior_check is None else prior_check.ood_score,
         hallucination=hallucination,
-        seed_std=spread,
+        seed_std=seed_std,
         **({} if empty else problem.operator.coverage(problem.measurements)),
     )
-    shown = None if heat is None else problem.crop(heat)
-    measured = {"hallucination_share": hallucination, "seed_std": spread}
-    return Assessment(rate(signals, problem.modality), shown, measured)
+    cropped = None if heat is None else problem.crop(heat)
+    metrics = {"hallucination_share": hallucination, "seed_std": seed_std}
+    return Assessment(rate(signals, problem.modality), cropped, metrics)
 
 
-def _object(problem: SliceProblem, image: Tensor) -> Tensor:
-    """Where the object is, (1, 1, H, W); metal far brighter than it does not hide it."""
-    brightness = problem.operator.magnitude(image)
-    return (
-        brightness > OBJECT * intensity_scale(image)
-        if bool((brightness > 0).any())
-        else torch.zeros_like(brightness).bool()
-    )
+def _object_mask(problem: SliceProblem, image: Tensor) -> Tensor:
+    """Mask (1, 1, H, W) of the object, robust against metal that is far brighter than the rest."""
+    magnitude = problem.operator.magnitude(image)
+    if not bool((magnitude > 0).any()):
+        return torch.zeros_like(magnitude).bool()
+    return magnitude > AIR_THRESHOLD * intensity_scale(image)
 
 
 def _misfit(problem: SliceProblem, image: Tensor) -> tuple[float | None, float | None]:
-    """Root mean square of A x - y in deviations of the noise, and the noise as a share of the measurements."""
+    """Root mean square of A x - y in standard deviations of the noise, and the noise as a share of the measurements."""
     norm = float(problem.measurements.norm())
     if norm == 0:
         return None, None

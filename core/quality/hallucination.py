@@ -1,4 +1,4 @@
-"""Where an image departs from what the data alone give, unseen by the data: there a prior may have invented."""
+"""Hallucination map: where an image differs from the prior-free one and the measurements cannot tell the difference."""
 
 import math
 
@@ -11,11 +11,11 @@ from udig_recon.core.operators import LinearOperator
 from udig_recon.core.operators.solvers import conjugate_gradient
 
 ITERATIONS = 10
-"""of conjugate gradients: what so few do not reach, the data say little about."""
-LITTLE = 1e-3
-"""What is seen so weakly, against the best seen, the data say little about; with less, rounding errors would grow."""
+"""Conjugate gradient iterations. Components that so few do not reach are hardly determined by the measurements."""
+RIDGE = 1e-3
+"""Added to A^H A, whose norm is 1: components that are measured more weakly count as unmeasured."""
 WIDTH = 2.0
-"""Standard deviation of the window over which differences are taken together, pixels."""
+"""Standard deviation in pixels of the window over which differences are averaged."""
 
 
 def hallucination_map(image: Tensor, prior_free_baseline: Tensor, A: LinearOperator) -> Tensor:
@@ -30,8 +30,8 @@ def hallucination_map(image: Tensor, prior_free_baseline: Tensor, A: LinearOpera
     difference = image - prior_free_baseline
     with torch.no_grad():
         zero = torch.zeros_like(difference)
-        seen = conjugate_gradient(lambda x: A.normal(x) + LITTLE * x, A.normal(difference), zero, ITERATIONS)
-    energy = (difference - seen).square().sum(1, keepdim=True)
+        measured = conjugate_gradient(lambda x: A.normal(x) + RIDGE * x, A.normal(difference), zero, ITERATIONS)
+    energy = (difference - measured).square().sum(1, keepdim=True)
     return _smooth(energy).clamp(min=0).sqrt() / intensity_scale(prior_free_baseline)
 
 

@@ -24,7 +24,7 @@ UNNOTED = {"software": "unknown"}  # slices of a version that did not note what 
 
 
 class DamagedSlices(Exception):
-    """Files of slices are gone or not what was written; their slices have to be computed anew."""
+    """Files of slices are missing or damaged; these slices must be computed again."""
 
     def __init__(self, slices: Sequence[int]) -> None:
         super().__init__(f"slices {', '.join(map(str, slices))}")
@@ -32,7 +32,7 @@ class DamagedSlices(Exception):
 
 
 class Assembled(NamedTuple):
-    """What was written of a job."""
+    """Folder, versions and files of an assembled job."""
 
     prefix: str  # of the result files in the storage
     versions: dict[str, str]  # what made the slices
@@ -93,7 +93,7 @@ class _Stored(NamedTuple):
     sha256: str | None
 
     def versions(self) -> Mapping[str, str]:
-        """What made it. Raises DamagedFile."""
+        """Versions that made a slice. Raises DamagedFile."""
         return SliceResult.versions_of(self.storage.read(self.key), keys.name_of(self.key), self.sha256)
 
     def load(self) -> SliceResult:
@@ -105,14 +105,14 @@ class _Stored(NamedTuple):
 
 
 def merged(each: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """What made several slices: where workers of different versions or devices did, all of them, divided by commas."""
+    """Versions that made several slices; different versions or devices are joined by commas."""
     known = [versions or UNNOTED for versions in each]
     names = dict.fromkeys(name for versions in known for name in versions)
     return {name: ", ".join(dict.fromkeys(v[name] for v in known if name in v)) for name in names}
 
 
 def attributes(claim: Claim, versions: dict[str, str]) -> dict[str, Any]:
-    """What a result file says of itself."""
+    """Attributes of the result file."""
     return {
         "job_id": str(claim.job_id),
         "parameters": claim.parameters,

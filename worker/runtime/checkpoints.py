@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 KEPT = 2
 
 
-def fingerprint(**what: Any) -> str:
-    """Hash of all that must be equal for a checkpoint to be gone on with."""
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+def fingerprint(**inputs: Any) -> str:
+    """Hash of everything that must be equal for a run to continue from a checkpoint."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 class Checkpoints:
@@ -46,11 +46,11 @@ class Checkpoints:
 
     @property
     def seconds(self) -> float:
-        """What the last one took of the processor, once it is written."""
+        """CPU seconds that the last one took, once it is written."""
         return self._making_seconds + (self._write.result() if self._write is not None else 0.0)
 
     def save(self, step: int, content: Mapping[str, Any]) -> None:
-        """Keep the content (tensors, numbers, text, lists and dicts of them) as it is now; the disk has it later."""
+        """Copy the content (tensors, numbers, text, lists and dicts of them) and write it in the background."""
         self.wait()
         began = time.monotonic()
         buffer = io.BytesIO()
@@ -59,7 +59,7 @@ class Checkpoints:
         self._write = self._writer.submit(copy_context().run, self._write_file, step, buffer.getbuffer())
 
     def wait(self) -> None:
-        """Return when the last one is on the disk, unless that is full. Raises OSError when it could not be written."""
+        """Wait until the last one is on the disk, unless that is full. Raises OSError when it could not be written."""
         if self._write is not None:
             self._write.result()
 
@@ -123,7 +123,7 @@ class Checkpoints:
         return kept
 
     def clear(self) -> None:
-        """Remove them all, when the last is written."""
+        """Remove all checkpoints, after the last one is written."""
         self._writer.shutdown()
         for key in self._keys():
             self._storage.delete(key)
