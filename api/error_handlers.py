@@ -105,7 +105,7 @@ def _methods_of(request: Request) -> list[str]:
     return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
-async def _left(*_: Any) -> Response:
+async def _client_closed_request(*_: Any) -> Response:
     """The client went away: nobody reads this."""
     return Response(status_code=408)
 
@@ -125,4 +125,4 @@ def install(app: FastAPI) -> None:
     ):
         app.add_exception_handler(kind, _respond)
     app.add_exception_handler(HTTPException, _routing)
-    app.add_exception_handler(ClientDisconnect, _left)
+    app.add_exception_handler(ClientDisconnect, _client_closed_request)

@@ -20,10 +20,10 @@ def load_extensions(group: str) -> dict[str, Any]:
     Raises BrokenExtension where one cannot be imported, or where two distributions use the same name.
     """
     loaded: dict[str, Any] = {}
-    for point in _sorted(group):
+    for point in _sorted_entry_points(group):
         found = _load(point)
         if loaded.get(point.name, found) is not found:
-            raise BrokenExtension(f"{_described(point)}: another distribution has an entry point of this name")
+            raise BrokenExtension(f"{_description(point)}: another distribution has an entry point of this name")
         loaded[point.name] = found
     return loaded
 
@@ -34,7 +34,7 @@ def load_usable_extensions(group: str, refusal: Callable[[str, Any], str | None]
     `refusal(name, object)` gives the reason why an object cannot be used; None: it can.
     """
     loaded: dict[str, Any] = {}
-    for point in _sorted(group):
+    for point in _sorted_entry_points(group):
         try:
             found = _load(point)
         except BrokenExtension as error:
@@ -46,11 +46,11 @@ def load_usable_extensions(group: str, refusal: Callable[[str, Any], str | None]
         if reason is None:
             loaded[point.name] = found
         else:
-            _warn(point, f"{_described(point)} is left out: {reason}")
+            _warn(point, f"{_description(point)} is left out: {reason}")
     return loaded
 
 
-def _sorted(group: str) -> list[EntryPoint]:
+def _sorted_entry_points(group: str) -> list[EntryPoint]:
     return sorted(entry_points(group=group), key=lambda each: (each.name, each.value))
 
 
@@ -59,10 +59,10 @@ def _load(point: EntryPoint) -> Any:
         return point.load()
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise BrokenExtension(f"{_described(point)} cannot be loaded: {reason}") from error
+        raise BrokenExtension(f"{_description(point)} cannot be loaded: {reason}") from error
 
 
-def _described(point: EntryPoint) -> str:
+def _description(point: EntryPoint) -> str:
     distribution = "an unknown distribution" if point.dist is None else f"{point.dist.name} {point.dist.version}"
     return f"entry point {point.name} = {point.value} of {distribution} in {point.group}"
 

@@ -89,13 +89,13 @@ class SliceProblem:
 
     def crop(self, plane: Tensor) -> NDArray[np.float32]:
         """A plane (1, 1, H, W) of the operator's grid as an array (y, x) of the reconstruction's size."""
-        return _cropped(plane[0, 0], self.recon_size).cpu().numpy().astype(np.float32)
+        return _crop(plane[0, 0], self.recon_size).cpu().numpy().astype(np.float32)
 
     def complex_image(self, image: Tensor) -> NDArray[np.complex64] | None:
         """Complex image (y, x), cropped; None where images are not complex."""
         if not self.operator.complex_images:
             return None
-        return _cropped(as_complex(image)[0], self.recon_size).cpu().numpy().astype(np.complex64)
+        return _crop(as_complex(image)[0], self.recon_size).cpu().numpy().astype(np.complex64)
 
     def side_images(self, initial: Tensor, scale: float) -> dict[str, Tensor]:
         """Images that the scan holds beside its measurements, for `algorithms.run`: `reference` and `guide`.
@@ -116,7 +116,7 @@ class SliceProblem:
     def _on_grid(self, image: NDArray[np.float32]) -> Tensor:
         """An image (y, x) of the reconstruction's size on the operator's grid, (1, 1, H, W)."""
         grid = torch.zeros(1, 1, *self.operator.image_shape[1:], device=self.measurements.device)
-        _cropped(grid[0, 0], self.recon_size).copy_(torch.from_numpy(np.ascontiguousarray(image)))
+        _crop(grid[0, 0], self.recon_size).copy_(torch.from_numpy(np.ascontiguousarray(image)))
         return grid
 
     def image_metrics(self, image: Tensor) -> ImageMetrics:
@@ -268,7 +268,7 @@ def _slice_of(images: NDArray[np.float32] | None, index: int) -> NDArray[np.floa
     return None if images is None else images[index]
 
 
-def _cropped(image: Tensor, size: tuple[int, int]) -> Tensor:
+def _crop(image: Tensor, size: tuple[int, int]) -> Tensor:
     # As fastMRI crops its references, and as udig_recon.core.formats crops larger ones.
     top, left = ((have - want) // 2 for have, want in zip(image.shape, size, strict=True))
     return image[top : top + size[0], left : left + size[1]]

@@ -160,7 +160,7 @@ def _seeds(
     if seeds == 1:
         yield from reconstruct(problem, method, seed=seed, priors=priors, state=state, warm_start=warm_start)
         return
-    finished, inner = _restored_seeds(problem, state)
+    finished, inner = _restore_seeds(problem, state)
     for number in range(finished.count, seeds):
         run = reconstruct(problem, method, seed=seed + number, priors=priors, state=inner, warm_start=warm_start)
         for iterate in run:
@@ -187,7 +187,7 @@ def _seeds(
     yield last._replace(state=None, prior_check=check, validation_residual=residual)
 
 
-def _restored_seeds(problem: SliceProblem, state: State | None) -> tuple[FinishedSeeds, State | None]:
+def _restore_seeds(problem: SliceProblem, state: State | None) -> tuple[FinishedSeeds, State | None]:
     """Moments of the finished seeds, and the state of the running one."""
     device = problem.measurements.device
     if state is None:

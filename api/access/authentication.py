@@ -76,7 +76,7 @@ async def _caller(
         _refuse_other_sites(request)
         caller = Caller()
     else:
-        found, digest = await _known(context, given)
+        found, digest = await _find_key(context, given)
         caller = Caller(found.key.tenant, found.key, digest, found.tenants)
         request.state.client = f"tenant:{caller.tenant}"  # see api/http/concurrency.py
         _check_rates(context, caller)
@@ -102,7 +102,7 @@ def _is_of(origin: str, host: str) -> bool:
         return False
 
 
-async def _known(context: Context, given: HTTPAuthorizationCredentials | None) -> tuple[Recognised, str]:
+async def _find_key(context: Context, given: HTTPAuthorizationCredentials | None) -> tuple[Recognised, str]:
     """The valid key with what was set for its tenant, and the hash of the secret that it was shown by."""
     if given is None:
         challenge = {"WWW-Authenticate": 'Bearer realm="udig-recon"'}

@@ -52,7 +52,7 @@ def _make(context: Context, caller: Caller, wanted: Wanted) -> Response:
         quotas.check_keys(session, caller.tenant, limits)
         key, secret = keys.make(session, caller.tenant, wanted, caller.key)
         audit.append(session, caller.who, "key.created", key=key.id)
-    return _told_once(key, secret, 201)
+    return _key_response(key, secret, 201)
 
 
 def _within(maker: Key, wanted: Wanted) -> Wanted:
@@ -109,7 +109,7 @@ def rotate_key(
         except KeyNotUsable as error:
             raise Conflict(str(error)) from error
         audit.append(session, caller.who, "key.rotated", key=key_id)
-    return _told_once(key, secret, 200)
+    return _key_response(key, secret, 200)
 
 
 @router.delete(
@@ -130,6 +130,6 @@ def _one(session: Session, caller: Caller, key_id: uuid.UUID) -> Key:
     return key
 
 
-def _told_once(key: Key, secret: str, status: int) -> Response:
+def _key_response(key: Key, secret: str, status: int) -> Response:
     body = KeyMade.model_validate({**KeyOut.model_validate(key).model_dump(), "key": secret})
     return Response(body.model_dump_json(), status, NEVER_STORED, "application/json")

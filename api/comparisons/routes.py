@@ -89,7 +89,7 @@ def _file(context: Context, caller: Caller, asked: ComparisonIn, key: str | None
         )
         read = partial(queries.read_comparison, session, caller.tenant)
         submitted = context.jobs.submit_comparison(session, comparison, caller.submitter(context, limits), read)
-    return _accepted(submitted.answer, {} if submitted.created else {"Idempotency-Replayed": "true"})
+    return _accepted_response(submitted.answer, {} if submitted.created else {"Idempotency-Replayed": "true"})
 
 
 def _as_stored(asked: ComparisonIn) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _fingerprint(asked: ComparisonIn) -> str:
     return hashlib.sha256(json.dumps(_as_stored(asked), sort_keys=True).encode()).hexdigest()
 
 
-def _accepted(found: ComparisonOut, headers: dict[str, str] | None = None) -> Response:
+def _accepted_response(found: ComparisonOut, headers: dict[str, str] | None = None) -> Response:
     """202 with the comparison as it stands."""
     headers = {"Location": f"/v1/comparisons/{found.id}", "Retry-After": POLL_SECONDS, **(headers or {})}
     return Response(found.model_dump_json(), 202, headers, "application/json")
@@ -170,7 +170,7 @@ def get_comparison_table(
     format_: Annotated[TableForm | None, Query(alias="format", description="wins over Accept; neither: md")] = None,
 ) -> Response:
     """Mean and standard deviation over scans, slices and seeds of the jobs that have succeeded, and what is printed."""
-    entries = _found(context, caller, comparison_id)
+    entries = _read_entries(context, caller, comparison_id)
     wanted = format_ or negotiate_format(request.headers.get("accept", ""), TableForm.MD, TableForm, "a table")
     return with_etag(request, render(entries, wanted).encode(), wanted.media_type, {"Vary": "Accept"})
 
@@ -183,11 +183,11 @@ def get_comparison_table(
 )
 def get_comparison_ranking(request: Request, context: ContextDep, caller: Reader, comparison_id: uuid.UUID) -> Response:
     """By PSNR, one ranking for each modality: each method against the first on the slices that both have."""
-    found = rank_methods(_found(context, caller, comparison_id))
+    found = rank_methods(_read_entries(context, caller, comparison_id))
     return json_with_etag(request, Page(items=[RankingOut.model_validate(each) for each in found]))
 
 
-def _found(context: Context, caller: Caller, comparison_id: uuid.UUID) -> Sequence[Entry]:
+def _read_entries(context: Context, caller: Caller, comparison_id: uuid.UUID) -> Sequence[Entry]:
     with context.sessions() as session:
         queries.comparison_row(session, caller.tenant, comparison_id)
         entries = queries.slice_entries(session, comparison_id)
@@ -235,7 +235,7 @@ def cancel_comparison(context: ContextDep, caller: Writer, comparison_id: uuid.U
         comparison = queries.comparison_row(session, caller.tenant, comparison_id, for_change=True)
         read = partial(queries.read_comparison, session, caller.tenant)
         found = context.jobs.cancel_comparison(session, comparison, caller.who, read)
-    return _accepted(found)
+    return _accepted_response(found)
 
 
 @router.delete(

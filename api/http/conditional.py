@@ -127,7 +127,7 @@ def file_response(
     }
     if request.scope.get("head"):  # without a body Range means nothing
         return Response(b"", 200, headers, media_type)
-    part = _requested_range(request, size, headers)
+    part = _parse_requested_range(request, size, headers)
     start, end = part or (0, size)
     if part is not None:
         headers |= {"Content-Range": f"bytes {start}-{end - 1}/{size}", "Content-Length": str(end - start)}
@@ -145,7 +145,7 @@ def _blocks(file: Verified, start: int, end: int, damaged: Callable[[], Problem]
         raise damaged() from error
 
 
-def _requested_range(request: Request, size: int, headers: dict[str, str]) -> tuple[int, int] | None:
+def _parse_requested_range(request: Request, size: int, headers: dict[str, str]) -> tuple[int, int] | None:
     wanted, condition = request.headers.get("range"), request.headers.get("if-range")
     if wanted is None or (condition is not None and condition not in (headers["ETag"], headers["Last-Modified"])):
         return None

@@ -40,12 +40,12 @@ class BoundedConnection(h11.Connection):
     def next_event(self) -> Any:
         """As h11's, within the bounds."""
         try:
-            return self._bounded_event()
+            return self._next_bounded_event()
         except h11.RemoteProtocolError as error:
             self.error = error
             raise
 
-    def _bounded_event(self) -> Any:
+    def _next_bounded_event(self) -> Any:
         if self._left <= 0:
             self.interrupted = True
             return h11.NEED_DATA

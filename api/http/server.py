@@ -197,14 +197,14 @@ class BoundedProtocol(H11Protocol):
     def _time(self, what: str, seconds: float, received: int) -> None:
         self._stop()
         self._timed, self._received = what, received
-        self._timer = self.loop.call_later(seconds, self._expired, seconds)
+        self._timer = self.loop.call_later(seconds, self._close_expired, seconds)
 
     def _stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._timed = None
 
-    def _expired(self, seconds: float) -> None:
+    def _close_expired(self, seconds: float) -> None:
         if self._transport.own.is_closing():
             return
         # Bytes that the application has not taken yet are no fault of the client's.

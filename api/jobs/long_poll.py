@@ -44,10 +44,10 @@ async def wait_for_change(
     if not seconds:
         return await read()
     with long_poll_slot(request, context.concurrency.polls, caller.limits(context.settings).max_waits):
-        return await _changed(context, caller, request, id_, read, time.monotonic() + seconds)
+        return await _wait_for_change(context, caller, request, id_, read, time.monotonic() + seconds)
 
 
-async def _changed(
+async def _wait_for_change(
     context: Context,
     caller: Caller,
     request: Request,
@@ -57,7 +57,7 @@ async def _changed(
 ) -> Seen:
     key_id = None if caller.key is None else caller.key.id
     with context.notifications.subscribe(id_, key_id, progress=False) as changed:
-        first = seen = await _shared(context, caller, id_, read)
+        first = seen = await _read_shared(context, caller, id_, read)
         async with _noticing_departure(request, changed):
             while not seen.status.ended and seen.status == first.status and (left := deadline - time.monotonic()) > 0:
                 woken = await context.notifications.wait(changed, left)
@@ -65,13 +65,13 @@ async def _changed(
                     raise ClientDisconnect
                 await _check(context, caller, changed)
                 if woken:
-                    seen = await _shared(context, caller, id_, read)
+                    seen = await _read_shared(context, caller, id_, read)
                 if context.notifications.closing:
                     break
         return seen
 
 
-async def _shared(context: Context, caller: Caller, id_: uuid.UUID, read: Callable[[], Awaitable[Seen]]) -> Seen:
+async def _read_shared(context: Context, caller: Caller, id_: uuid.UUID, read: Callable[[], Awaitable[Seen]]) -> Seen:
     """One reading for all of a tenant who wait for the same."""
     return await context.notifications.share(id_, ("waits", caller.tenant), read)
 

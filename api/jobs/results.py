@@ -66,7 +66,7 @@ def get_job_result(
     with context.sessions() as session:
         job = queries.job_row(session, caller.tenant, job_id)
     if job.expired:
-        raise _expired(job)
+        raise _gone(job)
     if job.status is not Status.SUCCEEDED or job.result is None:
         raise Conflict(f"the job is {job.status}; a result is there once it has succeeded", job_status=job.status)
     # A job may have been posted with a format that is not installed any more.
@@ -87,7 +87,7 @@ def get_job_result(
     return file_response(request, file, wanted.media_type, f"{job_id}{wanted.suffix}", headers, damaged)
 
 
-def _expired(job: Job) -> Gone:
+def _gone(job: Job) -> Gone:
     return Gone(f"what job {job.id} made is no longer kept; post scan and job again")
 
 
@@ -145,7 +145,7 @@ def _latest(
     with context.sessions() as session:
         job = queries.job_row(session, caller.tenant, job_id)
         if job.expired:
-            raise _expired(job)
+            raise _gone(job)
         job_slices = session.scalars(select(JobSlice).where(JobSlice.job_id == job_id)).all()
         slices = {job_slice.slice: stored_files.StoredSlice.of(job, job_slice) for job_slice in job_slices}
         header = session.scalar(select(Scan.header).where(Scan.id == job.scan_id)) or {}

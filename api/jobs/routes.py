@@ -115,7 +115,7 @@ def _submit(
     )
     read = partial(queries.read_job, session, caller.tenant)
     submitted = context.jobs.submit(session, job, caller.submitter(context, limits), read, scan_uploaded=brought)
-    return _accepted(submitted.answer, {} if submitted.created else {"Idempotency-Replayed": "true"})
+    return _accepted_response(submitted.answer, {} if submitted.created else {"Idempotency-Replayed": "true"})
 
 
 def _priority(caller: Caller, asked: PriorityName) -> Priority:
@@ -138,7 +138,7 @@ def _fingerprint(scan: Scan, asked: JobOptions) -> str:
     return hashlib.sha256(json.dumps(asked_for, sort_keys=True).encode()).hexdigest()
 
 
-def _accepted(job: JobOut, headers: dict[str, str] | None = None) -> Response:
+def _accepted_response(job: JobOut, headers: dict[str, str] | None = None) -> Response:
     """202 with the job as it stands."""
     headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": POLL_SECONDS, **(headers or {})}
     return Response(job.model_dump_json(), 202, headers, "application/json")
@@ -206,7 +206,7 @@ def cancel_job(context: ContextDep, caller: Writer, job_id: uuid.UUID) -> Respon
     """Takes effect within seconds; a job that has ended cannot be cancelled."""
     with context.sessions() as session:
         read = partial(queries.read_job, session, caller.tenant)
-        return _accepted(context.jobs.cancel(session, job_id, caller.who, read))
+        return _accepted_response(context.jobs.cancel(session, job_id, caller.who, read))
 
 
 @router.post(
@@ -235,7 +235,7 @@ def _retry(context: Context, caller: Caller, job_id: uuid.UUID, asked: RetryOpti
         factor = context.factors.of(session, queries.job_row(session, caller.tenant, job_id).parameters["method"])
         read = partial(queries.read_job, session, caller.tenant)
         retry = Retry(max_seconds=limit, factor=factor)
-        return _accepted(context.jobs.retry(session, job_id, retry, caller.submitter(context, limits), read))
+        return _accepted_response(context.jobs.retry(session, job_id, retry, caller.submitter(context, limits), read))
 
 
 @router.delete(

@@ -63,7 +63,7 @@ def result_file(context: Context, made: StoredResult, wanted: OutputFormat) -> V
     name = result_name(wanted)
     key = f"{made.prefix}/{name}"
     try:
-        return _verified(context, made, key)
+        return _verify_file(context, made, key)
     except FileNotFoundError:
         if name == RESULT_NAME:
             raise Gone(f"the files of this result are no longer kept; {POST_AGAIN}") from None
@@ -88,7 +88,7 @@ def result_file(context: Context, made: StoredResult, wanted: OutputFormat) -> V
     return context.verifier.check(context.storage, key, digest.sha256)
 
 
-def _verified(context: Context, made: StoredResult, key: str) -> Verified:
+def _verify_file(context: Context, made: StoredResult, key: str) -> Verified:
     """The file, compared with the digest of the row; one of an older version gets that now."""
     storage, name = context.storage, keys.name_of(key)
     if (known := made.files.get(name)) is not None:

@@ -79,9 +79,9 @@ def responses(good: dict[int, Answer], *others: int, public: bool = False) -> di
         statuses.add(412)
     if 304 in others or 422 in others:
         statuses |= {429, 503}
-    documented = {status: _described(status) | _answer(answer) for status, answer in good.items()}
+    documented = {status: _response(status) | _answer(answer) for status, answer in good.items()}
     for status in sorted(statuses):
-        documented[status] = _described(status)
+        documented[status] = _response(status)
         if status in _PROBLEMS:
             content = {"schema": component(problems.ProblemOut), "example": _problem(status)}
             documented[status]["content"] = {problems.MEDIA_TYPE: content}
@@ -98,7 +98,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
     return {"content": content}
 
 
-def _described(status: int) -> dict[str, Any]:
+def _response(status: int) -> dict[str, Any]:
     headers = {name: {"schema": {"type": "string"}} for name in _HEADERS.get(status, ())}
     return {"description": HTTPStatus(status).phrase} | ({"headers": headers} if headers else {})
 

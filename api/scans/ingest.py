@@ -88,7 +88,7 @@ async def receive_scan(
             upload.digest = request.headers.get("repr-digest")
         await upload.finish()
         sharing = client_of(request) if caller.key is None else caller.tenant
-        known = await _known(context, caller, sharing, upload)
+        known = await _find_scan(context, caller, sharing, upload)
         if known is not None:
             yield ReceivedScan(upload, known, field)
             return
@@ -131,7 +131,7 @@ async def _receive_form(
     return bytes(field) if text else None
 
 
-async def _known(context: Context, caller: Caller, sharing: str, upload: Upload) -> dict[str, Any] | None:
+async def _find_scan(context: Context, caller: Caller, sharing: str, upload: Upload) -> dict[str, Any] | None:
     """The header of the tenant's scan with these bytes, if its prepared form is there, whole and of today's reading."""
     known = await context.queries.one(_KNOWN, tenant=caller.tenant, sha256=upload.sha256)
     if known is None:

@@ -40,7 +40,7 @@ async def get_health() -> HealthOut:
 )
 async def get_readiness(context: ContextDep) -> Response:
     """503 names what is missing."""
-    checks = dict(zip(_CHECKS, await asyncio.gather(*(_checked(context, name) for name in _CHECKS)), strict=True))
+    checks = dict(zip(_CHECKS, await asyncio.gather(*(_run_check(context, name) for name in _CHECKS)), strict=True))
     well = all(found == "ok" for name, found in checks.items() if name != "sandbox")
     body = HealthOut(status="ok" if well else "unavailable", checks=checks).model_dump_json()
     return Response(body, 200 if well else 503, {"Cache-Control": "no-store"}, "application/json")
@@ -62,7 +62,7 @@ async def get_metrics(context: ContextDep) -> Response:
     return Response(body, media_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})
 
 
-async def _checked(context: Context, name: str) -> str:
+async def _run_check(context: Context, name: str) -> str:
     found = await within(context, CHECK_SECONDS, f"readiness of {name}", partial(_CHECKS[name], context))
     return f"no answer within {CHECK_SECONDS:g} s" if found is None else found
 

@@ -58,12 +58,12 @@ def thresholded(x: Tensor, wavelet: Wavelet, threshold: float, rng: Generator) -
     extent = 2**wavelet.levels
     shift = torch.randint(extent, (2,), generator=rng, device=rng.device).tolist()
     approximation, details = analysis(x.roll(shift, (-2, -1)), wavelet)
-    shortened = [tuple(_shortened(band, threshold) for band in bands) for bands in details]
+    shortened = [tuple(_shrink(band, threshold) for band in bands) for bands in details]
     moved = synthesis(approximation, shortened, wavelet)[..., : x.shape[-2], : x.shape[-1]]
     return moved.roll([-size for size in shift], (-2, -1))
 
 
-def _shortened(band: Tensor, threshold: float) -> Tensor:
+def _shrink(band: Tensor, threshold: float) -> Tensor:
     magnitude = torch.linalg.vector_norm(band, dim=1, keepdim=True)
     factor: Tensor = 1 - threshold / magnitude.clamp(min=max(threshold, torch.finfo(band.dtype).tiny))
     return band * factor

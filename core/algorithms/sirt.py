@@ -24,7 +24,7 @@ def sirt(inputs: Inputs, p: SIRT, _: Generator, state: State | None = None) -> I
     """
     y, A = inputs.y, inputs.A
     columns = A.adjoint(torch.ones_like(y))
-    holes = _enclosed(columns > RARELY_MET * columns.max())
+    holes = _find_holes(columns > RARELY_MET * columns.max())
     x = torch.zeros_like(columns)
     R = _reciprocal(A.forward(torch.ones_like(x)))
     C = _reciprocal(columns)
@@ -35,11 +35,11 @@ def sirt(inputs: Inputs, p: SIRT, _: Generator, state: State | None = None) -> I
         check_interruption()
         residual = y - A.forward(x)
         x = (x + C * A.adjoint(R * residual)).clamp(min=0)
-        image = _interpolated(x, holes)
+        image = _interpolate(x, holes)
         yield Iterate(step + 1, p.iterations, image, residual.square().mean(), snapshot(x=x, step=step + 1))
 
 
-def _enclosed(met: Tensor) -> Tensor | None:
+def _find_holes(met: Tensor) -> Tensor | None:
     """Pixels (1, 1, H, W) that are not met, nor joined to the image's border by such; None: there are none."""
     unmet = ~met
     if not bool(unmet.any()):
@@ -55,7 +55,7 @@ def _enclosed(met: Tensor) -> Tensor | None:
     return holes if bool(holes.any()) else None
 
 
-def _interpolated(x: Tensor, holes: Tensor | None) -> Tensor:
+def _interpolate(x: Tensor, holes: Tensor | None) -> Tensor:
     """Image (1, 1, H, W) whose holes solve Laplace's equation between their borders."""
     if holes is None:
         return x

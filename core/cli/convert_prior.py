@@ -54,7 +54,7 @@ def convert(options: Options) -> None:
         raise ReconstructionError(f"--name {options.name}: a bundled prior has this name", found=options.name)
     checkpoint = read_checkpoint(options.checkpoint, options.layout)
     card = _card(options, checkpoint)
-    weights = {name: _halved(name, value) for name, value in checkpoint.weights.items()} if options.half else None
+    weights = {name: _to_half(name, value) for name, value in checkpoint.weights.items()} if options.half else None
     save_prior(checkpoint.weights if weights is None else weights, card, options.output)
 
 
@@ -83,7 +83,7 @@ def _card(options: Options, checkpoint: Checkpoint) -> Card:
         raise ReconstructionError(f"{options.name}: {first_error(error)}", field="card") from error
 
 
-def _halved(name: str, value: Tensor) -> Tensor:
+def _to_half(name: str, value: Tensor) -> Tensor:
     # Vectors are small, and the Fourier features' W multiplies a phase: they stay as they are.
     if value.ndim < 2:
         return value

@@ -60,7 +60,7 @@ def summary(method: type[Parameters]) -> str:
 def parameter_rows(method: type[Parameters]) -> list[ParameterRow]:
     """The parameters of a method in the order of their declaration."""
     return [
-        ParameterRow(name, _symbol(field), shown_value(field.default), _allowed(field), field.description or "")
+        ParameterRow(name, _symbol(field), shown_value(field.default), _bounds(field), field.description or "")
         for name, field in method.model_fields.items()
         if name != "method"
     ]
@@ -78,7 +78,7 @@ def _symbol(field: FieldInfo) -> str:
     return str(extra["symbol"]) if isinstance(extra, dict) and "symbol" in extra else ""
 
 
-def _allowed(field: FieldInfo) -> list[str]:
+def _bounds(field: FieldInfo) -> list[str]:
     if "Literal" in str(field.annotation):
         return [str(choice) for choice in getattr(field.annotation, "__args__", ())]
     return [

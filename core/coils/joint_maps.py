@@ -40,14 +40,14 @@ def with_joint_maps(A: MultiCoilMRI, y: Tensor, rng: Generator) -> Iterator[Mult
     """
     kept = A.partition(JOINT_MAPS_SHARE, "lines", rng)
     restricted, part = A.restricted(kept), y * kept
-    for fitted in _fitted(restricted, part):
+    for fitted in _alternate(restricted, part):
         yield A.with_maps(fitted.maps)
     given, found = (
         validation_error(A.with_maps(model.maps), y, kept, _least_squares(model, part))
         for model in (restricted, fitted)
     )
     if bool(found < GAIN * given):
-        yield from _fitted(A, y)
+        yield from _alternate(A, y)
     else:
         yield A
 
@@ -58,15 +58,15 @@ def _least_squares(A: MultiCoilMRI, y: Tensor) -> Tensor:
     return conjugate_gradient(A.normal, rhs, torch.zeros_like(rhs), IMAGE_ITERATIONS)
 
 
-def _fitted(A: MultiCoilMRI, y: Tensor) -> Iterator[MultiCoilMRI]:
+def _alternate(A: MultiCoilMRI, y: Tensor) -> Iterator[MultiCoilMRI]:
     """Image from the maps and maps from the image, in turn."""
     basis = tuple(_cosines(size, A.maps) for size in A.maps.shape[1:])
     size = torch.linalg.vector_norm(A.maps, dim=0)
-    fitted = A.with_maps(_resized(_smooth(A.maps, as_complex(_least_squares(A, y))[0], basis), size))
+    fitted = A.with_maps(_rescale(_smooth(A.maps, as_complex(_least_squares(A, y))[0], basis), size))
     yield fitted
     for _ in range(ROUNDS):
         correction = _correction(fitted, as_complex(_least_squares(fitted, y))[0], y[0], basis)
-        fitted = fitted.with_maps(_resized(fitted.maps + correction, size))
+        fitted = fitted.with_maps(_rescale(fitted.maps + correction, size))
         yield fitted
 
 
@@ -76,9 +76,9 @@ def _smooth(maps: Tensor, image: Tensor, basis: Basis) -> Tensor:
     weight = weight / weight.max() + RIDGE
 
     def normal(c: Tensor) -> Tensor:
-        return _analysed(weight * _made(c, basis), basis)
+        return _analyse(weight * _synthesise(c, basis), basis)
 
-    return _made(_solved(normal, _analysed(weight * maps, basis), SMOOTHING_ITERATIONS), basis)
+    return _synthesise(_solve(normal, _analyse(weight * maps, basis), SMOOTHING_ITERATIONS), basis)
 
 
 def _correction(A: MultiCoilMRI, image: Tensor, y: Tensor, basis: Basis) -> Tensor:
@@ -89,26 +89,26 @@ def _correction(A: MultiCoilMRI, image: Tensor, y: Tensor, basis: Basis) -> Tens
         return sampled * fft2c(maps * image)
 
     def gradient(kspace: Tensor) -> Tensor:
-        return _analysed(image.conj() * ifft2c(sampled * kspace), basis)
+        return _analyse(image.conj() * ifft2c(sampled * kspace), basis)
 
     def normal(c: Tensor) -> Tensor:
-        return gradient(sample(_made(c, basis))) + RIDGE * c
+        return gradient(sample(_synthesise(c, basis))) + RIDGE * c
 
-    return _made(_solved(normal, gradient(y - sample(A.maps)), MAP_ITERATIONS), basis)
+    return _synthesise(_solve(normal, gradient(y - sample(A.maps)), MAP_ITERATIONS), basis)
 
 
-def _resized(maps: Tensor, size: Tensor) -> Tensor:
+def _rescale(maps: Tensor, size: Tensor) -> Tensor:
     """Maps (coils, H, W) at the root-sum-of-squares `size` (H, W), 0 where that is 0."""
     ratio = torch.linalg.vector_norm(maps, dim=0) / size.where(size > 0, torch.ones_like(size))
     resized: Tensor = maps / ratio.clamp(min=LEAST_RATIO) * (size > 0)
     return resized
 
 
-def _made(coefficients: Tensor, basis: Basis) -> Tensor:
+def _synthesise(coefficients: Tensor, basis: Basis) -> Tensor:
     return basis[0] @ coefficients @ basis[1].T
 
 
-def _analysed(maps: Tensor, basis: Basis) -> Tensor:
+def _analyse(maps: Tensor, basis: Basis) -> Tensor:
     return basis[0].T @ maps @ basis[1]
 
 
@@ -121,7 +121,7 @@ def _cosines(size: int, like: Tensor) -> Tensor:
     return basis.to(like.dtype)
 
 
-def _solved(normal: Callable[[Tensor], Tensor], rhs: Tensor, iterations: int) -> Tensor:
+def _solve(normal: Callable[[Tensor], Tensor], rhs: Tensor, iterations: int) -> Tensor:
     """Conjugate gradients from zero on complex coefficients (coils, n, n), all coils as one system."""
     real = torch.view_as_real(rhs).flatten()[None, :, None, None]
 

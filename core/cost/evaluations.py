@@ -88,16 +88,16 @@ def of_run(method: Parameters, coils: int = 1, *, follows: bool = False) -> Eval
             steps = (TRIED_WEIGHTS if method.weight is None else 1) * WAVELET_TRIAL_ITERATIONS + method.iterations
             return start + Evaluations(normals=1.5 * steps, passes=WAVELET_PASSES * steps)
         case EarlyStoppingParameters():
-            once = start + _watched_once(method, coils)
+            once = start + _evaluations_of_one_run(method, coils)
             stages = 2 if method.holdout_share != 0 and method.refit else 1
             looks = 0.5 * LOOKS if method.holdout_share != 0 else 0.0
             return once.times(stages) + Evaluations(normals=looks)
         case HoldoutParameters():
             return start + Evaluations(normals=2.0, passes=20.0)
-    return start + _uncounted(method)
+    return start + _default_evaluations(method)
 
 
-def _uncounted(method: Parameters) -> Evaluations:
+def _default_evaluations(method: Parameters) -> Evaluations:
     """Of a method of another distribution without counts: one A^H A, and one prior evaluation, in each iteration."""
     steps = float(getattr(method, "iterations", getattr(method, "steps", 1)))
     return Evaluations(normals=steps, passes=10.0 * steps, prior_calls=steps if method.needs_prior else 0.0)
@@ -159,7 +159,7 @@ def _start(name: str) -> Evaluations:
     return Evaluations(normals=START_CG_ITERATIONS + 2.0)
 
 
-def _watched_once(p: EarlyStoppingParameters, coils: int) -> Evaluations:
+def _evaluations_of_one_run(p: EarlyStoppingParameters, coils: int) -> Evaluations:
     """Of one run of an iterative method."""
     if (counts := p.evaluations()) is not None:
         return Evaluations(**counts)
@@ -170,7 +170,7 @@ def _watched_once(p: EarlyStoppingParameters, coils: int) -> Evaluations:
             return _fit(p)
         case Sampler():
             return _sampler(p, coils)
-    return _uncounted(p)
+    return _default_evaluations(p)
 
 
 def _fit(p: Fit) -> Evaluations:

@@ -135,12 +135,12 @@ class PreparedScan:
             shared = _fields(content["shared"])
             self._slices = [{**shared, **_fields(each)} for each in content["slices"]]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _damaged("a header that makes no sense") from error
+            raise _damage("a header that makes no sense") from error
         for place in self._stored_arrays():
             if place.offset < len(MAGIC) or place.offset + place.nbytes > file.size:
-                raise _damaged("an array outside the file")
+                raise _damage("an array outside the file")
         if len(self._slices) != self.header.slices:
-            raise _damaged("another number of slices than its header says")
+            raise _damage("another number of slices than its header says")
 
     @property
     def nbytes(self) -> int:
@@ -161,7 +161,7 @@ class PreparedScan:
             acquisition: Acquisition = self._kind(**found)
             return acquisition
         except TypeError as error:
-            raise _damaged("fields of another version") from error
+            raise _damage("fields of another version") from error
 
     def verify(self) -> None:
         """Compare all bytes with their digests, a few MiB at a time. Raises DamagedScan."""
@@ -173,27 +173,27 @@ class PreparedScan:
                     digest.update(block)
                     left -= len(block)
                 if digest.hexdigest() != place.sha256:
-                    raise _damaged("an array with another SHA-256")
+                    raise _damage("an array with another SHA-256")
 
     def _content(self) -> dict[str, Any]:
         file = self._file
         if file.size < len(MAGIC) + FOOTER.size or file.start(len(MAGIC)) != MAGIC:
-            raise _damaged("another beginning")
+            raise _damage("another beginning")
         with file.stream() as stream:
             stream.seek(file.size - FOOTER.size)
             place, length, digest, magic = FOOTER.unpack(stream.read(FOOTER.size))
             if magic != MAGIC or length > _MOST_HEADER_BYTES or place + length + FOOTER.size != file.size:
-                raise _damaged("another end")
+                raise _damage("another end")
             stream.seek(place)
             header = stream.read(length)
         if hashlib.sha256(header).digest() != digest:
-            raise _damaged("a header with another SHA-256")
+            raise _damage("a header with another SHA-256")
         try:
             content = json.loads(header)
         except ValueError as error:
-            raise _damaged("a header that makes no sense") from error
+            raise _damage("a header that makes no sense") from error
         if not isinstance(content, dict):
-            raise _damaged("a header that makes no sense")
+            raise _damage("a header that makes no sense")
         return content
 
     def _stored_arrays(self) -> Iterator[_StoredArray]:
@@ -209,7 +209,7 @@ class PreparedScan:
             while left and (count := stream.readinto(left)):  # type: ignore[attr-defined]
                 left = left[count:]
         if left or hashlib.sha256(content).hexdigest() != place.sha256:
-            raise _damaged("an array with another SHA-256")
+            raise _damage("an array with another SHA-256")
         return array
 
 
@@ -219,7 +219,7 @@ def open_prepared(path: Path) -> Iterator[PreparedScan]:
     try:
         opened = open_stored(path)
     except DamagedFile as error:
-        raise _damaged("no regular file") from error
+        raise _damage("no regular file") from error
     with opened as file:
         yield PreparedScan(ScanFile(file.fileno()))
 
@@ -246,5 +246,5 @@ def _value(value: Any) -> Any:
     return _StoredArray(int(offset), dtype, sides, sha256)
 
 
-def _damaged(found: str) -> DamagedScan:
+def _damage(found: str) -> DamagedScan:
     return DamagedScan.at("scan", found, "the bytes that were written", subject="prepared scan")

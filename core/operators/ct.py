@@ -129,20 +129,20 @@ class ParallelBeamCT(LinearOperator):
         weights = np.zeros(len(views))
         weights[views] = angular_weights(np.asarray(self.geometry.angles)[views])
 
-        def projected_back(rays: Tensor) -> Tensor:
-            filtered = _filtered(rays / self.scale, spacing, window) * torch.from_numpy(weights).to(y)[:, None]
+        def back_project(rays: Tensor) -> Tensor:
+            filtered = _filter_rays(rays / self.scale, spacing, window) * torch.from_numpy(weights).to(y)[:, None]
             # The strips' areas in a pixel sum to the pixel's, so this makes back-projection a mean over the pixel.
             return whole.adjoint(filtered) * (spacing / pixel**2 / self.scale)
 
         if self.measured.shape == whole.measured.shape:
-            return projected_back(y)
-        image = projected_back(_filled(y, self.measured))
+            return back_project(y)
+        image = back_project(_fill_missing_rays(y, self.measured))
         for _ in range(REFILLED if self._refills else 0):
-            image = projected_back(torch.where(self.measured, y, whole.forward(image)))
+            image = back_project(torch.where(self.measured, y, whole.forward(image)))
         return image
 
 
-def _filled(sinogram: Tensor, measured: Tensor) -> Tensor:
+def _fill_missing_rays(sinogram: Tensor, measured: Tensor) -> Tensor:
     """Sinogram (..., views, detectors), the mean of the nearest measured rays of its view in each missing one's place.
 
     Wider gaps are drawn straight from one side to the other. The ramp would make streaks of single missing rays.
@@ -152,10 +152,10 @@ def _filled(sinogram: Tensor, measured: Tensor) -> Tensor:
     padding = (0, NEAR)
     around, count = F.conv2d(sinogram * known, near, padding=padding), F.conv2d(known, near, padding=padding)
     filled: Tensor = torch.where(known > 0, sinogram, around / count.clamp(min=1))
-    return _bridged(filled, sinogram, measured.expand(sinogram.shape[-2:]), (count > 0).expand_as(sinogram)[0, 0])
+    return _bridge_gaps(filled, sinogram, measured.expand(sinogram.shape[-2:]), (count > 0).expand_as(sinogram)[0, 0])
 
 
-def _bridged(filled: Tensor, sinogram: Tensor, measured: Tensor, near: Tensor) -> Tensor:
+def _bridge_gaps(filled: Tensor, sinogram: Tensor, measured: Tensor, near: Tensor) -> Tensor:
     """Filled sinogram (..., views, detectors), with straight lines where no measured ray is `near`."""
     if bool(near[measured.any(1)].all()):
         return filled
@@ -173,7 +173,7 @@ def _bridged(filled: Tensor, sinogram: Tensor, measured: Tensor, near: Tensor) -
     return bridged
 
 
-def _filtered(sinogram: Tensor, spacing: float, window: Window) -> Tensor:
+def _filter_rays(sinogram: Tensor, spacing: float, window: Window) -> Tensor:
     """Sinogram (..., detectors) convolved with the band-limited ramp |f|, padded against wrap-around."""
     detectors = sinogram.shape[-1]
     length = 2 ** int(np.ceil(np.log2(2 * detectors)))

@@ -125,17 +125,17 @@ class MultiCoilMRI(LinearOperator):
         return kspace
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return self._combined(torch.fft.ifftshift(y, PLANE) * (self.scale * self._mask))
+        return self._combine_coils(torch.fft.ifftshift(y, PLANE) * (self.scale * self._mask))
 
     def _normal(self, x: Tensor) -> Tensor:
-        return self._combined(self._spectra(x).mul_(self.scale * self._mask))
+        return self._combine_coils(self._spectra(x).mul_(self.scale * self._mask))
 
     def _spectra(self, x: Tensor) -> Tensor:
         image = torch.fft.ifftshift(as_complex(x), PLANE)
         spectra: Tensor = torch.fft.fft2(self._maps * image[:, None], norm="ortho")
         return spectra.mul_(self.scale * self._mask)
 
-    def _combined(self, spectra: Tensor) -> Tensor:
+    def _combine_coils(self, spectra: Tensor) -> Tensor:
         images = torch.fft.ifft2(spectra, norm="ortho")
         image = torch.einsum("chw,bchw->bhw", self._maps.conj(), images)
         return as_channels(torch.fft.fftshift(image, PLANE))

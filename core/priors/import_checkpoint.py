@@ -77,9 +77,9 @@ def read_checkpoint(path: Path, layout: str = AUTO) -> Checkpoint:
         with torch.device("meta"):
             network = build_network(description)
     except ValidationError as error:
-        raise _refused(f"the checkpoint's network cannot be built: {first_error(error)}") from error
+        raise _refusal(f"the checkpoint's network cannot be built: {first_error(error)}") from error
     except (RuntimeError, ValueError) as error:
-        raise _refused(f"the checkpoint's network cannot be built: {error}") from error
+        raise _refusal(f"the checkpoint's network cannot be built: {error}") from error
     _check_names(state, network)
     averaged = "ema" in content
     if averaged:
@@ -108,13 +108,13 @@ def _load(path: Path) -> Mapping[Any, Any]:
             # Mapped files leave the optimiser's state, twice the network, on the disk.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except UNREADABLE as error:
-        raise _refused(
+        raise _refusal(
             f"{path.name} is no checkpoint of tensors alone: it is broken, or would run code, which is never done",
             found=" ".join(str(error).split())[:200],
             expected="a whole file of torch.save with tensors, numbers, texts, lists and dicts",
         ) from error
     if not isinstance(content, Mapping):
-        raise _refused(
+        raise _refusal(
             f"{path.name} holds a {type(content).__name__}; expected a dict of tensors", found=type(content).__name__
         )
     return content
@@ -132,14 +132,14 @@ def describe(state: Mapping[str, Any], layout: str = AUTO) -> NetworkDescription
     importers = {name: _importer(ARCHITECTURES[name]) for name in LAYOUTS if name != AUTO}
     if layout != AUTO:
         if layout not in importers:
-            raise _refused(f"no layout {layout!r}", found=layout, expected=" | ".join((AUTO, *importers)))
+            raise _refusal(f"no layout {layout!r}", found=layout, expected=" | ".join((AUTO, *importers)))
         return importers[layout].describe(state)
     for importer in importers.values():
         if any(name.startswith(importer.tensor) for name in state):
             return importer.describe(state)
     names = ", ".join(sorted(state)[:SHOWN]) or "none"
     expected = " or ".join(f"{importer.tensor} ({name})" for name, importer in importers.items())
-    raise _refused(
+    raise _refusal(
         f"the checkpoint is of no known network: expected tensors like {expected}, found {names}",
         found=names,
         expected=" | ".join(importers),
@@ -180,7 +180,7 @@ def describe_ncsnpp(state: Mapping[str, Any]) -> NCSNppNetwork:
     width, channels = _shape(state, "all_modules.3.weight")[:2]
     pyramid = [n for n in range(len(state)) if f"all_modules.{n}.Conv2d_0.weight" in state]
     if not pyramid:
-        raise _refused("the checkpoint has no image pyramid (all_modules.N.Conv2d_0.weight); only that NCSN++ is known")
+        raise _refusal("the checkpoint has no image pyramid (all_modules.N.Conv2d_0.weight); only that NCSN++ is known")
     firsts = [4, *(n + 1 for n in pyramid)]
     wide = [_shape(state, f"all_modules.{first}.Conv_0.weight")[0] for first in firsts]
     sigmas = _single("sigmas", _tensor(state, "sigmas"))
@@ -207,7 +207,7 @@ def _running_mean(ema: Any, network: nn.Module) -> dict[str, Tensor]:
     trained = {name: value.shape for name, value in network.named_parameters() if value.requires_grad}
     if not isinstance(shadow, (list, tuple)) or len(shadow) != len(trained):
         found = f"{len(shadow)} tensors" if isinstance(shadow, (list, tuple)) else f"a {type(shadow).__name__}"
-        raise _refused(
+        raise _refusal(
             f"ema.shadow_params holds {found}; expected the {len(trained)} trained tensors",
             found=found,
             expected=f"{len(trained)} tensors",
@@ -216,7 +216,7 @@ def _running_mean(ema: Any, network: nn.Module) -> dict[str, Tensor]:
     for number, (name, shape) in enumerate(trained.items()):
         if not isinstance(mean[name], Tensor) or mean[name].shape != shape:
             found = str(tuple(getattr(mean[name], "shape", ())))
-            raise _refused(
+            raise _refusal(
                 f"ema.shadow_params[{number}] is of shape {found}; expected {tuple(shape)} of {name}",
                 found=found,
                 expected=str(tuple(shape)),
@@ -242,7 +242,7 @@ def _check_names(state: Mapping[str, Any], network: nn.Module) -> None:
             for kind, names in wrong.items()
             if names
         )
-        raise _refused(
+        raise _refusal(
             f"the checkpoint's tensors are not those of its network: {listed}",
             found=listed,
             expected=f"{len(expected)} tensors",
@@ -252,12 +252,12 @@ def _check_names(state: Mapping[str, Any], network: nn.Module) -> None:
 def _single(name: str, value: Any) -> Tensor:
     """The tensor in single precision, a copy of its own, all of it finite."""
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.layout is not torch.strided:
-        raise _refused(f"{name} is no tensor of floating point numbers", found=type(value).__name__)
+        raise _refusal(f"{name} is no tensor of floating point numbers", found=type(value).__name__)
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        raise _refused(f"{name} has more elements than are stored of it", found=f"shape {tuple(value.shape)}")
+        raise _refusal(f"{name} has more elements than are stored of it", found=f"shape {tuple(value.shape)}")
     single = value.detach().to("cpu", torch.float32, copy=True).contiguous()
     if not bool(single.isfinite().all()):
-        raise _refused(f"{name} holds NaN or infinity; such a network denoises nothing", found="NaN or infinity")
+        raise _refusal(f"{name} holds NaN or infinity; such a network denoises nothing", found="NaN or infinity")
     return single
 
 
@@ -268,16 +268,16 @@ def _count(state: Mapping[str, Any], pattern: str) -> int:
 def _tensor(state: Mapping[str, Any], name: str) -> Tensor:
     value = state.get(name)
     if not isinstance(value, Tensor):
-        raise _refused(f"the checkpoint has no tensor {name}", found="nothing", expected=name)
+        raise _refusal(f"the checkpoint has no tensor {name}", found="nothing", expected=name)
     return value
 
 
 def _shape(state: Mapping[str, Any], name: str) -> tuple[int, ...]:
     shape = tuple(_tensor(state, name).shape)
     if len(shape) not in (2, 4) or 0 in shape:
-        raise _refused(f"{name} is of shape {shape}; expected a matrix or a kernel", found=str(shape))
+        raise _refusal(f"{name} is of shape {shape}; expected a matrix or a kernel", found=str(shape))
     return shape
 
 
-def _refused(message: str, *, found: str = "", expected: str = "") -> UnreadableCheckpoint:
+def _refusal(message: str, *, found: str = "", expected: str = "") -> UnreadableCheckpoint:
     return UnreadableCheckpoint(message, field="checkpoint", found=found, expected=expected)

@@ -93,21 +93,21 @@ class Validation:
         middle = len(images) // 2
         rows = []
         for sigma in SHOWN_SIGMAS:
-            clean, noisy, denoised = self._denoised(prior, self.scanned[middle][None], sigma, rng)
-            rows.append([("held out", clean), (f"noise {sigma:g}", noisy), _titled("denoised", denoised, clean)])
+            clean, noisy, denoised = self._denoise(prior, self.scanned[middle][None], sigma, rng)
+            rows.append([("held out", clean), (f"noise {sigma:g}", noisy), _panel("denoised", denoised, clean)])
         truth = self.truths[middle]
-        start = _titled(self.start_name, self.starts[middle], truth)
-        return rows_png([*rows, [("reference", truth), start, _titled("reconstruction", images[middle], truth)]])
+        start = _panel(self.start_name, self.starts[middle], truth)
+        return rows_png([*rows, [("reference", truth), start, _panel("reconstruction", images[middle], truth)]])
 
     def _psnr(self, images: Sequence[Image]) -> float:
         scores = [psnr(image, truth) for image, truth in zip(images, self.truths, strict=True)]
         return round(sum(scores) / len(scores), 2)
 
     def _denoised_psnr(self, prior: Denoiser, pixels: Tensor, sigma: float, rng: torch.Generator) -> float:
-        magnitude, _, denoised = self._denoised(prior, pixels[None].float(), sigma, rng)
+        magnitude, _, denoised = self._denoise(prior, pixels[None].float(), sigma, rng)
         return psnr(denoised, magnitude)
 
-    def _denoised(
+    def _denoise(
         self, prior: Denoiser, magnitude: Tensor, sigma: float, rng: torch.Generator
     ) -> tuple[Image, Image, Image]:
         """Magnitudes (y, x) of a slice (1, 1, H, W), of the slice with noise, and of the denoised slice."""
@@ -150,5 +150,5 @@ def _reconstruct(problem: SliceProblem, method: Parameters, priors: Folders = No
     return finish(reconstruct_slice(problem, method, seed=0, priors=priors, rated=False)).result.image
 
 
-def _titled(name: str, image: Image, truth: Image) -> tuple[str, Image]:
+def _panel(name: str, image: Image, truth: Image) -> tuple[str, Image]:
     return f"{name}\nPSNR {psnr(image, truth):.2f} dB", image

@@ -109,7 +109,7 @@ def _row(job_id: uuid.UUID, run: Compared) -> dict[str, Any]:
 
 def cancel(session: Session, comparison: Comparison) -> Sequence[uuid.UUID]:
     """Cancel the jobs that have not ended; gives their ids. Raises IllegalMove when there are none."""
-    going_on = _held(session, comparison, only_open=True)
+    going_on = _lock(session, comparison, only_open=True)
     if not going_on:
         raise IllegalMove(f"comparison {comparison.id} has ended: none of its jobs is queued or running")
     for job_id in going_on:
@@ -119,7 +119,7 @@ def cancel(session: Session, comparison: Comparison) -> Sequence[uuid.UUID]:
 
 def delete(session: Session, comparison: Comparison) -> Sequence[uuid.UUID]:
     """Delete the rows of a comparison and of its jobs; gives the ids of those, whose files go after the commit."""
-    job_ids = _held(session, comparison)
+    job_ids = _lock(session, comparison)
     session.execute(sql_delete(Job).where(Job.id.in_(job_ids)))
     session.delete(comparison)
     for id_ in (*job_ids, comparison.id):
@@ -127,7 +127,7 @@ def delete(session: Session, comparison: Comparison) -> Sequence[uuid.UUID]:
     return job_ids
 
 
-def _held(session: Session, comparison: Comparison, *, only_open: bool = False) -> Sequence[uuid.UUID]:
+def _lock(session: Session, comparison: Comparison, *, only_open: bool = False) -> Sequence[uuid.UUID]:
     """Its jobs, held in the order of their ids, as whoever holds several does: no deadlocks."""
     query = select(Job.id).where(Job.comparison_id == comparison.id).order_by(Job.id).with_for_update()
     return session.scalars(query.where(Job.status.in_(OPEN)) if only_open else query).all()

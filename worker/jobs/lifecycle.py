@@ -203,7 +203,7 @@ def retry(session: Session, job_id: uuid.UUID, retry: Retry, submitter: Submitte
         quotas.check_open(session, key)
         quotas.check_bytes(session, key, size)
     check_room(session, 1, submitter.max_open_jobs, tenant if job.key_id is not None else None)
-    estimated = _estimated_again(job, limit, retry.factor)
+    estimated = _estimate_again(job, limit, retry.factor)
     if limits is not None:
         wanted = Wanted(1, len(job.slices), max((estimated or 0.0) - job.seconds, 0.0), size)
         quotas.check_tenant(session, tenant, limits, wanted, filed=False)
@@ -223,7 +223,7 @@ def retry(session: Session, job_id: uuid.UUID, retry: Retry, submitter: Submitte
     return job
 
 
-def _estimated_again(job: Job, limit: float | None, factor: float) -> float | None:
+def _estimate_again(job: Job, limit: float | None, factor: float) -> float | None:
     """Seconds of workers for a job with another limit: its estimate of before was no more than the limit it had."""
     if job.basis_seconds is None:
         return job.estimated_seconds

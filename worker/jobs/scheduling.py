@@ -71,25 +71,25 @@ def next_slice(session: Session, skip: Sequence[uuid.UUID] = (), room: Room | No
     One that does not fit into the `room` is passed by; when it has been for long nothing else begins here either,
     until it fits.
     """
-    found = session.execute(_ranked(Job.id.not_in(skip))).first()
+    found = session.execute(_rank(Job.id.not_in(skip))).first()
     if found is None:
         return None
     if room is not None and not room.takes(session, found.id):
         if room.is_kept_for(session, found.id):
             return None
-        found = session.execute(_ranked(Job.id.not_in(skip), room.fits())).first()
+        found = session.execute(_rank(Job.id.not_in(skip), room.fits())).first()
         return None if found is None else Next(*found)
     first = Next(*found)
-    if first.priority > Priority.ROUTINE and session.scalar(select(_starved(first.priority))):
-        lower = session.execute(_ranked(Job.id.not_in(skip), Job.priority < first.priority)).first()
+    if first.priority > Priority.ROUTINE and session.scalar(select(_longest_waiting(first.priority))):
+        lower = session.execute(_rank(Job.id.not_in(skip), Job.priority < first.priority)).first()
         if lower is not None:
             return Next(*lower, starved=True)
     return first
 
 
-def _ranked(*which: ColumnElement[bool]) -> Select[uuid.UUID, int, int]:
+def _rank(*which: ColumnElement[bool]) -> Select[uuid.UUID, int, int]:
     """The first claimable slice of the first job that has one: jobs are ranked before any slice is looked at."""
-    used = _used()
+    used = _usage()
     of_tenant = _sums(used, "tenant")
     of_job = _sums(used, "job_id")
     had, its = func.coalesce(of_tenant.c.seconds, 0.0), func.coalesce(of_job.c.seconds, 0.0)
@@ -116,7 +116,7 @@ def _ranked(*which: ColumnElement[bool]) -> Select[uuid.UUID, int, int]:
     )
 
 
-def _used() -> Subquery:
+def _usage() -> Subquery:
     """Seconds within the window: of attempts that have ended, and of those that are going on."""
     window = literal(WINDOW.total_seconds())
     left_in_it = func.extract("epoch", ComputeUsage.at - (func.now() - WINDOW))
@@ -137,7 +137,7 @@ def _sums(used: Subquery, name: str) -> Subquery:
     return select(column, func.sum(used.c.seconds).label("seconds")).group_by(column).subquery(f"of_{name}")
 
 
-def _starved(below: int) -> ColumnElement[bool]:
+def _longest_waiting(below: int) -> ColumnElement[bool]:
     """Whether slices below a priority have waited for long, and none of them had a worker meanwhile."""
     running = exists().where(JobSlice.job_id == Job.id, JobSlice.status == Status.RUNNING, Job.priority < below)
     lately = exists().where(ComputeUsage.priority < below, ComputeUsage.at > func.now() - STARVED)
@@ -264,7 +264,7 @@ def _without_worker(session: Session, running: Sequence[_Running]) -> Sequence[s
 def _chosen(
     session: Session, running: Sequence[_Running], wanted: Sequence[int], others: Sequence[str]
 ) -> list[_Running]:
-    sums = _sums(_used(), "tenant")
+    sums = _sums(_usage(), "tenant")
     used: dict[str, float] = {row.tenant: float(row.seconds) for row in session.execute(select(sums))}
 
     def order(each: _Running) -> tuple[int, bool, float, float]:

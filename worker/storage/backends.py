@@ -15,7 +15,7 @@ BACKENDS: dict[str, Opener] = {"folder": LocalStorage.from_settings}
 def open_storage(settings: Settings) -> Storage:
     """The storage of a service: the folder DATA, or what DATA_STORE names. Ends the process where it cannot be used."""
     if settings.data_store is None:
-        return _opened(LocalStorage.from_settings, settings, f"DATA: {settings.data}")
+        return _open(LocalStorage.from_settings, settings, f"DATA: {settings.data}")
     scheme = settings.data_store.partition(":")[0]
     try:
         known = load_extensions(ENTRY_POINTS) | BACKENDS
@@ -23,10 +23,10 @@ def open_storage(settings: Settings) -> Storage:
         raise SystemExit(f"error: DATA_STORE: {error}") from None
     if scheme not in known:
         raise SystemExit(f"error: DATA_STORE: found scheme {scheme!r}, expected one of {', '.join(sorted(known))}")
-    return _opened(known[scheme], settings, f"DATA_STORE, scheme {scheme}")
+    return _open(known[scheme], settings, f"DATA_STORE, scheme {scheme}")
 
 
-def _opened(opener: Opener, settings: Settings, name: str) -> Storage:
+def _open(opener: Opener, settings: Settings, name: str) -> Storage:
     try:
         return opener(settings)
     except OSError as error:

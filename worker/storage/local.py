@@ -48,7 +48,7 @@ class LocalStorage(Storage):
 
     def info(self, key: str) -> StoredObject:
         """See Storage."""
-        return self._described(self.path(key))
+        return self._description(self.path(key))
 
     def open(self, key: str, *, bypass_cache: bool = False) -> BinaryIO:
         """See Storage."""
@@ -94,7 +94,7 @@ class LocalStorage(Storage):
             for name in names:
                 if not name.startswith("."):
                     with suppress(FileNotFoundError, DamagedFile):
-                        yield self._described(Path(folder) / name)
+                        yield self._description(Path(folder) / name)
 
     def delete_prefix(self, prefix: str) -> None:
         """See Storage."""
@@ -141,7 +141,7 @@ class LocalStorage(Storage):
         """See Storage."""
         return shutil.disk_usage(self.root).free
 
-    def _described(self, path: Path) -> StoredObject:
+    def _description(self, path: Path) -> StoredObject:
         try:
             found = path.stat()
         except OSError as error:

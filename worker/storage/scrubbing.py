@@ -85,9 +85,9 @@ class Scrub:
                 integrity.note_scan(session, scan.tenant, scan.sha256)
             elif scan.damaged_at is not None and (row := session.get(Scan, scan.id)) is not None:
                 row.damaged_at = None
-        return 1 + self._prepared(scan)
+        return 1 + self._prepared_objects(scan)
 
-    def _prepared(self, scan: Scan) -> int:
+    def _prepared_objects(self, scan: Scan) -> int:
         """Check the prepared form; a damaged one is deleted, for workers make it again."""
         key = keys.prepared_scan(scan.sha256, scan.tenant)
         try:

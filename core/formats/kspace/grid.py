@@ -75,9 +75,9 @@ def _without_header(samples: tuple[int, int], reference: Sequence[int] | None) -
         return Grid(samples, None, None, True, ())
     theirs = reference[-2], reference[-1]
     if theirs == samples[::-1] != samples:
-        return Grid(samples, None, None, False, (_swapped(theirs),))
+        return Grid(samples, None, None, False, (_swapped_axes_warning(theirs),))
     if theirs[0] > samples[0] and theirs[1] > samples[1]:
-        return Grid(samples, None, None, False, (_left_out(theirs, samples),))
+        return Grid(samples, None, None, False, (_size_warning(theirs, samples),))
     size = min(theirs[0], samples[0]), min(theirs[1], samples[1])
     return Grid(size, None, None, True, () if size == theirs else (_cut(theirs, size),))
 
@@ -132,11 +132,11 @@ def _with_reference(
     if theirs == size or min(theirs) < LEAST_SIDE:
         return WithWarnings((size, True))
     if theirs == size[::-1]:
-        return WithWarnings((size, False), (_swapped(theirs),))
+        return WithWarnings((size, False), (_swapped_axes_warning(theirs),))
     ours = [axis.resampled and length == axis.stated for axis, length in zip(axes, theirs, strict=True)]
     beyond = all(length > axis.samples for axis, length in zip(axes, theirs, strict=True))
     if any(ours) or beyond:
-        return WithWarnings((size, False), (_left_out(theirs, size),))
+        return WithWarnings((size, False), (_size_warning(theirs, size),))
     common = min(theirs[0], axes[0].samples), min(theirs[1], axes[1].samples)
     warnings = []
     if common != size:
@@ -154,14 +154,14 @@ def _slice_spacing(encoded: Space | None, recon: Space) -> float | None:
     return None
 
 
-def _left_out(reference: tuple[int, int], size: tuple[int, int]) -> str:
+def _size_warning(reference: tuple[int, int], size: tuple[int, int]) -> str:
     return (
         f"the reference is {reference[0]} x {reference[1]} pixels of another size than the image's {size[0]} x "
         f"{size[1]}: it is left out"
     )
 
 
-def _swapped(reference: tuple[int, int]) -> str:
+def _swapped_axes_warning(reference: tuple[int, int]) -> str:
     return (
         f"rows and columns of the reference {reference} are swapped (numpy.swapaxes(reference, -1, -2)): it is left out"
     )

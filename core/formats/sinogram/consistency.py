@@ -35,7 +35,7 @@ def consistency_warnings(
     numbers = np.arange(len(p))
     if measured is not None:
         numbers = np.flatnonzero(measured.any(axis=1))
-        p = np.stack([_interpolated(row, known) for row, known in zip(p[numbers], measured[numbers], strict=True)])
+        p = np.stack([_interpolate(row, known) for row, known in zip(p[numbers], measured[numbers], strict=True)])
     peak = float(np.percentile(np.abs(p), 99.5)) if p.size else 0.0
     if len(p) < LEAST_VIEWS or p.shape[1] < LEAST_DETECTORS or peak == 0:
         return []
@@ -51,7 +51,7 @@ def consistency_warnings(
         warnings.append(
             f"{format_numbers('detector', np.flatnonzero(dead))}: the same reading in every view (rings); {_LEAVE_OUT}"
         )
-        p = np.stack([_interpolated(row, ~dead) for row in p])
+        p = np.stack([_interpolate(row, ~dead) for row in p])
     if dead_views.any():
         warnings[0] += f"; {_LEAVE_OUT}"
     kept = ~dead_views
@@ -272,7 +272,7 @@ def _variation(sums: Values) -> float:
     return float(sums.std() / max(abs(sums.mean()), np.finfo(np.float64).tiny))
 
 
-def _interpolated(row: Values, known: NDArray[np.bool_]) -> Values:
+def _interpolate(row: Values, known: NDArray[np.bool_]) -> Values:
     """A view with unknown detectors interpolated linearly between the nearest known ones."""
     places = np.arange(len(row))
     filled: Values = np.interp(places, places[known], row[known])
