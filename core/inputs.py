@@ -33,9 +33,9 @@ class Inputs:
     priors: Folders = None
     warm_start: WarmStart | None = None
 
-    def restricted(self, train: Tensor) -> Self:
+    def restrict(self, train: Tensor) -> Self:
         """The inputs without the measurements that are held out; `train` (bool, broadcastable to y) are the others."""
-        return replace(self, y=self.y * train, A=self.A.restricted(train))
+        return replace(self, y=self.y * train, A=self.A.restrict(train))
 
     def cg_estimate(self) -> Tensor:
         """A few conjugate gradient iterations on A^H A x = A^H y: the image from which samplers start."""

@@ -272,7 +272,7 @@ def reconstruct_slice(
         baseline=rated,
     )
     with counter.counting(_prior_of(method, problem, priors)):
-        for iterate in counter.timed(iterates):
+        for iterate in counter.measure_time(iterates):
             is_due = iterate.step == iterate.steps or every(iterate.step)
             metrics = recorder.measure(iterate) if is_due and iterate.step != recorder.measured_step else None
             yield Progress(problem, iterate, recorder.seconds, metrics)

@@ -55,7 +55,7 @@ class AuditRecorder:
             with self._sessions.begin() as session:
                 audit.append(session, who, action, **named)
 
-    def answered(self, who: Who | None, route: str, method: str, status: int, path: Mapping[str, Any]) -> None:
+    def record_answer(self, who: Who | None, route: str, method: str, status: int, path: Mapping[str, Any]) -> None:
         """Count an answer to somebody with a key, or refused to somebody without: soon written, and nobody waits."""
         action = f"refused.{status}" if status in REFUSALS else READS.get(route) if method in ("GET", "HEAD") else None
         known = who is not None or (status in (401, 429) and route.startswith("/v1/"))

@@ -107,11 +107,11 @@ async def _find_key(context: Context, given: HTTPAuthorizationCredentials | None
     if given is None:
         challenge = {"WWW-Authenticate": 'Bearer realm="udig-recon"'}
         raise Unauthenticated("send an API key as `Authorization: Bearer udig_...`", headers=challenge)
-    digest = keys.hashed(given.credentials)
+    digest = keys.hash_secret(given.credentials)
     row = await context.queries.one(_VALID, sha256=digest)
     if row is None:
         raise invalid_key()
-    found = keys.recognised(row)
+    found = keys.recognise_key(row)
     if found.use_is_due:
         await run_in_threadpool(_remember_use, context, found.key)
     return found, digest

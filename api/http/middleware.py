@@ -129,7 +129,7 @@ class AccessLogMiddleware:
         self.requests.count(method, route, status, seconds)
         caller = scope["state"].get("caller")
         key_id = None if caller is None or caller.key is None else str(caller.key.id)
-        self.auditing.answered(caller.who if key_id else None, route, method, status, scope.get("path_params", {}))
+        self.auditing.record_answer(caller.who if key_id else None, route, method, status, scope.get("path_params", {}))
         answered = {"method": method, "route": route, "status": status, "seconds": round(seconds, 4)}
         entry = (
             answered

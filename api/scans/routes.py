@@ -19,7 +19,7 @@ from udig_recon.api.scans.schemas import ScanOut
 from udig_recon.worker.access import audit
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import Job
-from udig_recon.worker.storage.scans import forget, worked_on
+from udig_recon.worker.storage.scans import forget, is_in_use
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["scans"])
@@ -115,7 +115,7 @@ def _delete(context: Context, caller: Caller, scan_id: uuid.UUID) -> None:
     with context.sessions() as session:
         # Locks the row against jobs that are being filed for it.
         scan = queries.read_scan(session, caller.tenant, scan_id, for_change=True)
-        if open_job := session.scalar(select(Job.id).where(worked_on(scan)).limit(1)):
+        if open_job := session.scalar(select(Job.id).where(is_in_use(scan)).limit(1)):
             raise Conflict(f"job {open_job} works on this scan; cancel it or let it end", job_id=str(open_job))
         session.delete(scan)
         audit.append(session, caller.who, "scan.deleted", scan=scan_id)

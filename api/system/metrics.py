@@ -15,7 +15,7 @@ from udig_recon.worker.database import counters
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import OPEN, DeliveryState, Job, JobSlice, Scan, Status, WebhookDelivery, Worker
 from udig_recon.worker.jobs import failures
-from udig_recon.worker.runtime.health import seen_lately
+from udig_recon.worker.runtime.health import was_seen_recently
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage import integrity
 from udig_recon.worker.storage.base import Storage
@@ -134,7 +134,9 @@ def _gpus(session: Session, alive_seconds: float) -> Iterator[Metric]:
     """Memory of each GPU; what several workers on one tell of it differs by seconds."""
     used, total = func.max(Worker.gpu_memory_used_bytes), func.max(Worker.gpu_memory_total_bytes)
     query = (
-        select(Worker.gpu, used, total).where(Worker.gpu.is_not(None), seen_lately(alive_seconds)).group_by(Worker.gpu)
+        select(Worker.gpu, used, total)
+        .where(Worker.gpu.is_not(None), was_seen_recently(alive_seconds))
+        .group_by(Worker.gpu)
     )
     rows = [(str(gpu), float(used or 0), float(total or 0)) for gpu, used, total in session.execute(query)]
     yield _gauges("udig_gpu_memory_used_bytes", "GPU memory in use", "gpu", {gpu: used for gpu, used, _ in rows})
@@ -164,4 +166,4 @@ def _gauges(name: str, meaning: str, label: str, values: Mapping[str, float]) ->
 
 def workers_alive(session: Session, alive_seconds: float) -> int:
     """Number of workers that were seen lately."""
-    return session.scalar(select(func.count()).select_from(Worker).where(seen_lately(alive_seconds))) or 0
+    return session.scalar(select(func.count()).select_from(Worker).where(was_seen_recently(alive_seconds))) or 0

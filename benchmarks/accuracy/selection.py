@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from benchmarks.data.cases import Case, Source, fitted, mask, person
+from benchmarks.data.cases import Case, Source, crop_or_pad, mask, person
 from udig_recon.core import algorithms, metrics
 from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
 from udig_recon.core.comparison.stored import Made, Measurement, Result, measure_once, read_result
@@ -33,7 +33,7 @@ from udig_recon.core.selection.holdout import train_mask
 from udig_recon.core.selection.output_variance import with_variance
 from udig_recon.core.simulation import WATER_1_PER_MM, birdcage_maps, simulate_ct, simulate_mri
 from udig_recon.core.training.augmentation import with_phase
-from udig_recon.core.training.dataset import normalised
+from udig_recon.core.training.dataset import normalise
 
 CPU = torch.device("cpu")
 SIZE = 192
@@ -91,12 +91,12 @@ def cases(folder: Path, sources: Sequence[Source], slices: int, size: int) -> It
         mri = source.modality is Modality.MRI
         volume = nibabel.load(folder / source.file)
         values = np.asarray(volume.dataobj, np.float32)
-        values = normalised(values, source.modality) if mri else WATER_1_PER_MM * np.clip(1 + values / 1000, 0, None)
+        values = normalise(values, source.modality) if mri else WATER_1_PER_MM * np.clip(1 + values / 1000, 0, None)
         for index in source.slices[:slices]:
             plane = np.rot90(np.take(values, index, source.axis))
             extent = max(plane.shape)
             pixel_mm = float(volume.header.get_zooms()[0]) * extent / size
-            plane = fitted(plane, extent)
+            plane = crop_or_pad(plane, extent)
             for sampling in ("4x", "8x") if mri else ("30 views", "18 views"):
                 for level in NOISE if mri else PHOTONS:
                     name = f"{level:.1%}" if mri else f"{level:.0e} photons"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
 from udig_recon.core.simulation import WATER_1_PER_MM, birdcage_maps, cartesian_lines, poisson_disc, simulate_mri
 from udig_recon.core.training.augmentation import with_phase
-from udig_recon.core.training.dataset import normalised
+from udig_recon.core.training.dataset import normalise
 
 SAMPLINGS = ("4x", "8x", "poisson 8x")
 VIEWS = (30, 18)
@@ -77,9 +77,9 @@ def mri_cases(folder: Path, source: Source, samplings: Sequence[str] = SAMPLINGS
 
 def mri_images(folder: Path, source: Source, size: int = SIZE) -> Iterator[tuple[int, NDArray[np.complex64]]]:
     """Number of each slice of a source and its image (y, x), of smooth phase."""
-    volume = normalised(np.asarray(nibabel.load(folder / source.file).dataobj, np.float32), Modality.MRI)
+    volume = normalise(np.asarray(nibabel.load(folder / source.file).dataobj, np.float32), Modality.MRI)
     for index in source.slices:
-        image = fitted(np.rot90(np.take(volume, index, source.axis)), size)
+        image = crop_or_pad(np.rot90(np.take(volume, index, source.axis)), size)
         rng = torch.Generator().manual_seed(index)
         channels = with_phase(torch.from_numpy(image.copy())[None, None], rng)[0].numpy()
         yield index, (channels[0] + 1j * channels[1]).astype(np.complex64)
@@ -114,7 +114,7 @@ def mask(sampling: str, shape: tuple[int, int], rng: np.random.Generator) -> NDA
             return poisson_disc(shape, 8, 24, rng)
 
 
-def fitted(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+def crop_or_pad(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     """The image centred in a square of `size` pixels, cropped or padded with zeros."""
     for axis in (0, 1):
         surplus = image.shape[axis] - size
@@ -146,7 +146,9 @@ def ct_images(folder: Path, source: Source) -> tuple[dict[int, NDArray[np.float3
     images = {}
     for index in source.slices:
         hounsfield = np.rot90(np.asarray(volume.dataobj[:, :, index], np.float32))
-        images[index] = fitted(np.clip(WATER_1_PER_MM * (1 + hounsfield / 1000), 0, None).astype(np.float32), 2 * SIZE)
+        images[index] = crop_or_pad(
+            np.clip(WATER_1_PER_MM * (1 + hounsfield / 1000), 0, None).astype(np.float32), 2 * SIZE
+        )
         images[index][outside] = 0
     return images, float(volume.header.get_zooms()[0])
 

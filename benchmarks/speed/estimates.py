@@ -46,7 +46,7 @@ def main() -> None:
                     continue
                 method = complete(method, size.modality)
                 counter = CostCounter(device)
-                for _ in counter.timed(reconstruct(problem, method, seed=0)):
+                for _ in counter.measure_time(reconstruct(problem, method, seed=0)):
                     pass
                 told = seconds_of(of_run(method, size.coils), size)
                 sys.stdout.write(

@@ -45,7 +45,7 @@ def measuring_worker() -> int:
             return read_slice(*arguments)
 
     def timed_problems(*arguments: Any, **options: Any) -> Iterator[Any]:
-        return counter.timed(slice_problems(*arguments, **options))  # type: ignore[arg-type]
+        return counter.measure_time(slice_problems(*arguments, **options))  # type: ignore[arg-type]
 
     def timed_reconstruction(*arguments: Any, **options: Any) -> Generator[Event, None, None]:
         with closing(reconstruct_slice(*arguments, **options, counter=counter)) as events:

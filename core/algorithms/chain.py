@@ -44,7 +44,7 @@ def chain(
         yield Iterate(k + 1, steps, image, A.misfit(image, y) / y.numel(), resumable.snapshot(x=x, step=k + 1))
 
 
-def noised(x: Tensor, p: Sampler, rng: Generator) -> Tensor:
+def add_initial_noise(x: Tensor, p: Sampler, rng: Generator) -> Tensor:
     """Where chains start: x (B, C, H, W), or (1, C, H, W) for each of the `samples`, at the first noise level."""
     x = x.expand(max(len(x), p.samples), -1, -1, -1)
     return x + p.noise_level * normal_like(x, rng)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from udig_recon.core.algorithms.chain import chain, noise_variance, noised
+from udig_recon.core.algorithms.chain import add_initial_noise, chain, noise_variance
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.interruption import check_interruption
 from udig_recon.core.iterates import Iterates, State
@@ -37,7 +37,7 @@ def daps(inputs: Inputs, p: DAPS, rng: Generator, state: State | None = None) ->
                 drawn = gaussian(y, A, rhs, centre, (p.spread * sigma) ** 2, variance, p.consistency_iterations, rng)
             return drawn + sigma_next * normal_like(drawn, rng), drawn
 
-    return chain(y, A, noised(inputs.cg_estimate(), p, rng), p.steps, step, rng, state)
+    return chain(y, A, add_initial_noise(inputs.cg_estimate(), p, rng), p.steps, step, rng, state)
 
 
 def flow(prior: Denoiser, x: Tensor, sigma: float, calls: int) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Generator, Tensor
 
-from udig_recon.core.algorithms.chain import chain, noised
+from udig_recon.core.algorithms.chain import add_initial_noise, chain
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterates, State
 from udig_recon.core.operators.solvers import proximal
@@ -28,4 +28,4 @@ def dds(inputs: Inputs, p: DDS, rng: Generator, state: State | None = None) -> I
         estimate = proximal(A.normal, rhs, denoised, weight, p.consistency_iterations)
         return renoise(estimate, (x - denoised) / sigma, sigma_next, p.stochasticity * sigma_next, rng), estimate
 
-    return chain(y, A, noised(inputs.cg_estimate(), p, rng), p.steps, step, rng, state)
+    return chain(y, A, add_initial_noise(inputs.cg_estimate(), p, rng), p.steps, step, rng, state)

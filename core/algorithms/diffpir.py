@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from udig_recon.core.algorithms.chain import chain, noise_variance, noised
+from udig_recon.core.algorithms.chain import add_initial_noise, chain, noise_variance
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterates, State
 from udig_recon.core.operators.solvers import proximal
@@ -32,4 +32,4 @@ def diffpir(inputs: Inputs, p: DiffPIR, rng: Generator, state: State | None = No
             estimate, (x - estimate) / sigma, sigma_next, math.sqrt(p.stochasticity) * sigma_next, rng
         ), estimate
 
-    return chain(y, A, noised(inputs.cg_estimate(), p, rng), p.steps, step, rng, state)
+    return chain(y, A, add_initial_noise(inputs.cg_estimate(), p, rng), p.steps, step, rng, state)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from udig_recon.core.algorithms.chain import chain, noised, residual_norms
+from udig_recon.core.algorithms.chain import add_initial_noise, chain, residual_norms
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterates, State
 from udig_recon.core.parameters import DPS
@@ -32,4 +32,4 @@ def dps(inputs: Inputs, p: DPS, rng: Generator, state: State | None = None) -> I
         x = drawn - zeta * gradient
         return x, denoised if sigma_next > 0 else x
 
-    return chain(y, A, noised(inputs.cg_estimate(), p, rng), p.steps, step, rng, state)
+    return chain(y, A, add_initial_noise(inputs.cg_estimate(), p, rng), p.steps, step, rng, state)

@@ -27,7 +27,7 @@ class LeastVariance:
         """Compare the output of an update. The best one is the newest while the variance warms up."""
         if step == 1:
             self.mean, self.variance = RunningMoments.of_first(image, torch.float64)
-        self.mean, self.variance = RunningMoments(self.mean, self.variance).updated(image, p.memory)
+        self.mean, self.variance = RunningMoments(self.mean, self.variance).with_image(image, p.memory)
         variance = float(self.variance)
         if step <= p.warm_up:
             self.image = image

@@ -47,13 +47,13 @@ def sparse_in_wavelets(
     else:
         x, v, mean = state["x"], state["v"], state["image"]
     while True:
-        previous, x = x, thresholded(v - A.normal(v) + rhs, wavelet, weight, rng)
+        previous, x = x, soft_threshold(v - A.normal(v) + rhs, wavelet, weight, rng)
         v = x + MOMENTUM * (x - previous)
         mean = AVERAGING * mean + (1 - AVERAGING) * x
         yield {"image": mean, "x": x, "v": v}
 
 
-def thresholded(x: Tensor, wavelet: Wavelet, threshold: float, rng: Generator) -> Tensor:
+def soft_threshold(x: Tensor, wavelet: Wavelet, threshold: float, rng: Generator) -> Tensor:
     """Images (B, C, H, W) with wavelet coefficients shortened by `threshold`, over the channels together."""
     extent = 2**wavelet.levels
     shift = torch.randint(extent, (2,), generator=rng, device=rng.device).tolist()

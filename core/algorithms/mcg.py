@@ -3,8 +3,8 @@
 import torch
 from torch import Generator, Tensor
 
-from udig_recon.core.algorithms.chain import chain, noised
-from udig_recon.core.algorithms.predictor_corrector import corrected, predicted
+from udig_recon.core.algorithms.chain import add_initial_noise, chain
+from udig_recon.core.algorithms.predictor_corrector import correct, predict
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterates, State
 from udig_recon.core.operators.solvers import conjugate_gradient
@@ -32,9 +32,9 @@ def mcg(inputs: Inputs, p: MCG, rng: Generator, state: State | None = None) -> I
     def step(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         sigma, sigma_next = levels[k], levels[k + 1]
         with torch.no_grad():
-            x, _ = predicted(prior, x, sigma, sigma_next, rng)
+            x, _ = predict(prior, x, sigma, sigma_next, rng)
         x.requires_grad_()
-        moved, denoised = corrected(prior, x, sigma, p.corrector_ratio, rng)
+        moved, denoised = correct(prior, x, sigma, p.corrector_ratio, rng)
         misfit = A.direct(A.forward(denoised) - y)
         (gradient,) = torch.autograd.grad(torch.linalg.vector_norm(misfit, dim=(1, 2, 3)).sum(), x)
         moved = moved.detach()
@@ -43,4 +43,4 @@ def mcg(inputs: Inputs, p: MCG, rng: Generator, state: State | None = None) -> I
         x = moved + kaczmarz - p.gradient_weight * unseen(gradient)
         return x, denoised.detach() if sigma_next > 0 else x
 
-    return chain(y, A, noised(inputs.cg_estimate(), p, rng), p.steps, step, rng, state)
+    return chain(y, A, add_initial_noise(inputs.cg_estimate(), p, rng), p.steps, step, rng, state)

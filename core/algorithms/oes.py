@@ -30,7 +30,7 @@ def oes(inputs: Inputs, p: OES, rng: Generator, state: State | None = None) -> I
 
     def fit_mask(inner: State | None) -> Iterates:
         def objective() -> tuple[Tensor, Tensor]:
-            image = model(z, model.relaxed(rng))
+            image = model(z, model.sample_relaxed_masks(rng))
             return image, A.misfit(image, y) + p.divergence_weight * model.divergence(p.sparsity)
 
         optimiser = torch.optim.Adam(model.logits.parameters(), p.mask_learning_rate)
@@ -41,7 +41,7 @@ def oes(inputs: Inputs, p: OES, rng: Generator, state: State | None = None) -> I
 
         def objective() -> tuple[Tensor, Tensor]:
             if not masks:  # once the logits of a resumed run are restored
-                masks.extend(model.pruned(p.sparsity))
+                masks.extend(model.prune(p.sparsity))
             image = model(z, masks)
             return image, A.misfit(image, y)
 
@@ -71,7 +71,7 @@ class Masked(nn.Module):
         image: Tensor = functional_call(self.network, kept, (z,))
         return image
 
-    def relaxed(self, rng: Generator) -> list[Tensor]:
+    def sample_relaxed_masks(self, rng: Generator) -> list[Tensor]:
         """Coins between 0 and 1, which have slopes: sigmoid((logit + logistic noise) / temperature)."""
         coins = (torch.rand(each.shape, generator=rng, device=each.device) for each in self.logits)
         return [
@@ -79,7 +79,7 @@ class Masked(nn.Module):
             for each, coin in zip(self.logits, coins, strict=True)
         ]
 
-    def pruned(self, share: float) -> list[Tensor]:
+    def prune(self, share: float) -> list[Tensor]:
         """Masks of 0 and 1 that keep the likeliest share of all weights."""
         logits = torch.cat([each.detach().flatten() for each in self.logits])
         count = max(1, round(share * logits.numel()))

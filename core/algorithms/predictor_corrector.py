@@ -9,14 +9,14 @@ from udig_recon.core.priors.noise_levels import normal_like
 from udig_recon.core.priors.purify import Denoiser
 
 
-def predicted(prior: Denoiser, x: Tensor, sigma: float, sigma_next: float, rng: Generator) -> tuple[Tensor, Tensor]:
+def predict(prior: Denoiser, x: Tensor, sigma: float, sigma_next: float, rng: Generator) -> tuple[Tensor, Tensor]:
     """Reverse diffusion x + (s^2 - s'^2) score(x, s) + sqrt(s^2 - s'^2) n, with and without its noise."""
     gap = sigma**2 - sigma_next**2
     mean = x + gap * (prior(x, sigma) - x) / sigma**2
     return mean + math.sqrt(gap) * normal_like(x, rng), mean
 
 
-def corrected(prior: Denoiser, x: Tensor, sigma: float, ratio: float, rng: Generator) -> tuple[Tensor, Tensor]:
+def correct(prior: Denoiser, x: Tensor, sigma: float, ratio: float, rng: Generator) -> tuple[Tensor, Tensor]:
     """One Langevin step x + e g + sqrt(2 e) n, g = score(x, s), e = 2 (r |n| / |g|)^2; and D(x, s) = x + s^2 g."""
     denoised = prior(x, sigma)
     score = (denoised - x) / sigma**2

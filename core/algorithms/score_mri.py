@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from udig_recon.core.algorithms.chain import chain, noised
-from udig_recon.core.algorithms.predictor_corrector import corrected, predicted
+from udig_recon.core.algorithms.chain import add_initial_noise, chain
+from udig_recon.core.algorithms.predictor_corrector import correct, predict
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterates, State
 from udig_recon.core.operators import LinearOperator, as_channels, as_complex
@@ -39,11 +39,11 @@ def score_mri(inputs: Inputs, p: ScoreMRI, rng: Generator, state: State | None =
     def step(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         sigma, sigma_next = levels[k], levels[k + 1]
         with torch.no_grad():
-            x = consistent(corrected(prior, x, sigma, p.corrector_ratio, rng)[0])
-            drawn, estimate = predicted(prior, x, sigma, sigma_next, rng)
+            x = consistent(correct(prior, x, sigma, p.corrector_ratio, rng)[0])
+            drawn, estimate = predict(prior, x, sigma, sigma_next, rng)
             return consistent(drawn), consistent(estimate)
 
-    return chain(y, A, noised(x, p, rng), p.steps, step, rng, state, combine)
+    return chain(y, A, add_initial_noise(x, p, rng), p.steps, step, rng, state, combine)
 
 
 def _combination(maps: Tensor) -> Callable[[Tensor], Tensor]:

@@ -46,11 +46,11 @@ def udig_dip(
             yield Iterate(k, p.outer_iterations, image, loss)
         if k % p.purification_period == 0:
             sigma = noise_level(k, p)
-            for purified in purify(prior, fitted(network, z, p), sigma, p, rng):
+            for purified in purify(prior, apply_network(network, z, p), sigma, p, rng):
                 z = purified
                 yield Iterate(k, p.outer_iterations, image, loss)
             z = consistent(z, rhs, A, p, noise / sigma)
-        output = fitted(network, z, p)
+        output = apply_network(network, z, p)
         if p.output == "consistent":
             output = consistent(output, rhs, A, p, noise / noise_level(k, p))
         loss = loss if p.inner_iterations else A.misfit(z, y)
@@ -78,7 +78,7 @@ def update(
     return detached
 
 
-def fitted(network: nn.Module, z: Tensor, p: UDiGDIP) -> Tensor:
+def apply_network(network: nn.Module, z: Tensor, p: UDiGDIP) -> Tensor:
     """f(z); z itself where no network is fitted."""
     if p.inner_iterations == 0:
         return z

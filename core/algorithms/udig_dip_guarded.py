@@ -109,7 +109,7 @@ def reconstruct_tv(
 
 def run_trial(inputs: Inputs, p: UDiGDIP, steps: int, found: Findings, rng: Generator, state: State | None) -> Iterates:
     """Stage 2: uDiG-DIP of the training part, its iterates validated by the held-out measurements."""
-    training = inputs.restricted(found.train)
+    training = inputs.restrict(found.train)
     z = found.tv_train if p.start == "tv" else initial_estimate(training, p.start, rng)
     if state is None:
         error = float(validation_error(inputs.A, inputs.y, found.train, z))

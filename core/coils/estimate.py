@@ -7,7 +7,7 @@ from torch import Tensor
 
 from udig_recon.core.coils.calibration import calibration_size
 from udig_recon.core.coils.espirit import espirit
-from udig_recon.core.coils.prewhitening import brightness, whitened, whitening
+from udig_recon.core.coils.prewhitening import brightness, whiten, whitening
 
 
 def estimate(
@@ -24,9 +24,9 @@ def estimate(
     """
     trivial = len(kspace) == 1 or float(kspace.norm()) == 0
     matrix = None if trivial else whitening(kspace, noise_covariance)
-    white = kspace if matrix is None else whitened(matrix, kspace)
+    white = kspace if matrix is None else whiten(matrix, kspace)
     if given is not None:
-        return white, given if matrix is None else whitened(matrix, given)
+        return white, given if matrix is None else whiten(matrix, given)
     if trivial:
         return white, torch.ones_like(white)
     calibration = calibration_size(mask)

@@ -39,7 +39,7 @@ def with_joint_maps(A: MultiCoilMRI, y: Tensor, rng: Generator) -> Iterator[Mult
     the least-squares image nor the fit has used.
     """
     kept = A.partition(JOINT_MAPS_SHARE, "lines", rng)
-    restricted, part = A.restricted(kept), y * kept
+    restricted, part = A.restrict(kept), y * kept
     for fitted in _alternate(restricted, part):
         yield A.with_maps(fitted.maps)
     given, found = (

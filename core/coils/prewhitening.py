@@ -35,7 +35,7 @@ def whitening(kspace: Tensor, covariance: NDArray[np.complex64] | None) -> Tenso
     return torch.from_numpy((level * factor).astype(np.complex64)).to(kspace.device)
 
 
-def whitened(matrix: Tensor, coils: Tensor) -> Tensor:
+def whiten(matrix: Tensor, coils: Tensor) -> Tensor:
     """W applied to k-space or maps (coils, ...)."""
     return torch.einsum("cd,dhw->chw", matrix, coils)
 
@@ -53,7 +53,7 @@ def brightness(kspace: Tensor, matrix: Tensor, calibration: tuple[int, int]) -> 
     padded = torch.zeros_like(kspace)
     padded[:, *region] = kspace[:, *region] * taper.to(kspace.device)
     images = ifft2c(padded)
-    after, before = (_signal(coils) for coils in (whitened(matrix, images), images))
+    after, before = (_signal(coils) for coils in (whiten(matrix, images), images))
     largest = float(after.max())
     if largest == 0:
         return torch.ones_like(after)

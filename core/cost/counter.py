@@ -33,7 +33,7 @@ class CostCounter:
             torch.cuda.synchronize(self._device)
         self.seconds += self._clock() - began
 
-    def timed(self, iterates: Iterable[Iterate]) -> Iterator[Iterate]:
+    def measure_time(self, iterates: Iterable[Iterate]) -> Iterator[Iterate]:
         """The iterates; the time that it takes to compute them counts, the time that a consumer takes does not."""
         source = iter(iterates)
         while True:

@@ -105,7 +105,7 @@ class LinearOperator(ABC):
         return float(self.direct(y).norm())
 
     @abstractmethod
-    def restricted(self, kept: Tensor) -> Self:
+    def restrict(self, kept: Tensor) -> Self:
         """The same model of only those measurements where `kept` is True (shaped as `measured`); the scale stays."""
 
     def coverage(self, y: Tensor) -> dict[str, float]:  # noqa: ARG002

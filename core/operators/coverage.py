@@ -74,7 +74,7 @@ def axis_offset(sinogram: NDArray[np.float64], angles: NDArray[np.float64], axis
     return offset if abs(offset) > SURE * np.sqrt(variance) else 0.0
 
 
-def unmeasured(measured: NDArray[np.bool_]) -> float:
+def unmeasured_share(measured: NDArray[np.bool_]) -> float:
     """How much of k-space (ky, kx) is not measured at one end of an axis, as a share of the way there from the centre.
 
     The larger of both axes, less the gap that the spacing of the lines leads to expect. An end whose opposite is mostly

@@ -76,7 +76,7 @@ class ParallelBeamCT(LinearOperator):
         """Views and detectors."""
         return len(self.geometry.angles), self.geometry.detectors
 
-    def restricted(self, kept: Tensor) -> Self:
+    def restrict(self, kept: Tensor) -> Self:
         """The same model of the views or rays where `kept`, (views, 1) or (views, detectors), is True."""
         other = copy.copy(self)
         other.measured = self.measured & kept

@@ -11,7 +11,7 @@ from udig_recon.core.acquisition import Modality
 from udig_recon.core.coils.calibration import full_centre
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.operators.base import CoilProblem, LinearOperator
-from udig_recon.core.operators.coverage import unmeasured
+from udig_recon.core.operators.coverage import unmeasured_share
 from udig_recon.core.operators.fourier import PLANE, as_channels, as_complex, centre
 from udig_recon.core.operators.solvers import operator_norm
 
@@ -77,7 +77,7 @@ class MultiCoilMRI(LinearOperator):
         single = MultiCoilMRI(torch.ones_like(self._maps[:1]), self.measured)
         return CoilProblem(single, y[0, :, None] * (single.scale / self.scale), self.maps)
 
-    def restricted(self, kept: Tensor) -> Self:
+    def restrict(self, kept: Tensor) -> Self:
         """The same model of the samples where `kept` (ky, kx) is True."""
         other = copy.copy(self)
         other.measured = self.measured & kept
@@ -118,7 +118,7 @@ class MultiCoilMRI(LinearOperator):
 
     def coverage(self, y: Tensor) -> dict[str, float]:  # noqa: ARG002
         """Unmeasured share of the way to an end of k-space, see `udig_recon.core.operators.coverage`."""
-        return {"unmeasured": unmeasured(self.measured.cpu().numpy())}
+        return {"unmeasured": unmeasured_share(self.measured.cpu().numpy())}
 
     def _forward(self, x: Tensor) -> Tensor:
         kspace: Tensor = torch.fft.fftshift(self._spectra(x), PLANE)

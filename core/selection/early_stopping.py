@@ -46,7 +46,7 @@ class HoldoutValidation:
 
     def __init__(self, inputs: Inputs, train: Tensor) -> None:
         self._y, self._A, self._train = inputs.y, inputs.A, train
-        self.training = inputs.restricted(train)
+        self.training = inputs.restrict(train)
         self._norm = float(validation_part(self._A, self._y, train).norm()) + torch.finfo(torch.float32).tiny
         self._noise = self.training.A.noise_norm(self.training.y)
 

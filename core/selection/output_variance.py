@@ -29,7 +29,7 @@ class RunningMoments(NamedTuple):
         """Moments of one image, whose variance is 0 and of that type."""
         return cls(image, torch.zeros((), dtype=dtype, device=image.device))
 
-    def updated(self, image: Tensor, alpha: float) -> "RunningMoments":
+    def with_image(self, image: Tensor, alpha: float) -> "RunningMoments":
         """Moments with one more image."""
         difference = image - self.mean
         energy = difference.square().mean().to(self.variance.dtype)
@@ -48,7 +48,7 @@ def with_variance(iterates: Iterates, state: State | None) -> Iterates:
         if moments is None and state is not None and MOMENTS in state:
             moments = RunningMoments(*to_device(state[MOMENTS], image.device))
         if inner is not None:
-            moments = (moments or RunningMoments.of_first(image)).updated(image, ALPHA)
+            moments = (moments or RunningMoments.of_first(image)).with_image(image, ALPHA)
             iterate = iterate._replace(state=_with_moments(inner, moments))
         if moments is not None:
             energy = image.square().mean().clamp(min=TINY)

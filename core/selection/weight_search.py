@@ -119,7 +119,7 @@ def search_weight(
         values = resumable.restore(state, y.device)
         done, start = values["done"], values["point"]
     steps = len(search.weights) * iterations
-    operator = A.restricted(search.train)
+    operator = A.restrict(search.train)
     while done < steps:
         search.weight = search.weights[done // iterations]
         remaining = iterations - done % iterations

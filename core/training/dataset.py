@@ -148,7 +148,7 @@ def load_images(
 
 def volume_slices(volume: Volume, modality: Modality, *, only_native: bool = False) -> list[Tensor]:
     """Slices of one volume, each (1, H, W): along its last axis, along all three where voxels are nearly cubes."""
-    values = normalised(volume.values, modality)
+    values = normalise(volume.values, modality)
     spacing = volume.spacing_mm
     isotropic = not only_native and spacing is not None and max(spacing) < 1.5 * min(spacing)
     slices: list[Tensor] = []
@@ -159,7 +159,7 @@ def volume_slices(volume: Volume, modality: Modality, *, only_native: bool = Fal
     return slices
 
 
-def normalised(volume: NDArray[np.float32], modality: Modality) -> NDArray[np.float32]:
+def normalise(volume: NDArray[np.float32], modality: Modality) -> NDArray[np.float32]:
     """Scale to about [0, 1] inside the object: CT by attenuation relative to water, MRI by its 99.5th percentile.
 
     Hounsfield units become (HU + 1000) / 2000, so that water is 0.5 and dense bone about 1; air outside is 0.

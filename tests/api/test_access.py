@@ -256,11 +256,11 @@ def test_a_key_is_shown_once_and_only_its_hash_is_kept(door: Door) -> None:
     assert re.fullmatch(r"udig_[\w-]{43}", secret)
     assert door.client.get("/v1/scans", headers={"Authorization": f"Bearer {secret}"}).status_code == 200
     assert secret not in door.client.get("/v1/keys", headers=admin).text
-    assert keys.hashed(secret) not in door.client.get("/v1/keys", headers=admin).text
+    assert keys.hash_secret(secret) not in door.client.get("/v1/keys", headers=admin).text
     with door.database() as session:
         rows = str(session.execute(text("SELECT * FROM keys")).all())
     assert secret not in rows
-    assert keys.hashed(secret) in rows
+    assert keys.hash_secret(secret) in rows
 
 
 def test_rotation_gives_a_new_secret_to_the_same_key_and_may_leave_time_to_change_it(door: Door) -> None:

@@ -76,7 +76,7 @@ def now(client: TestClient, comparison: dict[str, Any]) -> dict[str, Any]:
 
 def audited(database: sessionmaker[Session]) -> list[tuple[str, dict[str, str]]]:
     with database() as session:
-        return [(entry.action, entry.ids) for entry in audit.verified(audit.entries(session))]
+        return [(entry.action, entry.ids) for entry in audit.verify_entries(audit.entries(session))]
 
 
 @pytest.fixture

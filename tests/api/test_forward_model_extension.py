@@ -122,7 +122,7 @@ MODEL = """
             self.image_shape = (1, size, size)
             self.measured = torch.ones(len(weights), 1, dtype=torch.bool)
 
-        def restricted(self, kept):
+        def restrict(self, kept):
             other = copy.copy(self)
             other.measured = self.measured & kept
             return other

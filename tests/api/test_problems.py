@@ -177,7 +177,7 @@ def test_a_body_is_not_looked_at_before_its_sender_is_known(door: Door) -> None:
 
 def test_problems_of_workers_have_the_titles_of_the_same_problems_of_the_api() -> None:
     titles = {problem.uri(): problem.title for problem in Problem.__subclasses__()} | {Problem.uri(): Problem.title}
-    of_workers = [failures.disk_full(0), failures.damaged("x", "y"), failures.internal(0, ValueError())]
+    of_workers = [failures.disk_full(0), failures.damaged_file("x", "y"), failures.internal(0, ValueError())]
     assert [(each["type"], each["title"]) for each in of_workers] == [
         (each["type"], titles[each["type"]]) for each in of_workers
     ]

@@ -8,7 +8,7 @@ import torch
 
 from tests.support import scans
 from udig_recon.core.acquisition import Modality
-from udig_recon.core.operators.coverage import angular_gap, axis_offset, truncation, unmeasured
+from udig_recon.core.operators.coverage import angular_gap, axis_offset, truncation, unmeasured_share
 from udig_recon.core.parameters import complete, parse
 from udig_recon.core.problem import slice_problem
 from udig_recon.core.quality.assess import assess
@@ -111,8 +111,8 @@ def test_usual_lines_raise_no_alarm_but_by_rare_chance(size, acceleration, fract
     draw = rng()
     masks = [cartesian_lines((size, size), acceleration, fraction, draw) for _ in range(40)]
     limit = limits(Modality.MRI)["unmeasured"].check
-    assert sum(unmeasured(mask) > limit for mask in masks) <= 4
-    assert unmeasured(np.ones((size, size), bool)) == 0
+    assert sum(unmeasured_share(mask) > limit for mask in masks) <= 4
+    assert unmeasured_share(np.ones((size, size), bool)) == 0
 
 
 def test_points_partial_fourier_regular_lines_and_padding_raise_no_alarm():
@@ -121,15 +121,15 @@ def test_points_partial_fourier_regular_lines_and_padding_raise_no_alarm():
     for columns in (np.s_[:32], np.s_[96:], np.s_[:48]):
         partial = lines.copy()
         partial[:, columns] = False
-        assert unmeasured(partial) == 0
+        assert unmeasured_share(partial) == 0
     padded = lines.copy()
     padded[:, :16] = padded[:, -16:] = False
-    assert unmeasured(padded) < limit
+    assert unmeasured_share(padded) < limit
     regular = np.broadcast_to(np.arange(128) % 8 == 0, (128, 128)) | np.pad(
         lines[:, :10], ((0, 0), (59, 59)), constant_values=False
     )
-    assert unmeasured(regular) == 0
-    assert unmeasured(poisson_disc((128, 128), 8, 16, rng())) == 0
+    assert unmeasured_share(regular) == 0
+    assert unmeasured_share(poisson_disc((128, 128), 8, 16, rng())) == 0
 
 
 @pytest.mark.parametrize("turned", [False, True])

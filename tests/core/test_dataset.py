@@ -12,7 +12,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.errors import ReconstructionError, UnreadableScan
-from udig_recon.core.training.dataset import find_sources, load_images, normalised, split_by_person, volume_slices
+from udig_recon.core.training.dataset import find_sources, load_images, normalise, split_by_person, volume_slices
 from udig_recon.core.training.volumes import Volume, volumes
 
 
@@ -309,9 +309,9 @@ def test_voxels_that_are_cubes_are_cut_along_three_axes_unless_kept_out():
 
 def test_hounsfield_units_put_water_at_one_half():
     volume = np.array([-1000.0, 0.0, 1000.0, 5000.0], np.float32)
-    assert normalised(volume, Modality.CT).tolist() == [0.0, 0.5, 1.0, 2.0]
+    assert normalise(volume, Modality.CT).tolist() == [0.0, 0.5, 1.0, 2.0]
 
 
 def test_brightness_of_mri_does_not_matter():
     volume = np.linspace(0, 1, 1000, dtype=np.float32)
-    assert np.allclose(normalised(volume, Modality.MRI), normalised(4000 * volume, Modality.MRI), atol=1e-5)
+    assert np.allclose(normalise(volume, Modality.MRI), normalise(4000 * volume, Modality.MRI), atol=1e-5)

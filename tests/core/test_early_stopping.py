@@ -218,7 +218,7 @@ def test_missing_rays_change_noise_level_and_back_projection_little():
     seen = problem(Modality.CT, 2e3)
     A, y = seen.operator, seen.measurements
     kept = A.partition(0.1, "samples", rng())
-    part = A.restricted(kept)
+    part = A.restrict(kept)
     assert part.noise_level(y * kept) == pytest.approx(A.noise_level(y), rel=0.2)
     whole = A.direct(y)
     assert float((part.direct(y * kept) - whole).norm() / whole.norm()) < 0.15

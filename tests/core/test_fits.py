@@ -83,7 +83,7 @@ def test_pruning_keeps_the_likeliest_share_of_the_weights():
     with torch.no_grad():
         for logits in model.logits:
             logits.copy_(torch.randn(logits.shape, generator=rng()))
-    masks = torch.cat([mask.flatten() for mask in model.pruned(0.25)]).bool()
+    masks = torch.cat([mask.flatten() for mask in model.prune(0.25)]).bool()
     logits = torch.cat([each.detach().flatten() for each in model.logits])
     assert int(masks.sum()) == round(0.25 * len(masks))
     assert float(logits[masks].min()) >= float(logits[~masks].max())

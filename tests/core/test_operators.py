@@ -124,7 +124,7 @@ def test_a_partition_holds_out_about_the_share_and_is_drawn_by_the_generator(kin
     measured = operator.measured.expand(y.shape[-2:])
     share = float((measured & ~kept).sum() / measured.sum())
     assert 0.1 < share < 0.4
-    part = operator.restricted(kept)
+    part = operator.restrict(kept)
     assert torch.equal(part.forward(problem.direct()), operator.forward(problem.direct()) * kept)
     assert part.scale == operator.scale
 

@@ -21,7 +21,7 @@ class Matrix(LinearOperator):
         self.H, self.image_shape, self.level, self.scale = H, shape, level, 1.0
         self.measured = torch.ones(1, len(H), dtype=torch.bool)
 
-    def restricted(self, kept):
+    def restrict(self, kept):
         raise NotImplementedError
 
     def noise_level(self, y):

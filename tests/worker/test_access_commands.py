@@ -38,8 +38,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def opened(session: Session, secret: str) -> keys.Recognised | None:
     """The valid key with this secret."""
-    row = session.execute(keys.VALID, {"sha256": keys.hashed(secret)}).one_or_none()
-    return None if row is None else keys.recognised(row)
+    row = session.execute(keys.VALID, {"sha256": keys.hash_secret(secret)}).one_or_none()
+    return None if row is None else keys.recognise_key(row)
 
 
 def test_a_key_is_made_listed_rotated_and_revoked(

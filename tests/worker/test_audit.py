@@ -40,7 +40,7 @@ def fill(database: sessionmaker[Session], count: int = 4) -> None:
 
 def read(database: sessionmaker[Session]) -> list[Entry]:
     with database() as session:
-        return list(audit.verified(audit.entries(session)))
+        return list(audit.verify_entries(audit.entries(session)))
 
 
 def test_what_is_added_is_read_again_in_order_and_verified(database: sessionmaker[Session]) -> None:
@@ -51,7 +51,7 @@ def test_what_is_added_is_read_again_in_order_and_verified(database: sessionmake
     assert {(entry.tenant, entry.actor, entry.action) for entry in log} == {("a", "key:1", "job.filed")}
     assert log[3].ids == {"job": "3", "scan": "7"}
     exported = [Entry.model_validate_json(entry.model_dump_json()) for entry in log]
-    assert list(audit.verified(exported)) == log
+    assert list(audit.verify_entries(exported)) == log
 
 
 @pytest.mark.parametrize("statement", ["UPDATE audit SET actor = 'x'", "DELETE FROM audit", "TRUNCATE audit"])

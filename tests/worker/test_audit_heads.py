@@ -61,7 +61,7 @@ def test_a_log_written_anew_by_its_owner_has_a_whole_chain_and_no_longer_the_hea
         session.execute(text(FORGE.format(kept=2)))
     fill(database, again, actor="key:2")
     with database() as session:
-        assert len(list(audit.verified(audit.entries(session)))) == 2 + again
+        assert len(list(audit.verify_entries(audit.entries(session)))) == 2 + again
     with pytest.raises(BrokenChain, match=told):
         verified(database, kept)
 

@@ -25,7 +25,7 @@ def test_a_new_folder_and_a_new_database_get_one_id(database: sessionmaker[Sessi
     first = data_folder.folder_id(storage)
     assert data_folder.confirm(database, storage)
     with database() as session:
-        assert data_folder.known_id(session) == data_folder.folder_id(storage) == first is not None
+        assert data_folder.database_id(session) == data_folder.folder_id(storage) == first is not None
     assert (storage.root / "identity").stat().st_mode & 0o077 == 0
 
 

@@ -46,7 +46,7 @@ def past(desk: Desk, days: int = 0) -> None:
 
 
 def actions(session: Session) -> list[str]:
-    return [entry.action for entry in audit.verified(audit.entries(session))]
+    return [entry.action for entry in audit.verify_entries(audit.entries(session))]
 
 
 def test_nothing_goes_before_its_time(desk: Desk, kept: tuple[uuid.UUID, uuid.UUID]) -> None:

@@ -50,7 +50,7 @@ def test_the_role_of_the_service_owns_nothing(database: sessionmaker[Session], s
     with pytest.raises(DBAPIError), database.begin() as session:
         session.execute(text(statement))
     with database() as session:
-        assert len(list(audit.verified(audit.entries(session)))) == 1
+        assert len(list(audit.verify_entries(audit.entries(session)))) == 1
 
 
 def test_no_table_and_no_function_is_the_services(database: sessionmaker[Session]) -> None:

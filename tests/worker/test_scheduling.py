@@ -354,7 +354,7 @@ def test_a_claim_looks_at_few_of_many_slices_that_wait(database: sessionmaker[Se
     last = filed(database, scans["b"])
     with database() as session:
         session.execute(text("ANALYZE"))
-        query = scheduling._ranked().compile(session.connection(), compile_kwargs={"literal_binds": True})
+        query = scheduling._rank().compile(session.connection(), compile_kwargs={"literal_binds": True})
         (plan,) = session.scalar(text(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}".replace(":", r"\:")))
         assert rows_read(plan["Plan"]) < 1000
     assert last in {finished(database, begun(database)) for _ in range(2)}

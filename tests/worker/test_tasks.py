@@ -20,7 +20,7 @@ from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.reconstruct import Finished
 from udig_recon.worker.database.tables import Job, JobSlice, Scan, Status
 from udig_recon.worker.runtime import checkpoints, tasks
-from udig_recon.worker.runtime.assemble import merged
+from udig_recon.worker.runtime.assemble import merge_versions
 from udig_recon.worker.runtime.heartbeat import LeaseKeeper
 from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.runtime.slice_run import SliceRun, pause_after
@@ -103,7 +103,7 @@ def test_a_volume_names_every_version_that_made_a_slice_of_it(
 
 
 def test_slices_of_a_version_that_did_not_note_itself_are_named_so() -> None:
-    assert merged([{}, {"software": "2.0", "torch": "3"}]) == {"software": "unknown, 2.0", "torch": "3"}
+    assert merge_versions([{}, {"software": "2.0", "torch": "3"}]) == {"software": "unknown, 2.0", "torch": "3"}
 
 
 @pytest.mark.parametrize(("spent", "pause"), [(0.0, 10.0), (0.05, 10.0), (1.0, 100.0), (30.0, 3000.0)])

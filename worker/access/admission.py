@@ -25,7 +25,7 @@ class TooManyOpenJobs(JobError):
     """The limit of queued and running jobs is reached."""
 
 
-def asked_of(slices: Sequence[Sequence[int]], estimated: Sequence[Mapping[str, Any]]) -> Wanted:
+def requested_resources(slices: Sequence[Sequence[int]], estimated: Sequence[Mapping[str, Any]]) -> Wanted:
     """The sum of what several jobs ask for: their slices, and their estimated seconds and bytes."""
     return Wanted(
         len(slices),

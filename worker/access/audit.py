@@ -85,7 +85,7 @@ def entries(session: Session) -> Iterator[Entry]:
         yield from map(Entry.model_validate, rows)
 
 
-def verified(log: Iterable[Entry]) -> Iterator[Entry]:
+def verify_entries(log: Iterable[Entry]) -> Iterator[Entry]:
     """Yield the entries, each verified. Raises BrokenChain at the first that does not follow from the one before it."""
     seq, previous = 0, BEGINNING
     for entry in log:

@@ -43,7 +43,7 @@ def make(session: Session, tenant: str, wanted: Wanted, maker: Key | None = None
     ends = [end for end in (own_end, None if maker is None else maker.expires_at) if end is not None]
     scopes = list(dict.fromkeys(scope.value for scope in wanted.scopes))
     key = Key(
-        tenant=tenant, sha256=hashed(secret), scopes=scopes, expires_at=func.least(*ends) if ends else None, **row
+        tenant=tenant, sha256=hash_secret(secret), scopes=scopes, expires_at=func.least(*ends) if ends else None, **row
     )
     session.add(key)
     session.flush()
@@ -108,7 +108,7 @@ VALID = (
 """Query for the valid key whose secret has this hash; its time reveals nothing about stored keys."""
 
 
-def recognised(row: Any) -> Recognised:
+def recognise_key(row: Any) -> Recognised:
     """A row of VALID as objects."""
     columns = row._asdict()
     tenants = {name: columns.pop(_OF_TENANT + name) for name in AT_THE_DOOR}
@@ -140,7 +140,7 @@ def rotate(session: Session, key: Key, overlap: timedelta) -> str:
         raise KeyNotUsable(f"key {key.id} is {state}, and a new secret would not change that; create a new key")
     secret = _fresh()
     key.previous_sha256, key.previous_until = (key.sha256, func.now() + overlap) if overlap else (None, None)
-    key.sha256 = hashed(secret)
+    key.sha256 = hash_secret(secret)
     session.flush()
     notify_key(session, key.id)
     return secret
@@ -158,7 +158,7 @@ def is_tenant(name: str) -> bool:
     return re.fullmatch(TENANT, name) is not None
 
 
-def hashed(secret: str) -> str:
+def hash_secret(secret: str) -> str:
     """The stored hash of a secret. A secret has 256 random bits, so a fast hash is as safe as a slow one."""
     return hashlib.sha256(secret.encode()).hexdigest()
 

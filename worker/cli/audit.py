@@ -43,5 +43,5 @@ def audit_key(settings: Settings) -> bytes:
 
 
 def _last(log: Iterator[Entry]) -> Entry | None:
-    tail = deque(audit_log.verified(log), maxlen=1)
+    tail = deque(audit_log.verify_entries(log), maxlen=1)
     return tail[0] if tail else None

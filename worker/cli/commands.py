@@ -214,11 +214,11 @@ def _show_folder() -> None:
     from udig_recon.worker.cli.session import database_session, print_line
     from udig_recon.worker.settings import get_settings
     from udig_recon.worker.storage.backends import open_storage
-    from udig_recon.worker.storage.data_folder import folder_id, known_id
+    from udig_recon.worker.storage.data_folder import database_id, folder_id
 
     with database_session() as session:
         storage = open_storage(get_settings())
-        print_line(f"database: {known_id(session)}\n{storage.location}: {folder_id(storage)}")
+        print_line(f"database: {database_id(session)}\n{storage.location}: {folder_id(storage)}")
 
 
 @data_folder.command("adopt")
@@ -241,11 +241,11 @@ def audit() -> None:
 @audit.command("export")
 def _export_log() -> None:
     """Verify the log and print it, one JSON object a line."""
-    from udig_recon.worker.access.audit import entries, verified
+    from udig_recon.worker.access.audit import entries, verify_entries
     from udig_recon.worker.cli.session import database_session, print_line
 
     with database_session() as session:
-        for entry in verified(entries(session)):
+        for entry in verify_entries(entries(session)):
             print_line(entry.model_dump_json())
 
 

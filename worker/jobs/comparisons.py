@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from udig_recon.core.cost.estimate import Task
 from udig_recon.core.parameters import Parameters
 from udig_recon.core.slice_order import reference_slices
-from udig_recon.worker.access.admission import IllegalMove, admit, asked_of
+from udig_recon.worker.access.admission import IllegalMove, admit, requested_resources
 from udig_recon.worker.access.tenants import hold
 from udig_recon.worker.database.engine import notify
 from udig_recon.worker.database.ids import new_id
@@ -62,7 +62,7 @@ def submit(session: Session, request: ComparisonRequest, submitter: Submitter) -
     if known is not None:
         return known, []
     estimated = [{} if run.task is None else columns(run.task, request.max_seconds) for run in runs]
-    wanted = asked_of([run.slices for run in runs], estimated)
+    wanted = requested_resources([run.slices for run in runs], estimated)
     scan_ids = {run.scan.id for run in runs}
     admit(session, tenant, scan_ids, wanted, submitter.max_open_jobs, submitter.key, submitter.limits)
     owner = {

@@ -17,7 +17,7 @@ from udig_recon.core.priors.card import Card
 from udig_recon.core.slice_order import reference_slices
 from udig_recon.worker.access.limits import TenantLimits
 from udig_recon.worker.database.tables import Job, Scan, Status, Worker
-from udig_recon.worker.runtime.health import seen_lately
+from udig_recon.worker.runtime.health import was_seen_recently
 
 LOOKED_AT = 300  # jobs that ended last
 LEAST_JOBS = 3  # of a method, to go by them
@@ -152,4 +152,4 @@ def _refuse_memory(task: Task, needed: int, most: int, name: str, where: str) ->
 
 def largest_memory(session: Session, alive_seconds: float) -> int | None:
     """The memory of the largest worker that is alive; None where none has told."""
-    return session.scalar(select(func.max(Worker.memory_bytes)).where(seen_lately(alive_seconds)))
+    return session.scalar(select(func.max(Worker.memory_bytes)).where(was_seen_recently(alive_seconds)))

@@ -59,7 +59,7 @@ def scan_missing(slice_: int, seconds: float) -> Problem:
     return problem("scan-missing", "Scan file missing", 500, detail)
 
 
-def damaged(what: str, cure: str) -> Problem:
+def damaged_file(what: str, cure: str) -> Problem:
     """Problem of a job with a stored file whose bytes are not those that were written."""
     return problem("damaged", "Stored file damaged", 500, f"{what} is damaged on the disk; {cure}")
 

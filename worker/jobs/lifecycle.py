@@ -13,7 +13,7 @@ from udig_recon.core.cost.estimate import Task
 from udig_recon.core.parameters import Parameters
 from udig_recon.core.slice_order import reference_slices
 from udig_recon.worker.access import quotas
-from udig_recon.worker.access.admission import IllegalMove, JobError, admit, asked_of, check_room
+from udig_recon.worker.access.admission import IllegalMove, JobError, admit, check_room, requested_resources
 from udig_recon.worker.access.audit import Who
 from udig_recon.worker.access.limits import TenantLimits
 from udig_recon.worker.access.quotas import Wanted
@@ -93,7 +93,7 @@ def submit(session: Session, request: JobRequest, submitter: Submitter) -> tuple
     if known is not None:
         return known, False
     estimated = {} if request.task is None else columns(request.task, request.max_seconds)
-    wanted = asked_of([request.slices], [estimated])
+    wanted = requested_resources([request.slices], [estimated])
     admit(session, scan.tenant, [scan.id], wanted, submitter.max_open_jobs, submitter.key, submitter.limits)
     row = {
         "id": new_id(),

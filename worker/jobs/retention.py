@@ -11,7 +11,7 @@ from udig_recon.worker.database.engine import notify
 from udig_recon.worker.database.tables import OPEN, Comparison, DeliveryState, Job, Scan, WebhookDelivery
 from udig_recon.worker.storage import keys
 from udig_recon.worker.storage.base import Storage
-from udig_recon.worker.storage.scans import forget, worked_on
+from udig_recon.worker.storage.scans import forget, is_in_use
 
 MOST_AT_ONCE = 100
 TOLD = timedelta(days=30)  # so long an expired job answers that its files are gone, rather than that it never was
@@ -69,7 +69,7 @@ def _expire_comparison(session: Session, comparison: Comparison) -> None:
 
 def _expire_scan(session: Session, storage: Storage, scan: Scan) -> None:
     # Asked once the scan is held: a job that was filed while it was being found is seen only now.
-    if session.scalar(select(Job.id).where(worked_on(scan)).limit(1)):
+    if session.scalar(select(Job.id).where(is_in_use(scan)).limit(1)):
         return
     session.delete(scan)
     audit.append(session, Who(scan.tenant, audit.SWEEP), "scan.expired", scan=scan.id)

@@ -32,7 +32,7 @@ from sqlalchemy.orm import Session, aliased
 from udig_recon.worker.database import locks
 from udig_recon.worker.database.locks import Lock
 from udig_recon.worker.database.tables import OPEN, ComputeUsage, Job, JobSlice, Priority, Status, Worker
-from udig_recon.worker.runtime.health import seen_lately
+from udig_recon.worker.runtime.health import was_seen_recently
 from udig_recon.worker.runtime.memory_fit import Room
 
 WINDOW = timedelta(minutes=15)  # what a tenant had longer ago is not held against it
@@ -235,7 +235,7 @@ def _wanted(session: Session, running: Sequence[_Running], alive_seconds: float)
     if not rows:
         return []
     busy = [each.worker for each in running if each.worker is not None]
-    alive = select(func.count()).select_from(Worker).where(seen_lately(alive_seconds), Worker.name.not_in(busy))
+    alive = select(func.count()).select_from(Worker).where(was_seen_recently(alive_seconds), Worker.name.not_in(busy))
     # One that is alive and takes nothing is free by name alone.
     free = 0 if any(long for _, long in rows) else session.scalar(alive) or 0
     return [priority for priority, _ in rows][free:]

@@ -59,7 +59,7 @@ def assemble(process: WorkerProcess, claim: Claim) -> Assembled:
     if damaged:
         raise DamagedSlices(damaged)
     storage.require(sum(storage.info(each.key).size for each in stored.values()))
-    versions = merged([known[number] for number in claim.slices])
+    versions = merge_versions([known[number] for number in claim.slices])
     storage.delete_prefix(prefix)
     # A format that this worker does not have, or that is written on demand, is written when it is downloaded first.
     asked = [OUTPUTS[name] for name in claim.outputs if name in OUTPUTS]
@@ -104,7 +104,7 @@ class _Stored(NamedTuple):
             raise DamagedSlices([self.slice]) from None
 
 
-def merged(each: Sequence[Mapping[str, str]]) -> dict[str, str]:
+def merge_versions(each: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Versions that made several slices; different versions or devices are joined by commas."""
     known = [versions or UNNOTED for versions in each]
     names = dict.fromkeys(name for versions in known for name in versions)

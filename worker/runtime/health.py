@@ -13,7 +13,7 @@ from udig_recon.worker.database.tables import Worker
 from udig_recon.worker.settings import get_settings
 
 
-def seen_lately(seconds: float) -> ColumnElement[bool]:
+def was_seen_recently(seconds: float) -> ColumnElement[bool]:
     """Whether a row of `workers` was renewed within so many seconds, by the database's clock."""
     return Worker.seen_at > func.now() - timedelta(seconds=seconds)
 
@@ -21,7 +21,7 @@ def seen_lately(seconds: float) -> ColumnElement[bool]:
 def alive(session: Session, host: str, seconds: float) -> bool:
     """Whether a worker on that host was seen lately."""
     here = Worker.name.startswith(f"{host}:", autoescape=True)
-    return bool(session.scalar(select(exists().where(here, seen_lately(seconds)))))
+    return bool(session.scalar(select(exists().where(here, was_seen_recently(seconds)))))
 
 
 def main() -> int:

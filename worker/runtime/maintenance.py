@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import Worker
 from udig_recon.worker.jobs import queue, retention, scheduling, sweep
-from udig_recon.worker.runtime.health import seen_lately
+from udig_recon.worker.runtime.health import was_seen_recently
 from udig_recon.worker.runtime.process import WorkerProcess, exit_after
 from udig_recon.worker.runtime.tasks import give_back
 from udig_recon.worker.runtime.watchdog import Watchdog
@@ -161,7 +161,7 @@ class Maintenance:
     def _is_first(self) -> bool:
         """Whether this is the first by name of the living workers: one is enough for files."""
         with self._process.sessions() as session:
-            living = select(func.min(Worker.name)).where(seen_lately(self._process.settings.alive_seconds))
+            living = select(func.min(Worker.name)).where(was_seen_recently(self._process.settings.alive_seconds))
             return session.scalar(living) == self._process.name
 
     def _check_consumer(self, messages: int) -> None:

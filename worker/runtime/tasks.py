@@ -146,7 +146,7 @@ def _fail_by_scan(lease: LeaseKeeper) -> None:
     """The scan's bytes are not those that were brought; every job on it would be wrong."""
     claim = lease.claim
     lease.query(lambda session: integrity.note_scan(session, claim.tenant, claim.scan_sha256))
-    _fail(lease, failures.damaged("the stored scan", "post the scan again, then retry the job"))
+    _fail(lease, failures.damaged_file("the stored scan", "post the scan again, then retry the job"))
 
 
 def _fail(lease: LeaseKeeper, problem: Problem) -> bool:
@@ -251,7 +251,7 @@ def _recompute(lease: LeaseKeeper, slices: Sequence[int]) -> None:
     try:
         again = lease.commit(requeue)
     except DamagedTooOften as error:
-        _fail(lease, failures.damaged(str(error), "look after the disk, then retry the job"))
+        _fail(lease, failures.damaged_file(str(error), "look after the disk, then retry the job"))
     else:
         queue.enqueue(again)
 

@@ -48,7 +48,7 @@ def confirm_at(url: str, storage: Storage) -> bool:
 
 def _confirm(session: Session, storage: Storage) -> None:
     locks.acquire(session, Lock.DATA_FOLDER)
-    known, here = known_id(session), folder_id(storage)
+    known, here = database_id(session), folder_id(storage)
     if known == here and known is not None:
         return
     found, used = _files_of_rows(session, storage), _rows(session)
@@ -82,7 +82,7 @@ def _files_of_rows(session: Session, storage: Storage) -> bool:
     return any(storage.groups()) or any(storage.list(keys.SCANS))
 
 
-def known_id(session: Session) -> str | None:
+def database_id(session: Session) -> str | None:
     """The id of the folder that belongs to the database."""
     state = session.get(ServiceState, STATE)
     return None if state is None else str(state.value["id"])
@@ -99,7 +99,7 @@ def folder_id(storage: Storage) -> str | None:
 def is_ours(sessions: sessionmaker[Session], storage: Storage) -> bool:
     """Whether the folder still is the one of the database: a share may go while the service runs."""
     with sessions() as session:
-        return folder_id(storage) == known_id(session)
+        return folder_id(storage) == database_id(session)
 
 
 def adopt(session: Session, storage: Storage) -> str:

@@ -90,6 +90,6 @@ def end_of(retention_days: int | None) -> ColumnElement[Any] | None:
     return None if retention_days is None else func.now() + timedelta(days=retention_days)
 
 
-def worked_on(scan: Scan) -> ColumnElement[bool]:
+def is_in_use(scan: Scan) -> ColumnElement[bool]:
     """Whether a job waits for the scan or runs on it, as a condition on jobs."""
     return (Job.scan_id == scan.id) & Job.status.in_(OPEN)
