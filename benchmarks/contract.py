@@ -27,7 +27,7 @@ from benchmarks.demo import checked
 from benchmarks.load.upload_memory import ROOT, api_process
 from udig_recon.core.cli import UDIG
 from udig_recon.worker.access import keys
-from udig_recon.worker.access.limits import Scope, Wanted
+from udig_recon.worker.access.limits import NewKey, Scope
 from udig_recon.worker.database.engine import make_engine, make_sessions
 
 TIMEOUT_SECONDS = 15
@@ -131,7 +131,7 @@ def _key(database_url: str) -> Headers:
     """A key that may do everything."""
     engine = make_engine(database_url)
     with make_sessions(engine).begin() as session:
-        _, secret = keys.make(session, "contract", Wanted(name="contract", scopes=list(Scope)))
+        _, secret = keys.make(session, "contract", NewKey(name="contract", scopes=list(Scope)))
     engine.dispose()
     return {"Authorization": f"Bearer {secret}"}
 

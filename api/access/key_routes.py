@@ -17,7 +17,7 @@ from udig_recon.api.http.problems import Conflict, Forbidden, Invalid, NotFound
 from udig_recon.api.openapi.responses import responses
 from udig_recon.worker.access import audit, keys, quotas
 from udig_recon.worker.access.keys import KeyNotUsable, priority_name, priority_value
-from udig_recon.worker.access.limits import KEPT_LIMITS, Wanted
+from udig_recon.worker.access.limits import KEPT_LIMITS, NewKey
 from udig_recon.worker.access.tenants import limits_of
 from udig_recon.worker.database.tables import Key
 
@@ -31,16 +31,16 @@ NEVER_STORED = {"Cache-Control": "no-store"}
     summary="Create an API key",
     response_model=KeyMade,
     responses=responses({201: KeyMade}, 413, 415, 422, 503),
-    openapi_extra=request_body(Wanted),
+    openapi_extra=request_body(NewKey),
 )
 async def create_key(
-    context: ContextDep, caller: Admin, wanted: Annotated[Wanted, json_body(Wanted, "a key")]
+    context: ContextDep, caller: Admin, wanted: Annotated[NewKey, json_body(NewKey, "a key")]
 ) -> Response:
     """The key is in this answer and nowhere else. Its limits are at most those of the key that makes it."""
     return await run_in_threadpool(_make, context, caller, wanted)
 
 
-def _make(context: Context, caller: Caller, wanted: Wanted) -> Response:
+def _make(context: Context, caller: Caller, wanted: NewKey) -> Response:
     if caller.key is not None:
         wanted = _within(caller.key, wanted)
     with context.sessions.begin() as session:
@@ -55,7 +55,7 @@ def _make(context: Context, caller: Caller, wanted: Wanted) -> Response:
     return _key_response(key, secret, 201)
 
 
-def _within(maker: Key, wanted: Wanted) -> Wanted:
+def _within(maker: Key, wanted: NewKey) -> NewKey:
     """What is wanted, with the maker's limits where it names none. Raises Invalid where it wants more."""
     mine = {name: getattr(maker, name) for name in KEPT_LIMITS}
     for name, most in mine.items():

@@ -17,7 +17,7 @@ import httpx2
 from benchmarks.chaos import report, witness
 from benchmarks.chaos.clients import RETRIED, TIMEOUT_SECONDS, Client, Images, Notes
 from benchmarks.chaos.faults import FAULTS, Storm
-from benchmarks.chaos.stack import DOORS, WORKERS, Stack
+from benchmarks.chaos.stack import API_PROCESSES, WORKERS, Stack
 from benchmarks.chaos.verdict import checks, left_failed, misplaced_files, open_jobs, recoveries
 from benchmarks.chaos.workload import Order, calm_orders, orders, spares
 from udig_recon.worker.database.engine import AWAY
@@ -150,7 +150,7 @@ def chaos(options: argparse.Namespace, jobs: int, redis: str) -> bool:
 def _setting(stack: Stack, options: argparse.Namespace, jobs: int, seconds: float) -> str:
     disk = "tmpfs" if stack.mounted else "not mountable here, ENOSPC from the processes' own open(), none for Postgres"
     return (
-        f"seed {options.seed}, {jobs} jobs, {WORKERS} workers, {DOORS} API processes, {stack.redis.version}, "
+        f"seed {options.seed}, {jobs} jobs, {WORKERS} workers, {API_PROCESSES} API processes, {stack.redis.version}, "
         f"small disks: {disk}, fence {'on' if options.fence else 'OFF'}, {seconds:.0f} s in all"
     )
 

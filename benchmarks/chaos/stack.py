@@ -39,7 +39,7 @@ from udig_recon.worker.standalone.serve import free_port
 from udig_recon.worker.standalone.servers import DATABASE, SUPERUSER, VALKEY_OPTIONS, EmbeddedError, EmbeddedServers
 
 ROOT = Path(__file__).parents[2]
-WORKERS, DOORS = 3, 2
+WORKERS, API_PROCESSES = 3, 2
 ASK_SECONDS = 2.0
 PROBE_SECONDS = 0.3  # between two looks at whether all API processes are ready
 STOP_SECONDS = 15.0
@@ -170,7 +170,7 @@ class Stack:
         self.postgres_down = False
         self.wire = Wire(self.root / "wire", self.postgres.sockets / "postgres")
         self.redis = RedisServer(redis_binary, self.root / "redis")
-        ports = [free_port("127.0.0.1") for _ in range(DOORS)]
+        ports = [free_port("127.0.0.1") for _ in range(API_PROCESSES)]
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
         self.settings = Settings(
             database_url=f"postgresql+psycopg://{SERVICE}@/{DATABASE}?host={self.root / 'wire'}",

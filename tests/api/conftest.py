@@ -1,4 +1,4 @@
-"""The door in this process, the door as a process of its own, and a scan that lies behind it."""
+"""The API in this process, the API as a process of its own, and a scan that lies behind it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tests.support import scans
 from tests.support.api_server import serving
 from tests.support.fake_worker import Drive
-from tests.support.keyed_client import Door
+from tests.support.keyed_client import KeyedApi
 from udig_recon.api.app import create_app
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage.local import LocalStorage
@@ -25,7 +25,7 @@ def client(settings: Settings) -> Iterator[TestClient]:
 
 @pytest.fixture
 def server(settings: Settings) -> Iterator[str]:
-    """URL of the door as a process of its own."""
+    """URL of the API as a process of its own."""
     with serving(settings) as served:
         yield served.url
 
@@ -58,6 +58,6 @@ def drive(database: sessionmaker[Session], storage: LocalStorage) -> Drive:
 
 
 @pytest.fixture
-def door(settings: Settings, database: sessionmaker[Session]) -> Iterator[Door]:
+def keyed_api(settings: Settings, database: sessionmaker[Session]) -> Iterator[KeyedApi]:
     with TestClient(create_app(settings.model_copy(update={"authentication": "on"}))) as client:
-        yield Door(client, database)
+        yield KeyedApi(client, database)

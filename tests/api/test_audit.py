@@ -17,7 +17,7 @@ from udig_recon.api.app import create_app
 from udig_recon.api.http.repeated_events import MINUTE, MOST_KINDS, EventDeduplicator
 from udig_recon.worker.access import keys
 from udig_recon.worker.access.audit import Who
-from udig_recon.worker.access.limits import Scope, Wanted
+from udig_recon.worker.access.limits import NewKey, Scope
 from udig_recon.worker.database import locks
 from udig_recon.worker.database.locks import Lock
 from udig_recon.worker.database.tables import Audit
@@ -86,7 +86,7 @@ def keyed(settings: Settings) -> Iterator[TestClient]:
 @pytest.fixture
 def headers(database: sessionmaker[Session]) -> dict[str, str]:
     with database.begin() as session:
-        _, secret = keys.make(session, "a", Wanted(name="test", scopes=[Scope.READ, Scope.WRITE]))
+        _, secret = keys.make(session, "a", NewKey(name="test", scopes=[Scope.READ, Scope.WRITE]))
     return {"Authorization": f"Bearer {secret}"}
 
 

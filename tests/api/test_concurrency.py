@@ -19,7 +19,7 @@ from udig_recon.api.app import create_app
 from udig_recon.api.http.concurrency import ConcurrencyLimit
 from udig_recon.api.http.problems import Overloaded, TooManyAtOnce
 from udig_recon.worker.access import keys
-from udig_recon.worker.access.limits import Scope, Wanted
+from udig_recon.worker.access.limits import NewKey, Scope
 from udig_recon.worker.settings import Settings
 
 
@@ -146,7 +146,7 @@ def test_clients_of_a_trusted_proxy_are_told_apart_by_what_it_says(
     settings: Settings, database: sessionmaker[Session], mri_file: bytes, proxy: str, other: int
 ) -> None:
     with database.begin() as session:
-        _, secret = keys.make(session, "a", Wanted(name="test", scopes=list(Scope)))
+        _, secret = keys.make(session, "a", NewKey(name="test", scopes=list(Scope)))
     answers: list[int] = []
 
     def post(content: Iterator[bytes] | bytes, address: str) -> int:

@@ -18,7 +18,7 @@ from tests.support.fake_worker import Drive
 from udig_recon.api.app import create_app
 from udig_recon.api.jobs import queries
 from udig_recon.worker.access import keys
-from udig_recon.worker.access.limits import Scope, Wanted
+from udig_recon.worker.access.limits import NewKey, Scope
 from udig_recon.worker.settings import Settings
 
 LONG = 60  # seconds of a wait, far longer than any of these tests waits for its end
@@ -101,7 +101,7 @@ def test_a_refused_key_ends_what_waits_for_it(
     settings: Settings, database: sessionmaker[Session], mri_file: bytes, how: str
 ) -> None:
     with database.begin() as session:
-        key, secret = keys.make(session, "a", Wanted(name="test", scopes=list(Scope)))
+        key, secret = keys.make(session, "a", NewKey(name="test", scopes=list(Scope)))
     headers = {"Authorization": f"Bearer {secret}"}
     ended: dict[str, Any] = {}
 

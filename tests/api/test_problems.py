@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
-from tests.support.keyed_client import Door, filled
+from tests.support.keyed_client import KeyedApi, filled
 from udig_recon.api.access import schemas as access_schemas
 from udig_recon.api.app import create_app
 from udig_recon.api.comparisons import schemas as comparison_schemas
@@ -166,10 +166,10 @@ def test_every_example_of_a_model_is_valid() -> None:
             assert set(example) <= set(read.model_dump(mode="json")), model
 
 
-def test_a_body_is_not_looked_at_before_its_sender_is_known(door: Door) -> None:
-    for method, path in door.v1():
-        if "requestBody" in door.operations[method, path]:
-            answer = door.client.request(
+def test_a_body_is_not_looked_at_before_its_sender_is_known(keyed_api: KeyedApi) -> None:
+    for method, path in keyed_api.v1():
+        if "requestBody" in keyed_api.operations[method, path]:
+            answer = keyed_api.client.request(
                 method, filled(path, uuid.uuid4()), content=b"{", headers={"Content-Type": "?"}
             )
             assert answer.status_code == 401, path

@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.fake_worker import Drive
-from tests.support.keyed_client import QUICK, Door, Headers, ask, bring
+from tests.support.keyed_client import QUICK, Headers, KeyedApi, ask, bring
 from udig_recon.api.app import create_app
 from udig_recon.api.http.problems import LONGEST_DETAIL, TooManyAtOnce
 from udig_recon.api.http.tenant_queue import TenantQueue
@@ -30,10 +30,10 @@ from udig_recon.worker.storage.local import LocalStorage
 
 
 def post(
-    door: Door, headers: Headers, scan: dict[str, Any], parameters: dict[str, Any] | None = None, **more: Any
+    keyed_api: KeyedApi, headers: Headers, scan: dict[str, Any], parameters: dict[str, Any] | None = None, **more: Any
 ) -> Any:
     body = {"scan_id": scan["id"], "parameters": parameters or QUICK, **more}
-    return door.client.post("/v1/jobs", json=body, headers=headers)
+    return keyed_api.client.post("/v1/jobs", json=body, headers=headers)
 
 
 def told(answer: Any, status: int, word: str) -> str:
@@ -47,100 +47,106 @@ def told(answer: Any, status: int, word: str) -> str:
 
 
 @pytest.fixture
-def minted(door: Door) -> list[Headers]:
+def minted(keyed_api: KeyedApi) -> list[Headers]:
     """Keys of one tenant: an admin's, and two that it made itself."""
-    _, admin = door.key("a")
+    _, admin = keyed_api.key("a")
     made = [
-        door.client.post("/v1/keys", json={"name": f"n{number}", "scopes": ["read", "write"]}, headers=admin).json()
+        keyed_api.client.post(
+            "/v1/keys", json={"name": f"n{number}", "scopes": ["read", "write"]}, headers=admin
+        ).json()
         for number in range(2)
     ]
     return [admin, *({"Authorization": f"Bearer {each['key']}"} for each in made)]
 
 
-def test_open_jobs_are_counted_over_all_keys_of_a_tenant(door: Door, minted: list[Headers], mri_file: bytes) -> None:
-    door.limit("a", max_open_jobs=2)
-    scan = bring(door, minted[0], mri_file)
-    ask(door, minted[0], scan)
-    ask(door, minted[1], scan)
+def test_open_jobs_are_counted_over_all_keys_of_a_tenant(
+    keyed_api: KeyedApi, minted: list[Headers], mri_file: bytes
+) -> None:
+    keyed_api.limit("a", max_open_jobs=2)
+    scan = bring(keyed_api, minted[0], mri_file)
+    ask(keyed_api, minted[0], scan)
+    ask(keyed_api, minted[1], scan)
     for headers in minted:
-        assert "has 2; 0 would fit" in told(post(door, headers, scan), 429, "max_open_jobs")
-    _, other = door.key("b")
-    ask(door, other, bring(door, other, mri_file))
+        assert "has 2; 0 would fit" in told(post(keyed_api, headers, scan), 429, "max_open_jobs")
+    _, other = keyed_api.key("b")
+    ask(keyed_api, other, bring(keyed_api, other, mri_file))
 
 
 def test_slices_days_and_compute_are_counted_over_all_keys_of_a_tenant(
-    door: Door, minted: list[Headers], mri_file: bytes, drive: Drive
+    keyed_api: KeyedApi, minted: list[Headers], mri_file: bytes, drive: Drive
 ) -> None:
-    scan = bring(door, minted[0], mri_file)  # of two slices
-    door.limit("a", max_open_slices=3)
-    drive_me = ask(door, minted[0], scan)
-    assert "has 2; this is 2 at once; 1 would fit" in told(post(door, minted[1], scan), 429, "max_open_slices")
+    scan = bring(keyed_api, minted[0], mri_file)  # of two slices
+    keyed_api.limit("a", max_open_slices=3)
+    drive_me = ask(keyed_api, minted[0], scan)
+    assert "has 2; this is 2 at once; 1 would fit" in told(post(keyed_api, minted[1], scan), 429, "max_open_slices")
     drive.complete(drive_me)
-    door.limit("a", max_open_slices=100, max_jobs_per_day=2)
-    second = ask(door, minted[1], scan)
-    assert door.client.delete(second["links"]["self"], headers=minted[1]).status_code == 204
-    told(post(door, minted[2], scan), 429, "max_jobs_per_day")
-    door.limit("a", max_jobs_per_day=100, max_compute_seconds_per_day=1000)
-    with door.database.begin() as session:
+    keyed_api.limit("a", max_open_slices=100, max_jobs_per_day=2)
+    second = ask(keyed_api, minted[1], scan)
+    assert keyed_api.client.delete(second["links"]["self"], headers=minted[1]).status_code == 204
+    told(post(keyed_api, minted[2], scan), 429, "max_jobs_per_day")
+    keyed_api.limit("a", max_jobs_per_day=100, max_compute_seconds_per_day=1000)
+    with keyed_api.database.begin() as session:
         session.add(ComputeUsage(tenant="a", job_id=uuid.uuid4(), priority=0, seconds=999.9))
-    told(post(door, minted[2], scan), 429, "max_compute_seconds_per_day")
-    with door.database.begin() as session:
+    told(post(keyed_api, minted[2], scan), 429, "max_compute_seconds_per_day")
+    with keyed_api.database.begin() as session:
         session.execute(text("UPDATE compute_usage SET at = now() - interval '25 hours'"))
-    ask(door, minted[2], scan)
+    ask(keyed_api, minted[2], scan)
 
 
 def test_what_open_jobs_will_need_counts_as_had_until_they_end(
-    door: Door, minted: list[Headers], mri_file: bytes
+    keyed_api: KeyedApi, minted: list[Headers], mri_file: bytes
 ) -> None:
-    scan = bring(door, minted[0], mri_file)
-    first = ask(door, minted[0], scan)
-    door.limit("a", max_compute_seconds_per_day=max(1, int(1.5 * first["estimate"]["seconds"])))
-    told(post(door, minted[1], scan), 429, "would fit")
-    door.client.post(first["links"]["cancel"], headers=minted[0])
-    ask(door, minted[1], scan)
+    scan = bring(keyed_api, minted[0], mri_file)
+    first = ask(keyed_api, minted[0], scan)
+    keyed_api.limit("a", max_compute_seconds_per_day=max(1, int(1.5 * first["estimate"]["seconds"])))
+    told(post(keyed_api, minted[1], scan), 429, "would fit")
+    keyed_api.client.post(first["links"]["cancel"], headers=minted[0])
+    ask(keyed_api, minted[1], scan)
 
 
 def test_a_retry_reserves_what_it_may_need_with_its_new_limit(
-    door: Door, minted: list[Headers], mri_file: bytes, drive: Drive
+    keyed_api: KeyedApi, minted: list[Headers], mri_file: bytes, drive: Drive
 ) -> None:
-    scan = bring(door, minted[0], mri_file)
+    scan = bring(keyed_api, minted[0], mri_file)
     lasting = {"method": "dip", "iterations": 99_999}
-    first = post(door, minted[0], scan, lasting, max_seconds=1).json()
+    first = post(keyed_api, minted[0], scan, lasting, max_seconds=1).json()
     assert first["estimate"]["seconds"] == 1
     drive.fail(first)
-    door.limit("a", max_compute_seconds_per_day=100)
-    retry = partial(door.client.post, first["links"]["retry"], headers=minted[0])
+    keyed_api.limit("a", max_compute_seconds_per_day=100)
+    retry = partial(keyed_api.client.post, first["links"]["retry"], headers=minted[0])
     told(retry(json={"max_seconds": 1000}), 429, "max_compute_seconds_per_day")
     again = retry(json={"max_seconds": 90})
     assert (again.status_code, again.json()["estimate"]["seconds"]) == (202, 90)
-    told(post(door, minted[1], scan, lasting, max_seconds=20), 429, "max_compute_seconds_per_day")
+    told(post(keyed_api, minted[1], scan, lasting, max_seconds=20), 429, "max_compute_seconds_per_day")
 
 
 def test_a_retry_reserves_the_bytes_of_its_results(
-    door: Door, minted: list[Headers], mri_file: bytes, drive: Drive, storage: LocalStorage
+    keyed_api: KeyedApi, minted: list[Headers], mri_file: bytes, drive: Drive, storage: LocalStorage
 ) -> None:
-    job = ask(door, minted[0], bring(door, minted[0], mri_file))
+    job = ask(keyed_api, minted[0], bring(keyed_api, minted[0], mri_file))
     drive.fail(job)
-    assert accounting.count_ended(door.database, storage, timedelta(0)) == 1
-    door.limit("a", max_stored_bytes=_stored(door, minted[0]) + job["estimate"]["result_bytes"] // 2)
-    retry = partial(door.client.post, job["links"]["retry"], headers=minted[0])
+    assert accounting.count_ended(keyed_api.database, storage, timedelta(0)) == 1
+    keyed_api.limit("a", max_stored_bytes=_stored(keyed_api, minted[0]) + job["estimate"]["result_bytes"] // 2)
+    retry = partial(keyed_api.client.post, job["links"]["retry"], headers=minted[0])
     told(retry(), 429, "max_stored_bytes")
-    door.limit("a", max_stored_bytes=None)
+    keyed_api.limit("a", max_stored_bytes=None)
     assert retry().status_code == 202
 
 
-def test_the_jobs_of_a_comparison_are_counted_as_any_others(door: Door, minted: list[Headers], mri_file: bytes) -> None:
-    scan = bring(door, minted[0], mri_file)
+def test_the_jobs_of_a_comparison_are_counted_as_any_others(
+    keyed_api: KeyedApi, minted: list[Headers], mri_file: bytes
+) -> None:
+    scan = bring(keyed_api, minted[0], mri_file)
     body = {"scan_ids": [scan["id"]], "methods": [{"parameters": QUICK}], "seeds": [0, 1, 2]}
     for name, most in (("max_open_jobs", 2), ("max_open_slices", 5), ("max_jobs_per_day", 2)):
-        door.limit("a", **{name: most})
-        told(door.client.post("/v1/comparisons", json=body, headers=minted[1]), 429, name)
-        door.limit("a", **{name: 1000})
-    with door.database() as session:
+        keyed_api.limit("a", **{name: most})
+        told(keyed_api.client.post("/v1/comparisons", json=body, headers=minted[1]), 429, name)
+        keyed_api.limit("a", **{name: 1000})
+    with keyed_api.database() as session:
         assert session.scalar(text("SELECT count(*) FROM jobs")) == 0
-    door.limit("a", max_job_seconds=1)
+    keyed_api.limit("a", max_job_seconds=1)
     slow = {"parameters": {"method": "dip", "iterations": 50_000}}
-    refused = door.client.post("/v1/comparisons", json=body | {"methods": [slow]}, headers=minted[1])
+    refused = keyed_api.client.post("/v1/comparisons", json=body | {"methods": [slow]}, headers=minted[1])
     told(refused, 422, "max_job_seconds")
     assert refused.json()["errors"][0]["field"].startswith("methods.0.")
 
@@ -150,70 +156,72 @@ def test_a_tenant_leaves_others_their_part_of_the_service(
 ) -> None:
     crowded = settings.model_copy(update={"authentication": "on", "max_open_jobs": 6})
     with TestClient(create_app(crowded)) as client:
-        door = Door(client, database)
-        everyone = [door.key(tenant)[1] for tenant in ("a", "a", "b")]
-        scans = [bring(door, headers, mri_file) for headers in everyone[1:]]
-        answers = [post(door, everyone[number % 2], scans[0]).status_code for number in range(6)]
+        keyed_api = KeyedApi(client, database)
+        everyone = [keyed_api.key(tenant)[1] for tenant in ("a", "a", "b")]
+        scans = [bring(keyed_api, headers, mri_file) for headers in everyone[1:]]
+        answers = [post(keyed_api, everyone[number % 2], scans[0]).status_code for number in range(6)]
         assert answers == [202, 202, 202, 429, 429, 429]
-        told(post(door, everyone[0], scans[0]), 429, "MAX_OPEN_JOBS")
-        assert post(door, everyone[2], scans[1]).status_code == 202
+        told(post(keyed_api, everyone[0], scans[0]), 429, "MAX_OPEN_JOBS")
+        assert post(keyed_api, everyone[2], scans[1]).status_code == 202
 
 
-def test_a_tenant_has_so_many_keys_and_revoking_gives_no_more_that_day(door: Door) -> None:
-    door.limit("a", max_keys=3)
-    _, admin = door.key("a")
-    made = [door.client.post("/v1/keys", json={"name": "x", "scopes": ["read"]}, headers=admin) for _ in range(3)]
+def test_a_tenant_has_so_many_keys_and_revoking_gives_no_more_that_day(keyed_api: KeyedApi) -> None:
+    keyed_api.limit("a", max_keys=3)
+    _, admin = keyed_api.key("a")
+    made = [keyed_api.client.post("/v1/keys", json={"name": "x", "scopes": ["read"]}, headers=admin) for _ in range(3)]
     assert [answer.status_code for answer in made] == [201, 201, 429]
     told(made[-1], 429, "max_keys")
-    door.client.delete(f"/v1/keys/{made[0].json()['id']}", headers=admin)
+    keyed_api.client.delete(f"/v1/keys/{made[0].json()['id']}", headers=admin)
     again = {"name": "y", "scopes": ["read"]}
-    told(door.client.post("/v1/keys", json=again, headers=admin), 429, "max_keys")
-    with door.database.begin() as session:
+    told(keyed_api.client.post("/v1/keys", json=again, headers=admin), 429, "max_keys")
+    with keyed_api.database.begin() as session:
         session.execute(text("UPDATE keys SET created_at = now() - interval '25 hours'"))
-    assert door.client.post("/v1/keys", json=again, headers=admin).status_code == 201
+    assert keyed_api.client.post("/v1/keys", json=again, headers=admin).status_code == 201
 
 
-def test_a_key_has_no_more_than_its_tenant(door: Door) -> None:
-    door.limit("a", max_open_jobs=5)
-    _, admin = door.key("a")
+def test_a_key_has_no_more_than_its_tenant(keyed_api: KeyedApi) -> None:
+    keyed_api.limit("a", max_open_jobs=5)
+    _, admin = keyed_api.key("a")
     body = {"name": "x", "scopes": ["read"]}
-    refused = door.client.post("/v1/keys", json=body | {"max_open_jobs": 6}, headers=admin)
+    refused = keyed_api.client.post("/v1/keys", json=body | {"max_open_jobs": 6}, headers=admin)
     assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "max_open_jobs")
-    assert door.client.post("/v1/keys", json=body | {"max_open_jobs": 5}, headers=admin).status_code == 201
+    assert keyed_api.client.post("/v1/keys", json=body | {"max_open_jobs": 5}, headers=admin).status_code == 201
 
 
-def test_keys_are_listed_page_by_page(door: Door) -> None:
-    _, admin = door.key("a", Scope.ADMIN)
-    ids = {str(door.key("a")[0]) for _ in range(4)}
-    door.key("b")
+def test_keys_are_listed_page_by_page(keyed_api: KeyedApi) -> None:
+    _, admin = keyed_api.key("a", Scope.ADMIN)
+    ids = {str(keyed_api.key("a")[0]) for _ in range(4)}
+    keyed_api.key("b")
     found: list[str] = []
     path: str | None = "/v1/keys?limit=2"
     while path is not None:
-        answer = door.client.get(path, headers=admin)
+        answer = keyed_api.client.get(path, headers=admin)
         found += [key["id"] for key in answer.json()["items"]]
         path = answer.links["next"]["url"] if "next" in answer.links else None
     assert len(found) == 5
     assert ids < set(found)
 
 
-def test_requests_are_counted_over_all_keys_of_a_tenant(door: Door, minted: list[Headers]) -> None:
-    door.limit("a", max_requests_per_minute=4)
-    answers = [door.client.get("/v1/jobs", headers=minted[number % 3]).status_code for number in range(6)]
+def test_requests_are_counted_over_all_keys_of_a_tenant(keyed_api: KeyedApi, minted: list[Headers]) -> None:
+    keyed_api.limit("a", max_requests_per_minute=4)
+    answers = [keyed_api.client.get("/v1/jobs", headers=minted[number % 3]).status_code for number in range(6)]
     assert 429 in answers
-    told(door.client.get("/v1/jobs", headers=minted[0]), 429, "this tenant may make 4 requests a minute")
-    assert door.client.get("/v1/jobs", headers=door.key("b")[1]).status_code == 200
+    told(keyed_api.client.get("/v1/jobs", headers=minted[0]), 429, "this tenant may make 4 requests a minute")
+    assert keyed_api.client.get("/v1/jobs", headers=keyed_api.key("b")[1]).status_code == 200
 
 
-def test_uploads_and_waits_of_all_keys_are_their_tenants(door: Door, minted: list[Headers], mri_file: bytes) -> None:
-    room = door.client.app.state.context.concurrency  # type: ignore[attr-defined]
-    job = ask(door, minted[0], bring(door, minted[0], mri_file))
-    door.limit("a", max_uploads=1, max_waits=1)
+def test_uploads_and_waits_of_all_keys_are_their_tenants(
+    keyed_api: KeyedApi, minted: list[Headers], mri_file: bytes
+) -> None:
+    room = keyed_api.client.app.state.context.concurrency  # type: ignore[attr-defined]
+    job = ask(keyed_api, minted[0], bring(keyed_api, minted[0], mri_file))
+    keyed_api.limit("a", max_uploads=1, max_waits=1)
     with room.uploads.slot("tenant:a"):
-        told(door.client.post("/v1/scans", content=mri_file, headers=minted[1]), 429, "uploads at once")
+        told(keyed_api.client.post("/v1/scans", content=mri_file, headers=minted[1]), 429, "uploads at once")
     with room.polls.slot("tenant:a"):
-        told(door.client.get(f"{job['links']['self']}?wait=1", headers=minted[2]), 429, "long polls at once")
+        told(keyed_api.client.get(f"{job['links']['self']}?wait=1", headers=minted[2]), 429, "long polls at once")
     with room.streams.slot("tenant:a"):
-        told(door.client.get(job["links"]["events"], headers=minted[2]), 429, "event streams at once")
+        told(keyed_api.client.get(job["links"]["events"], headers=minted[2]), 429, "event streams at once")
     assert (room.uploads.free, room.polls.free) == (room.uploads.most, room.polls.most)
 
 
@@ -222,9 +230,9 @@ def test_long_polls_of_one_tenant_keep_no_other_out_at_the_same_address(
 ) -> None:
     narrow = settings.model_copy(update={"authentication": "on", "max_waiting_requests": 4})
     with TestClient(create_app(narrow)) as client:
-        door = Door(client, database)
-        (_, greedy), (_, modest) = door.key("a"), door.key("b")
-        job = ask(door, greedy, bring(door, greedy, mri_file))
+        keyed_api = KeyedApi(client, database)
+        (_, greedy), (_, modest) = keyed_api.key("a"), keyed_api.key("b")
+        job = ask(keyed_api, greedy, bring(keyed_api, greedy, mri_file))
         room = client.app.state.context.concurrency  # type: ignore[attr-defined]
         waits = [
             threading.Thread(target=client.get, args=(f"{job['links']['self']}?wait=20",), kwargs={"headers": greedy})
@@ -249,16 +257,16 @@ def _until(true: Any) -> None:
     raise AssertionError("waited in vain")
 
 
-def _stored(door: Door, headers: Headers) -> int:
-    usage: int = door.client.get("/v1/tenant", headers=headers).json()["usage"]["stored_bytes"]
+def _stored(keyed_api: KeyedApi, headers: Headers) -> int:
+    usage: int = keyed_api.client.get("/v1/tenant", headers=headers).json()["usage"]["stored_bytes"]
     return usage
 
 
 def test_no_byte_is_read_of_what_may_not_be_kept(
-    door: Door, minted: list[Headers], mri_file: bytes, ct_file: bytes, storage: LocalStorage
+    keyed_api: KeyedApi, minted: list[Headers], mri_file: bytes, ct_file: bytes, storage: LocalStorage
 ) -> None:
-    scan = bring(door, minted[0], mri_file)
-    door.limit("a", max_stored_bytes=_stored(door, minted[0]) + 1000)
+    scan = bring(keyed_api, minted[0], mri_file)
+    keyed_api.limit("a", max_stored_bytes=_stored(keyed_api, minted[0]) + 1000)
     sent = 0
 
     def body() -> Iterator[bytes]:
@@ -270,87 +278,91 @@ def test_no_byte_is_read_of_what_may_not_be_kept(
     large = bytes(8 << 20)
     for headers in minted:
         declared = headers | {"Content-Length": str(len(large))}
-        told(door.client.post("/v1/scans", content=large, headers=declared), 429, "1000 bytes more may be kept")
-        told(door.client.post("/v1/scans", content=body(), headers=headers), 429, "max_stored_bytes")
+        told(keyed_api.client.post("/v1/scans", content=large, headers=declared), 429, "1000 bytes more may be kept")
+        told(keyed_api.client.post("/v1/scans", content=body(), headers=headers), 429, "max_stored_bytes")
     assert not list((storage.root / "incoming").iterdir())
     # What is here already takes no room, however full it is.
-    door.limit("a", max_stored_bytes=1)
-    again = door.client.post("/v1/scans", content=mri_file, headers=minted[1])
+    keyed_api.limit("a", max_stored_bytes=1)
+    again = keyed_api.client.post("/v1/scans", content=mri_file, headers=minted[1])
     assert (again.status_code, again.json()["id"]) == (200, scan["id"])
-    told(door.client.post("/v1/scans", content=ct_file, headers=minted[1]), 429, "max_stored_bytes")
+    told(keyed_api.client.post("/v1/scans", content=ct_file, headers=minted[1]), 429, "max_stored_bytes")
 
 
 @pytest.mark.parametrize("declared", [1 << 62, 1 << 63, 1 << 64, 10**30])
-def test_a_length_that_no_file_has_is_too_large_whatever_its_number(door: Door, declared: int) -> None:
-    _, headers = door.key("a")
+def test_a_length_that_no_file_has_is_too_large_whatever_its_number(keyed_api: KeyedApi, declared: int) -> None:
+    _, headers = keyed_api.key("a")
     for kind in ("application/octet-stream", "multipart/form-data; boundary=b"):
         sent = {**headers, "Content-Length": str(declared), "Content-Type": kind}
-        told(door.client.post("/v1/scans", content=b"x", headers=sent), 413, "MAX_UPLOAD_BYTES")
+        told(keyed_api.client.post("/v1/scans", content=b"x", headers=sent), 413, "MAX_UPLOAD_BYTES")
 
 
-def test_results_are_counted_and_reserved(door: Door, minted: list[Headers], mri_file: bytes, drive: Drive) -> None:
-    scan = bring(door, minted[0], mri_file)
-    first = ask(door, minted[0], scan)
+def test_results_are_counted_and_reserved(
+    keyed_api: KeyedApi, minted: list[Headers], mri_file: bytes, drive: Drive
+) -> None:
+    scan = bring(keyed_api, minted[0], mri_file)
+    first = ask(keyed_api, minted[0], scan)
     reserved = first["estimate"]["result_bytes"]
     assert reserved > 0
 
-    of_scan = _stored(door, minted[0]) - reserved
+    of_scan = _stored(keyed_api, minted[0]) - reserved
     assert of_scan > len(mri_file)  # its prepared form counts
-    door.limit("a", max_stored_bytes=of_scan + 2 * reserved - 1)
-    assert f"{reserved - 1} would fit" in told(post(door, minted[1], scan), 429, "max_stored_bytes")
-    door.client.delete(first["links"]["self"], headers=minted[0])
-    assert _stored(door, minted[0]) == of_scan
-    ask(door, minted[1], scan)
+    keyed_api.limit("a", max_stored_bytes=of_scan + 2 * reserved - 1)
+    assert f"{reserved - 1} would fit" in told(post(keyed_api, minted[1], scan), 429, "max_stored_bytes")
+    keyed_api.client.delete(first["links"]["self"], headers=minted[0])
+    assert _stored(keyed_api, minted[0]) == of_scan
+    ask(keyed_api, minted[1], scan)
 
 
-def test_a_job_tells_its_estimate_and_one_beyond_the_limits_is_told_what_would_fit(door: Door, mri_file: bytes) -> None:
-    _, headers = door.key("a")
-    scan = bring(door, headers, mri_file)
-    job = ask(door, headers, scan)
+def test_a_job_tells_its_estimate_and_one_beyond_the_limits_is_told_what_would_fit(
+    keyed_api: KeyedApi, mri_file: bytes
+) -> None:
+    _, headers = keyed_api.key("a")
+    scan = bring(keyed_api, headers, mri_file)
+    job = ask(keyed_api, headers, scan)
     assert set(job["estimate"]) == {"seconds", "memory_bytes", "result_bytes"}
-    assert door.client.get(job["links"]["self"], headers=headers).json()["estimate"] == job["estimate"]
+    assert keyed_api.client.get(job["links"]["self"], headers=headers).json()["estimate"] == job["estimate"]
     months = {"method": "dip", "iterations": 99_999}
-    detail = told(post(door, headers, scan, months, seeds=64), 422, "max_job_seconds")
+    detail = told(post(keyed_api, headers, scan, months, seeds=64), 422, "max_job_seconds")
     assert " seeds" in detail
     assert "slice would fit" in detail or "seeds would fit" in detail
     fitting = int(detail.split("at most ")[1].split(" seed")[0])
-    accepted = post(door, headers, scan, months, seeds=fitting)
+    accepted = post(keyed_api, headers, scan, months, seeds=fitting)
     assert accepted.status_code == 202, accepted.text
     # Whoever names a time after which it ends need not be told.
-    limited = post(door, headers, scan, months, seeds=64, max_seconds=60).json()
+    limited = post(keyed_api, headers, scan, months, seeds=64, max_seconds=60).json()
     assert limited["estimate"]["seconds"] == limited["max_seconds"] == 60
     wide = {"method": "dps", "samples": 64}
-    door.limit("a", max_job_memory_bytes=400 << 20)
-    detail = told(post(door, headers, scan, wide), 422, "max_job_memory_bytes")
+    keyed_api.limit("a", max_job_memory_bytes=400 << 20)
+    detail = told(post(keyed_api, headers, scan, wide), 422, "max_job_memory_bytes")
     samples = int(detail.split("samples ")[1].split(" ")[0])
-    assert post(door, headers, scan, wide | {"samples": samples}).status_code == 202
+    assert post(keyed_api, headers, scan, wide | {"samples": samples}).status_code == 202
 
 
-def test_what_no_worker_can_hold_is_refused(door: Door, mri_file: bytes, drive: Drive) -> None:
-    _, headers = door.key("a")
-    scan = bring(door, headers, mri_file)
+def test_what_no_worker_can_hold_is_refused(keyed_api: KeyedApi, mri_file: bytes, drive: Drive) -> None:
+    _, headers = keyed_api.key("a")
+    scan = bring(keyed_api, headers, mri_file)
     drive.worker()
-    with door.database.begin() as session:
+    with keyed_api.database.begin() as session:
         session.execute(text("UPDATE workers SET memory_bytes = :bytes"), {"bytes": 400 << 20})
-    told(post(door, headers, scan, {"method": "dps", "samples": 64}), 422, "the largest worker")
-    ask(door, headers, scan)
+    told(post(keyed_api, headers, scan, {"method": "dps", "samples": 64}), 422, "the largest worker")
+    ask(keyed_api, headers, scan)
 
 
 def test_estimates_follow_what_the_workers_were_found_to_take(
-    door: Door, mri_file: bytes, database: sessionmaker[Session]
+    keyed_api: KeyedApi, mri_file: bytes, database: sessionmaker[Session]
 ) -> None:
-    _, headers = door.key("a")
-    scan = bring(door, headers, mri_file)
-    before = ask(door, headers, scan, parameters={"method": "cg_sense"})["estimate"]["seconds"]
+    _, headers = keyed_api.key("a")
+    scan = bring(keyed_api, headers, mri_file)
+    before = ask(keyed_api, headers, scan, parameters={"method": "cg_sense"})["estimate"]["seconds"]
     for _ in range(3):
-        ask(door, headers, scan, parameters={"method": "cg_sense"})
+        ask(keyed_api, headers, scan, parameters={"method": "cg_sense"})
     with database.begin() as session:
         session.execute(text("UPDATE jobs SET status = 'succeeded', basis_seconds = 10, seconds = 5"))
     factors = estimates.Factors()
     with database() as session:
         assert factors.of(session, "cg_sense") == factors.of(session, "never seen") == 0.5
-    door.client.app.state.context.factors._until = 0.0  # type: ignore[attr-defined]
-    after = ask(door, headers, scan, parameters={"method": "cg_sense"})["estimate"]["seconds"]
+    keyed_api.client.app.state.context.factors._until = 0.0  # type: ignore[attr-defined]
+    after = ask(keyed_api, headers, scan, parameters={"method": "cg_sense"})["estimate"]["seconds"]
     assert after == pytest.approx(before / 2, rel=0.02)
     with database.begin() as session:
         session.execute(text("UPDATE jobs SET seconds = 1e-9 WHERE status = 'succeeded'"))
@@ -358,10 +370,10 @@ def test_estimates_follow_what_the_workers_were_found_to_take(
 
 
 def test_a_tenants_submission_waits_for_no_other_tenants(
-    door: Door, database: sessionmaker[Session], mri_file: bytes
+    keyed_api: KeyedApi, database: sessionmaker[Session], mri_file: bytes
 ) -> None:
-    (_, theirs), (_, mine) = door.key("a"), door.key("b")
-    scans = [bring(door, headers, mri_file) for headers in (theirs, mine)]
+    (_, theirs), (_, mine) = keyed_api.key("a"), keyed_api.key("b")
+    scans = [bring(keyed_api, headers, mri_file) for headers in (theirs, mine)]
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -373,11 +385,11 @@ def test_a_tenants_submission_waits_for_no_other_tenants(
     holder = threading.Thread(target=hold)
     holder.start()
     held.wait(60)
-    waiting = threading.Thread(target=post, args=(door, theirs, scans[0]))
+    waiting = threading.Thread(target=post, args=(keyed_api, theirs, scans[0]))
     waiting.start()
     try:
-        ask(door, mine, scans[1])
-        assert door.client.post("/v1/scans", content=mri_file, headers=mine).status_code == 200
+        ask(keyed_api, mine, scans[1])
+        assert keyed_api.client.post("/v1/scans", content=mri_file, headers=mine).status_code == 200
         with database() as session:
             assert session.scalars(text("SELECT tenant FROM jobs")).all() == ["b"]
     finally:
@@ -403,11 +415,11 @@ def test_who_waits_for_its_turn_holds_no_thread_and_keeps_nobody_elses(monkeypat
     asyncio.run(scenario())
 
 
-def test_a_tenants_limits_and_usage_are_told_to_its_readers(door: Door, mri_file: bytes) -> None:
-    _, headers = door.key("a")
-    door.limit("a", max_open_jobs=7)
-    ask(door, headers, bring(door, headers, mri_file))
-    found = door.client.get("/v1/tenant", headers=headers).json()
+def test_a_tenants_limits_and_usage_are_told_to_its_readers(keyed_api: KeyedApi, mri_file: bytes) -> None:
+    _, headers = keyed_api.key("a")
+    keyed_api.limit("a", max_open_jobs=7)
+    ask(keyed_api, headers, bring(keyed_api, headers, mri_file))
+    found = keyed_api.client.get("/v1/tenant", headers=headers).json()
     assert found["tenant"] == "a"
     assert found["limits"]["max_open_jobs"] == 7
     assert found["limits"]["max_keys"] == 100
@@ -419,19 +431,19 @@ def test_a_tenants_limits_and_usage_are_told_to_its_readers(door: Door, mri_file
     }
 
 
-def test_a_replayed_request_is_counted_once(door: Door, mri_file: bytes) -> None:
-    _, headers = door.key("a")
-    scan = bring(door, headers, mri_file)
-    door.limit("a", max_open_jobs=1, max_jobs_per_day=1)
+def test_a_replayed_request_is_counted_once(keyed_api: KeyedApi, mri_file: bytes) -> None:
+    _, headers = keyed_api.key("a")
+    scan = bring(keyed_api, headers, mri_file)
+    keyed_api.limit("a", max_open_jobs=1, max_jobs_per_day=1)
     key = headers | {"Idempotency-Key": "k"}
-    first, again = (post(door, key, scan) for _ in range(2))
+    first, again = (post(keyed_api, key, scan) for _ in range(2))
     assert (first.status_code, again.status_code) == (202, 202)
     assert first.json()["id"] == again.json()["id"]
 
 
-def test_a_wrong_value_is_told_in_part_however_long_it_is(door: Door, mri_file: bytes) -> None:
-    _, headers = door.key("a")
-    scan = bring(door, headers, mri_file)
+def test_a_wrong_value_is_told_in_part_however_long_it_is(keyed_api: KeyedApi, mri_file: bytes) -> None:
+    _, headers = keyed_api.key("a")
+    scan = bring(keyed_api, headers, mri_file)
     long = "x" * 500_000
     for body in (
         {"parameters": {"method": "udig_dip", "prior": long}},
@@ -439,17 +451,17 @@ def test_a_wrong_value_is_told_in_part_however_long_it_is(door: Door, mri_file: 
         {"parameters": QUICK, long: 1},
         {"parameters": {"method": "udig_dip", **{f"{number}{long[:100]}": 1 for number in range(3000)}}},
     ):
-        answer = door.client.post("/v1/jobs", json={"scan_id": scan["id"], **body}, headers=headers)
+        answer = keyed_api.client.post("/v1/jobs", json={"scan_id": scan["id"], **body}, headers=headers)
         assert answer.status_code == 422
         assert len(answer.json()["detail"]) <= LONGEST_DETAIL
         assert len(answer.content) < 100_000
 
 
 def test_a_full_disk_of_the_database_is_called_that(
-    door: Door, mri_file: bytes, monkeypatch: pytest.MonkeyPatch
+    keyed_api: KeyedApi, mri_file: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, headers = door.key("a")
-    scan = bring(door, headers, mri_file)
+    _, headers = keyed_api.key("a")
+    scan = bring(keyed_api, headers, mri_file)
 
     class Full(Exception):
         sqlstate = "53100"
@@ -458,7 +470,7 @@ def test_a_full_disk_of_the_database_is_called_that(
         raise OperationalError("INSERT", None, Full("could not extend file"))
 
     monkeypatch.setattr("udig_recon.worker.jobs.service.file", full)
-    refused = post(door, headers, scan)
+    refused = post(keyed_api, headers, scan)
     assert (refused.status_code, refused.json()["title"]) == (507, "Insufficient Storage")
 
 
@@ -479,13 +491,13 @@ def test_without_keys_the_default_tenants_limits_hold(
 
 
 def test_what_a_job_leaves_is_counted_when_it_has_ended_and_again_when_it_grows(
-    door: Door, mri_file: bytes, drive: Drive, storage: LocalStorage, database: sessionmaker[Session]
+    keyed_api: KeyedApi, mri_file: bytes, drive: Drive, storage: LocalStorage, database: sessionmaker[Session]
 ) -> None:
-    _, headers = door.key("a")
-    scan = bring(door, headers, mri_file)
-    drive.complete(job := ask(door, headers, scan))
-    drive.fail(failed := ask(door, headers, scan))
-    waiting = ask(door, headers, scan)
+    _, headers = keyed_api.key("a")
+    scan = bring(keyed_api, headers, mri_file)
+    drive.complete(job := ask(keyed_api, headers, scan))
+    drive.fail(failed := ask(keyed_api, headers, scan))
+    waiting = ask(keyed_api, headers, scan)
 
     def counted() -> dict[str, int | None]:
         with database() as session:
@@ -498,8 +510,8 @@ def test_what_a_job_leaves_is_counted_when_it_has_ended_and_again_when_it_grows(
     assert counted() == {**sizes, waiting["id"]: None}
     assert sizes[job["id"]] > 0
     # A format that is made on demand takes room too; a job that is tried again counts as it was estimated.
-    assert door.client.get(job["links"]["result"], params={"format": "npy"}, headers=headers).status_code == 200
-    assert door.client.post(failed["links"]["retry"], headers=headers).status_code == 202
+    assert keyed_api.client.get(job["links"]["result"], params={"format": "npy"}, headers=headers).status_code == 200
+    assert keyed_api.client.post(failed["links"]["retry"], headers=headers).status_code == 202
     assert counted() == dict.fromkeys(counted())
     assert accounting.count_ended(database, storage, timedelta(0)) == 1
     assert (counted()[job["id"]] or 0) > sizes[job["id"]]

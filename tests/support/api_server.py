@@ -1,4 +1,4 @@
-"""The door as a process of its own."""
+"""The API as a process of its own."""
 
 import json
 import subprocess

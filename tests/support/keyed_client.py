@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from udig_recon.api.access.audit import READS
 from udig_recon.worker.access import audit, keys
-from udig_recon.worker.access.limits import Scope, Wanted
+from udig_recon.worker.access.limits import NewKey, Scope
 from udig_recon.worker.access.tenants import set_limits
 from udig_recon.worker.database.tables import Audit, Key
 
@@ -17,7 +17,7 @@ QUICK = {"method": "zero_filled"}
 Headers = dict[str, str]
 
 
-class Door:
+class KeyedApi:
     """The application with authentication on, and whoever stands before it."""
 
     def __init__(self, client: TestClient, database: sessionmaker[Session]) -> None:
@@ -30,7 +30,7 @@ class Door:
 
     def key(self, tenant: str, *scopes: Scope, **limits: Any) -> tuple[uuid.UUID, Headers]:
         """A new key, and the headers that bear it."""
-        wanted = Wanted(name="test", scopes=list(scopes or Scope), **limits)
+        wanted = NewKey(name="test", scopes=list(scopes or Scope), **limits)
         with self.database.begin() as session:
             key, secret = keys.make(session, tenant, wanted)
         return key.id, {"Authorization": f"Bearer {secret}"}
@@ -65,23 +65,25 @@ def filled(path: str, some_id: object) -> str:
     return path.format(**dict.fromkeys(("scan_id", "job_id", "comparison_id", "key_id"), some_id))
 
 
-def bring(door: Door, headers: Headers, file: bytes) -> dict[str, Any]:
-    answer = door.client.post("/v1/scans", content=file, headers=headers)
+def bring(keyed_api: KeyedApi, headers: Headers, file: bytes) -> dict[str, Any]:
+    answer = keyed_api.client.post("/v1/scans", content=file, headers=headers)
     assert answer.status_code == 201, answer.text
     scan: dict[str, Any] = answer.json()
     return scan
 
 
-def ask(door: Door, headers: Headers, scan: dict[str, Any], **more: Any) -> dict[str, Any]:
-    answer = door.client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": QUICK, **more}, headers=headers)
+def ask(keyed_api: KeyedApi, headers: Headers, scan: dict[str, Any], **more: Any) -> dict[str, Any]:
+    answer = keyed_api.client.post(
+        "/v1/jobs", json={"scan_id": scan["id"], "parameters": QUICK, **more}, headers=headers
+    )
     assert answer.status_code == 202, answer.text
     job: dict[str, Any] = answer.json()
     return job
 
 
-def compare(door: Door, headers: Headers, scan: dict[str, Any], **more: Any) -> dict[str, Any]:
+def compare(keyed_api: KeyedApi, headers: Headers, scan: dict[str, Any], **more: Any) -> dict[str, Any]:
     body = {"scan_ids": [scan["id"]], "methods": [{"parameters": QUICK}], **more}
-    answer = door.client.post("/v1/comparisons", json=body, headers=headers)
+    answer = keyed_api.client.post("/v1/comparisons", json=body, headers=headers)
     assert answer.status_code == 202, answer.text
     comparison: dict[str, Any] = answer.json()
     return comparison

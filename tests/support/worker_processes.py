@@ -111,7 +111,7 @@ def until(found: Callable[[], Found], seconds: float = PATIENCE_SECONDS) -> Foun
 
 
 class Desk:
-    """The door's side of the service: file scans and jobs, look at their rows."""
+    """The API's side of the service: file scans and jobs, look at their rows."""
 
     def __init__(self, settings: Settings, database: sessionmaker[Session], storage: LocalStorage) -> None:
         self.settings, self.database, self.storage = settings, database, storage

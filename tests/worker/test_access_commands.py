@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tests.support.worker_processes import ROOT, environment
 from udig_recon.core.cli.main import main as run
 from udig_recon.worker.access import keys
-from udig_recon.worker.access.limits import Scope, Wanted
+from udig_recon.worker.access.limits import NewKey, Scope
 from udig_recon.worker.database.tables import Job, Key, Status
 from udig_recon.worker.settings import Settings, get_settings
 
@@ -128,7 +128,7 @@ def test_a_keys_jobs_go_on_when_it_is_revoked_unless_they_are_to_be_cancelled(
     ids = {}
     for name in ("kept", "cancelled"):
         with database.begin() as session:
-            key, _ = keys.make(session, "a", Wanted(name=name, scopes=[Scope.WRITE]))
+            key, _ = keys.make(session, "a", NewKey(name=name, scopes=[Scope.WRITE]))
             row = {"tenant": "a", "parameters": {}, "outputs": [], "slices": [0], "seed": 0, "tags": {}}
             jobs = [Job(**row, key_id=key.id, status=status) for status in (Status.QUEUED, Status.SUCCEEDED)]
             session.add_all(jobs)

@@ -19,7 +19,7 @@ from tests.support.submit import submit_job
 from udig_recon.core.parameters import parse
 from udig_recon.worker.access import audit, keys
 from udig_recon.worker.access.audit import Who
-from udig_recon.worker.access.limits import Scope, Wanted
+from udig_recon.worker.access.limits import NewKey, Scope
 from udig_recon.worker.database import counters
 from udig_recon.worker.database.engine import make_engine
 from udig_recon.worker.database.migrate import MigrationRefused, config, migrate
@@ -178,7 +178,7 @@ def test_scans_and_jobs_outlive_a_step_back_but_keys_and_the_log_do_not(
 ) -> None:
     url = str(settings.migration_database_url)
     with database.begin() as session:
-        key, _ = keys.make(session, "default", Wanted(name="x", scopes=[Scope.READ]))
+        key, _ = keys.make(session, "default", NewKey(name="x", scopes=[Scope.READ]))
         fill(session)
         session.execute(update(Job).values(key_id=key.id))
         audit.append(session, Who("default", "open"), "job.filed", job=1)

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from udig_recon.worker.access import quotas
 from udig_recon.worker.access.limits import TenantLimits
-from udig_recon.worker.access.quotas import Wanted
+from udig_recon.worker.access.quotas import RequestedResources
 from udig_recon.worker.database.tables import OPEN, Job, Key, Scan
 
 
@@ -25,9 +25,9 @@ class TooManyOpenJobs(JobError):
     """The limit of queued and running jobs is reached."""
 
 
-def requested_resources(slices: Sequence[Sequence[int]], estimated: Sequence[Mapping[str, Any]]) -> Wanted:
+def requested_resources(slices: Sequence[Sequence[int]], estimated: Sequence[Mapping[str, Any]]) -> RequestedResources:
     """The sum of what several jobs ask for: their slices, and their estimated seconds and bytes."""
-    return Wanted(
+    return RequestedResources(
         len(slices),
         sum(map(len, slices)),
         sum(each.get("estimated_seconds", 0.0) for each in estimated),
@@ -39,7 +39,7 @@ def admit(
     session: Session,
     tenant: str,
     scan_ids: Collection[uuid.UUID],
-    wanted: Wanted,
+    wanted: RequestedResources,
     most: int,
     key: Key | None,
     limits: TenantLimits | None,

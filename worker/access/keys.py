@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from udig_recon.worker.access.limits import KEPT_LIMITS, TENANT, KeyLimits, PriorityName, TenantLimits, Wanted
+from udig_recon.worker.access.limits import KEPT_LIMITS, TENANT, KeyLimits, NewKey, PriorityName, TenantLimits
 from udig_recon.worker.access.tenants import AT_THE_DOOR
 from udig_recon.worker.database.engine import notify_key
 from udig_recon.worker.database.tables import Key, Priority, Tenant
@@ -34,7 +34,7 @@ class KeyNotUsable(Exception):
     """The key was revoked or has expired."""
 
 
-def make(session: Session, tenant: str, wanted: Wanted, maker: Key | None = None) -> tuple[Key, str]:
+def make(session: Session, tenant: str, wanted: NewKey, maker: Key | None = None) -> tuple[Key, str]:
     """Create a key: its row and its secret. It expires no later than the key `maker`."""
     secret = _fresh()
     row = wanted.model_dump(exclude={"scopes", "expires_days", "max_priority"})

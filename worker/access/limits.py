@@ -41,7 +41,7 @@ KEPT_LIMITS = tuple(name for name in KeyLimits.model_fields if name != "expires_
 """Those that stand in a key's row as they were asked for; of the days until its end the row has the end."""
 
 
-class Wanted(KeyLimits):
+class NewKey(KeyLimits):
     """Name, scopes and limits of a new key."""
 
     model_config = ConfigDict(

@@ -28,7 +28,7 @@ class QuotaReached(Exception):
         self.retry_after = retry_after
 
 
-class Wanted(NamedTuple):
+class RequestedResources(NamedTuple):
     """What one request asks for."""
 
     jobs: int = 1
@@ -71,7 +71,9 @@ def _at_once(more: int) -> str:
     return "" if more == 1 else f"; this is {more} at once"
 
 
-def check_tenant(session: Session, tenant: str, limits: TenantLimits, wanted: Wanted, *, filed: bool = True) -> None:
+def check_tenant(
+    session: Session, tenant: str, limits: TenantLimits, wanted: RequestedResources, *, filed: bool = True
+) -> None:
     """Raise QuotaReached where one of the tenant's limits does not allow these open jobs.
 
     With `filed=False` the jobs were submitted before and do not count for the day.
@@ -96,7 +98,7 @@ def check_tenant(session: Session, tenant: str, limits: TenantLimits, wanted: Wa
     check_tenant_bytes(session, tenant, limits, wanted.bytes)
 
 
-def open_work(session: Session, tenant: str) -> Wanted:
+def open_work(session: Session, tenant: str) -> RequestedResources:
     """Open jobs of the tenant, their slices, estimated remaining seconds, and estimated bytes of their results."""
     left = func.greatest(func.coalesce(Job.estimated_seconds, 0.0) - Job.seconds, 0.0)
     query = select(
@@ -106,7 +108,7 @@ def open_work(session: Session, tenant: str) -> Wanted:
         func.coalesce(func.sum(func.coalesce(Job.result_bytes, 0)), 0),
     ).where(Job.tenant == tenant, Job.status.in_(OPEN))
     jobs, slices, seconds, size = session.execute(query).one()
-    return Wanted(jobs, slices, seconds, int(size))
+    return RequestedResources(jobs, slices, seconds, int(size))
 
 
 def compute_seconds(session: Session, tenant: str) -> float:

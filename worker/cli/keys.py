@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from udig_recon.worker.access import audit, quotas
 from udig_recon.worker.access import keys as stored_keys
-from udig_recon.worker.access.limits import TENANT, PriorityName, Scope, Wanted
+from udig_recon.worker.access.limits import TENANT, NewKey, PriorityName, Scope
 from udig_recon.worker.access.tenants import limits_of
 from udig_recon.worker.cli.session import (
     Refused,
@@ -31,11 +31,11 @@ HIDDEN = ("sha256", "previous_sha256")
 def create_key(
     session: Session, settings: Settings, tenant: str, name: str, scopes: Sequence[str], **limits: Any
 ) -> tuple[Key, str]:
-    """A new key and its secret, committed. `limits` are the fields of `Wanted`. Raises Refused."""
+    """A new key and its secret, committed. `limits` are the fields of `NewKey`. Raises Refused."""
     if not stored_keys.is_tenant(tenant):
         raise Refused(f"--tenant: {tenant!r} does not match {TENANT}")
     try:
-        wanted = Wanted.model_validate({"name": name, "scopes": list(scopes), **limits})
+        wanted = NewKey.model_validate({"name": name, "scopes": list(scopes), **limits})
     except ValidationError as error:
         raise refused_option(error) from None
     of_tenant = limits_of(session, tenant, settings)

@@ -16,7 +16,7 @@ from udig_recon.worker.access import quotas
 from udig_recon.worker.access.admission import IllegalMove, JobError, admit, check_room, requested_resources
 from udig_recon.worker.access.audit import Who
 from udig_recon.worker.access.limits import TenantLimits
-from udig_recon.worker.access.quotas import Wanted
+from udig_recon.worker.access.quotas import RequestedResources
 from udig_recon.worker.access.tenants import hold
 from udig_recon.worker.database.engine import notify
 from udig_recon.worker.database.ids import new_id
@@ -205,7 +205,7 @@ def retry(session: Session, job_id: uuid.UUID, retry: Retry, submitter: Submitte
     check_room(session, 1, submitter.max_open_jobs, tenant if job.key_id is not None else None)
     estimated = _estimate_again(job, limit, retry.factor)
     if limits is not None:
-        wanted = Wanted(1, len(job.slices), max((estimated or 0.0) - job.seconds, 0.0), size)
+        wanted = RequestedResources(1, len(job.slices), max((estimated or 0.0) - job.seconds, 0.0), size)
         quotas.check_tenant(session, tenant, limits, wanted, filed=False)
     state.move_job(
         session,
