@@ -216,7 +216,10 @@ class Settings(TenantSettings):
     @field_validator("webhook_secret")
     @classmethod
     def _is_secret(cls, given: SecretStr | None) -> SecretStr | None:
-        if given is not None and not all(map(SECRET.fullmatch, given.get_secret_value().split() or [""])):
+        if given is None:
+            return None
+        secrets = given.get_secret_value().split()
+        if not secrets or not all(SECRET.fullmatch(secret) for secret in secrets):
             raise ValueError("each is whsec_ and 32 to 86 letters and digits of base64: 24 to 64 random bytes")
         return given
 

@@ -9,19 +9,22 @@ MINUTE = 60.0
 
 
 class RateLimiter:
-    """One bucket for each, which holds a minute's worth and fills up evenly."""
+    """One bucket for each key and tenant. It holds the requests of a minute and refills evenly."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._buckets: dict[uuid.UUID | str, tuple[float, float]] = {}  # requests left, and when that was
+        self._buckets: dict[uuid.UUID | str, tuple[float, float]] = {}  # requests that are available, and at which time
 
-    def wait(self, whose: uuid.UUID | str, most: int) -> float:
-        """Take one request; 0 when there was one, else the seconds until there is."""
+    def wait(self, owner: uuid.UUID | str, requests_per_minute: int) -> float:
+        """Take one request of a key or tenant; 0 when there was one, else the seconds until there is one."""
         with self._lock:
             now = self._clock()
-            left, since = self._buckets.get(whose, (float(most), now))
-            left = min(most, left + (now - since) * most / MINUTE)
-            granted = left >= 1
-            self._buckets[whose] = (left - granted, now)
-            return 0.0 if granted else (1 - left) * MINUTE / most
+            available, since = self._buckets.get(owner, (float(requests_per_minute), now))
+            refilled = available + (now - since) * requests_per_minute / MINUTE
+            available = min(requests_per_minute, refilled)
+            if available < 1:
+                self._buckets[owner] = (available, now)
+                return (1 - available) * MINUTE / requests_per_minute
+            self._buckets[owner] = (available - 1, now)
+            return 0.0
