@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import errno
 import hashlib
 import sys
@@ -17,7 +18,9 @@ from tests.support import scans
 from tests.support.fake_worker import Drive
 from udig_recon.api.app import create_app
 from udig_recon.api.scans.upload import base_name
+from udig_recon.core.formats import Prober
 from udig_recon.core.formats.prepared import verify_prepared
+from udig_recon.core.formats.sandbox.pool import ReaderPool
 from udig_recon.worker.database.tables import Scan
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage import keys
@@ -279,11 +282,11 @@ def test_a_file_that_is_refused_leaves_nothing_prepared(client: TestClient, stor
 
 
 def test_readers_that_are_killed_are_a_503_and_not_the_files_fault(
-    client: TestClient, storage: LocalStorage, mri_file: bytes, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, storage: LocalStorage, mri_file: bytes
 ) -> None:
-    prober = client.app.state.context.prober  # type: ignore[attr-defined]
-    monkeypatch.setattr(prober, "_command", [sys.executable, "-c", ""])
-    prober.close()
+    context = client.app.state.context  # type: ignore[attr-defined]
+    prober = Prober(ReaderPool([sys.executable, "-c", ""]))
+    client.app.state.context = dataclasses.replace(context, prober=prober)  # type: ignore[attr-defined]
     lost = client.post("/v1/scans", content=mri_file)
     assert (lost.status_code, lost.json()["type"]) == (503, "urn:udig-recon:problem:unavailable")
     assert int(lost.headers["Retry-After"]) > 0

@@ -469,7 +469,7 @@ def test_a_full_disk_of_the_database_is_called_that(
     def full(*_: Any, **__: Any) -> Any:
         raise OperationalError("INSERT", None, Full("could not extend file"))
 
-    monkeypatch.setattr("udig_recon.worker.jobs.service.file", full)
+    monkeypatch.setattr("udig_recon.worker.jobs.lifecycle.file", full)
     refused = post(keyed_api, headers, scan)
     assert (refused.status_code, refused.json()["title"]) == (507, "Insufficient Storage")
 

@@ -254,7 +254,7 @@ def test_a_person_is_a_file_a_folder_or_what_the_list_says(folder):
 def test_all_files_of_a_person_are_kept_out_together(folder, held_out):
     split = split_by_person(find_sources(folder, PEOPLE), held_out, ["ada"])
     assert [source.name for source in split.training] == ["ben", "cid"]
-    assert [source.name for source in split.kept_out] == ["eva_t1", "eva_t2"]
+    assert [source.name for source in split.validation] == ["eva_t1", "eva_t2"]
 
 
 @pytest.mark.parametrize(
@@ -277,9 +277,9 @@ def test_splits_that_cannot_be_are_refused(folder, held_out, left_out, message):
 def test_a_tenth_is_kept_out_by_seed_when_nobody_is_named(folder):
     sources = find_sources(folder, PEOPLE)
     drawn = [split_by_person(sources, [], seed=seed) for seed in range(20)]
-    assert all(len({source.person for source in split.kept_out}) == 1 for split in drawn)
-    assert all(not {s.person for s in split.kept_out} & {s.person for s in split.training} for split in drawn)
-    assert {split.kept_out[0].person for split in drawn} == {"ada", "ben", "cid", "eva"}
+    assert all(len({source.person for source in split.validation}) == 1 for split in drawn)
+    assert all(not {s.person for s in split.validation} & {s.person for s in split.training} for split in drawn)
+    assert {split.validation[0].person for split in drawn} == {"ada", "ben", "cid", "eva"}
     assert drawn[3] == split_by_person(sources, [], seed=3)
 
 
@@ -294,7 +294,7 @@ def test_small_and_empty_slices_leave_nothing(tmp_path):
     np.save(tmp_path / "small.npy", stack(2, 60))
     np.save(tmp_path / "empty.npy", 0 * stack(2))
     for modality in Modality:
-        with pytest.raises(ReconstructionError, match="no slice fit for use in empty, small; expected 96 pixels"):
+        with pytest.raises(ReconstructionError, match="found no slice fit for use in empty, small, expected 96 pixels"):
             load_images(find_sources(tmp_path, {}), modality)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.support import scans
+from tests.support.checkpoint_folder import checkpoints_in
 from udig_recon.core import formats
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.metrics import METRICS
@@ -24,7 +25,6 @@ from udig_recon.core.reconstruct import (
     reconstruct,
     reconstruct_slice,
 )
-from udig_recon.worker.runtime.checkpoints import Checkpoints
 
 CPU = torch.device("cpu")
 CASES: list[tuple[dict[str, Any], int]] = [
@@ -77,7 +77,7 @@ def test_a_run_continued_from_any_checkpoint_ends_as_if_never_stopped(
     for event in reconstruct_slice(problem, method_of(parameters), seed=3, seeds=seeds, every=every_iterations(4)):
         match event:
             case Checkpoint():
-                saved = Checkpoints(tmp_path, len(states), "this run", lambda: True)
+                saved = checkpoints_in(tmp_path, len(states))
                 saved.save(event.step, event.make_state())
                 saved.wait()
                 states.append(event.step)
@@ -86,7 +86,7 @@ def test_a_run_continued_from_any_checkpoint_ends_as_if_never_stopped(
     assert finished is not None
     assert states
     for number in range(len(states)):
-        state = Checkpoints(tmp_path, number, "this run", lambda: True).load(CPU)
+        state = checkpoints_in(tmp_path, number).load(CPU)
         *events, resumed = run(problem, parameters, seeds, state=state)
         assert isinstance(resumed, Finished)
         assert np.array_equal(resumed.result.image, finished.result.image)
