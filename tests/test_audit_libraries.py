@@ -11,6 +11,8 @@ import pytest
 from benchmarks import audit_libraries as libraries
 from benchmarks.audit_libraries import Library
 
+pytestmark = pytest.mark.long
+
 HDF5 = "https://github.com/HDFGroup/hdf5"
 
 

@@ -82,6 +82,7 @@ def test_a_method_of_another_distribution_is_listed_validated_estimated_run_and_
         assert 0 < job["metrics"]["validation_residual"] < 1
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("extended")
 def test_the_command_line_lists_and_runs_a_method_of_another_distribution(tmp_path: Path) -> None:
     def udig(*arguments: str) -> str:

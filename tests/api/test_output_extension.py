@@ -83,6 +83,7 @@ def test_a_format_of_another_distribution_is_requested_written_and_downloaded(
         assert client.get(jobs[0]["result"], params={"format": "minima"}).status_code == 422
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("extended")
 def test_the_command_line_writes_a_format_of_another_distribution(tmp_path: Path) -> None:
     scan = scans.GOOD["fastmri"](tmp_path / "scan.h5")
@@ -99,6 +100,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_extension_is_named_with_its_fault(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, line, fault = BROKEN[name]

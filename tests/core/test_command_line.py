@@ -13,6 +13,8 @@ from udig_recon.core.cli import UDIG
 from udig_recon.core.cli.main import main
 from udig_recon.core.quality.rating import LEVELS
 
+pytestmark = pytest.mark.long
+
 QUICK = ["--method", "sirt", "--set", "iterations=20"]
 
 

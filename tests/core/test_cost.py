@@ -80,6 +80,7 @@ def normals(monkeypatch):
     return counted
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("knobs", [*({"method": name} for name in METHODS), *FURTHER], ids=str)
 def test_a_run_to_its_end_evaluates_what_was_counted_before_and_no_more(problem, normals, knobs):
     if problem.modality not in METHODS[knobs["method"]].modalities:

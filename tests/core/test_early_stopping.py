@@ -141,6 +141,7 @@ def test_noise_discrepancy_of_the_truth_is_one(modality):
     assert seen.image_metrics(truth).noise_discrepancy == pytest.approx(1, abs=0.25)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("method", "modality"), CASES, ids=called)
 def test_every_image_is_judged_unless_nothing_is_to_be_left_out(method, modality):
     if isinstance(

@@ -14,6 +14,8 @@ from tests.support import scans
 from tests.support.environment import ROOT
 from tests.support.extension import path_with
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def acme(tmp_path: Path) -> dict[str, str]:

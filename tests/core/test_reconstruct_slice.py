@@ -68,6 +68,7 @@ def test_the_result_is_the_last_iterate_with_its_metrics(
     assert {len(curve) for curve in finished.result.curves.values()} == {len(steps)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("parameters", "seeds"), CASES, ids=[case["method"] for case, _ in CASES])
 def test_a_run_continued_from_any_checkpoint_ends_as_if_never_stopped(
     problem: SliceProblem, parameters: dict[str, Any], seeds: int, tmp_path: Path

@@ -16,6 +16,7 @@ from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.reconstruct import Event, Finished
 
 
+@pytest.mark.long
 def test_the_example_of_the_documentation_runs_as_it_stands(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "for-programmers.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

@@ -71,6 +71,7 @@ def test_total_variation_meets_the_conditions_of_its_optimum(modality):
     assert float(slope.abs().max()) < 0.02 * weight
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("modality", list(Modality))
 def test_the_default_iterations_of_total_variation_reach_its_optimum(modality):
     A, y, _ = scan(modality, noise=0.01)
@@ -162,6 +163,7 @@ def test_wavelets_lower_their_objective_over_all_places_of_the_grid():
     assert all(after < before for before, after in pairwise(losses))
 
 
+@pytest.mark.long
 def test_the_default_iterations_of_wavelets_suffice():
     A, y, truth = scan(Modality.MRI, noise=0.01)
     default, many = (error(sparse(A, y, weight=3e-3, iterations=n), truth) for n in (L1Wavelet().iterations, 1000))

@@ -34,6 +34,7 @@ STEPS = 4
 SHORTENED = dict.fromkeys(("iterations", "outer_iterations", "steps"), STEPS) | {"prior_calls": 2, "mask_iterations": 3}
 STOPS = 2
 """of each run, spread over it, beside one in every stage"""
+QUICK = {"cg_sense", "sirt", "tv", "dds", "udig_dip"}  # for make laws; make test runs every method
 # What one knob at a time does not reach.
 TOGETHER: list[dict[str, Any]] = [
     {"method": "sirt", "iterations": 12},
@@ -68,7 +69,10 @@ def cases() -> Iterator[Any]:
             for modality in method.modalities:
                 if modality is Modality.CT or knobs.get("start") not in ("fbp", "sirt"):
                     label = "-".join(f"{knob}={value}" for knob, value in knobs.items() if knob != "method")
-                    yield pytest.param({**short, **knobs}, modality, id=f"{name}-{modality}-{label or 'default'}")
+                    marks = [] if not label and name in QUICK else [pytest.mark.long]
+                    yield pytest.param(
+                        {**short, **knobs}, modality, id=f"{name}-{modality}-{label or 'default'}", marks=marks
+                    )
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,8 @@ from tests.support.worker_processes import ROOT
 from udig_recon.core.cli import UDIG
 from udig_recon.worker.settings import BadSetting, Settings, read_settings
 
+pytestmark = pytest.mark.long
+
 SECRET = "hunter2"
 NOWHERE = {
     "DATABASE_URL": f"postgresql://udig:{SECRET}@127.0.0.1:1/none",
