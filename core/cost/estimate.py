@@ -1,7 +1,7 @@
 """Cost estimate of a job before it runs: evaluations of each expensive operation, and so time, memory and files.
 
-Counts follow from parameters (a run to its end: many end earlier, none does more). Seconds are those of one core of a
-CPU, measured by `benchmarks.speed.estimates`; a service multiplies them by what its own workers take. Torch-free.
+Counts follow from the parameters and are upper bounds, since many runs end earlier. Seconds are those of one core of a
+CPU, measured by `benchmarks.speed.estimates`; a service multiplies them by the time of its own workers. Torch-free.
 """
 
 import math
@@ -101,7 +101,7 @@ class Estimate(NamedTuple):
 class Task:
     """Job to estimate: a method with these numbers of slices and seeds, on slices of this size.
 
-    `factor` is what the workers of the service take, in the seconds shipped here.
+    `factor` is the time of the service's workers relative to the built-in seconds.
     """
 
     method: Parameters
@@ -115,11 +115,11 @@ class Task:
 
     @property
     def estimate(self) -> Estimate:
-        """Of the whole job."""
+        """Estimate of the whole job."""
         return Estimate(self.seconds(), memory_bytes(self.method, self.size, self.prior), self.result_bytes())
 
     def seconds(self, slices: int | None = None, seeds: int | None = None) -> float:
-        """Of the whole job, or with other numbers of slices and seeds."""
+        """Seconds of the whole job, or with other numbers of slices and seeds."""
         slices = self.slices if slices is None else slices
         seeds = self.seeds if seeds is None else seeds
         followers = self.followers * slices / self.slices
@@ -138,7 +138,7 @@ class Task:
         return seconds_of(evaluations, self.size, self.prior)
 
     def result_bytes(self, slices: int | None = None) -> int:
-        """Of what is kept, at most; it is counted when the job has ended."""
+        """Upper bound on the bytes of the stored result; they are measured when the job has ended."""
         complex_image = 8 if self.size.modality is Modality.MRI else 0
         maps = 4 * (self.method.needs_prior + (self.seeds > 1))
         pixel = KEPT_COPIES * (12 + complex_image + maps) + sum(OUTPUTS[name].pixel_bytes for name in set(self.outputs))
@@ -146,15 +146,15 @@ class Task:
         return count * (pixel * self.size.shown_pixels + (64 << 10))
 
     def most_slices(self, seconds: float) -> int:
-        """So many slices with these seeds take no longer."""
+        """Largest number of slices, with these seeds, that takes at most these seconds."""
         return _most(self.slices, lambda number: self.seconds(slices=number) <= seconds)
 
     def most_seeds(self, seconds: float) -> int:
-        """So many seeds of these slices take no longer."""
+        """Largest number of seeds of these slices that takes at most these seconds."""
         return _most(self.seeds, lambda number: self.seconds(seeds=number) <= seconds)
 
     def most_samples(self, memory: int) -> int:
-        """So many `samples` need no more memory; 0 where the method has none, or one is too many."""
+        """Largest `samples` that need at most this memory; 0 where the method has none, or one is too many."""
         if not hasattr(self.method, "samples"):
             return 0
 
@@ -165,7 +165,7 @@ class Task:
 
 
 def seconds_of(evaluations: Evaluations, size: Size, prior: PriorSize = BUNDLED) -> float:
-    """Of one core."""
+    """Seconds of one core for these evaluations."""
     if size.modality is Modality.MRI:
         normal = NORMAL_SECONDS * size.coils * size.pixels * max(1.0, math.log2(size.pixels))
     else:
@@ -187,7 +187,7 @@ def seconds_of(evaluations: Evaluations, size: Size, prior: PriorSize = BUNDLED)
 
 
 def memory_bytes(method: Parameters, size: Size, prior: PriorSize = BUNDLED) -> int:
-    """Of a worker at its peak, whatever the number of slices and seeds: they come one after the other."""
+    """Peak memory of a worker. It does not depend on the number of slices and seeds, which run one after the other."""
     run = of_run(method, size.coils)
     batch, pixels = run.batch, size.pixels
     operator = size.coils * pixels * (COIL_BYTES + BATCH_COIL_BYTES * (1 if run.batch_is_coils else batch))

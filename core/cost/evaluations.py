@@ -48,7 +48,7 @@ ASSESSED_NORMALS = 30.0
 
 @dataclass(frozen=True)
 class Evaluations:
-    """How often; of a batch each image counts. A forward or adjoint model alone is half a normal one, A^H A."""
+    """Numbers of evaluations, each image of a batch counted. A forward or adjoint model is half a normal one, A^H A."""
 
     normals: float = 0.0
     passes: float = 0.0  # operations on every pixel of an image
@@ -68,13 +68,13 @@ class Evaluations:
         return Evaluations(**summed, batch=batch, batch_is_coils=self.batch_is_coils or other.batch_is_coils)
 
     def times(self, number: float) -> "Evaluations":
-        """So many of these."""
+        """The numbers multiplied by a count."""
         kept = ("batch", "batch_is_coils")
         return replace(self, **{name: number * value for name, value in vars(self).items() if name not in kept})
 
 
 def of_run(method: Parameters, coils: int = 1, *, follows: bool = False) -> Evaluations:
-    """Of one run, of one slice with one seed, to its end; `follows`: the slice takes over what another has found."""
+    """Evaluations of one run, of one slice with one seed, to its end; `follows`: the slice has a reference slice."""
     start = Evaluations(normals=START_CG_ITERATIONS + 2)
     counts = method.evaluations()
     if counts is not None and not isinstance(method, EarlyStoppingParameters):
@@ -98,13 +98,13 @@ def of_run(method: Parameters, coils: int = 1, *, follows: bool = False) -> Eval
 
 
 def _default_evaluations(method: Parameters) -> Evaluations:
-    """Of a method of another distribution without counts: one A^H A, and one prior evaluation, in each iteration."""
+    """For methods of other distributions without counts: one A^H A, and one prior evaluation, per iteration."""
     steps = float(getattr(method, "iterations", getattr(method, "steps", 1)))
     return Evaluations(normals=steps, passes=10.0 * steps, prior_calls=steps if method.needs_prior else 0.0)
 
 
 def of_setup(method: Parameters, modality: Modality, coils: int = 1) -> Evaluations:
-    """Of what a slice needs once, whatever its seeds: norm, coil maps fitted to it, assessment."""
+    """Evaluations that a slice needs once, whatever its seeds: norm, fitted coil maps, assessment."""
     joint = JOINT_MAPS_NORMALS if method.fits_maps and modality is Modality.MRI and coils > 1 else 0.0
     setup = Evaluations(normals=NORM_ITERATIONS + ASSESSED_NORMALS + joint, passes=NORM_ITERATIONS * 10)
     if method.needs_prior and not method.checks_prior:
@@ -130,7 +130,7 @@ def _udig_dip(p: UDiGDIP, *, follows: bool) -> Evaluations:
 
 
 def _walk(p: UDiGDIP, k: float) -> Evaluations:
-    """Of so many outer iterations."""
+    """Evaluations of so many outer iterations."""
     purifications = k / p.purification_period if p.purification_period <= k else 1.0
     pulled = (p.consistency_iterations + 1) * p.samples if p.consistency_iterations else 0
     shown = pulled * k if p.output == "consistent" else 0.0
@@ -160,7 +160,7 @@ def _start(name: str) -> Evaluations:
 
 
 def _evaluations_of_one_run(p: EarlyStoppingParameters, coils: int) -> Evaluations:
-    """Of one run of an iterative method."""
+    """Evaluations of one run of an iterative method, without its refit."""
     if (counts := p.evaluations()) is not None:
         return Evaluations(**counts)
     match p:
@@ -185,7 +185,7 @@ def _fit(p: Fit) -> Evaluations:
 
 
 def _sampler(p: Sampler, coils: int) -> Evaluations:
-    """Of one walk down the noise levels."""
+    """Evaluations of one walk down the noise levels."""
     each: dict[str, Any]
     match p:
         case DPS():

@@ -26,7 +26,7 @@ class TooManyOpenJobs(JobError):
 
 
 def requested_resources(slices: Sequence[Sequence[int]], estimated: Sequence[Mapping[str, Any]]) -> RequestedResources:
-    """The sum of what several jobs ask for: their slices, and their estimated seconds and bytes."""
+    """Sum of the slices, estimated seconds and estimated bytes of several jobs."""
     return RequestedResources(
         len(slices),
         sum(map(len, slices)),
@@ -58,10 +58,10 @@ def admit(
 
 
 def check_room(session: Session, more: int, most: int, tenant: str | None = None) -> None:
-    """Raise TooManyOpenJobs unless so many more may be queued; the last few may be passed by as many tenants at once.
+    """Raise TooManyOpenJobs unless so many more jobs may be queued. Concurrent tenants may exceed the limit by a few.
 
-    A tenant, where one is named, gets another only while it has fewer open than are free: alone half of them, two a
-    third each (see `udig_recon.api.http.concurrency.Shares`).
+    A named tenant gets another job only while it has fewer open than are free: alone half of them, two tenants a third
+    each (see `udig_recon.api.http.concurrency`).
     """
     open_jobs = select(func.count()).select_from(Job).where(Job.status.in_(OPEN))
     count = session.scalar(open_jobs) or 0

@@ -29,7 +29,7 @@ class QuotaReached(Exception):
 
 
 class RequestedResources(NamedTuple):
-    """What one request asks for."""
+    """Resources that one request asks for."""
 
     jobs: int = 1
     slices: int = 0
@@ -43,7 +43,7 @@ def actor(key: Key) -> str:
 
 
 def check_open(session: Session, key: Key, more: int = 1) -> None:
-    """Raise QuotaReached when the key may not have so many more open jobs. Exact while submissions are held."""
+    """Raise QuotaReached when the key may not have so many more open jobs. Exact while submissions are locked."""
     if (most := key.max_open_jobs) is not None:
         mine = select(func.count()).select_from(Job).where(Job.key_id == key.id, Job.status.in_(OPEN))
         if (session.scalar(mine) or 0) + more > most:
@@ -118,7 +118,7 @@ def compute_seconds(session: Session, tenant: str) -> float:
 
 
 def check_bytes(session: Session, key: Key, more: int) -> None:
-    """Raise QuotaReached when the key may not keep so many bytes more. Its other uploads wait until the commit."""
+    """Raise QuotaReached when the key may not store so many more bytes. Its other uploads wait until the commit."""
     if (most := key.max_stored_bytes) is None:
         return
     hold(session, key.tenant)
@@ -128,7 +128,7 @@ def check_bytes(session: Session, key: Key, more: int) -> None:
 
 
 def check_tenant_bytes(session: Session, tenant: str, limits: TenantLimits, more: int) -> None:
-    """Raise QuotaReached when the tenant may not keep so many bytes more, by `max_stored_bytes`."""
+    """Raise QuotaReached when the tenant may not store so many more bytes, by `max_stored_bytes`."""
     if (most := limits.max_stored_bytes) is None:
         return
     hold(session, tenant)
@@ -138,7 +138,7 @@ def check_tenant_bytes(session: Session, tenant: str, limits: TenantLimits, more
 
 
 def bytes_left(session: Session, tenant: str, limits: TenantLimits, key: Key | None) -> int | None:
-    """Bytes that may still be stored; None: no limit but the service's."""
+    """Bytes that may still be stored; None: only the service's limit applies."""
     left = []
     if limits.max_stored_bytes is not None:
         left.append(limits.max_stored_bytes - stored_bytes(session, Scan.tenant == tenant, Job.tenant == tenant))

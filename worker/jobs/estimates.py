@@ -1,4 +1,4 @@
-"""What jobs will cost, as told when they are posted: by the engine's counts and what these workers take."""
+"""Cost estimates of jobs when they are submitted: the engine's counts, scaled by what the workers took before."""
 
 import statistics
 import threading
@@ -27,9 +27,9 @@ KEPT_SECONDS = 60.0
 
 
 class Factors:
-    """What the service's workers take for each method, in the seconds of one core that the engine counts.
+    """Ratio of the workers' time to the engine's estimate, for each method.
 
-    The median over the jobs that succeeded last, looked up again every minute; for a method without any, over all.
+    The median over the last succeeded jobs of a method, read again every minute; for a method without any, over all.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Factors:
         self._others, self._until = 1.0, 0.0
 
     def of(self, session: Session, method: str) -> float:
-        """Of one method; 1 while too little is known."""
+        """Factor of one method; 1 while too little is known."""
         with self._lock:
             if time.monotonic() >= self._until:
                 self._until = time.monotonic() + KEPT_SECONDS
@@ -75,7 +75,7 @@ def task_of(
     card: Card | None = None,
     factor: float = 1.0,
 ) -> Task:
-    """What is to be estimated of a job on a scan; `card` is its prior's."""
+    """The task to estimate for a job on a scan; `card` is the card of its prior."""
     return Task(
         method,
         Size.of(scan.header),
@@ -89,7 +89,7 @@ def task_of(
 
 
 def columns(task: Task, max_seconds: float | None = None) -> dict[str, Any]:
-    """What a job's row keeps of it; it takes no longer than it may."""
+    """Columns of a job's row for its estimate, with the time limited to what the job may take."""
     estimate = task.estimate
     seconds = estimate.seconds if max_seconds is None else min(estimate.seconds, max_seconds)
     return {
@@ -101,10 +101,10 @@ def columns(task: Task, max_seconds: float | None = None) -> dict[str, Any]:
 
 
 def check(task: Task, limits: TenantLimits, memory: int | None, *, confirmed: bool = False, where: str = "") -> None:
-    """Raise TooCostly where one job takes more seconds or memory than it may; `memory`: of the largest worker.
+    """Raise TooCostly where one job takes more seconds or memory than it may. `memory` is that of the largest worker.
 
-    `confirmed`: the client has named a time after which the job is to end, be it finished or not. `where` stands before
-    the fields that are named.
+    `confirmed` means that the client set a time after which the job ends, finished or not. `where` is the prefix of the
+    fields in the error.
     """
     estimate = task.estimate
     if (most := limits.max_job_seconds) is not None and estimate.seconds > most and not confirmed:
@@ -151,5 +151,5 @@ def _refuse_memory(task: Task, needed: int, most: int, name: str, where: str) ->
 
 
 def largest_memory(session: Session, alive_seconds: float) -> int | None:
-    """The memory of the largest worker that is alive; None where none has told."""
+    """Memory of the largest live worker in bytes; None where none has reported it."""
     return session.scalar(select(func.max(Worker.memory_bytes)).where(was_seen_recently(alive_seconds)))

@@ -1,4 +1,4 @@
-"""What has been kept as long as its key wished: its files are deleted, and in time its rows."""
+"""Retention: expired scans, jobs and comparisons lose their files, and later their rows."""
 
 from datetime import timedelta
 
@@ -18,7 +18,7 @@ TOLD = timedelta(days=30)  # so long an expired job answers that its files are g
 
 
 def expire(sessions: sessionmaker[Session], storage: Storage) -> int:
-    """Delete what is past its time, as far as nobody works on it. Returns the number of scans, jobs and comparisons."""
+    """Delete expired scans, jobs and comparisons that are not in use. Returns their numbers."""
     past_jobs = (Job.expires_at < func.now()) & ~Job.expired & Job.status.not_in(OPEN)
     past_comparisons = (Comparison.expires_at < func.now()) & ~exists().where(
         Job.comparison_id == Comparison.id, Job.status.in_(OPEN)
@@ -50,7 +50,7 @@ def expire(sessions: sessionmaker[Session], storage: Storage) -> int:
 
 
 def _expire_job(session: Session, storage: Storage, job: Job) -> None:
-    """Its files first: a sweep that is killed in between does it all again. What a client wrote into it goes too."""
+    """Delete files before the row: an interrupted sweep repeats all of it. Text that a client wrote is deleted too."""
     storage.delete_prefix(keys.job(job.id))
     job.expired, job.tags, job.idempotency_key, job.webhook_url = True, {}, None, None
     # One that is still to be told is told, and goes with the row.
@@ -61,7 +61,7 @@ def _expire_job(session: Session, storage: Storage, job: Job) -> None:
 
 
 def _expire_comparison(session: Session, comparison: Comparison) -> None:
-    """Its row and the labels that a client gave; its jobs have ends of their own."""
+    """Delete the row and the labels of a comparison; its jobs expire by themselves."""
     session.execute(update(Job).where(Job.comparison_id == comparison.id).values(compared=None, comparison_id=None))
     session.delete(comparison)
     audit.append(session, Who(comparison.tenant, audit.SWEEP), "comparison.expired", comparison=comparison.id)

@@ -1,9 +1,9 @@
-"""Which slice is next: fair between tenants and their jobs, the more urgent first, and nobody waits for ever.
+"""Scheduling: the next slice, by priority, then by fair shares of tenants and of their jobs (least attained service).
 
-A tenant's due is what its slices took of the workers within the last quarter of an hour, running ones counted in; the
-one that had least is next (least attained service), then its job that had least, then the slices in their order. A
-higher priority goes first. What waits in a lower one meanwhile gets a turn of its own every few minutes. Slices that
-last give way too: a tenant without a worker gets that of a slice whose tenant had more and which had its turn.
+The usage of a tenant is the worker time of its slices within the last quarter of an hour, running slices included. The
+tenant with the least usage is next, then its job with the least, then the slices in their order. A higher priority goes
+first; every few minutes a slice of a lower priority gets a turn. Long slices yield: a tenant without a worker gets the
+worker of a slice whose tenant had more and that has run for its quantum.
 """
 
 import uuid
@@ -46,7 +46,7 @@ MOST_WAITING = 64
 
 
 class Next(NamedTuple):
-    """A slice that may begin and whose turn it is."""
+    """A slice that may start and is next."""
 
     job_id: uuid.UUID
     slice: int
@@ -66,10 +66,10 @@ def claimable() -> ColumnElement[bool]:
 
 
 def next_slice(session: Session, skip: Sequence[uuid.UUID] = (), room: Room | None = None) -> Next | None:
-    """The slice whose turn it is, of no job that is skipped; None when none may begin.
+    """Return the next slice, of no job that is skipped; None when none may start.
 
-    One that does not fit into the `room` is passed by; when it has been for long nothing else begins here either,
-    until it fits.
+    A slice that does not fit into the `room` is skipped. Once it has been skipped for long, no other slice starts on
+    this machine until it fits.
     """
     found = session.execute(_rank(Job.id.not_in(skip))).first()
     if found is None:
@@ -88,7 +88,7 @@ def next_slice(session: Session, skip: Sequence[uuid.UUID] = (), room: Room | No
 
 
 def _rank(*which: ColumnElement[bool]) -> Select[uuid.UUID, int, int]:
-    """The first claimable slice of the first job that has one: jobs are ranked before any slice is looked at."""
+    """Query for the first claimable slice of the first job that has one: jobs are ranked before any slice is read."""
     used = _usage()
     of_tenant = _sums(used, "tenant")
     of_job = _sums(used, "job_id")
@@ -117,7 +117,7 @@ def _rank(*which: ColumnElement[bool]) -> Select[uuid.UUID, int, int]:
 
 
 def _usage() -> Subquery:
-    """Seconds within the window: of attempts that have ended, and of those that are going on."""
+    """Worker seconds within the window, of finished and of running attempts."""
     window = literal(WINDOW.total_seconds())
     left_in_it = func.extract("epoch", ComputeUsage.at - (func.now() - WINDOW))
     ended = select(
@@ -153,12 +153,12 @@ def _longest_waiting(below: int) -> ColumnElement[bool]:
 
 
 def protection(starved: bool) -> ColumnElement[Any]:
-    """Until when a slice that is being claimed is not to be asked to give way, so that it gets on."""
+    """Time until which a slice that is being claimed is not asked to yield."""
     return func.now() + QUANTUM if starved else case((JobSlice.yielded, func.now() + QUANTUM))
 
 
 def out_of_time() -> ColumnElement[bool]:
-    """Whether a job has computed for longer than it may, what its workers are at counted in."""
+    """Whether a job has computed for longer than its limit, running attempts included."""
     each = aliased(JobSlice)
     so_far = func.extract("epoch", func.now() - func.coalesce(each.claimed_at, func.now()))
     running = select(func.coalesce(func.sum(so_far), 0.0)).where(each.job_id == Job.id, each.status == Status.RUNNING)
@@ -179,11 +179,11 @@ class _Running(NamedTuple):
 
 
 def ask_to_yield(session: Session, alive_seconds: float) -> int:
-    """Ask as many running slices to give way as more urgent ones wait for whom no worker is free; how many.
+    """Ask running slices to yield, one for each more urgent slice that finds no free worker. Returns their number.
 
-    Those are asked that are least urgent, then those of the tenant that had most. To a slice that is as urgent one
-    gives way that has run for QUANTUM, where its tenant had more and the other's has no worker. Who need give way no
-    more is asked no more. One caller at a time; the others ask nobody.
+    The least urgent are asked first, then those of the tenant with the most usage. A slice yields to one of equal
+    priority if it has run for QUANTUM, its tenant had more, and the other tenant has no worker. A slice that need not
+    yield any more is asked no more. One process at a time does this; the others return 0.
     """
     if not locks.try_acquire(session, Lock.YIELD):
         return 0
@@ -220,7 +220,7 @@ def _running(session: Session) -> list[_Running]:
 
 
 def _wanted(session: Session, running: Sequence[_Running], alive_seconds: float) -> list[int]:
-    """Priorities of the slices that wait, are more urgent than one that runs, and find no free worker."""
+    """Priorities of the waiting slices that are more urgent than a running one and find no free worker."""
     if not running:
         return []
     lowest = min(each.priority for each in running)
@@ -242,7 +242,7 @@ def _wanted(session: Session, running: Sequence[_Running], alive_seconds: float)
 
 
 def _without_worker(session: Session, running: Sequence[_Running]) -> Sequence[str]:
-    """Tenants whose slices wait, are as urgent as the least urgent that run, while the tenant has no worker at all."""
+    """Tenants without any worker whose slices wait and are as urgent as the least urgent running slice."""
     if not any(each.had_its_turn for each in running):
         return []
     waits = select(JobSlice.slice).where(JobSlice.job_id == Job.id, JobSlice.queued_at < func.now() - IDLE, claimable())
@@ -293,7 +293,7 @@ def _chosen(
 
 
 def sum_up_usage(session: Session) -> None:
-    """Put one row for each minute of a job in the place of many, and forget what is old. One caller at a time."""
+    """Replace many usage rows by one for each minute of a job, and delete old ones. One process at a time."""
     session.execute(delete(ComputeUsage).where(ComputeUsage.at < func.now() - KEPT))
     minute = func.date_trunc("minute", func.now())
     rows = select(func.count()).select_from(ComputeUsage).where(ComputeUsage.at < minute)

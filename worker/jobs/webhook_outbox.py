@@ -1,4 +1,4 @@
-"""The outbox of webhooks: what is due, taken under a lease, and what became of it. A trigger fills it."""
+"""Webhook outbox: deliveries that are due, taken under a lease, and their outcome. A trigger inserts them."""
 
 import base64
 import hmac
@@ -29,7 +29,7 @@ _IS_DUE = (WebhookDelivery.state == DeliveryState.PENDING, WebhookDelivery.due_a
 
 @dataclass(frozen=True)
 class Delivery:
-    """One attempt at telling a receiver of the end of a job."""
+    """One attempt to deliver a webhook."""
 
     id: uuid.UUID
     job_id: uuid.UUID
@@ -43,9 +43,9 @@ class Delivery:
 
 
 def signing_secrets(settings: Settings, tenant: str) -> list[str]:
-    """What a tenant's webhooks are signed with, one for each secret of the service; none where it sends none.
+    """Secrets that sign a tenant's webhooks, one for each secret of the service; none where it sends no webhooks.
 
-    Whoever can verify a signature can also make one, so that the receivers of each tenant have secrets of their own.
+    A receiver that can verify a signature can also make one, so the receivers of each tenant have their own secrets.
     """
     given = settings.webhook_secret.get_secret_value() if settings.webhook_secret else ""
     # Padding may be left out, and too much of it does no harm.
@@ -55,9 +55,9 @@ def signing_secrets(settings: Settings, tenant: str) -> list[str]:
 
 
 def take(session: Session, places: int, lease_seconds: float, held: Collection[tuple[str, str]] = ()) -> list[Delivery]:
-    """What is due, for this process alone until the lease ends; then another may try, under the same id.
+    """Take deliveries that are due, for this process until the lease ends; then another may try, with the same id.
 
-    `held` are tenant and host of what this process delivers already, in some of its `places`.
+    `held` holds tenant and host of the deliveries in progress, in some of the `places` of this process.
     """
     _drop_for_disabled(session)
     chosen = _chosen(session, places, held)
@@ -88,10 +88,10 @@ def take(session: Session, places: int, lease_seconds: float, held: Collection[t
 
 
 def _chosen(session: Session, places: int, held: Collection[tuple[str, str]]) -> list[uuid.UUID]:
-    """What to take of what is due: each tenant's first, then each one's second, as far as there are places.
+    """Select deliveries among those that are due: the first of each tenant, then the second of each, up to the places.
 
-    A receiver that does not answer has few of its tenant's places, and its tenant few of all: one more only while it
-    has fewer than are free, so that others find room.
+    A receiver may hold one more place of its tenant, and a tenant one more of all, while it holds fewer than are free.
+    So receivers that do not answer leave room for the others.
     """
     of_host, of_tenant = Counter(held), Counter(tenant for tenant, _ in held)
     free, chosen = places - len(held), []
@@ -108,7 +108,7 @@ def _chosen(session: Session, places: int, held: Collection[tuple[str, str]]) ->
 
 
 def _candidates(full_hosts: list[tuple[str, str]], full_tenants: list[str], free: int) -> Select[Any]:
-    """The first that are due of each tenant and host that may have more; the deaf wait behind the rest."""
+    """The first due deliveries of each tenant and host that may have more; receivers that time out come last."""
     order = (WebhookDelivery.attempts, WebhookDelivery.due_at)
     turn = func.row_number().over(partition_by=(Job.tenant, _HOST), order_by=order).label("turn")
     columns = (WebhookDelivery.id, Job.tenant, _HOST.label("host"), WebhookDelivery.attempts, WebhookDelivery.due_at)
@@ -136,7 +136,7 @@ def _drop_for_disabled(session: Session) -> None:
 
 
 def settle(session: Session, delivery: Delivery, error: str | None, retry_seconds: float) -> DeliveryState | None:
-    """Record what an attempt came to; None when a later attempt has taken over, or the job was deleted."""
+    """Record the outcome of an attempt; None when a later attempt has taken over, or the job was deleted."""
     state = _state_after(delivery, error)
     values: dict[str, Any] = {"state": state, "error": error}
     if state is DeliveryState.DELIVERED:

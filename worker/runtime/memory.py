@@ -1,4 +1,4 @@
-"""Memory of this machine: how much there is, what a process may take of it, and who is to go first when it runs out."""
+"""Memory limits: total memory, the share of a process, and which process the kernel ends first (OOM score)."""
 
 import os
 import resource
@@ -11,7 +11,7 @@ WORKER_SCORE, API_SCORE = 600, 200  # of the kernel's list; a database has 0
 
 
 def total_bytes(limits: tuple[Path, ...] = CGROUP_LIMITS) -> int:
-    """What this process could have at most: the machine's memory, or its container's where that is less."""
+    """Memory that this process can have: the machine's, or its container's where that is less."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found = [physical]
     for path in limits:
@@ -21,12 +21,12 @@ def total_bytes(limits: tuple[Path, ...] = CGROUP_LIMITS) -> int:
 
 
 def for_workers() -> int:
-    """What all workers of this machine, or container, may have together."""
+    """Memory that all workers of this machine, or container, may have together."""
     return int(total_bytes() * (1 - KEPT_SHARE))
 
 
 def limit(size: int) -> None:
-    """Let this process take no more than so much for its data: beyond it is refused memory rather than killed."""
+    """Limit the data of this process: a larger allocation fails instead of the process being killed."""
     with suppress(ValueError, OSError):
         _, most = resource.getrlimit(resource.RLIMIT_DATA)
         size = size if most == resource.RLIM_INFINITY else min(size, most)
@@ -34,6 +34,6 @@ def limit(size: int) -> None:
 
 
 def go_before_others(score: int) -> None:
-    """Have the kernel end this process before those of a lower score when memory runs out (Linux)."""
+    """Have the kernel end this process before those with a lower score when memory runs out (Linux)."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(score))

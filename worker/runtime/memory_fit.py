@@ -1,4 +1,4 @@
-"""Which slices fit into a machine's memory beside those that run there, by what jobs were estimated to need."""
+"""Memory admission: which slices fit beside the running slices of a machine, by the estimates of their jobs."""
 
 import uuid
 from datetime import timedelta
@@ -14,21 +14,21 @@ PASSED_BY = timedelta(minutes=2)  # so long others may begin before a slice that
 
 
 class Room(NamedTuple):
-    """Memory of a machine, of which some is taken."""
+    """Memory of a machine, of which some is in use."""
 
     total: int
     free: int
 
     def fits(self) -> ColumnElement[bool]:
-        """Which jobs' slices may begin. One that is larger than the machine may when it has all of it: it is tried."""
+        """Condition that a job's slices may start. A slice larger than the machine may start when it has all of it."""
         return func.least(func.coalesce(Job.memory_bytes, 0), self.total) <= self.free
 
     def takes(self, session: Session, job_id: uuid.UUID) -> bool:
-        """Whether a slice of that job may begin."""
+        """Whether a slice of the job may start."""
         return bool(session.scalar(select(self.fits()).where(Job.id == job_id)))
 
     def is_kept_for(self, session: Session, job_id: uuid.UUID) -> bool:
-        """Whether a slice of that job has waited so long that the machine is to become free for it."""
+        """Whether a slice of the job has waited so long that the machine is kept free for it."""
         since = select(func.min(JobSlice.queued_at)).where(JobSlice.job_id == job_id, JobSlice.status == Status.QUEUED)
         ended = select(func.max(JobSlice.finished_at)).where(JobSlice.job_id == job_id)
         # From when it began to wait, or had its last turn.
@@ -37,7 +37,7 @@ class Room(NamedTuple):
 
 
 def room(session: Session, worker: str, total: int) -> Room:
-    """What the other workers of this one's machine leave free. None of them claims until the transaction ends."""
+    """Memory that the other workers of this machine leave free. None of them claims until the transaction ends."""
     machine, _, _ = worker.partition(":")
     locks.acquire_machine(session, machine)
     others = JobSlice.worker.startswith(f"{machine}:", autoescape=True) & (JobSlice.worker != worker)
