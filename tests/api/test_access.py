@@ -3,17 +3,18 @@
 import json
 import re
 import shutil
-import threading
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import event, select, text, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
+from tests.support.api_server import serving
 from tests.support.fake_worker import Drive
 from tests.support.keyed_client import QUICK, KeyedApi, ask, bring, compare, filled
 from udig_recon.api.app import create_app
@@ -589,16 +590,18 @@ def test_a_stream_ends_with_the_secret_that_opened_it(
 ) -> None:
     (_, headers), (reader_id, reader) = keyed_api.key("a"), keyed_api.key("a", Scope.READ)
     job = ask(keyed_api, headers, bring(keyed_api, headers, mri_file))
-    revoking = threading.Timer(
-        0.5, lambda: keyed_api.client.request(method, f"/v1/keys/{reader_id}{how}", headers=headers)
-    )
     quick = settings.model_copy(update={"authentication": "on", "event_keep_alive_seconds": 0.05})
-    with TestClient(create_app(quick)) as client:
-        revoking.start()
-        text = client.get(job["links"]["events"], headers=reader).text
-        revoking.join()
-    assert ": still here" in text
-    assert "event: done" not in text
+    lines = []
+    with (
+        serving(quick) as served,
+        httpx2.stream("GET", served.url + job["links"]["events"], headers=reader, timeout=60) as stream,
+    ):
+        for line in stream.iter_lines():
+            if line == ": still here" and line not in lines:
+                assert keyed_api.client.request(method, f"/v1/keys/{reader_id}{how}", headers=headers).is_success
+            lines.append(line)
+    assert ": still here" in lines
+    assert "event: done" not in lines
 
 
 def test_only_by_its_own_names_it_is_called_where_no_key_is_asked_for(settings: Settings) -> None:
