@@ -26,6 +26,9 @@ def get_tenant(request: Request, context: ContextDep, caller: Reader) -> Respons
         limits = limits_of(session, caller.tenant, context.settings)
         used = quotas.usage(session, caller.tenant)
     client, room = client_of(request), context.concurrency
-    here = {"uploads": room.uploads.held(client), "waits": room.streams.held(client) + room.polls.held(client)}
+    here = {
+        "uploads": room.uploads.count_held(client),
+        "waits": room.streams.count_held(client) + room.polls.count_held(client),
+    }
     usage = UsageOut.model_validate({**used, **here})
     return json_with_etag(request, TenantOut(tenant=caller.tenant, limits=limits, usage=usage))

@@ -27,7 +27,7 @@ class AsyncQuery:
         self._needed = {name for name, bound in compiled.binds.items() if bound.required}
         self._fixed = {name: value for name, value in compiled.params.items() if name not in self._needed}
 
-    def given(self, named: dict[str, Any]) -> dict[str, Any]:
+    def parameters(self, named: dict[str, Any]) -> dict[str, Any]:
         """All its parameters."""
         if named.keys() != self._needed:
             raise TypeError(f"the query takes {sorted(self._needed)}, not {sorted(named)}")
@@ -63,7 +63,7 @@ class AsyncQueries:
 
     async def _ask(self, connection: psycopg.AsyncConnection[Any], query: AsyncQuery, named: dict[str, Any]) -> Any:
         try:
-            cursor = await connection.execute(query.text, query.given(named))
+            cursor = await connection.execute(query.text, query.parameters(named))
             found = await cursor.fetchone()
         except BaseException:
             await connection.close()

@@ -52,7 +52,7 @@ class ConcurrencyLimit:
         if not self._held[client]:
             del self._held[client]
 
-    def held(self, client: str) -> int:
+    def count_held(self, client: str) -> int:
         """Places that a client has."""
         return self._held.get(client, 0)
 

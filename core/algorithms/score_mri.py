@@ -49,9 +49,9 @@ def score_mri(inputs: Inputs, p: ScoreMRI, rng: Generator, state: State | None =
 def _combination(maps: Tensor) -> Callable[[Tensor], Tensor]:
     """Root of the sum of squares of coil images (coils, 2, H, W), with the phase of their combination by the maps."""
 
-    def combined(x: Tensor) -> Tensor:
+    def combine_coils(x: Tensor) -> Tensor:
         coils = as_complex(x)
         phase = (maps.conj() * coils).sum(0, keepdim=True).sgn()
         return as_channels(torch.linalg.vector_norm(coils, dim=0, keepdim=True) * phase)
 
-    return combined
+    return combine_coils

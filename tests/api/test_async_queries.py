@@ -163,10 +163,10 @@ def test_connections_are_set_up_as_all_others(settings: Settings) -> None:
 
 def test_a_read_takes_the_parameters_that_it_names_and_no_others() -> None:
     read = AsyncQuery(select(Job.id).where(Job.tenant == bindparam("tenant"), Job.seed == 5))
-    assert sorted(map(str, read.given({"tenant": "a"}).values())) == ["5", "a"]
+    assert sorted(map(str, read.parameters({"tenant": "a"}).values())) == ["5", "a"]
     for wrong in ({}, {"tennant": "a"}, {"tenant": "a", "seed": 1}):
         with pytest.raises(TypeError, match="tenant"):
-            read.given(wrong)
+            read.parameters(wrong)
 
 
 def test_a_read_is_no_transaction(settings: Settings) -> None:

@@ -240,7 +240,7 @@ def test_long_polls_of_one_tenant_keep_no_other_out_at_the_same_address(
         ]
         for number, each in enumerate(waits, 1):
             each.start()
-            _until(lambda number=number: room.polls.held("tenant:a") == number)  # type: ignore[misc]
+            _until(lambda number=number: room.polls.count_held("tenant:a") == number)  # type: ignore[misc]
         assert room.requests.free == room.requests.most
         assert client.get("/v1/jobs", headers=modest).status_code == 200
         client.post(job["links"]["cancel"], headers=greedy)

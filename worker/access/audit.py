@@ -44,7 +44,7 @@ class Entry(BaseModel):
     ids: dict[str, str]
     hash: str
 
-    def expected(self, previous: str) -> str:
+    def expected_hash(self, previous: str) -> str:
         """The hash that the entry must have after an entry with the hash `previous`."""
         content = [previous, self.seq, self.at.astimezone(UTC).isoformat(), *self._who_what()]
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -71,7 +71,7 @@ def extend(session: Session, who: Who, action: str, each: Iterable[Mapping[str, 
     for number, ids in enumerate(each, seq + 1):
         named = {name: str(value) for name, value in ids.items()}
         entry = Entry(seq=number, at=now, actor=who.actor, tenant=who.tenant, action=action, ids=named, hash="")
-        previous = entry.expected(previous)
+        previous = entry.expected_hash(previous)
         session.add(Audit(**entry.model_dump(exclude={"hash"}), hash=previous))
     session.flush()
 
@@ -91,7 +91,7 @@ def verify_entries(log: Iterable[Entry]) -> Iterator[Entry]:
     for entry in log:
         if entry.seq != seq + 1:
             raise BrokenChain(f"entry {seq + 1} is missing: entry {entry.seq} stands in its place")
-        if entry.hash != entry.expected(previous):
+        if entry.hash != entry.expected_hash(previous):
             raise BrokenChain(f"entry {entry.seq} is not what was written: its hash should be {entry.hash}")
         seq, previous = entry.seq, entry.hash
         yield entry

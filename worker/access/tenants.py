@@ -63,6 +63,6 @@ def hold(session: Session, tenant: str) -> None:
     locks.acquire_tenant(session, tenant)
 
 
-def known(session: Session) -> dict[str, TenantLimits]:
+def stored_limits(session: Session) -> dict[str, TenantLimits]:
     """The tenants for which limits were set, by name."""
     return {row.name: TenantLimits.model_validate(row) for row in session.scalars(select(Tenant).order_by(Tenant.name))}

@@ -30,7 +30,7 @@ def show_tenant(session: Session, settings: Settings, tenant: str) -> dict[str, 
 
 def list_tenants(session: Session) -> list[dict[str, Any]]:
     """The tenants that have limits of their own, with these."""
-    known = stored_tenants.known(session).items()
+    known = stored_tenants.stored_limits(session).items()
     return [{"tenant": name, "limits": limits.model_dump(exclude_none=True)} for name, limits in known]
 
 

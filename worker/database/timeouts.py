@@ -65,7 +65,7 @@ class TimedConnection(psycopg.Connection[Any]):
             return super().wait(gen, interval, ANSWER_SECONDS if timeout is None else timeout)
         except (errors._WaitTimeout, Unanswered) as error:
             self.close()
-            raise _unanswered(self.breaker, error) from None
+            raise _as_unanswered(self.breaker, error) from None
 
 
 class TimedAsyncConnection(psycopg.AsyncConnection[Any]):
@@ -90,10 +90,10 @@ class TimedAsyncConnection(psycopg.AsyncConnection[Any]):
             return await super().wait(gen, interval, ANSWER_SECONDS if timeout is None else timeout)
         except (errors._WaitTimeout, Unanswered) as error:
             await self.close()
-            raise _unanswered(self.breaker, error) from None
+            raise _as_unanswered(self.breaker, error) from None
 
 
-def _unanswered(breaker: CircuitBreaker, error: Exception) -> Unanswered:
+def _as_unanswered(breaker: CircuitBreaker, error: Exception) -> Unanswered:
     """What to raise in place of a time-out, which opens the breaker."""
     if isinstance(error, Unanswered):
         return error

@@ -188,9 +188,9 @@ def ask_to_yield(session: Session, alive_seconds: float) -> int:
     if not locks.try_acquire(session, Lock.YIELD):
         return 0
     running = _running(session)
-    wanted = _wanted(session, running, alive_seconds)
+    wanted = _waiting_priorities(session, running, alive_seconds)
     others = _without_worker(session, running)
-    chosen = _chosen(session, running, wanted, others) if wanted or others else []
+    chosen = _select_slices_to_yield(session, running, wanted, others) if wanted or others else []
     for each in running:
         if (asked := each in chosen) != (each.asked_for is not None):
             here = (
@@ -219,7 +219,7 @@ def _running(session: Session) -> list[_Running]:
     return [_Running(*row) for row in session.execute(query)]
 
 
-def _wanted(session: Session, running: Sequence[_Running], alive_seconds: float) -> list[int]:
+def _waiting_priorities(session: Session, running: Sequence[_Running], alive_seconds: float) -> list[int]:
     """Priorities of the waiting slices that are more urgent than a running one and find no free worker."""
     if not running:
         return []
@@ -261,7 +261,7 @@ def _without_worker(session: Session, running: Sequence[_Running]) -> Sequence[s
     return session.scalars(query).all()
 
 
-def _chosen(
+def _select_slices_to_yield(
     session: Session, running: Sequence[_Running], wanted: Sequence[int], others: Sequence[str]
 ) -> list[_Running]:
     sums = _sums(_usage(), "tenant")

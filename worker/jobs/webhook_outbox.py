@@ -60,7 +60,7 @@ def take(session: Session, places: int, lease_seconds: float, held: Collection[t
     `held` holds tenant and host of the deliveries in progress, in some of the `places` of this process.
     """
     _drop_for_disabled(session)
-    chosen = _chosen(session, places, held)
+    chosen = _select_deliveries(session, places, held)
     due = (
         select(WebhookDelivery.id)
         .where(WebhookDelivery.id.in_(chosen), *_IS_DUE)
@@ -87,7 +87,7 @@ def take(session: Session, places: int, lease_seconds: float, held: Collection[t
     return [Delivery(**row._asdict()) for row in session.execute(taken)] if chosen else []
 
 
-def _chosen(session: Session, places: int, held: Collection[tuple[str, str]]) -> list[uuid.UUID]:
+def _select_deliveries(session: Session, places: int, held: Collection[tuple[str, str]]) -> list[uuid.UUID]:
     """Select deliveries among those that are due: the first of each tenant, then the second of each, up to the places.
 
     A receiver may hold one more place of its tenant, and a tenant one more of all, while it holds fewer than are free.
