@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from udig_recon.worker.access import audit, quotas
 from udig_recon.worker.access import keys as stored_keys
-from udig_recon.worker.access.limits import TENANT, NewKey, PriorityName, Scope
+from udig_recon.worker.access.limits import TENANT, NewKey
 from udig_recon.worker.access.tenants import limits_of
 from udig_recon.worker.cli.session import (
     Refused,
@@ -23,8 +23,6 @@ from udig_recon.worker.database.tables import Key
 from udig_recon.worker.jobs import lifecycle
 from udig_recon.worker.settings import Settings
 
-SCOPES = [scope.value for scope in Scope]
-PRIORITIES = get_args(PriorityName)
 HIDDEN = ("sha256", "previous_sha256")
 
 
