@@ -14,14 +14,18 @@ class ExtensionWarning(UserWarning):
     """An entry point of an installed distribution is left out; the message names it and says why."""
 
 
-def load_extensions(group: str) -> dict[str, Any]:
+def load_extensions(group: str, kind: type[Any] = object) -> dict[str, Any]:
     """The objects of all installed entry points of a group, by the entry points' names, in alphabetical order.
 
-    Raises BrokenExtension where one cannot be imported, or where two distributions use the same name.
+    Raises BrokenExtension where one cannot be imported or is not of this kind, or where two distributions use the same
+    name.
     """
+    article = "an" if kind.__name__[0] in "AEIOU" else "a"
     loaded: dict[str, Any] = {}
     for point in _sorted_entry_points(group):
         found = _load(point)
+        if not isinstance(found, kind):
+            raise BrokenExtension(f"{group}: {point.name} is {found!r}, expected {article} {kind.__name__}")
         if loaded.get(point.name, found) is not found:
             raise BrokenExtension(f"{_description(point)}: another distribution has an entry point of this name")
         loaded[point.name] = found

@@ -22,7 +22,7 @@ from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality, MR
 from udig_recon.core.coils.estimate import estimate
 from udig_recon.core.coils.joint_maps import with_joint_maps
 from udig_recon.core.errors import UnsupportedScan
-from udig_recon.core.extensions import BrokenExtension, load_extensions
+from udig_recon.core.extensions import load_extensions
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.normalisation import intensity_scale
 from udig_recon.core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_channels, as_complex
@@ -217,11 +217,8 @@ BUILT_IN: tuple[ForwardModel, ...] = (
 @cache
 def forward_models() -> Mapping[type, ForwardModel]:
     """All forward models by the type of their acquisition. Raises BrokenExtension."""
-    extensions = load_extensions(ENTRY_POINTS)
-    for name, extension in extensions.items():
-        if not isinstance(extension, ForwardModel):
-            raise BrokenExtension(f"{ENTRY_POINTS}: {name} is {extension!r}, expected a ForwardModel")
-    return {model.acquisition: model for model in (*extensions.values(), *BUILT_IN)}
+    extensions = load_extensions(ENTRY_POINTS, ForwardModel).values()
+    return {model.acquisition: model for model in (*extensions, *BUILT_IN)}
 
 
 def forward_model_of(acquisition: Acquisition) -> ForwardModel:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,7 @@ from udig_recon.core.extensions import BrokenExtension
 from udig_recon.worker.settings import Settings
 
 SIZE, ROWS = 16, 400
+THREE = 3  # no forward model
 FORMAT = """
     import struct
     from contextlib import contextmanager
@@ -214,7 +216,8 @@ def test_an_acquisition_of_no_known_forward_model_is_refused() -> None:
 
 
 def test_an_entry_point_that_is_no_forward_model_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(problem, "load_extensions", lambda _: {"broken": 3})
+    point = EntryPoint("broken", f"{__name__}:THREE", problem.ENTRY_POINTS)
+    monkeypatch.setattr("udig_recon.core.extensions.entry_points", lambda group: [point])
     problem.forward_models.cache_clear()
     try:
         with pytest.raises(BrokenExtension, match="broken is 3, expected a ForwardModel"):
