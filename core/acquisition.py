@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +42,33 @@ class MRIAcquisition:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NonCartesianAcquisition:
+    """Multi-coil k-space of a stack of slices, sampled along a trajectory: radial, spiral or any other."""
+
+    kspace: NDArray[np.complex64]  # (slices, coils, readouts, samples), scanner units
+    trajectory: NDArray[np.float32]  # (slices, readouts, samples, 2): (ky, kx) in cycles per field of view of the grid
+    measured: NDArray[np.bool_] | None = None  # (slices, readouts, samples), False where a sample is missing
+    matrix: tuple[int, int]  # (y, x): the grid of the image, one pixel a cycle at |k| = n / 2
+    sensitivity_maps: NDArray[np.complex64] | None = None  # (slices, coils, y, x) on the grid
+    reference: NDArray[np.float32] | None = None  # (slices, *recon_size), magnitude, scanner units
+    guide: NDArray[np.float32] | None = None  # (slices, *recon_size), a structural image in any unit
+    noise_covariance: NDArray[np.complex64] | None = None  # (coils, coils), of samples measured without any signal
+    recon_size: tuple[int, int]  # (y, x): the centre of the image that is kept
+    pixel_spacing_mm: tuple[float, float] = (1.0, 1.0)  # (y, x)
+
+    @property
+    def slices(self) -> int:
+        """Number of slices."""
+        return len(self.kspace)
+
+
+BeamGeometry = Literal["parallel", "fan_flat", "fan_curved"]
+"""Parallel rays, or a fan from a point source to a flat detector or one on an arc about the source."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CTAcquisition:
-    """Parallel-beam sinograms of a stack of slices."""
+    """Sinograms of a stack of slices, of parallel beams or of fans."""
 
     sinogram: NDArray[np.float32]  # (slices, views, detectors), post-log line integrals, 0 where not measured
     angles: NDArray[np.float64]  # (views,), radians
@@ -51,7 +76,11 @@ class CTAcquisition:
     pixel_size_mm: float
     detector_spacing_mm: float
     rotation_center: float | None = None  # detector index that the axis falls on; None: (detectors - 1) / 2
+    geometry: BeamGeometry = "parallel"
+    source_origin_mm: float | None = None  # from the source to the axis of rotation; None: parallel
+    source_detector_mm: float | None = None  # from the source to the detector; None: parallel
     measured: NDArray[np.bool_] | None = None  # (views, detectors), False where a ray is missing; None: all are there
+    weights: NDArray[np.float32] | None = None  # (slices, views, detectors), inverse variances of rays, their mean 1
     reference: NDArray[np.float32] | None = None  # (slices, y, x), attenuation in 1/mm
     guide: NDArray[np.float32] | None = None  # (slices, y, x), a structural image in any unit
 
@@ -66,7 +95,7 @@ class CTAcquisition:
         return (self.pixel_size_mm, self.pixel_size_mm)
 
 
-Acquisition = MRIAcquisition | CTAcquisition
+Acquisition = MRIAcquisition | NonCartesianAcquisition | CTAcquisition
 
 
 def acquisition_type(name: str) -> Any:
@@ -74,7 +103,7 @@ def acquisition_type(name: str) -> Any:
 
     Raises KeyError where there is none.
     """
-    for kind in (MRIAcquisition, CTAcquisition):
+    for kind in (MRIAcquisition, NonCartesianAcquisition, CTAcquisition):
         if kind.__name__ == name:
             return kind
     models = load_extensions("udig_recon.operators").values()
@@ -82,6 +111,21 @@ def acquisition_type(name: str) -> Any:
         if kind.__name__ == name:
             return kind
     raise KeyError(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """Which image a slice of a scan is, by the scanner's counters from 0."""
+
+    slice: int  # by position along the slice direction
+    contrast: int = 0
+    phase: int = 0
+    repetition: int = 0
+    set: int = 0
+
+
+Affine = tuple[tuple[float, ...], ...]
+"""4 x 4, rows first: (column, row, slice, 1) of the image that comes out to patient coordinates in mm (L, P, S)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +142,16 @@ class ScanHeader:
     kspace_matrix: tuple[int, int] | None = None  # (ky, kx), MRI
     pixel_spacing_mm: tuple[float, float]
     slice_spacing_mm: float | None = None  # from slice to slice; None where the file does not tell
+    affine: Affine | None = None  # None where the file does not tell how the patient lay
+    frames: tuple[Frame, ...] = ()  # one for each slice of a scan of several contrasts, phases ...; else empty
+    trajectory: Literal["cartesian", "radial", "spiral", "other"] | None = None  # MRI
+    averages: int | None = None  # MRI: how often each line was measured, at most
+    prewhitened: bool = False  # MRI: by the file's own noise measurement; values are in units of the noise
+    geometry: BeamGeometry | None = None  # CT
+    source_origin_mm: float | None = None  # CT, fans: from the source to the axis of rotation
+    source_detector_mm: float | None = None  # CT, fans: from the source to the detector
+    rotation_center: float | None = None  # CT: detector index that the axis falls on; None: the middle
+    corrections: tuple[str, ...] = ()  # what was corrected of the measurements before reconstruction, in sentences
     acceleration: float | None = None  # MRI: k-space samples / measured samples
     has_maps: bool = False
     has_reference: bool = False

@@ -30,7 +30,7 @@ from udig_recon.core.formats.containers.scan_file import ScanFile
 from udig_recon.core.formats.sandbox.messages import header_of
 
 MAGIC = b"udig-prepared/1\n"
-READING = 4
+READING = 5
 """Version of the readers. It grows when they understand the same bytes differently; older prepared scans are remade."""
 
 _ALIGNMENT = 64
