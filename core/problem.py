@@ -26,6 +26,12 @@ from udig_recon.core.extensions import load_extensions
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.normalisation import intensity_scale
 from udig_recon.core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_channels, as_complex
+from udig_recon.core.preprocessing.coils import compress_coils
+from udig_recon.core.preprocessing.options import Preprocessing
+from udig_recon.core.preprocessing.sinograms import preprocess_sinogram
+
+UNPROCESSED = Preprocessing()
+"""Measurements as the scan holds them."""
 
 OTHER_UNIT = 1.7
 """A reference whose norm is larger or smaller than the image's by this factor must be in another unit."""
@@ -159,6 +165,8 @@ class ForwardModel:
     """Problem of slice number `index` of an acquisition, on a device; raises UnsupportedScan where there is none"""
     refine: Callable[[SliceProblem], Iterator[SliceProblem]] | None = None
     """Better problems for methods that fit the model too, round by round, of which the last is to be solved"""
+    preprocess: Callable[[Any, int, Preprocessing], Any] | None = None
+    """What `build` takes instead of an acquisition, for its slice number `index`; raises UnsupportedScan"""
 
 
 def cartesian_mri(scan: MRIAcquisition, index: int, device: torch.device) -> SliceProblem:
@@ -209,8 +217,8 @@ def parallel_beam_ct(scan: CTAcquisition, index: int, device: torch.device) -> S
 
 ENTRY_POINTS = "udig_recon.operators"
 BUILT_IN: tuple[ForwardModel, ...] = (
-    ForwardModel(MRIAcquisition, cartesian_mri, refine=fit_coil_maps),
-    ForwardModel(CTAcquisition, parallel_beam_ct),
+    ForwardModel(MRIAcquisition, cartesian_mri, refine=fit_coil_maps, preprocess=compress_coils),
+    ForwardModel(CTAcquisition, parallel_beam_ct, preprocess=preprocess_sinogram),
 )
 
 
@@ -235,21 +243,33 @@ def forward_model_of(acquisition: Acquisition) -> ForwardModel:
 
 
 def slice_problem(
-    acquisition: Acquisition, index: int, device: torch.device, *, fit_maps: bool = False
+    acquisition: Acquisition,
+    index: int,
+    device: torch.device,
+    *,
+    fit_maps: bool = False,
+    preprocessing: Preprocessing = UNPROCESSED,
 ) -> SliceProblem:
     """Problem of slice number `index` of an acquisition, on a device: the last of `slice_problems`."""
-    *_, last = slice_problems(acquisition, index, device, fit_maps=fit_maps)
+    *_, last = slice_problems(acquisition, index, device, fit_maps=fit_maps, preprocessing=preprocessing)
     return last
 
 
 def slice_problems(
-    acquisition: Acquisition, index: int, device: torch.device, *, fit_maps: bool = False
+    acquisition: Acquisition,
+    index: int,
+    device: torch.device,
+    *,
+    fit_maps: bool = False,
+    preprocessing: Preprocessing = UNPROCESSED,
 ) -> Iterator[SliceProblem]:
     """Problem of slice number `index`, and with `fit_maps` the refined problems that follow; the last is to be solved.
 
-    Raises UnsupportedScan when the scan's forward model cannot be made.
+    Its measurements are preprocessed as asked for. Raises UnsupportedScan when the scan's forward model cannot be made.
     """
     model = forward_model_of(acquisition)
+    if model.preprocess is not None:
+        acquisition = model.preprocess(acquisition, index, preprocessing)
     problem = model.build(acquisition, index, device)
     yield problem
     if fit_maps and model.refine is not None:

@@ -88,7 +88,13 @@ def reconstruct_volume(
         warm_start = None
         if number in references and (check := results[references[number]].prior_check) is not None:
             warm_start = WarmStart.from_check(references[number], check.as_json())
-        problem = slice_problem(scan.read([number]), 0, torch_device, fit_maps=parameters.fits_maps)
+        problem = slice_problem(
+            scan.read([number]),
+            0,
+            torch_device,
+            fit_maps=parameters.fits_maps,
+            preprocessing=parameters.preprocessing,
+        )
         events = reconstruct_slice(problem, parameters, seed=seed, seeds=seeds, priors=priors, warm_start=warm_start)
         for event in events:
             if on_event is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from udig_recon.core.acquisition import Modality
-from udig_recon.core.cli.listing import parameter_rows, shown_value, summary
+from udig_recon.core.cli.listing import ParameterRow, parameter_rows, shared_rows, shown_value, summary
 from udig_recon.core.cli.main import COMMANDS, udig
 from udig_recon.core.parameters import METHODS, PRESETS
 from udig_recon.worker.access.limits import TenantLimits
@@ -60,17 +60,23 @@ def methods_table() -> str:
 
 
 def parameter_tables() -> str:
-    """Every parameter of every method, then what the presets set."""
+    """Every parameter of every method, then those of all methods, then what the presets set."""
     parts = []
     for name, cls in METHODS.items():
-        rows = []
-        for row in parameter_rows(cls):
-            allowed = ", ".join(map(code_of_choice, row.allowed))
-            rows.append((f"`{row.name}`", row.symbol, code(row.default), allowed, row.description))
         parts += [f"## `{name}`", summary(cls)]
-        if rows:
-            parts.append(table(("parameter", "symbol", "default", "allowed", "meaning"), rows))
+        if rows := parameter_rows(cls):
+            parts.append(parameter_table(rows))
+    parts += ["## Preprocessing, for every method", parameter_table(shared_rows())]
     return "\n\n".join([*parts, "## Presets of `udig_dip`", preset_table()])
+
+
+def parameter_table(parameters: list[ParameterRow]) -> str:
+    """A table of parameters."""
+    rows = []
+    for row in parameters:
+        allowed = ", ".join(map(code_of_choice, row.allowed))
+        rows.append((f"`{row.name}`", row.symbol, code(row.default), allowed, row.description))
+    return table(("parameter", "symbol", "default", "allowed", "meaning"), rows)
 
 
 def preset_table() -> str:
@@ -134,7 +140,7 @@ def code(value: str) -> str:
 
 def code_of_choice(allowed: str) -> str:
     """A choice as code, a bound as it is."""
-    return allowed if allowed.startswith(("<", ">")) else f"`{allowed}`"
+    return allowed if allowed.startswith(("<", ">", "a ")) else f"`{allowed}`"
 
 
 PARTS: dict[tuple[str, str], Callable[[], str]] = {

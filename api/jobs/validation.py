@@ -12,6 +12,7 @@ from udig_recon.api.jobs.schemas import JobOptions
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.cost.estimate import Task
 from udig_recon.core.parameters import Parameters, check_views, complete, require, require_random
+from udig_recon.core.preprocessing.sinograms import check_rotation_center
 from udig_recon.core.priors.card import card_of
 from udig_recon.worker.access.limits import TenantLimits
 from udig_recon.worker.database.tables import Scan
@@ -31,6 +32,7 @@ def method_for(context: Context, scan: Scan, method: Parameters, *where: str) ->
         raise problem_of_validation(error, where) from error
     if modality is Modality.CT:
         check_views(method, int(scan.header["views"]))
+        check_rotation_center(method.rotation_center, int(scan.header["detectors"]))
     require(method, [name for name in ("reference", "guide") if scan.header.get(f"has_{name}")])
     card_of(method, modality, context.settings.priors_folders(scan.tenant))  # refuses a prior that is not there
     return method

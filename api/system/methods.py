@@ -1,7 +1,7 @@
 """GET /v1/methods and GET /v1/priors: methods with their parameters, priors with their cards."""
 
 import types
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 from fastapi import APIRouter, Request, Response
@@ -90,12 +90,13 @@ def _parameter(name: str, field: FieldInfo) -> ParameterOut:
 
 def _type(annotation: Any) -> tuple[str, list[str] | None]:
     """Name of a parameter's type, and its values where there are few."""
+    if get_origin(annotation) is Annotated:
+        return _type(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return "choice", [str(choice) for choice in get_args(annotation)]
     if get_origin(annotation) in (Union, types.UnionType):
-        inner = next(each for each in get_args(annotation) if each is not type(None))
-        kind, choices = _type(inner)
-        return f"{kind} or null", choices
+        kinds = [("null", None) if each is type(None) else _type(each) for each in get_args(annotation)]
+        return " or ".join(kind for kind, _ in kinds), next((choices for _, choices in kinds if choices), None)
     return {int: "integer", float: "number", bool: "boolean", str: "string"}[annotation], None
 
 

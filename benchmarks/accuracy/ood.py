@@ -73,7 +73,7 @@ def _ct(name: str, images: dict[int, phantoms.Image], spacing_mm: float) -> list
 
 
 def rate_scan(scan: Acquisition, method: Parameters) -> Made:
-    problem = slice_problem(scan, 0, CPU, fit_maps=method.fits_maps)
+    problem = slice_problem(scan, 0, CPU, fit_maps=method.fits_maps, preprocessing=method.preprocessing)
     *_, last = ensemble(problem, method, seed=0)
     found = assess(problem, method, last)
     assert last.prior_check is not None

@@ -140,7 +140,7 @@ def run_engine(scan: Acquisition, method: Parameters, priors: Path | None, seed:
     if method.needs_prior:
         load_prior(getattr(method, "prior", None), modality, priors, CPU)
     wall, cpu = time.perf_counter(), cpu_seconds()
-    problem = slice_problem(scan, 0, CPU, fit_maps=method.fits_maps)
+    problem = slice_problem(scan, 0, CPU, fit_maps=method.fits_maps, preprocessing=method.preprocessing)
     problem_seconds = time.perf_counter() - wall
     *_, last = reconstruct(problem, method, seed=seed, priors=priors)
     told: dict[str, Any] = {

@@ -120,7 +120,7 @@ def runs(case: Case, modality: Modality) -> Iterator[tuple[str, str, Parameters,
 
 
 def made(scan: Acquisition, method: Parameters, path: Path) -> Made:
-    problem = slice_problem(scan, 0, CPU, fit_maps=method.fits_maps)
+    problem = slice_problem(scan, 0, CPU, fit_maps=method.fits_maps, preprocessing=method.preprocessing)
     *_, last = ensemble(problem, method, seed=0)
     found = assess(problem, method, last)
     if found.hallucination is not None:

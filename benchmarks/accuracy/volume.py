@@ -67,7 +67,7 @@ def volume(images: Path, sampling: str, count: int) -> Volume:
 def made(scan: Acquisition, index: int, method: Parameters, warm_start: WarmStart | None) -> Made:
     """A slice, its prior check and the seconds of this thread's processor."""
     began = time.process_time()
-    problem = slice_problem(scan, index, CPU, fit_maps=method.fits_maps)
+    problem = slice_problem(scan, index, CPU, fit_maps=method.fits_maps, preprocessing=method.preprocessing)
     problem_seconds = time.process_time() - began
     *_, last = reconstruct(problem, method, seed=0, warm_start=warm_start)
     spent = {"cpu_seconds": time.process_time() - began, "problem_seconds": problem_seconds}

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -12,6 +12,10 @@ from udig_recon.core.parameters import METHODS, Parameters
 from udig_recon.core.priors.card import cards
 
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+SHARED = tuple(name for name in Parameters.model_fields if name != "method")
+"""Parameters that every method has."""
 
 
 class ParameterRow(NamedTuple):
@@ -34,9 +38,8 @@ def list_methods(name: str | None) -> int:
     if name not in METHODS:
         return refuse(f"no method {name!r}; there are: {', '.join(METHODS)}")
     sys.stdout.write(f"{summary(METHODS[name])}\n\n")
-    _print_columns(
-        (row.name, row.default, ", ".join(row.allowed), row.description) for row in parameter_rows(METHODS[name])
-    )
+    rows = [*parameter_rows(METHODS[name]), *shared_rows()]
+    _print_columns((row.name, row.default, ", ".join(row.allowed), row.description) for row in rows)
     return 0
 
 
@@ -58,12 +61,13 @@ def summary(method: type[Parameters]) -> str:
 
 
 def parameter_rows(method: type[Parameters]) -> list[ParameterRow]:
-    """The parameters of a method in the order of their declaration."""
-    return [
-        ParameterRow(name, _symbol(field), shown_value(field.default), _bounds(field), field.description or "")
-        for name, field in method.model_fields.items()
-        if name != "method"
-    ]
+    """The parameters of a method, apart from those of all methods, in the order of their declaration."""
+    return [_row(name, field) for name, field in method.model_fields.items() if name not in ("method", *SHARED)]
+
+
+def shared_rows() -> list[ParameterRow]:
+    """The parameters of all methods."""
+    return [_row(name, Parameters.model_fields[name]) for name in SHARED]
 
 
 def shown_value(value: object) -> str:
@@ -73,20 +77,32 @@ def shown_value(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _row(name: str, field: FieldInfo) -> ParameterRow:
+    return ParameterRow(name, _symbol(field), shown_value(field.default), _bounds(field), field.description or "")
+
+
 def _symbol(field: FieldInfo) -> str:
     extra = field.json_schema_extra
     return str(extra["symbol"]) if isinstance(extra, dict) and "symbol" in extra else ""
 
 
 def _bounds(field: FieldInfo) -> list[str]:
-    if "Literal" in str(field.annotation):
-        return [str(choice) for choice in getattr(field.annotation, "__args__", ())]
-    return [
+    choices = _choices(field.annotation)
+    return choices + [
         f"{sign} {getattr(rule, name):g}"
         for rule in field.metadata
         for name, sign in BOUNDS.items()
         if hasattr(rule, name)
     ]
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The words that a type takes, with `a number` for those that it takes beside."""
+    if get_origin(annotation) is Literal:
+        return [str(choice) for choice in get_args(annotation)]
+    kinds = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in get_args(annotation)]
+    words = [word for kind in kinds for word in _choices(kind)]
+    return [*words, "a number"] if words and float in kinds else words
 
 
 def _print_columns(rows: Iterable[Sequence[str]]) -> None:

@@ -71,7 +71,13 @@ class Computer:
         counter = CostCounter(self.device)
         acquisition = formats.read(run.scan.path, [run.slice])
         with counter.timing():
-            problem = slice_problem(acquisition, 0, self.device, fit_maps=run.method.fits_maps)
+            problem = slice_problem(
+                acquisition,
+                0,
+                self.device,
+                fit_maps=run.method.fits_maps,
+                preprocessing=run.method.preprocessing,
+            )
         events = reconstruct_slice(
             problem,
             run.method,

@@ -1,11 +1,13 @@
 """Base of the methods' parameters, and field types that several families share."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Protocol, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from udig_recon.core.acquisition import Modality
+from udig_recon.core.errors import UnsupportedScan
+from udig_recon.core.preprocessing.options import DEFAULT_COIL_ENERGY, Preprocessing
 
 BOTH = (Modality.MRI, Modality.CT)
 
@@ -13,6 +15,14 @@ FitMaps = Annotated[
     bool,
     Field(description="fit coil maps together with the image where held-out measurements show that it helps (MRI)"),
 ]
+
+
+def _rotation_center(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """One error for a value that is none of the kinds, in place of one for each kind."""
+    try:
+        return validate(str(value) if isinstance(value, bool) else value)
+    except ValidationError as error:
+        raise ValueError("file | auto | a detector index from 0") from error
 
 
 class Parameters(BaseModel):
@@ -33,10 +43,36 @@ class Parameters(BaseModel):
     needs_prior: ClassVar[bool] = False
 
     method: str
+    coil_energy: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of the signal's energy that compressed coils keep; 1: coils are not compressed; "
+        f"none: {DEFAULT_COIL_ENERGY:g} (MRI)",
+    )
+    rotation_center: Annotated[
+        Literal["file", "auto"] | Annotated[float, Field(ge=0)], WrapValidator(_rotation_center)
+    ] = Field(
+        "file",
+        description="detector index that the axis of rotation falls on; file: as the file says, or the middle; "
+        "auto: as the sinogram shows (CT)",
+    )
+    ring_correction: bool = Field(
+        False, description="correct detector elements that measure too much or too little, which leave rings (CT)"
+    )
 
     def complete(self, modality: Modality) -> Self:  # noqa: ARG002
         """Fill in parameters that depend on the modality. Raises UnsupportedScan for one that does not fit it."""
         return self
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to the measurements before the method runs, for `core.problem.slice_problem`."""
+        return Preprocessing(
+            coil_energy=DEFAULT_COIL_ENERGY if self.coil_energy is None else self.coil_energy,
+            rotation_center=self.rotation_center,
+            ring_correction=self.ring_correction,
+        )
 
     @property
     def fits_maps(self) -> bool:
@@ -75,6 +111,26 @@ class Parameters(BaseModel):
         does not know one A^H A and, with a prior, one prior evaluation in each of its `iterations` or `steps`.
         """
         return None
+
+
+def complete_preprocessing(method: Parameters, modality: Modality) -> Parameters:
+    """Fill in the shared parameters. Raises UnsupportedScan for one that the other modality alone has."""
+    given = {
+        "coil_energy": (Modality.MRI, method.coil_energy is not None),
+        "rotation_center": (Modality.CT, method.rotation_center != "file"),
+        "ring_correction": (Modality.CT, method.ring_correction),
+    }
+    for name, (fitting, is_given) in given.items():
+        if is_given and modality is not fitting:
+            raise UnsupportedScan(
+                f"{name} is for {fitting.upper()} scans; leave it out for {modality.upper()}",
+                field=f"parameters.{name}",
+                found=str(getattr(method, name)).lower(),
+                expected=f"a {fitting.upper()} scan, or no {name}",
+            )
+    if modality is Modality.MRI and method.coil_energy is None:
+        return method.model_copy(update={"coil_energy": DEFAULT_COIL_ENERGY})
+    return method
 
 
 class NoiseLevels(Protocol):

@@ -125,6 +125,16 @@ def test_what_does_not_go_together_is_refused_with_what_would(
     assert refused.json()["errors"][0]["field"].startswith(field)
 
 
+def test_an_axis_of_rotation_off_the_detector_is_refused_at_once(client: TestClient, ct_file: bytes) -> None:
+    posted = client.post("/v1/scans", content=ct_file).json()
+    body = {"scan_id": posted["id"], "parameters": {"method": "fbp", "rotation_center": 9999}}
+    refused = client.post("/v1/jobs", json=body)
+    assert refused.status_code == 422, refused.text
+    assert refused.json()["errors"][0]["field"] == "parameters.rotation_center"
+    body["parameters"] = {"method": "fbp", "rotation_center": 3}
+    assert client.post("/v1/jobs", json=body).json()["parameters"]["rotation_center"] == 3
+
+
 @pytest.mark.parametrize("method", ["dip", "sirt", "fbp"])
 def test_more_views_left_out_than_can_be_spared_are_refused_with_how_many_can(
     client: TestClient, ct_file: bytes, method: str

@@ -42,6 +42,9 @@ def test_bounds_types_and_symbols_are_told(client: TestClient) -> None:
     assert knobs["network"]["choices"] == ["unet", "residual"]
     assert knobs["prior"]["type"] == "string or null"
     assert knobs["symmetries"]["type"] == "boolean"
+    assert knobs["coil_energy"]["type"] == "number or null"
+    assert knobs["rotation_center"]["type"] == "choice or number"
+    assert knobs["rotation_center"]["choices"] == ["file", "auto"]
 
 
 def test_presets_are_complete(client: TestClient) -> None:

@@ -4,6 +4,8 @@ from pydantic import ValidationError
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.parameters import METHODS, PRESETS, UDiGDIP, complete, parse, require
+from udig_recon.core.parameters.text import describe_error
+from udig_recon.core.preprocessing.options import Preprocessing
 
 
 def test_every_method_is_parsed_by_its_name_and_keeps_its_defaults():
@@ -59,6 +61,39 @@ def test_levels_fall_in_every_method_that_walks_down(method):
 def test_one_chain_a_coil_leaves_no_room_for_more():
     with pytest.raises(ValidationError, match="samples must be 1, found 3"):
         parse({"method": "score_mri", "coils": "separate", "samples": 3})
+
+
+def test_preprocessing_is_a_parameter_of_every_method_and_by_default_does_nothing():
+    for cls in METHODS.values():
+        for modality in cls.modalities:
+            method = complete(cls(), modality)
+            assert method.preprocessing == Preprocessing()
+            assert complete(parse(method.model_dump(mode="json")), modality) == method
+    asked = parse({"method": "tv", "rotation_center": 12, "ring_correction": True})
+    assert asked.preprocessing == Preprocessing(rotation_center=12.0, ring_correction=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "modality"),
+    [
+        ("coil_energy", 0.9, Modality.CT),
+        ("rotation_center", "auto", Modality.MRI),
+        ("rotation_center", 7.5, Modality.MRI),
+        ("ring_correction", True, Modality.MRI),
+    ],
+)
+def test_preprocessing_of_the_other_modality_is_refused(name, value, modality):
+    with pytest.raises(UnsupportedScan, match=f"{name} is for") as refusal:
+        complete(parse({"method": "tv", name: value}), modality)
+    assert refusal.value.field == f"parameters.{name}"
+
+
+@pytest.mark.parametrize("value", ["middle", -1, True, None, float("nan")])
+def test_an_axis_of_rotation_that_is_none_is_refused_in_one_sentence(value):
+    with pytest.raises(ValidationError) as refusal:
+        parse({"method": "sirt", "rotation_center": value})
+    assert describe_error(refusal.value).endswith("expected file | auto | a detector index from 0")
+    assert describe_error(refusal.value).startswith("rotation_center is ")
 
 
 def test_an_image_that_a_method_needs_is_missed_at_the_door():

@@ -16,7 +16,8 @@ from udig_recon.core.acquisition import CTAcquisition
 from udig_recon.core.errors import ReconstructionError, UnknownFormat, UnreadableScan, UnsupportedScan
 from udig_recon.core.formats import Limits, Prober, probe, read
 from udig_recon.core.operators import ParallelBeamCT
-from udig_recon.core.problem import slice_problem
+from udig_recon.core.preprocessing.options import Preprocessing
+from udig_recon.core.problem import UNPROCESSED, slice_problem
 
 Write = Callable[..., Path]
 VIEWS, DETECTORS, SIZE = 60, 80, 56
@@ -75,8 +76,8 @@ def write(request: pytest.FixtureRequest, tmp_path: Path) -> Write:
     return lambda **parts: request.param(tmp_path / "scan", **scan(**parts))
 
 
-def fbp(path: Path) -> NDArray[np.float32]:
-    problem = slice_problem(read(path), 0, torch.device("cpu"))
+def fbp(path: Path, preprocessing: Preprocessing = UNPROCESSED) -> NDArray[np.float32]:
+    problem = slice_problem(read(path), 0, torch.device("cpu"), preprocessing=preprocessing)
     return problem.magnitude(problem.direct())
 
 
@@ -96,6 +97,14 @@ def test_the_axis_is_where_the_file_says(offset: float, write: Write) -> None:
     untold = fbp(write(sinogram=sinogram(offset=offset)))
     assert metrics.psnr(told, truth()) > metrics.psnr(centred, truth()) - 0.5
     assert metrics.psnr(untold, truth()) < metrics.psnr(told, truth()) - 2
+
+
+def test_the_axis_is_where_the_job_says(write: Write) -> None:
+    path = write(sinogram=sinogram(offset=3.0))
+    told = fbp(write(sinogram=sinogram(offset=3.0), rotation_center=42.5))
+    assert np.array_equal(fbp(path, Preprocessing(rotation_center=42.5)), told)
+    with pytest.raises(UnsupportedScan, match="outside the detector"):
+        fbp(path, Preprocessing(rotation_center=float(DETECTORS)))
 
 
 def test_the_middle_is_the_axis_by_default(write: Write) -> None:

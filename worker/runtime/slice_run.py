@@ -179,7 +179,10 @@ class SliceRun:
         fit_maps = self.method.fits_maps
         refined = fit_maps and forward_model_of(scan).refine is not None
         with tracing.span("slice.maps"):
-            for problem in slice_problems(scan, 0, self._process.device, fit_maps=fit_maps):
+            problems = slice_problems(
+                scan, 0, self._process.device, fit_maps=fit_maps, preprocessing=self.method.preprocessing
+            )
+            for problem in problems:
                 guard.check()
                 if self._process.shutting_down:
                     raise ShutdownRequested
