@@ -1,5 +1,6 @@
 """Acquisitions: the arrays of a scan with their shapes and units, and the header of a scan."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -122,6 +123,43 @@ class Frame:
     phase: int = 0
     repetition: int = 0
     set: int = 0
+
+
+def frames_of(header: Mapping[str, Any]) -> tuple[Frame, ...]:
+    """The frames of a scan's header as JSON, or of a result's attributes; empty where it has none."""
+    return tuple(Frame(**each) for each in header.get("frames") or ())
+
+
+FRAME_COUNTERS = ("contrast", "phase", "repetition", "set")
+"""Counters of a frame beside its slice."""
+
+
+def frame_labels(frames: Sequence[Frame]) -> list[str]:
+    """Each frame in words, "slice 3, contrast 1": its slice, and those counters that differ among the frames."""
+    return _labels(frames, ("slice", *_differing(frames)))
+
+
+def volume_labels(frames: Sequence[Frame]) -> list[str]:
+    """The same without the slice, of frames that stand for a volume each."""
+    return _labels(frames, _differing(frames))
+
+
+def _labels(frames: Sequence[Frame], names: Sequence[str]) -> list[str]:
+    return [", ".join(f"{name} {getattr(frame, name)}" for name in names) for frame in frames]
+
+
+def _differing(frames: Sequence[Frame]) -> list[str]:
+    return [name for name in FRAME_COUNTERS if len({getattr(frame, name) for frame in frames}) > 1]
+
+
+def slice_number_range(slices: int, frames: Sequence[Frame]) -> str:
+    """Numbers by which slices of a scan are asked for, in words; where it has frames they are indices into those."""
+    numbers = f"0 to {slices - 1}"
+    if not frames:
+        return numbers
+    counted = {name: len({getattr(frame, name) for frame in frames}) for name in ("slice", *FRAME_COUNTERS)}
+    told = " x ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in counted.items() if count > 1 or name == "slice")
+    return f"{numbers}, indices of the {slices} frames in the scan's header ({told})"
 
 
 Affine = tuple[tuple[float, ...], ...]

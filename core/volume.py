@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from udig_recon.core.acquisition import ScanHeader
+from udig_recon.core.acquisition import ScanHeader, slice_number_range
 from udig_recon.core.device import select_device
 from udig_recon.core.errors import ReconstructionError, UnsupportedScan
 from udig_recon.core.formats.prepared import PreparedScan
@@ -82,7 +82,7 @@ def reconstruct_volume(
     require_random(parameters, seeds)
     numbers = slice_numbers(slices, header)
     torch_device = select_device(device)
-    references = reference_slices(numbers, parameters)
+    references = reference_slices(numbers, parameters, header.frames)
     results: dict[int, SliceResult] = {}
     for number in processing_order(numbers, references):
         warm_start = None
@@ -107,7 +107,7 @@ def reconstruct_volume(
         "seeds": seeds,
         "slice_numbers": numbers,
         "scan_sha256": scan.source_sha256,
-        **scan_attributes(asdict(header)),
+        **scan_attributes(asdict(header), numbers),
         "torch": str(torch.__version__),
         "device": str(torch_device),
     }
@@ -122,5 +122,6 @@ def slice_numbers(wanted: Sequence[int] | None, header: ScanHeader) -> list[int]
         return list(range(header.slices))
     for number in wanted:
         if not 0 <= number < header.slices:
-            raise ReconstructionError.at("slices", str(number), f"0 to {header.slices - 1}")
+            expected = slice_number_range(header.slices, header.frames)
+            raise ReconstructionError.at("slices", str(number), expected)
     return list(wanted)

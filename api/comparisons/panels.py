@@ -11,6 +11,7 @@ from udig_recon.api.dependencies import Context
 from udig_recon.api.http.problems import Conflict, Invalid, truncate
 from udig_recon.api.jobs.results import score_title
 from udig_recon.api.jobs.stored_files import StoredSlice, slice_result
+from udig_recon.core.acquisition import frame_labels, frames_of
 from udig_recon.core.results.png import insets_png
 from udig_recon.core.results.store import SliceResult
 from udig_recon.worker.database.tables import Job, JobSlice, Scan
@@ -26,13 +27,14 @@ class PanelSlice:
     seed: int
     slice: int
     spacing_mm: Sequence[float] | None  # (y, x); None: the scan was deleted
+    frame: str | None  # which contrast, phase ... it is, where the scan has frames and is still there
     made: StoredSlice | None  # None: not done yet
 
 
 def slices_of(session: Session, comparison_id: uuid.UUID) -> list[PanelSlice]:
     """All slices of a comparison, in the order in which its jobs were filed."""
     query = (
-        select(Job, JobSlice, Scan.header["pixel_spacing_mm"])
+        select(Job, JobSlice, Scan.header["pixel_spacing_mm"], Scan.header["frames"])
         .join(JobSlice)
         .outerjoin(Scan, Scan.id == Job.scan_id)
         .where(Job.comparison_id == comparison_id)
@@ -46,9 +48,10 @@ def slices_of(session: Session, comparison_id: uuid.UUID) -> list[PanelSlice]:
             seed=job.seed,
             slice=job_slice.slice,
             spacing_mm=spacing_mm,
+            frame=frame_labels(frames_of({"frames": frames}))[job_slice.slice] if frames else None,
             made=None if job.result is None and job_slice.result is None else StoredSlice.of(job, job_slice),
         )
-        for job, job_slice, spacing_mm in session.execute(query)
+        for job, job_slice, spacing_mm, frames in session.execute(query)
         if (compared := job.compared) is not None
     ]
 
@@ -78,5 +81,5 @@ def draw_panel(context: Context, slices: Sequence[PanelSlice]) -> bytes:
     if reference is None:
         raise Conflict("what the methods have made of this slice is no longer kept")
     images = [(score_title(label, result.image, reference), result.image) for label, result in results.items()]
-    title = f"reference\n{slices[0].sampling}"
+    title = "\n".join(filter(None, ("reference", slices[0].sampling, slices[0].frame)))
     return insets_png(title, reference, images, spacing_mm=slices[0].spacing_mm)

@@ -1,6 +1,7 @@
 """Queries of jobs: one job, pages of jobs, snapshots. Each job comes with its progress in one query."""
 
 import uuid
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -15,7 +16,7 @@ from udig_recon.api.jobs.schemas import EstimateOut, JobItem, JobOut, Metrics, P
 from udig_recon.core.prior_check import ood_warning
 from udig_recon.core.quality.rating import Rating, worst
 from udig_recon.worker.access.keys import priority_name
-from udig_recon.worker.database.tables import Job, JobSlice, Snapshot, Status, WebhookDelivery
+from udig_recon.worker.database.tables import Job, JobSlice, Scan, Snapshot, Status, WebhookDelivery
 from udig_recon.worker.storage import integrity
 
 # Columns of tables, not attributes of classes: to make objects of rows that are only shown takes long.
@@ -105,7 +106,20 @@ _WEBHOOK = (
     .label("webhook")
 )
 
-_ONE_JOB = _JOBS.add_columns(_SLICES, _WEBHOOK).where(
+_HEADER = Scan.__table__.c.header
+_SCAN = (
+    select(
+        func.jsonb_build_object(
+            *chain(*((name, _HEADER[name]) for name in ("frames", "affine", "corrections"))), type_=JSONB
+        )
+    )
+    .where(Scan.__table__.c.id == _JOB.scan_id)
+    .correlate(Job.__table__)
+    .scalar_subquery()
+    .label("scan_told")
+)
+
+_ONE_JOB = _JOBS.add_columns(_SLICES, _WEBHOOK, _SCAN).where(
     _JOB.tenant == bindparam("tenant"), _JOB.id == bindparam("job_id")
 )
 _READ_JOB = AsyncQuery(_ONE_JOB)
@@ -129,14 +143,23 @@ def _job_out(job_id: uuid.UUID, row: Any) -> JobOut:
     # Rows of older workers hold ratings in their words.
     ratings = {each["slice"]: Rating.from_json(each["quality"]) for each in slices if each["quality"] is not None}
     quality = worst(ratings).as_json() if row.status == Status.SUCCEEDED and ratings else None
-    shown = [_slice(each, ratings.get(each["slice"])) for each in slices]
-    return JobOut.model_validate({**_item(row), "quality": quality, "slices": shown, "webhook": row.webhook})
+    scan = row.scan_told or {}
+    frames = scan.get("frames") or ()
+    shown = [_slice(each, ratings.get(each["slice"]), frames) for each in slices]
+    told = {"affine": scan.get("affine"), "corrections": scan.get("corrections") or []}
+    return JobOut.model_validate({**_item(row), "quality": quality, "slices": shown, "webhook": row.webhook, **told})
 
 
-def _slice(stored: dict[str, Any], rating: Rating | None) -> dict[str, Any]:
+def _slice(stored: dict[str, Any], rating: Rating | None, frames: Sequence[Any]) -> dict[str, Any]:
     check = stored["prior_check"] or {}
     quality = None if rating is None else rating.as_json()
-    return {**stored, "quality": quality, "reference_slice": check.get("reference_slice", check.get("leader"))}
+    frame = frames[stored["slice"]] if frames else None
+    return {
+        **stored,
+        "frame": frame,
+        "quality": quality,
+        "reference_slice": check.get("reference_slice", check.get("leader")),
+    }
 
 
 def job_row(session: Session, tenant: str, job_id: uuid.UUID) -> Job:

@@ -3,6 +3,7 @@
 import base64
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
 
@@ -18,6 +19,7 @@ from udig_recon.api.jobs.schemas import OutputName
 from udig_recon.api.openapi.content import Content
 from udig_recon.api.openapi.responses import responses
 from udig_recon.core import metrics
+from udig_recon.core.acquisition import frame_labels, frames_of
 from udig_recon.core.quality.rating import HALLUCINATION_THRESHOLD
 from udig_recon.core.results import png
 from udig_recon.core.results.output_format import Image
@@ -110,20 +112,31 @@ def get_job_preview(
 
     `deviation` (times 5) is that of several seeds; `hallucination` marks what a prior may have invented, in red.
     """
-    shown, method, spacing_mm = _latest(context, caller, job_id, slice_)
-    picture = _picture(shown, method, view, spacing_mm)
+    shown = _latest(context, caller, job_id, slice_)
+    picture = _picture(shown, view)
     answer = with_etag(request, picture, "image/png")
     if answer.status_code == 200:
         record_access(context, caller, "preview.read", job=job_id)
     return answer
 
 
-def _picture(shown: SliceResult, method: str, view: View, spacing_mm: Sequence[float] | None) -> bytes:
+@dataclass(frozen=True)
+class _Latest:
+    """The latest image of a slice, and what its picture tells of it."""
+
+    result: SliceResult
+    method: str
+    spacing_mm: Sequence[float] | None  # (y, x); not known any more once the scan was deleted
+    frame: str | None  # where the scan has frames, and is still there
+
+
+def _picture(latest: _Latest, view: View) -> bytes:
+    shown, spacing_mm = latest.result, latest.spacing_mm
     match view:
         case "magnitude":
             return png.magnitude_png(shown.image, spacing_mm=spacing_mm)
         case "comparison":
-            return png.comparison_png(_panels(shown, method), shown.reference, spacing_mm=spacing_mm)
+            return png.comparison_png(_panels(latest), shown.reference, spacing_mm=spacing_mm)
         case "error" if shown.reference is not None:
             return png.error_png(shown.image, shown.reference, spacing_mm=spacing_mm)
         case "deviation" if shown.deviation is not None:
@@ -135,13 +148,8 @@ def _picture(shown: SliceResult, method: str, view: View, spacing_mm: Sequence[f
     raise Invalid.at("view", f"there is no {view} to draw: {WANTS[view]}", found=view, expected=" | ".join(expected))
 
 
-def _latest(
-    context: Context, caller: Caller, job_id: uuid.UUID, slice_: int | None
-) -> tuple[SliceResult, str, Sequence[float] | None]:
-    """The latest image of the slice, or of the first that has one, the method that made it, and its pixels' sides (mm).
-
-    They are not known any more once the scan was deleted.
-    """
+def _latest(context: Context, caller: Caller, job_id: uuid.UUID, slice_: int | None) -> _Latest:
+    """The latest image of the slice, or of the first that has one."""
     with context.sessions() as session:
         job = queries.job_row(session, caller.tenant, job_id)
         if job.expired:
@@ -152,21 +160,26 @@ def _latest(
     if slice_ is not None and slice_ not in slices:
         found = ", ".join(str(number) for number in job.slices)
         raise Invalid.at("slice", f"slice {slice_} is not of this job", found=str(slice_), expected=found)
+    labels = frame_labels(frames_of(header))
     for number in job.slices if slice_ is None else [slice_]:
         if (shown := stored_files.slice_result(context, slices[number])) is not None:
-            return shown, job.parameters["method"], header.get("pixel_spacing_mm")
+            frame = labels[number] if labels else None
+            return _Latest(shown, job.parameters["method"], header.get("pixel_spacing_mm"), frame)
     if job.status.ended:
         raise NotFound(f"the job is {job.status} and left nothing to see")
     raise Conflict(f"the job is {job.status} and has nothing to see yet", job_status=job.status)
 
 
-def _panels(shown: SliceResult, method: str) -> list[tuple[str, Image]]:
+def _panels(latest: _Latest) -> list[tuple[str, Image]]:
+    shown = latest.result
     name = "FBP" if shown.image_complex is None else "zero-filled"
-    panels = [(name, shown.direct), (method, shown.image)]
-    if shown.reference is None:
-        return panels
-    titled = [(score_title(name, image, shown.reference), image) for name, image in panels]
-    return [("reference", shown.reference), *titled]
+    panels = [(name, shown.direct), (latest.method, shown.image)]
+    if shown.reference is not None:
+        titled = [(score_title(name, image, shown.reference), image) for name, image in panels]
+        panels = [("reference", shown.reference), *titled]
+    if latest.frame is not None:
+        panels[0] = (f"{panels[0][0]}\n{latest.frame}", panels[0][1])
+    return panels
 
 
 def score_title(name: str, image: Image, reference: Image) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from udig_recon.api.openapi.content import CREATED, JOB_ID, SCAN_ID, SHA256
+from udig_recon.api.scans.schemas import AFFINE, AffineOut, FrameOut
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.metrics import METRICS
 from udig_recon.core.parameters import MAX_SEEDS, Method, complete, parse
@@ -186,7 +187,8 @@ class PriorCheckOut(BaseModel):
 class SliceOut(BaseModel):
     """A slice of a job."""
 
-    slice: int
+    slice: int = Field(description="its number: where the scan has frames, the index into those")
+    frame: FrameOut | None = Field(None, description="null where the scan has no frames, or was deleted")
     status: Status
     quality: QualityOut | None = Field(description="null until it has succeeded, and where an older version made it")
     prior_check: PriorCheckOut | None = Field(
@@ -259,7 +261,9 @@ class JobItem(BaseModel):
     metrics: Metrics | None = Field(description="null until it has succeeded")
     parameters: dict[str, Any] = Field(description="complete, with the values of preset and defaults")
     outputs: list[str]
-    slice_numbers: list[int] = Field(description="slices of the scan, in the order of the result")
+    slice_numbers: list[int] = Field(
+        description="slices of the scan, in the order of the result; where it has frames, indices into those"
+    )
     seed: int
     seeds: int
     priority: PriorityName
@@ -291,12 +295,20 @@ _RATING = rate(Signals(misfit=0.9, prior_excess=_CHECK.excess, hallucination=0.0
 _PRIOR_CHECK = {name: value for name, value in _CHECK.as_json().items() if name != "reference_slice"}
 _SLICE: dict[str, Any] = {
     "slice": 0,
+    "frame": None,
     "status": "running",
     "quality": None,
     "prior_check": None,
     "reference_slice": None,
 }
-_RUNNING: dict[str, Any] = {**_ITEM, "webhook": None, "quality": None, "slices": [_SLICE]}
+_RUNNING: dict[str, Any] = {
+    **_ITEM,
+    "webhook": None,
+    "quality": None,
+    "slices": [_SLICE],
+    "affine": None,
+    "corrections": [],
+}
 _FINISHED: dict[str, Any] = {
     **_ITEM,
     "status": "succeeded",
@@ -339,6 +351,10 @@ class JobOut(JobItem):
     webhook: WebhookOut | None = Field(description="null before its end, and without a `webhook_url`")
     quality: QualityOut | None = Field(description="the worst of its slices'; null until it has succeeded")
     slices: list[SliceOut] = Field(description="in the order of the result")
+    affine: AffineOut | None = Field(None, description=f"the scan's: {AFFINE}, or the scan was deleted")
+    corrections: list[str] = Field(
+        [], description="what was corrected of the scan's measurements; empty once the scan was deleted"
+    )
 
 
 _SNAPSHOT: dict[str, Any] = {

@@ -9,7 +9,7 @@ from udig_recon.api.dependencies import Context
 from udig_recon.api.http.problems import Invalid
 from udig_recon.api.http.validation_errors import problem_of_validation
 from udig_recon.api.jobs.schemas import JobOptions
-from udig_recon.core.acquisition import Modality
+from udig_recon.core.acquisition import Modality, frames_of, slice_number_range
 from udig_recon.core.cost.estimate import Task
 from udig_recon.core.parameters import Parameters, check_views, complete, require, require_random
 from udig_recon.core.preprocessing.sinograms import check_rotation_center
@@ -61,8 +61,10 @@ def slices_of(scan: Scan, asked: Sequence[int] | None) -> list[int]:
     if asked is None:
         return list(range(count))
     if outside := [number for number in asked if number >= count]:
-        detail = f"scan {scan.id} has {count} slices"
-        raise Invalid.at("slices", detail, found=f"{outside}", expected=f"numbers from 0 to {count - 1}")
+        frames = frames_of(scan.header)
+        detail = f"scan {scan.id} has {count} {'frames' if frames else 'slices'}"
+        expected = f"numbers from {slice_number_range(count, frames)}"
+        raise Invalid.at("slices", detail, found=f"{outside}", expected=expected)
     return list(asked)
 
 

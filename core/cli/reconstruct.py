@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 from tqdm import tqdm
 
+from udig_recon.core.acquisition import frame_labels
 from udig_recon.core.cli.arguments import refuse
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.formats.sandbox.pool import ReaderLost
@@ -59,6 +60,8 @@ def _run(options: Options) -> None:
     method = {"method": options.method, **parse_pairs(options.parameters, "--set")}
     torch.set_num_threads(max(1, options.threads))
     with open_scan(options.scan) as scan, _Bars() as bars:
+        for correction in scan.header.corrections:
+            sys.stderr.write(f"corrected: {correction}\n")
         for warning in scan.header.warnings:
             sys.stderr.write(f"warning: {warning}\n")
         volume = reconstruct_volume(
@@ -72,11 +75,14 @@ def _run(options: Options) -> None:
             on_event=bars.show,
         )
     write_result(volume.slices, volume.info, {options.output: output})
-    for number, result in zip(volume.info.slice_numbers, volume.slices, strict=True):
+    names = [f"slice {number}" for number in volume.info.slice_numbers]
+    if labels := frame_labels(volume.info.frames):
+        names = [f"frame {number} ({label})" for number, label in zip(volume.info.slice_numbers, labels, strict=True)]
+    for name, result in zip(names, volume.slices, strict=True):
         if result.prior_check is not None:
-            sys.stderr.write(f"slice {number}: {result.prior_check.reason}\n")
+            sys.stderr.write(f"{name}: {result.prior_check.reason}\n")
         if result.rating is not None:
-            sys.stderr.write(f"slice {number}: {result.rating}\n")
+            sys.stderr.write(f"{name}: {result.rating}\n")
 
 
 def _output(path: Path) -> OutputFormat:

@@ -173,6 +173,6 @@ def _runs(setting: Setting, scan: Scan, seed: int, priors: Folders) -> Iterator[
             found=error.found,
             expected=error.expected,
         ) from error
-    references = reference_slices(scan.slices, method)
+    references = reference_slices(scan.slices, method, scan.header.frames)
     for index in processing_order(scan.slices, references):
         yield Run(setting.label, method, scan, index, references.get(index), seed, card.sha256 if card else None)

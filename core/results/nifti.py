@@ -2,35 +2,55 @@
 
 import gzip
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
 
-from udig_recon.core.results.output_format import OutputFormat, ResultInfo, ResultSlice
+from udig_recon.core.acquisition import frame_labels, volume_labels
+from udig_recon.core.interruption import check_interruption
+from udig_recon.core.results.output_format import Image, OutputFormat, ResultInfo, ResultSlice
+from udig_recon.core.results.spool import SpooledImages
 
 _HEADER_BYTES = 348  # before the four bytes that say whether an extension follows
 _COMPRESSION = 4
 
 
 class NiftiWriter:
-    """Writes the header with the first slice, whose size it takes for all."""
+    """Writes the header with the first slice, whose size it takes for all, and volume after volume."""
 
-    def __init__(self, file: BinaryIO, info: ResultInfo) -> None:
+    def __init__(self, file: BinaryIO, info: ResultInfo, folder: Path) -> None:
         self._file, self._info = file, info
+        order = info.stack.order
         self._started = False
+        self._waiting = None if order == tuple(range(info.count)) else SpooledImages(folder)
 
     def add(self, result: ResultSlice) -> None:
         """Append the image: (z, y, x) in C order is NIfTI's (x, y, z) in Fortran order."""
-        info = self._info
         if not self._started:
-            height, width = result.image.shape
-            shape = (info.count, height, width)
-            self._file.write(nifti_header(shape, info.pixel_spacing_mm, info.slice_spacing_mm, info.warnings))
+            self._file.write(nifti_header(self._info, result.image.shape))
             self._started = True
-        self._file.write(np.asarray(result.image, "<f4").tobytes())
+        if self._waiting is None:
+            self._write(result.image)
+        else:
+            self._waiting.append(result.image)
+
+    def finish(self) -> None:
+        """Write the images that came in another order than the file's."""
+        if self._waiting is not None:
+            for index in self._info.stack.order:
+                check_interruption()
+                self._write(self._waiting[index])
+
+    def close(self) -> None:
+        """Delete the temporary file."""
+        if self._waiting is not None:
+            self._waiting.close()
+
+    def _write(self, image: Image) -> None:
+        self._file.write(np.asarray(image, "<f4").tobytes())
 
 
 @contextmanager
@@ -40,38 +60,67 @@ def open_writer(path: Path, info: ResultInfo) -> Iterator[NiftiWriter]:
         path.open("wb") as file,
         gzip.GzipFile("", "wb", compresslevel=_COMPRESSION, fileobj=file, mtime=0) as compressed,
     ):
-        yield NiftiWriter(cast("BinaryIO", compressed), info)
+        writer = NiftiWriter(cast("BinaryIO", compressed), info, path.parent)
+        try:
+            yield writer
+            writer.finish()
+        finally:
+            writer.close()
 
 
-def nifti_header(
-    shape: tuple[int, int, int], spacing_mm: Sequence[float], slice_spacing_mm: float | None, warnings: Sequence[str]
-) -> bytes:
-    """NIfTI-1 header of a volume (slices, y, x) of float32, with `warnings` in a comment extension (code 6).
+def nifti_header(info: ResultInfo, image_shape: tuple[int, ...]) -> bytes:
+    """NIfTI-1 header of a result's float32 images (y, x), with its notes in a comment extension (code 6).
 
-    `spacing_mm` is (y, x). Without a `slice_spacing_mm` the header assumes 1 mm and says so.
-
-    A scan file does not tell how the patient lay: the header assumes axial slices seen from the feet. Columns run to
-    the patient's left, rows to the back, slices to the head (L, P, S), as radiologists view them.
+    Slices of several frames make a fourth axis: contrast, phase, repetition and set in this order. With the scan's
+    affine, qform and sform say where the patient lay (code 1, scanner). Without it, or where slices are not evenly
+    spaced, the header assumes axial slices seen from the feet. Columns then run to the patient's left, rows to the
+    back, slices to the head (L, P, S), as radiologists view them. Without a spacing of slices it assumes 1 mm and says
+    so.
     """
     import nibabel  # here: it takes half a second, and only this format needs it
     from nibabel.nifti1 import Nifti1Extension
 
+    stack, affine = info.stack, info.affine
     header = nibabel.Nifti1Header(endianness="<")
     header.set_data_dtype(np.float32)
-    header.set_data_shape(shape[::-1])
-    across = 1.0 if slice_spacing_mm is None else slice_spacing_mm
-    header.set_zooms((spacing_mm[1], spacing_mm[0], across))
-    header.set_sform(np.diag([-spacing_mm[1], -spacing_mm[0], across, 1.0]), code="aligned")
+    volumes = (len(stack.volumes),) if len(stack.volumes) > 1 else ()
+    header.set_data_shape((*image_shape[::-1], len(stack.positions), *volumes))
+    told = ""
+    if affine is None:
+        down, right = info.pixel_spacing_mm
+        across = 1.0 if info.slice_spacing_mm is None else info.slice_spacing_mm
+        header.set_zooms((right, down, across, 1.0)[: 3 + len(volumes)])
+        header.set_sform(np.diag([-right, -down, across, 1.0]), code="aligned")
+        told = "; patient orientation assumed axial" + (", slice spacing 1 mm" if info.slice_spacing_mm is None else "")
+    else:
+        to_ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine)
+        header.set_qform(to_ras, code="scanner")
+        header.set_sform(to_ras, code="scanner")
     header.set_xyzt_units("mm")
     extension = b"\0\0\0\0"
-    if warnings:
+    if notes := _notes(info):
         stream = io.BytesIO()
-        Nifti1Extension("comment", "\n".join(warnings).encode()).write_to(stream, False)
+        Nifti1Extension("comment", "\n".join(notes).encode()).write_to(stream, False)
         extension = b"\1\0\0\0" + stream.getvalue()
     header.set_data_offset(_HEADER_BYTES + len(extension))
-    assumed = ", slice spacing 1 mm" if slice_spacing_mm is None else ""
-    header["descrip"] = f"uDiG Recon; patient orientation assumed axial{assumed}".encode()
+    header["descrip"] = f"uDiG Recon{told}".encode()
     return bytes(header.binaryblock) + extension
+
+
+def _notes(info: ResultInfo) -> list[str]:
+    """What the header cannot hold: corrections, warnings, what the volumes are."""
+    notes = [*info.corrections, *info.warnings]
+    if info.affine is None and "affine" in info.attributes:
+        notes.append(
+            f"slices {', '.join(map(str, info.slice_numbers))} are not evenly spaced, which NIfTI cannot tell: "
+            "their orientation and position are left out"
+        )
+    stack = info.stack
+    if len(stack.volumes) > 1:
+        notes += [f"volume {index}: {label}" for index, label in enumerate(volume_labels(stack.volumes))]
+    elif not stack.volumes:
+        notes += [f"slice {index}: {label}" for index, label in enumerate(frame_labels(info.frames))]
+    return notes
 
 
 FORMAT = OutputFormat("nifti", ".nii.gz", "application/gzip", "the images as a gzipped NIfTI volume", open_writer, 6)

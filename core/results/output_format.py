@@ -3,14 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from udig_recon.core.acquisition import Affine, Frame, frames_of
 from udig_recon.core.quality.rating import Rating
+from udig_recon.core.results.stack import Stack
 
 Image = NDArray[np.float32]
 
@@ -91,13 +92,37 @@ class ResultInfo:
 
     @property
     def slice_spacing_mm(self) -> float | None:
-        """Millimetres from one slice of the result to the next; None where unknown, or where some were left out."""
-        spacing = self.attributes.get("slice_spacing_mm")
-        if spacing is None:
+        """Millimetres from one slice position of the result to the next; None where unknown or not even."""
+        spacing, step = self.attributes.get("slice_spacing_mm"), self.stack.step
+        return None if spacing is None or step is None or step < 0 else float(spacing) * step
+
+    @property
+    def frames(self) -> tuple[Frame, ...]:
+        """Which contrast, phase ... of which slice position each slice is; empty where the scan has only slices."""
+        return frames_of(self.attributes)
+
+    @property
+    def stack(self) -> Stack:
+        """How the slices make volumes."""
+        return Stack.of(self.slice_numbers, self.frames)
+
+    @property
+    def affine(self) -> Affine | None:
+        """From (column, row, slice position of the result, 1) to patient coordinates in mm (L, P, S); None: unknown.
+
+        Slice positions that are not evenly spaced have none.
+        """
+        affine, step = self.attributes.get("affine"), self.stack.step
+        if affine is None or step is None:
             return None
-        steps = {after - before for before, after in pairwise(self.slice_numbers)} or {1}
-        step = steps.pop()
-        return float(spacing) * step if not steps and step > 0 else None
+        of_scan = np.asarray(affine, float)
+        moved = of_scan @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, step, self.stack.positions[0]], [0, 0, 0, 1]])
+        return tuple(tuple(map(float, row)) for row in moved)
+
+    @property
+    def corrections(self) -> Sequence[str]:
+        """What was corrected of the scan's measurements."""
+        return list(self.attributes.get("corrections", ()))
 
     @property
     def warnings(self) -> Sequence[str]:
@@ -105,13 +130,40 @@ class ResultInfo:
         return list(self.attributes.get("warnings", ()))
 
 
-def scan_attributes(header: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes of a result that its scan's header (as JSON) gives: spacings, modality and warnings, where known."""
-    names = ("modality", "pixel_spacing_mm", "slice_spacing_mm", "warnings")
-    known = {name: header[name] for name in names if header.get(name)}
+_TOLD = (
+    "modality",
+    "pixel_spacing_mm",
+    "slice_spacing_mm",
+    "affine",
+    "trajectory",
+    "averages",
+    "prewhitened",
+    "geometry",
+    "source_origin_mm",
+    "source_detector_mm",
+    "rotation_center",
+    "corrections",
+    "warnings",
+)
+"""Fields of a scan's header that its results carry where they are known."""
+
+
+def scan_attributes(header: Mapping[str, Any], slice_numbers: Sequence[int]) -> dict[str, Any]:
+    """Attributes of a result that its scan's header (as JSON) gives, where known: geometry, corrections, warnings.
+
+    `affine` is the scan's: of the slice positions that its `frames` count, or else of the slices' numbers. `frames`
+    are those of the result's slices, in their order.
+    """
+    known = {name: header[name] for name in _TOLD if header.get(name) not in (None, False, [], ())}
     if "modality" in known:
         known["modality"] = str(known["modality"])
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}
+    if frames := header.get("frames"):
+        known["frames"] = [dict(frames[number]) for number in slice_numbers]
+    return {name: _as_lists(value) for name, value in known.items()}
+
+
+def _as_lists(value: Any) -> Any:
+    return [_as_lists(each) for each in value] if isinstance(value, tuple | list) else value
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,17 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import SpooledTemporaryFile
 from textwrap import fill
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from udig_recon.core.acquisition import frame_labels
 from udig_recon.core.interruption import check_interruption
-from udig_recon.core.results.output_format import Image as Slice
 from udig_recon.core.results.output_format import OutputFormat, ResultInfo, ResultSlice
+from udig_recon.core.results.spool import SpooledImages
 
 Window = tuple[float, float]
 
@@ -31,7 +31,7 @@ _SQUARE = 1.02  # sides of a pixel that are as good as equal, by their ratio
 _LONGEST = 8  # ratio of the sides of a pixel beyond which nothing is drawn larger
 _TITLE = 16  # font size
 _LINE = 40  # most characters in a line of an inset's title
-_MEMORY_BYTES = 64 << 20  # images of a volume that are kept in memory; more are kept in a temporary file
+_SHORT_LINE = 24  # the same of a contact sheet's
 
 
 def display_window(image: NDArray[Any]) -> Window:
@@ -184,14 +184,17 @@ def _inset_side(image: NDArray[Any]) -> int:
     return max(1, int(min(image.shape)) * 3 // 16)
 
 
-def contact_sheet_png(volume: Sequence[NDArray[Any]], spacing_mm: Sequence[float] | None = None) -> bytes:
-    """All slices (y, x) on the brightest one's window, numbered from 0, in rows from the top left."""
+def contact_sheet_png(
+    volume: Sequence[NDArray[Any]], spacing_mm: Sequence[float] | None = None, titles: Sequence[str] = ()
+) -> bytes:
+    """All slices (y, x) on the brightest one's window, titled or numbered from 0, in rows from the top left."""
     window = max(display_window(image) for image in volume)
     across = math.ceil(math.sqrt(len(volume)))
     side = min(_THUMBNAIL, _SHEET // across)
+    names = [fill(title, _SHORT_LINE) for title in titles] or [str(index) for index in range(len(volume))]
     tiles = [
-        (str(index), _shrink(_to_greys(square_pixels(_magnitude(image), spacing_mm), window), side))
-        for index, image in enumerate(volume)
+        (name, _shrink(_to_greys(square_pixels(_magnitude(image), spacing_mm), window), side))
+        for name, image in zip(names, volume, strict=True)
     ]
     return _png(_sheet([tiles[start : start + across] for start in range(0, len(tiles), across)]))
 
@@ -265,50 +268,22 @@ class PngWriter:
     """Keeps the images until the last one is there: all are drawn on the window of the brightest."""
 
     def __init__(self, folder: Path) -> None:
-        self._spool = SpooledTemporaryFile(_MEMORY_BYTES, dir=str(folder))  # noqa: SIM115
-        self._shape: tuple[int, int] = (0, 0)
-        self._count = 0
+        self._images = SpooledImages(folder)
 
     def add(self, result: ResultSlice) -> None:
         """Keep the image."""
-        height, width = result.image.shape
-        self._shape = height, width
-        self._count += 1
-        self._spool.write(np.asarray(result.image, np.float32).tobytes())
+        self._images.append(result.image)
 
-    def picture(self, spacing_mm: Sequence[float]) -> bytes:
+    def picture(self, info: ResultInfo) -> bytes:
         """The only slice, or a contact sheet of all."""
-        volume = _Spooled(self._spool, self._shape, self._count)
-        return magnitude_png(volume[0], None, spacing_mm) if len(volume) == 1 else contact_sheet_png(volume, spacing_mm)
+        spacing = info.pixel_spacing_mm
+        if len(self._images) == 1:
+            return magnitude_png(self._images[0], None, spacing)
+        return contact_sheet_png(self._images, spacing, frame_labels(info.frames))
 
     def close(self) -> None:
         """Delete the temporary file."""
-        self._spool.close()
-
-
-class _Spooled(Sequence[Slice]):
-    """Images of one size that lie one after the other in a file."""
-
-    def __init__(self, file: "SpooledTemporaryFile[bytes]", shape: tuple[int, int], count: int) -> None:
-        self._file, self._shape, self._count = file, shape, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> Slice: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Slice]: ...
-
-    def __getitem__(self, index: int | slice) -> Slice | list[Slice]:
-        if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
-        if not 0 <= index < self._count:
-            raise IndexError(index)
-        size = math.prod(self._shape) * np.dtype(np.float32).itemsize
-        self._file.seek(index * size)
-        return np.frombuffer(self._file.read(size), np.float32).reshape(self._shape)
+        self._images.close()
 
 
 @contextmanager
@@ -317,7 +292,7 @@ def open_writer(path: Path, info: ResultInfo) -> Iterator[PngWriter]:
     writer = PngWriter(path.parent)
     try:
         yield writer
-        path.write_bytes(writer.picture(info.pixel_spacing_mm))
+        path.write_bytes(writer.picture(info))
     finally:
         writer.close()
 

@@ -100,7 +100,7 @@ def volume(path: Path, count: int = 3, **attributes: object) -> Path:
 def test_nifti_has_the_spacing_of_its_slices_and_says_what_the_scan_warned_of(
     slices: list[int], across: float, tmp_path: Path
 ) -> None:
-    told = scan_attributes({"slice_spacing_mm": 6.0, "warnings": ("coil 3: noisy", "one more")})
+    told = scan_attributes({"slice_spacing_mm": 6.0, "warnings": ("coil 3: noisy", "one more")}, slices)
     made = volume(tmp_path / "r.h5", 3, **{**told, "slice_numbers": slices})
     convert(made, tmp_path / "r.nii.gz", OUTPUTS["nifti"])
     image = nibabel.load(tmp_path / "r.nii.gz")

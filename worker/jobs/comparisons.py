@@ -9,6 +9,7 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from udig_recon.core.acquisition import frames_of
 from udig_recon.core.cost.estimate import Task
 from udig_recon.core.parameters import Parameters
 from udig_recon.core.slice_order import reference_slices
@@ -87,7 +88,7 @@ def submit(session: Session, request: ComparisonRequest, submitter: Submitter) -
     # Workers take jobs by their ids: in this order.
     ids = sorted(new_id() for _ in runs)
     rows = [
-        (shared | _row(job_id, run) | cost, reference_slices(run.slices, run.method))
+        (shared | _row(job_id, run) | cost, reference_slices(run.slices, run.method, frames_of(run.scan.header)))
         for job_id, run, cost in zip(ids, runs, estimated, strict=True)
     ]
     return comparison, lifecycle.file(session, rows)

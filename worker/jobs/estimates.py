@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from udig_recon.core.acquisition import frames_of
 from udig_recon.core.cost.estimate import PriorSize, Size, Task
 from udig_recon.core.errors import TooCostly
 from udig_recon.core.parameters import Parameters
@@ -80,7 +81,7 @@ def task_of(
         method,
         Size.of(scan.header),
         slices=len(slices),
-        followers=len(reference_slices(slices, method)),
+        followers=len(reference_slices(slices, method, frames_of(scan.header))),
         seeds=seeds,
         outputs=tuple(outputs),
         prior=PriorSize.of(card),

@@ -9,6 +9,7 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 
+from udig_recon.core.acquisition import frames_of
 from udig_recon.core.cost.estimate import Task
 from udig_recon.core.parameters import Parameters
 from udig_recon.core.slice_order import reference_slices
@@ -116,7 +117,7 @@ def submit(session: Session, request: JobRequest, submitter: Submitter) -> tuple
         "idempotency_key": request.idempotency_key,
         "request_sha256": request.request_sha256,
     }
-    (job,) = file(session, [(row, reference_slices(request.slices, request.method))])
+    (job,) = file(session, [(row, reference_slices(request.slices, request.method, frames_of(scan.header)))])
     return job, True
 
 

@@ -120,6 +120,6 @@ def attributes(claim: Claim, versions: dict[str, str]) -> dict[str, Any]:
         "seeds": claim.seeds,
         "slice_numbers": list(claim.slices),
         "scan_sha256": claim.scan_sha256,
-        **scan_attributes(claim.scan_header),
+        **scan_attributes(claim.scan_header, claim.slices),
         **versions,
     }
