@@ -158,7 +158,8 @@ def slice_number_range(slices: int, frames: Sequence[Frame]) -> str:
     if not frames:
         return numbers
     counted = {name: len({getattr(frame, name) for frame in frames}) for name in ("slice", *FRAME_COUNTERS)}
-    told = " x ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in counted.items() if count > 1 or name == "slice")
+    plurals = {name: f"{count} {name}{'s' if count > 1 else ''}" for name, count in counted.items()}
+    told = " x ".join(plurals[name] for name, count in counted.items() if count > 1 or name == "slice")
     return f"{numbers}, indices of the {slices} frames in the scan's header ({told})"
 
 
