@@ -81,7 +81,7 @@ class CTAcquisition:
     source_origin_mm: float | None = None  # from the source to the axis of rotation; None: parallel
     source_detector_mm: float | None = None  # from the source to the detector; None: parallel
     measured: NDArray[np.bool_] | None = None  # (views, detectors), False where a ray is missing; None: all are there
-    weights: NDArray[np.float32] | None = None  # (slices, views, detectors), inverse variances of rays, their mean 1
+    weights: NDArray[np.float32] | None = None  # (slices, views, detectors), inverse variances, mean 1; 0: left out
     reference: NDArray[np.float32] | None = None  # (slices, y, x), attenuation in 1/mm
     guide: NDArray[np.float32] | None = None  # (slices, y, x), a structural image in any unit
 
@@ -89,6 +89,17 @@ class CTAcquisition:
     def slices(self) -> int:
         """Number of slices."""
         return len(self.sinogram)
+
+    def measured_of(self, index: int) -> NDArray[np.bool_] | None:
+        """Which rays (views, detectors) of slice number `index` are used; None: all.
+
+        Rays whose weight is 0 are left out beside those that are missing in all slices: detectors that are dead in
+        this slice, saturated rays.
+        """
+        if self.weights is None or self.weights[index].all():
+            return self.measured
+        used: NDArray[np.bool_] = self.weights[index] > 0
+        return used if self.measured is None else used & self.measured
 
     @property
     def pixel_spacing_mm(self) -> tuple[float, float]:

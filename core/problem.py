@@ -208,7 +208,7 @@ def parallel_beam_ct(scan: CTAcquisition, index: int, device: torch.device) -> S
         scan.detector_spacing_mm,
         device,
         rotation_center=scan.rotation_center,
-        measured=scan.measured,
+        measured=scan.measured_of(index),
     )
     y = operator.scale * sinogram[None, None] * operator.measured
     size = (scan.image_size, scan.image_size)

@@ -165,9 +165,12 @@ def test_transmissions_are_counts_of_a_beam_of_1(write: Write) -> None:
 
 WRONG_BEAMS: dict[str, tuple[dict[str, Any], str]] = {
     "another length": ({"flat": UNEVEN[1:]}, r"flat: found shape \(79,\), expected one number or shape \(80,\)"),
-    "frames": ({"flat": np.stack([UNEVEN, UNEVEN])}, "the mean over frames"),
-    "a dead detector": ({"flat": np.where(np.arange(80) == 7, 0, UNEVEN)}, "flat: found 0.0 at detector 7"),
-    "below dark": ({"flat": UNEVEN, "dark": np.where(np.arange(80) == 7, 1e5, 9)}, "no more than dark at detector 7"),
+    "frames of another length": ({"flat": np.stack([UNEVEN[1:]] * 2)}, r"frames are averaged: \(frames, 80\)"),
+    "frames of other slices": ({"flat": np.ones((3, 2, 80))}, r"found shape \(3, 2, 80\)"),
+    "four axes": ({"flat": np.ones((3, 2, 2, 80))}, r"found shape \(3, 2, 2, 80\)"),
+    "below zero": ({"flat": np.where(np.arange(80) == 7, -3.0, UNEVEN)}, "flat: found -3.0 at detector 7"),
+    "most detectors dead": ({"flat": np.where(np.arange(80) < 50, 0, UNEVEN)}, "no more than dark at 62.5 percent"),
+    "no beam": ({"flat": 10.0, "dark": 10.0}, "no more than dark everywhere"),
     "negative": ({"flat": UNEVEN, "dark": -1.0}, "dark: found -1.0"),
     "not a number": ({"flat": np.full(80, np.nan)}, "flat: found nan"),
     "two": ({"flat": UNEVEN, "i0": 1e4}, "both i0 and flat"),
@@ -189,6 +192,106 @@ def test_a_detector_without_a_beam_may_be_left_out(write: Write) -> None:
     path = write(sinogram=counts(UNEVEN), quantity="counts", flat=np.where(broken, 0, UNEVEN), mask=~broken)
     assert probe(path).warnings == ()
     assert metrics.psnr(fbp(path), truth()) > 28
+
+
+FRAMES = 20
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+def test_frames_of_flat_and_dark_are_averaged(slices: int, write: Write) -> None:
+    """(frames, detectors) for a slice, (frames, slices, detectors) for a stack whose slices differ."""
+    rng = np.random.default_rng(0)
+    flat = UNEVEN * np.array([1.0, 0.5, 2.0])[:slices, None]
+    stack = np.stack([counts(row, DARK) for row in flat])
+    frames = rng.poisson(flat, (FRAMES, slices, DETECTORS)).astype(np.float32)
+    dark = np.round(np.broadcast_to(DARK, frames.shape)).astype(np.uint16)
+    if slices == 1:
+        stack, frames, dark = stack[0], frames[:, 0], dark[:, 0]
+    path = write(sinogram=stack, quantity="counts", flat=frames, dark=dark)
+    assert probe(path).warnings == ()
+    for index in range(slices):
+        found = read(path, [index])
+        assert isinstance(found, CTAcquisition)
+        np.testing.assert_allclose(found.sinogram[0], sinogram(noise=0), atol=0.02)
+
+
+def test_a_row_of_flat_for_each_slice_is_told(write: Write) -> None:
+    flat = UNEVEN * np.array([1.0, 0.5])[:, None]
+    path = write(sinogram=np.stack([counts(row) for row in flat]), quantity="counts", flat=flat)
+    assert "flat of shape (2, 80) is read as one row for each slice, not as frames" in warned(path)
+    found = read(path)
+    assert isinstance(found, CTAcquisition)
+    np.testing.assert_allclose(found.sinogram[1], sinogram(noise=0), atol=5e-3)
+
+
+def test_weights_are_the_inverse_variances_of_line_integrals(write: Write) -> None:
+    """Many noisy scans: the weights are as the inverse variances over them, their mean 1."""
+    rays, rng = sinogram(noise=0), np.random.default_rng(0)
+    many = rng.poisson(5000 * np.exp(-3 * rays) + 20, (400, *rays.shape))
+    found = read(write(sinogram=many, quantity="counts", i0=5000.0, dark=20.0))
+    assert isinstance(found, CTAcquisition)
+    assert found.weights is not None
+    np.testing.assert_allclose(found.weights.mean(axis=(1, 2)), 1, rtol=1e-5)
+    inverse = 1 / np.log(np.maximum(rng.poisson(5000 * np.exp(-3 * rays), many.shape), 0.5)).var(axis=0)
+    np.testing.assert_allclose(found.weights.mean(axis=0), inverse / inverse.mean(), rtol=0.35)
+
+
+def test_line_integrals_have_no_weights(write: Write) -> None:
+    found = read(write())
+    assert isinstance(found, CTAcquisition)
+    assert found.weights is None
+
+
+BAD = {
+    "dead": "detector 30 left out: flat is no more than dark",
+    "stuck": "detector 30 left out: the same reading in every view",
+    "saturated": "26 saturated rays, which read 65535 where the beam reads more, are left out",
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_detectors_and_rays_that_measured_nothing_are_left_out_and_told(what: str, write: Write) -> None:
+    flat, rays = UNEVEN.copy(), counts(UNEVEN)
+    if what == "dead":
+        flat[30] = 0
+    elif what == "stuck":
+        rays[:, 30] = 7
+    else:
+        flat[30] = 1.4e5
+        rays[:, 30] = np.minimum(flat[30] * np.exp(-sinogram(noise=0)[:, 30]), 65535).astype(np.uint16)
+    path = write(sinogram=rays, quantity="counts", flat=flat)
+    header = probe(path)
+    assert (header.corrections, header.warnings) == ((BAD[what],), ())
+    found = read(path)
+    assert isinstance(found, CTAcquisition)
+    measured = found.measured_of(0)
+    assert measured is not None
+    assert np.array_equal(measured[:, 30], (rays[:, 30] < 65535) & (what == "saturated"))
+    assert measured[:, np.arange(DETECTORS) != 30].all()
+    assert metrics.psnr(fbp(path), truth()) > 28
+
+
+def test_negative_counts_and_zeros_are_half_a_photon_and_told(write: Write) -> None:
+    rays = counts(1000.0).astype(np.float32)
+    rays[3, 40], rays[9, 41] = -5, 0
+    path = write(sinogram=rays, quantity="counts", i0=1000.0)
+    assert warned(path).startswith("2 rays without photons are read as half a photon")
+    found = read(path)
+    assert isinstance(found, CTAcquisition)
+    assert found.sinogram[0, 3, 40] == found.sinogram[0, 9, 41] == pytest.approx(np.log(2000))
+    assert found.measured_of(0) is None
+
+
+def test_a_starved_detector_behind_dense_matter_is_not_dead(write: Write) -> None:
+    heavy = (*ELLIPSES, (0.0, 0.0, 3.0, 3.0, 0.0, 2.0))
+    rays = np.random.default_rng(0).poisson(100 * np.exp(-sinogram(noise=0, ellipses=heavy)))
+    path = write(sinogram=rays, quantity="counts", i0=100.0)
+    assert probe(path).corrections == ()
+
+
+def test_a_scan_without_a_count_is_refused(write: Write) -> None:
+    with pytest.raises(UnreadableScan, match="no count above 0"):
+        probe(write(sinogram=np.full((VIEWS, DETECTORS), -1.0), quantity="counts", i0=100.0))
 
 
 def test_rays_that_are_masked_out_have_no_say(write: Write) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from udig_recon.core.formats.input_format import ARRAYS_OR_ATTRIBUTES, Contents
 from udig_recon.core.formats.lengths import length, slice_spacing
 from udig_recon.core.formats.limits import LEAST_SIDE, Limits
 from udig_recon.core.formats.sinogram.consistency import consistency_warnings
-from udig_recon.core.formats.sinogram.counts import Beam, beam_warnings, line_integrals, read_beam
+from udig_recon.core.formats.sinogram.counts import Beam, CountStatistics, Rays, read_beam, read_rays
 from udig_recon.core.formats.sinogram.geometry import (
     AXES,
     check_geometry,
@@ -80,7 +81,7 @@ def probe(contents: Contents) -> ScanHeader:
     """Header of a sinogram, after a check of all its values."""
     arrays = _fit_arrays(contents)
     slices, views, detectors = arrays.sinogram.shape
-    warnings = _check_values(arrays)
+    checked = _check_values(arrays)
     for source in (arrays.reference, arrays.guide):
         if source is not None:
             check_values(source)
@@ -95,7 +96,8 @@ def probe(contents: Contents) -> ScanHeader:
         slice_spacing_mm=arrays.slice_spacing_mm,
         has_reference=arrays.reference is not None,
         has_guide=arrays.guide is not None,
-        warnings=(*arrays.warnings, *warnings),
+        corrections=checked.corrections,
+        warnings=(*arrays.warnings, *checked.warnings),
     )
 
 
@@ -103,10 +105,12 @@ def read(contents: Contents, slices: Sequence[int]) -> CTAcquisition:
     """Read the wanted slices as line integrals, with zeros where no ray was measured."""
     arrays = _fit_arrays(contents)
     reference, guide = arrays.reference, arrays.guide
+    rays = _read_rays(arrays, slices)
     return CTAcquisition(
-        sinogram=_integrals(arrays, arrays.sinogram.read(slices)),
+        sinogram=rays.integrals,
         angles=arrays.angles,
         measured=arrays.measured,
+        weights=rays.weights,
         image_size=arrays.image_size,
         pixel_size_mm=arrays.pixel_size_mm,
         detector_spacing_mm=arrays.detector_spacing_mm,
@@ -116,13 +120,12 @@ def read(contents: Contents, slices: Sequence[int]) -> CTAcquisition:
     )
 
 
-def _integrals(arrays: _FittedArrays, values: Array) -> NDArray[np.float32]:
+def _read_rays(arrays: _FittedArrays, slices: Sequence[int]) -> Rays:
+    values = arrays.sinogram.read(slices)
     if arrays.beam is None:
-        return values.astype(np.float32, copy=False)
-    integrals = line_integrals(values, arrays.beam.flat, arrays.beam.dark)
-    if arrays.measured is not None:
-        integrals[:, ~arrays.measured] = 0
-    return integrals
+        return Rays(values.astype(np.float32, copy=False), None)
+    beam = arrays.beam.of(list(slices))
+    return read_rays(values, beam, arrays.measured)
 
 
 def check_limits(contents: Contents, limits: Limits) -> None:
@@ -185,7 +188,7 @@ def _fit_arrays(contents: Contents) -> _FittedArrays:
     measured = measured_rays(contents.arrays.get("mask"), views, detectors)
     fitted_reference = None if reference is None else _fit(reference, shape)
     fitted_guide = None if guide is None else _fit(guide, shape)
-    beam, noted = read_beam(contents, detectors, measured)
+    beam, noted = read_beam(contents, (slices, views, detectors), measured)
     warnings += noted
     centre = rotation_center(attributes, detectors)
     across, noted = slice_spacing(attributes)
@@ -215,40 +218,43 @@ def _fit(source: ArraySource, shape: tuple[int, int, int]) -> ArraySource:
     return fitted
 
 
-def _check_values(arrays: _FittedArrays) -> list[str]:
-    """Check all values of the sinogram. Returns warnings."""
-    starved, highest = 0, -math.inf
-    signal = np.zeros(arrays.sinogram.shape[0])
-    beam = arrays.beam
+class _Checked(NamedTuple):
+    """What a pass over all values of a sinogram tells."""
+
+    warnings: tuple[str, ...] = ()
+    corrections: tuple[str, ...] = ()
+
+
+def _check_values(arrays: _FittedArrays) -> _Checked:
+    """Check all values of the sinogram."""
     shape = arrays.sinogram.shape
+    highest, signal, beam = -math.inf, np.zeros(shape[0]), arrays.beam
+    counts = None if beam is None else CountStatistics(beam, arrays.measured, arrays.sinogram.dtype)
     centres = CentresOfMass((shape[0], shape[1], shape[2])) if shape[0] == shape[1] and beam is None else None
     for region, block in checked_blocks(arrays.sinogram, ("slice", "view", "detector"), _LEFT_OUT):
-        dark = 0.0 if beam is None else beam.dark if beam.dark.ndim == 0 else beam.dark[region[2]]
-        none = block <= dark
-        if arrays.measured is not None:
-            none &= arrays.measured[region[1:]]
-        starved += int(none.sum())
         highest = max(highest, float(block.max()))
+        if counts is not None:
+            counts.add(region, block)
         if centres is not None:
             centres.add(region, block)
         signal[region[0]] += np.abs(block).sum(axis=(1, 2), dtype=np.float64)
-    warnings: list[str] = []
-    if beam is not None:
-        if highest <= 0:
-            raise UnreadableScan.at("sinogram", "no count above 0", "photon counts")
-        if starved:
-            warnings.append(f"{starved} rays without photons are read as half a photon")
-        warnings += beam_warnings(beam, highest)
-    elif highest > _STEEP:
+    corrections = () if counts is None else tuple(counts.corrections(shape[1]))
+    warnings = [] if counts is None else counts.warnings()
+    if counts is None and highest > _STEEP:
         scaled = "if they were multiplied, as by 1000 for whole numbers, divide by that"
-        return [f"line integrals reach {highest:.3g}: if these are counts, set quantity='counts' and i0; {scaled}"]
-    elif arrays.sinogram.dtype.kind in "iu":
-        return ["line integrals are whole numbers: if these are counts, set quantity='counts' and i0"]
+        told = f"line integrals reach {highest:.3g}: if these are counts, set quantity='counts' and i0; {scaled}"
+        return _Checked((told,))
+    if counts is None and arrays.sinogram.dtype.kind in "iu":
+        return _Checked(("line integrals are whole numbers: if these are counts, set quantity='counts' and i0",))
     # The laws of line integrals are tried on the slice that attenuates most.
     chosen = int(np.argmax(signal) if beam is None else np.argmin(np.where(signal > 0, signal, np.inf)))
-    integrals = _integrals(arrays, arrays.sinogram.read([chosen]))[0]
-    found = consistency_warnings(integrals, arrays.angles, arrays.measured)
+    rays = _read_rays(arrays, [chosen])
+    measured = arrays.measured
+    if rays.weights is not None:
+        known = rays.weights[0] > 0
+        measured = None if known.all() else known
+    found = consistency_warnings(rays.integrals[0], arrays.angles, measured)
     # Where axes of views and detectors are swapped, or values are no line integrals, that of slices is not looked at.
     if centres is not None and arrays.measured is None and not found:
         found = centres.swapped_axes_warnings(arrays.angles)
-    return warnings + found
+    return _Checked((*warnings, *found), corrections)
