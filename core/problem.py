@@ -18,14 +18,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from udig_recon.core import metrics
-from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
-from udig_recon.core.coils.estimate import estimate
+from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition, NonCartesianAcquisition
+from udig_recon.core.coils.estimate import estimate, estimate_along
 from udig_recon.core.coils.joint_maps import with_joint_maps
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.extensions import load_extensions
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.normalisation import intensity_scale
-from udig_recon.core.operators import LinearOperator, MultiCoilMRI, ParallelBeamCT, as_channels, as_complex
+from udig_recon.core.operators import (
+    LinearOperator,
+    MultiCoilMRI,
+    NonCartesianMRI,
+    ParallelBeamCT,
+    as_channels,
+    as_complex,
+)
 from udig_recon.core.preprocessing.coils import compress_coils
 from udig_recon.core.preprocessing.options import Preprocessing
 from udig_recon.core.preprocessing.sinograms import preprocess_sinogram
@@ -186,6 +193,23 @@ def cartesian_mri(scan: MRIAcquisition, index: int, device: torch.device) -> Sli
     return SliceProblem(operator, y, scan.recon_size, _slice_of(scan.reference, index), _slice_of(scan.guide, index))
 
 
+def non_cartesian_mri(scan: NonCartesianAcquisition, index: int, device: torch.device) -> SliceProblem:
+    """Problem of a slice of non-Cartesian MRI: coils whitened, maps of the scan or else of its gridded centre.
+
+    Raises UnsupportedScan when maps are needed and the centre of k-space is sampled too sparsely for them.
+    """
+    kspace = torch.from_numpy(np.ascontiguousarray(scan.kspace[index])).to(device)
+    trajectory = scan.trajectory[index].astype(np.float64)
+    measured = np.ones(trajectory.shape[:2], bool) if scan.measured is None else scan.measured[index]
+    given = None
+    if scan.sensitivity_maps is not None:
+        given = torch.from_numpy(np.ascontiguousarray(scan.sensitivity_maps[index])).to(device)
+    kspace, maps = estimate_along(kspace, trajectory, measured, scan.matrix, given, scan.noise_covariance)
+    operator = NonCartesianMRI(maps, trajectory, measured)
+    y = operator.measurements(kspace)
+    return SliceProblem(operator, y, scan.recon_size, _slice_of(scan.reference, index), _slice_of(scan.guide, index))
+
+
 def fit_coil_maps(problem: SliceProblem) -> Iterator[SliceProblem]:
     """Problems with coil maps fitted together with the image, round by round; the last one is to be solved."""
     operator, y = cast("MultiCoilMRI", problem.operator), problem.measurements
@@ -218,6 +242,7 @@ def parallel_beam_ct(scan: CTAcquisition, index: int, device: torch.device) -> S
 ENTRY_POINTS = "udig_recon.operators"
 BUILT_IN: tuple[ForwardModel, ...] = (
     ForwardModel(MRIAcquisition, cartesian_mri, refine=fit_coil_maps, preprocess=compress_coils),
+    ForwardModel(NonCartesianAcquisition, non_cartesian_mri),
     ForwardModel(CTAcquisition, parallel_beam_ct, preprocess=preprocess_sinogram),
 )
 

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from udig_recon.core.acquisition import CTAcquisition, MRIAcquisition
+from udig_recon.core.acquisition import CTAcquisition, MRIAcquisition, NonCartesianAcquisition
 from udig_recon.core.operators import ParallelBeamCT, centre, fft2c
+from udig_recon.core.operators.nufft import PlannedFourier
 
 WATER_1_PER_MM = 0.0193
 """Linear attenuation of water at 70 keV (NIST: 0.193 1/cm), about the mean energy of a CT beam of 120 kV."""
@@ -75,6 +76,36 @@ def _disc(radius: float) -> NDArray[np.bool_]:
     return np.hypot(steps[:, None], steps) < max(radius, 0.5)
 
 
+def radial_spokes(
+    shape: tuple[int, int], spokes: int, samples: int | None = None, *, golden: bool = True
+) -> NDArray[np.float32]:
+    """Trajectory (spokes, samples, 2) of lines through the centre of k-space, (ky, kx) in cycles per field of view.
+
+    Twice as many samples as the longer side of the grid unless told otherwise; the one of zero frequency is number
+    n // 2. Angles are `golden` (Winkelmann et al. 2007) or evenly spread over half a turn.
+    """
+    count = samples or 2 * max(shape)
+    step = np.pi * (np.sqrt(5) - 1) / 2 if golden else np.pi / spokes
+    angles = np.arange(spokes) * step
+    radius = (np.arange(count) - count // 2) / count
+    cycles_per_pixel = np.stack((np.sin(angles)[:, None] * radius, np.cos(angles)[:, None] * radius), axis=-1)
+    return (cycles_per_pixel * shape).astype(np.float32)
+
+
+def spiral_interleaves(shape: tuple[int, int], interleaves: int, acceleration: float = 1.0) -> NDArray[np.float32]:
+    """Trajectory (interleaves, samples, 2) of Archimedean spirals, (ky, kx) in cycles per field of view.
+
+    Neighbouring turns are `acceleration` cells of the Cartesian grid apart, samples of constant speed half a cell.
+    """
+    side = max(shape)
+    turns = side / (2 * interleaves * acceleration)
+    count = int(np.ceil(np.pi * turns * side)) + 1
+    share = np.sqrt(np.arange(count) / (count - 1))
+    angles = 2 * np.pi * (turns * share + np.arange(interleaves)[:, None] / interleaves)
+    cycles_per_pixel = np.stack((share / 2 * np.sin(angles), share / 2 * np.cos(angles)), axis=-1)
+    return (cycles_per_pixel * shape).astype(np.float32)
+
+
 def birdcage_maps(coils: int, shape: tuple[int, int]) -> NDArray[np.complex64]:
     """Sensitivity maps (coils, y, x) of loops on a ring about the image, of unit root-sum-of-squares.
 
@@ -115,6 +146,38 @@ def simulate_mri(
         sensitivity_maps=np.broadcast_to(maps, kspace.shape).astype(np.complex64) if with_maps else None,
         reference=np.abs(volume),
         recon_size=(volume.shape[1], volume.shape[2]),
+        pixel_spacing_mm=pixel_spacing_mm,
+    )
+
+
+def simulate_non_cartesian(
+    image: NDArray[np.complex64],
+    maps: NDArray[np.complex64],
+    trajectory: NDArray[np.float32],
+    rng: np.random.Generator,
+    *,
+    noise_level: float = 0.0,
+    with_maps: bool = False,
+    pixel_spacing_mm: tuple[float, float] = (1.0, 1.0),
+) -> NonCartesianAcquisition:
+    """Scan of an image ([slices,] y, x) through maps (coils, y, x) along a trajectory (readouts, samples, 2).
+
+    `noise_level` is as of `simulate_mri`; the transform is the orthonormal one's at frequencies between the grid's.
+    """
+    volume = np.asarray(image, np.complex64).reshape(-1, *image.shape[-2:])
+    slices, coils, shape = len(volume), len(maps), (volume.shape[1], volume.shape[2])
+    fourier = PlannedFourier(trajectory.reshape(-1, 2).astype(np.float64), shape, coils)
+    samples = [fourier.forward(torch.from_numpy(plane * maps)).numpy() for plane in volume]
+    kspace = np.stack(samples).reshape(slices, coils, *trajectory.shape[:2])
+    noise = rng.standard_normal((*kspace.shape, 2), np.float32).view(np.complex64)[..., 0] / np.sqrt(np.float32(2))
+    kspace = kspace + np.float32(noise_level * np.abs(volume).max()) * noise
+    return NonCartesianAcquisition(
+        kspace=kspace.astype(np.complex64),
+        trajectory=np.broadcast_to(trajectory, (slices, *trajectory.shape)),
+        matrix=shape,
+        sensitivity_maps=np.broadcast_to(maps, (slices, *maps.shape)).astype(np.complex64) if with_maps else None,
+        reference=np.abs(volume),
+        recon_size=shape,
         pixel_spacing_mm=pixel_spacing_mm,
     )
 

@@ -1,5 +1,7 @@
 """Coil sensitivity maps of a slice: those of the scan, or ESPIRiT's, for k-space whose coil noise is prewhitened."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -7,6 +9,8 @@ from torch import Tensor
 
 from udig_recon.core.coils.calibration import calibration_size
 from udig_recon.core.coils.espirit import espirit
+from udig_recon.core.coils.gridded_centre import calibration_of, gridded_centre
+from udig_recon.core.coils.noise import bands_by_radius
 from udig_recon.core.coils.prewhitening import brightness, whiten, whitening
 
 
@@ -32,3 +36,32 @@ def estimate(
     calibration = calibration_size(mask)
     maps = espirit(white, calibration)
     return white, maps if matrix is None else maps / brightness(kspace, matrix, calibration)
+
+
+def estimate_along(
+    kspace: Tensor,
+    trajectory: NDArray[np.floating[Any]],
+    measured: NDArray[np.bool_],
+    shape: tuple[int, int],
+    given: Tensor | None = None,
+    noise_covariance: NDArray[np.complex64] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Whitened k-space (coils, readouts, samples) along a trajectory, and its sensitivity maps (coils, *shape).
+
+    As `estimate`; the calibration region is gridded from the samples about the centre. The trajectory (readouts,
+    samples, 2) is in cycles per field of view. Raises UnsupportedScan when maps must be estimated and the samples
+    about the centre are too sparse for that.
+    """
+    trivial = len(kspace) == 1 or float(kspace.norm()) == 0
+    radius = np.abs(trajectory / np.array(shape)).max(axis=-1)
+    band = np.where(measured, bands_by_radius(radius / max(float(radius[measured].max()), 1e-30)), 0).astype(np.uint8)
+    matrix = None if trivial else whitening(kspace, noise_covariance, band)
+    white = kspace if matrix is None else whiten(matrix, kspace)
+    if given is not None:
+        return white, given if matrix is None else whiten(matrix, given)
+    if trivial:
+        return white, torch.ones((len(kspace), *shape), dtype=kspace.dtype, device=kspace.device)
+    calibration = calibration_of(trajectory[measured], shape)
+    centre = gridded_centre(kspace[:, torch.from_numpy(measured).to(kspace.device)], trajectory[measured], shape)
+    maps = espirit(centre if matrix is None else whiten(matrix, centre), calibration)
+    return white, maps if matrix is None else maps / brightness(centre, matrix, calibration)

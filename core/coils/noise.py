@@ -20,7 +20,11 @@ _FEWEST = 3  # coils among which one can stand out
 def bands(shape: tuple[int, int]) -> NDArray[np.uint8]:
     """Which band of frequencies each sample (ky, kx) is of: 2 the outermost, 1 one farther in, 0 neither."""
     rows, columns = (np.abs(np.linspace(-1, 1, side)) for side in shape)
-    radius = np.maximum(rows[:, None], columns)
+    return bands_by_radius(np.maximum(rows[:, None], columns))
+
+
+def bands_by_radius(radius: Real) -> NDArray[np.uint8]:
+    """Which band each sample is of, by its distance from the centre as a share of the largest."""
     return np.where(radius > 0.8, 2, np.where((radius > 0.5) & (radius <= 0.7), 1, 0)).astype(np.uint8)
 
 

@@ -17,16 +17,19 @@ MOST_BRIGHTENED = 4.0
 """How much weaker than all coils together the weighted ones may be where brightness is put right."""
 
 
-def whitening(kspace: Tensor, covariance: NDArray[np.complex64] | None) -> Tensor | None:
+def whitening(
+    kspace: Tensor, covariance: NDArray[np.complex64] | None, band: NDArray[np.uint8] | None = None
+) -> Tensor | None:
     """Matrix W (coils, coils) that gives coils of k-space (coils, ky, kx) noise of one level; None: it has it already.
 
     From the `covariance` (coils, coils) of the noise where it was measured: s L^-1 with L L^H the covariance and s^2
     its median variance. Otherwise only coils that are much noisier than the others are weighted
-    (udig_recon.core.coils.noise), as less cannot be told from the data.
+    (udig_recon.core.coils.noise), as less cannot be told from the data. `band` is that of each sample, if k-space is
+    not Cartesian.
     """
     if covariance is None:
         samples = kspace[None].cpu().numpy()
-        weights = noise_weights(noise_sums(samples, bands(samples.shape[-2:])))
+        weights = noise_weights(noise_sums(samples, bands(samples.shape[-2:]) if band is None else band))
         return (
             torch.from_numpy(np.diag(weights).astype(np.complex64)).to(kspace.device) if (weights < 1).any() else None
         )

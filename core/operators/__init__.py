@@ -4,5 +4,16 @@ from udig_recon.core.operators.base import LinearOperator
 from udig_recon.core.operators.ct import ParallelBeamCT
 from udig_recon.core.operators.fourier import as_channels, as_complex, centre, fft2c, ifft2c
 from udig_recon.core.operators.mri import MultiCoilMRI
+from udig_recon.core.operators.noncartesian import NonCartesianMRI
 
-__all__ = ["LinearOperator", "MultiCoilMRI", "ParallelBeamCT", "as_channels", "as_complex", "centre", "fft2c", "ifft2c"]
+__all__ = [
+    "LinearOperator",
+    "MultiCoilMRI",
+    "NonCartesianMRI",
+    "ParallelBeamCT",
+    "as_channels",
+    "as_complex",
+    "centre",
+    "fft2c",
+    "ifft2c",
+]

@@ -211,7 +211,7 @@ def test_without_its_distributions_the_scan_is_of_no_known_format(client: TestCl
 def test_an_acquisition_of_no_known_forward_model_is_refused() -> None:
     with pytest.raises(KeyError, match="WeightedSums"):
         acquisition_type("WeightedSums")
-    with pytest.raises(UnsupportedScan, match="found list, expected one of MRIAcquisition, CTAcquisition"):
+    with pytest.raises(UnsupportedScan, match="found list, expected one of MRIAcquisition, NonCartesian"):
         problem.forward_model_of([])  # type: ignore[arg-type]
 
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from tests.support import laws, scans
-from udig_recon.core.acquisition import Acquisition, CTAcquisition, MRIAcquisition
+from udig_recon.core.acquisition import Acquisition, CTAcquisition, MRIAcquisition, NonCartesianAcquisition
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.operators import (
     LinearOperator,
     MultiCoilMRI,
+    NonCartesianMRI,
     ParallelBeamCT,
     as_channels,
     as_complex,
@@ -23,7 +24,16 @@ from udig_recon.core.operators import (
 from udig_recon.core.operators.base import HoldoutKind
 from udig_recon.core.problem import SliceProblem, forward_models, slice_problem
 from udig_recon.core.quality.rating import Signals
-from udig_recon.core.simulation import birdcage_maps, cartesian_lines, poisson_disc, simulate_ct, simulate_mri
+from udig_recon.core.simulation import (
+    birdcage_maps,
+    cartesian_lines,
+    poisson_disc,
+    radial_spokes,
+    simulate_ct,
+    simulate_mri,
+    simulate_non_cartesian,
+    spiral_interleaves,
+)
 
 
 def mri(coils: int, shape: tuple[int, int], pattern: str, norm: float = 1.0) -> LinearOperator:
@@ -41,12 +51,22 @@ def ct(angles: np.ndarray, size: int, detectors: int, pixel: float, spacing: flo
     return ParallelBeamCT(angles, size, detectors, pixel, spacing, **more)
 
 
+def non_cartesian(coils: int, shape: tuple[int, int], trajectory: np.ndarray, **more: Any) -> LinearOperator:
+    return NonCartesianMRI(torch.from_numpy(birdcage_maps(coils, shape)), trajectory, **more)
+
+
+ANYWHERE = np.random.default_rng(5).uniform(-0.5, 0.5, (12, 60, 2)) * (31, 45)
+SOME_SAMPLES = np.random.default_rng(5).random((12, 60)) < 0.7
 SOME_RAYS = np.random.default_rng(5).random((30, 71)) < 0.6
 OPERATORS = {
     "one coil, lines": lambda: mri(1, (32, 32), "lines"),
     "four coils, odd matrix, lines": lambda: mri(4, (31, 45), "lines"),
     "eight coils, points, maps of any unit": lambda: mri(8, (40, 33), "points", 3e4),
     "sixty-four coils, full": lambda: mri(64, (24, 24), "all"),
+    "radial, one coil": lambda: non_cartesian(1, (32, 32), radial_spokes((32, 32), 12)),
+    "spiral, four coils, oblong": lambda: non_cartesian(4, (40, 24), spiral_interleaves((40, 24), 6, 1.5)),
+    "samples anywhere, odd matrix, some missing": lambda: non_cartesian(3, (31, 45), ANYWHERE, measured=SOME_SAMPLES),
+    "the same, gridded in torch": lambda: non_cartesian(3, (31, 45), ANYWHERE, measured=SOME_SAMPLES, gridded=True),
     "30 views": lambda: ct(np.arange(30) * np.pi / 30, 64, 91, 1.0, 1.0),
     "odd image, wide detectors, full turn": lambda: ct(np.arange(17) * 2 * np.pi / 17, 33, 20, 0.7, 1.9),
     "narrow detectors, irregular angles": lambda: ct(np.array([-0.3, 0.1, 0.9, 2.0, 7.0]), 32, 150, 1.5, 0.4),
@@ -62,6 +82,12 @@ ACQUISITIONS: dict[type, Callable[[], Acquisition]] = {
         scans.phantom(1, 32)[0].astype(np.complex64),
         birdcage_maps(4, (32, 32)),
         cartesian_lines((32, 32), 2, 0.25, np.random.default_rng(0)),
+        np.random.default_rng(0),
+    ),
+    NonCartesianAcquisition: lambda: simulate_non_cartesian(
+        scans.phantom(1, 32)[0].astype(np.complex64),
+        birdcage_maps(4, (32, 32)),
+        radial_spokes((32, 32), 24),
         np.random.default_rng(0),
     ),
     CTAcquisition: lambda: simulate_ct(0.02 * scans.phantom(1, 32)[0], 24, None, np.random.default_rng(0)),
