@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from udig_recon.core.acquisition import Acquisition, ScanHeader
 from udig_recon.core.errors import UnknownFormat, UnreadableScan, UnsupportedScan
+from udig_recon.core.formats.containers.gzip_file import unpack
 from udig_recon.core.formats.containers.scan_file import ScanFile, open_scan_file
 from udig_recon.core.formats.input_format import ArrayReader, Contents, InputFormat, printable_names
 from udig_recon.core.formats.kspace import reader as kspace
@@ -40,6 +41,10 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> ScanHeader:
 
 def probe_file(file: ScanFile, limits: Limits = DEFAULT_LIMITS) -> ScanHeader:
     """`probe` of a file that is open."""
+    return _probe(unpack(file), limits)
+
+
+def _probe(file: ScanFile, limits: Limits) -> ScanHeader:
     with _open(file) as (contents, reader):
         reader.check_limits(contents, limits)
         for source in contents.arrays.values():
@@ -53,7 +58,8 @@ def prepare(file: ScanFile, limits: Limits, source_sha256: str, descriptor: int)
 
     Raises what `probe` raises, and NotWritten.
     """
-    header = probe_file(file, limits)
+    file = unpack(file)
+    header = _probe(file, limits)
     with _open(file) as (contents, reader):
         count = reader.slice_count(contents)
         write_prepared(descriptor, asdict(header), source_sha256, lambda index: reader.read(contents, [index]), count)
@@ -62,7 +68,7 @@ def prepare(file: ScanFile, limits: Limits, source_sha256: str, descriptor: int)
 
 def read(path: Path, slices: Sequence[int] | None = None) -> Acquisition:
     """Read the wanted slices, or all, of a file that `probe` has accepted."""
-    with open_scan_file(path) as file, _open(file) as (contents, reader):
+    with open_scan_file(path) as file, _open(unpack(file)) as (contents, reader):
         count = reader.slice_count(contents)
         wanted = range(count) if slices is None else slices
         for index in wanted:

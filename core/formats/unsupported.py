@@ -9,25 +9,19 @@ START_BYTES = 16 << 10
 
 _KSPACE = "kspace (slices, coils, ky, kx) complex64, zero frequency in the middle, as HDF5 or .npz"
 _IMAGE = "k-space or a sinogram: an image needs no reconstruction"
-_MATLAB_5 = UnsupportedFormat(
-    "a MATLAB file of version 5, which is not read",
-    "HDF5 or .npz: scipy.io.loadmat gives its arrays to numpy.savez, or save it in MATLAB with -v7.3",
-)
 _MANGLED = UnsupportedFormat(
     "an HDF5 file whose line ends were changed on the way, as in a transfer as text",
     "the bytes as they are: curl --data-binary, FTP in binary mode, no conversion of line ends",
 )
 _SIGNATURES = {
-    b"MATLAB 5.0": _MATLAB_5,
     b"\x89HDF\n\x1a\n": _MANGLED,
     b"\x89HDF\r\r\n\x1a": _MANGLED,
     b"\x89HDF\r\x1a": _MANGLED,
     b"\x09HDF": _MANGLED,
     b"\xef\xbf\xbdHDF": _MANGLED,
-    b"\x1f\x8b": UnsupportedFormat("a gzip file", "the file that is in it (gunzip)"),
-    b"\x28\xb5\x2f\xfd": UnsupportedFormat("a Zstandard file", "the file that is in it"),
-    b"BZh": UnsupportedFormat("a bzip2 file", "the file that is in it"),
-    b"\xfd7zXZ": UnsupportedFormat("an xz file", "the file that is in it"),
+    b"\x28\xb5\x2f\xfd": UnsupportedFormat("a Zstandard file", "the file that is in it (unzstd), or packed by gzip"),
+    b"BZh": UnsupportedFormat("a bzip2 file", "the file that is in it (bunzip2), or packed by gzip"),
+    b"\xfd7zXZ": UnsupportedFormat("an xz file", "the file that is in it (unxz), or packed by gzip"),
     b"7z\xbc\xaf": UnsupportedFormat("a 7-Zip file", "the file that is in it"),
     b"\x89PNG": UnsupportedFormat("a PNG picture", _IMAGE),
     b"\xff\xd8\xff": UnsupportedFormat("a JPEG picture", _IMAGE),

@@ -31,39 +31,6 @@ def test_hdf5_behind_a_user_block_is_read(path: Path) -> None:
         np.testing.assert_array_equal(read(path).kspace, undersampled())
 
 
-def matlab(path: Path, order: str = "<", **arrays: np.ndarray) -> None:
-    """Arrays as MATLAB keeps them: pairs of real and imaginary part, the axes reversed."""
-    with h5py.File(path, "w", userblock_size=512) as file:
-        for name, array in arrays.items():
-            stored = array
-            if array.dtype.kind == "c":
-                stored = np.empty(array.shape, [("real", f"{order}f4"), ("imag", f"{order}f4")])
-                stored["real"], stored["imag"] = array.real, array.imag
-            file[name] = stored.swapaxes(-1, -2).copy()
-            file[name].attrs["MATLAB_class"] = np.bytes_("single")
-    with path.open("r+b") as file:
-        file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM")
-
-
-def test_matlab_7_3_is_read_with_its_axes_the_other_way_round(path: Path) -> None:
-    parts = scans.mri()
-    mask = parts["mask"].astype(np.uint8)[None]
-    matlab(path, kspace=parts["kspace"], mask=mask, reference=parts["reference"])
-    header = probe(path)
-    assert any("MATLAB 7.3" in warning for warning in header.warnings)
-    scan = read(path, [1])
-    np.testing.assert_array_equal(scan.kspace, parts["kspace"][1:])
-    np.testing.assert_array_equal(scan.mask[0], parts["mask"])
-    np.testing.assert_array_equal(scan.reference, parts["reference"][1:])
-    matlab(path, ">", kspace=parts["kspace"])
-    np.testing.assert_array_equal(read(path).kspace, parts["kspace"])
-    matlab(path, kspace=parts["kspace"][0])
-    assert (probe(path).slices, probe(path).coils) == (1, 4)
-    matlab(path, image=parts["reference"])
-    with pytest.raises(UnknownFormat, match="file without kspace"):
-        probe(path)
-
-
 @pytest.mark.parametrize("write", [scans.write_hdf5, scans.write_npz])
 def test_names_of_other_tools_are_taken_and_said(write: Callable[..., Path], path: Path) -> None:
     parts = scans.mri()
@@ -115,7 +82,6 @@ def hdf5_as_text() -> bytes:
 
 STARTS = {
     "curl --data-binary": hdf5_as_text(),
-    "scipy.io.loadmat": b"MATLAB 5.0 MAT-file, Platform: PCWIN64".ljust(512),
     "DICOM file, .*needs no reconstruction": bytes(128) + b"DICM" + bytes(99),
     "NIfTI image, .*needs no reconstruction": b"\x5c\x01\x00\x00" + bytes(348),
     "twix": bytes(4) + (2).to_bytes(4, "little") + bytes(8) + (10240).to_bytes(8, "little") + bytes(99),
@@ -127,7 +93,6 @@ STARTS = {
     "web page": b"<!DOCTYPE html>\n<html><body>Sign in</body></html>",
     "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n",
     "pickle": b"\x80\x04\x95" + bytes(99),
-    "gunzip": b"\x1f\x8b\x08" + bytes(99),
     "BART .cfl": np.random.default_rng(0).standard_normal(999).astype(np.float32).tobytes(),
     "fid of Bruker": np.random.default_rng(0).integers(-5000, 5000, 999, dtype=np.int32).tobytes(),
 }

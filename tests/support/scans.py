@@ -292,7 +292,7 @@ HOSTILE: dict[str, Hostile] = {
     "empty": Hostile(lambda path: path.write_bytes(b""), _unknown, "empty"),
     "text": Hostile(lambda path: path.write_text("slice,value\n0,1\n"), _unknown, "text"),
     "noise": Hostile(lambda path: path.write_bytes(bytes(range(256)) * 40), _unknown, "no known format"),
-    "gzip": Hostile(lambda path: path.write_bytes(b"\x1f\x8b\x08" + bytes(99)), _unknown, "gzip"),
+    "gzip": Hostile(lambda path: path.write_bytes(b"\x1f\x8b\x08" + bytes(99)), _broken, "gzip"),
     "dicom": Hostile(lambda path: path.write_bytes(bytes(128) + b"DICM" + bytes(99)), _unknown, "DICOM"),
     "hdf5_of_another_kind": Hostile(lambda path: write_hdf5(path, volume=phantom()), _unknown, "kspace"),
     "npz_of_another_kind": Hostile(lambda path: write_npz(path, volume=phantom()), _unknown, "kspace"),

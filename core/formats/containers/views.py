@@ -64,6 +64,22 @@ class JoinedComplex(ArraySource):
         return values
 
 
+class RenamedArray(ArraySource):
+    """An array under another name, which messages then say."""
+
+    def __init__(self, source: ArraySource, name: str) -> None:
+        self._source = source
+        super().__init__(name, source.shape, source.dtype, source.stored_bytes)
+
+    def blocks(self) -> Iterator[tuple[Region, Array]]:
+        """The source's blocks."""
+        return self._source.blocks()
+
+    def read(self, indices: Sequence[int]) -> Array:
+        """Entries of the first axis, stacked (len(indices), ...)."""
+        return self._source.read(indices)
+
+
 class SwappedAxes(ArraySource):
     """An array with its last two axes swapped, as MATLAB stores an image."""
 

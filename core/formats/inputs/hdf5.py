@@ -1,6 +1,7 @@
 """Input format HDF5: fastMRI's files of k-space, and sinograms, under the names that scans use."""
 
 import base64
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -77,9 +78,10 @@ class Hdf5:
 FORMAT = Hdf5()
 
 
-def read_contents(opened: OpenedHdf5, file_bytes: int) -> Contents:
-    """The arrays and attributes of an HDF5 scan. Raises UnreadableScan."""
-    file = opened.file
+def read_contents(opened: OpenedHdf5, file_bytes: int, group: str = "") -> Contents:
+    """The arrays and attributes of an HDF5 scan, at the file's root or in a group. Raises UnreadableScan."""
+    file = opened.file[group] if group else opened.file
+    above = f"{group}/" if group else ""
     if RESULT_MARK in file.attrs:
         raise UnreadableScan.at("file", "a reconstruction made by this software", "a scan: k-space or a sinogram")
     names = match_names(file, ARRAYS)
@@ -95,14 +97,15 @@ def read_contents(opened: OpenedHdf5, file_bytes: int) -> Contents:
                 arrays[name] = value
             else:
                 attributes[name] = value
-    others = dict.fromkeys((*opened.datasets, *(key for holder in holders for key in holder.attrs)))
+    datasets = (path.removeprefix(above) for path in opened.datasets)
+    others = dict.fromkeys((*datasets, *(key for holder in holders for key in holder.attrs)))
     return Contents(
         format="sinogram_hdf5" if "sinogram" in arrays else "fastmri_hdf5",
         arrays=arrays,
         attributes=attributes,
         header_xml=_header(file),
         missing_axis="coils",
-        renamed=tuple((theirs, ours) for ours, theirs in names.items() if ours != theirs),
+        renamed=tuple((f"{above}{theirs}", ours) for ours, theirs in names.items() if ours != f"{above}{theirs}"),
         unused=tuple(name for name in others if name not in {*NAMES, *_IGNORED, *names.values()}),
         unsupported=None if arrays.keys() & {"kspace", "sinogram"} else known_layout(file),
     )
@@ -128,16 +131,30 @@ def _attribute(holder: Any, name: str) -> float | str | ArraySource:
 def _scalar(file: h5py.File, name: str, file_bytes: int) -> float | str | ArraySource:
     """A dataset where an attribute would do as well, as in .npz."""
     dataset = open_dataset(file, name)
-    if name in ARRAYS_OR_ATTRIBUTES and dataset.shape not in ((), (1,)):
+    if _is_matlab_text(dataset):
+        check_stored(name, dataset)
+        return "".join(map(chr, dataset[()].reshape(-1)))
+    if name in ARRAYS_OR_ATTRIBUTES and math.prod(dataset.shape) != 1:
         return Hdf5Array(name, dataset, file_bytes)
     _check_small(name, dataset.shape, dataset.dtype)
     check_stored(name, dataset)
     return _value(name, dataset[()], dataset.dtype)
 
 
+def _is_matlab_text(dataset: h5py.Dataset) -> bool:
+    """Whether these are the characters of a text, as MATLAB 7.3 keeps it."""
+    of_characters = dataset.dtype == np.uint16 and dataset.attrs.get("MATLAB_class") == b"char"
+    return bool(of_characters and 0 < math.prod(dataset.shape) <= _MOST_TEXT_BYTES)
+
+
 def _check_small(name: str, shape: tuple[int, ...] | None, dtype: np.dtype[Any]) -> None:
     text = h5py.check_string_dtype(dtype) is not None
-    if shape in ((), (1,)) and (text or dtype.kind in "biuf") and dtype.itemsize <= _MOST_TEXT_BYTES:
+    if (
+        shape is not None
+        and math.prod(shape) == 1
+        and (text or dtype.kind in "biuf")
+        and dtype.itemsize <= _MOST_TEXT_BYTES
+    ):
         return
     if name in ARRAYS_OR_ATTRIBUTES:
         if shape is not None and len(shape) == 1 and 0 < shape[0] <= _MOST_DETECTORS and dtype.kind in "iuf":
