@@ -10,10 +10,10 @@ from udig_recon.core.acquisition import Acquisition, ScanHeader
 from udig_recon.core.errors import UnknownFormat, UnreadableScan, UnsupportedScan
 from udig_recon.core.formats.containers.gzip_file import unpack
 from udig_recon.core.formats.containers.scan_file import ScanFile, open_scan_file
-from udig_recon.core.formats.input_format import ArrayReader, Contents, InputFormat, printable_names
+from udig_recon.core.formats.input_format import ArrayReader, AssemblingReader, Contents, InputFormat, printable_names
 from udig_recon.core.formats.kspace import reader as kspace
 from udig_recon.core.formats.limits import DEFAULT_LIMITS, Limits, damage_as_unreadable
-from udig_recon.core.formats.prepared import write_prepared
+from udig_recon.core.formats.prepared import ReservedArrays, write_prepared
 from udig_recon.core.formats.registry import input_formats
 from udig_recon.core.formats.sandbox.client import Prober
 from udig_recon.core.formats.sinogram import reader as sinogram
@@ -41,16 +41,22 @@ def probe(path: Path, limits: Limits = DEFAULT_LIMITS) -> ScanHeader:
 
 def probe_file(file: ScanFile, limits: Limits = DEFAULT_LIMITS) -> ScanHeader:
     """`probe` of a file that is open."""
-    return _probe(unpack(file), limits)
+    with _open(unpack(file)) as opened:
+        _check_sizes(opened, limits)
+        return _probe(opened)
 
 
-def _probe(file: ScanFile, limits: Limits) -> ScanHeader:
-    with _open(file) as (contents, reader):
-        reader.check_limits(contents, limits)
-        for source in contents.arrays.values():
-            source.check_stored()
-        header = reader.probe(contents)
-        return replace(header, warnings=(*_warnings(contents, reader), *header.warnings))
+def _check_sizes(opened: _OpenedScan, limits: Limits) -> None:
+    contents, reader = opened
+    reader.check_limits(contents, limits)
+    for source in contents.arrays.values():
+        source.check_stored()
+
+
+def _probe(opened: _OpenedScan) -> ScanHeader:
+    contents, reader = opened
+    header = reader.probe(contents)
+    return replace(header, warnings=(*_warnings(contents, reader), *header.warnings))
 
 
 def prepare(file: ScanFile, limits: Limits, source_sha256: str, descriptor: int) -> ScanHeader:
@@ -58,11 +64,17 @@ def prepare(file: ScanFile, limits: Limits, source_sha256: str, descriptor: int)
 
     Raises what `probe` raises, and NotWritten.
     """
-    file = unpack(file)
-    header = _probe(file, limits)
-    with _open(file) as (contents, reader):
+    with _open(unpack(file)) as opened:
+        contents, reader = opened
+        _check_sizes(opened, limits)
+        reserved = ReservedArrays(descriptor)
+        if isinstance(reader, AssemblingReader):
+            reader.assemble(contents, reserved)
+        header = _probe(opened)
         count = reader.slice_count(contents)
-        write_prepared(descriptor, asdict(header), source_sha256, lambda index: reader.read(contents, [index]), count)
+        write_prepared(
+            descriptor, asdict(header), source_sha256, lambda index: reader.read(contents, [index]), count, reserved
+        )
     return header
 
 

@@ -13,6 +13,7 @@ from udig_recon.core.acquisition import Acquisition, ScanHeader
 from udig_recon.core.formats.containers.arrays import ArraySource
 from udig_recon.core.formats.containers.scan_file import ScanFile
 from udig_recon.core.formats.limits import Limits
+from udig_recon.core.formats.prepared import ReservedArrays
 
 MRI_ARRAYS = (
     "kspace",
@@ -98,6 +99,18 @@ class ArrayReader(Protocol):
 
     def read(self, contents: Contents, slices: Sequence[int]) -> Acquisition:
         """The wanted slices: an acquisition, a frozen dataclass of arrays and plain values."""
+        ...
+
+
+@runtime_checkable
+class AssemblingReader(Protocol):
+    """A reader whose slices come of all data together, and which writes an array of each to the prepared scan itself.
+
+    Where there is room for that, it is asked before it probes and reads; else it makes do with its memory.
+    """
+
+    def assemble(self, contents: Contents, reserved: ReservedArrays) -> None:
+        """Write the array in pieces, in any order. Sizes were checked. Raises UnreadableScan."""
         ...
 
 

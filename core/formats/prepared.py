@@ -9,6 +9,7 @@
 Reading it needs no library and no trust: each offset is checked against the file, each byte against its digest.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -43,20 +44,79 @@ class NotWritten(Exception):
     """The system wrote no more of a prepared scan; the argument is its error number."""
 
 
+class ReservedArrays:
+    """Room in a prepared scan for an array of each slice that is written in pieces, in any order, before the rest.
+
+    For scans whose slices come of all their data together, such as 3-D k-space, and are too large for memory. What is
+    not written is zero.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._field = ""
+        self._shape: tuple[int, ...] = ()
+        self._dtype = np.dtype(np.uint8)
+        self._stride = self._count = 0
+        self.end = 0  # of the room
+
+    def reserve(self, field: str, slices: int, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
+        """Make room for this field of all slices, an array of this shape for each. It can be done once."""
+        self._field, self._count = field, slices
+        self._shape, self._dtype = tuple(shape), dtype.newbyteorder("<")
+        nbytes = math.prod(shape) * dtype.itemsize
+        self._stride = nbytes + -nbytes % _ALIGNMENT
+        self.end = _ALIGNMENT + slices * self._stride
+        _write_at(self._descriptor, self.end - 1, b"\0")
+
+    def write(self, index: int, start: int, values: Array) -> None:
+        """Write values to slice number `index`, from its element number `start` in C order on. Raises NotWritten."""
+        place = self._place(index) + start * self._dtype.itemsize
+        content = np.ascontiguousarray(values, self._dtype).reshape(-1).view(np.uint8).data
+        if place + len(content) > self._place(index) + self._stride:
+            raise IndexError("values beyond the array")
+        _write_at(self._descriptor, place, content)
+
+    def read(self, index: int) -> Array:
+        """The array of slice number `index`."""
+        array = np.empty(self._shape, self._dtype)
+        with ScanFile(self._descriptor).stream() as stream:
+            stream.seek(self._place(index))
+            if not _fill(stream, array):
+                raise NotWritten(errno.EIO)
+        return array
+
+    def offset(self, index: int, field: str) -> int | None:
+        """Where an array of this field lies already; None: nowhere."""
+        return self._place(index) if field == self._field else None
+
+    def _place(self, index: int) -> int:
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        return _ALIGNMENT + index * self._stride
+
+
 def write_prepared(
-    descriptor: int, header: dict[str, Any], source_sha256: str, read: Callable[[int], Acquisition], slices: int
+    descriptor: int,
+    header: dict[str, Any],
+    source_sha256: str,
+    read: Callable[[int], Acquisition],
+    slices: int,
+    reserved: ReservedArrays | None = None,
 ) -> None:
     """Write slice after slice as `read` gives them, with memory for one.
 
-    `header` is the scan's, as JSON. Raises NotWritten, and what `read` raises.
+    `header` is the scan's, as JSON. Arrays in the room that is `reserved` are there already. Raises NotWritten, and
+    what `read` raises.
     """
-    writer = _Writer(descriptor)
+    writer = _Writer(descriptor, reserved)
     written: list[dict[str, Any]] = []
     kind = ""
     for index in range(slices):
         acquisition = read(index)
         kind = type(acquisition).__name__
-        written.append({each.name: writer.value(getattr(acquisition, each.name)) for each in fields(acquisition)})
+        written.append(
+            {each.name: writer.value(index, each.name, getattr(acquisition, each.name)) for each in fields(acquisition)}
+        )
     first = written[0]
     shared = {name: value for name, value in first.items() if all(each[name] == value for each in written)}
     content = {
@@ -73,19 +133,25 @@ def write_prepared(
 class _Writer:
     """Appends bytes to a file; of equal arrays the first one only."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, reserved: ReservedArrays | None = None) -> None:
         self._descriptor, self._offset = descriptor, 0
+        self._reserved = reserved
         self._offsets: dict[tuple[bytes, str, tuple[int, ...]], int] = {}
+        os.lseek(descriptor, 0, os.SEEK_SET)
         self._write(MAGIC)
+        if reserved is not None and reserved.end:
+            self._offset = os.lseek(descriptor, reserved.end, os.SEEK_SET)
 
-    def value(self, value: Any) -> Any:
-        """A field of an acquisition as the header has it; the bytes of an array are written."""
+    def value(self, index: int, name: str, value: Any) -> Any:
+        """A field of a slice's acquisition as the header has it; the bytes of an array are written."""
         if not isinstance(value, np.ndarray):
             return value
         array = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
         content = array.reshape(-1).view(np.uint8).data
         digest = hashlib.sha256(content)
         key = (digest.digest(), array.dtype.str, value.shape)
+        if self._reserved is not None and (place := self._reserved.offset(index, name)) is not None:
+            self._offsets.setdefault(key, place)
         if key not in self._offsets:
             self._write(bytes(-self._offset % _ALIGNMENT))
             self._offsets[key] = self._offset
@@ -99,13 +165,30 @@ class _Writer:
         self._write(FOOTER.pack(place, len(header), hashlib.sha256(header).digest(), MAGIC))
 
     def _write(self, content: bytes | memoryview) -> None:
-        left = memoryview(content)
-        self._offset += len(left)
-        while left:
-            try:
-                left = left[os.write(self._descriptor, left[:BLOCK_BYTES]) :]
-            except OSError as error:
-                raise NotWritten(error.errno) from None
+        self._offset += len(content)
+        _write_all(self._descriptor, content)
+
+
+def _write_at(descriptor: int, place: int, content: bytes | memoryview) -> None:
+    os.lseek(descriptor, place, os.SEEK_SET)
+    _write_all(descriptor, content)
+
+
+def _write_all(descriptor: int, content: bytes | memoryview) -> None:
+    left = memoryview(content)
+    while left:
+        try:
+            left = left[os.write(descriptor, left[:BLOCK_BYTES]) :]
+        except OSError as error:
+            raise NotWritten(error.errno) from None
+
+
+def _fill(stream: IO[bytes], array: Array) -> bool:
+    """Fill an array from a stream; whether there were so many bytes."""
+    left = array.reshape(-1).view(np.uint8).data
+    while left and (count := stream.readinto(left)):  # type: ignore[attr-defined]
+        left = left[count:]
+    return not left
 
 
 class _StoredArray(NamedTuple):
@@ -202,13 +285,10 @@ class PreparedScan:
 
     def _array(self, place: _StoredArray) -> Array:
         array = np.empty(place.shape, place.dtype)
-        content = array.reshape(-1).view(np.uint8).data
         with self._file.stream() as stream:
             stream.seek(place.offset)
-            left = content
-            while left and (count := stream.readinto(left)):  # type: ignore[attr-defined]
-                left = left[count:]
-        if left or hashlib.sha256(content).hexdigest() != place.sha256:
+            whole = _fill(stream, array)
+        if not whole or hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest() != place.sha256:
             raise _damage("an array with another SHA-256")
         return array
 

@@ -5,7 +5,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,17 @@ import pytest
 
 from tests.support import scans
 from udig_recon.core import errors
+from udig_recon.core.acquisition import Modality, MRIAcquisition, ScanHeader
 from udig_recon.core.formats import Limits, Prober, prepare, probe, read
 from udig_recon.core.formats.containers.scan_file import open_scan_file
-from udig_recon.core.formats.prepared import FOOTER, MAGIC, open_prepared, verify_prepared
+from udig_recon.core.formats.prepared import (
+    FOOTER,
+    MAGIC,
+    ReservedArrays,
+    open_prepared,
+    verify_prepared,
+    write_prepared,
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +62,37 @@ def test_every_slice_is_what_the_file_gives(name: str, tmp_path: Path, prober: P
                     assert np.array_equal(one, other)
                 else:
                     assert one == other
+
+
+def test_arrays_that_were_written_in_pieces_are_read_as_those_that_were_written_whole(tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).standard_normal((3, 1, 4, 5, 6), np.float32).astype(np.complex64)
+    volume[1, 0, 2] = 0
+    scan = MRIAcquisition(kspace=volume[0], mask=np.ones((5, 6), bool), recon_size=(5, 6))
+    header = ScanHeader(
+        format="npy", modality=Modality.MRI, slices=3, matrix=(5, 6), pixel_spacing_mm=(1.0, 1.0), coils=4
+    )
+    path = tmp_path / "prepared"
+    with path.open("w+b", buffering=0) as file:
+        reserved = ReservedArrays(file.fileno())
+        reserved.reserve("kspace", 3, (1, 4, 5, 6), np.dtype(np.complex64))
+        for coil in (3, 0, 1):
+            for index in (2, 0, 1):
+                reserved.write(index, coil * 30, volume[index, 0, coil])
+        for index in range(3):
+            reserved.write(index, 60, volume[index, 0, 2]) if index != 1 else None
+            np.testing.assert_array_equal(reserved.read(index), volume[index])
+        with pytest.raises(IndexError):
+            reserved.write(0, 119, np.zeros(9, np.complex64))
+
+        def read_slice(index: int) -> MRIAcquisition:
+            return replace(scan, kspace=reserved.read(index))
+
+        write_prepared(file.fileno(), asdict(header), "sha", read_slice, 3, reserved)
+    assert path.stat().st_size < volume.nbytes + 8192
+    with open_prepared(path) as found:
+        found.verify()
+        for index in range(3):
+            np.testing.assert_array_equal(found.read([index]).kspace, volume[index])  # type: ignore[union-attr]
 
 
 def test_arrays_lie_plain_in_the_file_at_the_places_that_the_header_names(tmp_path: Path) -> None:
