@@ -26,6 +26,7 @@ class MRIAcquisition:
     mask: NDArray[np.bool_]  # (ky, kx), True where measured
     masks: NDArray[np.bool_] | None = None  # (slices, ky, kx), where slices are not all measured at the same places
     sensitivity_maps: NDArray[np.complex64] | None = None  # (slices, coils, y, x) on the grid of kspace
+    calibration: NDArray[np.complex64] | None = None  # (slices, coils, h, w) about zero frequency, for coil maps alone
     reference: NDArray[np.float32] | None = None  # (slices, *recon_size), magnitude, scanner units
     guide: NDArray[np.float32] | None = None  # (slices, *recon_size), a structural image in any unit
     noise_covariance: NDArray[np.complex64] | None = None  # (coils, coils), of samples measured without any signal

@@ -186,7 +186,10 @@ def cartesian_mri(scan: MRIAcquisition, index: int, device: torch.device) -> Sli
     given = None
     if scan.sensitivity_maps is not None:
         given = torch.from_numpy(np.ascontiguousarray(scan.sensitivity_maps[index])).to(device)
-    kspace, maps = estimate(kspace, mask, given, scan.noise_covariance)
+    calibration = None
+    if scan.calibration is not None:
+        calibration = torch.from_numpy(np.ascontiguousarray(scan.calibration[index])).to(device)
+    kspace, maps = estimate(kspace, mask, given, scan.noise_covariance, calibration)
     measured = torch.from_numpy(np.ascontiguousarray(mask)).to(device)
     operator = MultiCoilMRI(maps, measured)
     y = operator.scale * kspace[None] * measured

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from udig_recon.core.coils.calibration import calibration_size
+from udig_recon.core.coils.calibration import calibration_size, centre
 from udig_recon.core.coils.espirit import espirit
 from udig_recon.core.coils.gridded_centre import calibration_of, gridded_centre
 from udig_recon.core.coils.noise import bands_by_radius
@@ -19,12 +19,14 @@ def estimate(
     mask: NDArray[np.bool_],
     given: Tensor | None = None,
     noise_covariance: NDArray[np.complex64] | None = None,
+    calibration: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Whitened k-space and its sensitivity maps, both (coils, ky, kx), of a Cartesian slice with this mask (ky, kx).
 
-    `given` are maps that the scan brings, `noise_covariance` (coils, coils) is of samples without signal. A single
-    coil, and k-space without signal, have maps of one. Raises UnsupportedScan when maps must be estimated and the
-    calibration region is too small for that.
+    `given` are maps that the scan brings, `noise_covariance` (coils, coils) is of samples without signal,
+    `calibration` (coils, h, w) was measured about the zero frequency for maps alone. A single coil, and k-space without
+    signal, have maps of one. Raises UnsupportedScan when maps must be estimated and the calibration region is too small
+    for that.
     """
     trivial = len(kspace) == 1 or float(kspace.norm()) == 0
     matrix = None if trivial else whitening(kspace, noise_covariance)
@@ -33,9 +35,13 @@ def estimate(
         return white, given if matrix is None else whiten(matrix, given)
     if trivial:
         return white, torch.ones_like(white)
-    calibration = calibration_size(mask)
-    maps = espirit(white, calibration)
-    return white, maps if matrix is None else maps / brightness(kspace, matrix, calibration)
+    if calibration is None:
+        measured, size = kspace, calibration_size(mask)
+    else:
+        measured, size = _in_the_middle(calibration, kspace), (calibration.shape[1], calibration.shape[2])
+    if matrix is None:
+        return white, espirit(measured, size)
+    return white, espirit(whiten(matrix, measured), size) / brightness(measured, matrix, size)
 
 
 def estimate_along(
@@ -65,3 +71,11 @@ def estimate_along(
     centre = gridded_centre(kspace[:, torch.from_numpy(measured).to(kspace.device)], trajectory[measured], shape)
     maps = espirit(centre if matrix is None else whiten(matrix, centre), calibration)
     return white, maps if matrix is None else maps / brightness(centre, matrix, calibration)
+
+
+def _in_the_middle(samples: Tensor, kspace: Tensor) -> Tensor:
+    """Samples (coils, h, w) about the zero frequency of a k-space of this shape that is zero elsewhere."""
+    padded = torch.zeros_like(kspace)
+    rows, columns = (centre(size, width) for size, width in zip(kspace.shape[1:], samples.shape[1:], strict=True))
+    padded[:, rows, columns] = samples
+    return padded

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -61,17 +60,10 @@ def test_kspace_within_a_group_is_shown_and_wanted_at_the_root(path: Path) -> No
         probe(path)
 
 
-def mrd(path: Path, **members: Any) -> None:
+def test_files_of_ismrmrd_images_are_named_with_what_to_do(path: Path) -> None:
     with h5py.File(path, "w") as file:
-        for name, member in members.items():
-            file[f"dataset/{name.replace('__', '/')}"] = member
-
-
-def test_ismrmrd_files_are_named_with_what_to_do(path: Path) -> None:
-    mrd(path, xml=np.bytes_("<ismrmrdHeader/>"), data=np.zeros(4, [("head", "<u2"), ("data", "<f4")]))
-    with pytest.raises(UnknownFormat, match=r"ISMRMRD \(MRD\) raw data .*kspace_encode_step_1"):
-        probe(path)
-    mrd(path, image_0__data=np.zeros((1, 8, 8)), image_0__header=np.zeros(1))
+        file["dataset/image_0/data"] = np.zeros((1, 8, 8))
+        file["dataset/image_0/header"] = np.zeros(1)
     with pytest.raises(UnknownFormat, match="an image needs no reconstruction"):
         probe(path)
 

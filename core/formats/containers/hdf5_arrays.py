@@ -164,6 +164,13 @@ def _is_dataset(file: h5py.File, path: bytes) -> bool:
 
 def open_dataset(file: h5py.File, name: str) -> h5py.Dataset:
     """A dataset by its path. Raises UnreadableScan unless its bytes lie in the file, packed by built-in filters."""
+    dataset = open_inside(file, name)
+    check_layout(name, dataset)
+    return dataset
+
+
+def open_inside(file: h5py.File, name: str) -> h5py.Dataset:
+    """A dataset by its path, its chunks and filters unchecked. Raises UnreadableScan unless it lies in the file."""
     identifier = h5py.h5o.open(file.id, name.encode())
     if not isinstance(identifier, h5py.h5d.DatasetID):
         raise UnreadableScan.at(name, "a group", "a dataset")
@@ -173,6 +180,4 @@ def open_dataset(file: h5py.File, name: str) -> h5py.Dataset:
         raise UnreadableScan.at(name, "a virtual dataset", "data that lies in the file itself")
     if creation.get_external_count() > 0:
         raise UnreadableScan.at(name, "external storage", "data that lies in the file itself")
-    dataset = h5py.Dataset(identifier)
-    check_layout(name, dataset)
-    return dataset
+    return h5py.Dataset(identifier)

@@ -27,7 +27,7 @@ def check_layout(name: str, dataset: h5py.Dataset) -> None:
 
     Chunks are unpacked whole, and to read many at once takes some 2 KiB of memory for each.
     """
-    unknown = [code for code in _filters(dataset) if code not in FILTERS]
+    unknown = [code for code in read_filters(dataset) if code not in FILTERS]
     if unknown:
         raise UnreadableScan.at(
             name, f"filter {unknown[0]}", f"one of {', '.join(FILTERS.values())}, or none (h5repack -f GZIP=4)"
@@ -53,7 +53,7 @@ def check_stored(name: str, dataset: h5py.Dataset) -> None:
         if stored not in (0, needed):
             raise UnreadableScan.at(name, f"{stored} stored bytes", f"{needed} bytes")
         return
-    codes, needed = _filters(dataset), _chunk_bytes(dataset)
+    codes, needed = read_filters(dataset), _chunk_bytes(dataset)
     chunks: list[Any] = []
     dataset.id.chunk_iter(chunks.append)
     for chunk in chunks:
@@ -70,7 +70,7 @@ def check_stored(name: str, dataset: h5py.Dataset) -> None:
             )
 
 
-def _filters(dataset: h5py.Dataset) -> list[int]:
+def read_filters(dataset: h5py.Dataset) -> list[int]:
     """Codes in the order in which they were applied."""
     creation = dataset.id.get_create_plist()
     return [creation.get_filter(index)[0] for index in range(creation.get_nfilters())]

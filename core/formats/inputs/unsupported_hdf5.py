@@ -17,12 +17,6 @@ _NEXUS = UnsupportedFormat(
     "radians (numpy.deg2rad), and for counts quantity='counts' with flat and dark (detectors,), the means over the "
     "frames of image_key 1 and 2",
 )
-_KSPACE = "kspace (slices, coils, ky, kx) complex64 with its zero frequency in the middle"
-_MRD = UnsupportedFormat(
-    "an ISMRMRD (MRD) raw data file, which is not read",
-    f"{_KSPACE}: lines sorted by idx.slice and idx.kspace_encode_step_1 of their heads, noise scans (flag 19) apart as "
-    "noise (coils, n), and the file's xml as ismrmrd_header; spiral and radial data are gridded first",
-)
 _MRD_IMAGES = UnsupportedFormat("a file of ISMRMRD (MRD) images", "k-space: an image needs no reconstruction")
 
 
@@ -31,20 +25,18 @@ def known_layout(file: h5py.File) -> UnsupportedFormat | None:
     groups = [name for name in ("exchange", "entry", "entry1", "entry_1", "raw_entry") if _is_group(file, name)]
     if "exchange" in groups:
         return _DATA_EXCHANGE
-    if (layout := _mrd(file)) is not None:
+    if (layout := _mrd_images(file)) is not None:
         return layout
     if groups or any("NX_class" in holder.attrs for holder in (file, *file.values()) if isinstance(holder, h5py.Group)):
         return _NEXUS
     return None
 
 
-def _mrd(file: h5py.File) -> UnsupportedFormat | None:
-    """Raw data (xml and data in a group) or images (data, header and attributes), at most two groups deep."""
+def _mrd_images(file: h5py.File) -> UnsupportedFormat | None:
+    """Images (data, header and attributes), at most two groups deep."""
     groups = [name for name in file if _is_group(file, name)][:_MOST_GROUPS]
     for name in groups:
         members = set(file[name])
-        if {"xml", "data"} <= members:
-            return _MRD
         inner = [each for each in sorted(members)[:_MOST_GROUPS] if _is_group(file[name], each)]
         if {"data", "header"} <= members or any({"data", "header"} <= set(file[name][each]) for each in inner):
             return _MRD_IMAGES

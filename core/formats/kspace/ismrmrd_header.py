@@ -41,24 +41,26 @@ def read_encoding(header: bytes) -> Encoding:
         found = quote_safely(trajectory, *_TRAJECTORIES)
         expected = "cartesian: k-space of another trajectory is gridded first"
         raise UnsupportedScan.at("ismrmrd_header", f"{found} as trajectory", expected)
-    return Encoding(_space(texts, "encodedSpace"), _space(texts, "reconSpace"))
+    return Encoding(read_space(texts, "encodedSpace"), read_space(texts, "reconSpace"))
 
 
-def _space(texts: Mapping[str, str], name: str) -> Space | None:
-    sides = [_number(texts.get(f"{name}/matrixSize/{axis}", "")) for axis in "xy"]
+def read_space(texts: Mapping[str, str], name: str) -> Space | None:
+    """A space (encodedSpace, reconSpace) of an encoding; None where it has no matrix. Raises UnreadableScan."""
+    sides = [read_number(texts.get(f"{name}/matrixSize/{axis}", "")) for axis in "xy"]
     if None in sides:
         return None
     x, y = (int(side or 0) for side in sides)
     if x < 1 or y < 1:
         kind = "a reconstruction matrix" if name == "reconSpace" else "an encoded matrix"
         raise UnreadableScan.at("ismrmrd_header", f"{kind} of {x} x {y}", "a positive size")
-    z = int(_number(texts.get(f"{name}/matrixSize/z", "")) or 1)
-    lengths = [_number(texts.get(f"{name}/fieldOfView_mm/{axis}", "")) for axis in "xyz"]
+    z = int(read_number(texts.get(f"{name}/matrixSize/z", "")) or 1)
+    lengths = [read_number(texts.get(f"{name}/fieldOfView_mm/{axis}", "")) for axis in "xyz"]
     known = [length if length is not None and 0 < length < _LONGEST_MM else None for length in lengths]
     return Space((x, y, max(z, 1)), (known[0], known[1], known[2]))
 
 
-def _number(text: str) -> float | None:
+def read_number(text: str) -> float | None:
+    """A number of moderate size; None for what is none."""
     try:
         value = float(text)
     except ValueError:
@@ -69,6 +71,36 @@ def _number(text: str) -> float | None:
 def header_texts(header: bytes) -> dict[str, str]:
     """Texts of the first encoding by their path below it. Raises UnreadableScan for broken XML."""
     reader = _FirstEncoding()
+    parse_header(header, reader)
+    return reader.texts
+
+
+class HeaderTexts(ContentHandler):
+    """Follows the path of an XML header's elements, whatever prefixes their names have, and hands over their texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.path: list[str] = []
+
+    def startElement(self, name: str, attrs: AttributesImpl) -> None:  # noqa: ARG002, N802
+        """Go down."""
+        self.path.append(name.rpartition(":")[2])
+
+    def endElement(self, name: str) -> None:  # noqa: ARG002, N802
+        """Go up."""
+        self.path.pop()
+
+    def characters(self, content: str) -> None:
+        """Hand over a text, or a further piece of one, without the white space about it."""
+        if len(self.path) < _DEEPEST and (text := content.strip()):
+            self.keep(self.path, text)
+
+    def keep(self, path: list[str], content: str) -> None:
+        """Keep a text at this path of elements, or a further piece of one."""
+
+
+def parse_header(header: bytes, reader: HeaderTexts) -> None:
+    """Read an XML header. Raises UnreadableScan where it is broken, or has a document type."""
     try:
         parseString(header.rstrip(b"\0 \r\n\t"), reader, forbid_dtd=True)
     except DefusedXmlException as error:
@@ -76,30 +108,23 @@ def header_texts(header: bytes) -> dict[str, str]:
     except SAXParseException as error:
         found = f"broken XML ({error.getMessage()}, line {error.getLineNumber()})"
         raise UnreadableScan.at("ismrmrd_header", found, "well-formed XML") from error
-    return reader.texts
 
 
-class _FirstEncoding(ContentHandler):
-    """Collects the texts of the first element `encoding`, whatever prefixes the names have; the rest is skipped."""
+class _FirstEncoding(HeaderTexts):
+    """Collects the texts of the first element `encoding`; the rest is skipped."""
 
     def __init__(self) -> None:
         super().__init__()
         self.texts: dict[str, str] = {}
-        self._path: list[str] = []
         self._is_over = False
 
-    def startElement(self, name: str, attrs: AttributesImpl) -> None:  # noqa: ARG002, N802
-        """Go down."""
-        self._path.append(name.rpartition(":")[2])
-
-    def endElement(self, name: str) -> None:  # noqa: ARG002, N802
+    def endElement(self, name: str) -> None:  # noqa: N802
         """Go up."""
-        if self._path.pop() == "encoding":
-            self._is_over = True
+        super().endElement(name)
+        self._is_over |= name.rpartition(":")[2] == "encoding"
 
-    def characters(self, content: str) -> None:
+    def keep(self, path: list[str], content: str) -> None:
         """Keep a text, or a further piece of one."""
-        path = self._path
-        if not self._is_over and len(path) < _DEEPEST and "encoding" in path:
+        if not self._is_over and "encoding" in path:
             key = "/".join(path[path.index("encoding") + 1 :])
-            self.texts[key] = self.texts.get(key, "") + content.strip()
+            self.texts[key] = self.texts.get(key, "") + content

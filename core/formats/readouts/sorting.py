@@ -1,0 +1,158 @@
+"""Sorts readouts of a Cartesian measurement to k-space: prewhitened, cut, turned, without oversampling, averaged."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udig_recon.core.coils.calibration import SMALLEST_CALIBRATION, centre, full_centre
+from udig_recon.core.formats.readouts.noise import Prewhitening, prewhitening
+from udig_recon.core.formats.readouts.placement import Grid, Placement, place, without_oversampling
+from udig_recon.core.formats.readouts.readouts import COUNTERS, Readouts
+from udig_recon.core.formats.readouts.selection import Selection
+
+Complex = NDArray[np.complex64]
+Indices = NDArray[np.intp]
+
+
+class PlacedBlock(NamedTuple):
+    """Some readouts as they lie in k-space."""
+
+    which: Indices  # (lines,), their places among the readouts that were asked for
+    samples: Complex  # (lines, coils, columns), prewhitened, without oversampling, zeros where not measured
+
+
+def placed_blocks(
+    readouts: Readouts, indices: Indices, placement: Placement, whitening: Prewhitening, order: Indices | None = None
+) -> Iterator[PlacedBlock]:
+    """The readouts of these numbers as they lie in k-space, in blocks of a few MiB.
+
+    `placement` is that of `indices`, of which those at the places `order` are wanted, or all. Readouts that lie outside
+    of k-space, and those of nothing but zeros, which no receiver measures, are left out.
+    """
+    wanted = np.arange(len(indices)) if order is None else order
+    wanted = wanted[placement.count[wanted] > 0]
+    grid, done = placement.grid, 0
+    for _, samples, _ in readouts.blocks(indices[wanted]):
+        which = wanted[done : done + len(samples)]
+        done += len(samples)
+        lines = np.zeros((len(samples), samples.shape[1], grid.columns), np.complex64)
+        measured = np.zeros(len(samples), bool)
+        white = whitening.apply(samples)
+        for at, index in enumerate(which):
+            start, skipped, count = placement.start[index], placement.skipped[index], placement.count[index]
+            line = white[at, :, ::-1] if placement.reverse[index] else white[at]
+            lines[at, :, start : start + count] = line[:, skipped : skipped + count]
+            measured[at] = bool(lines[at].any())
+        lines = without_oversampling(lines[measured], grid.kept)
+        which = which[measured]
+        if grid.kept != grid.columns:
+            for at, index in enumerate(which):
+                window = placement.window(index)
+                lines[at, :, : window.start] = 0
+                lines[at, :, window.stop :] = 0
+        if len(which):
+            yield PlacedBlock(which, lines)
+
+
+@dataclass(frozen=True)
+class SortedFrame:
+    """k-space of one frame."""
+
+    kspace: Complex  # (coils, ky, kx), the mean where samples were measured several times
+    counts: NDArray[np.uint32]  # (ky, kx), how often each sample was measured
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Where samples were measured, (ky, kx)."""
+        return self.counts > 0
+
+
+class CartesianSorter:
+    """Sorts the image's readouts of a 2-D measurement to k-space, frame by frame."""
+
+    def __init__(self, readouts: Readouts, selection: Selection) -> None:
+        self.readouts, self.selection = readouts, selection
+        self.whitening = prewhitening(readouts, selection)
+        self.placement = place(readouts, selection.encoding, selection.image)
+        self._calibration = (
+            place(readouts, selection.encoding, selection.calibration) if len(selection.calibration) else None
+        )
+        self._kept: dict[bytes, Complex | None] = {}  # calibration samples by the readouts that they are of
+
+    @property
+    def grid(self) -> Grid:
+        """The k-space."""
+        return self.placement.grid
+
+    @property
+    def coils(self) -> int:
+        """Number of coils."""
+        return int(self.readouts.lines["coils"][self.selection.image[0]])
+
+    def frame(self, index: int) -> SortedFrame:
+        """k-space of frame number `index`."""
+        order = np.flatnonzero(self.selection.frame_of == index)
+        return self._sort(self.selection.image, self.placement, order)
+
+    def calibration(self, index: int, mask: NDArray[np.bool_]) -> Complex | None:
+        """Fully measured samples (coils, h, w) about the zero frequency for the coil maps of a frame with this mask.
+
+        Of the readouts that were measured for calibration; where there are none, and the frame's own are too few, of
+        all frames of its slice. None where the frame's own are to be taken.
+        """
+        if self._calibration is not None:
+            order = self._calibration_order(index)
+            found = self._central(self.selection.calibration, self._calibration, order)
+            if found is not None:
+                return found
+        if min(full_centre(mask)) >= SMALLEST_CALIBRATION or len(self.selection.frames) == 1:
+            return None
+        frames = self.selection.frames
+        same = [number for number, frame in enumerate(frames) if frame.slice == frames[index].slice]
+        if len(same) == 1:
+            return None
+        order = np.flatnonzero(np.isin(self.selection.frame_of, same))
+        return self._central(self.selection.image, self.placement, order)
+
+    def _calibration_order(self, index: int) -> Indices:
+        """Calibration readouts of a frame's slice, of the frame's own counters, or else of the first ones."""
+        lines = self.readouts.lines[self.selection.calibration]
+        frame = self.selection.frames[index]
+        of_slice = np.flatnonzero(lines["slice"] == self.selection.slice_numbers[frame.slice])
+        if not len(of_slice):
+            return of_slice
+        counters = np.stack([lines[name][of_slice] for name in COUNTERS], axis=1)
+        own = (counters == [getattr(frame, name) for name in COUNTERS]).all(axis=1)
+        if not own.any():
+            own = (counters == counters[np.lexsort(counters.T[::-1])[0]]).all(axis=1)
+        chosen: Indices = of_slice[own]
+        return chosen
+
+    def _central(self, indices: Indices, placement: Placement, order: Indices) -> Complex | None:
+        """The fully measured samples about the zero frequency; None where they are too few for coil maps."""
+        key = indices[order].tobytes()
+        if key not in self._kept:
+            found = self._sort(indices, placement, order)
+            size = full_centre(found.mask)
+            rows, columns = (centre(side, width) for side, width in zip(found.mask.shape, size, strict=True))
+            enough = min(size) >= SMALLEST_CALIBRATION
+            self._kept[key] = found.kspace[:, rows, columns].copy() if enough else None
+        return self._kept[key]
+
+    def _sort(self, indices: Indices, placement: Placement, order: Indices) -> SortedFrame:
+        """The mean k-space of the readouts at the places `order` of `indices`."""
+        grid = placement.grid
+        kspace = np.zeros((self.coils, grid.rows, grid.kept), np.complex64)
+        counts = np.zeros((grid.rows, grid.kept), np.uint32)
+        for which, samples in placed_blocks(self.readouts, indices, placement, self.whitening, order):
+            for index, line in zip(which, samples, strict=True):
+                row = placement.row[index]
+                kspace[:, row] += line
+                counts[row, placement.window(index)] += 1
+        several = counts > 1
+        if several.any():
+            kspace /= np.maximum(counts, 1)
+        return SortedFrame(kspace, counts)
