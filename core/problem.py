@@ -29,7 +29,7 @@ from udig_recon.core.operators import (
     LinearOperator,
     MultiCoilMRI,
     NonCartesianMRI,
-    ParallelBeamCT,
+    XRayTransform,
     as_channels,
     as_complex,
 )
@@ -224,10 +224,10 @@ def fit_coil_maps(problem: SliceProblem) -> Iterator[SliceProblem]:
         yield replace(problem, operator=fitted)
 
 
-def parallel_beam_ct(scan: CTAcquisition, index: int, device: torch.device) -> SliceProblem:
-    """Problem of a parallel-beam CT slice."""
+def ct(scan: CTAcquisition, index: int, device: torch.device) -> SliceProblem:
+    """Problem of a CT slice, of parallel beams or fans. Raises UnsupportedScan for a geometry that cannot be."""
     sinogram = torch.from_numpy(np.ascontiguousarray(scan.sinogram[index], np.float32)).to(device)
-    operator = ParallelBeamCT(
+    operator = XRayTransform(
         scan.angles,
         scan.image_size,
         scan.sinogram.shape[-1],
@@ -235,9 +235,13 @@ def parallel_beam_ct(scan: CTAcquisition, index: int, device: torch.device) -> S
         scan.detector_spacing_mm,
         device,
         rotation_center=scan.rotation_center,
+        beam=scan.geometry,
+        source_origin_mm=scan.source_origin_mm,
+        source_detector_mm=scan.source_detector_mm,
         measured=scan.measured_of(index),
+        weights=_slice_of(scan.weights, index),
     )
-    y = operator.scale * sinogram[None, None] * operator.measured
+    y = operator.measurements_of(sinogram[None, None])
     size = (scan.image_size, scan.image_size)
     return SliceProblem(operator, y, size, _slice_of(scan.reference, index), _slice_of(scan.guide, index))
 
@@ -246,7 +250,7 @@ ENTRY_POINTS = "udig_recon.operators"
 BUILT_IN: tuple[ForwardModel, ...] = (
     ForwardModel(MRIAcquisition, cartesian_mri, refine=fit_coil_maps, preprocess=compress_coils),
     ForwardModel(NonCartesianAcquisition, non_cartesian_mri),
-    ForwardModel(CTAcquisition, parallel_beam_ct, preprocess=preprocess_sinogram),
+    ForwardModel(CTAcquisition, ct, preprocess=preprocess_sinogram),
 )
 
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from udig_recon.core.acquisition import CTAcquisition, MRIAcquisition, NonCartesianAcquisition
-from udig_recon.core.operators import ParallelBeamCT, centre, fft2c
+from udig_recon.core.operators import XRayTransform, centre, fft2c
 from udig_recon.core.operators.nufft import PlannedFourier
 
 WATER_1_PER_MM = 0.0193
@@ -204,7 +204,7 @@ def simulate_ct(
     spacing = detector_spacing_mm or pixel_size_mm
     detectors = detectors or int(np.ceil(np.sqrt(2) * size * pixel_size_mm / spacing)) | 1
     angles = np.arange(views) * np.pi / views if isinstance(views, int) else np.asarray(views, np.float64)
-    operator = ParallelBeamCT(angles, volume.shape[-1], detectors, pixel_size_mm / supersampling, spacing)
+    operator = XRayTransform(angles, volume.shape[-1], detectors, pixel_size_mm / supersampling, spacing)
     sinogram = (operator.forward(torch.from_numpy(volume)[:, None])[:, 0] / operator.scale).numpy()
     if photons is not None:
         counts = rng.poisson(photons * np.exp(-sinogram.astype(np.float64)))

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.peers.astra_reference import project
-from udig_recon.core.operators import ParallelBeamCT
+from udig_recon.core.operators import XRayTransform
 from udig_recon.core.simulation import WATER_1_PER_MM
 
 VIEWS = 720
@@ -60,7 +60,7 @@ def report(path: Path, index: int | None) -> dict[str, float]:
     detectors = int(np.ceil(np.sqrt(2) * len(wanted))) | 1
     angles = np.arange(VIEWS) * np.pi / VIEWS
     sinogram = project(fine, angles, detectors, pixel, 2 * pixel)
-    operator = ParallelBeamCT(angles, len(wanted), detectors, 2 * pixel, 2 * pixel)
+    operator = XRayTransform(angles, len(wanted), detectors, 2 * pixel, 2 * pixel)
     y = torch.from_numpy(sinogram.astype(np.float32))[None, None] * operator.scale
     found = operator.direct(y)[0, 0].numpy()
     body = wanted > 0.5 * WATER_1_PER_MM

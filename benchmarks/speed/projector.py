@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from udig_recon.core.operators import ParallelBeamCT
+from udig_recon.core.operators import XRayTransform
 
 SIZE, DETECTORS = 256, 363
 
@@ -66,7 +66,7 @@ def rows(views: int, repetitions: int) -> list[tuple[str, float]]:
     angles = np.arange(views) * np.pi / views
     image = torch.rand(1, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     started = time.perf_counter()
-    operator = ParallelBeamCT(angles, SIZE, DETECTORS, 1.0, 1.0)
+    operator = XRayTransform(angles, SIZE, DETECTORS, 1.0, 1.0)
     build = 1e3 * (time.perf_counter() - started)
 
     def loop(x: Tensor) -> Tensor:

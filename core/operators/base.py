@@ -104,6 +104,10 @@ class LinearOperator(ABC):
         """Approximate norm of the image of measurements y (1, ...): that of the direct reconstruction."""
         return float(self.direct(y).norm())
 
+    def unweighted(self, y: Tensor) -> tuple[Self, Tensor]:
+        """The model and measurements y without weights of measurements, where it has any: as quality judges them."""
+        return self, y
+
     @abstractmethod
     def restrict(self, kept: Tensor) -> Self:
         """The same model of only those measurements where `kept` is True (shaped as `measured`); the scale stays."""

@@ -1,6 +1,7 @@
-"""Parallel-beam CT: line integrals of attenuation, and filtered back-projection."""
+"""CT of parallel beams and fans: line integrals of attenuation, and filtered back-projection."""
 
 import copy
+import math
 from functools import lru_cache
 from typing import Self
 
@@ -10,12 +11,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from udig_recon.core.acquisition import Modality
-from udig_recon.core.operators.angles import angular_weights
+from udig_recon.core.acquisition import BeamGeometry, Modality
 from udig_recon.core.operators.base import LinearOperator, Window
 from udig_recon.core.operators.coverage import angular_gap, axis_offset, fill_missing_rays, truncation
+from udig_recon.core.operators.fbp import back_project_rays, filter_rays
 from udig_recon.core.operators.radon import Geometry
 from udig_recon.core.operators.radon_auto import Projector, projector
+from udig_recon.core.operators.redundancy import ray_weights
 from udig_recon.core.operators.solvers import operator_norm
 
 DENSITY_GROUPS = 16
@@ -27,10 +29,12 @@ VIEWS_A_DETECTOR = 0.75
 """About pi / 4: the image of fewer views has projections that are worse than a straight line."""
 
 
-class ParallelBeamCT(LinearOperator):
-    """y = scale * line integrals of x: images (B, 1, n, n) in 1/mm, y (B, 1, views, detectors).
+class XRayTransform(LinearOperator):
+    """X-ray transform of a slice: y = scale * line integrals of x, images (B, 1, n, n) in 1/mm.
 
-    The geometry's sense is that of `udig_recon.core.operators.radon.Geometry`.
+    y is (B, 1, views, detectors), of parallel beams or of fans with a flat or a curved detector. The geometry's sense
+    is that of `udig_recon.core.operators.radon.Geometry`. Where rays have weights w, y is scale * sqrt(w) * line
+    integrals.
     """
 
     modality = Modality.CT
@@ -46,12 +50,18 @@ class ParallelBeamCT(LinearOperator):
         device: torch.device | str = "cpu",
         *,
         rotation_center: float | None = None,
+        beam: BeamGeometry = "parallel",
+        source_origin_mm: float | None = None,
+        source_detector_mm: float | None = None,
         measured: NDArray[np.bool_] | None = None,
+        weights: NDArray[np.float32] | None = None,
     ) -> None:
         """Views at `angles` (radians) about `rotation_center`, a detector's index (None: the middle).
 
-        Rays (views, detectors) where `measured` is False are left out.
+        Fans need the distances from the source to the axis and to the detector. Rays (views, detectors) where
+        `measured` is False or `weights`, inverse variances of their noise, are 0 are left out. Raises UnsupportedScan.
         """
+        parallel = beam == "parallel"
         self.geometry = Geometry(
             tuple(float(theta) for theta in angles),
             image_size,
@@ -59,22 +69,47 @@ class ParallelBeamCT(LinearOperator):
             pixel_size_mm,
             detector_spacing_mm,
             (detectors - 1) / 2 if rotation_center is None else float(rotation_center),
+            beam,
+            math.inf if parallel or source_origin_mm is None else float(source_origin_mm),
+            math.inf if parallel or source_detector_mm is None else float(source_detector_mm),
         )
         self.image_shape = (1, image_size, image_size)
-        self._projector, norm = _projector(self.geometry, torch.device(device))
+        device = torch.device(device)
+        self._projector, norm = _projector(self.geometry, device)
         self.views = len(angles)
         self.measured = torch.ones(len(angles), 1, dtype=torch.bool, device=device)
         self._refills = False
+        if weights is not None:
+            measured = weights > 0 if measured is None else measured & (weights > 0)
         if measured is not None and not measured.all():
             self._refills = int(measured.any(1).sum()) >= VIEWS_A_DETECTOR * detectors
             self.measured = torch.from_numpy(np.ascontiguousarray(measured)).to(device)
-            norm = _norm_of_rays(self.geometry, torch.device(device), np.packbits(measured).tobytes())
-        self.scale = 1.0 / norm
+            norm = _norm_of_rays(self.geometry, device, measured.astype(np.float32).tobytes())
+        self.scale = self._unweighted_scale = 1.0 / norm
+        self._roots: Tensor | None = None
+        """square roots of the weights (views, detectors)"""
+        if weights is not None:
+            weights = np.where(self.measured.cpu().numpy(), weights, 0).astype(np.float32)
+            self._roots = torch.from_numpy(np.sqrt(weights)).to(device)
+            self.scale = 1.0 / _norm_of_rays(self.geometry, device, weights.tobytes())
 
     @property
     def measurement_plane(self) -> tuple[int, int]:
         """Views and detectors."""
         return len(self.geometry.angles), self.geometry.detectors
+
+    def measurements_of(self, sinogram: Tensor) -> Tensor:
+        """Y of line integrals (..., views, detectors)."""
+        return sinogram * self._gain
+
+    def unweighted(self, y: Tensor) -> tuple[Self, Tensor]:
+        """The same rays without their weights, of a model that knows none, and their y."""
+        if self._roots is None:
+            return self, y
+        other = copy.copy(self)
+        other._roots = None
+        other.scale = self._unweighted_scale
+        return other, self._line_integrals(y) * (other.scale * self.measured)
 
     def restrict(self, kept: Tensor) -> Self:
         """The same model of the views or rays where `kept`, (views, 1) or (views, detectors), is True."""
@@ -83,6 +118,17 @@ class ParallelBeamCT(LinearOperator):
         other._refills = False  # by rays that are left out to judge an image, that image must not be made
         return other
 
+    @property
+    def _gain(self) -> Tensor:
+        """What y is to line integrals, (views, 1) or (views, detectors)."""
+        gain = self.scale * self.measured
+        return gain if self._roots is None else gain * self._roots
+
+    def _line_integrals(self, y: Tensor) -> Tensor:
+        """Line integrals of weighted y, 0 where none is measured."""
+        gain = self._gain
+        return torch.where(gain > 0, y / gain.clamp(min=torch.finfo(torch.float32).tiny), 0)
+
     def noise_level(self, y: Tensor) -> float:
         """Standard deviation of the noise, in the mean over rays, from second differences along the detectors.
 
@@ -90,8 +136,12 @@ class ParallelBeamCT(LinearOperator):
         """
         measured = self.measured.expand(y.shape[-2:])
         whole = measured[:, :-2] & measured[:, 1:-1] & measured[:, 2:]
-        centre = y[..., 1:-1]
-        rough = (y[..., :-2] - 2 * centre + y[..., 2:])[..., whole].flatten()
+        rays = y if self._roots is None else self._line_integrals(y) * self.scale
+        centre = rays[..., 1:-1]
+        rough = rays[..., :-2] - 2 * centre + rays[..., 2:]
+        if self._roots is not None:
+            rough = rough * self._roots[:, 1:-1]
+        rough = rough[..., whole].flatten()
         rough = rough[centre[..., whole].flatten().argsort()].abs()
         # Median: an edge is a large difference, but few differences are edges. 0.6745 and 6: of a normal distribution.
         groups = [group.median() / 0.6745 / 6**0.5 for group in rough.tensor_split(DENSITY_GROUPS) if group.numel()]
@@ -99,47 +149,48 @@ class ParallelBeamCT(LinearOperator):
 
     def coverage(self, y: Tensor) -> dict[str, float]:
         """Angular gap, truncated projections and an axis off its place, see `udig_recon.core.operators.coverage`."""
+        plain, y = self.unweighted(y)
         sinogram, views = fill_missing_rays(y[0, 0].double().cpu().numpy(), self.measured.cpu().numpy())
         angles = np.asarray(self.geometry.angles)[views]
         return {
             "angular_gap": angular_gap(angles),
-            "truncation": truncation(sinogram, self.noise_level(y)),
+            "truncation": truncation(sinogram, plain.noise_level(y)),
             "axis_offset": axis_offset(sinogram, angles, self.geometry.axis),
         }
 
     def _forward(self, x: Tensor) -> Tensor:
         rays = self._projector.forward(x.flatten(1))
-        rays = rays.reshape(len(x), 1, len(self.geometry.angles), self.geometry.detectors)
-        return rays * (self.scale * self.measured)
+        return rays.reshape(len(x), 1, len(self.geometry.angles), self.geometry.detectors) * self._gain
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        rays = (y * (self.scale * self.measured)).flatten(1)
-        return self._projector.adjoint(rays).reshape(len(y), *self.image_shape)
+        return self._projector.adjoint((y * self._gain).flatten(1)).reshape(len(y), *self.image_shape)
 
     def direct(self, y: Tensor, window: Window = "ramp") -> Tensor:
-        """Filtered back-projection (B, 1, n, n) in 1/mm of y (B, 1, views, detectors) (Kak, Slaney 1988, 3.3).
+        """Filtered back-projection (B, 1, n, n) in 1/mm of y (B, 1, views, detectors) (Kak, Slaney 1988, chapter 3).
 
-        Missing rays of a view are drawn from the nearest ones; those that a scan's mask leaves out are then taken from
-        the image in a few rounds, where views are many (Medoff et al. 1983). The map stays linear.
+        Of short scans and of detectors off the middle each line counts once (`ray_weights`). Missing rays of a view are
+        drawn from the nearest ones; those that a scan's mask leaves out are then taken from the image in a few rounds,
+        where views are many (Medoff et al. 1983). The map stays linear. Weights of rays do not count.
         """
-        pixel, spacing = self.geometry.pixel_size_mm, self.geometry.detector_spacing_mm
-        whole = copy.copy(self)
+        plain, y = self.unweighted(y)
+        whole = copy.copy(plain)
         whole.measured = self.measured.any(1, keepdim=True)
-        views = whole.measured[:, 0].cpu().numpy()
-        weights = np.zeros(len(views))
-        weights[views] = angular_weights(np.asarray(self.geometry.angles)[views])
-
-        def back_project(rays: Tensor) -> Tensor:
-            filtered = _filter_rays(rays / self.scale, spacing, window) * torch.from_numpy(weights).to(y)[:, None]
-            # The strips' areas in a pixel sum to the pixel's, so this makes back-projection a mean over the pixel.
-            return whole.adjoint(filtered) * (spacing / pixel**2 / self.scale)
-
+        weights = torch.from_numpy(ray_weights(self.geometry, whole.measured[:, 0].cpu().numpy())).to(y)
         if self.measured.shape == whole.measured.shape:
-            return back_project(y)
-        image = back_project(_fill_missing_rays(y, self.measured))
+            return whole._back_project(y, weights, window)
+        image = whole._back_project(_fill_missing_rays(y, self.measured), weights, window)
         for _ in range(REFILLED if self._refills else 0):
-            image = back_project(torch.where(self.measured, y, whole.forward(image)))
+            image = whole._back_project(torch.where(self.measured, y, whole.forward(image)), weights, window)
         return image
+
+    def _back_project(self, y: Tensor, weights: Tensor, window: Window) -> Tensor:
+        """Filtered back-projection of rays with their `weights`, (views, 1) or (views, detectors)."""
+        rays, geometry = y / self.scale, self.geometry
+        if geometry.beam != "parallel" or weights.shape[1] > 1:
+            return back_project_rays(rays * weights, geometry, window)
+        filtered = filter_rays(rays, geometry.detector_spacing_mm, window) * weights
+        # The strips' areas in a pixel sum to the pixel's, so this makes back-projection a mean over the pixel.
+        return self.adjoint(filtered) * (geometry.detector_spacing_mm / geometry.pixel_size_mm**2 / self.scale)
 
 
 def _fill_missing_rays(sinogram: Tensor, measured: Tensor) -> Tensor:
@@ -173,22 +224,6 @@ def _bridge_gaps(filled: Tensor, sinogram: Tensor, measured: Tensor, near: Tenso
     return bridged
 
 
-def _filter_rays(sinogram: Tensor, spacing: float, window: Window) -> Tensor:
-    """Sinogram (..., detectors) convolved with the band-limited ramp |f|, padded against wrap-around."""
-    detectors = sinogram.shape[-1]
-    length = 2 ** int(np.ceil(np.log2(2 * detectors)))
-    n = torch.fft.fftfreq(length, 1 / length, dtype=torch.float64)
-    # Sampled in space: sampling |f| itself would take the mean of the image away.
-    kernel = torch.where(n.remainder(2) == 1, -1 / (np.pi * n * spacing) ** 2, torch.zeros_like(n))
-    kernel[0] = 1 / (2 * spacing) ** 2
-    response = torch.fft.rfft(kernel).real * spacing
-    if window == "hann":
-        response = response * (1 + torch.cos(2 * np.pi * torch.fft.rfftfreq(length, dtype=torch.float64))) / 2
-    spectrum = torch.fft.rfft(sinogram, length) * response.to(sinogram)
-    filtered: Tensor = torch.fft.irfft(spectrum, length)
-    return filtered[..., :detectors]
-
-
 @lru_cache(maxsize=1)  # one may take gigabytes
 def _projector(geometry: Geometry, device: torch.device) -> tuple[Projector, float]:
     """Projector and its spectral norm (mm), shared by the slices of a volume."""
@@ -196,12 +231,11 @@ def _projector(geometry: Geometry, device: torch.device) -> tuple[Projector, flo
     return pair, _norm(pair, geometry, torch.ones((), device=device))
 
 
-@lru_cache(maxsize=1)
-def _norm_of_rays(geometry: Geometry, device: torch.device, measured: bytes) -> float:
-    """Spectral norm (mm) of the rays whose bits are set."""
-    rays = len(geometry.angles) * geometry.detectors
-    bits = np.unpackbits(np.frombuffer(measured, np.uint8), count=rays)
-    return _norm(_projector(geometry, device)[0], geometry, torch.from_numpy(bits).to(device, torch.float32))
+@lru_cache(maxsize=4)
+def _norm_of_rays(geometry: Geometry, device: torch.device, weights: bytes) -> float:
+    """Spectral norm (mm) of rays with these weights, float32."""
+    rays = torch.frombuffer(bytearray(weights), dtype=torch.float32).to(device)
+    return _norm(_projector(geometry, device)[0], geometry, rays)
 
 
 def _norm(pair: Projector, geometry: Geometry, kept: Tensor) -> float:

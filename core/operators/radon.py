@@ -1,5 +1,6 @@
-"""The parallel-beam projector as a pair of sparse matrices of strip weights; runs on any device."""
+"""The projector of parallel and fan beams as a pair of sparse matrices of strip weights; runs on any device."""
 
+import math
 import warnings
 from typing import NamedTuple
 
@@ -9,17 +10,24 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
+from udig_recon.core.acquisition import BeamGeometry
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.interruption import check_interruption
 
 LARGEST_PAIR_BYTES = 12 * 2**30
+NEAREST_SOURCE = 1.02
+"""Least distance from the source to the axis, in radii of the circle around the image."""
+TINY = 1e-9
 
 
 class Geometry(NamedTuple):
-    """Parallel-beam scan of a square image, centred on the axis of rotation.
+    """Scan of a square image, centred on the axis of rotation, by parallel rays or a fan of rays.
 
-    Pixel (row r, column c) lies at x = (c - (n-1)/2) d, y = ((n-1)/2 - r) d. The ray of view theta and detector k is
-    x cos(theta) + y sin(theta) = (k - c) p, where c is the detector index that the axis of rotation falls on.
+    Pixel (row r, column c) lies at x = (c - (n-1)/2) d, y = ((n-1)/2 - r) d. Detector k of view theta lies at
+    u = (k - c) p along (cos theta, sin theta), where c is the detector index that the axis of rotation falls on. A
+    parallel ray is x cos(theta) + y sin(theta) = u. The source of a fan lies at (R sin theta, -R cos theta), and its
+    ray to detector k is at the angle gamma from the one through the axis: atan(u / D) of a flat detector, u / D of a
+    curved one, with u along the arc. It is x cos(theta - gamma) + y sin(theta - gamma) = R sin(gamma).
     """
 
     angles: tuple[float, ...]
@@ -30,14 +38,36 @@ class Geometry(NamedTuple):
     pixel_size_mm: float
     """d"""
     detector_spacing_mm: float
-    """p"""
+    """p, at the detector"""
     rotation_center: float | None = None
     """c; None: the middle, (detectors - 1) / 2"""
+    beam: BeamGeometry = "parallel"
+    source_origin_mm: float = math.inf
+    """R, from the source to the axis of rotation; infinite for parallel beams"""
+    source_detector_mm: float = math.inf
+    """D, from the source to the detector; infinite for parallel beams"""
 
     @property
     def axis(self) -> float:
         """c, detectors from the first one's centre to the axis of rotation."""
         return (self.detectors - 1) / 2 if self.rotation_center is None else self.rotation_center
+
+    @property
+    def magnification(self) -> float:
+        """Lengths at the detector over lengths at the axis, D / R; 1 for parallel beams."""
+        return 1.0 if self.beam == "parallel" else self.source_detector_mm / self.source_origin_mm
+
+    @property
+    def radius_mm(self) -> float:
+        """Radius of the circle around the image."""
+        return self.image_size * self.pixel_size_mm / math.sqrt(2)
+
+    def fan_angles(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Gamma (radians) of places on the detector, as detector indices; zeros for parallel beams."""
+        if self.beam == "parallel":
+            return np.zeros_like(places)
+        slopes = (places - self.axis) * (self.detector_spacing_mm / self.source_detector_mm)
+        return np.arctan(slopes) if self.beam == "fan_flat" else slopes
 
 
 class StripProjector:
@@ -66,44 +96,83 @@ def _product(matrix: Tensor, batch: Tensor) -> Tensor:
 
 
 def _back_projection(geometry: Geometry) -> "sparse.csr_array[np.float32]":
-    """CSR (pixels, views * detectors); row by row, so nothing needs sorting."""
+    """CSR (pixels, views * detectors); pixel by pixel, so nothing needs sorting."""
+    check_source(geometry)
+    _check_memory(geometry)
     reach = _reach(geometry)
     views, pixels = len(geometry.angles), geometry.image_size**2
-    _check_memory(geometry)
-    rows_at_once = max(1, 2**17 // (views * geometry.image_size * reach))
+    rows = _parallel_rows if geometry.beam == "parallel" else _fan_rows
+    pixels_at_once = max(1, 2**17 // (views * reach))
     blocks = []
-    for first in range(0, geometry.image_size, rows_at_once):
+    for first in range(0, pixels, pixels_at_once):
         check_interruption()
-        blocks.append(_rows(geometry, reach, np.arange(first, min(first + rows_at_once, geometry.image_size))))
+        blocks.append(rows(geometry, reach, np.arange(first, min(first + pixels_at_once, pixels))))
     weights, columns, counts = (np.concatenate(part) for part in zip(*blocks, strict=True))
     starts = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
     return sparse.csr_array((weights, columns, starts), shape=(pixels, views * geometry.detectors))
 
 
+def check_source(geometry: Geometry) -> None:
+    """Raise UnsupportedScan where the source of a fan lies within the circle around the image, or behind the axis."""
+    if geometry.beam == "parallel":
+        return
+    least = NEAREST_SOURCE * geometry.radius_mm
+    if not geometry.source_origin_mm >= least:
+        raise UnsupportedScan.at(
+            "source_origin_mm",
+            f"{geometry.source_origin_mm:g} mm, within the image of {geometry.image_size} x {geometry.image_size} "
+            f"pixels of {geometry.pixel_size_mm:g} mm",
+            f"a source outside the circle around the image, {least:.4g} mm or more from the axis; or a smaller image",
+        )
+    if not geometry.source_origin_mm <= geometry.source_detector_mm < math.inf:
+        raise UnsupportedScan.at(
+            "source_detector_mm",
+            f"{geometry.source_detector_mm:g} mm",
+            f"the source's distance from the detector, source_origin_mm ({geometry.source_origin_mm:g}) or more",
+        )
+    widest = float(np.abs(geometry.fan_angles(np.array([-0.5, geometry.detectors - 0.5]))).max())
+    if widest >= np.pi / 2:
+        raise UnsupportedScan.at(
+            "detector_spacing_mm",
+            f"{geometry.detector_spacing_mm:g} mm: a fan of {np.rad2deg(widest):.4g} degrees to one side",
+            "a fan of less than 90 degrees to either side of the axis",
+        )
+
+
 def _check_memory(geometry: Geometry) -> None:
     """A shadow of width w lies on 1 + w / p strips on average; each entry is 8 bytes in each of the two matrices."""
-    shadows = np.abs(np.cos(geometry.angles)) + np.abs(np.sin(geometry.angles))
-    strips = 1 + shadows * geometry.pixel_size_mm / geometry.detector_spacing_mm
-    size = 16 * geometry.image_size**2 * float(strips.sum())
+    size = pair_bytes(geometry)
     if size > LARGEST_PAIR_BYTES:
+        views = len(geometry.angles)
         raise UnsupportedScan(
-            f"{len(strips)} views of {geometry.image_size} x {geometry.image_size} pixels need a projector of "
+            f"{views} views of {geometry.image_size} x {geometry.image_size} pixels need a projector of "
             f"{size / 2**30:.1f} GiB; at most {LARGEST_PAIR_BYTES / 2**30:.1f} GiB are taken",
             field="angles",
-            found=f"{len(strips)} views, {geometry.image_size} pixels a side",
+            found=f"{views} views, {geometry.image_size} pixels a side",
             expected="fewer views or a smaller image",
         )
 
 
-def _rows(
-    geometry: Geometry, reach: int, rows: NDArray[np.intp]
-) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.intp]]:
-    """Weights, columns and entries per pixel of some image rows."""
+def pair_bytes(geometry: Geometry) -> float:
+    """Bytes of the two matrices, estimated."""
+    shadows = np.abs(np.cos(geometry.angles)) + np.abs(np.sin(geometry.angles))
+    # The magnification at a distance L from the source is D / L; this is its mean over the circle around the image.
+    share = (geometry.radius_mm / geometry.source_origin_mm) ** 2
+    magnification = geometry.magnification * 2 / (1 + math.sqrt(max(0.0, 1 - share)))
+    strips = 1 + shadows * geometry.pixel_size_mm * magnification / geometry.detector_spacing_mm
+    return 16 * geometry.image_size**2 * float(strips.sum())
+
+
+Rows = tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.intp]]
+"""Weights, columns and entries per pixel of some pixels."""
+
+
+def _parallel_rows(geometry: Geometry, reach: int, pixels: NDArray[np.intp]) -> Rows:
     theta = np.asarray(geometry.angles)
-    middle, spacing, pixel = (geometry.image_size - 1) / 2, geometry.detector_spacing_mm, geometry.pixel_size_mm
-    x = (np.arange(geometry.image_size) - middle) * pixel
-    y = (middle - rows) * pixel
-    s = (y[:, None, None] * np.sin(theta) + x[:, None] * np.cos(theta)).reshape(-1, theta.size)
+    spacing, pixel = geometry.detector_spacing_mm, geometry.pixel_size_mm
+    x, y = _places(geometry, pixels)
+    s = y[:, None] * np.sin(theta) + x[:, None] * np.cos(theta)
+    trapezoid = _trapezoid(np.cos(theta), np.sin(theta), pixel)
     extent = (np.abs(np.cos(theta)) + np.abs(np.sin(theta))) * pixel / 2
     first = np.floor((s - extent) / spacing + geometry.axis + 0.5)
     # From here on lengths are no longer than a few pixels, so float32 is exact enough, and twice as fast.
@@ -111,24 +180,80 @@ def _rows(
     area = np.empty((*s.shape, reach + 1), np.float32)
     area[..., 0], area[..., -1] = -(pixel**2) / 2, pixel**2 / 2
     for i in range(1, reach):
-        area[..., i] = _shadow(edge + np.float32((i - 1) * spacing), theta, pixel)
-    weights = np.diff(area, axis=-1) / np.float32(spacing)
+        area[..., i] = _shadow(edge + np.float32((i - 1) * spacing), trapezoid)
+    return _entries(geometry, np.asarray(np.diff(area, axis=-1) / np.float32(spacing), np.float32), first)
+
+
+def _fan_rows(geometry: Geometry, reach: int, pixels: NDArray[np.intp]) -> Rows:
+    """Seen from the source, a pixel's shadow across its central ray is that of a parallel beam with the ray's angle."""
+    theta = np.asarray(geometry.angles)
+    x, y = _places(geometry, pixels)
+    cos, sin = np.cos(theta), np.sin(theta)
+    across = x[:, None] * cos + y[:, None] * sin
+    along = geometry.source_origin_mm + y[:, None] * cos - x[:, None] * sin
+    distance = np.hypot(across, along)
+    normal = (cos * along + sin * across) / distance, (sin * along - cos * across) / distance
+    trapezoid = _trapezoid(*normal, geometry.pixel_size_mm)
+    half = (np.abs(normal[0]) + np.abs(normal[1])) * geometry.pixel_size_mm / 2 / distance  # tan of the half shadow
+    slope, unit = across / along, geometry.detector_spacing_mm / geometry.source_detector_mm
+    flat = geometry.beam == "fan_flat"
+    gamma = slope if flat else np.arctan(slope)
+    # Tangents of more than a right angle, of a source close to the image, are taken for one.
+    start = (slope - half) / np.maximum(1 + slope * half, TINY) if flat else gamma - np.arctan(half)
+    first = np.floor(np.clip(start / unit + geometry.axis + 0.5, 0.0, float(geometry.detectors)))
+    area = np.empty((*across.shape, reach + 1), np.float32)
+    area[..., -1] = geometry.pixel_size_mm**2 / 2
+    for i in range(reach):
+        edge = (first + (i - 0.5 - geometry.axis)) * unit
+        if flat:
+            away = (edge - slope) / np.maximum(1 + edge * slope, TINY)
+        else:
+            away = np.tan(np.clip(edge - gamma, TINY - np.pi / 2, np.pi / 2 - TINY))
+        area[..., i] = _shadow((away * distance).astype(np.float32), trapezoid)
+    widths = np.diff(geometry.fan_angles(np.arange(geometry.detectors + reach + 1, dtype=np.float64) - 0.5))
+    widths = widths[first.astype(np.intp)[..., None] + np.arange(reach)]
+    return _entries(geometry, (np.diff(area, axis=-1) / (widths * distance[..., None])).astype(np.float32), first)
+
+
+def _places(geometry: Geometry, pixels: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """X and y (mm) of pixels by their number."""
+    middle = (geometry.image_size - 1) / 2
+    rows, columns = np.divmod(pixels, geometry.image_size)
+    return (columns - middle) * geometry.pixel_size_mm, (middle - rows) * geometry.pixel_size_mm
+
+
+def _entries(geometry: Geometry, weights: NDArray[np.float32], first: NDArray[np.float64]) -> Rows:
+    """Entries of weights (pixels, views, reach) from detectors `first` (pixels, views) on."""
+    views, reach = weights.shape[1:]
     detector = first.astype(np.int32)[..., None] + np.arange(reach, dtype=np.int32)
-    hit = (weights > 1e-6 * pixel) & (detector >= 0) & (detector < geometry.detectors)
-    columns = detector + np.arange(theta.size, dtype=np.int32)[:, None] * np.int32(geometry.detectors)
+    hit = (weights > 1e-6 * geometry.pixel_size_mm) & (detector >= 0) & (detector < geometry.detectors)
+    columns = detector + np.arange(views, dtype=np.int32)[:, None] * np.int32(geometry.detectors)
     return weights[hit], columns[hit], np.count_nonzero(hit, axis=(1, 2))
 
 
-def _shadow(u: NDArray[np.float32], theta: NDArray[np.float64], pixel: float) -> NDArray[np.float32]:
+class _Trapezoid(NamedTuple):
+    """Shadow of a pixel across rays: half its upper and lower side, height, and half the slope of its flanks (mm)."""
+
+    inner: NDArray[np.float32]
+    outer: NDArray[np.float32]
+    height: NDArray[np.float32]
+    slope: NDArray[np.float32]
+
+
+def _trapezoid(cos: NDArray[np.float64], sin: NDArray[np.float64], pixel: float) -> _Trapezoid:
+    """Shadow across rays whose normal is (cos, sin)."""
+    narrow, wide = np.sort(np.abs((cos, sin)), axis=0) * pixel
+    height = pixel**2 / wide
+    slope = np.divide(height / 2, narrow, out=np.zeros_like(height), where=narrow > 0)
+    return _Trapezoid(*np.stack(((wide - narrow) / 2, (wide + narrow) / 2, height, slope)).astype(np.float32))
+
+
+def _shadow(u: NDArray[np.float32], trapezoid: _Trapezoid) -> NDArray[np.float32]:
     """Area (mm^2) of a pixel between its centre and the line at distance u (pixels, views), with u's sign.
 
     A pixel's shadow on the detector is a trapezoid, so this is linear, then quadratic, then constant.
     """
-    sides = np.sort(np.abs((np.cos(theta), np.sin(theta))), axis=0) * pixel
-    narrow, wide = sides
-    height = pixel**2 / wide
-    slope = np.divide(height / 2, narrow, out=np.zeros_like(height), where=narrow > 0)
-    inner, outer, height, slope = np.stack(((wide - narrow) / 2, (wide + narrow) / 2, height, slope)).astype(np.float32)
+    inner, outer, height, slope = trapezoid
     v = np.minimum(np.abs(u), outer)
     beyond = np.maximum(v - inner, 0)
     area: NDArray[np.float32] = np.copysign(height * v - slope * beyond**2, u)
@@ -137,7 +262,18 @@ def _shadow(u: NDArray[np.float32], theta: NDArray[np.float64], pixel: float) ->
 
 def _reach(geometry: Geometry) -> int:
     """Most strips that one pixel's shadow can touch."""
-    return int(np.ceil(np.sqrt(2) * geometry.pixel_size_mm / geometry.detector_spacing_mm)) + 1
+    pixel, spacing = geometry.pixel_size_mm, geometry.detector_spacing_mm
+    if geometry.beam == "parallel":
+        return int(np.ceil(np.sqrt(2) * pixel / spacing)) + 1
+    nearest = geometry.source_origin_mm - geometry.radius_mm
+    widest = 2 * math.atan(pixel / math.sqrt(2) / nearest)
+    if geometry.beam == "fan_flat":
+        # A distance on the detector is D / cos^2 gamma times the angle.
+        edge = math.asin(geometry.radius_mm / geometry.source_origin_mm)
+        steepest = min(edge + widest, math.atan(geometry.detectors * spacing / geometry.source_detector_mm))
+        widest /= math.cos(steepest) ** 2
+    strips = widest * geometry.source_detector_mm / spacing
+    return min(math.ceil(strips), geometry.detectors) + 1
 
 
 def _on(matrix: "sparse.csr_array[np.float32]", device: torch.device) -> Tensor:

@@ -12,7 +12,7 @@ from udig_recon.core.acquisition import Modality
 from udig_recon.core.algorithms import run
 from udig_recon.core.errors import MissingPrior
 from udig_recon.core.inputs import Inputs
-from udig_recon.core.operators import MultiCoilMRI, ParallelBeamCT
+from udig_recon.core.operators import MultiCoilMRI, XRayTransform
 from udig_recon.core.parameters import (
     DAPS,
     DCDP,
@@ -104,7 +104,7 @@ def problem(modality, size=40):
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     image = ((x**2 + y**2) < 0.7) - 0.5 * ((x - 0.3) ** 2 + y**2 < 0.05) - 0.3 * ((x + 0.3) ** 2 + y**2 < 0.1)
     if modality is Modality.CT:
-        A = ParallelBeamCT(np.arange(12) * np.pi / 12, size, 60, 1.0, 1.0)
+        A = XRayTransform(np.arange(12) * np.pi / 12, size, 60, 1.0, 1.0)
         truth = torch.from_numpy(0.02 * image[None, None]).float()
         return A, A.forward(truth), truth
     centres = [(-1.3, 0.0), (1.3, 0.0), (0.0, 1.3), (0.0, -1.3)]

@@ -19,7 +19,7 @@ from udig_recon.core.cost import evaluations
 from udig_recon.core.cost.counter import CostCounter
 from udig_recon.core.cost.estimate import PriorSize, Size, Task, memory_bytes
 from udig_recon.core.cost.evaluations import of_run
-from udig_recon.core.operators import MultiCoilMRI, ParallelBeamCT
+from udig_recon.core.operators import MultiCoilMRI, XRayTransform
 from udig_recon.core.parameters import METHODS, PRESETS, UDiGDIP, complete, parse
 from udig_recon.core.priors.card import find_card
 from udig_recon.core.priors.load import load_prior
@@ -76,7 +76,7 @@ def normals(monkeypatch):
     for name, weight in (("_forward", 0.5), ("_adjoint", 0.5), ("_normal", 1.0)):
         counting(MultiCoilMRI, name, weight)
     for name in ("_forward", "_adjoint"):
-        counting(ParallelBeamCT, name, 0.5)
+        counting(XRayTransform, name, 0.5)
     return counted
 
 

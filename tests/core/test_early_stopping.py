@@ -13,7 +13,7 @@ from udig_recon.core import algorithms
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.inputs import Inputs
-from udig_recon.core.operators import MultiCoilMRI, ParallelBeamCT
+from udig_recon.core.operators import MultiCoilMRI, XRayTransform
 from udig_recon.core.parameters import (
     DIP,
     FBP,
@@ -244,7 +244,7 @@ def test_where_nothing_is_to_spare_nothing_is_left_out_unless_it_was_asked_for()
 @pytest.mark.parametrize("method", [FBP, SIRT])
 def test_more_views_left_out_than_can_be_spared_are_refused_with_what_can(method):
     asked = method(holdout_share=0.9, holdout="lines")
-    A = ParallelBeamCT(np.arange(5) * np.pi / 5, 16, 25, 1.0, 1.0)
+    A = XRayTransform(np.arange(5) * np.pi / 5, 16, 25, 1.0, 1.0)
     y = A.forward(torch.ones(1, 1, 16, 16))
     for refuse in (lambda: check_views(asked, 5), lambda: list(algorithms.run(Inputs(y, A), asked, rng()))):
         with pytest.raises(UnsupportedScan, match="holds out 4 of 5 views") as refusal:

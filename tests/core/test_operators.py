@@ -15,7 +15,7 @@ from udig_recon.core.operators import (
     LinearOperator,
     MultiCoilMRI,
     NonCartesianMRI,
-    ParallelBeamCT,
+    XRayTransform,
     as_channels,
     as_complex,
     fft2c,
@@ -48,7 +48,7 @@ def mri(coils: int, shape: tuple[int, int], pattern: str, norm: float = 1.0) -> 
 
 
 def ct(angles: np.ndarray, size: int, detectors: int, pixel: float, spacing: float, **more: Any) -> LinearOperator:
-    return ParallelBeamCT(angles, size, detectors, pixel, spacing, **more)
+    return XRayTransform(angles, size, detectors, pixel, spacing, **more)
 
 
 def non_cartesian(coils: int, shape: tuple[int, int], trajectory: np.ndarray, **more: Any) -> LinearOperator:
@@ -58,6 +58,10 @@ def non_cartesian(coils: int, shape: tuple[int, int], trajectory: np.ndarray, **
 ANYWHERE = np.random.default_rng(5).uniform(-0.5, 0.5, (12, 60, 2)) * (31, 45)
 SOME_SAMPLES = np.random.default_rng(5).random((12, 60)) < 0.7
 SOME_RAYS = np.random.default_rng(5).random((30, 71)) < 0.6
+WEIGHTS = np.random.default_rng(6).exponential(1, (30, 71)).astype(np.float32) * (SOME_RAYS | (np.arange(71) > 9))
+FAN: dict[str, Any] = {"beam": "fan_flat", "source_origin_mm": 60.0, "source_detector_mm": 100.0}
+CURVED = {**FAN, "beam": "fan_curved"}
+CLOSE = {**FAN, "source_origin_mm": 25.0, "source_detector_mm": 25.0}
 OPERATORS = {
     "one coil, lines": lambda: mri(1, (32, 32), "lines"),
     "four coils, odd matrix, lines": lambda: mri(4, (31, 45), "lines"),
@@ -75,6 +79,29 @@ OPERATORS = {
         np.arange(40) * np.pi / 20, 40, 31, 1.0, 1.0, rotation_center=30.0
     ),
     "rays left out": lambda: ct(np.arange(30) * np.pi / 30, 40, 71, 1.0, 1.0, measured=SOME_RAYS),
+    "rays of unlike weights": lambda: ct(np.arange(30) * np.pi / 30, 40, 71, 1.0, 1.0, weights=WEIGHTS),
+    "fan, flat detector": lambda: ct(np.arange(17) * 2 * np.pi / 17, 33, 60, 0.7, 1.0, **FAN),
+    "fan, curved detector off the middle, rays left out": lambda: ct(
+        np.arange(30) * 0.15,
+        40,
+        71,
+        1.0,
+        1.5,
+        **{**FAN, "beam": "fan_curved"},
+        rotation_center=20.2,
+        measured=SOME_RAYS,
+    ),
+    "fan, source close, narrow detectors, weights": lambda: ct(
+        np.arange(30) * 0.2,
+        32,
+        71,
+        1.0,
+        0.5,
+        beam="fan_flat",
+        source_origin_mm=25,
+        source_detector_mm=25,
+        weights=WEIGHTS,
+    ),
     "one view along the rows, short detector": lambda: ct(np.array([0.0]), 32, 11, 1.0, 1.0),
 }
 ACQUISITIONS: dict[type, Callable[[], Acquisition]] = {
@@ -212,7 +239,7 @@ def test_noise_of_k_space_is_read_off_its_outermost_samples():
 
 def test_noise_of_a_sinogram_is_read_off_its_second_differences():
     rng = torch.Generator().manual_seed(0)
-    ct = ParallelBeamCT(np.arange(20) * np.pi / 20, 64, 95, 1.0, 1.0)
+    ct = XRayTransform(np.arange(20) * np.pi / 20, 64, 95, 1.0, 1.0)
     y = ct.forward(torch.ones(1, 1, 64, 64))
     noise = 0.05 * float(y.max()) * torch.randn(y.shape, generator=rng)
     assert ct.noise_level(y + noise) == pytest.approx(0.05 * float(y.max()), rel=0.2)

@@ -13,7 +13,7 @@ from scipy import ndimage
 from skimage.transform import radon
 
 from udig_recon.core.errors import UnsupportedScan
-from udig_recon.core.operators import ParallelBeamCT
+from udig_recon.core.operators import XRayTransform
 from udig_recon.core.operators import radon as strip
 from udig_recon.core.operators.angles import angular_weights
 from udig_recon.core.operators.ct import _projector
@@ -31,11 +31,11 @@ def spots(size: int) -> NDArray[np.float32]:
     return np.where(image > 1e-4, image, 0).astype(np.float32)
 
 
-def line_integrals(operator: ParallelBeamCT, image: NDArray[np.float32]) -> NDArray[np.float32]:
+def line_integrals(operator: XRayTransform, image: NDArray[np.float32]) -> NDArray[np.float32]:
     return (operator.forward(torch.from_numpy(image)[None, None]) / operator.scale)[0, 0].numpy()
 
 
-def back(operator: ParallelBeamCT, sinogram: NDArray[np.float32], window: str = "ramp") -> NDArray[np.float32]:
+def back(operator: XRayTransform, sinogram: NDArray[np.float32], window: str = "ramp") -> NDArray[np.float32]:
     y = torch.from_numpy(sinogram)[None, None] * operator.scale
     return operator.direct(y, window)[0, 0].numpy()  # type: ignore[arg-type]
 
@@ -44,20 +44,20 @@ def test_line_integrals_are_those_of_astra() -> None:
     with np.load(DATA / "astra_parallel.npz") as astra:
         image, sinogram, angles = astra["image"], astra["sinogram"], astra["angles"]
         pixel, spacing = float(astra["pixel_size_mm"]), float(astra["detector_spacing_mm"])
-    operator = ParallelBeamCT(angles, len(image), sinogram.shape[1], pixel, spacing)
+    operator = XRayTransform(angles, len(image), sinogram.shape[1], pixel, spacing)
     assert np.abs(line_integrals(operator, image) - sinogram).max() < 1e-5 * sinogram.max()
 
 
 def test_line_integrals_turn_as_those_of_scikit_image() -> None:
     image, degrees = spots(101), np.array([0.0, 20.0, 75.0, 90.0, 140.0])
     theirs = radon(image, degrees, circle=True).T
-    ours = line_integrals(ParallelBeamCT(np.deg2rad(degrees), 101, 101, 1.0, 1.0), image)
+    ours = line_integrals(XRayTransform(np.deg2rad(degrees), 101, 101, 1.0, 1.0), image)
     assert np.linalg.norm(ours - theirs) < 0.01 * np.linalg.norm(theirs)
 
 
 def test_every_view_carries_the_whole_mass() -> None:
     image, angles = spots(40), np.array([0.0, 0.3, np.pi / 4, 1.9, np.pi / 2, 5.0])
-    ours = line_integrals(ParallelBeamCT(angles, 40, 120, 0.8, 0.55), image)
+    ours = line_integrals(XRayTransform(angles, 40, 120, 0.8, 0.55), image)
     assert np.allclose(ours.sum(axis=1) * 0.55, image.sum() * 0.8**2, rtol=1e-5)
 
 
@@ -73,7 +73,7 @@ TURNS = {
 @pytest.mark.parametrize("angles", TURNS.values(), ids=TURNS)
 def test_fbp_gives_attenuation_back_in_its_place_and_unit(angles: NDArray[np.float64]) -> None:
     image = spots(64)
-    operator = ParallelBeamCT(angles, 64, 131, 1.3, 0.9)
+    operator = XRayTransform(angles, 64, 131, 1.3, 0.9)
     found = back(operator, line_integrals(operator, image))
     assert np.linalg.norm(found - image) < 0.06 * np.linalg.norm(image)
     assert found.sum() == pytest.approx(image.sum(), rel=5e-3)
@@ -81,7 +81,7 @@ def test_fbp_gives_attenuation_back_in_its_place_and_unit(angles: NDArray[np.flo
 
 
 def test_hann_is_smoother_than_ramp_and_as_bright() -> None:
-    operator = ParallelBeamCT(TURNS["half turn"], 64, 91, 1.0, 1.0)
+    operator = XRayTransform(TURNS["half turn"], 64, 91, 1.0, 1.0)
     noise = np.random.default_rng(1).standard_normal((180, 91)).astype(np.float32)
     assert back(operator, noise, "hann").std() < 0.6 * back(operator, noise, "ramp").std()
     mass = back(operator, line_integrals(operator, spots(64)), "hann").sum()
@@ -91,7 +91,7 @@ def test_hann_is_smoother_than_ramp_and_as_bright() -> None:
 def test_the_inside_of_a_disc_is_flat_and_right() -> None:
     rows, columns = np.indices((128, 128)) - 63.5
     disc = (np.hypot(rows, columns) < 50).astype(np.float32) * 0.02
-    operator = ParallelBeamCT(np.arange(360) * np.pi / 360, 128, 181, 1.0, 1.0)
+    operator = XRayTransform(np.arange(360) * np.pi / 360, 128, 181, 1.0, 1.0)
     inside = back(operator, line_integrals(operator, disc))[np.hypot(rows, columns) < 45]
     assert inside.mean() == pytest.approx(0.02, rel=1e-3)
     assert inside.std() < 0.01 * 0.02
@@ -110,8 +110,8 @@ def test_a_missing_wedge_is_not_laid_upon_its_neighbours() -> None:
 
 
 def test_slices_of_a_volume_share_one_projector() -> None:
-    def make() -> ParallelBeamCT:
-        return ParallelBeamCT(np.arange(3.0), 16, 23, 1.0, 1.0)
+    def make() -> XRayTransform:
+        return XRayTransform(np.arange(3.0), 16, 23, 1.0, 1.0)
 
     first = make()
     hits = _projector.cache_info().hits
@@ -122,14 +122,14 @@ def test_slices_of_a_volume_share_one_projector() -> None:
 def test_a_projector_beyond_memory_is_refused_before_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strip, "LARGEST_PAIR_BYTES", 2**20)
     with pytest.raises(UnsupportedScan, match="GiB"):
-        ParallelBeamCT(np.arange(60) * 0.05, 128, 181, 1.0, 1.0)
+        XRayTransform(np.arange(60) * 0.05, 128, 181, 1.0, 1.0)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_a_gpu_projects_as_the_cpu_does() -> None:
     angles, image = np.arange(45) * np.pi / 45, torch.from_numpy(spots(96))[None, None]
-    cpu, gpu = (ParallelBeamCT(angles, 96, 137, 0.7, 0.7, device) for device in ("cpu", "cuda"))
+    cpu, gpu = (XRayTransform(angles, 96, 137, 0.7, 0.7, device) for device in ("cpu", "cuda"))
     there = gpu.forward(image.cuda()) / gpu.scale
     assert torch.allclose(there.cpu(), cpu.forward(image) / cpu.scale, atol=5e-3 * float(image.max()) * 96 * 0.7)
 

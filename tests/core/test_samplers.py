@@ -21,7 +21,7 @@ from udig_recon.core.algorithms.dps import dps
 from udig_recon.core.algorithms.mcg import mcg
 from udig_recon.core.algorithms.red_diff import red_diff
 from udig_recon.core.algorithms.score_mri import score_mri
-from udig_recon.core.operators import MultiCoilMRI, ParallelBeamCT
+from udig_recon.core.operators import MultiCoilMRI, XRayTransform
 from udig_recon.core.parameters import DAPS, DCDP, DDS, DPS, MCG, DiffPIR, REDDiff, ScoreMRI
 from udig_recon.core.priors.noise_levels import noise_schedule
 
@@ -276,7 +276,7 @@ def test_dcdp_takes_the_published_steps(problem):
 
 def test_mcg_takes_the_published_steps():
     """Predictor, corrector, d = (1 - A^+ A) grad |FBP(y - A x0)|, Kaczmarz, with matrices."""
-    A = ParallelBeamCT(np.arange(4) * np.pi / 4, 6, 9, 1.0, 1.0)
+    A = XRayTransform(np.arange(4) * np.pi / 4, 6, 9, 1.0, 1.0)
     pixels = torch.eye(36).reshape(36, 1, 6, 6)
     H = A.forward(pixels).flatten(1).T
     rays = torch.eye(36).reshape(36, 1, 4, 9)

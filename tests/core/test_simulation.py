@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from udig_recon.core.operators import ParallelBeamCT, ifft2c
+from udig_recon.core.operators import XRayTransform, ifft2c
 from udig_recon.core.simulation import birdcage_maps, cartesian_lines, poisson_disc, simulate_ct, simulate_mri
 
 
@@ -90,7 +90,7 @@ def test_a_finer_grid_projects_to_the_same_masses(rng: np.random.Generator) -> N
     assert scan.image_size == 16
     assert scan.reference is not None
     assert np.allclose(scan.reference.mean(), fine.mean(), rtol=1e-5)
-    coarse = ParallelBeamCT(scan.angles, 16, scan.sinogram.shape[-1], 1.5, scan.detector_spacing_mm)
+    coarse = XRayTransform(scan.angles, 16, scan.sinogram.shape[-1], 1.5, scan.detector_spacing_mm)
     projected = coarse.forward(torch.from_numpy(scan.reference)[:, None])[:, 0] / coarse.scale
     assert np.allclose(projected.numpy().sum(axis=-1), scan.sinogram.sum(axis=-1), rtol=1e-4)
     assert not np.allclose(projected.numpy(), scan.sinogram, rtol=1e-3)

@@ -15,7 +15,7 @@ from udig_recon.core import metrics
 from udig_recon.core.acquisition import CTAcquisition
 from udig_recon.core.errors import ReconstructionError, UnknownFormat, UnreadableScan, UnsupportedScan
 from udig_recon.core.formats import Limits, Prober, probe, read
-from udig_recon.core.operators import ParallelBeamCT
+from udig_recon.core.operators import XRayTransform
 from udig_recon.core.preprocessing.options import Preprocessing
 from udig_recon.core.problem import UNPROCESSED, slice_problem
 
@@ -117,8 +117,8 @@ def test_moving_the_object_moves_the_image_about_an_axis_off_the_middle(write: W
 
 
 def test_further_detectors_on_one_side_move_the_axis_with_them() -> None:
-    narrow = ParallelBeamCT(HALF_TURN, 24, 41, 1.0, 1.0, rotation_center=20.0)
-    wide = ParallelBeamCT(HALF_TURN, 24, 48, 1.0, 1.0, rotation_center=27.0)
+    narrow = XRayTransform(HALF_TURN, 24, 41, 1.0, 1.0, rotation_center=20.0)
+    wide = XRayTransform(HALF_TURN, 24, 48, 1.0, 1.0, rotation_center=27.0)
     x = torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(wide.forward(x)[..., 7:] / wide.scale, narrow.forward(x) / narrow.scale, atol=1e-5)
 

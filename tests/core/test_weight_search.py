@@ -11,7 +11,7 @@ from udig_recon.core.acquisition import Modality
 from udig_recon.core.algorithms.l1_wavelet import l1_wavelet
 from udig_recon.core.algorithms.tv import differences, differences_adjoint, length, total_variation, tv
 from udig_recon.core.inputs import Inputs
-from udig_recon.core.operators import MultiCoilMRI, ParallelBeamCT
+from udig_recon.core.operators import MultiCoilMRI, XRayTransform
 from udig_recon.core.operators.solvers import conjugate_gradient
 from udig_recon.core.operators.wavelets import Wavelet, analysis
 from udig_recon.core.parameters import TV, L1Wavelet
@@ -24,7 +24,7 @@ def scan(modality, size=48, noise=0.0, views=16, acceleration=2):
     rng = np.random.default_rng(1)
     image = torch.from_numpy(phantom(1, size))[None]
     if modality is Modality.CT:
-        A = ParallelBeamCT(np.arange(views) * np.pi / views, size, int(1.5 * size), 1.0, 1.0)
+        A = XRayTransform(np.arange(views) * np.pi / views, size, int(1.5 * size), 1.0, 1.0)
         truth = image
     else:
         mask = torch.from_numpy(cartesian_lines((size, size), acceleration, 0.1, rng))
