@@ -139,5 +139,5 @@ def _step(
         return None, thickness_mm, ("all slices have one position: where they lie is unknown",)
     if np.abs(steps - mean).max() > _EVEN * length:
         warning = "slices lie at uneven distances: no affine holds for all of them"
-        return None, length, (warning,)
-    return mean, length, ()
+        return None, round(length, 4), (warning,)
+    return mean, round(length, 4), ()

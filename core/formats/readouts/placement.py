@@ -1,6 +1,6 @@
 """Where readouts of a Cartesian measurement lie in k-space: row, partition, first column, and which samples count."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ from udig_recon.core.formats.readouts.readouts import Flag, ReadoutEncoding, Rea
 Integers = NDArray[np.int64]
 Complex = NDArray[np.complex64]
 
+MOST_COLUMNS = 1024
+"""Columns up to which oversampling stays in where readouts are not whole (asymmetric echoes)."""
+
 _OVERSAMPLED = 1.5  # how many times longer than the header's matrix lines are whose oversampling it does not tell
 
 
@@ -21,7 +24,7 @@ class Grid:
     """The k-space that readouts are sorted to, zero frequency at n // 2 of each axis."""
 
     columns: int  # along the readout as it was sampled
-    kept: int  # columns once readout oversampling is removed: the middle of the image that they make
+    kept: int  # columns of k-space: fewer where readout oversampling is removed, to the middle of their image
     rows: int  # kspace_encode_step_1
     partitions: int  # kspace_encode_step_2
     readout_fov_mm: float | None  # of the columns as they were sampled
@@ -52,11 +55,20 @@ class Placement:
         return slice(max(first, 0), max(min(last + 1, kept), max(first, 0)))
 
 
-def place(readouts: Readouts, encoding: ReadoutEncoding, indices: NDArray[np.intp]) -> Placement:
-    """Where the readouts of these numbers lie. Raises UnreadableScan where none lies in the header's k-space."""
-    lines, warnings = readouts.lines[indices], list[str]()
-    grid = _grid(encoding, lines, warnings)
+def place(
+    readouts: Readouts, encoding: ReadoutEncoding, indices: NDArray[np.intp], grid: Grid | None = None
+) -> Placement:
+    """Where the readouts of these numbers lie, on a grid that is given or follows from them.
+
+    Raises UnreadableScan where none lies in the header's k-space.
+    """
+    lines, warnings, given = readouts.lines[indices], list[str](), grid is not None
+    if grid is None:
+        grid = _grid(encoding, lines, warnings)
     start, skipped, count = _columns(lines, grid.columns, warnings)
+    if not given and (count[count > 0] < grid.columns).any() and grid.columns <= MOST_COLUMNS:
+        # To crop the image of a part of a readout smears it over the ends of that part.
+        grid = replace(grid, kept=grid.columns)
     row, row_outside = _steps(lines["kspace_encode_step_1"], grid.rows, encoding, "kspace_encoding_step_1", warnings)
     partition, partition_outside = _steps(
         lines["kspace_encode_step_2"], grid.partitions, encoding, "kspace_encoding_step_2", warnings

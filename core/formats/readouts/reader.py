@@ -72,7 +72,7 @@ class CartesianReader:
         limits.check("xml", "samples along x", x, 4 * limits.max_matrix, LEAST_SIDE)
         limits.check("xml", "samples along y", y, limits.max_matrix, LEAST_SIDE)
         grid = self._sorter.grid
-        limits.check("xml", "samples along x once oversampling is removed", grid.kept, limits.max_matrix, LEAST_SIDE)
+        limits.check("xml", "samples along x without oversampling", grid.kept, limits.max_matrix, LEAST_SIDE)
         for side in self._image.size:
             limits.check("xml", "pixels a side", side, limits.max_matrix, LEAST_SIDE)
 

@@ -36,7 +36,7 @@ class Selection:
     frame_of: NDArray[np.intp]  # (image readouts,), the number of each one's frame
     frames: tuple[Frame, ...]  # volume after volume: the slices of the first contrast, phase, repetition and set first
     slice_numbers: tuple[int, ...]  # counters `slice` of the readouts by place along the slice direction
-    calibration: Indices  # for coil maps: where empty, maps come from the image's readouts
+    calibration: Indices  # for coil maps alone; where empty, maps come from the image's readouts
     noise: Indices
     warnings: tuple[str, ...]
     corrections: tuple[str, ...]
@@ -78,7 +78,7 @@ def select(readouts: Readouts) -> Selection:
     if alone.any() and readouts.header.encodings[encoding].calibration_mode in _OF_THE_IMAGE:
         image |= alone
     elif alone.any():
-        calibration = alone | (_has(flags, Flag.CALIBRATION_AND_IMAGE) & image)
+        calibration = alone
         corrections.append("coil maps are of calibration readouts, which are not used for the image")
     image = _same_coils(lines, image, warnings)
     coils = lines["coils"][image][0]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from udig_recon.core.coils.calibration import SMALLEST_CALIBRATION, centre, full_centre
 from udig_recon.core.formats.readouts.noise import Prewhitening, prewhitening
 from udig_recon.core.formats.readouts.placement import Grid, Placement, place, without_oversampling
-from udig_recon.core.formats.readouts.readouts import COUNTERS, Readouts
+from udig_recon.core.formats.readouts.readouts import COUNTERS, Flag, Readouts
 from udig_recon.core.formats.readouts.selection import Selection
 
 Complex = NDArray[np.complex64]
@@ -77,9 +77,6 @@ class CartesianSorter:
         self.readouts, self.selection = readouts, selection
         self.whitening = prewhitening(readouts, selection)
         self.placement = place(readouts, selection.encoding, selection.image)
-        self._calibration = (
-            place(readouts, selection.encoding, selection.calibration) if len(selection.calibration) else None
-        )
         self._kept: dict[bytes, Complex | None] = {}  # calibration samples by the readouts that they are of
 
     @property
@@ -103,9 +100,8 @@ class CartesianSorter:
         Of the readouts that were measured for calibration; where there are none, and the frame's own are too few, of
         all frames of its slice. None where the frame's own are to be taken.
         """
-        if self._calibration is not None:
-            order = self._calibration_order(index)
-            found = self._central(self.selection.calibration, self._calibration, order)
+        for order in self._calibration_orders(index):
+            found = self._central(order)
             if found is not None:
                 return found
         if min(full_centre(mask)) >= SMALLEST_CALIBRATION or len(self.selection.frames) == 1:
@@ -114,36 +110,43 @@ class CartesianSorter:
         same = [number for number, frame in enumerate(frames) if frame.slice == frames[index].slice]
         if len(same) == 1:
             return None
-        order = np.flatnonzero(np.isin(self.selection.frame_of, same))
-        return self._central(self.selection.image, self.placement, order)
+        return self._central(self.selection.image[np.isin(self.selection.frame_of, same)])
 
-    def _calibration_order(self, index: int) -> Indices:
-        """Calibration readouts of a frame's slice, of the frame's own counters, or else of the first ones."""
-        lines = self.readouts.lines[self.selection.calibration]
-        frame = self.selection.frames[index]
-        of_slice = np.flatnonzero(lines["slice"] == self.selection.slice_numbers[frame.slice])
-        if not len(of_slice):
-            return of_slice
-        counters = np.stack([lines[name][of_slice] for name in COUNTERS], axis=1)
-        own = (counters == [getattr(frame, name) for name in COUNTERS]).all(axis=1)
-        if not own.any():
-            own = (counters == counters[np.lexsort(counters.T[::-1])[0]]).all(axis=1)
-        chosen: Indices = of_slice[own]
-        return chosen
+    def _calibration_orders(self, index: int) -> Iterator[Indices]:
+        """Calibration readouts of a frame's slice: of the frame's own counters, else of the first that were measured.
 
-    def _central(self, indices: Indices, placement: Placement, order: Indices) -> Complex | None:
-        """The fully measured samples about the zero frequency; None where they are too few for coil maps."""
-        key = indices[order].tobytes()
+        Those alone that are no part of the image, then together with those that are a part of it too.
+        """
+        lines, frame = self.readouts.lines, self.selection.frames[index]
+        alone = self.selection.calibration
+        if not len(alone):
+            return
+        image = self.selection.image
+        shared = image[(lines["flags"][image] & np.uint64(Flag.CALIBRATION_AND_IMAGE)) != 0]
+        for chosen in (alone, np.union1d(alone, shared)):
+            of_slice = chosen[lines["slice"][chosen] == self.selection.slice_numbers[frame.slice]]
+            if not len(of_slice):
+                continue
+            counters = np.stack([lines[name][of_slice] for name in COUNTERS], axis=1)
+            for wanted in ([getattr(frame, name) for name in COUNTERS], counters[np.lexsort(counters.T[::-1])[0]]):
+                yield of_slice[(counters == wanted).all(axis=1)]
+
+    def _central(self, indices: Indices) -> Complex | None:
+        """The fully measured samples about the zero frequency of readouts; None where they are too few for maps."""
+        key = indices.tobytes()
         if key not in self._kept:
-            found = self._sort(indices, placement, order)
-            size = full_centre(found.mask)
-            rows, columns = (centre(side, width) for side, width in zip(found.mask.shape, size, strict=True))
-            enough = min(size) >= SMALLEST_CALIBRATION
-            self._kept[key] = found.kspace[:, rows, columns].copy() if enough else None
+            found = None
+            if len(indices):
+                sorted_ = self._sort(indices, place(self.readouts, self.selection.encoding, indices, self.grid))
+                size = full_centre(sorted_.mask)
+                rows, columns = (centre(side, width) for side, width in zip(sorted_.mask.shape, size, strict=True))
+                if min(size) >= SMALLEST_CALIBRATION:
+                    found = sorted_.kspace[:, rows, columns].copy()
+            self._kept[key] = found
         return self._kept[key]
 
-    def _sort(self, indices: Indices, placement: Placement, order: Indices) -> SortedFrame:
-        """The mean k-space of the readouts at the places `order` of `indices`."""
+    def _sort(self, indices: Indices, placement: Placement, order: Indices | None = None) -> SortedFrame:
+        """The mean k-space of the readouts at the places `order` of `indices`, or of all."""
         grid = placement.grid
         kspace = np.zeros((self.coils, grid.rows, grid.kept), np.complex64)
         counts = np.zeros((grid.rows, grid.kept), np.uint32)
