@@ -40,7 +40,11 @@ _FORM = {
     "schema": {
         "type": "object",
         "required": ["scan", "job"],
-        "properties": {"scan": {"type": "string", "format": "binary"}, "job": component(JobOptions)},
+        "properties": {
+            "scan": {"type": "string", "format": "binary"},
+            "header": {"type": "string", "format": "binary"},
+            "job": component(JobOptions),
+        },
     },
     "example": {"scan": "(bytes of the file)", "job": example_of(JobOptions)},
 }
@@ -62,7 +66,10 @@ async def create_job(
         str | None, Header(min_length=1, max_length=255, description="same key and body: the first job again")
     ] = None,
 ) -> Response:
-    """JSON with the id of a scan, or a form that brings the scan itself: upload and queue in one call."""
+    """JSON with the id of a scan, or a form that brings the scan itself: upload and queue in one call.
+
+    A form may bring BART's .hdr as `header` beside the .cfl as `scan`.
+    """
     if is_form(request):
         async with receive_scan(context, caller, request, file="scan", text="job") as file:
             asked = parse_json(JobOptions, file.text or b"")

@@ -35,7 +35,9 @@ from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
 _KNOWN = AsyncQuery(select(Scan.header).where(Scan.tenant == bindparam("tenant"), Scan.sha256 == bindparam("sha256")))
-FIELD_BYTES = 1 << 20  # most that the form field beside the file may hold
+FIELD_BYTES = 1 << 20  # most that each form field beside the file may hold
+HEADER = "header"
+"""Part of a form that goes with the file: a file that belongs to it, such as BART's .hdr to a .cfl."""
 
 
 @dataclass
@@ -63,13 +65,16 @@ async def receive_scan(
     file: str = "file",
     text: str | None = None,
 ) -> AsyncIterator[ReceivedScan]:
-    """Receive the body: the file itself, or a form with the part `file` and, if named, the field `text`."""
+    """Receive the body: the file itself, or a form with the part `file` and, if named, the field `text`.
+
+    The part `header`, which a form may have, is stored before or behind the file, as it came.
+    """
     async with AsyncExitStack() as stack:
         most = caller.limits(context.settings).max_uploads
         stack.enter_context(context.concurrency.uploads.slot(client_of(request), most))
         upload = await stack.enter_async_context(open_upload(context))
         declared = request.headers.get("content-length")
-        least = 0 if declared is None else int(declared) - (2 * FIELD_BYTES if is_form(request) else 0)
+        least = 0 if declared is None else int(declared) - (3 * FIELD_BYTES if is_form(request) else 0)
         if least > context.settings.max_upload_bytes:  # which a database may not even have a number for
             upload.check(least)
         room = await run_in_threadpool(_room, context, caller, least, int(declared or 0))
@@ -107,25 +112,34 @@ async def _receive_form(
     events: AsyncIterator[Part | bytes | None], upload: Upload, file: str, text: str | None
 ) -> bytes | None:
     seen: set[str] = set()
-    wanted = {file} | ({text} if text else set())
-    field, name = bytearray(), ""
+    needed = {file} | ({text} if text else set())
+    wanted = needed | {HEADER}
+    field, header_bytes, name = bytearray(), 0, ""
     async for event in events:
         if isinstance(event, Part):
             name = event.name
             if name not in wanted - seen:
                 problem = "comes twice" if name in seen else "is not known"
-                raise Invalid.at(name, f"the form's part {name!r} {problem}", found=name, expected=" and ".join(wanted))
+                raise Invalid.at(name, f"the form's part {name!r} {problem}", found=name, expected=" and ".join(sorted(wanted)))
             seen.add(name)
             if name == file:
                 upload.filename, upload.digest = event.filename or "", event.headers.get("repr-digest")
         elif event and name == file:
             await upload.write(event)
         elif event:
-            field += event
-            if len(field) > FIELD_BYTES:
+            if name == HEADER:
+                header_bytes += len(event)
+            else:
+                field += event
+            if max(len(field), header_bytes) > FIELD_BYTES:
                 expected = f"at most {FIELD_BYTES} bytes"
                 raise TooLarge.at(name, f"the part {name} is too large", found="more", expected=expected)
-    if missing := wanted - seen:
+            if name == HEADER:
+                await upload.write(event)
+    if header_bytes and upload.digest is not None:
+        problem = "a file with a header beside it is stored with that: send no digest"
+        raise Invalid.at("Repr-Digest", problem, found=upload.digest, expected="nothing")
+    if missing := needed - seen:
         lost = " and ".join(sorted(missing))
         raise Invalid.at(lost, f"the form has no part {lost}", found="nothing", expected=f"a part named {lost}")
     return bytes(field) if text else None

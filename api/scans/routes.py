@@ -29,7 +29,7 @@ _REQUEST_BODY = {
     "content": {
         "application/octet-stream": {"schema": _FILE, "example": "(bytes of the file)"},
         "multipart/form-data": {
-            "schema": {"type": "object", "required": ["file"], "properties": {"file": _FILE}},
+            "schema": {"type": "object", "required": ["file"], "properties": {"file": _FILE, "header": _FILE}},
             "example": {"file": "(bytes of the file)"},
         },
     },
@@ -58,7 +58,10 @@ async def create_scan(
     caller: Writer,
     filename: Annotated[str | None, Query(description="the same as X-Filename")] = None,
 ) -> Response:
-    """The body is the file, or a form with the part `file`. 200: these very bytes are here already."""
+    """The body is the file, or a form with the part `file`. 200: these very bytes are here already.
+
+    BART's .cfl comes as a form: the .cfl as `file`, its .hdr as `header`.
+    """
     async with receive_scan(context, caller, request, filename) as file, context.storing_queue.turn(caller.tenant):
         return await context.file_threads.run(_keep, context, caller, file)
 

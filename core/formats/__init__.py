@@ -56,7 +56,13 @@ def _check_sizes(opened: _OpenedScan, limits: Limits) -> None:
 def _probe(opened: _OpenedScan) -> ScanHeader:
     contents, reader = opened
     header = reader.probe(contents)
-    return replace(header, warnings=(*_warnings(contents, reader), *header.warnings))
+    return replace(
+        header,
+        frames=contents.frames or header.frames,
+        averages=contents.averages or header.averages,
+        corrections=(*contents.corrections, *header.corrections),
+        warnings=(*_warnings(contents, reader), *header.warnings),
+    )
 
 
 def prepare(file: ScanFile, limits: Limits, source_sha256: str, descriptor: int) -> ScanHeader:

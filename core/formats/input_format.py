@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
-from udig_recon.core.acquisition import Acquisition, ScanHeader
+from udig_recon.core.acquisition import Acquisition, Frame, ScanHeader
 from udig_recon.core.formats.containers.arrays import ArraySource
 from udig_recon.core.formats.containers.scan_file import ScanFile
 from udig_recon.core.formats.limits import Limits
@@ -74,6 +74,9 @@ class Contents:
     unused: tuple[str, ...] = ()  # names of everything else in the file, as it spells them
     unsupported: UnsupportedFormat | None = None  # what the file is, where it holds neither kspace nor sinogram
     reader: "ArrayReader | None" = None  # of a scan with a forward model of its own; None: k-space or sinogram
+    frames: tuple[Frame, ...] = ()  # as in the scan's header, where the format tells of more than slices
+    averages: int | None = None  # MRI: how often each line was measured
+    corrections: tuple[str, ...] = ()  # what was done to the measurements when they were read
     remedy: str = ""  # advice where the array is not complex, as k-space is
 
 

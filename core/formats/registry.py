@@ -8,10 +8,13 @@ from functools import cache
 
 from udig_recon.core.extensions import load_extensions
 from udig_recon.core.formats.input_format import InputFormat
-from udig_recon.core.formats.inputs import hdf5, matlab, matlab5, mrd, npy, npz
+from udig_recon.core.formats.inputs import bart, hdf5, matlab, matlab5, mrd, npy, npz
 
 ENTRY_POINTS = "udig_recon.formats"
-BUILT_IN: tuple[InputFormat, ...] = (npy.FORMAT, npz.FORMAT, matlab5.FORMAT, matlab.FORMAT, mrd.FORMAT, hdf5.FORMAT)
+BUILT_IN: tuple[InputFormat, ...] = (
+    *(npy.FORMAT, bart.FORMAT, npz.FORMAT),
+    *(matlab5.FORMAT, matlab.FORMAT, mrd.FORMAT, hdf5.FORMAT),
+)
 
 
 @cache

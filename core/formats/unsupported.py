@@ -39,7 +39,7 @@ _SIGNATURES = {
     b"version https://git-lfs": UnsupportedFormat("a pointer of Git LFS", "the file that it points to (git lfs pull)"),
 }
 _TEXTS = (
-    (b"# Dimensions", "the header of a BART file (.hdr)", f"{_KSPACE}: its .cfl read by bart's cfl.py, axes reordered"),
+    (b"# Dimensions", "the header of a BART file (.hdr)", "a zip of it and its .cfl, or it as the form's part header"),
     (b"##TITLE", "a parameter file of Bruker", f"{_KSPACE}: sorted from fid by ACQ_size and the order of lines"),
     (b"# === DATA DESCRIPTION", "the list of a Philips export (.list)", f"{_KSPACE}: sorted from its .data"),
     (b"<!doctype html", "a web page", "the file itself: what was downloaded is a page about it"),
@@ -50,7 +50,7 @@ _TWIX = UnsupportedFormat("a Siemens raw data file (twix)", f"{_KSPACE}: sorted 
 _PFILE = UnsupportedFormat("a GE raw data file (P-file)", f"{_KSPACE}: sorted by GE's Orchestra or ge_to_ismrmrd")
 _FLOATS = UnsupportedFormat(
     "bytes without a signature that may be plain complex numbers, as a BART .cfl file",
-    f"{_KSPACE}: the shape of a .cfl stands in its .hdr",
+    "a zip of the .cfl and its .hdr, or the .hdr as the form's part header: the shape stands in it",
 )
 _INTEGERS = UnsupportedFormat(
     "bytes without a signature that may be plain whole numbers, as a fid of Bruker",

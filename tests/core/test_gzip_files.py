@@ -15,7 +15,7 @@ from benchmarks.data.tiny_scans import GOOD, mri, write_hdf5
 from udig_recon.core.errors import UnknownFormat, UnreadableScan
 from udig_recon.core.formats import probe, read
 from udig_recon.core.formats.containers import inflate
-from udig_recon.core.formats.containers.gzip_file import InflatedFile
+from udig_recon.core.formats.containers.gzip_file import unpack
 from udig_recon.core.formats.containers.scan_file import open_scan_file
 
 
@@ -48,7 +48,7 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
 def test_any_part_is_read_in_any_order(long: tuple[Path, bytes], places: list[tuple[int, int]]) -> None:
     path, content = long
     with open_scan_file(path) as packed:
-        file = InflatedFile(packed)
+        file = unpack(packed)
         assert file.size == len(content)
         stream = file.stream()
         for start, size in places:
@@ -71,7 +71,7 @@ def test_going_back_unpacks_a_few_mib_and_not_the_file(
 
     monkeypatch.setattr(inflate.Inflated, "_next", counted)
     with open_scan_file(path) as packed:
-        stream = InflatedFile(packed).stream()
+        stream = unpack(packed).stream()
         assert unpacked < len(content) + (1 << 20)
         unpacked = 0
         stream.seek(len(content) - 100)
@@ -94,7 +94,8 @@ def test_marks_stay_few_however_long_the_file(monkeypatch: pytest.MonkeyPatch, l
     monkeypatch.setattr(inflate, "_MOST_MARKS", 4)
     path, content = long
     with open_scan_file(path) as packed:
-        file = InflatedFile(packed)
+        file = unpack(packed)
+        assert isinstance(file, inflate.InflatedFile)
         assert len(file._inflated._marks) <= 5
         stream = file.stream()
         for start in (7 << 20, 100, 3 << 20):

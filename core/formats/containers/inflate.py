@@ -13,6 +13,7 @@ from typing import IO, Any, NamedTuple
 
 from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.arrays import BOMB_BYTES, BOMB_RATIO
+from udig_recon.core.formats.containers.scan_file import ScanFile
 
 GZIP, ZLIB, RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
 """How a stream is wrapped: gzip's header and checksum, zlib's, or none, as in a zip archive."""
@@ -146,6 +147,22 @@ class Inflated:
                 return packed + len(block) - len(rest)
             packed += len(block)
         return self._stop
+
+
+class InflatedFile(ScanFile):
+    """Unpacked bytes as a file: `size` of them from `start` on."""
+
+    def __init__(self, inflated: Inflated, start: int, size: int) -> None:
+        self._inflated, self._start, self.size = inflated, start, size
+
+    def stream(self) -> IO[bytes]:
+        """A stream from the first byte, with a position of its own."""
+        return self._inflated.stream(self._start, self.size)
+
+    def part(self, start: int, size: int) -> ScanFile:
+        """So many bytes of the file as a file. Raises UnreadableScan where the file ends before."""
+        self.check_part(start, size)
+        return InflatedFile(self._inflated, self._start + start, size)
 
 
 class _Stream(io.RawIOBase):

@@ -8,20 +8,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from udig_recon.core.errors import UnreadableScan
+
 _BUFFER_BYTES = 64 << 10
 _ONE_POSITION = threading.Lock()
 
 
 class ScanFile:
-    """An open file that is only read."""
+    """An open file that is only read, or `size` bytes of it from `start` on."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self.size = os.lseek(descriptor, 0, os.SEEK_END)
+    def __init__(self, descriptor: int, start: int = 0, size: int | None = None) -> None:
+        self._descriptor, self._start = descriptor, start
+        self.size = os.lseek(descriptor, 0, os.SEEK_END) if size is None else size
 
     def stream(self) -> IO[bytes]:
         """A stream from the first byte, with a position of its own. Closing it leaves the file open."""
-        return io.BufferedReader(_Stream(self._descriptor, self.size), _BUFFER_BYTES)
+        return io.BufferedReader(_Stream(self._descriptor, self._start, self.size), _BUFFER_BYTES)
+
+    def part(self, start: int, size: int) -> "ScanFile":
+        """So many bytes of the file as a file. Raises UnreadableScan where the file ends before."""
+        self.check_part(start, size)
+        return ScanFile(self._descriptor, self._start + start, size)
+
+    def check_part(self, start: int, size: int) -> None:
+        """Raise UnreadableScan unless so many bytes lie in the file."""
+        if start < 0 or size < 0 or start + size > self.size:
+            raise UnreadableScan.at("file", f"{size} bytes from {start} on", f"a place within its {self.size} bytes")
 
     def start(self, length: int) -> bytes:
         """The first bytes."""
@@ -39,8 +51,8 @@ def open_scan_file(path: Path) -> Iterator[ScanFile]:
 class _Stream(io.RawIOBase):
     """Reads at a position that no other stream of the descriptor moves."""
 
-    def __init__(self, descriptor: int, size: int) -> None:
-        self._descriptor, self._size, self._position = descriptor, size, 0
+    def __init__(self, descriptor: int, start: int, size: int) -> None:
+        self._descriptor, self._start, self._size, self._position = descriptor, start, size, 0
 
     def readable(self) -> bool:
         """True."""
@@ -67,7 +79,7 @@ class _Stream(io.RawIOBase):
         wanted = memoryview(buffer).cast("B")[: max(0, self._size - self._position)]
         if not wanted:
             return 0
-        count = _read_at(self._descriptor, wanted, self._position)
+        count = _read_at(self._descriptor, wanted, self._start + self._position)
         self._position += count
         return count
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -19,12 +20,29 @@ from udig_recon.core.formats.sandbox.client import Prober
 def open_scan(path: Path | str, limits: Limits = DEFAULT_LIMITS) -> Iterator[PreparedScan]:
     """Open a scan file: its `header`, and its slices by `read`, from a temporary file that holds its prepared form.
 
+    BART's .cfl is read with the .hdr that lies beside it.
+
     Where a system cannot fork, the file is read in this process. Raises what `udig_recon.core.formats.probe` raises,
     and OSError.
     """
-    with tempfile.TemporaryFile() as output:
-        _prepare(Path(path), output.fileno(), _sha256(Path(path)), limits)
+    with _whole_scan(Path(path)) as whole, tempfile.TemporaryFile() as output:
+        _prepare(whole, output.fileno(), _sha256(whole), limits)
         yield PreparedScan(ScanFile(output.fileno()))
+
+
+@contextmanager
+def _whole_scan(path: Path) -> Iterator[Path]:
+    """The file; of a .cfl with its .hdr beside it, a temporary one with the bytes of both."""
+    parts = [path.with_suffix(".hdr"), path.with_suffix(".cfl")]
+    if path.suffix not in (".cfl", ".hdr") or not all(part.is_file() for part in parts):
+        yield path
+        return
+    with tempfile.NamedTemporaryFile() as both:
+        for part in parts:
+            with part.open("rb") as file:
+                shutil.copyfileobj(file, both)
+        both.flush()
+        yield Path(both.name)
 
 
 def _prepare(path: Path, output: int, sha256: str, limits: Limits) -> None:
