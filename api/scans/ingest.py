@@ -120,7 +120,9 @@ async def _receive_form(
             name = event.name
             if name not in wanted - seen:
                 problem = "comes twice" if name in seen else "is not known"
-                raise Invalid.at(name, f"the form's part {name!r} {problem}", found=name, expected=" and ".join(sorted(wanted)))
+                raise Invalid.at(
+                    name, f"the form's part {name!r} {problem}", found=name, expected=" and ".join(sorted(wanted))
+                )
             seen.add(name)
             if name == file:
                 upload.filename, upload.digest = event.filename or "", event.headers.get("repr-digest")

@@ -2,6 +2,7 @@ import base64
 import dataclasses
 import errno
 import hashlib
+import json
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support import scans
+from tests.support.bart_maker import cfl, hdr, in_bart_order
 from tests.support.fake_worker import Drive
 from udig_recon.api.app import create_app
 from udig_recon.api.scans.upload import base_name
@@ -150,6 +152,31 @@ def test_a_part_of_a_form_may_bring_its_own_digest(client: TestClient, mri_file:
     wrong = {"Repr-Digest": digest(b"other")}
     # On the request it would be the digest of the form, not of the file.
     assert client.post("/v1/scans", files={"file": ("brain.h5", mri_file)}, headers=wrong).status_code == 201
+
+
+@pytest.mark.parametrize("header_first", [True, False])
+def test_a_form_may_bring_the_header_of_a_file_as_a_part_of_its_own(client: TestClient, header_first: bool) -> None:
+    array = in_bart_order(scans.mri()["kspace"], "slice coil phase_1 read")
+    parts = [("file", ("ksp.cfl", cfl(array))), ("header", ("ksp.hdr", hdr(array)))]
+    answer = client.post("/v1/scans", files=parts[::-1] if header_first else parts)
+    assert answer.status_code == 201, answer.text
+    assert (answer.json()["format"], answer.json()["filename"], answer.json()["slices"]) == ("bart", "ksp.cfl", 2)
+    same = client.post("/v1/scans", files=parts[::-1] if header_first else parts)
+    assert (same.status_code, same.json()["id"]) == (200, answer.json()["id"])
+    job = {"parameters": {"method": "zero_filled"}}
+    queued = client.post("/v1/jobs", files=[("job", (None, json.dumps(job))), ("scan", parts[0][1]), parts[1]])
+    assert queued.status_code == 202, queued.text
+
+
+def test_a_header_beside_a_file_is_bounded_and_is_not_digested_apart(client: TestClient, mri_file: bytes) -> None:
+    too_long = client.post("/v1/scans", files={"file": ("a.cfl", mri_file), "header": ("a.hdr", bytes(3 << 20))})
+    assert too_long.status_code == 413
+    part = ("ksp.cfl", mri_file, "application/octet-stream", {"Repr-Digest": digest(mri_file)})
+    digested = client.post("/v1/scans", files={"file": part, "header": ("a.hdr", b"# Dimensions\n1\n")})
+    assert digested.status_code == 422
+    assert digested.json()["errors"][0]["field"] == "Repr-Digest"
+    alone = client.post("/v1/scans", files={"header": ("a.hdr", b"# Dimensions\n1\n")})
+    assert (alone.status_code, alone.json()["errors"][0]["field"]) == (422, "file")
 
 
 @pytest.mark.parametrize("announced", [True, False])

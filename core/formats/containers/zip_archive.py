@@ -71,7 +71,7 @@ def read_archive(file: ScanFile) -> Mapping[str, ZipMember]:
     """The files of an archive by their paths. Raises UnreadableScan for members that cannot be read."""
     members: dict[str, ZipMember] = {}
     with zipfile.ZipFile(file.stream()) as archive:
-        listed = [each for each in archive.infolist() if not each.is_dir()]
+        listed = [each for each in archive.infolist() if not each.is_dir() and not _is_of_macos(each.filename)]
     if len(listed) > _MOST_MEMBERS:
         raise UnreadableScan.at("file", f"{len(listed)} members", f"at most {_MOST_MEMBERS} members")
     for each in listed:
@@ -92,12 +92,18 @@ def read_archive(file: ScanFile) -> Mapping[str, ZipMember]:
     return members
 
 
+def _is_of_macos(path: str) -> bool:
+    """Whether it is one of the files that macOS adds to an archive."""
+    return path.startswith("__MACOSX/") or "/._" in f"/{path}"
+
+
 def member_names(file: ScanFile) -> list[str]:
     """Last parts of the names in an archive, in lower case; none where it is no archive."""
     if file.start(len(SIGNATURE)) != SIGNATURE:
         return []
     with damage_as_unreadable("zip"), zipfile.ZipFile(file.stream()) as archive:
-        return [name.replace("\\", "/").rpartition("/")[2].lower() for name in archive.namelist()]
+        names = [name for name in archive.namelist() if not _is_of_macos(name)]
+        return [name.replace("\\", "/").rpartition("/")[2].lower() for name in names]
 
 
 def _start(file: ScanFile, member: zipfile.ZipInfo) -> int:

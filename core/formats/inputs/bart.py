@@ -235,7 +235,7 @@ def _pattern(part: _Named, kspace: Cfl, frames: tuple[int, ...], *, is_volume: b
     if (measured.any(axis=alike) != measured.all(axis=alike)).any():
         what = "one for the whole of a readout" if is_volume else "one for all coils"
         raise UnreadableScan.at("mask", "a pattern of its own for each", f"{what}; without a pattern, zeros tell")
-    order = (*FRAME_DIMENSIONS, *plane(kspace.dimensions))
+    order = (*FRAME_DIMENSIONS, *((PHASE_2, PHASE_1) if is_volume else plane(kspace.dimensions)))
     left = [axis for axis in range(cfl.DIMENSIONS) if axis not in order]
     planes = measured.transpose(*left, *order)[(0,) * len(left)]
     if math.prod(part.array.frames) == 1:
