@@ -1,5 +1,6 @@
 """Fits the arrays of a k-space scan to each other: axes, shapes, the image's grid; values are not looked at."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,14 +56,14 @@ def fit_arrays(contents: Contents) -> FittedArrays:
         if len(maps.shape) > 4:
             expected = f"one set of maps of shape {kspace.shape}"
             raise UnreadableScan.at("sensitivity_maps", f"shape {maps.shape}", expected)
-        maps = _fit(maps, kspace.shape, "c")
+        maps = fit_shape(maps, kspace.shape, "c")
     given = find_reference(contents, coils)
     header = header_encoding(contents)
     image = image_grid((samples[0], samples[1]), header, None if given is None else given.shape)
     warnings += image.warnings
     guide = contents.arrays.get("guide")
     if guide is not None:
-        guide = _fit(guide, (slices, *image.size), "iuf")
+        guide = fit_shape(guide, (slices, *image.size), "iuf")
     mask, noted = sampling_mask(contents.arrays.get("mask"), kspace.shape)
     warnings += noted
     reference, noted = _fit_reference(given, slices, image)
@@ -70,7 +71,7 @@ def fit_arrays(contents: Contents) -> FittedArrays:
     covariance = noise_covariance(contents.arrays.get("noise"), coils)
     spacing, across = image.spacing_mm, image.slice_spacing_mm
     if spacing is None:
-        spacing, noted = _spacing(contents)
+        spacing, noted = pixel_spacing(contents)
         warnings += noted
     if across is None:
         across, noted = slice_spacing(contents.attributes)
@@ -92,18 +93,8 @@ def fit_arrays(contents: Contents) -> FittedArrays:
 
 def with_four_axes(contents: Contents) -> WithWarnings[ArraySource]:
     """k-space with all four axes, an axis of length 1 in place of the one that the file's format leaves out."""
-    source = contents.arrays["kspace"]
     expected = f"4 axes (slices, coils, ky, kx) or 3 axes {_THREE_AXES[contents.missing_axis]}"
-    advice = f"; {contents.remedy}" if contents.remedy else ""
-    warnings: tuple[str, ...] = ()
-    if source.dtype.kind in "iuf":
-        if source.native not in (np.float32, np.float64) or len(source.shape) not in (4, 5) or source.shape[-1] != 2:
-            remedy = "complex64: join real and imaginary parts (re + 1j * im)"
-            raise UnreadableScan.at("kspace", f"{source.dtype} values", f"{remedy}{advice}")
-        source = JoinedComplex(source)
-        warnings = ("kspace has real and imaginary parts on its last axis: they are joined",)
-    if source.native not in (np.complex64, np.complex128):
-        raise UnreadableScan.at("kspace", f"{source.dtype} values", f"complex64{advice}")
+    source, warnings = complex_kspace(contents, (4, 5))
     if len(source.shape) == 3:
         return WithWarnings(AddedAxis(source, axis=("slices", "coils").index(contents.missing_axis)), warnings)
     while len(source.shape) > 4 and source.shape[0] == 1:
@@ -113,6 +104,26 @@ def with_four_axes(contents: Contents) -> WithWarnings[ArraySource]:
         raise UnreadableScan.at("kspace", f"{len(source.shape)} axes {source.shape}", f"{expected}: {remedy}")
     if len(source.shape) != 4:
         raise UnreadableScan.at("kspace", f"{len(source.shape)} axes {source.shape}", expected)
+    return WithWarnings(source, warnings)
+
+
+def complex_kspace(contents: Contents, joined_axes: Sequence[int]) -> WithWarnings[ArraySource]:
+    """k-space as complex numbers; real and imaginary parts on the last of `joined_axes` many axes are joined.
+
+    Raises UnreadableScan for other numbers.
+    """
+    source = contents.arrays["kspace"]
+    advice = f"; {contents.remedy}" if contents.remedy else ""
+    warnings: tuple[str, ...] = ()
+    if source.dtype.kind in "iuf":
+        parts = len(source.shape) in joined_axes and source.shape[-1] == 2
+        if source.native not in (np.float32, np.float64) or not parts:
+            remedy = "complex64: join real and imaginary parts (re + 1j * im)"
+            raise UnreadableScan.at("kspace", f"{source.dtype} values", f"{remedy}{advice}")
+        source = JoinedComplex(source)
+        warnings = ("kspace has real and imaginary parts on its last axis: they are joined",)
+    if source.native not in (np.complex64, np.complex128):
+        raise UnreadableScan.at("kspace", f"{source.dtype} values", f"complex64{advice}")
     return WithWarnings(source, warnings)
 
 
@@ -129,7 +140,7 @@ def _fit_reference(reference: ArraySource | None, slices: int, image: Grid) -> W
     sides = zip(reference.shape[-2:], image.size, strict=False)
     if len(reference.shape) >= 2 and all(have >= want for have, want in sides):
         reference = CentreCrop(reference, image.size)
-    fitted = _fit(reference, (slices, *image.size), "iufc")
+    fitted = fit_shape(reference, (slices, *image.size), "iufc")
     return WithWarnings(fitted, ("the reference is complex: its magnitude is used",) if complex_ else ())
 
 
@@ -140,7 +151,7 @@ def find_reference(contents: Contents, coils: int) -> ArraySource | None:
     return next((contents.arrays[name] for name in names if name in contents.arrays), None)
 
 
-def _fit(source: ArraySource, shape: tuple[int, ...], kinds: str) -> ArraySource:
+def fit_shape(source: ArraySource, shape: tuple[int, ...], kinds: str) -> ArraySource:
     """The array with missing axes of length 1 added. Raises UnreadableScan unless it then has this shape.
 
     It must also have one of these kinds of numbers (numpy's letters). Where complex numbers are meant, real and
@@ -162,7 +173,8 @@ def _fit(source: ArraySource, shape: tuple[int, ...], kinds: str) -> ArraySource
     return fitted
 
 
-def _spacing(contents: Contents) -> WithWarnings[tuple[float, float]]:
+def pixel_spacing(contents: Contents) -> WithWarnings[tuple[float, float]]:
+    """Pixel spacing (y, x) in millimetres, by the attribute; 1 mm where the file gives none."""
     spacing = length(contents.attributes, "pixel_spacing_mm")
     if spacing is None:
         return WithWarnings((1.0, 1.0), ("the file gives no pixel spacing: 1 mm is assumed",))
