@@ -40,6 +40,10 @@ ATTRIBUTES = (
     "detector_spacing_mm",
     "pixel_spacing_mm",
     "rotation_center",
+    "source_origin_mm",
+    "source_detector_mm",
+    "origin_detector_mm",
+    "detector_shape",
     "slice_spacing_mm",
     "slice_thickness_mm",
 )

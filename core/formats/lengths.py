@@ -9,14 +9,14 @@ from udig_recon.core.formats.with_warnings import WithWarnings
 _RANGE_MM = (1e-4, 1e3)
 
 
-def length(attributes: Mapping[str, float | str], name: str) -> float | None:
-    """A length (mm); None where the file gives none. Raises UnreadableScan for what is no length."""
+def length(attributes: Mapping[str, float | str], name: str, most: float = _RANGE_MM[1]) -> float | None:
+    """A length (mm) of at most `most`; None where the file gives none. Raises UnreadableScan for what is no length."""
     value = attributes.get(name)
     if value is None:
         return None
-    if isinstance(value, str) or not _RANGE_MM[0] <= value <= _RANGE_MM[1]:
-        expected = f"a length in millimetres between {_RANGE_MM[0]:g} and {_RANGE_MM[1]:g}"
-        if not isinstance(value, str) and value > _RANGE_MM[1]:
+    if isinstance(value, str) or not _RANGE_MM[0] <= value <= most:
+        expected = f"a length in millimetres between {_RANGE_MM[0]:g} and {most:g}"
+        if not isinstance(value, str) and value > most:
             expected += " (micrometres are divided by 1000)"
         if isinstance(value, str):
             expected += ", as a number, not as text"

@@ -1,4 +1,4 @@
-"""Names that other tools give to the arrays of k-space files."""
+"""Names that other tools give to the arrays and attributes of scan files."""
 
 from collections.abc import Iterable
 
@@ -13,6 +13,24 @@ SYNONYMS = {
     ),
     "reference": ("ground_truth", "groundtruth", "target", "mvue"),
     "noise": ("noise_scan", "noise_data", "noise_samples"),
+    "geometry": ("beam_geometry", "scan_geometry", "geometry_type", "beam_type"),
+    "detector_shape": ("detector_type", "detector_geometry"),
+    "detector_spacing_mm": ("detector_pitch_mm", "detector_pixel_size_mm", "detector_element_size_mm"),
+    "rotation_center": ("rotation_centre", "center_of_rotation", "centre_of_rotation", "axis_of_rotation"),
+    "source_origin_mm": (
+        "source_origin", "source_to_origin_mm", "source_origin_distance", "distance_source_origin",
+        "distance_source_origin_mm", "distancesourceorigin", "source_to_axis_mm", "source_axis_distance",
+        "source_to_isocenter_mm", "source_isocenter_distance", "source_object_distance", "source_to_object_mm",
+        "sod", "sod_mm", "dso", "dso_mm", "sad", "sad_mm",
+    ),
+    "source_detector_mm": (
+        "source_detector", "source_to_detector_mm", "source_detector_distance", "distance_source_detector",
+        "distance_source_detector_mm", "distancesourcedetector", "sdd", "sdd_mm", "dsd", "dsd_mm",
+    ),
+    "origin_detector_mm": (
+        "origin_detector", "origin_to_detector_mm", "origin_detector_distance", "distance_origin_detector",
+        "distance_origin_detector_mm", "distanceorigindetector", "object_detector_distance", "odd", "odd_mm", "dod",
+    ),
 }  # fmt: skip
 _OURS = {theirs: ours for ours, others in SYNONYMS.items() for theirs in others}
 

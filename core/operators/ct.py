@@ -15,10 +15,10 @@ from udig_recon.core.acquisition import BeamGeometry, Modality
 from udig_recon.core.operators.base import LinearOperator, Window
 from udig_recon.core.operators.coverage import angular_gap, axis_offset, fill_missing_rays, truncation
 from udig_recon.core.operators.fbp import back_project_rays, filter_rays
-from udig_recon.core.operators.radon import Geometry
 from udig_recon.core.operators.radon_auto import Projector, projector
 from udig_recon.core.operators.redundancy import ray_weights
 from udig_recon.core.operators.solvers import operator_norm
+from udig_recon.core.scan_geometry import Geometry
 
 DENSITY_GROUPS = 16
 NEAR = 2
@@ -33,7 +33,7 @@ class XRayTransform(LinearOperator):
     """X-ray transform of a slice: y = scale * line integrals of x, images (B, 1, n, n) in 1/mm.
 
     y is (B, 1, views, detectors), of parallel beams or of fans with a flat or a curved detector. The geometry's sense
-    is that of `udig_recon.core.operators.radon.Geometry`. Where rays have weights w, y is scale * sqrt(w) * line
+    is that of `udig_recon.core.scan_geometry.Geometry`. Where rays have weights w, y is scale * sqrt(w) * line
     integrals.
     """
 

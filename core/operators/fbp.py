@@ -9,7 +9,7 @@ from torch import Tensor
 
 from udig_recon.core.interruption import check_interruption
 from udig_recon.core.operators.base import Window
-from udig_recon.core.operators.radon import Geometry
+from udig_recon.core.scan_geometry import Geometry
 
 
 def filter_rays(sinogram: Tensor, spacing: float, window: Window, *, curved: bool = False, blur: float = 1) -> Tensor:

@@ -10,64 +10,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from udig_recon.core.acquisition import BeamGeometry
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.interruption import check_interruption
+from udig_recon.core.scan_geometry import Geometry
 
 LARGEST_PAIR_BYTES = 12 * 2**30
-NEAREST_SOURCE = 1.02
-"""Least distance from the source to the axis, in radii of the circle around the image."""
 TINY = 1e-9
-
-
-class Geometry(NamedTuple):
-    """Scan of a square image, centred on the axis of rotation, by parallel rays or a fan of rays.
-
-    Pixel (row r, column c) lies at x = (c - (n-1)/2) d, y = ((n-1)/2 - r) d. Detector k of view theta lies at
-    u = (k - c) p along (cos theta, sin theta), where c is the detector index that the axis of rotation falls on. A
-    parallel ray is x cos(theta) + y sin(theta) = u. The source of a fan lies at (R sin theta, -R cos theta), and its
-    ray to detector k is at the angle gamma from the one through the axis: atan(u / D) of a flat detector, u / D of a
-    curved one, with u along the arc. It is x cos(theta - gamma) + y sin(theta - gamma) = R sin(gamma).
-    """
-
-    angles: tuple[float, ...]
-    """theta (views,), radians"""
-    image_size: int
-    """n, pixels a side"""
-    detectors: int
-    pixel_size_mm: float
-    """d"""
-    detector_spacing_mm: float
-    """p, at the detector"""
-    rotation_center: float | None = None
-    """c; None: the middle, (detectors - 1) / 2"""
-    beam: BeamGeometry = "parallel"
-    source_origin_mm: float = math.inf
-    """R, from the source to the axis of rotation; infinite for parallel beams"""
-    source_detector_mm: float = math.inf
-    """D, from the source to the detector; infinite for parallel beams"""
-
-    @property
-    def axis(self) -> float:
-        """c, detectors from the first one's centre to the axis of rotation."""
-        return (self.detectors - 1) / 2 if self.rotation_center is None else self.rotation_center
-
-    @property
-    def magnification(self) -> float:
-        """Lengths at the detector over lengths at the axis, D / R; 1 for parallel beams."""
-        return 1.0 if self.beam == "parallel" else self.source_detector_mm / self.source_origin_mm
-
-    @property
-    def radius_mm(self) -> float:
-        """Radius of the circle around the image."""
-        return self.image_size * self.pixel_size_mm / math.sqrt(2)
-
-    def fan_angles(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Gamma (radians) of places on the detector, as detector indices; zeros for parallel beams."""
-        if self.beam == "parallel":
-            return np.zeros_like(places)
-        slopes = (places - self.axis) * (self.detector_spacing_mm / self.source_detector_mm)
-        return np.arctan(slopes) if self.beam == "fan_flat" else slopes
 
 
 class StripProjector:
@@ -97,7 +45,7 @@ def _product(matrix: Tensor, batch: Tensor) -> Tensor:
 
 def _back_projection(geometry: Geometry) -> "sparse.csr_array[np.float32]":
     """CSR (pixels, views * detectors); pixel by pixel, so nothing needs sorting."""
-    check_source(geometry)
+    geometry.check()
     _check_memory(geometry)
     reach = _reach(geometry)
     views, pixels = len(geometry.angles), geometry.image_size**2
@@ -110,33 +58,6 @@ def _back_projection(geometry: Geometry) -> "sparse.csr_array[np.float32]":
     weights, columns, counts = (np.concatenate(part) for part in zip(*blocks, strict=True))
     starts = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
     return sparse.csr_array((weights, columns, starts), shape=(pixels, views * geometry.detectors))
-
-
-def check_source(geometry: Geometry) -> None:
-    """Raise UnsupportedScan where the source of a fan lies within the circle around the image, or behind the axis."""
-    if geometry.beam == "parallel":
-        return
-    least = NEAREST_SOURCE * geometry.radius_mm
-    if not geometry.source_origin_mm >= least:
-        raise UnsupportedScan.at(
-            "source_origin_mm",
-            f"{geometry.source_origin_mm:g} mm, within the image of {geometry.image_size} x {geometry.image_size} "
-            f"pixels of {geometry.pixel_size_mm:g} mm",
-            f"a source outside the circle around the image, {least:.4g} mm or more from the axis; or a smaller image",
-        )
-    if not geometry.source_origin_mm <= geometry.source_detector_mm < math.inf:
-        raise UnsupportedScan.at(
-            "source_detector_mm",
-            f"{geometry.source_detector_mm:g} mm",
-            f"the source's distance from the detector, source_origin_mm ({geometry.source_origin_mm:g}) or more",
-        )
-    widest = float(np.abs(geometry.fan_angles(np.array([-0.5, geometry.detectors - 0.5]))).max())
-    if widest >= np.pi / 2:
-        raise UnsupportedScan.at(
-            "detector_spacing_mm",
-            f"{geometry.detector_spacing_mm:g} mm: a fan of {np.rad2deg(widest):.4g} degrees to one side",
-            "a fan of less than 90 degrees to either side of the axis",
-        )
 
 
 def _check_memory(geometry: Geometry) -> None:

@@ -6,7 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from udig_recon.core.operators.radon import Geometry, StripProjector
+from udig_recon.core.operators.radon import StripProjector
+from udig_recon.core.scan_geometry import Geometry
 
 
 class Projector(Protocol):

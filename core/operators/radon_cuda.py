@@ -5,7 +5,7 @@ from torch import Tensor
 from torch_radon import ParallelBeam
 from torch_radon.volumes import Volume2D
 
-from udig_recon.core.operators.radon import Geometry
+from udig_recon.core.scan_geometry import Geometry
 
 
 class TorchRadonProjector:

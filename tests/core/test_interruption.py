@@ -14,12 +14,13 @@ from udig_recon.core.algorithms.initial_estimate import initial_estimate
 from udig_recon.core.coils.espirit import espirit
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.interruption import check_interruption, interruptible
-from udig_recon.core.operators.radon import Geometry, StripProjector
+from udig_recon.core.operators.radon import StripProjector
 from udig_recon.core.operators.solvers import conjugate_gradient, operator_norm
 from udig_recon.core.parameters import METHODS, complete, parse
 from udig_recon.core.problem import slice_problem
 from udig_recon.core.quality.assess import assess
 from udig_recon.core.reconstruct import ensemble
+from udig_recon.core.scan_geometry import Geometry
 
 pytestmark = pytest.mark.long
 

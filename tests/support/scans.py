@@ -368,7 +368,14 @@ HOSTILE: dict[str, Hostile] = {
     ),
     "data_exchange": Hostile(lambda path: write_hdf5(path, **{"exchange/data": phantom()}), _unknown, "Data Exchange"),
     "negative_slice_spacing": Hostile(_rogue_ct(slice_spacing_mm=-1.0), _broken, "slice_spacing_mm"),
-    "fan_beam": Hostile(_rogue_ct(geometry="fan"), _beyond, "fan"),
+    "cone_beam": Hostile(_rogue_ct(geometry="cone"), _beyond, "cone"),
+    "fan_without_source": Hostile(_rogue_ct(geometry="fan_flat"), _broken, "source_origin_mm"),
+    "source_within_the_image": Hostile(
+        _rogue_ct(geometry="fan_flat", source_origin_mm=1.0, source_detector_mm=9.0), _beyond, "source_origin_mm"
+    ),
+    "source_beyond_the_detector": Hostile(
+        _rogue_ct(geometry="fan_flat", source_origin_mm=900.0, source_detector_mm=9.0), _broken, "source_detector_mm"
+    ),
     "negative_pixel": Hostile(_rogue_ct(pixel_size_mm=-1.0), _broken, "pixel_size_mm"),
     "nan_pixel": Hostile(_rogue_ct(pixel_size_mm=np.nan), _broken, "pixel_size_mm"),
     "pixels_unlike_detectors": Hostile(

@@ -84,13 +84,19 @@ def read_contents(opened: OpenedHdf5, file_bytes: int, group: str = "") -> Conte
     above = f"{group}/" if group else ""
     if RESULT_MARK in file.attrs:
         raise UnreadableScan.at("file", "a reconstruction made by this software", "a scan: k-space or a sinogram")
-    names = match_names(file, ARRAYS)
-    arrays = {name: complex_or_real(name, open_dataset(file, names[name]), file_bytes) for name in names}
+    names = match_names(file, NAMES)
+    arrays = {
+        ours: complex_or_real(ours, open_dataset(file, theirs), file_bytes)
+        for ours, theirs in names.items()
+        if ours in ARRAYS
+    }
     holders = [file, *(file[names[name]] for name in ("kspace", "sinogram") if name in names)]
+    attrs = [match_names(holder.attrs, (*ATTRIBUTES, *ARRAYS_OR_ATTRIBUTES)) for holder in holders]
     attributes: dict[str, float | str] = {}
     for name in (*ATTRIBUTES, *ARRAYS_OR_ATTRIBUTES):
-        given = [_attribute(holder, name) for holder in holders if name in holder.attrs]
-        given += [_scalar(file, name, file_bytes)] if name in file else []
+        spelt = [(holder, theirs[name]) for holder, theirs in zip(holders, attrs, strict=True) if name in theirs]
+        given = [_attribute(holder, name, theirs) for holder, theirs in spelt]
+        given += [_scalar(file, name, names[name], file_bytes)] if name in names else []
         if given:
             value = _only(name, given)
             if isinstance(value, ArraySource):
@@ -98,6 +104,9 @@ def read_contents(opened: OpenedHdf5, file_bytes: int, group: str = "") -> Conte
             else:
                 attributes[name] = value
     datasets = (path.removeprefix(above) for path in opened.datasets)
+    understood = {*names.values(), *(theirs for each in attrs for theirs in each.values())}
+    renamed = {f"{above}{theirs}": ours for ours, theirs in names.items()}
+    renamed |= {theirs: ours for each in attrs for ours, theirs in each.items()}
     others = dict.fromkeys((*datasets, *(key for holder in holders for key in holder.attrs)))
     return Contents(
         format="sinogram_hdf5" if "sinogram" in arrays else "fastmri_hdf5",
@@ -105,8 +114,8 @@ def read_contents(opened: OpenedHdf5, file_bytes: int, group: str = "") -> Conte
         attributes=attributes,
         header_xml=_header(file),
         missing_axis="coils",
-        renamed=tuple((f"{above}{theirs}", ours) for ours, theirs in names.items() if ours != f"{above}{theirs}"),
-        unused=tuple(name for name in others if name not in {*NAMES, *_IGNORED, *names.values()}),
+        renamed=tuple((theirs, ours) for theirs, ours in renamed.items() if ours != theirs),
+        unused=tuple(name for name in others if name not in {*NAMES, *_IGNORED, *understood}),
         unsupported=None if arrays.keys() & {"kspace", "sinogram"} else known_layout(file),
     )
 
@@ -121,16 +130,16 @@ def _only(name: str, given: list[float | str | ArraySource]) -> float | str | Ar
     return given[0]
 
 
-def _attribute(holder: Any, name: str) -> float | str | ArraySource:
-    identifier = holder.attrs.get_id(name)
+def _attribute(holder: Any, name: str, theirs: str) -> float | str | ArraySource:
+    identifier = holder.attrs.get_id(theirs)
     # The size first: what an attribute declares is allocated when it is read.
     _check_small(name, identifier.shape, identifier.dtype)
-    return _value(name, holder.attrs[name], identifier.dtype)
+    return _value(name, holder.attrs[theirs], identifier.dtype)
 
 
-def _scalar(file: h5py.File, name: str, file_bytes: int) -> float | str | ArraySource:
+def _scalar(file: h5py.File, name: str, theirs: str, file_bytes: int) -> float | str | ArraySource:
     """A dataset where an attribute would do as well, as in .npz."""
-    dataset = open_dataset(file, name)
+    dataset = open_dataset(file, theirs)
     if _is_matlab_text(dataset):
         check_stored(name, dataset)
         return "".join(map(chr, dataset[()].reshape(-1)))

@@ -63,11 +63,11 @@ FORMAT = Matlab5()
 def _contents(variables: MatlabStruct) -> Contents:
     """The variables of known names. Raises UnreadableScan where one of them is no array."""
     fields, struct_ = _find_struct(variables)
-    names = match_names(fields, ARRAYS)
-    arrays = {ours: _numbers(ours, fields[theirs]) for ours, theirs in names.items()}
+    names = match_names(fields, NAMES)
+    arrays = {ours: _numbers(ours, fields[theirs]) for ours, theirs in names.items() if ours in ARRAYS}
     attributes: dict[str, float | str] = {}
     for name in (*ATTRIBUTES, *ARRAYS_OR_ATTRIBUTES):
-        value = fields.get(name)
+        value = fields[names[name]] if name in names else None
         if isinstance(value, str):
             attributes[name] = value
         elif value is not None:

@@ -13,7 +13,7 @@ from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.arrays import parse_attribute
 from udig_recon.core.formats.containers.npy_arrays import NpyArray
 from udig_recon.core.formats.containers.scan_file import ScanFile
-from udig_recon.core.formats.input_format import ARRAYS, ARRAYS_OR_ATTRIBUTES, ATTRIBUTES, NAMES, Contents
+from udig_recon.core.formats.input_format import ARRAYS_OR_ATTRIBUTES, ATTRIBUTES, NAMES, Contents
 from udig_recon.core.formats.synonyms import match_names
 
 SIGNATURE = b"PK\x03\x04"
@@ -68,7 +68,7 @@ def _members(archive: zipfile.ZipFile) -> _Members:
     listed = archive.infolist()
     if len(listed) > _MOST_MEMBERS:
         raise UnreadableScan.at("file", f"{len(listed)} members", f"at most {_MOST_MEMBERS} members")
-    matched = match_names((member.filename.removesuffix(".npy") for member in listed), ARRAYS)
+    matched = match_names((member.filename.removesuffix(".npy") for member in listed), NAMES)
     ours = {theirs: name for name, theirs in matched.items()}
     known: dict[str, zipfile.ZipInfo] = {}
     unused = []

@@ -7,33 +7,118 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from udig_recon.core.acquisition import BeamGeometry
 from udig_recon.core.errors import UnreadableScan, UnsupportedScan
 from udig_recon.core.formats.containers.arrays import ArraySource, SqueezedAxes
 from udig_recon.core.formats.lengths import length
 from udig_recon.core.formats.limits import quote_safely
 from udig_recon.core.formats.with_warnings import WithWarnings
+from udig_recon.core.scan_geometry import NEAREST_SOURCE, Geometry
 
 AXES = "(slices, views, detectors)"
 
-_GEOMETRIES = ("fan", "cone", "helical", "spiral", "laminography")  # that are not read, but named
+_REFUSED = {
+    "cone": "fan_flat or fan_curved (take the detector row in the plane of the source's circle, whose rays are a fan)",
+    "helical": "fan_flat or fan_curved (rebin to a fan for each slice, by single-slice rebinning)",
+    "spiral": "fan_flat or fan_curved (rebin to a fan for each slice, by single-slice rebinning)",
+    "laminography": "parallel, fan_flat or fan_curved (rays must lie in the planes of the slices)",
+    "tomosynthesis": "parallel, fan_flat or fan_curved (rays must lie in the planes of the slices)",
+}
+"""Known geometries that are not read, and what to do about them."""
+_GEOMETRIES = "parallel, fan_flat (a fan to a flat detector) or fan_curved (to a detector on an arc about the source)"
+_CURVED = ("curved", "arc", "equiangular", "cylindrical")
+_FLAT = ("flat", "line", "linear", "equidistant", "equispaced", "equilinear", "planar")
+_DISTANCES = ("source_origin_mm", "source_detector_mm", "origin_detector_mm")
+_FARTHEST_MM = 1e5  # that a source may be from anything
+_ALIKE = 0.01  # share by which a distance may differ from the sum of its parts
 _MOST_UNLIKE = 100  # pixels and detectors: what one crosses of the other is gone through one by one
 _MOST_TURN = 2.1 * math.pi  # a turn and a bit: nobody needs more of a parallel beam, and degrees soon exceed it
 
 
-def check_geometry(attributes: Mapping[str, float | str]) -> tuple[str, ...]:
-    """Refuse beams that are not parallel; returns the warning of a file that does not say so."""
-    geometry = attributes.get("geometry")
-    if geometry is None:
-        return ("the file gives no geometry: parallel beams are assumed",)
-    plain = str(geometry).lower().strip().replace("_", "").replace("-", "").replace(" ", "")
-    if plain.removesuffix("2d").removesuffix("3d").removesuffix("beam") == "parallel":
-        return ()
-    known = next((name for name in _GEOMETRIES if plain.startswith(name)), None)
-    found = quote_safely(geometry) if known is None else f"{known} beam" if known in ("fan", "cone") else known
-    expected = "parallel"
-    if known is not None:
-        expected += " (rebin the measurements to parallel rays first: a sinogram of one view for each direction)"
-    raise UnsupportedScan.at("geometry", found, expected)
+class Beams(NamedTuple):
+    """Beams of a scan; distances are None of parallel ones."""
+
+    geometry: BeamGeometry = "parallel"
+    source_origin_mm: float | None = None
+    source_detector_mm: float | None = None
+
+    @property
+    def magnification(self) -> float:
+        """Lengths at the detector over lengths at the axis."""
+        return (
+            1.0
+            if not self.source_origin_mm or not self.source_detector_mm
+            else (self.source_detector_mm / self.source_origin_mm)
+        )
+
+
+def read_beam_geometry(attributes: Mapping[str, float | str]) -> WithWarnings[Beams]:
+    """Parallel or fan beams, with the source's distances of fans. Raises UnsupportedScan for other geometries."""
+    geometry, warnings = _geometry(attributes)
+    distances = [
+        name for name in ("source_origin_mm", "source_detector_mm", "origin_detector_mm") if name in attributes
+    ]
+    if geometry == "parallel":
+        unused = f"{', '.join(distances)}: not used, as the geometry is parallel"
+        return WithWarnings(Beams(), (*warnings, unused) if distances else warnings)
+    origin = length(attributes, "source_origin_mm", _FARTHEST_MM)
+    detector = length(attributes, "source_detector_mm", _FARTHEST_MM)
+    behind = length(attributes, "origin_detector_mm", _FARTHEST_MM)
+    if origin is None and detector is not None and behind is not None:
+        origin = detector - behind
+    if origin is None or origin <= 0:
+        found = "none" if origin is None else f"{origin:g} (source_detector_mm less origin_detector_mm)"
+        raise UnreadableScan.at("source_origin_mm", found, "the distance from the source to the axis of rotation")
+    if detector is None and behind is not None:
+        detector = origin + behind
+    if detector is None:
+        raise UnreadableScan.at("source_detector_mm", "none", "the distance from the source to the detector")
+    if behind is not None and abs(origin + behind - detector) > _ALIKE * detector:
+        found = f"{detector:g} beside {origin:g} to the axis and {behind:g} from there to the detector"
+        raise UnreadableScan.at("source_detector_mm", found, f"their sum, {origin + behind:g}")
+    if detector < origin:
+        raise UnreadableScan.at(
+            "source_detector_mm",
+            f"{detector:g}, less than source_origin_mm {origin:g}",
+            "the distance from the source to the detector, beyond the axis (origin_detector_mm is from the axis on)",
+        )
+    return WithWarnings(Beams(geometry, origin, detector), warnings)
+
+
+def _geometry(attributes: Mapping[str, float | str]) -> WithWarnings[BeamGeometry]:
+    given = attributes.get("geometry")
+    if given is None:
+        if "source_origin_mm" not in attributes and "source_detector_mm" not in attributes:
+            return WithWarnings("parallel", ("the file gives no geometry: parallel beams are assumed",))
+        told = _detector_shape(str(attributes.get("detector_shape", "")))
+        what = "a fan to a flat detector (fan_flat)" if told is None else told
+        warning = f"the file gives no geometry, but distances of a source: {what} is assumed"
+        return WithWarnings(told or "fan_flat", (warning,))
+    plain = "".join(filter(str.isalpha, str(given).lower()))
+    if plain.removesuffix("d").removesuffix("beam") == "parallel":
+        return WithWarnings("parallel")
+    refused = next((name for name in _REFUSED if name in plain), None)
+    if refused is not None:
+        raise UnsupportedScan.at("geometry", f"{refused}{' beam' if refused == 'cone' else ''}", _REFUSED[refused])
+    shape = _detector_shape(plain)
+    left = plain
+    for word in sorted((*_CURVED, *_FLAT, "fan", "beam", "detector", "geometry"), key=len, reverse=True):
+        left = left.replace(word, "")
+    if left not in ("", "d") or ("fan" not in plain and shape is None):
+        raise UnsupportedScan.at("geometry", quote_safely(given), _GEOMETRIES)
+    shape = shape or _detector_shape(str(attributes.get("detector_shape", "")))
+    if shape is not None:
+        return WithWarnings(shape)
+    warning = "the file does not say how the fan's detector is shaped: flat (fan_flat) is assumed, not curved"
+    return WithWarnings("fan_flat", (warning,))
+
+
+def _detector_shape(text: str) -> BeamGeometry | None:
+    """What a text says of a fan's detector; None: nothing, or both."""
+    plain = text.lower().replace("-", "")
+    curved = any(word in plain for word in _CURVED)
+    flat = any(word in plain for word in _FLAT)
+    return None if curved == flat else "fan_curved" if curved else "fan_flat"
 
 
 class Grid(NamedTuple):
@@ -45,32 +130,59 @@ class Grid(NamedTuple):
 
 
 def image_grid(
-    attributes: Mapping[str, float | str], detectors: int, reference: ArraySource | None
+    attributes: Mapping[str, float | str], detectors: int, reference: ArraySource | None, beam: Beams
 ) -> WithWarnings[Grid]:
-    """The grid as the file gives it; what is missing follows from the rest, with a warning."""
+    """The grid as the file gives it; what is missing follows from the rest, with a warning.
+
+    Detectors and pixels are as wide as each other at the axis, and the image has all that the detector sees.
+    """
     warnings = []
     pixel = length(attributes, "pixel_size_mm")
     spacing = length(attributes, "detector_spacing_mm")
     if pixel is None:
-        pixel = 1.0 if spacing is None else spacing
-        warnings.append(f"the file gives no pixel_size_mm: {pixel:g} mm is assumed")
+        pixel = 1.0 if spacing is None else spacing / beam.magnification
+        warnings.append(f"the file gives no pixel_size_mm: {pixel:.6g} mm is assumed")
     if spacing is None:
-        spacing = pixel
-        warnings.append(f"the file gives no detector_spacing_mm: {spacing:g} mm is assumed")
-    if not 1 / _MOST_UNLIKE <= pixel / spacing <= _MOST_UNLIKE:
+        spacing = pixel * beam.magnification
+        warnings.append(f"the file gives no detector_spacing_mm: {spacing:.6g} mm is assumed")
+    if not 1 / _MOST_UNLIKE <= pixel * beam.magnification / spacing <= _MOST_UNLIKE:
         found = f"pixels of {pixel:g} mm and detectors of {spacing:g} mm"
+        if beam.magnification != 1:
+            found += f", {spacing / beam.magnification:g} mm at the axis"
         raise UnreadableScan.at("pixel_size_mm", found, f"sizes that differ by a factor of {_MOST_UNLIKE} at most")
     given = attributes.get("image_size")
     if given is not None:
         if isinstance(given, str) or not 1 <= given < 1e9 or given != int(given):
             raise UnreadableScan.at("image_size", quote_safely(given), "a whole number of pixels")
-        return WithWarnings(Grid(int(given), pixel, spacing), tuple(warnings))
-    if reference is not None and len(reference.shape) >= 2:
+        size = int(given)
+    elif reference is not None and len(reference.shape) >= 2:
         size = reference.shape[-1]
     else:
-        size = min(max(round(detectors * spacing / pixel), 1), 1_000_000_000)
-    warnings.append(f"the file gives no image_size: {size} pixels are assumed")
+        center = rotation_center(attributes, detectors)
+        size = min(max(round(_field_of_view(beam, detectors, spacing, center) / pixel), 1), 1_000_000_000)
+    if given is None:
+        warnings.append(f"the file gives no image_size: {size} pixels are assumed")
     return WithWarnings(Grid(size, pixel, spacing), tuple(warnings))
+
+
+def check_fan(beam: Beams, grid: Grid, detectors: int, center: float | None) -> None:
+    """Raise UnsupportedScan where the source of a fan lies within the image, or its fan is wider than half a turn."""
+    if beam.source_origin_mm is not None and beam.source_detector_mm is not None:
+        geometry = Geometry((0.0,), grid.image_size, detectors, grid.pixel_size_mm, grid.detector_spacing_mm, center)
+        geometry._replace(
+            beam=beam.geometry, source_origin_mm=beam.source_origin_mm, source_detector_mm=beam.source_detector_mm
+        ).check()
+
+
+def _field_of_view(beam: Beams, detectors: int, spacing: float, center: float | None) -> float:
+    """Width (mm) of what the detector sees of the object: of fans the circle that its longer side sees."""
+    if beam.source_origin_mm is None or beam.source_detector_mm is None:
+        return detectors * spacing
+    middle = (detectors - 1) / 2 if center is None else center
+    slope = (max(middle, detectors - 1 - middle) + 0.5) * spacing / beam.source_detector_mm
+    angle = min(math.atan(slope) if beam.geometry == "fan_flat" else slope, math.pi / 2)
+    # The corners of the image must leave the source out, though the width is rounded to pixels.
+    return min(2 * math.sin(angle), 0.99 * math.sqrt(2) / NEAREST_SOURCE) * beam.source_origin_mm
 
 
 def rotation_center(attributes: Mapping[str, float | str], detectors: int) -> float | None:

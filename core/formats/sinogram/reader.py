@@ -18,10 +18,12 @@ from udig_recon.core.formats.sinogram.consistency import consistency_warnings
 from udig_recon.core.formats.sinogram.counts import Beam, CountStatistics, Rays, read_beam, read_rays
 from udig_recon.core.formats.sinogram.geometry import (
     AXES,
-    check_geometry,
+    Beams,
+    check_fan,
     image_grid,
     measured_rays,
     read_angles,
+    read_beam_geometry,
     rotation_center,
 )
 from udig_recon.core.formats.sinogram.view_axis import CentresOfMass
@@ -31,6 +33,7 @@ USED = frozenset(
     (
         *("sinogram", "angles", "mask", "reference", "guide"),
         *("geometry", "quantity", *ARRAYS_OR_ATTRIBUTES, "image_size", "pixel_size_mm", "detector_spacing_mm"),
+        *("source_origin_mm", "source_detector_mm", "origin_detector_mm", "detector_shape"),
         *("rotation_center", "slice_spacing_mm", "slice_thickness_mm"),
     )
 )
@@ -53,6 +56,7 @@ class _FittedArrays:
     image_size: int
     pixel_size_mm: float
     detector_spacing_mm: float
+    beams: Beams
     rotation_center: float | None  # detector index
     slice_spacing_mm: float | None
     warnings: tuple[str, ...]
@@ -94,6 +98,10 @@ def probe(contents: Contents) -> ScanHeader:
         matrix=(arrays.image_size, arrays.image_size),
         pixel_spacing_mm=(arrays.pixel_size_mm, arrays.pixel_size_mm),
         slice_spacing_mm=arrays.slice_spacing_mm,
+        geometry=arrays.beams.geometry,
+        source_origin_mm=arrays.beams.source_origin_mm,
+        source_detector_mm=arrays.beams.source_detector_mm,
+        rotation_center=arrays.rotation_center,
         has_reference=arrays.reference is not None,
         has_guide=arrays.guide is not None,
         corrections=checked.corrections,
@@ -115,6 +123,9 @@ def read(contents: Contents, slices: Sequence[int]) -> CTAcquisition:
         pixel_size_mm=arrays.pixel_size_mm,
         detector_spacing_mm=arrays.detector_spacing_mm,
         rotation_center=arrays.rotation_center,
+        geometry=arrays.beams.geometry,
+        source_origin_mm=arrays.beams.source_origin_mm,
+        source_detector_mm=arrays.beams.source_detector_mm,
         reference=None if reference is None else reference.read(slices).astype(np.float32, copy=False),
         guide=None if guide is None else guide.read(slices).astype(np.float32, copy=False),
     )
@@ -178,11 +189,12 @@ def _fit_arrays(contents: Contents) -> _FittedArrays:
     declared = contents.arrays["sinogram"].shape
     if len(declared) > 2 and declared != sinogram.shape:
         warnings.append(f"the sinogram of shape {declared} is read as {sinogram.shape}, {AXES}")
-    warnings += check_geometry(attributes)
+    beams, noted = read_beam_geometry(attributes)
+    warnings += noted
     slices, views, detectors = sinogram.shape
     angles = read_angles(contents.arrays.get("angles"), sinogram.shape, contents.unused)
     reference, guide = contents.arrays.get("reference"), contents.arrays.get("guide")
-    image, noted = image_grid(attributes, detectors, reference)
+    image, noted = image_grid(attributes, detectors, reference, beams)
     warnings += noted
     shape = (slices, image.image_size, image.image_size)
     measured = measured_rays(contents.arrays.get("mask"), views, detectors)
@@ -191,6 +203,7 @@ def _fit_arrays(contents: Contents) -> _FittedArrays:
     beam, noted = read_beam(contents, (slices, views, detectors), measured)
     warnings += noted
     centre = rotation_center(attributes, detectors)
+    check_fan(beams, image, detectors, centre)
     across, noted = slice_spacing(attributes)
     warnings += noted
     return _FittedArrays(
@@ -203,6 +216,7 @@ def _fit_arrays(contents: Contents) -> _FittedArrays:
         image_size=image.image_size,
         pixel_size_mm=image.pixel_size_mm,
         detector_spacing_mm=image.detector_spacing_mm,
+        beams=beams,
         rotation_center=centre,
         slice_spacing_mm=across,
         warnings=tuple(warnings),
@@ -246,6 +260,8 @@ def _check_values(arrays: _FittedArrays) -> _Checked:
         return _Checked((told,))
     if counts is None and arrays.sinogram.dtype.kind in "iu":
         return _Checked(("line integrals are whole numbers: if these are counts, set quantity='counts' and i0",))
+    if arrays.beams.geometry != "parallel":
+        return _Checked(tuple(warnings), corrections)
     # The laws of line integrals are tried on the slice that attenuates most.
     chosen = int(np.argmax(signal) if beam is None else np.argmin(np.where(signal > 0, signal, np.inf)))
     rays = _read_rays(arrays, [chosen])
