@@ -77,6 +77,61 @@ def image_grid(encoding: ReadoutEncoding, grid: Grid) -> ImageGrid:
     )
 
 
+@dataclass(frozen=True)
+class VolumeGrid:
+    """The image of a slice across the readout of a 3-D measurement, (y, z), and the slices along x."""
+
+    size: tuple[int, int]  # (y, z)
+    spacing_mm: tuple[float, float] | None  # (y, z); None: the header tells of no field of view
+    slice_spacing_mm: float | None
+    centre: tuple[int, int, int]  # (z, y, x) of the readouts' position
+    warnings: tuple[str, ...]
+
+
+def volume_grid(encoding: ReadoutEncoding, grid: Grid) -> VolumeGrid:
+    """The images (y, z) of a 3-D encoding, the middle of its k-space's field of view where less is wanted."""
+    across = image_grid(encoding, grid)
+    length = encoding.encoded.field_of_view_mm[2]
+    kept = kept_samples(grid.partitions, length, encoding.recon, 2)
+    pixel = _pixel(grid.partitions, length, kept, encoding.recon, 2)
+    warnings = [*across.warnings]
+    if encoding.recon is not None and encoding.recon.matrix[2] != kept:
+        warnings.append(
+            f"the header's reconSpace has {encoding.recon.matrix[2]} pixels along z, what was measured of its field of "
+            f"view {kept}: the image has {kept}"
+        )
+    if kept != grid.partitions:
+        warnings.append(f"slice oversampling: the middle {kept} of {grid.partitions} pixels along z are kept")
+    spacing, along = None, None
+    if across.spacing_mm is not None and pixel is not None:
+        spacing, along = (across.spacing_mm[0], pixel), across.spacing_mm[1]
+    elif across.spacing_mm is not None:
+        warnings.append("the header gives no field of view along z: 1 mm is assumed for a pixel")
+    height, columns = across.size
+    centre = (
+        grid.partitions // 2 - (grid.partitions - kept) // 2,
+        grid.rows // 2 - (grid.rows - height) // 2,
+        columns // 2,
+    )
+    return VolumeGrid((height, kept), spacing, along, centre, tuple(warnings))
+
+
+def volume_geometry(lines: NDArray[Any], selection: Selection, grid: VolumeGrid) -> Geometry:
+    """Geometry of slices across the readout: columns along the slice direction, rows along that of phase encoding."""
+    if len(selection.slice_numbers) > 1:
+        warning = f"{len(selection.slice_numbers)} slabs: no affine holds for all of them"
+        return Geometry(None, grid.slice_spacing_mm, (warning,))
+    axes, position = directions(lines[0]), lines[0]["position"].astype(np.float64)
+    if axes is None or grid.spacing_mm is None or grid.slice_spacing_mm is None:
+        return Geometry(None, grid.slice_spacing_mm)
+    if not np.isfinite(position).all() or np.abs(position).max() > _LONGEST_MM:
+        warning = "the positions of readouts are absurd: where the patient lay is unknown"
+        return Geometry(None, grid.slice_spacing_mm, (warning,))
+    height, depth = grid.spacing_mm
+    steps = axes[2] * depth, axes[1] * height, axes[0] * grid.slice_spacing_mm
+    return Geometry(affine(*steps, position, grid.centre), grid.slice_spacing_mm)
+
+
 def _pixel(samples: int, fov: float | None, kept: int, recon: Space | None, axis: int) -> float | None:
     if fov is not None:
         return fov / samples
@@ -123,7 +178,8 @@ def affine(column: Vector, row: Vector, slice_: Vector, position: Vector, centre
     matrix = np.eye(4)
     matrix[:3, :3] = np.stack([column, row, slice_], axis=1)
     matrix[:3, 3] = position - matrix[:3, :3] @ np.asarray(centre)
-    return tuple(tuple(float(value) for value in line) for line in matrix)
+    # Rounded: the last digits depend on the library of linear algebra.
+    return tuple(tuple(round(float(value), 9) for value in line) for line in matrix)
 
 
 def _step(

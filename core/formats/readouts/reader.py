@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 from udig_recon.core.acquisition import Modality, MRIAcquisition, ScanHeader
 from udig_recon.core.coils.calibration import SMALLEST_CALIBRATION, calibration_size, full_centre
-from udig_recon.core.errors import UnreadableScan, UnsupportedScan
+from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.formats.containers.arrays import Array, ArraySource, Region
 from udig_recon.core.formats.input_format import ArrayReader, Contents
-from udig_recon.core.formats.kspace import content_checks as checks
-from udig_recon.core.formats.kspace.statistics import KspaceStatistics, collect_statistics, cross_check
+from udig_recon.core.formats.kspace.statistics import collect_statistics
 from udig_recon.core.formats.limits import LEAST_SIDE, Limits
 from udig_recon.core.formats.readouts.geometry import ImageGrid, image_grid, slice_geometry
-from udig_recon.core.formats.readouts.readouts import Flag, Readouts
+from udig_recon.core.formats.readouts.readouts import Readouts
+from udig_recon.core.formats.readouts.report import check_content, content_warnings, corrections_of
 from udig_recon.core.formats.readouts.selection import Selection, select
 from udig_recon.core.formats.readouts.sorting import CartesianSorter, SortedFrame
+from udig_recon.core.formats.readouts.volume import VolumeReader
 
-_FOURIER = "numpy.fft.fftshift(numpy.fft.fft2(numpy.fft.ifftshift(image)))"
 _NON_CARTESIAN = "cartesian: k-space of another trajectory is gridded first"
 
 
@@ -32,7 +32,7 @@ def reader_of(readouts: Readouts) -> ArrayReader:
     if selection.encoding.trajectory != "cartesian":
         raise UnsupportedScan.at("trajectory", selection.encoding.trajectory, _NON_CARTESIAN)
     if has_partitions(readouts, selection):
-        raise UnsupportedScan.at("kspace_encode_step_2", "two axes of phase encoding", "one: 2-D slices")
+        return VolumeReader(readouts, selection)
     return CartesianReader(readouts, selection)
 
 
@@ -81,7 +81,7 @@ class CartesianReader:
         sorter, selection, image = self._sorter, self._selection, self._image
         frames = _SortedFrames(sorter)
         statistics = collect_statistics(frames, None)
-        _check_content(statistics, frames.union)
+        check_content(statistics, frames.union)
         geometry = slice_geometry(self._readouts.lines[selection.image], selection, image)
         warnings = [
             *selection.warnings,
@@ -90,9 +90,13 @@ class CartesianReader:
             *image.warnings,
             *geometry.warnings,
             *frames.warnings(),
-            *_content_warnings(statistics, frames.union),
+            *content_warnings(statistics, frames.union),
         ]
-        corrections = [*selection.corrections, *sorter.whitening.corrections, *self._corrections(frames)]
+        corrections = [
+            *selection.corrections,
+            *sorter.whitening.corrections,
+            *corrections_of(self._readouts.lines[selection.image], sorter.grid, frames.averages),
+        ]
         if sorter.coils > 1:
             corrections += self._check_calibration(frames)
         rows, columns = frames.shape[2:]
@@ -144,18 +148,6 @@ class CartesianReader:
                 calibration_size(mask)
             corrections.append("coil maps of frames without a calibration region are of all frames of their slice")
         return corrections[:1] if not len(self._selection.calibration) else []
-
-    def _corrections(self, frames: "_SortedFrames") -> list[str]:
-        grid, lines = self._sorter.grid, self._readouts.lines[self._selection.image]
-        done = []
-        if grid.kept != grid.columns:
-            done.append(f"readout oversampling was removed: {grid.kept} of {grid.columns} columns are kept")
-        reverse = int(((lines["flags"] & np.uint64(Flag.REVERSE)) != 0).sum())
-        if reverse:
-            done.append(f"{reverse} reversed readouts were turned round")
-        if frames.averages > 1:
-            done.append(f"averages were taken of up to {frames.averages} measurements of a readout")
-        return done
 
 
 class _SortedFrames(ArraySource):
@@ -212,28 +204,6 @@ class _SortedFrames(ArraySource):
         self._uneven += bool((counts != counts[0]).any())
         if min(full_centre(mask)) < SMALLEST_CALIBRATION:
             self.short_of_calibration.append((index, mask))
-
-
-def _check_content(statistics: KspaceStatistics, where: NDArray[np.bool_]) -> None:
-    """Raise UnreadableScan where the sorted samples are no k-space."""
-    if axes := checks.axes_with_strong_ends(statistics.energy, where):
-        raise UnreadableScan.at(
-            "data",
-            f"the strongest samples at both ends of {' and '.join(axes)}",
-            "zero frequency where the header's limits and center_sample put it",
-        )
-    if checks.looks_like_an_image(statistics.planes):
-        raise UnreadableScan.at("data", "what looks like an image", f"its k-space, {_FOURIER}")
-
-
-def _content_warnings(statistics: KspaceStatistics, where: NDArray[np.bool_]) -> list[str]:
-    warnings = []
-    if axes := checks.one_sided_axes(where):
-        warnings.append(
-            f"k-space reaches less far to one side along {' and '.join(axes)} (partial Fourier, asymmetric echo): the "
-            "image is blurred there, as the other side is not filled in"
-        )
-    return warnings + cross_check(statistics, where, None, None)
 
 
 def _stack(calibrations: Sequence[NDArray[np.complex64] | None]) -> NDArray[np.complex64] | None:
