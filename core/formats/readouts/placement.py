@@ -64,7 +64,7 @@ def place(
     """
     lines, warnings, given = readouts.lines[indices], list[str](), grid is not None
     if grid is None:
-        grid = _grid(encoding, lines, warnings)
+        grid = sampled_grid(encoding, lines, warnings)
     start, skipped, count = _columns(lines, grid.columns, warnings)
     if not given and (count[count > 0] < grid.columns).any() and grid.columns <= MOST_COLUMNS:
         # To crop the image of a part of a readout smears it over the ends of that part.
@@ -90,7 +90,8 @@ def place(
     )
 
 
-def _grid(encoding: ReadoutEncoding, lines: NDArray[Any], warnings: list[str]) -> Grid:
+def sampled_grid(encoding: ReadoutEncoding, lines: NDArray[Any], warnings: list[str]) -> Grid:
+    """The k-space of readouts, without their oversampling; adds to the warnings."""
     encoded, recon = encoding.encoded, encoding.recon
     columns, rows, partitions = encoded.matrix
     fov = encoded.field_of_view_mm[0]

@@ -57,6 +57,26 @@ def placed_blocks(
             yield PlacedBlock(which, lines)
 
 
+def calibration_orders(readouts: Readouts, selection: Selection, index: int) -> Iterator[Indices]:
+    """Calibration readouts of a frame's slice: of the frame's own counters, else of the first that were measured.
+
+    Those alone that are no part of the image, then together with those that are a part of it too.
+    """
+    lines, frame = readouts.lines, selection.frames[index]
+    alone = selection.calibration
+    if not len(alone):
+        return
+    image = selection.image
+    shared = image[(lines["flags"][image] & np.uint64(Flag.CALIBRATION_AND_IMAGE)) != 0]
+    for chosen in (alone, np.union1d(alone, shared)):
+        of_slice = chosen[lines["slice"][chosen] == selection.slice_numbers[frame.slice]]
+        if not len(of_slice):
+            continue
+        counters = np.stack([lines[name][of_slice] for name in COUNTERS], axis=1)
+        for wanted in ([getattr(frame, name) for name in COUNTERS], counters[np.lexsort(counters.T[::-1])[0]]):
+            yield of_slice[(counters == wanted).all(axis=1)]
+
+
 @dataclass(frozen=True)
 class SortedFrame:
     """k-space of one frame."""
@@ -100,7 +120,7 @@ class CartesianSorter:
         Of the readouts that were measured for calibration; where there are none, and the frame's own are too few, of
         all frames of its slice. None where the frame's own are to be taken.
         """
-        for order in self._calibration_orders(index):
+        for order in calibration_orders(self.readouts, self.selection, index):
             found = self._central(order)
             if found is not None:
                 return found
@@ -111,25 +131,6 @@ class CartesianSorter:
         if len(same) == 1:
             return None
         return self._central(self.selection.image[np.isin(self.selection.frame_of, same)])
-
-    def _calibration_orders(self, index: int) -> Iterator[Indices]:
-        """Calibration readouts of a frame's slice: of the frame's own counters, else of the first that were measured.
-
-        Those alone that are no part of the image, then together with those that are a part of it too.
-        """
-        lines, frame = self.readouts.lines, self.selection.frames[index]
-        alone = self.selection.calibration
-        if not len(alone):
-            return
-        image = self.selection.image
-        shared = image[(lines["flags"][image] & np.uint64(Flag.CALIBRATION_AND_IMAGE)) != 0]
-        for chosen in (alone, np.union1d(alone, shared)):
-            of_slice = chosen[lines["slice"][chosen] == self.selection.slice_numbers[frame.slice]]
-            if not len(of_slice):
-                continue
-            counters = np.stack([lines[name][of_slice] for name in COUNTERS], axis=1)
-            for wanted in ([getattr(frame, name) for name in COUNTERS], counters[np.lexsort(counters.T[::-1])[0]]):
-                yield of_slice[(counters == wanted).all(axis=1)]
 
     def _central(self, indices: Indices) -> Complex | None:
         """The fully measured samples about the zero frequency of readouts; None where they are too few for maps."""

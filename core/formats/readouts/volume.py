@@ -30,11 +30,11 @@ from udig_recon.core.formats.limits import LEAST_SIDE, Limits
 from udig_recon.core.formats.prepared import ReservedArrays
 from udig_recon.core.formats.readouts.geometry import VolumeGrid, volume_geometry, volume_grid
 from udig_recon.core.formats.readouts.noise import Prewhitening, prewhitening
-from udig_recon.core.formats.readouts.placement import Grid, Placement, place
-from udig_recon.core.formats.readouts.readouts import COUNTERS, Readouts
+from udig_recon.core.formats.readouts.placement import Grid, Placement, place, sampled_grid
+from udig_recon.core.formats.readouts.readouts import Readouts
 from udig_recon.core.formats.readouts.report import check_content, content_warnings, corrections_of
 from udig_recon.core.formats.readouts.selection import Selection
-from udig_recon.core.formats.readouts.sorting import placed_blocks
+from udig_recon.core.formats.readouts.sorting import calibration_orders, placed_blocks
 
 Complex = NDArray[np.complex64]
 Indices = NDArray[np.intp]
@@ -49,7 +49,11 @@ class VolumeSorter:
     def __init__(self, readouts: Readouts, selection: Selection) -> None:
         self._readouts, self.selection = readouts, selection
         self.whitening = prewhitening(readouts, selection)
-        self.placement = place(readouts, selection.encoding, selection.image)
+        warnings: list[str] = []
+        # Cropped even where readouts are not whole: their pixels are the slices.
+        grid = sampled_grid(selection.encoding, readouts.lines[selection.image], warnings)
+        self.placement = place(readouts, selection.encoding, selection.image, grid)
+        self.warnings = (*warnings, *self.placement.warnings)
         self.counts = np.zeros((len(selection.frames), self.grid.rows, self.grid.partitions), np.uint32)
         self._calibration: dict[int, Complex | None] = {}
 
@@ -88,29 +92,27 @@ class VolumeSorter:
 
     def _find_calibration(self, volume: int) -> Complex | None:
         selection, frame = self.selection, self.selection.frames[volume]
-        if len(selection.calibration):
-            placement = place(self._readouts, selection.encoding, selection.calibration)
-            lines = self._readouts.lines[selection.calibration]
-            of_slab = np.flatnonzero(lines["slice"] == selection.slice_numbers[frame.slice])
-            counters = np.stack([lines[name][of_slab] for name in COUNTERS], axis=1)
-            own = (counters == [getattr(frame, name) for name in COUNTERS]).all(axis=1)
-            found = self._central(selection.calibration, placement, of_slab[own] if own.any() else of_slab)
+        for indices in calibration_orders(self._readouts, selection, volume):
+            found = self._central(indices)
             if found is not None:
                 return found
         same = [number for number, other in enumerate(selection.frames) if other.slice == frame.slice]
         if min(full_centre(self.counts[volume] > 0)) >= SMALLEST_CALIBRATION or len(same) == 1:
             return None
-        return self._central(selection.image, self.placement, np.flatnonzero(np.isin(selection.frame_of, same)))
+        return self._central(selection.image[np.isin(selection.frame_of, same)])
 
-    def _central(self, indices: Indices, placement: Placement, order: Indices) -> Complex | None:
-        """The fully measured samples about the zero frequency; None where they are too few for coil maps."""
-        grid = placement.grid
+    def _central(self, indices: Indices) -> Complex | None:
+        """The fully measured samples about the zero frequency of readouts; None where they are too few for maps."""
+        if not len(indices):
+            return None
+        grid = self.grid
+        placement = place(self._readouts, self.selection.encoding, indices, grid)
         rows, partitions = (centre(side, LARGEST_CALIBRATION) for side in (grid.rows, grid.partitions))
-        row, partition = placement.row[order], placement.partition[order]
+        row, partition = placement.row, placement.partition
         near = (row >= rows.start) & (row < rows.stop) & (partition >= partitions.start) & (partition < partitions.stop)
         if not near.any():
             return None
-        found, counts = self._sort(indices, placement, order[near], slice(0, grid.kept), rows, partitions)
+        found, counts = self._sort(indices, placement, np.flatnonzero(near), slice(0, grid.kept), rows, partitions)
         size = full_centre(counts > 0)
         if min(size) < SMALLEST_CALIBRATION:
             return None
@@ -238,7 +240,7 @@ class VolumeReader:
             acceleration=round(masks.size / max(measured, 1), 4),
             warnings=(
                 *selection.warnings,
-                *sorter.placement.warnings,
+                *sorter.warnings,
                 *sorter.whitening.warnings,
                 *image.warnings,
                 *geometry.warnings,
