@@ -249,7 +249,7 @@ def ct(scan: CTAcquisition, index: int, device: torch.device) -> SliceProblem:
 ENTRY_POINTS = "udig_recon.operators"
 BUILT_IN: tuple[ForwardModel, ...] = (
     ForwardModel(MRIAcquisition, cartesian_mri, refine=fit_coil_maps, preprocess=compress_coils),
-    ForwardModel(NonCartesianAcquisition, non_cartesian_mri),
+    ForwardModel(NonCartesianAcquisition, non_cartesian_mri, preprocess=compress_coils),
     ForwardModel(CTAcquisition, ct, preprocess=preprocess_sinogram),
 )
 

@@ -38,13 +38,19 @@ PEERS = {"tv": "T:3:0", "l1_wavelet": "W:3:0"}
 Run = Callable[[float | None], tuple[NDArray[np.float32], float]]
 
 
-def mri_scan(path: Path, index: int | None) -> MRIAcquisition:
+def slice_of(path: Path, index: int | None) -> NDArray[np.float32]:
+    """A slice of a volume, the middle one by default, cropped or padded to SIZE x SIZE."""
     volume = nibabel.load(path)
     index = volume.shape[2] // 2 if index is None else index
     image = np.asarray(volume.dataobj[:, :, index], np.float32)
     image = image[tuple(slice(max(size - SIZE, 0) // 2, max(size - SIZE, 0) // 2 + SIZE) for size in image.shape)]
     missing = [SIZE - size for size in image.shape]
-    image = np.pad(image, [(gap // 2, gap - gap // 2) for gap in missing])
+    padded: NDArray[np.float32] = np.pad(image, [(gap // 2, gap - gap // 2) for gap in missing])
+    return padded
+
+
+def mri_scan(path: Path, index: int | None) -> MRIAcquisition:
+    image = slice_of(path, index)
     rng = np.random.default_rng(0)
     mask = cartesian_lines(image.shape, 4, 0.08, rng)
     maps = birdcage_maps(COILS, image.shape)

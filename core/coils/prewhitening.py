@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from udig_recon.core.coils.noise import bands, noise_sums, noise_weights
+from udig_recon.core.coils.noise import effective_covariance
 from udig_recon.core.operators.fourier import centre, ifft2c
 
 MOST_BRIGHTENED = 4.0
@@ -20,21 +20,17 @@ MOST_BRIGHTENED = 4.0
 def whitening(
     kspace: Tensor, covariance: NDArray[np.complex64] | None, band: NDArray[np.uint8] | None = None
 ) -> Tensor | None:
-    """Matrix W (coils, coils) that gives coils of k-space (coils, ky, kx) noise of one level; None: it has it already.
+    """Matrix W (coils, coils) that makes the noise of k-space (coils, ky, kx) white and of one level; None: it is.
 
-    From the `covariance` (coils, coils) of the noise where it was measured: s L^-1 with L L^H the covariance and s^2
-    its median variance. Otherwise only coils that are much noisier than the others are weighted
-    (udig_recon.core.coils.noise), as less cannot be told from the data. `band` is that of each sample, if k-space is
-    not Cartesian.
+    It is s L^-1 with L L^H the covariance of the noise and s^2 its median variance. The `covariance` (coils, coils) is
+    that of noise which was measured; else it is told from the data as far as that can be
+    (udig_recon.core.coils.noise.effective_covariance). `band` is that of each sample, if k-space is not Cartesian.
     """
-    if covariance is None:
-        samples = kspace[None].cpu().numpy()
-        weights = noise_weights(noise_sums(samples, bands(samples.shape[-2:]) if band is None else band))
-        return (
-            torch.from_numpy(np.diag(weights).astype(np.complex64)).to(kspace.device) if (weights < 1).any() else None
-        )
-    level = math.sqrt(float(np.median(np.diag(covariance).real)))
-    factor = np.linalg.inv(np.linalg.cholesky(covariance.astype(np.complex128)))
+    found = effective_covariance(kspace.cpu().numpy(), covariance, band)
+    if found is None:
+        return None
+    level = math.sqrt(float(np.median(np.diag(found).real)))
+    factor = np.linalg.inv(np.linalg.cholesky(found))
     return torch.from_numpy((level * factor).astype(np.complex64)).to(kspace.device)
 
 

@@ -38,7 +38,7 @@ class Limits:
     """The largest scan that is taken."""
 
     max_slices: int = 1024
-    max_coils: int = 64
+    max_coils: int = 256
     max_matrix: int = 1024  # side of an image or of k-space
     max_views: int = 4096
     max_detectors: int = 4096

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.errors import UnsupportedScan
-from udig_recon.core.parameters.base import NoiseLevels, Parameters, complete_preprocessing
+from udig_recon.core.parameters.base import NoiseLevels, Parameters, check_preprocessing
 from udig_recon.core.parameters.classical import FBP, SIRT, TV, CGSense, L1Wavelet, ZeroFilled
 from udig_recon.core.parameters.diffusion import (
     DAPS,
@@ -110,7 +110,8 @@ def complete(method: Parameters, modality: Modality) -> Parameters:
             found=name,
             expected=" | ".join(fitting),
         )
-    return complete_preprocessing(method.complete(modality), modality)
+    check_preprocessing(method, modality)
+    return method.complete(modality)
 
 
 def require(method: Parameters, arrays: Container[str]) -> None:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFun
 
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.errors import UnsupportedScan
-from udig_recon.core.preprocessing.options import DEFAULT_COIL_ENERGY, Preprocessing
+from udig_recon.core.preprocessing.options import COIL_ENERGY, FEW_COILS, Preprocessing
 
 BOTH = (Modality.MRI, Modality.CT)
 
@@ -48,7 +48,7 @@ class Parameters(BaseModel):
         gt=0,
         le=1,
         description="share of the signal's energy that compressed coils keep; 1: coils are not compressed; "
-        f"none: {DEFAULT_COIL_ENERGY:g} (MRI)",
+        f"none: {COIL_ENERGY:g} of more than {FEW_COILS} coils, else 1 (MRI)",
     )
     rotation_center: Annotated[
         Literal["file", "auto"] | Annotated[float, Field(ge=0)], WrapValidator(_rotation_center)
@@ -69,7 +69,7 @@ class Parameters(BaseModel):
     def preprocessing(self) -> Preprocessing:
         """What is done to the measurements before the method runs, for `core.problem.slice_problem`."""
         return Preprocessing(
-            coil_energy=DEFAULT_COIL_ENERGY if self.coil_energy is None else self.coil_energy,
+            coil_energy=self.coil_energy,
             rotation_center=self.rotation_center,
             ring_correction=self.ring_correction,
         )
@@ -113,8 +113,8 @@ class Parameters(BaseModel):
         return None
 
 
-def complete_preprocessing(method: Parameters, modality: Modality) -> Parameters:
-    """Fill in the shared parameters. Raises UnsupportedScan for one that the other modality alone has."""
+def check_preprocessing(method: Parameters, modality: Modality) -> None:
+    """Raise UnsupportedScan for a shared parameter that the other modality alone has."""
     given = {
         "coil_energy": (Modality.MRI, method.coil_energy is not None),
         "rotation_center": (Modality.CT, method.rotation_center != "file"),
@@ -128,9 +128,6 @@ def complete_preprocessing(method: Parameters, modality: Modality) -> Parameters
                 found=str(getattr(method, name)).lower(),
                 expected=f"a {fitting.upper()} scan, or no {name}",
             )
-    if modality is Modality.MRI and method.coil_energy is None:
-        return method.model_copy(update={"coil_energy": DEFAULT_COIL_ENERGY})
-    return method
 
 
 class NoiseLevels(Protocol):

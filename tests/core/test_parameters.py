@@ -67,10 +67,10 @@ def test_preprocessing_is_a_parameter_of_every_method_and_by_default_does_nothin
     for cls in METHODS.values():
         for modality in cls.modalities:
             method = complete(cls(), modality)
-            assert method.preprocessing == Preprocessing()
+            assert method.preprocessing == Preprocessing(coil_energy=None)
             assert complete(parse(method.model_dump(mode="json")), modality) == method
     asked = parse({"method": "tv", "rotation_center": 12, "ring_correction": True})
-    assert asked.preprocessing == Preprocessing(rotation_center=12.0, ring_correction=True)
+    assert asked.preprocessing == Preprocessing(coil_energy=None, rotation_center=12.0, ring_correction=True)
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,19 @@ from udig_recon.core.formats.kspace.sampling import measured_samples
 from udig_recon.core.formats.kspace.statistics import KspaceStatistics, collect_statistics, cross_check
 from udig_recon.core.formats.limits import LEAST_SIDE, Limits
 from udig_recon.core.formats.value_checks import check_values
+from udig_recon.core.preprocessing.coils import compressed
 
 USED = frozenset((*MRI_ARRAYS, "pixel_spacing_mm", "slice_spacing_mm", "slice_thickness_mm"))
 """Names of arrays and attributes that a k-space scan uses."""
 
+MOST_COILS = 64
+"""More coils are compressed to so many when a scan is read, slice by slice, so that a prepared slice stays small."""
+
+_MOST_COMPRESSED_SAMPLES = 64 << 20  # of a slice in all coils, so that the sandbox has the memory for it
+_COMPRESS = (
+    "compress them first, to the strongest of their singular vectors (numpy.linalg.svd of k-space as (coils, "
+    "samples)), usually 8 to 32"
+)
 _FOURIER = "numpy.fft.fftshift(numpy.fft.fft2(numpy.fft.ifftshift(image)))"
 
 
@@ -47,11 +56,12 @@ def probe(contents: Contents) -> ScanHeader:
                 f"the echo and the lines about it lie {-shift[0]} rows and {-shift[1]} columns off the middle of "
                 "k-space: it is shifted there, which changes nothing but the image's phase"
             )
+    compressed_to = min(coils, MOST_COILS)
     return ScanHeader(
         format=contents.format,
         modality=Modality.MRI,
         slices=slices,
-        coils=coils,
+        coils=compressed_to,
         matrix=arrays.recon_size,
         kspace_matrix=(ky, kx),
         pixel_spacing_mm=arrays.pixel_spacing_mm,
@@ -60,6 +70,11 @@ def probe(contents: Contents) -> ScanHeader:
         has_maps=arrays.sensitivity_maps is not None,
         has_reference=arrays.reference is not None,
         has_guide=arrays.guide is not None,
+        corrections=(
+            f"{coils} coils were compressed to {compressed_to} virtual coils, by the slice's strongest signal",
+        )
+        if coils > compressed_to
+        else (),
         warnings=(*arrays.warnings, *warnings),
     )
 
@@ -79,7 +94,7 @@ def read(contents: Contents, slices: Sequence[int]) -> MRIAcquisition:
         kspace, masks = np.roll(kspace, shift, (-2, -1)), np.roll(masks, shift, (-2, -1))
     mask: NDArray[np.bool_] = np.any(masks, axis=0)
     maps, reference, guide = arrays.sensitivity_maps, arrays.reference, arrays.guide
-    return MRIAcquisition(
+    scan = MRIAcquisition(
         kspace=kspace,
         mask=mask,
         masks=masks if len(masks) and (masks != masks[0]).any() else None,
@@ -90,6 +105,7 @@ def read(contents: Contents, slices: Sequence[int]) -> MRIAcquisition:
         recon_size=arrays.recon_size,
         pixel_spacing_mm=arrays.pixel_spacing_mm,
     )
+    return compressed(scan, len(slices) // 2, 1.0, MOST_COILS) if coils > MOST_COILS and len(slices) else scan
 
 
 def check_limits(contents: Contents, limits: Limits) -> None:
@@ -97,16 +113,12 @@ def check_limits(contents: Contents, limits: Limits) -> None:
     shape = slices, coils, ky, kx = with_four_axes(contents).value.shape
     _check_order(shape, limits)
     limits.check("kspace", "slices", slices, limits.max_slices)
-    if coils > limits.max_coils:
-        raise UnsupportedScan.at(
-            "kspace",
-            f"{coils} coils",
-            f"at most {limits.max_coils} coils: compress them first, to the strongest of their singular vectors "
-            "(numpy.linalg.svd of k-space as (coils, samples)), usually 8 to 32",
-        )
-    limits.check("kspace", "coils", coils, limits.max_coils)
+    limits.check("kspace", "coils", coils, limits.max_coils, remedy=_COMPRESS)
     limits.check("kspace", "samples along ky", ky, limits.max_matrix, LEAST_SIDE)
     limits.check("kspace", "samples along kx", kx, limits.max_matrix, LEAST_SIDE)
+    if coils > MOST_COILS and coils * ky * kx > _MOST_COMPRESSED_SAMPLES:
+        most = f"at most {_MOST_COMPRESSED_SAMPLES} of more than {MOST_COILS} coils; {_COMPRESS}"
+        raise UnsupportedScan.at("kspace", f"slices of {coils * ky * kx} samples", most)
     reference = find_reference(contents, coils)
     size = image_grid((ky, kx), header_encoding(contents), None if reference is None else reference.shape).size
     for side in size:
