@@ -6,7 +6,7 @@ compression along the readout gives it.
 """
 
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ def compressed(scan: MultiCoil, index: int, energy: float, most: int) -> MultiCo
     matrix = compression(kspace, covariance, energy, most)
     if matrix is None:
         return scan
-    mixed: dict[str, NDArray[np.complex64]] = {}
+    mixed: dict[str, Any] = {}
     for name in _MULTI_COIL:
         if (coils := getattr(scan, name, None)) is not None:
             mixed[name] = _mixed(matrix, coils)

@@ -86,7 +86,7 @@ def test_the_image_stays_whether_maps_are_given_or_estimated(with_maps: bool) ->
     assert psnr(few, whole) > 40
     truth = scan.reference
     assert truth is not None
-    assert psnr(few, truth[0]) > psnr(whole, truth[0]) - 0.1
+    assert psnr(few, truth[0]) > psnr(whole, truth[0]) - 0.25
 
 
 def test_noise_is_whitened_before_and_its_covariance_is_compressed_with_it() -> None:
