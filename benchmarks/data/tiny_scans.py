@@ -156,6 +156,37 @@ def _panel() -> dict[str, Any]:
     return {**without(scan, "i0", "reference"), "sinogram": counts.astype(np.uint32), **scalars, **beam}
 
 
+def projections() -> dict[str, Any]:
+    """The phantom as a detector with rows takes it: counts (views, slices, detectors), beam, dark and degrees."""
+    scan = ct()
+    flat = np.full((2, *scan["sinogram"].shape[::2]), 1e4, np.float32)
+    counts = np.random.default_rng(3).poisson(1e4 * np.exp(-scan["sinogram"].swapaxes(0, 1))).astype(np.float32)
+    return {"data": counts + 50, "flat": flat + 50, "dark": flat * 0 + 50, "degrees": np.rad2deg(scan["angles"])}
+
+
+def write_data_exchange(path: Path) -> Path:
+    """A Data Exchange file of the phantom."""
+    parts = projections()
+    with h5py.File(path, "w") as file:
+        file["exchange/data"], file["exchange/theta"] = parts["data"], parts["degrees"]
+        file["exchange/data_white"], file["exchange/data_dark"] = parts["flat"], parts["dark"]
+        file["exchange/theta"].attrs["units"] = "deg"
+    return path
+
+
+def write_nxtomo(path: Path) -> Path:
+    """An NXtomo file of the phantom, its flat and dark fields before the projections."""
+    parts = projections()
+    frames = [parts["flat"], parts["dark"], parts["data"]]
+    with h5py.File(path, "w") as file:
+        detector = file.create_group("entry/instrument/detector")
+        detector["data"] = np.concatenate(frames)
+        detector["image_key"] = np.repeat([1, 2, 0], [len(each) for each in frames])
+        file["entry/sample/rotation_angle"] = np.concatenate([np.zeros(4), parts["degrees"]])
+        file["entry/sample/rotation_angle"].attrs["units"] = "degree"
+    return path
+
+
 def _arrays(parts: dict[str, Any]) -> dict[str, Any]:
     """Numbers as arrays of no axes."""
     return {name: part if isinstance(part, str) else np.asarray(part) for name, part in parts.items()}

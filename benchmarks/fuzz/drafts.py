@@ -7,7 +7,16 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from benchmarks.data.tiny_scans import GOOD, ct, distributed, mri, phantom, write_npy
+from benchmarks.data.tiny_scans import (
+    GOOD,
+    ct,
+    distributed,
+    mri,
+    phantom,
+    write_data_exchange,
+    write_npy,
+    write_nxtomo,
+)
 from benchmarks.fuzz import arrays, bytewise, hdf5
 from benchmarks.fuzz.mutators import MUTATORS, Draft, Mutator, Traps
 
@@ -54,6 +63,8 @@ SCANS: dict[str, Callable[[Path], Path]] = {
         {**mri(), "kspace": mri()["kspace"].astype(">c16"), "reference": phantom().astype(">f8")}
     ),
     "sinogram_lzf": _packed(ct(), compression="lzf"),
+    "data_exchange": write_data_exchange,
+    "nxtomo": write_nxtomo,
     "npz_packed": _packed_npz,
     "npy_double_fortran": lambda path: write_npy(path, np.asfortranarray(mri()["kspace"].astype(np.complex128))),
 }

@@ -12,7 +12,8 @@ from benchmarks.fuzz.mutators import Draft, registered, spoilt_array
 Change = Callable[[h5py.File, Draft], None]
 ARRAYS = (
     "kspace", "sinogram", "mask", "angles", "sensitivity_maps", "reference", "reconstruction_rss", "guide", "flat",
-    "dark", "noise",
+    "dark", "noise", "exchange/data", "exchange/theta", "exchange/data_white", "exchange/data_dark",
+    "entry/instrument/detector/data", "entry/instrument/detector/image_key", "entry/sample/rotation_angle",
 )  # fmt: skip
 ATTRIBUTES = (
     "geometry", "quantity", "i0", "image_size", "pixel_size_mm", "detector_spacing_mm", "pixel_spacing_mm",
@@ -58,7 +59,8 @@ def hdf5(must_be_refused: bool) -> Callable[[Change], Change]:
 
 
 def main_array(file: h5py.File) -> str:
-    return "kspace" if "kspace" in file else "sinogram"
+    names = ("kspace", "exchange/data", "entry/instrument/detector/data")
+    return next((name for name in names if name in file), "sinogram")
 
 
 def some_array(file: h5py.File, rng: np.random.Generator) -> str:
@@ -88,14 +90,15 @@ def external_link(file: h5py.File, draft: Draft) -> None:
 def soft_link(file: h5py.File, draft: Draft) -> None:
     name = some_array(file, draft.rng)
     file.move(name, "elsewhere")
-    file[name] = h5py.SoftLink(
-        str(draft.rng.choice(["/elsewhere", "elsewhere", "/nowhere", f"/{name}", "//.//elsewhere"]))
-    )
+    # NXtomo has links: those that lead somewhere are right.
+    somewhere = [] if "entry" in file else ["/elsewhere", "elsewhere", "//.//elsewhere"]
+    file[name] = h5py.SoftLink(str(draft.rng.choice([*somewhere, "/nowhere", f"/{name}"])))
 
 
 @hdf5(must_be_refused=True)
 def external_storage(file: h5py.File, draft: Draft) -> None:
-    name = str(draft.rng.choice([main_array(file), some_array(file, draft.rng), "ismrmrd_header"]))
+    plain = ["ismrmrd_header"] if main_array(file) in ("kspace", "sinogram") else []
+    name = str(draft.rng.choice([main_array(file), some_array(file, draft.rng), *plain]))
     trap = draft.target(draft.traps.raw)
     if name == "ismrmrd_header":
         if name in file:

@@ -6,16 +6,17 @@ from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.limits import quote_safely
 from udig_recon.core.formats.with_warnings import WithWarnings
 
-_RANGE_MM = (1e-4, 1e3)
+RANGE_MM = (1e-4, 1e3)
+"""Shortest and longest length that is taken for one of a scan."""
 
 
-def length(attributes: Mapping[str, float | str], name: str, most: float = _RANGE_MM[1]) -> float | None:
+def length(attributes: Mapping[str, float | str], name: str, most: float = RANGE_MM[1]) -> float | None:
     """A length (mm) of at most `most`; None where the file gives none. Raises UnreadableScan for what is no length."""
     value = attributes.get(name)
     if value is None:
         return None
-    if isinstance(value, str) or not _RANGE_MM[0] <= value <= most:
-        expected = f"a length in millimetres between {_RANGE_MM[0]:g} and {most:g}"
+    if isinstance(value, str) or not RANGE_MM[0] <= value <= most:
+        expected = f"a length in millimetres between {RANGE_MM[0]:g} and {most:g}"
         if not isinstance(value, str) and value > most:
             expected += " (micrometres are divided by 1000)"
         if isinstance(value, str):

@@ -544,7 +544,7 @@ def test_a_volume_of_as_many_slices_as_views_raises_no_alarm(write: Write) -> No
 
 
 def _data_exchange(file: h5py.File) -> None:
-    file["exchange/data"], file["exchange/theta"] = np.zeros((9, 2, 8)), np.arange(9.0)
+    file["exchange/theta"] = np.arange(9.0)
 
 
 def _nexus(file: h5py.File) -> None:
@@ -553,14 +553,14 @@ def _nexus(file: h5py.File) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "words"), [(_data_exchange, "Data Exchange.*exchange/theta in radians"), (_nexus, "NeXus.*angles.*NXtomo")]
+    ("make", "words"), [(_data_exchange, "Data Exchange.*exchange/theta"), (_nexus, "NeXus.*NXtomo.*angles")]
 )
 def test_layouts_that_are_known_but_not_read_are_refused_by_name(
     make: Callable[[h5py.File], None], words: str, tmp_path: Path
 ) -> None:
     with h5py.File(tmp_path / "scan", "w") as file:
         make(file)
-    with pytest.raises(UnknownFormat, match=f"{words}.*flat"):
+    with pytest.raises(UnknownFormat, match=words):
         probe(tmp_path / "scan")
 
 

@@ -366,7 +366,7 @@ HOSTILE: dict[str, Hostile] = {
     "detectors_first": Hostile(
         _rogue_ct(sinogram=ct()["sinogram"].swapaxes(1, 2)), _broken, "slices, detectors, views"
     ),
-    "data_exchange": Hostile(lambda path: write_hdf5(path, **{"exchange/data": phantom()}), _unknown, "Data Exchange"),
+    "data_exchange": Hostile(lambda path: write_hdf5(path, **{"exchange/data": phantom()}), _broken, "exchange/theta"),
     "negative_slice_spacing": Hostile(_rogue_ct(slice_spacing_mm=-1.0), _broken, "slice_spacing_mm"),
     "cone_beam": Hostile(_rogue_ct(geometry="cone"), _beyond, "cone"),
     "fan_without_source": Hostile(_rogue_ct(geometry="fan_flat"), _broken, "source_origin_mm"),

@@ -43,6 +43,22 @@ class ArraySource(ABC):
     def read(self, indices: Sequence[int]) -> Array:
         """Entries of the first axis, stacked (len(indices), ...)."""
 
+    def part(self, cuts: Region) -> Iterator[tuple[Region, Array]]:
+        """The part of the array within `cuts` (one for each axis), in blocks, with their regions in the whole array."""
+        for region, block in self.blocks():
+            shared = tuple(
+                slice(max(have.start, want.start), min(have.stop, want.stop))
+                for have, want in zip(region, cuts, strict=True)
+            )
+            if all(cut.start < cut.stop for cut in shared):
+                within = (slice(cut.start - r.start, cut.stop - r.start) for cut, r in zip(shared, region, strict=True))
+                yield shared, block[tuple(within)]
+
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        """Sides of the pieces in which the array is packed; ones where it may be read anywhere."""
+        return (1,) * len(self.shape)
+
     def check_stored(self) -> None:
         """Refuse a decompression bomb: an array that declares far more bytes than are stored."""
         if self.nbytes > BOMB_BYTES and self.nbytes > BOMB_RATIO * self.stored_bytes:
@@ -60,7 +76,17 @@ class ArraySource(ABC):
         return result
 
 
-class AddedAxis(ArraySource):
+class View(ArraySource):
+    """An array that shows another one differently."""
+
+    _source: ArraySource
+
+    def check_stored(self) -> None:
+        """Refuse what the array beneath refuses."""
+        self._source.check_stored()
+
+
+class AddedAxis(View):
     """An array with one more axis of length 1: a slice or coil axis that the file leaves out."""
 
     def __init__(self, source: ArraySource, axis: int) -> None:
@@ -81,7 +107,7 @@ class AddedAxis(ArraySource):
         return np.expand_dims(self._source.read(indices), self._axis)
 
 
-class SqueezedAxes(ArraySource):
+class SqueezedAxes(View):
     """An array without its axes of length 1."""
 
     def __init__(self, source: ArraySource) -> None:

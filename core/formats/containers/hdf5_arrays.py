@@ -48,10 +48,63 @@ def find_hdf5(file: ScanFile) -> bool:
 
 
 @contextmanager
-def open_hdf5(file: ScanFile) -> Iterator[OpenedHdf5]:
-    """The HDF5 file. Raises UnreadableScan where it has links that lead out of it."""
+def open_hdf5(file: ScanFile, *, soft_links: bool = False, remedy: str = "") -> Iterator[OpenedHdf5]:
+    """The HDF5 file. Raises UnreadableScan where it has links that lead out of it, with the remedy.
+
+    Soft links are refused too unless the format has them: without an external link they stay in the file.
+    """
     with file.stream() as stream, h5py.File(stream, "r") as opened:
-        yield OpenedHdf5(opened, tuple(_refuse_links(opened)))
+        yield OpenedHdf5(opened, tuple(_refuse_links(opened, soft_links=soft_links, remedy=remedy)))
+
+
+@contextmanager
+def peek_hdf5(file: ScanFile) -> Iterator[h5py.File]:
+    """The HDF5 file before its links are checked: use nothing of it but `has_member` and `is_group`."""
+    with file.stream() as stream, h5py.File(stream, "r") as opened:
+        yield opened
+
+
+def has_member(file: h5py.File, path: str) -> bool:
+    """Whether something, or a link, lies at a path of groups. No link is followed, so no other file is opened."""
+    *groups, last = path.split("/")
+    group = file
+    for name in groups:
+        if not is_group(group, name):
+            return False
+        group = group[name]
+    return bool(group.id.links.exists(last.encode()))
+
+
+def is_group(file: h5py.Group, path: str) -> bool:
+    """Whether a group lies at a path of hard links. No link is followed."""
+    group = file
+    for name in path.split("/"):
+        there = group.id.links.exists(name.encode())
+        if not there or not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            return False
+        group = group.get(name)
+        if not isinstance(group, h5py.Group):
+            return False
+    return True
+
+
+def attribute_text(dataset: h5py.Dataset, name: str) -> str | None:
+    """A short text attribute, such as units; None where there is none."""
+    if name not in dataset.attrs:
+        return None
+    identifier = dataset.attrs.get_id(name)
+    if identifier.shape not in ((), (1,)) or h5py.check_string_dtype(identifier.dtype) is None:
+        return None
+    value = np.asarray(dataset.attrs[name], dtype=object).reshape(-1)[0]
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def small_number(dataset: h5py.Dataset) -> float | None:
+    """The one number of a dataset; None where it holds something else."""
+    if dataset.shape not in ((), (1,), (1, 1)) or dataset.dtype.kind not in "iuf":
+        return None
+    check_stored(dataset.name, dataset)
+    return float(np.ravel(dataset[()])[0])
 
 
 def complex_or_real(name: str, dataset: h5py.Dataset, file_bytes: int) -> ArraySource:
@@ -66,6 +119,9 @@ def complex_or_real(name: str, dataset: h5py.Dataset, file_bytes: int) -> ArrayS
 class Hdf5Array(ArraySource):
     """A dataset whose bytes lie in the file itself."""
 
+    _is_checked = False
+    """whether its stored bytes have been looked at, which several views of it may ask for"""
+
     def __init__(self, name: str, dataset: h5py.Dataset, file_bytes: int) -> None:
         if dataset.shape is None or dataset.dtype.hasobject or dataset.dtype.kind not in "biufc":
             raise UnreadableScan.at(
@@ -79,12 +135,27 @@ class Hdf5Array(ArraySource):
     def check_stored(self) -> None:
         """Refuse a decompression bomb, and a dataset of which a part is missing."""
         super().check_stored()
-        check_stored(self.name, self._dataset)
+        if not self._is_checked:
+            check_stored(self.name, self._dataset)
+            self._is_checked = True
 
     def blocks(self) -> Iterator[tuple[Region, Array]]:
         """The dataset in order, in blocks of whole chunks."""
         for region in regions(self.shape, self.dtype.itemsize, self._dataset.chunks):
             yield region, self._dataset[region]
+
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        """Sides of the pieces in which the dataset is packed."""
+        return self._dataset.chunks or super().chunk
+
+    def part(self, cuts: Region) -> Iterator[tuple[Region, Array]]:
+        """The part of the dataset within `cuts`, in blocks; nothing else is read where it is not packed."""
+        shape = tuple(cut.stop - cut.start for cut in cuts)
+        sides = tuple(min(side, max(length, 1)) for side, length in zip(self.chunk, shape, strict=True))
+        for region in regions(shape, self.dtype.itemsize, sides):
+            place = tuple(slice(c.start + r.start, c.start + r.stop) for c, r in zip(cuts, region, strict=True))
+            yield place, self._dataset[place]
 
     def read(self, indices: Sequence[int]) -> Array:
         """Entries of the first axis, stacked (len(indices), ...)."""
@@ -130,7 +201,7 @@ class Hdf5Parts(Hdf5Array):
         return parts
 
 
-def _refuse_links(file: h5py.File) -> list[str]:
+def _refuse_links(file: h5py.File, *, soft_links: bool, remedy: str) -> list[str]:
     """Check every link without following any. Returns the paths of the first datasets."""
     count = 0
     paths: list[bytes] = []
@@ -147,14 +218,15 @@ def _refuse_links(file: h5py.File) -> list[str]:
             if len(paths) < _MOST_LISTED:
                 paths.append(path)
             return None
+        if soft_links and link.type == h5py.h5l.TYPE_SOFT:
+            return None
         kind = "an external" if link.type == h5py.h5l.TYPE_EXTERNAL else "a soft"
         return f"{kind} link"
 
     found = file.id.links.visit(check, info=True)
     if found:
-        raise UnreadableScan.at(
-            "file", found, "data that lies in the file itself, without links (copy what they point to)"
-        )
+        cure = remedy or "copy what they point to"
+        raise UnreadableScan.at("file", found, f"data that lies in the file itself, without links ({cure})")
     return [path.decode("utf-8", "replace") for path in paths if _is_dataset(file, path)]
 
 

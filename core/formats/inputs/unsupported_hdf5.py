@@ -6,16 +6,12 @@ from udig_recon.core.formats.input_format import UnsupportedFormat
 _MOST_GROUPS = 64
 _SINOGRAM = "a file with sinogram (slices, views, detectors) and angles (views,) in radians"
 _DATA_EXCHANGE = UnsupportedFormat(
-    "a Data Exchange file (exchange/data), which is not read",
-    f"{_SINOGRAM}: sinogram = exchange/data with its first two axes swapped, angles = exchange/theta in radians "
-    "(numpy.deg2rad), and for counts quantity='counts' with flat and dark (detectors,), the means over frames of "
-    "exchange/data_white and exchange/data_dark",
+    "a Data Exchange file without exchange/data",
+    "projections (views, rows, columns) in exchange/data, with exchange/theta, data_white and data_dark",
 )
 _NEXUS = UnsupportedFormat(
-    "a NeXus file, which is not read",
-    f"{_SINOGRAM}: from NXtomo the projections of image_key 0 with their first two axes swapped, rotation_angle in "
-    "radians (numpy.deg2rad), and for counts quantity='counts' with flat and dark (detectors,), the means over the "
-    "frames of image_key 1 and 2",
+    "a NeXus file without an NXtomo entry: data and rotation_angle",
+    f"NXtomo with instrument/detector/data, image_key and sample/rotation_angle in an entry, or {_SINOGRAM}",
 )
 _MRD_IMAGES = UnsupportedFormat("a file of ISMRMRD (MRD) images", "k-space: an image needs no reconstruction")
 

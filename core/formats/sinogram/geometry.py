@@ -215,7 +215,7 @@ def read_angles(source: ArraySource | None, shape: tuple[int, ...], others: Sequ
     if not np.isfinite(angles).all():
         raise UnreadableScan.at("angles", "NaN or infinity", "finite radians")
     low, high = float(angles.min()), float(angles.max())
-    if _look_like_degrees(angles):
+    if look_like_degrees(angles):
         radians = f"radians, {math.radians(low):.4g} to {math.radians(high):.4g} (numpy.deg2rad)"
         raise UnreadableScan.at("angles", f"values from {low:g} to {high:g}, which look like degrees", radians)
     if views > 1 and high == low:
@@ -235,7 +235,7 @@ def _refuse_swapped(shape: tuple[int, ...], angles: int) -> None:
         raise UnreadableScan.at("sinogram", found, f"{expected}: numpy.swapaxes(sinogram, 0, 1)")
 
 
-def _look_like_degrees(angles: NDArray[np.float64]) -> bool:
+def look_like_degrees(angles: NDArray[np.float64]) -> bool:
     """Whether angles cannot be radians. Radians may start at any number of turns, and proceed by a golden angle."""
     span = float(np.ptp(angles))
     if span > _MOST_TURN:

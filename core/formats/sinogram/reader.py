@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from udig_recon.core.acquisition import CTAcquisition, Modality, ScanHeader
 from udig_recon.core.errors import UnreadableScan
-from udig_recon.core.formats.containers.arrays import AddedAxis, Array, ArraySource, Region, SqueezedAxes
+from udig_recon.core.formats.containers.arrays import AddedAxis, Array, ArraySource, Region, SqueezedAxes, View
 from udig_recon.core.formats.input_format import ARRAYS_OR_ATTRIBUTES, Contents
 from udig_recon.core.formats.lengths import length, slice_spacing
 from udig_recon.core.formats.limits import LEAST_SIDE, Limits
@@ -62,7 +62,7 @@ class _FittedArrays:
     warnings: tuple[str, ...]
 
 
-class _Measured(ArraySource):
+class _Measured(View):
     """A sinogram with zeros where no ray was measured."""
 
     def __init__(self, source: ArraySource, measured: NDArray[np.bool_]) -> None:
