@@ -15,7 +15,6 @@ BUILT_IN: tuple[InputFormat, ...] = (
     *(npy.FORMAT, bart.FORMAT, npz.FORMAT),
     *(matlab5.FORMAT, matlab.FORMAT, mrd.FORMAT, data_exchange.FORMAT, nxtomo.FORMAT, hdf5.FORMAT),
 )
-)
 
 
 @cache
