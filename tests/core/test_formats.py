@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support import scans
 from udig_recon.core.acquisition import CTAcquisition, Modality, MRIAcquisition, ScanHeader
 from udig_recon.core.errors import UnreadableScan, UnsupportedScan
-from udig_recon.core.formats import Limits, probe, read
+from udig_recon.core.formats import Limits, _recognises, probe, read
 from udig_recon.core.formats.containers import arrays
 from udig_recon.core.formats.containers.scan_file import open_scan_file
 from udig_recon.core.formats.input_format import InputFormat
@@ -334,12 +334,13 @@ def test_header_survives_the_way_between_processes() -> None:
 
 
 @pytest.mark.parametrize("format_", BUILT_IN, ids=lambda format_: format_.name)
-def test_the_samples_of_a_format_are_recognised_by_it_alone_and_are_whole_scans(
+def test_the_samples_of_a_format_are_recognised_by_it_first_and_are_whole_scans(
     format_: InputFormat, tmp_path: Path
 ) -> None:
     for content in format_.samples():
         path = tmp_path / "sample"
         path.write_bytes(content)
         with open_scan_file(path) as file:
-            assert [each.name for each in BUILT_IN if each.sniff(file)] == [format_.name]
+            # As `core.formats` asks them: a format that fails over a file does not recognise it.
+            assert next(each.name for each in BUILT_IN if _recognises(each, file)) == format_.name
         assert probe(path).slices == 1

@@ -56,8 +56,8 @@ class DataExchange:
         """Counts with flat and dark fields, of which some chunks are packed."""
         stream = io.BytesIO()
         with h5py.File(stream, "w") as file:
-            file.create_dataset(_DATA, data=np.full((9, 2, 8), 9, np.uint16), chunks=(1, 2, 8), compression="gzip")
-            file[_THETA], file[_BEAM["flat"]] = np.arange(9.0), np.full((2, 2, 8), 99, np.uint16)
+            file.create_dataset(_DATA, data=np.full((9, 1, 8), 9, np.uint16), chunks=(1, 1, 8), compression="gzip")
+            file[_THETA], file[_BEAM["flat"]] = np.arange(9.0), np.full((2, 1, 8), 99, np.uint16)
             file[_THETA].attrs["units"] = "deg"
         return (stream.getvalue(),)
 

@@ -60,7 +60,7 @@ class Nxtomo:
         stream = io.BytesIO()
         with h5py.File(stream, "w") as file:
             detector = file.create_group("entry/instrument/detector")
-            detector["data"] = np.full((13, 2, 8), 9, np.uint16)
+            detector["data"] = np.full((13, 1, 8), 9, np.uint16)
             detector["data"][:2] = 99
             detector["image_key"] = np.array([1, 1, 2, *[0] * 10])
             file["entry/sample/rotation_angle"] = np.arange(13.0)
