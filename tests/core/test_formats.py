@@ -343,4 +343,4 @@ def test_the_samples_of_a_format_are_recognised_by_it_first_and_are_whole_scans(
         with open_scan_file(path) as file:
             # As `core.formats` asks them: a format that fails over a file does not recognise it.
             assert next(each.name for each in BUILT_IN if _recognises(each, file)) == format_.name
-        assert probe(path).slices == 1
+        assert probe(path).slices >= 1
