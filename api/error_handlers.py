@@ -33,7 +33,8 @@ from udig_recon.worker.storage.base import is_full
 log = logging.getLogger(__name__)
 
 
-def _problem(request: Request, error: Exception) -> Problem:
+def problem_of(error: Exception, *, repeatable: bool = False) -> Problem:
+    """The problem that a client is told of; `repeatable`: the request may be sent twice and has the effect of one."""
     match error:
         case Problem():
             return error
@@ -52,7 +53,7 @@ def _problem(request: Request, error: Exception) -> Problem:
         case ReaderLost():
             log.error("readers.unavailable")
             return Unavailable("the processes that read scans are killed again and again; send the scan again later")
-        case CommitUnknown() if not _repeatable(request):
+        case CommitUnknown() if not repeatable:
             log.warning("database.unavailable", extra={"error": type(error).__name__})
             return OutcomeUnknown(
                 "the database stopped answering while the request took effect; look whether it did before sending it "
@@ -78,7 +79,7 @@ def _repeatable(request: Request) -> bool:
 
 
 async def _respond(request: Request, error: Exception) -> Response:
-    return _problem(request, error).response(request.url.path)
+    return problem_of(error, repeatable=_repeatable(request)).response(request.url.path)
 
 
 async def _routing(request: Request, error: Exception) -> Response:

@@ -8,8 +8,9 @@ from contextlib import suppress
 
 import uvicorn
 
-from udig_recon.api.app import PROBES, create_app
+from udig_recon.api.app import create_app
 from udig_recon.api.http.server import Server, allow_files, timed_protocol
+from udig_recon.api.service import PROBES
 from udig_recon.worker.runtime import memory, sandbox_report
 from udig_recon.worker.settings import get_settings
 from udig_recon.worker.standalone.processes import keep_private

@@ -18,7 +18,6 @@ from udig_recon.api.dependencies import Context, ContextDep
 from udig_recon.api.http.problems import Forbidden, QuotaExceeded, Unauthenticated
 from udig_recon.worker.access import keys, quotas
 from udig_recon.worker.access.audit import Who
-from udig_recon.worker.access.keys import Recognised
 from udig_recon.worker.access.limits import Scope, TenantLimits
 from udig_recon.worker.access.tenants import effective
 from udig_recon.worker.database.tables import DEFAULT_TENANT, Key
@@ -76,8 +75,7 @@ async def _caller(
         _refuse_other_sites(request)
         caller = Caller()
     else:
-        found, digest = await _find_key(context, given)
-        caller = Caller(found.key.tenant, found.key, digest, found.tenants)
+        caller = await recognise(context, _secret_of(given))
         request.state.client = f"tenant:{caller.tenant}"  # see api/http/concurrency.py
         _check_rates(context, caller)
     request.state.caller = caller
@@ -102,19 +100,23 @@ def _is_of(origin: str, host: str) -> bool:
         return False
 
 
-async def _find_key(context: Context, given: HTTPAuthorizationCredentials | None) -> tuple[Recognised, str]:
-    """The valid key with what was set for its tenant, and the hash of the secret that it was shown by."""
+def _secret_of(given: HTTPAuthorizationCredentials | None) -> str:
     if given is None:
         challenge = {"WWW-Authenticate": 'Bearer realm="udig-recon"'}
         raise Unauthenticated("send an API key as `Authorization: Bearer udig_...`", headers=challenge)
-    digest = keys.hash_secret(given.credentials)
+    return given.credentials
+
+
+async def recognise(context: Context, secret: str) -> Caller:
+    """The caller who shows this secret, with its valid key and what was set for its tenant. Raises Unauthenticated."""
+    digest = keys.hash_secret(secret)
     row = await context.queries.one(_VALID, sha256=digest)
     if row is None:
         raise invalid_key()
     found = keys.recognise_key(row)
     if found.use_is_due:
         await run_in_threadpool(_remember_use, context, found.key)
-    return found, digest
+    return Caller(found.key.tenant, found.key, digest, found.tenants)
 
 
 def invalid_key() -> Unauthenticated:

@@ -1,14 +1,11 @@
 """Endpoints of jobs: submit, get, list, cancel, retry, delete."""
 
-import hashlib
-import json
 import logging
 import uuid
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from udig_recon.api.access.authentication import Caller, Reader, Writer
@@ -16,22 +13,20 @@ from udig_recon.api.dependencies import Context, ContextDep
 from udig_recon.api.http.conditional import json_with_etag
 from udig_recon.api.http.json_body import JSON, check_content_type, json_body, parse_json, read_limited, request_body
 from udig_recon.api.http.pagination import Page, PageDep, page_response
-from udig_recon.api.http.problems import Damaged, Forbidden
+from udig_recon.api.http.problems import Damaged
 from udig_recon.api.jobs import queries
 from udig_recon.api.jobs.long_poll import POLL_SECONDS, wait_for_change
 from udig_recon.api.jobs.schemas import NO_NUL, JobIn, JobItem, JobOptions, JobOut, RetryOptions
-from udig_recon.api.jobs.validation import estimate_job, slices_of, time_limit
+from udig_recon.api.jobs.submission import submit
+from udig_recon.api.jobs.validation import time_limit
 from udig_recon.api.openapi.content import Content, component, example_of
 from udig_recon.api.openapi.responses import responses
 from udig_recon.api.scans import queries as scan_queries
 from udig_recon.api.scans.ingest import ReceivedScan, is_form, receive_scan, store_scan
-from udig_recon.api.webhooks import delivery
-from udig_recon.worker.access.keys import priority_name, priority_value
-from udig_recon.worker.access.limits import PriorityName
 from udig_recon.worker.access.tenants import limits_of
-from udig_recon.worker.database.tables import Priority, Scan, Status
-from udig_recon.worker.jobs.lifecycle import JobRequest, Retry
-from udig_recon.worker.telemetry import tracing
+from udig_recon.worker.database.tables import Status
+from udig_recon.worker.jobs.lifecycle import Retry
+from udig_recon.worker.jobs.service import Submitted
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["jobs"])
@@ -86,7 +81,7 @@ def _file(context: Context, caller: Caller, asked: JobIn, key: str | None) -> Re
         scan = scan_queries.read_scan(session, caller.tenant, asked.scan_id)
         if damage := scan_queries.damage_of(scan):
             raise Damaged(damage[0])
-        return _submit(context, caller, session, scan, asked, key, brought=False)
+        return _answer(submit(context, caller, session, scan, asked, key, brought=False))
 
 
 def _file_with_scan(
@@ -94,55 +89,11 @@ def _file_with_scan(
 ) -> Response:
     """Scan and job in one transaction; a job that is refused, or was filed before, leaves no scan behind."""
     with store_scan(context, caller, file) as (session, scan, _):
-        return _submit(context, caller, session, scan, asked, key, brought=True)
+        return _answer(submit(context, caller, session, scan, asked, key, brought=True))
 
 
-def _submit(
-    context: Context, caller: Caller, session: Session, scan: Scan, asked: JobOptions, key: str | None, *, brought: bool
-) -> Response:
-    delivery.check_webhook_url(context.settings, asked.webhook_url)
-    limits = limits_of(session, caller.tenant, context.settings)
-    outputs = list(dict.fromkeys(asked.outputs))
-    task = estimate_job(context, session, scan, asked, outputs, limits)
-    job = JobRequest(
-        scan=scan,
-        method=task.method,
-        outputs=outputs,
-        slices=slices_of(scan, asked.slices),
-        seed=asked.seed,
-        seeds=asked.seeds,
-        priority=_priority(caller, asked.priority),
-        max_seconds=time_limit(limits, asked.max_seconds),
-        tags=asked.tags,
-        webhook_url=asked.webhook_url,
-        traceparent=tracing.current(),
-        idempotency_key=key,
-        request_sha256=_fingerprint(scan, asked),
-        task=task,
-    )
-    read = partial(queries.read_job, session, caller.tenant)
-    submitted = context.jobs.submit(session, job, caller.submitter(context, limits), read, scan_uploaded=brought)
+def _answer(submitted: Submitted[JobOut]) -> Response:
     return _accepted_response(submitted.answer, {} if submitted.created else {"Idempotency-Replayed": "true"})
-
-
-def _priority(caller: Caller, asked: PriorityName) -> Priority:
-    """The requested priority, up to the one that the key allows. Raises Forbidden."""
-    priority = priority_value(asked)
-    if caller.key is not None and priority > caller.key.max_priority:
-        most = priority_name(caller.key.max_priority)
-        raise Forbidden(f"priority: jobs of this key may be {most} (max_priority), not {asked}")
-    return priority
-
-
-def _fingerprint(scan: Scan, asked: JobOptions) -> str:
-    """Hash of the request, for its idempotency key; the spelling of the JSON does not matter."""
-    asked_for: dict[str, Any] = asked.model_dump(mode="json", exclude={"scan_id"})
-    asked_for |= {"scan": scan.sha256, "parameters": asked.parameters.model_dump(mode="json", exclude_unset=True)}
-    # Left out where they are what they were before there were such: keys of then find their jobs.
-    for name, default in (("priority", "routine"), ("max_seconds", None)):
-        if asked_for[name] == default:
-            del asked_for[name]
-    return hashlib.sha256(json.dumps(asked_for, sort_keys=True).encode()).hexdigest()
 
 
 def _accepted_response(job: JobOut, headers: dict[str, str] | None = None) -> Response:

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -69,18 +69,9 @@ async def receive_scan(
 
     The part `header`, which a form may have, is stored before or behind the file, as it came.
     """
-    async with AsyncExitStack() as stack:
-        most = caller.limits(context.settings).max_uploads
-        stack.enter_context(context.concurrency.uploads.slot(client_of(request), most))
-        upload = await stack.enter_async_context(open_upload(context))
-        declared = request.headers.get("content-length")
-        least = 0 if declared is None else int(declared) - (3 * FIELD_BYTES if is_form(request) else 0)
-        if least > context.settings.max_upload_bytes:  # which a database may not even have a number for
-            upload.check(least)
-        room = await run_in_threadpool(_room, context, caller, least, int(declared or 0))
-        if room is not None:
-            upload.keep_within(room)
-        await context.file_threads.run(upload.check, max(least, 0))
+    declared = request.headers.get("content-length")
+    least = 0 if declared is None else int(declared) - (3 * FIELD_BYTES if is_form(request) else 0)
+    async with begin_upload(context, caller, client_of(request), least, int(declared or 0)) as upload:
         body = check_length(request.stream(), declared)
         field = None
         if is_form(request):
@@ -92,12 +83,37 @@ async def receive_scan(
         if not is_form(request):
             upload.digest = request.headers.get("repr-digest")
         await upload.finish()
-        sharing = client_of(request) if caller.key is None else caller.tenant
-        known = await _find_scan(context, caller, sharing, upload)
-        if known is not None:
-            yield ReceivedScan(upload, known, field)
-            return
-        path, descriptor = await stack.enter_async_context(_part(context))
+        async with examine(context, caller, client_of(request), upload, field) as scan:
+            yield scan
+
+
+@asynccontextmanager
+async def begin_upload(
+    context: Context, caller: Caller, client: str, least: int = 0, most: int = 0
+) -> AsyncIterator[Upload]:
+    """A new upload of `least` to `most` bytes (0: unknown), in one of the client's places and within its quota."""
+    with context.concurrency.uploads.slot(client, caller.limits(context.settings).max_uploads):
+        async with open_upload(context) as upload:
+            if least > context.settings.max_upload_bytes:  # which a database may not even have a number for
+                upload.check(least)
+            room = await run_in_threadpool(_room, context, caller, least, most)
+            if room is not None:
+                upload.keep_within(room)
+            await context.file_threads.run(upload.check, max(least, 0))
+            yield upload
+
+
+@asynccontextmanager
+async def examine(
+    context: Context, caller: Caller, client: str, upload: Upload, field: bytes | None = None
+) -> AsyncIterator[ReceivedScan]:
+    """Look into a file that is there whole, or find that it is known. Raises UnreadableScan and UnsupportedScan."""
+    sharing = client if caller.key is None else caller.tenant
+    known = await _find_scan(context, caller, sharing, upload)
+    if known is not None:
+        yield ReceivedScan(upload, known, field)
+        return
+    async with _part(context) as (path, descriptor):
         header = await _look(context, sharing, upload, descriptor)
         await context.file_threads.run(os.fsync, descriptor)
         yield ReceivedScan(upload, header, field, path)

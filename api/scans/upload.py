@@ -83,6 +83,15 @@ class Upload:
         if self.digest is not None:
             self._check_digest(self.digest)
 
+    def finish_file(self) -> None:
+        """Count, hash and put on the disk what another writer has put into the file at `path`, in a thread."""
+        self.size_bytes = os.fstat(self._scratch.file.fileno()).st_size
+        self.check(self.size_bytes, self.size_bytes)
+        self._scratch.file.seek(0)
+        while block := self._scratch.file.read(BLOCK_BYTES):
+            self._hash.update(block)
+        os.fsync(self._scratch.file.fileno())
+
     def _flush(self, last: bool = False) -> None:
         block, self._block = self._block, bytearray()
         self.size_bytes += len(block)

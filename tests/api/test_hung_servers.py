@@ -189,7 +189,7 @@ def test_who_cannot_know_what_was_done_says_so(app: FastAPI, database: sessionma
                 with database() as session:
                     session.execute(text(f"SELECT pg_terminate_backend({pid}, 5000)"))
 
-        event.listen(app.state.engine, "commit", lose)
+        event.listen(app.state.service.engine, "commit", lose)
         unknown = client.post("/v1/jobs", json=asked(scan_id))
         cut.append(True)
         safe = client.post("/v1/jobs", json=asked(scan_id), headers={"Idempotency-Key": "a"})
