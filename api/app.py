@@ -1,6 +1,5 @@
 """The FastAPI application: routers, middleware, and background tasks with the lifetime of the process."""
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -27,7 +26,6 @@ from udig_recon.api.system import health, methods
 from udig_recon.api.webhooks.delivery import WebhookDispatcher
 from udig_recon.worker.settings import Settings, get_settings
 
-log = logging.getLogger(__name__)
 DESCRIPTION = """\
 Post a scan, ask for a reconstruction, follow it, download the image. Errors are problem documents (RFC 9457) that say
 what is wrong, where, and what would be right.

@@ -61,15 +61,18 @@ def main() -> None:
         Server(config, app.state.context.notifications.close).run(sockets=[listener])
 
 
-def open_listener(host: str, port: int) -> socket.socket:
-    """Return a listening socket. Raises SystemExit with one line where the address cannot be listened at."""
+def open_listener(host: str, port: int, settings: str = "") -> socket.socket:
+    """Return a listening socket. Raises SystemExit with one line where the address cannot be listened at.
+
+    `settings` is the prefix of the settings that gave it.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=512)
     except socket.gaierror as error:
-        raise SystemExit(f"error: HOST: {host} is no address of this machine: {error.strerror}") from None
+        raise SystemExit(f"error: {settings}HOST: {host} is no address of this machine: {error.strerror}") from None
     except OSError as error:
-        name = "PORT" if error.errno == errno.EADDRINUSE else "HOST"
+        name = settings + ("PORT" if error.errno == errno.EADDRINUSE else "HOST")
         raise SystemExit(
             f"error: {name}: cannot listen at {host}, port {port}: {os.strerror(error.errno or 0)}"
         ) from None

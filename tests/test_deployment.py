@@ -21,7 +21,7 @@ from udig_recon.worker.settings import Settings
 ROOT = Path(__file__).parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OURS = ["migrate", "api", "worker", "worker-cpu"]
+OURS = ["migrate", "api", "mrd-stream", "worker", "worker-cpu"]
 DOCKERFILE = (ROOT / "Dockerfile.gpu").read_text()
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINS = {
@@ -204,8 +204,11 @@ def test_servers_are_not_reachable_from_outside() -> None:
     assert COMPOSE["networks"]["front"]["internal"] is True
     # The API sends webhooks and traces; who comes from outside meets the proxy alone.
     assert {name for name, service in SERVICES.items() if "outside" in service["networks"]} == {"api", "proxy"}
-    assert [name for name, service in SERVICES.items() if "ports" in service] == ["proxy"]
-    assert [name for name, service in SERVICES.items() if "ports" in service] == ["proxy"]
+    assert {name for name, service in SERVICES.items() if "ports" in service} == {"mrd-stream", "proxy"}
+    # The door for scanners is opened by a profile of its own, and to this machine unless another address is named.
+    assert SERVICES["mrd-stream"]["profiles"] == ["scanner"]
+    assert SERVICES["mrd-stream"]["ports"] == ["${MRD_ADDRESS:-127.0.0.1}:9002:9002"]
+    assert settings_of("mrd-stream").authenticates
     assert {name for name, service in SERVICES.items() if "front" in service["networks"]} == {"api", "proxy"}
     assert "inside" not in SERVICES["proxy"]["networks"]
 

@@ -13,7 +13,7 @@ from udig_recon.worker.settings import Settings
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 IMAGES = {"POSTGRES_IMAGE", "REDIS_IMAGE", "CADDY_IMAGE", "PYTHON_IMAGE", "CONDA_IMAGE"}
-FOR_COMPOSE = {"COMPOSE_PROFILES", "TLS_FOLDER", "TLS_PORT", "FRONT_NETWORK", "WORKER_MEMORY", *IMAGES}
+FOR_COMPOSE = {"COMPOSE_PROFILES", "TLS_FOLDER", "TLS_PORT", "FRONT_NETWORK", "WORKER_MEMORY", "MRD_ADDRESS", *IMAGES}
 
 
 @pytest.mark.parametrize(("file", "mark"), PARTS)

@@ -19,7 +19,7 @@ from udig_recon.worker.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "scipy", "h5py", "skimage", "PIL", "sqlalchemy", "psycopg", "celery", "redis", "fastapi", "uvicorn")
-SETTINGS_COMMANDS = ("serve", "worker", "api", "health")
+SETTINGS_COMMANDS = ("serve", "worker", "api", "mrd-stream", "health")
 SUBCOMMANDS = {
     "keys": ("create", "list", "rotate", "revoke"),
     "tenants": ("show", "list", "set"),

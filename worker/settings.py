@@ -54,6 +54,19 @@ class Settings(TenantSettings):
         "address there that is none of them; *: all, and the last address",
     )
     port: int = Field(8000, ge=0, le=65535, description="port of the API; 0 takes a free one")
+    mrd_stream: bool = Field(False, description="whether `udig serve` starts the MRD stream too")
+    mrd_host: str = Field("127.0.0.1", description="address that the MRD stream binds to; it has no encryption")
+    mrd_port: int = Field(9002, ge=0, le=65535, description="port of the MRD stream; 0 takes a free one")
+    mrd_key: SecretStr | None = Field(
+        None, description="API key that scans of the MRD stream are posted by; unset: none, where AUTHENTICATION is off"
+    )
+    mrd_allowed: str = Field(
+        "127.0.0.1 ::1", description="addresses or networks, divided by spaces, that may use the MRD stream"
+    )
+    mrd_connections: int = Field(8, ge=1, description="connections to the MRD stream at once")
+    mrd_timeout_seconds: float = Field(
+        30, gt=0, description="a connection to the MRD stream that is silent for this long before its scan is closed"
+    )
     workers: int = Field(2, ge=1, le=64, description="worker processes that `make serve` starts")
     threads: int = Field(
         1,
@@ -179,7 +192,7 @@ class Settings(TenantSettings):
             raise ValueError(f"there is no folder {folder}")
         return folder
 
-    @field_validator("trusted_proxies")
+    @field_validator("trusted_proxies", "mrd_allowed")
     @classmethod
     def _are_networks(cls, networks: str) -> str:
         for network in () if networks == "*" else networks.split():
@@ -200,6 +213,15 @@ class Settings(TenantSettings):
     def authenticates(self) -> bool:
         """Whether requests need an API key."""
         return self.authentication == "on" or (self.authentication == "auto" and not is_loopback(self.host))
+
+    def check_mrd_stream(self) -> None:
+        """Raise BadSetting unless it is clear for whom the MRD stream's scans are posted."""
+        if self.mrd_key is not None:
+            return
+        if self.authenticates:
+            raise BadSetting("MRD_KEY: the MRD stream needs an API key, which `udig keys create scanner` makes")
+        if not is_loopback(self.mrd_host):
+            raise BadSetting(f"MRD_KEY: without a key everyone who reaches {self.mrd_host} could post scans")
 
     @property
     def names(self) -> frozenset[str] | None:
@@ -316,5 +338,5 @@ def _message(error: Any) -> str:
         return str(words)
     name = str(error["loc"][0]).upper()
     # URLs hold passwords.
-    secret = name.endswith("_URL") or name in ("WEBHOOK_SECRET", "AUDIT_KEY")
+    secret = name.endswith("_URL") or name in ("WEBHOOK_SECRET", "AUDIT_KEY", "MRD_KEY")
     return f"{name}: {words}" + ("" if secret else f", found {str(error['input'])!r}")

@@ -38,6 +38,12 @@ COUNTED = {  # kind of counter -> metric, help text, label, and the label values
     "jobs": ("udig_jobs_finished", "Finished jobs by final status", "status", ENDED),
     "failures": ("udig_job_failures", "Failed jobs by kind of problem", "reason", (*failures.KINDS, "other")),
     "damage": ("udig_damaged_files_found", "Stored files found damaged, by kind", "kind", integrity.KINDS),
+    "mrd_connections": (
+        "udig_mrd_connections",
+        "Ended connections of the MRD stream by outcome",
+        "outcome",
+        ("succeeded", "failed", "refused", "cut", "left"),
+    ),
     "webhooks": ("udig_webhook_attempts", "Webhook delivery attempts by outcome", "outcome", OUTCOMES),
 }
 

@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, Entry] = {
     "calibrate-ood": Entry(f"{ENGINE}:calibrate_ood", "Calibrate a prior's out-of-distribution score."),
     "serve": Entry(f"{SERVICE}:serve", "Run the whole service on one machine."),
     "api": Entry("udig_recon.api.command:api", "Run the HTTP API."),
+    "mrd-stream": Entry("udig_recon.api.command:mrd_stream", "Run the MRD stream, a TCP door for scanners."),
     "worker": Entry(f"{SERVICE}:worker", "Run one worker."),
     "health": Entry(f"{SERVICE}:health", "Tell whether a worker of this machine is alive."),
     "migrate": Entry(f"{SERVICE}:migrate", "Bring the database's tables to the newest revision."),

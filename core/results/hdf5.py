@@ -9,7 +9,6 @@ rating and prior check of each slice; `quality`, the worst rating. Files before 
 `slices`, and `slices` `verdicts`; they are read too.
 """
 
-import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from udig_recon.core.files.atomic import DamagedFile
 from udig_recon.core.files.checksummed_arrays import ARCHIVE_ERRORS
+from udig_recon.core.files.hdf5_sink import Hdf5Sink
 from udig_recon.core.formats.containers.hdf5_library import h5py
 from udig_recon.core.formats.inputs.hdf5 import RESULT_MARK
 from udig_recon.core.interruption import check_interruption
@@ -100,30 +100,10 @@ class Hdf5Writer:
         file.attrs["slices"] = json.dumps(self._summaries)
 
 
-class _Sink(io.FileIO):
-    """The file that HDF5 writes to. It keeps the first error of writing, and accepts and drops all bytes after it.
-
-    HDF5 loses errors that occur when it writes its caches, and crashes over what such an error leaves behind.
-    """
-
-    failure: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        """Write all of it, or, once something has failed, nothing."""
-        left = memoryview(data).cast("B")
-        size = len(left)
-        try:
-            while left and self.failure is None:
-                left = left[super().write(left) or 0 :]
-        except OSError as error:
-            self.failure = error
-        return size
-
-
 @contextmanager
 def open_writer(path: Path, info: ResultInfo) -> Iterator[Hdf5Writer]:
     """A writer of a result file. Raises the OSError that kept its bytes from the disk."""
-    with _Sink(path, "w+") as sink:
+    with Hdf5Sink(path, "w+") as sink:
         try:
             with h5py.File(sink, "w") as file:
                 writer = Hdf5Writer(file, info)

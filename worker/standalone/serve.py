@@ -87,6 +87,8 @@ class Service:
             for number in range(1, self.settings.workers + 1)
         ]
         api, *workers = self._children
+        if self.settings.mrd_stream:
+            self._children.append(SupervisedProcess("mrd-stream", [*UDIG, "mrd-stream"], environment))
         sessions = make_sessions(self._engine)
         self._liveness = LivenessMonitor(api, workers, self.url, sessions, self.settings.hung_seconds)
         self._liveness.start()
@@ -160,6 +162,8 @@ def serve(settings: Settings) -> None:
     ending: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: ending.append(number))
+    if settings.mrd_stream:
+        settings.check_mrd_stream()
     open_storage(settings)
     make_private_folder(settings.data)
     with lock_data_folder(settings.data):
