@@ -36,6 +36,7 @@ _SIGNATURES = {
     b"\x80\x03": UnsupportedFormat("a Python pickle, which is never read", f"{_KSPACE}: numpy.savez"),
     b"\x80\x04": UnsupportedFormat("a Python pickle, which is never read", f"{_KSPACE}: numpy.savez"),
     b"\x80\x05": UnsupportedFormat("a Python pickle, which is never read", f"{_KSPACE}: numpy.savez"),
+    b"yardl": UnsupportedFormat("an MRD file of version 2 (yardl)", "ISMRMRD HDF5: mrd_to_ismrmrd converts it"),
     b"version https://git-lfs": UnsupportedFormat("a pointer of Git LFS", "the file that it points to (git lfs pull)"),
 }
 _TEXTS = (

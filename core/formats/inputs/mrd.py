@@ -4,11 +4,11 @@ A group of the file holds a measurement: `xml`, its header, and `data`, a compou
 which the last two are of variable length. Each line is usually a chunk of its own.
 """
 
+import io
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from udig_recon.core.formats.containers.hdf5_chunks import FILTERS, GZIP, SHUFFL
 from udig_recon.core.formats.containers.hdf5_library import h5py
 from udig_recon.core.formats.containers.scan_file import ScanFile
 from udig_recon.core.formats.input_format import Contents
+from udig_recon.core.formats.readouts.mrd_head import HEAD
 from udig_recon.core.formats.readouts.mrd_header import read_mrd_header
 from udig_recon.core.formats.readouts.reader import reader_of
 from udig_recon.core.formats.readouts.readouts import (
@@ -43,6 +44,7 @@ _COUNTERS = (
     *("kspace_encode_step_1", "kspace_encode_step_2", "average", "slice", "contrast", "phase", "repetition", "set"),
     "segment",
 )
+_VARIABLE = ("traj", "data")
 _NAMES = {"samples": "number_of_samples", "coils": "active_channels", "encoding": "encoding_space_ref"}
 
 
@@ -67,11 +69,37 @@ class Mrd:
             yield Contents("mrd", {}, reader=reader_of(_last_measurement(opened, file)))
 
     def samples(self) -> Sequence[bytes]:
-        """Two lines of two coils."""
-        return ()
+        """Noise, and an image of two coils with reversed and oversampled readouts."""
+        return (_sample(),)
 
 
 FORMAT = Mrd()
+
+
+_SAMPLE_XML = (
+    "<ismrmrdHeader><encoding><encodedSpace><matrixSize><x>16</x><y>8</y></matrixSize></encodedSpace>"
+    "<reconSpace><matrixSize><x>8</x><y>8</y></matrixSize></reconSpace></encoding></ismrmrdHeader>"
+)
+
+
+def _sample() -> bytes:
+    floats = h5py.vlen_dtype(np.dtype("<f4"))
+    rows = np.empty(9, [("head", HEAD), ("traj", floats), ("data", floats)])
+    heads = np.zeros(9, HEAD)
+    heads["number_of_samples"], heads["active_channels"], heads["center_sample"] = 16, 2, 8
+    heads["idx"]["kspace_encode_step_1"][1:] = np.arange(8)
+    heads["flags"][0], heads["flags"][1] = Flag.NOISE, Flag.REVERSE
+    heads["center_sample"][1] = 7
+    rows["head"] = heads
+    values = np.random.default_rng(0).normal(size=(9, 64)).astype(np.float32)
+    for index, line in enumerate(values):
+        rows["traj"][index], rows["data"][index] = line[:0], line
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        how = {"chunks": (4,), "maxshape": (None,), "compression": "gzip", "shuffle": True}
+        file.create_dataset("dataset/data", data=rows, **how)
+        file.create_dataset("dataset/xml", data=np.array([_SAMPLE_XML], object), dtype=h5py.string_dtype())
+    return stream.getvalue()
 
 
 class MrdReadouts(Readouts):
@@ -87,7 +115,7 @@ class MrdReadouts(Readouts):
     ) -> None:
         super().__init__(header, lines, noise, warnings)
         self._dataset = dataset
-        self._names = [name for name in ("traj", "data") if name in (dataset.dtype.fields or {})]
+        self._names = [name for name in _VARIABLE if name in (dataset.dtype.fields or {})]
 
     def blocks(self, indices: NDArray[np.intp]) -> Iterator[ReadoutBlock]:
         """The readouts of these numbers, in that order, in blocks of a few MiB."""
@@ -157,8 +185,8 @@ def _measurement(file: h5py.File, name: str, scan: ScanFile, before: Readouts | 
     header = read_mrd_header(_xml(file, f"{name}/xml"))
     dataset = open_inside(file, f"{name}/data")
     _check_dataset(dataset)
-    lines = _lines(dataset)
-    _check_lengths(dataset, lines, scan)
+    lines, lengths = _read_rows(dataset, scan)
+    _check_lengths(lines, lengths, scan)
     return MrdReadouts(dataset, header, lines, before, ())
 
 
@@ -190,9 +218,9 @@ def _check_dataset(dataset: h5py.Dataset) -> None:
     members = {kind.get_member_name(index): kind.get_member_type(index) for index in range(kind.get_nmembers())}
     if not isinstance(members.get(b"head"), h5py.h5t.TypeCompoundID) or b"data" not in members:
         raise UnreadableScan.at("data", "a compound without head and data", expected)
-    for name in (b"traj", b"data"):
+    for name in map(str.encode, _VARIABLE):
         member = members.get(name)
-        if member is None and name == b"traj":
+        if member is None and name != b"data":
             continue
         base = member.get_super() if isinstance(member, h5py.h5t.TypeVlenID) else None
         if not isinstance(base, h5py.h5t.TypeFloatID) or base.get_size() != 4:
@@ -207,19 +235,32 @@ def _check_dataset(dataset: h5py.Dataset) -> None:
         raise UnreadableScan.at("data", "chunks of many MiB", f"chunks of at most {_MOST_CHUNK_BYTES} bytes")
 
 
-def _lines(dataset: h5py.Dataset) -> NDArray[Any]:
-    """What each line tells of itself, as READOUT."""
-    count = dataset.shape[0]
+def _read_rows(dataset: h5py.Dataset, scan: ScanFile) -> tuple[NDArray[Any], dict[str, NDArray[np.int64]]]:
+    """What each line tells of itself, as READOUT, and the lengths of its members of variable length.
+
+    They are taken from the rows as the file holds them: HDF5 would follow each length even to read the heads alone.
+    """
+    kind = dataset.id.get_type()
+    members = {kind.get_member_name(index): index for index in range(kind.get_nmembers())}
+    head = kind.get_member_type(members[b"head"])
+    layout, start = head.dtype, kind.get_member_offset(members[b"head"])
+    if layout.hasobject or layout.itemsize != head.get_size():
+        raise UnreadableScan.at("data", "a head with members of variable length", "an ISMRMRD acquisition header")
+    offsets = {name: kind.get_member_offset(members[name.encode()]) for name in _VARIABLE if name.encode() in members}
+    count, size = dataset.shape[0], kind.get_size()
     lines = np.zeros(count, READOUT)
-    heads = dataset.fields("head")
-    for first in range(0, count, _ROWS_AT_A_TIME):
-        cut = slice(first, min(first + _ROWS_AT_A_TIME, count))
-        rows = heads[cut]
-        counters = _member(rows, "idx")
+    lengths = {name: np.zeros(count, np.int64) for name in offsets}
+    for first, content in _raw_rows(dataset, size, scan):
+        raw = np.frombuffer(content, np.uint8).reshape(-1, size)[: count - first]
+        cut = slice(first, first + len(raw))
+        heads = raw[:, start : start + layout.itemsize].copy().view(layout)[:, 0]
+        counters = _member(heads, "idx")
         for name in READOUT.names or ():
-            source = counters if name in _COUNTERS else rows
+            source = counters if name in _COUNTERS else heads
             lines[name][cut] = _values(source, _NAMES.get(name, name), READOUT[name])
-    return lines
+        for name, offset in offsets.items():
+            lengths[name][cut] = raw[:, offset : offset + 4].copy().view("<u4")[:, 0]
+    return lines, lengths
 
 
 def _member(rows: NDArray[Any], name: str) -> NDArray[Any]:
@@ -242,12 +283,11 @@ def _values(rows: NDArray[Any], name: str, wanted: np.dtype[Any]) -> NDArray[Any
     return values
 
 
-def _check_lengths(dataset: h5py.Dataset, lines: NDArray[Any], scan: ScanFile) -> None:
+def _check_lengths(lines: NDArray[Any], lengths: dict[str, NDArray[np.int64]], scan: ScanFile) -> None:
     """Compare the lengths of lines, which stand in their rows, with what their heads tell, before any is followed.
 
     Many rows may point to the same bytes: all together must not be longer than the file.
     """
-    lengths = _lengths(dataset, scan)
     samples, coils = lines["samples"].astype(np.int64), lines["coils"].astype(np.int64)
     if coils.max() > _MOST_COILS:
         raise UnreadableScan.at("data", f"readouts of {coils.max()} coils", f"at most {_MOST_COILS}")
@@ -268,31 +308,6 @@ def _check_lengths(dataset: h5py.Dataset, lines: NDArray[Any], scan: ScanFile) -
     total = 4 * sum(int(each.sum()) for each in lengths.values())
     if total > scan.size:
         raise UnreadableScan.at("data", f"readouts of {total} bytes in a file of {scan.size}", "no more than the file")
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """How a dataset's rows lie in the file."""
-
-    size: int
-    offsets: Mapping[str, int]  # of the members of variable length, which begin with their length
-
-
-def _lengths(dataset: h5py.Dataset, scan: ScanFile) -> dict[str, NDArray[np.int64]]:
-    """Lengths of the members of variable length, as the rows tell them."""
-    kind = dataset.id.get_type()
-    members = {kind.get_member_name(index): index for index in range(kind.get_nmembers())}
-    rows = _Rows(
-        kind.get_size(),
-        {name: kind.get_member_offset(members[name.encode()]) for name in ("traj", "data") if name.encode() in members},
-    )
-    count = dataset.shape[0]
-    lengths = {name: np.zeros(count, np.int64) for name in rows.offsets}
-    for first, content in _raw_rows(dataset, rows.size, scan):
-        raw = np.frombuffer(content, np.uint8).reshape(-1, rows.size)[: count - first]
-        for name, offset in rows.offsets.items():
-            lengths[name][first : first + len(raw)] = raw[:, offset : offset + 4].copy().view("<u4")[:, 0]
-    return lengths
 
 
 def _raw_rows(dataset: h5py.Dataset, size: int, scan: ScanFile) -> Iterator[tuple[int, bytes]]:

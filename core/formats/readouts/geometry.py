@@ -50,9 +50,8 @@ def image_grid(encoding: ReadoutEncoding, grid: Grid) -> ImageGrid:
     """
     encoded, recon = encoding.encoded, encoding.recon
     warnings = []
-    fov = (encoded.field_of_view_mm[1], grid.readout_fov_mm)
     sides = []
-    for samples, axis, length in ((grid.rows, 1, fov[0]), (grid.columns, 0, fov[1])):
+    for samples, axis, length in ((grid.rows, 1, encoded.field_of_view_mm[1]), (grid.columns, 0, grid.readout_fov_mm)):
         kept = kept_samples(samples, length, recon, axis)
         if recon is not None and recon.matrix[axis] != kept:
             warnings.append(
@@ -146,7 +145,7 @@ def slice_geometry(lines: NDArray[Any], selection: Selection, grid: ImageGrid) -
     positions = np.array([line["position"] for line in first], np.float64)
     axes = directions(first[0])
     if axes is None:
-        return Geometry(None, thickness_mm)
+        return Geometry(None, thickness_mm, ("readouts do not tell how the patient lay: no affine",))
     if not np.isfinite(positions).all() or np.abs(positions).max() > _LONGEST_MM:
         return Geometry(None, thickness_mm, ("the positions of readouts are absurd: where the patient lay is unknown",))
     others = [directions(line) for line in first[1:]]

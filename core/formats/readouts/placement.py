@@ -103,7 +103,19 @@ def sampled_grid(encoding: ReadoutEncoding, lines: NDArray[Any], warnings: list[
         )
         fov = None if fov is None else fov * longest / columns
         columns = longest
-    return Grid(columns, kept_samples(columns, fov, recon, 0), rows, partitions, fov)
+    kept = kept_samples(columns, fov, recon, 0)
+    if recon is not None and fov is not None and recon.matrix[0] <= columns:
+        # Scanners interpolate both axes of an image, or none.
+        finer = recon.matrix[0] / kept, recon.matrix[1] / kept_samples(rows, encoded.field_of_view_mm[1], recon, 1)
+        if finer[0] >= _OVERSAMPLED * max(finer[1], 1):
+            warnings.append(
+                f"the header's field of view of the readout, {fov:g} mm, is that of {kept} columns of its reconSpace's "
+                f"{recon.matrix[0]}: it is taken for too large, and {recon.matrix[0]} columns are kept"
+            )
+            wanted = recon.field_of_view_mm[0]
+            kept = recon.matrix[0]
+            fov = None if wanted is None else wanted * columns / kept
+    return Grid(columns, kept, rows, partitions, fov)
 
 
 def _counted(lines: NDArray[Any]) -> Integers:

@@ -23,6 +23,7 @@ from udig_recon.core.formats.readouts.selection import Selection, select
 from udig_recon.core.formats.readouts.sorting import CartesianSorter, SortedFrame
 from udig_recon.core.formats.readouts.volume import VolumeReader
 
+_MUCH = 0.1  # share of the signal
 _NON_CARTESIAN = "cartesian: k-space of another trajectory is gridded first"
 
 
@@ -48,11 +49,11 @@ class CartesianReader:
     USED: frozenset[str] = frozenset()
 
     def __init__(self, readouts: Readouts, selection: Selection) -> None:
-        self._readouts, self._selection = readouts, selection
+        self.readouts, self._selection = readouts, selection
 
     @cached_property
     def _sorter(self) -> CartesianSorter:
-        return CartesianSorter(self._readouts, self._selection)
+        return CartesianSorter(self.readouts, self._selection)
 
     @cached_property
     def _image(self) -> ImageGrid:
@@ -65,7 +66,7 @@ class CartesianReader:
     def check_limits(self, contents: Contents, limits: Limits) -> None:
         """Refuse a measurement of too many frames, coils or samples."""
         limits.check("data", "slices", self.slice_count(contents), limits.max_slices)
-        lines = self._readouts.lines[self._selection.image]
+        lines = self.readouts.lines[self._selection.image]
         limits.check("data", "coils", int(lines["coils"][0]), limits.max_coils)
         limits.check("data", "samples of a readout", int(lines["samples"].max()), 4 * limits.max_matrix, LEAST_SIDE)
         x, y, _ = self._selection.encoding.encoded.matrix
@@ -82,7 +83,7 @@ class CartesianReader:
         frames = _SortedFrames(sorter)
         statistics = collect_statistics(frames, None)
         check_content(statistics, frames.union)
-        geometry = slice_geometry(self._readouts.lines[selection.image], selection, image)
+        geometry = slice_geometry(self.readouts.lines[selection.image], selection, image)
         warnings = [
             *selection.warnings,
             *sorter.placement.warnings,
@@ -90,12 +91,13 @@ class CartesianReader:
             *image.warnings,
             *geometry.warnings,
             *frames.warnings(),
+            *self._removed(),
             *content_warnings(statistics, frames.union),
         ]
         corrections = [
             *selection.corrections,
             *sorter.whitening.corrections,
-            *corrections_of(self._readouts.lines[selection.image], sorter.grid, frames.averages),
+            *corrections_of(self.readouts.lines[selection.image], sorter.grid, frames.averages),
         ]
         if sorter.coils > 1:
             corrections += self._check_calibration(frames)
@@ -148,6 +150,15 @@ class CartesianReader:
                 calibration_size(mask)
             corrections.append("coil maps of frames without a calibration region are of all frames of their slice")
         return corrections[:1] if not len(self._selection.calibration) else []
+
+    def _removed(self) -> list[str]:
+        share = self._sorter.removed_share()
+        if share < _MUCH:
+            return []
+        return [
+            f"{share:.0%} of the signal lies in the columns that the header has removed as oversampling: an object "
+            "larger than the field of view, or a header of another measurement"
+        ]
 
 
 class _SortedFrames(ArraySource):

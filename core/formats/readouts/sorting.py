@@ -1,17 +1,21 @@
 """Sorts readouts of a Cartesian measurement to k-space: prewhitened, cut, turned, without oversampling, averaged."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from udig_recon.core.coils.calibration import SMALLEST_CALIBRATION, centre, full_centre
+from udig_recon.core.errors import UnreadableScan
+from udig_recon.core.formats.limits import PEAKS
 from udig_recon.core.formats.readouts.noise import Prewhitening, prewhitening
 from udig_recon.core.formats.readouts.placement import Grid, Placement, place, without_oversampling
 from udig_recon.core.formats.readouts.readouts import COUNTERS, Flag, Readouts
 from udig_recon.core.formats.readouts.selection import Selection
+
+_FEW = 64  # readouts that tell how much of the signal is removed
 
 Complex = NDArray[np.complex64]
 Indices = NDArray[np.intp]
@@ -38,15 +42,18 @@ def placed_blocks(
     for _, samples, _ in readouts.blocks(indices[wanted]):
         which = wanted[done : done + len(samples)]
         done += len(samples)
+        _check_values(samples, indices[which])
         lines = np.zeros((len(samples), samples.shape[1], grid.columns), np.complex64)
         measured = np.zeros(len(samples), bool)
-        white = whitening.apply(samples)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found in k-space
+            white = whitening.apply(samples)
         for at, index in enumerate(which):
             start, skipped, count = placement.start[index], placement.skipped[index], placement.count[index]
             line = white[at, :, ::-1] if placement.reverse[index] else white[at]
             lines[at, :, start : start + count] = line[:, skipped : skipped + count]
             measured[at] = bool(lines[at].any())
-        lines = without_oversampling(lines[measured], grid.kept)
+        with np.errstate(over="ignore", invalid="ignore"):
+            lines = without_oversampling(lines[measured], grid.kept)
         which = which[measured]
         if grid.kept != grid.columns:
             for at, index in enumerate(which):
@@ -75,6 +82,16 @@ def calibration_orders(readouts: Readouts, selection: Selection, index: int) -> 
         counters = np.stack([lines[name][of_slice] for name in COUNTERS], axis=1)
         for wanted in ([getattr(frame, name) for name in COUNTERS], counters[np.lexsort(counters.T[::-1])[0]]):
             yield of_slice[(counters == wanted).all(axis=1)]
+
+
+def _check_values(samples: Complex, numbers: Indices) -> None:
+    """Raise UnreadableScan where readouts hold what is no measurement."""
+    peaks = np.abs(samples.view(np.float32)).max(axis=(1, 2))
+    wrong = ~(peaks <= PEAKS[1])
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        found = "NaN or infinity" if not np.isfinite(peaks[at]) else f"a magnitude of {peaks[at]:.3g}"
+        raise UnreadableScan.at("data", f"{found} in readout {numbers[at]}", f"finite numbers, at most {PEAKS[1]:g}")
 
 
 @dataclass(frozen=True)
@@ -113,6 +130,20 @@ class CartesianSorter:
         """k-space of frame number `index`."""
         order = np.flatnonzero(self.selection.frame_of == index)
         return self._sort(self.selection.image, self.placement, order)
+
+    def removed_share(self) -> float:
+        """Share of the energy of readouts about the middle that lies in the columns removed as oversampling."""
+        grid = self.grid
+        if grid.kept == grid.columns:
+            return 0.0
+        near = np.flatnonzero((np.abs(self.placement.row - grid.rows // 2) <= 1) & (self.placement.count > 0))
+        near = near[np.unique(np.linspace(0, len(near) - 1, min(len(near), _FEW)).astype(int))]
+        whole = replace(self.placement, grid=replace(grid, kept=grid.columns))
+        before = after = 0.0
+        for _, lines in placed_blocks(self.readouts, self.selection.image, whole, self.whitening, near):
+            before += float(np.square(np.abs(lines), dtype=np.float64).sum())
+            after += float(np.square(np.abs(without_oversampling(lines, grid.kept)), dtype=np.float64).sum())
+        return 1 - after / before if before > 0 else 0.0
 
     def calibration(self, index: int, mask: NDArray[np.bool_]) -> Complex | None:
         """Fully measured samples (coils, h, w) about the zero frequency for the coil maps of a frame with this mask.
