@@ -28,6 +28,10 @@ _SIGNATURES = {
     b"II*\0": UnsupportedFormat("a TIFF image", _IMAGE),
     b"MM\0*": UnsupportedFormat("a TIFF image", _IMAGE),
     b"NRRD": UnsupportedFormat("an NRRD image", _IMAGE),
+    b"PK\x03\x04": UnsupportedFormat(
+        "a zip archive without a scan that is known",
+        "an .npz with kspace, or with sinogram and angles; or a zip of BART's .cfl and .hdr, or of a Bruker folder",
+    ),
     b"PK\x05\x06": UnsupportedFormat("an empty zip file", "an .npz with kspace, or with sinogram and angles"),
     b"\\\x01\x00\x00": UnsupportedFormat("a NIfTI image", _IMAGE),
     b"\x00\x00\x01\x5c": UnsupportedFormat("a NIfTI image", _IMAGE),

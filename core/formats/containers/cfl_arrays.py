@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import IO, NamedTuple
 
 import numpy as np
+from numpy import fft  # now: nothing can be imported once the sandbox is closed
 
 from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.arrays import BLOCK_BYTES, Array, ArraySource, Region, regions
@@ -162,8 +163,8 @@ class CflVolume(ArraySource):
                     block += read_values(self._stream, at + average * stride, count * read).reshape(count, read)
                 block /= np.float32(averages)
                 if self._transform:
-                    centred = np.fft.ifft(np.fft.ifftshift(block, 1), axis=1, norm="ortho")
-                    block = np.fft.fftshift(centred, 1)
+                    centred = fft.ifft(fft.ifftshift(block, 1), axis=1, norm="ortho")
+                    block = fft.fftshift(centred, 1)
                 slab[:, coil, start : start + count] = block[:, first:stop].T
         return slab.reshape(stop - first, coils, phase_2, phase_1)
 

@@ -72,7 +72,7 @@ class Bart:
         yield _contents(arrays)
 
     def samples(self) -> Sequence[bytes]:
-        """A scan of one slice with maps and pattern, packed; k-space of two phase encodings with its header."""
+        """A scan of one slice with maps, packed; and plain, behind its header."""
         header = b"# Dimensions\n8 8 1 2\n"
         values = np.ones(128, "<c8").tobytes()
         stream = io.BytesIO()
@@ -80,8 +80,7 @@ class Bart:
             for name in ("ksp", "sens"):
                 archive.writestr(f"{name}.hdr", header)
                 archive.writestr(f"{name}.cfl", values)
-        volume = b"# Dimensions\n8 8 8 2\n" + np.ones(1024, "<c8").tobytes()
-        return (stream.getvalue(), volume)
+        return (stream.getvalue(), header + values)
 
 
 FORMAT = Bart()

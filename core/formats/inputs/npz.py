@@ -13,10 +13,9 @@ from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.arrays import parse_attribute
 from udig_recon.core.formats.containers.npy_arrays import NpyArray
 from udig_recon.core.formats.containers.scan_file import ScanFile
+from udig_recon.core.formats.containers.zip_archive import SIGNATURE, member_names
 from udig_recon.core.formats.input_format import ARRAYS_OR_ATTRIBUTES, ATTRIBUTES, NAMES, Contents
 from udig_recon.core.formats.synonyms import match_names
-
-SIGNATURE = b"PK\x03\x04"
 
 _UNNAMED = "arr_0"  # the name that numpy.savez gives to an array without one
 _MOST_MEMBERS = 64
@@ -30,8 +29,13 @@ class Npz:
     expected = ".npz with kspace or a sinogram"
 
     def sniff(self, file: ScanFile) -> bool:
-        """Whether the file begins with a zip archive's first member."""
-        return file.start(len(SIGNATURE)) == SIGNATURE
+        """Whether it is a zip archive with .npy members, or one so damaged that it does not tell."""
+        if file.start(len(SIGNATURE)) != SIGNATURE:
+            return False
+        try:
+            return any(name.endswith(".npy") for name in member_names(file))
+        except UnreadableScan:
+            return True
 
     @contextmanager
     def open(self, file: ScanFile) -> Iterator[Contents]:
