@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.support import scans
 from udig_recon.core.acquisition import MRIAcquisition
 from udig_recon.core.errors import ReconstructionError, UnreadableScan, UnsupportedScan
 from udig_recon.core.formats import probe, read
+from udig_recon.core.formats.kspace import partitions
 
 SIZE = 64
 
@@ -184,17 +186,42 @@ def test_records_of_real_and_imaginary_parts_are_read(names: tuple[str, str], pa
     np.testing.assert_array_equal(read(path).kspace, kspace)
 
 
-def test_partitions_that_are_not_transformed_are_refused_and_others_told(path: Path) -> None:
-    image = head()
-    volume = np.stack([image * np.exp(-(((z - 8) / 4) ** 2)) for z in range(16)])
-    slices = np.concatenate([kspace_of(each) for each in volume])
-    header = scans.header(slices, SIZE, SIZE).replace("<z>1</z>", "<z>16</z>")
-    partitions = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(slices, 0), axis=0, norm="ortho"), 0)
-    with pytest.raises(UnsupportedScan, match=r"not transformed along kz.*ifft"):
-        probe(scans.write_hdf5(path, kspace=partitions.astype(np.complex64), ismrmrd_header=header))
+def partitions_of(slices: np.ndarray) -> np.ndarray:
+    return np.fft.fftshift(np.fft.fft(np.fft.ifftshift(slices, 0), axis=0, norm="ortho"), 0).astype(np.complex64)
+
+
+def volume_of_16_slices() -> tuple[np.ndarray, str]:
+    """k-space of a volume's slices, and a header that tells of so many partitions."""
+    slices = np.concatenate([kspace_of(head() * np.exp(-(((z - 8) / 4) ** 2))) for z in range(16)])
+    return slices, scans.header(slices, SIZE, SIZE).replace("<z>1</z>", "<z>16</z>")
+
+
+def test_partitions_that_are_not_transformed_along_kz_are_where_that_gives_slices(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slices, header = volume_of_16_slices()
+    slices[..., 1:20:4] = 0
     told = probe(scans.write_hdf5(path, kspace=slices, ismrmrd_header=header))
     assert any("3D scan of 16 partitions" in warning for warning in told.warnings)
     assert told.slice_spacing_mm == pytest.approx(5 / 16)
+    scans.write_hdf5(path, kspace=partitions_of(slices), ismrmrd_header=header)
+    for bytes_at_a_time in (1 << 30, 5 * slices[0].nbytes):  # in one pass, and in several
+        monkeypatch.setattr(partitions, "_PIECE_BYTES", bytes_at_a_time)
+        made = probe(path)
+        assert replace(made, warnings=(), corrections=()) == replace(told, warnings=(), corrections=())
+        assert "kz" in made.corrections[0]
+        assert not any("3D scan" in warning for warning in made.warnings)
+        np.testing.assert_allclose(read(path).kspace, slices, atol=1e-5 * np.abs(slices).max())
+        np.testing.assert_allclose(read(path, [11]).kspace, slices[[11]], atol=1e-5 * np.abs(slices).max())
+
+
+def test_partitions_sampled_at_different_places_are_refused_with_what_would_do(path: Path) -> None:
+    slices, header = volume_of_16_slices()
+    sampled = partitions_of(slices)
+    sampled[::2, ..., 1:20:4] = 0
+    scans.write_hdf5(path, kspace=sampled, ismrmrd_header=header)
+    with pytest.raises(UnsupportedScan, match=r"not transformed along kz.*same places.*ifft"):
+        probe(path)
 
 
 def test_samples_that_a_mask_calls_measured_and_are_zero_are_not_measured(path: Path) -> None:

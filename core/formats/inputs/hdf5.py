@@ -24,6 +24,7 @@ from udig_recon.core.formats.containers.hdf5_library import h5py
 from udig_recon.core.formats.containers.scan_file import ScanFile
 from udig_recon.core.formats.input_format import ARRAYS, ARRAYS_OR_ATTRIBUTES, ATTRIBUTES, NAMES, Contents
 from udig_recon.core.formats.inputs.unsupported_hdf5 import known_layout
+from udig_recon.core.formats.kspace.fitting import with_partitions
 from udig_recon.core.formats.limits import dtype_name, quote_safely
 from udig_recon.core.formats.synonyms import match_names
 
@@ -107,12 +108,15 @@ def read_contents(opened: OpenedHdf5, file_bytes: int, group: str = "") -> Conte
     understood = {*names.values(), *(theirs for each in attrs for theirs in each.values())}
     renamed = {f"{above}{theirs}": ours for ours, theirs in names.items()}
     renamed |= {theirs: ours for each in attrs for ours, theirs in each.items()}
+    header = _header(file)
+    if "kspace" in arrays:
+        arrays["kspace"] = with_partitions(arrays["kspace"], header)
     others = dict.fromkeys((*datasets, *(key for holder in holders for key in holder.attrs)))
     return Contents(
         format="sinogram_hdf5" if "sinogram" in arrays else "fastmri_hdf5",
         arrays=arrays,
         attributes=attributes,
-        header_xml=_header(file),
+        header_xml=header,
         missing_axis="coils",
         renamed=tuple((theirs, ours) for theirs, ours in renamed.items() if ours != theirs),
         unused=tuple(name for name in others if name not in {*NAMES, *_IGNORED, *understood}),

@@ -13,10 +13,15 @@ from udig_recon.core.formats.input_format import Contents
 from udig_recon.core.formats.kspace.grid import Grid, image_grid
 from udig_recon.core.formats.kspace.ismrmrd_header import Encoding, read_encoding
 from udig_recon.core.formats.kspace.masks import noise_covariance, sampling_mask
+from udig_recon.core.formats.kspace.partitions import Partitions
 from udig_recon.core.formats.lengths import length, slice_spacing
 from udig_recon.core.formats.with_warnings import WithWarnings
 
 _THREE_AXES = {"slices": "(coils, ky, kx)", "coils": "(slices, ky, kx)"}  # without the missing one
+_ALONG_KZ = (
+    "partitions of a 3-D scan were transformed to slices: by the inverse Fourier transform along kz, the first axis "
+    "of kspace"
+)
 _LEAST_PIXEL_MM = 0.003  # MR microscopy has pixels of a few micrometres
 
 
@@ -35,6 +40,7 @@ class FittedArrays:
     pixel_spacing_mm: tuple[float, float]
     slice_spacing_mm: float | None
     warnings: tuple[str, ...]
+    corrections: tuple[str, ...] = ()
 
     def mask_of(self, index: int) -> NDArray[np.bool_] | None:
         """The mask (ky, kx) of a slice."""
@@ -88,6 +94,7 @@ def fit_arrays(contents: Contents) -> FittedArrays:
         pixel_spacing_mm=spacing,
         slice_spacing_mm=across,
         warnings=tuple(warnings),
+        corrections=(_ALONG_KZ,) if isinstance(kspace, Partitions) and kspace.is_transformed else (),
     )
 
 
@@ -105,6 +112,14 @@ def with_four_axes(contents: Contents) -> WithWarnings[ArraySource]:
     if len(source.shape) != 4:
         raise UnreadableScan.at("kspace", f"{len(source.shape)} axes {source.shape}", expected)
     return WithWarnings(source, warnings)
+
+
+def with_partitions(kspace: ArraySource, header: bytes | None) -> ArraySource:
+    """k-space whose header tells of a 3-D scan with so many partitions, as `Partitions`; any other as it is."""
+    if header is None or len(kspace.shape) != 4 or kspace.native not in (np.complex64, np.complex128):
+        return kspace
+    encoded = read_encoding(header).encoded
+    return Partitions(kspace) if encoded is not None and encoded.matrix[2] == kspace.shape[0] > 1 else kspace
 
 
 def complex_kspace(contents: Contents, joined_axes: Sequence[int]) -> WithWarnings[ArraySource]:

@@ -57,6 +57,11 @@ def probe(contents: Contents) -> ScanHeader:
                 "k-space: it is shifted there, which changes nothing but the image's phase"
             )
     compressed_to = min(coils, MOST_COILS)
+    compressed = []
+    if coils > compressed_to:
+        compressed.append(
+            f"{coils} coils were compressed to {compressed_to} virtual coils, by the slice's strongest signal"
+        )
     return ScanHeader(
         format=contents.format,
         modality=Modality.MRI,
@@ -70,11 +75,7 @@ def probe(contents: Contents) -> ScanHeader:
         has_maps=arrays.sensitivity_maps is not None,
         has_reference=arrays.reference is not None,
         has_guide=arrays.guide is not None,
-        corrections=(
-            f"{coils} coils were compressed to {compressed_to} virtual coils, by the slice's strongest signal",
-        )
-        if coils > compressed_to
-        else (),
+        corrections=(*arrays.corrections, *compressed),
         warnings=(*arrays.warnings, *warnings),
     )
 
@@ -193,11 +194,17 @@ def _check_content(arrays: FittedArrays, statistics: KspaceStatistics, where: ND
     if checks.looks_like_an_image(statistics.planes):
         raise UnreadableScan.at("kspace", "what looks like an image", f"its k-space, {_FOURIER}")
     space = None if arrays.encoding is None else arrays.encoding.encoded
-    if space is not None and space.matrix[2] > 1 and checks.untransformed_partitions(statistics.slice_energy):
+    if (
+        space is not None
+        and space.matrix[2] > 1
+        and not arrays.corrections
+        and checks.untransformed_partitions(statistics.slice_energy)
+    ):
         raise UnsupportedScan.at(
             "kspace",
             f"{arrays.kspace.shape[0]} partitions of a 3D scan that are not transformed along kz",
-            "slices: transform the first axis first, "
+            "slices, or as many partitions as the header says, all sampled at the same places. Fully sampled ones are "
+            "transformed along the first axis, "
             "numpy.fft.fftshift(numpy.fft.ifft(numpy.fft.ifftshift(kspace, 0), axis=0, norm='ortho'), 0)",
         )
 
@@ -206,7 +213,7 @@ def _content_warnings(arrays: FittedArrays, statistics: KspaceStatistics, where:
     """Warnings about the values of the arrays. Raises UnreadableScan for values that cannot be."""
     warnings = []
     space = None if arrays.encoding is None else arrays.encoding.encoded
-    if space is not None and space.matrix[2] > 1:
+    if space is not None and space.matrix[2] > 1 and not arrays.corrections:
         warnings.append(
             f"the header tells of a 3D scan of {space.matrix[2]} partitions: the first axis of kspace is taken for "
             "slices, transformed along kz"
