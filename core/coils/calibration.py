@@ -2,12 +2,14 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
 from udig_recon.core.errors import UnsupportedScan
 
 SMALLEST_CALIBRATION = 8
 LARGEST_CALIBRATION = 32
 
+_NEAR = 0.75  # cells: a point of the grid with a sample so near is measured
 _SMOOTHED = 2  # samples to either side over which the echo is looked for
 
 
@@ -37,6 +39,27 @@ def calibration_size(mask: NDArray[np.bool_]) -> tuple[int, int]:
             f"{SMALLEST_CALIBRATION} x {SMALLEST_CALIBRATION}: send sensitivity_maps with the scan",
             field="mask",
             found=f"{best[0]} x {best[1]} calibration samples",
+            expected=f"{SMALLEST_CALIBRATION} x {SMALLEST_CALIBRATION} or more, or sensitivity_maps",
+        )
+    return best
+
+
+def calibration_of(points: NDArray[np.floating], shape: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the region about the centre where every point of the grid has a sample near it.
+
+    Points (samples, 2) in cycles per field of view. Raises UnsupportedScan when it is smaller than 8 x 8.
+    """
+    sides = [min(side, LARGEST_CALIBRATION) for side in shape]
+    rows, columns = (np.arange(side) - side // 2 for side in sides)
+    grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
+    distance = np.asarray(KDTree(points).query(grid.reshape(-1, 2))[0])
+    best = full_centre(distance.reshape(grid.shape[:2]) <= _NEAR)
+    if min(best) < SMALLEST_CALIBRATION:
+        raise UnsupportedScan(
+            f"the centre of k-space is sampled densely over {best[0]} x {best[1]} cells; estimating coil maps needs "
+            f"{SMALLEST_CALIBRATION} x {SMALLEST_CALIBRATION}: send sensitivity_maps with the scan",
+            field="trajectory",
+            found=f"{best[0]} x {best[1]} densely sampled cells",
             expected=f"{SMALLEST_CALIBRATION} x {SMALLEST_CALIBRATION} or more, or sensitivity_maps",
         )
     return best

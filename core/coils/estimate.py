@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from udig_recon.core.coils.calibration import calibration_size, centre
+from udig_recon.core.coils.calibration import calibration_of, calibration_size, centre
 from udig_recon.core.coils.espirit import espirit
-from udig_recon.core.coils.gridded_centre import calibration_of, gridded_centre
+from udig_recon.core.coils.gridded_centre import gridded_centre
 from udig_recon.core.coils.noise import bands_by_radius
 from udig_recon.core.coils.prewhitening import brightness, whiten, whitening
 

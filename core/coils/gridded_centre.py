@@ -5,17 +5,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 from torch import Tensor
 
-from udig_recon.core.coils.calibration import LARGEST_CALIBRATION, SMALLEST_CALIBRATION, centre, full_centre
-from udig_recon.core.errors import UnsupportedScan
+from udig_recon.core.coils.calibration import LARGEST_CALIBRATION, centre
 from udig_recon.core.operators.fourier import as_complex, fft2c
 from udig_recon.core.operators.noncartesian import NonCartesianMRI
 from udig_recon.core.operators.solvers import conjugate_gradient
 
-NEAR = 0.75
-"""Cells: a point of the grid with a sample so near is measured."""
 GRID = 2 * LARGEST_CALIBRATION
 """Pixels a side of the coarse images whose k-space the region is cut from."""
 INSIDE = 0.95
@@ -23,27 +19,6 @@ INSIDE = 0.95
 ITERATIONS = 15
 
 Points = NDArray[np.floating[Any]]
-
-
-def calibration_of(points: Points, shape: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of the region about the centre where every point of the grid has a sample near it.
-
-    Points (samples, 2) in cycles per field of view. Raises UnsupportedScan when it is smaller than 8 x 8.
-    """
-    sides = [min(side, LARGEST_CALIBRATION) for side in shape]
-    rows, columns = (np.arange(side) - side // 2 for side in sides)
-    grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
-    distance = np.asarray(KDTree(points).query(grid.reshape(-1, 2))[0])
-    best = full_centre(distance.reshape(grid.shape[:2]) <= NEAR)
-    if min(best) < SMALLEST_CALIBRATION:
-        raise UnsupportedScan(
-            f"the centre of k-space is sampled densely over {best[0]} x {best[1]} cells; estimating coil maps needs "
-            f"{SMALLEST_CALIBRATION} x {SMALLEST_CALIBRATION}: send sensitivity_maps with the scan",
-            field="trajectory",
-            found=f"{best[0]} x {best[1]} densely sampled cells",
-            expected=f"{SMALLEST_CALIBRATION} x {SMALLEST_CALIBRATION} or more, or sensitivity_maps",
-        )
-    return best
 
 
 def gridded_centre(samples: Tensor, points: Points, shape: tuple[int, int]) -> Tensor:

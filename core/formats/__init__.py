@@ -11,6 +11,7 @@ from udig_recon.core.errors import UnknownFormat, UnreadableScan, UnsupportedSca
 from udig_recon.core.formats.containers.gzip_file import unpack
 from udig_recon.core.formats.containers.scan_file import ScanFile, open_scan_file
 from udig_recon.core.formats.input_format import ArrayReader, AssemblingReader, Contents, InputFormat, printable_names
+from udig_recon.core.formats.kspace import noncartesian
 from udig_recon.core.formats.kspace import reader as kspace
 from udig_recon.core.formats.limits import DEFAULT_LIMITS, Limits, damage_as_unreadable
 from udig_recon.core.formats.prepared import ReservedArrays, write_prepared
@@ -127,7 +128,7 @@ def _reader(contents: Contents, format_: InputFormat) -> ArrayReader:
         case True, True:
             raise UnreadableScan.at("file", "both kspace and sinogram", "one of them")
         case True, False:
-            return kspace
+            return noncartesian if "trajectory" in contents.arrays else kspace
         case False, True:
             return sinogram
     if (known := contents.unsupported) is not None:

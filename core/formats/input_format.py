@@ -17,6 +17,8 @@ from udig_recon.core.formats.prepared import ReservedArrays
 
 MRI_ARRAYS = (
     "kspace",
+    "trajectory",
+    "density",
     "mask",
     "sensitivity_maps",
     "noise",

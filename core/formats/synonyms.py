@@ -12,6 +12,8 @@ SYNONYMS = {
         "coil_sensitivities", "sensitivities", "sensitivity_map", "sensitivity",
     ),
     "reference": ("ground_truth", "groundtruth", "target", "mvue"),
+    "trajectory": ("traj", "ktraj", "k_traj", "kspace_trajectory", "coords", "coord", "trajectories", "k_trajectory"),
+    "density": ("dcf", "dcomp", "dcf_weights", "density_compensation"),
     "noise": ("noise_scan", "noise_data", "noise_samples"),
     "geometry": ("beam_geometry", "scan_geometry", "geometry_type", "beam_type"),
     "detector_shape": ("detector_type", "detector_geometry"),

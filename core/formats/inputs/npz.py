@@ -49,11 +49,15 @@ class Npz:
             yield Contents("npz", arrays, attributes, renamed=members.renamed, unused=members.unused)
 
     def samples(self) -> Sequence[bytes]:
-        """A sinogram, compressed."""
+        """A sinogram, compressed, and spokes of k-space."""
         stream = io.BytesIO()
         sinogram = np.ones((9, 8), np.float32)
         np.savez_compressed(stream, sinogram=sinogram, angles=np.arange(9) / 9, geometry="parallel")
-        return (stream.getvalue(),)
+        radial = io.BytesIO()
+        angles = np.arange(24)[:, None] * (np.pi / 24)
+        spokes = np.stack([np.cos(angles), np.sin(angles)], axis=-1) * np.arange(-8, 8)[:, None] / 2
+        np.savez(radial, kspace=np.ones((2, 24, 16), np.complex64), trajectory=spokes.astype(np.float32), image_size=8)
+        return stream.getvalue(), radial.getvalue()
 
 
 FORMAT = Npz()

@@ -39,7 +39,7 @@ def read_encoding(header: bytes) -> Encoding:
     trajectory = texts.get("trajectory", "cartesian")
     if trajectory.lower() != "cartesian":
         found = quote_safely(trajectory, *_TRAJECTORIES)
-        expected = "cartesian: k-space of another trajectory is gridded first"
+        expected = "cartesian, or the frequencies (kx, ky) of all samples beside kspace, as trajectory"
         raise UnsupportedScan.at("ismrmrd_header", f"{found} as trajectory", expected)
     return Encoding(read_space(texts, "encodedSpace"), read_space(texts, "reconSpace"))
 

@@ -17,6 +17,7 @@ from udig_recon.core.formats.input_format import ArrayReader, Contents
 from udig_recon.core.formats.kspace.statistics import collect_statistics
 from udig_recon.core.formats.limits import LEAST_SIDE, Limits
 from udig_recon.core.formats.readouts.geometry import ImageGrid, image_grid, slice_geometry
+from udig_recon.core.formats.readouts.noncartesian import NonCartesianReader
 from udig_recon.core.formats.readouts.readouts import Readouts
 from udig_recon.core.formats.readouts.report import check_content, content_warnings, corrections_of
 from udig_recon.core.formats.readouts.selection import Selection, select
@@ -24,14 +25,13 @@ from udig_recon.core.formats.readouts.sorting import CartesianSorter, SortedFram
 from udig_recon.core.formats.readouts.volume import VolumeReader
 
 _MUCH = 0.1  # share of the signal
-_NON_CARTESIAN = "cartesian: k-space of another trajectory is gridded first"
 
 
 def reader_of(readouts: Readouts) -> ArrayReader:
     """The reader of a measurement. Raises UnreadableScan and UnsupportedScan where there is none for it."""
     selection = select(readouts)
     if selection.encoding.trajectory != "cartesian":
-        raise UnsupportedScan.at("trajectory", selection.encoding.trajectory, _NON_CARTESIAN)
+        return NonCartesianReader(readouts, selection)
     if has_partitions(readouts, selection):
         return VolumeReader(readouts, selection)
     return CartesianReader(readouts, selection)
