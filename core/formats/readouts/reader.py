@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from udig_recon.core.acquisition import Modality, MRIAcquisition, ScanHeader
 from udig_recon.core.coils.calibration import SMALLEST_CALIBRATION, calibration_size, full_centre
-from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.formats.containers.arrays import Array, ArraySource, Region
 from udig_recon.core.formats.input_format import ArrayReader, Contents
 from udig_recon.core.formats.kspace.statistics import collect_statistics
