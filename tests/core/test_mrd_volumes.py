@@ -1,5 +1,7 @@
 """3-D MRD measurements with two axes of phase encoding: every slice along the readout is what was measured."""
 
+import math
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,13 +10,16 @@ import nibabel
 import numpy as np
 import pytest
 
+from benchmarks.speed.preparing import write_volume
 from tests.support import mrd_maker
 from tests.support.mrd_volume_maker import MadeVolume, VolumePlan, make
 from udig_recon.core import open_scan, reconstruct_volume
 from udig_recon.core.acquisition import Frame
-from udig_recon.core.errors import UnsupportedScan
-from udig_recon.core.formats import probe, read
+from udig_recon.core.errors import UnreadableScan, UnsupportedScan
+from udig_recon.core.formats import prepare, probe, read
+from udig_recon.core.formats.containers.scan_file import open_scan_file
 from udig_recon.core.formats.limits import Limits
+from udig_recon.core.formats.prepared import open_prepared
 from udig_recon.core.formats.readouts import volume as module
 
 PLANS = {
@@ -159,3 +164,49 @@ def test_more_slices_than_allowed_are_refused_with_what_they_are(tmp_path: Path)
     write(tmp_path / "scan.h5", VolumePlan(contrasts=2))
     with pytest.raises(UnsupportedScan, match=r"32 slices \(2 of 16\)"):
         probe(tmp_path / "scan.h5", Limits(max_slices=20))
+
+
+def test_a_matrix_far_larger_than_what_was_measured_is_refused(tmp_path: Path) -> None:
+    made = make(VolumePlan(pixel_mm=(1.0, 1.0, 1.0)))
+    lied = made.xml.replace("<y>24</y>", "<y>1000</y>").replace("<z>22</z>", "<z>512</z>")
+    mrd_maker.write(tmp_path / "scan.h5", replace(made, xml=lied))  # type: ignore[arg-type]
+    with pytest.raises(UnreadableScan, match=r"matrix of \d+ bytes, of which \d+ were measured"):
+        probe(tmp_path / "scan.h5")
+
+
+def test_partitions_beyond_the_matrix_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    made = make(VolumePlan())
+    outside = made.lines[-1]
+    lost = outside.idx.kspace_encode_step_1, outside.idx.kspace_encode_step_2
+    outside.idx.kspace_encode_step_2 = 40
+    mrd_maker.write(tmp_path / "scan.h5", made)  # type: ignore[arg-type]
+    assert any("1 readouts lie outside" in warning for warning in probe(tmp_path / "scan.h5").warnings)
+    found: Any = read(tmp_path / "scan.h5", [3])
+    made.mask[lost] = False
+    np.testing.assert_array_equal(found.mask, made.mask)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_sample_that_is_no_number_is_refused(value: float, tmp_path: Path) -> None:
+    made = make(VolumePlan(noise=0.01))
+    made.lines[-5].data[2, 7] = value
+    mrd_maker.write(tmp_path / "scan.h5", made)  # type: ignore[arg-type]
+    with pytest.raises(UnreadableScan, match="NaN or infinity"):
+        probe(tmp_path / "scan.h5")
+
+
+@pytest.mark.long
+def test_memory_holds_a_piece_of_the_volume_and_not_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix, coils = (128, 96, 64), 8
+    write_volume(tmp_path / "scan.h5", matrix, coils)
+    whole = math.prod(matrix) * coils * 8
+    monkeypatch.setattr(module, "_PIECE_BYTES", whole // 16)
+    with (tmp_path / "prepared").open("w+b") as output, open_scan_file(tmp_path / "scan.h5") as file:
+        tracemalloc.start()
+        prepare(file, Limits(), "sha", output.fileno())
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    with open_prepared(tmp_path / "prepared") as scan:
+        assert scan.header.slices == matrix[0]
+        assert scan.nbytes > whole
+    assert peak < whole // 16 + (32 << 20) < 0.75 * whole
