@@ -24,10 +24,10 @@ def test_spoilt_files_are_refused_or_reconstructed_and_harm_nothing(settings: Se
         port = int(served.url.rpartition(":")[2])
         processes = served.process.pid, [worker.process.pid]
         target = Target(port, *processes, settings.data, settings.database_url, [served.log])
-        campaign = Campaign(target, tmp_path, Traps(tmp_path), seed=7, files=250, jobs=20)
+        campaign = Campaign(target, tmp_path, Traps(tmp_path), seed=7, files=320, jobs=20)
         report = campaign.run(tmp_path / "failures")
     assert report.violations == []
-    assert report.total.files == 250
+    assert report.total.files == 320
     assert report.total.jobs["succeeded"] > 0
     assert not any("Traceback" in line for line in worker.lines)
     assert {row.files for row in report.rows.values()} <= {3, 4, 5}

@@ -7,6 +7,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from udig_recon.core.formats.readouts.mrd_head import HEAD
+
 ELLIPSES = (
     (1.0, 0.05, 0.0, 0.62, 0.8),
     (-0.4, -0.2, 0.25, 0.2, 0.3),
@@ -184,6 +186,33 @@ def write_nxtomo(path: Path) -> Path:
         detector["image_key"] = np.repeat([1, 2, 0], [len(each) for each in frames])
         file["entry/sample/rotation_angle"] = np.concatenate([np.zeros(4), parts["degrees"]])
         file["entry/sample/rotation_angle"].attrs["units"] = "degree"
+    return path
+
+
+def write_mrd(path: Path) -> Path:
+    """An MRD (ISMRMRD) file of the phantom: noise, two averages, two slices, every readout a chunk."""
+    kspace = fft(np.pad(ifft(mri(acceleration=1)["kspace"]), ((0, 0), (0, 0), (0, 0), (16, 16)))).astype(np.complex64)
+    slices, coils, rows, columns = kspace.shape
+    rng = np.random.default_rng(4)
+    noise = (1e-3 * (rng.normal(size=(4, coils, columns, 2)) @ [1, 1j])).astype(np.complex64)
+    lines = [*noise, *(kspace[slice_, :, row] for _ in range(2) for slice_ in range(slices) for row in range(rows))]
+    heads = np.zeros(len(lines), HEAD)
+    heads["number_of_samples"], heads["active_channels"], heads["center_sample"] = columns, coils, columns // 2
+    heads["sample_time_us"], heads["flags"][:4] = 5, 1 << 18
+    counters = heads["idx"][4:]
+    for name, values in zip(("average", "slice", "kspace_encode_step_1"), np.indices((2, slices, rows)), strict=True):
+        counters[name] = values.reshape(-1)
+    heads["read_dir"], heads["phase_dir"], heads["slice_dir"] = np.eye(3)
+    heads["position"][:, 2] = 5 * heads["idx"]["slice"]
+    floats = h5py.vlen_dtype(np.dtype("<f4"))
+    content = np.empty(len(lines), [("head", HEAD), ("traj", floats), ("data", floats)])
+    content["head"] = heads
+    for index, line in enumerate(lines):
+        content["traj"][index], content["data"][index] = np.zeros(0, "<f4"), line.reshape(-1).view("<f4")
+    xml = HEADER.format(ex=columns, ey=rows, rx=columns // 2, ry=rows, fx=128, fy=64, gx=64, gy=64)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("dataset/data", data=content, chunks=(1,), maxshape=(None,))
+        file.create_dataset("dataset/xml", data=np.array([xml], object), dtype=h5py.string_dtype())
     return path
 
 

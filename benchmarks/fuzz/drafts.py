@@ -14,13 +14,14 @@ from benchmarks.data.tiny_scans import (
     mri,
     phantom,
     write_data_exchange,
+    write_mrd,
     write_npy,
     write_nxtomo,
 )
-from benchmarks.fuzz import arrays, bytewise, hdf5
+from benchmarks.fuzz import arrays, bytewise, hdf5, mrd
 from benchmarks.fuzz.mutators import MUTATORS, Draft, Mutator, Traps
 
-__all__ = ["FileMaker", "Spoilt", "arrays", "bytewise", "hdf5"]
+__all__ = ["FileMaker", "Spoilt", "arrays", "bytewise", "hdf5", "mrd"]
 
 
 class Spoilt(NamedTuple):
@@ -65,12 +66,15 @@ SCANS: dict[str, Callable[[Path], Path]] = {
     "sinogram_lzf": _packed(ct(), compression="lzf"),
     "data_exchange": write_data_exchange,
     "nxtomo": write_nxtomo,
+    "mrd": write_mrd,
     "npz_packed": _packed_npz,
     "npy_double_fortran": lambda path: write_npy(path, np.asfortranarray(mri()["kspace"].astype(np.complex128))),
 }
 
 
-def _kind(content: bytes) -> str:
+def _kind(name: str, content: bytes) -> str:
+    if name == "mrd":
+        return name
     kinds = {b"\x89HDF": "hdf5", b"\x93NUM": "npy", b"PK\3\4": "npz"}
     return kinds[content[:4]]
 
@@ -82,7 +86,9 @@ class FileMaker:
         self._path, self._traps, self._seed = folder / "draft", traps, seed
         self._scans = {name: write(folder / "draft").read_bytes() for name, write in SCANS.items()}
         self._fitting = {
-            mutator.name: [name for name, content in self._scans.items() if mutator.kind in ("any", _kind(content))]
+            mutator.name: [
+                name for name, content in self._scans.items() if mutator.kind in ("any", _kind(name, content))
+            ]
             for mutator in MUTATORS
         }
 

@@ -13,7 +13,7 @@ from udig_recon.core.errors import ReconstructionError, UnknownFormat, Unreadabl
 _ERRORS = {cls.__name__: cls for cls in (UnknownFormat, UnreadableScan, UnsupportedScan)}
 _HEADERS = TypeAdapter(ScanHeader)
 _LONGEST_TEXT = 4000
-_MOST_WARNINGS = 1000
+_MOST_ENTRIES = 4096  # of a list, such as the frames
 _LARGEST = 1e12
 
 
@@ -58,7 +58,7 @@ def _check(value: Any) -> None:
             for each in value.values():
                 _check(each)
         case list() | tuple():
-            if len(value) > _MOST_WARNINGS:
+            if len(value) > _MOST_ENTRIES:
                 raise ValueError("too many")
             for each in value:
                 _check(each)
