@@ -18,7 +18,8 @@ ACCEPTED = (200, 201)
 REFUSED = (400, 413, 415, 422)
 MOST_SECONDS = 10.0
 JOB_SECONDS = 60.0
-MOST_ANSWER_BYTES = 4096
+MOST_ANSWER_BYTES = 4096  # of a refusal
+MOST_HEADER_BYTES = 256 << 10  # of a scan that was taken: it lists a thousand frames
 FILENAMES = (
     "scan.h5",
     "../../canary.bin",
@@ -163,7 +164,7 @@ def wrongs(answer: Answer) -> list[str]:
         found.append(f"answered after {answer.seconds:.1f} s")
     if CANARY in answer.body or CANARY.decode() in str(answer.headers):
         found.append("the canary is in the answer")
-    if len(answer.body) > MOST_ANSWER_BYTES:
+    if len(answer.body) > (MOST_HEADER_BYTES if answer.status in ACCEPTED else MOST_ANSWER_BYTES):
         found.append(f"an answer of {len(answer.body)} bytes")
     if answer.status >= 400:
         found += _wrongs_of_problem(answer)
