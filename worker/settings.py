@@ -39,6 +39,12 @@ class Settings(TenantSettings):
         description="where scans, checkpoints and results lie, a URL; its scheme names a storage backend; unset: DATA",
     )
     priors: Path | None = Field(None, description="folder of further diffusion priors; unset: DATA/priors")
+    projectors: Path | None = Field(
+        None, description="folder of projectors of CT geometries that were built before; unset: DATA/projectors"
+    )
+    max_projector_bytes: int = Field(
+        16 << 30, ge=0, description="most bytes of that folder; those used longest ago are removed; 0: none are kept"
+    )
     host: str = Field("127.0.0.1", description="address that the API binds to")
     authentication: Literal["auto", "on", "off"] = Field(
         "auto", description="whether requests need an API key; auto: unless HOST is a loopback address"
@@ -249,6 +255,11 @@ class Settings(TenantSettings):
     def priors_folder(self) -> Path:
         """Folder of further priors, shared by all tenants."""
         return self.priors or self.data / "priors"
+
+    @property
+    def projectors_folder(self) -> Path:
+        """Folder of projectors that were built before, shared by the workers of this machine."""
+        return self.projectors or self.data / "projectors"
 
     def priors_folders(self, tenant: str) -> tuple[Path, Path]:
         """Folders of the priors that a tenant may use: the shared one and its own."""

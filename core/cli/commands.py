@@ -35,6 +35,17 @@ MODALITY = click.option("--modality", type=click.Choice(["mri", "ct"]), required
 @DEVICE
 @click.option("--threads", type=int, default=1, help="CPU threads; with more than one, rare runs differ a little")
 @PRIORS
+@click.option(
+    "--projectors", type=PATH, metavar="FOLDER", help="folder that keeps projectors of CT geometries for the next run"
+)
+@click.option(
+    "--max-projector-bytes",
+    type=int,
+    default=16 << 30,
+    show_default=True,
+    metavar="N",
+    help="most bytes of that folder",
+)
 def recon(**options: Any) -> int:
     """Reconstruct a scan file without the service: `udig recon scan.h5 -o out.h5`.
 

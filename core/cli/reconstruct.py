@@ -16,6 +16,7 @@ from udig_recon.core.acquisition import frame_labels
 from udig_recon.core.cli.arguments import refuse
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.formats.sandbox.pool import ReaderLost
+from udig_recon.core.operators.pair_cache import use_projector_cache
 from udig_recon.core.parameters.text import describe_error, parse_pairs
 from udig_recon.core.problem import ImageMetrics
 from udig_recon.core.reconstruct import Event, Progress
@@ -38,6 +39,8 @@ class Options:
     device: str
     threads: int
     priors: Path | None
+    projectors: Path | None = None
+    max_projector_bytes: int = 0
 
 
 def run(options: Options) -> int:
@@ -59,6 +62,7 @@ def _run(options: Options) -> None:
     output = _output(options.output)
     method = {"method": options.method, **parse_pairs(options.parameters, "--set")}
     torch.set_num_threads(max(1, options.threads))
+    use_projector_cache(options.projectors, options.max_projector_bytes)
     with open_scan(options.scan) as scan, _Bars() as bars:
         for correction in scan.header.corrections:
             sys.stderr.write(f"corrected: {correction}\n")

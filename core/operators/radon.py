@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,30 +13,44 @@ from torch import Tensor
 
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.interruption import check_interruption
+from udig_recon.core.operators.pair_cache import Arrays, stored_arrays
+from udig_recon.core.operators.symmetry import share_views
 from udig_recon.core.scan_geometry import Geometry
 
 LARGEST_PAIR_BYTES = 12 * 2**30
+LEAST_SHARED_BYTES = 2**26
+"""A smaller pair has all views of its own: there is little to save."""
 TINY = 1e-9
 
 
 class StripProjector:
     """Mean line integral over each detector's width, and its transpose, as two CSR matrices.
 
-    An entry is the area that pixel and strip share, divided by the strip's width (mm).
+    An entry is the area that pixel and strip share, divided by the strip's width (mm). Large ones are kept of those
+    views alone that no turn or mirroring of the image makes of others (`udig_recon.core.operators.symmetry`).
     """
 
     def __init__(self, geometry: Geometry, device: torch.device) -> None:
-        transpose = _back_projection(geometry)
-        self._matrix = _on(transpose.T.tocsr(), device)
-        self._transpose = _on(transpose, device)
+        geometry.check()
+        self._shared = share_views(geometry) if pair_bytes(geometry) > LEAST_SHARED_BYTES else None
+        own = geometry if self._shared is None else self._shared.geometry
+        _check_memory(geometry, own)
+        arrays = stored_arrays(own, lambda: _build_pair(own))
+        rays, pixels = len(own.angles) * own.detectors, own.image_size**2
+        self._matrix = _csr(arrays, "forward", (rays, pixels), device)
+        self._transpose = _csr(arrays, "adjoint", (pixels, rays), device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Line integrals (B, views * detectors) of images (B, pixels)."""
-        return _product(self._matrix, x)
+        if self._shared is None:
+            return _product(self._matrix, x)
+        return self._shared.gathered(_product(self._matrix, self._shared.posed(x)))
 
     def adjoint(self, y: Tensor) -> Tensor:
         """The transpose of `forward`: (B, views * detectors) to (B, pixels)."""
-        return _product(self._transpose, y)
+        if self._shared is None:
+            return _product(self._transpose, y)
+        return self._shared.summed(_product(self._transpose, self._shared.spread(y)))
 
 
 def _product(matrix: Tensor, batch: Tensor) -> Tensor:
@@ -43,26 +58,62 @@ def _product(matrix: Tensor, batch: Tensor) -> Tensor:
     return (matrix @ batch[0])[None] if len(batch) == 1 else (matrix @ batch.T).T
 
 
+def _build_pair(geometry: Geometry) -> Arrays:
+    """Arrays of both matrices: starts of rows, columns and weights."""
+    transpose = _back_projection(geometry)
+    forward = transpose.T.tocsr()
+    return {
+        f"{name}_{part}": np.ascontiguousarray(array)
+        for name, matrix in (("forward", forward), ("adjoint", transpose))
+        for part, array in (
+            ("starts", matrix.indptr.astype(np.int32, copy=False)),
+            ("columns", matrix.indices.astype(np.int32, copy=False)),
+            ("weights", matrix.data),
+        )
+    }
+
+
 def _back_projection(geometry: Geometry) -> "sparse.csr_array[np.float32]":
     """CSR (pixels, views * detectors); pixel by pixel, so nothing needs sorting."""
-    geometry.check()
-    _check_memory(geometry)
     reach = _reach(geometry)
     views, pixels = len(geometry.angles), geometry.image_size**2
     rows = _parallel_rows if geometry.beam == "parallel" else _fan_rows
     pixels_at_once = max(1, 2**17 // (views * reach))
-    blocks = []
+    weights, columns = _Growing(np.float32), _Growing(np.int32)
+    starts = np.zeros(pixels + 1, np.int32)
     for first in range(0, pixels, pixels_at_once):
         check_interruption()
-        blocks.append(rows(geometry, reach, np.arange(first, min(first + pixels_at_once, pixels))))
-    weights, columns, counts = (np.concatenate(part) for part in zip(*blocks, strict=True))
-    starts = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
-    return sparse.csr_array((weights, columns, starts), shape=(pixels, views * geometry.detectors))
+        block = rows(geometry, reach, np.arange(first, min(first + pixels_at_once, pixels)))
+        starts[first + 1 : first + 1 + len(block.counts)] = starts[first] + np.cumsum(block.counts)
+        weights.append(block.weights)
+        columns.append(block.columns)
+    shape = (pixels, views * geometry.detectors)
+    return sparse.csr_array((weights.finished(), columns.finished(), starts), shape=shape)
 
 
-def _check_memory(geometry: Geometry) -> None:
-    """A shadow of width w lies on 1 + w / p strips on average; each entry is 8 bytes in each of the two matrices."""
-    size = pair_bytes(geometry)
+class _Growing:
+    """An array that grows in place, where a list of its parts and then the whole would take twice the memory."""
+
+    def __init__(self, dtype: Any) -> None:
+        self._array, self._length = np.empty(2**20, dtype), 0
+
+    def append(self, part: NDArray[Any]) -> None:
+        """Add a part at the end."""
+        end = self._length + len(part)
+        if end > len(self._array):
+            self._array.resize(max(end, len(self._array) * 9 // 8), refcheck=False)
+        self._array[self._length : end] = part
+        self._length = end
+
+    def finished(self) -> NDArray[Any]:
+        """The whole array."""
+        self._array.resize(self._length, refcheck=False)
+        return self._array
+
+
+def _check_memory(geometry: Geometry, own: Geometry) -> None:
+    """Raise UnsupportedScan where the pair of matrices of a geometry's `own` views takes too much memory."""
+    size = pair_bytes(own)
     if size > LARGEST_PAIR_BYTES:
         views = len(geometry.angles)
         raise UnsupportedScan(
@@ -70,12 +121,15 @@ def _check_memory(geometry: Geometry) -> None:
             f"{size / 2**30:.1f} GiB; at most {LARGEST_PAIR_BYTES / 2**30:.1f} GiB are taken",
             field="angles",
             found=f"{views} views, {geometry.image_size} pixels a side",
-            expected="fewer views or a smaller image",
+            expected="fewer views or a smaller image; or views at equal steps over a turn, their number divisible by 4",
         )
 
 
 def pair_bytes(geometry: Geometry) -> float:
-    """Bytes of the two matrices, estimated."""
+    """Bytes of the two matrices, estimated.
+
+    A shadow of width w lies on 1 + w / p strips on average; each entry is 8 bytes in each of the two matrices.
+    """
     shadows = np.abs(np.cos(geometry.angles)) + np.abs(np.sin(geometry.angles))
     # The magnification at a distance L from the source is D / L; this is its mean over the circle around the image.
     share = (geometry.radius_mm / geometry.source_origin_mm) ** 2
@@ -84,8 +138,12 @@ def pair_bytes(geometry: Geometry) -> float:
     return 16 * geometry.image_size**2 * float(strips.sum())
 
 
-Rows = tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.intp]]
-"""Weights, columns and entries per pixel of some pixels."""
+class Rows(NamedTuple):
+    """Weights, columns and entries per pixel of some pixels."""
+
+    weights: NDArray[np.float32]
+    columns: NDArray[np.int32]
+    counts: NDArray[np.intp]
 
 
 def _parallel_rows(geometry: Geometry, reach: int, pixels: NDArray[np.intp]) -> Rows:
@@ -149,7 +207,7 @@ def _entries(geometry: Geometry, weights: NDArray[np.float32], first: NDArray[np
     detector = first.astype(np.int32)[..., None] + np.arange(reach, dtype=np.int32)
     hit = (weights > 1e-6 * geometry.pixel_size_mm) & (detector >= 0) & (detector < geometry.detectors)
     columns = detector + np.arange(views, dtype=np.int32)[:, None] * np.int32(geometry.detectors)
-    return weights[hit], columns[hit], np.count_nonzero(hit, axis=(1, 2))
+    return Rows(weights[hit], columns[hit], np.count_nonzero(hit, axis=(1, 2)))
 
 
 class _Trapezoid(NamedTuple):
@@ -197,12 +255,9 @@ def _reach(geometry: Geometry) -> int:
     return min(math.ceil(strips), geometry.detectors) + 1
 
 
-def _on(matrix: "sparse.csr_array[np.float32]", device: torch.device) -> Tensor:
-    starts, columns = (
-        torch.from_numpy(index.astype(np.int32, copy=False)) for index in (matrix.indptr, matrix.indices)
-    )
-    weights = torch.from_numpy(matrix.data)
+def _csr(arrays: Mapping[str, Tensor], name: str, shape: tuple[int, int], device: torch.device) -> Tensor:
+    starts, columns, weights = (arrays[f"{name}_{part}"] for part in ("starts", "columns", "weights"))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
-        csr = torch.sparse_csr_tensor(starts, columns, weights, matrix.shape, check_invariants=True)
+        csr = torch.sparse_csr_tensor(starts, columns, weights, shape, check_invariants=True)
     return csr.to(device)

@@ -19,6 +19,7 @@ from udig_recon.core.acquisition import Modality
 from udig_recon.core.device import select_device
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.formats import Prober
+from udig_recon.core.operators.pair_cache import use_projector_cache
 from udig_recon.core.parameters import Parameters
 from udig_recon.core.priors.card import card_of
 from udig_recon.worker.database.engine import AWAY, make_engine, make_sessions
@@ -155,6 +156,7 @@ def set_up(settings: Settings) -> WorkerProcess:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS does not give the same bits twice
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(settings.threads or max(1, cores // settings.workers))
+    use_projector_cache(settings.projectors_folder, settings.max_projector_bytes)
     try:
         device = select_device(settings.device)
     except ReconstructionError as error:
