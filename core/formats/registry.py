@@ -8,11 +8,23 @@ from functools import cache
 
 from udig_recon.core.extensions import load_extensions
 from udig_recon.core.formats.input_format import InputFormat
-from udig_recon.core.formats.inputs import bart, data_exchange, hdf5, matlab, matlab5, mrd, npy, npz, nxtomo, twix
+from udig_recon.core.formats.inputs import (
+    bart,
+    bruker,
+    data_exchange,
+    hdf5,
+    matlab,
+    matlab5,
+    mrd,
+    npy,
+    npz,
+    nxtomo,
+    twix,
+)
 
 ENTRY_POINTS = "udig_recon.formats"
 BUILT_IN: tuple[InputFormat, ...] = (
-    *(npy.FORMAT, bart.FORMAT, npz.FORMAT),
+    *(npy.FORMAT, bart.FORMAT, bruker.FORMAT, npz.FORMAT),
     *(matlab5.FORMAT, matlab.FORMAT, mrd.FORMAT, data_exchange.FORMAT, nxtomo.FORMAT, hdf5.FORMAT),
     twix.FORMAT,
 )

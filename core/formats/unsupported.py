@@ -45,7 +45,7 @@ _SIGNATURES = {
 }
 _TEXTS = (
     (b"# Dimensions", "the header of a BART file (.hdr)", "a zip of it and its .cfl, or it as the form's part header"),
-    (b"##TITLE", "a parameter file of Bruker", f"{_KSPACE}: sorted from fid by ACQ_size and the order of lines"),
+    (b"##TITLE", "a parameter file of Bruker", "a zip of the scan's folder, with fid, acqp and method"),
     (b"# === DATA DESCRIPTION", "the list of a Philips export (.list)", f"{_KSPACE}: sorted from its .data"),
     (b"<!doctype html", "a web page", "the file itself: what was downloaded is a page about it"),
     (b"<html", "a web page", "the file itself: what was downloaded is a page about it"),
@@ -59,7 +59,7 @@ _FLOATS = UnsupportedFormat(
 )
 _INTEGERS = UnsupportedFormat(
     "bytes without a signature that may be plain whole numbers, as a fid of Bruker",
-    f"{_KSPACE}: the shape of a fid stands in method and acqp",
+    "a zip of the scan's folder: the shape of a fid stands in acqp and method beside it",
 )
 _FIRST_MEASUREMENT = 10240  # its place in a twix file
 _FEWEST = 8  # numbers by which a file may be told to be of numbers
