@@ -13,6 +13,7 @@ from udig_recon.core.formats.containers.scan_file import ScanFile, open_scan_fil
 from udig_recon.core.formats.input_format import ArrayReader, AssemblingReader, Contents, InputFormat, printable_names
 from udig_recon.core.formats.kspace import noncartesian
 from udig_recon.core.formats.kspace import reader as kspace
+from udig_recon.core.formats.kspace.layouts import arrange
 from udig_recon.core.formats.limits import DEFAULT_LIMITS, Limits, damage_as_unreadable
 from udig_recon.core.formats.prepared import ReservedArrays, write_prepared
 from udig_recon.core.formats.registry import input_formats
@@ -102,7 +103,8 @@ def _open(file: ScanFile) -> Iterator[_OpenedScan]:
     for format_ in input_formats():
         if _recognises(format_, file):
             with damage_as_unreadable(format_.name), format_.open(file) as contents:
-                yield _OpenedScan(contents, _reader(contents, format_))
+                reader = _reader(contents, format_)
+                yield _OpenedScan(arrange(contents) if reader is kspace else contents, reader)
             return
     start = file.start(START_BYTES)
     if (known := recognise(start)) is not None:

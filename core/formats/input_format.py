@@ -35,6 +35,7 @@ ARRAYS = (
     "angles",
 )
 ATTRIBUTES = (
+    "axes",
     "geometry",
     "quantity",
     "image_size",

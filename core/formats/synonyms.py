@@ -5,13 +5,25 @@ from collections.abc import Iterable
 from udig_recon.core.errors import UnreadableScan
 
 SYNONYMS = {
-    "kspace": ("ksp", "k_space", "kdata", "kspace_data", "rawdata", "raw_kspace"),
-    "mask": ("sampling_mask", "undersampling_mask", "kspace_mask", "ksp_mask", "samp_mask", "sampling_pattern"),
+    "kspace": (
+        "ksp", "k_space", "kdata", "kspace_data", "rawdata", "raw_kspace", "kspace_undersampled", "undersampled_kspace",
+        "kspace_us", "us_kspace", "kspace_multicoil", "multicoil_kspace",
+        "kspace_full", "kspace_sub04", "kspace_sub08", "kspace_sub10", "kspace_single_full", "kspace_single_sub04",
+        "kspace_single_sub08", "kspace_single_sub10",
+    ),
+    "mask": (
+        "sampling_mask", "undersampling_mask", "kspace_mask", "ksp_mask", "samp_mask", "sampling_pattern", "us_mask",
+        "mask_us", "sample_mask", "acquisition_mask", "mask04", "mask08", "mask10",
+    ),
     "sensitivity_maps": (
+        "maps", "smap", "sens_map", "coil_map", "coil_sens", "coil_sensitivity", "coil_sensitivity_maps",
+        "espirit_maps", "sensitivitymaps", "coilsens",
         "s_maps", "smaps", "sens_maps", "sensmaps", "sens", "csm", "csmap", "csmaps", "coil_maps", "coilmaps",
         "coil_sensitivities", "sensitivities", "sensitivity_map", "sensitivity",
     ),
-    "reference": ("ground_truth", "groundtruth", "target", "mvue"),
+    "reference": (
+        "ground_truth", "groundtruth", "target", "mvue", "gt", "image_gt", "img_gt", "reference_image", "target_image",
+    ),
     "trajectory": ("traj", "ktraj", "k_traj", "kspace_trajectory", "coords", "coord", "trajectories", "k_trajectory"),
     "density": ("dcf", "dcomp", "dcf_weights", "density_compensation"),
     "noise": ("noise_scan", "noise_data", "noise_samples"),

@@ -299,9 +299,9 @@ HOSTILE: dict[str, Hostile] = {
     "truncated": Hostile(_truncated, _broken, "damaged"),
     "hdf5_signature_only": Hostile(lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n"), _broken, "damaged"),
     "own_result": Hostile(_result, _broken, "reconstruction"),
-    "rank_2": Hostile(_rogue(kspace=mri()["kspace"][0, 0]), _broken, "2 axes"),
-    "rank_5": Hostile(_rogue(kspace=mri()["kspace"][:, None]), _broken, "5 axes"),
-    "npy_rank_2": Hostile(lambda path: write_npy(path, mri()["kspace"][0, 0]), _broken, "2 axes"),
+    "rank_1": Hostile(_rogue(kspace=mri()["kspace"][0, 0, 0]), _broken, "1 axes"),
+    "rank_7": Hostile(_rogue(kspace=np.stack([mri()["kspace"]] * 2)[:, None, None].repeat(2, 1)), _broken, "7 axes"),
+    "npy_rank_1": Hostile(lambda path: write_npy(path, mri()["kspace"][0, 0, 0]), _broken, "1 axes"),
     "npy_float": Hostile(lambda path: write_npy(path, phantom()), _broken, "float32"),
     "kspace_is_integer": Hostile(_rogue(kspace=np.ones((2, 4, 32, 32), np.int16)), _broken, "int16"),
     "kspace_is_a_group": Hostile(lambda path: write_hdf5(path, **{"kspace/0": phantom()}), _broken, "group"),
@@ -327,7 +327,7 @@ HOSTILE: dict[str, Hostile] = {
     "million_wide": Hostile(
         lambda path: write_hdf5(path, kspace=np.ones((1, 1, 8, 10**6), np.complex64)), _beyond, "1000000"
     ),
-    "too_many_coils": Hostile(lambda path: write_npy(path, np.ones((65, 16, 16), np.complex64)), _beyond, "65 coils"),
+    "too_many_coils": Hostile(lambda path: write_npy(path, np.ones((257, 16, 16), np.complex64)), _beyond, "257 coils"),
     "entities": Hostile(_rogue(ismrmrd_header=ENTITIES), _broken, "entity"),
     "matrix_of_4": Hostile(
         _rogue(ismrmrd_header=header(mri()["kspace"], rows=4, columns=4), reference=None), _beyond, "4 pixels"

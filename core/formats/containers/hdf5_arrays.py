@@ -24,7 +24,8 @@ _MOST_KEPT_BYTES = 256 << 20
 _MOST_LINKS = 10_000
 _DEEPEST = 32
 _MOST_LISTED = 256
-_PAIRS = (("real", "imag"), ("re", "im"))  # names of the parts of complex numbers beside h5py's own
+_PAIRS = (("real", "imag"), ("re", "im"), ("r", "i"), ("real", "imaginary"))
+"""Names of the parts of complex numbers, in small letters, beside h5py's own."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def small_number(dataset: h5py.Dataset) -> float | None:
 def complex_or_real(name: str, dataset: h5py.Dataset, file_bytes: int) -> ArraySource:
     """A dataset as an array; pairs of floats, as MATLAB and others keep complex numbers, are joined."""
     fields = dataset.dtype.fields or {}
-    is_pair = tuple(fields) in _PAIRS and dataset.dtype[0] == dataset.dtype[1]
+    is_pair = tuple(map(str.lower, fields)) in _PAIRS and dataset.dtype[0] == dataset.dtype[1]
     if is_pair and dataset.dtype[0].kind == "f" and dataset.dtype.itemsize == 2 * dataset.dtype[0].itemsize:
         return JoinedComplex(Hdf5Parts(name, dataset, file_bytes))
     return Hdf5Array(name, dataset, file_bytes)

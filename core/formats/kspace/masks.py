@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udig_recon.core.errors import UnreadableScan
-from udig_recon.core.formats.containers.arrays import Array, ArraySource
+from udig_recon.core.formats.containers.arrays import Array, ArraySource, InMemory
 from udig_recon.core.formats.with_warnings import WithWarnings
 
 _MOST_MASK_BYTES = 256 << 20
@@ -21,8 +21,12 @@ def sampling_mask(source: ArraySource | None, shape: tuple[int, ...]) -> WithWar
     """The mask as (ky, kx), or (slices, ky, kx) where slices differ; a row of (kx,) holds for every ky."""
     if source is None:
         return WithWarnings(None)
-    slices, _, ky, kx = shape
+    slices, coils, ky, kx = shape
+    if (lines := _line_numbers(source, ky, kx)) is not None:
+        return lines
     broadcastable = _broadcastable_shape(source.shape, slices, ky, kx)
+    if broadcastable is None and (alike := _alike_in_coils(source, slices, coils, ky, kx)) is not None:
+        return sampling_mask(alike, shape)
     if broadcastable is None:
         expected = f"shape {(kx,)}, {(ky, kx)} or {(slices, ky, kx)}; without a mask, zeros count as not measured"
         raise UnreadableScan.at("mask", f"shape {source.shape}", expected + _remedy(source.shape, shape))
@@ -37,6 +41,9 @@ def sampling_mask(source: ArraySource | None, shape: tuple[int, ...]) -> WithWar
     if not values.any():
         raise UnreadableScan.at("mask", "nothing but zeros", "some measured samples")
     mask = values.astype(bool).reshape(broadcastable)
+    if broadcastable == (ky, 1) and source.shape[-2:] != (ky, 1):
+        whole = np.broadcast_to(mask, (ky, kx)).copy()
+        return WithWarnings(whole, (f"the mask has one value for each of {ky} rows: it holds for whole rows, ky",))
     if len(broadcastable) == 3 and (mask != mask[:1]).any():
         each = np.broadcast_to(mask, (slices, ky, kx)).copy()
         return WithWarnings(each, ("slices have masks of their own: each is reconstructed by its own",))
@@ -50,7 +57,7 @@ def _broadcastable_shape(shape: tuple[int, ...], slices: int, ky: int, kx: int) 
         return (kx,)
     if sides == (kx,) and len(shape) > 2:  # (1, 1, kx, 1), beside numbers of two parts
         return (kx,)
-    if sides == (ky,) and shape[-2:] == (ky, 1):
+    if sides == (ky,) and (shape[-2:] == (ky, 1) or ky != kx):
         return (ky, 1)
     if sides == (ky, kx):
         return (ky, kx)
@@ -60,6 +67,38 @@ def _broadcastable_shape(shape: tuple[int, ...], slices: int, ky: int, kx: int) 
         if sides == (slices, kx) and shape[-1] == kx:
             return (slices, 1, kx)
     return None
+
+
+def _line_numbers(source: ArraySource, ky: int, kx: int) -> WithWarnings[Mask] | None:
+    """The mask of the lines kx whose numbers, from 0 or from 1, stand in place of a mask; None: it is a mask."""
+    sides = [side for side in source.shape if side != 1]
+    if len(sides) != 1 or sides[0] in (ky, kx) or not 1 < sides[0] <= kx or source.dtype.kind not in "iuf":
+        return None
+    numbers: NDArray[Any] = source.whole().reshape(-1)
+    if not np.isfinite(numbers).all() or (np.diff(numbers) <= 0).any() or (numbers % 1).any():
+        return None
+    if numbers[0] < 0 or numbers[-1] > kx or numbers[-1] < 2:
+        return None
+    first = 1 if numbers[-1] == kx else 0
+    if first > numbers[0]:
+        return None
+    line = np.zeros(kx, bool)
+    line[numbers.astype(int) - first] = True
+    note = f"the mask holds {len(numbers)} numbers, taken for those of the lines kx that were measured, from {first} on"
+    return WithWarnings(np.broadcast_to(line, (ky, kx)).copy(), (note,))
+
+
+def _alike_in_coils(source: ArraySource, slices: int, coils: int, ky: int, kx: int) -> ArraySource | None:
+    """A mask (slices, coils, ky, kx) or (coils, ky, kx) that is the same in all coils, without that axis."""
+    shape = source.shape
+    if source.nbytes > _MOST_MASK_BYTES or source.dtype.kind not in "biuf" or coils == 1:
+        return None
+    axis = len(shape) - 3
+    if shape[axis:] != (coils, ky, kx) or shape[:axis] not in ((), (1,), (slices,)):
+        return None
+    values: NDArray[Any] = source.whole()
+    one = values.take([0], axis)
+    return InMemory(source.name, one[..., 0, :, :]) if axis >= 0 and (values == one).all() else None
 
 
 def _remedy(found: tuple[int, ...], shape: tuple[int, ...]) -> str:

@@ -24,7 +24,7 @@ from udig_recon.core.formats.limits import LEAST_SIDE, Limits
 from udig_recon.core.formats.value_checks import check_values
 from udig_recon.core.preprocessing.coils import compressed
 
-USED = frozenset((*MRI_ARRAYS, "pixel_spacing_mm", "slice_spacing_mm", "slice_thickness_mm"))
+USED = frozenset((*MRI_ARRAYS, "axes", "pixel_spacing_mm", "slice_spacing_mm", "slice_thickness_mm"))
 """Names of arrays and attributes that a k-space scan uses."""
 
 MOST_COILS = 64
