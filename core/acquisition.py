@@ -1,6 +1,6 @@
 """Acquisitions: the arrays of a scan with their shapes and units, and the header of a scan."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -154,6 +154,14 @@ def frame_labels(frames: Sequence[Frame]) -> list[str]:
 def volume_labels(frames: Sequence[Frame]) -> list[str]:
     """The same without the slice, of frames that stand for a volume each."""
     return _labels(frames, _differing(frames))
+
+
+def slice_names(numbers: Iterable[int], frames: Sequence[Frame]) -> list[str]:
+    """Slices of a scan in words: "slice 3", or where it has several frames "frame 7 (slice 3, contrast 1)"."""
+    if not _differing(frames):
+        return [f"slice {number}" for number in numbers]
+    labels = frame_labels(frames)
+    return [f"frame {number} ({labels[number]})" for number in numbers]
 
 
 def _labels(frames: Sequence[Frame], names: Sequence[str]) -> list[str]:

@@ -1,22 +1,27 @@
 """Queries of scans: one scan, pages of scans."""
 
 import uuid
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from udig_recon.api.http.pagination import Page, PageRequest
 from udig_recon.api.http.problems import NotFound
-from udig_recon.api.scans.schemas import ScanOut
+from udig_recon.api.scans.schemas import ScanItem, ScanOut
 from udig_recon.worker.database.tables import Scan
 
 
 def scan_out(scan: Scan) -> ScanOut:
     """A scan as the client sees it."""
+    return ScanOut.model_validate(_shown(scan))
+
+
+def _shown(scan: Scan) -> dict[str, Any]:
     kept = ("id", "filename", "size_bytes", "sha256", "created_at", "expires_at")
     stored = {name: getattr(scan, name) for name in kept}
     warnings = [*scan.header.get("warnings", []), *damage_of(scan)]
-    return ScanOut.model_validate({**scan.header, **stored, "warnings": warnings})
+    return {**scan.header, **stored, "warnings": warnings}
 
 
 def damage_of(scan: Scan) -> list[str]:
@@ -34,8 +39,8 @@ def read_scan(session: Session, tenant: str, scan_id: uuid.UUID, *, for_change: 
     return scan
 
 
-def scan_page(session: Session, tenant: str, page: PageRequest) -> Page[ScanOut]:
-    """A tenant's scans, newest first."""
+def scan_page(session: Session, tenant: str, page: PageRequest) -> Page[ScanItem]:
+    """A tenant's scans, newest first. Frames, of which a scan has hundreds, are left to `scan_out`."""
     query = page.newest_first(select(Scan).where(Scan.tenant == tenant), Scan.__table__.c.id)
     scans, next_cursor = page.split(session.scalars(query).all())
-    return Page(items=[scan_out(scan) for scan in scans], next_cursor=next_cursor)
+    return Page(items=[ScanItem.model_validate(_shown(scan)) for scan in scans], next_cursor=next_cursor)

@@ -15,7 +15,7 @@ from udig_recon.api.http.problems import Conflict
 from udig_recon.api.openapi.responses import responses
 from udig_recon.api.scans import queries
 from udig_recon.api.scans.ingest import ReceivedScan, receive_scan, store_scan
-from udig_recon.api.scans.schemas import ScanOut
+from udig_recon.api.scans.schemas import ScanItem, ScanOut
 from udig_recon.worker.access import audit
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import Job
@@ -78,8 +78,8 @@ def _keep(context: Context, caller: Caller, file: ReceivedScan) -> Response:
 @router.get(
     "/v1/scans",
     summary="List scans, newest first",
-    response_model=Page[ScanOut],
-    responses=responses({200: Page[ScanOut]}, 304, 422, 503),
+    response_model=Page[ScanItem],
+    responses=responses({200: Page[ScanItem]}, 304, 422, 503),
 )
 def list_scans(
     request: Request,

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from udig_recon.api.openapi.content import CREATED, SCAN_ID, SHA256
 
-_EXAMPLE: dict[str, Any] = {
+_ITEM: dict[str, Any] = {
     "id": SCAN_ID,
     "filename": "brain.h5",
     "size_bytes": 7864320,
@@ -24,7 +24,6 @@ _EXAMPLE: dict[str, Any] = {
     "pixel_spacing_mm": [0.7, 0.7],
     "slice_spacing_mm": 4.0,
     "affine": [[0.7, 0.0, 0.0, -112.0], [0.0, 0.7, 0.0, -104.5], [0.0, 0.0, 4.0, 31.2], [0.0, 0.0, 0.0, 1.0]],
-    "frames": [],
     "trajectory": "cartesian",
     "averages": 1,
     "prewhitened": False,
@@ -61,10 +60,10 @@ class FrameOut(BaseModel):
     set: int = 0
 
 
-class ScanOut(BaseModel):
-    """A scan that is stored."""
+class ScanItem(BaseModel):
+    """A scan in a list."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [_ITEM]})
 
     id: uuid.UUID
     filename: str = Field(description="base name that the client gave; kept for people only")
@@ -81,11 +80,6 @@ class ScanOut(BaseModel):
     pixel_spacing_mm: tuple[float, float] = Field(description="(y, x)")
     slice_spacing_mm: float | None = Field(None, description="from slice to slice; null: unknown")
     affine: AffineOut | None = Field(None, description=AFFINE)
-    frames: list[FrameOut] = Field(
-        [],
-        description="which contrast, phase ... each slice is; a job's `slices` are indices into this list. Empty: "
-        "the scan has one image of each slice position, and `slices` are their numbers",
-    )
     trajectory: Literal["cartesian", "radial", "spiral", "other"] | None = Field(
         None, description="MRI; null: Cartesian, by a format that has no other"
     )
@@ -105,3 +99,15 @@ class ScanOut(BaseModel):
     warnings: list[str] = Field(description="what was assumed, left out or doubtful, in sentences")
     created_at: datetime
     expires_at: datetime | None = Field(description="when it is deleted; null: not by itself")
+
+
+class ScanOut(ScanItem):
+    """A scan that is stored, with its frames."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{**_ITEM, "frames": []}]})
+
+    frames: list[FrameOut] = Field(
+        [],
+        description="which contrast, phase ... each slice is; a job's `slices` are indices into this list. Empty: "
+        "the scan has one image of each slice position, and `slices` are their numbers",
+    )

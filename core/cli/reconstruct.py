@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from udig_recon.core.acquisition import frame_labels
+from udig_recon.core.acquisition import slice_names
 from udig_recon.core.cli.arguments import refuse
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.formats.sandbox.pool import ReaderLost
@@ -79,9 +79,7 @@ def _run(options: Options) -> None:
             on_event=bars.show,
         )
     write_result(volume.slices, volume.info, {options.output: output})
-    names = [f"slice {number}" for number in volume.info.slice_numbers]
-    if labels := frame_labels(volume.info.frames):
-        names = [f"frame {number} ({label})" for number, label in zip(volume.info.slice_numbers, labels, strict=True)]
+    names = slice_names(volume.info.slice_numbers, scan.header.frames)
     for name, result in zip(names, volume.slices, strict=True):
         if result.prior_check is not None:
             sys.stderr.write(f"{name}: {result.prior_check.reason}\n")

@@ -35,6 +35,8 @@ def post_job(client: TestClient, scan: dict[str, Any], **body: Any) -> Any:
 def test_a_scan_shows_its_frames_affine_and_corrections(client: TestClient, framed: dict[str, Any]) -> None:
     shown = client.get(f"/v1/scans/{framed['id']}").json()
     assert (shown["frames"], shown["affine"], shown["corrections"]) == (FRAMES, AFFINE, CORRECTIONS)
+    (listed,) = client.get("/v1/scans").json()["items"]
+    assert listed == {name: value for name, value in shown.items() if name != "frames"}
     assert (shown["averages"], shown["prewhitened"], shown["geometry"]) == (2, True, None)
 
 

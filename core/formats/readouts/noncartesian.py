@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from udig_recon.core.acquisition import Modality, NonCartesianAcquisition, ScanHeader
+from udig_recon.core.acquisition import Modality, NonCartesianAcquisition, ScanHeader, slice_names
 from udig_recon.core.coils.calibration import calibration_of
 from udig_recon.core.errors import UnreadableScan, UnsupportedScan
 from udig_recon.core.formats.input_format import Contents
@@ -112,7 +112,7 @@ class NonCartesianReader:
             expected = f"between {PEAKS[0]:g} and {PEAKS[1]:g}"
             raise UnreadableScan.at("data", f"a largest magnitude of {peak:.3g}", expected)
         if empty:
-            warnings.append(f"frames without any signal: {', '.join(map(str, empty[:20]))}")
+            warnings.append(f"without any signal: {', '.join(slice_names(empty[:20], selection.frames))}")
         image = self._image
         if image.spacing_mm is None:
             warnings.append("the header gives no field of view: 1 mm is assumed for a pixel")

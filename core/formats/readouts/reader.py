@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from udig_recon.core.acquisition import Modality, MRIAcquisition, ScanHeader
+from udig_recon.core.acquisition import Modality, MRIAcquisition, ScanHeader, slice_names
 from udig_recon.core.coils.calibration import SMALLEST_CALIBRATION, calibration_size, full_centre
 from udig_recon.core.formats.containers.arrays import Array, ArraySource, Region
 from udig_recon.core.formats.input_format import ArrayReader, Contents
@@ -192,7 +192,8 @@ class _SortedFrames(ArraySource):
         """Warnings about where k-space was measured, once all blocks were read."""
         warnings = []
         if self._empty:
-            warnings.append(f"frames without any signal: {', '.join(map(str, self._empty[:20]))}")
+            named = slice_names(self._empty[:20], self._sorter.selection.frames)
+            warnings.append(f"without any signal: {', '.join(named)}")
         if self._uneven:
             warnings.append(
                 f"in {self._uneven} frames some places were measured more often than others: their noise is lower there"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from udig_recon.core.acquisition import Frame, Modality, MRIAcquisition, ScanHeader
+from udig_recon.core.acquisition import Frame, Modality, MRIAcquisition, ScanHeader, volume_labels
 from udig_recon.core.coils.calibration import (
     LARGEST_CALIBRATION,
     SMALLEST_CALIBRATION,
@@ -314,7 +314,9 @@ class VolumeReader:
         counts = self._sorter.counts
         empty = np.flatnonzero(~masks.any(axis=(1, 2)))
         if empty.size:
-            warnings.append(f"volumes without any signal: {', '.join(map(str, empty[:20]))}")
+            labels = volume_labels(self._selection.frames)
+            named = "; ".join(f"volume {volume} ({labels[volume]})" for volume in empty[:20])
+            warnings.append(f"without any signal: {named}")
         uneven = sum(len(np.unique(each[each > 0])) > 1 for each in counts)
         if uneven:
             warnings.append(
