@@ -1,5 +1,6 @@
 """Draft of the n-th file of a campaign: which valid scan, which mutator, and the outcome."""
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +19,12 @@ from benchmarks.data.tiny_scans import (
     write_npy,
     write_nxtomo,
 )
-from benchmarks.fuzz import arrays, bytewise, hdf5, mrd
+from benchmarks.fuzz import arrays, bytewise, hdf5, mrd, vendors
 from benchmarks.fuzz.mutators import MUTATORS, Draft, Mutator, Traps
+from udig_recon.core.formats.input_format import InputFormat
+from udig_recon.core.formats.inputs import bart, bruker, matlab5, twix
 
-__all__ = ["FileMaker", "Spoilt", "arrays", "bytewise", "hdf5", "mrd"]
+__all__ = ["FileMaker", "Spoilt", "arrays", "bytewise", "hdf5", "mrd", "vendors"]
 
 
 class Spoilt(NamedTuple):
@@ -56,6 +59,25 @@ def _packed_npz(path: Path) -> Path:
     return path
 
 
+def _sample(format_: InputFormat, number: int = 0) -> Callable[[Path], Path]:
+    """A sample of an input format, which is a whole scan."""
+
+    def write(path: Path) -> Path:
+        path.write_bytes(format_.samples()[number])
+        return path
+
+    return write
+
+
+def _gzip(path: Path) -> Path:
+    content = GOOD["fastmri_with_maps"](path).read_bytes()
+    path.write_bytes(gzip.compress(content, mtime=0))
+    return path
+
+
+_KINDS = ("mrd", "gzip", "matlab5", "bart", "bart_joined", "bruker", "twix")
+"""Scans whose kind is their name."""
+
 SCANS: dict[str, Callable[[Path], Path]] = {
     **GOOD,
     "fastmri_packed": _packed(distributed(), compression="gzip", shuffle=True, fletcher32=True),
@@ -67,13 +89,19 @@ SCANS: dict[str, Callable[[Path], Path]] = {
     "data_exchange": write_data_exchange,
     "nxtomo": write_nxtomo,
     "mrd": write_mrd,
+    "gzip": _gzip,
+    "matlab5": _sample(matlab5.FORMAT),
+    "bart": _sample(bart.FORMAT),
+    "bart_joined": _sample(bart.FORMAT, 1),
+    "bruker": _sample(bruker.FORMAT),
+    "twix": _sample(twix.FORMAT),
     "npz_packed": _packed_npz,
     "npy_double_fortran": lambda path: write_npy(path, np.asfortranarray(mri()["kspace"].astype(np.complex128))),
 }
 
 
 def _kind(name: str, content: bytes) -> str:
-    if name == "mrd":
+    if name in _KINDS:
         return name
     kinds = {b"\x89HDF": "hdf5", b"\x93NUM": "npy", b"PK\3\4": "npz"}
     return kinds[content[:4]]

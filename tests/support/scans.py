@@ -410,6 +410,11 @@ HOSTILE: dict[str, Hostile] = {
     "nested_zip": Hostile(_nested_zip, _broken, "no .npy array"),
     "many_members": Hostile(_many_members, _broken, "500 members"),
     "bzip2_member": Hostile(_bzip2_member, _broken, "compression"),
+    "npy_header_that_never_ends": Hostile(
+        lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\x08\x00k~]f(\xf9\xd6\x83" + bytes(99)),
+        _broken,
+        "another header",
+    ),
     "lying_npy": Hostile(_lying_npy, _broken, "bytes"),
     "pickled_npy": Hostile(lambda path: write_npy(path, _pickled(path), allow_pickle=True), _broken, "pickled"),
     "pickled_npz": Hostile(lambda path: write_npz(path, kspace=_pickled(path)), _broken, "pickled"),

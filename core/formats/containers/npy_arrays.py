@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -104,7 +105,7 @@ def _read_header(name: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # numpy warns of headers that it mends
             shape, fortran, dtype = read(start, max_header_size=_MOST_HEADER_BYTES)
-    except (ValueError, UserWarning) as error:
+    except (ValueError, UserWarning, TokenError) as error:
         expected = f"descr, fortran_order and shape in at most {_MOST_HEADER_BYTES} bytes, as numpy.save writes them"
         raise UnreadableScan.at(name, "another header", expected) from error
     if not all(type(side) is int and side >= 0 for side in shape):
