@@ -10,7 +10,7 @@ for it (`udig_recon.core.formats.input_format.Contents.reader`).
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -78,6 +78,12 @@ class SliceProblem:
         return min(ours, theirs) > 0 and not 1 / OTHER_UNIT <= theirs / ours <= OTHER_UNIT
 
     @cached_property
+    def unweighted(self) -> Self:
+        """The same problem without weights of measurements, by which images are judged, not made."""
+        operator, y = self.operator.unweighted(self.measurements)
+        return self if operator is self.operator else replace(self, operator=operator, measurements=y)
+
+    @cached_property
     def noise_norm(self) -> float:
         """|A x - y| of a perfect image."""
         return self.operator.noise_norm(self.measurements)
@@ -134,10 +140,11 @@ class SliceProblem:
 
     def image_metrics(self, image: Tensor) -> ImageMetrics:
         """Misfit of an image and, where the scan has a reference, PSNR, SSIM and NMSE against `reference_for` it."""
+        plain = self.unweighted
         with torch.no_grad():
-            misfit = float((self.operator.forward(image) - self.measurements).norm())
-        residual = misfit / max(float(self.measurements.norm()), torch.finfo(torch.float32).tiny)
-        discrepancy = misfit / self.noise_norm if self.noise_norm > 0 else None
+            misfit = float((plain.operator.forward(image) - plain.measurements).norm())
+        residual = misfit / max(float(plain.measurements.norm()), torch.finfo(torch.float32).tiny)
+        discrepancy = misfit / plain.noise_norm if plain.noise_norm > 0 else None
         reference = self.reference_for(image)
         if reference is None:
             return ImageMetrics(residual, discrepancy)

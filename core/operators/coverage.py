@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udig_recon.core.operators.angles import folded_gaps
+from udig_recon.core.scan_geometry import Geometry
 
 WIDEST_STEP = 15.0
 """Degrees: a wider step between views is a gap, whatever is usual in the scan."""
@@ -24,24 +25,54 @@ SPARSE = 0.5
 """Share that must be measured at the opposite end to stand in for one that is not."""
 
 
+def ray_gap(angles: NDArray[np.float64], geometry: Geometry) -> float:
+    """`angular_gap` of the rays through the point that they leave out most, of some within the image's inner half.
+
+    The ray of a fan through a point at the angle gamma from the middle has the direction of the view less gamma.
+    """
+    if geometry.beam == "parallel":
+        return angular_gap(angles)
+    around = np.arange(8) * np.pi / 4
+    radius = geometry.image_size * geometry.pixel_size_mm / 4
+    found = angular_gap(angles)
+    for x, y in radius * np.stack((np.cos(around), np.sin(around)), axis=1):
+        across = x * np.cos(angles) + y * np.sin(angles)
+        along = geometry.source_origin_mm + y * np.cos(angles) - x * np.sin(angles)
+        found = max(found, angular_gap(angles - np.arctan2(across, along)))
+    return found
+
+
 def angular_gap(angles: NDArray[np.float64]) -> float:
     """Widest angle without views (radians) in degrees, less the usual step where that is at most 15 degrees."""
-    gaps = np.rad2deg(folded_gaps(angles)[1])
+    gaps = np.rad2deg(folded_gaps(angles).ways)
     steps = gaps[gaps > 1e-4]
     return max(0.0, float(steps.max()) - min(float(np.median(steps)), WIDEST_STEP))
 
 
-def truncation(sinogram: NDArray[np.float64], noise: float) -> float:
+def longer_sides(angles: NDArray[np.float64], geometry: Geometry) -> tuple[bool, bool]:
+    """Which edges of the detector, the first and the last one, see the object's edge.
+
+    Both, but of a whole turn with the axis off the middle the one that is further from it: it sees what the other one
+    leaves out.
+    """
+    off = 2 * geometry.axis - (geometry.detectors - 1)
+    whole_turn = bool(folded_gaps(angles, 2 * np.pi).ways.max() < np.pi / 4)
+    return (True, True) if abs(off) <= EDGE or not whole_turn else (off > 0, off < 0)
+
+
+def truncation(sinogram: NDArray[np.float64], noise: float, sides: tuple[bool, bool] = (True, True)) -> float:
     """Largest mean of neighbouring views at an edge of the detector, beyond its noise, as a share of the largest value.
 
-    Sinogram (views, detectors) of line integrals; 0 where all projections end within the detector.
+    Sinogram (views, detectors) of line integrals; 0 where all projections end within the detector, at the `sides` that
+    count.
     """
     views, detectors = sinogram.shape
     together = max(1, views // 12)
     peak = float(np.quantile(sinogram, 0.99))
     if detectors < 4 * EDGE or peak <= 0:
         return 0.0
-    edges = np.array_split(np.stack((sinogram[:, :EDGE], sinogram[:, -EDGE:])), views // together, axis=1)
+    outermost = np.stack((sinogram[:, :EDGE], sinogram[:, -EDGE:]))[np.array(sides)]
+    edges = np.array_split(outermost, views // together, axis=1)
     found = 0.0
     for values in (part.mean(1) for part in edges):
         sure = SURE * noise / np.sqrt(edges[0].shape[1])

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from udig_recon.core.acquisition import BeamGeometry, Modality
 from udig_recon.core.operators.base import LinearOperator, Window
-from udig_recon.core.operators.coverage import angular_gap, axis_offset, fill_missing_rays, truncation
+from udig_recon.core.operators.coverage import axis_offset, fill_missing_rays, longer_sides, ray_gap, truncation
 from udig_recon.core.operators.fbp import back_project_rays, filter_rays
 from udig_recon.core.operators.radon_auto import Projector, projector
 from udig_recon.core.operators.redundancy import ray_weights
 from udig_recon.core.operators.solvers import operator_norm
+from udig_recon.core.rebinning import parallel_rays
 from udig_recon.core.scan_geometry import Geometry
 
 DENSITY_GROUPS = 16
@@ -151,12 +152,17 @@ class XRayTransform(LinearOperator):
         """Angular gap, truncated projections and an axis off its place, see `udig_recon.core.operators.coverage`."""
         plain, y = self.unweighted(y)
         sinogram, views = fill_missing_rays(y[0, 0].double().cpu().numpy(), self.measured.cpu().numpy())
-        angles = np.asarray(self.geometry.angles)[views]
-        return {
-            "angular_gap": angular_gap(angles),
-            "truncation": truncation(sinogram, plain.noise_level(y)),
-            "axis_offset": axis_offset(sinogram, angles, self.geometry.axis),
+        geometry, angles = self.geometry, np.asarray(self.geometry.angles)[views]
+        found = {
+            "angular_gap": ray_gap(angles, geometry),
+            "truncation": truncation(sinogram, plain.noise_level(y), longer_sides(angles, geometry)),
         }
+        parallel = parallel_rays(sinogram, geometry._replace(angles=tuple(angles.tolist())))
+        if parallel is not None:
+            found["axis_offset"] = parallel.magnification * axis_offset(
+                parallel.sinogram, parallel.angles, parallel.axis
+            )
+        return found
 
     def _forward(self, x: Tensor) -> Tensor:
         rays = self._projector.forward(x.flatten(1))

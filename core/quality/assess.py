@@ -43,7 +43,7 @@ def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessme
         if bool(inside.any()):
             seed_std = math.sqrt(_mean(last.deviation[inside].square())) / intensity_scale(image)
     prior_check = last.prior_check
-    misfit, noise = _misfit(problem, image)
+    misfit, noise = _misfit(problem.unweighted, image)
     empty = is_empty(problem.measurements)
     signals = Signals(
         empty=empty,

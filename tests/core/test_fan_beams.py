@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from tests.support import scans
 from tests.support.ellipses import ellipse_image, ellipse_rays
 from udig_recon.core import metrics
-from udig_recon.core.acquisition import CTAcquisition
+from udig_recon.core.acquisition import CTAcquisition, Modality
 from udig_recon.core.errors import ReconstructionError, UnsupportedScan
 from udig_recon.core.formats import probe, read
 from udig_recon.core.operators import XRayTransform
 from udig_recon.core.problem import slice_problem
+from udig_recon.core.quality.rating import DATA_LIMITS
 from udig_recon.core.scan_geometry import Geometry
 
 SIZE = 64
@@ -210,6 +211,96 @@ def test_a_file_of_fans_comes_out_as_its_truth(form: Any, tmp_path: Path) -> Non
     assert probe(path).warnings == ()
     problem = slice_problem(read(path), 0, torch.device("cpu"))
     assert metrics.psnr(problem.magnitude(problem.direct()), ellipse_image(SIZE)) > 27
+
+
+REVERSED = ellipse_rays(Geometry(tuple(FULL), SIZE, 100, 1.0, 1.5, 50.5, "fan_flat", 125.0, 250.0))[:, ::-1]
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ({"sinogram": REVERSED, "rotation_center": 48.5}, "in the other order of the detectors"),
+        ({"angles": -FULL}, "in the other order of the detectors"),
+        ({"angles": FULL[np.random.default_rng(0).permutation(180)]}, "check the source's distances"),
+    ],
+)
+def test_views_of_a_whole_turn_tell_a_wrong_geometry(parts: dict[str, Any], told: str, tmp_path: Path) -> None:
+    geometry = Geometry(tuple(FULL), SIZE, 100, 1.0, 1.5, None, "fan_flat", 125.0, 250.0)
+    right = {"sinogram": ellipse_rays(geometry), "angles": FULL, "image_size": SIZE, "pixel_size_mm": 1.0, **FILE}
+    (warning,) = probe(scans.write_hdf5(tmp_path / "scan.h5", **{**right, **parts})).warnings
+    assert told in warning
+
+
+def signals(operator: XRayTransform, noise: float = 0.004, seed: int = 0, **moved: Any) -> dict[str, float]:
+    rays = ellipse_rays(operator.geometry._replace(**moved))
+    rays = rays + np.random.default_rng(seed).normal(scale=noise, size=rays.shape).astype(np.float32)
+    return operator.coverage(operator.measurements_of(torch.from_numpy(rays)[None, None]))
+
+
+@pytest.mark.parametrize(
+    ("angles", "detectors", "more"),
+    [
+        (FULL, 140, FAN),
+        (FULL, 140, {**CURVED, "rotation_center": 69.75}),
+        (FULL, 84, {**FAN, "rotation_center": 14.0}),
+        (FULL[::6], 140, FAN),
+        (np.arange(17) * TURN / 17, 140, CURVED),
+        (np.deg2rad(np.arange(0, 222, 1.0)), 140, FAN),
+        (np.deg2rad(np.arange(0, 222, 7.0)), 140, FAN),
+    ],
+    ids=["whole turn", "quarter offset", "half fan", "30 views", "17 views", "short scan", "short scan of few views"],
+)
+def test_a_complete_fan_scan_raises_no_alarm(angles: NDArray[np.float64], detectors: int, more: dict[str, Any]) -> None:
+    found = signals(fan(angles, detectors, 1.0, **more))
+    assert {name for name, value in found.items() if abs(value) >= DATA_LIMITS[Modality.CT][name].check} == set()
+
+
+@pytest.mark.parametrize(
+    ("angles", "detectors", "moved", "alarm"),
+    [
+        (np.deg2rad(np.arange(0, 120, 1.0)), 140, {}, "angular_gap"),
+        (np.deg2rad(np.arange(0, 180, 1.0)), 140, {"x": 0}, "angular_gap"),
+        (FULL, 84, {}, "truncation"),
+        (FULL, 140, {"rotation_center": 70.5}, "axis_offset"),
+        (np.deg2rad(np.arange(0, 222, 1.0)), 140, {"rotation_center": 68.5}, "axis_offset"),
+    ],
+)
+def test_what_a_fan_scan_lacks_raises_its_alarm(
+    angles: NDArray[np.float64], detectors: int, moved: dict[str, Any], alarm: str
+) -> None:
+    close = {**FAN, "source_origin_mm": 90.0, "source_detector_mm": 180.0} if moved.pop("x", None) == 0 else FAN
+    found = signals(fan(angles, detectors, 1.0, **close), **moved)
+    assert abs(found[alarm]) >= DATA_LIMITS[Modality.CT][alarm].check
+    if alarm == "axis_offset":
+        assert found[alarm] == pytest.approx(moved["rotation_center"] - 69.5, abs=0.1)
+
+
+def test_weights_change_neither_the_direct_image_nor_what_quality_sees() -> None:
+    angles = FULL[::3]
+    plain = fan(angles, 140, 1.0, **FAN)
+    rays = torch.from_numpy(ellipse_rays(plain.geometry))[None, None]
+    rays = rays + 0.01 * torch.randn(rays.shape, generator=torch.Generator().manual_seed(0))
+    weights = torch.exp(-rays[0, 0]).numpy()
+    weighted = fan(angles, 140, 1.0, **FAN, weights=weights / weights.mean())
+    y, y_plain = weighted.measurements_of(rays), plain.measurements_of(rays)
+    assert not torch.allclose(y / y.norm(), y_plain / y_plain.norm(), atol=1e-3)
+    assert torch.allclose(weighted.direct(y), plain.direct(y_plain), atol=1e-6)
+    same, y_same = weighted.unweighted(y)
+    assert torch.allclose(y_same, y_plain, rtol=1e-4)
+    assert same.noise_level(y_same) == pytest.approx(plain.noise_level(y_plain), rel=1e-3)
+    assert weighted.coverage(y) == pytest.approx(plain.coverage(y_plain), abs=1e-6)
+
+
+def test_whitened_noise_is_as_large_as_the_level_says() -> None:
+    plain = fan(FULL, 140, 1.0, **FAN)
+    rays = torch.from_numpy(ellipse_rays(plain.geometry))[None, None]
+    deviation = 0.02 * torch.exp(rays / 2)
+    noise = deviation * torch.randn(rays.shape, generator=torch.Generator().manual_seed(0))
+    weights = (1 / deviation.square())[0, 0].numpy()
+    weighted = fan(FULL, 140, 1.0, **FAN, weights=weights / weights.mean())
+    whitened = weighted.measurements_of(noise)
+    assert weighted.noise_level(weighted.measurements_of(rays + noise)) == pytest.approx(float(whitened.std()), rel=0.1)
+    assert float(whitened[..., :20].std()) == pytest.approx(float(whitened[..., 60:80].std()), rel=0.1)
 
 
 def test_the_operator_refuses_a_source_within_the_image() -> None:

@@ -165,13 +165,28 @@ def image_grid(
     return WithWarnings(Grid(size, pixel, spacing), tuple(warnings))
 
 
-def check_fan(beam: Beams, grid: Grid, detectors: int, center: float | None) -> None:
-    """Raise UnsupportedScan where the source of a fan lies within the image, or its fan is wider than half a turn."""
-    if beam.source_origin_mm is not None and beam.source_detector_mm is not None:
-        geometry = Geometry((0.0,), grid.image_size, detectors, grid.pixel_size_mm, grid.detector_spacing_mm, center)
-        geometry._replace(
-            beam=beam.geometry, source_origin_mm=beam.source_origin_mm, source_detector_mm=beam.source_detector_mm
-        ).check()
+def fan_geometry(
+    beam: Beams, grid: Grid, detectors: int, center: float | None, angles: NDArray[np.float64]
+) -> Geometry | None:
+    """The geometry of a fan; None for parallel beams.
+
+    Raises UnsupportedScan where the source of a fan lies within the image, or its fan is wider than half a turn.
+    """
+    if beam.source_origin_mm is None or beam.source_detector_mm is None:
+        return None
+    geometry = Geometry(
+        tuple(angles.tolist()),
+        grid.image_size,
+        detectors,
+        grid.pixel_size_mm,
+        grid.detector_spacing_mm,
+        center,
+        beam.geometry,
+        beam.source_origin_mm,
+        beam.source_detector_mm,
+    )
+    geometry.check()
+    return geometry
 
 
 def _field_of_view(beam: Beams, detectors: int, spacing: float, center: float | None) -> float:

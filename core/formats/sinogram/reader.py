@@ -16,10 +16,11 @@ from udig_recon.core.formats.lengths import length, slice_spacing
 from udig_recon.core.formats.limits import LEAST_SIDE, Limits
 from udig_recon.core.formats.sinogram.consistency import consistency_warnings
 from udig_recon.core.formats.sinogram.counts import Beam, CountStatistics, Rays, read_beam, read_rays
+from udig_recon.core.formats.sinogram.fan_consistency import fan_warnings
 from udig_recon.core.formats.sinogram.geometry import (
     AXES,
     Beams,
-    check_fan,
+    fan_geometry,
     image_grid,
     measured_rays,
     read_angles,
@@ -28,6 +29,7 @@ from udig_recon.core.formats.sinogram.geometry import (
 )
 from udig_recon.core.formats.sinogram.view_axis import CentresOfMass
 from udig_recon.core.formats.value_checks import check_values, checked_blocks
+from udig_recon.core.scan_geometry import Geometry
 
 USED = frozenset(
     (
@@ -57,6 +59,7 @@ class _FittedArrays:
     pixel_size_mm: float
     detector_spacing_mm: float
     beams: Beams
+    fan: Geometry | None  # None: parallel beams
     rotation_center: float | None  # detector index
     slice_spacing_mm: float | None
     warnings: tuple[str, ...]
@@ -203,7 +206,7 @@ def _fit_arrays(contents: Contents) -> _FittedArrays:
     beam, noted = read_beam(contents, (slices, views, detectors), measured)
     warnings += noted
     centre = rotation_center(attributes, detectors)
-    check_fan(beams, image, detectors, centre)
+    fan = fan_geometry(beams, image, detectors, centre, angles)
     across, noted = slice_spacing(attributes)
     warnings += noted
     return _FittedArrays(
@@ -217,6 +220,7 @@ def _fit_arrays(contents: Contents) -> _FittedArrays:
         pixel_size_mm=image.pixel_size_mm,
         detector_spacing_mm=image.detector_spacing_mm,
         beams=beams,
+        fan=fan,
         rotation_center=centre,
         slice_spacing_mm=across,
         warnings=tuple(warnings),
@@ -260,8 +264,6 @@ def _check_values(arrays: _FittedArrays) -> _Checked:
         return _Checked((told,))
     if counts is None and arrays.sinogram.dtype.kind in "iu":
         return _Checked(("line integrals are whole numbers: if these are counts, set quantity='counts' and i0",))
-    if arrays.beams.geometry != "parallel":
-        return _Checked(tuple(warnings), corrections)
     # The laws of line integrals are tried on the slice that attenuates most.
     chosen = int(np.argmax(signal) if beam is None else np.argmin(np.where(signal > 0, signal, np.inf)))
     rays = _read_rays(arrays, [chosen])
@@ -269,6 +271,8 @@ def _check_values(arrays: _FittedArrays) -> _Checked:
     if rays.weights is not None:
         known = rays.weights[0] > 0
         measured = None if known.all() else known
+    if arrays.fan is not None:
+        return _Checked((*warnings, *fan_warnings(rays.integrals[0], arrays.fan, measured)), corrections)
     found = consistency_warnings(rays.integrals[0], arrays.angles, measured)
     # Where axes of views and detectors are swapped, or values are no line integrals, that of slices is not looked at.
     if centres is not None and arrays.measured is None and not found:
