@@ -20,11 +20,12 @@ from udig_recon.core.formats.inputs import (
     npz,
     nxtomo,
     twix,
+    zipped_hdf5,
 )
 
 ENTRY_POINTS = "udig_recon.formats"
 BUILT_IN: tuple[InputFormat, ...] = (
-    *(npy.FORMAT, bart.FORMAT, bruker.FORMAT, npz.FORMAT),
+    *(npy.FORMAT, bart.FORMAT, bruker.FORMAT, npz.FORMAT, zipped_hdf5.FORMAT),
     *(matlab5.FORMAT, matlab.FORMAT, mrd.FORMAT, data_exchange.FORMAT, nxtomo.FORMAT, hdf5.FORMAT),
     twix.FORMAT,
 )

@@ -1,5 +1,7 @@
 """k-space in the orders of axes that people have becomes (slices, coils, ky, kx), and what was done is said."""
 
+import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 
 from tests.support import scans
 from udig_recon.core.acquisition import MRIAcquisition
-from udig_recon.core.errors import UnreadableScan
+from udig_recon.core.errors import ReconstructionError, UnreadableScan
 from udig_recon.core.formats import probe, read
 
 SLICES, COILS, ROWS, COLUMNS = 3, 4, 48, 40
@@ -280,3 +282,67 @@ def test_masks_of_frames_follow_them(write: Callable[..., Path]) -> None:
     )
     np.testing.assert_array_equal(scan_of(path, [SLICES]).mask[0], masks[1])
     np.testing.assert_array_equal(scan_of(path, [0]).mask[0], masks[0])
+
+
+def zipped(path: Path, **files: dict[str, Any] | bytes) -> Path:
+    """A zip of HDF5 files of these arrays, packed, with a text beside them."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("about.txt", "a phantom")
+        for name, arrays in files.items():
+            content = arrays if isinstance(arrays, bytes) else hdf5_of(arrays)
+            archive.writestr(f"scan/{name}.h5", content)
+    return path
+
+
+def hdf5_of(arrays: dict[str, Any]) -> bytes:
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+    return stream.getvalue()
+
+
+def test_m4raw_repetitions_of_one_zip_are_frames(tmp_path: Path) -> None:
+    repetitions = [truth(2, seed=seed) for seed in range(3)]
+    files = {
+        f"T1_rep{number}": {"kspace": each["kspace"], "reconstruction_rss": each["images"]}
+        for number, each in enumerate(repetitions)
+    }
+    path = zipped(tmp_path / "scan", **files)
+    header = probe(path)
+    assert (header.slices, header.coils, header.has_reference) == (6, COILS, True)
+    assert [(frame.repetition, frame.slice) for frame in header.frames] == [(r, s) for r in range(3) for s in range(2)]
+    assert said(path, "3 files of k-space: they are read as repetitions")
+    scan = scan_of(path, [3])
+    np.testing.assert_array_equal(scan.kspace[0], repetitions[1]["kspace"][1])
+    np.testing.assert_array_equal(scan.reference[0], repetitions[1]["images"][1])
+
+
+def test_a_mask_in_another_file_of_the_zip_is_used(tmp_path: Path) -> None:
+    parts = truth()
+    path = zipped(tmp_path / "scan", kspace={"kspace": parts["kspace"]}, mask={"mask": lines()})
+    np.testing.assert_array_equal(scan_of(path).mask[0], lines())
+
+
+ZIPPED = {
+    "of one shape": lambda: {"a": {"kspace": truth()["kspace"]}, "b": {"kspace": truth(2)["kspace"]}},
+    "one for each": lambda: {"a": truth() | {"reference": truth()["images"]}, "b": {"kspace": truth()["kspace"]}},
+    "without kspace": lambda: {"a": {"mask": lines()}},
+    "files of": lambda: {name: {"kspace": truth(1)["kspace"][0]} for name in "ab"},
+    "whole": lambda: {"a": hdf5_of({"kspace": truth()["kspace"]})[:9000]},
+    "at most 64": lambda: {f"f{number}": {"mask": lines()} for number in range(65)},
+}
+
+
+@pytest.mark.parametrize("words", ZIPPED)
+def test_zips_that_are_no_one_scan_are_refused(words: str, tmp_path: Path) -> None:
+    with pytest.raises(ReconstructionError, match=words):
+        probe(zipped(tmp_path / "scan", **ZIPPED[words]()))
+
+
+def test_a_bomb_within_a_zip_is_refused(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        file.create_dataset("kspace", (1, 64, 1024, 1024), np.complex64, chunks=(1, 1, 256, 1024), compression="gzip")
+    with pytest.raises(ReconstructionError):
+        probe(zipped(tmp_path / "scan", a=stream.getvalue()))

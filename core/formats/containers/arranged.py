@@ -146,3 +146,33 @@ class Transformed(ArraySource):
                 ramp = np.exp(-2j * np.pi * (side // 2) * (np.arange(side) - side // 2) / side).astype(self.dtype)
                 kspace = kspace * (ramp[:, None] if axis == -2 else ramp)
         return kspace
+
+
+class Stacked(ArraySource):
+    """Arrays of one shape and type as one, stacked along their first axis."""
+
+    def __init__(self, sources: Sequence[ArraySource]) -> None:
+        self._sources = sources
+        first = sources[0]
+        stored = sum(source.stored_bytes for source in sources)
+        super().__init__(first.name, (len(sources) * first.shape[0], *first.shape[1:]), first.dtype, stored)
+
+    def check_stored(self) -> None:
+        """Refuse what one of them refuses."""
+        for source in self._sources:
+            source.check_stored()
+
+    def blocks(self) -> Iterator[tuple[Region, Array]]:
+        """The blocks of one after the other."""
+        for number, source in enumerate(self._sources):
+            offset = number * source.shape[0]
+            for region, block in source.blocks():
+                yield (slice(region[0].start + offset, region[0].stop + offset), *region[1:]), block
+
+    def read(self, indices: Sequence[int]) -> Array:
+        """Entries of the first axis, stacked (len(indices), ...)."""
+        result = np.empty((len(indices), *self.shape[1:]), self.dtype)
+        for place, index in enumerate(indices):
+            number, at = divmod(index, self._sources[0].shape[0])
+            result[place] = self._sources[number].read([at])[0]
+        return result
