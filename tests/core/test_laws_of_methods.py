@@ -21,10 +21,21 @@ from udig_recon.core.parameters import METHODS, Parameters, complete, parse
 from udig_recon.core.parameters.networks import Fit
 from udig_recon.core.problem import SliceProblem, slice_problem
 from udig_recon.core.reconstruct import reconstruct
-from udig_recon.core.simulation import birdcage_maps, cartesian_lines, poisson_disc, simulate_ct, simulate_mri
+from udig_recon.core.simulation import (
+    birdcage_maps,
+    cartesian_lines,
+    poisson_disc,
+    radial_spokes,
+    simulate_ct,
+    simulate_mri,
+    simulate_non_cartesian,
+    spiral_interleaves,
+)
 
 SIZE = 32
 IMAGE = gaussian_filter(scans.phantom(1, SIZE)[0], 1.0)
+_Y, _X = np.meshgrid(*[np.linspace(-1, 1, SIZE)] * 2, indexing="ij")
+PHASED = (IMAGE * np.exp(1j * (0.8 * _X + 0.5 * _Y**2))).astype(np.complex64)
 CPU = torch.device("cpu")
 WHOLE, PART = np.ones((SIZE, SIZE), bool), cartesian_lines((SIZE, SIZE), 3, 0.2, np.random.default_rng(1))
 POINTS = poisson_disc((SIZE, SIZE), 3, 8, np.random.default_rng(1))
@@ -44,9 +55,12 @@ ENOUGH: dict[str, dict[str, int]] = {"dps": {"steps": 60}, "mcg": {"steps": 60}}
 
 
 def mri(maps: np.ndarray, mask: np.ndarray) -> MRIAcquisition:
-    y, x = np.meshgrid(*[np.linspace(-1, 1, SIZE)] * 2, indexing="ij")
-    image = (IMAGE * np.exp(1j * (0.8 * x + 0.5 * y**2))).astype(np.complex64)
-    return simulate_mri(image, maps.astype(np.complex64), mask, np.random.default_rng(0), with_maps=True)
+    return simulate_mri(PHASED, maps.astype(np.complex64), mask, np.random.default_rng(0), with_maps=True)
+
+
+def along(coils: int, trajectory: np.ndarray) -> Acquisition:
+    maps = birdcage_maps(coils, (SIZE, SIZE))
+    return simulate_non_cartesian(PHASED, maps, trajectory, np.random.default_rng(0), with_maps=True)
 
 
 def flat(coils: int) -> np.ndarray:
@@ -63,6 +77,8 @@ WHOLE_SCANS = {
     "two coils": lambda: mri(birdcage_maps(2, (SIZE, SIZE)), WHOLE),
     "four coils": lambda: mri(birdcage_maps(4, (SIZE, SIZE)), WHOLE),
     "two flat maps": lambda: mri(flat(2), WHOLE),
+    "spokes, one coil": lambda: along(1, radial_spokes((SIZE, SIZE), 64)),
+    "spirals, four coils": lambda: along(4, spiral_interleaves((SIZE, SIZE), 8, 0.9)),
     "60 views": lambda: ct(60),
 }
 PARTS = {
@@ -72,6 +88,8 @@ PARTS = {
     "two coils": lambda: mri(birdcage_maps(2, (SIZE, SIZE)), PART),
     "four coils": lambda: mri(birdcage_maps(4, (SIZE, SIZE)), PART),
     "two flat maps": lambda: mri(flat(2), PART),
+    "ten spokes, four coils": lambda: along(4, radial_spokes((SIZE, SIZE), 10)),
+    "a spiral": lambda: along(4, spiral_interleaves((SIZE, SIZE), 1, 3)),
     "two views": lambda: ct(RIGHT_ANGLES),
     "12 views": lambda: ct(12),
 }
@@ -119,7 +137,7 @@ FITS = [name for name in METHODS if issubclass(METHODS[name], Fit)]
 
 
 @pytest.mark.parametrize("name", [*CLASSICAL, *WITH_PRIOR])
-@pytest.mark.parametrize("scan", some_long(WHOLE_SCANS, quick={"one coil", "60 views"}))
+@pytest.mark.parametrize("scan", some_long(WHOLE_SCANS, quick={"one coil", "60 views", "spokes, one coil"}))
 def test_whole_data_without_noise_come_back(name: str, scan: str) -> None:
     one = problem("whole", scan)
     image = image_of(name, one)
@@ -127,7 +145,7 @@ def test_whole_data_without_noise_come_back(name: str, scan: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*CLASSICAL, *WITH_PRIOR])
-@pytest.mark.parametrize("scan", some_long(PARTS, quick={"one coil", "12 views"}))
+@pytest.mark.parametrize("scan", some_long(PARTS, quick={"one coil", "12 views", "ten spokes, four coils"}))
 def test_no_image_is_worse_than_the_direct_one_or_leaves_the_range_of_the_data(name: str, scan: str) -> None:
     one = problem("part", scan)
     image = image_of(name, one)
@@ -139,7 +157,7 @@ def test_no_image_is_worse_than_the_direct_one_or_leaves_the_range_of_the_data(n
 
 
 @pytest.mark.parametrize("name", FITS)
-@pytest.mark.parametrize("scan", ["one coil"])
+@pytest.mark.parametrize("scan", ["one coil", "ten spokes, four coils"])
 def test_fitted_networks_stay_in_the_range_of_the_data(name: str, scan: str) -> None:
     one = problem("part", scan)
     image = image_of(name, one)
