@@ -98,10 +98,13 @@ def spiral_interleaves(shape: tuple[int, int], interleaves: int, acceleration: f
     Neighbouring turns are `acceleration` cells of the Cartesian grid apart, samples of constant speed half a cell.
     """
     side = max(shape)
-    turns = side / (2 * interleaves * acceleration)
-    count = int(np.ceil(np.pi * turns * side)) + 1
-    share = np.sqrt(np.arange(count) / (count - 1))
-    angles = 2 * np.pi * (turns * share + np.arange(interleaves)[:, None] / interleaves)
+    last = np.pi * side / (interleaves * acceleration)  # the angle at which the end of k-space is reached
+    fine = np.linspace(0, last, 4096)
+    length = (fine * np.hypot(1, fine) + np.arcsinh(fine)) * side / (4 * last)
+    count = int(np.ceil(2 * length[-1])) + 1
+    turned = np.interp(np.linspace(0, length[-1], count), length, fine)
+    share = turned / last
+    angles = turned + 2 * np.pi * np.arange(interleaves)[:, None] / interleaves
     cycles_per_pixel = np.stack((share / 2 * np.sin(angles), share / 2 * np.cos(angles)), axis=-1)
     return (cycles_per_pixel * shape).astype(np.float32)
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from benchmarks.accuracy.quality_report import Row, report
 from benchmarks.data.cases import BODY, BRAIN, Case, Source, cases
 from benchmarks.peers.bart import bart
-from udig_recon.core.acquisition import Acquisition, Modality, MRIAcquisition
+from udig_recon.core.acquisition import Acquisition, CTAcquisition, Modality, MRIAcquisition
 from udig_recon.core.comparison.stored import Image, Made, Measurement, Result, cpu_seconds, measure_once, read_result
 from udig_recon.core.errors import MissingPrior, UnsupportedScan
 from udig_recon.core.parameters import Parameters, complete, parse
@@ -136,7 +136,7 @@ def of_engine(
 
 def run_engine(scan: Acquisition, method: Parameters, priors: Path | None, seed: int) -> Made:
     """Magnitude and what there is to tell; the prior is read before the time counts, as a worker keeps it."""
-    modality = Modality.MRI if isinstance(scan, MRIAcquisition) else Modality.CT
+    modality = Modality.CT if isinstance(scan, CTAcquisition) else Modality.MRI
     if method.needs_prior:
         load_prior(getattr(method, "prior", None), modality, priors, CPU)
     wall, cpu = time.perf_counter(), cpu_seconds()

@@ -9,8 +9,8 @@ from udig_recon.core.parameters import FBP, ZeroFilled
 
 
 def zero_filled(inputs: Inputs, _: ZeroFilled, __: Generator, ___: State | None = None) -> Iterates:
-    """A^H y: measurements that are missing count as zero."""
-    yield Iterate(1, 1, inputs.A.adjoint(inputs.y), torch.zeros(()))
+    """The direct image: measurements that are missing count as zero; along a trajectory, compensated for density."""
+    yield Iterate(1, 1, inputs.A.direct(inputs.y), torch.zeros(()))
 
 
 def fbp(inputs: Inputs, p: FBP, _: Generator, __: State | None = None) -> Iterates:

@@ -27,6 +27,8 @@ from udig_recon.core.operators.solvers import operator_norm
 
 FEW_READOUTS = 6
 """Of fewer readouts none can be spared: runs of samples are held out instead."""
+CENTRE = 0.1
+"""Share of the largest frequency within which no run is held out."""
 RUN = 32
 """Samples of such a run."""
 CANCELS = 1e-3
@@ -60,6 +62,7 @@ class NonCartesianMRI(LinearOperator):
         self.image_shape = (2, *shape)
         self.coils = len(sensitivity_maps)
         self.maps = sensitivity_maps.to(torch.complex64)
+        self._conjugate_maps = self.maps.conj().resolve_conj()
         self.trajectory = np.asarray(trajectory, np.float64)
         there = np.ones(trajectory.shape[:2], bool) if measured is None else measured
         self.measured = torch.from_numpy(np.ascontiguousarray(there)).to(device)
@@ -102,7 +105,7 @@ class NonCartesianMRI(LinearOperator):
     def with_maps(self, maps: Tensor) -> Self:
         """The same model with other maps (coils, H, W) of the same root-sum-of-squares; scale and support stay."""
         other = copy.copy(self)
-        other.maps = maps
+        other.maps, other._conjugate_maps = maps, maps.conj().resolve_conj()
         other._projected = None
         return other
 
@@ -139,7 +142,9 @@ class NonCartesianMRI(LinearOperator):
         runs = np.arange(samples) // RUN + np.arange(readouts)[:, None] * -(-samples // RUN)
         radius = np.hypot(*np.moveaxis(self.trajectory, -1, 0))
         distance = np.bincount(runs.ravel(), radius.ravel()) / np.bincount(runs.ravel())
-        outside = distance > 0.1 * radius.max()
+        nearest = np.full(len(distance), np.inf)
+        np.minimum.at(nearest, runs.ravel(), radius.ravel())
+        outside = nearest > CENTRE * radius.max()
         ranks = np.full(len(distance), -1)
         ranks[np.flatnonzero(outside)[distance[outside].argsort(kind="stable")]] = np.arange(np.count_nonzero(outside))
         return torch.from_numpy(ranks[runs])
@@ -208,15 +213,15 @@ class NonCartesianMRI(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         samples = (y * self.measured * (self.scale * self.weights)).reshape(-1, self.measured.numel())
         images = self._fourier.adjoint(samples).reshape(len(y), self.coils, *self.image_shape[1:])
-        return as_channels(torch.einsum("chw,bchw->bhw", self.maps.conj(), images))
+        return as_channels((images * self._conjugate_maps).sum(1))
 
     def _normal(self, x: Tensor) -> Tensor:
         # A transform of twice the length is two of the length, of the image and of the image turned by half a step.
         image = as_complex(x)
         total = torch.zeros_like(image)
         for turn, spectrum in zip(self._turns, self._spectra, strict=True):
-            coils = torch.fft.fft2(self.maps * (image * turn)[:, None]).mul_(spectrum)
-            total += torch.einsum("chw,bchw->bhw", self.maps.conj(), torch.fft.ifft2(coils)) * turn.conj()
+            coils = torch.fft.ifft2(torch.fft.fft2(self.maps * (image * turn)[:, None]).mul_(spectrum))
+            total += coils.mul_(self._conjugate_maps).sum(1) * turn.conj()
         return as_channels(total)
 
     def _convolution(self) -> Tensor:

@@ -120,6 +120,14 @@ def test_samples_that_are_zero_in_all_coils_are_missing(tmp_path: Path) -> None:
     assert quality(path) > 20
 
 
+def test_many_coils_are_compressed_and_said(tmp_path: Path) -> None:
+    path = written(tmp_path, scan_along(SPOKES, slices=2, coils=70))
+    header = probe(path)
+    assert header.coils == 64
+    assert any("70 coils were compressed" in each for each in header.corrections)
+    assert read(path, [0]).kspace.shape[1] == 64  # type: ignore[union-attr]
+
+
 def test_a_matrix_that_nothing_tells_is_half_of_the_spokes_samples(tmp_path: Path) -> None:
     arrays = {"kspace": RADIAL["kspace"], "trajectory": RADIAL["trajectory"] / SIZE}
     header = probe(written(tmp_path, arrays))
@@ -156,7 +164,7 @@ LIES: dict[str, tuple[Arrays, type[Exception], str]] = {
     ),
     "half a pixel": ({"image_size": 32.5}, UnreadableScan, "whole number"),
     "an image of a million": ({"image_size": 10**6}, UnsupportedScan, "1000000"),
-    "65 coils": ({"kspace": np.ones((1, 65, 40, 64), np.complex64)}, UnsupportedScan, "65 coils"),
+    "300 coils": ({"kspace": np.ones((2, 300, 40, 64), np.complex64)}, UnsupportedScan, "300 coils"),
     "too sparse for maps": (
         {"trajectory": RADIAL["trajectory"][:4], "kspace": RADIAL["kspace"][:, :, :4]},
         UnsupportedScan,

@@ -16,6 +16,7 @@ from udig_recon.core.formats.input_format import MRI_ARRAYS, Contents
 from udig_recon.core.formats.kspace.fitting import complex_kspace, find_reference, fit_shape, pixel_spacing
 from udig_recon.core.formats.kspace.ismrmrd_header import Space, header_texts, read_space
 from udig_recon.core.formats.kspace.masks import noise_covariance
+from udig_recon.core.formats.kspace.reader import MOST_COILS
 from udig_recon.core.formats.kspace.trajectory import (
     Shape,
     component_axis,
@@ -30,6 +31,7 @@ from udig_recon.core.formats.lengths import slice_spacing
 from udig_recon.core.formats.limits import LEAST_SIDE, Limits, quote_safely
 from udig_recon.core.formats.value_checks import check_values, checked_blocks
 from udig_recon.core.formats.with_warnings import WithWarnings
+from udig_recon.core.preprocessing.coils import compressed
 
 USED = frozenset((*MRI_ARRAYS, "image_size", "pixel_spacing_mm", "slice_spacing_mm", "slice_thickness_mm")) - {"mask"}
 """Names of arrays and attributes that a scan along a trajectory uses."""
@@ -37,6 +39,8 @@ USED = frozenset((*MRI_ARRAYS, "image_size", "pixel_spacing_mm", "slice_spacing_
 MOST_POINTS = 1 << 20
 """Samples of a slice, as many as the largest Cartesian k-space has."""
 
+MOST_SAMPLES = 64 * MOST_POINTS
+"""The same in all coils."""
 MOST_TRAJECTORY_BYTES = 128 << 20
 
 _ORDER = "(slices, coils, readouts, samples)"
@@ -138,7 +142,7 @@ def probe(contents: Contents) -> ScanHeader:
         format=contents.format,
         modality=Modality.MRI,
         slices=slices,
-        coils=coils,
+        coils=min(coils, MOST_COILS),
         matrix=scan.recon_size,
         kspace_matrix=scan.matrix,
         pixel_spacing_mm=scan.pixel_spacing_mm,
@@ -148,7 +152,7 @@ def probe(contents: Contents) -> ScanHeader:
         has_maps=scan.sensitivity_maps is not None,
         has_reference=scan.reference is not None,
         has_guide=scan.guide is not None,
-        corrections=scan.corrections,
+        corrections=(*scan.corrections, *told_compression(coils)),
         warnings=tuple(warnings),
     )
 
@@ -159,7 +163,7 @@ def read(contents: Contents, slices: Sequence[int]) -> NonCartesianAcquisition:
     kspace = scan.kspace.read(slices).astype(np.complex64, copy=False)
     measured = (kspace != 0).any(axis=1)
     maps, reference, guide = scan.sensitivity_maps, scan.reference, scan.guide
-    return NonCartesianAcquisition(
+    found = NonCartesianAcquisition(
         kspace=kspace,
         trajectory=np.stack([scan.points_of(index) for index in slices]),
         measured=None if measured.all() or not measured.any() else measured,
@@ -171,6 +175,21 @@ def read(contents: Contents, slices: Sequence[int]) -> NonCartesianAcquisition:
         recon_size=scan.recon_size,
         pixel_spacing_mm=scan.pixel_spacing_mm,
     )
+    return with_few_coils(found)
+
+
+def with_few_coils(scan: NonCartesianAcquisition) -> NonCartesianAcquisition:
+    """The scan with at most `MOST_COILS` virtual coils, so that a prepared slice stays small."""
+    if scan.kspace.shape[1] <= MOST_COILS or not scan.slices:
+        return scan
+    return compressed(scan, scan.slices // 2, 1.0, MOST_COILS)
+
+
+def told_compression(coils: int) -> tuple[str, ...]:
+    """The correction that `with_few_coils` is."""
+    if coils <= MOST_COILS:
+        return ()
+    return (f"{coils} coils were compressed to {MOST_COILS} virtual coils, by the slice's strongest signal",)
 
 
 def slice_count(contents: Contents) -> int:
@@ -185,6 +204,7 @@ def check_limits(contents: Contents, limits: Limits) -> None:
     limits.check("kspace", "slices", slices, limits.max_slices)
     limits.check("kspace", "coils", coils, limits.max_coils)
     limits.check("kspace", "samples of a slice", readouts * samples, MOST_POINTS, LEAST_SIDE)
+    limits.check("kspace", "samples of a slice in all coils", coils * readouts * samples, MOST_SAMPLES)
     plane = in_plane(points)
     given = find_reference(contents, coils)
     (matrix, _), _ = _matrix(contents, plane[0], shape_of(plane[0]), contents.arrays.get("sensitivity_maps"), given)

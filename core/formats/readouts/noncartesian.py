@@ -12,7 +12,14 @@ from udig_recon.core.acquisition import Modality, NonCartesianAcquisition, ScanH
 from udig_recon.core.coils.calibration import calibration_of
 from udig_recon.core.errors import UnreadableScan, UnsupportedScan
 from udig_recon.core.formats.input_format import Contents
-from udig_recon.core.formats.kspace.noncartesian import MOST_POINTS, acceleration
+from udig_recon.core.formats.kspace.noncartesian import (
+    MOST_POINTS,
+    MOST_SAMPLES,
+    acceleration,
+    told_compression,
+    with_few_coils,
+)
+from udig_recon.core.formats.kspace.reader import MOST_COILS
 from udig_recon.core.formats.kspace.trajectory import Shape, in_cycles_per_field, in_plane, shape_of
 from udig_recon.core.formats.limits import LEAST_SIDE, PEAKS, Limits
 from udig_recon.core.formats.readouts.geometry import ImageGrid, slice_geometry
@@ -86,8 +93,9 @@ class NonCartesianReader:
         limits.check("data", "slices", self.slice_count(contents), limits.max_slices)
         lines = self._readouts.lines[self._selection.image]
         limits.check("data", "coils", int(lines["coils"][0]), limits.max_coils)
-        most = int(np.bincount(self._selection.frame_of).max())
-        limits.check("data", "samples of a frame", most * int(lines["samples"][0]), MOST_POINTS, LEAST_SIDE)
+        most = int(np.bincount(self._selection.frame_of).max()) * int(lines["samples"][0])
+        limits.check("data", "samples of a frame", most, MOST_POINTS, LEAST_SIDE)
+        limits.check("data", "samples of a frame in all coils", most * int(lines["coils"][0]), MOST_SAMPLES)
         for side in self._matrix:
             limits.check("xml", "pixels a side", side, limits.max_matrix, LEAST_SIDE)
 
@@ -123,11 +131,13 @@ class NonCartesianReader:
             affine, spacing = None, None if spacing is None else spacing / self._partitions
             corrections.append(f"the stack was transformed along kz to {self._partitions} slices")
         is_one_volume = len(selection.frames) == len(selection.slice_numbers)
+        coils = int(self._readouts.lines["coils"][selection.image[0]])
+        corrections += told_compression(coils)
         return ScanHeader(
             format=contents.format,
             modality=Modality.MRI,
             slices=self.slice_count(contents),
-            coils=int(self._readouts.lines["coils"][selection.image[0]]),
+            coils=min(coils, MOST_COILS),
             matrix=self._matrix,
             kspace_matrix=self._matrix,
             pixel_spacing_mm=image.spacing_mm or (1.0, 1.0),
@@ -148,7 +158,7 @@ class NonCartesianReader:
         kspace = np.stack([frame.kspace for frame in frames])
         measured = (kspace != 0).any(axis=1)
         coils = kspace.shape[1]
-        return NonCartesianAcquisition(
+        found = NonCartesianAcquisition(
             kspace=kspace,
             trajectory=np.stack([frame.trajectory for frame in frames]),
             measured=None if measured.all() or not measured.any() else measured,
@@ -157,6 +167,7 @@ class NonCartesianReader:
             recon_size=self._matrix,
             pixel_spacing_mm=self._image.spacing_mm or (1.0, 1.0),
         )
+        return with_few_coils(found)
 
     @property
     def _image(self) -> ImageGrid:
