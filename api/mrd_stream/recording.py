@@ -4,40 +4,15 @@ from pathlib import Path
 
 import numpy as np
 
-from udig_recon.api.mrd_stream.messages import ACQUISITION_BYTES, Line
+from udig_recon.api.mrd_stream.messages import Line
 from udig_recon.core.files.hdf5_sink import Hdf5Sink
 from udig_recon.core.formats.containers.hdf5_library import h5py
+from udig_recon.core.formats.readouts.mrd_head import HEAD
 
 BLOCK_LINES = 64  # in a chunk of the file: a chunk for each line would cost more than the lines
 BLOCK_BYTES = 8 << 20  # that wait for a block to be full
 GROUP = "dataset"
 
-_COUNTERS = np.dtype(
-    [
-        *((f"kspace_encode_step_{axis}", "<u2") for axis in (1, 2)),
-        *((name, "<u2") for name in ("average", "slice", "contrast", "phase", "repetition", "set", "segment")),
-        ("user", "<u2", (8,)),
-    ]
-)
-HEAD = np.dtype(
-    [
-        ("version", "<u2"),
-        ("flags", "<u8"),
-        *((name, "<u4") for name in ("measurement_uid", "scan_counter", "acquisition_time_stamp")),
-        ("physiology_time_stamp", "<u4", (3,)),
-        *((name, "<u2") for name in ("number_of_samples", "available_channels", "active_channels")),
-        ("channel_mask", "<u8", (16,)),
-        *((name, "<u2") for name in ("discard_pre", "discard_post", "center_sample", "encoding_space_ref")),
-        ("trajectory_dimensions", "<u2"),
-        ("sample_time_us", "<f4"),
-        *((name, "<f4", (3,)) for name in ("position", "read_dir", "phase_dir", "slice_dir", "patient_table_position")),
-        ("idx", _COUNTERS),
-        ("user_int", "<i4", (8,)),
-        ("user_float", "<f4", (8,)),
-    ]
-)
-"""Header of an acquisition, in the file as on the wire."""
-assert HEAD.itemsize == ACQUISITION_BYTES  # noqa: S101 - the layout's own figure
 _FLOATS = h5py.vlen_dtype(np.dtype("<f4"))
 _ROW = np.dtype([("head", HEAD), ("traj", _FLOATS), ("data", _FLOATS)])
 

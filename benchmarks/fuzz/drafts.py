@@ -22,7 +22,7 @@ from benchmarks.data.tiny_scans import (
 from benchmarks.fuzz import arrays, bytewise, hdf5, mrd, vendors
 from benchmarks.fuzz.mutators import MUTATORS, Draft, Mutator, Traps
 from udig_recon.core.formats.input_format import InputFormat
-from udig_recon.core.formats.inputs import bart, bruker, matlab5, twix
+from udig_recon.core.formats.inputs import bart, bruker, matlab5, mrd_stream, twix
 
 __all__ = ["FileMaker", "Spoilt", "arrays", "bytewise", "hdf5", "mrd", "vendors"]
 
@@ -75,7 +75,7 @@ def _gzip(path: Path) -> Path:
     return path
 
 
-_KINDS = ("mrd", "gzip", "matlab5", "bart", "bart_joined", "bruker", "twix")
+_KINDS = ("mrd", "mrd_stream", "gzip", "matlab5", "bart", "bart_joined", "bruker", "twix")
 """Scans whose kind is their name."""
 
 SCANS: dict[str, Callable[[Path], Path]] = {
@@ -89,6 +89,7 @@ SCANS: dict[str, Callable[[Path], Path]] = {
     "data_exchange": write_data_exchange,
     "nxtomo": write_nxtomo,
     "mrd": write_mrd,
+    "mrd_stream": _sample(mrd_stream.FORMAT),
     "gzip": _gzip,
     "matlab5": _sample(matlab5.FORMAT),
     "bart": _sample(bart.FORMAT),

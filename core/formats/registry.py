@@ -16,6 +16,7 @@ from udig_recon.core.formats.inputs import (
     matlab,
     matlab5,
     mrd,
+    mrd_stream,
     npy,
     npz,
     nxtomo,
@@ -27,7 +28,7 @@ ENTRY_POINTS = "udig_recon.formats"
 BUILT_IN: tuple[InputFormat, ...] = (
     *(npy.FORMAT, bart.FORMAT, bruker.FORMAT, npz.FORMAT, zipped_hdf5.FORMAT),
     *(matlab5.FORMAT, matlab.FORMAT, mrd.FORMAT, data_exchange.FORMAT, nxtomo.FORMAT, hdf5.FORMAT),
-    twix.FORMAT,
+    *(mrd_stream.FORMAT, twix.FORMAT),
 )
 
 

@@ -373,6 +373,68 @@ def test_debians_generator_gives_its_phantom(options: str, frames: int, tmp_path
     assert np.linalg.norm(found - truth) / np.linalg.norm(truth) < 0.12
 
 
+def test_a_file_of_streamed_messages_is_read_as_hdf5_is(tmp_path: Path) -> None:
+    made = mrd_maker.make(replace(EVERYTHING, frames=Frames(slices=2)))
+    streamed = mrd_maker.write_stream(tmp_path / "scan.mrd", made)
+    plain = mrd_maker.write(tmp_path / "scan.h5", made)
+    assert probe(streamed) == probe(plain)
+    one, other = read(streamed), read(plain)
+    assert isinstance(one, MRIAcquisition)
+    assert isinstance(other, MRIAcquisition)
+    assert np.array_equal(one.kspace, other.kspace)
+    with open_scan(streamed) as prepared:
+        assert prepared.header == probe(plain)
+
+
+def test_a_stream_may_hold_several_measurements_and_other_messages(tmp_path: Path) -> None:
+    made = mrd_maker.make(Plan(noise=0.02))
+    path = mrd_maker.write_stream(
+        tmp_path / "scan.mrd", mrd_maker.only_noise(made), mrd_maker.without_noise(made), close=False
+    )
+    messages = path.read_bytes()
+    waveform = b"\x02\x04" + bytes(28) + b"\x03\x00\x02\x00" + bytes(8) + bytes(4 * 3 * 2)
+    text = b"\x05\x00\x03\x00\x00\x00now"
+    image = b"\xfe\x03" + (
+        b"\x01\x00\x05\x00" + bytes(12) + b"\x02\x00\x02\x00\x01\x00" + bytes(12) + b"\x01\x00"
+    ).ljust(198, b"\0")
+    image += (4).to_bytes(8, "little") + b"meta" + bytes(16)
+    path.write_bytes(b"\x01\x00" + bytes(1024) + messages + waveform + text + image)
+    header = probe(path)
+    assert header.prewhitened
+    assert any("not closed" in warning for warning in header.warnings)
+
+
+@pytest.mark.parametrize(
+    ("lie", "word"),
+    [
+        ("cut in a readout", "ends with the file"),
+        ("an unknown message", "a message of kind 77"),
+        ("a header of gigabytes", "a text of"),
+        ("coils", "coils"),
+        ("no readouts", "no readouts"),
+    ],
+)
+def test_streams_that_lie_are_refused(lie: str, word: str, tmp_path: Path) -> None:
+    path = mrd_maker.write_stream(tmp_path / "scan.mrd", mrd_maker.make(Plan()))
+    content = path.read_bytes()
+    first = content.index(b"</ismrmrdHeader>") + len(b"</ismrmrdHeader>")
+    first += content[first:].index(b"\xf0\x03")
+    match lie:
+        case "cut in a readout":
+            content = content[:-1000]
+        case "an unknown message":
+            content = content[:first] + (77).to_bytes(2, "little") + content[first:]
+        case "a header of gigabytes":
+            content = content[:first] + b"\x05\x00\xff\xff\xff\xff" + content[first:]
+        case "coils":
+            content = content[: first + 2 + 38] + b"\xff\xff" + content[first + 2 + 40 :]
+        case "no readouts":
+            content = content[:first] + b"\x04\x00"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableScan, match=word):
+        probe(path)
+
+
 LIES = {
     "a length of data in its row": "numbers in data of readout",
     "samples in a head": "numbers in data of readout",

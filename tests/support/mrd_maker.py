@@ -11,6 +11,7 @@ from udig_recon.core.formats.containers.hdf5_library import h5py
 
 import ismrmrd  # isort: skip  # the HDF5 library that reads files from outside comes first
 from ismrmrd import xsd  # isort: skip
+from ismrmrd.serialization import ProtocolSerializer  # isort: skip
 
 __all__ = ["Frames", "Made", "Plan", "h5py", "make", "write"]
 
@@ -161,6 +162,19 @@ def write(path: Path, *made: Made, names: tuple[str, ...] = ("dataset", "dataset
         for name, each in zip(names, made, strict=False):
             file[name].header = xsd.CreateFromDocument(each.xml)
             file[name].acquisitions = each.lines
+    return path
+
+
+def write_stream(path: Path, *made: Made, close: bool = True) -> Path:
+    """Write measurements as the messages of the streaming protocol, as siemens_to_ismrmrd does."""
+    with path.open("wb") as file:
+        serializer = ProtocolSerializer(file)
+        for each in made:
+            serializer.serialize(xsd.CreateFromDocument(each.xml))
+            for line in each.lines:
+                serializer.serialize(line)
+        if close:
+            serializer.close()
     return path
 
 

@@ -20,7 +20,7 @@ from udig_recon.core.formats.containers.hdf5_chunks import FILTERS, GZIP, SHUFFL
 from udig_recon.core.formats.containers.hdf5_library import h5py
 from udig_recon.core.formats.containers.scan_file import ScanFile
 from udig_recon.core.formats.input_format import Contents
-from udig_recon.core.formats.readouts.mrd_head import HEAD
+from udig_recon.core.formats.readouts.mrd_head import HEAD, MOST_COILS, MOST_READOUTS, readouts_of
 from udig_recon.core.formats.readouts.mrd_header import read_mrd_header
 from udig_recon.core.formats.readouts.reader import reader_of
 from udig_recon.core.formats.readouts.readouts import (
@@ -32,20 +32,11 @@ from udig_recon.core.formats.readouts.readouts import (
     same_shape,
 )
 
-MOST_READOUTS = 250_000
-"""HDF5's index takes 2 KiB of memory for each of them, where each is a chunk."""
-
 _MOST_HEADER_BYTES = 1 << 20
-_MOST_COILS = 1024
 _MOST_GROUPS = 64
 _MOST_CHUNK_BYTES = 16 << 20
 _ROWS_AT_A_TIME = 4096
-_COUNTERS = (
-    *("kspace_encode_step_1", "kspace_encode_step_2", "average", "slice", "contrast", "phase", "repetition", "set"),
-    "segment",
-)
 _VARIABLE = ("traj", "data")
-_NAMES = {"samples": "number_of_samples", "coils": "active_channels", "encoding": "encoding_space_ref"}
 
 
 class Mrd:
@@ -66,7 +57,7 @@ class Mrd:
     def open(self, file: ScanFile) -> Iterator[Contents]:
         """The last measurement that holds lines of an image; noise of an earlier one goes with it."""
         with open_hdf5(file) as opened:
-            yield Contents("mrd", {}, reader=reader_of(_last_measurement(opened, file)))
+            yield Contents("mrd", {}, reader=reader_of(last_with_an_image(_read_measurements(opened, file))))
 
     def samples(self) -> Sequence[bytes]:
         """Noise, and an image of two coils with reversed and oversampled readouts."""
@@ -76,29 +67,33 @@ class Mrd:
 FORMAT = Mrd()
 
 
-_SAMPLE_XML = (
+SAMPLE_XML = (
     "<ismrmrdHeader><encoding><encodedSpace><matrixSize><x>16</x><y>8</y></matrixSize></encodedSpace>"
     "<reconSpace><matrixSize><x>8</x><y>8</y></matrixSize></reconSpace></encoding></ismrmrdHeader>"
 )
 
 
-def _sample() -> bytes:
-    floats = h5py.vlen_dtype(np.dtype("<f4"))
-    rows = np.empty(9, [("head", HEAD), ("traj", floats), ("data", floats)])
+def sample_lines() -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """Heads (9,) and samples (9, 2 coils x 16 complex) of noise and of an image, for the samples of formats."""
     heads = np.zeros(9, HEAD)
     heads["number_of_samples"], heads["active_channels"], heads["center_sample"] = 16, 2, 8
     heads["idx"]["kspace_encode_step_1"][1:] = np.arange(8)
     heads["flags"][0], heads["flags"][1] = Flag.NOISE, Flag.REVERSE
     heads["center_sample"][1] = 7
-    rows["head"] = heads
-    values = np.random.default_rng(0).normal(size=(9, 64)).astype(np.float32)
+    return heads, np.random.default_rng(0).normal(size=(9, 64)).astype(np.float32)
+
+
+def _sample() -> bytes:
+    floats = h5py.vlen_dtype(np.dtype("<f4"))
+    rows = np.empty(9, [("head", HEAD), ("traj", floats), ("data", floats)])
+    rows["head"], values = sample_lines()
     for index, line in enumerate(values):
         rows["traj"][index], rows["data"][index] = line[:0], line
     stream = io.BytesIO()
     with h5py.File(stream, "w") as file:
         how = {"chunks": (4,), "maxshape": (None,), "compression": "gzip", "shuffle": True}
         file.create_dataset("dataset/data", data=rows, **how)
-        file.create_dataset("dataset/xml", data=np.array([_SAMPLE_XML], object), dtype=h5py.string_dtype())
+        file.create_dataset("dataset/xml", data=np.array([SAMPLE_XML], object), dtype=h5py.string_dtype())
     return stream.getvalue()
 
 
@@ -155,22 +150,23 @@ def _number(name: str) -> tuple[int, str]:
     return (int(found[1]) if found else 0, name)
 
 
-def _last_measurement(opened: OpenedHdf5, file: ScanFile) -> Readouts:
-    """The last measurement with readouts of an image, with the one before it that holds noise."""
-    names = _measurements(opened.file)
-    measurement: Readouts | None = None
-    found: Readouts | None = None
-    for name in names:
-        measurement = _measurement(opened.file, name, file, measurement)
-        if _holds_image(measurement.lines):
-            found = measurement
-    chosen = found if found is not None else measurement
-    if chosen is None:
-        raise UnreadableScan.at("file", "no measurement", "a group of xml and data")
-    if len(names) > 1:
+def _read_measurements(opened: OpenedHdf5, file: ScanFile) -> list[Readouts]:
+    """The measurements in their order, each with the one before it."""
+    found: list[Readouts] = []
+    for name in _measurements(opened.file):
+        found.append(_measurement(opened.file, name, file, found[-1] if found else None))
+    return found
+
+
+def last_with_an_image(measurements: Sequence[Readouts]) -> Readouts:
+    """The last measurement with readouts of an image, or else the last. Raises UnreadableScan where there is none."""
+    if not measurements:
+        raise UnreadableScan.at("file", "no readouts", "a measurement: a header and readouts")
+    chosen = next((each for each in reversed(measurements) if _holds_image(each.lines)), measurements[-1])
+    if len(measurements) > 1:
         chosen.warnings = (
             *chosen.warnings,
-            f"the file holds {len(names)} measurements: the last one with readouts of an image is read",
+            f"the file holds {len(measurements)} measurements: the last one with readouts of an image is read",
         )
     return chosen
 
@@ -254,33 +250,10 @@ def _read_rows(dataset: h5py.Dataset, scan: ScanFile) -> tuple[NDArray[Any], dic
         raw = np.frombuffer(content, np.uint8).reshape(-1, size)[: count - first]
         cut = slice(first, first + len(raw))
         heads = raw[:, start : start + layout.itemsize].copy().view(layout)[:, 0]
-        counters = _member(heads, "idx")
-        for name in READOUT.names or ():
-            source = counters if name in _COUNTERS else heads
-            lines[name][cut] = _values(source, _NAMES.get(name, name), READOUT[name])
+        lines[cut] = readouts_of(heads)
         for name, offset in offsets.items():
             lengths[name][cut] = raw[:, offset : offset + 4].copy().view("<u4")[:, 0]
     return lines, lengths
-
-
-def _member(rows: NDArray[Any], name: str) -> NDArray[Any]:
-    if rows.dtype.names is None or name not in rows.dtype.names:
-        raise UnreadableScan.at("data", f"a head without {name}", "the members of an ISMRMRD acquisition header")
-    member: NDArray[Any] = rows[name]
-    return member
-
-
-def _values(rows: NDArray[Any], name: str, wanted: np.dtype[Any]) -> NDArray[Any]:
-    values = _member(rows, name)
-    if values.dtype.kind not in "iuf" or values.shape[1:] != wanted.shape:
-        raise UnreadableScan.at("data", f"{name} of another type", f"{wanted.base} of shape {wanted.shape}")
-    if wanted.base.kind == "u":
-        with np.errstate(invalid="ignore"):
-            converted = values.astype(wanted.base)
-        if (converted != values).any():
-            raise UnreadableScan.at("data", f"{name} out of range", f"{wanted.base}")
-        return converted
-    return values
 
 
 def _check_lengths(lines: NDArray[Any], lengths: dict[str, NDArray[np.int64]], scan: ScanFile) -> None:
@@ -289,8 +262,8 @@ def _check_lengths(lines: NDArray[Any], lengths: dict[str, NDArray[np.int64]], s
     Many rows may point to the same bytes: all together must not be longer than the file.
     """
     samples, coils = lines["samples"].astype(np.int64), lines["coils"].astype(np.int64)
-    if coils.max() > _MOST_COILS:
-        raise UnreadableScan.at("data", f"readouts of {coils.max()} coils", f"at most {_MOST_COILS}")
+    if coils.max() > MOST_COILS:
+        raise UnreadableScan.at("data", f"readouts of {coils.max()} coils", f"at most {MOST_COILS}")
     for name, needed in (("data", 2 * samples * coils), ("traj", samples * lines["trajectory_dimensions"])):
         if name not in lengths:
             if needed.any():

@@ -1,6 +1,18 @@
 """Header of an ISMRMRD acquisition (a readout) as files and streams of scanners carry it: 340 bytes, little-endian."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
+
+from udig_recon.core.errors import UnreadableScan
+from udig_recon.core.formats.readouts.readouts import READOUT
+
+MOST_READOUTS = 250_000
+"""Of a measurement: HDF5's index takes 2 KiB of memory for each that is a chunk of its own."""
+
+MOST_COILS = 1024
+"""Of a readout, before those are compressed or refused that are more than a scan may have."""
 
 _COUNTERS = np.dtype(
     [
@@ -26,3 +38,37 @@ HEAD = np.dtype(
         ("user_float", "<f4", (8,)),
     ]
 )
+_NAMES = {"samples": "number_of_samples", "coils": "active_channels", "encoding": "encoding_space_ref"}
+
+
+def readouts_of(heads: NDArray[Any]) -> NDArray[Any]:
+    """What heads of acquisitions tell of readouts, as READOUT, whatever order and types of numbers their members have.
+
+    Raises UnreadableScan where a member is missing, or a number is out of range.
+    """
+    lines = np.zeros(len(heads), READOUT)
+    counters = _member(heads, "idx")
+    for name in READOUT.names or ():
+        source = counters if name in (_COUNTERS.names or ()) else heads
+        lines[name] = _values(source, _NAMES.get(name, name), READOUT[name])
+    return lines
+
+
+def _member(rows: NDArray[Any], name: str) -> NDArray[Any]:
+    if rows.dtype.names is None or name not in rows.dtype.names:
+        raise UnreadableScan.at("data", f"a head without {name}", "the members of an ISMRMRD acquisition header")
+    member: NDArray[Any] = rows[name]
+    return member
+
+
+def _values(rows: NDArray[Any], name: str, wanted: np.dtype[Any]) -> NDArray[Any]:
+    values = _member(rows, name)
+    if values.dtype.kind not in "iuf" or values.shape[1:] != wanted.shape:
+        raise UnreadableScan.at("data", f"{name} of another type", f"{wanted.base} of shape {wanted.shape}")
+    if wanted.base.kind == "u":
+        with np.errstate(invalid="ignore"):
+            converted = values.astype(wanted.base)
+        if (converted != values).any():
+            raise UnreadableScan.at("data", f"{name} out of range", f"{wanted.base}")
+        return converted
+    return values
