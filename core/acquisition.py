@@ -210,6 +210,7 @@ class ScanHeader:
     source_origin_mm: float | None = None  # CT, fans: from the source to the axis of rotation
     source_detector_mm: float | None = None  # CT, fans: from the source to the detector
     rotation_center: float | None = None  # CT: detector index that the axis falls on; None: the middle
+    water_attenuation_per_mm: float | None = None  # CT: by which images become Hounsfield units
     corrections: tuple[str, ...] = ()  # what was corrected of the measurements before reconstruction, in sentences
     acceleration: float | None = None  # MRI: k-space samples / measured samples
     has_maps: bool = False

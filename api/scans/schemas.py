@@ -31,6 +31,7 @@ _ITEM: dict[str, Any] = {
     "source_origin_mm": None,
     "source_detector_mm": None,
     "rotation_center": None,
+    "water_attenuation_per_mm": None,
     "acceleration": 4.0,
     "has_maps": False,
     "has_reference": True,
@@ -90,6 +91,9 @@ class ScanItem(BaseModel):
     source_detector_mm: float | None = Field(None, description="from the source to the detector, fans")
     rotation_center: float | None = Field(
         None, description="detector index that the axis of rotation falls on, CT; null: the middle"
+    )
+    water_attenuation_per_mm: float | None = Field(
+        None, description="by which attenuation becomes Hounsfield units, CT; null: the file does not tell"
     )
     acceleration: float | None = Field(description="k-space samples / measured samples, MRI")
     has_maps: bool = Field(description="the file brings coil sensitivity maps")

@@ -49,6 +49,7 @@ ATTRIBUTES = (
     "detector_shape",
     "slice_spacing_mm",
     "slice_thickness_mm",
+    "water_attenuation_per_mm",
 )
 ARRAYS_OR_ATTRIBUTES = ("i0", "flat", "dark")
 """One number for all detectors, or an array with one for each."""

@@ -11,6 +11,7 @@ from udig_recon.core.formats.input_format import InputFormat
 from udig_recon.core.formats.inputs import (
     bart,
     bruker,
+    ct_pd,
     data_exchange,
     hdf5,
     matlab,
@@ -26,7 +27,7 @@ from udig_recon.core.formats.inputs import (
 
 ENTRY_POINTS = "udig_recon.formats"
 BUILT_IN: tuple[InputFormat, ...] = (
-    *(npy.FORMAT, bart.FORMAT, bruker.FORMAT, npz.FORMAT, zipped_hdf5.FORMAT),
+    *(npy.FORMAT, bart.FORMAT, bruker.FORMAT, ct_pd.FORMAT, npz.FORMAT, zipped_hdf5.FORMAT),
     *(matlab5.FORMAT, matlab.FORMAT, mrd.FORMAT, data_exchange.FORMAT, nxtomo.FORMAT, hdf5.FORMAT),
     *(mrd_stream.FORMAT, twix.FORMAT),
 )

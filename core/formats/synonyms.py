@@ -30,6 +30,7 @@ SYNONYMS = {
     "geometry": ("beam_geometry", "scan_geometry", "geometry_type", "beam_type"),
     "detector_shape": ("detector_type", "detector_geometry"),
     "detector_spacing_mm": ("detector_pitch_mm", "detector_pixel_size_mm", "detector_element_size_mm"),
+    "water_attenuation_per_mm": ("mu_water_per_mm", "mu_water_mm", "mu_water", "water_per_mm"),
     "rotation_center": ("rotation_centre", "center_of_rotation", "centre_of_rotation", "axis_of_rotation"),
     "source_origin_mm": (
         "source_origin", "source_to_origin_mm", "source_origin_distance", "distance_source_origin",

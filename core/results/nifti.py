@@ -75,7 +75,7 @@ def nifti_header(info: ResultInfo, image_shape: tuple[int, ...]) -> bytes:
     affine, qform and sform say where the patient lay (code 1, scanner). Without it, or where slices are not evenly
     spaced, the header assumes axial slices seen from the feet. Columns then run to the patient's left, rows to the
     back, slices to the head (L, P, S), as radiologists view them. Without a spacing of slices it assumes 1 mm and says
-    so.
+    so. Where the scan tells the attenuation of water, slope and intercept make Hounsfield units of the images.
     """
     import nibabel  # here: it takes half a second, and only this format needs it
     from nibabel.nifti1 import Nifti1Extension
@@ -97,6 +97,9 @@ def nifti_header(info: ResultInfo, image_shape: tuple[int, ...]) -> bytes:
         header.set_qform(to_ras, code="scanner")
         header.set_sform(to_ras, code="scanner")
     header.set_xyzt_units("mm")
+    if water := info.attributes.get("water_attenuation_per_mm"):
+        # Stored values stay attenuation in 1/mm; readers scale them.
+        header.set_slope_inter(1000 / float(water), -1000)
     extension = b"\0\0\0\0"
     if notes := _notes(info):
         stream = io.BytesIO()
@@ -110,6 +113,8 @@ def nifti_header(info: ResultInfo, image_shape: tuple[int, ...]) -> bytes:
 def _notes(info: ResultInfo) -> list[str]:
     """What the header cannot hold: corrections, warnings, what the volumes are."""
     notes = [*info.corrections, *info.warnings]
+    if water := info.attributes.get("water_attenuation_per_mm"):
+        notes.append(f"values with slope and intercept are Hounsfield units, by {water:g}/mm of water")
     if info.affine is None and "affine" in info.attributes:
         notes.append(
             f"slices {', '.join(map(str, info.slice_numbers))} are not evenly spaced, which NIfTI cannot tell: "

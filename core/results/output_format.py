@@ -142,6 +142,7 @@ _TOLD = (
     "source_origin_mm",
     "source_detector_mm",
     "rotation_center",
+    "water_attenuation_per_mm",
     "corrections",
     "warnings",
 )

@@ -15,7 +15,7 @@ from udig_recon.core.formats.limits import damage_as_unreadable
 SIGNATURE = b"PK\x03\x04"
 
 _LOCAL_HEADER = Struct("<4s22xHH")  # signature, lengths of the name and of what else precedes the content
-_MOST_MEMBERS = 4096
+MOST_MEMBERS = 4096
 _MOST_TEXT_BYTES = 4 << 20
 _PIECE_BYTES = 1 << 20
 
@@ -67,13 +67,13 @@ class ZipMember:
             raise UnreadableScan.at("file", "damaged content (another checksum)", "a whole zip archive")
 
 
-def read_archive(file: ScanFile) -> Mapping[str, ZipMember]:
+def read_archive(file: ScanFile, most: int = MOST_MEMBERS) -> Mapping[str, ZipMember]:
     """The files of an archive by their paths. Raises UnreadableScan for members that cannot be read."""
     members: dict[str, ZipMember] = {}
     with zipfile.ZipFile(file.stream()) as archive:
         listed = [each for each in archive.infolist() if not each.is_dir() and not _is_of_macos(each.filename)]
-    if len(listed) > _MOST_MEMBERS:
-        raise UnreadableScan.at("file", f"{len(listed)} members", f"at most {_MOST_MEMBERS} members")
+    if len(listed) > most:
+        raise UnreadableScan.at("file", f"{len(listed)} members", f"at most {most} members")
     for each in listed:
         name = printable_names([each.filename])
         if each.flag_bits & 1:

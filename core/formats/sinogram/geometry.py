@@ -30,6 +30,8 @@ _CURVED = ("curved", "arc", "equiangular", "cylindrical")
 _FLAT = ("flat", "line", "linear", "equidistant", "equispaced", "equilinear", "planar")
 _DISTANCES = ("source_origin_mm", "source_detector_mm", "origin_detector_mm")
 _FARTHEST_MM = 1e5  # that a source may be from anything
+WATER_PER_MM = (0.01, 0.1)
+"""Attenuation of water for X-rays of 500 to 20 keV, 1/mm."""
 _ALIKE = 0.01  # share by which a distance may differ from the sum of its parts
 _MOST_UNLIKE = 100  # pixels and detectors: what one crosses of the other is gone through one by one
 _MOST_TURN = 2.1 * math.pi  # a turn and a bit: nobody needs more of a parallel beam, and degrees soon exceed it
@@ -209,6 +211,18 @@ def rotation_center(attributes: Mapping[str, float | str], detectors: int) -> fl
         expected = f"a detector's index, counted from 0, of 0 to {detectors - 1}; the middle is {(detectors - 1) / 2:g}"
         raise UnreadableScan.at("rotation_center", quote_safely(centre), expected)
     return centre
+
+
+def water_attenuation(attributes: Mapping[str, float | str]) -> float | None:
+    """Attenuation of water (1/mm) at the scan's beam, by which images become Hounsfield units; None: not given."""
+    water = attributes.get("water_attenuation_per_mm")
+    if water is None:
+        return None
+    low, high = WATER_PER_MM
+    if isinstance(water, str) or not low <= water <= high:
+        expected = f"a number in 1/mm, {low:g} to {high:g}; about 0.0193 at 70 keV (values in 1/cm are divided by 10)"
+        raise UnreadableScan.at("water_attenuation_per_mm", quote_safely(water), expected)
+    return water
 
 
 def read_angles(source: ArraySource | None, shape: tuple[int, ...], others: Sequence[str]) -> NDArray[np.float64]:

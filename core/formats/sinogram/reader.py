@@ -26,6 +26,7 @@ from udig_recon.core.formats.sinogram.geometry import (
     read_angles,
     read_beam_geometry,
     rotation_center,
+    water_attenuation,
 )
 from udig_recon.core.formats.sinogram.view_axis import CentresOfMass
 from udig_recon.core.formats.value_checks import check_values, checked_blocks
@@ -36,7 +37,7 @@ USED = frozenset(
         *("sinogram", "angles", "mask", "reference", "guide"),
         *("geometry", "quantity", *ARRAYS_OR_ATTRIBUTES, "image_size", "pixel_size_mm", "detector_spacing_mm"),
         *("source_origin_mm", "source_detector_mm", "origin_detector_mm", "detector_shape"),
-        *("rotation_center", "slice_spacing_mm", "slice_thickness_mm"),
+        *("rotation_center", "slice_spacing_mm", "slice_thickness_mm", "water_attenuation_per_mm"),
     )
 )
 """Names of arrays and attributes that a sinogram scan uses."""
@@ -105,6 +106,7 @@ def probe(contents: Contents) -> ScanHeader:
         source_origin_mm=arrays.beams.source_origin_mm,
         source_detector_mm=arrays.beams.source_detector_mm,
         rotation_center=arrays.rotation_center,
+        water_attenuation_per_mm=water_attenuation(contents.attributes),
         has_reference=arrays.reference is not None,
         has_guide=arrays.guide is not None,
         corrections=checked.corrections,
