@@ -21,6 +21,7 @@ from benchmarks.data.tiny_scans import (
 )
 from benchmarks.fuzz import arrays, bytewise, hdf5, mrd, vendors
 from benchmarks.fuzz.mutators import MUTATORS, Draft, Mutator, Traps
+from benchmarks.speed.preparing import write_volume
 from udig_recon.core.formats.input_format import InputFormat
 from udig_recon.core.formats.inputs import bart, bruker, matlab5, mrd_stream, twix
 
@@ -90,6 +91,7 @@ SCANS: dict[str, Callable[[Path], Path]] = {
     "nxtomo": write_nxtomo,
     "mrd": write_mrd,
     "mrd_stream": _sample(mrd_stream.FORMAT),
+    "mrd_volume": lambda path: write_volume(path, (16, 12, 10), 2, noise_readouts=4),
     "gzip": _gzip,
     "matlab5": _sample(matlab5.FORMAT),
     "bart": _sample(bart.FORMAT),
@@ -102,6 +104,8 @@ SCANS: dict[str, Callable[[Path], Path]] = {
 
 
 def _kind(name: str, content: bytes) -> str:
+    if name == "mrd_volume":
+        return "mrd"
     if name in _KINDS:
         return name
     kinds = {b"\x89HDF": "hdf5", b"\x93NUM": "npy", b"PK\3\4": "npz"}

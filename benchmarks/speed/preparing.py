@@ -159,7 +159,7 @@ def write_mrd_volume(path: Path, count: int) -> Path:
     return write_volume(path, (side, side, side), COILS)
 
 
-def write_volume(path: Path, matrix: tuple[int, int, int], coils: int) -> Path:
+def write_volume(path: Path, matrix: tuple[int, int, int], coils: int, noise_readouts: int = 40) -> Path:
     """A fully sampled 3-D measurement (x, y, z), an MRD file of lines in no more order than a scanner's."""
     rng = np.random.default_rng(0)
     axes = [np.exp(-(((np.arange(side) - side // 2) / (0.05 * side)) ** 2)) for side in matrix]
@@ -170,14 +170,17 @@ def write_volume(path: Path, matrix: tuple[int, int, int], coils: int) -> Path:
         ((axes[1][row] * axes[2][partition] * axes[0] * gains + noise[number % 64]), row, partition, 0)
         for number, (row, partition) in enumerate(places)
     )
-    _write_lines(path, lines, matrix)
+    _write_lines(path, lines, matrix, noise_readouts)
     return path
 
 
 def _write_lines(
-    path: Path, lines: Iterable[tuple[NDArray[np.complexfloating[Any, Any]], int, int, int]], matrix: Sequence[int]
+    path: Path,
+    lines: Iterable[tuple[NDArray[np.complexfloating[Any, Any]], int, int, int]],
+    matrix: Sequence[int],
+    noise_readouts: int = 40,
 ) -> None:
-    """An MRD file of lines, their row, partition and slice; 40 of noise come first."""
+    """An MRD file of lines, their row, partition and slice; those of noise come first."""
     heads = np.dtype([(name, kind) for name, kind in _HEAD])
     rows = np.dtype([("head", heads), ("traj", h5py.vlen_dtype(np.float32)), ("data", h5py.vlen_dtype(np.float32))])
     rng = np.random.default_rng(1)
@@ -197,7 +200,7 @@ def _write_lines(
         for samples, step_1, step_2, slice_ in lines:
             if noise is None:
                 noise = 1e-3 * (rng.standard_normal(samples.shape) + 1j * rng.standard_normal(samples.shape))
-                for _ in range(40):
+                for _ in range(noise_readouts):
                     line = _row(rows, noise[:, rng.permutation(noise.shape[1])], 0, 0, 0)
                     line["head"]["flags"] = 1 << 18
                     append(line)
