@@ -78,6 +78,7 @@ class CTAcquisition:
     pixel_size_mm: float
     detector_spacing_mm: float
     rotation_center: float | None = None  # detector index that the axis falls on; None: (detectors - 1) / 2
+    found_rotation_center: float | None = None  # the same, as the sinograms show it; None: they do not
     geometry: BeamGeometry = "parallel"
     source_origin_mm: float | None = None  # from the source to the axis of rotation; None: parallel
     source_detector_mm: float | None = None  # from the source to the detector; None: parallel

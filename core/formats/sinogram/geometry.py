@@ -202,13 +202,19 @@ def _field_of_view(beam: Beams, detectors: int, spacing: float, center: float | 
     return min(2 * math.sin(angle), 0.99 * math.sqrt(2) / NEAREST_SOURCE) * beam.source_origin_mm
 
 
+def is_auto(centre: float | str | None) -> bool:
+    """Whether a file asks for the axis of rotation to be found."""
+    return isinstance(centre, str) and centre.strip().lower() == "auto"
+
+
 def rotation_center(attributes: Mapping[str, float | str], detectors: int) -> float | None:
-    """Detector index, counted from 0, that the axis of rotation falls on; None: the middle."""
+    """Detector index, counted from 0, that the axis of rotation falls on; None: the middle, or `auto`."""
     centre = attributes.get("rotation_center")
-    if centre is None:
+    if centre is None or is_auto(centre):
         return None
     if isinstance(centre, str) or not 0 <= centre <= detectors - 1:
-        expected = f"a detector's index, counted from 0, of 0 to {detectors - 1}; the middle is {(detectors - 1) / 2:g}"
+        middle = f"the middle is {(detectors - 1) / 2:g}"
+        expected = f"a detector's index, counted from 0, of 0 to {detectors - 1}, or 'auto'; {middle}"
         raise UnreadableScan.at("rotation_center", quote_safely(centre), expected)
     return centre
 

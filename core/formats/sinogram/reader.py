@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from udig_recon.core.formats.sinogram.geometry import (
     Beams,
     fan_geometry,
     image_grid,
+    is_auto,
     measured_rays,
     read_angles,
     read_beam_geometry,
@@ -30,6 +32,8 @@ from udig_recon.core.formats.sinogram.geometry import (
 )
 from udig_recon.core.formats.sinogram.view_axis import CentresOfMass
 from udig_recon.core.formats.value_checks import check_values, checked_blocks
+from udig_recon.core.preprocessing.rings import ring_warning
+from udig_recon.core.preprocessing.rotation import DEVIATIONS, SURE, FoundAxis, find_axis
 from udig_recon.core.scan_geometry import Geometry
 
 USED = frozenset(
@@ -42,6 +46,8 @@ USED = frozenset(
 )
 """Names of arrays and attributes that a sinogram scan uses."""
 
+_AXIS_SLICES = 3  # by which the axis of rotation is found
+_LIMITED = math.radians(20)  # without views, from which a scan is told to be of a limited angle
 _STEEP = 50.0  # line integrals of patients stay below about 15
 _LEFT_OUT = "rays that are missing may be left out: an array mask (views, detectors), 0 where nothing was measured"
 
@@ -62,6 +68,7 @@ class _FittedArrays:
     beams: Beams
     fan: Geometry | None  # None: parallel beams
     rotation_center: float | None  # detector index
+    is_auto: bool  # whether the axis of rotation is to be found
     slice_spacing_mm: float | None
     warnings: tuple[str, ...]
 
@@ -90,6 +97,7 @@ def probe(contents: Contents) -> ScanHeader:
     arrays = _fit_arrays(contents)
     slices, views, detectors = arrays.sinogram.shape
     checked = _check_values(arrays)
+    axis = _find_axis(contents, arrays)
     for source in (arrays.reference, arrays.guide):
         if source is not None:
             check_values(source)
@@ -105,12 +113,12 @@ def probe(contents: Contents) -> ScanHeader:
         geometry=arrays.beams.geometry,
         source_origin_mm=arrays.beams.source_origin_mm,
         source_detector_mm=arrays.beams.source_detector_mm,
-        rotation_center=arrays.rotation_center,
+        rotation_center=axis.center if arrays.is_auto and axis.center is not None else arrays.rotation_center,
         water_attenuation_per_mm=water_attenuation(contents.attributes),
         has_reference=arrays.reference is not None,
         has_guide=arrays.guide is not None,
-        corrections=checked.corrections,
-        warnings=(*arrays.warnings, *checked.warnings),
+        corrections=(*checked.corrections, *_axis_corrections(arrays, axis)),
+        warnings=(*arrays.warnings, *checked.warnings, *_axis_warnings(arrays, axis, checked)),
     )
 
 
@@ -119,6 +127,7 @@ def read(contents: Contents, slices: Sequence[int]) -> CTAcquisition:
     arrays = _fit_arrays(contents)
     reference, guide = arrays.reference, arrays.guide
     rays = _read_rays(arrays, slices)
+    axis = _find_axis(contents, arrays).center
     return CTAcquisition(
         sinogram=rays.integrals,
         angles=arrays.angles,
@@ -127,13 +136,68 @@ def read(contents: Contents, slices: Sequence[int]) -> CTAcquisition:
         image_size=arrays.image_size,
         pixel_size_mm=arrays.pixel_size_mm,
         detector_spacing_mm=arrays.detector_spacing_mm,
-        rotation_center=arrays.rotation_center,
+        rotation_center=axis if arrays.is_auto and axis is not None else arrays.rotation_center,
+        found_rotation_center=axis,
         geometry=arrays.beams.geometry,
         source_origin_mm=arrays.beams.source_origin_mm,
         source_detector_mm=arrays.beams.source_detector_mm,
         reference=None if reference is None else reference.read(slices).astype(np.float32, copy=False),
         guide=None if guide is None else guide.read(slices).astype(np.float32, copy=False),
     )
+
+
+_AXES: "WeakKeyDictionary[ArraySource, FoundAxis]" = WeakKeyDictionary()
+
+
+def _find_axis(contents: Contents, arrays: _FittedArrays) -> FoundAxis:
+    """The axis of rotation of an open file: the median of its slices in the middle, found once."""
+    source = contents.arrays["sinogram"]
+    if source not in _AXES:
+        slices, _, detectors = arrays.sinogram.shape
+        first = max(0, slices // 2 - _AXIS_SLICES // 2)
+        fan = arrays.beams
+        geometry = Geometry(
+            tuple(arrays.angles),
+            arrays.image_size,
+            detectors,
+            arrays.pixel_size_mm,
+            arrays.detector_spacing_mm,
+            None,
+            fan.geometry,
+            fan.source_origin_mm or math.inf,
+            fan.source_detector_mm or math.inf,
+        )
+        found = []
+        for index in range(first, min(first + _AXIS_SLICES, slices)):
+            rays = _read_rays(arrays, [index])
+            measured = arrays.measured if rays.weights is None else rays.weights[0] > 0
+            found.append(find_axis(rays.integrals[0], arrays.angles, measured, geometry))
+        sure = sorted(axis for axis in found if axis.center is not None)
+        _AXES[source] = sure[len(sure) // 2] if sure else found[0]
+    return _AXES[source]
+
+
+def _axis_warnings(arrays: _FittedArrays, axis: FoundAxis, checked: "_Checked") -> list[str]:
+    """A warning where the axis of rotation is not where the file says, or cannot be found though it should be."""
+    if arrays.is_auto and axis.center is None:
+        return [f"rotation_center: auto finds no axis, as {axis.how}; the middle of the detector is taken"]
+    if axis.center is None or arrays.is_auto or not checked.are_integrals:
+        return []
+    detectors = arrays.sinogram.shape[2]
+    taken = (detectors - 1) / 2 if arrays.rotation_center is None else arrays.rotation_center
+    if abs(axis.center - taken) <= max(SURE, DEVIATIONS * axis.deviation):
+        return []
+    said = "as is assumed" if arrays.rotation_center is None else "as the file says"
+    return [
+        f"the axis of rotation falls on detector {axis.center:.2f} by {axis.how}, not on {taken:.6g} {said}: "
+        "rotation_center = auto, in the job or the file, takes what is found"
+    ]
+
+
+def _axis_corrections(arrays: _FittedArrays, axis: FoundAxis) -> list[str]:
+    if not arrays.is_auto or axis.center is None:
+        return []
+    return [f"rotation_center {axis.center:.2f} was found by {axis.how}"]
 
 
 def _read_rays(arrays: _FittedArrays, slices: Sequence[int]) -> Rays:
@@ -224,6 +288,7 @@ def _fit_arrays(contents: Contents) -> _FittedArrays:
         beams=beams,
         fan=fan,
         rotation_center=centre,
+        is_auto=is_auto(attributes.get("rotation_center")),
         slice_spacing_mm=across,
         warnings=tuple(warnings),
     )
@@ -243,6 +308,7 @@ class _Checked(NamedTuple):
 
     warnings: tuple[str, ...] = ()
     corrections: tuple[str, ...] = ()
+    are_integrals: bool = False  # whether the values may be line integrals
 
 
 def _check_values(arrays: _FittedArrays) -> _Checked:
@@ -279,4 +345,21 @@ def _check_values(arrays: _FittedArrays) -> _Checked:
     # Where axes of views and detectors are swapped, or values are no line integrals, that of slices is not looked at.
     if centres is not None and arrays.measured is None and not found:
         found = centres.swapped_axes_warnings(arrays.angles)
-    return _Checked((*warnings, *found), corrections)
+    centre = (shape[2] - 1) / 2 if arrays.rotation_center is None else arrays.rotation_center
+    missing = _widest_gap(arrays)
+    if missing > _LIMITED:
+        found.append(
+            f"no view lies within {math.degrees(missing):.3g} degrees of directions (a limited angle): edges along "
+            "them are lost"
+        )
+    elif not any("rings" in each for each in found):
+        rings = ring_warning(rays.integrals[0], measured, centre)
+        found += [rings] if rings else []
+    return _Checked((*warnings, *found), corrections, are_integrals=True)
+
+
+def _widest_gap(arrays: _FittedArrays) -> float:
+    """Widest gap (radians) between directions of rays, less a usual one; of fans, between views over half a turn."""
+    folded = np.sort(np.mod(arrays.angles, np.pi))
+    gaps = np.diff(folded, append=folded[:1] + np.pi)
+    return float(gaps.max() - np.median(gaps))
