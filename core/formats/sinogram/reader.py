@@ -47,6 +47,7 @@ USED = frozenset(
 """Names of arrays and attributes that a sinogram scan uses."""
 
 _AXIS_SLICES = 3  # by which the axis of rotation is found
+_SAME_ANGLE = 1e-4  # radians
 _LIMITED = math.radians(20)  # without views, from which a scan is told to be of a limited angle
 _STEEP = 50.0  # line integrals of patients stay below about 15
 _LEFT_OUT = "rays that are missing may be left out: an array mask (views, detectors), 0 where nothing was measured"
@@ -362,4 +363,4 @@ def _widest_gap(arrays: _FittedArrays) -> float:
     """Widest gap (radians) between directions of rays, less a usual one; of fans, between views over half a turn."""
     folded = np.sort(np.mod(arrays.angles, np.pi))
     gaps = np.diff(folded, append=folded[:1] + np.pi)
-    return float(gaps.max() - np.median(gaps))
+    return float(gaps.max() - np.median(gaps[gaps > _SAME_ANGLE])) if gaps.max() > _SAME_ANGLE else math.pi
