@@ -19,13 +19,13 @@ from benchmarks.data.tiny_scans import (
     write_npy,
     write_nxtomo,
 )
-from benchmarks.fuzz import arrays, bytewise, hdf5, mrd, vendors
+from benchmarks.fuzz import arrays, bytewise, hdf5, layouts, mrd, vendors
 from benchmarks.fuzz.mutators import MUTATORS, Draft, Mutator, Traps
 from benchmarks.speed.preparing import write_volume
 from udig_recon.core.formats.input_format import InputFormat
 from udig_recon.core.formats.inputs import bart, bruker, matlab5, mrd_stream, twix
 
-__all__ = ["FileMaker", "Spoilt", "arrays", "bytewise", "hdf5", "mrd", "vendors"]
+__all__ = ["FileMaker", "Spoilt", "arrays", "bytewise", "hdf5", "layouts", "mrd", "vendors"]
 
 
 class Spoilt(NamedTuple):
@@ -76,7 +76,7 @@ def _gzip(path: Path) -> Path:
     return path
 
 
-_KINDS = ("mrd", "mrd_stream", "gzip", "matlab5", "bart", "bart_joined", "bruker", "twix")
+_KINDS = ("mrd", "mrd_stream", "gzip", "matlab5", "bart", "bart_joined", "bruker", "twix", "zipped_hdf5")
 """Scans whose kind is their name."""
 
 SCANS: dict[str, Callable[[Path], Path]] = {
@@ -98,6 +98,7 @@ SCANS: dict[str, Callable[[Path], Path]] = {
     "bart_joined": _sample(bart.FORMAT, 1),
     "bruker": _sample(bruker.FORMAT),
     "twix": _sample(twix.FORMAT),
+    **layouts.SCANS,
     "npz_packed": _packed_npz,
     "npy_double_fortran": lambda path: write_npy(path, np.asfortranarray(mri()["kspace"].astype(np.complex128))),
 }

@@ -140,12 +140,16 @@ class Transformed(ArraySource):
         kspace = self._source.read(indices)
         if self._from_corner:
             kspace = np.fft.fftshift(kspace, (-2, -1))
-        if self._move_image:
-            for axis in (-2, -1):
-                side = kspace.shape[axis]
-                ramp = np.exp(-2j * np.pi * (side // 2) * (np.arange(side) - side // 2) / side).astype(self.dtype)
-                kspace = kspace * (ramp[:, None] if axis == -2 else ramp)
-        return kspace
+        return move_by_half(kspace) if self._move_image else kspace
+
+
+def move_by_half(kspace: Array) -> Array:
+    """k-space (..., ky, kx) of the image that is moved by half its sides, as fftshift moves it."""
+    for axis in (-2, -1):
+        side = kspace.shape[axis]
+        ramp = np.exp(-2j * np.pi * (side // 2) * (np.arange(side) - side // 2) / side).astype(kspace.dtype)
+        kspace = kspace * (ramp[:, None] if axis == -2 else ramp)
+    return kspace
 
 
 class Stacked(ArraySource):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from udig_recon.core.acquisition import Frame
 from udig_recon.core.coils.calibration import echo
 from udig_recon.core.errors import UnreadableScan
-from udig_recon.core.formats.containers.arranged import Arranged, Interleaved, Transformed
+from udig_recon.core.formats.containers.arranged import Arranged, Interleaved, Transformed, move_by_half
 from udig_recon.core.formats.containers.arrays import ArraySource, InMemory
 from udig_recon.core.formats.containers.views import JoinedComplex
 from udig_recon.core.formats.input_format import Contents
@@ -133,12 +133,13 @@ def _calgary(contents: Contents, kspace: ArraySource) -> Contents | None:
     row, column = echo(np.square(np.abs(one)).sum(axis=0, dtype=np.float64))
     from_corner = all(min(at, side - at) < side // 4 for at, side in zip((row, column), shape[1:3], strict=True))
     centred = np.fft.fftshift(one, (-2, -1)) if from_corner else one
-    move_image = is_quartered(centred)
+    # The data set's images are those of numpy.fft.ifft2 alone: ours, with its shifts, would lie in the corners.
+    move_image = not is_quartered(move_by_half(centred)) if from_corner else is_quartered(centred)
     notes = ["kspace has real and imaginary parts in turn on its last axis: read as (slice, ky, kx, coil), joined"]
     if from_corner:
         notes.append("zero frequency lies in the corner of kspace: it is moved to the middle")
     if move_image:
-        notes.append("the image of kspace lies in the corners: it is moved to the middle")
+        notes.append("the image of kspace is moved by half its sides, as that of numpy.fft.ifft2 without shifts lies")
     arranged = _arranged(contents, Interleaved(kspace), (SLICE, KY, KX, COIL), tuple(notes))
     if not from_corner and not move_image:
         return arranged
