@@ -22,7 +22,7 @@ AXES = (
 
 def write_calgary(path: Path) -> Path:
     """Calgary-Campinas: (x, ky, kz, 2 coils) floats with zero frequency in the corner."""
-    kspace = np.fft.fft2(ifft(mri(acceleration=1)["kspace"])).transpose(0, 2, 3, 1)
+    kspace = np.fft.fft2(ifft(mri(slices=3, acceleration=1)["kspace"])).transpose(0, 2, 3, 1)
     stored = np.stack([kspace.real, kspace.imag], -1).reshape(*kspace.shape[:3], -1)
     return write_hdf5(path, kspace=stored.astype(np.float32))
 

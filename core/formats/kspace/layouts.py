@@ -130,11 +130,12 @@ def _calgary(contents: Contents, kspace: ArraySource) -> Contents | None:
         return None
     joined = Arranged(Interleaved(kspace), [(shape[0], 0)], [3, 1, 2])
     one = joined.read([shape[0] // 2])[0]
-    row, column = echo(np.square(np.abs(one)).sum(axis=0, dtype=np.float64))
-    from_corner = all(min(at, side - at) < side // 4 for at, side in zip((row, column), shape[1:3], strict=True))
-    centred = np.fft.fftshift(one, (-2, -1)) if from_corner else one
-    # The data set's images are those of numpy.fft.ifft2 alone: ours, with its shifts, would lie in the corners.
-    move_image = not is_quartered(move_by_half(centred)) if from_corner else is_quartered(centred)
+    with np.errstate(over="ignore", invalid="ignore"):  # all values are checked when they are read
+        row, column = echo(np.square(np.abs(one), dtype=np.float64).sum(axis=0))
+        from_corner = all(min(at, side - at) < side // 4 for at, side in zip((row, column), shape[1:3], strict=True))
+        centred = np.fft.fftshift(one, (-2, -1)) if from_corner else one
+        # The data set's images are those of numpy.fft.ifft2 alone: ours, with its shifts, would lie in the corners.
+        move_image = not is_quartered(move_by_half(centred)) if from_corner else is_quartered(centred)
     notes = ["kspace has real and imaginary parts in turn on its last axis: read as (slice, ky, kx, coil), joined"]
     if from_corner:
         notes.append("zero frequency lies in the corner of kspace: it is moved to the middle")
