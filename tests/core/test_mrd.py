@@ -546,6 +546,21 @@ def test_rows_that_share_their_bytes_are_no_bomb(tmp_path: Path) -> None:
         probe(path)
 
 
+def test_few_readouts_that_declare_a_large_matrix_are_no_bomb(tmp_path: Path) -> None:
+    made = mrd_maker.make(Plan(Frames(repetitions=100)))
+    lines = [line for line in made.lines if line.idx.kspace_encode_step_1 == 20]
+    told = made.xml.replace("<y>40</y>", "<y>1024</y>")
+    path = mrd_maker.write(tmp_path / "scan.h5", replace(made, lines=lines, xml=told))
+    with pytest.raises(UnreadableScan, match="of which 204800 were measured"):
+        probe(path)
+
+
+def test_more_than_64_coils_are_compressed(tmp_path: Path) -> None:
+    _, header, acquisition = scan(tmp_path / "scan.h5", Plan(coils=70))
+    assert (header.coils, acquisition.kspace.shape[1]) == (64, 64)
+    assert any("70 coils were compressed to 64" in done for done in header.corrections)
+
+
 def test_packed_rows_are_read_and_bombs_among_them_refused(tmp_path: Path) -> None:
     path = mrd_maker.write(tmp_path / "scan.h5", mrd_maker.make(Plan()))
     with h5py.File(path, "a") as file:

@@ -30,8 +30,8 @@ USED = frozenset((*MRI_ARRAYS, "axes", "pixel_spacing_mm", "slice_spacing_mm", "
 MOST_COILS = 64
 """More coils are compressed to so many when a scan is read, slice by slice, so that a prepared slice stays small."""
 
-_MOST_COMPRESSED_SAMPLES = 64 << 20  # of a slice in all coils, so that the sandbox has the memory for it
-_COMPRESS = (
+MOST_COMPRESSED_SAMPLES = 64 << 20  # of a slice in all coils, so that the sandbox has the memory for it
+COMPRESS = (
     "compress them first, to the strongest of their singular vectors (numpy.linalg.svd of k-space as (coils, "
     "samples)), usually 8 to 32"
 )
@@ -114,11 +114,11 @@ def check_limits(contents: Contents, limits: Limits) -> None:
     shape = slices, coils, ky, kx = with_four_axes(contents).value.shape
     _check_order(shape, limits)
     limits.check("kspace", "slices", slices, limits.max_slices)
-    limits.check("kspace", "coils", coils, limits.max_coils, remedy=_COMPRESS)
+    limits.check("kspace", "coils", coils, limits.max_coils, remedy=COMPRESS)
     limits.check("kspace", "samples along ky", ky, limits.max_matrix, LEAST_SIDE)
     limits.check("kspace", "samples along kx", kx, limits.max_matrix, LEAST_SIDE)
-    if coils > MOST_COILS and coils * ky * kx > _MOST_COMPRESSED_SAMPLES:
-        most = f"at most {_MOST_COMPRESSED_SAMPLES} of more than {MOST_COILS} coils; {_COMPRESS}"
+    if coils > MOST_COILS and coils * ky * kx > MOST_COMPRESSED_SAMPLES:
+        most = f"at most {MOST_COMPRESSED_SAMPLES} of more than {MOST_COILS} coils; {COMPRESS}"
         raise UnsupportedScan.at("kspace", f"slices of {coils * ky * kx} samples", most)
     reference = find_reference(contents, coils)
     size = image_grid((ky, kx), header_encoding(contents), None if reference is None else reference.shape).size

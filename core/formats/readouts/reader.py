@@ -11,17 +11,20 @@ from numpy.typing import NDArray
 
 from udig_recon.core.acquisition import Modality, MRIAcquisition, ScanHeader, slice_names
 from udig_recon.core.coils.calibration import SMALLEST_CALIBRATION, calibration_size, full_centre
+from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.formats.containers.arrays import Array, ArraySource, Region
 from udig_recon.core.formats.input_format import ArrayReader, Contents
+from udig_recon.core.formats.kspace.reader import COMPRESS, MOST_COILS, MOST_COMPRESSED_SAMPLES
 from udig_recon.core.formats.kspace.statistics import collect_statistics
 from udig_recon.core.formats.limits import LEAST_SIDE, Limits
 from udig_recon.core.formats.readouts.geometry import ImageGrid, image_grid, slice_geometry
 from udig_recon.core.formats.readouts.noncartesian import NonCartesianReader
 from udig_recon.core.formats.readouts.readouts import Readouts
-from udig_recon.core.formats.readouts.report import check_content, content_warnings, corrections_of
+from udig_recon.core.formats.readouts.report import check_content, content_warnings, corrections_of, refuse_bomb
 from udig_recon.core.formats.readouts.selection import Selection, select
 from udig_recon.core.formats.readouts.sorting import CartesianSorter, SortedFrame
 from udig_recon.core.formats.readouts.volume import VolumeReader
+from udig_recon.core.preprocessing.coils import compressed
 
 _MUCH = 0.1  # share of the signal
 
@@ -66,7 +69,7 @@ class CartesianReader:
         """Refuse a measurement of too many frames, coils or samples."""
         limits.check("data", "slices", self.slice_count(contents), limits.max_slices)
         lines = self.readouts.lines[self._selection.image]
-        limits.check("data", "coils", int(lines["coils"][0]), limits.max_coils)
+        limits.check("data", "coils", self._sorter.coils, limits.max_coils, remedy=COMPRESS)
         limits.check("data", "samples of a readout", int(lines["samples"].max()), 4 * limits.max_matrix, LEAST_SIDE)
         x, y, _ = self._selection.encoding.encoded.matrix
         limits.check("xml", "samples along x", x, 4 * limits.max_matrix, LEAST_SIDE)
@@ -75,6 +78,11 @@ class CartesianReader:
         limits.check("xml", "samples along x without oversampling", grid.kept, limits.max_matrix, LEAST_SIDE)
         for side in self._image.size:
             limits.check("xml", "pixels a side", side, limits.max_matrix, LEAST_SIDE)
+        samples = self._sorter.coils * grid.rows * grid.kept
+        if self._sorter.coils > MOST_COILS and samples > MOST_COMPRESSED_SAMPLES:
+            most = f"at most {MOST_COMPRESSED_SAMPLES} of more than {MOST_COILS} coils; {COMPRESS}"
+            raise UnsupportedScan.at("data", f"slices of {samples} samples", most)
+        refuse_bomb(8 * samples * len(self._selection.frames), lines)
 
     def probe(self, contents: Contents) -> ScanHeader:
         """Header of the measurement, after a check of all its values."""
@@ -100,13 +108,17 @@ class CartesianReader:
         ]
         if sorter.coils > 1:
             corrections += self._check_calibration(frames)
+        if sorter.coils > MOST_COILS:
+            corrections.append(
+                f"{sorter.coils} coils were compressed to {MOST_COILS} virtual coils, by the slice's strongest signal"
+            )
         rows, columns = frames.shape[2:]
         is_one_volume = len(selection.frames) == len(selection.slice_numbers)
         return ScanHeader(
             format=contents.format,
             modality=Modality.MRI,
             slices=len(selection.frames),
-            coils=sorter.coils,
+            coils=min(sorter.coils, MOST_COILS),
             matrix=image.size,
             kspace_matrix=(rows, columns),
             pixel_spacing_mm=image.spacing_mm or (1.0, 1.0),
@@ -131,7 +143,7 @@ class CartesianReader:
         if sorter.coils > 1:
             each = [sorter.calibration(index, frame.mask) for index, frame in zip(slices, found, strict=True)]
             calibration = _stack(each)
-        return MRIAcquisition(
+        scan = MRIAcquisition(
             kspace=np.stack([frame.kspace for frame in found]),
             mask=mask,
             masks=masks if (masks != masks[0]).any() else None,
@@ -140,6 +152,7 @@ class CartesianReader:
             recon_size=self._image.size,
             pixel_spacing_mm=self._image.spacing_mm or (1.0, 1.0),
         )
+        return compressed(scan, len(slices) // 2, 1.0, MOST_COILS) if sorter.coils > MOST_COILS else scan
 
     def _check_calibration(self, frames: "_SortedFrames") -> list[str]:
         """What coil maps are of, in words. Raises UnsupportedScan where a frame has nothing to make them of."""

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udig_recon.core.errors import UnreadableScan
+from udig_recon.core.formats.containers.arrays import BOMB_BYTES, BOMB_RATIO
 from udig_recon.core.formats.kspace import content_checks as checks
 from udig_recon.core.formats.kspace.statistics import KspaceStatistics, cross_check
 from udig_recon.core.formats.readouts.placement import Grid
@@ -24,6 +25,14 @@ def check_content(statistics: KspaceStatistics, where: NDArray[np.bool_]) -> Non
         )
     if checks.looks_like_an_image(statistics.planes):
         raise UnreadableScan.at("data", "what looks like an image", f"its k-space, {_FOURIER}")
+
+
+def refuse_bomb(declared_bytes: int, lines: NDArray[Any]) -> None:
+    """Raise UnreadableScan where k-space of so many bytes is declared, of which readouts measure next to nothing."""
+    held = 8 * int((lines["samples"].astype(np.int64) * lines["coils"]).sum())
+    if declared_bytes > BOMB_BYTES and declared_bytes > BOMB_RATIO * held:
+        found = f"a matrix of {declared_bytes} bytes, of which {held} were measured"
+        raise UnreadableScan.at("xml", found, f"at most {BOMB_RATIO} times what was measured")
 
 
 def content_warnings(statistics: KspaceStatistics, where: NDArray[np.bool_]) -> list[str]:

@@ -22,9 +22,9 @@ from udig_recon.core.coils.calibration import (
     centre,
     full_centre,
 )
-from udig_recon.core.errors import UnreadableScan
-from udig_recon.core.formats.containers.arrays import BOMB_BYTES, BOMB_RATIO, Array, ArraySource, Region
+from udig_recon.core.formats.containers.arrays import Array, ArraySource, Region
 from udig_recon.core.formats.input_format import Contents
+from udig_recon.core.formats.kspace.reader import COMPRESS, MOST_COILS
 from udig_recon.core.formats.kspace.statistics import collect_statistics
 from udig_recon.core.formats.limits import LEAST_SIDE, Limits
 from udig_recon.core.formats.prepared import ReservedArrays
@@ -32,7 +32,7 @@ from udig_recon.core.formats.readouts.geometry import VolumeGrid, volume_geometr
 from udig_recon.core.formats.readouts.noise import Prewhitening, prewhitening
 from udig_recon.core.formats.readouts.placement import Grid, Placement, place, sampled_grid
 from udig_recon.core.formats.readouts.readouts import Readouts
-from udig_recon.core.formats.readouts.report import check_content, content_warnings, corrections_of
+from udig_recon.core.formats.readouts.report import check_content, content_warnings, corrections_of, refuse_bomb
 from udig_recon.core.formats.readouts.selection import Selection
 from udig_recon.core.formats.readouts.sorting import calibration_orders, placed_blocks
 
@@ -171,7 +171,7 @@ class VolumeReader:
     def check_limits(self, contents: Contents, limits: Limits) -> None:
         """Refuse a measurement of too many frames, coils or samples, and one that declares far more than it holds."""
         grid, coils = self._sorter.grid, self._sorter.coils
-        limits.check("data", "coils", coils, limits.max_coils)
+        limits.check("data", "coils", coils, min(limits.max_coils, MOST_COILS), remedy=COMPRESS)
         lines = self._readouts.lines[self._selection.image]
         limits.check("data", "samples of a readout", int(lines["samples"].max()), 4 * limits.max_matrix, LEAST_SIDE)
         limits.check("xml", "samples along x", grid.columns, 4 * limits.max_matrix, LEAST_SIDE)
@@ -182,11 +182,7 @@ class VolumeReader:
         limits.check("data", f"slices ({len(self._selection.frames)} of {grid.kept})", count, limits.max_slices)
         for side in self._image.size:
             limits.check("xml", "pixels a side", side, limits.max_matrix, LEAST_SIDE)
-        declared = count * math.prod(self._sorter.shape[1:]) * np.dtype(np.complex64).itemsize
-        held = int((lines["samples"].astype(np.int64) * coils).sum()) * np.dtype(np.complex64).itemsize
-        if declared > BOMB_BYTES and declared > BOMB_RATIO * held:
-            found = f"a matrix of {declared} bytes, of which {held} were measured"
-            raise UnreadableScan.at("xml", found, f"at most {BOMB_RATIO} times what was measured")
+        refuse_bomb(count * math.prod(self._sorter.shape[1:]) * np.dtype(np.complex64).itemsize, lines)
 
     def assemble(self, contents: Contents, reserved: ReservedArrays) -> None:
         """Sort all readouts once, some rows at a time, to the room of the slices' k-space."""
