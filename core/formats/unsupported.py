@@ -1,5 +1,7 @@
 """File formats that are recognised but not read, each with how to convert it."""
 
+import re
+
 import numpy as np
 
 from udig_recon.core.formats.input_format import UnsupportedFormat
@@ -43,16 +45,20 @@ _SIGNATURES = {
     b"yardl": UnsupportedFormat("an MRD file of version 2 (yardl)", "ISMRMRD HDF5: mrd_to_ismrmrd converts it"),
     b"version https://git-lfs": UnsupportedFormat("a pointer of Git LFS", "the file that it points to (git lfs pull)"),
 }
+_PHILIPS = "MRD: philips_to_ismrmrd converts .raw, .lab and .sin; or kspace sorted from .data by its .list, as .npz"
 _TEXTS = (
     (b"# Dimensions", "the header of a BART file (.hdr)", "a zip of it and its .cfl, or it as the form's part header"),
     (b"##TITLE", "a parameter file of Bruker", "a zip of the scan's folder, with fid, acqp and method"),
-    (b"# === DATA DESCRIPTION", "the list of a Philips export (.list)", f"{_KSPACE}: sorted from its .data"),
+    (b"# === DATA DESCRIPTION", "the list of a Philips export (.list)", _PHILIPS),
     (b"<!doctype html", "a web page", "the file itself: what was downloaded is a page about it"),
     (b"<html", "a web page", "the file itself: what was downloaded is a page about it"),
 )
 _DICOM = UnsupportedFormat("a DICOM file", _IMAGE)
-_TWIX = UnsupportedFormat("a Siemens raw data file (twix)", f"{_KSPACE}: sorted by twixtools or siemens_to_ismrmrd")
-_PFILE = UnsupportedFormat("a GE raw data file (P-file)", f"{_KSPACE}: sorted by GE's Orchestra or ge_to_ismrmrd")
+_TWIX = UnsupportedFormat("a part of a Siemens raw data file (twix)", "the whole .dat, or MRD: siemens_to_ismrmrd")
+_PFILE = UnsupportedFormat("a GE raw data file (P-file)", "MRD: ge_to_ismrmrd converts it, with GE's Orchestra")
+_PAR = UnsupportedFormat("the list of Philips images (.PAR)", _IMAGE)
+_SIN = UnsupportedFormat("the parameters of Philips raw data (.sin)", _PHILIPS)
+_SIN_LINE = re.compile(rb"\s*\d\d \d\d \d\d: \w+\s*:")
 _FLOATS = UnsupportedFormat(
     "bytes without a signature that may be plain complex numbers, as a BART .cfl file",
     "a zip of the .cfl and its .hdr, or the .hdr as the form's part header: the shape stands in it",
@@ -77,6 +83,10 @@ def recognise(start: bytes) -> UnsupportedFormat | None:
         return _PFILE
     if b"<XProtocol>" in start or b"MeasYaps" in start or _is_twix(start):
         return _TWIX
+    if b"image export tool" in start[:2048].lower():
+        return _PAR
+    if _SIN_LINE.match(start[:256]):
+        return _SIN
     lower = start[:256].lstrip().lower()
     for text, name, remedy in _TEXTS:
         if lower.startswith(text.lower()):

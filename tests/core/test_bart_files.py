@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.data.tiny_scans import mri
 from tests.support.bart_maker import cfl, hdr, in_bart_order, write_zip
-from udig_recon.core.acquisition import Frame
+from udig_recon.core.acquisition import Frame, NonCartesianAcquisition
 from udig_recon.core.errors import UnknownFormat, UnreadableScan, UnsupportedScan
 from udig_recon.core.formats import probe, read
 from udig_recon.core.formats.containers import cfl_arrays
@@ -218,6 +218,33 @@ def test_damaged_members_and_bombs_are_refused(path: Path) -> None:
     path.write_bytes(b"PK\3\4" + bytes(200))
     with pytest.raises(UnreadableScan):
         probe(path)
+
+
+def test_scan_along_a_trajectory_is_read_with_it(path: Path) -> None:
+    spokes, samples = 24, 32
+    angles = np.arange(spokes)[:, None] * np.pi / spokes
+    radius = np.arange(samples) / 2 - 8
+    points = np.stack([np.cos(angles) * radius, np.sin(angles) * radius, 0 * angles * radius], axis=-1)
+    rng = np.random.default_rng(0)
+    kspace = rng.standard_normal((2, 4, spokes, samples)) + 1j
+    arrays = {
+        "ksp": in_bart_order(kspace, "time coil phase_2 phase_1"),
+        "traj": in_bart_order(points, "phase_2 phase_1 read"),
+    }
+    write_zip(path, arrays)
+    header, scan = probe(path), read(path)
+    assert (header.trajectory, header.matrix, len(header.frames)) == ("radial", (16, 16), 2)
+    assert isinstance(scan, NonCartesianAcquisition)
+    np.testing.assert_allclose(scan.kspace, kspace, rtol=1e-6)
+    np.testing.assert_allclose(scan.trajectory[1], points[..., 1::-1], atol=1e-5)
+    for wrong, words in (
+        ({"traj": in_bart_order(points[:, :, :2], "phase_2 phase_1 read")}, "2 components"),
+        ({"traj": in_bart_order(points[:9], "phase_2 phase_1 read")}, "9 entries along dimension 2"),
+        ({"ksp": in_bart_order(kspace, "time coil phase_1 read")}, "of 32 along dimension 0"),
+    ):
+        write_zip(path, {**arrays, **wrong})
+        with pytest.raises(UnreadableScan, match=words):
+            probe(path)
 
 
 @pytest.mark.skipif(shutil.which("bart") is None, reason="bart is not installed")

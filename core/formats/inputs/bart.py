@@ -138,9 +138,6 @@ def _archived(file: ScanFile) -> list[_Named]:
 def _contents(arrays: Sequence[_Named]) -> Contents:
     parts = _by_meaning(arrays)
     kspace = parts["kspace"]
-    if "trajectory" in parts:
-        expected = "Cartesian k-space: grid it first (bart nufft -a, then bart fft -u 3)"
-        raise UnsupportedScan.at("trajectory", "a trajectory", expected)
     sides = kspace.array.dimensions
     odd = [str(number) for number, side in enumerate(sides) if side > 1 and number not in _USED]
     if odd or sides[MAPS] > 1:
@@ -162,6 +159,8 @@ def _contents(arrays: Sequence[_Named]) -> Contents:
                 warnings.append(
                     f"there are {part.array.dimensions[MAPS]} sets of sensitivity maps (ESPIRiT): the first is used"
                 )
+        elif name == "trajectory":
+            made[name] = _trajectory(part, kspace.array)
         elif name == "mask":
             made[name] = _pattern(part, kspace.array, frames, is_volume=is_volume)
     if is_volume:
@@ -243,6 +242,31 @@ def _pattern(part: _Named, kspace: Cfl, frames: tuple[int, ...], *, is_volume: b
         planes = np.broadcast_to(planes, (*frames, *planes.shape[-2:])).reshape(-1, *planes.shape[-2:])
     sides_of_plane = [kspace.dimensions[axis] for axis in order[-2:]]
     return InMemory("mask", np.broadcast_to(planes, (*planes.shape[:-2], *sides_of_plane)).copy())
+
+
+def _trajectory(part: _Named, kspace: Cfl) -> ArraySource:
+    """The trajectory (readouts, samples, 3) of (kx, ky, kz), with frames in front where it counts them."""
+    sides = part.array.dimensions
+    if sides[READ] != 3 or kspace.dimensions[READ] != 1:
+        found = f"{sides[READ]} components beside k-space of {kspace.dimensions[READ]} along dimension 0"
+        raise UnreadableScan.at("trajectory", found, "3 components, beside k-space of 1")
+    if cfl_bytes(sides) > _MOST_PATTERN_BYTES:
+        raise UnreadableScan.at("trajectory", f"{cfl_bytes(sides)} bytes", f"at most {_MOST_PATTERN_BYTES}")
+    counted = (PHASE_1, PHASE_2, *FRAME_DIMENSIONS)
+    for number, have in enumerate(sides[1:], start=1):
+        want = kspace.dimensions[number] if number in counted else 1
+        if have != want and (have != 1 or number in (PHASE_1, PHASE_2)):
+            raise UnreadableScan.at("trajectory", f"{have} entries along dimension {number}", f"{want} as k-space")
+    if part.member is not None:
+        part.member.check_crc()
+    with part.array.file.stream() as stream:
+        values = read_values(stream, 0, math.prod(sides)).reshape(sides, order="F").real
+    left = [axis for axis in range(cfl.DIMENSIONS) if axis not in (READ, *counted)]
+    points = values.transpose(*left, *FRAME_DIMENSIONS, PHASE_2, PHASE_1, READ)[(0,) * len(left)]
+    if math.prod(part.array.frames) == 1:
+        return InMemory("trajectory", points[(0,) * len(FRAME_DIMENSIONS)].copy())
+    whole = np.broadcast_to(points, (*kspace.frames, *points.shape[-3:]))
+    return InMemory("trajectory", whole.reshape(-1, *points.shape[-3:]).copy())
 
 
 def _frames(counts: tuple[int, ...], depth: int) -> tuple[Frame, ...]:
