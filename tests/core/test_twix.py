@@ -129,7 +129,7 @@ def test_epi_and_other_trajectories_are_refused_by_name(path: Path) -> None:
         probe(path)
     made = made_of(Plan())
     write_twix(path, made, sKSpace__ucTrajectory=2)
-    with pytest.raises(ReconstructionError, match="radial"):
+    with pytest.raises(ReconstructionError, match="without a trajectory"):
         probe(path)
 
 
