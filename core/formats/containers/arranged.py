@@ -52,6 +52,12 @@ class Arranged(ArraySource):
 
     def _entry(self, index: int) -> Array:
         places = self._places(index)
+        sides = self._source.shape
+        # A single axis in front is read as it is: what lies in one chunk of the file is then unpacked once.
+        in_front = len(places) > 1 and sorted(places) == list(range(len(places)))
+        if in_front and (found := self._source.select(places)) is not None:
+            whole = found.reshape([1 if axis in places else side for axis, side in enumerate(sides)])
+            return self._inner_axes(whole, dict.fromkeys(places, 0))
         if 0 in places:
             return self._inner_axes(self._first(places[0])[None], {**places, 0: 0})
         if index not in self._entries:

@@ -3,7 +3,7 @@
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,10 @@ class ArraySource(ABC):
     def chunk(self) -> tuple[int, ...]:
         """Sides of the pieces in which the array is packed; ones where it may be read anywhere."""
         return (1,) * len(self.shape)
+
+    def select(self, places: Mapping[int, int]) -> Array | None:  # noqa: ARG002
+        """The values at these places of some axes, without them; None where that costs as much as reading all."""
+        return None
 
     def check_stored(self) -> None:
         """Refuse a decompression bomb: an array that declares far more bytes than are stored."""

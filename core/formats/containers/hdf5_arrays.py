@@ -3,7 +3,7 @@
 Links out of the file, external storage, virtual datasets and filters that are not built in are refused.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -172,6 +172,11 @@ class Hdf5Array(ArraySource):
             result[place] = self._kept[1][index % depth]
         return result
 
+    def select(self, places: Mapping[int, int]) -> Array:
+        """The values at these places of some axes, without them."""
+        found: Array = self._dataset[tuple(places.get(axis, slice(None)) for axis in range(len(self.shape)))]
+        return found
+
     @property
     def _entries_per_chunk(self) -> int:
         """How many entries of the first axis share their chunks; 1 where so many would take too much memory."""
@@ -196,6 +201,11 @@ class Hdf5Parts(Hdf5Array):
         """Entries of the first axis, stacked (len(indices), ...)."""
         # Not stacked as records: numpy would turn their bytes round on the way.
         return np.stack([self._parts(self._dataset[index]) for index in indices])
+
+    def select(self, places: Mapping[int, int]) -> Array:
+        """The values at these places of some axes but the last, without them."""
+        chosen = tuple(places.get(axis, slice(None)) for axis in range(len(self.shape) - 1))
+        return self._parts(np.asarray(self._dataset[chosen]))
 
     def _parts(self, pairs: Array) -> Array:
         parts: Array = np.ascontiguousarray(pairs).view(self._part).reshape(*pairs.shape, 2)

@@ -3,7 +3,7 @@
 import io
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from tokenize import TokenError
 from typing import IO, Any
@@ -60,6 +60,19 @@ class NpyArray(ArraySource):
         for place in np.argsort(indices, kind="stable"):
             self._going.seek(self._offset + indices[place] * stride)
             self._fill(self._going, result[place : place + 1])
+        return result
+
+    def select(self, places: Mapping[int, int]) -> Array | None:
+        """The values at these places of the first axes, without them; None of other axes."""
+        if self._fortran or sorted(places) != list(range(len(places))):
+            return None
+        rest = self.shape[len(places) :]
+        at = 0
+        for axis in range(len(places)):
+            at = at * self.shape[axis] + places[axis]
+        result = np.empty(rest, self.dtype)
+        self._going.seek(self._offset + at * math.prod(rest) * self.dtype.itemsize)
+        self._fill(self._going, result)
         return result
 
     @cached_property

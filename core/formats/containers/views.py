@@ -1,6 +1,6 @@
 """Views of arrays in files: cropped to the centre, joined to complex numbers, with axes swapped or dropped."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,11 @@ class JoinedComplex(View):
         parts = self._source.read(indices)
         return self._complex(parts[..., 0], parts[..., 1])
 
+    def select(self, places: Mapping[int, int]) -> Array | None:
+        """The values at these places of some axes, without them."""
+        parts = self._source.select(places)
+        return None if parts is None else self._complex(parts[..., 0], parts[..., 1])
+
     def _complex(self, real: Array, imaginary: Array) -> Array:
         values = np.empty(real.shape, self.dtype)
         values.real, values.imag = real, imaginary
@@ -102,6 +107,13 @@ class SwappedAxes(View):
         if len(self.shape) > 2:
             return self._source.read(indices).swapaxes(-1, -2)
         return self.whole()[list(indices)]
+
+    def select(self, places: Mapping[int, int]) -> Array | None:
+        """The values at these places of some axes but the last two, without them; None of other axes."""
+        if max(places, default=0) >= len(self.shape) - 2:
+            return None
+        found = self._source.select(places)
+        return None if found is None else found.swapaxes(-1, -2)
 
 
 class DroppedAxis(View):
