@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from udig_recon.core.acquisition import CTAcquisition, MRIAcquisition, NonCartesianAcquisition
+from udig_recon.core.acquisition import BeamGeometry, CTAcquisition, MRIAcquisition, NonCartesianAcquisition
 from udig_recon.core.operators import XRayTransform, centre, fft2c
 from udig_recon.core.operators.nufft import PlannedFourier
 
@@ -194,24 +194,48 @@ def simulate_ct(
     pixel_size_mm: float = 1.0,
     detectors: int | None = None,
     detector_spacing_mm: float | None = None,
+    rotation_center: float | None = None,
+    geometry: BeamGeometry = "parallel",
+    source_origin_mm: float | None = None,
+    source_detector_mm: float | None = None,
     supersampling: int = 1,
+    weighted: bool = False,
 ) -> CTAcquisition:
     """Scan of an image ([slices,] y, x) in 1/mm with `photons` per ray before the object; None: no noise.
 
-    Counts are Poisson(I0 exp(-integral)); where none arrive, half a photon is taken for the logarithm. `views` is their
-    number over half a turn, or their angles (radians). With `supersampling` the image is that many times finer than the
-    pixels (of `pixel_size_mm`) to be reconstructed, and the reference is its mean over each.
+    Counts are Poisson(I0 exp(-integral)); where none arrive, half a photon is taken for the logarithm, and with
+    `weighted` they are the rays' weights. `views` is their number over half a turn, of fans over a whole one, or their
+    angles (radians). With `supersampling` the image is that many times finer than the pixels (of `pixel_size_mm`) to be
+    reconstructed, and the reference is its mean over each.
     """
     volume = np.asarray(image_1_per_mm, np.float32).reshape(-1, *image_1_per_mm.shape[-2:])
     size = volume.shape[-1] // supersampling
-    spacing = detector_spacing_mm or pixel_size_mm
-    detectors = detectors or int(np.ceil(np.sqrt(2) * size * pixel_size_mm / spacing)) | 1
-    angles = np.arange(views) * np.pi / views if isinstance(views, int) else np.asarray(views, np.float64)
-    operator = XRayTransform(angles, volume.shape[-1], detectors, pixel_size_mm / supersampling, spacing)
+    radius, magnification, turn = np.sqrt(2) * size * pixel_size_mm / 2, 1.0, np.pi
+    if source_origin_mm is not None and source_detector_mm is not None:
+        turn, magnification = 2 * np.pi, source_detector_mm / source_origin_mm
+        widest = np.arcsin(min(1.0, radius / source_origin_mm))
+        radius = source_detector_mm * (np.tan(widest) if geometry == "fan_flat" else widest)
+    spacing = detector_spacing_mm or pixel_size_mm * magnification
+    detectors = detectors or int(np.ceil(2 * radius / spacing)) | 1
+    angles = np.arange(views) * turn / views if isinstance(views, int) else np.asarray(views, np.float64)
+    operator = XRayTransform(
+        angles,
+        volume.shape[-1],
+        detectors,
+        pixel_size_mm / supersampling,
+        spacing,
+        rotation_center=rotation_center,
+        beam=geometry,
+        source_origin_mm=source_origin_mm,
+        source_detector_mm=source_detector_mm,
+    )
     sinogram = (operator.forward(torch.from_numpy(volume)[:, None])[:, 0] / operator.scale).numpy()
+    weights = None
     if photons is not None:
-        counts = rng.poisson(photons * np.exp(-sinogram.astype(np.float64)))
-        sinogram = -np.log(np.maximum(counts, 0.5) / photons)
+        counts = np.maximum(rng.poisson(photons * np.exp(-sinogram.astype(np.float64))), 0.5)
+        sinogram = -np.log(counts / photons)
+        if weighted:
+            weights = (counts / counts.mean(axis=(1, 2), keepdims=True)).astype(np.float32)
     blocks = volume.reshape(len(volume), size, supersampling, size, supersampling)
     return CTAcquisition(
         sinogram=sinogram.astype(np.float32),
@@ -219,5 +243,10 @@ def simulate_ct(
         image_size=size,
         pixel_size_mm=pixel_size_mm,
         detector_spacing_mm=spacing,
+        rotation_center=rotation_center,
+        geometry=geometry,
+        source_origin_mm=source_origin_mm,
+        source_detector_mm=source_detector_mm,
+        weights=weights,
         reference=blocks.mean(axis=(2, 4)),
     )

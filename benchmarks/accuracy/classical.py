@@ -57,14 +57,14 @@ def mri_scan(path: Path, index: int | None) -> MRIAcquisition:
     return simulate_mri(image.astype(np.complex64), maps, mask, rng, noise_level=0.005, with_maps=True)
 
 
-def ct_scan(path: Path, views: int) -> Acquisition:
+def ct_scan(path: Path, views: int, **fan: Any) -> Acquisition:
     volume = nibabel.load(path)
     hounsfield = np.asarray(volume.dataobj[:, :, volume.shape[2] // 2], np.float32)
     image = np.clip(WATER_1_PER_MM * (1 + hounsfield / 1000), 0, None)
     offset = np.arange(len(image)) - (len(image) - 1) / 2
     image[np.hypot(offset[:, None], offset) > len(image) / 2 - 2] = 0
     pixel = 2 * float(volume.header.get_zooms()[0])
-    return simulate_ct(image, views, PHOTONS, np.random.default_rng(0), pixel_size_mm=pixel, supersampling=2)
+    return simulate_ct(image, views, PHOTONS, np.random.default_rng(0), pixel_size_mm=pixel, supersampling=2, **fan)
 
 
 def ours(scan: Acquisition, method: str, parameters: dict[str, Any], weight: float | None) -> tuple[Any, float]:

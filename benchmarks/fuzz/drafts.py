@@ -12,11 +12,14 @@ from benchmarks.data.tiny_scans import (
     GOOD,
     ct,
     distributed,
+    fan,
     mri,
     phantom,
     write_data_exchange,
+    write_hdf5,
     write_mrd,
     write_npy,
+    write_npz,
     write_nxtomo,
 )
 from benchmarks.fuzz import arrays, bytewise, hdf5, layouts, mrd, vendors
@@ -87,6 +90,8 @@ SCANS: dict[str, Callable[[Path], Path]] = {
         {**mri(), "kspace": mri()["kspace"].astype(">c16"), "reference": phantom().astype(">f8")}
     ),
     "sinogram_lzf": _packed(ct(), compression="lzf"),
+    "sinogram_fan": lambda path: write_hdf5(path, **fan()),
+    "npz_sinogram_fan": lambda path: write_npz(path, **fan()),
     "data_exchange": write_data_exchange,
     "nxtomo": write_nxtomo,
     "mrd": write_mrd,

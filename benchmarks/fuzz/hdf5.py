@@ -17,7 +17,8 @@ ARRAYS = (
 )  # fmt: skip
 ATTRIBUTES = (
     "geometry", "quantity", "i0", "image_size", "pixel_size_mm", "detector_spacing_mm", "pixel_spacing_mm",
-    "rotation_center", "flat", "dark", "slice_spacing_mm", "slice_thickness_mm",
+    "rotation_center", "flat", "dark", "slice_spacing_mm", "slice_thickness_mm", "source_origin_mm",
+    "source_detector_mm", "origin_detector_mm", "detector_shape", "SOD", "SDD",
 )  # fmt: skip
 NUMBERS = (np.nan, np.inf, -np.inf, 0.0, -1.0, 1e-30, 1e30, 1e308, 4e-3, 4e3, 180.0, 2.0**31, 2.0**63)
 ODD_TYPES: tuple[Any, ...] = (
@@ -273,10 +274,20 @@ def wrong_units(file: h5py.File, draft: Draft) -> None:
     if "angles" in file and rng.random() < 0.4:
         file["angles"][...] = file["angles"][()] * factor
         return
-    name = str(rng.choice([each for each in ATTRIBUTES if each not in ("geometry", "quantity")]))
+    name = str(rng.choice([each for each in ATTRIBUTES if each not in ("geometry", "quantity", "detector_shape")]))
     file.attrs[name] = factor * float(file.attrs.get(name, 1.0))
     if rng.random() < 0.3:
         file.attrs["quantity"] = str(rng.choice(["counts", "line_integrals", "hounsfield"]))
+
+
+@hdf5(must_be_refused=False)
+def any_geometry(file: h5py.File, draft: Draft) -> None:
+    """A fan of any distances, to any detector, and words for geometries."""
+    rng = draft.rng
+    words = ("fan_flat", "fan_curved", "fan", "fanflat_vec", "equiangular", "cone", "helical", "flat", "", "fan" * 9999)
+    file.attrs["geometry"] = str(rng.choice(words))
+    for name in rng.choice(["source_origin_mm", "source_detector_mm", "origin_detector_mm", "rotation_center"], 3):
+        file.attrs[str(name)] = float(rng.choice([*NUMBERS, *10.0 ** rng.uniform(-6, 6, 9)]))
 
 
 @hdf5(must_be_refused=False)

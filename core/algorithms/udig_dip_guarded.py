@@ -174,11 +174,12 @@ def check_prior(inputs: Inputs, p: UDiGDIP, found: Findings) -> PriorCheck:
     held_out = validation_part(inputs.A, inputs.y, found.train)
     # Tiny, so that nothing is divided by zero where all held-out measurements are zero.
     energy = float(held_out.abs().square().mean()) + torch.finfo(torch.float32).tiny
+    A, y = inputs.A.unweighted(inputs.y)
     check = PriorCheck(
         prior_weight=0.0,
         best_at=found.best_at,
         residuals={name: math.sqrt(error / energy) for name, error in errors.items()},
-        noise=inputs.A.noise_level(inputs.y) / math.sqrt(energy),
+        noise=A.noise_level(y) / math.sqrt(energy),
         ood_score=found.ood_score,
         tv_weight=found.tv_weight,
         reference_slice=None if inputs.warm_start is None else inputs.warm_start.slice,

@@ -24,8 +24,9 @@ class Projector(Protocol):
 
 def projector(geometry: Geometry, device: torch.device) -> Projector:
     """The fastest projector that this machine has for a geometry on a device."""
-    symmetric = 2 * geometry.axis == round(2 * geometry.axis)  # what torch-radon's detectors, padded, can be
-    if device.type == "cuda" and symmetric and find_spec("torch_radon") is not None:
+    # What torch-radon's detectors, padded, can be; of fans the sparse pair is exact, and on the device it is fast too.
+    fits = geometry.beam == "parallel" and 2 * geometry.axis == round(2 * geometry.axis)
+    if device.type == "cuda" and fits and find_spec("torch_radon") is not None:
         from udig_recon.core.operators.radon_cuda import TorchRadonProjector
 
         return TorchRadonProjector(geometry, device)

@@ -45,10 +45,12 @@ class HoldoutValidation:
     """Scores images by the measurements that are not in a training mask; `training` has those that are."""
 
     def __init__(self, inputs: Inputs, train: Tensor) -> None:
-        self._y, self._A, self._train = inputs.y, inputs.A, train
+        self._A, self._y = inputs.A.unweighted(inputs.y)
+        self._train = train
         self.training = inputs.restrict(train)
         self._norm = float(validation_part(self._A, self._y, train).norm()) + torch.finfo(torch.float32).tiny
-        self._noise = self.training.A.noise_norm(self.training.y)
+        part, y = self.training.A.unweighted(self.training.y)
+        self._noise = part.noise_norm(y)
 
     def score(self, image: Tensor) -> HoldoutScore:
         """Residual and discrepancy of an image (1, C, H, W)."""

@@ -37,8 +37,8 @@ def train_mask(A: LinearOperator, p: HoldoutParameters, rng: Generator) -> Tenso
 
 
 def validation_part(A: LinearOperator, y: Tensor, train: Tensor) -> Tensor:
-    """The measurements of y (or of its shape) that are not in the training mask `train`, (..., n)."""
-    return y[..., (A.measured & ~train).expand(y.shape[-2:])]
+    """The measurements of y, or misfits, that are not in the training mask `train`, without their weights: (..., n)."""
+    return A.unweighted(y)[1][..., (A.measured & ~train).expand(y.shape[-2:])]
 
 
 def validation_error(A: LinearOperator, y: Tensor, train: Tensor, x: Tensor) -> Tensor:

@@ -174,12 +174,15 @@ def test_torch_radon_is_given_our_geometry_in_its_units(axis: float | None, monk
     assert torch.allclose(theirs.adjoint(y), ours.adjoint(y), rtol=1e-4, atol=1e-5)
 
 
-def test_an_axis_between_detectors_and_their_halves_takes_the_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fans_and_an_axis_between_detectors_and_their_halves_take_the_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch-radon's detectors lie evenly about the axis, and so cannot be further ones beside ours."""
     monkeypatch.setattr("udig_recon.core.operators.radon_auto.find_spec", lambda name: name)
     monkeypatch.setattr("udig_recon.core.operators.radon_auto.StripProjector", lambda geometry, device: geometry)
-    geometry = strip.Geometry((0.0,), 4, 5, 1.0, 1.0, 2.3)
-    assert projector(geometry, torch.device("cuda")) is geometry
+    for geometry in (
+        strip.Geometry((0.0,), 4, 5, 1.0, 1.0, 2.3),
+        strip.Geometry((0.0,), 4, 5, 1.0, 1.0, None, "fan_flat", 9.0, 12.0),
+    ):
+        assert projector(geometry, torch.device("cuda")) is geometry
 
 
 def test_a_cpu_takes_the_strips() -> None:
