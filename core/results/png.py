@@ -279,7 +279,8 @@ class PngWriter:
         spacing = info.pixel_spacing_mm
         if len(self._images) == 1:
             return magnitude_png(self._images[0], None, spacing)
-        return contact_sheet_png(self._images, spacing, frame_labels(info.frames))
+        titles = frame_labels(info.frames) or [str(number) for number in info.slice_numbers]
+        return contact_sheet_png(self._images, spacing, titles)
 
     def close(self) -> None:
         """Delete the temporary file."""
