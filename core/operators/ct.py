@@ -18,6 +18,7 @@ from udig_recon.core.operators.fbp import back_project_rays, filter_rays
 from udig_recon.core.operators.radon_auto import Projector, projector
 from udig_recon.core.operators.redundancy import ray_weights
 from udig_recon.core.operators.solvers import operator_norm
+from udig_recon.core.operators.truncated import continue_rays
 from udig_recon.core.rebinning import parallel_rays
 from udig_recon.core.scan_geometry import Geometry
 
@@ -194,7 +195,10 @@ class XRayTransform(LinearOperator):
         rays, geometry = y / self.scale, self.geometry
         if geometry.beam != "parallel" or weights.shape[1] > 1:
             return back_project_rays(rays * weights, geometry, window)
-        filtered = filter_rays(rays, geometry.detector_spacing_mm, window) * weights
+        # Rays that end where the detector does would be a bright ring after the filter.
+        whole, added = continue_rays(rays, geometry.axis)
+        filtered = filter_rays(whole, geometry.detector_spacing_mm, window)
+        filtered = filtered[..., added : added + geometry.detectors] * weights
         # The strips' areas in a pixel sum to the pixel's, so this makes back-projection a mean over the pixel.
         return self.adjoint(filtered) * (geometry.detector_spacing_mm / geometry.pixel_size_mm**2 / self.scale)
 
