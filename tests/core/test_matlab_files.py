@@ -205,3 +205,28 @@ def test_structs_nested_too_deep_end_where_the_limit_is(path: Path) -> None:
     write_variables(path, inner)
     with pytest.raises(UnreadableScan, match="a struct, expected an array of numbers"):
         probe(path)
+
+
+def test_fan_beam_sinogram_of_the_helsinki_challenge_is_read_with_its_geometry(path: Path) -> None:
+    sinogram = (1 + np.add.outer(np.arange(90), np.hanning(64) * 100)).astype(np.float32) / 100
+    parameters = {
+        "distanceSourceOrigin": 410.66,
+        "distanceSourceDetector": 553.74,
+        "pixelSize": 0.05,
+        "pixelSizePost": 0.2,
+        "angles": np.arange(90)[None] * 1.0,
+    }
+    scipy.io.savemat(path, {"CtDataLimited": {"type": "2D", "sinogram": sinogram, "parameters": parameters}})
+    header, scan = probe(path), read(path)
+    assert (header.geometry, header.source_origin_mm, header.source_detector_mm) == ("fan_flat", 410.66, 553.74)
+    np.testing.assert_array_equal(scan.sinogram[0], sinogram)
+    np.testing.assert_allclose(scan.angles, np.deg2rad(np.arange(90)))
+    assert scan.detector_spacing_mm == 0.2
+    for lost in ("angles", "distanceSourceOrigin"):
+        kept = {name: value for name, value in parameters.items() if name != lost}
+        scipy.io.savemat(path, {"CtDataFull": {"sinogram": sinogram, "parameters": kept}})
+        with pytest.raises(UnreadableScan, match="none in parameters"):
+            probe(path)
+    scipy.io.savemat(path, {"CtDataFull": {"sinogram": sinogram[1:], "parameters": parameters}})
+    with pytest.raises(UnreadableScan, match="beside 90 angles"):
+        probe(path)

@@ -18,12 +18,13 @@ from udig_recon.core.formats.containers.matlab_arrays import (
 from udig_recon.core.formats.containers.scan_file import ScanFile
 from udig_recon.core.formats.containers.views import RenamedArray
 from udig_recon.core.formats.input_format import ARRAYS, ARRAYS_OR_ATTRIBUTES, ATTRIBUTES, NAMES, Contents
+from udig_recon.core.formats.inputs.heltomo import heltomo_contents
 from udig_recon.core.formats.inputs.matlab import reorder_axes
 from udig_recon.core.formats.synonyms import match_names
 
 Layout = Callable[[MatlabStruct], Contents | None]
 
-LAYOUTS: tuple[Layout, ...] = ()
+LAYOUTS: tuple[Layout, ...] = (heltomo_contents,)
 """Layouts of known data sets: each gives the contents of a file that has its structs, None of any other."""
 
 _REMEDIES = {"a sparse matrix": ": full(...)", "a cell array": ": cat(4, ...{:})"}
