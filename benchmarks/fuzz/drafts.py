@@ -22,13 +22,13 @@ from benchmarks.data.tiny_scans import (
     write_npz,
     write_nxtomo,
 )
-from benchmarks.fuzz import arrays, bytewise, hdf5, layouts, mrd, vendors
+from benchmarks.fuzz import arrays, bytewise, hdf5, layouts, mrd, trajectories, vendors
 from benchmarks.fuzz.mutators import MUTATORS, Draft, Mutator, Traps
 from benchmarks.speed.preparing import write_volume
 from udig_recon.core.formats.input_format import InputFormat
-from udig_recon.core.formats.inputs import bart, bruker, matlab5, mrd_stream, twix
+from udig_recon.core.formats.inputs import bart, bruker, matlab5, mrd_stream, npz, twix
 
-__all__ = ["FileMaker", "Spoilt", "arrays", "bytewise", "hdf5", "layouts", "mrd", "vendors"]
+__all__ = ["FileMaker", "Spoilt", "arrays", "bytewise", "hdf5", "layouts", "mrd", "trajectories", "vendors"]
 
 
 class Spoilt(NamedTuple):
@@ -79,7 +79,7 @@ def _gzip(path: Path) -> Path:
     return path
 
 
-_KINDS = ("mrd", "mrd_stream", "gzip", "matlab5", "bart", "bart_joined", "bruker", "twix", "zipped_hdf5")
+_KINDS = ("mrd", "mrd_stream", "gzip", "matlab5", "bart", "bart_joined", "bruker", "twix", "zipped_hdf5", "npz_spokes")
 """Scans whose kind is their name."""
 
 SCANS: dict[str, Callable[[Path], Path]] = {
@@ -105,6 +105,7 @@ SCANS: dict[str, Callable[[Path], Path]] = {
     "twix": _sample(twix.FORMAT),
     **layouts.SCANS,
     "npz_packed": _packed_npz,
+    "npz_spokes": _sample(npz.FORMAT, 1),
     "npy_double_fortran": lambda path: write_npy(path, np.asfortranarray(mri()["kspace"].astype(np.complex128))),
 }
 

@@ -55,8 +55,8 @@ class Npz:
         np.savez_compressed(stream, sinogram=sinogram, angles=np.arange(9) / 9, geometry="parallel")
         radial = io.BytesIO()
         angles = np.arange(24)[:, None] * (np.pi / 24)
-        spokes = np.stack([np.cos(angles), np.sin(angles)], axis=-1) * np.arange(-8, 8)[:, None] / 2
-        np.savez(radial, kspace=np.ones((2, 24, 16), np.complex64), trajectory=spokes.astype(np.float32), image_size=8)
+        spokes = np.stack([np.cos(angles), np.sin(angles)], axis=-1) * np.arange(-16, 16)[:, None] / 2
+        np.savez(radial, kspace=np.ones((2, 24, 32), np.complex64), trajectory=spokes.astype(np.float32))
         return stream.getvalue(), radial.getvalue()
 
 

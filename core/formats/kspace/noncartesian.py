@@ -286,7 +286,7 @@ def _matrix(
     """The matrix (y, x), and the pixel spacing where the header tells it."""
     size = contents.attributes.get("image_size")
     if size is not None:
-        if isinstance(size, str) or size != int(size) or not 1 <= size < 1 << 20:
+        if isinstance(size, str) or not (1 <= size < 1 << 20 and size == int(size)):
             raise UnreadableScan.at("image_size", quote_safely(size), "a whole number of pixels a side")
         return WithWarnings(((int(size), int(size)), None))
     if contents.header_xml is not None:
