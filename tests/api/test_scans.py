@@ -29,7 +29,7 @@ from udig_recon.worker.storage import keys
 from udig_recon.worker.storage.local import LocalStorage
 
 WRONG = (
-    *("empty", "text", "truncated", "own_result", "rank_2", "nan", "all_zero", "mask_of_another_width"),
+    *("empty", "text", "truncated", "own_result", "rank_1", "nan", "all_zero", "mask_of_another_width"),
     *(
         "maps_of_fewer_coils",
         "million_wide",
