@@ -26,6 +26,7 @@ from udig_recon.core.formats.sandbox.local import open_scan
 from udig_recon.core.operators.solvers import conjugate_gradient
 from udig_recon.core.problem import slice_problem
 
+GENERATOR = "ismrmrd_generate_cartesian_shepp_logan"
 EVERYTHING = Plan(
     Frames(slices=5, contrasts=2),
     averages=2,
@@ -349,9 +350,7 @@ def test_one_process_reads_closes_and_reads_again(everything: tuple[Made, Path],
         assert np.array_equal(again.kspace, first.kspace)
 
 
-@pytest.mark.skipif(
-    shutil.which("ismrmrd_generate_cartesian_shepp_logan") is None, reason="Debian's ismrmrd-tools are not here"
-)
+@pytest.mark.skipif(shutil.which(GENERATOR) is None, reason="ismrmrd-tools are not installed")
 @pytest.mark.parametrize(
     ("options", "frames"),
     [("-c 4 -k", 1), ("-c 4 -r 3 -C", 3), ("-c 8 -a 2 -r 2 -w 24 -C -k", 4), ("-c 8 -a 4 -w 24", 4)],
@@ -359,7 +358,7 @@ def test_one_process_reads_closes_and_reads_again(everything: tuple[Made, Path],
 def test_debians_generator_gives_its_phantom(options: str, frames: int, tmp_path: Path) -> None:
     """Its header is right for an oversampling of 2 alone."""
     path = tmp_path / "scan.h5"
-    command = ["ismrmrd_generate_cartesian_shepp_logan", "-m", "64", "-n", "0.0001", "-O", "2", "-o", str(path)]
+    command = [GENERATOR, "-m", "64", "-n", "0.0001", "-O", "2", "-o", str(path)]
     subprocess.run([*command, *options.split()], check=True, capture_output=True)
     with h5py.File(path) as file:
         truth = file["dataset/phantom"][0]
