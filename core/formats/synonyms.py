@@ -27,6 +27,10 @@ SYNONYMS = {
     "trajectory": ("traj", "ktraj", "k_traj", "kspace_trajectory", "coords", "coord", "trajectories", "k_trajectory"),
     "density": ("dcf", "dcomp", "dcf_weights", "density_compensation"),
     "noise": ("noise_scan", "noise_data", "noise_samples"),
+    "sinogram": ("sino", "sinograms", "sinord", "sinogram_data"),
+    "angles": (
+        "theta", "thetas", "angles_rad", "anglesrad", "theta_rad", "angles_radians", "projection_angles_rad",
+    ),
     "geometry": ("beam_geometry", "scan_geometry", "geometry_type", "beam_type"),
     "detector_shape": ("detector_type", "detector_geometry"),
     "detector_spacing_mm": ("detector_pitch_mm", "detector_pixel_size_mm", "detector_element_size_mm"),
