@@ -346,3 +346,14 @@ def test_a_bomb_within_a_zip_is_refused(tmp_path: Path) -> None:
         file.create_dataset("kspace", (1, 64, 1024, 1024), np.complex64, chunks=(1, 1, 256, 1024), compression="gzip")
     with pytest.raises(ReconstructionError):
         probe(zipped(tmp_path / "scan", a=stream.getvalue()))
+
+
+def test_slices_on_the_last_axis_are_read_in_several_passes_where_memory_is_short(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = truth(5)
+    path = write(kspace=parts["kspace"].transpose(2, 3, 1, 0).copy(), axes="ky kx coil slice")
+    monkeypatch.setattr("udig_recon.core.formats.containers.arranged._KEPT_BYTES", 2 * parts["kspace"][0].nbytes)
+    np.testing.assert_array_equal(scan_of(path).kspace, parts["kspace"])
+    np.testing.assert_array_equal(scan_of(path, [4, 0]).kspace, parts["kspace"][[4, 0]])
+    assert probe(path).slices == 5
