@@ -26,7 +26,7 @@ from benchmarks.fuzz import arrays, bytewise, hdf5, layouts, mrd, trajectories, 
 from benchmarks.fuzz.mutators import MUTATORS, Draft, Mutator, Traps
 from benchmarks.speed.preparing import write_volume
 from udig_recon.core.formats.input_format import InputFormat
-from udig_recon.core.formats.inputs import bart, bruker, matlab5, mrd_stream, npz, twix
+from udig_recon.core.formats.inputs import bart, bruker, ct_pd, matlab5, mrd_stream, npz, twix
 
 __all__ = ["FileMaker", "Spoilt", "arrays", "bytewise", "hdf5", "layouts", "mrd", "trajectories", "vendors"]
 
@@ -79,7 +79,10 @@ def _gzip(path: Path) -> Path:
     return path
 
 
-_KINDS = ("mrd", "mrd_stream", "gzip", "matlab5", "bart", "bart_joined", "bruker", "twix", "zipped_hdf5", "npz_spokes")
+_KINDS = (
+    *("mrd", "mrd_stream", "gzip", "matlab5", "bart", "bart_joined", "bruker", "twix", "ct_pd"),
+    *("zipped_hdf5", "npz_spokes"),
+)
 """Scans whose kind is their name."""
 
 SCANS: dict[str, Callable[[Path], Path]] = {
@@ -104,6 +107,7 @@ SCANS: dict[str, Callable[[Path], Path]] = {
     "bruker": _sample(bruker.FORMAT),
     "twix": _sample(twix.FORMAT),
     **layouts.SCANS,
+    "ct_pd": _sample(ct_pd.FORMAT),
     "npz_packed": _packed_npz,
     "npz_spokes": _sample(npz.FORMAT, 1),
     "npy_double_fortran": lambda path: write_npy(path, np.asfortranarray(mri()["kspace"].astype(np.complex128))),

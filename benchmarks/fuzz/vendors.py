@@ -1,4 +1,4 @@
-"""Mutators of gzip, MATLAB 5, BART, Bruker and twix files: sizes, counters, parameters and headers that lie."""
+"""Mutators of gzip, MATLAB 5, BART, Bruker, twix and CT-PD files: sizes, counters, parameters, headers that lie."""
 
 import gzip
 import io
@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import pydicom
 
 from benchmarks.fuzz.mutators import Draft, registered
 
@@ -188,3 +189,49 @@ def protocol_that_lies(content: bytearray, rng: np.random.Generator) -> bytes:
     header = struct.pack("<II", len(header) + 8, 1) + header
     assert len(protocol) == size
     return bytes(content[:_TWIX_FIRST]) + header + bytes(content[_TWIX_FIRST + size :])
+
+
+def _rewritten(content: bytes, change: Callable[[pydicom.Dataset], None]) -> bytes:
+    data = pydicom.dcmread(io.BytesIO(content))
+    change(data)
+    stream = io.BytesIO()
+    pydicom.dcmwrite(stream, data)
+    return stream.getvalue()
+
+
+@archived("ct_pd", False)
+def geometry_that_lies(members: Members, rng: np.random.Generator) -> Members:
+    """A private element of some views, or of all: sizes, distances, angles, the focal spot."""
+    tags = [(0x70291002, "FL"), (0x70291006, "FL"), (0x70291010, "US"), (0x70291011, "US"), (0x00280010, "US")]
+    tags += [(0x70310000 | end, "FL") for end in (0x1001, 0x1002, 0x1003, 0x1031, 0x1033)]
+    tags += [(0x70330000 | end, "FL") for end in (0x100B, 0x100C, 0x100D)] + [(0x70411001, "FL"), (0x00200013, "US")]
+    tag, kind = tags[int(rng.integers(len(tags)))]
+    numbers = [0, 1, 2, 65535] if kind == "US" else [0.0, -1.0, 1e-30, 1e30, float("nan"), float("inf"), 7.5, 1000.0]
+    share = float(rng.choice([0.05, 0.5, 1.0]))
+
+    def change(data: pydicom.Dataset) -> None:
+        if tag in data:
+            del data[tag]
+        count = int(rng.choice([0, 1, 1, 1, 2, 50]))
+        data.add_new(tag, kind, [numbers[int(rng.integers(len(numbers)))] for _ in range(count)] or None)
+
+    return {name: _rewritten(content, change) if rng.random() < share else content for name, content in members.items()}
+
+
+@archived("ct_pd", False)
+def views_cut_doubled_or_left_out(members: Members, rng: np.random.Generator) -> Members:
+    changed: Members = {}
+    for name, content in members.items():
+        match int(rng.integers(12)):
+            case 0:
+                changed[name] = content[: int(rng.integers(len(content)))]
+            case 1:
+                changed["again/" + name] = changed[name] = content
+            case 2:
+                at = int(rng.integers(128, len(content) - 4))
+                changed[name] = content[:at] + struct.pack("<I", int(rng.choice(EXTREMES))) + content[at + 4 :]
+            case 3:
+                continue
+            case _:
+                changed[name] = content
+    return changed or members
