@@ -52,7 +52,7 @@ class Mutator(NamedTuple):
     """One way to spoil a file."""
 
     name: str
-    kind: str  # "any", "hdf5", "mrd", "npy", "npz", "gzip", "matlab5", "bart", "bruker", "twix", "ct_pd", "zipped_hdf5" ...
+    kind: str  # "any", "hdf5", "mrd", "npy", "npz", "gzip", "matlab5", "bart", "bruker", "twix", "ct_pd" ...
     must_be_refused: bool
     mutate: Callable[[Draft], None]
 
