@@ -15,6 +15,7 @@ import torch
 from tests.support.ct_pd_maker import WATER, CtPdScan, files, slice_image, zipped
 from udig_recon.core.errors import ReconstructionError, UnreadableScan, UnsupportedScan
 from udig_recon.core.formats import probe, read
+from udig_recon.core.formats.inputs import ct_pd
 from udig_recon.core.problem import slice_problem
 
 SMALL = CtPdScan(columns=24, rows=4, column_mm=8.0, row_mm=4.0, center=(12.75, 2.5), views_a_turn=24, turns=2.5)
@@ -238,3 +239,11 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
         archive.writestr("series/1-9999.dcm", MADE["series/1-0001.dcm"] + bytes(64 << 20))
     with pytest.raises(UnreadableScan, match="at most 8388608 bytes a file"):
         probe(path)
+
+
+def test_the_sample_that_readers_are_warmed_with_is_a_scan(tmp_path: Path) -> None:
+    (content,) = ct_pd.FORMAT.samples()
+    path = tmp_path / "scan.zip"
+    path.write_bytes(content)
+    assert probe(path).views == 16
+    assert read(path, [0]).sinogram == pytest.approx(0.009, rel=1e-4)

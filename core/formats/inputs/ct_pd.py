@@ -10,6 +10,7 @@ import math
 import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -262,7 +263,10 @@ def _elements(content: bytes, *, header_alone: bool) -> dict[Any, Any]:
 def _pixels(member: ZipMember, shape: tuple[int, int]) -> NDArray[np.uint16]:
     """Pixels (columns, rows), in the sense of the angle. Raises UnreadableScan."""
     with damage_as_unreadable("DICOM"):
-        content = _elements(member.open().start(member.size), header_alone=False).get("PixelData", b"")
+        whole = member.open().start(member.size)
+        if zlib.crc32(whole) != member.crc:
+            raise UnreadableScan.at("file", "damaged content (another checksum)", "a whole zip archive")
+        content = _elements(whole, header_alone=False).get("PixelData", b"")
     if len(content) not in (2 * shape[0] * shape[1], 2 * shape[0] * shape[1] + 1):
         found = f"{len(content)} bytes"
         raise UnreadableScan.at("PixelData", found, f"{2 * shape[0] * shape[1]} bytes: 16 bits for each of {shape}")

@@ -255,7 +255,7 @@ def _spot(geometry: ConeGeometry, views: NDArray[np.intp]) -> _Spot:
         raise UnreadableScan.at("views", f"{len(views)} views of a focal spot", "a turn of views")
     steps = np.diff(phi)
     step = float(np.median(steps))
-    if step == 0 or np.abs(steps - step).max() > _EVEN * abs(step) or abs(step) > math.pi / 8:
+    if step == 0 or np.abs(steps - step).max() > _EVEN * abs(step) or abs(step) > math.pi / 4:
         raise UnreadableScan.at(
             "(7031,1001)", f"steps of {np.rad2deg(steps.min()):.4g} to {np.rad2deg(steps.max()):.4g} degrees",
             "views at even steps, all of one rotation: were files left out?",
