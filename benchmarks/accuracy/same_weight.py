@@ -94,12 +94,12 @@ def main() -> None:
         print(
             row(method, f"4x, slice {options.slice}, BART", mine, by_bart(scan, given), scan.reference[0]), flush=True
         )
-    for case, fan in (("parallel", {}), ("flat fan", FAN)):
+    for name, case, fan in (("sirt", "30 views", {}), ("sirt, fan", "30 views, flat fan", FAN)):
         body = ct_scan(options.ct, 30, **fan)
         assert isinstance(body, CTAcquisition)
         assert body.reference is not None
         mine, _ = ours(body, "sirt", {"iterations": SIRT_ITERATIONS, "holdout_share": 0}, None)
-        print(row("sirt", f"CT, 30 views, {case}, ASTRA", mine, by_astra(body), body.reference[0]), flush=True)
+        print(row(name, f"CT, {case}, ASTRA", mine, by_astra(body), body.reference[0]), flush=True)
 
 
 if __name__ == "__main__":
