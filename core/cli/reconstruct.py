@@ -58,11 +58,15 @@ def run(options: Options) -> int:
     return 0
 
 
+def _warn_of_projector(_: str, file: str, error: str) -> None:
+    sys.stderr.write(f"warning: the stored projector {file} is not used: {error}\n")
+
+
 def _run(options: Options) -> None:
     output = _output(options.output)
     method = {"method": options.method, **parse_pairs(options.parameters, "--set")}
     torch.set_num_threads(max(1, options.threads))
-    use_projector_cache(options.projectors, options.max_projector_bytes)
+    use_projector_cache(options.projectors, options.max_projector_bytes, _warn_of_projector)
     with open_scan(options.scan) as scan, _Bars() as bars:
         for correction in scan.header.corrections:
             sys.stderr.write(f"corrected: {correction}\n")

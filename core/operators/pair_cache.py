@@ -8,7 +8,6 @@ arrays      little-endian, each at a multiple of 64 bytes
 
 import hashlib
 import json
-import logging
 import mmap
 import os
 import time
@@ -26,8 +25,6 @@ from torch import Tensor
 from udig_recon.core.files.atomic import DamagedFile, open_stored
 from udig_recon.core.scan_geometry import Geometry
 
-log = logging.getLogger(__name__)
-
 MAGIC = b"udig-projector/1"
 VERSION = 1
 """Version of the matrices. It grows when the same geometry gets other entries."""
@@ -43,18 +40,26 @@ _DTYPES = {"<i4": torch.int32, "<f4": torch.float32}
 Arrays = dict[str, NDArray[Any]]
 
 
+Report = Callable[[str, str, str], None]
+"""Takes what happened (`projector.damaged`, `projector.unreadable`, `projector.not_stored`), to which file, and why."""
+
+
 class _Cache(NamedTuple):
     folder: Path
     most_bytes: int
+    report: Report
 
 
 _cache: _Cache | None = None
 
 
-def use_projector_cache(folder: Path | None, most_bytes: int) -> None:
-    """Keep projectors in a folder from now on, those used last and of at most so many bytes together; None: nowhere."""
+def use_projector_cache(folder: Path | None, most_bytes: int, report: Report = lambda *_: None) -> None:
+    """Keep projectors in a folder from now on, those used last and of at most so many bytes together; None: nowhere.
+
+    `report` is told of files that are damaged, or cannot be read or written.
+    """
     global _cache
-    _cache = None if folder is None or most_bytes <= 0 else _Cache(folder, most_bytes)
+    _cache = None if folder is None or most_bytes <= 0 else _Cache(folder, most_bytes, report)
 
 
 def stored_arrays(geometry: Geometry, build: Callable[[], Arrays]) -> dict[str, Tensor]:
@@ -71,18 +76,18 @@ def stored_arrays(geometry: Geometry, build: Callable[[], Arrays]) -> dict[str, 
     except FileNotFoundError:
         pass
     except DamagedFile as error:
-        log.warning("projector.damaged", extra={"file": path.name, "error": str(error)})
+        cache.report("projector.damaged", path.name, str(error))
         with suppress(OSError):
             path.unlink(missing_ok=True)
     except OSError as error:
-        log.warning("projector.unreadable", extra={"file": path.name, "error": error.strerror})
+        cache.report("projector.unreadable", path.name, str(error.strerror))
     arrays = build()
     try:
         if not _make_room(cache, sum(array.nbytes for array in arrays.values())):
             return _tensors(arrays)
         _write(path, arrays)
     except OSError as error:
-        log.warning("projector.not_stored", extra={"file": path.name, "error": error.strerror})
+        cache.report("projector.not_stored", path.name, str(error.strerror))
         return _tensors(arrays)
     # What was built is let go before the file, which other processes share, takes its place in memory.
     del arrays

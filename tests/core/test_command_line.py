@@ -136,7 +136,7 @@ def test_same_seed_writes_the_same_image(tmp_path):
         ),
         (
             ["--method", "sirt", "--set", "beta=1"],
-            "beta is unknown, expected one of the parameters of sirt: holdout_share",
+            "beta is unknown, expected one of the parameters of sirt: coil_energy",
         ),
         (
             ["--method", "sirt", "--set", "iteration=1"],

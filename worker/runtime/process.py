@@ -149,6 +149,10 @@ def exit_after(last_step: Callable[[], object], status: int, end: Callable[[int]
     end(status)
 
 
+def _log_projector(event: str, file: str, error: str) -> None:
+    log.warning(event, extra={"file": file, "error": error})
+
+
 def set_up(settings: Settings) -> WorkerProcess:
     """The process as a worker; torch takes its share of the cores."""
     if settings.database_url is None:
@@ -156,7 +160,7 @@ def set_up(settings: Settings) -> WorkerProcess:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS does not give the same bits twice
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(settings.threads or max(1, cores // settings.workers))
-    use_projector_cache(settings.projectors_folder, settings.max_projector_bytes)
+    use_projector_cache(settings.projectors_folder, settings.max_projector_bytes, _log_projector)
     try:
         device = select_device(settings.device)
     except ReconstructionError as error:
