@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from udig_recon.core.acquisition import BeamGeometry
 from udig_recon.core.errors import UnsupportedScan
 
+LARGEST_PAIR_BYTES = 12 * 2**30
+"""Of a projector's matrices; of larger ones nothing is stored, see `udig_recon.core.operators.matrix_free`."""
 NEAREST_SOURCE = 1.02
 """Least distance from the source to the axis, in radii of the circle around the image."""
 

@@ -14,11 +14,13 @@ from udig_recon.core.cost.evaluations import Evaluations, of_run, of_setup
 from udig_recon.core.parameters import Parameters
 from udig_recon.core.priors.card import Card
 from udig_recon.core.results.outputs import OUTPUTS
+from udig_recon.core.scan_geometry import LARGEST_PAIR_BYTES
 
 # Measured: seconds on one core, bytes at the peak.
 NORMAL_SECONDS = 1e-9  # of A^H A in MRI, for coils * pixels * log2(pixels)
 ENTRY_SECONDS = 8e-10  # of A^H A in CT, for an entry of the projector
 BUILD_SECONDS = 6.5e-8  # of making such an entry
+RAY_SECONDS = 4e-8  # of A^H A in CT without a stored projector, for a pixel of a view
 CALL_SECONDS = 1e-4  # of any A^H A beside
 PASS_SECONDS = 3e-9  # of an image operation, for a pixel
 PRIOR_SECONDS = 7e-12  # of a prior's evaluation, for a product of its convolutions
@@ -33,6 +35,8 @@ BASE_BYTES = 320 << 20  # of a worker that has loaded its libraries
 COIL_BYTES = 110  # for a pixel of a coil: k-space, maps, spectra
 BATCH_COIL_BYTES = 24  # the same for each image that goes through at once
 ENTRY_BYTES = 16  # of the projector, which is kept with its transpose
+MOST_ENTRIES = LARGEST_PAIR_BYTES / ENTRY_BYTES
+UNSTORED_BYTES = 40  # for a pixel and a ray of a scan whose projector is not stored
 PRIOR_BYTES, GRADIENT_BYTES = 460, 1750  # for a pixel, of the bundled priors; with what a gradient needs
 NETWORK_BYTES = {"unet": (9000, 80 << 20), "residual": (2200, 100 << 20)}  # for a pixel, and beside
 IMAGE_BYTES = 160  # for a pixel of each image that goes through at once
@@ -49,7 +53,9 @@ class Size:
     pixels: int  # of the grid on which it is reconstructed
     shown_pixels: int  # of the image that comes out
     coils: int = 1
-    entries: float = 0.0  # of the projector
+    entries: float = 0.0  # of the stored projector
+    views: int = 0  # of a scan whose projector is not stored
+    rays: int = 0  # of such a scan
     makes_maps: bool = False  # the scan brings none
 
     @classmethod
@@ -60,7 +66,12 @@ class Size:
         if modality is Modality.CT:
             # A shadow of width w lies on 1 + w / p strips, and is 4 / pi pixels wide on average.
             finer = int(header["detectors"]) / int(rows)
-            return cls(modality, shown, shown, entries=int(header["views"]) * shown * (1 + 4 / math.pi * finer))
+            views = int(header["views"])
+            entries = views * shown * (1 + 4 / math.pi * finer)
+            # Views at equal steps share up to eighths of the projector.
+            if entries > 8 * MOST_ENTRIES:
+                return cls(modality, shown, shown, views=views, rays=views * int(header["detectors"]))
+            return cls(modality, shown, shown, entries=min(entries, MOST_ENTRIES))
         grid_rows, grid_columns = header.get("kspace_matrix") or (rows, columns)
         coils = int(header.get("coils") or 1)
         grid = int(grid_rows) * int(grid_columns)
@@ -169,7 +180,7 @@ def seconds_of(evaluations: Evaluations, size: Size, prior: PriorSize = BUNDLED)
     if size.modality is Modality.MRI:
         normal = NORMAL_SECONDS * size.coils * size.pixels * max(1.0, math.log2(size.pixels))
     else:
-        normal = ENTRY_SECONDS * size.entries
+        normal = ENTRY_SECONDS * size.entries + RAY_SECONDS * size.views * size.pixels
     called = PRIOR_SECONDS * prior.products * size.pixels + PRIOR_CALL_SECONDS
     updates = sum(
         number * (NETWORKS[name][0] * size.pixels + NETWORKS[name][1])
@@ -192,7 +203,7 @@ def memory_bytes(method: Parameters, size: Size, prior: PriorSize = BUNDLED) -> 
     batch, pixels = run.batch, size.pixels
     operator = size.coils * pixels * (COIL_BYTES + BATCH_COIL_BYTES * (1 if run.batch_is_coils else batch))
     if size.modality is Modality.CT:
-        operator = int(ENTRY_BYTES * size.entries)
+        operator = int(ENTRY_BYTES * size.entries + UNSTORED_BYTES * (size.rays + (pixels if size.rays else 0)))
     wide = prior.channels / BUNDLED_CHANNELS
     evaluated = GRADIENT_BYTES if run.prior_gradients else PRIOR_BYTES if run.prior_calls else 0
     total = BASE_BYTES + operator + pixels * batch * (IMAGE_BYTES + evaluated * wide)

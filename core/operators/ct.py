@@ -15,6 +15,7 @@ from udig_recon.core.acquisition import BeamGeometry, Modality
 from udig_recon.core.operators.base import LinearOperator, Window
 from udig_recon.core.operators.coverage import axis_offset, fill_missing_rays, longer_sides, ray_gap, truncation
 from udig_recon.core.operators.fbp import back_project_rays, filter_rays
+from udig_recon.core.operators.matrix_free import MatrixFreeProjector
 from udig_recon.core.operators.radon_auto import Projector, projector
 from udig_recon.core.operators.redundancy import ray_weights
 from udig_recon.core.operators.solvers import operator_norm
@@ -27,6 +28,8 @@ NEAR = 2
 """Rays to either side that stand in for a missing one."""
 REFILLED = 4
 """How often filtered back-projection puts its own image's rays in the place of missing ones."""
+NORM_SIZE = 128
+"""Pixels a side on which the norm of a scan is found whose projector is not stored."""
 VIEWS_A_DETECTOR = 0.75
 """About pi / 4: the image of fewer views has projections that are worse than a straight line."""
 
@@ -249,8 +252,31 @@ def _norm_of_rays(geometry: Geometry, device: torch.device, weights: bytes) -> f
 
 
 def _norm(pair: Projector, geometry: Geometry, kept: Tensor) -> float:
+    if isinstance(pair, MatrixFreeProjector) and geometry.image_size >= 2 * NORM_SIZE:
+        return _norm_of_coarse(geometry, kept)
+
     def normal(x: Tensor) -> Tensor:
         return pair.adjoint(pair.forward(x.flatten(1)) * kept).reshape(x.shape)
 
     size = geometry.image_size
     return operator_norm(normal, torch.ones(1, 1, size, size, device=kept.device))
+
+
+def _norm_of_coarse(geometry: Geometry, kept: Tensor) -> float:
+    """The norm by a coarser scan of the same field: the image that the norm belongs to is smooth."""
+    views, detectors, group = len(geometry.angles), geometry.detectors, geometry.image_size // NORM_SIZE
+    rays = kept.expand(views * detectors).reshape(1, 1, views, detectors)
+    rays = F.pad(rays, (0, -detectors % group, 0, -views % group))
+    rays = F.avg_pool2d(rays, group)  # of groups that are not whole by what there is of them
+    pixel = geometry.pixel_size_mm * geometry.image_size / NORM_SIZE
+    coarse = geometry._replace(
+        angles=geometry.angles[::group],
+        image_size=NORM_SIZE,
+        detectors=rays.shape[-1],
+        pixel_size_mm=pixel,
+        detector_spacing_mm=geometry.detector_spacing_mm * group,
+        rotation_center=(geometry.axis - (group - 1) / 2) / group,
+    )
+    norm = _norm(MatrixFreeProjector(coarse, kept.device), coarse, rays.flatten())
+    # A ray of the coarse scan stands for group^2 of these, and a pixel for (pixel / pixel_size_mm)^2.
+    return norm * group * geometry.pixel_size_mm / pixel

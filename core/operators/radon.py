@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.interruption import check_interruption
 from udig_recon.core.operators.pair_cache import Arrays, stored_arrays
 from udig_recon.core.operators.symmetry import share_views
-from udig_recon.core.scan_geometry import Geometry
+from udig_recon.core.scan_geometry import LARGEST_PAIR_BYTES, Geometry
 
-LARGEST_PAIR_BYTES = 12 * 2**30
 LEAST_SHARED_BYTES = 2**26
 """A smaller pair has all views of its own: there is little to save."""
 TINY = 1e-9
@@ -34,7 +32,6 @@ class StripProjector:
         geometry.check()
         self._shared = share_views(geometry) if pair_bytes(geometry) > LEAST_SHARED_BYTES else None
         own = geometry if self._shared is None else self._shared.geometry
-        _check_memory(geometry, own)
         arrays = stored_arrays(own, lambda: _build_pair(own))
         rays, pixels = len(own.angles) * own.detectors, own.image_size**2
         self._matrix = _csr(arrays, "forward", (rays, pixels), device)
@@ -111,18 +108,12 @@ class _Growing:
         return self._array
 
 
-def _check_memory(geometry: Geometry, own: Geometry) -> None:
-    """Raise UnsupportedScan where the pair of matrices of a geometry's `own` views takes too much memory."""
-    size = pair_bytes(own)
-    if size > LARGEST_PAIR_BYTES:
-        views = len(geometry.angles)
-        raise UnsupportedScan(
-            f"{views} views of {geometry.image_size} x {geometry.image_size} pixels need a projector of "
-            f"{size / 2**30:.1f} GiB; at most {LARGEST_PAIR_BYTES / 2**30:.1f} GiB are taken",
-            field="angles",
-            found=f"{views} views, {geometry.image_size} pixels a side",
-            expected="fewer views or a smaller image; or views at equal steps over a turn, their number divisible by 4",
-        )
+def is_too_large(geometry: Geometry) -> bool:
+    """Whether the pair of matrices of a geometry takes too much memory, though views share what they can."""
+    if pair_bytes(geometry) <= LARGEST_PAIR_BYTES:
+        return False
+    shared = share_views(geometry)
+    return shared is None or pair_bytes(shared.geometry) > LARGEST_PAIR_BYTES
 
 
 def pair_bytes(geometry: Geometry) -> float:

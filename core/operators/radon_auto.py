@@ -1,4 +1,4 @@
-"""Picks the projector: torch-radon where CUDA and the package are there, else the sparse pair."""
+"""Picks the projector: torch-radon where CUDA and the package are there, else the sparse pair where it is not huge."""
 
 from importlib.util import find_spec
 from typing import Protocol
@@ -6,7 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from udig_recon.core.operators.radon import StripProjector
+from udig_recon.core.operators.matrix_free import MatrixFreeProjector
+from udig_recon.core.operators.radon import StripProjector, is_too_large
 from udig_recon.core.scan_geometry import Geometry
 
 
@@ -30,4 +31,4 @@ def projector(geometry: Geometry, device: torch.device) -> Projector:
         from udig_recon.core.operators.radon_cuda import TorchRadonProjector
 
         return TorchRadonProjector(geometry, device)
-    return StripProjector(geometry, device)
+    return MatrixFreeProjector(geometry, device) if is_too_large(geometry) else StripProjector(geometry, device)

@@ -20,8 +20,11 @@ from udig_recon.core.operators import (
     as_complex,
     fft2c,
     ifft2c,
+    radon,
 )
+from udig_recon.core.operators import ct as ct_module
 from udig_recon.core.operators.base import HoldoutKind
+from udig_recon.core.operators.matrix_free import MatrixFreeProjector
 from udig_recon.core.problem import SliceProblem, forward_models, slice_problem
 from udig_recon.core.quality.rating import Signals
 from udig_recon.core.simulation import (
@@ -45,6 +48,16 @@ def mri(coils: int, shape: tuple[int, int], pattern: str, norm: float = 1.0) -> 
     }
     maps = torch.from_numpy(birdcage_maps(coils, shape)) * norm
     return MultiCoilMRI(maps, torch.from_numpy(masks[pattern]()))
+
+
+def matrix_free(*args: Any, **more: Any) -> LinearOperator:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(radon, "LARGEST_PAIR_BYTES", 0)
+        ct_module._projector.cache_clear()
+        operator = ct(*args, **more)
+        assert isinstance(operator._projector, MatrixFreeProjector)
+    ct_module._projector.cache_clear()
+    return operator
 
 
 def ct(angles: np.ndarray, size: int, detectors: int, pixel: float, spacing: float, **more: Any) -> LinearOperator:
@@ -101,6 +114,16 @@ OPERATORS = {
         source_origin_mm=25,
         source_detector_mm=25,
         weights=WEIGHTS,
+    ),
+    "matrix-free, narrow detectors off the middle": lambda: matrix_free(
+        np.arange(30) * np.pi / 30, 40, 150, 1.5, 0.5, rotation_center=66.3
+    ),
+    "matrix-free, short detector, rays of unlike weights": lambda: matrix_free(
+        np.arange(30) * np.pi / 30, 128, 71, 1.0, 1.0, weights=WEIGHTS
+    ),
+    "matrix-free, fan, flat detector": lambda: matrix_free(np.arange(17) * 2 * np.pi / 17, 33, 60, 0.7, 1.0, **FAN),
+    "matrix-free, fan, curved detector, rays left out": lambda: matrix_free(
+        np.arange(30) * 0.15, 40, 71, 1.0, 1.5, **CURVED, rotation_center=20.2, measured=SOME_RAYS
     ),
     "one view along the rows, short detector": lambda: ct(np.array([0.0]), 32, 11, 1.0, 1.0),
 }

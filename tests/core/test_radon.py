@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.transform import radon
 
-from udig_recon.core.errors import UnsupportedScan
-from udig_recon.core.operators import XRayTransform
+from udig_recon.core.operators import XRayTransform, matrix_free
 from udig_recon.core.operators import radon as strip
 from udig_recon.core.operators.angles import angular_weights
-from udig_recon.core.operators.ct import _projector
+from udig_recon.core.operators.ct import _norm, _projector
 from udig_recon.core.operators.radon_auto import projector
 
 DATA = Path(__file__).parents[1] / "data"
@@ -119,10 +118,49 @@ def test_slices_of_a_volume_share_one_projector() -> None:
     assert _projector.cache_info().hits == hits + 1
 
 
-def test_a_projector_beyond_memory_is_refused_before_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+ANGLES = tuple(0.01 + np.arange(40) * np.pi / 40)
+WIDE = {
+    "as wide as pixels": strip.Geometry(ANGLES, 64, 95, 1.0, 1.0),
+    "narrow": strip.Geometry(ANGLES, 64, 240, 1.0, 0.4, 110.3),
+    "wide": strip.Geometry(ANGLES, 64, 40, 1.0, 2.3),
+    "short": strip.Geometry(ANGLES, 64, 30, 1.0, 0.5),
+    "flat fan": strip.Geometry(ANGLES, 64, 160, 1.0, 1.0, None, "fan_flat", 120.0, 200.0),
+    "curved fan": strip.Geometry(ANGLES, 64, 160, 1.0, 1.0, 70.0, "fan_curved", 120.0, 200.0),
+}
+
+
+@pytest.mark.parametrize("geometry", WIDE.values(), ids=WIDE)
+def test_line_integrals_without_a_matrix_are_those_of_the_strips(geometry: strip.Geometry) -> None:
+    device = torch.device("cpu")
+    free, stored = matrix_free.MatrixFreeProjector(geometry, device), strip.StripProjector(geometry, device)
+    rows, columns = np.indices((64, 64)) - 31.5
+    disc = torch.from_numpy((spots(64) + 0.01 * (np.hypot(rows, columns) < 25)).astype(np.float32)).reshape(1, -1)
+    rays = stored.forward(disc)
+    assert (free.forward(disc) - rays).norm() < 0.03 * rays.norm()
+    image = stored.adjoint(rays)
+    assert (free.adjoint(rays) - image).norm() < 0.005 * image.norm()
+
+
+def test_a_projector_beyond_memory_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strip, "LARGEST_PAIR_BYTES", 2**20)
-    with pytest.raises(UnsupportedScan, match="GiB"):
-        XRayTransform(np.arange(60) * 0.05, 128, 181, 1.0, 1.0)
+    image, angles = spots(128), np.arange(180) * np.pi / 180
+    _projector.cache_clear()
+    operator = XRayTransform(angles, 128, 181, 1.0, 1.0)
+    _projector.cache_clear()
+    assert isinstance(operator._projector, matrix_free.MatrixFreeProjector)
+    found = back(operator, line_integrals(operator, image))
+    assert np.linalg.norm(found - image) < 0.05 * np.linalg.norm(image)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_norm_of_a_large_scan_is_that_of_a_coarse_one(monkeypatch: pytest.MonkeyPatch, *, weighted: bool) -> None:
+    monkeypatch.setattr("udig_recon.core.operators.ct.NORM_SIZE", 24)
+    geometry = strip.Geometry(tuple(np.arange(99) * np.pi / 99), 96, 170, 1.0, 0.6, 80.3)
+    pair = matrix_free.MatrixFreeProjector(geometry, torch.device("cpu"))
+    kept = torch.linspace(0.1, 2, 170).repeat(99) if weighted else torch.ones(())
+    coarse = _norm(pair, geometry, kept)
+    monkeypatch.setattr("udig_recon.core.operators.ct.NORM_SIZE", 96)
+    assert coarse == pytest.approx(_norm(pair, geometry, kept), rel=5e-3)
 
 
 @pytest.mark.gpu
