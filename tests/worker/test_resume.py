@@ -51,12 +51,17 @@ TOGETHER: list[dict[str, Any]] = [
 
 
 def choices(method: type[Parameters]) -> Iterator[dict[str, Any]]:
-    """The method with its defaults, then with each choice of each knob that has a few."""
+    """The method with its defaults, then with each choice of each parameter of its own that has a few.
+
+    What all methods share is done to the measurements before the method runs.
+    """
     yield {}
     for name, knob in method.model_fields.items():
+        if name in Parameters.model_fields:
+            continue
         values = get_args(knob.annotation) if get_origin(knob.annotation) is Literal else ()
         for value in (True, False) if knob.annotation is bool else values:
-            if name != "method" and value != knob.default:
+            if value != knob.default:
                 yield {name: value}
 
 
