@@ -16,7 +16,7 @@ from tests.support import mrd_maker
 from tests.support.mrd_maker import Frames, Made, Plan
 from udig_recon.core.acquisition import MRIAcquisition, ScanHeader
 from udig_recon.core.errors import ReconstructionError, UnknownFormat, UnreadableScan, UnsupportedScan
-from udig_recon.core.formats import probe, read
+from udig_recon.core.formats import Prober, probe, read
 from udig_recon.core.formats.containers.hdf5_library import h5py
 from udig_recon.core.formats.containers.scan_file import open_scan_file
 from udig_recon.core.formats.inputs.mrd import FORMAT
@@ -581,3 +581,27 @@ def test_packed_rows_are_read_and_bombs_among_them_refused(tmp_path: Path) -> No
             packed.id.write_direct_chunk((16,), zlib.compress(content))
         with pytest.raises(UnreadableScan, match=r"for a chunk|a chunk of"):
             probe(path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_file_of_which_a_part_is_zeros_is_read_or_refused_at_once(packed: bool, tmp_path: Path) -> None:
+    """HDF5 never comes back from a global heap with an object of 0 bytes, to which a row of variable length points."""
+    plan = Plan(noise=0.01, noise_readouts=2, coils=2, rows=16, image_rows=16, columns=16)
+    path = mrd_maker.write(tmp_path / "scan.h5", mrd_maker.make(plan))
+    if packed:
+        with h5py.File(path, "r") as file, h5py.File(tmp_path / "packed.h5", "w") as other:
+            rows, kind = file["dataset/data"][:], file["dataset/data"].dtype
+            file.copy("dataset/xml", other.create_group("dataset"))
+            other.create_dataset("dataset/data", data=rows, dtype=kind, chunks=(4,), compression="gzip", shuffle=True)
+        path = tmp_path / "packed.h5"
+    good, found = path.read_bytes(), []
+    prober = Prober()
+    for start in range(0, len(good), 577):
+        path.write_bytes(good[:start] + bytes(len(good[start : start + 300])) + good[start + 300 :])
+        try:
+            prober.probe(path)
+        except ReconstructionError as error:
+            found.append(str(error))
+    prober.close()
+    assert not [message for message in found if "took longer" in message]
+    assert any("in the global heap" in message for message in found)

@@ -12,6 +12,7 @@ import numpy as np
 from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.arrays import Array, ArraySource, Region, regions
 from udig_recon.core.formats.containers.hdf5_chunks import check_layout, check_stored
+from udig_recon.core.formats.containers.hdf5_heap import check_global_heap
 from udig_recon.core.formats.containers.hdf5_library import h5py
 from udig_recon.core.formats.containers.scan_file import ScanFile
 from udig_recon.core.formats.containers.views import JoinedComplex
@@ -54,6 +55,7 @@ def open_hdf5(file: ScanFile, *, soft_links: bool = False, remedy: str = "") -> 
 
     Soft links are refused too unless the format has them: without an external link they stay in the file.
     """
+    check_global_heap(file)
     with file.stream() as stream, h5py.File(stream, "r") as opened:
         yield OpenedHdf5(opened, tuple(_refuse_links(opened, soft_links=soft_links, remedy=remedy)))
 
@@ -61,6 +63,7 @@ def open_hdf5(file: ScanFile, *, soft_links: bool = False, remedy: str = "") -> 
 @contextmanager
 def peek_hdf5(file: ScanFile) -> Iterator[h5py.File]:
     """The HDF5 file before its links are checked: use nothing of it but `has_member` and `is_group`."""
+    check_global_heap(file)
     with file.stream() as stream, h5py.File(stream, "r") as opened:
         yield opened
 
