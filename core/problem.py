@@ -222,7 +222,7 @@ def non_cartesian_mri(scan: NonCartesianAcquisition, index: int, device: torch.d
 
 def fit_coil_maps(problem: SliceProblem) -> Iterator[SliceProblem]:
     """Problems with coil maps fitted together with the image, round by round; the last one is to be solved."""
-    operator, y = cast("MultiCoilMRI", problem.operator), problem.measurements
+    operator, y = cast("MultiCoilMRI | NonCartesianMRI", problem.operator), problem.measurements
     if operator.coils == 1 or is_empty(y):
         return
     rng = torch.Generator(y.device).manual_seed(0)
@@ -256,7 +256,7 @@ def ct(scan: CTAcquisition, index: int, device: torch.device) -> SliceProblem:
 ENTRY_POINTS = "udig_recon.operators"
 BUILT_IN: tuple[ForwardModel, ...] = (
     ForwardModel(MRIAcquisition, cartesian_mri, refine=fit_coil_maps, preprocess=compress_coils),
-    ForwardModel(NonCartesianAcquisition, non_cartesian_mri, preprocess=compress_coils),
+    ForwardModel(NonCartesianAcquisition, non_cartesian_mri, refine=fit_coil_maps, preprocess=compress_coils),
     ForwardModel(CTAcquisition, ct, preprocess=preprocess_sinogram),
 )
 

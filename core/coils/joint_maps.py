@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Generator, Tensor
 
-from udig_recon.core.operators import MultiCoilMRI, as_complex, fft2c, ifft2c
+from udig_recon.core.operators import MultiCoilMRI, NonCartesianMRI, as_complex
 from udig_recon.core.operators.solvers import conjugate_gradient
 from udig_recon.core.parameters.holdout import JOINT_MAPS_SHARE
 from udig_recon.core.selection.holdout import validation_error
@@ -24,6 +24,7 @@ ROUNDS = 5
 IMAGE_ITERATIONS = 8
 MAP_ITERATIONS = 10
 SMOOTHING_ITERATIONS = 15
+MultiCoil = MultiCoilMRI | NonCartesianMRI
 Basis = tuple[Tensor, ...]
 """Cosines of rows (H, n) and columns (W, n)."""
 GAIN = 0.995
@@ -32,8 +33,8 @@ LEAST_RATIO = 0.05
 """that maps are divided by to keep their root-sum-of-squares."""
 
 
-def with_joint_maps(A: MultiCoilMRI, y: Tensor, rng: Generator) -> Iterator[MultiCoilMRI]:
-    """Models with maps fitted to y (1, coils, ky, kx), an object of about 1, round by round; the last is to be taken.
+def with_joint_maps(A: MultiCoil, y: Tensor, rng: Generator) -> Iterator[MultiCoil]:
+    """Models with maps fitted to y (1, coils, ...), an object of about 1, round by round; the last is to be taken.
 
     It is A itself where fitted maps predict no better: both are compared on a share of the measurements that neither
     the least-squares image nor the fit has used.
@@ -52,13 +53,13 @@ def with_joint_maps(A: MultiCoilMRI, y: Tensor, rng: Generator) -> Iterator[Mult
         yield A
 
 
-def _least_squares(A: MultiCoilMRI, y: Tensor) -> Tensor:
+def _least_squares(A: MultiCoil, y: Tensor) -> Tensor:
     """An early-stopped image (1, 2, H, W)."""
     rhs = A.adjoint(y)
     return conjugate_gradient(A.normal, rhs, torch.zeros_like(rhs), IMAGE_ITERATIONS)
 
 
-def _alternate(A: MultiCoilMRI, y: Tensor) -> Iterator[MultiCoilMRI]:
+def _alternate(A: MultiCoil, y: Tensor) -> Iterator[MultiCoil]:
     """Image from the maps and maps from the image, in turn."""
     basis = tuple(_cosines(size, A.maps) for size in A.maps.shape[1:])
     size = torch.linalg.vector_norm(A.maps, dim=0)
@@ -81,20 +82,17 @@ def _smooth(maps: Tensor, image: Tensor, basis: Basis) -> Tensor:
     return _synthesise(_solve(normal, _analyse(weight * maps, basis), SMOOTHING_ITERATIONS), basis)
 
 
-def _correction(A: MultiCoilMRI, image: Tensor, y: Tensor, basis: Basis) -> Tensor:
-    """The E minimising |scale M F (S + E) image - y|^2 + RIDGE |E|^2 among maps (coils, H, W) of few cosines."""
-    sampled = A.scale * A.measured
+def _correction(A: MultiCoil, image: Tensor, y: Tensor, basis: Basis) -> Tensor:
+    """The E minimising |N (S + E) image - y|^2 + RIDGE |E|^2 among maps (coils, H, W) of few cosines.
 
-    def sample(maps: Tensor) -> Tensor:
-        return sampled * fft2c(maps * image)
-
-    def gradient(kspace: Tensor) -> Tensor:
-        return _analyse(image.conj() * ifft2c(sampled * kspace), basis)
+    N is the model of single coils' images, y (coils, ...).
+    """
 
     def normal(c: Tensor) -> Tensor:
-        return gradient(sample(_synthesise(c, basis))) + RIDGE * c
+        return _analyse(image.conj() * A.coil_normal(_synthesise(c, basis) * image), basis) + RIDGE * c
 
-    return _synthesise(_solve(normal, gradient(y - sample(A.maps)), MAP_ITERATIONS), basis)
+    rhs = _analyse(image.conj() * A.coil_residual(A.maps * image, y), basis)
+    return _synthesise(_solve(normal, rhs, MAP_ITERATIONS), basis)
 
 
 def _rescale(maps: Tensor, size: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from udig_recon.core.coils.calibration import full_centre
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.operators.base import CoilProblem, LinearOperator
 from udig_recon.core.operators.coverage import unmeasured_share
-from udig_recon.core.operators.fourier import PLANE, as_channels, as_complex, centre
+from udig_recon.core.operators.fourier import PLANE, as_channels, as_complex, centre, fft2c, ifft2c
 from udig_recon.core.operators.solvers import operator_norm
 
 OUTER = 0.8
@@ -76,6 +76,16 @@ class MultiCoilMRI(LinearOperator):
         """Model of single coils' images, with y (1, coils, ky, kx) as a batch (coils, 1, ky, kx)."""
         single = MultiCoilMRI(torch.ones_like(self._maps[:1]), self.measured)
         return CoilProblem(single, y[0, :, None] * (single.scale / self.scale), self.maps)
+
+    def coil_normal(self, images: Tensor) -> Tensor:
+        """N^H N of single coils' images (coils, H, W), where N is the model with a map of one."""
+        sampled = self.scale * self.measured
+        return ifft2c(sampled * (sampled * fft2c(images)))
+
+    def coil_residual(self, images: Tensor, y: Tensor) -> Tensor:
+        """N^H (y - N images) of single coils' images (coils, H, W) and measurements y (coils, ky, kx)."""
+        sampled = self.scale * self.measured
+        return ifft2c(sampled * (y - sampled * fft2c(images)))
 
     def restrict(self, kept: Tensor) -> Self:
         """The same model of the samples where `kept` (ky, kx) is True."""

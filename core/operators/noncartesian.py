@@ -31,6 +31,14 @@ CENTRE = 0.1
 """Share of the largest frequency within which no run is held out."""
 RUN = 32
 """Samples of such a run."""
+NOISE_RUN = 64
+"""Samples of a run that noise is read off, outside the field of view."""
+WINDOW_REACH = 4
+"""Frequencies to either side over which the runs' window spreads a pixel (Harris 1978)."""
+RUNS_FROM = 0.4
+"""Share of the largest frequency beyond which they lie."""
+LEAST_RUNS = 16
+"""Of fewer runs nothing is read off."""
 CANCELS = 1e-3
 """A misfit below this share of |y|^2 is summed directly: as a difference of large numbers it would be rounding."""
 
@@ -116,6 +124,17 @@ class NonCartesianMRI(LinearOperator):
         single = NonCartesianMRI(ones, self.trajectory, there, gridded=gridded)
         return CoilProblem(single, y[0, :, None] * (single.scale / self.scale), self.maps)
 
+    def coil_normal(self, images: Tensor) -> Tensor:
+        """N^H N of single coils' images (coils, H, W), where N is the model with a map of one."""
+        total = torch.zeros_like(images)
+        for turn, spectrum in zip(self._turns, self._spectra, strict=True):
+            total += torch.fft.ifft2(torch.fft.fft2(images * turn).mul_(spectrum)) * turn.conj()
+        return total
+
+    def coil_residual(self, images: Tensor, y: Tensor) -> Tensor:
+        """N^H (y - N images) of single coils' images (coils, H, W) and measurements y (coils, readouts, samples)."""
+        return self._coil_images(y) - self.coil_normal(images)
+
     def restrict(self, kept: Tensor) -> Self:
         """The same model of the samples where `kept` (readouts, samples) is True; their weights stay."""
         other = copy.copy(self)
@@ -159,16 +178,73 @@ class NonCartesianMRI(LinearOperator):
         return super().partition(share, "lines" if len(self.measured) < FEW_READOUTS else kind, rng)
 
     def noise_level(self, y: Tensor) -> float:
-        """Standard deviation of complex noise in the outermost samples of y: their median magnitude (Rayleigh)."""
+        """Standard deviation of complex noise in outer samples of y, of the outer ones' usual weight.
+
+        It is the lesser of two estimates, each of which is too high where it sees signal: the median magnitude of the
+        outermost samples (Rayleigh), and the energy outside the field of view where readouts are oversampled.
+        """
         samples = y[..., self._outer()]
-        return float(samples.abs().median()) / math.sqrt(math.log(2)) if samples.numel() else 0.0
+        outer = float(samples.abs().median()) / math.sqrt(math.log(2)) if samples.numel() else 0.0
+        outside = self._noise_outside(y)
+        return outer if outside is None else min(outer, outside * self._usual_weight())
+
+    def _noise_outside(self, y: Tensor) -> float | None:
+        """Standard deviation of noise in y / W^(1/2), from what runs of samples see outside the field of view.
+
+        Along a nearly straight run the Fourier transform of the samples is a projection of the image. None: samples
+        nowhere lie dense enough for it to have an outside.
+        """
+        runs = self._outer_runs()
+        if runs is None:
+            return None
+        readout, first, outside = runs
+        places = first[:, None] + torch.arange(NOISE_RUN, device=first.device)
+        samples = y[:, :, readout[:, None], places] / self.weights[readout[:, None], places].clamp(min=1e-6)
+        window = _blackman_harris(NOISE_RUN).to(y.device)
+        spectra = torch.fft.fft(samples * window) / float(window.norm())
+        energy = (spectra.abs().square() * outside).sum(-1) / outside.sum(-1)
+        return math.sqrt(float(energy.median()))
+
+    def _outer_runs(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Readout and first sample of each run (runs,), and the frequencies outside the field of view (runs, length).
+
+        Runs are measured throughout and lie in the outer part of k-space.
+        """
+        shape = np.array(self.image_shape[1:])
+        there = self.measured.cpu().numpy()
+        steps = np.diff(self.trajectory / shape, axis=1)
+        radius = np.hypot(*np.moveaxis(self.trajectory / shape, -1, 0))
+        if not there.any() or there.shape[1] < NOISE_RUN:
+            return None
+        frequencies = np.abs(np.fft.fftfreq(NOISE_RUN))
+        found = []
+        for first in range(0, there.shape[1] - NOISE_RUN + 1, NOISE_RUN // 2):
+            part, ahead = slice(first, first + NOISE_RUN), slice(first, first + NOISE_RUN - 1)
+            usable = there[:, part].all(1) & (radius[:, part].min(1) > RUNS_FROM * radius[there].max())
+            # A step of s cells turns the phase of a pixel at the edge by s / 2 turns: the field's reach.
+            reach = (np.abs(steps[:, ahead]) * shape / 2).sum(-1).max(1) + WINDOW_REACH / NOISE_RUN
+            found += [
+                (n, first, frequencies > reach[n]) for n in np.flatnonzero(usable & (reach < 0.5 - 2 / NOISE_RUN))
+            ]
+        if len(found) < LEAST_RUNS:
+            return None
+        readout, start, outside = (np.array(each) for each in zip(*found, strict=True))
+        device = self.measured.device
+        return (
+            torch.from_numpy(readout).to(device),
+            torch.from_numpy(start).to(device),
+            torch.from_numpy(outside.astype(np.float32)).to(device),
+        )
+
+    def _usual_weight(self) -> float:
+        """Median weight W^(1/2) of the outermost samples."""
+        outer = self._outer()
+        return float((self.weights * self.measured)[outer].median()) if bool(outer.any()) else 1.0
 
     def noise_norm(self, y: Tensor) -> float:
         """|A x - y| of a perfect image: that of noise which is alike in all samples before their weights."""
-        outer = self._outer()
-        weights = self.weights * self.measured
-        typical = float(weights[outer].median()) if bool(outer.any()) else 1.0
-        return self.noise_level(y) / max(typical, 1e-12) * float(weights.norm()) * math.sqrt(len(y[0]))
+        norm = float((self.weights * self.measured).norm())
+        return self.noise_level(y) / max(self._usual_weight(), 1e-12) * norm * math.sqrt(len(y[0]))
 
     def coverage(self, y: Tensor) -> dict[str, float]:  # noqa: ARG002
         """Unmeasured share of the way to an end of k-space, of the cells of the Cartesian grid that hold samples."""
@@ -211,9 +287,13 @@ class NonCartesianMRI(LinearOperator):
         return samples * (self.scale * self.weights) * self.measured
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        samples = (y * self.measured * (self.scale * self.weights)).reshape(-1, self.measured.numel())
-        images = self._fourier.adjoint(samples).reshape(len(y), self.coils, *self.image_shape[1:])
+        images = self._coil_images(y.flatten(0, 1)).reshape(len(y), self.coils, *self.image_shape[1:])
         return as_channels((images * self._conjugate_maps).sum(1))
+
+    def _coil_images(self, y: Tensor) -> Tensor:
+        """N^H y of measurements (n, readouts, samples), n a multiple of the number of coils."""
+        samples = (y * self.measured * (self.scale * self.weights)).reshape(-1, self.measured.numel())
+        return self._fourier.adjoint(samples)
 
     def _normal(self, x: Tensor) -> Tensor:
         # A transform of twice the length is two of the length, of the image and of the image turned by half a step.
@@ -246,6 +326,13 @@ class _WithGradient(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradients[0] * gradient, None, None
+
+
+def _blackman_harris(length: int) -> Tensor:
+    """Window (length,) of four terms, whose side lobes lie 92 dB below the main one."""
+    turn = 2 * math.pi * (torch.arange(length) + 0.5) / length
+    terms = (0.35875, -0.48829, 0.14128, -0.01168)
+    return torch.stack([weight * torch.cos(order * turn) for order, weight in enumerate(terms)]).sum(0)
 
 
 def _half_steps(shape: tuple[int, int], device: torch.device) -> Tensor:

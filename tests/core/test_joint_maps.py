@@ -5,22 +5,24 @@ import pytest
 import torch
 
 from udig_recon.core.coils.joint_maps import with_joint_maps
-from udig_recon.core.operators import MultiCoilMRI
+from udig_recon.core.operators import MultiCoilMRI, NonCartesianMRI
 from udig_recon.core.operators.solvers import conjugate_gradient
-from udig_recon.core.simulation import birdcage_maps, cartesian_lines
+from udig_recon.core.simulation import birdcage_maps, cartesian_lines, radial_spokes
 
 SIZE = 64
 
 
-@pytest.fixture(scope="module")
-def scan():
+@pytest.fixture(scope="module", params=["lines", "spokes"])
+def scan(request):
     """Operator with the true maps, k-space at 3x, and the image, brightest 1, that fills the field of view."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
     image = 0.6 + 0.2 * np.sin(9 * x + 2) * np.cos(7 * y) + 0.2 * (np.hypot(x - 0.2, y) < 0.4)
     maps = torch.from_numpy(birdcage_maps(8, (SIZE, SIZE)))
-    mask = torch.from_numpy(cartesian_lines((SIZE, SIZE), 3, 0.15, rng))
-    A = MultiCoilMRI(maps, mask)
+    if request.param == "spokes":
+        A = NonCartesianMRI(maps, radial_spokes((SIZE, SIZE), 34))
+    else:
+        A = MultiCoilMRI(maps, torch.from_numpy(cartesian_lines((SIZE, SIZE), 3, 0.15, rng)))
     truth = torch.from_numpy(np.stack([image, 0.3 * image * x])[None]).float()
     return A, A.forward(truth), truth
 
@@ -70,3 +72,12 @@ def test_the_same_seed_gives_the_same_maps(scan):
     first, second = (list(with_joint_maps(wrong, y, torch.Generator().manual_seed(1))) for _ in range(2))
     assert len(first) == len(second) > 1
     assert all(torch.equal(one.maps, other.maps) for one, other in zip(first, second, strict=True))
+
+
+def test_models_of_single_coils_images_agree_with_the_whole_model(scan):
+    A, y, truth = scan
+    images = A.maps * torch.view_as_complex(truth.movedim(1, -1).contiguous())
+    assert float(A.coil_residual(images, y[0]).norm()) < 1e-4 * float(A.coil_residual(0 * images, y[0]).norm())
+    combined = (A.maps.conj() * A.coil_normal(images)).sum(0)
+    expected = A.normal(truth)[0]
+    assert torch.allclose(torch.stack((combined.real, combined.imag)), expected, atol=1e-4)

@@ -129,6 +129,25 @@ def test_noise_is_read_off_outer_samples_and_known_for_all() -> None:
     assert problem.noise_norm == pytest.approx(float(noise.norm()), rel=0.1)
 
 
+@pytest.mark.parametrize("name", ["spokes", "spirals"])
+def test_noise_of_an_image_of_fine_detail_is_read_off_outside_the_field_of_view(name: str) -> None:
+    shape = (128, 128)
+    numbers = np.random.default_rng(1)
+    detail = numbers.random(shape).astype(np.complex64)  # its spectrum is as strong at the ends of k-space
+    trajectory = radial_spokes(shape, 24) if name == "spokes" else spiral_interleaves(shape, 12, 2.0)
+    maps = birdcage_maps(3, shape)
+    both = [
+        simulate_non_cartesian(detail, maps, trajectory, np.random.default_rng(2), noise_level=level, with_maps=True)
+        for level in (0.05, 0.0)
+    ]
+    noisy, clean = (slice_problem(scan, 0, CPU) for scan in both)
+    noise = noisy.measurements - clean.measurements
+    assert noisy.noise_norm == pytest.approx(float(noise.norm()), rel=0.1)
+    kept = noisy.operator.partition(0.2, "lines", torch.Generator().manual_seed(0))
+    part = noisy.operator.restrict(kept)
+    assert part.noise_norm(noisy.measurements * kept) == pytest.approx(float((noise * kept).norm()), rel=0.1)
+
+
 def test_held_out_are_whole_readouts_or_runs_of_few_long_ones() -> None:
     many, few = operator_of(radial_spokes(SQUARE, 24)), operator_of(spiral_interleaves(SQUARE, 2))
     rng = torch.Generator().manual_seed(0)
