@@ -19,6 +19,7 @@ from udig_recon.core.formats.prepared import ReservedArrays, write_prepared
 from udig_recon.core.formats.registry import input_formats
 from udig_recon.core.formats.sandbox.client import Prober
 from udig_recon.core.formats.sinogram import reader as sinogram
+from udig_recon.core.formats.sinogram.view_axis import arrange_views
 from udig_recon.core.formats.unsupported import START_BYTES, recognise
 
 __all__ = ["Limits", "Prober", "probe", "read"]
@@ -104,7 +105,11 @@ def _open(file: ScanFile) -> Iterator[_OpenedScan]:
         if _recognises(format_, file):
             with damage_as_unreadable(format_.name), format_.open(file) as contents:
                 reader = _reader(contents, format_)
-                yield _OpenedScan(arrange(contents) if reader is kspace else contents, reader)
+                if reader is kspace:
+                    contents = arrange(contents)
+                elif reader is sinogram:
+                    contents = arrange_views(contents)
+                yield _OpenedScan(contents, reader)
             return
     start = file.start(START_BYTES)
     if (known := recognise(start)) is not None:

@@ -242,6 +242,8 @@ def _readings(contents: Contents, name: str, shape: tuple[int, int, int]) -> Wit
         )
         raise UnreadableScan.at(name, f"shape {source.shape}", expected)
     warnings: tuple[str, ...] = ()
+    if layout[0] == shape[1] > 1:
+        warnings = (f"{name} of shape {source.shape} is averaged over its first axis, though there are as many views",)
     if slices > 1 and len(source.shape) == 2 and layout[1] == slices:
         warnings = (f"{name} of shape {source.shape} is read as one row for each slice, not as frames",)
     return WithWarnings(_mean_over_frames(source, *layout), warnings)

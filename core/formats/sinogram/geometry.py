@@ -11,7 +11,7 @@ from udig_recon.core.acquisition import BeamGeometry
 from udig_recon.core.errors import UnreadableScan, UnsupportedScan
 from udig_recon.core.formats.containers.arrays import ArraySource, SqueezedAxes
 from udig_recon.core.formats.lengths import length
-from udig_recon.core.formats.limits import quote_safely
+from udig_recon.core.formats.limits import DEFAULT_LIMITS, quote_safely
 from udig_recon.core.formats.with_warnings import WithWarnings
 from udig_recon.core.scan_geometry import NEAREST_SOURCE, Geometry
 
@@ -161,7 +161,14 @@ def image_grid(
         size = reference.shape[-1]
     else:
         center = rotation_center(attributes, detectors)
-        size = min(max(round(_field_of_view(beam, detectors, spacing, center) / pixel), 1), 1_000_000_000)
+        field = _field_of_view(beam, detectors, spacing, center)
+        size, most = max(round(field / pixel), 1), DEFAULT_LIMITS.max_matrix
+        if size > most:
+            warnings.append(
+                f"all that the detector sees takes {size} pixels of {pixel:.6g} mm a side: {most} of "
+                f"{field / most:.6g} mm are taken; image_size and pixel_size_mm in the file choose others"
+            )
+            size, pixel = most, field / most
     if given is None:
         warnings.append(f"the file gives no image_size: {size} pixels are assumed")
     return WithWarnings(Grid(size, pixel, spacing), tuple(warnings))
@@ -240,7 +247,6 @@ def read_angles(source: ArraySource | None, shape: tuple[int, ...], others: Sequ
         raise UnreadableScan.at("angles", f"none, but {alike[0]}" if alike else "none", wanted)
     count = math.prod(source.shape)
     if count != views or max(source.shape, default=1) != count:
-        _refuse_swapped(shape, count)
         raise UnreadableScan.at(
             "angles", f"shape {source.shape}", f"shape {(views,)}, one per view of sinogram {shape}"
         )
@@ -256,18 +262,6 @@ def read_angles(source: ArraySource | None, shape: tuple[int, ...], others: Sequ
     if views > 1 and high == low:
         raise UnreadableScan.at("angles", f"{views} views at the same angle {low:g}", "different angles in radians")
     return angles
-
-
-def _refuse_swapped(shape: tuple[int, ...], angles: int) -> None:
-    """Raise UnreadableScan with the right order of axes where another axis is as long as the angles."""
-    slices, views, detectors = shape
-    expected = f"{AXES}, with as many views as angles"
-    if angles == detectors != views:
-        found = f"shape {shape}, whose last axis is as long as angles: (slices, detectors, views)"
-        raise UnreadableScan.at("sinogram", found, f"{expected}: numpy.swapaxes(sinogram, -2, -1)")
-    if angles == slices != views:
-        found = f"shape {shape}, whose first axis is as long as angles: (views, slices, detectors)"
-        raise UnreadableScan.at("sinogram", found, f"{expected}: numpy.swapaxes(sinogram, 0, 1)")
 
 
 def look_like_degrees(angles: NDArray[np.float64]) -> bool:

@@ -11,7 +11,6 @@ from udig_recon.core.formats.containers.arrays import AddedAxis, ArraySource, In
 from udig_recon.core.formats.containers.views import SlicesOfProjections
 from udig_recon.core.formats.input_format import Contents
 from udig_recon.core.formats.lengths import RANGE_MM
-from udig_recon.core.formats.limits import DEFAULT_LIMITS
 from udig_recon.core.formats.sinogram.geometry import look_like_degrees
 from udig_recon.core.formats.with_warnings import WithWarnings
 
@@ -67,7 +66,7 @@ def sinogram_contents(
     """A scan of projections (views, slices, detectors), or (views, detectors), or slices of them by the angles' number.
 
     `beam` holds flat and dark, (frames, slices, detectors), of counts; without them values are taken for line
-    integrals. Where images of a pixel for each detector would be too large they have fewer pixels of the same field.
+    integrals.
     """
     noted = list(warnings)
     shape = projections.shape
@@ -88,14 +87,7 @@ def sinogram_contents(
             "(views, rows, columns), with as many views as angles",
         )
     attributes: dict[str, float | str] = {"geometry": "parallel", "quantity": "counts" if beam else "line_integrals"}
-    spacing = pixel_mm or 1.0
     if pixel_mm is not None:
-        attributes["detector_spacing_mm"] = attributes["pixel_size_mm"] = spacing
-        attributes["slice_spacing_mm"] = spacing
-    detectors = sinogram.shape[2]
-    if detectors > DEFAULT_LIMITS.max_matrix:
-        size = DEFAULT_LIMITS.max_matrix
-        attributes |= {"image_size": size, "detector_spacing_mm": spacing, "pixel_size_mm": spacing * detectors / size}
-        noted.append(f"images have {size} pixels a side, which span all {detectors} detectors")
+        attributes |= dict.fromkeys(("detector_spacing_mm", "pixel_size_mm", "slice_spacing_mm"), pixel_mm)
     arrays = {"sinogram": sinogram, "angles": InMemory("angles", angles), **beam}
     return Contents(name, arrays, attributes, warnings=tuple(noted))

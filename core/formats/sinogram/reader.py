@@ -13,7 +13,7 @@ from udig_recon.core.acquisition import CTAcquisition, Modality, ScanHeader
 from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.arrays import AddedAxis, Array, ArraySource, Region, SqueezedAxes, View
 from udig_recon.core.formats.input_format import ARRAYS_OR_ATTRIBUTES, Contents
-from udig_recon.core.formats.lengths import length, slice_spacing
+from udig_recon.core.formats.lengths import slice_spacing
 from udig_recon.core.formats.limits import LEAST_SIDE, Limits
 from udig_recon.core.formats.sinogram.consistency import consistency_warnings
 from udig_recon.core.formats.sinogram.counts import Beam, CountStatistics, Rays, read_beam, read_rays
@@ -216,15 +216,12 @@ def check_limits(contents: Contents, limits: Limits) -> None:
     limits.check("sinogram", "views", views, limits.max_views)
     bin_them = "sum or average neighbouring detectors, and give detector_spacing_mm of the sums"
     limits.check("sinogram", "detectors", detectors, limits.max_detectors, LEAST_SIDE, remedy=bin_them)
-    size = _fit_arrays(contents).image_size
-    remedy = "" if "image_size" in contents.attributes else _smaller_image(contents, size, limits.max_matrix)
-    limits.check("image_size", "pixels a side", size, limits.max_matrix, LEAST_SIDE, remedy=remedy)
-
-
-def _smaller_image(contents: Contents, size: int, most: int) -> str:
-    """Advice where the image follows from the detectors and is too large."""
-    pixel = length(contents.attributes, "pixel_size_mm") or length(contents.attributes, "detector_spacing_mm") or 1.0
-    return f"give image_size={most} and pixel_size_mm={pixel * size / most:.4g} to have all of the detector's width"
+    image = _fit_arrays(contents)
+    size, most = image.image_size, limits.max_matrix
+    field = image.pixel_size_mm * size
+    whole = f"give image_size={most} and pixel_size_mm={field / most:.4g} to have all of the detector's width"
+    remedy = "" if "image_size" in contents.attributes else whole
+    limits.check("image_size", "pixels a side", size, most, LEAST_SIDE, remedy=remedy)
 
 
 def slice_count(contents: Contents) -> int:
@@ -356,7 +353,9 @@ def _check_values(arrays: _FittedArrays) -> _Checked:
     elif not any("rings" in each for each in found):
         rings = ring_warning(rays.integrals[0], measured, centre)
         found += [rings] if rings else []
-    return _Checked((*warnings, *found), corrections, are_integrals=True)
+    # Dead detectors and angles in another unit move centres of mass.
+    trusted = not any("(rings)" in each or "may be degrees" in each for each in found)
+    return _Checked((*warnings, *found), corrections, are_integrals=trusted)
 
 
 def _widest_gap(arrays: _FittedArrays) -> float:

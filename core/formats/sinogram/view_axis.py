@@ -1,13 +1,32 @@
-"""Detects swapped axes of slices and views where shapes do not show them: centres of mass follow the angles."""
+"""Finds the axis of views of a sinogram, by its length, or detects that it is another by the centres of mass."""
+
+import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from udig_recon.core.formats.containers.views import SlicesOfProjections, SwappedAxes
+from udig_recon.core.formats.input_format import Contents
 
 Values = NDArray[np.float64]
 
 LEAST_VIEWS = 8
 SWAPPED = 4
 """A warning calls axes swapped where the centres follow the angles better by this factor along the other."""
+
+
+def arrange_views(contents: Contents) -> Contents:
+    """The scan with its sinogram as (slices, views, detectors), where another axis alone is as long as the angles."""
+    source, angles = contents.arrays["sinogram"], contents.arrays.get("angles")
+    views = 0 if angles is None else math.prod(angles.shape)
+    shape = source.shape
+    if views < 2 or len(shape) not in (2, 3) or 1 in shape or shape.count(views) != 1 or shape[-2] == views:
+        return contents
+    swapped = SwappedAxes(source) if shape[-1] == views else SlicesOfProjections(source)
+    ours = "(views, detectors)" if len(shape) == 2 else "(slices, views, detectors)"
+    warning = f"the sinogram of shape {shape} is read as {swapped.shape}, {ours}, as its angles are {views}"
+    return replace(contents, arrays={**contents.arrays, "sinogram": swapped}, warnings=(*contents.warnings, warning))
 
 
 class CentresOfMass:
