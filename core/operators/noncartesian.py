@@ -37,6 +37,8 @@ WINDOW_REACH = 4
 """Frequencies to either side over which the runs' window spreads a pixel (Harris 1978)."""
 RUNS_FROM = 0.4
 """Share of the largest frequency beyond which they lie."""
+UNIT_RUNS = 8
+"""Simulated noise for each run, by which the estimate is scaled."""
 LEAST_RUNS = 16
 """Of fewer runs nothing is read off."""
 CANCELS = 1e-3
@@ -200,10 +202,16 @@ class NonCartesianMRI(LinearOperator):
         readout, first, outside = runs
         places = first[:, None] + torch.arange(NOISE_RUN, device=first.device)
         samples = y[:, :, readout[:, None], places] / self.weights[readout[:, None], places].clamp(min=1e-6)
-        window = _blackman_harris(NOISE_RUN).to(y.device)
-        spectra = torch.fft.fft(samples * window) / float(window.norm())
-        energy = (spectra.abs().square() * outside).sum(-1) / outside.sum(-1)
-        return math.sqrt(float(energy.median()))
+        window = _blackman_harris(NOISE_RUN)
+        rng = torch.Generator().manual_seed(0)
+        unit = torch.randn(UNIT_RUNS, len(readout), NOISE_RUN, dtype=torch.complex64, generator=rng)
+
+        def median(of: Tensor) -> float:
+            energy = torch.fft.fft(of * window.to(of.device)).abs().square() * outside.to(of.device)
+            return float((energy.sum(-1) / outside.to(of.device).sum(-1)).median())
+
+        # The median over runs keeps out those with signal; it lies below the mean, by as much as that of unit noise.
+        return math.sqrt(median(samples) / median(unit))
 
     def _outer_runs(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """Readout and first sample of each run (runs,), and the frequencies outside the field of view (runs, length).
