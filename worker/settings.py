@@ -91,7 +91,7 @@ class Settings(TenantSettings):
     max_event_streams: int = Field(2000, ge=2, description="event streams at once; half of them for one client")
     max_long_polls: int = Field(1000, ge=2, description="answers held back by `?wait=` at once; half for one client")
     max_uploads: int = Field(64, ge=2, description="uploads at once; half of them for one client")
-    max_slices: int = Field(1024, ge=1, description="most slices of one scan")
+    max_slices: int = Field(4096, ge=1, description="most slices of one scan")
     max_coils: int = Field(256, ge=1, description="most coils of one scan")
     max_matrix: int = Field(1024, ge=16, description="largest side of an image or of k-space")
     max_detectors: int = Field(4096, ge=16, description="most detectors of a view")

@@ -15,7 +15,22 @@ PRIORS = click.option(
 MODALITY = click.option("--modality", type=click.Choice(["mri", "ct"]), required=True)
 
 
-@click.command("recon", cls=Command)
+class ReadsScans(Command):
+    """A command whose help ends with the formats in which scans are read."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what the command does, then what formats it reads."""
+        # Here: the formats take a second to import.
+        from udig_recon.core.formats.registry import input_formats
+
+        super().format_help_text(ctx, formatter)
+        names = ", ".join(each.name for each in input_formats())
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(f"SCAN is k-space or a sinogram in one of these formats, or in gzip: {names}.")
+
+
+@click.command("recon", cls=ReadsScans)
 @click.argument("scan", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="volume to write: .h5, .npy, .nii.gz or .png")
 @click.option(
@@ -47,10 +62,7 @@ MODALITY = click.option("--modality", type=click.Choice(["mri", "ct"]), required
     help="most bytes of that folder",
 )
 def recon(**options: Any) -> int:
-    """Reconstruct a scan file without the service: `udig recon scan.h5 -o out.h5`.
-
-    SCAN is fastMRI or sinogram HDF5, .npy or .npz.
-    """
+    """Reconstruct a scan file without the service: `udig recon scan.h5 -o out.h5`."""
     from udig_recon.core.cli.reconstruct import Options, run
 
     return run(Options(**options))

@@ -20,6 +20,7 @@ from udig_recon.core.operators.pair_cache import use_projector_cache
 from udig_recon.core.parameters.text import describe_error, parse_pairs
 from udig_recon.core.problem import ImageMetrics
 from udig_recon.core.reconstruct import Event, Progress
+from udig_recon.core.results.nifti import lost_orientation
 from udig_recon.core.results.output_format import OutputFormat
 from udig_recon.core.results.outputs import output_for, write_result
 from udig_recon.core.volume import open_scan, reconstruct_volume
@@ -83,6 +84,8 @@ def _run(options: Options) -> None:
             on_event=bars.show,
         )
     write_result(volume.slices, volume.info, {options.output: output})
+    if ".nii" in options.output.suffixes and (lost := lost_orientation(volume.info)) is not None:
+        sys.stderr.write(f"warning: {lost}\n")
     names = slice_names(volume.info.slice_numbers, scan.header.frames)
     for name, result in zip(names, volume.slices, strict=True):
         if result.prior_check is not None:

@@ -37,7 +37,7 @@ _BROKEN = (
 class Limits:
     """The largest scan that is taken."""
 
-    max_slices: int = 1024
+    max_slices: int = 4096
     max_coils: int = 256
     max_matrix: int = 1024  # side of an image or of k-space
     max_views: int = 4096

@@ -110,16 +110,23 @@ def nifti_header(info: ResultInfo, image_shape: tuple[int, ...]) -> bytes:
     return bytes(header.binaryblock) + extension
 
 
+def lost_orientation(info: ResultInfo) -> str | None:
+    """That NIfTI cannot tell where the slices of a scan with an affine lie, in words; None where it can."""
+    if info.affine is not None or info.attributes.get("affine") is None:
+        return None
+    numbers = ", ".join(map(str, info.slice_numbers))
+    return (
+        f"slices {numbers} are not evenly spaced, which NIfTI cannot tell: their orientation and position are left out"
+    )
+
+
 def _notes(info: ResultInfo) -> list[str]:
     """What the header cannot hold: corrections, warnings, what the volumes are."""
     notes = [*info.corrections, *info.warnings]
     if water := info.attributes.get("water_attenuation_per_mm"):
         notes.append(f"values with slope and intercept are Hounsfield units, by {water:g}/mm of water")
-    if info.affine is None and "affine" in info.attributes:
-        notes.append(
-            f"slices {', '.join(map(str, info.slice_numbers))} are not evenly spaced, which NIfTI cannot tell: "
-            "their orientation and position are left out"
-        )
+    if (lost := lost_orientation(info)) is not None:
+        notes.append(lost)
     stack = info.stack
     if len(stack.volumes) > 1:
         notes += [f"volume {index}: {label}" for index, label in enumerate(volume_labels(stack.volumes))]

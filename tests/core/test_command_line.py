@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support import scans
+from tests.support import mrd_maker, scans
+from tests.support.mrd_maker import Frames, Plan
 from udig_recon.core.cli import UDIG
 from udig_recon.core.cli.main import main
+from udig_recon.core.formats.registry import input_formats
 from udig_recon.core.quality.rating import LEVELS
 
 pytestmark = pytest.mark.long
@@ -177,3 +179,18 @@ def test_what_is_odd_about_a_scan_is_said_and_stands_in_the_result(tmp_path, cap
     assert "warning: sampling_mask is read as mask" in told
     with h5py.File(tmp_path / "out.h5") as file:
         assert json.loads(file.attrs["warnings"]) == [line.removeprefix("warning: ") for line in told]
+
+
+def test_help_of_recon_names_the_formats_that_are_read(capsys):
+    assert main(["recon", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for each in input_formats():
+        assert each.name in told
+
+
+def test_slices_that_nifti_cannot_place_are_warned_of(tmp_path, capsys):
+    path = mrd_maker.write(tmp_path / "scan.h5", mrd_maker.make(Plan(Frames(slices=4))))
+    quick = ["--method", "zero_filled", "-o", str(tmp_path / "out.nii.gz")]
+    for slices, lost in ((("0", "1", "3"), True), (("1", "2"), False)):
+        assert main(["recon", str(path), *quick, "--slices", *slices]) == 0
+        assert ("warning: slices 0, 1, 3 are not evenly spaced" in capsys.readouterr().err) is lost

@@ -53,10 +53,25 @@ def test_names_of_other_tools_are_taken_and_said(write: Callable[..., Path], pat
         probe(path)
 
 
-def test_kspace_within_a_group_is_shown_and_wanted_at_the_root(path: Path) -> None:
+@pytest.mark.parametrize("group", ["data", "dataset"])
+def test_kspace_in_the_one_group_that_holds_it_is_read_and_said(group: str, path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file[f"{group}/kspace"] = undersampled()
+        file["other/notes"] = np.zeros(3)
+    header = probe(path)
+    assert header.slices == 1
+    assert any(f"its group {group}" in warning for warning in header.warnings)
+
+
+def test_kspace_in_a_group_is_refused_where_others_or_arrays_at_the_root_stand_beside_it(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["data/kspace"] = file["more/kspace"] = undersampled()
+    with pytest.raises(UnreadableScan, match="2 groups with k-space or a sinogram: data/kspace, more/kspace"):
+        probe(path)
     with h5py.File(path, "w") as file:
         file["data/kspace"] = undersampled()
-    with pytest.raises(UnknownFormat, match=r"it holds data/kspace\), expected HDF5 with kspace .* at its root"):
+        file["mask"] = np.ones(64)
+    with pytest.raises(UnknownFormat, match=r"it holds data/kspace, mask\), expected HDF5 with kspace .* at its root"):
         probe(path)
 
 

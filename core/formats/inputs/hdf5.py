@@ -5,6 +5,7 @@ import math
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,14 @@ from udig_recon.core.formats.containers.hdf5_arrays import (
 from udig_recon.core.formats.containers.hdf5_chunks import check_stored
 from udig_recon.core.formats.containers.hdf5_library import h5py
 from udig_recon.core.formats.containers.scan_file import ScanFile
-from udig_recon.core.formats.input_format import ARRAYS, ARRAYS_OR_ATTRIBUTES, ATTRIBUTES, NAMES, Contents
+from udig_recon.core.formats.input_format import (
+    ARRAYS,
+    ARRAYS_OR_ATTRIBUTES,
+    ATTRIBUTES,
+    NAMES,
+    Contents,
+    printable_names,
+)
 from udig_recon.core.formats.inputs.unsupported_hdf5 import known_layout
 from udig_recon.core.formats.kspace.fitting import with_partitions
 from udig_recon.core.formats.limits import dtype_name, quote_safely
@@ -34,6 +42,8 @@ RESULT_MARK = "udig_recon_result"
 _MOST_HEADER_BYTES = 1 << 20
 _MOST_TEXT_BYTES = 4096
 _MOST_DETECTORS = 65536
+_MOST_GROUPS = 64
+_MAIN = frozenset(("kspace", "sinogram"))
 # Names of fastMRI's files, MATLAB's, netCDF's and h5py's dimension scales that are left out without a warning.
 _IGNORED = frozenset(
     (
@@ -69,7 +79,12 @@ class Hdf5:
     def open(self, file: ScanFile) -> Iterator[Contents]:
         """The datasets and attributes of known names."""
         with open_hdf5(file) as opened:
-            yield read_contents(opened, file.size)
+            group = find_group(opened.file)
+            contents = read_contents(opened, file.size, group)
+            if group:
+                note = f"the file's scan lies in its group {printable_names([group])}: it is read from there"
+                contents = replace(contents, warnings=(*contents.warnings, note))
+            yield contents
 
     def samples(self) -> Sequence[bytes]:
         """FastMRI's layout with everything that it may have."""
@@ -77,6 +92,20 @@ class Hdf5:
 
 
 FORMAT = Hdf5()
+
+
+def find_group(file: h5py.File) -> str:
+    """Name of the one group with k-space or a sinogram where nothing at the root is of a known name; else nothing."""
+    if match_names(file, NAMES):
+        return ""
+    groups = [name for name in list(file)[:_MOST_GROUPS] if file.get(name, getclass=True) is h5py.Group]
+    found = [name for name in groups if _MAIN & match_names(file[name], _MAIN).keys()]
+    if len(found) > 1:
+        names = printable_names(f"{name}/kspace" for name in found)
+        raise UnreadableScan.at(
+            "file", f"{len(found)} groups with k-space or a sinogram: {names}", "one, or one file each"
+        )
+    return found[0] if found else ""
 
 
 def read_contents(opened: OpenedHdf5, file_bytes: int, group: str = "") -> Contents:

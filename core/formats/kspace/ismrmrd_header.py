@@ -44,15 +44,18 @@ def read_encoding(header: bytes) -> Encoding:
     return Encoding(read_space(texts, "encodedSpace"), read_space(texts, "reconSpace"))
 
 
-def read_space(texts: Mapping[str, str], name: str) -> Space | None:
-    """A space (encodedSpace, reconSpace) of an encoding; None where it has no matrix. Raises UnreadableScan."""
+def read_space(texts: Mapping[str, str], name: str, field: str = "ismrmrd_header") -> Space | None:
+    """A space (encodedSpace, reconSpace) of an encoding; None where it has no matrix.
+
+    Raises UnreadableScan, which names the `field` of the file that holds the header.
+    """
     sides = [read_number(texts.get(f"{name}/matrixSize/{axis}", "")) for axis in "xy"]
     if None in sides:
         return None
     x, y = (int(side or 0) for side in sides)
     if x < 1 or y < 1:
         kind = "a reconstruction matrix" if name == "reconSpace" else "an encoded matrix"
-        raise UnreadableScan.at("ismrmrd_header", f"{kind} of {x} x {y}", "a positive size")
+        raise UnreadableScan.at(field, f"{kind} of {x} x {y}", "a positive size")
     z = int(read_number(texts.get(f"{name}/matrixSize/z", "")) or 1)
     lengths = [read_number(texts.get(f"{name}/fieldOfView_mm/{axis}", "")) for axis in "xyz"]
     known = [length if length is not None and 0 < length < _LONGEST_MM else None for length in lengths]
@@ -99,15 +102,18 @@ class HeaderTexts(ContentHandler):
         """Keep a text at this path of elements, or a further piece of one."""
 
 
-def parse_header(header: bytes, reader: HeaderTexts) -> None:
-    """Read an XML header. Raises UnreadableScan where it is broken, or has a document type."""
+def parse_header(header: bytes, reader: HeaderTexts, field: str = "ismrmrd_header") -> None:
+    """Read the XML header in the `field` of a file.
+
+    Raises UnreadableScan where it is broken, or has a document type.
+    """
     try:
         parseString(header.rstrip(b"\0 \r\n\t"), reader, forbid_dtd=True)
     except DefusedXmlException as error:
-        raise UnreadableScan.at("ismrmrd_header", "a document type or entity", "plain XML") from error
+        raise UnreadableScan.at(field, "a document type or entity", "plain XML") from error
     except SAXParseException as error:
         found = f"broken XML ({error.getMessage()}, line {error.getLineNumber()})"
-        raise UnreadableScan.at("ismrmrd_header", found, "well-formed XML") from error
+        raise UnreadableScan.at(field, found, "well-formed XML") from error
 
 
 class _FirstEncoding(HeaderTexts):

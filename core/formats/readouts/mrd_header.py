@@ -16,7 +16,7 @@ _TRAJECTORIES = ("cartesian", "epi", "radial", "goldenangle", "spiral")
 def read_mrd_header(xml: bytes) -> ReadoutHeader:
     """The header of a measurement. Raises UnreadableScan for broken XML, and where it has no encoding."""
     reader = _AllEncodings()
-    parse_header(xml, reader)
+    parse_header(xml, reader, "xml")
     if not 1 <= len(reader.encodings) <= _MOST_ENCODINGS:
         found = f"{len(reader.encodings)} encodings"
         raise UnreadableScan.at("xml", found, f"1 to {_MOST_ENCODINGS} elements named encoding")
@@ -28,7 +28,7 @@ def read_mrd_header(xml: bytes) -> ReadoutHeader:
 
 
 def _encoding(texts: Mapping[str, str]) -> ReadoutEncoding:
-    encoded = read_space(texts, "encodedSpace")
+    encoded = read_space(texts, "encodedSpace", "xml")
     if encoded is None:
         raise UnreadableScan.at("xml", "an encoding without encodedSpace/matrixSize", "its x and y")
     if max(encoded.matrix) >= _MOST_STEPS:
@@ -39,7 +39,7 @@ def _encoding(texts: Mapping[str, str]) -> ReadoutEncoding:
     limits = {name: _limit(texts, f"encodingLimits/{name}") for name in names}
     return ReadoutEncoding(
         encoded=encoded,
-        recon=read_space(texts, "reconSpace"),
+        recon=read_space(texts, "reconSpace", "xml"),
         trajectory=trajectory if trajectory in _TRAJECTORIES else "other",
         limits={name: limit for name, limit in limits.items() if limit is not None},
         calibration_mode=mode if mode in _MODES else None,
