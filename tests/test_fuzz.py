@@ -13,6 +13,7 @@ from tests.support.api_server import serving
 from tests.support.worker_processes import working
 from udig_recon.worker.settings import Settings
 
+FILES = 4 * len(MUTATORS)  # some mutators make the same file several times, which is posted once
 PROBLEM = b"""{"type": "urn:a", "title": "A", "status": 422, "detail": "b", "instance": "/v1/scans",
     "errors": [{"field": "kspace", "found": "x", "expected": "y"}]}"""
 REFUSAL = Answer(422, {"content-type": "application/problem+json"}, PROBLEM, 0.1)
@@ -24,13 +25,13 @@ def test_spoilt_files_are_refused_or_reconstructed_and_harm_nothing(settings: Se
         port = int(served.url.rpartition(":")[2])
         processes = served.process.pid, [worker.process.pid]
         target = Target(port, *processes, settings.data, settings.database_url, [served.log])
-        campaign = Campaign(target, tmp_path, Traps(tmp_path), seed=7, files=320, jobs=20)
+        campaign = Campaign(target, tmp_path, Traps(tmp_path), seed=7, files=FILES, jobs=20)
         report = campaign.run(tmp_path / "failures")
     assert report.violations == []
-    assert report.total.files == 320
+    assert report.total.files == FILES
     assert report.total.jobs["succeeded"] > 0
     assert not any("Traceback" in line for line in worker.lines)
-    assert {row.files for row in report.rows.values()} <= {1, 2, 3, 4, 5}
+    assert {row.files for row in report.rows.values()} <= {3, 4, 5}
 
 
 def test_the_same_seed_makes_the_same_files(tmp_path: Path) -> None:
