@@ -33,9 +33,10 @@ from udig_recon.core.operators import (
     as_channels,
     as_complex,
 )
+from udig_recon.core.operators.truncated import NOTHING_ADDED, continue_truncated
 from udig_recon.core.preprocessing.coils import compress_coils
 from udig_recon.core.preprocessing.options import Preprocessing
-from udig_recon.core.preprocessing.sinograms import preprocess_sinogram
+from udig_recon.core.preprocessing.sinograms import geometry_of, preprocess_sinogram
 
 UNPROCESSED = Preprocessing()
 """Measurements as the scan holds them."""
@@ -232,24 +233,35 @@ def fit_coil_maps(problem: SliceProblem) -> Iterator[SliceProblem]:
 
 
 def ct(scan: CTAcquisition, index: int, device: torch.device) -> SliceProblem:
-    """Problem of a CT slice, of parallel beams or fans. Raises UnsupportedScan for a geometry that cannot be."""
-    sinogram = torch.from_numpy(np.ascontiguousarray(scan.sinogram[index], np.float32)).to(device)
+    """Problem of a CT slice, of parallel beams or fans. Raises UnsupportedScan for a geometry that cannot be.
+
+    Of an object wider than the field, projections are continued and the image is larger than the scan's, so that what
+    lies outside has a place; it is cropped like any other.
+    """
+    measured, weights = scan.measured_of(index), _slice_of(scan.weights, index)
+    size, geometry = (scan.image_size, scan.image_size), geometry_of(scan)
+    rays, added = continue_truncated(scan.sinogram[index], measured, geometry)
+    if added != NOTHING_ADDED:
+        weights = added.weights(measured, weights, scan.sinogram.shape[1:])
+        measured = None
+        geometry = added.enlarged(geometry)
     operator = XRayTransform(
         scan.angles,
-        scan.image_size,
-        scan.sinogram.shape[-1],
+        geometry.image_size,
+        geometry.detectors,
         scan.pixel_size_mm,
         scan.detector_spacing_mm,
         device,
-        rotation_center=scan.rotation_center,
+        rotation_center=geometry.rotation_center,
         beam=scan.geometry,
         source_origin_mm=scan.source_origin_mm,
         source_detector_mm=scan.source_detector_mm,
-        measured=scan.measured_of(index),
-        weights=_slice_of(scan.weights, index),
+        measured=measured,
+        weights=weights,
+        added=added,
     )
+    sinogram = torch.from_numpy(np.ascontiguousarray(rays, np.float32)).to(device)
     y = operator.measurements_of(sinogram[None, None])
-    size = (scan.image_size, scan.image_size)
     return SliceProblem(operator, y, size, _slice_of(scan.reference, index), _slice_of(scan.guide, index))
 
 

@@ -13,13 +13,20 @@ from torch import Tensor
 
 from udig_recon.core.acquisition import BeamGeometry, Modality
 from udig_recon.core.operators.base import LinearOperator, Window
-from udig_recon.core.operators.coverage import axis_offset, fill_missing_rays, longer_sides, ray_gap, truncation
+from udig_recon.core.operators.coverage import (
+    ENDED,
+    axis_offset,
+    fill_missing_rays,
+    longer_sides,
+    ray_gap,
+    truncation,
+)
 from udig_recon.core.operators.fbp import back_project_rays, filter_rays
 from udig_recon.core.operators.matrix_free import MatrixFreeProjector
 from udig_recon.core.operators.radon_auto import Projector, projector
 from udig_recon.core.operators.redundancy import ray_weights
 from udig_recon.core.operators.solvers import operator_norm
-from udig_recon.core.operators.truncated import continue_rays
+from udig_recon.core.operators.truncated import NOTHING_ADDED, Added, continue_rays
 from udig_recon.core.rebinning import parallel_rays
 from udig_recon.core.scan_geometry import Geometry
 
@@ -60,11 +67,14 @@ class XRayTransform(LinearOperator):
         source_detector_mm: float | None = None,
         measured: NDArray[np.bool_] | None = None,
         weights: NDArray[np.float32] | None = None,
+        added: Added = NOTHING_ADDED,
     ) -> None:
         """Views at `angles` (radians) about `rotation_center`, a detector's index (None: the middle).
 
         Fans need the distances from the source to the axis and to the detector. Rays (views, detectors) where
-        `measured` is False or `weights`, inverse variances of their noise, are 0 are left out. Raises UnsupportedScan.
+        `measured` is False or `weights`, inverse variances of their noise, are 0 are left out. Rays of detectors
+        that were `added` to a truncated scan count by their weights in the data term, and in filtered back-projection;
+        they are no measurements and nothing else sees them. Raises UnsupportedScan.
         """
         parallel = beam == "parallel"
         self.geometry = Geometry(
@@ -84,17 +94,26 @@ class XRayTransform(LinearOperator):
         self.views = len(angles)
         self.measured = torch.ones(len(angles), 1, dtype=torch.bool, device=device)
         self._refills = False
+        self._added = added
+        self._continued: Tensor | None = None
+        """rays (views, detectors) of added detectors that count"""
         if weights is not None:
             measured = weights > 0 if measured is None else measured & (weights > 0)
+        if added != NOTHING_ADDED:
+            known = np.ones((len(angles), detectors), bool) if measured is None else measured
+            measured = known & added.within(detectors)
+            self._continued = torch.from_numpy(known & ~measured).to(device)
         if measured is not None and not measured.all():
-            self._refills = int(measured.any(1).sum()) >= VIEWS_A_DETECTOR * detectors
+            # The projections of a truncated scan's image are no better than straight lines: it lacks what lies outside.
+            whole = added == NOTHING_ADDED
+            self._refills = whole and int(measured.any(1).sum()) >= VIEWS_A_DETECTOR * detectors
             self.measured = torch.from_numpy(np.ascontiguousarray(measured)).to(device)
             norm = _norm_of_rays(self.geometry, device, measured.astype(np.float32).tobytes())
         self.scale = self._unweighted_scale = 1.0 / norm
         self._roots: Tensor | None = None
         """square roots of the weights (views, detectors)"""
         if weights is not None:
-            weights = np.where(self.measured.cpu().numpy(), weights, 0).astype(np.float32)
+            weights = np.where(self._used.cpu().numpy(), weights, 0).astype(np.float32)
             self._roots = torch.from_numpy(np.sqrt(weights)).to(device)
             self.scale = 1.0 / _norm_of_rays(self.geometry, device, weights.tobytes())
 
@@ -108,25 +127,37 @@ class XRayTransform(LinearOperator):
         return sinogram * self._gain
 
     def unweighted(self, y: Tensor) -> tuple[Self, Tensor]:
-        """The same rays without their weights, of a model that knows none, and their y."""
-        if self._roots is None:
+        """The same measured rays without their weights, of a model that knows none, and their y."""
+        if self._roots is None and self._continued is None:
             return self, y
+        other = self._without_weights()
+        other._continued = None
+        return other, self._line_integrals(y) * other._gain
+
+    def _without_weights(self) -> Self:
         other = copy.copy(self)
         other._roots = None
         other.scale = self._unweighted_scale
-        return other, self._line_integrals(y) * (other.scale * self.measured)
+        return other
 
     def restrict(self, kept: Tensor) -> Self:
         """The same model of the views or rays where `kept`, (views, 1) or (views, detectors), is True."""
         other = copy.copy(self)
         other.measured = self.measured & kept
+        if self._continued is not None:
+            other._continued = self._continued & kept
         other._refills = False  # by rays that are left out to judge an image, that image must not be made
         return other
 
     @property
+    def _used(self) -> Tensor:
+        """Rays that count, (views, 1) or (views, detectors)."""
+        return self.measured if self._continued is None else self.measured | self._continued
+
+    @property
     def _gain(self) -> Tensor:
         """What y is to line integrals, (views, 1) or (views, detectors)."""
-        gain = self.scale * self.measured
+        gain = self.scale * self._used
         return gain if self._roots is None else gain * self._roots
 
     def _line_integrals(self, y: Tensor) -> Tensor:
@@ -155,8 +186,10 @@ class XRayTransform(LinearOperator):
     def coverage(self, y: Tensor) -> dict[str, float]:
         """Angular gap, truncated projections and an axis off its place, see `udig_recon.core.operators.coverage`."""
         plain, y = self.unweighted(y)
-        sinogram, views = fill_missing_rays(y[0, 0].double().cpu().numpy(), self.measured.cpu().numpy())
-        geometry, angles = self.geometry, np.asarray(self.geometry.angles)[views]
+        within, geometry = self._added.within(self.geometry.detectors), self._added.scanned(self.geometry)
+        measured = self.measured.expand(self.measurement_plane).cpu().numpy()
+        sinogram, views = fill_missing_rays(y[0, 0].double().cpu().numpy()[:, within], measured[:, within])
+        angles = np.asarray(geometry.angles)[views]
         found = {
             "angular_gap": ray_gap(angles, geometry),
             "truncation": truncation(sinogram, plain.noise_level(y), longer_sides(angles, geometry)),
@@ -182,26 +215,34 @@ class XRayTransform(LinearOperator):
         drawn from the nearest ones; those that a scan's mask leaves out are then taken from the image in a few rounds,
         where views are many (Medoff et al. 1983). The map stays linear. Weights of rays do not count.
         """
-        plain, y = self.unweighted(y)
-        whole = copy.copy(plain)
-        whole.measured = self.measured.any(1, keepdim=True)
+        used = self._used
+        whole = self._without_weights()
+        whole.measured, whole._continued = used.any(1, keepdim=True), None
+        if self._roots is not None:
+            y = self._line_integrals(y) * (whole.scale * used)
         weights = torch.from_numpy(ray_weights(self.geometry, whole.measured[:, 0].cpu().numpy())).to(y)
-        if self.measured.shape == whole.measured.shape:
+        if bool((used == whole.measured).all()):
             return whole._back_project(y, weights, window)
-        image = whole._back_project(_fill_missing_rays(y, self.measured), weights, window)
+        image = whole._back_project(_fill_missing_rays(y, used), weights, window)
         for _ in range(REFILLED if self._refills else 0):
-            image = whole._back_project(torch.where(self.measured, y, whole.forward(image)), weights, window)
+            image = whole._back_project(torch.where(used, y, whole.forward(image)), weights, window)
         return image
 
     def _back_project(self, y: Tensor, weights: Tensor, window: Window) -> Tensor:
         """Filtered back-projection of rays with their `weights`, (views, 1) or (views, detectors)."""
         rays, geometry = y / self.scale, self.geometry
         if geometry.beam != "parallel" or weights.shape[1] > 1:
+            if self._added != NOTHING_ADDED:
+                seen = self.measured[:, 0].cpu().numpy()
+                sides = longer_sides(np.asarray(geometry.angles)[seen], geometry)
+                rays, (before, after) = continue_rays(rays, geometry, ENDED, sides)
+                geometry = Added(before, after, 0).enlarged(geometry)
+                weights = torch.from_numpy(ray_weights(geometry, seen)).to(rays)
             return back_project_rays(rays * weights, geometry, window)
         # Rays that end where the detector does would be a bright ring after the filter.
-        whole, added = continue_rays(rays, geometry.axis)
+        whole, (before, _) = continue_rays(rays, geometry)
         filtered = filter_rays(whole, geometry.detector_spacing_mm, window)
-        filtered = filtered[..., added : added + geometry.detectors] * weights
+        filtered = filtered[..., before : before + geometry.detectors] * weights
         # The strips' areas in a pixel sum to the pixel's, so this makes back-projection a mean over the pixel.
         return self.adjoint(filtered) * (geometry.detector_spacing_mm / geometry.pixel_size_mm**2 / self.scale)
 

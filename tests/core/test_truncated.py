@@ -10,6 +10,7 @@ from udig_recon.core.operators import XRayTransform
 from udig_recon.core.operators.fbp import filter_rays
 from udig_recon.core.operators.truncated import continue_rays
 from udig_recon.core.quality.rating import Signals, rate
+from udig_recon.core.scan_geometry import Geometry
 
 NARROW = 36
 
@@ -21,14 +22,18 @@ def within(detectors: int) -> np.ndarray:
     return field
 
 
+def parallel(detectors: int) -> Geometry:
+    return Geometry(tuple(HALF_TURN), SIZE, detectors, 1.0, 1.0)
+
+
 def rays(detectors: int) -> torch.Tensor:
     return torch.from_numpy(sinogram(HALF_TURN, detectors))[None, None]
 
 
 def test_rays_of_an_object_within_the_detector_stay_as_they_are() -> None:
     measured = rays(80)
-    continued, added = continue_rays(measured, 39.5)
-    assert added == 0
+    continued, added = continue_rays(measured, parallel(80))
+    assert added == (0, 0)
     assert continued is measured
 
 
@@ -37,7 +42,7 @@ def test_a_centred_ellipse_is_continued_to_its_end() -> None:
         None, None
     ]
     cut = whole[..., 20:76]
-    continued, added = continue_rays(cut, 27.5)
+    continued, (added, _) = continue_rays(cut, parallel(56))
     found = continued[..., added - 20 : added + 76]
     assert float((found - whole).abs().mean()) < 0.02 * float(whole.max())
     assert float((found - whole).abs().max()) < 0.3 * float(whole.max())

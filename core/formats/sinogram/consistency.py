@@ -69,7 +69,8 @@ def _broken_laws(p: Values, angles: Values, numbers: NDArray[np.intp], peak: flo
     if np.count_nonzero(cut) > 0.05 * len(p):
         shares = f"{np.count_nonzero(cut)} of {len(p)} views"
         cause = "the object reaches beyond the detector, or the flat field is off"
-        return [*warnings, f"values at the detector's edge are far from 0 in {shares}: {cause}"]
+        told = "reconstruction continues projections beyond it, which count as no measurements"
+        return [*warnings, f"values at the detector's edge are far from 0 in {shares}: {cause}; {told}"]
     return warnings + _unequal_sums(p, numbers) + _wandering_centre(p, angles) + _not_mirrored(p, angles)
 
 
