@@ -8,6 +8,7 @@ for it (`udig_recon.core.formats.input_format.Contents.reader`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Self, cast
@@ -33,7 +34,7 @@ from udig_recon.core.operators import (
     as_channels,
     as_complex,
 )
-from udig_recon.core.operators.truncated import NOTHING_ADDED, continue_truncated
+from udig_recon.core.operators.truncated import NOTHING_ADDED, Added, continue_truncated
 from udig_recon.core.preprocessing.coils import compress_coils
 from udig_recon.core.preprocessing.options import Preprocessing
 from udig_recon.core.preprocessing.sinograms import geometry_of, preprocess_sinogram
@@ -236,15 +237,23 @@ def ct(scan: CTAcquisition, index: int, device: torch.device) -> SliceProblem:
     """Problem of a CT slice, of parallel beams or fans. Raises UnsupportedScan for a geometry that cannot be.
 
     Of an object wider than the field, projections are continued and the image is larger than the scan's, so that what
-    lies outside has a place; it is cropped like any other.
+    lies outside has a place; it is cropped like any other. Where that needs too large a projector nothing is continued.
     """
-    measured, weights = scan.measured_of(index), _slice_of(scan.weights, index)
-    size, geometry = (scan.image_size, scan.image_size), geometry_of(scan)
-    rays, added = continue_truncated(scan.sinogram[index], measured, geometry)
+    rays, added = continue_truncated(scan.sinogram[index], scan.measured_of(index), geometry_of(scan))
     if added != NOTHING_ADDED:
-        weights = added.weights(measured, weights, scan.sinogram.shape[1:])
-        measured = None
-        geometry = added.enlarged(geometry)
+        with suppress(UnsupportedScan):
+            return _ct_problem(scan, index, device, rays, added)
+    return _ct_problem(scan, index, device, scan.sinogram[index], NOTHING_ADDED)
+
+
+def _ct_problem(
+    scan: CTAcquisition, index: int, device: torch.device, rays: NDArray[np.float32], added: Added
+) -> SliceProblem:
+    """Problem of rays (views, detectors) of the scan with what was added to it."""
+    measured, weights = scan.measured_of(index), _slice_of(scan.weights, index)
+    if added != NOTHING_ADDED:
+        measured, weights = None, added.weights(measured, weights, scan.sinogram.shape[1:])
+    geometry = added.enlarged(geometry_of(scan))
     operator = XRayTransform(
         scan.angles,
         geometry.image_size,
@@ -261,7 +270,7 @@ def ct(scan: CTAcquisition, index: int, device: torch.device) -> SliceProblem:
         added=added,
     )
     sinogram = torch.from_numpy(np.ascontiguousarray(rays, np.float32)).to(device)
-    y = operator.measurements_of(sinogram[None, None])
+    y, size = operator.measurements_of(sinogram[None, None]), (scan.image_size, scan.image_size)
     return SliceProblem(operator, y, size, _slice_of(scan.reference, index), _slice_of(scan.guide, index))
 
 
