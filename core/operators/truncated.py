@@ -126,8 +126,7 @@ def continue_truncated(
     ends = (met[: lengths[0]][::-1], met[lengths[0] + geometry.detectors :])
     wanted = [step * math.ceil((np.flatnonzero(end).max(initial=-1) + 1) / step) for end in ends]
     most = math.ceil(LONGEST_ADDED * geometry.detectors)
-    # Alike on both sides where both count: mirrored views then share their part of the projector.
-    before, after = (min(max(wanted), length, most) for length in lengths)
+    before, after = (min(want, length, most) for want, length in zip(wanted, lengths, strict=True))
     if before == after == 0:
         return sinogram, NOTHING_ADDED
     added = Added(before, after, 0)
