@@ -115,7 +115,10 @@ def continue_truncated(
     `measured` is False where a ray is missing; None: all are there.
     """
     known = np.ones((len(sinogram), 1), bool) if measured is None else measured
-    if not known.any():
+    edges = np.broadcast_to(known, sinogram.shape)[known.any(axis=1)][:, [*range(EDGE), *range(-EDGE, 0)]]
+    if (
+        not edges.size or edges.reshape(-1, 2, EDGE).mean((0, 2)).min() < 0.5
+    ):  # no view at all, or a mask ends the detector, beyond which there may be opposite rays
         return sinogram, NOTHING_ADDED
     filled, views = fill_missing_rays(sinogram.astype(np.float64), known)
     sides = longer_sides(np.asarray(geometry.angles)[views], geometry)

@@ -177,7 +177,7 @@ def test_missing_views_are_not_continued_and_missing_detectors_make_no_streaks()
 def test_where_the_projector_of_a_larger_image_is_too_large_nothing_is_continued(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    acquisition = truncated("flat fan")
+    acquisition = truncated("flat fan", 46)
     own = radon.pair_bytes(geometry_of(acquisition))
     monkeypatch.setattr(radon, "LARGEST_PAIR_BYTES", own)
     _projector.cache_clear()
