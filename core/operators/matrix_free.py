@@ -43,8 +43,11 @@ class MatrixFreeProjector:
 
     def forward(self, x: Tensor) -> Tensor:
         """Line integrals (B, views * detectors) of images (B, pixels)."""
-        rays = [self._cut(self._spread(x, view), number) for number, view in self._views()]
-        return torch.stack(rays, dim=1).flatten(1)
+        # Made first: small results between large temporary arrays would keep a C library from using memory again.
+        rays = x.new_empty(len(x), len(self._geometry.angles), self._geometry.detectors)
+        for number, view in self._views():
+            rays[:, number] = self._cut(self._spread(x, view), number)
+        return rays.flatten(1)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """The transpose of `forward`: (B, views * detectors) to (B, pixels)."""
