@@ -59,7 +59,7 @@ def test_ratings_and_prior_checks_come_with_the_slices_that_are_finished(
     client: TestClient, drive: Drive, scan: dict[str, Any]
 ) -> None:
     job = post(client, scan, JUDGED)
-    unrated = {"status": "queued", "quality": None, "prior_check": None, "reference_slice": None}
+    unrated = {"frame": None, "status": "queued", "quality": None, "prior_check": None, "reference_slice": None}
     assert (job["quality"], job["warnings"]) == (None, [])
     assert job["slices"] == [{"slice": 0, **unrated}, {"slice": 1, **unrated}]
     drive.finish(drive.claim(job, 1), FOREIGN, CHECK)
@@ -96,7 +96,8 @@ def test_one_sentence_warns_of_all_foreign_slices_in_the_list_too(
     (listed,) = client.get("/v1/jobs").json()["items"]
     found = client.get(job["links"]["self"]).json()
     assert found["warnings"][0].startswith("slices 0, 1: ")
-    assert listed == {name: value for name, value in found.items() if name not in ("quality", "slices", "webhook")}
+    of_one_job = ("quality", "slices", "webhook", "affine", "corrections")
+    assert listed == {name: value for name, value in found.items() if name not in of_one_job}
 
 
 def test_a_judged_job_says_what_was_chosen_and_why_in_its_answer_and_its_file(
@@ -113,7 +114,7 @@ def test_a_judged_job_says_what_was_chosen_and_why_in_its_answer_and_its_file(
     best = [min(check["residuals"].values()) for check in checks]
     assert job["metrics"]["validation_residual"] == pytest.approx(sum(best) / len(best))
     assert len(job["warnings"]) == any(check["out_of_distribution"] for check in checks)
-    told = [{name: value for name, value in each.items() if name != "status"} for each in job["slices"]]
+    told = [{name: value for name, value in each.items() if name not in ("status", "frame")} for each in job["slices"]]
     assert slices_in_file(client, job) == told
 
 

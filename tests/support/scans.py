@@ -363,9 +363,6 @@ HOSTILE: dict[str, Hostile] = {
     "rays_of_another_shape": Hostile(_rogue_ct(mask=np.ones((2, 24, 49))), _broken, "mask"),
     "two_pixel_sizes": Hostile(_two_pixel_sizes, _broken, "different values"),
     "pixel_size_dataset_of_many": Hostile(_rogue_ct(pixel_size_mm=np.ones(10**6)), _broken, "pixel_size_mm"),
-    "detectors_first": Hostile(
-        _rogue_ct(sinogram=ct()["sinogram"].swapaxes(1, 2)), _broken, "slices, detectors, views"
-    ),
     "data_exchange": Hostile(lambda path: write_hdf5(path, **{"exchange/data": phantom()}), _broken, "exchange/theta"),
     "negative_slice_spacing": Hostile(_rogue_ct(slice_spacing_mm=-1.0), _broken, "slice_spacing_mm"),
     "cone_beam": Hostile(_rogue_ct(geometry="cone"), _beyond, "cone"),
