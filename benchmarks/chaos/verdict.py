@@ -54,7 +54,8 @@ def misplaced_files(session: Session, data: Path) -> tuple[list[str], list[str]]
     found = {str(path.relative_to(data)) for path in data.rglob("*") if path.is_file() or not any(path.iterdir())}
     jobs = session.scalars(select(Job.id)).all()
     folders = {f"jobs/{job}/{name}" for job in jobs for name in ("checkpoints", "slices", "previews", "results")}
-    orphans = found - wanted - allowed - folders - {"incoming", "scans", "prepared", "jobs"}
+    projectors = {path for path in found if path.split("/")[0] == "projectors"}  # of geometries, which no row names
+    orphans = found - wanted - allowed - folders - projectors - {"incoming", "scans", "prepared", "jobs"}
     return sorted(orphans), sorted(wanted - found)
 
 
