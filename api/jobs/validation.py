@@ -12,7 +12,7 @@ from udig_recon.api.jobs.schemas import JobOptions
 from udig_recon.core.acquisition import Modality, frames_of, slice_number_range
 from udig_recon.core.cost.estimate import Task
 from udig_recon.core.parameters import Parameters, check_views, complete, require, require_random
-from udig_recon.core.preprocessing.sinograms import check_rotation_center
+from udig_recon.core.preprocessing.options import check_rotation_center
 from udig_recon.core.priors.card import card_of
 from udig_recon.worker.access.limits import TenantLimits
 from udig_recon.worker.database.tables import Scan

@@ -15,22 +15,7 @@ PRIORS = click.option(
 MODALITY = click.option("--modality", type=click.Choice(["mri", "ct"]), required=True)
 
 
-class ReadsScans(Command):
-    """A command whose help ends with the formats in which scans are read."""
-
-    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write what the command does, then what formats it reads."""
-        # Here: the formats take a second to import.
-        from udig_recon.core.formats.registry import input_formats
-
-        super().format_help_text(ctx, formatter)
-        names = ", ".join(each.name for each in input_formats())
-        formatter.write_paragraph()
-        with formatter.indentation():
-            formatter.write_text(f"SCAN is k-space or a sinogram in one of these formats, or in gzip: {names}.")
-
-
-@click.command("recon", cls=ReadsScans)
+@click.command("recon", cls=Command)
 @click.argument("scan", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="volume to write: .h5, .npy, .nii.gz or .png")
 @click.option(
@@ -62,7 +47,11 @@ class ReadsScans(Command):
     help="most bytes of that folder",
 )
 def recon(**options: Any) -> int:
-    """Reconstruct a scan file without the service: `udig recon scan.h5 -o out.h5`."""
+    """Reconstruct a scan file without the service: `udig recon scan.h5 -o out.h5`.
+
+    SCAN is k-space or a sinogram in one of these formats, or in gzip: .npy, BART, Bruker, DICOM-CT-PD, .npz, zip of
+    HDF5, MATLAB 5, MATLAB 7.3, MRD, Data Exchange, NeXus NXtomo, HDF5, MRD stream, Siemens twix.
+    """
     from udig_recon.core.cli.reconstruct import Options, run
 
     return run(Options(**options))

@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
 from udig_recon.core.errors import UnsupportedScan
 
@@ -48,8 +49,6 @@ def calibration_of(points: NDArray[np.floating], shape: tuple[int, int]) -> tupl
 
     Points (samples, 2) in cycles per field of view. Raises UnsupportedScan when it is smaller than 8 x 8.
     """
-    from scipy.spatial import KDTree  # here: the API reads headers without it
-
     sides = [min(side, LARGEST_CALIBRATION) for side in shape]
     rows, columns = (np.arange(side) - side // 2 for side in sides)
     grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from udig_recon.core.errors import UnsupportedScan
+
 RotationCenter = Literal["file", "auto"] | float
 """Where the axis of rotation falls: as the file says, found in the sinogram, or a detector index."""
 
@@ -21,3 +23,14 @@ class Preprocessing:
     coil_energy: float | None = 1.0  # MRI: share of the energy that compressed coils keep; 1: all; None: by default
     rotation_center: RotationCenter = "file"  # CT
     ring_correction: bool = False  # CT
+
+
+def check_rotation_center(center: object, detectors: int) -> None:
+    """Raise UnsupportedScan for a detector index outside a detector of this many elements."""
+    if isinstance(center, float) and not 0 <= center <= detectors - 1:
+        raise UnsupportedScan(
+            f"rotation_center {center:g} lies outside the detector; the axis must fall on it",
+            field="parameters.rotation_center",
+            found=f"{center:g}",
+            expected=f"0 to {detectors - 1}, file or auto",
+        )

@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from udig_recon.core.acquisition import CTAcquisition
-from udig_recon.core.errors import UnsupportedScan
-from udig_recon.core.preprocessing.options import Preprocessing
+from udig_recon.core.preprocessing.options import Preprocessing, check_rotation_center
 from udig_recon.core.preprocessing.rings import correct_rings
 from udig_recon.core.preprocessing.rotation import find_axis
 from udig_recon.core.scan_geometry import Geometry
@@ -48,14 +47,3 @@ def geometry_of(scan: CTAcquisition) -> Geometry:
         scan.source_origin_mm if fan and scan.source_origin_mm is not None else float("inf"),
         scan.source_detector_mm if fan and scan.source_detector_mm is not None else float("inf"),
     )
-
-
-def check_rotation_center(center: object, detectors: int) -> None:
-    """Raise UnsupportedScan for a detector index outside a detector of this many elements."""
-    if isinstance(center, float) and not 0 <= center <= detectors - 1:
-        raise UnsupportedScan(
-            f"rotation_center {center:g} lies outside the detector; the axis must fall on it",
-            field="parameters.rotation_center",
-            found=f"{center:g}",
-            expected=f"0 to {detectors - 1}, file or auto",
-        )

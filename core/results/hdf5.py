@@ -22,7 +22,7 @@ from udig_recon.core.files.atomic import DamagedFile
 from udig_recon.core.files.checksummed_arrays import ARCHIVE_ERRORS
 from udig_recon.core.files.hdf5_sink import Hdf5Sink
 from udig_recon.core.formats.containers.hdf5_library import h5py
-from udig_recon.core.formats.inputs.hdf5 import RESULT_MARK
+from udig_recon.core.formats.result_mark import RESULT_MARK
 from udig_recon.core.interruption import check_interruption
 from udig_recon.core.quality.rating import Rating, worst
 from udig_recon.core.results.output_format import Image, OutputFormat, ResultInfo, ResultSlice

@@ -43,7 +43,7 @@ def test_the_file_is_read_in_the_sandbox_alone(sinogram, tmp_path, monkeypatch):
         raise AssertionError("read in the process that computes")
 
     for name in ("probe", "read", "probe_file", "prepare"):
-        monkeypatch.setattr(f"udig_recon.core.formats.{name}", here)
+        monkeypatch.setattr(f"udig_recon.core.formats.reading.{name}", here)
     monkeypatch.setattr("udig_recon.core.formats.sandbox.local.prepare", here)
     assert main(["recon", str(sinogram), "-o", str(tmp_path / "out.npy"), *QUICK, "--slices", "1"]) == 0
     assert np.load(tmp_path / "out.npy").shape == (1, 32, 32)

@@ -16,10 +16,11 @@ from tests.support.mrd_volume_maker import MadeVolume, VolumePlan, make
 from udig_recon.core import open_scan, reconstruct_volume
 from udig_recon.core.acquisition import Frame
 from udig_recon.core.errors import UnreadableScan, UnsupportedScan
-from udig_recon.core.formats import prepare, probe, read
+from udig_recon.core.formats import probe, read
 from udig_recon.core.formats.containers.scan_file import open_scan_file
 from udig_recon.core.formats.limits import Limits
 from udig_recon.core.formats.prepared import open_prepared
+from udig_recon.core.formats.reading import prepare
 from udig_recon.core.formats.readouts import volume as module
 
 PLANS = {

@@ -161,7 +161,7 @@ import sys
 from udig_recon.core import reconstruct, formats, results
 from udig_recon.core import algorithms
 from udig_recon.core.priors import load, ood
-foreign = ("udig_recon.core.training", "udig_recon.core.comparison", "nibabel", "matplotlib")
+foreign = ("udig_recon.core.training", "udig_recon.core.comparison", "nibabel", "pydicom", "matplotlib")
 print([name for name in sys.modules if name.startswith(foreign)])
 """
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

@@ -15,7 +15,7 @@ import pytest
 from tests.support import scans
 from udig_recon.core import errors
 from udig_recon.core.acquisition import Modality, MRIAcquisition, ScanHeader
-from udig_recon.core.formats import Limits, Prober, prepare, probe, read
+from udig_recon.core.formats import Limits, Prober, probe, read
 from udig_recon.core.formats.containers.scan_file import open_scan_file
 from udig_recon.core.formats.prepared import (
     FOOTER,
@@ -25,6 +25,7 @@ from udig_recon.core.formats.prepared import (
     verify_prepared,
     write_prepared,
 )
+from udig_recon.core.formats.reading import prepare
 
 
 @pytest.fixture(scope="module")

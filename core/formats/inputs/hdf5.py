@@ -34,10 +34,8 @@ from udig_recon.core.formats.input_format import (
 from udig_recon.core.formats.inputs.unsupported_hdf5 import known_layout
 from udig_recon.core.formats.kspace.fitting import with_partitions
 from udig_recon.core.formats.limits import dtype_name, quote_safely
+from udig_recon.core.formats.result_mark import RESULT_MARK
 from udig_recon.core.formats.synonyms import match_names
-
-RESULT_MARK = "udig_recon_result"
-"""Attribute of the result files that this software writes: they are no scans."""
 
 _MOST_HEADER_BYTES = 1 << 20
 _MOST_TEXT_BYTES = 4096

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from udig_recon.core.formats import prepare
 from udig_recon.core.formats.containers.scan_file import ScanFile, open_scan_file
 from udig_recon.core.formats.limits import DEFAULT_LIMITS, Limits
 from udig_recon.core.formats.prepared import NotWritten, PreparedScan
+from udig_recon.core.formats.reading import prepare
 from udig_recon.core.formats.sandbox.client import Prober
 
 

@@ -8,8 +8,9 @@ from contextlib import suppress
 import numpy as np
 
 from udig_recon.core.errors import ReconstructionError
-from udig_recon.core.formats import Limits, prepare
 from udig_recon.core.formats.containers.scan_file import ScanFile
+from udig_recon.core.formats.limits import Limits
+from udig_recon.core.formats.reading import prepare
 from udig_recon.core.formats.registry import input_formats
 from udig_recon.core.formats.sandbox.messages import pack
 

@@ -16,10 +16,11 @@ from typing import Any, NoReturn
 
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.extensions import BrokenExtension
-from udig_recon.core.formats import Limits, prepare, probe_file
 from udig_recon.core.formats.containers import hdf5_library as library
 from udig_recon.core.formats.containers.scan_file import ScanFile
+from udig_recon.core.formats.limits import Limits
 from udig_recon.core.formats.prepared import NotWritten
+from udig_recon.core.formats.reading import prepare, probe_file
 from udig_recon.core.formats.sandbox import isolation as sandbox
 from udig_recon.core.formats.sandbox.messages import pack
 from udig_recon.core.formats.sandbox.pool import Order
