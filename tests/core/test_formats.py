@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from tests.support import scans
 from udig_recon.core.acquisition import CTAcquisition, Modality, MRIAcquisition, ScanHeader
 from udig_recon.core.errors import UnreadableScan, UnsupportedScan
-from udig_recon.core.formats import Limits, _recognises, probe, read
+from udig_recon.core.formats import Limits, probe, read
 from udig_recon.core.formats.containers import arrays
 from udig_recon.core.formats.containers.scan_file import open_scan_file
 from udig_recon.core.formats.input_format import InputFormat
+from udig_recon.core.formats.reading import _recognises
 from udig_recon.core.formats.registry import BUILT_IN
 
 

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from udig_recon.core.formats.containers.arrays import Array, ArraySource, Region
+from udig_recon.core.formats.containers.arrays import Array, ArraySource, EntryArray, Region, View
 
 _KEPT_BYTES = 256 << 20
 
 
-class Arranged(ArraySource):
+class Arranged(EntryArray, View):
     """An array as (slices, ...): its `outer` axes are counted through as slices, its `inner` ones follow.
 
     An outer axis is its length and the source's axis, or None where the source has none and is the same all along it.
@@ -27,16 +27,6 @@ class Arranged(ArraySource):
         self._entries: dict[int, Array] = {}
         sides = tuple(1 if axis is None else source.shape[axis] for axis in inner)
         super().__init__(source.name, (math.prod(self._lengths), *sides), source.dtype, source.stored_bytes)
-
-    def check_stored(self) -> None:
-        """Refuse a decompression bomb, and what the source refuses."""
-        self._source.check_stored()
-
-    def blocks(self) -> Iterator[tuple[Region, Array]]:
-        """Slice after slice."""
-        rest = tuple(slice(0, side) for side in self.shape[1:])
-        for index in range(self.shape[0]):
-            yield (slice(index, index + 1), *rest), self.read([index])
 
     def read(self, indices: Sequence[int]) -> Array:
         """Entries of the first axis, stacked (len(indices), ...)."""
@@ -94,7 +84,7 @@ class Arranged(ArraySource):
         return entries
 
 
-class Interleaved(ArraySource):
+class Interleaved(EntryArray, View):
     """Complex numbers whose real and imaginary parts alternate along the last axis: that of (..., 2 n) has n."""
 
     def __init__(self, source: ArraySource) -> None:
@@ -102,16 +92,6 @@ class Interleaved(ArraySource):
         double = source.dtype.itemsize > np.dtype(np.float32).itemsize
         dtype = np.dtype(np.complex128 if double else np.complex64)
         super().__init__(source.name, (*source.shape[:-1], source.shape[-1] // 2), dtype, source.stored_bytes)
-
-    def check_stored(self) -> None:
-        """What the source refuses."""
-        self._source.check_stored()
-
-    def blocks(self) -> Iterator[tuple[Region, Array]]:
-        """Entry after entry of the first axis."""
-        rest = tuple(slice(0, side) for side in self.shape[1:])
-        for index in range(self.shape[0]):
-            yield (slice(index, index + 1), *rest), self.read([index])
 
     def read(self, indices: Sequence[int]) -> Array:
         """Entries of the first axis, stacked (len(indices), ...)."""
@@ -121,7 +101,7 @@ class Interleaved(ArraySource):
         return values
 
 
-class Transformed(ArraySource):
+class Transformed(EntryArray, View):
     """k-space (slices, coils, ky, kx) whose zero frequency is moved from the corner, and its image by half its sides.
 
     To move an image is to multiply k-space by a ramp of phases: by 1 and -1 in turn for half of an even side.
@@ -130,16 +110,6 @@ class Transformed(ArraySource):
     def __init__(self, source: ArraySource, *, from_corner: bool, move_image: bool) -> None:
         self._source, self._from_corner, self._move_image = source, from_corner, move_image
         super().__init__(source.name, source.shape, source.dtype, source.stored_bytes)
-
-    def check_stored(self) -> None:
-        """What the source refuses."""
-        self._source.check_stored()
-
-    def blocks(self) -> Iterator[tuple[Region, Array]]:
-        """Slice after slice."""
-        rest = tuple(slice(0, side) for side in self.shape[1:])
-        for index in range(self.shape[0]):
-            yield (slice(index, index + 1), *rest), self.read([index])
 
     def read(self, indices: Sequence[int]) -> Array:
         """Entries of the first axis, stacked (len(indices), ...)."""

@@ -80,6 +80,16 @@ class ArraySource(ABC):
         return result
 
 
+class EntryArray(ArraySource):
+    """An array that is read entry after entry of its first axis."""
+
+    def blocks(self) -> Iterator[tuple[Region, Array]]:
+        """Entry after entry."""
+        rest = tuple(slice(0, side) for side in self.shape[1:])
+        for index in range(self.shape[0]):
+            yield (slice(index, index + 1), *rest), self.read([index])
+
+
 class View(ArraySource):
     """An array that shows another one differently."""
 

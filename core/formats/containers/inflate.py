@@ -5,7 +5,6 @@ mark before, which is at most a few MiB away.
 """
 
 import io
-import os
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import IO, Any, NamedTuple
 
 from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.arrays import BOMB_BYTES, BOMB_RATIO
-from udig_recon.core.formats.containers.scan_file import ScanFile
+from udig_recon.core.formats.containers.scan_file import PositionedStream, ScanFile
 
 GZIP, ZLIB, RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
 """How a stream is wrapped: gzip's header and checksum, zlib's, or none, as in a zip archive."""
@@ -63,13 +62,6 @@ class Inflated:
                 return size
         expected = f"at most {BOMB_RATIO} times what is packed"
         raise UnreadableScan.at(name, f"{self._stop - self._start} bytes that unpack to more than {most}", expected)
-
-    def check_sum(self, size: int) -> int:
-        """CRC-32 of the first `size` bytes."""
-        total = 0
-        for index in range(-(-size // PIECE_BYTES)):
-            total = zlib.crc32(self.piece(index)[: size - index * PIECE_BYTES], total)
-        return total
 
     def stream(self, start: int, size: int) -> IO[bytes]:
         """A stream of the unpacked bytes from `start` on, with a position of its own."""
@@ -165,35 +157,16 @@ class InflatedFile(ScanFile):
         return InflatedFile(self._inflated, self._start + start, size)
 
 
-class _Stream(io.RawIOBase):
+class _Stream(PositionedStream):
     """Reads a part of the unpacked bytes."""
 
     def __init__(self, inflated: Inflated, start: int, size: int) -> None:
-        self._inflated, self._start, self._size, self._position = inflated, start, size, 0
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def seekable(self) -> bool:
-        """True."""
-        return True
-
-    def tell(self) -> int:
-        """Position of the next byte."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Go to a position; beyond the end there is nothing to read."""
-        position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        if position < 0:
-            raise ValueError("a position before the stream")
-        self._position = position
-        return position
+        super().__init__(size)
+        self._inflated, self._start = inflated, start
 
     def readinto(self, buffer: Any, /) -> int:
         """Fill the buffer as far as there are bytes."""
-        wanted = memoryview(buffer).cast("B")[: max(0, self._size - self._position)]
+        wanted = self.wanted(buffer)
         filled = 0
         while filled < len(wanted):
             index, within = divmod(self._start + self._position + filled, PIECE_BYTES)

@@ -48,11 +48,11 @@ def open_scan_file(path: Path) -> Iterator[ScanFile]:
         yield ScanFile(file.fileno())
 
 
-class _Stream(io.RawIOBase):
-    """Reads at a position that no other stream of the descriptor moves."""
+class PositionedStream(io.RawIOBase):
+    """Reads so many bytes from a position of its own; what `readinto` does is the source's."""
 
-    def __init__(self, descriptor: int, start: int, size: int) -> None:
-        self._descriptor, self._start, self._size, self._position = descriptor, start, size, 0
+    def __init__(self, size: int) -> None:
+        self._size, self._position = size, 0
 
     def readable(self) -> bool:
         """True."""
@@ -74,9 +74,21 @@ class _Stream(io.RawIOBase):
         self._position = position
         return position
 
+    def wanted(self, buffer: Any) -> memoryview:
+        """The part of a buffer that the bytes left can fill."""
+        return memoryview(buffer).cast("B")[: max(0, self._size - self._position)]
+
+
+class _Stream(PositionedStream):
+    """Reads at a position that no other stream of the descriptor moves."""
+
+    def __init__(self, descriptor: int, start: int, size: int) -> None:
+        super().__init__(size)
+        self._descriptor, self._start = descriptor, start
+
     def readinto(self, buffer: Any, /) -> int:
         """Fill the buffer as far as there are bytes."""
-        wanted = memoryview(buffer).cast("B")[: max(0, self._size - self._position)]
+        wanted = self.wanted(buffer)
         if not wanted:
             return 0
         count = _read_at(self._descriptor, wanted, self._start + self._position)

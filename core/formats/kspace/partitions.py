@@ -6,14 +6,14 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from udig_recon.core.formats.containers.arrays import Array, ArraySource, Region
+from udig_recon.core.formats.containers.arrays import Array, ArraySource, Region, View
 from udig_recon.core.formats.kspace.content_checks import untransformed_partitions
 
 _PIECE_BYTES = 512 << 20
 """Memory for the slices that are made at a time, of the 3 GiB that the reader has."""
 
 
-class Partitions(ArraySource):
+class Partitions(View):
     """k-space (partitions, coils, ky, kx), as slices where its values show that it was not transformed along kz.
 
     The sum over partitions is taken for some slices at a time, of all partitions in each pass.
@@ -35,10 +35,6 @@ class Partitions(ArraySource):
             filled[partitions, rows, columns] |= (np.nan_to_num(block) != 0).any(axis=1)
         held = filled[filled.any(axis=(1, 2))]
         return untransformed_partitions(energy) and not (held != held[:1]).any()
-
-    def check_stored(self) -> None:
-        """Refuse a decompression bomb."""
-        self._source.check_stored()
 
     def blocks(self) -> Iterator[tuple[Region, Array]]:
         """Blocks of the file, or slice after slice."""

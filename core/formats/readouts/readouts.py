@@ -123,30 +123,6 @@ class Readouts(ABC):
         """The readouts of these numbers, in that order, in blocks of a few MiB. Raises UnreadableScan."""
 
 
-class InMemoryReadouts(Readouts):
-    """A measurement of few readouts in memory."""
-
-    def __init__(
-        self,
-        header: ReadoutHeader,
-        lines: NDArray[Any],
-        samples: list[NDArray[np.complex64]],
-        trajectories: list[NDArray[np.float32]] | None = None,
-        noise: Readouts | None = None,
-    ) -> None:
-        """`samples` are (coils, samples) of each line, `trajectories` (samples, dimensions)."""
-        super().__init__(header, lines, noise)
-        self._samples, self._trajectories = samples, trajectories
-
-    def blocks(self, indices: NDArray[np.intp]) -> Iterator[ReadoutBlock]:
-        """The readouts of these numbers, in that order."""
-        for part in same_shape(self.lines, indices):
-            trajectory = None
-            if self._trajectories is not None and self.lines["trajectory_dimensions"][part[0]]:
-                trajectory = np.stack([self._trajectories[index] for index in part])
-            yield ReadoutBlock(part, np.stack([self._samples[index] for index in part]), trajectory)
-
-
 def same_shape(lines: NDArray[Any], indices: NDArray[np.intp], most_bytes: int = 4 << 20) -> Iterator[NDArray[np.intp]]:
     """Runs of readouts that have equally many coils, samples and dimensions, each of at most so many bytes or one."""
     if not len(indices):

@@ -6,7 +6,7 @@ rotation, in the view of the same angle that is nearest along the axis (Noo, Def
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udig_recon.core.errors import UnreadableScan, UnsupportedScan
-from udig_recon.core.formats.containers.arrays import Array, ArraySource, Region
+from udig_recon.core.formats.containers.arrays import Array, EntryArray
 
 Values = NDArray[np.float64]
 
@@ -77,7 +77,7 @@ class _Spot:
     reach_mm: Values  # (columns,) from the source to the detector, in the plane
 
 
-class Rebinned(ArraySource):
+class Rebinned(EntryArray):
     """Sinograms (slices, views, columns) of the fans in the planes of slices, rebinned when they are read.
 
     `read_view` gives the raw values (columns, rows) of a view, which are kept in memory while slices need them; a line
@@ -127,12 +127,6 @@ class Rebinned(ArraySource):
 
     def check_stored(self) -> None:
         """Sinograms are made, not stored: what they are made of is bounded by the views."""
-
-    def blocks(self) -> Iterator[tuple[Region, Array]]:
-        """Slice after slice."""
-        _, views, columns = self.shape
-        for index in range(self.shape[0]):
-            yield (slice(index, index + 1), slice(0, views), slice(0, columns)), self.read([index])
 
     def read(self, indices: Sequence[int]) -> Array:
         """Slices, stacked (len(indices), views, columns)."""
