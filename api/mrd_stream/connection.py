@@ -25,7 +25,6 @@ from udig_recon.api.mrd_stream.messages import (
     CLOSE_MESSAGE,
     ConnectionCut,
     Line,
-    MessageId,
     MessageReader,
     ProtocolError,
     text_message,
@@ -34,6 +33,7 @@ from udig_recon.api.mrd_stream.recording import BLOCK_BYTES, BLOCK_LINES, Record
 from udig_recon.api.scans.ingest import ReceivedScan, begin_upload, examine, store_scan
 from udig_recon.api.scans.upload import Upload
 from udig_recon.core.formats.readouts.mrd_head import MOST_READOUTS
+from udig_recon.core.formats.readouts.mrd_protocol import MessageId
 from udig_recon.core.results.hdf5 import open_result
 from udig_recon.core.results.outputs import OUTPUTS
 from udig_recon.worker.access.limits import Scope

@@ -8,32 +8,11 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from udig_recon.api.mrd_stream.messages import MESSAGE_ID, VERSION, MessageId
+from udig_recon.api.mrd_stream.messages import VERSION
+from udig_recon.core.formats.readouts.mrd_protocol import IMAGE_HEAD, MESSAGE_ID, MessageId
 
 FLOAT, MAGNITUDE = 5, 1  # data type and image type
 SERIES = 1
-_POINT = ("<f4", (3,))
-HEAD = np.dtype(
-    [
-        ("version", "<u2"),
-        ("data_type", "<u2"),
-        ("flags", "<u8"),
-        ("measurement_uid", "<u4"),
-        ("matrix_size", "<u2", (3,)),
-        ("field_of_view", *_POINT),
-        ("channels", "<u2"),
-        *((name, *_POINT) for name in ("position", "read_dir", "phase_dir", "slice_dir", "patient_table_position")),
-        *((name, "<u2") for name in ("average", "slice", "contrast", "phase", "repetition", "set")),
-        ("acquisition_time_stamp", "<u4"),
-        ("physiology_time_stamp", "<u4", (3,)),
-        *((name, "<u2") for name in ("image_type", "image_index", "image_series_index")),
-        ("user_int", "<i4", (8,)),
-        ("user_float", "<f4", (8,)),
-        ("attribute_string_len", "<u4"),
-    ]
-)
-"""Header of an image."""
-assert HEAD.itemsize == 198  # noqa: S101 - the layout's own figure
 NOTICE = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
 
 
@@ -46,7 +25,7 @@ def image_message(
     `read_dir`, rows along `phase_dir`, and `position` is the centre of the pixel n // 2, in mm (L, P, S).
     """
     rows, columns = image.shape
-    head = np.zeros((), HEAD)
+    head = np.zeros((), IMAGE_HEAD)
     head["version"], head["data_type"], head["channels"] = VERSION, FLOAT, 1
     head["matrix_size"] = columns, rows, 1
     head["image_type"], head["image_index"], head["image_series_index"] = MAGNITUDE, place + 1, SERIES

@@ -1,53 +1,30 @@
-"""Messages of the MRD streaming protocol (ISMRMRD): their numbers and layouts, and a reader that bounds what comes.
-
-Everything is little-endian. A message begins with a uint16, its kind; what follows depends on the kind:
-
-    1     CONFIG_FILE   a name, padded with zeros to 1024 bytes
-    2     CONFIG_TEXT   uint32 length, text
-    3     HEADER        uint32 length, ISMRMRD header as XML
-    4     CLOSE
-    5     TEXT          uint32 length, text
-    1008  ACQUISITION   340 bytes of header, trajectory (float32), samples (complex64)
-    1022  IMAGE         198 bytes of header, uint64 length, XML of attributes, pixels
-    1026  WAVEFORM      40 bytes of header, samples (uint32)
-"""
+"""Reader of the messages of the MRD streaming protocol (ISMRMRD) from a connection, which bounds what comes."""
 
 import asyncio
 import time
-from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple
 
-CONFIG_FILE_BYTES = 1024
-MOST_TEXT_BYTES = 1 << 20  # of a configuration, and of the XML header
-MOST_CHANNELS = 1024  # as many as the reader of MRD files takes
+from udig_recon.core.formats.readouts.mrd_head import HEAD, MOST_COILS
+from udig_recon.core.formats.readouts.mrd_protocol import (
+    CONFIG_FILE_BYTES,
+    MESSAGE_ID,
+    MOST_TEXT_BYTES,
+    TEXT_LENGTH,
+    WAVEFORM,
+    MessageId,
+    waveform_bytes,
+)
+
 MOST_LINE_BYTES = 64 << 20
 MOST_DIMENSIONS = 8  # of a trajectory
 PROGRESS_BYTES = 1024  # fewer than this within the time-out is no progress of a message that has begun
 READ_BYTES = 1 << 18
 VERSION = 1  # of the headers of acquisitions and images
 
-MESSAGE_ID = Struct("<H")
-TEXT_LENGTH = Struct("<I")
-ACQUISITION_BYTES = 340
 _SIZES_OF_ACQUISITION = Struct("<HHH")  # samples, available channels, active channels
-_SIZES_OFFSET = 34
-_DIMENSIONS_OFFSET = 176
-WAVEFORM = Struct("<H6xQIIIHHfH2x")
-assert WAVEFORM.size == 40  # noqa: S101 - the layout's own figure
-
-
-class MessageId(IntEnum):
-    """Kinds of messages."""
-
-    CONFIG_FILE = 1
-    CONFIG_TEXT = 2
-    HEADER = 3
-    CLOSE = 4
-    TEXT = 5
-    ACQUISITION = 1008
-    IMAGE = 1022
-    WAVEFORM = 1026
+_SIZES_OFFSET = HEAD.fields["number_of_samples"][1]  # type: ignore[index]
+_DIMENSIONS_OFFSET = HEAD.fields["trajectory_dimensions"][1]  # type: ignore[index]
 
 
 class ProtocolError(Exception):
@@ -103,7 +80,7 @@ class MessageReader:
 
     async def acquisition(self) -> Line:
         """One line. Raises ProtocolError where its header gives it a size that no line may have."""
-        head = await self._take(ACQUISITION_BYTES)
+        head = await self._take(HEAD.itemsize)
         version = int.from_bytes(head[:2], "little")
         if version != VERSION:
             raise ProtocolError(
@@ -112,8 +89,8 @@ class MessageReader:
             )
         samples, _, channels = _SIZES_OF_ACQUISITION.unpack_from(head, _SIZES_OFFSET)
         dimensions = int.from_bytes(head[_DIMENSIONS_OFFSET : _DIMENSIONS_OFFSET + 2], "little")
-        if not 1 <= channels <= MOST_CHANNELS:
-            raise ProtocolError(f"a line has {channels} channels by its header, expected 1 to {MOST_CHANNELS}")
+        if not 1 <= channels <= MOST_COILS:
+            raise ProtocolError(f"a line has {channels} channels by its header, expected 1 to {MOST_COILS}")
         if dimensions > MOST_DIMENSIONS:
             raise ProtocolError(
                 f"a line has a trajectory of {dimensions} dimensions by its header, expected at most {MOST_DIMENSIONS}"
@@ -125,8 +102,7 @@ class MessageReader:
 
     async def skip_waveform(self) -> None:
         """Read past a waveform, with memory for a piece of it. Raises ProtocolError."""
-        _, _, _, _, _, samples, channels, _, _ = WAVEFORM.unpack(await self._take(WAVEFORM.size))
-        left = 4 * samples * channels
+        left = waveform_bytes(await self._take(WAVEFORM.size))
         self._check_total(left)
         while left:
             piece = min(left, len(self._buffer) - self._at) or min(left, len(await self._filled()))

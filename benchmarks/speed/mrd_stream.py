@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from udig_recon.api.mrd_stream.messages import CLOSE_MESSAGE, MESSAGE_ID, READ_BYTES, MessageId, MessageReader
+from udig_recon.api.mrd_stream.messages import CLOSE_MESSAGE, READ_BYTES, MessageReader
 from udig_recon.api.mrd_stream.recording import BLOCK_LINES, HEAD, Recording
+from udig_recon.core.formats.readouts.mrd_protocol import MESSAGE_ID, MessageId
 
 COILS, SAMPLES, RUNS = 8, 144, 5
 LINE_BYTES = HEAD.itemsize + 8 * COILS * SAMPLES

@@ -4,9 +4,9 @@ Little-endian; each message begins with its kind, a uint16. A header (XML) begin
 follow, each a head of 340 bytes, its trajectory (float32) and its samples (complex64).
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from enum import IntEnum
 from struct import Struct
 from typing import IO, Any
 
@@ -19,32 +19,24 @@ from udig_recon.core.formats.input_format import Contents
 from udig_recon.core.formats.inputs.mrd import SAMPLE_XML, last_with_an_image, sample_lines
 from udig_recon.core.formats.readouts.mrd_head import HEAD, MOST_COILS, MOST_READOUTS, readouts_of
 from udig_recon.core.formats.readouts.mrd_header import read_mrd_header
+from udig_recon.core.formats.readouts.mrd_protocol import (
+    CONFIG_FILE_BYTES,
+    IMAGE_HEAD,
+    MESSAGE_ID,
+    MOST_TEXT_BYTES,
+    TEXT_LENGTH,
+    WAVEFORM,
+    MessageId,
+    waveform_bytes,
+)
 from udig_recon.core.formats.readouts.reader import reader_of
 from udig_recon.core.formats.readouts.readouts import ReadoutBlock, ReadoutHeader, Readouts, same_shape
 
-_KIND, _LENGTH, _LONG_LENGTH = Struct("<H"), Struct("<I"), Struct("<Q")
-_CONFIG_FILE_BYTES = 1024
-_MOST_TEXT_BYTES = 1 << 20
-_IMAGE_HEAD = Struct("<HHQI3H3fH")  # version, type, flags, number, matrix, field of view, channels ...
-_IMAGE_HEAD_BYTES = 198
+_LONG_LENGTH = Struct("<Q")
 _PIXEL_BYTES = {1: 2, 2: 2, 3: 4, 4: 4, 5: 4, 6: 8, 7: 8, 8: 16}
-_WAVEFORM_HEAD = Struct("<H6xQIIIHH8x")
 _MOST_MEASUREMENTS = 64
 _MOST_MESSAGES = 1_000_000
 _MARK = b"ismrmrdHeader"
-
-
-class MessageKind(IntEnum):
-    """Kinds of messages."""
-
-    CONFIG_FILE = 1
-    CONFIG_TEXT = 2
-    HEADER = 3
-    CLOSE = 4
-    TEXT = 5
-    ACQUISITION = 1008
-    IMAGE = 1022
-    WAVEFORM = 1026
 
 
 class MrdStream:
@@ -57,14 +49,14 @@ class MrdStream:
         """Whether a header comes first, behind a configuration perhaps."""
         with file.stream() as stream:
             kind = _kind(stream)
-            if kind == MessageKind.CONFIG_FILE:
-                stream.seek(_CONFIG_FILE_BYTES, 1)
+            if kind == MessageId.CONFIG_FILE:
+                stream.seek(CONFIG_FILE_BYTES, 1)
                 kind = _kind(stream)
-            elif kind == MessageKind.CONFIG_TEXT:
-                (length,) = _LENGTH.unpack(stream.read(_LENGTH.size).ljust(_LENGTH.size, b"\0"))
+            elif kind == MessageId.CONFIG_TEXT:
+                (length,) = TEXT_LENGTH.unpack(stream.read(TEXT_LENGTH.size).ljust(TEXT_LENGTH.size, b"\0"))
                 stream.seek(length, 1)
                 kind = _kind(stream)
-            return kind == MessageKind.HEADER and _MARK in stream.read(4096)
+            return kind == MessageId.HEADER and _MARK in stream.read(4096)
 
     @contextmanager
     def open(self, file: ScanFile) -> Iterator[Contents]:
@@ -74,10 +66,10 @@ class MrdStream:
     def samples(self) -> Sequence[bytes]:
         """Noise, and an image of two coils with reversed and oversampled readouts."""
         heads, values = sample_lines()
-        kind = _KIND.pack(MessageKind.ACQUISITION)
+        kind = MESSAGE_ID.pack(MessageId.ACQUISITION)
         lines = [kind + head.tobytes() + line.tobytes() for head, line in zip(heads, values, strict=True)]
-        header = _KIND.pack(MessageKind.HEADER) + _LENGTH.pack(len(SAMPLE_XML)) + SAMPLE_XML.encode()
-        return (header + b"".join(lines) + _KIND.pack(MessageKind.CLOSE),)
+        header = MESSAGE_ID.pack(MessageId.HEADER) + TEXT_LENGTH.pack(len(SAMPLE_XML)) + SAMPLE_XML.encode()
+        return (header + b"".join(lines) + MESSAGE_ID.pack(MessageId.CLOSE),)
 
 
 FORMAT = MrdStream()
@@ -140,15 +132,15 @@ def _measurements(file: ScanFile) -> list[Readouts]:
                 case None:
                     finish(("the stream was not closed: what came until then is read",))
                     return found
-                case MessageKind.CLOSE:
+                case MessageId.CLOSE:
                     finish()
                     return found
-                case MessageKind.HEADER:
+                case MessageId.HEADER:
                     finish()
                     if len(found) >= _MOST_MEASUREMENTS:
                         raise UnreadableScan.at("file", "more headers", f"at most {_MOST_MEASUREMENTS} measurements")
                     header = read_mrd_header(_read(stream, _length(stream)))
-                case MessageKind.ACQUISITION:
+                case MessageId.ACQUISITION:
                     if header is None or len(heads) >= MOST_READOUTS:
                         found_ = "readouts before a header" if header is None else f"more than {MOST_READOUTS} readouts"
                         raise UnreadableScan.at("file", found_, f"a header, then at most {MOST_READOUTS} readouts")
@@ -174,34 +166,33 @@ def _bytes_of(head: bytes) -> int:
 
 def _skip_message(stream: IO[bytes], kind: int, file: ScanFile) -> None:
     """Go behind a message that is not used."""
-    if kind == MessageKind.CONFIG_FILE:
-        _skip(stream, _CONFIG_FILE_BYTES, file)
-    elif kind in (MessageKind.CONFIG_TEXT, MessageKind.TEXT):
+    if kind == MessageId.CONFIG_FILE:
+        _skip(stream, CONFIG_FILE_BYTES, file)
+    elif kind in (MessageId.CONFIG_TEXT, MessageId.TEXT):
         _skip(stream, _length(stream), file)
-    elif kind == MessageKind.WAVEFORM:
-        *_, samples, channels = _WAVEFORM_HEAD.unpack(_read(stream, _WAVEFORM_HEAD.size))
-        _skip(stream, 4 * samples * channels, file)
-    elif kind == MessageKind.IMAGE:
-        head = _read(stream, _IMAGE_HEAD_BYTES)
-        _, pixel, _, _, x, y, z, *_, channels = _IMAGE_HEAD.unpack(head[: _IMAGE_HEAD.size])
+    elif kind == MessageId.WAVEFORM:
+        _skip(stream, waveform_bytes(_read(stream, WAVEFORM.size)), file)
+    elif kind == MessageId.IMAGE:
+        head = np.frombuffer(_read(stream, IMAGE_HEAD.itemsize), IMAGE_HEAD)[0]
+        pixel, pixels = int(head["data_type"]), int(head["channels"]) * math.prod(map(int, head["matrix_size"]))
         (attributes,) = _LONG_LENGTH.unpack(_read(stream, _LONG_LENGTH.size))
         if pixel not in _PIXEL_BYTES:
             raise UnreadableScan.at("file", f"an image of type {pixel}", "1 to 8")
-        _skip(stream, attributes + x * y * z * channels * _PIXEL_BYTES[pixel], file)
+        _skip(stream, attributes + pixels * _PIXEL_BYTES[pixel], file)
     else:
         raise UnreadableScan.at("file", f"a message of kind {kind}", "messages of the MRD streaming protocol")
 
 
 def _kind(stream: IO[bytes]) -> int | None:
     """The kind of the next message; None at the end of the file."""
-    content = stream.read(_KIND.size)
-    return int(_KIND.unpack(content)[0]) if len(content) == _KIND.size else None
+    content = stream.read(MESSAGE_ID.size)
+    return int(MESSAGE_ID.unpack(content)[0]) if len(content) == MESSAGE_ID.size else None
 
 
 def _length(stream: IO[bytes]) -> int:
-    (length,) = _LENGTH.unpack(_read(stream, _LENGTH.size))
-    if length > _MOST_TEXT_BYTES:
-        raise UnreadableScan.at("file", f"a text of {length} bytes", f"at most {_MOST_TEXT_BYTES}")
+    (length,) = TEXT_LENGTH.unpack(_read(stream, TEXT_LENGTH.size))
+    if length > MOST_TEXT_BYTES:
+        raise UnreadableScan.at("file", f"a text of {length} bytes", f"at most {MOST_TEXT_BYTES}")
     return int(length)
 
 
