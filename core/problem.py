@@ -8,7 +8,6 @@ for it (`udig_recon.core.formats.input_format.Contents.reader`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Self, cast
@@ -34,6 +33,7 @@ from udig_recon.core.operators import (
     as_channels,
     as_complex,
 )
+from udig_recon.core.operators.radon import is_too_large
 from udig_recon.core.operators.truncated import NOTHING_ADDED, Added, continue_truncated
 from udig_recon.core.preprocessing.coils import compress_coils
 from udig_recon.core.preprocessing.options import Preprocessing
@@ -237,13 +237,14 @@ def ct(scan: CTAcquisition, index: int, device: torch.device) -> SliceProblem:
     """Problem of a CT slice, of parallel beams or fans. Raises UnsupportedScan for a geometry that cannot be.
 
     Of an object wider than the field, projections are continued and the image is larger than the scan's, so that what
-    lies outside has a place; it is cropped like any other. Where that needs too large a projector nothing is continued.
+    lies outside has a place; it is cropped like any other. Where only that makes the projector too large to be stored,
+    nothing is continued.
     """
-    rays, added = continue_truncated(scan.sinogram[index], scan.measured_of(index), geometry_of(scan))
-    if added != NOTHING_ADDED:
-        with suppress(UnsupportedScan):
-            return _ct_problem(scan, index, device, rays, added)
-    return _ct_problem(scan, index, device, scan.sinogram[index], NOTHING_ADDED)
+    geometry = geometry_of(scan)
+    rays, added = continue_truncated(scan.sinogram[index], scan.measured_of(index), geometry)
+    if added != NOTHING_ADDED and is_too_large(added.enlarged(geometry)) and not is_too_large(geometry):
+        rays, added = scan.sinogram[index], NOTHING_ADDED
+    return _ct_problem(scan, index, device, rays, added)
 
 
 def _ct_problem(

@@ -1,6 +1,7 @@
 """Simulated scans of known images: undersampling masks, coil maps, k-space and sinograms with noise."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -141,8 +142,7 @@ def simulate_mri(
     """
     volume = np.asarray(image, np.complex64).reshape(-1, *image.shape[-2:])
     kspace = fft2c(torch.from_numpy(volume[:, None] * maps)).numpy()
-    noise = rng.standard_normal((*kspace.shape, 2), np.float32).view(np.complex64)[..., 0] / np.sqrt(np.float32(2))
-    kspace = (kspace + np.float32(noise_level * np.abs(volume).max()) * noise) * mask
+    kspace = _with_noise(kspace, noise_level * np.abs(volume).max(), rng) * mask
     return MRIAcquisition(
         kspace=kspace.astype(np.complex64),
         mask=mask,
@@ -172,8 +172,7 @@ def simulate_non_cartesian(
     fourier = PlannedFourier(trajectory.reshape(-1, 2).astype(np.float64), shape, coils)
     samples = [fourier.forward(torch.from_numpy(plane * maps)).numpy() for plane in volume]
     kspace = np.stack(samples).reshape(slices, coils, *trajectory.shape[:2])
-    noise = rng.standard_normal((*kspace.shape, 2), np.float32).view(np.complex64)[..., 0] / np.sqrt(np.float32(2))
-    kspace = kspace + np.float32(noise_level * np.abs(volume).max()) * noise
+    kspace = _with_noise(kspace, noise_level * np.abs(volume).max(), rng)
     return NonCartesianAcquisition(
         kspace=kspace.astype(np.complex64),
         trajectory=np.broadcast_to(trajectory, (slices, *trajectory.shape)),
@@ -183,6 +182,15 @@ def simulate_non_cartesian(
         recon_size=shape,
         pixel_spacing_mm=pixel_spacing_mm,
     )
+
+
+def _with_noise(
+    kspace: NDArray[np.complex64], level: np.floating[Any], rng: np.random.Generator
+) -> NDArray[np.complex64]:
+    """k-space with complex noise of standard deviation `level`."""
+    noise = rng.standard_normal((*kspace.shape, 2), np.float32).view(np.complex64)[..., 0] / np.sqrt(np.float32(2))
+    noisy: NDArray[np.complex64] = kspace + np.float32(level) * noise
+    return noisy
 
 
 def simulate_ct(

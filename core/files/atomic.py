@@ -47,15 +47,20 @@ class Digest(NamedTuple):
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path to write to. The file takes the name `path`, synced to the disk, only if no error occurs."""
+def atomic_write(path: Path, *, synced: bool = True) -> Iterator[Path]:
+    """A temporary path to write to. The file takes the name `path` only if no error occurs.
+
+    It is `synced` to the disk before, unless it may be lost with the machine's power, as of a cache.
+    """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
+        if synced:
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
         part.replace(path)
-        sync_folder(path.parent)
+        if synced:
+            sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
 

@@ -130,18 +130,3 @@ def _unmeasured_end(lines: NDArray[np.bool_]) -> float:
         if reach < end and not stands_in:
             found = max(found, (end - reach) / end - max(LEAST_END, 2 * spacing / end))
     return found
-
-
-def fill_missing_rays(
-    sinogram: NDArray[np.float64], measured: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Views with a measured ray, their missing rays interpolated, and the mask (views,) of these views.
-
-    Sinogram (views, detectors), measured likewise or (views, 1). A missing ray is interpolated from the nearest
-    on either side; beyond the outermost measured ray its value is repeated, because there the detector ends.
-    """
-    known = np.broadcast_to(measured, sinogram.shape)
-    views: NDArray[np.bool_] = np.any(known, axis=1)
-    places = np.arange(sinogram.shape[1])
-    rows = zip(sinogram[views], known[views], strict=True)
-    return np.stack([np.interp(places, places[known_rays], row[known_rays]) for row, known_rays in rows]), views

@@ -16,7 +16,6 @@ from udig_recon.core.operators.base import LinearOperator, Window
 from udig_recon.core.operators.coverage import (
     ENDED,
     axis_offset,
-    fill_missing_rays,
     longer_sides,
     ray_gap,
     truncation,
@@ -29,6 +28,7 @@ from udig_recon.core.operators.solvers import operator_norm
 from udig_recon.core.operators.truncated import NOTHING_ADDED, Added, continue_rays
 from udig_recon.core.rebinning import parallel_rays
 from udig_recon.core.scan_geometry import Geometry
+from udig_recon.core.sinogram_statistics import fill_missing_rays
 
 DENSITY_GROUPS = 16
 NEAR = 2

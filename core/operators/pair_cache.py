@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from udig_recon.core.files.atomic import DamagedFile, open_stored
+from udig_recon.core.files.atomic import DamagedFile, atomic_write, open_stored
 from udig_recon.core.scan_geometry import Geometry
 
 MAGIC = b"udig-projector/1"
@@ -157,17 +157,15 @@ def _write(path: Path, arrays: Arrays) -> None:
         places[name] = (array.dtype.str, array.size, offset)
         offset += array.nbytes + -array.nbytes % _ALIGNMENT
     header = json.dumps({"arrays": places, "sha256": digest.hexdigest()}).encode()
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(MAGIC + len(header).to_bytes(8, "little") + header)
-            for name, array in views.items():
-                file.seek(places[name][2])
-                file.write(array.data)
-            file.truncate(max(file.tell(), 1))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with (
+        atomic_write(path, synced=False) as part,
+        open(part, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file,
+    ):
+        file.write(MAGIC + len(header).to_bytes(8, "little") + header)
+        for name, array in views.items():
+            file.seek(places[name][2])
+            file.write(array.data)
+        file.truncate(max(file.tell(), 1))
 
 
 def _make_room(cache: _Cache, wanted: int) -> bool:

@@ -9,8 +9,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from udig_recon.core.operators.coverage import ENDED, fill_missing_rays, longer_sides, truncation
+from udig_recon.core.acquisition import Modality
+from udig_recon.core.operators.coverage import ENDED, longer_sides, truncation
+from udig_recon.core.quality.rating import DATA_LIMITS
 from udig_recon.core.scan_geometry import NEAREST_SOURCE, Geometry
+from udig_recon.core.sinogram_statistics import fill_missing_rays
 
 EDGE = 3
 """Detectors at either end by whose mean a projection is continued."""
@@ -22,7 +25,7 @@ LONGEST_ADDED = 0.25
 """The same of what is added to a scan for iterative methods: more makes images larger than they are right."""
 WEIGHT = 0.01
 """Weight of a continued ray in the data term, where a measured one has 1 in the mean."""
-TRUNCATED = 0.05
+TRUNCATED = DATA_LIMITS[Modality.CT]["truncation"].check
 """Projections that end at a larger share of the largest value are cut off, as the rating has it."""
 WIDEST = 1.4
 """Radians from the middle of a fan beyond which no ray is continued."""

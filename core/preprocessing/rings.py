@@ -4,6 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from udig_recon.core.sinogram_statistics import fill_view
+
 Values = NDArray[np.float64]
 
 NEIGHBOURS = 5
@@ -33,9 +35,8 @@ def ring_profile(sinogram: NDArray[np.float32], measured: NDArray[np.bool_] | No
     if len(p) < _LEAST_VIEWS or p.shape[1] < 2 * NEIGHBOURS:
         return np.zeros(p.shape[1])
     if measured is not None:
-        places = np.arange(p.shape[1])
         rows = zip(p, measured, strict=True)
-        p = np.stack([np.interp(places, places[known], row[known]) if known.any() else row for row, known in rows])
+        p = np.stack([fill_view(row, known) if known.any() else row for row, known in rows])
     # On a slope a median is blind to small deviations: slopes that all views have in common are taken away first.
     level = p - np.convolve(np.pad(p.mean(axis=0), len(_SMOOTH) // 2, mode="edge"), _SMOOTH, "valid")
     rough = level - ndimage.median_filter(level, (1, NEIGHBOURS), mode="nearest")

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from udig_recon.core.scan_geometry import Geometry
+from udig_recon.core.sinogram_statistics import end_margin, end_means, fill_view, ray_noise
 
 Values = NDArray[np.float64]
 
@@ -51,7 +52,7 @@ def find_axis(
     p = np.asarray(sinogram, np.float64)
     if measured is not None:
         known = measured.mean(axis=1) > 0.5
-        p = np.stack([_fill(row, there) for row, there in zip(p[known], measured[known], strict=True)] or [p[0]])
+        p = np.stack([fill_view(row, there) for row, there in zip(p[known], measured[known], strict=True)] or [p[0]])
         angles = angles[known] if known.any() else angles[:1]
     peak = float(np.percentile(np.abs(p), 99.5))
     if len(p) < _LEAST_VIEWS or p.shape[1] < _LEAST_VIEWS or peak <= 0:
@@ -67,15 +68,15 @@ def find_axis(
 
 
 def _by_centre_of_mass(p: Values, angles: Values, peak: float) -> FoundAxis:
-    ends = _ends(p)
+    ends = end_means(p)
     p = p - np.median(ends)
-    cut = np.abs(ends - np.median(ends)).max(axis=0) > CUT * peak + 4 * _noise(p) / np.sqrt(_margin(p))
+    cut = np.abs(ends - np.median(ends)).max(axis=0) > CUT * peak + 4 * ray_noise(p) / np.sqrt(end_margin(p))
     if np.count_nonzero(~cut) < WHOLE * len(p):
         return FoundAxis(None, np.inf, f"the object reaches beyond the detector in {np.count_nonzero(cut)} views")
     p, angles = p[~cut], angles[~cut]
     sums = p.sum(axis=1)
     usual = float(np.median(sums))
-    if usual <= 0 or float(sums.std()) > CONSTANT * usual + 3 * _noise(p) * np.sqrt(p.shape[1]):
+    if usual <= 0 or float(sums.std()) > CONSTANT * usual + 3 * ray_noise(p) * np.sqrt(p.shape[1]):
         return FoundAxis(None, np.inf, "the sums of the views differ, so that they do not see the same object")
     places = p @ np.arange(p.shape[1]) / sums
     waves = np.stack((np.ones(len(places)), np.cos(angles), np.sin(angles)), axis=1)
@@ -161,24 +162,3 @@ def _refine(rays: _OppositeRays, start: float, reach: float) -> float:
         center += float(np.clip(step, -reach, reach))
         reach /= 2
     return center
-
-
-def _fill(row: Values, known: NDArray[np.bool_]) -> Values:
-    """A view with missing rays interpolated."""
-    places = np.arange(len(row))
-    filled: Values = np.interp(places, places[known], row[known])
-    return filled
-
-
-def _ends(p: Values) -> Values:
-    margin = _margin(p)
-    return np.stack((p[:, :margin].mean(axis=1), p[:, -margin:].mean(axis=1)))
-
-
-def _margin(p: Values) -> int:
-    return max(1, int(p.shape[1]) // 50)
-
-
-def _noise(p: Values) -> float:
-    rough = p[:, :-2] - 2 * p[:, 1:-1] + p[:, 2:]
-    return float(np.sqrt(np.mean(np.percentile(np.abs(rough), 75, axis=1) ** 2)) / 1.15 / 6**0.5)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from tests.support.ellipses import ellipse_image, ellipse_rays
 from udig_recon.core.acquisition import CTAcquisition, Modality
 from udig_recon.core.inputs import Inputs
-from udig_recon.core.operators import XRayTransform
+from udig_recon.core.operators import XRayTransform, radon
+from udig_recon.core.operators.ct import _projector
 from udig_recon.core.operators.truncated import NOTHING_ADDED, continue_truncated
 from udig_recon.core.parameters import FBP, SIRT, TV, complete
 from udig_recon.core.preprocessing.sinograms import geometry_of
@@ -171,3 +172,16 @@ def test_missing_views_are_not_continued_and_missing_detectors_make_no_streaks()
     assert int(operator.measured.sum()) == measured.sum()
     found, all_there = (error_within(each.direct_image, geometry_of(acquisition)) for each in (problem, whole))
     assert found < 2 * all_there
+
+
+def test_where_the_projector_of_a_larger_image_is_too_large_nothing_is_continued(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    acquisition = truncated("flat fan", 46)
+    shared = radon.share_views(geometry_of(acquisition))
+    assert shared is not None
+    monkeypatch.setattr(radon, "LARGEST_PAIR_BYTES", radon.pair_bytes(shared.geometry))
+    _projector.cache_clear()
+    operator = problem_of(acquisition).operator
+    assert isinstance(operator, XRayTransform)
+    assert operator.geometry.detectors == 46

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from udig_recon.core.sinogram_statistics import end_margin, end_means, fill_missing_rays, fill_view, ray_noise
+
 Values = NDArray[np.float64]
 
 LEAST_VIEWS, LEAST_DETECTORS = 4, 8
@@ -34,8 +36,8 @@ def consistency_warnings(
     p = np.asarray(sinogram, np.float64)
     numbers = np.arange(len(p))
     if measured is not None:
-        numbers = np.flatnonzero(measured.any(axis=1))
-        p = np.stack([_interpolate(row, known) for row, known in zip(p[numbers], measured[numbers], strict=True)])
+        p, views = fill_missing_rays(p, measured)
+        numbers = np.flatnonzero(views)
     peak = float(np.percentile(np.abs(p), 99.5)) if p.size else 0.0
     if len(p) < LEAST_VIEWS or p.shape[1] < LEAST_DETECTORS or peak == 0:
         return []
@@ -51,7 +53,7 @@ def consistency_warnings(
         warnings.append(
             f"{format_numbers('detector', np.flatnonzero(dead))}: the same reading in every view (rings); {_LEAVE_OUT}"
         )
-        p = np.stack([_interpolate(row, ~dead) for row in p])
+        p = np.stack([fill_view(row, ~dead) for row in p])
     if dead_views.any():
         warnings[0] += f"; {_LEAVE_OUT}"
     kept = ~dead_views
@@ -76,16 +78,16 @@ def _broken_laws(p: Values, angles: Values, numbers: NDArray[np.intp], peak: flo
 
 def _no_logarithm(p: Values) -> list[str]:
     """Transmissions or counts: rays beside the object read 1, or i0, and rays through it less."""
-    edges = _edges(p)
+    edges = end_means(p)
     level = float(np.median(edges))
     if level <= 0 or np.percentile(np.abs(edges - level), 90) > 0.2 * level:
         return []
     if np.percentile(p, 99) > 1.25 * level or p.min() < -0.05 * level or np.mean(p < 0.9 * level) < 0.02:
         return []
     # Beside an object the beam is even; where one is cut off, its rays become longer or shorter towards the edge.
-    margin, inner = _margin(p), max(1, p.shape[1] // 20)
+    margin, inner = end_margin(p), max(1, p.shape[1] // 20)
     slopes = edges.mean(axis=1) - (p[:, inner : inner + margin].mean(), p[:, -inner - margin : -inner].mean())
-    if np.abs(slopes).max() > max(0.005 * level, 4 * _noise(p) / np.sqrt(margin * len(p))):
+    if np.abs(slopes).max() > max(0.005 * level, 4 * ray_noise(p) / np.sqrt(margin * len(p))):
         return []
     i0 = "1" if 0.7 < level < 1.4 else f"{level:.3g}"
     return [
@@ -99,7 +101,7 @@ def _swapped_axes(p: Values, peak: float) -> list[str]:
     if p.shape[0] != p.shape[1]:
         return []
     over_detectors, over_views = _variation(p.sum(axis=1)), _variation(p.sum(axis=0))
-    if over_views > 0.05 or over_detectors < max(0.1, 4 * over_views) or _edges(p.T).max() > 0.1 * peak:
+    if over_views > 0.05 or over_detectors < max(0.1, 4 * over_views) or end_means(p.T).max() > 0.1 * peak:
         return []
     return [
         "sums over the detectors differ from view to view, sums over the views do not: the axes look swapped, "
@@ -144,7 +146,7 @@ def _deviating_detectors(p: Values, angles: Values, peak: float) -> list[str]:
     # Where the detector alone is off, both neighbours seem off by half of that the other way.
     beside = np.stack((np.roll(rough, 1), np.roll(rough, -1))) / np.where(rough == 0, np.inf, rough)
     odd &= ((beside > -0.75) & (beside < -0.25)).all(axis=0)
-    places, mean = np.arange(p.shape[1]), np.clip(p.mean(axis=0) - np.median(_edges(p)), 0, None)
+    places, mean = np.arange(p.shape[1]), np.clip(p.mean(axis=0) - np.median(end_means(p)), 0, None)
     twice = 2 * float(mean @ places) / max(float(mean.sum()), np.finfo(np.float64).tiny)
     found = [
         int(index) + 1
@@ -158,13 +160,13 @@ def _deviating_detectors(p: Values, angles: Values, peak: float) -> list[str]:
 
 def _background_level(p: Values, peak: float) -> list[str]:
     """Rays beside the object read 0; where they all read something else, the beam is not what the file says."""
-    ends = _edges(p)
-    edges = np.concatenate((p[:, : _margin(p)].ravel(), p[:, -_margin(p) :].ravel()))
+    ends = end_means(p)
+    edges = np.concatenate((p[:, : end_margin(p)].ravel(), p[:, -end_margin(p) :].ravel()))
     level, spread = float(np.median(edges)), 1.4826 * float(np.median(np.abs(edges - np.median(edges))))
     if np.percentile(p, 99) < 0.1 * peak and abs(level) < CUT * peak:
         return ["line integrals are negative within the object: the logarithm's sign seems lost; if so, negate them"]
-    least, noise = max(0.003 * peak, 6 * spread / np.sqrt(edges.size), 0.01), _noise(p) / np.sqrt(_margin(p))
-    inner = np.stack((p[:, _margin(p) + p.shape[1] // 20], p[:, -1 - _margin(p) - p.shape[1] // 20])).mean(axis=1)
+    least, noise = max(0.003 * peak, 6 * spread / np.sqrt(edges.size), 0.01), ray_noise(p) / np.sqrt(end_margin(p))
+    inner = np.stack((p[:, end_margin(p) + p.shape[1] // 20], p[:, -1 - end_margin(p) - p.shape[1] // 20])).mean(axis=1)
     # Objects that are cut off end unevenly, or falling steeply.
     uneven = np.percentile(np.abs(ends - level), 90) > 0.1 * level + 4 * noise
     sloping = np.abs(ends.mean(axis=1) - inner).max() > 0.2 * level
@@ -178,7 +180,7 @@ def _background_level(p: Values, peak: float) -> list[str]:
 
 
 def _cut_off(p: Values, peak: float) -> NDArray[np.bool_]:
-    cut: NDArray[np.bool_] = _edges(p).max(axis=0) > CUT * peak + 4 * _noise(p) / np.sqrt(_margin(p))
+    cut: NDArray[np.bool_] = end_means(p).max(axis=0) > CUT * peak + 4 * ray_noise(p) / np.sqrt(end_margin(p))
     return cut
 
 
@@ -188,7 +190,7 @@ def _unequal_sums(p: Values, numbers: NDArray[np.intp]) -> list[str]:
     if usual <= 0:
         return []
     off = np.abs(sums / usual - 1)
-    noise = _noise(p) * np.sqrt(p.shape[1]) / usual
+    noise = ray_noise(p) * np.sqrt(p.shape[1]) / usual
     outliers = off > max(0.3, 8 * 1.4826 * float(np.median(off)), 8 * noise)
     if 0 < np.count_nonzero(outliers) <= len(p) // 4:
         share = 100 * float(np.median(sums[outliers])) / usual
@@ -208,17 +210,17 @@ def _unequal_sums(p: Values, numbers: NDArray[np.intp]) -> list[str]:
 
 def _wandering_centre(p: Values, angles: Values) -> list[str]:
     """The centre of mass is a constant and a sine of the angle."""
-    p = p - np.median(_edges(p))
+    p = p - np.median(end_means(p))
     sums = p.sum(axis=1)
     usual = float(np.median(sums))
-    if len(p) < 2 * LEAST_VIEWS or sums.min() < usual / 2 or usual <= 20 * _noise(p) * np.sqrt(p.shape[1]):
+    if len(p) < 2 * LEAST_VIEWS or sums.min() < usual / 2 or usual <= 20 * ray_noise(p) * np.sqrt(p.shape[1]):
         return []
     places = np.arange(p.shape[1]) - (p.shape[1] - 1) / 2
     centre = (p * places).sum(axis=1) / sums
     waves = np.stack((np.ones_like(angles), np.cos(angles), np.sin(angles)), axis=1)
     left = centre - waves @ np.linalg.lstsq(waves, centre, rcond=None)[0]
     off = float(np.sqrt(np.mean(left**2)))
-    noise = _noise(p) * float(np.sqrt((places**2).sum())) / usual
+    noise = ray_noise(p) * float(np.sqrt((places**2).sum())) / usual
     if off <= max(1.0, 0.01 * p.shape[1]) + 4 * noise:
         return []
     return [
@@ -253,31 +255,8 @@ def _not_mirrored(p: Values, angles: Values) -> list[str]:
     return ["views half a turn apart are alike rather than mirror images: the angles may be degrees, not radians"]
 
 
-def _edges(p: Values) -> Values:
-    """Mean of the outermost detectors (2, views)."""
-    margin = _margin(p)
-    return np.stack((p[:, :margin].mean(axis=1), p[:, -margin:].mean(axis=1)))
-
-
-def _margin(p: Values) -> int:
-    return max(1, int(p.shape[1]) // 50)
-
-
-def _noise(p: Values) -> float:
-    """Standard deviation of a ray's noise, from second differences along the detectors."""
-    rough = p[:, :-2] - 2 * p[:, 1:-1] + p[:, 2:]
-    return float(np.sqrt(np.mean(np.percentile(np.abs(rough), 75, axis=1) ** 2)) / 1.15 / 6**0.5)
-
-
 def _variation(sums: Values) -> float:
     return float(sums.std() / max(abs(sums.mean()), np.finfo(np.float64).tiny))
-
-
-def _interpolate(row: Values, known: NDArray[np.bool_]) -> Values:
-    """A view with unknown detectors interpolated linearly between the nearest known ones."""
-    places = np.arange(len(row))
-    filled: Values = np.interp(places, places[known], row[known])
-    return filled
 
 
 def format_numbers(what: str, numbers: Iterable[int]) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from udig_recon.core.formats.sinogram.consistency import format_numbers
 from udig_recon.core.rebinning import ParallelRays, parallel_rays
 from udig_recon.core.scan_geometry import Geometry
+from udig_recon.core.sinogram_statistics import fill_missing_rays
 
 Values = NDArray[np.float64]
 
@@ -28,10 +29,8 @@ def fan_warnings(
     p, angles = np.asarray(sinogram, np.float64), np.asarray(geometry.angles)
     numbers = np.arange(len(p))
     if measured is not None:
-        numbers = np.flatnonzero(measured.any(axis=1))
-        places = np.arange(p.shape[1])
-        kept = [(p[view], measured[view]) for view in numbers]
-        p = np.stack([np.interp(places, places[known], row[known]) for row, known in kept])
+        p, views = fill_missing_rays(p, measured)
+        numbers = np.flatnonzero(views)
     if p.shape[1] < LEAST_DETECTORS or not len(p) or not p.any():
         return []
     dead = p.max(axis=1) == p.min(axis=1)

@@ -174,15 +174,13 @@ def image_grid(
     return WithWarnings(Grid(size, pixel, spacing), tuple(warnings))
 
 
-def fan_geometry(
+def fit_geometry(
     beam: Beams, grid: Grid, detectors: int, center: float | None, angles: NDArray[np.float64]
-) -> Geometry | None:
-    """The geometry of a fan; None for parallel beams.
+) -> Geometry:
+    """The geometry of a scan.
 
     Raises UnsupportedScan where the source of a fan lies within the image, or its fan is wider than half a turn.
     """
-    if beam.source_origin_mm is None or beam.source_detector_mm is None:
-        return None
     geometry = Geometry(
         tuple(angles.tolist()),
         grid.image_size,
@@ -191,8 +189,8 @@ def fan_geometry(
         grid.detector_spacing_mm,
         center,
         beam.geometry,
-        beam.source_origin_mm,
-        beam.source_detector_mm,
+        math.inf if beam.source_origin_mm is None else beam.source_origin_mm,
+        math.inf if beam.source_detector_mm is None else beam.source_detector_mm,
     )
     geometry.check()
     return geometry

@@ -21,7 +21,7 @@ from udig_recon.core.formats.sinogram.fan_consistency import fan_warnings
 from udig_recon.core.formats.sinogram.geometry import (
     AXES,
     Beams,
-    fan_geometry,
+    fit_geometry,
     image_grid,
     is_auto,
     measured_rays,
@@ -67,7 +67,7 @@ class _FittedArrays:
     pixel_size_mm: float
     detector_spacing_mm: float
     beams: Beams
-    fan: Geometry | None  # None: parallel beams
+    geometry: Geometry
     rotation_center: float | None  # detector index
     is_auto: bool  # whether the axis of rotation is to be found
     slice_spacing_mm: float | None
@@ -129,8 +129,6 @@ def read(contents: Contents, slices: Sequence[int]) -> CTAcquisition:
     reference, guide = arrays.reference, arrays.guide
     rays = _read_rays(arrays, slices)
     axis = _find_axis(contents, arrays).center
-    if axis is not None:
-        axis = round(axis, 4)  # sums differ in their last bits from process to process
     return CTAcquisition(
         sinogram=rays.integrals,
         angles=arrays.angles,
@@ -156,27 +154,18 @@ def _find_axis(contents: Contents, arrays: _FittedArrays) -> FoundAxis:
     """The axis of rotation of an open file: the median of its slices in the middle, found once."""
     source = contents.arrays["sinogram"]
     if source not in _AXES:
-        slices, _, detectors = arrays.sinogram.shape
+        slices = arrays.sinogram.shape[0]
         first = max(0, slices // 2 - _AXIS_SLICES // 2)
-        fan = arrays.beams
-        geometry = Geometry(
-            tuple(arrays.angles),
-            arrays.image_size,
-            detectors,
-            arrays.pixel_size_mm,
-            arrays.detector_spacing_mm,
-            None,
-            fan.geometry,
-            fan.source_origin_mm or math.inf,
-            fan.source_detector_mm or math.inf,
-        )
+        geometry = arrays.geometry._replace(rotation_center=None)
         found = []
         for index in range(first, min(first + _AXIS_SLICES, slices)):
             rays = _read_rays(arrays, [index])
             measured = arrays.measured if rays.weights is None else rays.weights[0] > 0
             found.append(find_axis(rays.integrals[0], arrays.angles, measured, geometry))
         sure = sorted(axis for axis in found if axis.center is not None)
-        _AXES[source] = sure[len(sure) // 2] if sure else found[0]
+        axis = sure[len(sure) // 2] if sure else found[0]
+        # Sums differ in their last bits from process to process.
+        _AXES[source] = axis if axis.center is None else axis._replace(center=round(axis.center, 4))
     return _AXES[source]
 
 
@@ -272,7 +261,7 @@ def _fit_arrays(contents: Contents) -> _FittedArrays:
     beam, noted = read_beam(contents, (slices, views, detectors), measured)
     warnings += noted
     centre = rotation_center(attributes, detectors)
-    fan = fan_geometry(beams, image, detectors, centre, angles)
+    geometry = fit_geometry(beams, image, detectors, centre, angles)
     across, noted = slice_spacing(attributes)
     warnings += noted
     return _FittedArrays(
@@ -286,7 +275,7 @@ def _fit_arrays(contents: Contents) -> _FittedArrays:
         pixel_size_mm=image.pixel_size_mm,
         detector_spacing_mm=image.detector_spacing_mm,
         beams=beams,
-        fan=fan,
+        geometry=geometry,
         rotation_center=centre,
         is_auto=is_auto(attributes.get("rotation_center")),
         slice_spacing_mm=across,
@@ -339,8 +328,8 @@ def _check_values(arrays: _FittedArrays) -> _Checked:
     if rays.weights is not None:
         known = rays.weights[0] > 0
         measured = None if known.all() else known
-    if arrays.fan is not None:
-        return _Checked((*warnings, *fan_warnings(rays.integrals[0], arrays.fan, measured)), corrections)
+    if arrays.geometry.beam != "parallel":
+        return _Checked((*warnings, *fan_warnings(rays.integrals[0], arrays.geometry, measured)), corrections)
     found = consistency_warnings(rays.integrals[0], arrays.angles, measured)
     # Where axes of views and detectors are swapped, or values are no line integrals, that of slices is not looked at.
     if centres is not None and arrays.measured is None and not found:
