@@ -204,8 +204,10 @@ def test_a_deleted_job_and_scan_leave_no_copy(settings: Settings, storage: Local
         assert client.delete(job["links"]["self"]).status_code == 204
         assert client.delete(f"/v1/scans/{scan['id']}").status_code == 204
         # A stored projector holds a geometry and nothing of a scan.
-        left = [path.name for path in storage.root.rglob("*") if path.is_file() and path.suffix != ".pair"]
+        projectors = storage.root / "projectors"
+        left = [path.name for path in storage.root.rglob("*") if path.is_file() and path.parent != projectors]
         assert left == ["identity"]
+        assert {path.suffix for path in projectors.iterdir()} == {".pair"}
 
 
 def test_the_files_of_the_canary_do_name_a_patient() -> None:

@@ -1,5 +1,6 @@
 """Checks after the last job: rows, files, bits of images, and the records of the witness."""
 
+import re
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -54,8 +55,9 @@ def misplaced_files(session: Session, data: Path) -> tuple[list[str], list[str]]
     found = {str(path.relative_to(data)) for path in data.rglob("*") if path.is_file() or not any(path.iterdir())}
     jobs = session.scalars(select(Job.id)).all()
     folders = {f"jobs/{job}/{name}" for job in jobs for name in ("checkpoints", "slices", "previews", "results")}
-    projectors = {path for path in found if path.split("/")[0] == "projectors"}  # of geometries, which no row names
-    orphans = found - wanted - allowed - folders - projectors - {"incoming", "scans", "prepared", "jobs"}
+    # Projectors are of geometries, which no row names.
+    projectors = {path for path in found if re.fullmatch(r"projectors/[0-9a-f]{64}\.pair", path)}
+    orphans = found - wanted - allowed - folders - projectors - {"incoming", "scans", "prepared", "jobs", "projectors"}
     return sorted(orphans), sorted(wanted - found)
 
 

@@ -56,10 +56,10 @@ def _zip(members: Mapping[str, bytes], rng: np.random.Generator) -> bytes:
 @changing("gzip", True)
 def packed_twice_or_a_bomb(content: bytearray, rng: np.random.Generator) -> bytes:
     if rng.random() < 0.5:
-        return gzip.compress(bytes(content))
-    packer = zlib.compressobj(9, wbits=31)
+        return gzip.compress(bytes(content), int(rng.integers(1, 10)))
+    packer = zlib.compressobj(int(rng.integers(1, 10)), wbits=31)
     piece = bytes(8 << 20)
-    return b"".join(packer.compress(piece) for _ in range(9)) + packer.flush()
+    return b"".join(packer.compress(piece) for _ in range(int(rng.integers(9, 14)))) + packer.flush()
 
 
 @changing("gzip", True)
@@ -104,7 +104,7 @@ def tags_that_lie(content: bytearray, rng: np.random.Generator) -> bytes:
 @changing("matlab5", False)
 def variables_again_and_again(content: bytearray, rng: np.random.Generator) -> bytes:
     head, body = bytes(content[:_MATLAB_HEADER]), bytes(content[_MATLAB_HEADER:])
-    return head + body * int(rng.choice([2, 40, 300]))
+    return head + body * int(rng.integers(2, 301))
 
 
 @archived("bart", False)
