@@ -15,8 +15,8 @@ from udig_recon.core.formats.containers.views import CentreCrop, DroppedAxis, Sw
 from udig_recon.core.formats.input_format import MRI_ARRAYS, Contents
 from udig_recon.core.formats.kspace.fitting import complex_kspace, find_reference, fit_shape, pixel_spacing
 from udig_recon.core.formats.kspace.ismrmrd_header import Space, header_texts, read_space
+from udig_recon.core.formats.kspace.many_coils import MOST_COILS, compression_corrections, with_few_coils
 from udig_recon.core.formats.kspace.masks import noise_covariance
-from udig_recon.core.formats.kspace.reader import MOST_COILS
 from udig_recon.core.formats.kspace.trajectory import (
     Shape,
     component_axis,
@@ -31,7 +31,6 @@ from udig_recon.core.formats.lengths import slice_spacing
 from udig_recon.core.formats.limits import LEAST_SIDE, Limits, quote_safely
 from udig_recon.core.formats.value_checks import check_values, checked_blocks
 from udig_recon.core.formats.with_warnings import WithWarnings
-from udig_recon.core.preprocessing.coils import compressed
 
 USED = frozenset((*MRI_ARRAYS, "image_size", "pixel_spacing_mm", "slice_spacing_mm", "slice_thickness_mm")) - {"mask"}
 """Names of arrays and attributes that a scan along a trajectory uses."""
@@ -152,7 +151,7 @@ def probe(contents: Contents) -> ScanHeader:
         has_maps=scan.sensitivity_maps is not None,
         has_reference=scan.reference is not None,
         has_guide=scan.guide is not None,
-        corrections=(*scan.corrections, *told_compression(coils)),
+        corrections=(*scan.corrections, *compression_corrections(coils)),
         warnings=tuple(warnings),
     )
 
@@ -176,20 +175,6 @@ def read(contents: Contents, slices: Sequence[int]) -> NonCartesianAcquisition:
         pixel_spacing_mm=scan.pixel_spacing_mm,
     )
     return with_few_coils(found)
-
-
-def with_few_coils(scan: NonCartesianAcquisition) -> NonCartesianAcquisition:
-    """The scan with at most `MOST_COILS` virtual coils, so that a prepared slice stays small."""
-    if scan.kspace.shape[1] <= MOST_COILS or not scan.slices:
-        return scan
-    return compressed(scan, scan.slices // 2, 1.0, MOST_COILS)
-
-
-def told_compression(coils: int) -> tuple[str, ...]:
-    """The correction that `with_few_coils` is."""
-    if coils <= MOST_COILS:
-        return ()
-    return (f"{coils} coils were compressed to {MOST_COILS} virtual coils, by the slice's strongest signal",)
 
 
 def slice_count(contents: Contents) -> int:

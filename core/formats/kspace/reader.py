@@ -18,23 +18,21 @@ from udig_recon.core.formats.kspace.fitting import (
     with_four_axes,
 )
 from udig_recon.core.formats.kspace.grid import image_grid
+from udig_recon.core.formats.kspace.many_coils import (
+    COMPRESS,
+    MOST_COILS,
+    check_compressible,
+    compression_corrections,
+    with_few_coils,
+)
 from udig_recon.core.formats.kspace.sampling import measured_samples
 from udig_recon.core.formats.kspace.statistics import KspaceStatistics, collect_statistics, cross_check
 from udig_recon.core.formats.limits import LEAST_SIDE, Limits
 from udig_recon.core.formats.value_checks import check_values
-from udig_recon.core.preprocessing.coils import compressed
 
 USED = frozenset((*MRI_ARRAYS, "axes", "pixel_spacing_mm", "slice_spacing_mm", "slice_thickness_mm"))
 """Names of arrays and attributes that a k-space scan uses."""
 
-MOST_COILS = 64
-"""More coils are compressed to so many when a scan is read, slice by slice, so that a prepared slice stays small."""
-
-MOST_COMPRESSED_SAMPLES = 64 << 20  # of a slice in all coils, so that the sandbox has the memory for it
-COMPRESS = (
-    "compress them first, to the strongest of their singular vectors (numpy.linalg.svd of k-space as (coils, "
-    "samples)), usually 8 to 32"
-)
 _FOURIER = "numpy.fft.fftshift(numpy.fft.fft2(numpy.fft.ifftshift(image)))"
 
 
@@ -56,17 +54,11 @@ def probe(contents: Contents) -> ScanHeader:
                 f"the echo and the lines about it lie {-shift[0]} rows and {-shift[1]} columns off the middle of "
                 "k-space: it is shifted there, which changes nothing but the image's phase"
             )
-    compressed_to = min(coils, MOST_COILS)
-    compressed = []
-    if coils > compressed_to:
-        compressed.append(
-            f"{coils} coils were compressed to {compressed_to} virtual coils, by the slice's strongest signal"
-        )
     return ScanHeader(
         format=contents.format,
         modality=Modality.MRI,
         slices=slices,
-        coils=compressed_to,
+        coils=min(coils, MOST_COILS),
         matrix=arrays.recon_size,
         kspace_matrix=(ky, kx),
         pixel_spacing_mm=arrays.pixel_spacing_mm,
@@ -75,7 +67,7 @@ def probe(contents: Contents) -> ScanHeader:
         has_maps=arrays.sensitivity_maps is not None,
         has_reference=arrays.reference is not None,
         has_guide=arrays.guide is not None,
-        corrections=(*arrays.corrections, *compressed),
+        corrections=(*arrays.corrections, *compression_corrections(coils)),
         warnings=(*arrays.warnings, *warnings),
     )
 
@@ -106,7 +98,7 @@ def read(contents: Contents, slices: Sequence[int]) -> MRIAcquisition:
         recon_size=arrays.recon_size,
         pixel_spacing_mm=arrays.pixel_spacing_mm,
     )
-    return compressed(scan, len(slices) // 2, 1.0, MOST_COILS) if coils > MOST_COILS and len(slices) else scan
+    return with_few_coils(scan)
 
 
 def check_limits(contents: Contents, limits: Limits) -> None:
@@ -117,9 +109,7 @@ def check_limits(contents: Contents, limits: Limits) -> None:
     limits.check("kspace", "coils", coils, limits.max_coils, remedy=COMPRESS)
     limits.check("kspace", "samples along ky", ky, limits.max_matrix, LEAST_SIDE)
     limits.check("kspace", "samples along kx", kx, limits.max_matrix, LEAST_SIDE)
-    if coils > MOST_COILS and coils * ky * kx > MOST_COMPRESSED_SAMPLES:
-        most = f"at most {MOST_COMPRESSED_SAMPLES} of more than {MOST_COILS} coils; {COMPRESS}"
-        raise UnsupportedScan.at("kspace", f"slices of {coils * ky * kx} samples", most)
+    check_compressible("kspace", coils, coils * ky * kx)
     reference = find_reference(contents, coils)
     size = image_grid((ky, kx), header_encoding(contents), None if reference is None else reference.shape).size
     for side in size:

@@ -12,14 +12,12 @@ from udig_recon.core.acquisition import Modality, NonCartesianAcquisition, ScanH
 from udig_recon.core.coils.calibration import calibration_of
 from udig_recon.core.errors import UnreadableScan, UnsupportedScan
 from udig_recon.core.formats.input_format import Contents
+from udig_recon.core.formats.kspace.many_coils import MOST_COILS, compression_corrections, with_few_coils
 from udig_recon.core.formats.kspace.noncartesian import (
     MOST_POINTS,
     MOST_SAMPLES,
     acceleration,
-    told_compression,
-    with_few_coils,
 )
-from udig_recon.core.formats.kspace.reader import MOST_COILS
 from udig_recon.core.formats.kspace.trajectory import Shape, in_cycles_per_field, in_plane, shape_of
 from udig_recon.core.formats.limits import LEAST_SIDE, PEAKS, Limits
 from udig_recon.core.formats.readouts.geometry import ImageGrid, slice_geometry
@@ -132,7 +130,7 @@ class NonCartesianReader:
             corrections.append(f"the stack was transformed along kz to {self._partitions} slices")
         is_one_volume = len(selection.frames) == len(selection.slice_numbers)
         coils = int(self._readouts.lines["coils"][selection.image[0]])
-        corrections += told_compression(coils)
+        corrections += compression_corrections(coils)
         return ScanHeader(
             format=contents.format,
             modality=Modality.MRI,

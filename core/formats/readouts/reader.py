@@ -11,10 +11,15 @@ from numpy.typing import NDArray
 
 from udig_recon.core.acquisition import Modality, MRIAcquisition, ScanHeader, slice_names
 from udig_recon.core.coils.calibration import SMALLEST_CALIBRATION, calibration_size, full_centre
-from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.formats.containers.arrays import Array, ArraySource, Region
 from udig_recon.core.formats.input_format import ArrayReader, Contents
-from udig_recon.core.formats.kspace.reader import COMPRESS, MOST_COILS, MOST_COMPRESSED_SAMPLES
+from udig_recon.core.formats.kspace.many_coils import (
+    COMPRESS,
+    MOST_COILS,
+    check_compressible,
+    compression_corrections,
+    with_few_coils,
+)
 from udig_recon.core.formats.kspace.statistics import collect_statistics
 from udig_recon.core.formats.limits import LEAST_SIDE, Limits
 from udig_recon.core.formats.readouts.geometry import ImageGrid, image_grid, slice_geometry
@@ -24,7 +29,6 @@ from udig_recon.core.formats.readouts.report import check_content, content_warni
 from udig_recon.core.formats.readouts.selection import Selection, select
 from udig_recon.core.formats.readouts.sorting import CartesianSorter, SortedFrame
 from udig_recon.core.formats.readouts.volume import VolumeReader
-from udig_recon.core.preprocessing.coils import compressed
 
 _MUCH = 0.1  # share of the signal
 
@@ -79,9 +83,7 @@ class CartesianReader:
         for side in self._image.size:
             limits.check("xml", "pixels a side", side, limits.max_matrix, LEAST_SIDE)
         samples = self._sorter.coils * grid.rows * grid.kept
-        if self._sorter.coils > MOST_COILS and samples > MOST_COMPRESSED_SAMPLES:
-            most = f"at most {MOST_COMPRESSED_SAMPLES} of more than {MOST_COILS} coils; {COMPRESS}"
-            raise UnsupportedScan.at("data", f"slices of {samples} samples", most)
+        check_compressible("data", self._sorter.coils, samples)
         refuse_bomb(8 * samples * len(self._selection.frames), lines)
 
     def probe(self, contents: Contents) -> ScanHeader:
@@ -108,10 +110,7 @@ class CartesianReader:
         ]
         if sorter.coils > 1:
             corrections += self._check_calibration(frames)
-        if sorter.coils > MOST_COILS:
-            corrections.append(
-                f"{sorter.coils} coils were compressed to {MOST_COILS} virtual coils, by the slice's strongest signal"
-            )
+        corrections += compression_corrections(sorter.coils)
         rows, columns = frames.shape[2:]
         is_one_volume = len(selection.frames) == len(selection.slice_numbers)
         return ScanHeader(
@@ -152,7 +151,7 @@ class CartesianReader:
             recon_size=self._image.size,
             pixel_spacing_mm=self._image.spacing_mm or (1.0, 1.0),
         )
-        return compressed(scan, len(slices) // 2, 1.0, MOST_COILS) if sorter.coils > MOST_COILS else scan
+        return with_few_coils(scan)
 
     def _check_calibration(self, frames: "_SortedFrames") -> list[str]:
         """What coil maps are of, in words. Raises UnsupportedScan where a frame has nothing to make them of."""

@@ -24,7 +24,7 @@ from udig_recon.core.coils.calibration import (
 )
 from udig_recon.core.formats.containers.arrays import Array, ArraySource, Region
 from udig_recon.core.formats.input_format import Contents
-from udig_recon.core.formats.kspace.reader import COMPRESS, MOST_COILS
+from udig_recon.core.formats.kspace.many_coils import COMPRESS, MOST_COILS
 from udig_recon.core.formats.kspace.statistics import collect_statistics
 from udig_recon.core.formats.limits import LEAST_SIDE, Limits
 from udig_recon.core.formats.prepared import ReservedArrays
