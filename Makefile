@@ -59,7 +59,7 @@ install = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constra
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
 	@echo 'installing into $(VENV): a minute or two'
-	$(install) '.[engine,service,embedded,demo]'
+	$(install) '.[engine,service,embedded,dicom,demo]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt

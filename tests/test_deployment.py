@@ -248,7 +248,9 @@ def test_the_api_image_needs_no_torch() -> None:
     assert not {name for name in names if name.startswith(("torch", "nvidia", "triton", "safetensors"))}
 
 
-@pytest.mark.parametrize(("target", "extras"), [("api", ["service"]), ("worker", ["service", "engine"])])
+@pytest.mark.parametrize(
+    ("target", "extras"), [("api", ["service", "dicom"]), ("worker", ["service", "dicom", "engine"])]
+)
 def test_an_image_installs_only_files_whose_hashes_are_known(target: str, extras: list[str]) -> None:
     lines = (ROOT / target / "requirements.txt").read_text().replace(" \\\n", "").splitlines()
     pattern = r"(\S+)==(\S+)(?: ; platform_machine != \"aarch64\")?(?: +--hash=sha256:[0-9a-f]{64})+"
