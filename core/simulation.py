@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from udig_recon.core.acquisition import BeamGeometry, CTAcquisition, MRIAcquisition, NonCartesianAcquisition
 from udig_recon.core.operators import XRayTransform, centre, fft2c
-from udig_recon.core.operators.nufft import PlannedFourier
+from udig_recon.core.operators.nufft import nonuniform_fourier
 
 WATER_1_PER_MM = 0.0193
 """Linear attenuation of water at 70 keV (NIST: 0.193 1/cm), about the mean energy of a CT beam of 120 kV."""
@@ -169,7 +169,7 @@ def simulate_non_cartesian(
     """
     volume = np.asarray(image, np.complex64).reshape(-1, *image.shape[-2:])
     slices, coils, shape = len(volume), len(maps), (volume.shape[1], volume.shape[2])
-    fourier = PlannedFourier(trajectory.reshape(-1, 2).astype(np.float64), shape, coils)
+    fourier = nonuniform_fourier(trajectory.reshape(-1, 2).astype(np.float64), shape, coils, torch.device("cpu"))
     samples = [fourier.forward(torch.from_numpy(plane * maps)).numpy() for plane in volume]
     kspace = np.stack(samples).reshape(slices, coils, *trajectory.shape[:2])
     kspace = _with_noise(kspace, noise_level * np.abs(volume).max(), rng)

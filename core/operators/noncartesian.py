@@ -16,13 +16,7 @@ from udig_recon.core.operators.base import CoilProblem, HoldoutKind, LinearOpera
 from udig_recon.core.operators.coverage import unmeasured_share
 from udig_recon.core.operators.fourier import as_channels, as_complex
 from udig_recon.core.operators.mri import LEAST_SENSITIVITY, OUTER
-from udig_recon.core.operators.nufft import (
-    GriddedFourier,
-    NonuniformFourier,
-    PlannedFourier,
-    density_compensation,
-    point_spread,
-)
+from udig_recon.core.operators.nufft import GriddedFourier, density_compensation, nonuniform_fourier, point_spread
 from udig_recon.core.operators.solvers import operator_norm
 
 FEW_READOUTS = 6
@@ -65,7 +59,7 @@ class NonCartesianMRI(LinearOperator):
         trajectory: NDArray[np.floating[Any]],
         measured: NDArray[np.bool_] | None = None,
         *,
-        gridded: bool | None = None,
+        gridded: bool = False,
     ) -> None:
         _check(sensitivity_maps, trajectory, measured)
         device, shape = sensitivity_maps.device, (sensitivity_maps.shape[1], sensitivity_maps.shape[2])
@@ -81,11 +75,7 @@ class NonCartesianMRI(LinearOperator):
         self.weights = torch.from_numpy(np.sqrt(self._density)).to(device, torch.float32)
         """(readouts, samples): square roots of the density compensation, 0 where not measured"""
         points = self.trajectory.reshape(-1, 2)
-        self._fourier: NonuniformFourier = (
-            GriddedFourier(points, shape, device)
-            if gridded or (gridded is None and device.type != "cpu")
-            else PlannedFourier(points, shape, self.coils)
-        )
+        self._fourier = nonuniform_fourier(points, shape, self.coils, device, gridded=gridded)
         sensitivity = torch.linalg.vector_norm(sensitivity_maps, dim=0)
         self.support = (sensitivity > LEAST_SENSITIVITY * sensitivity.max()).float()
         self._turns = _half_steps(shape, device)

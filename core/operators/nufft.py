@@ -5,15 +5,22 @@ scaled as an orthonormal Fourier transform is: at the points of the Cartesian gr
 """
 
 import math
-import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
 
-import finufft  # type: ignore[import-untyped]
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse, special
 from torch import Tensor
+
+from udig_recon.core.operators.sparse import sparse_csr
+
+try:
+    import finufft  # type: ignore[import-untyped]
+except ImportError:  # there is no wheel for Linux on ARM
+    finufft = None
 
 Points = NDArray[np.float64]
 """(points, 2): (ky, kx) in cycles per field of view."""
@@ -42,6 +49,18 @@ class NonuniformFourier(ABC):
         """Images (n, H, W): the adjoint of `forward`, not its inverse."""
 
 
+def nonuniform_fourier(
+    points: Points, shape: tuple[int, int], count: int, device: torch.device, *, gridded: bool = False
+) -> NonuniformFourier:
+    """The transform of `count` images at a time: by finufft on the CPU where that is installed, else by gridding.
+
+    `gridded` True asks for gridding.
+    """
+    if gridded or device.type != "cpu" or finufft is None:
+        return GriddedFourier(points, shape, device)
+    return PlannedFourier(points, shape, count)
+
+
 class PlannedFourier(NonuniformFourier):
     """By finufft, in double precision on the CPU (Barnett, Magland, af Klinteberg 2019)."""
 
@@ -58,15 +77,13 @@ class PlannedFourier(NonuniformFourier):
         """Images (n, H, W) of values (n, points)."""
         return self._execute(self._types[1], values)
 
-    def _execute(self, plan: finufft.Plan, given: Tensor) -> Tensor:
+    def _execute(self, plan: Any, given: Tensor) -> Tensor:
         array = (given.to(torch.complex128) * self._scale).contiguous().numpy()
         several = [plan.execute(part) for part in np.split(array, len(array) // self._count)]
         return torch.from_numpy(np.concatenate(several)).to(torch.complex64)
 
 
-def _plan(
-    kind: int, points: Points, shape: tuple[int, int], count: int, tolerance: float, *, fast: bool = True
-) -> finufft.Plan:
+def _plan(kind: int, points: Points, shape: tuple[int, int], count: int, tolerance: float, *, fast: bool = True) -> Any:
     plan = finufft.Plan(
         kind,
         shape,
@@ -84,6 +101,26 @@ def _plan(
     return plan
 
 
+def _sums(
+    kind: int, points: Points, shape: tuple[int, int], tolerance: float
+) -> Callable[[NDArray[np.complex128]], NDArray[np.complex128]]:
+    """Sums of waves in double precision: of samples at each pixel (kind 1), or of pixels at each sample (kind 2).
+
+    By finufft to this relative error, else by gridding to some 1e-6.
+    """
+    if finufft is not None:
+        plan = _plan(kind, points, shape, 1, tolerance, fast=tolerance >= TOLERANCE)
+        return lambda given: plan.execute(given)
+    gridded = GriddedFourier(points, shape, torch.device("cpu"), torch.float64)
+    apply = gridded.adjoint if kind == 1 else gridded.forward
+    scale = math.sqrt(math.prod(shape))
+
+    def summed(given: NDArray[np.complex128]) -> NDArray[np.complex128]:
+        return np.asarray(scale * apply(torch.from_numpy(given)[None])[0].numpy(), np.complex128)
+
+    return summed
+
+
 def point_spread(
     points: Points, weights: NDArray[np.float64], shape: tuple[int, int], tolerance: float = KERNEL_TOLERANCE
 ) -> NDArray[np.complex128]:
@@ -93,8 +130,7 @@ def point_spread(
     """
     # The frequencies are per field of view of the image, which is half of this grid.
     doubled = (2 * shape[0], 2 * shape[1])
-    plan = _plan(1, 2 * points, doubled, 1, tolerance, fast=tolerance >= TOLERANCE)
-    spread: NDArray[np.complex128] = plan.execute(weights.astype(np.complex128))
+    spread = _sums(1, 2 * points, doubled, tolerance)(weights.astype(np.complex128))
     spread[0], spread[:, 0] = 0, 0
     return spread
 
@@ -102,14 +138,16 @@ def point_spread(
 class GriddedFourier(NonuniformFourier):
     """By Kaiser-Bessel gridding as a pair of sparse matrices in torch, for any device (Jackson et al. 1991)."""
 
-    def __init__(self, points: Points, shape: tuple[int, int], device: torch.device) -> None:
+    def __init__(
+        self, points: Points, shape: tuple[int, int], device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
         self._shape = shape
         self._grid = tuple(OVERSAMPLING * side for side in shape)
         matrix = _interpolation(points, shape)
-        self._matrix, self._transpose = (_on(each, device) for each in (matrix, matrix.T.tocsr()))
+        self._matrix, self._transpose = (_on(each, device, dtype) for each in (matrix, matrix.T.tocsr()))
         rows, columns = (torch.from_numpy(1 / _apodisation(side)) for side in shape)
         scale = 1 / math.sqrt(math.prod(shape))
-        self._correction = (scale * rows[:, None] * columns).to(device, torch.float32)
+        self._correction = (scale * rows[:, None] * columns).to(device, dtype)
 
     def forward(self, images: Tensor) -> Tensor:
         """Values (n, points) of images (n, H, W)."""
@@ -139,13 +177,9 @@ class GriddedFourier(NonuniformFourier):
         return result
 
 
-def _on(matrix: "sparse.csr_array[np.float64]", device: torch.device) -> Tensor:
+def _on(matrix: "sparse.csr_array[np.float64]", device: torch.device, dtype: torch.dtype) -> Tensor:
     starts, columns = (torch.from_numpy(index.astype(np.int32)) for index in (matrix.indptr, matrix.indices))
-    values = torch.from_numpy(matrix.data.astype(np.float32))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
-        csr = torch.sparse_csr_tensor(starts, columns, values, matrix.shape, check_invariants=True)
-    return csr.to(device)
+    return sparse_csr(starts, columns, torch.from_numpy(matrix.data).to(dtype), matrix.shape, device)
 
 
 def _interpolation(points: Points, shape: tuple[int, int]) -> "sparse.csr_array[np.float64]":
@@ -195,10 +229,9 @@ def density_compensation(points: Points, shape: tuple[int, int], rounds: int = 3
     doubled = (2 * shape[0], 2 * shape[1])
     triangles = [1 - np.abs(np.arange(-side, side)) / side for side in shape]
     window = triangles[0][:, None] * triangles[1] / math.prod(shape)
-    spread = _plan(1, 2 * points, doubled, 1, 1e-6)
-    gather = _plan(2, 2 * points, doubled, 1, 1e-6)
+    spread, gather = (_sums(kind, 2 * points, doubled, 1e-6) for kind in (1, 2))
     weights = np.ones(len(points))
     for _ in range(rounds):
-        density = gather.execute(spread.execute(weights.astype(np.complex128)) * window).real
+        density = gather(spread(weights.astype(np.complex128)) * window).real
         weights = weights / np.maximum(density, weights)
     return weights

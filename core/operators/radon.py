@@ -1,7 +1,6 @@
 """The projector of parallel and fan beams as a pair of sparse matrices of strip weights; runs on any device."""
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from udig_recon.core.interruption import check_interruption
 from udig_recon.core.operators.pair_cache import Arrays, stored_arrays
+from udig_recon.core.operators.sparse import sparse_csr
 from udig_recon.core.operators.symmetry import share_views
 from udig_recon.core.scan_geometry import LARGEST_PAIR_BYTES, Geometry
 
@@ -248,7 +248,4 @@ def _reach(geometry: Geometry) -> int:
 
 def _csr(arrays: Mapping[str, Tensor], name: str, shape: tuple[int, int], device: torch.device) -> Tensor:
     starts, columns, weights = (arrays[f"{name}_{part}"] for part in ("starts", "columns", "weights"))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
-        csr = torch.sparse_csr_tensor(starts, columns, weights, shape, check_invariants=True)
-    return csr.to(device)
+    return sparse_csr(starts, columns, weights, shape, device)

@@ -11,7 +11,7 @@ from tests.support import scans
 from udig_recon.core import metrics
 from udig_recon.core.acquisition import NonCartesianAcquisition
 from udig_recon.core.errors import UnsupportedScan
-from udig_recon.core.operators import LinearOperator, NonCartesianMRI, fft2c
+from udig_recon.core.operators import LinearOperator, NonCartesianMRI, fft2c, nufft
 from udig_recon.core.operators.nufft import (
     GriddedFourier,
     NonuniformFourier,
@@ -199,3 +199,20 @@ def test_a_trajectory_without_samples_is_refused() -> None:
     maps = torch.ones(2, 8, 8, dtype=torch.complex64)
     with pytest.raises(UnsupportedScan, match="leave nothing"):
         NonCartesianMRI(maps, np.zeros((4, 3, 2)), np.zeros((4, 3), bool))
+
+
+def test_where_finufft_is_not_installed_gridding_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    trajectory = radial_spokes(SQUARE, 20)
+    scan, planned = simulated(trajectory, noise_level=0.01), operator_of(trajectory)
+    x = torch.from_numpy(np.stack((IMAGE.real, IMAGE.imag))[None].copy())
+    monkeypatch.setattr(nufft, "finufft", None)
+    gridded, again = operator_of(trajectory), simulated(trajectory, noise_level=0.01)
+    assert np.linalg.norm(again.kspace - scan.kspace) < 1e-5 * np.linalg.norm(scan.kspace)
+    assert torch.linalg.vector_norm(gridded.weights - planned.weights) < 1e-5 * torch.linalg.vector_norm(
+        planned.weights
+    )
+    for name in ("forward", "normal"):
+        found, expected = (getattr(each, name)(x) for each in (gridded, planned))
+        assert torch.linalg.vector_norm(found - expected) < 1e-5 * torch.linalg.vector_norm(expected), name
+    problem = slice_problem(scan, 0, CPU)
+    assert problem.operator.noise_level(problem.measurements) > 0
