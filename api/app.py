@@ -23,6 +23,8 @@ from udig_recon.api.openapi.content import complete
 from udig_recon.api.scans import routes as scans
 from udig_recon.api.service import OpenService, open_service
 from udig_recon.api.system import health, methods
+from udig_recon.api.uploads import routes as uploads
+from udig_recon.api.uploads.protocol import TusMiddleware
 from udig_recon.api.webhooks.delivery import WebhookDispatcher
 from udig_recon.worker.settings import Settings, get_settings
 
@@ -45,7 +47,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
     app.state.service, app.state.context = service, service.context
-    for part in (scans, jobs, following, results, comparisons, methods, keys, tenants, health):
+    for part in (scans, uploads, jobs, following, results, comparisons, methods, keys, tenants, health):
         app.include_router(part.router)
     documentation.install(app)
     errors.install(app)
@@ -64,6 +66,7 @@ def _surround(app: FastAPI) -> None:
     app.add_middleware(AccessLogMiddleware, requests=context.request_metrics, auditing=context.audit)
     app.add_middleware(ProxyHeadersMiddleware, trusted=context.settings.trusted_proxies)
     app.add_middleware(HeadMiddleware)
+    app.add_middleware(TusMiddleware)
 
 
 @asynccontextmanager

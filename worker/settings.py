@@ -96,6 +96,9 @@ class Settings(TenantSettings):
     max_matrix: int = Field(1024, ge=16, description="largest side of an image or of k-space")
     max_detectors: int = Field(4096, ge=16, description="most detectors of a view")
     max_views: int = Field(4096, ge=1, description="most views of one sinogram")
+    upload_expiry_hours: float = Field(
+        24, gt=0, le=8760, description="a resumable upload to which nothing was added for this long is deleted"
+    )
     body_timeout_seconds: float = Field(60, gt=0, description="an upload without progress for this long is closed")
     header_timeout_seconds: float = Field(30, gt=0, description="a request whose headers take longer is closed")
     lease_seconds: float = Field(60, gt=0, description="a worker silent for this long has lost its slice")

@@ -68,7 +68,8 @@ class UsageOut(BaseModel):
     jobs_today: int = Field(description="filed within 24 hours")
     compute_seconds_today: float = Field(description="of workers, within 24 hours")
     compute_seconds_to_come: float = Field(description="that its open jobs are estimated to need yet")
-    stored_bytes: int = Field(description="of scans and results, estimates of open jobs counted in")
+    stored_bytes: int = Field(description="of scans, results and unfinished uploads, estimates of open jobs counted in")
+    unfinished_uploads: int = Field(description="resumable uploads that are no scans yet")
     keys: int
     uploads: int = Field(description="at this moment, by the API process that answers")
     waits: int = Field(description="event streams and long polls, likewise")
@@ -86,6 +87,7 @@ _TENANT: dict[str, Any] = {
         "max_stored_bytes": 107374182400,
         "max_keys": 100,
         "max_uploads": None,
+        "max_unfinished_uploads": 100,
         "max_waits": None,
         "max_requests_per_minute": 12000,
         "retention_days": 30,
@@ -97,6 +99,7 @@ _TENANT: dict[str, Any] = {
         "compute_seconds_today": 3651.2,
         "compute_seconds_to_come": 560.0,
         "stored_bytes": 1288490188,
+        "unfinished_uploads": 1,
         "keys": 4,
         "uploads": 0,
         "waits": 1,

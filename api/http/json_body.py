@@ -26,7 +26,7 @@ def json_body(model: type[BaseModel], noun: str, *, required: bool = True) -> An
     """
 
     async def read(request: Request) -> BaseModel:
-        if not required and not _has_body(request):
+        if not required and not has_body(request):
             return model()
         check_content_type(request, noun, JSON)
         return parse_json(model, await read_limited(request, noun))
@@ -34,9 +34,14 @@ def json_body(model: type[BaseModel], noun: str, *, required: bool = True) -> An
     return Depends(read)
 
 
+def media_type_of(request: Request) -> str:
+    """The media type of a body, without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 def check_content_type(request: Request, noun: str, *accepted: str) -> None:
     """Raise UnknownMedia unless the body has one of the accepted media types."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = media_type_of(request)
     if media_type not in accepted:
         raise UnknownMedia.at(
             "Content-Type",
@@ -65,7 +70,8 @@ def parse_json(model: type[Body], body: bytes) -> Body:
         raise problem_of_validation(error) from error
 
 
-def _has_body(request: Request) -> bool:
+def has_body(request: Request) -> bool:
+    """Whether a body comes with a request that may have none."""
     return "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
 
 

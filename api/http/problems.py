@@ -38,7 +38,7 @@ class ProblemOut(BaseModel):
 class Problem(Exception):
     """The service failed; every other problem is a subclass with its own status and title."""
 
-    status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
+    status: ClassVar[int] = HTTPStatus.INTERNAL_SERVER_ERROR
     title: ClassVar[str] = "Internal Server Error"
     retry_seconds: ClassVar[int | None] = None  # after which the same request may be sent again
 
@@ -187,6 +187,21 @@ class UnknownMedia(Problem):
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     title = "Unsupported Media Type"
+
+
+class Locked(Problem):
+    """Another request works on the upload."""
+
+    status = HTTPStatus.LOCKED
+    title = "Locked"
+    retry_seconds = 1
+
+
+class ChecksumMismatch(Problem):
+    """The bytes of the request are not those that its checksum names; a status of the tus protocol."""
+
+    status = 460
+    title = "Checksum Mismatch"
 
 
 class RangeOutside(Problem):

@@ -45,6 +45,12 @@ _PROBLEMS: dict[int, tuple[type[problems.Problem], str, list[dict[str, str]] | N
         "parameters.outer_iterations is 0, expected >= 1",
         [{"field": "parameters.outer_iterations", "found": "0", "expected": ">= 1"}],
     ),
+    423: (problems.Locked, "another request works on this upload; try again", None),
+    460: (
+        problems.ChecksumMismatch,
+        "the bytes that came are not those of the checksum; send them again",
+        [{"field": "Upload-Checksum", "found": "sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0=", "expected": "that of the bytes"}],
+    ),
     429: (problems.QuotaExceeded, "this key may have 20 jobs queued or running (max_open_jobs)", None),
     500: (problems.Damaged, f"reconstruction.h5 of job {JOB_ID} is damaged on the disk and is not sent", None),
     503: (problems.Unavailable, "the database does not answer; the same request may be sent again", None),
@@ -100,7 +106,9 @@ def _answer(answer: Answer) -> dict[str, Any]:
 
 def _response(status: int) -> dict[str, Any]:
     headers = {name: {"schema": {"type": "string"}} for name in _HEADERS.get(status, ())}
-    return {"description": HTTPStatus(status).phrase} | ({"headers": headers} if headers else {})
+    known = {each.value for each in HTTPStatus}
+    phrase = HTTPStatus(status).phrase if status in known else _PROBLEMS[status][0].title
+    return {"description": phrase} | ({"headers": headers} if headers else {})
 
 
 def _problem(status: int) -> dict[str, Any]:

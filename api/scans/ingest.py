@@ -2,6 +2,7 @@
 
 import logging
 import os
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from udig_recon.api.database.async_queries import AsyncQuery
 from udig_recon.api.dependencies import Context
 from udig_recon.api.http.concurrency import client_of
 from udig_recon.api.http.multipart import Part, PartReader
-from udig_recon.api.http.problems import Invalid, TooLarge
+from udig_recon.api.http.problems import Gone, Invalid, TooLarge
 from udig_recon.api.scans.upload import StorageAllowance, Upload, base_name, check_length, open_upload
 from udig_recon.core.errors import DamagedScan
 from udig_recon.core.formats.prepared import READING, open_prepared
@@ -28,9 +29,10 @@ from udig_recon.worker.access import quotas
 from udig_recon.worker.access.tenants import limits_of
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import Scan
-from udig_recon.worker.storage import keys
+from udig_recon.worker.storage import keys, uploads
 from udig_recon.worker.storage.base import Storage
 from udig_recon.worker.storage.scans import Brought, forget, keep
+from udig_recon.worker.storage.uploads import UploadMoved
 from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class ReceivedScan:
     header: dict[str, Any]  # udig_recon.core.acquisition.ScanHeader as JSON
     text: bytes | None = None
     prepared: Path | None = None  # the scan's prepared form; None where that lies in its place, whole
+    resumable_id: uuid.UUID | None = None  # the resumable upload whose bytes these are
 
 
 def is_form(request: Request) -> bool:
@@ -108,7 +111,7 @@ async def examine(
     context: Context, caller: Caller, client: str, upload: Upload, field: bytes | None = None
 ) -> AsyncIterator[ReceivedScan]:
     """Look into a file that is there whole, or find that it is known. Raises UnreadableScan and UnsupportedScan."""
-    sharing = client if caller.key is None else caller.tenant
+    sharing = sharing_of(caller, client)
     known = await _find_scan(context, caller, sharing, upload)
     if known is not None:
         yield ReceivedScan(upload, known, field)
@@ -117,6 +120,11 @@ async def examine(
         header = await _look(context, sharing, upload, descriptor)
         await context.file_threads.run(os.fsync, descriptor)
         yield ReceivedScan(upload, header, field, path)
+
+
+def sharing_of(caller: Caller, client: str) -> str:
+    """Among whom the readers are shared: tenants, or addresses where there are no keys."""
+    return client if caller.key is None else caller.tenant
 
 
 def _header_text(request: Request, name: str) -> str:
@@ -229,6 +237,8 @@ def store_scan(context: Context, caller: Caller, file: ReceivedScan) -> Iterator
     brought = Brought(upload.path, upload.sha256, upload.size_bytes, upload.filename, file.header, file.prepared)
     with context.sessions() as session:
         try:
+            if file.resumable_id is not None:
+                _release(session, file.resumable_id)
             scan, created = keep(
                 session,
                 context.storage,
@@ -238,9 +248,19 @@ def store_scan(context: Context, caller: Caller, file: ReceivedScan) -> Iterator
                 retention_days=retention_days,
                 limits=limits_of(session, caller.tenant, context.settings),
             )
+            if file.resumable_id is not None:
+                uploads.set_scan(session, file.resumable_id, scan.id)
             yield session, scan, created
         finally:
             _forget_unkept(session, context, caller, upload)
+
+
+def _release(session: Session, upload_id: uuid.UUID) -> None:
+    """Count the bytes of an upload no more: from now on they are the scan's."""
+    try:
+        uploads.release(session, upload_id)
+    except UploadMoved:
+        raise Gone("this upload was deleted while it was looked into") from None
 
 
 def _forget_unkept(session: Session, context: Context, caller: Caller, upload: Upload) -> None:

@@ -6,19 +6,23 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
 
 from udig_recon.api.access.authentication import Caller, Reader, Writer
 from udig_recon.api.dependencies import Context, ContextDep
 from udig_recon.api.http.conditional import json_with_etag
+from udig_recon.api.http.json_body import JSON, media_type_of, parse_json, read_limited
 from udig_recon.api.http.pagination import Page, PageDep, page_response
 from udig_recon.api.http.problems import Conflict
+from udig_recon.api.openapi.content import component, example_of
 from udig_recon.api.openapi.responses import responses
 from udig_recon.api.scans import queries
 from udig_recon.api.scans.ingest import ReceivedScan, receive_scan, store_scan
-from udig_recon.api.scans.schemas import ScanItem, ScanOut
+from udig_recon.api.scans.schemas import ScanItem, ScanOut, UploadedScan
+from udig_recon.api.uploads.completion import receive_uploaded
 from udig_recon.worker.access import audit
 from udig_recon.worker.database.engine import AWAY
-from udig_recon.worker.database.tables import Job
+from udig_recon.worker.database.tables import Job, Scan
 from udig_recon.worker.storage.scans import forget, is_in_use
 
 log = logging.getLogger(__name__)
@@ -32,6 +36,7 @@ _REQUEST_BODY = {
             "schema": {"type": "object", "required": ["file"], "properties": {"file": _FILE, "header": _FILE}},
             "example": {"file": "(bytes of the file)"},
         },
+        JSON: {"schema": component(UploadedScan), "example": example_of(UploadedScan)},
     },
 }
 _DIGEST = {
@@ -49,7 +54,7 @@ _NAME = {**_DIGEST, "name": "X-Filename", "description": "what the file is calle
     status_code=201,
     summary="Upload a scan",
     response_model=ScanOut,
-    responses=responses({200: ScanOut, 201: ScanOut}, 400, 413, 415, 422, 503, 507),
+    responses=responses({200: ScanOut, 201: ScanOut}, 400, 404, 409, 410, 413, 415, 422, 423, 503, 507),
     openapi_extra={"requestBody": _REQUEST_BODY, "parameters": [_NAME, _DIGEST]},
 )
 async def create_scan(
@@ -58,21 +63,39 @@ async def create_scan(
     caller: Writer,
     filename: Annotated[str | None, Query(description="the same as X-Filename")] = None,
 ) -> Response:
-    """The body is the file, or a form with the part `file`. 200: these very bytes are here already.
+    """The body is the file, a form with the part `file`, or JSON with the id of a complete upload.
+
+    200: these very bytes are here already. An upload whose bytes are refused is deleted with them.
 
     BART's .cfl comes as a form: the .cfl as `file`, its .hdr as `header`.
     """
+    if media_type_of(request) == JSON:
+        asked = parse_json(UploadedScan, await read_limited(request, "a reference to an upload"))
+        async with receive_uploaded(context, caller, request, asked.upload_id) as found:
+            if isinstance(found, uuid.UUID):
+                return await run_in_threadpool(_known_scan, context, caller, found)
+            async with context.storing_queue.turn(caller.tenant):
+                return await context.file_threads.run(_keep, context, caller, found)
     async with receive_scan(context, caller, request, filename) as file, context.storing_queue.turn(caller.tenant):
         return await context.file_threads.run(_keep, context, caller, file)
 
 
+def _known_scan(context: Context, caller: Caller, scan_id: uuid.UUID) -> Response:
+    with context.sessions() as session:
+        scan = queries.read_scan(session, caller.tenant, scan_id)
+        return _scan_response(scan, queries.scan_out(scan).model_dump_json(), 200)
+
+
 def _keep(context: Context, caller: Caller, file: ReceivedScan) -> Response:
     with store_scan(context, caller, file) as (session, scan, created):
-        headers = {"Location": f"/v1/scans/{scan.id}"}
         body = queries.scan_out(scan).model_dump_json()
         audit.append(session, caller.who, audit.SCAN_UPLOADED, scan=scan.id)
         session.commit()
-    return Response(body, 201 if created else 200, headers, "application/json")
+    return _scan_response(scan, body, 201 if created else 200)
+
+
+def _scan_response(scan: Scan, body: str, status: int) -> Response:
+    return Response(body, status, {"Location": f"/v1/scans/{scan.id}"}, JSON)
 
 
 @router.get(

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from udig_recon.api.openapi.content import CREATED, SCAN_ID, SHA256
+from udig_recon.api.openapi.content import CREATED, SCAN_ID, SHA256, UPLOAD_ID
 
 _ITEM: dict[str, Any] = {
     "id": SCAN_ID,
@@ -49,6 +49,14 @@ AFFINE = (
 )
 AffineRow = tuple[float, float, float, float]
 AffineOut = tuple[AffineRow, AffineRow, AffineRow, AffineRow]
+
+
+class UploadedScan(BaseModel):
+    """A complete resumable upload that is to become a scan."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"upload_id": UPLOAD_ID}]})
+
+    upload_id: uuid.UUID = Field(description="of POST /v1/uploads")
 
 
 class FrameOut(BaseModel):

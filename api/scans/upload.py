@@ -6,7 +6,7 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +14,7 @@ from anyio import CancelScope
 
 from udig_recon.api.http.problems import BadRequest, DiskFull, Invalid, TooLarge, UnknownMedia
 from udig_recon.worker.access.quotas import BYTES_RETRY_SECONDS, QuotaReached
+from udig_recon.worker.storage.scratch import Scratch
 
 if TYPE_CHECKING:
     from udig_recon.api.dependencies import Context
@@ -52,7 +53,7 @@ class Upload:
 
     _room: StorageAllowance | None
 
-    def __init__(self, context: "Context") -> None:
+    def __init__(self, context: "Context", scratch: Callable[[], Scratch] | None = None) -> None:
         self.filename = ""
         self.digest: str | None = None  # Repr-Digest that was sent
         self.size_bytes = 0
@@ -61,7 +62,7 @@ class Upload:
         self._hash = hashlib.sha256()
         self._block = bytearray()
         self._unsynced = 0
-        self._scratch = context.storage.scratch()
+        self._scratch = (scratch or context.storage.scratch)()
         self.path = self._scratch.path
 
     @property
@@ -145,9 +146,9 @@ class Upload:
 
 
 @asynccontextmanager
-async def open_upload(context: "Context") -> AsyncIterator[Upload]:
-    """A file that is gone at the end, unless it was moved to where it belongs."""
-    upload = await context.file_threads.run(Upload, context)
+async def open_upload(context: "Context", scratch: Callable[[], Scratch] | None = None) -> AsyncIterator[Upload]:
+    """A file, new or that of `scratch`, which is gone at the end, unless it was moved to where it belongs."""
+    upload = await context.file_threads.run(Upload, context, scratch)
     try:
         yield upload
     finally:

@@ -60,7 +60,7 @@ def test_the_document_says_which_scope_an_operation_needs_and_a_key_without_it_i
         key_id, headers = keyed_api.key("a", *(set(Scope) - {Scope(scope)}))
         answer = keyed_api.client.request(
             method,
-            path.format(scan_id=uuid.uuid4(), job_id=uuid.uuid4(), comparison_id=uuid.uuid4(), key_id=key_id),
+            filled(path.replace("{key_id}", str(key_id)), uuid.uuid4()),
             headers=headers,
         )
         assert answer.status_code == 403, (method, path, answer.text)
@@ -87,13 +87,20 @@ def theirs(keyed_api: KeyedApi, drive: Drive, mri_file: bytes, settings: Setting
     comparison = compare(keyed_api, headers | {"Idempotency-Key": "done"}, scan, tags={"study": "theirs"})
     (compared,) = keyed_api.client.get(comparison["links"]["jobs"], headers=headers).json()["items"]
     drive.complete(compared)
-    ids = {"key": str(key_id), "scan": scan["id"], "comparison": comparison["id"], "compared": compared["id"]}
+    begun = keyed_api.client.post("/v1/uploads", headers=headers | {"Upload-Length": "9"})
+    ids = {
+        "upload": begun.headers["location"].rpartition("/")[2],
+        "key": str(key_id),
+        "scan": scan["id"],
+        "comparison": comparison["id"],
+        "compared": compared["id"],
+    }
     return ids | {name: job["id"] for name, job in jobs.items()}
 
 
 def stands(keyed_api: KeyedApi) -> str:
     """All rows but the log and the last use of keys."""
-    tables = dict.fromkeys(("scans", "jobs", "comparisons", "job_slices", "snapshots"), "*")
+    tables = dict.fromkeys(("scans", "jobs", "comparisons", "job_slices", "snapshots", "uploads"), "*")
     tables["keys"] = "id, sha256, revoked_at"
     with keyed_api.database() as session:
         return str(
@@ -148,6 +155,7 @@ def test_every_endpoint_answers_another_tenants_ids_as_it_answers_unknown_ones(
     for id_ in theirs.values():
         unknown = str(uuid.uuid4())
         for path, body in (
+            ("/v1/scans", {"upload_id": id_}),
             ("/v1/jobs", {"scan_id": id_, "parameters": QUICK}),
             ("/v1/comparisons", {"scan_ids": [id_], "methods": [{"parameters": QUICK}]}),
         ):
@@ -190,6 +198,7 @@ def test_no_list_shows_what_is_another_tenants(keyed_api: KeyedApi, theirs: dict
         "/v1/jobs?tag=study:theirs",
         "/v1/comparisons",
         "/v1/keys",
+        "/v1/uploads",
     ):
         answer = keyed_api.client.get(path, headers=mine)
         assert answer.status_code == 200

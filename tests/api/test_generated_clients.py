@@ -31,7 +31,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     folder = tmp_path_factory.mktemp("client")
     settings = Settings(database_url="postgresql+psycopg://nobody@nowhere/x", redis_url="redis://nowhere", data=folder)
     (folder / "openapi.json").write_text(json.dumps(create_app(settings).openapi()))
-    overrides = {"image/png": "application/octet-stream"}
+    overrides = dict.fromkeys(("image/png", "application/offset+octet-stream"), "application/octet-stream")
     (folder / "config.json").write_text(
         json.dumps({"package_name_override": "generated_client", "post_hooks": [], "content_type_overrides": overrides})
     )

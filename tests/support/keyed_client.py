@@ -62,7 +62,7 @@ class KeyedApi:
 
 def filled(path: str, some_id: object) -> str:
     """A path with this for every id."""
-    return path.format(**dict.fromkeys(("scan_id", "job_id", "comparison_id", "key_id"), some_id))
+    return path.format(**dict.fromkeys(("scan_id", "job_id", "comparison_id", "key_id", "upload_id"), some_id))
 
 
 def bring(keyed_api: KeyedApi, headers: Headers, file: bytes) -> dict[str, Any]:

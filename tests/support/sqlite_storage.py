@@ -80,6 +80,9 @@ class SqliteStorage(Storage):
     def commit(self, scratch: Path, key: str) -> None:
         self.put(key, scratch.read_bytes())
 
+    def uploads_folder(self) -> Path:
+        return self._scratch.with_name("uploads")
+
     def delete(self, key: str) -> None:
         with self._connected() as database:
             database.execute("DELETE FROM objects WHERE key = ?", (key,))

@@ -73,6 +73,9 @@ class TenantLimits(BaseModel):
     )
     max_keys: Count | None = Field(None, description="keys that are valid; one that is revoked counts for a day")
     max_uploads: Count | None = Field(None, description="uploads at once, counted by each API process")
+    max_unfinished_uploads: Count | None = Field(
+        None, description="resumable uploads that are no scans yet, until they expire"
+    )
     max_waits: Count | None = Field(None, description="event streams, and as many long polls, by each API process")
     max_requests_per_minute: Count | None = Field(None, description="requests, counted by each API process")
     retention_days: RetentionDays | None = Field(

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from udig_recon.worker.access.limits import TenantLimits
 from udig_recon.worker.access.tenants import hold
-from udig_recon.worker.database.tables import OPEN, Audit, ComputeUsage, Job, Key, Scan
+from udig_recon.worker.database.tables import OPEN, Audit, ComputeUsage, Job, Key, ResumableUpload, Scan
 
 DAY = timedelta(days=1)
 OPEN_RETRY_SECONDS = 30
@@ -122,7 +122,7 @@ def check_bytes(session: Session, key: Key, more: int) -> None:
     if (most := key.max_stored_bytes) is None:
         return
     hold(session, key.tenant)
-    stored = stored_bytes(session, Scan.key_id == key.id, Job.key_id == key.id)
+    stored = stored_bytes(session, _of_key(key))
     if stored + more > most:
         raise QuotaReached(_no_room("this key", most, stored, more), BYTES_RETRY_SECONDS)
 
@@ -132,7 +132,7 @@ def check_tenant_bytes(session: Session, tenant: str, limits: TenantLimits, more
     if (most := limits.max_stored_bytes) is None:
         return
     hold(session, tenant)
-    stored = stored_bytes(session, Scan.tenant == tenant, Job.tenant == tenant)
+    stored = stored_bytes(session, _of_tenant(tenant))
     if stored + more > most:
         raise QuotaReached(_no_room("this tenant", most, stored, more), BYTES_RETRY_SECONDS)
 
@@ -141,23 +141,67 @@ def bytes_left(session: Session, tenant: str, limits: TenantLimits, key: Key | N
     """Bytes that may still be stored; None: only the service's limit applies."""
     left = []
     if limits.max_stored_bytes is not None:
-        left.append(limits.max_stored_bytes - stored_bytes(session, Scan.tenant == tenant, Job.tenant == tenant))
+        left.append(limits.max_stored_bytes - stored_bytes(session, _of_tenant(tenant)))
     if key is not None and key.max_stored_bytes is not None:
-        left.append(key.max_stored_bytes - stored_bytes(session, Scan.key_id == key.id, Job.key_id == key.id))
+        left.append(key.max_stored_bytes - stored_bytes(session, _of_key(key)))
     return max(0, min(left)) if left else None
 
 
-def stored_bytes(session: Session, scans: ColumnElement[bool], jobs: ColumnElement[bool]) -> int:
-    """Bytes of scans with their prepared forms and of jobs: measured after their end, before that estimated."""
+class _Owned(NamedTuple):
+    """Conditions on the rows of one key or tenant."""
+
+    scans: ColumnElement[bool]
+    jobs: ColumnElement[bool]
+    uploads: ColumnElement[bool]
+
+
+def _of_key(key: Key) -> _Owned:
+    return _Owned(Scan.key_id == key.id, Job.key_id == key.id, ResumableUpload.key_id == key.id)
+
+
+def _of_tenant(tenant: str) -> _Owned:
+    return _Owned(Scan.tenant == tenant, Job.tenant == tenant, ResumableUpload.tenant == tenant)
+
+
+def is_unfinished() -> ColumnElement[bool]:
+    """Whether an upload is no scan yet and still there, as a condition."""
+    return ResumableUpload.stored_at.is_(None) & ~ResumableUpload.expired
+
+
+def stored_bytes(session: Session, owned: _Owned) -> int:
+    """Bytes of scans with their prepared forms, of jobs and of unfinished uploads.
+
+    Jobs are measured after their end, before that estimated. An upload counts with the length that it will have.
+    """
     size = Scan.size_bytes + func.coalesce(Scan.prepared_bytes, 0)
-    of_scans: Select[Any] = select(func.coalesce(func.sum(size), 0)).where(scans)
+    of_scans: Select[Any] = select(func.coalesce(func.sum(size), 0)).where(owned.scans)
     kept = func.coalesce(Job.stored_bytes, Job.result_bytes, 0)
-    of_jobs: Select[Any] = select(func.coalesce(func.sum(kept), 0)).where(and_(jobs, ~Job.expired))
-    return int(session.scalar(of_scans) or 0) + int(session.scalar(of_jobs) or 0)
+    of_jobs: Select[Any] = select(func.coalesce(func.sum(kept), 0)).where(and_(owned.jobs, ~Job.expired))
+    announced = func.coalesce(func.sum(ResumableUpload.size_bytes), 0)
+    of_uploads: Select[Any] = select(announced).where(owned.uploads, is_unfinished())
+    return sum(int(session.scalar(query) or 0) for query in (of_scans, of_jobs, of_uploads))
+
+
+def check_upload(session: Session, tenant: str, limits: TenantLimits, key: Key | None, size_bytes: int) -> None:
+    """Raise QuotaReached when the tenant may begin no other upload of this size. Exact until the commit."""
+    hold(session, tenant)
+    have, most = count_uploads(session, tenant), limits.max_unfinished_uploads
+    if most is not None and have >= most:
+        text = f"this tenant may have {most} unfinished uploads (max_unfinished_uploads) and has {have}"
+        raise QuotaReached(f"{text}; finish or delete some: GET /v1/uploads lists them", BYTES_RETRY_SECONDS)
+    if key is not None:
+        check_bytes(session, key, size_bytes)
+    check_tenant_bytes(session, tenant, limits, size_bytes)
+
+
+def count_uploads(session: Session, tenant: str) -> int:
+    """Number of the tenant's uploads that are no scans yet."""
+    query = select(func.count()).select_from(ResumableUpload)
+    return session.scalar(query.where(ResumableUpload.tenant == tenant, is_unfinished())) or 0
 
 
 def _no_room(who: str, most: int, stored: int, more: int) -> str:
-    kept = f"{who} may keep {most} bytes of scans and results and keeps {stored} (max_stored_bytes)"
+    kept = f"{who} may keep {most} bytes of scans, results and unfinished uploads and keeps {stored} (max_stored_bytes)"
     return f"{kept}; {max(0, most - stored)} would fit, and this takes {more}; delete some"
 
 
@@ -189,6 +233,7 @@ def usage(session: Session, tenant: str) -> dict[str, float]:
         "jobs_today": session.scalar(select(func.count()).select_from(Audit).where(filed)) or 0,
         "compute_seconds_today": round(compute_seconds(session, tenant), 1),
         "compute_seconds_to_come": round(stands.seconds, 1),
-        "stored_bytes": stored_bytes(session, Scan.tenant == tenant, Job.tenant == tenant),
+        "stored_bytes": stored_bytes(session, _of_tenant(tenant)),
+        "unfinished_uploads": count_uploads(session, tenant),
         "keys": count_keys(session, tenant),
     }

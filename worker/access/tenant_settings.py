@@ -22,6 +22,9 @@ class TenantSettings(BaseSettings):
         432_000, ge=1, description="seconds of workers in 24 hours for one tenant, estimates of open jobs counted in"
     )
     tenant_max_stored_bytes: int = Field(100 << 30, ge=1, description="scans and results that one tenant keeps")
+    tenant_max_unfinished_uploads: int = Field(
+        100, ge=1, description="resumable uploads of one tenant that are no scans yet"
+    )
     tenant_max_keys: int = Field(100, ge=1, description="API keys of one tenant")
     tenant_max_requests_per_minute: int = Field(12_000, ge=1, description="of one tenant's keys, to each API process")
     retention_days: int = Field(

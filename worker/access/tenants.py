@@ -28,6 +28,7 @@ def defaults(settings: Settings) -> TenantLimits:
         max_stored_bytes=settings.tenant_max_stored_bytes,
         max_keys=settings.tenant_max_keys,
         max_uploads=None,
+        max_unfinished_uploads=settings.tenant_max_unfinished_uploads,
         max_waits=None,
         max_requests_per_minute=settings.tenant_max_requests_per_minute,
         retention_days=settings.retention_days,

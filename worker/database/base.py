@@ -95,6 +95,7 @@ class Tenant(Base):
     max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
     max_keys: Mapped[int | None]
     max_uploads: Mapped[int | None]
+    max_unfinished_uploads: Mapped[int | None]
     max_waits: Mapped[int | None]
     max_requests_per_minute: Mapped[int | None]
     retention_days: Mapped[int | None]

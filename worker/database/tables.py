@@ -37,6 +37,7 @@ __all__ = [
     "JobSlice",
     "Key",
     "Priority",
+    "ResumableUpload",
     "Scan",
     "ServiceState",
     "Snapshot",
@@ -93,6 +94,31 @@ class Scan(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]  # when the sweep deletes it
     damaged_at: Mapped[datetime | None]  # when its stored bytes were found not to be those of its hash
+
+
+class ResumableUpload(Base):
+    """An upload by the tus protocol. Of its file, the first `offset_bytes` are on the disk: what follows is no part."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (
+        Index("ix_uploads_tenant", "tenant"),
+        Index("ix_uploads_key_id", "key_id"),
+        Index("ix_uploads_scan_id", "scan_id"),
+        Index("ix_uploads_expires_at", "expires_at"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    tenant: Mapped[str] = mapped_column(String(63))
+    key_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("keys.id"))  # that began it; null: authentication off
+    filename: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)  # when it is complete
+    offset_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
+    sha256: Mapped[str | None] = mapped_column(String(64))  # of the whole file, as the client announced it
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]  # put off whenever bytes come
+    expired: Mapped[bool] = mapped_column(default=False, server_default=text("false"))  # its file is gone
+    stored_at: Mapped[datetime | None]  # when it became a scan; its file is that scan's
+    scan_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("scans.id", ondelete="SET NULL"))
 
 
 class Comparison(Base):

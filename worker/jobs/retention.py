@@ -1,4 +1,4 @@
-"""Retention: expired scans, jobs and comparisons lose their files, and later their rows."""
+"""Retention: expired scans, jobs, comparisons and uploads lose their files, and later their rows."""
 
 from datetime import timedelta
 
@@ -7,26 +7,38 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from udig_recon.worker.access import audit
 from udig_recon.worker.access.audit import Who
+from udig_recon.worker.access.quotas import is_unfinished
 from udig_recon.worker.database.engine import notify
-from udig_recon.worker.database.tables import OPEN, Comparison, DeliveryState, Job, Scan, WebhookDelivery
-from udig_recon.worker.storage import keys
+from udig_recon.worker.database.tables import (
+    OPEN,
+    Comparison,
+    DeliveryState,
+    Job,
+    ResumableUpload,
+    Scan,
+    WebhookDelivery,
+)
+from udig_recon.worker.storage import keys, uploads
 from udig_recon.worker.storage.base import Storage
 from udig_recon.worker.storage.scans import forget, is_in_use
 
 MOST_AT_ONCE = 100
+UPLOAD_TOLD = timedelta(days=7)  # so long an expired upload answers that it has expired
 TOLD = timedelta(days=30)  # so long an expired job answers that its files are gone, rather than that it never was
 
 
 def expire(sessions: sessionmaker[Session], storage: Storage) -> int:
-    """Delete expired scans, jobs and comparisons that are not in use. Returns their numbers."""
+    """Delete expired scans, jobs and comparisons that are not in use, and expired uploads. Returns their number."""
     past_jobs = (Job.expires_at < func.now()) & ~Job.expired & Job.status.not_in(OPEN)
     past_comparisons = (Comparison.expires_at < func.now()) & ~exists().where(
         Job.comparison_id == Comparison.id, Job.status.in_(OPEN)
     )
+    past_uploads = (ResumableUpload.expires_at < func.now()) & is_unfinished()
     past_scans = (Scan.expires_at < func.now()) & ~exists().where(Job.scan_id == Scan.id, Job.status.in_(OPEN))
     with sessions() as session:
         jobs = session.scalars(select(Job.id).where(past_jobs).limit(MOST_AT_ONCE)).all()
         scans = session.scalars(select(Scan.id).where(past_scans).limit(MOST_AT_ONCE)).all()
+        unfinished = session.scalars(select(ResumableUpload.id).where(past_uploads).limit(MOST_AT_ONCE)).all()
         comparisons = session.scalars(select(Comparison.id).where(past_comparisons).limit(MOST_AT_ONCE)).all()
     for job_id in jobs:
         with sessions.begin() as session:
@@ -44,9 +56,16 @@ def expire(sessions: sessionmaker[Session], storage: Storage) -> int:
             past = select(Comparison).where(Comparison.id == comparison_id, past_comparisons)
             for comparison in session.scalars(past.with_for_update(skip_locked=True)).all():
                 _expire_comparison(session, comparison)
+    for upload_id in unfinished:
+        with sessions.begin() as session:
+            of_it = select(ResumableUpload).where(ResumableUpload.id == upload_id, past_uploads)
+            for upload in session.scalars(of_it.with_for_update(skip_locked=True)).all():
+                _expire_upload(session, storage, upload)
     with sessions.begin() as session:
+        told = ResumableUpload.stored_at.is_not(None) | (ResumableUpload.expires_at < func.now() - UPLOAD_TOLD)
+        session.execute(delete(ResumableUpload).where(ResumableUpload.expires_at < func.now(), told))
         session.execute(delete(Job).where(Job.expired, Job.expires_at < func.now() - TOLD))
-    return len(jobs) + len(scans) + len(comparisons)
+    return len(jobs) + len(scans) + len(comparisons) + len(unfinished)
 
 
 def _expire_job(session: Session, storage: Storage, job: Job) -> None:
@@ -58,6 +77,13 @@ def _expire_job(session: Session, storage: Storage, job: Job) -> None:
     session.execute(delete(WebhookDelivery).where(*told))
     notify(session, job.id)
     audit.append(session, Who(job.tenant, audit.SWEEP), "job.expired", job=job.id)
+
+
+def _expire_upload(session: Session, storage: Storage, upload: ResumableUpload) -> None:
+    """Delete the file before the row says so: an interrupted sweep repeats both. The name that a client gave goes."""
+    uploads.delete_file(storage, upload.id)
+    upload.expired, upload.filename, upload.sha256 = True, "", None
+    audit.append(session, Who(upload.tenant, audit.SWEEP), "upload.expired", upload=upload.id)
 
 
 def _expire_comparison(session: Session, comparison: Comparison) -> None:

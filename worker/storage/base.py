@@ -72,6 +72,13 @@ class Storage(ABC):
         """Store a scratch file under a key, where another object may lie. The caller has put its bytes on the disk."""
 
     @abstractmethod
+    def uploads_folder(self) -> Path:
+        """The local folder of unfinished uploads, which all API processes share; best where `commit` moves by renaming.
+
+        It may not be there yet. `udig_recon.worker.storage.uploads` alone writes there.
+        """
+
+    @abstractmethod
     def delete(self, key: str) -> None:
         """Delete an object, if it is there."""
 

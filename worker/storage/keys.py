@@ -8,6 +8,7 @@ A key is a relative path of names divided by "/". Rows hold keys (`jobs.result`,
     jobs/ID/previews/SLICE.npz               the latest image of a slice that runs
     jobs/ID/slices/SLICE.ATTEMPT.npz         the result of a slice, by one attempt
     jobs/ID/results/ATTEMPT/reconstruction.* the result of the job, by one attempt
+    uploads/ID                               the bytes of an upload that goes on; a local file in every backend
     identity                                 the id that the storage and its database share
 """
 

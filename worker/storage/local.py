@@ -84,6 +84,10 @@ class LocalStorage(Storage):
         scratch.replace(target)
         atomic.sync_folder(target.parent)
 
+    def uploads_folder(self) -> Path:
+        """See Storage."""
+        return self.root / "uploads"
+
     def delete(self, key: str) -> None:
         """See Storage."""
         self.path(key).unlink(missing_ok=True)

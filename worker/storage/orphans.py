@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from udig_recon.worker.database.tables import Job, JobSlice, Scan, Status
-from udig_recon.worker.storage import keys
+from udig_recon.worker.storage import keys, uploads
 from udig_recon.worker.storage.base import Storage
 from udig_recon.worker.storage.scans import forget
 
@@ -34,6 +34,12 @@ def delete_orphans(sessions: sessionmaker[Session], storage: Storage, seconds: f
     for tenant, sha256 in scans - known:
         with sessions.begin() as session:
             removed += forget(session, storage, tenant, sha256)
+    old = set(uploads.leftovers(storage, before))
+    with sessions() as session:
+        unneeded = uploads.without_row(session, old)
+    for upload_id in unneeded:
+        uploads.delete_file(storage, upload_id)
+    removed += len(unneeded)
     groups = list(storage.groups())
     for start in range(0, len(groups), batch):
         removed += _delete_of_jobs(sessions, storage, groups[start : start + batch], before)
