@@ -4,6 +4,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,8 +88,8 @@ def _trade_safety_for_speed(database_url: str) -> None:
         connection.execute("SELECT pg_reload_conf()")
 
 
-@pytest.fixture
-def settings(services: Services, tmp_path: Path) -> Iterator[Settings]:
+@contextmanager
+def _service(services: Services, folder: Path) -> Iterator[Settings]:
     """Settings of a service of its own: an empty database, keys of its own in Redis, a data folder, quick beats."""
     name = f"{services.template}_{secrets.token_hex(4)}"
     services.execute(f"CREATE DATABASE {name} TEMPLATE {services.template} OWNER {OWNER}")
@@ -97,7 +98,7 @@ def settings(services: Services, tmp_path: Path) -> Iterator[Settings]:
         migration_database_url=services.url_of(name, OWNER),
         redis_url=services.redis_url,
         redis_prefix=f"{name}:",
-        data=tmp_path / "data",
+        data=folder / "data",
         port=0,
         allowed_hosts="testserver",
         workers=1,
@@ -111,6 +112,20 @@ def settings(services: Services, tmp_path: Path) -> Iterator[Settings]:
         sweep_seconds=0.5,
     )
     services.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def settings(services: Services, tmp_path: Path) -> Iterator[Settings]:
+    """Settings of an empty service for one test."""
+    with _service(services, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def module_settings(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings of a service that the tests of a module share."""
+    with _service(services, tmp_path_factory.mktemp("service")) as made:
+        yield made
 
 
 @pytest.fixture

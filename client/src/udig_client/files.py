@@ -1,0 +1,133 @@
+"""Files of scans and results: formats by suffix, hashes, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+from urllib.parse import quote
+
+from udig_client.errors import DamagedDownload
+
+BLOCK_BYTES = 1 << 20
+SUFFIXES = {
+    ".h5": "h5",
+    ".npy": "npy",
+    ".nii.gz": "nifti",
+    ".png": "png",
+}
+"""Output formats by the suffix of a file."""
+_DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]+):")
+
+
+def format_of(path: str | os.PathLike[str]) -> str:
+    """The output format that the suffix of a name stands for. Raises ValueError."""
+    name = os.fspath(path).lower()
+    for suffix, format_ in SUFFIXES.items():
+        if name.endswith(suffix):
+            return format_
+    raise ValueError(f"{os.fspath(path)!r} ends in none of {', '.join(SUFFIXES)}: name a format")
+
+
+def digest_header(sha256: bytes) -> str:
+    """A SHA-256 as `Repr-Digest` (RFC 9530)."""
+    return f"sha-256=:{base64.b64encode(sha256).decode()}:"
+
+
+def sha256_of_headers(headers: Mapping[str, str]) -> str | None:
+    """The hex SHA-256 that an answer says its whole file has; None: it does not say."""
+    if (match := _DIGEST.search(headers.get("repr-digest", ""))) is not None:
+        return base64.b64decode(match[1]).hex()
+    return None
+
+
+def filename_header(name: str) -> str:
+    """A file's name as a header may hold it."""
+    return name if name.isascii() and name.isprintable() else quote(name)
+
+
+class Download:
+    """Bytes of a download and their hash, in memory or in a file that takes its name only when it is whole."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.size = 0
+        self.etag: str | None = None
+        self.sha256: str | None = None
+        """What the service says the hash is."""
+        self._part = None if path is None else path.with_name(f".{path.name}.{os.getpid()}-{id(self):x}.part")
+        self._file: IO[bytes] = BytesIO() if self._part is None else self._part.open("xb")
+        self._hash = hashlib.sha256()
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> int | None:
+        """Take the head of an answer: go on where the last one ended, or start again; gives the size of the whole.
+
+        Raises DamagedDownload where the rest that came is not the rest that was asked for.
+        """
+        if status == 206:
+            start, total = _content_range(headers)
+            if start != self.size or headers.get("etag") != self.etag:
+                raise DamagedDownload(f"bytes from {start} on came, those from {self.size} on were asked for")
+            return total
+        self.restart()
+        self.etag, self.sha256 = headers.get("etag"), sha256_of_headers(headers)
+        length = headers.get("content-length", "")
+        return int(length) if length.isdecimal() else None
+
+    def range_headers(self) -> dict[str, str]:
+        """Headers that ask for what is missing, if the file is still the same."""
+        plain = {"Accept-Encoding": "identity"}
+        if not self.size or self.etag is None or self.etag.startswith("W/"):
+            return plain
+        return {**plain, "Range": f"bytes={self.size}-", "If-Range": self.etag}
+
+    def write(self, block: bytes) -> None:
+        """Append."""
+        self._file.write(block)
+        self._hash.update(block)
+        self.size += len(block)
+
+    def restart(self) -> None:
+        """Forget what came."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._hash, self.size = hashlib.sha256(), 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether the hash is the one that the service says; true where it says none."""
+        return self.sha256 is None or self._hash.hexdigest() == self.sha256
+
+    def finish(self) -> bytes:
+        """Give the file its name, or give the bytes of a download to memory."""
+        if self.path is None or self._part is None:
+            assert isinstance(self._file, BytesIO)  # noqa: S101  # for the type checker
+            return self._file.getvalue()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._part.replace(self.path)
+        return b""
+
+    def __enter__(self) -> Download:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if self._part is not None:
+            self._part.unlink(missing_ok=True)
+
+
+def _content_range(headers: Mapping[str, str]) -> tuple[int, int | None]:
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("content-range", ""))
+    if match is None:
+        raise DamagedDownload(f"Content-Range is {headers.get('content-range')!r}")
+    return int(match[1]), None if match[2] == "*" else int(match[2])

@@ -1,0 +1,308 @@
+"""Every operation of the service as a request and the parser of its answer, without sending anything.
+
+Both clients send these; `Operation.repeatable` says whether an operation may be sent again when its answer is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from udig_client.decode import decode
+from udig_client.errors import InvalidScan, ProblemError, UnexpectedAnswer
+from udig_client.models import (
+    ApiKey,
+    Comparison,
+    CreatedKey,
+    Health,
+    Job,
+    Method,
+    Page,
+    Prior,
+    Ranking,
+    Scan,
+    Snapshot,
+    Tenant,
+)
+
+T = TypeVar("T")
+JsonObject = dict[str, Any]
+SCAN_PROBLEMS: Mapping[int, type[ProblemError]] = {415: InvalidScan, 422: InvalidScan}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation(Generic[T]):
+    """A request and what its answer means."""
+
+    method: str
+    path: str
+    parse: Callable[[httpx.Response], T]
+    query: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    json: Any = None
+    content: bytes | None = None
+    problems: Mapping[int, type[ProblemError]] = field(default_factory=dict)
+    """Kinds of problems that are this operation's own, by status."""
+    accepted: frozenset[int] = frozenset()
+    """Statuses beside 2xx that are answers rather than refusals."""
+    repeatable: bool = True
+    """Whether sending it twice has the effect of once."""
+
+    def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+        """The request, with the URL and the key of a client."""
+        query = {name: _text(value) for name, value in self.query.items() if value is not None}
+        return client.build_request(
+            self.method, self.path, params=query, headers=dict(self.headers), json=self.json, content=self.content
+        )
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def path_of(*parts: object) -> str:
+    """A path of these parts, each quoted. Raises ValueError where one is empty, which would be another path."""
+    texts = [str(part) for part in parts]
+    if not all(texts):
+        raise ValueError("an id is empty")
+    return "/" + "/".join(quote(text, safe="") for text in texts)
+
+
+def json_of(response: httpx.Response) -> Any:
+    """The JSON of an answer. Raises UnexpectedAnswer where it is none."""
+    try:
+        return response.json()
+    except ValueError as error:
+        kind = response.headers.get("content-type", "no media type")
+        message = f"{response.url} answered with {kind}, expected JSON: is the URL that of a uDiG Recon service?"
+        raise UnexpectedAnswer(message) from error
+
+
+def parse_as(kind: type[T]) -> Callable[[httpx.Response], T]:
+    """A parser of JSON answers."""
+    return lambda response: decode(kind, json_of(response))
+
+
+def _bytes(response: httpx.Response) -> bytes:
+    return response.content
+
+
+def _text_of(response: httpx.Response) -> str:
+    return response.text
+
+
+def _nothing(response: httpx.Response) -> None:  # noqa: ARG001
+    return None
+
+
+def _get(parse: Callable[[httpx.Response], T], *parts: object, **query: Any) -> Operation[T]:
+    return Operation(method="GET", path=path_of(*parts), parse=parse, query=query)
+
+
+def _delete(*parts: object) -> Operation[None]:
+    return Operation(method="DELETE", path=path_of(*parts), parse=_nothing)
+
+
+def given(**values: Any) -> JsonObject:
+    """The values that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+# Scans
+
+
+def create_scan(content: bytes, headers: Mapping[str, str]) -> Operation[Scan]:
+    """Upload a scan in one request; the same bytes are the same scan."""
+    return Operation(
+        method="POST",
+        path="/v1/scans",
+        parse=parse_as(Scan),
+        headers={"Content-Type": "application/octet-stream", **headers},
+        content=content,
+        problems=SCAN_PROBLEMS,
+    )
+
+
+def get_scan(scan_id: str) -> Operation[Scan]:
+    """A scan."""
+    return _get(parse_as(Scan), "v1", "scans", scan_id)
+
+
+def list_scans(cursor: str | None, **query: Any) -> Operation[Page[Scan]]:
+    """A page of scans, newest first."""
+    return _get(parse_as(Page[Scan]), "v1", "scans", cursor=cursor, **query)
+
+
+def delete_scan(scan_id: str) -> Operation[None]:
+    """Delete a scan."""
+    return _delete("v1", "scans", scan_id)
+
+
+# Jobs and their results
+
+
+def create_job(body: JsonObject, idempotency_key: str) -> Operation[Job]:
+    """Submit a job; sent again with the same key it is the same job."""
+    headers = {"Idempotency-Key": idempotency_key}
+    return Operation(method="POST", path="/v1/jobs", parse=parse_as(Job), headers=headers, json=body)
+
+
+def get_job(job_id: str, wait: float | None = None) -> Operation[Job]:
+    """A job; with `wait`, when its status has changed or so many seconds are over."""
+    return _get(parse_as(Job), "v1", "jobs", job_id, wait=wait)
+
+
+def list_jobs(cursor: str | None, **query: Any) -> Operation[Page[Job]]:
+    """A page of jobs, newest first."""
+    return _get(parse_as(Page[Job]), "v1", "jobs", cursor=cursor, **query)
+
+
+def cancel_job(job_id: str) -> Operation[Job]:
+    """Cancel a job. A second request is refused once the job has ended."""
+    return Operation(method="POST", path=path_of("v1", "jobs", job_id, "cancel"), parse=parse_as(Job), repeatable=False)
+
+
+def retry_job(job_id: str, max_seconds: float | None) -> Operation[Job]:
+    """Retry a failed job."""
+    path = path_of("v1", "jobs", job_id, "retry")
+    return Operation(
+        method="POST", path=path, parse=parse_as(Job), json=given(max_seconds=max_seconds), repeatable=False
+    )
+
+
+def delete_job(job_id: str) -> Operation[None]:
+    """Delete a job and its results."""
+    return _delete("v1", "jobs", job_id)
+
+
+def list_job_snapshots(job_id: str, slice_: int | None, after: str | int) -> Operation[Page[Snapshot]]:
+    """Snapshots after the one with seq `after`, oldest first."""
+    return _get(parse_as(Page[Snapshot]), "v1", "jobs", job_id, "progress", slice=slice_, after=after)
+
+
+def stream_job_events(job_id: str, last_event_id: str) -> Operation[None]:
+    """Events of a job, after the one with this id."""
+    headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last_event_id} if last_event_id else {})}
+    path = path_of("v1", "jobs", job_id, "events")
+    return Operation(method="GET", path=path, parse=_nothing, headers=headers)
+
+
+def get_job_result(job_id: str, format_: str | None, headers: Mapping[str, str]) -> Operation[None]:
+    """The result as a file, whose bytes the client takes as they come."""
+    path = path_of("v1", "jobs", job_id, "result")
+    return Operation(method="GET", path=path, parse=_nothing, query={"format": format_}, headers=headers)
+
+
+def get_job_preview(job_id: str, slice_: int | None, view: str | None) -> Operation[bytes]:
+    """A picture (PNG), also while the job runs."""
+    return _get(_bytes, "v1", "jobs", job_id, "preview.png", slice=slice_, view=view)
+
+
+# Comparisons
+
+
+def create_comparison(body: JsonObject, idempotency_key: str) -> Operation[Comparison]:
+    """Submit a comparison; sent again with the same key it is the same comparison."""
+    headers = {"Idempotency-Key": idempotency_key}
+    return Operation(method="POST", path="/v1/comparisons", parse=parse_as(Comparison), headers=headers, json=body)
+
+
+def get_comparison(comparison_id: str, wait: float | None = None) -> Operation[Comparison]:
+    """A comparison with its results so far; with `wait`, when its status has changed."""
+    return _get(parse_as(Comparison), "v1", "comparisons", comparison_id, wait=wait)
+
+
+def list_comparisons(cursor: str | None, **query: Any) -> Operation[Page[Comparison]]:
+    """A page of comparisons, newest first."""
+    return _get(parse_as(Page[Comparison]), "v1", "comparisons", cursor=cursor, **query)
+
+
+def get_comparison_table(comparison_id: str, format_: str | None) -> Operation[str]:
+    """The table of a comparison as text: `md`, `csv` or `tex`."""
+    return _get(_text_of, "v1", "comparisons", comparison_id, "table", format=format_)
+
+
+def get_comparison_ranking(comparison_id: str) -> Operation[Page[Ranking]]:
+    """The methods in order, one ranking for each modality."""
+    return _get(parse_as(Page[Ranking]), "v1", "comparisons", comparison_id, "ranking")
+
+
+def get_comparison_panel(
+    comparison_id: str, scan_id: str | None, seed: int | None, slice_: int | None
+) -> Operation[bytes]:
+    """One slice by each method, as a picture (PNG)."""
+    path = ("v1", "comparisons", comparison_id, "panel.png")
+    return _get(_bytes, *path, scan_id=scan_id, seed=seed, slice=slice_)
+
+
+def cancel_comparison(comparison_id: str) -> Operation[Comparison]:
+    """Cancel those of its jobs that have not ended."""
+    path = path_of("v1", "comparisons", comparison_id, "cancel")
+    return Operation(method="POST", path=path, parse=parse_as(Comparison), repeatable=False)
+
+
+def delete_comparison(comparison_id: str) -> Operation[None]:
+    """Delete a comparison and its jobs."""
+    return _delete("v1", "comparisons", comparison_id)
+
+
+# Keys and the tenant
+
+
+def create_key(name: str, scopes: Sequence[str], limits: Mapping[str, Any]) -> Operation[CreatedKey]:
+    """Create an API key. Sent twice it makes two."""
+    body = {"name": name, "scopes": list(scopes), **limits}
+    return Operation(method="POST", path="/v1/keys", parse=parse_as(CreatedKey), json=body, repeatable=False)
+
+
+def list_keys(cursor: str | None, **query: Any) -> Operation[Page[ApiKey]]:
+    """A page of the tenant's keys, oldest first."""
+    return _get(parse_as(Page[ApiKey]), "v1", "keys", cursor=cursor, **query)
+
+
+def rotate_key(key_id: str, overlap_minutes: int) -> Operation[CreatedKey]:
+    """Rotate an API key. Sent twice, the second secret replaces the first."""
+    path, query = path_of("v1", "keys", key_id, "rotate"), {"overlap_minutes": overlap_minutes}
+    return Operation(method="POST", path=path, parse=parse_as(CreatedKey), query=query, repeatable=False)
+
+
+def revoke_key(key_id: str) -> Operation[None]:
+    """Revoke an API key."""
+    return _delete("v1", "keys", key_id)
+
+
+def get_tenant() -> Operation[Tenant]:
+    """The tenant's limits and usage."""
+    return _get(parse_as(Tenant), "v1", "tenant")
+
+
+# The service
+
+
+def list_methods() -> Operation[Page[Method]]:
+    """Every method with its parameters."""
+    return _get(parse_as(Page[Method]), "v1", "methods")
+
+
+def list_priors() -> Operation[Page[Prior]]:
+    """Every diffusion prior with its card."""
+    return _get(parse_as(Page[Prior]), "v1", "priors")
+
+
+def get_health() -> Operation[Health]:
+    """Whether the API process lives."""
+    return _get(parse_as(Health), "healthz")
+
+
+def get_readiness() -> Operation[Health]:
+    """Whether a job submitted now would run; 503 is an answer, which names what is missing."""
+    return Operation(method="GET", path="/readyz", parse=parse_as(Health), accepted=frozenset({503}))
+
+
+def get_metrics() -> Operation[str]:
+    """Metrics in the text format of Prometheus."""
+    return _get(_text_of, "metrics")

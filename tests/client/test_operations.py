@@ -1,0 +1,137 @@
+"""Every operation of the OpenAPI document through the client, sync and async. A new operation is a line of DRIVES."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+from tests.support.client_world import Recorder, Service, client_of
+from udig_client import Job, NotFound, ProblemError, Scan
+
+
+class World(NamedTuple):
+    """A client, and what there is to ask for."""
+
+    client: Any
+    path: Path
+    scan: Scan
+    job: Job  # succeeded
+    comparison: Any  # succeeded
+
+    def fresh_job(self) -> Job:
+        """A job that has only just been submitted, and is too long to end by itself."""
+        job: Job = self.client.submit(self.scan, "tv", iterations=100_000, slices=[0])
+        return job
+
+    def fresh_comparison(self) -> Any:
+        return self.client.compare([self.scan], [{"method": "tv", "iterations": 100_000}], slices=[0])
+
+    def fresh_key(self) -> Any:
+        return self.client.create_key("another", ["read"], max_open_jobs=3)
+
+    def cancelled_job(self) -> Job:
+        job = self.fresh_job()
+        self.client.cancel(job)
+        ended: Job = self.client.wait(job, timeout=60)
+        return ended
+
+
+DRIVES: dict[str, Callable[[World], Any]] = {
+    "create_scan": lambda w: w.client.upload(w.path),
+    "list_scans": lambda w: list(w.client.scans(page_size=1)),
+    "get_scan": lambda w: w.client.scan(w.scan),
+    "delete_scan": lambda w: _gone(w.client.scan, w.client.delete_scan, _another_scan(w).id),
+    "create_job": lambda w: w.client.submit(w.scan, "zero_filled"),
+    "list_jobs": lambda w: list(w.client.jobs(scan=w.scan, status="succeeded", page_size=2)),
+    "get_job": lambda w: w.client.job(w.job),
+    "cancel_job": lambda w: w.cancelled_job(),
+    "retry_job": lambda w: _refused(lambda: w.client.retry(w.job, max_seconds=60.0), 409),
+    "delete_job": lambda w: _gone(w.client.job, w.client.delete_job, w.fresh_job().id),
+    "list_job_snapshots": lambda w: list(w.client.snapshots(w.job, slice=0)),
+    "stream_job_events": lambda w: list(w.client.follow(w.job)),
+    "get_job_result": lambda w: w.client.result(w.job),
+    "get_job_preview": lambda w: w.client.preview(w.job, slice=0, view="comparison"),
+    "create_comparison": lambda w: w.fresh_comparison(),
+    "list_comparisons": lambda w: list(w.client.comparisons()),
+    "get_comparison": lambda w: w.client.comparison(w.comparison),
+    "get_comparison_table": lambda w: w.client.table(w.comparison, format="csv"),
+    "get_comparison_ranking": lambda w: w.client.rankings(w.comparison),
+    "get_comparison_panel": lambda w: w.client.panel(w.comparison, scan=w.scan, seed=0, slice=0),
+    "cancel_comparison": lambda w: w.client.cancel_comparison(w.fresh_comparison()),
+    "delete_comparison": lambda w: _gone(w.client.comparison, w.client.delete_comparison, w.fresh_comparison().id),
+    "create_key": lambda w: w.fresh_key(),
+    "list_keys": lambda w: list(w.client.keys(page_size=2)),
+    "rotate_key": lambda w: w.client.rotate_key(w.fresh_key(), overlap_minutes=1),
+    "revoke_key": lambda w: w.client.revoke_key(w.fresh_key()) or True,
+    "get_tenant": lambda w: w.client.tenant(),
+    "list_methods": lambda w: w.client.methods(),
+    "list_priors": lambda w: w.client.priors(),
+    "get_health": lambda w: w.client.health(),
+    "get_readiness": lambda w: w.client.readiness(),
+    "get_metrics": lambda w: w.client.metrics(),
+}
+"""What drives each operation; its answer is something that is true."""
+
+
+@pytest.fixture(scope="module")
+def document(service: Service) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{service.url}/openapi.json").json()
+    return found
+
+
+@pytest.fixture(scope="module", params=["sync", "async"])
+def world(
+    request: pytest.FixtureRequest, service: Service, document: dict[str, Any], mri_scan: Path
+) -> Iterator[World]:
+    with client_of(request.param, service, Recorder(document)) as client:
+        scan = client.upload(mri_scan)
+        job = client.submit(scan, "cg_sense", outputs=["h5"])
+        comparison = client.compare([scan], ["zero_filled", {"method": "cg_sense"}], slices=[0])
+        comparison = client.wait_comparison(comparison, timeout=120)
+        assert comparison.status == "succeeded", comparison
+        yield World(client, mri_scan, scan, client.wait(job, timeout=60).check(), comparison)
+
+
+def test_every_operation_of_the_document_has_its_line(document: dict[str, Any]) -> None:
+    assert set(DRIVES) == Recorder(document).operations
+
+
+@pytest.mark.parametrize("operation", DRIVES)
+def test_an_operation_is_reached_through_the_client(world: World, document: dict[str, Any], operation: str) -> None:
+    recorder = Recorder(document)
+    _transport(world).recorder = recorder
+    assert DRIVES[operation](world)
+    assert operation in recorder.asked
+
+
+def _transport(world: World) -> Any:
+    return world.client._http._transport
+
+
+def _gone(read: Callable[[str], Any], delete: Callable[[str], Any], id_: str) -> bool:
+    """Whether it was there, and after it was deleted is not."""
+    assert read(id_)
+    delete(id_)
+    with pytest.raises(NotFound):
+        read(id_)
+    return True
+
+
+def _refused(call: Callable[[], Any], status: int) -> bool:
+    with pytest.raises(ProblemError) as refused:
+        call()
+    return bool(refused.value.status == status)
+
+
+def _another_scan(world: World) -> Scan:
+    """The same scan with bytes that no other has."""
+    path = world.path.with_name("another.npy")
+    import numpy as np
+
+    from tests.support import scans
+
+    np.save(path, scans.mri(slices=1)["kspace"])
+    found: Scan = world.client.upload(path)
+    return found
