@@ -14,7 +14,7 @@ from udig_recon.api.http.pagination import Page, PageRequest
 from udig_recon.api.http.problems import NotFound
 from udig_recon.api.jobs.schemas import EstimateOut, JobItem, JobOut, Metrics, Progress, SnapshotOut
 from udig_recon.core.prior_check import ood_warning
-from udig_recon.core.quality.rating import Rating, worst
+from udig_recon.core.quality.rating import Rating, RatingLevel, of_volume, worst
 from udig_recon.worker.access.keys import priority_name
 from udig_recon.worker.database.tables import Job, JobSlice, Scan, Snapshot, Status, WebhookDelivery
 from udig_recon.worker.storage import integrity
@@ -43,6 +43,7 @@ _SHOWN = (
     "finished_at",
     "expires_at",
     "metrics",
+    "rating",
     "damaged",
 )
 PART = case(
@@ -56,6 +57,7 @@ _FOREIGN = _SLICE.prior_check["out_of_distribution"].as_boolean()
 _ITERATIONS = func.sum(_SLICE.iterations) + func.min(_SLICE.iterations) * func.count().filter(
     _SLICE.iterations.is_(None)
 )
+_AT_RATING = _SLICE.quality["rating"].astext == _JOB.rating
 _CHUNKS = (
     select(
         func.sum(PART).label("parts"),
@@ -68,14 +70,31 @@ _CHUNKS = (
         func.coalesce(func.max(_SLICE.attempt), 0).label("attempt"),
         func.string_agg(_SLICE.worker.distinct(), ", ").label("worker"),
         func.array_agg(aggregate_order_by(_SLICE.slice, _SLICE.slice)).filter(SUCCEEDED, _FOREIGN).label("foreign"),
+        func.count().filter(_AT_RATING).label("at_rating"),
     )
     .where(_SLICE.job_id == _JOB.id)
     .correlate(Job.__table__)
     .lateral("progress")
 )
+_REASONS_SHOWN = 3  # slices of which a list tells the reasons; a volume has hundreds
+_FIRST_AT_RATING = (
+    select(_SLICE.slice, _SLICE.quality["reasons"].label("reasons"))
+    .where(_SLICE.job_id == _JOB.id, _AT_RATING)
+    .order_by(_SLICE.slice)
+    .limit(_REASONS_SHOWN)
+    .correlate(Job.__table__)
+    .subquery("first")
+)
+_REASONS = (
+    select(func.jsonb_object_agg(_FIRST_AT_RATING.c.slice, _FIRST_AT_RATING.c.reasons, type_=JSONB))
+    .scalar_subquery()
+    .label("rating_reasons")
+)
 _ESTIMATED = ("estimated_seconds", "memory_bytes", "result_bytes")
 _SPENT = _JOB.seconds.label("compute_seconds")  # the slices' `seconds` are another sum
-_JOBS: Select[Any] = select(*(_JOB[name] for name in (*_SHOWN, *_ESTIMATED)), _SPENT, _CHUNKS).join(_CHUNKS, true())
+_JOBS: Select[Any] = select(*(_JOB[name] for name in (*_SHOWN, *_ESTIMATED)), _SPENT, _CHUNKS, _REASONS).join(
+    _CHUNKS, true()
+)
 # What a slice that is reconstructed again had before is shown no more.
 _SLICE_OUT = func.jsonb_build_object(
     "slice",
@@ -142,12 +161,14 @@ def _job_out(job_id: uuid.UUID, row: Any) -> JobOut:
     slices = [states[number] for number in row.slices if number in states]
     # Rows of older workers hold ratings in their words.
     ratings = {each["slice"]: Rating.from_json(each["quality"]) for each in slices if each["quality"] is not None}
-    quality = worst(ratings).as_json() if row.status == Status.SUCCEEDED and ratings else None
     scan = row.scan_told or {}
     frames = scan.get("frames") or ()
     shown = [_slice(each, ratings.get(each["slice"]), frames) for each in slices]
     told = {"affine": scan.get("affine"), "corrections": scan.get("corrections") or []}
-    return JobOut.model_validate({**_item(row), "quality": quality, "slices": shown, "webhook": row.webhook, **told})
+    item = _item(row)
+    if item["quality"] is not None and ratings:
+        item["quality"] = worst(ratings).as_json()
+    return JobOut.model_validate({**item, "slices": shown, "webhook": row.webhook, **told})
 
 
 def _slice(stored: dict[str, Any], rating: Rating | None, frames: Sequence[Any]) -> dict[str, Any]:
@@ -180,6 +201,7 @@ def job_page(
     tenant: str,
     *,
     status: Status | None,
+    rating: RatingLevel | None,
     scan_id: uuid.UUID | None,
     comparison_id: uuid.UUID | None,
     tag: str | None,
@@ -189,6 +211,8 @@ def job_page(
     query = page.newest_first(_JOBS.where(_JOB.tenant == tenant), _JOB.id)
     if status is not None:
         query = query.where(_JOB.status == status)
+    if rating is not None:
+        query = query.where(_JOB.rating == rating)
     if scan_id is not None:
         query = query.where(_JOB.scan_id == scan_id)
     if comparison_id is not None:
@@ -215,13 +239,14 @@ def _item(row: Any) -> dict[str, Any]:
     links |= {name: f"{root}/{name}" for name in ("progress", "events", "result", "preview.png", "cancel", "retry")}
     shown = row._asdict()
     return {
-        **{name: shown[name] for name in _SHOWN if name not in ("damaged", "scan_warnings", "slices")},
+        **{name: shown[name] for name in _SHOWN if name not in ("damaged", "rating", "scan_warnings", "slices")},
         "slice_numbers": row.slices,
         "priority": priority_name(row.priority),
         "compute_seconds": row.compute_seconds,
         "estimate": _estimate(row),
         "progress": _progress(row),
         "metrics": None if row.metrics is None else Metrics.model_validate(row.metrics),
+        "quality": _quality(row),
         "warnings": _warnings(row),
         "attempt": row.attempt,
         "worker": row.worker,
@@ -235,6 +260,16 @@ def _estimate(row: Any) -> EstimateOut | None:
     # Three digits: it is no more than an estimate.
     seconds = float(f"{row.estimated_seconds:.3g}")
     return EstimateOut(seconds=seconds, memory_bytes=row.memory_bytes, result_bytes=row.result_bytes)
+
+
+def _quality(row: Any) -> dict[str, Any] | None:
+    """The job's rating, with the reasons of its first slices at that level."""
+    if row.rating is None:
+        return None
+    if not row.at_rating:  # an old worker
+        return Rating("unrated", ("the version that made it rated no slices",)).as_json()
+    reasons = {int(number): each for number, each in (row.rating_reasons or {}).items()}
+    return of_volume(row.rating, dict(sorted(reasons.items())), row.at_rating).as_json()
 
 
 def _warnings(row: Any) -> list[str]:

@@ -23,6 +23,7 @@ from udig_recon.api.openapi.content import Content, component, example_of
 from udig_recon.api.openapi.responses import responses
 from udig_recon.api.scans import queries as scan_queries
 from udig_recon.api.scans.ingest import ReceivedScan, is_form, receive_scan, store_scan
+from udig_recon.core.quality.rating import RatingLevel
 from udig_recon.worker.access.tenants import limits_of
 from udig_recon.worker.database.tables import Status
 from udig_recon.worker.jobs.lifecycle import Retry
@@ -114,18 +115,20 @@ def list_jobs(
     caller: Reader,
     page: PageDep,
     status: Status | None = None,
+    rating: Annotated[RatingLevel | None, Query(description="of jobs that have succeeded")] = None,
     scan_id: uuid.UUID | None = None,
     comparison_id: uuid.UUID | None = None,
     tag: Annotated[
         str | None, Query(description="`key:value`, or `key` for any value", max_length=321, pattern=NO_NUL)
     ] = None,
 ) -> Response:
-    """`Link: rel="next"` leads to the next page. GET /v1/jobs/{job_id} adds its slices, quality and webhook."""
+    """`Link: rel="next"` leads to the next page. GET /v1/jobs/{job_id} adds its slices and webhook."""
     with context.sessions() as session:
         found = queries.job_page(
             session,
             caller.tenant,
             status=status,
+            rating=rating,
             scan_id=scan_id,
             comparison_id=comparison_id,
             tag=tag,

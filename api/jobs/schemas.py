@@ -224,6 +224,7 @@ _ITEM: dict[str, Any] = {
     "status": "running",
     "progress": _PROGRESS,
     "metrics": None,
+    "quality": None,
     "parameters": complete(parse(EXAMPLE_PARAMETERS), Modality.MRI).model_dump(mode="json"),
     "outputs": ["h5", "png"],
     "slice_numbers": [0],
@@ -259,6 +260,9 @@ class JobItem(BaseModel):
     status: Status
     progress: Progress
     metrics: Metrics | None = Field(description="null until it has succeeded")
+    quality: QualityOut | None = Field(
+        description="the worst of its slices', with the reasons of three; null until it has succeeded"
+    )
     parameters: dict[str, Any] = Field(description="complete, with the values of preset and defaults")
     outputs: list[str]
     slice_numbers: list[int] = Field(
@@ -304,7 +308,6 @@ _SLICE: dict[str, Any] = {
 _RUNNING: dict[str, Any] = {
     **_ITEM,
     "webhook": None,
-    "quality": None,
     "slices": [_SLICE],
     "affine": None,
     "corrections": [],
@@ -344,7 +347,7 @@ _FINISHED: dict[str, Any] = {
 
 
 class JobOut(JobItem):
-    """A job with its slices, quality and webhook."""
+    """A job with its slices, the reasons of all of them, and its webhook."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_RUNNING, _FINISHED]})
 

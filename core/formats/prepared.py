@@ -214,7 +214,7 @@ class PreparedScan:
             self.source_sha256 = str(content["source_sha256"])
             self.reading = int(content["reading"])
             self.header: ScanHeader = header_of(json.dumps(content["scan"]))
-            self._kind = acquisition_type(str(content["kind"]))
+            self.kind = str(content["kind"])  # name of the type of acquisition that `read` gives
             shared = _fields(content["shared"])
             self._slices = [{**shared, **_fields(each)} for each in content["slices"]]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -241,9 +241,9 @@ class PreparedScan:
             for name, value in self._slices[index].items()
         }
         try:
-            acquisition: Acquisition = self._kind(**found)
+            acquisition: Acquisition = acquisition_type(self.kind)(**found)
             return acquisition
-        except TypeError as error:
+        except (KeyError, TypeError) as error:
             raise _damage("fields of another version") from error
 
     def verify(self) -> None:

@@ -6,7 +6,7 @@ Held-out measurements cannot test an image there, because nothing was measured.
 import numpy as np
 from numpy.typing import NDArray
 
-from udig_recon.core.operators.angles import folded_gaps
+from udig_recon.core.angles import folded_gaps
 from udig_recon.core.scan_geometry import Geometry
 
 WIDEST_STEP = 15.0

@@ -23,9 +23,9 @@ from udig_recon.core.operators.coverage import (
 from udig_recon.core.operators.fbp import back_project_rays, filter_rays
 from udig_recon.core.operators.matrix_free import MatrixFreeProjector
 from udig_recon.core.operators.radon_auto import Projector, projector
-from udig_recon.core.operators.redundancy import ray_weights
 from udig_recon.core.operators.solvers import operator_norm
 from udig_recon.core.operators.truncated import NOTHING_ADDED, Added, continue_rays
+from udig_recon.core.ray_weights import ray_weights
 from udig_recon.core.rebinning import parallel_rays
 from udig_recon.core.scan_geometry import Geometry
 from udig_recon.core.sinogram_statistics import fill_missing_rays

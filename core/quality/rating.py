@@ -1,7 +1,7 @@
 """Rating of a reconstruction without a reference: `good`, `unrated`, `check` or `poor`, with reasons and limits."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -162,12 +162,17 @@ def rate(signals: Signals, modality: Modality) -> Rating:
 def worst(ratings: Mapping[int, Rating]) -> Rating:
     """Rating of a volume from its slices' ratings by number: the worst level, with the reasons of the slices at it."""
     level = _worst(rating.level for rating in ratings.values())
+    at_level = {number: rating.reasons for number, rating in ratings.items() if rating.level == level}
+    return of_volume(level, at_level, len(at_level))
+
+
+def of_volume(level: RatingLevel, reasons: Mapping[int, Sequence[str]], count: int) -> Rating:
+    """Rating of a volume that has `count` slices at its level, with the reasons of some of these by number."""
     if level == "good":
-        return Rating("good", (f"{len(ratings)} of {len(ratings)} slices are good",))
-    return Rating(
-        level,
-        tuple(f"slice {number}: {'; '.join(r.reasons)}" for number, r in ratings.items() if r.level == level),
-    )
+        return Rating("good", (f"{count} of {count} slices are good",))
+    told = [f"slice {number}: {'; '.join(each)}" for number, each in reasons.items()]
+    left = count - len(told)
+    return Rating(level, (*told, *([f"{left} more slices are {level}"] if told and left else [])))
 
 
 def _worst(levels: Iterable[RatingLevel]) -> RatingLevel:

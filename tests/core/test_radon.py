@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.transform import radon
 
+from udig_recon.core.angles import angular_weights
 from udig_recon.core.operators import XRayTransform, matrix_free
 from udig_recon.core.operators import radon as strip
-from udig_recon.core.operators.angles import angular_weights
 from udig_recon.core.operators.ct import _norm, _projector
 from udig_recon.core.operators.radon_auto import projector
 

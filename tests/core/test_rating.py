@@ -6,7 +6,7 @@ import math
 import pytest
 
 from udig_recon.core.acquisition import Modality
-from udig_recon.core.quality.rating import LEVELS, Rating, Signals, limits, rate, worst
+from udig_recon.core.quality.rating import LEVELS, Rating, Signals, limits, of_volume, rate, worst
 
 GOOD = Signals(misfit=1.0, noise=0.002, ood_score=0.5, hallucination=0.0, prior_excess=0.3, holdout_residual=0.01)
 
@@ -83,3 +83,11 @@ def test_a_grade_comes_back_from_json():
 def test_ratings_stored_before_version_0_2_are_read():
     assert Rating.from_json({"verdict": "unjudged", "reasons": ["untested"]}) == Rating("unrated", ("untested",))
     assert Rating.from_json({"verdict": "poor", "reasons": []}) == Rating("poor", ())
+
+
+def test_of_many_slices_at_a_level_a_short_list_tells_the_first_and_how_many_more() -> None:
+    assert of_volume("check", {2: ["noisy", "cut off"], 5: ["noisy"]}, 9) == (
+        "check",
+        ("slice 2: noisy; cut off", "slice 5: noisy", "7 more slices are check"),
+    )
+    assert of_volume("good", {0: ["within limits"]}, 300) == ("good", ("300 of 300 slices are good",))

@@ -154,6 +154,8 @@ class Job(Base):
         Index("ix_jobs_comparison_id", "comparison_id"),
         Index("ix_jobs_open", "tenant", postgresql_where=text("status IN ('queued', 'running')")),
         Index("ix_jobs_uncounted", "finished_at", postgresql_where=text("stored_bytes IS NULL AND NOT expired")),
+        Index("ix_jobs_rating", "tenant", "rating", "id"),
+        Index("ix_jobs_to_rate", "id", postgresql_where=text("status = 'succeeded' AND rating IS NULL")),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
@@ -179,6 +181,7 @@ class Job(Base):
     error: Mapped[dict[str, Any] | None]  # problem document
     scan_warnings: Mapped[list[str] | None] = mapped_column(JSONB(none_as_null=True))  # of the scan's header
     metrics: Mapped[dict[str, Any] | None]  # means over the slices, when succeeded
+    rating: Mapped[str | None] = mapped_column(String(16))  # the worst of the slices', when succeeded
     versions: Mapped[dict[str, Any] | None]  # software and prior, as the worker found them
     result: Mapped[str | None]  # folder of the accepted result, relative to DATA
     result_files: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # name -> sha256 and bytes

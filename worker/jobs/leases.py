@@ -19,6 +19,7 @@ from udig_recon.worker.database.tables import Job, JobSlice, Snapshot, Status
 from udig_recon.worker.jobs import scheduling, state
 from udig_recon.worker.jobs.claims import Claim, read_claim
 from udig_recon.worker.jobs.failures import time_limit
+from udig_recon.worker.jobs.ratings import rating_of
 from udig_recon.worker.jobs.scheduling import claimable
 from udig_recon.worker.jobs.summary import mean_metrics
 from udig_recon.worker.runtime.memory_fit import Room
@@ -186,12 +187,13 @@ def succeed_job(
         stop_cancelled(session, claim)
         return
     job = state.move_slice(session, claim, Status.SUCCEEDED)
-    rows = session.scalars(select(JobSlice.metrics).where(JobSlice.job_id == job.id)).all()
+    rows = session.execute(select(JobSlice.metrics, JobSlice.quality).where(JobSlice.job_id == job.id)).all()
     state.move_job(
         session,
         job,
         Status.SUCCEEDED,
-        metrics=mean_metrics([row for row in rows if row is not None]),
+        metrics=mean_metrics([row.metrics for row in rows if row.metrics is not None]),
+        rating=rating_of(row.quality for row in rows),
         result=folder,
         versions=versions,
         result_files=files,

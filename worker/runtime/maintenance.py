@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import Worker
-from udig_recon.worker.jobs import queue, retention, scheduling, sweep
+from udig_recon.worker.jobs import queue, ratings, retention, scheduling, sweep
 from udig_recon.worker.runtime.health import was_seen_recently
 from udig_recon.worker.runtime.process import WorkerProcess, exit_after
 from udig_recon.worker.runtime.tasks import give_back
@@ -124,6 +124,7 @@ class Maintenance:
             if deleted := retention.expire(self._process.sessions, self._process.storage):
                 log.info("retention.finished", extra={"deleted": deleted})
             accounting.count_ended(self._process.sessions, self._process.storage)
+            ratings.rate_ended(self._process.sessions)
         except (*AWAY, OSError) as error:
             log.warning("retention.failed", extra={"error": type(error).__name__})
 

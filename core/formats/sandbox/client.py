@@ -6,6 +6,10 @@ import os
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from udig_recon.core.acquisition import ScanHeader
 from udig_recon.core.errors import UnreadableScan
@@ -18,6 +22,11 @@ _SLOWEST_BYTES_PER_SECOND = 8 << 20
 _SLOWEST_PREPARED = 2  # times as long: the file is read twice and written once
 _ALWAYS_PREPARED_BYTES = 1 << 30
 _MOST_PREPARED_RATIO = 400  # bytes written for each of the file: a bomb's limit, and numbers of one byte become four
+_PREVIEW_BYTES = 64 << 20
+
+
+class NoPreview(Exception):
+    """A slice of a prepared scan has no preview; the message says why."""
 
 
 class Prober:
@@ -66,6 +75,28 @@ class Prober:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
                 found = f"arrays of more than {most} bytes"
                 raise UnreadableScan.at("file", found, "a scan, not a bomb") from None
+
+    def preview(self, path: Path, output: IO[bytes], index: int, seconds: float = 30) -> NDArray[np.float32]:
+        """The preview (y, x) of a slice of the prepared scan at `path`, made in a sandbox and written to `output`.
+
+        Raises NoPreview, and OSError where there is no such scan.
+        """
+        with path.open("rb") as file:
+            order: Order = {"preview": index, "seconds": seconds, "most_bytes": _PREVIEW_BYTES}
+            answer = self._pool.run(order, [file.fileno(), output.fileno()])
+        if answer.said is None:
+            raise NoPreview(f"it takes longer than {seconds:.0f} s")
+        with suppress(ValueError, KeyError, TypeError):
+            size = json.loads(answer.said)["preview"] if answer.status == 0 else "damaged"
+            if size is None:
+                raise NoPreview("measurements of this kind have none")
+            height, width = map(int, size)
+            if min(height, width) > 0 and os.fstat(output.fileno()).st_size == 4 * height * width <= _PREVIEW_BYTES:
+                output.seek(0)
+                image = np.frombuffer(output.read(), "<f4").reshape(height, width)
+                finite: NDArray[np.float32] = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
+                return finite
+        raise NoPreview("its prepared form cannot be read; a job prepares it anew, and so does posting it again")
 
     def _header(self, order: Order, descriptors: list[int]) -> ScanHeader:
         answer = self._pool.run(order, descriptors)

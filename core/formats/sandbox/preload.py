@@ -1,4 +1,4 @@
-"""Loads everything that reading a scan needs, before the sandbox closes: it reads each format's own small scans."""
+"""Loads all that reading and previewing a scan needs, before the sandbox closes, by each format's own small scans."""
 
 import io
 import os
@@ -10,9 +10,11 @@ import numpy as np
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.formats.containers.scan_file import ScanFile
 from udig_recon.core.formats.limits import Limits
+from udig_recon.core.formats.prepared import PreparedScan
 from udig_recon.core.formats.reading import prepare
 from udig_recon.core.formats.registry import input_formats
 from udig_recon.core.formats.sandbox.messages import pack
+from udig_recon.core.formats.sandbox.previews import write_preview
 
 
 def read_samples() -> None:
@@ -22,9 +24,14 @@ def read_samples() -> None:
     np.savez(damaged, sinogram=np.ones((9, 8), np.float32), angles=np.full(9, np.nan))
     cut_off = [content[: len(content) // 2] for content in samples]
     for content in (*samples, *cut_off, damaged.getvalue(), b"PK\3\4", b"GIF89a"):
-        with tempfile.TemporaryFile() as scan, tempfile.TemporaryFile() as output:
+        with (
+            tempfile.TemporaryFile() as scan,
+            tempfile.TemporaryFile() as output,
+            tempfile.TemporaryFile() as picture,
+        ):
             scan.write(content)
             scan.flush()
             os.lseek(scan.fileno(), 0, os.SEEK_SET)
             with suppress(ReconstructionError):
                 pack(prepare(ScanFile(scan.fileno()), Limits(), "", output.fileno()))
+                write_preview(PreparedScan(ScanFile(output.fileno())), 0, picture.fileno())

@@ -19,12 +19,13 @@ from udig_recon.core.extensions import BrokenExtension
 from udig_recon.core.formats.containers import hdf5_library as library
 from udig_recon.core.formats.containers.scan_file import ScanFile
 from udig_recon.core.formats.limits import Limits
-from udig_recon.core.formats.prepared import NotWritten
+from udig_recon.core.formats.prepared import NotWritten, PreparedScan
 from udig_recon.core.formats.reading import prepare, probe_file
 from udig_recon.core.formats.sandbox import isolation as sandbox
 from udig_recon.core.formats.sandbox.messages import pack
 from udig_recon.core.formats.sandbox.pool import Order
 from udig_recon.core.formats.sandbox.preload import read_samples
+from udig_recon.core.formats.sandbox.previews import write_preview
 
 Examine = Callable[[Order, int, int | None], str]
 
@@ -126,7 +127,9 @@ def _child(order: Order, sending: int, descriptors: list[int], examine: Examine,
 
 
 def _examine(order: Order, scan: int, output: int | None) -> str:
-    """The scan's header, or why there is none."""
+    """The scan's header, or why there is none; for an order of a preview, its size."""
+    if (index := order.get("preview")) is not None and output is not None:
+        return json.dumps({"preview": write_preview(PreparedScan(ScanFile(scan)), index, output)})
     limits = Limits(**order["limits"])
     try:
         if output is None:

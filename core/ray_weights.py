@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from udig_recon.core.operators.angles import angular_weights, folded_gaps
+from udig_recon.core.angles import angular_weights, folded_gaps
 from udig_recon.core.scan_geometry import Geometry
 
 Values = NDArray[np.float64]
