@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from udig_recon.api import error_handlers as errors
 from udig_recon.api.access import key_routes as keys
@@ -12,6 +13,7 @@ from udig_recon.api.access import tenant_routes as tenants
 from udig_recon.api.access.audit_heads import AuditHeadSender
 from udig_recon.api.comparisons import routes as comparisons
 from udig_recon.api.dependencies import Context
+from udig_recon.api.http import cors
 from udig_recon.api.http.concurrency import ConcurrencyMiddleware
 from udig_recon.api.http.middleware import AccessLogMiddleware, HeadMiddleware, TrustedHostMiddleware
 from udig_recon.api.http.proxies import ProxyHeadersMiddleware, ProxyRefusalMiddleware
@@ -22,7 +24,7 @@ from udig_recon.api.openapi import documentation
 from udig_recon.api.openapi.content import complete
 from udig_recon.api.scans import routes as scans
 from udig_recon.api.service import OpenService, open_service
-from udig_recon.api.system import health, methods
+from udig_recon.api.system import health, methods, workers
 from udig_recon.api.uploads import routes as uploads
 from udig_recon.api.uploads.protocol import TusMiddleware
 from udig_recon.api.webhooks.delivery import WebhookDispatcher
@@ -47,7 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
     app.state.service, app.state.context = service, service.context
-    for part in (scans, uploads, jobs, following, results, comparisons, methods, keys, tenants, health):
+    for part in (scans, uploads, jobs, following, results, comparisons, methods, workers, keys, tenants, health):
         app.include_router(part.router)
     documentation.install(app)
     errors.install(app)
@@ -63,6 +65,8 @@ def _surround(app: FastAPI) -> None:
     app.add_middleware(TrustedHostMiddleware, names=context.settings.names)
     if not context.settings.authenticates:
         app.add_middleware(ProxyRefusalMiddleware)
+    if context.settings.origins:
+        app.add_middleware(CORSMiddleware, **cors.options(context.settings.origins))
     app.add_middleware(AccessLogMiddleware, requests=context.request_metrics, auditing=context.audit)
     app.add_middleware(ProxyHeadersMiddleware, trusted=context.settings.trusted_proxies)
     app.add_middleware(HeadMiddleware)

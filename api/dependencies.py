@@ -16,6 +16,7 @@ from udig_recon.api.http.rate_limit import RateLimiter
 from udig_recon.api.http.tenant_queue import TenantQueue
 from udig_recon.api.http.threads import LimitedThreadPool, SingleFlight
 from udig_recon.api.jobs.enqueue import Publisher
+from udig_recon.api.scans.previews import RememberedPreviews
 from udig_recon.api.scans.upload import UploadReservations
 from udig_recon.api.system.metrics import RequestMetrics
 from udig_recon.core.formats import Limits, Prober
@@ -46,7 +47,8 @@ class Context:
     storing_queue: TenantQueue = field(default_factory=partial(TenantQueue, 1))  # at keeping scans; few threads do it
     factors: Factors = field(default_factory=Factors)  # of estimates
     upload_reservations: UploadReservations = field(default_factory=UploadReservations)  # bytes of uploads
-    single_flight: SingleFlight = field(default_factory=SingleFlight)  # health checks and metrics
+    previews: RememberedPreviews = field(default_factory=RememberedPreviews)  # of scans
+    single_flight: SingleFlight = field(default_factory=SingleFlight)  # health checks, metrics, previews of scans
     publisher: Publisher = field(default_factory=Publisher)
     rate_limiter: RateLimiter = field(default_factory=RateLimiter)
 

@@ -54,6 +54,11 @@ class Settings(TenantSettings):
         description="names, divided by spaces, that requests may call the API by (`Host`), beside loopback ones; "
         "unset: any where a key is asked for, no others where none is",
     )
+    cors_origins: str | None = Field(
+        None,
+        description="origins, divided by spaces, whose pages may use the API with a key of theirs, such as "
+        "https://viewer.example.org; *: any; unset: none",
+    )
     trusted_proxies: str = Field(
         "127.0.0.1 ::1",
         description="addresses or networks, divided by spaces, whose `X-Forwarded-For` tells the client: the last "
@@ -201,6 +206,15 @@ class Settings(TenantSettings):
             raise ValueError(f"there is no folder {folder}")
         return folder
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: str | None) -> str | None:
+        for origin in () if origins is None or origins == "*" else origins.split():
+            parts = urlsplit(origin)
+            if parts.scheme not in ("http", "https") or origin != f"{parts.scheme}://{parts.netloc}":
+                raise ValueError("each is an origin such as https://viewer.example.org, without path or last slash")
+        return origins
+
     @field_validator("trusted_proxies", "mrd_allowed")
     @classmethod
     def _are_networks(cls, networks: str) -> str:
@@ -214,6 +228,8 @@ class Settings(TenantSettings):
             raise ValueError(
                 f"AUTHENTICATION: off would let everyone in who reaches {self.host}; on, or HOST=127.0.0.1"
             )
+        if self.cors_origins == "*" and not self.authenticates:
+            raise ValueError("CORS_ORIGINS: * without keys would let every page in a browser of this machine in")
         if self.heartbeat_seconds >= self.lease_seconds:
             raise ValueError(f"HEARTBEAT_SECONDS: {self.heartbeat_seconds:g} is no less than LEASE_SECONDS")
         return self
@@ -238,6 +254,11 @@ class Settings(TenantSettings):
         if not self.allowed_hosts:
             return None if self.authenticates else frozenset()
         return frozenset(self.allowed_hosts.lower().split())
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Origins whose pages may use the API, in lower case; `*` is any."""
+        return frozenset((self.cors_origins or "").lower().split())
 
     @property
     def webhook_hosts(self) -> frozenset[str] | None:

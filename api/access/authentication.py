@@ -72,7 +72,7 @@ async def _caller(
     given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
 ) -> Caller:
     if not context.settings.authenticates:
-        _refuse_other_sites(request)
+        _refuse_other_sites(request, context.settings)
         caller = Caller()
     else:
         caller = await recognise(context, _secret_of(given))
@@ -86,10 +86,14 @@ async def _caller(
     return caller
 
 
-def _refuse_other_sites(request: Request) -> None:
-    """Without keys any page in a browser of this machine could post here."""
+def _refuse_other_sites(request: Request, settings: Settings) -> None:
+    """Without keys any page in a browser of this machine could post here; those of CORS_ORIGINS may."""
     origin = request.headers.get("origin")
-    if origin is not None and not _is_of(origin, request.headers.get("host", "")):
+    if (
+        origin is not None
+        and origin.lower() not in settings.origins
+        and not _is_of(origin, request.headers.get("host", ""))
+    ):
         raise Forbidden("a page of another site may not use this service without a key")
 
 

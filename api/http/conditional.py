@@ -1,11 +1,13 @@
 """Content negotiation (Accept), conditional requests (ETag, If-None-Match) and range requests (RFC 9110)."""
 
+import base64
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from email.utils import formatdate, parsedate_to_datetime
 from itertools import chain
 from typing import Protocol, TypeVar
+from urllib.parse import quote
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -98,6 +100,15 @@ def with_etag(request: Request, content: bytes, media_type: str, headers: dict[s
     return Response(content, 200, headers, media_type)
 
 
+def file_headers(sha256: str) -> dict[str, str]:
+    """Entity tag and digest (RFC 9530) of a stored file."""
+    return {
+        "ETag": f'"{sha256}"',
+        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:",
+        "Cache-Control": "private, no-cache",
+    }
+
+
 def json_with_etag(request: Request, body: BaseModel, headers: dict[str, str] | None = None) -> Response:
     """A model as an answer with an entity tag."""
     return with_etag(request, body.model_dump_json().encode(), "application/json", headers)
@@ -120,7 +131,7 @@ def file_response(
     size = file.info.size
     headers = {
         "Accept-Ranges": "bytes",
-        "Content-Disposition": f'attachment; filename="{filename}"',
+        "Content-Disposition": content_disposition(filename),
         "Content-Length": str(size),
         "Last-Modified": formatdate(int(file.info.modified), usegmt=True),
         **headers,
@@ -134,6 +145,13 @@ def file_response(
     blocks = _blocks(file, start, end, damaged)
     first = next(blocks, b"")
     return StreamingResponse(chain([first], blocks), 200 if part is None else 206, headers, media_type)
+
+
+def content_disposition(filename: str) -> str:
+    """The header that has a client save a file under its name (RFC 6266), whatever the name is made of (RFC 8187)."""
+    plain = re.sub(r"[^ !#-\[\]-~]|%", "_", filename)
+    encoded = "" if plain == filename else f"; filename*=UTF-8''{quote(filename, safe='')}"
+    return f'attachment; filename="{plain}"{encoded}'
 
 
 def _blocks(file: Verified, start: int, end: int, damaged: Callable[[], Problem]) -> Iterator[bytes]:

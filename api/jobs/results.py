@@ -1,6 +1,5 @@
 """Endpoints of results: files in any output format, and previews as PNG while a job runs."""
 
-import base64
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ from sqlalchemy import select
 
 from udig_recon.api.access.authentication import Caller, Reader, record_access
 from udig_recon.api.dependencies import Context, ContextDep
-from udig_recon.api.http.conditional import file_response, negotiate_format, not_modified, with_etag
+from udig_recon.api.http.conditional import file_headers, file_response, negotiate_format, not_modified, with_etag
 from udig_recon.api.http.problems import Conflict, Gone, Invalid, NotFound
 from udig_recon.api.jobs import queries, stored_files
 from udig_recon.api.jobs.schemas import OutputName
 from udig_recon.api.openapi.content import Content
-from udig_recon.api.openapi.responses import responses
+from udig_recon.api.openapi.responses import FILE_REQUEST_HEADERS, request_header, responses
 from udig_recon.core import metrics
 from udig_recon.core.acquisition import frame_labels, frames_of
 from udig_recon.core.quality.rating import HALLUCINATION_THRESHOLD
@@ -37,15 +36,6 @@ WANTS = {
     "hallucination": "the method has no prior, or the slice is not finished yet",
 }
 GAIN = 5  # of deviations, as of errors
-_REQUEST_HEADERS = [
-    {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "example": example}
-    for name, example in {
-        "Accept": "image/png",
-        "Range": "bytes=1048576-",
-        "If-Range": '"9f86d081884c7d65"',
-        "If-None-Match": '"9f86d081884c7d65"',
-    }.items()
-]
 
 
 @router.get(
@@ -53,7 +43,7 @@ _REQUEST_HEADERS = [
     summary="The result as a file",
     response_class=Response,
     responses=responses({200: _RESULT}, 206, 304, 404, 406, 409, 410, 416, 422, 500, 503, 507),
-    openapi_extra={"parameters": _REQUEST_HEADERS},
+    openapi_extra={"parameters": [request_header("Accept", "image/png"), *FILE_REQUEST_HEADERS]},
 )
 def get_job_result(
     request: Request,
@@ -76,12 +66,7 @@ def get_job_result(
     accept = request.headers.get("accept", "")
     wanted = OUTPUTS[format_] if format_ else negotiate_format(accept, first, OUTPUTS.values())
     file = stored_files.result_file(context, stored_files.StoredResult.of(job), wanted)
-    headers = {
-        "ETag": f'"{file.sha256}"',
-        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:",
-        "Cache-Control": "private, no-cache",
-        "Vary": "Accept",
-    }
+    headers = {**file_headers(file.sha256), "Vary": "Accept"}
     if not_modified(request, headers["ETag"], file.info.modified):
         return Response(status_code=304, headers=headers)
     record_access(context, caller, "result.read", job=job_id)

@@ -72,6 +72,19 @@ OF_ACCESS = (401, 403, 429)
 Answer = type[BaseModel] | Content | list[Content]
 
 
+def request_header(name: str, example: str) -> dict[str, Any]:
+    """A header that a request may have, as a parameter of its operation."""
+    return {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "example": example}
+
+
+FILE_REQUEST_HEADERS = [
+    request_header("Range", "bytes=1048576-"),
+    request_header("If-Range", '"9f86d081884c7d65"'),
+    request_header("If-None-Match", '"9f86d081884c7d65"'),
+]
+"""Headers of a request for a file that may be sent in parts."""
+
+
 def responses(good: dict[int, Answer], *others: int, public: bool = False) -> dict[int | str, dict[str, Any]]:
     """`responses` of an operation: its answers by status, and the other statuses, whose bodies are problems.
 

@@ -6,7 +6,6 @@ import os
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,14 +75,14 @@ class Prober:
                 found = f"arrays of more than {most} bytes"
                 raise UnreadableScan.at("file", found, "a scan, not a bomb") from None
 
-    def preview(self, path: Path, output: IO[bytes], index: int, seconds: float = 30) -> NDArray[np.float32]:
-        """The preview (y, x) of a slice of the prepared scan at `path`, made in a sandbox and written to `output`.
+    def preview(self, path: Path, output: Path, index: int, seconds: float = 30) -> NDArray[np.float32]:
+        """The preview (y, x) of a slice of the prepared scan at `path`, made in a sandbox by way of the file `output`.
 
         Raises NoPreview, and OSError where there is no such scan.
         """
-        with path.open("rb") as file:
+        with path.open("rb") as file, output.open("wb") as picture:
             order: Order = {"preview": index, "seconds": seconds, "most_bytes": _PREVIEW_BYTES}
-            answer = self._pool.run(order, [file.fileno(), output.fileno()])
+            answer = self._pool.run(order, [file.fileno(), picture.fileno()])
         if answer.said is None:
             raise NoPreview(f"it takes longer than {seconds:.0f} s")
         with suppress(ValueError, KeyError, TypeError):
@@ -91,9 +90,8 @@ class Prober:
             if size is None:
                 raise NoPreview("measurements of this kind have none")
             height, width = map(int, size)
-            if min(height, width) > 0 and os.fstat(output.fileno()).st_size == 4 * height * width <= _PREVIEW_BYTES:
-                output.seek(0)
-                image = np.frombuffer(output.read(), "<f4").reshape(height, width)
+            if min(height, width) > 0 and output.stat().st_size == 4 * height * width:
+                image = np.fromfile(output, "<f4").reshape(height, width)
                 finite: NDArray[np.float32] = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
                 return finite
         raise NoPreview("its prepared form cannot be read; a job prepares it anew, and so does posting it again")
