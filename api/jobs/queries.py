@@ -205,6 +205,7 @@ def job_page(
     scan_id: uuid.UUID | None,
     comparison_id: uuid.UUID | None,
     tag: str | None,
+    method: str | None = None,
     page: PageRequest,
 ) -> Page[JobItem]:
     """A tenant's jobs, newest first, in one query. Slices, of which a volume has hundreds, are left to `read_job`."""
@@ -217,6 +218,8 @@ def job_page(
         query = query.where(_JOB.scan_id == scan_id)
     if comparison_id is not None:
         query = query.where(_JOB.comparison_id == comparison_id)
+    if method is not None:
+        query = query.where(_JOB.parameters["method"].astext == method)
     if tag is not None:
         key, colon, value = tag.partition(":")
         query = query.where(_JOB.tags.contains({key: value}) if colon else _JOB.tags.has_key(key))

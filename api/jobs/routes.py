@@ -118,6 +118,7 @@ def list_jobs(
     rating: Annotated[RatingLevel | None, Query(description="of jobs that have succeeded")] = None,
     scan_id: uuid.UUID | None = None,
     comparison_id: uuid.UUID | None = None,
+    method: Annotated[str | None, Query(description="name of the method", max_length=64, pattern=NO_NUL)] = None,
     tag: Annotated[
         str | None, Query(description="`key:value`, or `key` for any value", max_length=321, pattern=NO_NUL)
     ] = None,
@@ -132,6 +133,7 @@ def list_jobs(
             scan_id=scan_id,
             comparison_id=comparison_id,
             tag=tag,
+            method=method,
             page=page,
         )
     return page_response(request, found)

@@ -37,7 +37,7 @@ router = APIRouter(tags=["methods"])
 )
 def list_methods(request: Request, _: Reader) -> Response:
     """Every method with its parameters, from the classes that validate a job."""
-    return json_with_etag(request, Page(items=[_method(name, cls) for name, cls in METHODS.items()]))
+    return json_with_etag(request, Page(items=method_list()))
 
 
 @router.get(
@@ -49,6 +49,11 @@ def list_methods(request: Request, _: Reader) -> Response:
 def list_priors(request: Request, context: ContextDep, caller: Reader) -> Response:
     """Every diffusion prior that jobs may name, with its card."""
     return json_with_etag(request, Page(items=cards(context.settings.priors_folders(caller.tenant))))
+
+
+def method_list() -> list[MethodOut]:
+    """Every method with its parameters."""
+    return [_method(name, cls) for name, cls in METHODS.items()]
 
 
 def _method(name: str, cls: type[Parameters]) -> MethodOut:

@@ -155,6 +155,24 @@ def render(entries: Sequence[Entry], form: TableForm) -> str:
             return _latex(entries)
 
 
+class SamplingTable(NamedTuple):
+    """The table of one sampling: headings, and rows of a method's label and its cells, all in plain text."""
+
+    sampling: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def sampling_tables(entries: Sequence[Entry]) -> list[SamplingTable]:
+    """A table for each sampling of the entries, MRI first, those with most data first."""
+    headings = [column.metric.heading for column in COLUMNS]
+    return [
+        SamplingTable(sampling, headings, [row for row in _rows(entries, modality, [sampling]) if any(row[1:])])
+        for modality, samplings in samplings_of(entries).items()
+        for sampling in samplings
+    ]
+
+
 def _rows(entries: Sequence[Entry], modality: Modality, samplings: Sequence[str]) -> list[list[str]]:
     """Label and cells of each method of a modality, in plain text."""
     cell_of = cells(entries)
