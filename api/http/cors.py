@@ -6,8 +6,11 @@ Cookies are never taken from them: no answer allows credentials.
 from collections.abc import Collection
 from typing import Any
 
+from udig_recon.api.uploads import protocol
+
 METHODS = ("GET", "HEAD", "POST", "PATCH", "DELETE")
 REQUEST_HEADERS = (
+    *protocol.REQUEST_HEADERS,
     "Authorization",
     "Content-Type",
     "Idempotency-Key",
@@ -19,14 +22,10 @@ REQUEST_HEADERS = (
     "Range",
     "Repr-Digest",
     "Traceparent",
-    "Tus-Resumable",
-    "Upload-Checksum",
-    "Upload-Length",
-    "Upload-Metadata",
-    "Upload-Offset",
     "X-Filename",
 )
 ANSWER_HEADERS = (
+    *protocol.RESPONSE_HEADERS,
     "Accept-Ranges",
     "Content-Disposition",
     "Content-Range",
@@ -34,18 +33,8 @@ ANSWER_HEADERS = (
     "Idempotency-Replayed",
     "Last-Modified",
     "Link",
-    "Location",
     "Repr-Digest",
     "Retry-After",
-    "Tus-Checksum-Algorithm",
-    "Tus-Extension",
-    "Tus-Max-Size",
-    "Tus-Resumable",
-    "Tus-Version",
-    "Upload-Expires",
-    "Upload-Length",
-    "Upload-Metadata",
-    "Upload-Offset",
     "WWW-Authenticate",
 )
 """What a page may read of an answer, beside what every page may."""

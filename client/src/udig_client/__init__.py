@@ -66,6 +66,8 @@ from udig_client.models import (
     TenantLimits,
     TenantUsage,
     WebhookDelivery,
+    Worker,
+    Workers,
 )
 from udig_client.progress import Progress
 from udig_client.version import __version__
@@ -133,5 +135,7 @@ __all__ = [
     "UploadInterrupted",
     "WaitTimeout",
     "WebhookDelivery",
+    "Worker",
+    "Workers",
     "__version__",
 ]

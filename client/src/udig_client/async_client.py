@@ -44,6 +44,7 @@ from udig_client.models import (
     Snapshot,
     StatusChange,
     Tenant,
+    Workers,
 )
 from udig_client.operations import Operation, given
 from udig_client.progress import Listener, Progress, ProgressOption, listener
@@ -194,6 +195,22 @@ class AsyncClient:
         """Delete a scan; results of its jobs stay. Raises Conflict while a job needs it."""
         await self.send(operations.delete_scan(_id_of(scan)))
 
+    async def scan_file(
+        self, scan: Scan | str, path: PathLike | None = None, *, progress: ProgressOption = None
+    ) -> bytes:
+        """Download the file of a scan as it was uploaded, to a file, or as bytes where no path is given.
+
+        A download that is cut off goes on where it ended, and its SHA-256 is compared. Raises DamagedDownload.
+        """
+        target = None if path is None else Path(path)
+        with listener(progress) as tell, await in_thread(Download, target) as download:
+            await self._download(lambda headers: operations.get_scan_file(_id_of(scan), headers), download, tell)
+            return await in_thread(download.finish)
+
+    async def scan_preview(self, scan: Scan | str, *, slice: int | None = None) -> bytes:
+        """A picture (PNG) of a slice as it was measured: zero-filled, in CT filtered back-projection."""
+        return await self.send(operations.get_scan_preview(_id_of(scan), slice))
+
     # Jobs
 
     async def submit(
@@ -244,14 +261,18 @@ class AsyncClient:
         scan: Scan | str | None = None,
         comparison: Comparison | str | None = None,
         tag: str | None = None,
+        rating: str | None = None,
+        method: str | None = None,
         page_size: int = 50,
     ) -> AsyncIterator[Job]:
-        """Jobs, newest first, all or those of a status, scan, comparison or tag (`key:value`)."""
+        """Jobs, newest first, all or those of a status, scan, comparison, tag (`key:value`), rating or method."""
         query = {
             "status": status,
             "scan_id": None if scan is None else _id_of(scan),
             "comparison_id": None if comparison is None else _id_of(comparison),
             "tag": tag,
+            "rating": rating,
+            "method": method,
             "limit": page_size,
         }
         return self._pages(lambda cursor: operations.list_jobs(cursor, **query))
@@ -475,6 +496,10 @@ class AsyncClient:
     async def priors(self) -> list[Prior]:
         """Every diffusion prior that jobs may name, with its card."""
         return (await self.send(operations.list_priors())).items
+
+    async def workers(self) -> Workers:
+        """Workers with what they are at, and the queue by priority."""
+        return await self.send(operations.list_workers())
 
     async def health(self) -> Health:
         """Whether the API process lives."""

@@ -43,6 +43,7 @@ from udig_client.models import (
     Snapshot,
     StatusChange,
     Tenant,
+    Workers,
 )
 from udig_client.operations import Operation, given
 from udig_client.progress import Listener, Progress, ProgressOption, listener
@@ -193,6 +194,20 @@ class Client:
         """Delete a scan; results of its jobs stay. Raises Conflict while a job needs it."""
         self.send(operations.delete_scan(_id_of(scan)))
 
+    def scan_file(self, scan: Scan | str, path: PathLike | None = None, *, progress: ProgressOption = None) -> bytes:
+        """Download the file of a scan as it was uploaded, to a file, or as bytes where no path is given.
+
+        A download that is cut off goes on where it ended, and its SHA-256 is compared. Raises DamagedDownload.
+        """
+        target = None if path is None else Path(path)
+        with listener(progress) as tell, in_place(Download, target) as download:
+            self._download(lambda headers: operations.get_scan_file(_id_of(scan), headers), download, tell)
+            return in_place(download.finish)
+
+    def scan_preview(self, scan: Scan | str, *, slice: int | None = None) -> bytes:
+        """A picture (PNG) of a slice as it was measured: zero-filled, in CT filtered back-projection."""
+        return self.send(operations.get_scan_preview(_id_of(scan), slice))
+
     # Jobs
 
     def submit(
@@ -243,14 +258,18 @@ class Client:
         scan: Scan | str | None = None,
         comparison: Comparison | str | None = None,
         tag: str | None = None,
+        rating: str | None = None,
+        method: str | None = None,
         page_size: int = 50,
     ) -> Iterator[Job]:
-        """Jobs, newest first, all or those of a status, scan, comparison or tag (`key:value`)."""
+        """Jobs, newest first, all or those of a status, scan, comparison, tag (`key:value`), rating or method."""
         query = {
             "status": status,
             "scan_id": None if scan is None else _id_of(scan),
             "comparison_id": None if comparison is None else _id_of(comparison),
             "tag": tag,
+            "rating": rating,
+            "method": method,
             "limit": page_size,
         }
         return self._pages(lambda cursor: operations.list_jobs(cursor, **query))
@@ -470,6 +489,10 @@ class Client:
     def priors(self) -> list[Prior]:
         """Every diffusion prior that jobs may name, with its card."""
         return (self.send(operations.list_priors())).items
+
+    def workers(self) -> Workers:
+        """Workers with what they are at, and the queue by priority."""
+        return self.send(operations.list_workers())
 
     def health(self) -> Health:
         """Whether the API process lives."""

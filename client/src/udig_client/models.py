@@ -161,7 +161,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A reconstruction of a scan. A job of a list has no slices, quality and webhook."""
+    """A reconstruction of a scan. A job of a list has no slices and webhook, and the reasons of few slices."""
 
     id: str
     status: str
@@ -439,6 +439,53 @@ class Prior:
     training: dict[str, Any]
     scores: dict[str, float]
     limits: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSlice:
+    """The slice that a worker is at."""
+
+    job_id: str
+    slice: int
+    iteration: int
+    iterations: int | None = None
+    claimed_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """A worker process: `idle`, `busy` or `lost`; `slice` is that of the caller's tenant, if it is at one."""
+
+    name: str
+    state: str
+    device: str
+    started_at: datetime
+    seen_at: datetime
+    heartbeat_age_seconds: float
+    gpu: str | None = None
+    memory_bytes: int | None = None
+    gpu_memory_used_bytes: int | None = None
+    gpu_memory_total_bytes: int | None = None
+    slice: WorkerSlice | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueDepth:
+    """Slices of one priority that wait or run, of all tenants."""
+
+    priority: str
+    queued_slices: int
+    running_slices: int
+    waiting_jobs: int
+    oldest_waiting_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Workers, and the queue by priority, the most urgent first."""
+
+    items: list[Worker]
+    queue: list[QueueDepth]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from udig_client.models import (
     Scan,
     Snapshot,
     Tenant,
+    Workers,
 )
 
 T = TypeVar("T")
@@ -140,6 +141,17 @@ def list_scans(cursor: str | None, **query: Any) -> Operation[Page[Scan]]:
 def delete_scan(scan_id: str) -> Operation[None]:
     """Delete a scan."""
     return _delete("v1", "scans", scan_id)
+
+
+def get_scan_file(scan_id: str, headers: Mapping[str, str]) -> Operation[None]:
+    """The file as it was uploaded, whose bytes the client takes as they come."""
+    path = path_of("v1", "scans", scan_id, "file")
+    return Operation(method="GET", path=path, parse=_nothing, headers=headers)
+
+
+def get_scan_preview(scan_id: str, slice_: int | None) -> Operation[bytes]:
+    """A picture (PNG) of a slice as it was measured."""
+    return _get(_bytes, "v1", "scans", scan_id, "preview.png", slice=slice_)
 
 
 # Jobs and their results
@@ -291,6 +303,11 @@ def list_methods() -> Operation[Page[Method]]:
 def list_priors() -> Operation[Page[Prior]]:
     """Every diffusion prior with its card."""
     return _get(parse_as(Page[Prior]), "v1", "priors")
+
+
+def list_workers() -> Operation[Workers]:
+    """Workers, and the queue by priority."""
+    return _get(parse_as(Workers), "v1", "workers")
 
 
 def get_health() -> Operation[Health]:
