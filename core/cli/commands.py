@@ -17,7 +17,9 @@ MODALITY = click.option("--modality", type=click.Choice(["mri", "ct"]), required
 
 @click.command("recon", cls=Command)
 @click.argument("scan", type=PATH)
-@click.option("-o", "--output", type=PATH, required=True, help="volume to write: .h5, .npy, .nii.gz or .png")
+@click.option(
+    "-o", "--output", type=PATH, required=True, help="volume to write: .h5, .npy, .nii.gz, .dicom.zip or .png"
+)
 @click.option(
     "--method",
     type=LazyChoice("udig_recon.core.parameters:METHODS"),

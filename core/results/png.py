@@ -99,12 +99,40 @@ def comparison_png(
 
     A title may have several lines.
     """
+    return _png(_comparison(panels, reference, gain, spacing_mm))
+
+
+def comparison_greys(
+    panels: Sequence[tuple[str, NDArray[Any]]],
+    reference: NDArray[Any] | None = None,
+    gain: float = 5,
+    spacing_mm: Sequence[float] | None = None,
+    *,
+    note: str,
+) -> NDArray[np.uint8]:
+    """The pixels (y, x) of the same picture, with a note below."""
+    picture = _comparison(panels, reference, gain, spacing_mm)
+    font = ImageFont.load_default(_TITLE)
+    left, _, right, bottom = ImageDraw.Draw(picture).multiline_textbbox((_MARGIN, 0), note, font=font)
+    width = max(picture.width, math.ceil(right - left) + 2 * _MARGIN)
+    noted = Image.new("L", (width, picture.height + math.ceil(bottom) + _MARGIN))
+    noted.paste(picture, (0, 0))
+    ImageDraw.Draw(noted).multiline_text((_MARGIN, picture.height), note, fill=255, font=font)
+    return np.asarray(noted)
+
+
+def _comparison(
+    panels: Sequence[tuple[str, NDArray[Any]]],
+    reference: NDArray[Any] | None,
+    gain: float,
+    spacing_mm: Sequence[float] | None,
+) -> Image.Image:
     window = display_window(panels[0][1] if reference is None else reference)
     rows = [[(title, _to_greys(image, window)) for title, image in panels]]
     if reference is not None:
         rows.append([_titled_error(image, reference, gain) for _, image in panels])
     square = [[(title, square_pixels(greys, spacing_mm).astype(np.uint8)) for title, greys in row] for row in rows]
-    return _png(_sheet([[(title, _enlarge(greys)) for title, greys in row] for row in square]))
+    return _sheet([[(title, _enlarge(greys)) for title, greys in row] for row in square])
 
 
 def rows_png(rows: Sequence[Sequence[tuple[str, NDArray[Any]]]], gain: float = 5) -> bytes:

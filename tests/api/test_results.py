@@ -88,7 +88,7 @@ def test_what_cannot_be_made_is_406(client: TestClient, done: dict[str, Any]) ->
     answer = get(client, done, Accept="text/html")
     assert answer.status_code == 406
     assert "image/png" in answer.json()["errors"][0]["expected"]
-    unknown = client.get(done["links"]["result"], params={"format": "dicom"})
+    unknown = client.get(done["links"]["result"], params={"format": "tiff"})
     assert unknown.status_code == 422
     assert "nifti" in unknown.json()["errors"][0]["expected"]
 

@@ -1,0 +1,290 @@
+"""DICOM objects of a result: valid for a PACS, in their place in the patient, with their values, and without names."""
+
+import io
+import itertools
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import CTImageStorage, MRImageStorage, SecondaryCaptureImageStorage
+
+from tests.core.test_result_geometry import ACROSS, FRAMES, SPACING, images, oblique
+from udig_recon.core.quality.rating import Rating
+from udig_recon.core.results.dicom.geometry import SliceGeometry
+from udig_recon.core.results.output_format import ResultInfo
+from udig_recon.core.results.outputs import OUTPUTS, write_result
+from udig_recon.core.results.store import SliceResult
+
+JOB = "019387ab-1234-7abc-8def-0123456789ab"
+WATER = 0.0193
+ATTRIBUTES: dict[str, Any] = {
+    "job_id": JOB,
+    "pixel_spacing_mm": list(SPACING),
+    "slice_spacing_mm": ACROSS,
+    "parameters": {"method": "udig_dip", "preset": "standard"},
+    "seed": 1,
+    "seeds": 2,
+    "prior": "brain",
+    "prior_sha256": "ab" * 32,
+    "software": "udig-recon 1.0",
+}
+MRI: dict[str, Any] = {**ATTRIBUTES, "modality": "mri", "affine": oblique(-1).tolist(), "slice_numbers": [0, 1, 2, 3]}
+CT: dict[str, Any] = {**ATTRIBUTES, "modality": "ct", "water_attenuation_per_mm": WATER}
+RATING = Rating("check", ("results differ between seeds",))
+
+
+def slices(modality: str, count: int) -> list[SliceResult]:
+    """Slices with a reference, a deviation and a hallucination map; of CT in 1/mm, with something below zero."""
+    volume = images(count)
+    if modality == "ct":
+        volume = volume / volume.max() * np.float32(2 * WATER) - np.float32(0.001)
+    return [
+        SliceResult(
+            image=image,
+            image_complex=image.astype(np.complex64) if modality == "mri" else None,
+            direct=image * np.float32(0.9),
+            reference=image if modality == "mri" else None,
+            curves={},
+            deviation=np.abs(image) / 20,
+            hallucination=np.clip(np.abs(image) / np.abs(image).max() * 0.3, 0, 1),
+            rating=RATING,
+        )
+        for image in volume
+    ]
+
+
+def write(path: Path, attributes: Mapping[str, Any], name: str = "dicom") -> Path:
+    numbers = attributes.get("slice_numbers", range(4))
+    made = slices(attributes["modality"], max(numbers) + 1)
+    chosen = [made[number] for number in numbers]
+    write_result(chosen, ResultInfo(len(chosen), attributes), {path: OUTPUTS[name]})
+    return path
+
+
+def objects(archive: Path | bytes) -> dict[str, pydicom.Dataset]:
+    """The objects of an archive by their names in it."""
+    with zipfile.ZipFile(io.BytesIO(archive) if isinstance(archive, bytes) else archive) as opened:
+        return {name: pydicom.dcmread(io.BytesIO(opened.read(name))) for name in opened.namelist()}
+
+
+def series(found: Mapping[str, pydicom.Dataset], name: str) -> list[pydicom.Dataset]:
+    return [data for path, data in found.items() if path.startswith(f"{name}/")]
+
+
+def mapped(data: pydicom.Dataset) -> np.ndarray:
+    """Pixels in the unit of the real world value mapping."""
+    (mapping,) = data.RealWorldValueMappingSequence
+    return data.pixel_array * mapping.RealWorldValueSlope + mapping.RealWorldValueIntercept
+
+
+RESULTS = {
+    "mri": MRI,
+    "frames": {**MRI, "frames": FRAMES[:4]},
+    "ct": CT,
+    "ct without water": {**CT, "water_attenuation_per_mm": None},
+    "mri without a place": {**MRI, "affine": None, "slice_spacing_mm": None, "job_id": None, "seeds": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("dicom")
+    told = {name: {key: value for key, value in each.items() if value is not None} for name, each in RESULTS.items()}
+    return {name: write(folder / f"{name}.dicom.zip", each) for name, each in told.items()}
+
+
+def errors_of_validators(archive: Path, folder: Path) -> list[str]:
+    """What dciodvfy says of each object of an archive, and dcentvfy of all of them, without warnings."""
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(folder)
+    files = sorted(folder.rglob("*.dcm"))
+    said = [subprocess.run(["dciodvfy", "-new", each], capture_output=True, text=True).stderr for each in files]
+    said.append(subprocess.run(["dcentvfy", *files], capture_output=True, text=True).stderr)
+    return [line for each in said for line in each.splitlines() if line.startswith("Error")]
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="Debian's dicom3tools is not installed")
+@pytest.mark.parametrize("name", RESULTS)
+def test_validators_find_no_error_in_any_object(name: str, archives: dict[str, Path], tmp_path: Path) -> None:
+    assert errors_of_validators(archives[name], tmp_path) == []
+
+
+@pytest.mark.parametrize("handed", [1, -1], ids=["right-handed", "left-handed"])
+@pytest.mark.parametrize("numbers", [[0, 1, 2, 3], [3, 1], [0, 1, 4]], ids=str)
+def test_each_pixel_keeps_its_value_and_its_place(numbers: list[int], handed: int, tmp_path: Path) -> None:
+    affine = oblique(handed)
+    path = write(tmp_path / "r.dicom.zip", {**MRI, "affine": affine.tolist(), "slice_numbers": numbers})
+    volume = images(max(numbers) + 1)
+    found = series(objects(path), "reconstruction")
+    assert len(found) == len(numbers)
+    seen = []
+    for data in found:
+        pixels = mapped(data)
+        first, second = np.array(data.ImageOrientationPatient, float).reshape(2, 3)
+        down, across = map(float, data.PixelSpacing)
+        corner = np.array(data.ImagePositionPatient, float)
+        rows, columns = np.indices(pixels.shape)
+        places = corner + rows[..., None] * down * second + columns[..., None] * across * first
+        at = np.linalg.inv(affine) @ np.concatenate([places, np.ones((*pixels.shape, 1))], -1)[..., None]
+        x, y, z = np.rint(at[..., :3, 0]).astype(int).reshape(-1, 3).T
+        np.testing.assert_allclose(at[..., :3, 0].reshape(-1, 3), np.stack([x, y, z], -1), atol=0.002)  # < 0.01 mm
+        (number,) = set(z)
+        seen.append(number)
+        assert len(set(zip(x, y, strict=True))) == pixels.size
+        expected = volume[number][y, x].reshape(pixels.shape)
+        np.testing.assert_allclose(pixels, expected, atol=volume.max() / 65535)
+        assert data.SOPClassUID == MRImageStorage
+    assert sorted(seen) == sorted(numbers)
+    depths = [
+        np.cross(*np.array(d.ImageOrientationPatient, float).reshape(2, 3)) @ d.ImagePositionPatient for d in found
+    ]
+    assert depths == sorted(depths)
+
+
+def test_nifti_and_dicom_of_the_same_result_agree(tmp_path: Path) -> None:
+    told = {**MRI, "slice_numbers": [0, 1, 2]}
+    read: Any = nibabel.load(write(tmp_path / "r.nii.gz", told, "nifti"))
+    to_ras = np.diag([-1.0, -1.0, 1.0])
+    values, inverse = read.get_fdata(), np.linalg.inv(read.affine)
+    for data in series(objects(write(tmp_path / "r.dicom.zip", told)), "reconstruction"):
+        first, second = np.array(data.ImageOrientationPatient, float).reshape(2, 3)
+        for row, column in ((0, 0), (7, 3), (data.Rows - 1, data.Columns - 1)):
+            steps = row * float(data.PixelSpacing[0]) * second + column * float(data.PixelSpacing[1]) * first
+            voxel = inverse @ np.append(to_ras @ (np.array(data.ImagePositionPatient, float) + steps), 1)
+            place = np.rint(voxel[:3]).astype(int)
+            assert np.abs(read.affine[:3, :3] @ (voxel[:3] - place)).max() < 0.01
+            assert mapped(data)[row, column] == pytest.approx(values[tuple(place)], abs=values.max() / 65535)
+
+
+@pytest.mark.parametrize("signs", itertools.product((1, -1), repeat=3), ids=str)
+@pytest.mark.parametrize("axes", itertools.permutations(range(3)), ids=str)
+def test_images_are_turned_to_the_view_of_radiologists(axes: Sequence[int], signs: Sequence[int]) -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = np.eye(3)[:, list(axes)] * signs
+    view = SliceGeometry.of(affine)
+    expected = {2: ([1, 0, 0], [0, 1, 0]), 1: ([1, 0, 0], [0, 0, -1]), 0: ([0, 1, 0], [0, 0, -1])}[axes[2]]
+    np.testing.assert_array_equal(view.row_direction, expected[0])
+    np.testing.assert_array_equal(view.column_direction, expected[1])
+    image = np.arange(12).reshape(3, 4)
+    y, x = divmod(int(view.view(image)[0, 0]), 4)
+    np.testing.assert_array_equal(view.position(image.shape, 2), (affine @ (x, y, 2, 1))[:3])
+
+
+def test_ct_is_in_hounsfield_units_by_the_attenuation_of_water(archives: dict[str, Path]) -> None:
+    found = objects(archives["ct"])
+    volume = [each.image for each in slices("ct", 4)]
+    for data, image in zip(series(found, "reconstruction"), volume, strict=True):
+        assert (data.SOPClassUID, data.RescaleType, data.Modality) == (CTImageStorage, "HU", "CT")
+        units = data.pixel_array * float(data.RescaleSlope) + float(data.RescaleIntercept)
+        np.testing.assert_allclose(units, 1000 * (image - WATER) / WATER, atol=0.51)
+    water, air = 1000 * (np.array([WATER, 0]) - WATER) / WATER
+    assert (water, air) == (0, -1000)
+    deviation = series(found, "deviation")[0]
+    units = deviation.pixel_array * float(deviation.RescaleSlope) + float(deviation.RescaleIntercept)
+    np.testing.assert_allclose(units, 1000 * np.abs(volume[0]) / 20 / WATER, atol=0.1)
+    np.testing.assert_allclose(mapped(deviation), units, atol=1e-6)
+    assert deviation.RescaleType == "HU"
+
+
+def test_ct_without_the_attenuation_of_water_is_no_ct_image(archives: dict[str, Path]) -> None:
+    found = objects(archives["ct without water"])
+    assert {data.SOPClassUID for data in found.values()} == {SecondaryCaptureImageStorage}
+    for data, made in zip(series(found, "reconstruction"), slices("ct", 4), strict=True):
+        assert "RescaleSlope" not in data
+        np.testing.assert_allclose(mapped(data), made.image, atol=1e-6)
+        assert data.RealWorldValueMappingSequence[0].MeasurementUnitsCodeSequence[0].CodeValue == "/mm"
+        assert "not Hounsfield units" in data.ImageComments
+
+
+def test_maps_are_series_with_real_world_values(archives: dict[str, Path]) -> None:
+    found = objects(archives["mri"])
+    made = slices("mri", 4)
+    for name, scale in (("deviation", 1), ("hallucination", 100)):
+        maps = series(found, name)
+        assert len(maps) == 4
+        for data in maps:
+            number = round((np.linalg.inv(oblique(-1)) @ (*map(float, data.ImagePositionPatient), 1))[2])
+            expected = SliceGeometry.of(oblique(-1)).view(getattr(made[number], name)) * scale
+            np.testing.assert_allclose(mapped(data), expected, atol=scale * 2e-5 * max(1, expected.max()))
+    assert maps[0].RealWorldValueMappingSequence[0].MeasurementUnitsCodeSequence[0].CodeValue == "%"
+
+
+def test_contrasts_are_series_and_repetitions_are_times_of_a_series(tmp_path: Path) -> None:
+    found = objects(write(tmp_path / "r.dicom.zip", {**MRI, "slice_numbers": list(range(12)), "frames": FRAMES}))
+    for contrast in (0, 1):
+        images_ = series(found, f"reconstruction-contrast-{contrast}")
+        assert [data.InstanceNumber for data in images_] == list(range(1, 7))
+        assert [data.TemporalPositionIdentifier for data in images_] == [1, 1, 1, 2, 2, 2]
+        assert {data.EchoNumbers for data in images_} == {contrast + 1}
+        assert len({data.SeriesInstanceUID for data in images_}) == 1
+        assert images_[0].ImagePositionPatient == images_[3].ImagePositionPatient
+        assert f"contrast {contrast}" in images_[0].SeriesDescription
+    assert len({(data.SeriesNumber, data.SeriesInstanceUID) for data in found.values()}) == 8
+
+
+def test_a_repeat_of_a_job_has_the_same_bytes_and_uids_and_another_job_has_none_of_them(
+    archives: dict[str, Path], tmp_path: Path
+) -> None:
+    again = write(tmp_path / "again.dicom.zip", MRI)
+    assert again.read_bytes() == archives["mri"].read_bytes()
+
+    def uids(path: Path) -> list[str]:
+        found = objects(path).values()
+        shared = {str(each[name]) for each in found for name in ("StudyInstanceUID", "SeriesInstanceUID")}
+        return [*shared, *(str(data.SOPInstanceUID) for data in found)]
+
+    first = uids(archives["mri"])
+    assert len(set(first)) == len(first) == 1 + 4 + 16
+    assert all(len(uid.rpartition(" ")[2]) <= 64 and "2.25." in uid for uid in first)
+    other = write(tmp_path / "other.dicom.zip", {**MRI, "job_id": JOB.replace("7abc", "7abd")})
+    without_a_job = {key: value for key, value in MRI.items() if key != "job_id"}
+    lines = [write(tmp_path / f"{n}.dicom.zip", {**without_a_job, "seed": n}) for n in (1, 2)]
+    assert len({*first, *uids(other), *uids(lines[0]), *uids(lines[1])}) == 4 * len(first)
+
+
+def test_every_object_says_how_it_was_made_and_that_it_is_for_research(archives: dict[str, Path]) -> None:
+    for data in itertools.chain.from_iterable(objects(path).values() for path in archives.values()):
+        assert data.SeriesDescription.endswith("(research)")
+        assert "RESEARCH USE ONLY - NOT FOR DIAGNOSIS" in data.ImageComments
+        assert "results differ between seeds" in data.ImageComments
+        for told in ("udig_dip", "brain", "abababababab", "udig-recon 1.0", "check: results differ"):
+            assert told in data.DerivationDescription
+        (equipment,) = data.ContributingEquipmentSequence
+        assert equipment.PurposeOfReferenceCodeSequence[0].CodeValue == "109103"
+        assert data.PatientIdentityRemoved == "YES"
+
+
+def test_the_note_is_burned_into_comparison_pictures_alone(archives: dict[str, Path]) -> None:
+    found = objects(archives["mri"])
+    for name, data in found.items():
+        assert data.BurnedInAnnotation == ("YES" if name.startswith("comparison") else "NO")
+    picture = series(found, "comparison")[0]
+    assert picture.SOPClassUID == SecondaryCaptureImageStorage
+    assert "FrameOfReferenceUID" not in picture
+    note = picture.pixel_array[-44:-24]
+    assert note[:, :340].max() == 255
+    assert note[:, 360:].max() == 0
+
+
+def test_what_is_assumed_of_the_place_is_said(archives: dict[str, Path]) -> None:
+    data = series(objects(archives["mri without a place"]), "reconstruction")[1]
+    assert "axial slices seen from the feet are assumed" in data.ImageComments
+    assert "1 mm is assumed" in data.ImageComments
+    assert [float(each) for each in data.ImagePositionPatient] == [0, 0, 1]
+    assert (data.StudyDate, "SpacingBetweenSlices" in data) == ("", False)
+
+
+def test_values_that_are_no_numbers_and_empty_images_are_zero(tmp_path: Path) -> None:
+    image = np.zeros((8, 8), np.float32)
+    image[2, 3] = np.nan
+    one = SliceResult(image=image, image_complex=None, direct=image, reference=None, curves={}, hallucination=image)
+    write_result([one], ResultInfo(1, {}), {tmp_path / "r.dicom.zip": OUTPUTS["dicom"]})
+    for name, data in objects(tmp_path / "r.dicom.zip").items():
+        assert name.startswith("comparison") or not mapped(data).any()
