@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+import numpy as np
 import pytest
 
+from tests.support import scans
 from tests.support.client_world import Recorder, Service, client_of
-from udig_client import Job, NotFound, ProblemError, Scan
+from udig_client import Job, NotFound, ProblemError, Scan, operations
 
 
 class World(NamedTuple):
@@ -26,10 +28,23 @@ class World(NamedTuple):
         return job
 
     def fresh_comparison(self) -> Any:
+        """A comparison that has only just been submitted, and is too long to end by itself."""
         return self.client.compare([self.scan], [{"method": "tv", "iterations": 100_000}], slices=[0])
 
     def fresh_key(self) -> Any:
         return self.client.create_key("another", ["read"], max_open_jobs=3)
+
+    def in_pieces(self) -> Scan:
+        """The scan again, uploaded in several pieces."""
+        _inner(self.client).piece_bytes = self.scan.size_bytes // 3
+        uploaded: Scan = self.client.upload(self.path)
+        assert uploaded.id == self.scan.id
+        return uploaded
+
+    def begun_upload(self) -> str:
+        """The id of an upload that nothing has come of."""
+        begun: str = self.client.send(operations.create_upload(1000, "begun.h5"))
+        return begun
 
     def cancelled_job(self) -> Job:
         job = self.fresh_job()
@@ -45,6 +60,12 @@ DRIVES: dict[str, Callable[[World], Any]] = {
     "get_scan_file": lambda w: w.client.scan_file(w.scan) == w.path.read_bytes(),
     "get_scan_preview": lambda w: w.client.scan_preview(w.scan, slice=0).startswith(b"\x89PNG"),
     "delete_scan": lambda w: _gone(w.client.scan, w.client.delete_scan, _another_scan(w).id),
+    "get_upload_options": lambda w: w.client.upload_options(),
+    "create_upload": lambda w: w.in_pieces(),
+    "append_to_upload": lambda w: w.in_pieces(),
+    "list_uploads": lambda w: w.begun_upload() and list(w.client.unfinished_uploads(page_size=1)),
+    "get_upload": lambda w: w.client.unfinished_upload(w.begun_upload()),
+    "delete_upload": lambda w: _gone(w.client.unfinished_upload, w.client.delete_upload, w.begun_upload()),
     "create_job": lambda w: w.client.submit(w.scan, "zero_filled"),
     "list_jobs": lambda w: list(w.client.jobs(scan=w.scan, status="succeeded", method="cg_sense", page_size=2)),
     "get_job": lambda w: w.client.job(w.job),
@@ -55,7 +76,7 @@ DRIVES: dict[str, Callable[[World], Any]] = {
     "stream_job_events": lambda w: list(w.client.follow(w.job)),
     "get_job_result": lambda w: w.client.result(w.job),
     "get_job_preview": lambda w: w.client.preview(w.job, slice=0, view="comparison"),
-    "create_comparison": lambda w: w.fresh_comparison(),
+    "create_comparison": lambda w: w.client.compare([w.scan], ["zero_filled"], seeds=[1], tags={"a": "b"}),
     "list_comparisons": lambda w: list(w.client.comparisons()),
     "get_comparison": lambda w: w.client.comparison(w.comparison),
     "get_comparison_table": lambda w: w.client.table(w.comparison, format="csv"),
@@ -109,6 +130,11 @@ def test_an_operation_is_reached_through_the_client(world: World, document: dict
     assert operation in recorder.asked
 
 
+def _inner(client: Any) -> Any:
+    """The client itself, where it is an async one that blocks."""
+    return getattr(client, "_target", client)
+
+
 def _transport(world: World) -> Any:
     return world.client._http._transport
 
@@ -131,10 +157,6 @@ def _refused(call: Callable[[], Any], status: int) -> bool:
 def _another_scan(world: World) -> Scan:
     """The same scan with bytes that no other has."""
     path = world.path.with_name("another.npy")
-    import numpy as np
-
-    from tests.support import scans
-
     np.save(path, scans.mri(slices=1)["kspace"])
     found: Scan = world.client.upload(path)
     return found

@@ -19,14 +19,19 @@ from udig_client.concurrency import as_threads, in_place
 from udig_client.errors import (
     DamagedDownload,
     DamagedUpload,
+    Locked,
     NotFound,
     ProblemError,
+    QuotaExceeded,
+    ServiceUnreachable,
     UdigError,
+    Unavailable,
     UnexpectedAnswer,
+    UploadInterrupted,
     WaitTimeout,
 )
 from udig_client.events import EventDecoder, job_event
-from udig_client.files import Download, digest_header, filename_header, format_of
+from udig_client.files import BLOCK_BYTES, Download, UploadedFile, digest_header, format_of
 from udig_client.models import (
     ApiKey,
     Comparison,
@@ -43,6 +48,8 @@ from udig_client.models import (
     Snapshot,
     StatusChange,
     Tenant,
+    UnfinishedUpload,
+    UploadOptions,
     Workers,
 )
 from udig_client.operations import Operation, given
@@ -69,7 +76,8 @@ class Client:
     `url` and `key` are by default those of the environment variables `UDIG_URL` and `UDIG_KEY`, and the URL of a
     service on this machine. `timeout` is how many seconds one answer may take. `patience` is how many seconds a
     request is sent again while the service is away, busy (503) or refuses by a rate (429); `Retry-After` is obeyed.
-    `verify` is what httpx takes: False, or an SSL context with the certificates of your network.
+    `piece_bytes` are the most that one request of an upload carries. `verify` is what httpx takes: False, or an SSL
+    context with the certificates of your network.
 
     Every method raises `ProblemError` (a subclass for each kind) where the service refuses, `ServiceUnreachable`
     where no answer came and `UnexpectedAnswer` where the answer is none of a service. Scans, jobs, comparisons and
@@ -83,11 +91,12 @@ class Client:
         *,
         timeout: float = 60.0,
         patience: float = 120.0,
+        piece_bytes: int = 16 << 20,
         verify: Any = True,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.url = (url or os.environ.get("UDIG_URL") or LOCAL_URL).rstrip("/")
-        self.patience = patience
+        self.patience, self.piece_bytes = patience, piece_bytes
         key = key or os.environ.get("UDIG_KEY")
         headers = {"User-Agent": f"udig-recon-client/{__version__}", "Accept": "application/json, */*"}
         if key:
@@ -135,10 +144,8 @@ class Client:
         with listener(progress) as tell:
             stored = self._scan_of(scan, tell)
             job = self.submit(stored, method, **options)
-            if progress:
-                self._follow_to_end(job, tell, timeout)
-            ended = (self.wait(job, timeout=timeout)).check()
-        return Reconstruction(client=self, scan=stored, job=ended)
+            ended = self.follow_to_end(job, tell, timeout=timeout) if progress else self.wait(job, timeout=timeout)
+        return Reconstruction(client=self, scan=stored, job=ended.check())
 
     def map(
         self,
@@ -173,14 +180,44 @@ class Client:
 
     # Scans
 
-    def upload(self, path: PathLike, *, filename: str | None = None, progress: ProgressOption = None) -> Scan:
+    def upload(
+        self,
+        path: PathLike,
+        *,
+        header: PathLike | None = None,
+        filename: str | None = None,
+        resume: str | None = None,
+        progress: ProgressOption = None,
+    ) -> Scan:
         """Upload a scan. The same bytes are the same scan, so an upload may be repeated.
 
-        `filename` is what the service calls the file, its own name by default. Raises InvalidScan where the file is
-        no scan that the service reads.
+        A file of more than `piece_bytes` goes in pieces, and one that is cut off goes on where it ended. `resume` is
+        the id of an upload that another program began, as of UploadInterrupted. `header` is a file that belongs to
+        the scan, as BART's .hdr to a .cfl. `filename` is what the service calls the file, its own name by default.
+        Raises InvalidScan where the file is no scan that the service reads, UploadInterrupted, and DamagedUpload
+        where other bytes arrived than the file has.
         """
         with listener(progress) as tell:
-            return self._upload(Path(path), filename, tell)
+            if header is None:
+                return self._upload(Path(path), tell, filename, resume)
+            with Path(path).open("rb") as file, Path(header).open("rb") as beside:
+                return self.send(operations.create_scan_of_form(file, beside))
+
+    def unfinished_uploads(self, *, page_size: int = 50) -> Iterator[UnfinishedUpload]:
+        """Uploads in pieces that go on, newest first."""
+        return self._pages(lambda cursor: operations.list_uploads(cursor, limit=page_size))
+
+    def unfinished_upload(self, upload: UnfinishedUpload | str) -> UnfinishedUpload:
+        """An upload in pieces, with the bytes that have arrived."""
+        return self.send(operations.get_upload(_id_of(upload)))
+
+    def delete_upload(self, upload: UnfinishedUpload | str) -> None:
+        """Delete an upload in pieces; a scan that it became stays."""
+        self.send(operations.delete_upload(_id_of(upload)))
+
+    def upload_options(self) -> UploadOptions:
+        """The largest file that the service takes, and its versions and extensions of the tus protocol."""
+        return self.send(operations.get_upload_options())
 
     def scan(self, scan: Scan | str) -> Scan:
         """A scan, with its frames."""
@@ -320,6 +357,26 @@ class Client:
         Raises WaitTimeout after `timeout` seconds.
         """
         return self._wait(lambda seconds: operations.get_job(_id_of(job), seconds), timeout, f"job {_id_of(job)}")
+
+    def follow_to_end(self, job: Job | str, progress: ProgressOption = True, *, timeout: float | None = None) -> Job:
+        """Wait until a job has ended, as `wait` does, and tell its progress meanwhile. Raises WaitTimeout."""
+        deadline = None if timeout is None else monotonic() + timeout
+        standing = self.job(job)
+        total = len(standing.slice_numbers)
+        parts: dict[int, float] = {}
+        with listener(progress) as tell:
+            tell(Progress("reconstruct", standing.progress.fraction * total, total, standing.status))
+            for event in self.follow(standing):
+                if isinstance(event, Snapshot):
+                    parts[event.slice] = event.iteration / event.iterations if event.iterations else 0.0
+                    text = "" if event.psnr is None else f"{event.psnr:.1f} dB"
+                    tell(Progress("reconstruct", min(sum(parts.values()), total), total, text))
+                elif event.progress is not None:
+                    done = max(event.progress.fraction * total, min(sum(parts.values()), total))
+                    tell(Progress("reconstruct", done, total, event.status))
+                if deadline is not None and monotonic() >= deadline:
+                    raise WaitTimeout(f"job {standing.id} goes on after {timeout:g} s")
+        return self.job(standing)
 
     def snapshots(
         self,
@@ -560,34 +617,70 @@ class Client:
             return scan
         if isinstance(scan, str) and _is_id(scan):
             return self.scan(scan)
-        return self._upload(Path(scan), None, tell)
+        return self._upload(Path(scan), tell)
 
-    def _upload(self, path: Path, filename: str | None, tell: Listener) -> Scan:
-        content = in_place(path.read_bytes)
-        tell(Progress("upload", 0, len(content), path.name))
-        digest = in_place(_sha256, content)
-        headers = {"Repr-Digest": digest_header(digest), "X-Filename": filename_header(filename or path.name)}
-        scan = self.send(operations.create_scan(content, headers))
-        if scan.sha256 != digest.hex():
-            raise DamagedUpload(f"{path}: the service holds other bytes than the file has; upload it again")
-        tell(Progress("upload", len(content), len(content), path.name))
+    def _upload(self, path: Path, tell: Listener, filename: str | None = None, resume: str | None = None) -> Scan:
+        with in_place(UploadedFile, path, filename) as file:
+            if file.size <= self.piece_bytes and resume is None:
+                scan = self._upload_at_once(file, tell)
+            else:
+                scan = self._upload_in_pieces(file, tell, resume)
+            if scan.sha256 != (in_place(getattr, file, "sha256")).hex():
+                raise DamagedUpload(f"{path}: the bytes that arrived are not those of the file; upload it again")
         return scan
 
-    def _follow_to_end(self, job: Job, tell: Listener, timeout: float | None) -> None:
-        deadline = None if timeout is None else monotonic() + timeout
-        parts: dict[int, float] = {}
-        total = len(job.slice_numbers)
-        tell(Progress("reconstruct", 0, total, job.status))
-        for event in self.follow(job):
-            if isinstance(event, Snapshot):
-                parts[event.slice] = event.iteration / event.iterations if event.iterations else 0.0
-                quality = "" if event.psnr is None else f"{event.psnr:.1f} dB"
-                tell(Progress("reconstruct", min(sum(parts.values()), total), total, quality))
-            elif event.progress is not None:
-                done = event.progress.fraction * total
-                tell(Progress("reconstruct", max(done, sum(parts.values())), total, event.status))
-            if deadline is not None and monotonic() >= deadline:
-                return
+    def _upload_at_once(self, file: UploadedFile, tell: Listener) -> Scan:
+        tell(Progress("upload", 0, file.size, file.filename))
+        content = in_place(file.read, 0, file.size)
+        scan = self.send(operations.create_scan(content, digest_header(file.sha256), file.filename))
+        tell(Progress("upload", file.size, file.size, file.filename))
+        return scan
+
+    def _upload_in_pieces(self, file: UploadedFile, tell: Listener, resume: str | None) -> Scan:
+        offset = 0
+        if resume is None:
+            resume = self.send(operations.create_upload(file.size, file.filename))
+        else:
+            begun = self.send(operations.get_upload(resume))
+            if begun.size_bytes != file.size:
+                message = f"upload {resume} is of a file of {begun.size_bytes} bytes, and {file.path} has {file.size}"
+                raise ValueError(message)
+            if begun.scan_id is not None:
+                return self.scan(begun.scan_id)
+            offset = begun.offset_bytes
+        try:
+            attempts = self._attempts()
+            while offset < file.size:
+                reached = self._append(file, resume, offset, attempts, tell)
+                if reached > offset:
+                    attempts.progressed()
+                offset = reached
+            return self.send(operations.create_scan_of_upload(resume))
+        except (ServiceUnreachable, Unavailable, QuotaExceeded, Locked) as error:
+            raise UploadInterrupted(resume, offset, str(error)) from error
+
+    def _append(self, file: UploadedFile, upload: str, offset: int, attempts: Attempts, tell: Listener) -> int:
+        """Send one piece; gives the offset that the upload has then, whether all of the piece came or not."""
+        length = min(self.piece_bytes, file.size - offset)
+
+        def blocks() -> Iterator[bytes]:
+            for start in range(offset, offset + length, BLOCK_BYTES):
+                yield in_place(file.read, start, min(BLOCK_BYTES, offset + length - start))
+                tell(Progress("upload", min(start + BLOCK_BYTES, offset + length), file.size, file.filename))
+
+        operation = operations.append_to_upload(upload, offset, length, blocks())
+        try:
+            response = self._http.send(operation.request(self._http))
+        except httpx.TransportError as error:
+            pause = attempts.after_cut(error)
+        else:
+            if response.is_success:
+                return operation.parse(response)
+            # Of a piece whose answer was lost some bytes may have come: then it is not at this offset.
+            moved = response.status_code == 409
+            pause = attempts.after_close(None) if moved else attempts.after_answer(response)
+        sleep(pause)
+        return (self.send(operations.get_upload(upload))).offset_bytes
 
     def _download(
         self, operation: Callable[[Mapping[str, str]], Operation[None]], download: Download, tell: Listener
@@ -701,7 +794,7 @@ def _check_no_redirect(response: httpx.Response) -> None:
         raise UnexpectedAnswer(f"{response.url} leads to {target}: use that as the URL of the service")
 
 
-def _id_of(thing: Scan | Job | Comparison | ApiKey | str) -> str:
+def _id_of(thing: Scan | Job | Comparison | ApiKey | UnfinishedUpload | str) -> str:
     return thing if isinstance(thing, str) else thing.id
 
 
@@ -721,12 +814,6 @@ def _compared(method: MethodOption) -> dict[str, Any]:
     if isinstance(method, Mapping) and "parameters" in method:
         return dict(method)
     return {"parameters": _parameters(method, {})}
-
-
-def _sha256(content: bytes) -> bytes:
-    import hashlib
-
-    return hashlib.sha256(content).digest()
 
 
 def _quiet(progress: Progress) -> None:

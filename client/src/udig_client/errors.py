@@ -115,6 +115,10 @@ class TooManyJobs(QuotaExceeded):
     """As many jobs are queued or running as may be (429)."""
 
 
+class Locked(ProblemError):
+    """Another request works on the upload (423)."""
+
+
 class Unavailable(ProblemError):
     """Something that the service needs is away for the moment (503)."""
 
@@ -151,6 +155,7 @@ _BY_STATUS: dict[int, type[ProblemError]] = {
     413: TooLarge,
     415: UnsupportedMedia,
     422: InvalidRequest,
+    423: Locked,
     429: QuotaExceeded,
     503: Unavailable,
     507: DiskFull,

@@ -11,9 +11,8 @@ from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import IO
-from urllib.parse import quote
 
-from udig_client.errors import DamagedDownload
+from udig_client.errors import DamagedDownload, DamagedUpload
 
 BLOCK_BYTES = 1 << 20
 SUFFIXES = {
@@ -47,9 +46,46 @@ def sha256_of_headers(headers: Mapping[str, str]) -> str | None:
     return None
 
 
-def filename_header(name: str) -> str:
-    """A file's name as a header may hold it."""
-    return name if name.isascii() and name.isprintable() else quote(name)
+class UploadedFile:
+    """A file that is being sent: read from any offset, hashed once along the way."""
+
+    def __init__(self, path: Path, filename: str | None = None) -> None:
+        self.path, self.filename = path, filename or path.name
+        self._file = path.open("rb")
+        self.size = os.fstat(self._file.fileno()).st_size
+        self._hash, self._hashed = hashlib.sha256(), 0
+
+    @property
+    def sha256(self) -> bytes:
+        """SHA-256 of the whole file."""
+        self.hash_to(self.size)
+        return self._hash.digest()
+
+    def hash_to(self, offset: int) -> None:
+        """Hash what lies before the offset, which another process may have sent."""
+        while self._hashed < offset:
+            self.read(self._hashed, min(BLOCK_BYTES, offset - self._hashed))
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes from an offset on. Raises DamagedUpload where the file has become shorter."""
+        if self._hashed < offset:
+            self.hash_to(offset)
+        self._file.seek(offset)
+        block = self._file.read(length)
+        if len(block) < length:
+            raise DamagedUpload(f"{self.path} became shorter while it was uploaded")
+        if offset <= self._hashed < offset + length:
+            self._hash.update(block[self._hashed - offset :])
+            self._hashed = offset + length
+        return block
+
+    def __enter__(self) -> UploadedFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
 
 
 class Download:

@@ -77,6 +77,30 @@ class Scan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnfinishedUpload:
+    """A resumable upload: `offset_bytes` of its `size_bytes` have arrived. It may have become a scan."""
+
+    id: str
+    filename: str
+    size_bytes: int
+    offset_bytes: int
+    created_at: datetime
+    expires_at: datetime
+    sha256: str | None = None
+    scan_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadOptions:
+    """What the service takes of resumable uploads (tus 1.0)."""
+
+    versions: list[str]
+    extensions: list[str]
+    max_bytes: int | None = None
+    checksum_algorithms: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobProgress:
     """Progress of a job over all its slices."""
 

@@ -5,9 +5,10 @@ Both clients send these; `Operation.repeatable` says whether an operation may be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import base64
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -27,11 +28,14 @@ from udig_client.models import (
     Scan,
     Snapshot,
     Tenant,
+    UnfinishedUpload,
+    UploadOptions,
     Workers,
 )
 
 T = TypeVar("T")
 JsonObject = dict[str, Any]
+_TUS = {"Tus-Resumable": "1.0.0"}
 SCAN_PROBLEMS: Mapping[int, type[ProblemError]] = {415: InvalidScan, 422: InvalidScan}
 
 
@@ -45,7 +49,9 @@ class Operation(Generic[T]):
     query: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     json: Any = None
-    content: bytes | None = None
+    content: bytes | Iterable[bytes] | AsyncIterable[bytes] | None = None
+    files: Mapping[str, Any] | None = None
+    """Parts of a form."""
     problems: Mapping[int, type[ProblemError]] = field(default_factory=dict)
     """Kinds of problems that are this operation's own, by status."""
     accepted: frozenset[int] = frozenset()
@@ -57,7 +63,13 @@ class Operation(Generic[T]):
         """The request, with the URL and the key of a client."""
         query = {name: _text(value) for name, value in self.query.items() if value is not None}
         return client.build_request(
-            self.method, self.path, params=query, headers=dict(self.headers), json=self.json, content=self.content
+            self.method,
+            self.path,
+            params=query,
+            headers={name.encode(): value.encode() for name, value in self.headers.items()},
+            json=self.json,
+            content=self.content,
+            files=self.files,
         )
 
 
@@ -116,16 +128,31 @@ def given(**values: Any) -> JsonObject:
 # Scans
 
 
-def create_scan(content: bytes, headers: Mapping[str, str]) -> Operation[Scan]:
+def create_scan(content: bytes, digest: str, filename: str) -> Operation[Scan]:
     """Upload a scan in one request; the same bytes are the same scan."""
+    # Not in the URL, which logs keep.
+    name = "".join(each for each in filename if each.isprintable())
+    headers = {"Content-Type": "application/octet-stream", "Repr-Digest": digest, "X-Filename": name}
     return Operation(
         method="POST",
         path="/v1/scans",
         parse=parse_as(Scan),
-        headers={"Content-Type": "application/octet-stream", **headers},
+        headers=headers,
         content=content,
         problems=SCAN_PROBLEMS,
     )
+
+
+def create_scan_of_form(file: IO[bytes], header: IO[bytes]) -> Operation[Scan]:
+    """Upload a scan that has a header in a file of its own, as BART's .cfl has."""
+    files = {"file": file, "header": header}
+    return Operation(method="POST", path="/v1/scans", parse=parse_as(Scan), files=files, problems=SCAN_PROBLEMS)
+
+
+def create_scan_of_upload(upload_id: str) -> Operation[Scan]:
+    """Make a scan of a complete upload; asked again it is the same scan."""
+    body = {"upload_id": upload_id}
+    return Operation(method="POST", path="/v1/scans", parse=parse_as(Scan), json=body, problems=SCAN_PROBLEMS)
 
 
 def get_scan(scan_id: str) -> Operation[Scan]:
@@ -152,6 +179,78 @@ def get_scan_file(scan_id: str, headers: Mapping[str, str]) -> Operation[None]:
 def get_scan_preview(scan_id: str, slice_: int | None) -> Operation[bytes]:
     """A picture (PNG) of a slice as it was measured."""
     return _get(_bytes, "v1", "scans", scan_id, "preview.png", slice=slice_)
+
+
+# Resumable uploads, by the tus protocol
+
+
+def get_upload_options() -> Operation[UploadOptions]:
+    """What the service takes."""
+    return Operation(method="OPTIONS", path="/v1/uploads", parse=_upload_options)
+
+
+def _upload_options(response: httpx.Response) -> UploadOptions:
+    def listed(name: str) -> list[str]:
+        return [each.strip() for each in response.headers.get(name, "").split(",") if each.strip()]
+
+    most = response.headers.get("tus-max-size", "")
+    return UploadOptions(
+        versions=listed("tus-version"),
+        extensions=listed("tus-extension"),
+        max_bytes=int(most) if most.isdecimal() else None,
+        checksum_algorithms=listed("tus-checksum-algorithm"),
+    )
+
+
+def create_upload(size_bytes: int, filename: str) -> Operation[str]:
+    """Begin an upload; the answer is its id. Sent twice it begins two, of which the unused one expires."""
+    headers = {**_TUS, "Upload-Length": str(size_bytes)}
+    if filename:
+        headers["Upload-Metadata"] = f"filename {base64.b64encode(filename.encode()).decode()}"
+    return Operation(method="POST", path="/v1/uploads", parse=_id_of_location, headers=headers)
+
+
+def _id_of_location(response: httpx.Response) -> str:
+    found: str = response.headers.get("location", "").rstrip("/").rpartition("/")[2]
+    if not found:
+        raise UnexpectedAnswer(f"{response.url} made an upload and does not say where it is")
+    return found
+
+
+def append_to_upload(
+    upload_id: str, offset: int, length: int, content: Iterable[bytes] | AsyncIterable[bytes]
+) -> Operation[int]:
+    """Append bytes; the answer is the new offset. It is not repeated as it is: the offset may have moved."""
+    headers = {
+        **_TUS,
+        "Content-Type": "application/offset+octet-stream",
+        "Content-Length": str(length),
+        "Upload-Offset": str(offset),
+    }
+    path = path_of("v1", "uploads", upload_id)
+    return Operation(method="PATCH", path=path, parse=_offset_of, headers=headers, content=content, repeatable=False)
+
+
+def _offset_of(response: httpx.Response) -> int:
+    found = response.headers.get("upload-offset", "")
+    if not found.isdecimal():
+        raise UnexpectedAnswer(f"{response.url} does not say how many bytes it has (Upload-Offset)")
+    return int(found)
+
+
+def get_upload(upload_id: str) -> Operation[UnfinishedUpload]:
+    """An upload and its offset."""
+    return _get(parse_as(UnfinishedUpload), "v1", "uploads", upload_id)
+
+
+def list_uploads(cursor: str | None, **query: Any) -> Operation[Page[UnfinishedUpload]]:
+    """A page of uploads that go on, newest first."""
+    return _get(parse_as(Page[UnfinishedUpload]), "v1", "uploads", cursor=cursor, **query)
+
+
+def delete_upload(upload_id: str) -> Operation[None]:
+    """Delete an upload and its bytes."""
+    return _delete("v1", "uploads", upload_id)
 
 
 # Jobs and their results

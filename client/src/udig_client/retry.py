@@ -10,7 +10,7 @@ import httpx
 
 from udig_client.errors import OutcomeUnknown, ProblemError, ServiceUnreachable, UdigError, problem_of
 
-TRANSIENT = frozenset({408, 429, 502, 503, 504})
+TRANSIENT = frozenset({408, 423, 429, 502, 503, 504})
 """Statuses after which the same request may succeed later."""
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _HOPELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
@@ -51,6 +51,10 @@ class Attempts:
         if isinstance(error, _HOPELESS) or (sent and not self.repeatable):
             raise failed from error
         return self._wait(failed, None)
+
+    def after_cut(self, error: httpx.TransportError) -> float:
+        """After a piece of an upload that was cut off, which may have come in part. Raises ServiceUnreachable."""
+        return self._wait(ServiceUnreachable(f"{self.url} does not answer: {reason_of(error)}"), None)
 
     def after_answer(self, response: httpx.Response) -> float:
         """After an answer that refuses. Raises the problem unless it is transient."""
