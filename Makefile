@@ -31,9 +31,11 @@ check: $(VENV)/.dev ## lint, format, strict types, layers
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy --python-version 3.10 --package udig_client
 	$(VENV)/bin/lint-imports
 
 docs: $(VENV)/.dev ## write the parts of the documents that the code decides, and the site in build/site
+	$(VENV)/bin/python client/generate_sync.py
 	$(VENV)/bin/python -m docs.generate
 	$(VENV)/bin/python -m benchmarks.report
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet
@@ -57,14 +59,14 @@ chaos: $(VENV)/.dev ## JOBS jobs while processes, servers, disks and clocks fail
 
 install = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
-$(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
+$(VENV)/.run: $(VENV)/.made pyproject.toml client/pyproject.toml constraints.txt
 	@echo 'installing into $(VENV): a minute or two'
-	$(install) '.[engine,service,embedded,dicom,demo]'
+	$(install) '.[engine,service,embedded,dicom,demo]' -e './client[cli,numpy]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
+$(VENV)/.dev: $(VENV)/.made pyproject.toml client/pyproject.toml constraints.txt
 	@echo 'installing into $(VENV): a minute or two'
-	$(install) '.[dev]'
+	$(install) '.[dev]' -e './client[cli,numpy]'
 	@touch $@ $(VENV)/.run
 
 $(VENV)/.made:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from udig_client.cli import COMMANDS as CLIENT_COMMANDS
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.cli.listing import ParameterRow, parameter_rows, shared_rows, shown_value, summary
 from udig_recon.core.cli.main import COMMANDS, udig
@@ -115,6 +116,16 @@ def command_reference() -> str:
     return "\n\n".join(parts)
 
 
+def client_command_reference() -> str:
+    """The help of every command of the client."""
+    root = click.Context(udig, info_name="udig", **udig.context_settings)
+    parts = []
+    for command in CLIENT_COMMANDS:
+        context = click.Context(command, parent=root, info_name=command.name, terminal_width=WIDTH)
+        parts += command_help(command, context)
+    return "\n\n".join(parts)
+
+
 def command_help(command: click.Command, context: click.Context) -> list[str]:
     """The help of a command and of its subcommands; the list of settings is that of .env.example."""
     text = command.get_help(context)
@@ -148,6 +159,7 @@ PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/methods.md", "parameters"): parameter_tables,
     ("docs/access.md", "limits"): tenant_limits_table,
     ("docs/command-line.md", "commands"): command_reference,
+    ("docs/command-line.md", "client commands"): client_command_reference,
 }
 
 

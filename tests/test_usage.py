@@ -147,7 +147,9 @@ def test_other_distributions_add_commands(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(main, "entry_points", lambda group: [point for point in points if point.group == group])
     assert main.main(["denoise"]) == 3
     assert main.main(["--help"]) == 0
-    assert re.search(r"^  denoise +Of ", capsys.readouterr().out, re.MULTILINE)
+    told = capsys.readouterr().out
+    assert re.search(r"^  denoise +Give another distribution's command", told, re.MULTILINE)
+    assert re.search(r"^  broken +Of ", told, re.MULTILINE)
     assert main.main(["recon", "--help"]) == 0
     assert "SCAN" in capsys.readouterr().out
     assert main.main(["broken"]) == 1

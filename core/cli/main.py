@@ -7,6 +7,7 @@ the function that it runs. Other distributions add commands by entry points of t
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
@@ -88,7 +89,7 @@ class CommandTable(click.Group):
         """Write names and lines of help without importing a command."""
         rows = [(name, entry.help) for name, entry in COMMANDS.items()]
         for name, extension in sorted(_extensions().items()):
-            rows.append((name, f"Of {extension.dist.name if extension.dist else extension.value}."))
+            rows.append((name, _help_of(extension)))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -104,6 +105,15 @@ class CommandTable(click.Group):
             cure = f"pip install 'udig-recon[{extra}]'"
             message = f"udig {ctx.invoked_subcommand} needs {module}, which is not installed: {cure}"
             raise click.ClickException(message) from error
+
+
+def _help_of(extension: EntryPoint) -> str:
+    """One line of help of another distribution's command; where it cannot be loaded, whose it is."""
+    with suppress(Exception):
+        command = extension.load()
+        if isinstance(command, click.Command):
+            return command.get_short_help_str(limit=100)
+    return f"Of {extension.dist.name if extension.dist else extension.value}."
 
 
 def _extensions() -> dict[str, EntryPoint]:
