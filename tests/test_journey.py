@@ -3,10 +3,12 @@
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
+import nibabel
 import numpy as np
 import pytest
 
@@ -93,6 +95,20 @@ def test_the_readme_journey_brings_a_reconstruction_home(url: str, scan: Path, t
         assert len(file.attrs["scan_sha256"]) == 64
     assert metrics.psnr(ours, reference) > metrics.psnr(plain, reference) + 3
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_five_lines_of_a_programmer_bring_an_image_home(url: str, scan: Path) -> None:
+    found = re.search(
+        r"<!-- client -->\n```python\n(.*?)```", (ROOT / "docs/for-programmers.md").read_text(), re.DOTALL
+    )
+    assert found
+    environment = {**os.environ, "UDIG_URL": url}
+    done = subprocess.run(
+        [sys.executable, "-c", found[1]], cwd=scan.parent, env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert "rating=" in done.stdout
+    assert nibabel.load(scan.parent / "image.nii.gz").shape == (40, 48, 1)
 
 
 def test_the_readme_comparison_ends_with_a_table_a_ranking_and_a_picture(url: str, scan: Path, tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import pytest
 import udig_client
 from udig_client import models
 from udig_client.decode import decode
+from udig_client.files import SUFFIXES
 from udig_recon.api.app import create_app
+from udig_recon.core.results.outputs import OUTPUTS
 from udig_recon.worker.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +52,10 @@ def test_an_answer_has_every_field_of_the_document_and_its_example_is_decoded(
     assert set(schema["properties"]) == set(ANSWERS[name].__dataclass_fields__), "udig_client.models"
     for example in schema["examples"]:
         decode(ANSWERS[name], example)
+
+
+def test_the_suffixes_of_files_are_those_of_the_service() -> None:
+    assert {output.suffix: name for name, output in OUTPUTS.items()} == SUFFIXES
 
 
 def test_everything_public_is_exported() -> None:

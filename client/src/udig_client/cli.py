@@ -90,7 +90,7 @@ def connection(url: str | None, key: str | None) -> Iterator[Client]:
 @click.option("--max-seconds", type=float, metavar="SECONDS", help="of computing, after which it fails")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="label to find it by")
 @click.option("--follow", "follow_it", is_flag=True, help="show its progress until it has ended")
-@click.option("-o", "--output", metavar="PATH", help="wait, and save the result there: .h5, .npy, .nii.gz or .png")
+@click.option("-o", "--output", metavar="PATH", help="wait, and save the result there: .h5, .npy, .nii.gz, ...")
 @service_options
 def submit(
     scans: Sequence[str],
@@ -145,7 +145,7 @@ def follow(job: str, url: str | None, key: str | None, as_json: bool) -> int:
 
 @click.command("result")
 @click.argument("job")
-@click.option("-o", "--output", required=True, metavar="PATH", help="file to write: .h5, .npy, .nii.gz or .png")
+@click.option("-o", "--output", required=True, metavar="PATH", help="file to write: .h5, .npy, .nii.gz, ...")
 @click.option("--format", "format_", metavar="FORMAT", help="where the suffix does not tell")
 @click.option("--wait", is_flag=True, help="until the job has ended")
 @service_options

@@ -754,7 +754,7 @@ class Reconstruction:
         format: str | None = None,
         progress: ProgressOption = None,
     ) -> Path:
-        """Save the images to a file, in `format` or that of the suffix: .h5, .npy, .nii.gz or .png."""
+        """Save the images to a file, in `format` or that of the suffix, as .h5, .npy, .nii.gz, .png or .dicom.zip."""
         self.client.result(self.job, path, format=format, progress=progress)
         return Path(path)
 

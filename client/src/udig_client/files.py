@@ -20,6 +20,7 @@ SUFFIXES = {
     ".npy": "npy",
     ".nii.gz": "nifti",
     ".png": "png",
+    ".dicom.zip": "dicom",
 }
 """Output formats by the suffix of a file."""
 _DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]+):")
