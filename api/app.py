@@ -22,6 +22,8 @@ from udig_recon.api.jobs import results
 from udig_recon.api.jobs import routes as jobs
 from udig_recon.api.openapi import documentation
 from udig_recon.api.openapi.content import complete
+from udig_recon.api.pages import login_routes, static_routes
+from udig_recon.api.pages import routes as pages
 from udig_recon.api.scans import routes as scans
 from udig_recon.api.service import OpenService, open_service
 from udig_recon.api.system import health, methods, workers
@@ -50,6 +52,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.service, app.state.context = service, service.context
     for part in (scans, uploads, jobs, following, results, comparisons, methods, workers, keys, tenants, health):
+        app.include_router(part.router)
+    for part in (pages, login_routes, static_routes):
         app.include_router(part.router)
     documentation.install(app)
     errors.install(app)

@@ -25,6 +25,8 @@ READS = {  # of metadata; images have entries of their own
     "/v1/jobs": "jobs.listed",
     "/v1/jobs/{job_id}": "job.read",
     "/v1/jobs/{job_id}/progress": "job.read",
+    "/jobs/{job_id}": "job.read",
+    "/jobs/{job_id}/summary": "job.read",
     "/v1/jobs/{job_id}/events": "job.read",
     "/v1/comparisons": "comparisons.listed",
     "/v1/comparisons/{comparison_id}": "comparison.read",
@@ -59,7 +61,7 @@ class AuditRecorder:
     def record_answer(self, who: Who | None, route: str, method: str, status: int, path: Mapping[str, Any]) -> None:
         """Count an answer to somebody with a key, or refused to somebody without: soon written, and nobody waits."""
         action = f"refused.{status}" if status in REFUSALS else READS.get(route) if method in ("GET", "HEAD") else None
-        known = who is not None or (status in (401, 429) and route.startswith("/v1/"))
+        known = who is not None or (status in (401, 429) and (route.startswith("/v1/") or route == "/login"))
         if action is None or not known or status >= 500 or (status >= 400 and status not in REFUSALS):
             return
         kind = (who or NOBODY, action, "")

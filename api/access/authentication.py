@@ -1,4 +1,4 @@
-"""Authentication by API key: the caller of a request with its tenant, scopes and limits, for all endpoints below /v1.
+"""Authentication by API key, or by the cookie of a login: the caller of a request with its tenant, scopes and limits.
 
 Another tenant's resource answers exactly as one that does not exist.
 """
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection
 
 from udig_recon.api.database.async_queries import AsyncQuery
 from udig_recon.api.dependencies import Context, ContextDep
@@ -25,7 +26,9 @@ from udig_recon.worker.jobs.lifecycle import Submitter
 from udig_recon.worker.settings import Settings
 
 OPEN = "open"  # actor in the audit log while authentication is off
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _VALID = AsyncQuery(keys.VALID)
+_VALID_LOGIN = AsyncQuery(keys.VALID_LOGIN)
 _BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="an API key, `udig_...`")
 
 
@@ -35,7 +38,8 @@ class Caller:
 
     tenant: str = DEFAULT_TENANT
     key: Key | None = None
-    secret_sha256: str = ""
+    secret_sha256: str = ""  # of the key, or of the cookie of its login
+    by_cookie: bool = False
     tenants: Mapping[str, int | None] = field(default_factory=dict)  # its limits of AT_THE_DOOR; None: the default
 
     @property
@@ -75,7 +79,7 @@ async def _caller(
         _refuse_other_sites(request, context.settings)
         caller = Caller()
     else:
-        caller = await recognise(context, _secret_of(given))
+        caller = await _recognise_request(context, request, given)
         request.state.client = f"tenant:{caller.tenant}"  # see api/http/concurrency.py
         _check_rates(context, caller)
     request.state.caller = caller
@@ -97,6 +101,20 @@ def _refuse_other_sites(request: Request, settings: Settings) -> None:
         raise Forbidden("a page of another site may not use this service without a key")
 
 
+def check_same_origin(request: Request) -> None:
+    """Refuse a change by cookie unless a browser says that a page of this service asks for it (CSRF).
+
+    Every browser sends `Origin` with a change, and `Sec-Fetch-Site` where the connection is encrypted or loopback.
+    """
+    if request.method in SAFE_METHODS:
+        return
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    own_site = site in (None, "same-origin")
+    own_origin = origin is None or _is_of(origin, request.headers.get("host", ""))
+    if not (own_site and own_origin) or (site is None and origin is None):
+        raise Forbidden("only a page of this service may change something by the cookie of a login; send an API key")
+
+
 def _is_of(origin: str, host: str) -> bool:
     try:
         return urlsplit(origin).netloc == host
@@ -104,23 +122,43 @@ def _is_of(origin: str, host: str) -> bool:
         return False
 
 
-def _secret_of(given: HTTPAuthorizationCredentials | None) -> str:
-    if given is None:
+def cookie_name(request: HTTPConnection) -> str:
+    """The name of the login's cookie; over TLS no other host of the domain can set one of that name."""
+    return "__Host-udig_login" if request.url.scheme == "https" else "udig_login"
+
+
+async def _recognise_request(context: Context, request: Request, given: HTTPAuthorizationCredentials | None) -> Caller:
+    """The caller by the key that came with the request, or else by its cookie. Raises Unauthenticated and Forbidden."""
+    if given is not None:
+        return await recognise(context, given.credentials)
+    cookie = request.cookies.get(cookie_name(request))
+    if cookie is None:
         challenge = {"WWW-Authenticate": 'Bearer realm="udig-recon"'}
         raise Unauthenticated("send an API key as `Authorization: Bearer udig_...`", headers=challenge)
-    return given.credentials
+    check_same_origin(request)
+    return await _recognise(context, cookie, by_cookie=True)
 
 
 async def recognise(context: Context, secret: str) -> Caller:
     """The caller who shows this secret, with its valid key and what was set for its tenant. Raises Unauthenticated."""
+    return await _recognise(context, secret, by_cookie=False)
+
+
+async def _recognise(context: Context, secret: str, *, by_cookie: bool) -> Caller:
     digest = keys.hash_secret(secret)
-    row = await context.queries.one(_VALID, sha256=digest)
+    row = await context.queries.one(_VALID_LOGIN if by_cookie else _VALID, sha256=digest)
     if row is None:
-        raise invalid_key()
+        raise ended_login() if by_cookie else invalid_key()
     found = keys.recognise_key(row)
     if found.use_is_due:
         await run_in_threadpool(_remember_use, context, found.key)
-    return Caller(found.key.tenant, found.key, digest, found.tenants)
+    return Caller(found.key.tenant, found.key, digest, by_cookie, found.tenants)
+
+
+def ended_login() -> Unauthenticated:
+    """The problem of a cookie whose login has ended."""
+    challenge = {"WWW-Authenticate": 'Bearer realm="udig-recon", error="invalid_token"'}
+    return Unauthenticated("this login has ended; log in again", headers=challenge)
 
 
 def invalid_key() -> Unauthenticated:
@@ -147,10 +185,12 @@ def _check_rates(context: Context, caller: Caller) -> None:
 
 
 async def key_is_valid(context: Context, caller: Caller) -> bool:
-    """Whether the key of a long-lived request is still valid."""
-    return caller.key is None or await context.queries.one(_VALID, sha256=caller.secret_sha256) is not None
+    """Whether the key or the login of a long-lived request is still valid."""
+    query = _VALID_LOGIN if caller.by_cookie else _VALID
+    return caller.key is None or await context.queries.one(query, sha256=caller.secret_sha256) is not None
 
 
+Visitor = Annotated[Caller, Security(_caller, scopes=[])]
 Reader = Annotated[Caller, Security(_caller, scopes=[Scope.READ.value])]
 Writer = Annotated[Caller, Security(_caller, scopes=[Scope.WRITE.value])]
 Admin = Annotated[Caller, Security(_caller, scopes=[Scope.ADMIN.value])]

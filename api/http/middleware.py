@@ -14,7 +14,6 @@ from udig_recon.api.access.audit import REFUSALS, AuditRecorder
 from udig_recon.api.http.concurrency import ALWAYS_ANSWERED
 from udig_recon.api.http.problems import Misdirected, truncate
 from udig_recon.api.http.repeated_events import EventDeduplicator
-from udig_recon.api.openapi.documentation import PAGE_POLICY
 from udig_recon.api.system.metrics import RequestMetrics
 from udig_recon.worker.settings import is_loopback
 from udig_recon.worker.telemetry import tracing
@@ -29,6 +28,14 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
+PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+"""Of pages, which load nothing from other hosts and hold no script and no style of their own."""
 
 
 class HeadMiddleware:
@@ -103,9 +110,8 @@ class AccessLogMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                if headers.get("content-type", "").startswith("text/html"):
-                    headers["Content-Security-Policy"] = PAGE_POLICY
-                for name, value in SECURITY_HEADERS.items():
+                is_page = headers.get("content-type", "").startswith("text/html")
+                for name, value in (SECURITY_HEADERS | PAGE_HEADERS if is_page else SECURITY_HEADERS).items():
                     headers.setdefault(name, value)
             await send(message)
 

@@ -1,6 +1,6 @@
 """The interactive page of the API, `/docs` (Swagger UI), from files that a package brings along.
 
-It loads nothing from other hosts and runs under the policy `default-src 'self'`: no inline script, no inline style.
+It loads nothing from other hosts and runs under the policy of all pages: no inline script, no inline style.
 Redoc cannot do that, for it writes its styles into the page; `/redoc` leads to the same page.
 """
 
@@ -16,9 +16,6 @@ from starlette.staticfiles import StaticFiles
 from udig_recon.api.webhooks.events import WebhookEvent
 
 ASSETS_URL = "/docs/assets"
-PAGE_POLICY = "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-"""Content-Security-Policy of the page."""
-
 _PAGE = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -54,7 +51,6 @@ OPTIONS: Mapping[str, Any] = {
 router = APIRouter(include_in_schema=False)
 
 
-@router.get("/")
 @router.get("/redoc")
 async def redirect_to_page() -> RedirectResponse:
     """Lead to the page."""

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from playwright.sync_api import Browser
 from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support import scans
 from tests.support.api_server import serving
+from tests.support.browser import chromium
 from tests.support.fake_worker import Drive
 from tests.support.keyed_client import KeyedApi
 from udig_recon.api.app import create_app
@@ -61,3 +63,10 @@ def drive(database: sessionmaker[Session], storage: LocalStorage) -> Drive:
 def keyed_api(settings: Settings, database: sessionmaker[Session]) -> Iterator[KeyedApi]:
     with TestClient(create_app(settings.model_copy(update={"authentication": "on"}))) as client:
         yield KeyedApi(client, database)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium for the tests of a module; each opens a `tests.support.browser.tab` of its own."""
+    with chromium() as opened:
+        yield opened

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from udig_recon.worker.access.limits import KEPT_LIMITS, TENANT, KeyLimits, NewKey, PriorityName, TenantLimits
 from udig_recon.worker.access.tenants import AT_THE_DOOR
 from udig_recon.worker.database.engine import notify_key
-from udig_recon.worker.database.tables import Key, Priority, Tenant
+from udig_recon.worker.database.tables import Key, LoginSession, Priority, Tenant
 
 PREFIX = "udig_"  # secret scanners recognise leaked keys by it
 USE_IS_TOLD_AGAIN = timedelta(minutes=1)
@@ -96,20 +96,24 @@ def _usable() -> ColumnElement[bool]:
 
 
 _OF_TENANT = "tenants_"
-VALID = (
-    select(
-        *Key.__table__.c,
-        *(getattr(Tenant, name).label(_OF_TENANT + name) for name in AT_THE_DOOR),
-        _use_is_due().label("use_is_due"),
-    )
-    .outerjoin(Tenant, Tenant.name == Key.tenant)
-    .where(_opens(bindparam("sha256")), _usable())
-)
+_KEY = select(
+    *Key.__table__.c,
+    *(getattr(Tenant, name).label(_OF_TENANT + name) for name in AT_THE_DOOR),
+    _use_is_due().label("use_is_due"),
+).outerjoin(Tenant, Tenant.name == Key.tenant)
+VALID = _KEY.where(_opens(bindparam("sha256")), _usable())
 """Query for the valid key whose secret has this hash; its time reveals nothing about stored keys."""
+VALID_LOGIN = _KEY.join(LoginSession, LoginSession.key_id == Key.id).where(
+    LoginSession.sha256 == bindparam("sha256"),
+    LoginSession.expires_at > func.now(),
+    _opens(LoginSession.__table__.c.key_sha256),
+    _usable(),
+)
+"""Query for the valid key of the login whose cookie has this hash. It ends when the secret that opened it does."""
 
 
 def recognise_key(row: Any) -> Recognised:
-    """A row of VALID as objects."""
+    """A row of VALID or VALID_LOGIN as objects."""
     columns = row._asdict()
     tenants = {name: columns.pop(_OF_TENANT + name) for name in AT_THE_DOOR}
     return Recognised(use_is_due=columns.pop("use_is_due"), tenants=tenants, key=Key(**columns))

@@ -36,6 +36,7 @@ __all__ = [
     "Job",
     "JobSlice",
     "Key",
+    "LoginSession",
     "Priority",
     "ResumableUpload",
     "Scan",
@@ -71,6 +72,19 @@ class Key(Base):
     max_requests_per_minute: Mapped[int | None]
     retention_days: Mapped[int | None]
     max_priority: Mapped[int] = mapped_column(SmallInteger, default=0, server_default=text("0"))  # of its jobs
+
+
+class LoginSession(Base):
+    """A login of a browser by an API key. Only the hash of its cookie is stored."""
+
+    __tablename__ = "login_sessions"
+    __table_args__ = (Index("ix_login_sessions_key_id", "key_id"), Index("ix_login_sessions_expires_at", "expires_at"))
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("keys.id", ondelete="CASCADE"))
+    key_sha256: Mapped[str] = mapped_column(String(64))  # of the key as it was shown: a rotated one ends its logins
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
 
 
 class Scan(Base):

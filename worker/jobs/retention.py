@@ -1,4 +1,4 @@
-"""Retention: expired scans, jobs, comparisons and uploads lose their files, and later their rows."""
+"""Retention: expired scans, jobs, comparisons and uploads lose their files, and later their rows; logins theirs."""
 
 from datetime import timedelta
 
@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from udig_recon.worker.access import audit
 from udig_recon.worker.access.audit import Who
+from udig_recon.worker.access.login_sessions import delete_expired
 from udig_recon.worker.access.quotas import is_unfinished
 from udig_recon.worker.database.engine import notify
 from udig_recon.worker.database.tables import (
@@ -65,6 +66,7 @@ def expire(sessions: sessionmaker[Session], storage: Storage) -> int:
         told = ResumableUpload.stored_at.is_not(None) | (ResumableUpload.expires_at < func.now() - UPLOAD_TOLD)
         session.execute(delete(ResumableUpload).where(ResumableUpload.expires_at < func.now(), told))
         session.execute(delete(Job).where(Job.expired, Job.expires_at < func.now() - TOLD))
+        delete_expired(session)
     return len(jobs) + len(scans) + len(comparisons) + len(unfinished)
 
 
