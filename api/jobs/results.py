@@ -1,5 +1,6 @@
 """Endpoints of results: files in any output format, and previews as PNG while a job runs."""
 
+import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,13 +30,18 @@ from udig_recon.worker.database.tables import Job, JobSlice, Scan, Status
 router = APIRouter(tags=["results"])
 _RESULT = [Content.binary(each.media_type, "(bytes of the file)") for each in OUTPUTS.values()]
 _PREVIEW = Content.binary("image/png", "(bytes of the picture)")
-View = Literal["magnitude", "error", "comparison", "deviation", "hallucination"]
+View = Literal["magnitude", "direct", "reference", "error", "direct_error", "comparison", "deviation", "hallucination"]
 WANTS = {
+    "reference": "the scan has no reference",
     "error": "the scan has no reference",
+    "direct_error": "the scan has no reference",
     "deviation": "the job has one seed, or no two are done yet",
     "hallucination": "the method has no prior, or the slice is not finished yet",
 }
 GAIN = 5  # of deviations, as of errors
+WINDOW_LEVELS = "Window-Levels"
+"""Header of a preview: the black and the white level that it was drawn with, in the image's unit."""
+_LEVEL = r"-?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?"
 
 
 @router.get(
@@ -92,14 +98,28 @@ def get_job_preview(
     slice_: Annotated[int | None, Query(alias="slice", ge=0, description="none: the first that can be shown")] = None,
     _iteration: Annotated[Literal["latest"], Query(alias="iteration", description="which one of the slice")] = "latest",
     view: Annotated[View, Query(description="what is drawn")] = "magnitude",
+    window: Annotated[
+        str | None,
+        Query(
+            description="`low,high`: black and white level in the image's unit; none: 0 and nearly the brightest of "
+            "the slice",
+            pattern=f"^{_LEVEL},{_LEVEL}$",
+            max_length=80,
+        ),
+    ] = None,
 ) -> Response:
-    """`comparison` sets the plain reconstruction beside it, and `error` (times 5) needs a scan with a reference.
+    """`direct` is the zero-filled image or filtered back-projection, and `comparison` sets it beside the image.
 
-    `deviation` (times 5) is that of several seeds; `hallucination` marks what a prior may have invented, in red.
+    `reference`, `error` and `direct_error` (both times 5) need a scan with a reference. `deviation` (times 5) is that
+    of several seeds; `hallucination` marks what a prior may have invented, in red. Errors and deviations are drawn
+    from 0 to the width of the window. The header `Window-Levels` tells the levels.
     """
+    levels = None if window is None else _levels(window)
     shown = _latest(context, caller, job_id, slice_)
-    picture = _picture(shown, view)
-    answer = with_etag(request, picture, "image/png")
+    drawn = levels or png.display_window(shown.result.image)
+    picture = _picture(shown, view, levels)
+    headers = {WINDOW_LEVELS: f"{drawn[0]:.6g},{drawn[1]:.6g}"}
+    answer = with_etag(request, picture, "image/png", headers)
     if answer.status_code == 200:
         record_access(context, caller, "preview.read", job=job_id)
     return answer
@@ -115,21 +135,39 @@ class _Latest:
     frame: str | None  # where the scan has frames, and is still there
 
 
-def _picture(latest: _Latest, view: View) -> bytes:
+def _levels(window: str) -> png.Window:
+    """Black and white level of a request. Raises Invalid."""
+    low, high = map(float, window.split(","))
+    if not low < high < math.inf:
+        raise Invalid.at("window", "black is not below white", found=window, expected="low,high with low < high")
+    return low, high
+
+
+def _picture(latest: _Latest, view: View, levels: png.Window | None) -> bytes:
+    """The view on a window; without one on that of the slice, or for an error that of the reference."""
     shown, spacing_mm = latest.result, latest.spacing_mm
+    window = levels or png.display_window(shown.image)
+    width = None if levels is None else (0.0, levels[1] - levels[0])  # of a difference
     match view:
         case "magnitude":
-            return png.magnitude_png(shown.image, spacing_mm=spacing_mm)
+            return png.magnitude_png(shown.image, window, spacing_mm)
+        case "direct":
+            return png.magnitude_png(shown.direct, window, spacing_mm)
         case "comparison":
             return png.comparison_png(_panels(latest), shown.reference, spacing_mm=spacing_mm)
+        case "reference" if shown.reference is not None:
+            return png.magnitude_png(shown.reference, window, spacing_mm)
         case "error" if shown.reference is not None:
-            return png.error_png(shown.image, shown.reference, spacing_mm=spacing_mm)
+            return png.error_png(shown.image, shown.reference, GAIN, spacing_mm, width)
+        case "direct_error" if shown.reference is not None:
+            return png.error_png(shown.direct, shown.reference, GAIN, spacing_mm, width)
         case "deviation" if shown.deviation is not None:
-            return png.magnitude_png(GAIN * shown.deviation, png.display_window(shown.image), spacing_mm)
+            return png.magnitude_png(GAIN * shown.deviation, width or window, spacing_mm)
         case "hallucination" if shown.hallucination is not None:
-            return png.overlay_png(shown.image, shown.hallucination, 2 * HALLUCINATION_THRESHOLD, spacing_mm)
-    there = {"error": shown.reference, "deviation": shown.deviation, "hallucination": shown.hallucination}
-    expected = ("magnitude", "comparison", *(name for name, image in there.items() if image is not None))
+            return png.overlay_png(shown.image, shown.hallucination, 2 * HALLUCINATION_THRESHOLD, spacing_mm, window)
+    there = dict.fromkeys(("reference", "error", "direct_error"), shown.reference)
+    there |= {"deviation": shown.deviation, "hallucination": shown.hallucination}
+    expected = ("magnitude", "direct", "comparison", *(name for name, image in there.items() if image is not None))
     raise Invalid.at("view", f"there is no {view} to draw: {WANTS[view]}", found=view, expected=" | ".join(expected))
 
 

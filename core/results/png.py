@@ -73,17 +73,25 @@ def magnitude_png(
 
 
 def error_png(
-    image: NDArray[Any], reference: NDArray[Any], gain: float = 5, spacing_mm: Sequence[float] | None = None
+    image: NDArray[Any],
+    reference: NDArray[Any],
+    gain: float = 5,
+    spacing_mm: Sequence[float] | None = None,
+    window: Window | None = None,
 ) -> bytes:
-    """| |image| - |reference| | times `gain` on the reference's window, both (y, x)."""
-    return _png(Image.fromarray(np.uint8(square_pixels(_error(image, reference, gain), spacing_mm))))
+    """| |image| - |reference| | times `gain` on a window from 0, by default the reference's, both (y, x)."""
+    return _png(Image.fromarray(np.uint8(square_pixels(_error(image, reference, gain, window), spacing_mm))))
 
 
 def overlay_png(
-    image: NDArray[Any], heat: NDArray[Any], hottest: float, spacing_mm: Sequence[float] | None = None
+    image: NDArray[Any],
+    heat: NDArray[Any],
+    hottest: float,
+    spacing_mm: Sequence[float] | None = None,
+    window: Window | None = None,
 ) -> bytes:
-    """An image (y, x) in greys, the redder the nearer `heat` (y, x) is to `hottest`."""
-    greys = _to_greys(image, display_window(image)).astype(np.float32)[..., None]
+    """An image (y, x) in greys on a window, the redder the nearer `heat` (y, x) is to `hottest`."""
+    greys = _to_greys(image, window or display_window(image)).astype(np.float32)[..., None]
     share = np.clip(np.nan_to_num(heat) / hottest, 0, 1)[..., None]
     coloured = greys + share * (np.array([255, 0, 0], np.float32) - greys)
     return _png(Image.fromarray(np.uint8(square_pixels(coloured, spacing_mm) + 0.5)))
@@ -239,9 +247,11 @@ def _to_greys(image: NDArray[Any], window: Window) -> NDArray[np.uint8]:
     return np.asarray(np.clip(scaled * 255 + 0.5, 0, 255), np.uint8)
 
 
-def _error(image: NDArray[Any], reference: NDArray[Any], gain: float) -> NDArray[np.uint8]:
+def _error(
+    image: NDArray[Any], reference: NDArray[Any], gain: float, window: Window | None = None
+) -> NDArray[np.uint8]:
     difference = np.abs(np.abs(image) - np.abs(reference))
-    return _to_greys(gain * difference, display_window(reference))
+    return _to_greys(gain * difference, window or display_window(reference))
 
 
 def _titled_error(image: NDArray[Any], reference: NDArray[Any], gain: float) -> tuple[str, NDArray[np.uint8]]:

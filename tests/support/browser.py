@@ -77,6 +77,7 @@ class Element:
 
     def __init__(self, name: str, attributes: dict[str, str]) -> None:
         self.name, self.attributes, self.text = name, attributes, ""
+        self.within: tuple[str, ...] = ()  # names of the elements around it
 
     def __repr__(self) -> str:
         return f"<{self.name} {self.attributes}>"
@@ -95,6 +96,7 @@ class Html(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         element = Element(tag, {name: value or "" for name, value in attrs})
+        element.within = tuple(each.name for each in self._open)
         self.elements.append(element)
         if tag not in VOID:
             self._open.append(element)
@@ -130,7 +132,8 @@ class Html(HTMLParser):
                     found.append(f"another host: {value}")
             named = {"aria-label", "aria-labelledby", "title"} & set(each.attributes)
             is_control = each.name in ("input", "select", "textarea") and each.attributes.get("type") != "hidden"
-            if is_control and not named and each.attributes.get("id") not in labelled:
+            has_label = "label" in each.within or each.attributes.get("id") in labelled
+            if is_control and not named and not has_label:
                 found.append(f"no label: {each}")
             if each.name in ("button", "a") and not named and not each.text.strip():
                 found.append(f"no text: {each}")

@@ -1,0 +1,102 @@
+// Uploads with progress: a file in one request, or a large one in pieces that go on where they were cut (tus).
+
+import { ServiceAway, json, tellAway, toProblem } from "./api.js";
+
+const LARGE_BYTES = 64 << 20;
+const PIECE_BYTES = 32 << 20;
+const RETRY_MS = [1000, 2000, 4000, 8000, 15000, 15000, 30000, 30000, 60000];
+
+/** Bring files as one scan; gives the scan. `onProgress` gets bytes sent and bytes in all; `signal` cancels. */
+export function upload(files, { onProgress, signal }) {
+  const body = toBody(files);
+  if (body instanceof File && body.size >= LARGE_BYTES) return inPieces(body, onProgress, signal);
+  return atOnce(body, onProgress, signal);
+}
+
+/** The file itself, or for BART's pair a form with both. Raises Error. */
+function toBody(files) {
+  if (files.length === 1) return files[0];
+  const ending = (file) => file.name.toLowerCase().split(".").pop();
+  const header = files.find((file) => ending(file) === "hdr");
+  const data = files.find((file) => ending(file) === "cfl");
+  if (files.length !== 2 || !header || !data) {
+    throw new Error("one scan at a time: a file, a .cfl with its .hdr, or a folder packed as .zip");
+  }
+  const form = new FormData();
+  form.append("file", data, data.name);
+  form.append("header", header, header.name);
+  return form;
+}
+
+function atOnce(body, onProgress, signal) {
+  return new Promise((resolve, reject) => {
+    const sending = new XMLHttpRequest();
+    if (body instanceof File) {
+      // In the query a name may hold any letters; a header could not.
+      sending.open("POST", `/v1/scans?${new URLSearchParams({ filename: body.name })}`);
+      sending.setRequestHeader("Content-Type", "application/octet-stream");
+    } else {
+      sending.open("POST", "/v1/scans");
+    }
+    sending.upload.addEventListener("progress", (event) => onProgress(event.loaded, event.total));
+    sending.addEventListener("load", () => {
+      let answer = {};
+      try {
+        answer = JSON.parse(sending.responseText);
+      } catch {
+        // Not of this service: the status has to do.
+      }
+      if (sending.status === 200 || sending.status === 201) resolve(answer);
+      else reject(toProblem(answer, sending.status));
+    });
+    sending.addEventListener("error", () => {
+      tellAway();
+      reject(new ServiceAway("the connection broke off while the scan was sent; send it again"));
+    });
+    sending.addEventListener("abort", () => reject(new DOMException("cancelled", "AbortError")));
+    signal.addEventListener("abort", () => sending.abort());
+    sending.send(body);
+  });
+}
+
+async function inPieces(file, onProgress, signal) {
+  const id = await new Promise((resolve, reject) => {
+    const sending = new tus.Upload(file, {
+      endpoint: "/v1/uploads",
+      chunkSize: PIECE_BYTES,
+      retryDelays: RETRY_MS,
+      removeFingerprintOnSuccess: true,
+      metadata: { filename: file.name },
+      onProgress,
+      onShouldRetry: (error) => {
+        const status = error.originalResponse?.getStatus() ?? 0;
+        if (status === 0 || status >= 502) tellAway();
+        return status === 0 || status === 409 || status === 423 || status === 429 || status >= 500;
+      },
+      onError: (error) => reject(problemOf(error)),
+      onSuccess: () => resolve(sending.url.split("/").pop()),
+    });
+    signal.addEventListener("abort", () => {
+      sending.abort(true).catch(() => {});
+      reject(new DOMException("cancelled", "AbortError"));
+    });
+    sending.findPreviousUploads().then((earlier) => {
+      if (signal.aborted) return;
+      if (earlier.length) sending.resumeFromPreviousUpload(earlier[0]);
+      sending.start();
+    });
+  });
+  return json("/v1/scans", { method: "POST", body: { upload_id: id }, signal });
+}
+
+function problemOf(error) {
+  const response = error.originalResponse;
+  if (!response) return new ServiceAway("the connection broke off while the scan was sent; send it again to go on");
+  let document = {};
+  try {
+    document = JSON.parse(response.getBody());
+  } catch {
+    // The status has to do.
+  }
+  return toProblem(document, response.getStatus());
+}
