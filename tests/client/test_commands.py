@@ -1,26 +1,16 @@
-"""The client's commands as their user types them."""
+"""The client's commands: where they are found, and what they refuse. Their journeys are in test_operations.py."""
 
-import json
 import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import click
-import h5py
-import numpy as np
 import pytest
 
-from tests.support.client_world import Service
-from udig_client import Client, cli
+from udig_client import cli
 from udig_recon.core.cli import main as udig
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "client" / "pyproject.toml").read_text())["project"]
-
-
-@pytest.fixture
-def environment(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UDIG_URL", service.url)
-    monkeypatch.setenv("UDIG_KEY", service.key)
 
 
 def test_the_entry_points_are_the_commands_and_no_other_has_their_names() -> None:
@@ -30,60 +20,6 @@ def test_the_entry_points_are_the_commands_and_no_other_has_their_names() -> Non
     assert list(loaded.values()) == list(cli.COMMANDS)
     assert not set(points) & set(udig.COMMANDS)
     assert all(isinstance(command, click.Command) for command in loaded.values())
-
-
-@pytest.mark.usefixtures("environment")
-def test_a_scan_goes_from_submit_to_a_file(mri_scan: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert (
-        cli.main(
-            ["submit", str(mri_scan), "--method", "tv", "--set", "iterations=5", "weight=0.01", "--slices", "0", "1"]
-        )
-        == 0
-    )
-    job_id, _, name = capfd.readouterr().out.strip().partition("  ")
-    assert name == str(mri_scan)
-    assert cli.main(["follow", job_id]) == 0
-    out = capfd.readouterr().out
-    assert out.startswith(f"{job_id}  succeeded")
-    assert cli.main(["result", job_id, "-o", str(tmp_path / "image.npy")]) == 0
-    assert np.load(tmp_path / "image.npy").shape == (2, 32, 32)
-    capfd.readouterr()
-    assert cli.main(["jobs", "--status", "succeeded", "-n", "1", "--json"]) == 0
-    (line,) = capfd.readouterr().out.splitlines()
-    listed = json.loads(line)
-    assert (listed["id"], listed["parameters"]["weight"], listed["slice_numbers"]) == (job_id, 0.01, [0, 1])
-    assert cli.main(["cancel", job_id]) == 3
-    error = capfd.readouterr().err
-    assert error.startswith("error: Conflict: ")
-    assert error.count("\n") == 1
-
-
-@pytest.mark.usefixtures("environment")
-def test_submit_with_an_output_waits_and_saves(
-    mri_scan: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    image = tmp_path / "image.h5"
-    assert cli.main(["submit", str(mri_scan), "--method", "zero_filled", "-o", str(image), "--tag", "study=knee"]) == 0
-    with h5py.File(image) as file:
-        assert file["reconstruction"].shape == (2, 32, 32)
-    capfd.readouterr()
-    assert cli.main(["jobs", "--tag", "study:knee"]) == 0
-    assert "succeeded" in capfd.readouterr().out
-
-
-@pytest.mark.usefixtures("environment")
-def test_a_job_that_does_not_succeed_is_status_1(
-    service: Service, mri_scan: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with Client(service.url, service.key) as client:
-        job = client.submit(mri_scan, "tv", iterations=100_000)
-    assert cli.main(["cancel", job.id]) == 0
-    capfd.readouterr()
-    assert cli.main(["follow", job.id, "--json"]) == 1
-    told = capfd.readouterr()
-    assert json.loads(told.out.splitlines()[-1])["done"] is True
-    assert told.err == f"error: job {job.id} was cancelled\n"
-    assert cli.main(["result", job.id, "-o", "image.h5", "--wait"]) == 1
 
 
 @pytest.mark.parametrize(

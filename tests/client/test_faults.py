@@ -2,21 +2,38 @@
 
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support import scans
 from tests.support.api_server import serving
-from tests.support.client_world import Service
+from tests.support.client_world import Service, running_service
 from tests.support.cutting_proxy import proxy_to
 from tests.support.fake_worker import Drive
 from tests.support.worker_processes import until
-from udig_client import Client, Conflict, DamagedDownload, Snapshot, StatusChange, TooManyJobs, Unauthenticated
+from udig_client import Client, Conflict, DamagedDownload, QuotaExceeded, Snapshot, StatusChange, Unauthenticated
+from udig_recon.worker.database.engine import make_engine, make_sessions
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage.local import LocalStorage
+
+
+@pytest.fixture(scope="module")
+def service(module_settings: Settings) -> Iterator[Service]:
+    """An API with authentication on, and no worker."""
+    with running_service(module_settings, workers=0) as running:
+        yield running
+
+
+@contextmanager
+def driving(settings: Settings) -> Iterator[Drive]:
+    """What a worker of this service would do."""
+    engine = make_engine(str(settings.database_url))
+    yield Drive(make_sessions(engine), LocalStorage(settings.data))
+    engine.dispose()
 
 
 @pytest.fixture
@@ -41,7 +58,9 @@ def test_an_upload_that_is_cut_three_times_arrives_whole(service: Service, large
 
 def test_a_download_that_is_cut_or_spoilt_is_whole_or_refused(service: Service, mri_scan: Path, tmp_path: Path) -> None:
     with Client(service.url, service.key) as client:
-        job = client.wait(client.submit(mri_scan, "zero_filled"), timeout=60).check()
+        job = client.submit(mri_scan, "zero_filled")
+        with driving(service.settings) as drive:
+            drive.complete({"id": job.id, "slice_numbers": job.slice_numbers})
         content = client.result(job)
     with proxy_to(service.url) as proxy, Client(proxy.url, service.key) as client:
         client.health()
@@ -65,7 +84,7 @@ def test_what_the_service_refuses_says_why(service: Service, mri_scan: Path) -> 
         with Client(service.url, made.key, patience=0) as limited:
             scan = limited.upload(mri_scan)
             job = limited.submit(scan, "tv", iterations=100_000)
-            with pytest.raises(TooManyJobs) as refused:
+            with pytest.raises(QuotaExceeded) as refused:
                 limited.submit(scan, "tv", iterations=100_000)
             assert refused.value.retry_after
             with pytest.raises(Conflict):
@@ -76,14 +95,14 @@ def test_what_the_service_refuses_says_why(service: Service, mri_scan: Path) -> 
 
 
 def test_following_goes_on_when_the_api_restarts(
-    settings: Settings, database: sessionmaker[Session], storage: LocalStorage, mri_scan: Path
+    settings: Settings, mri_scan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("udig_client.retry.LONGEST_WAIT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     settings = settings.model_copy(update={"port": port})
-    drive = Drive(database, storage)
     events: list[Snapshot | StatusChange] = []
-    with Client(f"http://127.0.0.1:{port}") as client:
+    with Client(f"http://127.0.0.1:{port}") as client, driving(settings) as drive:
         with serving(settings):
             job = client.submit(mri_scan, "tv", slices=[0])
 

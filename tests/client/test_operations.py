@@ -1,16 +1,21 @@
-"""Every operation of the OpenAPI document through the client, sync and async. A new operation is a line of DRIVES."""
+"""Every operation of the OpenAPI document through the client, sync and async, and jobs through its commands.
 
+A new operation is a line of DRIVES.
+"""
+
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import httpx
 import numpy as np
 import pytest
 
 from tests.support import scans
 from tests.support.client_world import Recorder, Service, client_of
-from udig_client import Job, NotFound, ProblemError, Scan, operations
+from udig_client import Client, Job, NotFound, ProblemError, Scan, cli, operations
 
 
 class World(NamedTuple):
@@ -160,3 +165,66 @@ def _another_scan(world: World) -> Scan:
     np.save(path, scans.mri(slices=1)["kspace"])
     found: Scan = world.client.upload(path)
     return found
+
+
+# By commands
+
+
+@pytest.fixture
+def environment(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UDIG_URL", service.url)
+    monkeypatch.setenv("UDIG_KEY", service.key)
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_scan_goes_from_submit_to_a_file(mri_scan: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert (
+        cli.main(
+            ["submit", str(mri_scan), "--method", "tv", "--set", "iterations=5", "weight=0.01", "--slices", "0", "1"]
+        )
+        == 0
+    )
+    job_id, _, name = capfd.readouterr().out.strip().partition("  ")
+    assert name == str(mri_scan)
+    assert cli.main(["follow", job_id]) == 0
+    out = capfd.readouterr().out
+    assert out.startswith(f"{job_id}  succeeded")
+    assert cli.main(["result", job_id, "-o", str(tmp_path / "image.npy")]) == 0
+    assert np.load(tmp_path / "image.npy").shape == (2, 32, 32)
+    capfd.readouterr()
+    assert cli.main(["jobs", "--status", "succeeded", "-n", "1", "--json"]) == 0
+    (line,) = capfd.readouterr().out.splitlines()
+    listed = json.loads(line)
+    assert (listed["id"], listed["parameters"]["weight"], listed["slice_numbers"]) == (job_id, 0.01, [0, 1])
+    assert cli.main(["cancel", job_id]) == 3
+    error = capfd.readouterr().err
+    assert error.startswith("error: Conflict: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.usefixtures("environment")
+def test_submit_with_an_output_waits_and_saves(
+    mri_scan: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "image.h5"
+    assert cli.main(["submit", str(mri_scan), "--method", "zero_filled", "-o", str(image), "--tag", "study=knee"]) == 0
+    with h5py.File(image) as file:
+        assert file["reconstruction"].shape == (2, 32, 32)
+    capfd.readouterr()
+    assert cli.main(["jobs", "--tag", "study:knee"]) == 0
+    assert "succeeded" in capfd.readouterr().out
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_job_that_does_not_succeed_is_status_1(
+    service: Service, mri_scan: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Client(service.url, service.key) as client:
+        job = client.submit(mri_scan, "tv", iterations=100_000)
+    assert cli.main(["cancel", job.id]) == 0
+    capfd.readouterr()
+    assert cli.main(["follow", job.id, "--json"]) == 1
+    told = capfd.readouterr()
+    assert json.loads(told.out.splitlines()[-1])["done"] is True
+    assert told.err == f"error: job {job.id} was cancelled\n"
+    assert cli.main(["result", job.id, "-o", "image.h5", "--wait"]) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +22,6 @@ from udig_client.errors import (
     DamagedUpload,
     Locked,
     NotFound,
-    ProblemError,
     QuotaExceeded,
     ServiceUnreachable,
     UdigError,
@@ -185,6 +185,7 @@ class Client:
         path: PathLike,
         *,
         header: PathLike | None = None,
+        template: PathLike | None = None,
         filename: str | None = None,
         resume: str | None = None,
         progress: ProgressOption = None,
@@ -193,15 +194,19 @@ class Client:
 
         A file of more than `piece_bytes` goes in pieces, and one that is cut off goes on where it ended. `resume` is
         the id of an upload that another program began, as of UploadInterrupted. `header` is a file that belongs to
-        the scan, as BART's .hdr to a .cfl. `filename` is what the service calls the file, its own name by default.
+        the scan, as BART's .hdr to a .cfl; `template` is a DICOM object of the patient's study, which destinations are
+        sent images of. `filename` is what the service calls the file, its own name by default.
         Raises InvalidScan where the file is no scan that the service reads, UploadInterrupted, and DamagedUpload
         where other bytes arrived than the file has.
         """
         with listener(progress) as tell:
-            if header is None:
+            if header is None and template is None:
                 return self._upload(Path(path), tell, filename, resume)
-            with Path(path).open("rb") as file, Path(header).open("rb") as beside:
-                return self.send(operations.create_scan_of_form(file, beside))
+            with ExitStack() as opened:
+                paths = given(file=path, header=header, template=template)
+                files = {name: opened.enter_context(Path(each).open("rb")) for name, each in paths.items()}
+                size = sum(Path(each).stat().st_size for each in paths.values())
+                return self.send(operations.create_scan_of_form(files, size))
 
     def unfinished_uploads(self, *, page_size: int = 50) -> Iterator[UnfinishedUpload]:
         """Uploads in pieces that go on, newest first."""
@@ -567,7 +572,7 @@ class Client:
 
     def send(self, operation: Operation[T]) -> T:
         """Send an operation of `udig_client.operations`, again where it may be, and parse its answer."""
-        attempts = self._attempts(operation.repeatable, operation.problems)
+        attempts = self._attempts(operation)
         while True:
             try:
                 response = self._http.send(operation.request(self._http))
@@ -587,9 +592,12 @@ class Client:
                     raise
             sleep(pause)
 
-    def _attempts(self, repeatable: bool = True, problems: Mapping[int, type[ProblemError]] | None = None) -> Attempts:
+    def _attempts(self, operation: Operation[Any] | None = None) -> Attempts:
         patience = self.patience if self._was_answered else min(self.patience, PATIENCE_BEFORE_ANY_ANSWER)
-        return Attempts(self.url, patience, repeatable=repeatable, problems=problems)
+        if operation is None:
+            return Attempts(self.url, patience)
+        patience += operation.seconds
+        return Attempts(self.url, patience, repeatable=operation.repeatable, problems=operation.problems)
 
     def _pages(self, operation: Callable[[str | None], Operation[Page[T]]]) -> Iterator[T]:
         cursor = None
@@ -655,7 +663,7 @@ class Client:
                 if reached > offset:
                     attempts.progressed()
                 offset = reached
-            return self.send(operations.create_scan_of_upload(resume))
+            return self.send(operations.create_scan_of_upload(resume, file.size))
         except (ServiceUnreachable, Unavailable, QuotaExceeded, Locked) as error:
             raise UploadInterrupted(resume, offset, str(error)) from error
 

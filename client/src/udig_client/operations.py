@@ -36,6 +36,8 @@ from udig_client.models import (
 T = TypeVar("T")
 JsonObject = dict[str, Any]
 _TUS = {"Tus-Resumable": "1.0.0"}
+LOOKED_INTO_BYTES_PER_SECOND = 4 << 20
+"""How slowly the service may look into a file, at worst, before it answers."""
 SCAN_PROBLEMS: Mapping[int, type[ProblemError]] = {415: InvalidScan, 422: InvalidScan}
 
 
@@ -58,6 +60,8 @@ class Operation(Generic[T]):
     """Statuses beside 2xx that are answers rather than refusals."""
     repeatable: bool = True
     """Whether sending it twice has the effect of once."""
+    seconds: float = 0.0
+    """How much longer than others its answer may take."""
 
     def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         """The request, with the URL and the key of a client."""
@@ -70,7 +74,13 @@ class Operation(Generic[T]):
             json=self.json,
             content=self.content,
             files=self.files,
+            timeout=self._timeout(client),
         )
+
+    def _timeout(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Timeout:
+        allowed = client.timeout.as_dict()
+        read = allowed["read"]
+        return httpx.Timeout(**{**allowed, "read": None if read is None else read + self.seconds})
 
 
 def _text(value: Any) -> str:
@@ -143,16 +153,20 @@ def create_scan(content: bytes, digest: str, filename: str) -> Operation[Scan]:
     )
 
 
-def create_scan_of_form(file: IO[bytes], header: IO[bytes]) -> Operation[Scan]:
-    """Upload a scan that has a header in a file of its own, as BART's .cfl has."""
-    files = {"file": file, "header": header}
-    return Operation(method="POST", path="/v1/scans", parse=parse_as(Scan), files=files, problems=SCAN_PROBLEMS)
+def create_scan_of_form(files: Mapping[str, IO[bytes]], size_bytes: int) -> Operation[Scan]:
+    """Upload a scan as the part `file` of a form, beside it the parts `header` and `template`."""
+    seconds = size_bytes / LOOKED_INTO_BYTES_PER_SECOND
+    return Operation(
+        method="POST", path="/v1/scans", parse=parse_as(Scan), files=files, problems=SCAN_PROBLEMS, seconds=seconds
+    )
 
 
-def create_scan_of_upload(upload_id: str) -> Operation[Scan]:
+def create_scan_of_upload(upload_id: str, size_bytes: int) -> Operation[Scan]:
     """Make a scan of a complete upload; asked again it is the same scan."""
-    body = {"upload_id": upload_id}
-    return Operation(method="POST", path="/v1/scans", parse=parse_as(Scan), json=body, problems=SCAN_PROBLEMS)
+    body, seconds = {"upload_id": upload_id}, size_bytes / LOOKED_INTO_BYTES_PER_SECOND
+    return Operation(
+        method="POST", path="/v1/scans", parse=parse_as(Scan), json=body, problems=SCAN_PROBLEMS, seconds=seconds
+    )
 
 
 def get_scan(scan_id: str) -> Operation[Scan]:

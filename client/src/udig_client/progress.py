@@ -102,12 +102,18 @@ def _rich_bar(stream: TextIO) -> Iterator[Listener]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}"),
     )
-    with Bars(*columns, console=Console(file=stream)) as bars:
-        tasks: dict[str, TaskID] = {}
+    bars = Bars(*columns, console=Console(file=stream))
+    tasks: dict[str, TaskID] = {}
 
-        def show(progress: Progress) -> None:
-            if progress.stage not in tasks:
-                tasks[progress.stage] = bars.add_task(progress.stage, total=progress.total, text="")
-            bars.update(tasks[progress.stage], completed=progress.done, total=progress.total, text=progress.text)
+    def show(progress: Progress) -> None:
+        if not tasks:  # not before there is something to show: an error then has its line alone
+            bars.start()
+        if progress.stage not in tasks:
+            tasks[progress.stage] = bars.add_task(progress.stage, total=progress.total, text="")
+        bars.update(tasks[progress.stage], completed=progress.done, total=progress.total, text=progress.text)
 
+    try:
         yield show
+    finally:
+        if tasks:
+            bars.stop()

@@ -14,7 +14,7 @@ TRANSIENT = frozenset({408, 423, 429, 502, 503, 504})
 """Statuses after which the same request may succeed later."""
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _HOPELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 10.0
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 5.0
 PATIENCE_BEFORE_ANY_ANSWER = 3.0
 """Seconds of trying where no request was ever answered: then the URL is wrong more often than the service away."""
 
