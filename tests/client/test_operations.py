@@ -80,7 +80,7 @@ DRIVES: dict[str, Callable[[World], Any]] = {
     "list_job_snapshots": lambda w: list(w.client.snapshots(w.job, slice=0)),
     "stream_job_events": lambda w: list(w.client.follow(w.job)),
     "get_job_result": lambda w: w.client.result(w.job),
-    "get_job_preview": lambda w: w.client.preview(w.job, slice=0, view="comparison"),
+    "get_job_preview": lambda w: w.client.preview(w.job, slice=0, view="direct", window=(0.0, 1e-2)),
     "create_comparison": lambda w: w.client.compare([w.scan], ["zero_filled"], seeds=[1], tags={"a": "b"}),
     "list_comparisons": lambda w: list(w.client.comparisons()),
     "get_comparison": lambda w: w.client.comparison(w.comparison),

@@ -454,13 +454,15 @@ class AsyncClient:
         *,
         slice: int | None = None,
         view: str | None = None,
+        window: tuple[float, float] | None = None,
     ) -> bytes:
         """A picture (PNG) of a slice, also while the job runs.
 
-        The view is `magnitude`, `error`, `comparison`, `deviation` or `hallucination`. Raises Conflict while there is
-        nothing to see.
+        The view is `magnitude`, `direct` (zero-filled or filtered back-projection), `comparison`, `reference`,
+        `error`, `direct_error`, `deviation` or `hallucination`; `window` are the black and the white level in the
+        image's unit. Raises Conflict while there is nothing to see.
         """
-        return await self.send(operations.get_job_preview(_id_of(job), slice, view))
+        return await self.send(operations.get_job_preview(_id_of(job), slice, view, window))
 
     # Comparisons
 
@@ -777,9 +779,11 @@ class AsyncReconstruction:
         await self.client.result(self.job, path, format=format, progress=progress)
         return Path(path)
 
-    async def preview(self, *, slice: int | None = None, view: str | None = None) -> bytes:
+    async def preview(
+        self, *, slice: int | None = None, view: str | None = None, window: tuple[float, float] | None = None
+    ) -> bytes:
         """A picture (PNG) of a slice, as of `preview` of the client."""
-        return await self.client.preview(self.job, slice=slice, view=view)
+        return await self.client.preview(self.job, slice=slice, view=view, window=window)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -322,9 +322,12 @@ def get_job_result(job_id: str, format_: str | None, headers: Mapping[str, str])
     return Operation(method="GET", path=path, parse=_nothing, query={"format": format_}, headers=headers)
 
 
-def get_job_preview(job_id: str, slice_: int | None, view: str | None) -> Operation[bytes]:
-    """A picture (PNG), also while the job runs."""
-    return _get(_bytes, "v1", "jobs", job_id, "preview.png", slice=slice_, view=view)
+def get_job_preview(
+    job_id: str, slice_: int | None, view: str | None, window: tuple[float, float] | None
+) -> Operation[bytes]:
+    """A picture (PNG), also while the job runs; `window` are its black and its white level."""
+    levels = None if window is None else f"{window[0]!r},{window[1]!r}"
+    return _get(_bytes, "v1", "jobs", job_id, "preview.png", slice=slice_, view=view, window=levels)
 
 
 # Comparisons
