@@ -11,7 +11,7 @@ volume.save("reconstruction.nii.gz")
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from udig_recon.core.acquisition import ScanHeader, slice_number_range
 from udig_recon.core.device import select_device
 from udig_recon.core.errors import ReconstructionError, UnsupportedScan
+from udig_recon.core.files.atomic import DamagedFile
 from udig_recon.core.formats.prepared import PreparedScan
 from udig_recon.core.formats.sandbox.local import open_scan
+from udig_recon.core.iterates import State
 from udig_recon.core.parameters import MAX_SEEDS, Parameters, complete, parse, require, require_random
 from udig_recon.core.priors.card import card_of
 from udig_recon.core.problem import slice_problem
-from udig_recon.core.reconstruct import Event, Finished, reconstruct_slice
+from udig_recon.core.reconstruct import Checkpoint, Event, Finished, reconstruct_slice
 from udig_recon.core.results.output_format import ResultInfo, scan_attributes
 from udig_recon.core.results.outputs import output_for, write_result
 from udig_recon.core.results.store import SliceResult
@@ -37,11 +39,77 @@ OnEvent = Callable[[int, Event], None]
 """Takes the number of a slice and an event of its run."""
 
 
+class SliceStore(Protocol):
+    """Keeps the finished slices of a volume by their numbers, and the state of the one that is running."""
+
+    def read(self, number: int) -> SliceResult | None:
+        """The slice; None: it is not finished."""
+        ...
+
+    def write(self, number: int, result: SliceResult) -> None:
+        """Keep a finished slice."""
+        ...
+
+    def load_state(self, number: int, device: torch.device) -> State | None:
+        """The state that the run of this slice continues from; None: it begins."""
+        ...
+
+    def offer_state(self, number: int, checkpoint: Checkpoint) -> None:
+        """Take note of a point that the run of this slice can continue from."""
+        ...
+
+
+class SlicesInMemory:
+    """Keeps finished slices in memory, and no states."""
+
+    def __init__(self) -> None:
+        self._results: dict[int, SliceResult] = {}
+
+    def read(self, number: int) -> SliceResult | None:
+        """The slice; None: it is not finished."""
+        return self._results.get(number)
+
+    def write(self, number: int, result: SliceResult) -> None:
+        """Keep a finished slice."""
+        self._results[number] = result
+
+    def load_state(self, number: int, device: torch.device) -> State | None:  # noqa: ARG002
+        """None: no run continues here."""
+        return None
+
+    def offer_state(self, number: int, checkpoint: Checkpoint) -> None:
+        """Leave the state unmade."""
+
+
+class StoredSlices(Sequence[SliceResult]):
+    """The finished slices of these numbers, each read from its store when it is asked for."""
+
+    def __init__(self, store: SliceStore, numbers: Sequence[int]) -> None:
+        self._store, self._numbers = store, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> SliceResult: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[SliceResult]: ...
+
+    def __getitem__(self, index: int | slice) -> SliceResult | list[SliceResult]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        result = self._store.read(self._numbers[index])
+        if result is None:
+            raise DamagedFile(f"slice {self._numbers[index]} was finished and is no longer kept")
+        return result
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """A reconstructed volume: the result of each slice, and what a result file says of all."""
 
-    slices: tuple[SliceResult, ...]
+    slices: Sequence[SliceResult]
     info: ResultInfo
 
     @property
@@ -64,12 +132,14 @@ def reconstruct_volume(
     device: str = "auto",
     priors: Path | None = None,
     on_event: OnEvent | None = None,
+    store: SliceStore | None = None,
 ) -> Volume:
     """Reconstruct the slices of a scan, all by default, in the order given.
 
     `method` holds parameters, or their JSON form such as `{"method": "tv"}`; what is not given comes from the
     defaults for the modality. Several `seeds` give a mean and a standard deviation. `priors` is a folder of priors
-    beside the bundled ones. `on_event` takes each event of `reconstruct_slice`.
+    beside the bundled ones. `on_event` takes each event of `reconstruct_slice`. `store` keeps the slices, in memory
+    unless it is another one: a slice that it has is not computed again, and one that was interrupted continues.
 
     Raises pydantic.ValidationError for wrong parameters, UnsupportedScan where the method does not fit the scan,
     MissingPrior, and ReconstructionError for a device that is not there.
@@ -83,11 +153,10 @@ def reconstruct_volume(
     numbers = slice_numbers(slices, header)
     torch_device = select_device(device)
     references = reference_slices(numbers, parameters, header.frames)
-    results: dict[int, SliceResult] = {}
+    kept = SlicesInMemory() if store is None else store
     for number in processing_order(numbers, references):
-        warm_start = None
-        if number in references and (check := results[references[number]].prior_check) is not None:
-            warm_start = WarmStart.from_check(references[number], check.as_json())
+        if kept.read(number) is not None:
+            continue
         problem = slice_problem(
             scan.read([number]),
             0,
@@ -95,12 +164,23 @@ def reconstruct_volume(
             fit_maps=parameters.fits_maps,
             preprocessing=parameters.preprocessing,
         )
-        events = reconstruct_slice(problem, parameters, seed=seed, seeds=seeds, priors=priors, warm_start=warm_start)
+        events = reconstruct_slice(
+            problem,
+            parameters,
+            seed=seed,
+            seeds=seeds,
+            priors=priors,
+            state=kept.load_state(number, torch_device),
+            warm_start=_warm_start(kept, references.get(number)),
+        )
         for event in events:
+            match event:
+                case Checkpoint():
+                    kept.offer_state(number, event)
+                case Finished():
+                    kept.write(number, event.result)
             if on_event is not None:
                 on_event(number, event)
-            if isinstance(event, Finished):
-                results[number] = event.result
     attributes = {
         "parameters": parameters.model_dump_json(),
         "seed": seed,
@@ -113,7 +193,14 @@ def reconstruct_volume(
     }
     if (card := card_of(parameters, header.modality, priors)) is not None:
         attributes |= {"prior": card.name, "prior_sha256": card.sha256}
-    return Volume(tuple(results[number] for number in numbers), ResultInfo(len(numbers), attributes))
+    return Volume(StoredSlices(kept, numbers), ResultInfo(len(numbers), attributes))
+
+
+def _warm_start(kept: SliceStore, reference: int | None) -> WarmStart | None:
+    """What the finished reference slice has found out of the scan."""
+    if reference is None or (result := kept.read(reference)) is None or result.prior_check is None:
+        return None
+    return WarmStart.from_check(reference, result.prior_check.as_json())
 
 
 def slice_numbers(wanted: Sequence[int] | None, header: ScanHeader) -> list[int]:

@@ -1,1 +1,1 @@
-"""Comparisons over HTTP: methods held against each other on scans with references, by ordinary jobs."""
+"""Comparisons over HTTP: methods held against each other on scans, by ordinary jobs."""

@@ -72,14 +72,17 @@ def select_slices(slices: Sequence[PanelSlice], **wanted: object) -> list[PanelS
 
 
 def draw_panel(context: Context, slices: Sequence[PanelSlice]) -> bytes:
-    """PNG of the reference and of what is stored of the slice by each method. Raises Damaged."""
+    """PNG of the reference, if there is one, and of what is stored of the slice by each method. Raises Damaged."""
     results: dict[str, SliceResult] = {}
     for each in slices:
         if each.made is not None and (found := slice_result(context, each.made)) is not None:
             results[each.label] = found
-    reference = next((result.reference for result in results.values()), None)
-    if reference is None:
+    if not results:
         raise Conflict("what the methods have made of this slice is no longer kept")
-    images = [(score_title(label, result.image, reference), result.image) for label, result in results.items()]
+    reference = next(iter(results.values())).reference
+    images = [
+        (label if reference is None else score_title(label, result.image, reference), result.image)
+        for label, result in results.items()
+    ]
     title = "\n".join(filter(None, ("reference", slices[0].sampling, slices[0].frame)))
     return insets_png(title, reference, images, spacing_mm=slices[0].spacing_mm)

@@ -56,15 +56,12 @@ def plan_runs(
 
 
 def _scans(session: Session, tenant: str, scan_ids: Sequence[uuid.UUID]) -> list[Scan]:
-    """The tenant's scans of these ids; each has a reference."""
+    """The tenant's scans of these ids."""
     found = {
         scan.id: scan for scan in session.scalars(select(Scan).where(Scan.tenant == tenant, Scan.id.in_(scan_ids)))
     }
     if missing := [str(each) for each in scan_ids if each not in found]:
         raise NotFound(f"there is no scan {', '.join(missing)}; GET /v1/scans lists those there are")
-    if without := [str(scan.id) for scan in found.values() if not scan.header.get("has_reference")]:
-        detail = f"nothing can be measured without a reference, and there is none in scan {', '.join(without)}"
-        raise Invalid.at("scan_ids", detail, found=", ".join(without), expected="scans with an array reference")
     return [found[each] for each in scan_ids]
 
 

@@ -13,6 +13,7 @@ from udig_recon.api.http.pagination import Page, PageRequest
 from udig_recon.api.http.problems import NotFound
 from udig_recon.api.jobs.queries import PART, RUNNING, SUCCEEDED
 from udig_recon.core.comparison.entries import ENTRY_METRICS, Entry
+from udig_recon.core.quality.rating import LEVELS
 from udig_recon.worker.database.tables import OPEN, Comparison, Job, JobSlice, Status
 
 _LABEL = Job.compared["label"].astext
@@ -62,7 +63,7 @@ def comparison_page(session: Session, tenant: str, page: PageRequest) -> Page[Co
 def slice_entries(session: Session, comparison_id: uuid.UUID) -> list[Entry]:
     """An entry for each slice of the jobs that have succeeded, in the order in which they were filed."""
     query = (
-        select(Job.compared, Job.seed, JobSlice.slice, JobSlice.metrics, JobSlice.seconds)
+        select(Job.compared, Job.seed, JobSlice.slice, JobSlice.metrics, JobSlice.seconds, JobSlice.quality)
         .join(JobSlice)
         .where(Job.comparison_id == comparison_id, Job.status == Status.SUCCEEDED)
         .order_by(Job.id, JobSlice.slice)
@@ -77,6 +78,7 @@ def slice_entries(session: Session, comparison_id: uuid.UUID) -> list[Entry]:
             seed=row.seed,
             seconds=row.seconds,
             **{name: (row.metrics or {}).get(name) for name in measured},
+            rating=(row.quality or {}).get("rating"),
         )
         for row in session.execute(query)
     ]
@@ -145,8 +147,9 @@ def _run(row: Row[Any]) -> dict[str, Any]:
 
 def _entries(session: Session, comparison_id: uuid.UUID) -> list[EntryOut]:
     seconds, slices = func.sum(JobSlice.seconds).label("seconds"), func.count().label("slices")
+    ratings = func.array_agg(JobSlice.quality["rating"].astext).label("ratings")
     query = (
-        select(Job.id, Job.compared, Job.seed, Job.metrics, seconds, slices)
+        select(Job.id, Job.compared, Job.seed, Job.metrics, seconds, slices, ratings)
         .join(JobSlice)
         .where(Job.comparison_id == comparison_id, Job.status == Status.SUCCEEDED)
         .group_by(Job.id)
@@ -160,6 +163,7 @@ def _entries(session: Session, comparison_id: uuid.UUID) -> list[EntryOut]:
                 "sampling": row.compared["sampling"],
                 "seconds": row.seconds,
                 "slices": row.slices,
+                "rating": max(filter(None, row.ratings), key=LEVELS.index, default=None),
             }
         )
         for row in session.execute(query)

@@ -64,7 +64,9 @@ class ComparisonIn(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [_REQUEST]})
 
     scan_ids: Annotated[list[uuid.UUID], AfterValidator(_each_once)] = Field(
-        min_length=1, max_length=MOST_JOBS, description="scans with a reference"
+        min_length=1,
+        max_length=MOST_JOBS,
+        description="scans; PSNR, SSIM and ranking are of those with a reference",
     )
     methods: list[ComparedMethod] = Field(min_length=1, max_length=MOST_METHODS)
     seeds: Annotated[list[Seed], AfterValidator(_each_once)] = Field([0], min_length=1, max_length=MOST_JOBS)
@@ -149,6 +151,7 @@ class EntryOut(RunOut):
     seconds: float
     prior_evaluations: float | None = metric_field("prior_evaluations")
     optimizer_steps: float | None = metric_field("optimizer_steps")
+    rating: str | None = Field(description="the worst of its slices: good, unrated, check or poor")
 
 
 class FailureOut(RunOut):
@@ -167,6 +170,7 @@ _SCORES: dict[str, Any] = {
     "seconds": 118.6,
     "prior_evaluations": 240,
     "optimizer_steps": 0,
+    "rating": "good",
 }
 _COMPARISON: dict[str, Any] = {
     **_ITEM,

@@ -4,13 +4,34 @@ from typing import Any
 
 import click
 
-from udig_recon.core.cli.options import PATH, Command, LazyChoice, SeveralValues
+from udig_recon.core.cli.options import PATH, Command, LazyChoice, SeveralValues, ShardParameter
 
 DEVICE = click.option(
     "--device", default="auto", metavar="DEVICE", help="cpu, cuda, cuda:N; a GPU by default where there is one"
 )
 PRIORS = click.option(
     "--priors", type=PATH, metavar="FOLDER", help="folder of diffusion priors beside the bundled ones"
+)
+PROJECTORS = click.option(
+    "--projectors", type=PATH, metavar="FOLDER", help="folder that keeps projectors of CT geometries for the next run"
+)
+MAX_PROJECTOR_BYTES = click.option(
+    "--max-projector-bytes",
+    type=int,
+    default=16 << 30,
+    show_default=True,
+    metavar="N",
+    help="most bytes of that folder",
+)
+SLICES = click.option(
+    "--slices", cls=SeveralValues, extend=True, type=int, metavar="NUMBER", help="of every scan; all by default"
+)
+SHARD = click.option(
+    "--shard",
+    type=ShardParameter(),
+    default="1/1",
+    metavar="I/N",
+    help="part I of N, for the tasks of a job array; one folder of results for all",
 )
 MODALITY = click.option("--modality", type=click.Choice(["mri", "ct"]), required=True)
 
@@ -37,17 +58,8 @@ MODALITY = click.option("--modality", type=click.Choice(["mri", "ct"]), required
 @DEVICE
 @click.option("--threads", type=int, default=1, help="CPU threads; with more than one, rare runs differ a little")
 @PRIORS
-@click.option(
-    "--projectors", type=PATH, metavar="FOLDER", help="folder that keeps projectors of CT geometries for the next run"
-)
-@click.option(
-    "--max-projector-bytes",
-    type=int,
-    default=16 << 30,
-    show_default=True,
-    metavar="N",
-    help="most bytes of that folder",
-)
+@PROJECTORS
+@MAX_PROJECTOR_BYTES
 def recon(**options: Any) -> int:
     """Reconstruct a scan file without the service: `udig recon scan.h5 -o out.h5`.
 
@@ -59,16 +71,54 @@ def recon(**options: Any) -> int:
     return run(Options(**options))
 
 
+@click.command("run", cls=Command)
+@click.argument("scans", type=PATH, nargs=-1, required=True)
+@click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="folder for the volumes")
+@click.option("--method", cls=SeveralValues, extend=True, required=True, metavar="METHOD", help="see `udig methods`")
+@click.option(
+    "--format",
+    cls=SeveralValues,
+    extend=True,
+    type=LazyChoice("udig_recon.core.results.outputs:OUTPUTS"),
+    default=("nifti",),
+    metavar="FORMAT",
+    help="h5, nifti, npy, png ...; nifti by default",
+)
+@SLICES
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seeds", type=int, default=1, metavar="N", help="mean and deviation of N seeds, of methods that draw")
+@SHARD
+@DEVICE
+@click.option("--threads", type=int, default=1, help="CPU threads; with more than one, rare runs differ a little")
+@PRIORS
+@PROJECTORS
+@MAX_PROJECTOR_BYTES
+def run(**options: Any) -> int:
+    """Reconstruct many scans by several methods: `udig run SCANS -o OUT --method tv udig_dip --format nifti`.
+
+    SCANS are files, and folders with files and sub-folders, in the formats of `udig recon`. Each scan is reconstructed
+    with every method for its modality. A METHOD may come with settings: [LABEL=]METHOD[:NAME=VALUE,...].
+
+    OUTPUT gets SCAN/METHOD.nii.gz and the like, SCAN/METHOD.h5 with everything that is known of the volume, and
+    summary.csv. What is there already is not computed again: interrupt the command and start it again, with more
+    scans, methods or formats. A scan that fails does not stop the others; the exit status is then 1.
+    """
+    from udig_recon.core.cli.run import Options
+    from udig_recon.core.cli.run import run as run_batch
+
+    return run_batch(Options(**options))
+
+
 @click.command("compare", cls=Command)
-@click.argument("folder", type=PATH)
-@click.option("-o", "--output", type=PATH, required=True, help="folder for results, tables and figures")
+@click.argument("scans", type=PATH, nargs=-1, required=True)
+@click.option(
+    "-o", "--output", type=PATH, required=True, metavar="FOLDER", help="folder for results, tables and figures"
+)
 @click.option(
     "--methods", cls=SeveralValues, extend=True, required=True, metavar="METHOD", help="settings, quick ones first"
 )
 @click.option("--seeds", type=int, default=1, help="runs of each method on each slice, with seeds 0, 1, ...")
-@click.option(
-    "--slices", cls=SeveralValues, extend=True, type=int, metavar="NUMBER", help="of every scan; all by default"
-)
+@SLICES
 @click.option(
     "--figures",
     cls=SeveralValues,
@@ -79,6 +129,8 @@ def recon(**options: Any) -> int:
     help="panels, iterations, noise; panels and iterations by default",
 )
 @click.option("--noise-updates", type=int, default=4000, help="of each probe of figure noise, the paper's 1")
+@SHARD
+@click.option("--report", is_flag=True, help="compute nothing: tables and figures of the results that are there")
 @DEVICE
 @click.option(
     "--threads", type=int, default=1, help="CPU threads; of one the processor's time is reported, not the clock's"
@@ -86,9 +138,10 @@ def recon(**options: Any) -> int:
 @PRIORS
 @click.pass_context
 def compare(ctx: click.Context, /, **options: Any) -> int:
-    """Compare methods on scans with references: tables, a ranking and figures.
+    """Compare methods on scans: tables, ratings, a ranking, figures and volumes.
 
-    FOLDER holds scan files with references, of the formats that the service reads.
+    SCANS are files, and folders with files and sub-folders, in the formats of `udig recon`. Scans with references give
+    PSNR, SSIM and a ranking; those without give residuals, ratings and pictures.
 
     A METHOD may come with several settings, [LABEL=]METHOD[:NAME=VALUE,...]; the paper's figures stand beside labels
     that begin with the name of the method. Results are stored under OUTPUT and never computed twice: interrupt the

@@ -1,13 +1,13 @@
 """`udig methods` and `udig priors`: what can be asked for, one a line."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from udig_recon.core.cli.arguments import refuse
+from udig_recon.core.cli.arguments import print_columns, refuse
 from udig_recon.core.parameters import METHODS, Parameters
 from udig_recon.core.priors.card import cards
 
@@ -33,13 +33,13 @@ class ParameterRow(NamedTuple):
 def list_methods(name: str | None) -> int:
     """Print all methods, or the parameters of one; 2 where there is no such method."""
     if name is None:
-        _print_columns((key, "/".join(cls.modalities), summary(cls)) for key, cls in METHODS.items())
+        print_columns((key, "/".join(cls.modalities), summary(cls)) for key, cls in METHODS.items())
         return 0
     if name not in METHODS:
         return refuse(f"no method {name!r}; there are: {', '.join(METHODS)}")
     sys.stdout.write(f"{summary(METHODS[name])}\n\n")
     rows = [*parameter_rows(METHODS[name]), *shared_rows()]
-    _print_columns((row.name, row.default, ", ".join(row.allowed), row.description) for row in rows)
+    print_columns((row.name, row.default, ", ".join(row.allowed), row.description) for row in rows)
     return 0
 
 
@@ -47,7 +47,7 @@ def list_priors(name: str | None, folder: Path | None) -> int:
     """Print all priors, or the card of one; 2 where there is no such prior."""
     found = {card.name: card for card in cards(folder)}
     if name is None:
-        _print_columns((card.name, card.modality.value, card.description) for card in found.values())
+        print_columns((card.name, card.modality.value, card.description) for card in found.values())
         return 0
     if name not in found:
         return refuse(f"no prior {name!r}; there are: {', '.join(found)}")
@@ -103,14 +103,3 @@ def _choices(annotation: Any) -> list[str]:
     kinds = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in get_args(annotation)]
     words = [word for kind in kinds for word in _choices(kind)]
     return [*words, "a number"] if words and float in kinds else words
-
-
-def _print_columns(rows: Iterable[Sequence[str]]) -> None:
-    """Print rows as columns; the last column is as wide as its text."""
-    table = [list(row) for row in rows]
-    if not table:
-        return
-    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
-    for row in table:
-        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
-        sys.stdout.write("  ".join([*cells, row[-1]]) + "\n")

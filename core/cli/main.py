@@ -35,7 +35,8 @@ SERVICE = "udig_recon.worker.cli.commands"
 
 COMMANDS: Mapping[str, Entry] = {
     "recon": Entry(f"{ENGINE}:recon", "Reconstruct a scan file, without the service."),
-    "compare": Entry(f"{ENGINE}:compare", "Compare methods on scans with references: tables, a ranking and figures."),
+    "run": Entry(f"{ENGINE}:run", "Reconstruct many scans by several methods, into one folder."),
+    "compare": Entry(f"{ENGINE}:compare", "Compare methods on scans: tables, a ranking and figures."),
     "methods": Entry(f"{ENGINE}:methods", "List the methods, or the parameters of one."),
     "priors": Entry(f"{ENGINE}:priors", "List the diffusion priors, or the card of one."),
     "train-prior": Entry(f"{ENGINE}:train_prior", "Train a diffusion prior on images."),

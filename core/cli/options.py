@@ -9,6 +9,9 @@ from typing import Any
 
 import click
 
+from udig_recon.core.batch.shards import Shard
+from udig_recon.core.errors import ReconstructionError
+
 PATH: click.Path[Path] = click.Path(path_type=Path)
 """A file or a folder; the command itself says what is wrong with it."""
 
@@ -121,3 +124,16 @@ class LazyChoice(click.ParamType[str]):
         if value not in (choices := self.choices()):
             self.fail(f"{value!r} is none of {', '.join(choices)}", param, ctx)
         return str(value)
+
+
+class ShardParameter(click.ParamType[Shard]):
+    """A part of the work, `I/N`."""
+
+    name = "shard"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Shard:
+        """The shard; refused unless 1 <= I <= N."""
+        try:
+            return Shard.parse(str(value))
+        except ReconstructionError as error:
+            self.fail(str(error), param, ctx)

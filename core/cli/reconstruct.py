@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-import torch
 from pydantic import ValidationError
 from tqdm import tqdm
 
 from udig_recon.core.acquisition import slice_names
 from udig_recon.core.cli.arguments import refuse
+from udig_recon.core.cli.engine import prepare_engine
+from udig_recon.core.cli.failures import describe_failure
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.formats.sandbox.pool import ReaderLost
-from udig_recon.core.operators.pair_cache import use_projector_cache
-from udig_recon.core.parameters.text import describe_error, parse_pairs
+from udig_recon.core.parameters.text import parse_pairs
 from udig_recon.core.problem import ImageMetrics
 from udig_recon.core.reconstruct import Event, Progress
 from udig_recon.core.results.nifti import lost_orientation
@@ -48,26 +48,15 @@ def run(options: Options) -> int:
     """Reconstruct a scan file; 0 when the volume is written, 2 when the input cannot be used."""
     try:
         _run(options)
-    except ReconstructionError as error:
-        return refuse(str(error))
-    except ReaderLost:
-        return refuse("the process that reads scans is killed again and again")
-    except ValidationError as error:
-        return refuse(describe_error(error))
-    except OSError as error:
-        return refuse(f"{error.filename or options.scan}: {error.strerror or error}")
+    except (ReconstructionError, ReaderLost, ValidationError, OSError) as error:
+        return refuse(describe_failure(error, options.scan))
     return 0
-
-
-def _warn_of_projector(_: str, file: str, error: str) -> None:
-    sys.stderr.write(f"warning: the stored projector {file} is not used: {error}\n")
 
 
 def _run(options: Options) -> None:
     output = _output(options.output)
     method = {"method": options.method, **parse_pairs(options.parameters, "--set")}
-    torch.set_num_threads(max(1, options.threads))
-    use_projector_cache(options.projectors, options.max_projector_bytes, _warn_of_projector)
+    prepare_engine(options.threads, options.projectors, options.max_projector_bytes)
     with open_scan(options.scan) as scan, _Bars() as bars:
         for correction in scan.header.corrections:
             sys.stderr.write(f"corrected: {correction}\n")

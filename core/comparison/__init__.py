@@ -1,1 +1,1 @@
-"""Comparison of methods on scans with references: plan, runs, tables, ranking, figures, report."""
+"""Comparison of methods on scans: plan, runs, tables, ranking, figures, report."""

@@ -26,6 +26,7 @@ class Entry:
     seconds: float
     prior_evaluations: int | None  # evaluations of the diffusion prior, an image each
     optimizer_steps: int | None  # of a network that is fitted
+    rating: str | None = None  # see core/quality/rating.py
 
     @property
     def modality(self) -> Modality:

@@ -1,72 +1,33 @@
-"""Plan of a comparison: which methods run on which scans with references; what does not fit is refused at once."""
+"""Plan of a comparison: which methods run on which scans; what does not fit is refused at once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from udig_recon.core import formats
 from udig_recon.core.acquisition import Modality, MRIAcquisition, ScanHeader
+from udig_recon.core.batch.scan_files import find_scan_files
+from udig_recon.core.batch.shards import Shard
 from udig_recon.core.coils.espirit import calibration_size
 from udig_recon.core.comparison.entries import sampling_of
 from udig_recon.core.errors import ReconstructionError, UnknownFormat
-from udig_recon.core.parameters import METHODS, Parameters, complete, parse, require
-from udig_recon.core.parameters.text import describe_error, parse_pairs
+from udig_recon.core.parameters import Parameters, complete, require
+from udig_recon.core.parameters.setting import Setting
 from udig_recon.core.priors.card import Folders, card_of, sha256_of
 from udig_recon.core.slice_order import processing_order, reference_slices
 from udig_recon.core.volume import slice_numbers
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A method with some of its parameters, under a label of its own."""
-
-    label: str
-    parameters: Mapping[str, Any]  # with the name of the method as `method`
-
-    @classmethod
-    def parse(cls, text: str) -> "Setting":
-        """From `[LABEL=]METHOD[:PARAMETER=VALUE,...]`; the default label is the method's name and the parameters given.
-
-        Raises ReconstructionError when there is no such method or a parameter is unknown or out of bounds.
-        """
-        head, _, given = text.partition(":")
-        label, _, name = head.rpartition("=")
-        pairs = given.split(",") if given else []
-        if name not in METHODS:
-            raise ReconstructionError(f"{text}: no method {name!r}; there are: {', '.join(METHODS)}")
-        setting = cls(label or " ".join([name, *pairs]), {"method": name, **parse_pairs(pairs, text)})
-        setting.method()
-        return setting
-
-    @property
-    def modalities(self) -> Sequence[Modality]:
-        """The modalities that the method reconstructs."""
-        return METHODS[self.parameters["method"]].modalities
-
-    def method(self) -> Parameters:
-        """The method's parameters, those that are not given unset. Raises ReconstructionError."""
-        try:
-            return parse(dict(self.parameters))
-        except ValidationError as error:
-            raise ReconstructionError(f"{self.label}: {describe_error(error)}") from error
-
-
-@dataclass(frozen=True)
 class Scan:
-    """A scan file with references, and the slices of it that are compared."""
+    """A scan file, and the slices of it that are compared."""
 
     path: Path
+    name: str  # of its results, see `find_scan_files`
     sha256: str
     header: ScanHeader
     slices: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        """The file's name without its suffix."""
-        return self.path.stem
 
     @property
     def sampling(self) -> str:
@@ -99,36 +60,33 @@ class Run:
         }
 
 
-def find_scans(folder: Path, slices: Sequence[int] | None) -> tuple[list[Scan], list[str]]:
-    """The scans in a folder, in the order of their names, and the files that were skipped because they are no scans.
+def find_scans(
+    paths: Sequence[Path], slices: Sequence[int] | None, leave_out: Path | None = None
+) -> tuple[list[Scan], list[str]]:
+    """The scans among files and in folders, and the files of folders that were skipped because they are no scans.
 
-    Raises ReconstructionError when a scan is broken, lacks references or the slices, or when there is no scan.
+    Raises ReconstructionError when a scan is broken or lacks the slices, or when there is no scan, and OSError.
     """
     scans: list[Scan] = []
     skipped = []
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
+    for file in find_scan_files(paths, leave_out):
         try:
-            header = formats.probe(path)
+            header = formats.probe(file.path)
             wanted = tuple(dict.fromkeys(slice_numbers(slices, header)))
-            _check(path, header)
-        except UnknownFormat as error:
-            skipped.append(f"{path.name}: {error}")
-            continue
+            _check_calibration(file.path, header)
         except ReconstructionError as error:
-            raise ReconstructionError(f"{path.name}: {error}") from error
-        same = [scan.path.name for scan in scans if scan.name == path.stem]
-        if same:
-            raise ReconstructionError(f"{path.name}: {same[0]} has the same name but for its suffix; rename one")
-        scans.append(Scan(path, sha256_of(path), header, wanted))
+            if isinstance(error, UnknownFormat) and not file.asked_for:
+                skipped.append(f"{file.path}: {error}")
+                continue
+            raise ReconstructionError(f"{file.path.name}: {error}") from error
+        scans.append(Scan(file.path, file.name, sha256_of(file.path), header, wanted))
     if not scans:
-        raise ReconstructionError(f"{folder}: found no scan; expected HDF5, .npz or .npy files with references")
+        raise ReconstructionError(f"{', '.join(map(str, paths))}: found no scan; expected HDF5, .npz or .npy files")
     return scans, skipped
 
 
-def _check(path: Path, header: ScanHeader) -> None:
-    """Raise ReconstructionError for a scan without references, or without the samples that coil maps need."""
-    if not header.has_reference:
-        raise ReconstructionError("found no reference to compare with; expected an array reference (slices, y, x)")
+def _check_calibration(path: Path, header: ScanHeader) -> None:
+    """Raise ReconstructionError for a scan without the samples that coil maps need."""
     if header.modality is Modality.MRI and not header.has_maps and (header.coils or 1) > 1:
         scan = formats.read(path, [0])
         if isinstance(scan, MRIAcquisition):
@@ -138,13 +96,9 @@ def _check(path: Path, header: ScanHeader) -> None:
 def plan_runs(settings: Sequence[Setting], scans: Sequence[Scan], seeds: int, priors: Folders = None) -> list[Run]:
     """All runs in order: the first seed of each method, in the order given, on each scan, then the next seed.
 
-    A method for one modality runs on that modality's scans. Raises ReconstructionError when two labels are equal, a
-    method fits no scan or needs something that a scan lacks, or its prior is missing or for the other modality.
+    A method for one modality runs on that modality's scans. Raises ReconstructionError when a method fits no scan or
+    needs something that a scan lacks, or its prior is missing or for the other modality.
     """
-    labels = [setting.label for setting in settings]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise ReconstructionError(f"two methods are called {label!r}; call one otherwise: LABEL=METHOD")
     for setting in settings:
         if not any(scan.header.modality in setting.modalities for scan in scans):
             complete(setting.method(), scans[0].header.modality)
@@ -176,3 +130,15 @@ def _runs(setting: Setting, scan: Scan, seed: int, priors: Folders) -> Iterator[
     references = reference_slices(scan.slices, method, scan.header.frames)
     for index in processing_order(scan.slices, references):
         yield Run(setting.label, method, scan, index, references.get(index), seed, card.sha256 if card else None)
+
+
+def runs_of_shard(runs: Sequence[Run], shard: Shard) -> list[Run]:
+    """The runs of one shard. A slice that is a reference, or takes one, stays together with its whole volume."""
+    volumes: dict[tuple[str, str, int], list[Run]] = {}
+    for run in runs:
+        volumes.setdefault((run.label, run.scan.name, run.seed), []).append(run)
+    pieces: list[list[Run]] = []
+    for volume in volumes.values():
+        depends = any(run.reference_slice is not None for run in volume)
+        pieces += [volume] if depends else [[run] for run in volume]
+    return [run for piece in shard.of(pieces) for run in piece]

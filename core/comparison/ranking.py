@@ -51,6 +51,8 @@ class Ranking:
     @property
     def note(self) -> str:
         """What this number of pairs can and cannot show."""
+        if not self.methods:
+            return "no scan has a reference, so nothing is ranked"
         tests = max(1, sum(method.p is not None for method in self.methods))
         if self.min_p * tests > SIGNIFICANCE:
             return (

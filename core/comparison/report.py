@@ -7,10 +7,10 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from udig_recon.core.comparison.entries import Entry
-from udig_recon.core.comparison.figures import write_curves, write_noise_sweep, write_panels
+from udig_recon.core.comparison.figures import write_curves, write_images, write_noise_sweep, write_panels
 from udig_recon.core.comparison.ranking import rank_methods, render_rankings
 from udig_recon.core.comparison.running import FinishedRun
-from udig_recon.core.comparison.tables import TableForm, render
+from udig_recon.core.comparison.tables import TableForm, render, render_ratings
 from udig_recon.core.files.atomic import atomic_write
 
 FIGURES = ("panels", "iterations", "noise")
@@ -33,8 +33,9 @@ def write_tables(finished: Sequence[FinishedRun], made_by: Mapping[str, str], ou
         engine += "; the results come from several states of the engine"
     facts = "\n".join(f"- {name}: {value}" for name, value in {**made_by, "engine": engine}.items())
     parts = ["# Comparison", facts, "## Table 1", render(entries, TableForm.MD).strip()]
+    parts += ["## Ratings", render_ratings(entries).strip()]
     parts += ["## Ranking", render_rankings(rank_methods(entries)).strip()]
-    pictures = sorted([*output.glob("*.png"), *output.glob("panels/*.png")])
+    pictures = sorted([*output.glob("*.png"), *(output / "panels").rglob("*.png")])
     if pictures:
         parts += ["## Figures", "\n\n".join(f"![{path.stem}]({path.relative_to(output)})" for path in pictures)]
     _write(output / "comparison.md", "\n\n".join(parts) + "\n")
@@ -43,8 +44,12 @@ def write_tables(finished: Sequence[FinishedRun], made_by: Mapping[str, str], ou
 def write_figures(
     finished: Sequence[FinishedRun], probes: Sequence[FinishedRun], figures: Sequence[str], output: Path
 ) -> None:
-    """Write the named FIGURES of the runs whose PSNR is finite; `probes` are the runs of the noise sweep."""
-    measured = [each for each in finished if each.entry.psnr is not None and math.isfinite(each.entry.psnr)]
+    """Write the volumes, and the named FIGURES of runs whose PSNR, if there is one, is finite.
+
+    `probes` are the runs of the noise sweep.
+    """
+    write_images(finished, output / "images")
+    measured = [each for each in finished if each.entry.psnr is None or math.isfinite(each.entry.psnr)]
     if "panels" in figures:
         write_panels(measured, output / "panels")
     if "iterations" in figures:

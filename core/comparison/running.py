@@ -12,18 +12,15 @@ from torch import nn
 from udig_recon.core import formats
 from udig_recon.core.comparison.entries import ENTRY_METRICS, Entry
 from udig_recon.core.comparison.plan import Run
-from udig_recon.core.comparison.stored import Made, Measurement, Result, engine, measure_once, read_result
+from udig_recon.core.comparison.stored import Made, Measurement, Result, measure_once, read_result
 from udig_recon.core.cost.counter import CostCounter
-from udig_recon.core.files.atomic import atomic_write
-from udig_recon.core.iterates import Iterate, State
+from udig_recon.core.iterates import Iterate
 from udig_recon.core.priors.card import Folders
 from udig_recon.core.priors.load import load_prior
 from udig_recon.core.problem import slice_problem
 from udig_recon.core.reconstruct import Checkpoint, Finished, Progress, reconstruct_slice
+from udig_recon.core.saved_state import SAVE_SECONDS, load_state, save_state
 from udig_recon.core.slice_order import WarmStart
-
-SAVE_SECONDS = 60.0
-"""Seconds from one saved state of a run to the next."""
 
 
 class FinishedRun(NamedTuple):
@@ -37,7 +34,13 @@ class FinishedRun(NamedTuple):
         """What tables say of it."""
         run, fields = self.run, self.result.fields
         return Entry(
-            run.label, run.scan.name, run.scan.sampling, run.slice, run.seed, *(fields[name] for name in ENTRY_METRICS)
+            run.label,
+            run.scan.name,
+            run.scan.sampling,
+            run.slice,
+            run.seed,
+            *(fields[name] for name in ENTRY_METRICS),
+            rating=fields.get("rating", {}).get("rating"),
         )
 
 
@@ -56,8 +59,7 @@ class Computer:
 
     def finish(self, run: Run, output: Path, report: Callable[[Iterate], None]) -> FinishedRun:
         """A run with its result, read from the folder `output` or computed and stored there."""
-        folder = output / "results" / run.scan.name
-        wanted = measurement_of(run)
+        folder, wanted = _folder(run, output), measurement_of(run)
         unfinished = folder / f"{wanted.name}.unfinished.pt"
         result = measure_once(folder, wanted, lambda: self.make(run, _warm_start(run, folder), unfinished, report))
         unfinished.unlink(missing_ok=True)
@@ -83,9 +85,8 @@ class Computer:
             run.method,
             seed=run.seed,
             priors=self.priors,
-            state=self._load_state(unfinished),
+            state=load_state(unfinished, self.device),
             warm_start=warm_start,
-            rated=False,
             counter=counter,
         )
         saved_at = time.monotonic()
@@ -94,7 +95,7 @@ class Computer:
                 case Progress():
                     report(event.iterate)
                 case Checkpoint() if time.monotonic() > saved_at + SAVE_SECONDS:
-                    self._save_state(unfinished, event.make_state())
+                    save_state(unfinished, event.make_state())
                     saved_at = time.monotonic()
                 case Finished():
                     finished = event
@@ -105,21 +106,21 @@ class Computer:
             "threads": torch.get_num_threads(),
             "device": str(self.device),
         }
+        if finished.result.rating is not None:
+            fields["rating"] = finished.result.rating.as_json()
         if finished.result.prior_check is not None:
             fields["prior_check"] = finished.result.prior_check.as_json()
         return finished.result.image, fields
 
-    def _save_state(self, path: Path, state: State) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as part, torch.no_grad():
-            torch.save({"engine": engine(), "state": state}, part)
 
-    def _load_state(self, path: Path) -> State | None:
-        """The state that this very engine saved; None where there is none."""
-        if not path.is_file():
-            return None
-        content: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        return content["state"] if content["engine"] == engine() else None
+def read_finished(run: Run, output: Path) -> FinishedRun | None:
+    """A run with its result in the folder `output`; None where it is not there."""
+    result = read_result(_folder(run, output), measurement_of(run))
+    return None if result is None else FinishedRun(run, result)
+
+
+def _folder(run: Run, output: Path) -> Path:
+    return output / "results" / run.scan.name
 
 
 def measurement_of(run: Run) -> Measurement:

@@ -6,7 +6,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +14,7 @@ from numpy.typing import NDArray
 
 from udig_recon.core import metrics
 from udig_recon.core.files.atomic import atomic_write
-
-ENGINE = Path(__file__).parents[1]
+from udig_recon.core.saved_state import engine
 
 Image = NDArray[np.float32]
 Made = tuple[Image | None, dict[str, Any]]
@@ -98,12 +96,3 @@ def cpu_seconds() -> float:
     """CPU seconds of this process and of child processes that it waited for, all threads together."""
     used = os.times()
     return time.process_time() + used.children_user + used.children_system
-
-
-@lru_cache
-def engine() -> str:
-    """Digest of the sources of `core`, which tells one state of the engine from another."""
-    digest = hashlib.sha256()
-    for path in sorted(ENGINE.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:8]

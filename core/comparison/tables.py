@@ -14,6 +14,7 @@ from typing import NamedTuple
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.comparison.entries import ENTRY_METRICS, Entry, methods_of, samplings_of
 from udig_recon.core.metrics import METRICS, Metric
+from udig_recon.core.quality.rating import LEVELS
 
 NOTE = (
     "Mean and standard deviation over scans, slices and seeds. In brackets: Table 1 of Liang et al. (2025), measured "
@@ -112,13 +113,23 @@ class _Column(NamedTuple):
     published: Callable[[PublishedResult], tuple[float | None, float | None]]
 
 
-COLUMNS = (
+REFERENCE_COLUMNS = (
     _Column(METRICS["psnr"], lambda paper: (paper.psnr, paper.psnr_sd)),
     _Column(METRICS["ssim"], lambda paper: (paper.ssim, None)),
+)
+RESIDUAL_COLUMN = _Column(METRICS["data_residual"], lambda _: (None, None))
+COST_COLUMNS = (
     _Column(METRICS["seconds"], lambda paper: (60 * paper.minutes, None)),
     _Column(METRICS["prior_evaluations"], lambda paper: (paper.prior_evaluations, None)),
     _Column(METRICS["optimizer_steps"], lambda paper: (paper.optimizer_steps, None)),
 )
+
+
+def columns_of(entries: Sequence[Entry], modality: Modality) -> Sequence[_Column]:
+    """Columns of a table: the residual where a scan has no reference, PSNR and SSIM unless none has one."""
+    unknown = [entry.psnr is None for entry in entries if entry.modality is modality]
+    quality: tuple[_Column, ...] = () if all(unknown) else REFERENCE_COLUMNS
+    return (*quality, *([RESIDUAL_COLUMN] if any(unknown) else []), *COST_COLUMNS)
 
 
 def statistics_of(values: Iterable[float | None]) -> Statistics | None:
@@ -180,7 +191,7 @@ def _rows(entries: Sequence[Entry], modality: Modality, samplings: Sequence[str]
     for method in methods_of(entry for entry in entries if entry.modality is modality):
         row = [method]
         for sampling in samplings:
-            row += [_text(cell_of.get((method, sampling)), column) for column in COLUMNS]
+            row += [_text(cell_of.get((method, sampling)), column) for column in columns_of(entries, modality)]
         rows.append(row)
     return rows
 
@@ -210,9 +221,22 @@ def _plus_minus(mean: float, sd: float | None, digits: int) -> str:
 def _markdown(entries: Sequence[Entry]) -> str:
     parts = []
     for modality, samplings in samplings_of(entries).items():
-        heads = [f"{sampling}: {column.metric.heading}" for sampling in samplings for column in COLUMNS]
+        heads = [
+            f"{sampling}: {column.metric.heading}" for sampling in samplings for column in columns_of(entries, modality)
+        ]
         parts.append(markdown_table(["method", *heads], _rows(entries, modality, samplings)))
     return "\n\n".join([*parts, NOTE]) + "\n"
+
+
+def render_ratings(entries: Sequence[Entry]) -> str:
+    """Markdown: how many images of each method at each sampling have which rating, and their data residual."""
+    head = ("method", "sampling", *LEVELS, METRICS["data_residual"].heading)
+    rows = []
+    for (method, sampling), cell in cells(entries).items():
+        ratings = [each.rating for each in entries if (each.method, each.sampling) == (method, sampling)]
+        counts = [str(ratings.count(level)) for level in LEVELS]
+        rows.append((method, sampling, *counts, _text(cell, RESIDUAL_COLUMN)))
+    return markdown_table(head, rows) + "\n"
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -249,8 +273,9 @@ def _latex(entries: Sequence[Entry]) -> str:
     """Tables that need no package."""
     parts = []
     for modality, samplings in samplings_of(entries).items():
-        groups = [rf"\multicolumn{{{len(COLUMNS)}}}{{c}}{{{_escape_latex(sampling)}}}" for sampling in samplings]
-        heads = ["method", *(column.metric.heading for _ in samplings for column in COLUMNS)]
+        columns = columns_of(entries, modality)
+        groups = [rf"\multicolumn{{{len(columns)}}}{{c}}{{{_escape_latex(sampling)}}}" for sampling in samplings]
+        heads = ["method", *(column.metric.heading for _ in samplings for column in columns)]
         rows = [[_escape_latex(cell) for cell in row] for row in _rows(entries, modality, samplings)]
         top, head, *body = [" & ".join(line) + r" \\" for line in (["", *groups], heads, *rows)]
         parts += [

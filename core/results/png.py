@@ -155,7 +155,7 @@ def rows_png(rows: Sequence[Sequence[tuple[str, NDArray[Any]]]], gain: float = 5
 
 def insets_png(
     title: str,
-    reference: NDArray[Any],
+    reference: NDArray[Any] | None,
     images: Sequence[tuple[str, NDArray[Any]]],
     gain: float = 5,
     across: int = 5,
@@ -164,13 +164,19 @@ def insets_png(
     """The titled reference and titled images (y, x) on its window, `across` beside each other; long titles are broken.
 
     Each has its busiest part enlarged, as the reference tells it, and but for the reference its error times `gain`.
-    With pixels of unlike sides, `spacing_mm` (y, x), all are drawn as `square_pixels` has them.
+    With pixels of unlike sides, `spacing_mm` (y, x), all are drawn as `square_pixels` has them. Without a reference the
+    first image gives window and part, and there is neither its tile nor an error.
     """
-    window, truth = display_window(reference), square_pixels(np.abs(reference), spacing_mm)
+    first = images[0][1] if reference is None else reference
+    window, truth = display_window(first), square_pixels(np.abs(first), spacing_mm)
     corner = busiest_corner(truth)
-    tiles = [(title, _enlarge(_to_greys(add_inset(truth, corner, window[1]), window)))]
+    tiles = []
+    if reference is not None:
+        tiles.append((title, _enlarge(_to_greys(add_inset(truth, corner, window[1]), window))))
     for name, image in images:
-        error = square_pixels(gain * np.abs(np.abs(image) - np.abs(reference)), spacing_mm)
+        error = None
+        if reference is not None:
+            error = square_pixels(gain * np.abs(np.abs(image) - np.abs(reference)), spacing_mm)
         drawn = add_inset(square_pixels(np.abs(image), spacing_mm), corner, window[1], error)
         tiles.append((name, _enlarge(_to_greys(drawn, window))))
     broken = [("\n".join(fill(line, _LINE) for line in name.splitlines()), tile) for name, tile in tiles]

@@ -19,10 +19,11 @@ from udig_recon.core.acquisition import Modality
 from udig_recon.core.cli.main import main
 from udig_recon.core.comparison import running
 from udig_recon.core.comparison.line_plots import line_plot
-from udig_recon.core.comparison.plan import Setting, find_scans, plan_runs
+from udig_recon.core.comparison.plan import find_scans, plan_runs
 from udig_recon.core.comparison.stored import Measurement, measure_once, read_result
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.parameters import complete, parse
+from udig_recon.core.parameters.setting import Setting
 from udig_recon.core.problem import slice_problem
 from udig_recon.core.reconstruct import Progress, reconstruct, reconstruct_slice
 from udig_recon.core.results.png import add_inset, busiest_corner

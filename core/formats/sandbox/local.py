@@ -1,4 +1,4 @@
-"""Opens a scan file without the service, but as the service does: the sandbox reads it once into its prepared form."""
+"""Opens scan files without the service, but as the service does: the sandbox reads each into its prepared form."""
 
 import hashlib
 import os
@@ -9,11 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from udig_recon.core.acquisition import ScanHeader
 from udig_recon.core.formats.containers.scan_file import ScanFile, open_scan_file
 from udig_recon.core.formats.limits import DEFAULT_LIMITS, Limits
 from udig_recon.core.formats.prepared import NotWritten, PreparedScan
-from udig_recon.core.formats.reading import prepare
+from udig_recon.core.formats.reading import prepare, probe
 from udig_recon.core.formats.sandbox.client import Prober
+
+BART_PAIR = (".hdr", ".cfl")
+"""Suffixes of the two files of a BART scan, which lie beside each other."""
 
 
 @contextmanager
@@ -25,16 +29,54 @@ def open_scan(path: Path | str, limits: Limits = DEFAULT_LIMITS) -> Iterator[Pre
     Where a system cannot fork, the file is read in this process. Raises what `udig_recon.core.formats.probe` raises,
     and OSError.
     """
-    with _whole_scan(Path(path)) as whole, tempfile.TemporaryFile() as output:
-        _prepare(whole, output.fileno(), _sha256(whole), limits)
-        yield PreparedScan(ScanFile(output.fileno()))
+    with ScanReader(limits) as reader, reader.open(Path(path)) as scan:
+        yield scan
+
+
+class ScanReader:
+    """A sandbox that probes and opens one scan file after the other, as `open_scan` does."""
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._limits = limits
+        self._prober = Prober() if hasattr(os, "fork") and hasattr(socket, "send_fds") else None
+
+    def __enter__(self) -> "ScanReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._prober is not None:
+            self._prober.close()
+
+    def probe(self, path: Path) -> tuple[ScanHeader, str]:
+        """Header and SHA-256 of a scan file, without its prepared form. Raises as `open_scan` does."""
+        with _whole_scan(path) as whole:
+            if self._prober is None:
+                return probe(whole, self._limits), _sha256(whole)
+            return self._prober.probe(whole, self._limits), _sha256(whole)
+
+    @contextmanager
+    def open(self, path: Path) -> Iterator[PreparedScan]:
+        """Open a scan file. Raises as `open_scan` does."""
+        with _whole_scan(path) as whole, tempfile.TemporaryFile() as output:
+            self._prepare(whole, output.fileno(), _sha256(whole))
+            yield PreparedScan(ScanFile(output.fileno()))
+
+    def _prepare(self, path: Path, output: int, sha256: str) -> None:
+        if self._prober is not None:
+            self._prober.prepare_scan(path, output, sha256, self._limits)
+            return
+        try:
+            with open_scan_file(path) as file:
+                prepare(file, self._limits, sha256, output)
+        except NotWritten as error:
+            raise OSError(error.args[0], os.strerror(error.args[0])) from None
 
 
 @contextmanager
 def _whole_scan(path: Path) -> Iterator[Path]:
     """The file; of a .cfl with its .hdr beside it, a temporary one with the bytes of both."""
-    parts = [path.with_suffix(".hdr"), path.with_suffix(".cfl")]
-    if path.suffix not in (".cfl", ".hdr") or not all(part.is_file() for part in parts):
+    parts = [path.with_suffix(suffix) for suffix in BART_PAIR]
+    if path.suffix not in BART_PAIR or not all(part.is_file() for part in parts):
         yield path
         return
     with tempfile.NamedTemporaryFile() as both:
@@ -43,21 +85,6 @@ def _whole_scan(path: Path) -> Iterator[Path]:
                 shutil.copyfileobj(file, both)
         both.flush()
         yield Path(both.name)
-
-
-def _prepare(path: Path, output: int, sha256: str, limits: Limits) -> None:
-    if hasattr(os, "fork") and hasattr(socket, "send_fds"):
-        prober = Prober()
-        try:
-            prober.prepare_scan(path, output, sha256, limits)
-        finally:
-            prober.close()
-        return
-    try:
-        with open_scan_file(path) as file:
-            prepare(file, limits, sha256, output)
-    except NotWritten as error:
-        raise OSError(error.args[0], os.strerror(error.args[0])) from None
 
 
 def _sha256(path: Path) -> str:
