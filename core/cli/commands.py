@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from udig_recon.core.cli.completion import complete_methods
 from udig_recon.core.cli.options import PATH, Command, LazyChoice, SeveralValues, ShardParameter
 
 DEVICE = click.option(
@@ -74,7 +75,15 @@ def recon(**options: Any) -> int:
 @click.command("run", cls=Command)
 @click.argument("scans", type=PATH, nargs=-1, required=True)
 @click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="folder for the volumes")
-@click.option("--method", cls=SeveralValues, extend=True, required=True, metavar="METHOD", help="see `udig methods`")
+@click.option(
+    "--method",
+    cls=SeveralValues,
+    extend=True,
+    required=True,
+    shell_complete=complete_methods,
+    metavar="METHOD",
+    help="see `udig methods`",
+)
 @click.option(
     "--format",
     cls=SeveralValues,
@@ -115,7 +124,13 @@ def run(**options: Any) -> int:
     "-o", "--output", type=PATH, required=True, metavar="FOLDER", help="folder for results, tables and figures"
 )
 @click.option(
-    "--methods", cls=SeveralValues, extend=True, required=True, metavar="METHOD", help="settings, quick ones first"
+    "--methods",
+    cls=SeveralValues,
+    extend=True,
+    required=True,
+    shell_complete=complete_methods,
+    metavar="METHOD",
+    help="settings, quick ones first",
 )
 @click.option("--seeds", type=int, default=1, help="runs of each method on each slice, with seeds 0, 1, ...")
 @SLICES

@@ -13,7 +13,9 @@ from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
+from udig_recon.core.cli.completion import register_shells
 from udig_recon.core.errors import ReconstructionError
 
 GROUP = "udig_recon.commands"
@@ -42,6 +44,7 @@ COMMANDS: Mapping[str, Entry] = {
     "train-prior": Entry(f"{ENGINE}:train_prior", "Train a diffusion prior on images."),
     "convert-prior": Entry(f"{ENGINE}:convert_prior", "Turn a published diffusion checkpoint into a prior."),
     "calibrate-ood": Entry(f"{ENGINE}:calibrate_ood", "Calibrate a prior's out-of-distribution score."),
+    "completion": Entry("udig_recon.core.cli.completion:completion", "Print the completion for bash, zsh or fish."),
     "serve": Entry(f"{SERVICE}:serve", "Run the whole service on one machine."),
     "api": Entry("udig_recon.api.command:api", "Run the HTTP API."),
     "mrd-stream": Entry("udig_recon.api.command:mrd_stream", "Run the MRD stream, a TCP door for scanners."),
@@ -85,6 +88,12 @@ class CommandTable(click.Group):
         if not isinstance(found, click.Command):
             raise click.ClickException(f"the entry point {cmd_name} of {GROUP} is no click.Command: {found!r}")
         return found
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """Names and lines of help without importing a command, then the group's options."""
+        names = {**{name: entry.help for name, entry in COMMANDS.items()}, **dict.fromkeys(sorted(_extensions()))}
+        found = [CompletionItem(name, help=line) for name, line in names.items() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write names and lines of help without importing a command."""
@@ -132,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     A command that is not understood is refused in one line on standard error, with status 2.
     """
+    register_shells()
     try:
         status = udig.main(arguments, prog_name="udig", standalone_mode=False)
     except click.UsageError as error:

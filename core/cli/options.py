@@ -8,6 +8,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from udig_recon.core.batch.shards import Shard
 from udig_recon.core.errors import ReconstructionError
@@ -121,9 +122,20 @@ class LazyChoice(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The value itself; refused when it is none of the choices."""
+        if ctx is not None and ctx.resilient_parsing:
+            return str(value)  # a shell asks for completions, at once
         if value not in (choices := self.choices()):
             self.fail(f"{value!r} is none of {', '.join(choices)}", param, ctx)
         return str(value)
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem[str]]:
+        """The choices that begin like this."""
+        return [CompletionItem(each) for each in self.choices() if each.startswith(incomplete)]
 
 
 class ShardParameter(click.ParamType[Shard]):

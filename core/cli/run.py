@@ -68,10 +68,10 @@ def _run(options: Options) -> int:
     files = find_scan_files(options.scans, options.output)
     select_device(options.device)
     prepare_engine(options.threads, options.projectors, options.max_projector_bytes)
-    options.output.mkdir(parents=True, exist_ok=True)
     batch = _Batch(settings, options)
     with ScanReader() as reader:
         batch.plan(files, reader)
+        options.output.mkdir(parents=True, exist_ok=True)
         batch.compute(reader)
     rows = batch.rows()
     write_summary(rows, options.output / SUMMARY)

@@ -12,6 +12,7 @@ from udig_recon.core import formats
 from udig_recon.core.batch.volumes import file_name
 from udig_recon.core.comparison.line_plots import Curve, line_plot
 from udig_recon.core.comparison.running import FinishedRun
+from udig_recon.core.comparison.stored import Image
 from udig_recon.core.files.atomic import atomic_write
 from udig_recon.core.metrics import METRICS
 from udig_recon.core.parameters.setting import Setting
@@ -97,11 +98,12 @@ def write_images(finished: Iterable[FinishedRun], folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         header = asdict(scan.header)
         attributes = {"slice_numbers": list(scan.slices), **scan_attributes(header, scan.slices)}
-        images = (slices[number].result.image for number in scan.slices)
-        results = (
-            SliceResult(image=each, image_complex=None, direct=each, reference=None, curves={}) for each in images
-        )
+        results = (_as_slice(slices[number].result.image) for number in scan.slices)
         write_result(results, ResultInfo(len(slices), attributes), {path: nifti.FORMAT})
+
+
+def _as_slice(image: Image) -> SliceResult:
+    return SliceResult(image=image, image_complex=None, direct=image, reference=None, curves={})
 
 
 def write_curves(finished: Iterable[FinishedRun], folder: Path) -> None:

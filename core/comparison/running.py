@@ -34,12 +34,12 @@ class FinishedRun(NamedTuple):
         """What tables say of it."""
         run, fields = self.run, self.result.fields
         return Entry(
-            run.label,
-            run.scan.name,
-            run.scan.sampling,
-            run.slice,
-            run.seed,
-            *(fields[name] for name in ENTRY_METRICS),
+            method=run.label,
+            scan=run.scan.name,
+            sampling=run.scan.sampling,
+            slice=run.slice,
+            seed=run.seed,
+            **{name: fields[name] for name in ENTRY_METRICS},
             rating=fields.get("rating", {}).get("rating"),
         )
 

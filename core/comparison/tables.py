@@ -186,12 +186,12 @@ def sampling_tables(entries: Sequence[Entry]) -> list[SamplingTable]:
 
 def _rows(entries: Sequence[Entry], modality: Modality, samplings: Sequence[str]) -> list[list[str]]:
     """Label and cells of each method of a modality, in plain text."""
-    cell_of = cells(entries)
+    cell_of, columns = cells(entries), columns_of(entries, modality)
     rows = []
     for method in methods_of(entry for entry in entries if entry.modality is modality):
         row = [method]
         for sampling in samplings:
-            row += [_text(cell_of.get((method, sampling)), column) for column in columns_of(entries, modality)]
+            row += [_text(cell_of.get((method, sampling)), column) for column in columns]
         rows.append(row)
     return rows
 
@@ -221,9 +221,8 @@ def _plus_minus(mean: float, sd: float | None, digits: int) -> str:
 def _markdown(entries: Sequence[Entry]) -> str:
     parts = []
     for modality, samplings in samplings_of(entries).items():
-        heads = [
-            f"{sampling}: {column.metric.heading}" for sampling in samplings for column in columns_of(entries, modality)
-        ]
+        columns = columns_of(entries, modality)
+        heads = [f"{sampling}: {column.metric.heading}" for sampling in samplings for column in columns]
         parts.append(markdown_table(["method", *heads], _rows(entries, modality, samplings)))
     return "\n\n".join([*parts, NOTE]) + "\n"
 

@@ -16,6 +16,7 @@ from tests.support import scans
 from tests.support.fake_worker import Drive
 from tests.support.worker_processes import working
 from udig_recon.api.app import create_app
+from udig_recon.core.quality.rating import LEVELS
 from udig_recon.worker.access import audit
 from udig_recon.worker.database.tables import Scan
 from udig_recon.worker.settings import Settings
@@ -139,15 +140,6 @@ def test_what_is_wrong_is_told_with_what_would_be_right(
             assert error["field"].startswith(field)
             assert expected in error["expected"]
     assert client.get("/v1/jobs").json()["items"] == client.get("/v1/comparisons").json()["items"] == []
-
-
-def test_scans_without_a_reference_are_refused_by_name(client: TestClient, scan: dict[str, Any], tmp_path: Any) -> None:
-    bare = scans.write_hdf5(tmp_path / "bare.h5", **scans.without(scans.mri(), "reference")).read_bytes()
-    without = client.post("/v1/scans", content=bare).json()
-    refused = client.post("/v1/comparisons", json=asked(scan, without))
-    assert refused.status_code == 422
-    (error,) = refused.json()["errors"]
-    assert (error["field"], error["found"]) == ("scan_ids", without["id"])
 
 
 def test_a_comparison_of_an_unknown_scan_is_404(client: TestClient, scan: dict[str, Any]) -> None:
@@ -395,3 +387,28 @@ def test_a_real_worker_brings_a_comparison_to_its_end(
     table = client.get(comparison["links"]["table"], params={"format": "csv"}).text
     assert {row["method"]: row["runs"] for row in csv.DictReader(io.StringIO(table))} == dict.fromkeys(labels, "4")
     assert client.get(comparison["links"]["panel.png"], params={"seed": 1}).status_code == 200
+
+
+def test_scans_without_references_are_compared_by_residuals_and_ratings(
+    client: TestClient, settings: Settings, scan: dict[str, Any], tmp_path: Any
+) -> None:
+    bare = scans.write_hdf5(tmp_path / "bare.h5", **scans.without(scans.mri(1), "reference")).read_bytes()
+    without = client.post("/v1/scans", content=bare).json()
+    alone, mixed = post(client, without), post(client, without, scan, slices=[0])
+    with working(settings):
+        for comparison in (alone, mixed):
+            while comparison["status"] in ("queued", "running"):
+                comparison = client.get(comparison["links"]["self"], params={"wait": 10}).json()
+            assert comparison["status"] == "succeeded"
+            for entry in comparison["entries"]:
+                assert (entry["psnr"] is None) == (entry["scan_id"] == without["id"])
+                assert entry["data_residual"] is not None
+                assert entry["rating"] in LEVELS
+    assert [item["methods"] for item in client.get(alone["links"]["ranking"]).json()["items"]] == [[]]
+    assert "data residual" in client.get(alone["links"]["table"]).text
+    assert "PSNR" not in client.get(alone["links"]["table"]).text
+    (ranking,) = client.get(mixed["links"]["ranking"]).json()["items"]
+    assert ranking["n_slices"] == 1
+    for comparison in (alone, mixed):
+        panel = client.get(comparison["links"]["panel.png"], params={"scan_id": without["id"]})
+        assert Image.open(io.BytesIO(panel.content)).width > 320

@@ -8,24 +8,27 @@ import sys
 from pathlib import Path
 
 import h5py
+import nibabel
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tests.support import scans
+from tests.support import mrd_maker, scans
+from tests.support.mrd_maker import Frames, Plan
 from udig_recon.core import formats
 from udig_recon.core.acquisition import Modality
+from udig_recon.core.batch.shards import Shard
 from udig_recon.core.cli.main import main
 from udig_recon.core.comparison import running
 from udig_recon.core.comparison.line_plots import line_plot
-from udig_recon.core.comparison.plan import find_scans, plan_runs
+from udig_recon.core.comparison.plan import find_scans, plan_runs, runs_of_shard
 from udig_recon.core.comparison.stored import Measurement, measure_once, read_result
-from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.parameters import complete, parse
 from udig_recon.core.parameters.setting import Setting
 from udig_recon.core.problem import slice_problem
-from udig_recon.core.reconstruct import Progress, reconstruct, reconstruct_slice
+from udig_recon.core.quality.rating import LEVELS
+from udig_recon.core.reconstruct import PRIOR_FREE_BASELINE, Progress, reconstruct, reconstruct_slice
 from udig_recon.core.results.png import add_inset, busiest_corner
 
 pytestmark = pytest.mark.long
@@ -60,6 +63,10 @@ def stored(output: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in output.glob("results/*/*")}
 
 
+def without_times(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{**row, "seconds": ""} for row in rows]
+
+
 def refused(capsys, *arguments: object) -> str:
     """The one line that is said instead of computing."""
     assert main(["compare", *map(str, arguments)]) == 2
@@ -75,7 +82,7 @@ def test_every_method_runs_on_the_scans_that_it_is_for(folder, tmp_path):
     }  # fmt: skip
     assert len(rows) == len({tuple(row.values())[:5] for row in rows}) == 4 * 2 * 2
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "comparison.md", "results", "runs.csv", "table-1.csv", "table-1.md", "table-1.tex"
+        "comparison.md", "images", "results", "runs.csv", "table-1.csv", "table-1.md", "table-1.tex"
     }  # fmt: skip
     text = (tmp_path / "out" / "comparison.md").read_text()
     assert all(part in text for part in ("compare", "torch", "engine", "PSNR, dB", "too few to tell"))
@@ -182,7 +189,7 @@ def test_an_interrupted_run_goes_on_where_it_was_stopped(folder, tmp_path, monke
     assert "cg_sense" in (tmp_path / "out/table-1.md").read_text()
     assert len(list(tmp_path.glob("out/results/*/*.unfinished.pt"))) == 1
     (resumed,) = compared(folder, tmp_path / "out", *arguments)
-    assert counts[1] < 10
+    assert counts[1] < 10 + PRIOR_FREE_BASELINE.iterations
     assert not list(tmp_path.glob("out/results/*/*.unfinished.pt"))
     assert {**whole[0], "seconds": ""} == {**resumed, "seconds": ""}
 
@@ -226,7 +233,6 @@ def test_scans_that_cannot_be_compared_on_are_refused_by_name(tmp_path, capsys):
         return refused(capsys, folder, "-o", tmp_path / "out", "--methods", "tv")
 
     mri = scans.mri()
-    assert "scan.h5: found no reference" in said(scans.write_hdf5, **scans.without(mri, "reference"))
     small = {**mri, "reference": mri["reference"][:, :20, :20]}
     assert said(scans.write_npz, "scan.npz", **{**small, "reference": small["reference"][:1]}).startswith(
         "scan.npz: ref"
@@ -237,18 +243,17 @@ def test_scans_that_cannot_be_compared_on_are_refused_by_name(tmp_path, capsys):
     assert "No such file or directory" in refused(capsys, tmp_path / "none", "-o", tmp_path / "out", "--methods", "tv")
 
 
-def test_scans_of_one_name_are_refused_and_other_files_skipped(folder):
+def test_scans_of_one_name_keep_their_suffixes_and_other_files_are_skipped(folder):
     (folder / "notes.md").write_text("not a scan")
-    found_scans, skipped = find_scans(folder, None)
+    found_scans, skipped = find_scans([folder], None)
     assert [scan.name for scan in found_scans] == ["body", "brain"]
-    assert [line.partition(":")[0] for line in skipped] == ["notes.md"]
+    assert [line.partition(":")[0] for line in skipped] == [str(folder / "notes.md")]
     scans.write_hdf5(folder / "body.h5", **scans.ct())
-    with pytest.raises(ReconstructionError, match=r"body\.npz: body\.h5 has the same name"):
-        find_scans(folder, None)
+    assert [scan.name for scan in find_scans([folder], None)[0]] == ["body.h5", "body.npz", "brain"]
 
 
 def test_the_quick_methods_come_first_on_all_scans(folder):
-    runs = plan_runs([Setting.parse("zero_filled"), Setting.parse("slow=dip")], find_scans(folder, None)[0], 2)
+    runs = plan_runs([Setting.parse("zero_filled"), Setting.parse("slow=dip")], find_scans([folder], None)[0], 2)
     assert list(dict.fromkeys((run.seed, run.label) for run in runs)) == [
         (0, "zero_filled"), (0, "slow"), (1, "zero_filled"), (1, "slow")
     ]  # fmt: skip
@@ -274,7 +279,96 @@ def test_panels_and_curves_are_drawn(folder, tmp_path):
     curve = [row for row in rows_of(out / "curves.csv") if row["method"] == "dip"]
     assert [(row["axis"], row["at"]) for row in curve] == [("updates", "10"), ("updates", "20")] * 2
     last = {(row["method"], row["sampling"]): float(row["psnr"]) for row in rows}
-    assert float(curve[1]["psnr"]) == pytest.approx(last["dip", curve[1]["sampling"]])
+    assert {row["metric"] for row in curve} == {"psnr"}
+    assert float(curve[1]["value"]) == pytest.approx(last["dip", curve[1]["sampling"]])
+
+
+def test_scans_without_references_give_residuals_ratings_pictures_and_no_psnr(folder, tmp_path, capsys):
+    scans.write_hdf5(folder / "brain.h5", **scans.without(scans.mri(acceleration=4), "reference"))
+    scans.write_hdf5(folder / "knee.h5", **scans.mri(acceleration=4))
+    out = tmp_path / "out"
+    arguments = ["--methods", "cg_sense", "sirt", "--slices", "1", "--figures", "panels", "iterations"]
+    rows = {row["scan"]: row for row in compared(folder, out, *arguments)}
+    assert (rows["brain"]["psnr"], rows["brain"]["ssim"], rows["brain"]["nmse"]) == ("", "", "")
+    assert float(rows["brain"]["data_residual"]) > 0
+    assert {row["rating"] for row in rows.values()} <= set(LEVELS)
+    assert float(rows["knee"]["psnr"]) == pytest.approx(float(rows_of(out / "table-1.csv")[0]["psnr_mean"]))
+    assert {path.stem for path in out.glob("panels/*.png")} == {"body-1", "brain-1", "knee-1"}
+    text = (out / "comparison.md").read_text()
+    assert "4x: data residual" in text
+    assert "24 views: data residual" not in text
+    for name in ("body.npz", "knee.h5"):
+        (folder / name).unlink()
+    alone = ["--methods", "cg_sense", *arguments[3:]]
+    assert compared(folder, out, *alone) == [rows["brain"]]
+    text = (out / "comparison.md").read_text()
+    assert "PSNR, dB" not in text.partition("## Ranking")[0]
+    assert "no scan has a reference, so nothing is ranked" in text
+    assert "noise needs a scan with an array reference" in refused(
+        capsys, folder, "-o", out, "--methods", "tv", "--figures", "noise"
+    )
+
+
+def test_a_curve_without_a_reference_is_of_the_residual(folder, tmp_path):
+    (folder / "body.npz").unlink()
+    scans.write_hdf5(folder / "brain.h5", **scans.without(scans.mri(), "reference"))
+    method = ["--methods", "dip=dip:iterations=20,holdout_share=0", "--slices", "0"]
+    (row,) = compared(folder, tmp_path / "out", *method, "--figures", "iterations")
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["residual-updates-2x.png"]
+    curve = rows_of(tmp_path / "out/curves.csv")
+    assert {each["metric"] for each in curve} == {"data_residual"}
+    assert float(curve[-1]["value"]) == pytest.approx(float(row["data_residual"]))
+
+
+def test_volumes_lie_beside_the_tables_with_the_place_of_their_scan(tmp_path):
+    (tmp_path / "scans").mkdir()
+    path = mrd_maker.write(tmp_path / "scans/brain.h5", mrd_maker.make(Plan(Frames(slices=3))))
+    compared(tmp_path / "scans", tmp_path / "out", "--methods", "direct one=zero_filled", "--seeds", "2")
+    assert main(["recon", str(path), "-o", str(tmp_path / "alone.nii.gz"), "--method", "zero_filled"]) == 0
+    alone = nibabel.load(tmp_path / "alone.nii.gz")
+    found = sorted((tmp_path / "out/images").rglob("*.nii.gz"))
+    assert [str(path.relative_to(tmp_path / "out/images")) for path in found] == [
+        "brain/direct-one-seed-1.nii.gz", "brain/direct-one.nii.gz"
+    ]  # fmt: skip
+    for each in map(nibabel.load, found):
+        np.testing.assert_array_equal(each.affine, alone.affine)
+        np.testing.assert_array_equal(each.get_fdata(), alone.get_fdata())
+
+
+def test_shards_side_by_side_and_a_report_are_one_comparison(folder, tmp_path, monkeypatch, capsys):
+    methods = ["--methods", "cg_sense", "fbp", QUICK, "--seeds", "2"]
+    whole = compared(folder, tmp_path / "whole", *methods)
+    out = tmp_path / "out"
+    made: list[int] = []
+    make = running.Computer.make
+    monkeypatch.setattr(running.Computer, "make", lambda *given: made.append(len(made)) or make(*given))
+    for number in (2, 3, 1):
+        command = ["compare", str(folder), "-o", str(out), *methods, "--figures", "--shard", f"{number}/3"]
+        assert main(command) == 0
+        assert {path.name for path in out.iterdir()} == {"results"}
+    assert len(made) == len(whole)
+    assert without_times(compared(folder, out, *methods, "--report")) == without_times(whole)
+    assert len(made) == len(whole)
+    assert {path.name for path in out.rglob("*.nii.gz")} == {path.name for path in tmp_path.rglob("whole/**/*.nii.gz")}
+    assert "16 of 16 were there" in (out / "comparison.md").read_text()
+    assert "found no result" in refused(capsys, folder, "-o", tmp_path / "none", *methods, "--report", "--figures")
+    assert "--report: found --shard too" in refused(
+        capsys, folder, "-o", out, *methods, "--report", "--shard", "1/2", "--figures"
+    )
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_a_shard_keeps_slices_with_the_slice_that_they_follow(folder, count):
+    settings = [Setting.parse("udig_dip:preset=preview,holdout_share=0.1"), Setting.parse("zero_filled")]
+    runs = plan_runs(settings, find_scans([folder], None)[0], 2)
+    shards = [runs_of_shard(runs, Shard(number + 1, count)) for number in range(count)]
+    assert sum(map(len, shards)) == len(runs)
+    assert {id(run) for shard in shards for run in shard} == {id(run) for run in runs}
+    for shard in shards:
+        there = {(run.label, run.scan.name, run.seed, run.slice) for run in shard}
+        for run in shard:
+            if run.reference_slice is not None:
+                assert (run.label, run.scan.name, run.seed, run.reference_slice) in there
 
 
 def test_the_noise_sweep_is_of_probes_that_stand_in_no_table(folder, tmp_path):

@@ -106,6 +106,16 @@ def test_a_panel_draws_pixels_of_unlike_sides_as_squares() -> None:
     assert drawn.shape != decoded(pictures.insets_png("reference", truth, images)).shape
 
 
+def test_without_a_reference_a_panel_has_neither_its_tile_nor_an_error() -> None:
+    image = scans.phantom(1, 40)[0]
+    drawn = decoded(pictures.insets_png("not drawn", None, [("one", image), ("two", 0.5 * image)]))
+    known = decoded(pictures.insets_png("one", image, [("two", 0.5 * image)]))
+    assert drawn.shape == known.shape
+    half = drawn.shape[1] // 2
+    np.testing.assert_array_equal(drawn[:, :half], known[:, :half])
+    assert not np.array_equal(drawn, known)
+
+
 def test_an_overlay_is_the_picture_where_nothing_is_hot_and_red_where_it_is_hottest() -> None:
     image = scans.phantom(1, 64)[0]
     heat = np.zeros_like(image)
