@@ -176,12 +176,19 @@ class SamplingTable(NamedTuple):
 
 def sampling_tables(entries: Sequence[Entry]) -> list[SamplingTable]:
     """A table for each sampling of the entries, MRI first, those with most data first."""
-    headings = [column.metric.heading for column in COLUMNS]
     return [
-        SamplingTable(sampling, headings, [row for row in _rows(entries, modality, [sampling]) if any(row[1:])])
+        SamplingTable(
+            sampling,
+            _headings(entries, modality),
+            [row for row in _rows(entries, modality, [sampling]) if any(row[1:])],
+        )
         for modality, samplings in samplings_of(entries).items()
         for sampling in samplings
     ]
+
+
+def _headings(entries: Sequence[Entry], modality: Modality) -> list[str]:
+    return [column.metric.heading for column in columns_of(entries, modality)]
 
 
 def _rows(entries: Sequence[Entry], modality: Modality, samplings: Sequence[str]) -> list[list[str]]:
@@ -221,8 +228,7 @@ def _plus_minus(mean: float, sd: float | None, digits: int) -> str:
 def _markdown(entries: Sequence[Entry]) -> str:
     parts = []
     for modality, samplings in samplings_of(entries).items():
-        columns = columns_of(entries, modality)
-        heads = [f"{sampling}: {column.metric.heading}" for sampling in samplings for column in columns]
+        heads = [f"{sampling}: {heading}" for sampling in samplings for heading in _headings(entries, modality)]
         parts.append(markdown_table(["method", *heads], _rows(entries, modality, samplings)))
     return "\n\n".join([*parts, NOTE]) + "\n"
 

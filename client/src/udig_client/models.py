@@ -292,6 +292,7 @@ class ComparisonEntry:
     data_residual: float | None = None
     prior_evaluations: float | None = None
     optimizer_steps: float | None = None
+    rating: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
