@@ -21,9 +21,9 @@ class ScanFile:
 def find_scan_files(paths: Sequence[Path], leave_out: Path | None = None) -> list[ScanFile]:
     """The files given and those in the folders given and their sub-folders, in order, each once.
 
-    Hidden files and what lies in the folder `leave_out` do not count, and of a BART scan only the .cfl does. Files
-    that would have one name keep their suffixes. Raises FileNotFoundError, and ReconstructionError where two names are
-    still equal, or there is no file.
+    Hidden files and what lies in the folder of results `leave_out` do not count, and of a BART scan only the .cfl does.
+    Files that would have one name keep their suffixes. Raises FileNotFoundError, and ReconstructionError where two
+    names are still equal, there is no file, or the folder of results is one of those given.
     """
     found: dict[Path, _Found] = {}
     for path in paths:
@@ -62,12 +62,16 @@ def _files(path: Path, leave_out: Path | None) -> Iterator[_Found]:
             path = data
         yield _Found(path, path.name, True)
         return
-    beyond = None if leave_out is None else leave_out.resolve()
+    results = None if leave_out is None else leave_out.resolve()
+    if results == path.resolve():
+        raise ReconstructionError(f"{path}: results are kept apart from scans; name another folder for them")
+    if results is not None and path.resolve().is_relative_to(results):
+        results = None
     for each in sorted(path.rglob("*")):
         place = each.relative_to(path)
         if any(part.startswith(".") for part in place.parts) or not each.is_file():
             continue
-        if beyond is not None and beyond in each.resolve().parents:
+        if results is not None and each.resolve().is_relative_to(results):
             continue
         header, data = (each.with_suffix(suffix) for suffix in BART_PAIR)
         if each == header and data.is_file():

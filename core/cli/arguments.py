@@ -18,4 +18,4 @@ def print_columns(rows: Iterable[Sequence[str]]) -> None:
     widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
     for row in table:
         cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
-        sys.stdout.write("  ".join([*cells, row[-1]]) + "\n")
+        sys.stdout.write("  ".join([*cells, row[-1]]).rstrip() + "\n")

@@ -200,15 +200,15 @@ def _kind(volume: BatchVolume) -> tuple[str, str]:
     return volume.label, volume.scan.header.modality
 
 
-HEAD = ("scan", "method", "rating", "slices", "residual", "PSNR, dB", "seconds")
+HEAD = ("scan", "method", "rating", "slices", "residual", "PSNR, dB", "seconds", "")
 
 
 def _cells(row: SummaryRow) -> tuple[str, ...]:
     if row.status != "done":
-        return row.scan, row.method, f"{row.status}: {row.error}" if row.error else row.status, "", "", "", ""
+        return row.scan, row.method, row.status, "", "", "", "", row.error
     psnr = "" if row.psnr is None else f"{row.psnr:.2f}"
     residual = "" if row.data_residual is None else f"{row.data_residual:.4f}"
-    return row.scan, row.method, row.rating, str(row.slices), residual, psnr, f"{row.seconds or 0:.1f}"
+    return row.scan, row.method, row.rating, str(row.slices), residual, psnr, f"{row.seconds or 0:.1f}", ""
 
 
 def _failed(scan: str, method: str, error: str) -> SummaryRow:

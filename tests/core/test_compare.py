@@ -351,6 +351,7 @@ def test_shards_side_by_side_and_a_report_are_one_comparison(folder, tmp_path, m
     assert len(made) == len(whole)
     assert {path.name for path in out.rglob("*.nii.gz")} == {path.name for path in tmp_path.rglob("whole/**/*.nii.gz")}
     assert "16 of 16 were there" in (out / "comparison.md").read_text()
+    capsys.readouterr()
     assert "found no result" in refused(capsys, folder, "-o", tmp_path / "none", *methods, "--report", "--figures")
     assert "--report: found --shard too" in refused(
         capsys, folder, "-o", out, *methods, "--report", "--shard", "1/2", "--figures"
