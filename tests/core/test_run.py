@@ -116,7 +116,7 @@ def test_nothing_is_computed_twice_and_more_may_be_added(folder, tmp_path, compu
     assert {name: (out / name).read_bytes() for name in first if name != "summary.csv"}.items() <= first.items()
 
 
-@pytest.mark.parametrize("change", ["scan", "seed", "slices", "label"])
+@pytest.mark.parametrize("change", ["scan", "seed", "slices", "method"])
 def test_what_was_made_of_something_else_is_replaced_in_every_format(folder, tmp_path, computed, change):
     out, scan = tmp_path / "out", folder / "brain.h5"
     assert run(scan, "-o", out, "--method", "x=tv:iterations=2", "--format", "npy", "nifti") == 0
@@ -125,7 +125,7 @@ def test_what_was_made_of_something_else_is_replaced_in_every_format(folder, tmp
     method = "x=tv:iterations=2"
     if change == "scan":
         scans.write_hdf5(scan, **scans.mri(acceleration=4))
-    elif change == "label":
+    elif change == "method":
         method = "x=tv:iterations=4"
     else:
         more = {"seed": ["--seed", 1], "slices": ["--slices", 1]}[change]
@@ -145,12 +145,12 @@ def test_an_interrupted_volume_continues_with_the_same_bits(folder, tmp_path, mo
         for event in reconstruct_slice(*arguments, **named):
             yield event
             progress[-1] += isinstance(event, Progress)
-            if len(progress) == 2 and progress[-1] == 25:
+            if len(progress) == 2 and progress[-1] == 12:
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(volume, "reconstruct_slice", stopping)
     monkeypatch.setattr(unfinished, "SAVE_SECONDS", -1.0)
-    command = [folder / "brain.h5", "--method", "dip:iterations=30,holdout_share=0"]
+    command = [folder / "brain.h5", "--method", "dip:iterations=16,holdout_share=0"]
     assert run(*command, "-o", tmp_path / "out") == 130
     assert "goes on from here" in capsys.readouterr().err
     assert run(*command, "-o", tmp_path / "out") == 0
@@ -178,8 +178,7 @@ def test_a_broken_scan_stops_no_other_and_is_one_line(folder, tmp_path, capsys):
     out = tmp_path / "out"
     assert run(folder, "-o", out, "--method", "fbp", "dds:steps=2,prior=mri") == 1
     lines = capsys.readouterr().err.splitlines()
-    (broken,) = [line for line in lines if "broken" in line]
-    assert broken.startswith("failed: broken: ")
+    assert len([line for line in lines if line.startswith("failed: broken: ")]) == 1
     assert any(line.startswith("skipped: ") and "notes.txt" in line for line in lines)
     assert any(line.startswith("failed: body, dds steps=2 prior=mri: no ct prior is named 'mri'") for line in lines)
     status = {(row["scan"], row["method"]): row["status"] for row in summary(out)}
@@ -205,9 +204,9 @@ def test_an_unforeseen_error_of_one_volume_stops_no_other(folder, tmp_path, monk
 
 
 def test_shards_write_into_one_folder_what_one_call_writes(folder, tmp_path):
-    command = [folder, "--method", "zero_filled", "fbp", "cg_sense", "--format", "npy"]
-    for number in (3, 1, 2):
-        assert run(*command, "-o", tmp_path / "shards", "--shard", f"{number}/3") == 0
+    command = [folder, "--method", "zero_filled", "fbp", "--format", "npy", "--slices", 1]
+    for number in (2, 1):
+        assert run(*command, "-o", tmp_path / "shards", "--shard", f"{number}/2") == 0
     assert run(*command, "-o", tmp_path / "one") == 0
     assert files_of(tmp_path / "shards") == files_of(tmp_path / "one")
     for path in (tmp_path / "one").rglob("*.npy"):
