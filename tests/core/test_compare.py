@@ -304,6 +304,7 @@ def test_scans_without_references_give_residuals_ratings_pictures_and_no_psnr(fo
     text = (out / "comparison.md").read_text()
     assert "PSNR, dB" not in text.partition("## Ranking")[0]
     assert "no scan has a reference, so nothing is ranked" in text
+    capsys.readouterr()
     assert "noise needs a scan with an array reference" in refused(
         capsys, folder, "-o", out, "--methods", "tv", "--figures", "noise"
     )
