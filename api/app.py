@@ -13,6 +13,8 @@ from udig_recon.api.access import tenant_routes as tenants
 from udig_recon.api.access.audit_heads import AuditHeadSender
 from udig_recon.api.comparisons import routes as comparisons
 from udig_recon.api.dependencies import Context
+from udig_recon.api.destinations import routes as destinations
+from udig_recon.api.destinations.courier import DestinationCourier
 from udig_recon.api.http import cors
 from udig_recon.api.http.concurrency import ConcurrencyMiddleware
 from udig_recon.api.http.middleware import AccessLogMiddleware, HeadMiddleware, TrustedHostMiddleware
@@ -51,7 +53,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
     app.state.service, app.state.context = service, service.context
-    for part in (scans, uploads, jobs, following, results, comparisons, methods, workers, keys, tenants, health):
+    routed = (scans, uploads, jobs, following, results, comparisons, destinations, methods, workers, keys, tenants)
+    for part in (*routed, health):
         app.include_router(part.router)
     for part in (pages, login_routes, static_routes):
         app.include_router(part.router)
@@ -81,9 +84,9 @@ def _surround(app: FastAPI) -> None:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: OpenService = app.state.service
     context = service.context
-    courier = WebhookDispatcher(context.settings, context.sessions)
+    webhooks, sending = WebhookDispatcher(context.settings, context.sessions), DestinationCourier(context)
     heads = AuditHeadSender(context.settings, context.sessions, context.request_metrics.registry)
-    async with service.running(courier.run(), heads.run()):
+    async with service.running(webhooks.run(), sending.run(), heads.run()):
         yield
 
 

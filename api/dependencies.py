@@ -1,5 +1,6 @@
 """Dependency injection: the context that every endpoint works with, made once per process."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated
@@ -20,6 +21,7 @@ from udig_recon.api.scans.previews import RememberedPreviews
 from udig_recon.api.scans.upload import UploadReservations
 from udig_recon.api.system.metrics import RequestMetrics
 from udig_recon.core.formats import Limits, Prober
+from udig_recon.worker.access.destinations import Destination
 from udig_recon.worker.jobs.estimates import Factors
 from udig_recon.worker.jobs.service import JobService
 from udig_recon.worker.settings import Settings
@@ -42,6 +44,7 @@ class Context:
     prober: Prober
     probe_queue: FairQueue  # of threads that have scans looked into
     file_threads: LimitedThreadPool  # that write, keep and delete scans
+    destinations: Mapping[str, Destination] = field(default_factory=dict)  # of the operator's file, by name
     verifier: Verifier = field(default_factory=Verifier)
     submission_queue: TenantQueue = field(default_factory=partial(TenantQueue, 2))  # of tenants: at filing jobs
     storing_queue: TenantQueue = field(default_factory=partial(TenantQueue, 1))  # at keeping scans; few threads do it

@@ -22,6 +22,7 @@ from udig_recon.api.http.fair_queue import FairQueue
 from udig_recon.api.http.threads import LimitedThreadPool
 from udig_recon.api.system.metrics import RequestMetrics
 from udig_recon.core.formats import Prober
+from udig_recon.worker.access.destinations import parse_destinations
 from udig_recon.worker.database.engine import make_engine, make_sessions
 from udig_recon.worker.jobs.queue import make_celery
 from udig_recon.worker.settings import Settings
@@ -85,6 +86,7 @@ def open_service(settings: Settings) -> OpenService:
         prober=Prober(),
         probe_queue=FairQueue(PROBES),
         file_threads=LimitedThreadPool(FILES),
+        destinations=parse_destinations(settings.destinations or ""),
     )
     confirmed = data_folder.confirm_at(settings.database_url, context.storage)
     return OpenService(context, engine, make_celery(settings), confirmed)

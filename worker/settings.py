@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from udig_recon.worker.access.destinations import parse_destinations
 from udig_recon.worker.access.tenant_settings import TenantSettings
 
 SECRET = re.compile(r"whsec_(?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/]{2,3}={0,2})?")
@@ -133,6 +134,14 @@ class Settings(TenantSettings):
     webhook_retry_seconds: float = Field(
         5, gt=0, description="first pause of a webhook's retries; each is twice as long"
     )
+    destinations: str | None = Field(
+        None,
+        description="archives that jobs may name, as TOML; `DESTINATIONS_FILE` names the file: docs/destinations.md",
+    )
+    destination_poll_seconds: float = Field(1, gt=0, description="pause between two looks for results that are due")
+    destination_retry_seconds: float = Field(
+        5, gt=0, description="first pause of the retries to send a result; each is twice as long, up to ten minutes"
+    )
     otel_exporter_otlp_endpoint: str | None = Field(
         None, pattern=r"^https?://[^\s/]+", description="collector of traces (OTLP over HTTP); unset: no traces"
     )
@@ -177,6 +186,13 @@ class Settings(TenantSettings):
         except ArgumentError:
             pass
         raise ValueError("no URL of a Postgres database, such as postgresql://user:password@host:5432/name")
+
+    @field_validator("destinations")
+    @classmethod
+    def _are_destinations(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_destinations(text)
+        return text
 
     @field_validator("audit_heads")
     @classmethod
@@ -373,5 +389,5 @@ def _message(error: Any) -> str:
         return str(words)
     name = str(error["loc"][0]).upper()
     # URLs hold passwords.
-    secret = name.endswith("_URL") or name in ("WEBHOOK_SECRET", "AUDIT_KEY", "MRD_KEY")
+    secret = name.endswith("_URL") or name in ("WEBHOOK_SECRET", "AUDIT_KEY", "MRD_KEY", "DESTINATIONS")
     return f"{name}: {words}" + ("" if secret else f", found {str(error['input'])!r}")

@@ -33,6 +33,7 @@ READS = {  # of metadata; images have entries of their own
     "/v1/comparisons/{comparison_id}/table": "comparison.read",
     "/v1/comparisons/{comparison_id}/ranking": "comparison.read",
     "/v1/workers": "workers.listed",
+    "/v1/destinations": "destinations.listed",
     "/v1/keys": "keys.listed",
     "/v1/tenant": "tenant.read",
 }

@@ -36,9 +36,12 @@ _LINKS = ("table", "ranking", "panel.png", "cancel")
 
 
 def comparison_row(session: Session, tenant: str, comparison_id: uuid.UUID, *, for_change: bool = False) -> Comparison:
-    """The row alone of the tenant's comparison of that id."""
+    """The row alone of the tenant's comparison of that id.
+
+    Held for a change it can still be referred to: the webhook of its end may be filed meanwhile.
+    """
     query = select(Comparison).where(Comparison.tenant == tenant, Comparison.id == comparison_id)
-    comparison = session.scalars(query.with_for_update() if for_change else query).one_or_none()
+    comparison = session.scalars(query.with_for_update(key_share=True) if for_change else query).one_or_none()
     if comparison is None:
         raise NotFound(f"there is no comparison {comparison_id}; GET /v1/comparisons lists those there are")
     return comparison

@@ -23,6 +23,7 @@ from udig_recon.api.http.problems import Conflict
 from udig_recon.api.jobs.long_poll import POLL_SECONDS, wait_for_change
 from udig_recon.api.openapi.content import SCAN_ID, Content
 from udig_recon.api.openapi.responses import responses
+from udig_recon.api.webhooks.delivery import check_webhook_url
 from udig_recon.core.comparison.entries import Entry
 from udig_recon.core.comparison.ranking import rank_methods
 from udig_recon.core.comparison.tables import TableForm, render
@@ -76,6 +77,7 @@ async def create_comparison(
 
 
 def _file(context: Context, caller: Caller, asked: ComparisonIn, key: str | None) -> Response:
+    check_webhook_url(context.settings, asked.webhook_url)
     with context.sessions() as session:
         limits = limits_of(session, caller.tenant, context.settings)
         comparison = ComparisonRequest(
@@ -86,6 +88,7 @@ def _file(context: Context, caller: Caller, asked: ComparisonIn, key: str | None
             idempotency_key=key,
             request_sha256=_fingerprint(asked),
             max_seconds=limits.max_job_seconds,
+            webhook_url=asked.webhook_url,
         )
         read = partial(queries.read_comparison, session, caller.tenant)
         submitted = context.jobs.submit_comparison(session, comparison, caller.submitter(context, limits), read)
@@ -98,12 +101,13 @@ def _as_stored(asked: ComparisonIn) -> dict[str, Any]:
         {"label": each.name, "parameters": each.parameters.model_dump(mode="json", exclude_unset=True)}
         for each in asked.methods
     ]
-    return asked.model_dump(mode="json", exclude={"methods"}) | {"methods": methods}
+    return asked.model_dump(mode="json", exclude={"methods", "webhook_url"}) | {"methods": methods}
 
 
 def _fingerprint(asked: ComparisonIn) -> str:
     """Hash of the request, for its idempotency key; the spelling of the JSON does not matter."""
-    return hashlib.sha256(json.dumps(_as_stored(asked), sort_keys=True).encode()).hexdigest()
+    told = {} if asked.webhook_url is None else {"webhook_url": asked.webhook_url}
+    return hashlib.sha256(json.dumps(_as_stored(asked) | told, sort_keys=True).encode()).hexdigest()
 
 
 def _accepted_response(found: ComparisonOut, headers: dict[str, str] | None = None) -> Response:

@@ -55,6 +55,7 @@ _REQUEST: dict[str, Any] = {
     "seeds": [0, 1, 2],
     "slices": None,
     "tags": {"study": "knee-7"},
+    "webhook_url": None,
 }
 
 
@@ -72,6 +73,9 @@ class ComparisonIn(BaseModel):
     seeds: Annotated[list[Seed], AfterValidator(_each_once)] = Field([0], min_length=1, max_length=MOST_JOBS)
     slices: Slices | None = Field(None, description="slice numbers, which each scan must have; null: all")
     tags: Tags = Field({}, description="labels of the comparison and its jobs")
+    webhook_url: str | None = Field(
+        None, description="https URL that receives one webhook when the last job has ended (Standard Webhooks)"
+    )
 
 
 class ComparisonProgress(BaseModel):
@@ -89,7 +93,7 @@ class ComparisonProgress(BaseModel):
 
 _ROOT = f"/v1/comparisons/{COMPARISON_ID}"
 _ITEM: dict[str, Any] = {
-    **_REQUEST,
+    **{name: value for name, value in _REQUEST.items() if name != "webhook_url"},
     "id": COMPARISON_ID,
     "status": "running",
     "progress": {

@@ -16,7 +16,15 @@ from udig_recon.api.jobs.schemas import EstimateOut, JobItem, JobOut, Metrics, P
 from udig_recon.core.prior_check import ood_warning
 from udig_recon.core.quality.rating import Rating, RatingLevel, of_volume, worst
 from udig_recon.worker.access.keys import priority_name
-from udig_recon.worker.database.tables import Job, JobSlice, Scan, Snapshot, Status, WebhookDelivery
+from udig_recon.worker.database.tables import (
+    DestinationDelivery,
+    Job,
+    JobSlice,
+    Scan,
+    Snapshot,
+    Status,
+    WebhookDelivery,
+)
 from udig_recon.worker.storage import integrity
 
 # Columns of tables, not attributes of classes: to make objects of rows that are only shown takes long.
@@ -27,6 +35,7 @@ _SHOWN = (
     "status",
     "parameters",
     "outputs",
+    "destinations",
     "slices",
     "seed",
     "seeds",
@@ -125,6 +134,18 @@ _WEBHOOK = (
     .label("webhook")
 )
 
+_SENT = DestinationDelivery.__table__.c
+_DELIVERY_OUT = func.jsonb_build_object(
+    *chain(*((name, _SENT[name]) for name in ("destination", "state", "attempts", "error", "due_at", "delivered_at"))),
+    type_=JSONB,
+)
+_DELIVERIES = (
+    select(func.jsonb_agg(aggregate_order_by(_DELIVERY_OUT, _SENT.destination), type_=JSONB))
+    .where(_SENT.job_id == _JOB.id)
+    .correlate(Job.__table__)
+    .scalar_subquery()
+    .label("deliveries")
+)
 _HEADER = Scan.__table__.c.header
 _SCAN = (
     select(
@@ -138,7 +159,7 @@ _SCAN = (
     .label("scan_told")
 )
 
-_ONE_JOB = _JOBS.add_columns(_SLICES, _WEBHOOK, _SCAN).where(
+_ONE_JOB = _JOBS.add_columns(_SLICES, _WEBHOOK, _DELIVERIES, _SCAN).where(
     _JOB.tenant == bindparam("tenant"), _JOB.id == bindparam("job_id")
 )
 _READ_JOB = AsyncQuery(_ONE_JOB)
@@ -168,7 +189,8 @@ def _job_out(job_id: uuid.UUID, row: Any) -> JobOut:
     item = _item(row)
     if item["quality"] is not None and ratings:
         item["quality"] = worst(ratings).as_json()
-    return JobOut.model_validate({**item, "slices": shown, "webhook": row.webhook, **told})
+    told |= {"webhook": row.webhook, "deliveries": row.deliveries or []}
+    return JobOut.model_validate({**item, "slices": shown, **told})
 
 
 def _slice(stored: dict[str, Any], rating: Rating | None, frames: Sequence[Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
+from udig_recon.api.destinations.schemas import DeliveryOut
 from udig_recon.api.openapi.content import CREATED, JOB_ID, SCAN_ID, SHA256
 from udig_recon.api.scans.schemas import AFFINE, AffineOut, FrameOut
 from udig_recon.core.acquisition import Modality
@@ -24,6 +25,10 @@ def _distinct(numbers: list[int]) -> list[int]:
     return numbers
 
 
+def _each_name_once(names: list[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
 Slices = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 if TYPE_CHECKING:
@@ -36,6 +41,11 @@ TagValue = Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)]
 Tags = Annotated[dict[TagKey, TagValue], Field(max_length=16)]
 
 
+WebhookEvents = Annotated[
+    list[Literal["job.started", "job.succeeded", "job.failed", "job.cancelled"]], Field(min_length=1, max_length=4)
+]
+DestinationName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=NO_NUL)]
+DestinationNames = Annotated[list[DestinationName], Field(max_length=16), AfterValidator(_each_name_once)]
 MaxSeconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 
 
@@ -49,6 +59,8 @@ _REQUEST: dict[str, Any] = {
     "priority": "routine",
     "max_seconds": None,
     "webhook_url": None,
+    "webhook_events": None,
+    "destinations": [],
     "tags": {"study": "knee-7"},
 }
 
@@ -81,6 +93,14 @@ class JobOptions(BaseModel):
     )
     webhook_url: str | None = Field(
         None, description="https URL that receives a webhook at the end of the job (Standard Webhooks)"
+    )
+    webhook_events: WebhookEvents | None = Field(
+        None, description="events that the `webhook_url` hears of; null: every end of the job, but not its start"
+    )
+    destinations: DestinationNames = Field(
+        [],
+        description="archives that the result is sent to as DICOM, by their names in GET /v1/destinations; "
+        "`dicom` is then among the outputs",
     )
     tags: Tags = Field({}, description="labels for GET /v1/jobs?tag=key:value")
 
@@ -200,10 +220,10 @@ class SliceOut(BaseModel):
 
 
 class WebhookOut(BaseModel):
-    """Delivery of the webhook of a job's last end."""
+    """Delivery of the webhook of a job's latest event."""
 
     state: DeliveryState = Field(description="`failed`: given up; `disabled`: the receiver wants no more (410)")
-    event: str = Field(description="`job.succeeded`, `job.failed` or `job.cancelled`")
+    event: str = Field(description="`job.started`, `job.succeeded`, `job.failed` or `job.cancelled`")
     attempts: int
     error: str | None = Field(description="what the last attempt came to; null when it was heard")
     due_at: datetime = Field(description="of the next attempt, while it is pending")
@@ -227,6 +247,7 @@ _ITEM: dict[str, Any] = {
     "quality": None,
     "parameters": complete(parse(EXAMPLE_PARAMETERS), Modality.MRI).model_dump(mode="json"),
     "outputs": ["h5", "png"],
+    "destinations": [],
     "slice_numbers": [0],
     "seed": 0,
     "seeds": 1,
@@ -265,6 +286,7 @@ class JobItem(BaseModel):
     )
     parameters: dict[str, Any] = Field(description="complete, with the values of preset and defaults")
     outputs: list[str]
+    destinations: list[str] = Field(description="names of archives that the result is sent to")
     slice_numbers: list[int] = Field(
         description="slices of the scan, in the order of the result; where it has frames, indices into those"
     )
@@ -308,6 +330,7 @@ _SLICE: dict[str, Any] = {
 _RUNNING: dict[str, Any] = {
     **_ITEM,
     "webhook": None,
+    "deliveries": [],
     "slices": [_SLICE],
     "affine": None,
     "corrections": [],
@@ -341,6 +364,17 @@ _FINISHED: dict[str, Any] = {
         "due_at": "2026-02-03T09:15:11.200000Z",
         "delivered_at": "2026-02-03T09:14:41.400000Z",
     },
+    "destinations": ["radiology"],
+    "deliveries": [
+        {
+            "destination": "radiology",
+            "state": "pending",
+            "attempts": 2,
+            "error": "no connection",
+            "due_at": "2026-02-03T09:15:11.200000Z",
+            "delivered_at": None,
+        }
+    ],
     "quality": worst({0: _RATING}).as_json(),
     "slices": [{**_SLICE, "status": "succeeded", "quality": _RATING.as_json(), "prior_check": _PRIOR_CHECK}],
 }
@@ -352,6 +386,9 @@ class JobOut(JobItem):
     model_config = ConfigDict(json_schema_extra={"examples": [_RUNNING, _FINISHED]})
 
     webhook: WebhookOut | None = Field(description="null before its end, and without a `webhook_url`")
+    deliveries: list[DeliveryOut] = Field(
+        description="what is sent to each destination; empty before the job has succeeded"
+    )
     quality: QualityOut | None = Field(description="the worst of its slices'; null until it has succeeded")
     slices: list[SliceOut] = Field(description="in the order of the result")
     affine: AffineOut | None = Field(None, description=f"the scan's: {AFFINE}, or the scan was deleted")

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from udig_recon.api.access.authentication import Caller
 from udig_recon.api.dependencies import Context
+from udig_recon.api.destinations.validation import FORMAT, check_destinations
 from udig_recon.api.http.problems import Forbidden
 from udig_recon.api.jobs import queries
 from udig_recon.api.jobs.schemas import JobOptions, JobOut
@@ -31,8 +32,9 @@ def submit(
     Raises problems, errors of the engine and those of `lifecycle.submit`.
     """
     delivery.check_webhook_url(context.settings, asked.webhook_url)
+    check_destinations(context, caller.tenant, asked.destinations)
     limits = limits_of(session, caller.tenant, context.settings)
-    outputs = list(dict.fromkeys(asked.outputs))
+    outputs = list(dict.fromkeys([*asked.outputs, *([FORMAT] if asked.destinations else [])]))
     task = estimate_job(context, session, scan, asked, outputs, limits)
     job = JobRequest(
         scan=scan,
@@ -45,6 +47,8 @@ def submit(
         max_seconds=time_limit(limits, asked.max_seconds),
         tags=asked.tags,
         webhook_url=asked.webhook_url,
+        webhook_events=asked.webhook_events,
+        destinations=asked.destinations,
         traceparent=tracing.current(),
         idempotency_key=key,
         request_sha256=_fingerprint(scan, asked),
@@ -68,7 +72,8 @@ def _fingerprint(scan: Scan, asked: JobOptions) -> str:
     asked_for: dict[str, Any] = asked.model_dump(mode="json", exclude={"scan_id"})
     asked_for |= {"scan": scan.sha256, "parameters": asked.parameters.model_dump(mode="json", exclude_unset=True)}
     # Left out where they are what they were before there were such: keys of then find their jobs.
-    for name, default in (("priority", "routine"), ("max_seconds", None)):
+    later: dict[str, Any] = {"priority": "routine", "max_seconds": None, "destinations": [], "webhook_events": None}
+    for name, default in later.items():
         if asked_for[name] == default:
             del asked_for[name]
     return hashlib.sha256(json.dumps(asked_for, sort_keys=True).encode()).hexdigest()

@@ -13,7 +13,7 @@ from fastapi import APIRouter, FastAPI, Header
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from udig_recon.api.webhooks.events import WebhookEvent
+from udig_recon.api.webhooks.events import ComparisonWebhookEvent, WebhookEvent
 
 ASSETS_URL = "/docs/assets"
 _PAGE = f"""<!DOCTYPE html>
@@ -69,11 +69,13 @@ async def get_start_script() -> Response:
     return Response(_START, media_type="text/javascript")
 
 
+_Id = Annotated[str, Header(description="of this event: the same in every attempt")]
+_Timestamp = Annotated[str, Header(description="seconds since 1970, of this attempt")]
+_Signature = Annotated[str, Header(description="`v1,<base64>`, one for each secret, separated by blanks")]
+
+
 def job_ended(
-    event: WebhookEvent,
-    webhook_id: Annotated[str, Header(description="of this event: the same in every attempt")],
-    webhook_timestamp: Annotated[str, Header(description="seconds since 1970, of this attempt")],
-    webhook_signature: Annotated[str, Header(description="`v1,<base64>`, one for each secret, separated by blanks")],
+    event: WebhookEvent, webhook_id: _Id, webhook_timestamp: _Timestamp, webhook_signature: _Signature
 ) -> None:
     """Sent to a job's `webhook_url` when it has ended, signed as Standard Webhooks say.
 
@@ -81,19 +83,42 @@ def job_ended(
     """
 
 
+def job_started(
+    event: WebhookEvent, webhook_id: _Id, webhook_timestamp: _Timestamp, webhook_signature: _Signature
+) -> None:
+    """Sent when a worker begins the first slice of a job that has `job.started` among its `webhook_events`.
+
+    It is sent once, however often the job is begun anew. It may arrive after the webhook of the end.
+    """
+
+
+def comparison_ended(
+    event: ComparisonWebhookEvent, webhook_id: _Id, webhook_timestamp: _Timestamp, webhook_signature: _Signature
+) -> None:
+    """Sent to a comparison's `webhook_url` when its last job has ended.
+
+    It is sent again after the next end where a failed job is retried.
+    """
+
+
 def install(app: FastAPI) -> None:
     """Add the page, the files that it loads and the description of webhooks."""
     app.include_router(router)
-    app.webhooks.post(
-        "job.ended",
-        operation_id="job_ended",
-        summary="A job has ended",
-        tags=["jobs"],
-        responses={
-            200: {"description": "Heard; so is any other 2xx"},
-            410: {"description": "Nothing more is to be sent to this URL"},
-            "default": {"description": "Not heard: it is sent again for a day"},
-        },
-    )(job_ended)
+    for event, summary, tag, operation in (
+        ("job.started", "A job has started", "jobs", job_started),
+        ("job.ended", "A job has ended", "jobs", job_ended),
+        ("comparison.ended", "A comparison has ended", "comparisons", comparison_ended),
+    ):
+        app.webhooks.post(
+            event,
+            operation_id=event.replace(".", "_"),
+            summary=summary,
+            tags=[tag],
+            responses={
+                200: {"description": "Heard; so is any other 2xx"},
+                410: {"description": "Nothing more is to be sent to this URL"},
+                "default": {"description": "Not heard: it is sent again for a day"},
+            },
+        )(operation)
     folder = Path(str(files("fastapi_offline") / "static"))
     app.mount(ASSETS_URL, StaticFiles(directory=folder), name="documentation")

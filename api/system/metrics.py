@@ -13,7 +13,17 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 
 from udig_recon.worker.database import counters
 from udig_recon.worker.database.engine import AWAY
-from udig_recon.worker.database.tables import OPEN, DeliveryState, Job, JobSlice, Scan, Status, WebhookDelivery, Worker
+from udig_recon.worker.database.tables import (
+    OPEN,
+    DeliveryState,
+    DestinationDelivery,
+    Job,
+    JobSlice,
+    Scan,
+    Status,
+    WebhookDelivery,
+    Worker,
+)
 from udig_recon.worker.jobs import failures
 from udig_recon.worker.runtime.health import was_seen_recently
 from udig_recon.worker.settings import Settings
@@ -24,6 +34,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
 ENDED = tuple(status.value for status in Status if status.ended)
 OUTCOMES = ("delivered", "retried", "failed", "disabled")
+SENT = OUTCOMES[:3]
+SENT_STATES = (DeliveryState.PENDING, DeliveryState.DELIVERED, DeliveryState.FAILED)
 COUNTED = {  # kind of counter -> metric, help text, label, and the label values that are exported from the start
     "slices": ("udig_slices_completed", "Slices reconstructed", "", ("",)),
     "slice_seconds": ("udig_slice_compute_seconds", "Compute time of the completed slices", "", ("",)),
@@ -45,6 +57,7 @@ COUNTED = {  # kind of counter -> metric, help text, label, and the label values
         ("succeeded", "failed", "refused", "cut", "left"),
     ),
     "webhooks": ("udig_webhook_attempts", "Webhook delivery attempts by outcome", "outcome", OUTCOMES),
+    "deliveries": ("udig_delivery_attempts", "Attempts to send a result to an archive, by outcome", "outcome", SENT),
 }
 
 
@@ -124,6 +137,10 @@ def _of_database(session: Session, alive_seconds: float) -> Iterator[Metric]:
     yield _gauges("udig_webhooks", "Webhooks by state", "state", _by(session, states, DeliveryState))
     untold = select(_age(WebhookDelivery.created_at)).where(WebhookDelivery.state == DeliveryState.PENDING)
     yield _gauge("udig_webhook_oldest_pending_seconds", "Age of the oldest undelivered webhook", session.scalar(untold))
+    sent = select(DestinationDelivery.state, func.count()).group_by(DestinationDelivery.state)
+    yield _gauges("udig_deliveries", "Results for archives by state", "state", _by(session, sent, SENT_STATES))
+    unsent = select(_age(DestinationDelivery.created_at)).where(DestinationDelivery.state == DeliveryState.PENDING)
+    yield _gauge("udig_delivery_oldest_pending_seconds", "Age of the oldest unsent result", session.scalar(unsent))
     scans = session.scalar(select(func.count()).where(Scan.damaged_at.is_not(None)))
     results = session.scalar(select(func.count()).where(Job.damaged.is_not(None), Job.status == Status.SUCCEEDED))
     marked = {"scan": float(scans or 0), "result": float(results or 0)}

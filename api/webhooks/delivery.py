@@ -5,29 +5,26 @@ import json
 import logging
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 import httpx2
-from opentelemetry.trace import SpanKind
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 from standardwebhooks import Webhook
 
+from udig_recon.api.courier import Courier
 from udig_recon.api.http.problems import Invalid
-from udig_recon.api.http.threads import run_uncancelled
 from udig_recon.api.webhooks import url_guard
 from udig_recon.api.webhooks.url_guard import ForbiddenURL, Resolve
 from udig_recon.worker.database.tables import Status
 from udig_recon.worker.jobs import webhook_outbox
-from udig_recon.worker.jobs.webhook_outbox import Delivery
+from udig_recon.worker.jobs.webhook_outbox import STARTED, WEBHOOKS, Delivery
 from udig_recon.worker.settings import Settings
-from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
-MOST_AT_ONCE = 64  # shared among tenants and hosts: see `udig_recon.worker.jobs.webhook_outbox.take`
+MOST_AT_ONCE = 64
 IMPATIENT_SECONDS = 3.0  # in place of those, for a host that has not answered
 IMPATIENT_FOR_SECONDS = 300.0  # after that; then it has the full time once more
 UNHEARD = "no answer"  # refused, silent or no HTTP: only the log says which
@@ -48,13 +45,21 @@ def check_webhook_url(settings: Settings, url: str | None) -> None:
 
 
 def payload(delivery: Delivery) -> str:
-    """The body, the same in every attempt: which job ended how, and its links; nothing that a client sent."""
-    job = f"/v1/jobs/{delivery.job_id}"
-    status = Status(delivery.event.removeprefix("job."))
-    links = {"self": job} | ({"result": f"{job}/result"} if status is Status.SUCCEEDED else {})
-    data = {"job_id": str(delivery.job_id), "status": status, "links": links}
-    ended_at = delivery.created_at.astimezone(UTC).isoformat()
-    return json.dumps({"type": delivery.event, "timestamp": ended_at, "data": data})
+    """The body, the same in every attempt: what started or ended, how, its tags, and of a job its scan and rating."""
+    subject, _, ending = delivery.event.partition(".")
+    status = Status.RUNNING if delivery.event == STARTED else Status(ending)
+    told = delivery.data or {}
+    if subject == "job":
+        root = f"/v1/jobs/{delivery.job_id}"
+        own = {"job_id": str(delivery.job_id), "scan_id": told.get("scan_id"), "rating": told.get("rating")}
+        links = {"result": f"{root}/result"} if status is Status.SUCCEEDED else {}
+    else:
+        root = f"/v1/comparisons/{delivery.comparison_id}"
+        own = {"comparison_id": str(delivery.comparison_id)}
+        links = {name: f"{root}/{name}" for name in ("table", "ranking", "panel.png")}
+    data = {**own, "status": status, "tags": told.get("tags") or {}, "links": {"self": root, **links}}
+    happened_at = delivery.created_at.astimezone(UTC).isoformat()
+    return json.dumps({"type": delivery.event, "timestamp": happened_at, "data": data})
 
 
 def headers(delivery: Delivery, body: str, secrets: Sequence[str], now: datetime) -> dict[str, str]:
@@ -91,13 +96,23 @@ class ReceiverTimeouts:
         self._short_until.pop(receiver, None)
 
 
-class WebhookDispatcher:
-    """Delivers what stands in the outbox, beside the couriers of other processes."""
+class WebhookDispatcher(Courier[Delivery]):
+    """Delivers webhooks."""
+
+    name = "webhook"
 
     def __init__(
         self, settings: Settings, sessions: sessionmaker[Session], resolve: Resolve = url_guard.resolve_host
     ) -> None:
-        self._settings, self._sessions, self._resolve = settings, sessions, resolve
+        super().__init__(
+            sessions,
+            WEBHOOKS,
+            most_at_once=MOST_AT_ONCE,
+            lease_seconds=2 * settings.webhook_timeout_seconds,
+            poll_seconds=settings.webhook_poll_seconds,
+            retry_seconds=settings.webhook_retry_seconds,
+        )
+        self._settings, self._resolve = settings, resolve
         self._client = httpx2.AsyncClient(
             verify=ssl.create_default_context(),
             timeout=settings.webhook_timeout_seconds,
@@ -105,51 +120,23 @@ class WebhookDispatcher:
             trust_env=False,  # a proxy would look the name up anew
             limits=httpx2.Limits(max_keepalive_connections=0),  # hosts of one address do not share connections
         )
-        self._held: list[tuple[str, str]] = []  # tenant and host of what is delivered now
         self._timeouts = ReceiverTimeouts(settings.webhook_timeout_seconds)
 
     async def run(self) -> None:
-        """Deliver until cancelled, across database outages; an interrupted one is repeated when its lease expires."""
-        if self._settings.webhook_secret is None:
-            return
-        async with self._client, asyncio.TaskGroup() as deliveries:
-            while True:
-                try:
-                    taken = await run_uncancelled(self._take) if len(self._held) < MOST_AT_ONCE else []
-                except SQLAlchemyError as error:
-                    log.warning("database.unavailable", extra={"error": type(error).__name__})
-                    taken = []
-                for delivery in taken:
-                    self._held.append((delivery.tenant, delivery.host))
-                    deliveries.create_task(self._deliver(delivery))
-                await asyncio.sleep(self._settings.webhook_poll_seconds)
+        """Deliver until cancelled, where webhooks are sent at all."""
+        if self._settings.webhook_secret is not None:
+            async with self._client:
+                await self.deliver()
 
-    def _take(self) -> list[Delivery]:
-        with self._sessions.begin() as session:
-            lease_seconds = 2 * self._settings.webhook_timeout_seconds
-            return webhook_outbox.take(session, MOST_AT_ONCE, lease_seconds, tuple(self._held))
-
-    async def _deliver(self, delivery: Delivery) -> None:
-        which: dict[str, str | int] = {"job_id": str(delivery.job_id), "webhook_id": str(delivery.id)}
-        which |= {"attempt": delivery.attempt}
-        try:
-            with tracing.span("webhook", delivery.traceparent, which, SpanKind.CLIENT) as span:
-                error = await self.attempt(delivery)
-                span.set_attribute("outcome", error or "delivered")
-            state = await run_uncancelled(self._settle, delivery, error)
-            log.info("webhook.attempted", extra={**which, "state": state, "error": error})
-        except SQLAlchemyError as away:
-            log.warning("database.unavailable", extra={"error": type(away).__name__})
-        finally:
-            self._held.remove((delivery.tenant, delivery.host))
-
-    def _settle(self, delivery: Delivery, error: str | None) -> str | None:
-        with self._sessions.begin() as session:
-            return webhook_outbox.settle(session, delivery, error, self._settings.webhook_retry_seconds)
+    def ids(self, delivery: Delivery) -> Mapping[str, str]:
+        """The webhook and its job or comparison."""
+        of_job, of_comparison = delivery.job_id, delivery.comparison_id
+        subject = {"comparison_id": str(of_comparison)} if of_job is None else {"job_id": str(of_job)}
+        return {**subject, "webhook_id": str(delivery.id)}
 
     async def attempt(self, delivery: Delivery) -> str | None:
         """Try once; what is wrong, in words that hold nothing of the URL, or None when it was heard."""
-        receiver = (delivery.tenant, delivery.host)
+        receiver = (delivery.tenant, delivery.receiver)
         seconds = self._timeouts.of(receiver)
         try:
             async with asyncio.timeout(seconds):
@@ -161,10 +148,6 @@ class WebhookDispatcher:
                 self._timeouts.shorten(receiver)
             log.info("webhook.unanswered", extra={"webhook_id": str(delivery.id), "cause": type(error).__name__})
             return UNHEARD
-        except Exception as error:
-            # An unexpected error must not stop the other deliveries.
-            log.error("webhook.failed", extra={"error": type(error).__name__})
-            return f"an error of the service's own ({type(error).__name__})"
         self._timeouts.restore(receiver)
         if status == 410:
             return webhook_outbox.GONE

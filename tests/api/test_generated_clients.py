@@ -141,6 +141,7 @@ def test_the_document_describes_the_webhook_that_is_sent(settings: Settings) -> 
         created_at=datetime.now(UTC),
         traceparent=None,
         tenant="default",
+        receiver="example.org",
     )
     sent = WebhookEvent.model_validate_json(payload(delivery))
     assert (sent.data.job_id, sent.data.status) == (delivery.job_id, Status.SUCCEEDED)

@@ -15,8 +15,8 @@ from udig_recon.api.webhooks import delivery
 from udig_recon.api.webhooks.delivery import MOST_AT_ONCE, WebhookDispatcher
 from udig_recon.api.webhooks.url_guard import ForbiddenURL, check_url, is_allowed
 from udig_recon.worker.database.tables import DeliveryState, Job, Status, WebhookDelivery
-from udig_recon.worker.jobs import webhook_outbox
-from udig_recon.worker.jobs.webhook_outbox import PLACES_OF_HOST, PLACES_OF_TENANT
+from udig_recon.worker.jobs.outbox import PLACES_OF_TENANT
+from udig_recon.worker.jobs.webhook_outbox import WEBHOOKS
 from udig_recon.worker.settings import Settings
 
 SECRET = "whsec_" + "c2VjcmV0IG9mIHRoZSB0ZXN0cyBvZiB3ZWJob29rcw=="
@@ -47,14 +47,14 @@ def file(database: sessionmaker[Session], tenant: str, url: str, count: int) -> 
         jobs = [Job(**row, tags={}, webhook_url=url) for _ in range(count)]
         session.add_all(jobs)
         session.flush()
-        session.add_all(WebhookDelivery(job_id=job.id, url=url, event="job.cancelled") for job in jobs)
+        session.add_all(WebhookDelivery(job_id=job.id, tenant=tenant, url=url, event="job.cancelled") for job in jobs)
 
 
 def taken(
     database: sessionmaker[Session], held: list[tuple[str, str]], places: int = MOST_AT_ONCE
 ) -> Counter[tuple[str, str]]:
     with database.begin() as session:
-        return Counter((each.tenant, each.host) for each in webhook_outbox.take(session, places, 60, held))
+        return Counter((each.tenant, each.receiver) for each in WEBHOOKS.take(session, places, 60, held))
 
 
 def test_a_host_has_few_places_and_a_tenant_some_and_others_find_room(database: sessionmaker[Session]) -> None:
@@ -64,14 +64,16 @@ def test_a_host_has_few_places_and_a_tenant_some_and_others_find_room(database: 
         file(database, "a", f"https://other-{number}.example.org/", 3)
     file(database, "b", "https://dead.example.org/x", 1)
     first = taken(database, [])
-    assert first["a", "dead.example.org"] == PLACES_OF_HOST
+    assert first["a", "dead.example.org"] == WEBHOOKS.places_of_receiver
     assert sum(count for (tenant, _), count in first.items() if tenant == "a") == PLACES_OF_TENANT
     assert first["b", "dead.example.org"] == 1
     held = [*first.elements()]
     assert not taken(database, held)
     held.remove(("a", "dead.example.org"))
     assert sum(taken(database, held).values()) == 1
-    held = [each for each in held if each[1] != "dead.example.org"] + [("a", "dead.example.org")] * PLACES_OF_HOST
+    held = [each for each in held if each[1] != "dead.example.org"] + [
+        ("a", "dead.example.org")
+    ] * WEBHOOKS.places_of_receiver
     assert ("a", "dead.example.org") not in taken(database, held[1:])
 
 
@@ -98,7 +100,7 @@ def test_one_tenants_dead_receiver_keeps_no_other_tenant_waiting(
         running = asyncio.create_task(WebhookDispatcher(settings, database).run())
         try:
             async with asyncio.timeout(60):
-                while sum(state["a"] for state in standing(database)) < PLACES_OF_HOST:
+                while sum(state["a"] for state in standing(database)) < WEBHOOKS.places_of_receiver:
                     await asyncio.sleep(0.05)
                 file(database, "b", receiver.url, 1)
                 while not receiver.heard:

@@ -27,8 +27,8 @@ from udig_recon.api.webhooks import delivery
 from udig_recon.api.webhooks.delivery import WebhookDispatcher
 from udig_recon.api.webhooks.url_guard import is_public
 from udig_recon.worker.database.tables import DEFAULT_TENANT, DeliveryState, Job, Status, WebhookDelivery
-from udig_recon.worker.jobs import webhook_outbox
-from udig_recon.worker.jobs.webhook_outbox import Delivery
+from udig_recon.worker.jobs import outbox, webhook_outbox
+from udig_recon.worker.jobs.webhook_outbox import WEBHOOKS, Delivery
 from udig_recon.worker.settings import BadSetting, Settings, read_settings
 
 SECRET = "whsec_" + "c2VjcmV0IG9mIHRoZSB0ZXN0cyBvZiB3ZWJob29rcw=="
@@ -121,7 +121,7 @@ def test_each_end_of_a_job_is_told_once_and_signed(
 
 def test_the_signature_is_the_one_of_the_standard() -> None:
     then = datetime.fromtimestamp(1614265330, UTC)
-    failed = Delivery(uuid.UUID(int=1), uuid.UUID(int=2), "https://x.test", "job.failed", 1, then, None, "a")
+    failed = a_delivery("https://x.test", id=uuid.UUID(int=1), event="job.failed", created_at=then)
     body = delivery.payload(failed)
     sent = delivery.headers(failed, body, [SECRET], then)
     signed = f"{uuid.UUID(int=1)}.1614265330.{body}".encode()
@@ -267,8 +267,9 @@ def test_a_secret_that_is_none_is_refused_without_being_told(secret: str, monkey
     assert not secret.strip() or secret not in told
 
 
-def a_delivery(url: str) -> Delivery:
-    return Delivery(uuid.uuid4(), uuid.uuid4(), url, "job.succeeded", 1, datetime.now(UTC), None, DEFAULT_TENANT)
+def a_delivery(url: str, **fields: Any) -> Delivery:
+    told = {"id": uuid.uuid4(), "job_id": uuid.uuid4(), "event": "job.succeeded", "created_at": datetime.now(UTC)}
+    return Delivery(url=url, attempt=1, tenant=DEFAULT_TENANT, receiver="", **told | fields)
 
 
 class Names:
@@ -353,14 +354,14 @@ def test_what_a_dead_courier_had_is_delivered_by_another_and_its_word_counts_no_
 ) -> None:
     filed(client, scan, drive)
     with database.begin() as session:
-        (first,) = webhook_outbox.take(session, 10, 60)
-        assert webhook_outbox.take(session, 10, 60) == []
+        (first,) = WEBHOOKS.take(session, 10, 60)
+        assert WEBHOOKS.take(session, 10, 60) == []
         session.execute(update(WebhookDelivery).values(due_at=func.now() - timedelta(seconds=1)))
-        (second,) = webhook_outbox.take(session, 10, 60)
+        (second,) = WEBHOOKS.take(session, 10, 60)
         assert (second.id, second.attempt) == (first.id, 2)
-        assert webhook_outbox.settle(session, first, "no connection", 5) is None
-        assert webhook_outbox.settle(session, second, None, 5) is DeliveryState.DELIVERED
-        assert webhook_outbox.settle(session, second, "answered 500", 5) is None
+        assert WEBHOOKS.settle(session, first, "no connection", 5) is None
+        assert WEBHOOKS.settle(session, second, None, 5) is DeliveryState.DELIVERED
+        assert WEBHOOKS.settle(session, second, "answered 500", 5) is None
 
 
 @pytest.mark.usefixtures("nobody_delivers")
@@ -372,13 +373,13 @@ def test_pauses_double_and_after_a_day_it_is_given_up(
     while True:
         with database.begin() as session:
             session.execute(update(WebhookDelivery).values(due_at=func.now()))
-            (taken,) = webhook_outbox.take(session, 10, 60)
-            if webhook_outbox.settle(session, taken, "answered 503", 5) is DeliveryState.FAILED:
+            (taken,) = WEBHOOKS.take(session, 10, 60)
+            if WEBHOOKS.settle(session, taken, "answered 503", 5) is DeliveryState.FAILED:
                 break
             pause = session.scalar(select(func.extract("epoch", WebhookDelivery.due_at - func.now())))
             pauses.append(float(pause or 0))
-    assert taken.attempt == len(pauses) + 1 == webhook_outbox.MOST_ATTEMPTS
-    assert all(5 * 2**n <= pause <= 5 * 2**n * (1 + webhook_outbox.JITTER) for n, pause in enumerate(pauses))
+    assert taken.attempt == len(pauses) + 1 == WEBHOOKS.most_attempts
+    assert all(5 * 2**n <= pause <= 5 * 2**n * (1 + outbox.JITTER) for n, pause in enumerate(pauses))
     assert 20 < sum(pauses) / 3600 < 30
 
 

@@ -19,7 +19,7 @@ from udig_recon.worker.database.locks import Lock
 from udig_recon.worker.database.tables import Audit
 
 BEGINNING = "0" * 64
-SWEEP, WORKER = "sweep", "worker"
+SWEEP, WORKER, COURIER = "sweep", "worker", "courier"
 SCAN_UPLOADED = "scan.uploaded"
 READ_AT_ONCE = 1000
 
@@ -28,7 +28,7 @@ class Who(NamedTuple):
     """Who acts, and for which tenant."""
 
     tenant: str
-    actor: str  # key:<id> | open | command:<uid> | worker | sweep
+    actor: str  # key:<id> | open | command:<uid> | worker | sweep | courier
 
 
 class Entry(BaseModel):

@@ -1,4 +1,4 @@
-"""Tables: scans, jobs, their slices and progress, comparisons, keys, workers, webhooks, audit log.
+"""Tables: scans, jobs, their slices and progress, comparisons, keys, workers, webhooks, deliveries, audit log.
 
 Which status follows which stands in `udig_recon.worker.jobs.state`.
 """
@@ -33,10 +33,12 @@ __all__ = [
     "ComputeUsage",
     "Counter",
     "DeliveryState",
+    "DestinationDelivery",
     "Job",
     "JobSlice",
     "Key",
     "LoginSession",
+    "Outbox",
     "Priority",
     "ResumableUpload",
     "Scan",
@@ -148,6 +150,7 @@ class Comparison(Base):
     tenant: Mapped[str] = mapped_column(String(63), default=DEFAULT_TENANT)
     key_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("keys.id"))  # that filed it; null: authentication off
     request: Mapped[dict[str, Any]]  # scans, methods, seeds, slices and tags, as asked for
+    webhook_url: Mapped[str | None]
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     request_sha256: Mapped[str | None] = mapped_column(String(64))  # of the body sent with the key
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -155,7 +158,7 @@ class Comparison(Base):
 
 
 class Job(Base):
-    """A reconstruction job. A trigger counts its end and inserts the webhook that reports it."""
+    """A reconstruction job. A trigger counts its end, and inserts its webhook and what is to be sent to archives."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -189,6 +192,8 @@ class Job(Base):
     seconds: Mapped[float] = mapped_column(default=0.0, server_default=text("0"))  # so far; kept by the trigger
     tags: Mapped[dict[str, Any]]
     webhook_url: Mapped[str | None]
+    webhook_events: Mapped[list[str] | None] = mapped_column(JSONB(none_as_null=True))  # told; null: every end
+    destinations: Mapped[list[str]] = mapped_column(default=list, server_default=text("'[]'"))  # names of archives
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     request_sha256: Mapped[str | None] = mapped_column(String(64))  # of the body sent with the key
     cancel_requested: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
@@ -315,30 +320,56 @@ class Audit(Base):
 
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     at: Mapped[datetime]
-    actor: Mapped[str]  # key:<id> | open | command:<uid> | worker | sweep
+    actor: Mapped[str]  # key:<id> | open | command:<uid> | worker | sweep | courier
     tenant: Mapped[str] = mapped_column(String(63))
     action: Mapped[str]
     ids: Mapped[dict[str, Any]]
     hash: Mapped[str] = mapped_column(String(64))
 
 
-class WebhookDelivery(Base):
-    """A webhook to deliver; a trigger inserts it in the transaction that ends the job."""
+class Outbox:
+    """Columns of an outbox: deliveries that a trigger inserts in the transaction that they tell of.
 
-    __tablename__ = "webhook_deliveries"
-    __table_args__ = (
-        Index("ix_webhook_deliveries_job_id", "job_id"),
-        Index("ix_webhook_deliveries_due_at", "due_at", postgresql_where=text("state = 'pending'")),
-        Index("ix_webhook_deliveries_url", "url", postgresql_where=text("state = 'disabled'")),
-    )
+    `udig_recon.worker.jobs.outbox` takes them and records how they went.
+    """
 
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())  # its webhook-id
-    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
-    url: Mapped[str]
-    event: Mapped[str] = mapped_column(String(32))  # job.succeeded | job.failed | job.cancelled
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
+    tenant: Mapped[str] = mapped_column(String(63), server_default=DEFAULT_TENANT)
+    traceparent: Mapped[str | None] = mapped_column(String(55))
     state: Mapped[DeliveryState] = mapped_column(server_default=text("'pending'"))
     attempts: Mapped[int] = mapped_column(server_default=text("0"))  # the fence, as of slices
     due_at: Mapped[datetime] = mapped_column(server_default=func.now())  # of the next attempt, or the end of its lease
     error: Mapped[str | None]  # what the last attempt came to
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     delivered_at: Mapped[datetime | None]
+
+
+class WebhookDelivery(Outbox, Base):
+    """A webhook to deliver, of a job or of a comparison. Its id is its webhook-id."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index("ix_webhook_deliveries_job_id", "job_id"),
+        Index("ix_webhook_deliveries_comparison_id", "comparison_id"),
+        Index("ix_webhook_deliveries_due_at", "due_at", postgresql_where=text("state = 'pending'")),
+        Index("ix_webhook_deliveries_url", "url", postgresql_where=text("state = 'disabled'")),
+    )
+
+    job_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    comparison_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("comparisons.id", ondelete="CASCADE"))
+    url: Mapped[str]
+    event: Mapped[str] = mapped_column(String(32))  # job.started | job.<its end> | comparison.<its end>
+    data: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))  # told of it, as it was then
+
+
+class DestinationDelivery(Outbox, Base):
+    """A result to send to an archive that the job names; what the name means stands in the operator's file alone."""
+
+    __tablename__ = "destination_deliveries"
+    __table_args__ = (
+        Index("ix_destination_deliveries_job_id", "job_id"),
+        Index("ix_destination_deliveries_due_at", "due_at", postgresql_where=text("state = 'pending'")),
+    )
+
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    destination: Mapped[str] = mapped_column(String(63))

@@ -50,6 +50,7 @@ class ComparisonRequest:
     idempotency_key: str | None = None
     request_sha256: str | None = None  # of the body sent with the idempotency key
     max_seconds: float | None = None  # that each job may compute
+    webhook_url: str | None = None  # told when the last of its jobs has ended
 
 
 def submit(session: Session, request: ComparisonRequest, submitter: Submitter) -> tuple[Comparison, Sequence[Job]]:
@@ -74,6 +75,7 @@ def submit(session: Session, request: ComparisonRequest, submitter: Submitter) -
     comparison = Comparison(
         **owner,
         request=request.request,
+        webhook_url=request.webhook_url,
         idempotency_key=request.idempotency_key,
         request_sha256=request.request_sha256,
     )

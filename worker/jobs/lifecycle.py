@@ -69,6 +69,8 @@ class JobRequest:
     max_seconds: float | None = None  # of computing, over all slices and attempts
     tags: Mapping[str, str] = field(default_factory=dict)
     webhook_url: str | None = None
+    webhook_events: Sequence[str] | None = None  # of `webhook_outbox.EVENTS`, to be told; None: every end
+    destinations: Sequence[str] = ()  # names of archives that the result is sent to
     traceparent: str | None = None
     idempotency_key: str | None = None
     request_sha256: str | None = None  # of the body sent with the idempotency key
@@ -113,6 +115,8 @@ def submit(session: Session, request: JobRequest, submitter: Submitter) -> tuple
         "tags": dict(request.tags),
         **estimated,
         "webhook_url": request.webhook_url,
+        "webhook_events": None if request.webhook_events is None else list(request.webhook_events),
+        "destinations": list(request.destinations),
         "traceparent": request.traceparent,
         "idempotency_key": request.idempotency_key,
         "request_sha256": request.request_sha256,

@@ -14,6 +14,7 @@ from udig_recon.worker.database.tables import (
     OPEN,
     Comparison,
     DeliveryState,
+    DestinationDelivery,
     Job,
     ResumableUpload,
     Scan,
@@ -30,10 +31,14 @@ TOLD = timedelta(days=30)  # so long an expired job answers that its files are g
 
 def expire(sessions: sessionmaker[Session], storage: Storage) -> int:
     """Delete expired scans, jobs and comparisons that are not in use, and expired uploads. Returns their number."""
-    past_jobs = (Job.expires_at < func.now()) & ~Job.expired & Job.status.not_in(OPEN)
-    past_comparisons = (Comparison.expires_at < func.now()) & ~exists().where(
-        Job.comparison_id == Comparison.id, Job.status.in_(OPEN)
+    # A result that is still to be sent to an archive is kept until it was sent, or given up.
+    unsent = exists().where(DestinationDelivery.job_id == Job.id, DestinationDelivery.state == DeliveryState.PENDING)
+    past_jobs = (Job.expires_at < func.now()) & ~Job.expired & Job.status.not_in(OPEN) & ~unsent
+    unheard = exists().where(
+        WebhookDelivery.comparison_id == Comparison.id, WebhookDelivery.state == DeliveryState.PENDING
     )
+    is_open = exists().where(Job.comparison_id == Comparison.id, Job.status.in_(OPEN))
+    past_comparisons = (Comparison.expires_at < func.now()) & ~is_open & ~unheard
     past_uploads = (ResumableUpload.expires_at < func.now()) & is_unfinished()
     past_scans = (Scan.expires_at < func.now()) & ~exists().where(Job.scan_id == Scan.id, Job.status.in_(OPEN))
     with sessions() as session:
@@ -77,6 +82,8 @@ def _expire_job(session: Session, storage: Storage, job: Job) -> None:
     # One that is still to be told is told, and goes with the row.
     told = (WebhookDelivery.job_id == job.id, WebhookDelivery.state != DeliveryState.PENDING)
     session.execute(delete(WebhookDelivery).where(*told))
+    without_tags = WebhookDelivery.data.op("||")(func.jsonb_build_object("tags", func.jsonb_build_object()))
+    session.execute(update(WebhookDelivery).where(WebhookDelivery.job_id == job.id).values(data=without_tags))
     notify(session, job.id)
     audit.append(session, Who(job.tenant, audit.SWEEP), "job.expired", job=job.id)
 
