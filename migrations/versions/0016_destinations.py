@@ -16,8 +16,6 @@ JOB_ENDED = """
 CREATE OR REPLACE FUNCTION udig_job_ended() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     reason text;
-    ratings text[] := ARRAY['good', 'unrated', 'check', 'poor'];
-    rating text;
 BEGIN
     INSERT INTO counters (kind, label, amount) VALUES ('jobs', NEW.status, 1);
     IF NEW.status = 'failed' THEN
@@ -30,13 +28,10 @@ BEGIN
     END IF;
     IF NEW.webhook_url IS NOT NULL
         AND (NEW.webhook_events IS NULL OR jsonb_exists(NEW.webhook_events, 'job.' || NEW.status)) THEN
-        IF NEW.status = 'succeeded' THEN
-            SELECT ratings[max(array_position(ratings, quality->>'rating'))] INTO rating
-                FROM job_slices WHERE job_id = NEW.id;
-        END IF;
         INSERT INTO webhook_deliveries (job_id, tenant, traceparent, url, event, data)
             VALUES (NEW.id, NEW.tenant, NEW.traceparent, NEW.webhook_url, 'job.' || NEW.status,
-                jsonb_build_object('scan_id', NEW.scan_id, 'tags', NEW.tags, 'rating', rating));
+                jsonb_build_object('scan_id', NEW.scan_id, 'tags', NEW.tags,
+                    'rating', CASE WHEN NEW.status = 'succeeded' THEN NEW.rating END));
     END IF;
     RETURN NULL;
 END $$

@@ -95,6 +95,7 @@ DRIVES: dict[str, Callable[[World], Any]] = {
     "revoke_key": lambda w: w.client.revoke_key(w.fresh_key()) or True,
     "get_tenant": lambda w: w.client.tenant(),
     "list_methods": lambda w: w.client.methods(),
+    "list_destinations": lambda w: w.client.destinations() == [],
     "list_priors": lambda w: w.client.priors(),
     "list_workers": lambda w: w.client.workers().queue,
     "get_health": lambda w: w.client.health(),

@@ -16,7 +16,7 @@ import httpx2
 PROGRAM = shutil.which("Orthanc") or "/usr/sbin/Orthanc"
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 IS_INSTALLED = Path(PROGRAM).exists() and DICOMWEB.exists()
-AE_TITLE, USER, PASSWORD = "ARCHIVE", "udig", "a password of the tests"  # noqa: S105
+AE_TITLE, USER, PASSWORD = "ARCHIVE", "udig", "a password of the tests"
 START_SECONDS = 60.0
 
 

@@ -37,6 +37,7 @@ from udig_client.models import (
     ApiKey,
     Comparison,
     CreatedKey,
+    Destination,
     Health,
     Job,
     Method,
@@ -269,6 +270,8 @@ class AsyncClient:
         priority: str | None = None,
         max_seconds: float | None = None,
         webhook_url: str | None = None,
+        webhook_events: Sequence[str] | None = None,
+        destinations: Sequence[str] | None = None,
         tags: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
         **parameters: Any,
@@ -290,6 +293,8 @@ class AsyncClient:
             priority=priority,
             max_seconds=max_seconds,
             webhook_url=webhook_url,
+            webhook_events=None if webhook_events is None else list(webhook_events),
+            destinations=None if destinations is None else list(destinations),
             tags=None if tags is None else dict(tags),
         )
         return await self.send(operations.create_job(body, idempotency_key or uuid.uuid4().hex))
@@ -474,6 +479,7 @@ class AsyncClient:
         seeds: Sequence[int] | None = None,
         slices: Sequence[int] | None = None,
         tags: Mapping[str, str] | None = None,
+        webhook_url: str | None = None,
         idempotency_key: str | None = None,
     ) -> Comparison:
         """Compare methods on scans with references; files are uploaded first. `wait_comparison` waits for its end.
@@ -487,6 +493,7 @@ class AsyncClient:
             seeds=None if seeds is None else list(seeds),
             slices=None if slices is None else list(slices),
             tags=None if tags is None else dict(tags),
+            webhook_url=webhook_url,
         )
         return await self.send(operations.create_comparison(body, idempotency_key or uuid.uuid4().hex))
 
@@ -568,6 +575,10 @@ class AsyncClient:
     async def workers(self) -> Workers:
         """Workers with what they are at, and the queue by priority."""
         return await self.send(operations.list_workers())
+
+    async def destinations(self) -> list[Destination]:
+        """Archives that jobs may name, where their results are sent to as DICOM."""
+        return (await self.send(operations.list_destinations())).items
 
     async def health(self) -> Health:
         """Whether the API process lives."""

@@ -36,6 +36,7 @@ from udig_client.models import (
     ApiKey,
     Comparison,
     CreatedKey,
+    Destination,
     Health,
     Job,
     Method,
@@ -264,6 +265,8 @@ class Client:
         priority: str | None = None,
         max_seconds: float | None = None,
         webhook_url: str | None = None,
+        webhook_events: Sequence[str] | None = None,
+        destinations: Sequence[str] | None = None,
         tags: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
         **parameters: Any,
@@ -285,6 +288,8 @@ class Client:
             priority=priority,
             max_seconds=max_seconds,
             webhook_url=webhook_url,
+            webhook_events=None if webhook_events is None else list(webhook_events),
+            destinations=None if destinations is None else list(destinations),
             tags=None if tags is None else dict(tags),
         )
         return self.send(operations.create_job(body, idempotency_key or uuid.uuid4().hex))
@@ -465,6 +470,7 @@ class Client:
         seeds: Sequence[int] | None = None,
         slices: Sequence[int] | None = None,
         tags: Mapping[str, str] | None = None,
+        webhook_url: str | None = None,
         idempotency_key: str | None = None,
     ) -> Comparison:
         """Compare methods on scans with references; files are uploaded first. `wait_comparison` waits for its end.
@@ -478,6 +484,7 @@ class Client:
             seeds=None if seeds is None else list(seeds),
             slices=None if slices is None else list(slices),
             tags=None if tags is None else dict(tags),
+            webhook_url=webhook_url,
         )
         return self.send(operations.create_comparison(body, idempotency_key or uuid.uuid4().hex))
 
@@ -557,6 +564,10 @@ class Client:
     def workers(self) -> Workers:
         """Workers with what they are at, and the queue by priority."""
         return self.send(operations.list_workers())
+
+    def destinations(self) -> list[Destination]:
+        """Archives that jobs may name, where their results are sent to as DICOM."""
+        return (self.send(operations.list_destinations())).items
 
     def health(self) -> Health:
         """Whether the API process lives."""

@@ -164,10 +164,22 @@ class JobSlice:
 
 @dataclass(frozen=True, kw_only=True)
 class WebhookDelivery:
-    """Delivery of the webhook of a job's last end."""
+    """Delivery of the webhook of a job's latest event."""
 
     state: str
     event: str
+    attempts: int
+    due_at: datetime
+    error: str | None = None
+    delivered_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """Delivery of a job's result to a destination."""
+
+    destination: str
+    state: str
     attempts: int
     due_at: datetime
     error: str | None = None
@@ -215,6 +227,8 @@ class Job:
     expires_at: datetime | None = None
     links: dict[str, str] = field(default_factory=dict)
     webhook: WebhookDelivery | None = None
+    destinations: list[str] = field(default_factory=list)
+    deliveries: list[Delivery] = field(default_factory=list)
     quality: Quality | None = None
     slices: list[JobSlice] = field(default_factory=list)
     affine: list[list[float]] | None = None
@@ -448,6 +462,15 @@ class Method:
     needs_prior: bool
     parameters: list[Parameter]
     presets: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """An archive that jobs may name."""
+
+    name: str
+    kind: str
+    identifiers: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from udig_client.models import (
     ApiKey,
     Comparison,
     CreatedKey,
+    Destination,
     Health,
     Job,
     Method,
@@ -424,6 +425,11 @@ def list_priors() -> Operation[Page[Prior]]:
 def list_workers() -> Operation[Workers]:
     """Workers, and the queue by priority."""
     return _get(parse_as(Workers), "v1", "workers")
+
+
+def list_destinations() -> Operation[Page[Destination]]:
+    """Archives that jobs may name."""
+    return _get(parse_as(Page[Destination]), "v1", "destinations")
 
 
 def get_health() -> Operation[Health]:
