@@ -4,7 +4,6 @@ import asyncio
 import json
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from udig_recon.api.destinations.cstore import Sending
 from udig_recon.api.destinations.objects import ResultObjects
 from udig_recon.api.destinations.refusals import NotStored
 from udig_recon.api.http.threads import LimitedThreadPool
-from udig_recon.worker.access.destinations import DICOMwebDestination, parse_destinations
+from udig_recon.worker.access.destinations import DICOMwebDestination, DIMSEDestination, parse_destinations
 from udig_recon.worker.storage.local import LocalStorage
 
 COUNT = 3
@@ -181,35 +180,29 @@ def test_a_port_where_nobody_listens_is_told_of(storage: LocalStorage, objects: 
 
 
 def test_an_attempt_is_ended_from_outside(storage: LocalStorage, objects: Path) -> None:
-    held, going_on = threading.Event(), threading.Event()
-
-    def hold(_: object) -> int:
-        going_on.set()
-        held.wait(60)
-        return 0
-
+    answered = threading.Event()
     with peer() as archive:
-        archive.status = hold
+        archive.status = lambda _: 0 if answered.wait(60) else 1
         sending, errors = Sending(), []
         text = f'[a]\nkind="dimse"\ntenants=["*"]\nhost="127.0.0.1"\nport={archive.port}\nae_title="{AE_TITLE}"'
         destination = parse_destinations(text)["a"]
+        assert isinstance(destination, DIMSEDestination)
 
         def run() -> None:
             with ResultObjects(objects) as found:
                 try:
-                    sending.store(destination, found, storage)  # type: ignore[arg-type]
+                    sending.store(destination, found, storage)
                 except NotStored as error:
                     errors.append(str(error))
 
         thread = threading.Thread(target=run)
         thread.start()
-        assert going_on.wait(60)
-        began = time.monotonic()
+        assert archive.asked.wait(60)
         sending.stop()
-        thread.join(30)
-        held.set()
-        assert not thread.is_alive()
-        assert time.monotonic() - began < 30
+        assert archive.aborted.wait(60)
+        thread.join(60)
+        answered.set()
+    assert not thread.is_alive()
     assert len(errors) == 1
 
 

@@ -2,6 +2,7 @@
 
 import io
 import ssl
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage, SecondaryCaptureImageStorage
 from pynetdicom import AE, evt
 
 AE_TITLE = "ARCHIVE"
@@ -58,6 +59,8 @@ class Peer:
     stored: list[Dataset] = field(default_factory=list)
     calling: list[str] = field(default_factory=list)
     status: Callable[[Dataset], int] = lambda _: 0
+    asked: threading.Event = field(default_factory=threading.Event)  # it was sent an object
+    aborted: threading.Event = field(default_factory=threading.Event)  # an association was broken off
 
     @property
     def uids(self) -> list[str]:
@@ -65,11 +68,12 @@ class Peer:
 
 
 @contextmanager
-def peer(tls: ssl.SSLContext | None = None, *, syntax: UID = ExplicitVRLittleEndian) -> Iterator[Peer]:
-    """A DIMSE archive on a free port of this machine."""
+def peer(tls: ssl.SSLContext | None = None, *, port: int = 0, syntax: UID = ExplicitVRLittleEndian) -> Iterator[Peer]:
+    """A DIMSE archive on this machine; port 0 is a free one."""
     made = Peer()
 
     def store(event: evt.Event) -> int:
+        made.asked.set()
         status = made.status(event.dataset)
         if status == 0:
             made.stored.append(event.dataset)
@@ -78,10 +82,10 @@ def peer(tls: ssl.SSLContext | None = None, *, syntax: UID = ExplicitVRLittleEnd
 
     entity = AE(ae_title=AE_TITLE)
     entity.require_called_aet = True
-    entity.add_supported_context(MRImageStorage, syntax)
-    server = entity.start_server(
-        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)], ssl_context=tls
-    )
+    for sop_class in (MRImageStorage, SecondaryCaptureImageStorage):
+        entity.add_supported_context(sop_class, syntax)
+    handlers = [(evt.EVT_C_STORE, store), (evt.EVT_ABORTED, lambda _: made.aborted.set())]
+    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers, ssl_context=tls)
     made.port = server.server_address[1]
     try:
         yield made
