@@ -9,7 +9,6 @@ from sqlalchemy.orm import Session
 from udig_recon.api.courier import Courier
 from udig_recon.api.dependencies import Context
 from udig_recon.api.destinations import stow
-from udig_recon.api.destinations.cstore import Sending
 from udig_recon.api.destinations.objects import ResultObjects
 from udig_recon.api.destinations.refusals import NotStored
 from udig_recon.api.destinations.validation import FORMAT
@@ -95,6 +94,8 @@ class DestinationCourier(Courier[Delivery]):
         return None
 
     async def _store_by_dimse(self, destination: DIMSEDestination, objects: ResultObjects) -> None:
+        from udig_recon.api.destinations.cstore import Sending  # loads pydicom
+
         sending = Sending()
         storing = asyncio.create_task(self._threads.run(sending.store, destination, objects, self._context.storage))
         try:

@@ -1,20 +1,27 @@
 """C-STORE: send DICOM objects to an archive by the DIMSE protocol (DICOM PS3.4 B), with TLS where it wants that.
 
-pynetdicom loads pydicom, which the API process does not need otherwise: it is imported with the first delivery.
+The API process imports this module with the first such delivery: pynetdicom brings pydicom.
 """
 
+import logging
 import ssl
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, _config
+from pynetdicom.association import Association
+from pynetdicom.transport import AssociationSocket
 
 from udig_recon.api.destinations.objects import ResultObjects
 from udig_recon.api.destinations.refusals import NotStored, refused
 from udig_recon.worker.access.destinations import DIMSEDestination
 from udig_recon.worker.storage.base import Storage
 
-if TYPE_CHECKING:
-    from pynetdicom.association import Association
+_config.STORE_SEND_CHUNKED_DATASET = True  # a file that is sent as it is is not read whole
+logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # the courier tells what went wrong
 
 
 class Sending:
@@ -29,6 +36,7 @@ class Sending:
         self._stopped.set()
         if (association := self._association) is not None:
             association.abort()
+            association.dimse.msg_queue.put((None, None))  # wakes who waits for an answer
 
     def store(self, destination: DIMSEDestination, objects: ResultObjects, storage: Storage) -> None:
         """Send all objects over one association. Raises NotStored."""
@@ -54,22 +62,35 @@ class Sending:
             raise refused(failures, len(objects))
 
 
+class _Socket(AssociationSocket):
+    """A socket that is closed, too, where it could not be connected."""
+
+    def _shutdown_socket(self) -> None:
+        opened = self.socket
+        super()._shutdown_socket()
+        if opened is not None:
+            opened.close()
+
+
+class _Entity(AE):
+    """An application entity that leaves no socket open."""
+
+    def _create_socket(self, assoc: Association, address: Any, tls_args: Any) -> AssociationSocket:
+        made = _Socket(assoc, address=address)
+        made.tls_args = tls_args
+        return made
+
+
 def _sop_class(objects: ResultObjects, number: int) -> str:
     """SOP class of an object."""
-    from pydicom import dcmread
-
     with objects.open(number) as stored:
         meta = dcmread(stored, stop_before_pixels=True, specific_tags=["SOPClassUID"]).file_meta
     return str(meta.MediaStorageSOPClassUID)
 
 
-def _associate(destination: DIMSEDestination, classes: set[str]) -> "Association":
+def _associate(destination: DIMSEDestination, classes: set[str]) -> Association:
     """An association that takes all these classes. Raises NotStored."""
-    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-    from pynetdicom import AE, _config
-
-    _config.STORE_SEND_CHUNKED_DATASET = True  # a file that is sent as it is is not read whole
-    entity = AE(ae_title=destination.calling_ae_title)
+    entity = _Entity(ae_title=destination.calling_ae_title)
     seconds = destination.timeout_seconds
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = seconds
     for sop_class in sorted(classes):
@@ -83,8 +104,6 @@ def _associate(destination: DIMSEDestination, classes: set[str]) -> "Association
     if association.is_established:
         accepted = {context.abstract_syntax for context in association.accepted_contexts}
         if missing := sorted(classes - {str(each) for each in accepted}):
-            from pydicom.uid import UID
-
             association.release()
             raise NotStored(f"takes no {', '.join(UID(each).name for each in missing)}")
         return association
@@ -95,11 +114,8 @@ def _associate(destination: DIMSEDestination, classes: set[str]) -> "Association
     raise NotStored("no connection" + (", or no TLS with a trusted certificate" if destination.tls else ""))
 
 
-def _store_one(association: "Association", path: Path, sop_class: str) -> int | None:
+def _store_one(association: Association, path: Path, sop_class: str) -> int | None:
     """Status of sending one object; None where the association broke off."""
-    from pydicom import dcmread
-    from pydicom.uid import ExplicitVRLittleEndian
-
     explicit = any(
         context.abstract_syntax == sop_class and ExplicitVRLittleEndian in context.transfer_syntax
         for context in association.accepted_contexts
