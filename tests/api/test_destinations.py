@@ -140,7 +140,8 @@ def test_a_job_names_what_its_tenant_may_name(client: TestClient, scan: dict[str
 
 def test_each_tenant_sees_its_own_archives(keyed_api: KeyedApi) -> None:
     for tenant, names in (("default", ["archive", "web"]), ("another", ["theirs"]), ("third", [])):
-        found = keyed_api.get("/v1/destinations", keyed_api.key(tenant=tenant)).json()["items"]
+        _, headers = keyed_api.key(tenant)
+        found = keyed_api.client.get("/v1/destinations", headers=headers).json()["items"]
         assert [each["name"] for each in found] == names
 
 
