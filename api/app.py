@@ -24,7 +24,7 @@ from udig_recon.api.jobs import results
 from udig_recon.api.jobs import routes as jobs
 from udig_recon.api.openapi import documentation
 from udig_recon.api.openapi.content import complete
-from udig_recon.api.pages import login_routes, static_routes
+from udig_recon.api.pages import list_routes, login_routes, static_routes
 from udig_recon.api.pages import routes as pages
 from udig_recon.api.scans import routes as scans
 from udig_recon.api.service import OpenService, open_service
@@ -56,7 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     routed = (scans, uploads, jobs, following, results, comparisons, destinations, methods, workers, keys, tenants)
     for part in (*routed, health):
         app.include_router(part.router)
-    for part in (pages, login_routes, static_routes):
+    for part in (list_routes, pages, login_routes, static_routes):
         app.include_router(part.router)
     documentation.install(app)
     errors.install(app)

@@ -25,6 +25,7 @@ READS = {  # of metadata; images have entries of their own
     "/v1/jobs": "jobs.listed",
     "/v1/jobs/{job_id}": "job.read",
     "/v1/jobs/{job_id}/progress": "job.read",
+    "/jobs": "jobs.listed",
     "/jobs/{job_id}": "job.read",
     "/jobs/{job_id}/summary": "job.read",
     "/v1/jobs/{job_id}/events": "job.read",
@@ -34,6 +35,10 @@ READS = {  # of metadata; images have entries of their own
     "/v1/comparisons/{comparison_id}/ranking": "comparison.read",
     "/v1/workers": "workers.listed",
     "/v1/destinations": "destinations.listed",
+    "/comparisons": "comparisons.listed",
+    "/comparisons/new": "scans.listed",
+    "/comparisons/{comparison_id}": "comparison.read",
+    "/workers": "workers.listed",
     "/v1/keys": "keys.listed",
     "/v1/tenant": "tenant.read",
 }

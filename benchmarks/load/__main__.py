@@ -1,8 +1,8 @@
-"""The service under load: `python -m benchmarks.load [mix] [list] [jobs] [slow] [chunks] [overload]`, all by default.
+"""The service under load: `python -m benchmarks.load [mix] [list] [pages] [jobs] [slow] [chunks] [overload]`, or all.
 
-mix: 500 event streams, 200 pollers and 20 uploads at once. list: lists of 10,000 queued jobs, by every filter. jobs:
-what 1,000 jobs leave. slow: dribbling and silent clients. chunks: a client that cuts its bytes up. overload: one client
-wants all. Each part has servers of its own.
+mix: 500 event streams, 200 pollers and 20 uploads at once. list: lists of 10,000 queued jobs, by every filter. pages:
+every page in a browser with 20,000 jobs. jobs: what 1,000 jobs leave. slow: dribbling and silent clients. chunks: a
+client that cuts its bytes up. overload: one client wants all. Each part has servers of its own.
 The load generator shares the cores with what it measures. SECONDS sets how long the mix goes on (60), JOBS how
 many there are (1000). The exit code is 1 when a bound was missed.
 """
@@ -24,6 +24,7 @@ from benchmarks.demo import checked
 from benchmarks.load import jobs as load_jobs
 from benchmarks.load import lists as load_list
 from benchmarks.load import mix as load_mix
+from benchmarks.load import pages as load_pages
 from benchmarks.load import slow_clients as load_slow
 from benchmarks.load import small_chunks as load_chunks
 from benchmarks.load.upload_memory import ApiProcess, api_process
@@ -85,6 +86,14 @@ def lists() -> Told:
         return load_list.rows(client, scans)
 
 
+def pages() -> Told:
+    with api_and_jobs() as (api, sessions, jobs), httpx2.Client(base_url=f"http://127.0.0.1:{api.port}") as client:
+        files = [load_mix.kspace(0, seed) for seed in range(1, 8)]
+        scans = [checked(client.post("/v1/scans", content=file)).json()["id"] for file in files]
+        comparison_id = load_pages.fill(sessions, scans, jobs[0])
+        return load_pages.rows(client, comparison_id, jobs[0])
+
+
 def jobs() -> Told:
     with api_and_jobs(0) as (api, _, _), load_jobs.working(api) as workers:
         return asyncio.run(load_jobs.jobs(api, workers))
@@ -109,6 +118,7 @@ def overload() -> Told:
 PARTS: dict[str, Callable[[], Told]] = {
     "mix": mix,
     "list": lists,
+    "pages": pages,
     "jobs": jobs,
     "slow": slow,
     "chunks": chunks,
