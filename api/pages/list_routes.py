@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, StringConstraints
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -43,6 +43,8 @@ def _none_if_empty(given: Any) -> Any:
 
 
 Chosen = BeforeValidator(_none_if_empty)
+MethodName = Annotated[str, StringConstraints(max_length=64, pattern=NO_NUL)]
+TagFilter = Annotated[str, StringConstraints(max_length=321, pattern=NO_NUL)]
 
 
 @router.get("/jobs")
@@ -53,8 +55,8 @@ def show_jobs(
     page_request: PageDep,
     status: Annotated[Status | None, Chosen, Query()] = None,
     rating: Annotated[RatingLevel | None, Chosen, Query()] = None,
-    method: Annotated[str | None, Chosen, Query(max_length=64, pattern=NO_NUL)] = None,
-    tag: Annotated[str | None, Chosen, Query(max_length=321, pattern=NO_NUL)] = None,
+    method: Annotated[MethodName | None, Chosen, Query()] = None,
+    tag: Annotated[TagFilter | None, Chosen, Query()] = None,
     scan_id: Annotated[uuid.UUID | None, Chosen, Query()] = None,
     comparison_id: Annotated[uuid.UUID | None, Chosen, Query()] = None,
 ) -> Response:

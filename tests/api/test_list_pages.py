@@ -28,7 +28,7 @@ def post(client: TestClient, scan: dict[str, Any], method: str = "zero_filled", 
 
 
 def shown(client: TestClient, path: str, **query: str) -> Html:
-    answer = client.get(path, params=query)
+    answer = client.get(path, params=query or None)
     assert answer.status_code == 200, answer.text
     assert "no-store" in answer.headers["cache-control"]
     html = Html(answer.text)

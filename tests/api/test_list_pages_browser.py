@@ -1,5 +1,6 @@
 """Lists of jobs, comparisons, priors and workers in a browser: refreshed in place, by keyboard, on a phone."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -31,8 +32,10 @@ class Api:
 
 
 @pytest.fixture
-def api(server: str, mri_file: bytes) -> Api:
-    return Api(server, mri_file)
+def api(server: str, mri_file: bytes) -> Iterator[Api]:
+    made = Api(server, mri_file)
+    yield made
+    made.client.close()
 
 
 def focused(page: Page) -> Any:
@@ -91,9 +94,9 @@ def test_a_comparison_is_begun_followed_and_looked_at(browser: Browser, api: Api
         for method in ("zero_filled", "cg_sense"):
             page.get_by_role("checkbox", name=method).first.check()
         page.get_by_label("Parameters of cg_sense").fill("iterations=zero")
-        page.get_by_label("Seeds").fill("0 1")
-        page.get_by_label("Slices").fill("1")
-        page.get_by_label("Tags").fill("study:knee-7")
+        page.get_by_label("Seeds", exact=True).fill("0 1")
+        page.get_by_label("Slices", exact=True).fill("1")
+        page.get_by_label("Tags", exact=True).fill("study:knee-7")
         opened.expected = ("Failed to load resource: the server responded with a status of 422",)
         page.get_by_role("button", name="Compare").click()
         expect(page.get_by_role("alert")).to_contain_text("iterations")
@@ -111,14 +114,14 @@ def test_a_comparison_is_begun_followed_and_looked_at(browser: Browser, api: Api
         expect(picture).to_be_visible()
         expect(page.get_by_role("heading", name="Ranking, MRI")).to_be_visible()
         expect(page.get_by_role("heading", name="Results, 2x")).to_be_visible()
-        page.get_by_label("Seed").select_option("1")
-        expect(page.get_by_text("No method is done with this slice and seed yet")).to_be_visible()
+        page.get_by_label("Seed", exact=True).select_option("1")
+        expect(page.get_by_text("No method has an image of this slice and seed")).to_be_visible()
         opened.expected += ("Failed to load resource: the server responded with a status of 409",)
         for job in jobs[:-1]:
             drive.complete(job)
         expect(page.get_by_text("4 of 4 have ended")).to_be_visible()
         expect(picture).to_be_visible()
-        expect(page.get_by_label("Seed")).to_have_value("1")
+        expect(page.get_by_label("Seed", exact=True)).to_have_value("1")
         assert page.evaluate("document.getElementById('panel').naturalWidth") > 0
         page.reload()
         expect(page.get_by_role("button", name="Cancel")).to_have_count(0)

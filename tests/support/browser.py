@@ -56,7 +56,7 @@ class Tab:
     def check(self) -> None:
         """Fail where anything was complained of that the test does not expect."""
         left = [each for each in self.complaints if not each.startswith(self.expected or ("\0",))]
-        assert left == []
+        assert left == [], left
 
 
 @contextmanager

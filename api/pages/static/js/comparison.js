@@ -32,13 +32,15 @@ document.addEventListener("change", (event) => {
   if (event.target.closest("#panel-choice")) showPanel();
 });
 document.addEventListener("htmx:after:swap", showPanel);
+function tellMissing() {
+  document.getElementById("panel").hidden = true;
+  document.getElementById("panel-note").textContent = "No method has an image of this slice and seed.";
+}
+
 document.addEventListener(
   "error",
   (event) => {
-    if (event.target.id === "panel") {
-      event.target.hidden = true;
-      document.getElementById("panel-note").textContent = "No method is done with this slice and seed yet.";
-    }
+    if (event.target.id === "panel") tellMissing();
   },
   true,
 );
@@ -65,3 +67,5 @@ document.addEventListener("click", async (event) => {
   }
 });
 showPanel();
+const first = document.getElementById("panel");
+if (first?.complete && first.naturalWidth === 0) tellMissing(); // it failed before this ran
