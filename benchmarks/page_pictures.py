@@ -43,7 +43,7 @@ def main() -> None:
         _await(client, comparison["links"]["self"])
         job = _await(client, jobs[-1]["links"]["self"])
         client.post("/v1/jobs", json={"scan_id": scans[1], "parameters": {"method": "udig_dip", "preset": "standard"}})
-        _draw(browser, f"{url}/jobs/{job['id']}", "page-job", 1500)
+        _draw(browser, f"{url}/jobs/{job['id']}", "page-job", 1060)
         _draw(browser, f"{url}/jobs", "page-jobs", 620)
         _draw(browser, f"{url}/comparisons/{comparison['id']}", "page-comparison", 1500)
 

@@ -140,6 +140,11 @@ def test_a_canary_in_a_scan_is_found_nowhere_else(
             if not path.endswith(("cancel", "retry", posted["id"])):
                 told.append(str(said(client.get(path)).content))
         told += [str(client.get(f"{good['links']['self']}/result?format={kind}").content) for kind in ("h5", "nifti")]
+        scan = f"/v1/scans/{posted['id']}"
+        told += [str(client.get(path).content) for path in (f"{scan}/preview.png", "/v1/workers", "/workers")]
+        # The file comes back as it is, under its own name, to whoever may have it; the log tells neither.
+        assert NAME.encode() in client.get(f"{scan}/file").content
+        assert client.get("/jobs", params={"tag": NAME}, headers={"Accept": "text/html"}).status_code == 200
         assert said(client.get("/readyz")).status_code == said(client.get("/metrics")).status_code == 200
         # Files that are damaged after they were accepted fail their job, and the log says where.
         for path in (storage.path(keys.scan(posted["sha256"])), storage.path(keys.prepared_scan(posted["sha256"]))):
