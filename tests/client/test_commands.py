@@ -44,7 +44,7 @@ def test_what_cannot_be_is_refused_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("UDIG_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("udig_client.client.PATIENCE_BEFORE_ANY_ANSWER", 0.0)
+    monkeypatch.setattr("udig_client.retry.PATIENCE_BEFORE_ANY_ANSWER", 0.0)
     assert cli.main(arguments) == status
     error = capsys.readouterr().err
     assert words in error

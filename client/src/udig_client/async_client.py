@@ -56,7 +56,7 @@ from udig_client.models import (
 )
 from udig_client.operations import Operation, given
 from udig_client.progress import Listener, Progress, ProgressOption, listener
-from udig_client.retry import PATIENCE_BEFORE_ANY_ANSWER, Attempts
+from udig_client.retry import Attempts
 from udig_client.version import __version__
 
 if TYPE_CHECKING:
@@ -617,11 +617,15 @@ class AsyncClient:
             await sleep(pause)
 
     def _attempts(self, operation: Operation[Any] | None = None) -> Attempts:
-        patience = self.patience if self._was_answered else min(self.patience, PATIENCE_BEFORE_ANY_ANSWER)
         if operation is None:
-            return Attempts(self.url, patience)
-        patience += operation.seconds
-        return Attempts(self.url, patience, repeatable=operation.repeatable, problems=operation.problems)
+            return Attempts(self.url, self.patience, was_answered=self._was_answered)
+        return Attempts(
+            self.url,
+            self.patience + operation.seconds,
+            was_answered=self._was_answered,
+            repeatable=operation.repeatable,
+            problems=operation.problems,
+        )
 
     async def _pages(self, operation: Callable[[str | None], Operation[Page[T]]]) -> AsyncIterator[T]:
         cursor = None

@@ -104,9 +104,9 @@ def submit(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Submit scans for reconstruction: files, which are uploaded, or ids of scans.
+    """Submit scans, files or ids, for reconstruction.
 
-    Prints the id of the job of each scan.
+    Files are uploaded. Prints the id of the job of each scan.
     """
     if output is not None and len(scans) > 1:
         raise click.UsageError(f"-o is for one scan, and there are {len(scans)}; take them by `result` later")
@@ -186,7 +186,8 @@ def jobs(
         for _, job in zip(range(limit), found, strict=False):
             done = f"{job.progress.fraction:4.0%}"
             created = f"{job.created_at.astimezone():%Y-%m-%d %H:%M}"
-            _print(job, as_json, f"{job.id}  {job.status:<9}  {done}  {created}  {job.method}")
+            rating = job.quality.rating if job.quality else ""
+            _print(job, as_json, f"{job.id}  {job.status:<9}  {done}  {created}  {job.method}  {rating}".rstrip())
     return 0
 
 

@@ -70,6 +70,9 @@ class BadRequest(ProblemError):
 class Unauthenticated(ProblemError):
     """No valid API key came with the request (401)."""
 
+    def _message(self) -> str:
+        return f"{super()._message()} (here: Client(url, key), or UDIG_KEY)"
+
 
 class Forbidden(ProblemError):
     """The API key may not do this (403)."""

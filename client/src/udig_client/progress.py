@@ -66,18 +66,19 @@ def bar(stream: TextIO | None = None) -> Iterator[Listener]:
 
 @contextmanager
 def _line(stream: TextIO) -> Iterator[Listener]:
-    width, stage = 0, ""
+    width, stage, whole = 0, "", ""
 
     def show(progress: Progress) -> None:
-        nonlocal width, stage
+        nonlocal width, stage, whole
         if stage and stage != progress.stage and stream.isatty():
             stream.write("\n")
         share = "" if progress.fraction is None else f" {progress.fraction:4.0%}"
         text = f"{progress.stage}{share} {progress.text}".rstrip()
         if stream.isatty():
             stream.write(f"\r{text:<{width}}")
-        elif progress.stage != stage or progress.done == progress.total:
+        elif progress.stage not in (stage, whole) or (progress.done == progress.total and progress.stage != whole):
             stream.write(f"{text}\n")
+            whole = progress.stage if progress.done == progress.total else whole
         width, stage = len(text), progress.stage
         stream.flush()
 

@@ -22,7 +22,8 @@ PATIENCE_BEFORE_ANY_ANSWER = 3.0
 class Attempts:
     """The attempts at one request. Each `after_*` gives the seconds to wait before the next one, or raises.
 
-    `patience` is how many seconds may go by without progress. `Retry-After` is obeyed where it fits into that.
+    `patience` is how many seconds may go by without progress, less before any answer `was_answered`. `Retry-After` is
+    obeyed where it fits into that.
     """
 
     def __init__(
@@ -30,10 +31,13 @@ class Attempts:
         url: str,
         patience: float,
         *,
+        was_answered: bool = True,
         repeatable: bool = True,
         problems: Mapping[int, type[ProblemError]] | None = None,
     ) -> None:
-        self.url, self.patience, self.repeatable, self.problems = url, patience, repeatable, problems
+        self.repeatable, self.problems = repeatable, problems
+        self.where = url if was_answered else f"{url} (is that the URL of the service, and does it run?)"
+        self.patience = patience if was_answered else min(patience, PATIENCE_BEFORE_ANY_ANSWER)
         self.answer_lost = False
         """Whether an attempt may have taken effect although its answer never came."""
         self._since = monotonic()
@@ -47,14 +51,14 @@ class Attempts:
         """After a connection that failed. Raises ServiceUnreachable."""
         sent = not isinstance(error, _NOT_SENT)
         self.answer_lost |= sent
-        failed = ServiceUnreachable(f"{self.url} does not answer: {reason_of(error)}")
+        failed = ServiceUnreachable(f"{self.where} does not answer: {reason_of(error)}")
         if isinstance(error, _HOPELESS) or (sent and not self.repeatable):
             raise failed from error
         return self._wait(failed, None)
 
     def after_cut(self, error: httpx.TransportError) -> float:
         """After a piece of an upload that was cut off, which may have come in part. Raises ServiceUnreachable."""
-        return self._wait(ServiceUnreachable(f"{self.url} does not answer: {reason_of(error)}"), None)
+        return self._wait(ServiceUnreachable(f"{self.where} does not answer: {reason_of(error)}"), None)
 
     def after_answer(self, response: httpx.Response) -> float:
         """After an answer that refuses. Raises the problem unless it is transient."""
@@ -67,7 +71,7 @@ class Attempts:
 
     def after_close(self, retry_seconds: float | None) -> float:
         """After a stream that ended before its time. Raises ServiceUnreachable."""
-        return self._wait(ServiceUnreachable(f"{self.url} closes the stream again and again"), retry_seconds)
+        return self._wait(ServiceUnreachable(f"{self.where} closes the stream again and again"), retry_seconds)
 
     def _wait(self, failed: UdigError, asked: float | None) -> float:
         backoff = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**self._failures)
