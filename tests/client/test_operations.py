@@ -197,6 +197,8 @@ def test_a_scan_goes_from_submit_to_a_file(mri_scan: Path, tmp_path: Path, capfd
     (line,) = capfd.readouterr().out.splitlines()
     listed = json.loads(line)
     assert (listed["id"], listed["parameters"]["weight"], listed["slice_numbers"]) == (job_id, 0.01, [0, 1])
+    assert cli.main(["destinations"]) == 0
+    assert capfd.readouterr().out == ""
     assert cli.main(["cancel", job_id]) == 3
     error = capfd.readouterr().err
     assert error.startswith("error: Conflict: ")

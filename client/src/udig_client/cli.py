@@ -1,4 +1,4 @@
-"""Commands for a service: `udig submit`, `follow`, `result`, `jobs` and `cancel`; alone they are `udig-client`.
+"""Commands for a service: `udig submit`, `follow`, `result`, `jobs`, `cancel`, `destinations`; alone `udig-client`.
 
 Exit status: 0; 1 when a job failed or was cancelled; 2 when a command is not understood or a file cannot be used;
 3 when the service refuses or does not answer; 130 when interrupted.
@@ -20,7 +20,7 @@ import click
 if TYPE_CHECKING:
     from udig_client import Client, Job
 
-FAILED, USAGE_ERROR, REFUSED, INTERRUPTED = 1, 2, 3, 130
+USAGE_ERROR, REFUSED, INTERRUPTED = 2, 3, 130
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -89,6 +89,7 @@ def connection(url: str | None, key: str | None) -> Iterator[Client]:
 @click.option("--priority", type=click.Choice(["routine", "urgent"]))
 @click.option("--max-seconds", type=float, metavar="SECONDS", help="of computing, after which it fails")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="label to find it by")
+@click.option("--destination", "destinations", multiple=True, metavar="NAME", help="archive that it is sent to")
 @click.option("--follow", "follow_it", is_flag=True, help="show its progress until it has ended")
 @click.option("-o", "--output", metavar="PATH", help="wait, and save the result there: .h5, .npy, .nii.gz, ...")
 @service_options
@@ -203,6 +204,17 @@ def cancel(jobs: Sequence[str], url: str | None, key: str | None, as_json: bool)
     return 0
 
 
+@click.command("destinations")
+@service_options
+def destinations(url: str | None, key: str | None, as_json: bool) -> int:
+    """List the archives that jobs may be sent to."""
+    with connection(url, key) as client:
+        for each in client.destinations():
+            identity = "with the patient's identifiers" if each.identifiers else "without identifiers"
+            _print(each, as_json, f"{each.name}  {each.kind}  {identity}")
+    return 0
+
+
 def _uploaded(client: Client, scan: str) -> Any:
     from udig_client.progress import bar
 
@@ -262,7 +274,7 @@ def udig_client() -> None:
     """Commands for a uDiG Recon service; `udig` has them too where udig-recon is installed."""
 
 
-COMMANDS: tuple[click.Command, ...] = (submit, follow, result, jobs, cancel)
+COMMANDS: tuple[click.Command, ...] = (submit, follow, result, jobs, cancel, destinations)
 for _command in COMMANDS:
     udig_client.add_command(_command)
 
