@@ -20,11 +20,11 @@ from udig_recon.api.openapi.content import Content
 from udig_recon.api.openapi.responses import FILE_REQUEST_HEADERS, request_header, responses
 from udig_recon.core import metrics
 from udig_recon.core.acquisition import frame_labels, frames_of
-from udig_recon.core.quality.rating import HALLUCINATION_THRESHOLD
 from udig_recon.core.results import png
 from udig_recon.core.results.output_format import Image
 from udig_recon.core.results.outputs import OUTPUTS
 from udig_recon.core.results.store import SliceResult
+from udig_recon.core.results.views import draw_view, views_of
 from udig_recon.worker.database.tables import Job, JobSlice, Scan, Status
 
 router = APIRouter(tags=["results"])
@@ -38,7 +38,6 @@ WANTS = {
     "deviation": "the job has one seed, or no two are done yet",
     "hallucination": "the method has no prior, or the slice is not finished yet",
 }
-GAIN = 5  # of deviations, as of errors
 WINDOW_LEVELS = "Window-Levels"
 """Header of a preview: the black and the white level that it was drawn with, in the image's unit."""
 _LEVEL = r"-?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?"
@@ -146,29 +145,12 @@ def _levels(window: str) -> png.Window:
 def _picture(latest: _Latest, view: View, levels: png.Window | None) -> bytes:
     """The view on a window; without one on that of the slice, or for an error that of the reference."""
     shown, spacing_mm = latest.result, latest.spacing_mm
-    window = levels or png.display_window(shown.image)
-    width = None if levels is None else (0.0, levels[1] - levels[0])  # of a difference
-    match view:
-        case "magnitude":
-            return png.magnitude_png(shown.image, window, spacing_mm)
-        case "direct":
-            return png.magnitude_png(shown.direct, window, spacing_mm)
-        case "comparison":
-            return png.comparison_png(_panels(latest), shown.reference, spacing_mm=spacing_mm)
-        case "reference" if shown.reference is not None:
-            return png.magnitude_png(shown.reference, window, spacing_mm)
-        case "error" if shown.reference is not None:
-            return png.error_png(shown.image, shown.reference, GAIN, spacing_mm, width)
-        case "direct_error" if shown.reference is not None:
-            return png.error_png(shown.direct, shown.reference, GAIN, spacing_mm, width)
-        case "deviation" if shown.deviation is not None:
-            return png.magnitude_png(GAIN * shown.deviation, width or window, spacing_mm)
-        case "hallucination" if shown.hallucination is not None:
-            return png.overlay_png(shown.image, shown.hallucination, 2 * HALLUCINATION_THRESHOLD, spacing_mm, window)
-    there = dict.fromkeys(("reference", "error", "direct_error"), shown.reference)
-    there |= {"deviation": shown.deviation, "hallucination": shown.hallucination}
-    expected = ("magnitude", "direct", "comparison", *(name for name, image in there.items() if image is not None))
-    raise Invalid.at("view", f"there is no {view} to draw: {WANTS[view]}", found=view, expected=" | ".join(expected))
+    if view == "comparison":
+        return png.comparison_png(_panels(latest), shown.reference, spacing_mm=spacing_mm)
+    if (picture := draw_view(view, shown, levels, spacing_mm)) is not None:
+        return picture
+    detail = f"there is no {view} to draw: {WANTS[view]}"
+    raise Invalid.at("view", detail, found=view, expected=" | ".join(("comparison", *views_of(shown))))
 
 
 def _latest(context: Context, caller: Caller, job_id: uuid.UUID, slice_: int | None) -> _Latest:
