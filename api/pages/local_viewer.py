@@ -26,8 +26,8 @@ from udig_recon.core.acquisition import frame_labels
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.results import nifti, png
 from udig_recon.core.results.outputs import write_result
-from udig_recon.core.results.reading import OpenedVolume, open_volume
 from udig_recon.core.results.views import VIEWS, draw_view, views_of
+from udig_recon.core.volume_files import OpenedVolume, open_volume
 
 TEMPLATES = Path(__file__).parent / "templates"
 POLICY = (

@@ -26,7 +26,7 @@ from udig_recon.api.pages.local_viewer import ShownVolume, ViewerServer
 from udig_recon.core import open_scan, reconstruct_volume
 from udig_recon.core.cli import UDIG
 from udig_recon.core.cli.main import main
-from udig_recon.core.results.reading import open_volume
+from udig_recon.core.volume_files import open_volume
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from udig_recon.core import open_scan, reconstruct_volume
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.results.output_format import ResultInfo
 from udig_recon.core.results.outputs import OUTPUTS, write_result
-from udig_recon.core.results.reading import open_volume
 from udig_recon.core.results.store import SliceResult
+from udig_recon.core.volume_files import open_volume
 
 SHAPE = (3, 16, 20)
 AFFINE = [[0.0, 0.0, 3.0, 5.0], [1.5, 0.0, 0.0, -7.0], [0.0, 2.0, 0.0, 11.0], [0.0, 0.0, 0.0, 1.0]]
