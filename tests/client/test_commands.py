@@ -26,7 +26,7 @@ def test_the_entry_points_are_the_commands_and_no_other_has_their_names() -> Non
     ("arguments", "status", "words"),
     [
         (["submit", "missing.h5"], 2, "missing.h5: No such file"),
-        (["submit", "a.h5", "b.h5", "-o", "c.h5"], 2, "-o is for one scan"),
+        (["submit", "a.h5", "b.h5", "-o", "c.h5"], 2, "are for one scan, and there are 2"),
         (["submit", "a.h5", "--set", "iterations"], 2, "expected NAME=VALUE"),
         (["result", "0198c2f5-1b22-7f00-8a41-93c7d5e2a6f0", "-o", "image.tif"], 2, ".nii.gz"),
         (["result", "0198c2f5-1b22-7f00-8a41-93c7d5e2a6f0", "-o", "image.h5"], 3, "does not answer"),

@@ -90,6 +90,7 @@ def connection(url: str | None, key: str | None) -> Iterator[Client]:
 @click.option("--max-seconds", type=float, metavar="SECONDS", help="of computing, after which it fails")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="label to find it by")
 @click.option("--destination", "destinations", multiple=True, metavar="NAME", help="archive that it is sent to")
+@click.option("--resume", metavar="UPLOAD", help="go on with this upload of the file, which was cut off")
 @click.option("--follow", "follow_it", is_flag=True, help="show its progress until it has ended")
 @click.option("-o", "--output", metavar="PATH", help="wait, and save the result there: .h5, .npy, .nii.gz, ...")
 @service_options
@@ -98,6 +99,7 @@ def submit(
     method: str,
     parameters: Sequence[str],
     tags: Sequence[str],
+    resume: str | None,
     follow_it: bool,
     output: str | None,
     url: str | None,
@@ -109,14 +111,14 @@ def submit(
 
     Files are uploaded. Prints the id of the job of each scan.
     """
-    if output is not None and len(scans) > 1:
-        raise click.UsageError(f"-o is for one scan, and there are {len(scans)}; take them by `result` later")
+    if len(scans) > 1 and (output is not None or resume is not None):
+        raise click.UsageError(f"-o and --resume are for one scan, and there are {len(scans)}")
     options = {name: _list_or_none(value) for name, value in options.items()}
     labels = dict(_pair(each, "--tag") for each in tags)
     values = {name: _value(text) for name, text in (_pair(each, "--set") for each in parameters)}
     with connection(url, key) as client:
         for scan in scans:
-            stored = _uploaded(client, scan)
+            stored = _uploaded(client, scan, resume)
             job = client.submit(stored, {"method": method, **values}, tags=labels or None, **options)
             if not follow_it and output is None:
                 _print(job, as_json, f"{job.id}  {scan}")
@@ -215,13 +217,13 @@ def destinations(url: str | None, key: str | None, as_json: bool) -> int:
     return 0
 
 
-def _uploaded(client: Client, scan: str) -> Any:
+def _uploaded(client: Client, scan: str, resume: str | None) -> Any:
     from udig_client.progress import bar
 
     if not Path(scan).exists() and re.fullmatch(r"[0-9a-fA-F-]{32,36}", scan):
         return scan
     with bar() as tell:
-        return client.upload(scan, progress=tell)
+        return client.upload(scan, resume=resume, progress=tell)
 
 
 def _follow(client: Client, job: str) -> Job:
