@@ -36,9 +36,13 @@ class Tab:
         self.page, self.url = page, url
         self.complaints: list[str] = []
         self.expected: tuple[str, ...] = ()
-        page.on("console", lambda message: self._complain(message.text) if message.type == "error" else None)
+        page.on("console", self._hear)
         page.on("pageerror", lambda error: self._complain(str(error)))
         page.on("request", self._look)
+
+    def _hear(self, message: Any) -> None:
+        if message.type == "error":
+            self._complain(f"{message.text} {message.location.get('url', '')}")
 
     def _complain(self, text: str) -> None:
         self.complaints.append(text)
