@@ -12,6 +12,7 @@ from sqlalchemy import insert, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.demo import checked
+from udig_recon.core.quality.rating import LEVELS
 from udig_recon.worker.database.ids import new_id
 from udig_recon.worker.database.tables import Job, JobSlice, Status
 
@@ -21,7 +22,7 @@ MOST_SECONDS = 0.1  # that a list may take
 
 
 def fill(sessions: sessionmaker[Session], scans: list[str], job: Mapping[str, object]) -> None:
-    """So many jobs like this one that have ended, then as many that are queued, on these scans, with tags."""
+    """So many jobs like this one that have ended, rated, then as many that are queued, on these scans, with tags."""
     for status in (Status.SUCCEEDED, Status.QUEUED):
         ids = sorted(new_id() for _ in range(JOBS))
         rows = [
@@ -29,6 +30,7 @@ def fill(sessions: sessionmaker[Session], scans: list[str], job: Mapping[str, ob
                 "id": each,
                 "scan_id": uuid.UUID(scans[number % len(scans)]),
                 "status": status,
+                "rating": LEVELS[number % 4] if status is Status.SUCCEEDED else None,
                 "parameters": job["parameters"],
                 "outputs": ["h5"],
                 "slices": [0],
@@ -39,9 +41,19 @@ def fill(sessions: sessionmaker[Session], scans: list[str], job: Mapping[str, ob
         ]
         with sessions.begin() as session:
             session.execute(insert(Job), rows)
-            session.execute(insert(JobSlice), [{"job_id": each, "slice": 0, "status": status} for each in ids])
+            slices = [
+                {"job_id": row["id"], "slice": 0, "status": status, "quality": quality_of(row["rating"])}
+                for row in rows
+            ]
+            session.execute(insert(JobSlice), slices)
     with sessions.begin() as session:
         session.execute(text("ANALYZE"))
+
+
+def quality_of(rating: object) -> dict[str, object] | None:
+    """What a slice of this rating has stored."""
+    reason = "the data are noisy: share of noise in k-space is 0.31, limit 0.2"
+    return None if rating is None else {"rating": rating, "reasons": [reason]}
 
 
 def queries(scans: list[str]) -> dict[str, dict[str, str]]:
@@ -52,6 +64,9 @@ def queries(scans: list[str]) -> dict[str, dict[str, str]]:
         "queued": {"status": "queued"},
         "succeeded": {"status": "succeeded"},
         "failed (none)": {"status": "failed"},
+        "rated check": {"rating": "check"},
+        "by a method": {"method": "udig_dip"},
+        "by a method that none has": {"method": "fbp"},
         "of a scan": {"scan_id": scans[3]},
         "of a scan, queued": {"scan_id": scans[3], "status": "queued"},
         "tag key:value, 40 jobs": {"tag": "study:77"},
