@@ -156,6 +156,11 @@ def test_a_comparison_shows_progress_then_images_ranking_and_table(
     assert "30.00" in tables
     assert "too few to tell" in words(html, "p")
     assert "1 of 2" not in words(html, "dd")
+    own = shown(client, "/jobs", comparison_id=made["id"], method="cg_sense")
+    assert len(listed(own)) == 1
+    assert {each.attributes["value"] for each in own.all("input") if each.attributes.get("type") == "hidden"} == {
+        made["id"]
+    }
     listed_ones = words(shown(client, "/comparisons"), "table")
     assert "zero_filled, cg_sense" in listed_ones
     assert "failed" in listed_ones
