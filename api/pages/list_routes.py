@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BeforeValidator, StringConstraints
-from sqlalchemy import select
+from sqlalchemy import false, func, select
 from sqlalchemy.orm import Session
 
 from udig_recon.api.access.authentication import Caller, Reader
@@ -24,7 +24,7 @@ from udig_recon.api.pages.rendering import PageRoute, page
 from udig_recon.api.system.methods import method_list
 from udig_recon.api.system.workers import workers_and_queue
 from udig_recon.core.comparison.ranking import rank_methods
-from udig_recon.core.comparison.tables import NOTE, sampling_tables
+from udig_recon.core.comparison.tables import NOTE, RATING_HEADINGS, rating_rows, sampling_tables
 from udig_recon.core.parameters import METHODS
 from udig_recon.core.priors.card import cards
 from udig_recon.core.quality.rating import RatingLevel
@@ -108,7 +108,8 @@ def show_comparison_form(request: Request, context: ContextDep, caller: Reader) 
     query = (
         select(Scan.id, Scan.filename, Scan.created_at, Scan.header["modality"].astext.label("modality"))
         .add_columns(Scan.header["slices"].as_integer().label("slices"))
-        .where(Scan.tenant == caller.tenant, Scan.header["has_reference"].as_boolean())
+        .add_columns(func.coalesce(Scan.header["has_reference"].as_boolean(), false()).label("has_reference"))
+        .where(Scan.tenant == caller.tenant)
         .order_by(Scan.id.desc())
         .limit(MOST_SCANS)
     )
@@ -137,6 +138,8 @@ def show_comparison(request: Request, context: ContextDep, caller: Reader, compa
             "seeds": sorted({each.seed for each in planned}),
         },
         tables=sampling_tables(entries),
+        ratings=rating_rows(entries),
+        rating_headings=RATING_HEADINGS,
         rankings=[each for each in rank_methods(entries) if each.methods],
         note=NOTE,
     )

@@ -1,7 +1,7 @@
 """The service under load: `python -m benchmarks.load [mix] [list] [pages] [jobs] [slow] [chunks] [overload]`, or all.
 
 mix: 500 event streams, 200 pollers and 20 uploads at once. list: lists of 10,000 queued jobs, by every filter. pages:
-every page in a browser with 20,000 jobs. jobs: what 1,000 jobs leave. slow: dribbling and silent clients. chunks: a
+every page of the browser with 34,000 jobs. jobs: what 1,000 jobs leave. slow: dribbling and silent clients. chunks: a
 client that cuts its bytes up. overload: one client wants all. Each part has servers of its own.
 The load generator shares the cores with what it measures. SECONDS sets how long the mix goes on (60), JOBS how
 many there are (1000). The exit code is 1 when a bound was missed.

@@ -233,15 +233,22 @@ def _markdown(entries: Sequence[Entry]) -> str:
     return "\n\n".join([*parts, NOTE]) + "\n"
 
 
-def render_ratings(entries: Sequence[Entry]) -> str:
-    """Markdown: how many images of each method at each sampling have which rating, and their data residual."""
-    head = ("method", "sampling", *LEVELS, METRICS["data_residual"].heading)
-    rows = []
+RATING_HEADINGS = ("method", "sampling", *LEVELS, METRICS["data_residual"].heading)
+
+
+def rating_rows(entries: Sequence[Entry]) -> list[Sequence[str]]:
+    """How many images of each method at each sampling have which rating, and their data residual, in plain text."""
+    rows: list[Sequence[str]] = []
     for (method, sampling), cell in cells(entries).items():
         ratings = [each.rating for each in entries if (each.method, each.sampling) == (method, sampling)]
         counts = [str(ratings.count(level)) for level in LEVELS]
         rows.append((method, sampling, *counts, _text(cell, RESIDUAL_COLUMN)))
-    return markdown_table(head, rows) + "\n"
+    return rows
+
+
+def render_ratings(entries: Sequence[Entry]) -> str:
+    """Markdown of `rating_rows`."""
+    return markdown_table(RATING_HEADINGS, rating_rows(entries)) + "\n"
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

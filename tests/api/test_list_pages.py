@@ -122,7 +122,7 @@ def test_a_filter_that_makes_no_sense_is_a_page_that_says_so(client: TestClient,
 def test_where_there_is_nothing_yet_pages_say_what_to_do(client: TestClient) -> None:
     assert "no jobs yet" in words(shown(client, "/jobs"), "p")
     assert "no comparisons yet" in words(shown(client, "/comparisons"), "p")
-    assert "needs scans with a fully sampled reference" in words(shown(client, "/comparisons/new"), "p")
+    assert "no scans to compare methods on" in words(shown(client, "/comparisons/new"), "p")
     assert "No worker was seen" in words(shown(client, "/workers"), "p")
 
 
@@ -166,12 +166,15 @@ def test_a_comparison_shows_progress_then_images_ranking_and_table(
     assert "failed" in listed_ones
 
 
-def test_the_form_of_a_comparison_offers_scans_with_a_reference_and_all_methods(
+def test_the_form_of_a_comparison_offers_scans_and_all_methods(
     client: TestClient, scan: dict[str, Any], ct_file: bytes
 ) -> None:
+    other = client.post("/v1/scans", content=ct_file).json()
     html = shown(client, "/comparisons/new")
     offered = {each.attributes["value"] for each in html.all("input") if each.attributes.get("name") == "scan"}
-    assert offered == ({scan["id"]} if scan["has_reference"] else set())
+    assert offered == {scan["id"], other["id"]}
+    told = ["with reference" if each["has_reference"] else "no reference" for each in (other, scan)]
+    assert [each.text.split(", ")[2] for each in html.all("label") if " slices, " in each.text] == told
     methods = {each.attributes["value"] for each in html.all("input") if each.attributes.get("name") == "method"}
     assert methods == {each["name"] for each in client.get("/v1/methods").json()["items"]}
 

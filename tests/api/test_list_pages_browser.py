@@ -117,7 +117,7 @@ def test_a_comparison_is_begun_followed_and_looked_at(browser: Browser, api: Api
         picture = page.get_by_role("img", name="The reference, then")
         expect(picture).to_be_visible()
         expect(page.get_by_role("heading", name="Ranking, MRI")).to_be_visible()
-        expect(page.get_by_role("heading", name="Results, 2x")).to_be_visible()
+        expect(page.get_by_role("heading", name="Results, 1x")).to_be_visible()
         page.get_by_label("Seed", exact=True).select_option("1")
         expect(page.get_by_text("No method has an image of this slice and seed")).to_be_visible()
         opened.expected += ("Failed to load resource: the server responded with a status of 409",)  # no picture yet
