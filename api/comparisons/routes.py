@@ -215,7 +215,10 @@ def get_comparison_panel(
     seed: Annotated[int | None, Query(ge=0, lt=1 << 63, description="none: the first that can be shown")] = None,
     slice_: Annotated[int | None, Query(alias="slice", ge=0, description="none: the first that can be shown")] = None,
 ) -> Response:
-    """The reference, then the methods that are done with this slice; part of each enlarged, and its error times 5."""
+    """The reference, if there is one, then the methods that are done with this slice.
+
+    Part of each is enlarged, and where there is a reference its error times 5.
+    """
     with context.sessions() as session:
         queries.comparison_row(session, caller.tenant, comparison_id)
         slices = panels.slices_of(session, comparison_id)

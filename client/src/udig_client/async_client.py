@@ -482,7 +482,7 @@ class AsyncClient:
         webhook_url: str | None = None,
         idempotency_key: str | None = None,
     ) -> Comparison:
-        """Compare methods on scans with references; files are uploaded first. `wait_comparison` waits for its end.
+        """Compare methods on scans; files are uploaded first. `wait_comparison` waits for its end.
 
         A method is a name, a mapping of parameters with `method`, or `{"label": ..., "parameters": {...}}`.
         """

@@ -4,7 +4,7 @@ import { problemElement, request } from "./api.js";
 
 let shown = "";
 let doneBefore = "";
-const note = "The reference, then the methods that are done with this slice, a part of each enlarged with its error times 5.";
+const note = "The reference, if the scan has one, then the methods that are done with this slice, a part of each enlarged with its error times 5.";
 
 /** Show the chosen slice, and again when more jobs have ended. */
 function showPanel() {
