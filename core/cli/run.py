@@ -72,9 +72,11 @@ def _run(options: Options) -> int:
     with ScanReader() as reader:
         batch.plan(files, reader)
         options.output.mkdir(parents=True, exist_ok=True)
-        batch.compute(reader)
-    rows = batch.rows()
-    write_summary(rows, options.output / SUMMARY)
+        try:
+            batch.compute(reader)
+        finally:
+            rows = batch.rows()
+            write_summary(rows, options.output / SUMMARY)
     print_columns([HEAD, *map(_cells, rows)])
     sys.stderr.write(f"written to {options.output}; {SUMMARY} holds this table\n")
     return 1 if batch.failures else 0

@@ -81,19 +81,17 @@ def write_panels(finished: Iterable[FinishedRun], folder: Path) -> None:
 def write_images(finished: Iterable[FinishedRun], folder: Path) -> None:
     """`SCAN/METHOD.nii.gz`, the volumes of which all slices are there; `-seed-N` is in the names of further seeds.
 
-    Spacing, orientation and position are the scan's. A file that is newer than its slices stays as it is.
+    Spacing, orientation and position are the scan's.
     """
     volumes: dict[tuple[str, str, int], dict[int, FinishedRun]] = {}
     for each in finished:
         volumes.setdefault((each.run.scan.name, each.run.label, each.run.seed), {})[each.run.slice] = each
     for (scan_name, label, seed), slices in volumes.items():
         scan = next(iter(slices.values())).run.scan
-        if slices.keys() != set(scan.slices):
-            continue
         name = f"{file_name(label)}{f'-seed-{seed}' if seed else ''}{nifti.FORMAT.suffix}"
         path = folder / scan_name / name
-        newest = max(each.result.path.stat().st_mtime for each in slices.values())
-        if path.is_file() and path.stat().st_mtime > newest:
+        if slices.keys() != set(scan.slices):
+            path.unlink(missing_ok=True)  # of other parameters or slices
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         header = asdict(scan.header)

@@ -148,7 +148,12 @@ def test_other_parameters_and_another_scan_are_other_results(folder, tmp_path):
     (folder / "body.npz").unlink()
     out = tmp_path / "out"
     (a,) = compared(folder, out, "--methods", "x=tv:iterations=2", "--slices", "0")
+    volume = out / "images/brain/x.nii.gz"
+    first = volume.read_bytes()
     (b,) = compared(folder, out, "--methods", "x=tv:iterations=9", "--slices", "0")
+    assert volume.read_bytes() != first
+    assert compared(folder, out, "--methods", "x=tv:iterations=2", "--slices", "0") == [a]
+    assert volume.read_bytes() == first
     scans.write_hdf5(folder / "brain.h5", **scans.mri(acceleration=4))
     (c,) = compared(folder, out, "--methods", "x=tv:iterations=2", "--slices", "0")
     assert len({row["psnr"] for row in (a, b, c)}) == 3
