@@ -1,4 +1,4 @@
-"""The README's curl lines, run as they stand against a service that was started as its reader would."""
+"""The curl lines of README and documents, run as they stand against a service that was started as readers would."""
 
 import os
 import re
@@ -12,6 +12,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from tests.support import orthanc
+from tests.support.orthanc import Orthanc
+from tests.support.worker_processes import until
 from udig_recon.core import metrics
 from udig_recon.core.cli import UDIG
 from udig_recon.core.simulation import birdcage_maps, cartesian_lines, simulate_mri
@@ -22,12 +25,26 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc | None]:
+    """An archive, where Orthanc is installed."""
+    if not orthanc.IS_INSTALLED:
+        yield None
+        return
+    with orthanc.archive(tmp_path_factory.mktemp("orthanc"), AuthenticationEnabled=False) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory, archive: Orthanc | None) -> Iterator[str]:
     """A service on a free port with a data folder of its own, ended as by Ctrl-C."""
     folder = tmp_path_factory.mktemp("service")
     servers = ("DATABASE_URL", "REDIS_URL")
     environment = {key: value for key, value in os.environ.items() if key not in servers}
     environment |= {"DATA": str(folder / "data"), "PORT": "0", "WORKERS": "1", "DEVICE": "cpu"}
+    if archive is not None:
+        file = folder / "destinations.toml"
+        file.write_text(f'[orthanc-web]\nkind = "dicomweb"\nurl = "{archive.dicomweb}"\ntenants = ["default"]\n')
+        environment["DESTINATIONS_FILE"] = str(file)
     log = folder / "log"
     with (
         log.open("w") as sink,
@@ -68,10 +85,10 @@ def scan(tmp_path: Path) -> Path:
     return path
 
 
-def travelled(url: str, scan: Path, folder: Path, *parts: str) -> str:
-    """What the marked parts of the README print, one after the other in one shell."""
-    readme = (ROOT / "README.md").read_text()
-    found = [re.search(rf"<!-- {part} -->\n```bash\n(.*?)```", readme, re.DOTALL) for part in parts]
+def travelled(url: str, scan: Path, folder: Path, *parts: str, page: str = "README.md") -> str:
+    """What the marked parts of a page print, one after the other in one shell."""
+    text = (ROOT / page).read_text()
+    found = [re.search(rf"<!-- {part} -->\s*```bash\n(.*?)```", text, re.DOTALL) for part in parts]
     shell = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", "".join(lines[1] for lines in found if lines)],
         cwd=folder,
@@ -83,6 +100,14 @@ def travelled(url: str, scan: Path, folder: Path, *parts: str) -> str:
     assert all(found)
     assert shell.returncode == 0, shell.stdout + shell.stderr
     return shell.stdout
+
+
+@pytest.mark.skipif(not orthanc.IS_INSTALLED, reason="Debian's orthanc and orthanc-dicomweb are missing")
+def test_the_page_for_integrators_brings_an_image_into_an_archive(
+    url: str, scan: Path, archive: Orthanc, tmp_path: Path
+) -> None:
+    assert '"orthanc-web"' in travelled(url, scan, tmp_path, "archive", page="docs/for-integrators.md")
+    until(lambda: archive.statistics()["CountInstances"] >= 2)  # the image, and the picture of its comparison
 
 
 def test_the_readme_journey_brings_a_reconstruction_home(url: str, scan: Path, tmp_path: Path) -> None:
