@@ -4,6 +4,7 @@ import asyncio
 import json
 import ssl
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -125,7 +126,7 @@ def test_orthanc_takes_objects_over_tls_from_who_shows_a_certificate(
 # C-STORE
 
 
-def test_cstore_sends_under_its_title_with_memory_for_one_object(storage: LocalStorage, objects: Path) -> None:
+def test_cstore_sends_every_object_under_its_title(storage: LocalStorage, objects: Path) -> None:
     with peer() as archive:
         by_cstore(storage, objects, archive.port, calling_ae_title="UDIG_1")
     assert archive.uids == [object_uid(number) for number in range(COUNT)]
@@ -217,6 +218,8 @@ class WebArchive:
     answers: list[tuple[int, str]] = field(default_factory=lambda: [(200, "{}")])
     bodies: list[bytes] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    received: int = 0  # bytes of bodies that were not kept
+    keeps: bool = True
 
     @property
     def url(self) -> str:
@@ -230,7 +233,12 @@ def web_archive(tls: ssl.SSLContext | None = None) -> Iterator[WebArchive]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             made.headers.append({name.lower(): value for name, value in self.headers.items()})
-            made.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+            length = int(self.headers["Content-Length"])
+            if made.keeps:
+                made.bodies.append(self.rfile.read(length))
+            while not made.keeps and length:
+                length -= (read := len(self.rfile.read(min(length, 1 << 16))))
+                made.received += read
             status, text = made.answers.pop(0) if len(made.answers) > 1 else made.answers[0]
             self.send_response(status)
             if 300 <= status < 400:
@@ -280,6 +288,20 @@ def test_a_large_result_is_several_requests_each_of_bounded_size(
     with web_archive() as archive:
         by_stow(storage, tmp_path / "result.zip", archive.url)
     assert [body.count(b"DICM") for body in archive.bodies] == [2, 2, 2, 1]
+
+
+def test_stow_takes_memory_for_a_block_whatever_the_size_of_a_result(storage: LocalStorage, tmp_path: Path) -> None:
+    result = write_archive(tmp_path / "result.zip", 12, size=724)  # 12 MiB
+    with web_archive() as archive:
+        archive.keeps = False
+        tracemalloc.start()
+        try:
+            by_stow(storage, result, archive.url)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert archive.received > 12 << 20
+    assert peak < 6 << 20
 
 
 FAILED = {"00081155": {"vr": "UI", "Value": ["2.25.1001"]}, "00081197": {"vr": "US", "Value": [43264]}}

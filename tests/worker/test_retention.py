@@ -87,7 +87,9 @@ def test_a_webhook_that_was_not_heard_yet_outlives_the_files(desk: Desk, kept: t
     past(desk)
     assert swept(desk) == 2
     with desk.database() as session:
-        assert session.scalars(select(WebhookDelivery.state)).all() == [DeliveryState.PENDING]
+        (told,) = session.scalars(select(WebhookDelivery)).all()
+        assert told.state is DeliveryState.PENDING
+        assert (told.data or {})["tags"] == {}  # what the client wrote goes with the files
     past(desk, days=30)
     swept(desk)
     with desk.database() as session:
