@@ -51,6 +51,9 @@ _FORMS = {
 }
 _LONGEST_UID = 64
 
+TEMPLATE_BYTES = 1 << 20
+"""Bytes of a template DICOM that are looked at: what is taken of it stands there."""
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Identity:

@@ -39,6 +39,7 @@ _FORM = {
         "properties": {
             "scan": {"type": "string", "format": "binary"},
             "header": {"type": "string", "format": "binary"},
+            "template": {"type": "string", "format": "binary"},
             "job": component(JobOptions),
         },
     },
@@ -64,7 +65,8 @@ async def create_job(
 ) -> Response:
     """JSON with the id of a scan, or a form that brings the scan itself: upload and queue in one call.
 
-    A form may bring BART's .hdr as `header` beside the .cfl as `scan`.
+    A form may bring BART's .hdr as `header` beside the .cfl as `scan`, and a DICOM file of the patient's study as
+    `template` (see POST /v1/scans).
     """
     if is_form(request):
         async with receive_scan(context, caller, request, file="scan", text="job") as file:

@@ -20,7 +20,7 @@ from udig_recon.api.jobs import queries, stored_files
 from udig_recon.api.jobs.schemas import JobOut
 from udig_recon.api.jobs.submission import submit
 from udig_recon.api.mrd_stream.configuration import Configuration
-from udig_recon.api.mrd_stream.images import NOTICE, image_message
+from udig_recon.api.mrd_stream.images import image_message
 from udig_recon.api.mrd_stream.messages import (
     CLOSE_MESSAGE,
     ConnectionCut,
@@ -35,6 +35,7 @@ from udig_recon.api.scans.upload import Upload
 from udig_recon.core.formats.readouts.mrd_head import MOST_READOUTS
 from udig_recon.core.formats.readouts.mrd_protocol import MessageId
 from udig_recon.core.results.hdf5 import open_result
+from udig_recon.core.results.mrd import NOTICE
 from udig_recon.core.results.outputs import OUTPUTS
 from udig_recon.worker.access.limits import Scope
 from udig_recon.worker.database.engine import AWAY

@@ -25,6 +25,7 @@ from udig_recon.api.http.problems import Gone, Invalid, TooLarge
 from udig_recon.api.scans.upload import StorageAllowance, Upload, base_name, check_length, open_upload
 from udig_recon.core.errors import DamagedScan
 from udig_recon.core.formats.prepared import READING, open_prepared
+from udig_recon.core.identity import TEMPLATE_BYTES, Identity
 from udig_recon.worker.access import quotas
 from udig_recon.worker.access.tenants import limits_of
 from udig_recon.worker.database.engine import AWAY
@@ -40,6 +41,9 @@ _KNOWN = AsyncQuery(select(Scan.header).where(Scan.tenant == bindparam("tenant")
 FIELD_BYTES = 1 << 20  # most that each form field beside the file may hold
 HEADER = "header"
 """Part of a form that goes with the file: a file that belongs to it, such as BART's .hdr to a .cfl."""
+TEMPLATE = "template"
+"""Part of a form: a DICOM file of the study that exported images are to belong to."""
+MOST_TEMPLATE_BYTES = 64 << 20
 
 
 @dataclass
@@ -51,6 +55,7 @@ class ReceivedScan:
     text: bytes | None = None
     prepared: Path | None = None  # the scan's prepared form; None where that lies in its place, whole
     resumable_id: uuid.UUID | None = None  # the resumable upload whose bytes these are
+    identity: Identity | None = None  # of the template that came beside
 
 
 def is_form(request: Request) -> bool:
@@ -70,15 +75,20 @@ async def receive_scan(
 ) -> AsyncIterator[ReceivedScan]:
     """Receive the body: the file itself, or a form with the part `file` and, if named, the field `text`.
 
-    The part `header`, which a form may have, is stored before or behind the file, as it came.
+    The part `header`, which a form may have, is stored before or behind the file, as it came. Of the part `template`
+    the identity is kept alone.
     """
     declared = request.headers.get("content-length")
-    least = 0 if declared is None else int(declared) - (3 * FIELD_BYTES if is_form(request) else 0)
+    least = (
+        0 if declared is None else int(declared) - (3 * FIELD_BYTES + MOST_TEMPLATE_BYTES if is_form(request) else 0)
+    )
     async with begin_upload(context, caller, client_of(request), least, int(declared or 0)) as upload:
         body = check_length(request.stream(), declared)
-        field = None
+        field = template = None
         if is_form(request):
-            field = await _receive_form(PartReader(request.headers["content-type"]).events(body), upload, file, text)
+            field, template = await _receive_form(
+                PartReader(request.headers["content-type"]).events(body), upload, file, text
+            )
         else:
             async for chunk in body:
                 await upload.write(chunk)
@@ -86,7 +96,13 @@ async def receive_scan(
         if not is_form(request):
             upload.digest = request.headers.get("repr-digest")
         await upload.finish()
+        identity = None
+        if template is not None:
+            read = partial(context.prober.read_template, template)
+            sharing = sharing_of(caller, client_of(request))
+            identity = await context.probe_queue.run(sharing, len(template), read)
         async with examine(context, caller, client_of(request), upload, field) as scan:
+            scan.identity = identity
             yield scan
 
 
@@ -134,11 +150,12 @@ def _header_text(request: Request, name: str) -> str:
 
 async def _receive_form(
     events: AsyncIterator[Part | bytes | None], upload: Upload, file: str, text: str | None
-) -> bytes | None:
+) -> tuple[bytes | None, bytes | None]:
+    """The field `text`, and the beginning of the template; None where there is none."""
     seen: set[str] = set()
     needed = {file} | ({text} if text else set())
-    wanted = needed | {HEADER}
-    field, header_bytes, name = bytearray(), 0, ""
+    wanted = needed | {HEADER, TEMPLATE}
+    field, template, header_bytes, template_bytes, name = bytearray(), bytearray(), 0, 0, ""
     async for event in events:
         if isinstance(event, Part):
             name = event.name
@@ -152,6 +169,12 @@ async def _receive_form(
                 upload.filename, upload.digest = event.filename or "", event.headers.get("repr-digest")
         elif event and name == file:
             await upload.write(event)
+        elif event and name == TEMPLATE:
+            template_bytes += len(event)
+            template += event[: TEMPLATE_BYTES - len(template)]
+            if template_bytes > MOST_TEMPLATE_BYTES:
+                expected = f"at most {MOST_TEMPLATE_BYTES} bytes: an image of the study will do"
+                raise TooLarge.at(name, "the template is too large", found="more", expected=expected)
         elif event:
             if name == HEADER:
                 header_bytes += len(event)
@@ -168,7 +191,7 @@ async def _receive_form(
     if missing := needed - seen:
         lost = " and ".join(sorted(missing))
         raise Invalid.at(lost, f"the form has no part {lost}", found="nothing", expected=f"a part named {lost}")
-    return bytes(field) if text else None
+    return bytes(field) if text else None, bytes(template) if TEMPLATE in seen else None
 
 
 async def _find_scan(context: Context, caller: Caller, sharing: str, upload: Upload) -> dict[str, Any] | None:
@@ -234,7 +257,9 @@ def _room(context: Context, caller: Caller, least: int, most: int) -> StorageAll
 def store_scan(context: Context, caller: Caller, file: ReceivedScan) -> Iterator[tuple[Session, Scan, bool]]:
     """A session with the caller's scan of these bytes, and whether it is new; without a commit nothing is kept."""
     upload, retention_days = file.upload, caller.retention_days(context)
-    brought = Brought(upload.path, upload.sha256, upload.size_bytes, upload.filename, file.header, file.prepared)
+    brought = Brought(
+        upload.path, upload.sha256, upload.size_bytes, upload.filename, file.header, file.prepared, file.identity
+    )
     with context.sessions() as session:
         try:
             if file.resumable_id is not None:

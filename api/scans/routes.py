@@ -39,7 +39,11 @@ _REQUEST_BODY = {
     "content": {
         "application/octet-stream": {"schema": _FILE, "example": "(bytes of the file)"},
         "multipart/form-data": {
-            "schema": {"type": "object", "required": ["file"], "properties": {"file": _FILE, "header": _FILE}},
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {"file": _FILE, "header": _FILE, "template": _FILE},
+            },
             "example": {"file": "(bytes of the file)"},
         },
         JSON: {"schema": component(UploadedScan), "example": example_of(UploadedScan)},
@@ -75,7 +79,8 @@ async def create_scan(
 
     200: these very bytes are here already. An upload whose bytes are refused is deleted with them.
 
-    BART's .cfl comes as a form: the .cfl as `file`, its .hdr as `header`.
+    BART's .cfl comes as a form: the .cfl as `file`, its .hdr as `header`. A form may bring a DICOM file of the
+    patient's study as `template`: destinations that may have identifiers are sent images of that study.
     """
     if media_type_of(request) == JSON:
         asked = parse_json(UploadedScan, await read_limited(request, "a reference to an upload"))

@@ -56,6 +56,12 @@ MODALITY = click.option("--modality", type=click.Choice(["mri", "ct"]), required
 @click.option("--slices", cls=SeveralValues, extend=True, type=int, metavar="NUMBER", help="all by default")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--seeds", type=int, default=1, metavar="N", help="mean and standard deviation of N seeds from --seed on")
+@click.option(
+    "--template",
+    type=PATH,
+    metavar="FILE",
+    help="DICOM file of the patient's study, to which a .dicom.zip is to belong",
+)
 @DEVICE
 @click.option("--threads", type=int, default=1, help="CPU threads; with more than one, rare runs differ a little")
 @PRIORS

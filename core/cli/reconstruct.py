@@ -16,7 +16,10 @@ from udig_recon.core.cli.arguments import refuse
 from udig_recon.core.cli.engine import prepare_engine
 from udig_recon.core.cli.failures import describe_failure
 from udig_recon.core.errors import ReconstructionError
+from udig_recon.core.files.atomic import atomic_write
+from udig_recon.core.formats.sandbox.local import open_template
 from udig_recon.core.formats.sandbox.pool import ReaderLost
+from udig_recon.core.identity import Identity
 from udig_recon.core.parameters.text import parse_pairs
 from udig_recon.core.problem import ImageMetrics
 from udig_recon.core.reconstruct import Event, Progress
@@ -42,6 +45,7 @@ class Options:
     priors: Path | None
     projectors: Path | None = None
     max_projector_bytes: int = 0
+    template: Path | None = None
 
 
 def run(options: Options) -> int:
@@ -55,6 +59,7 @@ def run(options: Options) -> int:
 
 def _run(options: Options) -> None:
     output = _output(options.output)
+    identity = None if options.template is None else _identity(options.template, output)
     method = {"method": options.method, **parse_pairs(options.parameters, "--set")}
     prepare_engine(options.threads, options.projectors, options.max_projector_bytes)
     with open_scan(options.scan) as scan, _Bars() as bars:
@@ -73,6 +78,8 @@ def _run(options: Options) -> None:
             on_event=bars.show,
         )
     write_result(volume.slices, volume.info, {options.output: output})
+    if identity is not None:
+        _identify(options.output, identity)
     if ".nii" in options.output.suffixes and (lost := lost_orientation(volume.info)) is not None:
         sys.stderr.write(f"warning: {lost}\n")
     names = slice_names(volume.info.slice_numbers, scan.header.frames)
@@ -81,6 +88,20 @@ def _run(options: Options) -> None:
             sys.stderr.write(f"{name}: {result.prior_check.reason}\n")
         if result.rating is not None:
             sys.stderr.write(f"{name}: {result.rating}\n")
+
+
+def _identity(template: Path, output: OutputFormat) -> Identity:
+    """Patient, study and frame of reference of a template. Raises ReconstructionError."""
+    if output.name not in ("dicom", "dicom_maps"):
+        raise ReconstructionError.at("--template", f"an output of format {output.name}", "one that ends in .dicom.zip")
+    return open_template(template)
+
+
+def _identify(path: Path, identity: Identity) -> None:
+    from udig_recon.core.results.dicom.identify import identify_archive
+
+    with atomic_write(path) as part:
+        identify_archive(path, part, identity)
 
 
 def _output(path: Path) -> OutputFormat:

@@ -14,6 +14,7 @@ from udig_recon.core.formats.containers.arrays import ArraySource
 from udig_recon.core.formats.containers.scan_file import ScanFile
 from udig_recon.core.formats.limits import Limits
 from udig_recon.core.formats.prepared import ReservedArrays
+from udig_recon.core.identity import Identity
 
 MRI_ARRAYS = (
     "kspace",
@@ -85,6 +86,7 @@ class Contents:
     frames: tuple[Frame, ...] = ()  # as in the scan's header, where the format tells of more than slices
     averages: int | None = None  # MRI: how often each line was measured
     corrections: tuple[str, ...] = ()  # what was done to the measurements when they were read
+    identity: Identity = field(default_factory=Identity)  # kept beside the scan, never in its header
     remedy: str = ""  # advice where the array is not complex, as k-space is
 
 

@@ -2,8 +2,8 @@
 
     16 bytes    MAGIC, which holds the version of the layout
     arrays      little-endian, C order, each at a multiple of 64 bytes
-    header      JSON: the source's SHA-256, the scan's header, and for each slice its fields: values, or arrays as
-                [offset, dtype, shape, SHA-256]
+    header      JSON: the source's SHA-256, the scan's header, its identity where the file tells one, and for each
+                slice its fields: values, or arrays as [offset, dtype, shape, SHA-256]
     64 bytes    where the header lies (offset, length: two little-endian uint64), its SHA-256, and MAGIC again
 
 Reading it needs no library and no trust: each offset is checked against the file, each byte against its digest.
@@ -24,14 +24,15 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from udig_recon.core.acquisition import Acquisition, ScanHeader, acquisition_type
-from udig_recon.core.errors import DamagedScan
+from udig_recon.core.errors import DamagedScan, UnreadableScan
 from udig_recon.core.files.atomic import DamagedFile, open_stored
 from udig_recon.core.formats.containers.arrays import BLOCK_BYTES, Array
 from udig_recon.core.formats.containers.scan_file import ScanFile
 from udig_recon.core.formats.sandbox.messages import header_of
+from udig_recon.core.identity import Identity
 
 MAGIC = b"udig-prepared/1\n"
-READING = 5
+READING = 6
 """Version of the readers. It grows when they understand the same bytes differently; older prepared scans are remade."""
 
 _ALIGNMENT = 64
@@ -102,6 +103,7 @@ def write_prepared(
     read: Callable[[int], Acquisition],
     slices: int,
     reserved: ReservedArrays | None = None,
+    identity: Identity | None = None,
 ) -> None:
     """Write slice after slice as `read` gives them, with memory for one.
 
@@ -123,6 +125,7 @@ def write_prepared(
         "source_sha256": source_sha256,
         "reading": READING,
         "scan": header,
+        **({"identity": identity.to_json()} if identity else {}),
         "kind": kind,
         "shared": shared,
         "slices": [{name: value for name, value in each.items() if name not in shared} for each in written],
@@ -214,10 +217,11 @@ class PreparedScan:
             self.source_sha256 = str(content["source_sha256"])
             self.reading = int(content["reading"])
             self.header: ScanHeader = header_of(json.dumps(content["scan"]))
+            self.identity = Identity.from_json(content.get("identity", "{}"))
             self.kind = str(content["kind"])  # name of the type of acquisition that `read` gives
             shared = _fields(content["shared"])
             self._slices = [{**shared, **_fields(each)} for each in content["slices"]]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, UnreadableScan) as error:
             raise _damage("a header that makes no sense") from error
         for place in self._stored_arrays():
             if place.offset < len(MAGIC) or place.offset + place.nbytes > file.size:

@@ -10,6 +10,7 @@ from udig_recon.core.acquisition import Acquisition, ScanHeader
 from udig_recon.core.errors import UnknownFormat, UnreadableScan, UnsupportedScan
 from udig_recon.core.formats.containers.gzip_file import unpack
 from udig_recon.core.formats.containers.scan_file import ScanFile, open_scan_file
+from udig_recon.core.formats.header_identity import identity_of_header
 from udig_recon.core.formats.input_format import ArrayReader, AssemblingReader, Contents, InputFormat, printable_names
 from udig_recon.core.formats.kspace import noncartesian
 from udig_recon.core.formats.kspace import reader as kspace
@@ -20,6 +21,7 @@ from udig_recon.core.formats.registry import input_formats
 from udig_recon.core.formats.sinogram import reader as sinogram
 from udig_recon.core.formats.sinogram.view_axis import arrange_views
 from udig_recon.core.formats.unsupported import START_BYTES, recognise
+from udig_recon.core.identity import Identity
 
 
 class _OpenedScan(NamedTuple):
@@ -79,9 +81,22 @@ def prepare(file: ScanFile, limits: Limits, source_sha256: str, descriptor: int)
         header = _probe(opened)
         count = reader.slice_count(contents)
         write_prepared(
-            descriptor, asdict(header), source_sha256, lambda index: reader.read(contents, [index]), count, reserved
+            descriptor,
+            asdict(header),
+            source_sha256,
+            lambda index: reader.read(contents, [index]),
+            count,
+            reserved,
+            _identity(contents),
         )
     return header
+
+
+def _identity(contents: Contents) -> Identity:
+    """Who was scanned, as the file tells it."""
+    if contents.header_xml is not None and not contents.identity:
+        return identity_of_header(contents.header_xml)
+    return contents.identity
 
 
 def read(path: Path, slices: Sequence[int] | None = None) -> Acquisition:

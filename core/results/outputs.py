@@ -12,12 +12,12 @@ from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.extensions import BrokenExtension, load_extensions
 from udig_recon.core.files.atomic import Digest, atomic_write
 from udig_recon.core.interruption import check_interruption
-from udig_recon.core.results import hdf5, nifti, npy, png
+from udig_recon.core.results import cfl, hdf5, mrd, nifti, npy, png
 from udig_recon.core.results.dicom import formats as dicom
 from udig_recon.core.results.output_format import OutputFormat, ResultInfo, ResultSlice, ResultWriter
 
 ENTRY_POINTS = "udig_recon.outputs"
-BUILT_IN = (hdf5.FORMAT, npy.FORMAT, nifti.FORMAT, png.FORMAT, dicom.DICOM)
+BUILT_IN = (hdf5.FORMAT, npy.FORMAT, nifti.FORMAT, png.FORMAT, *dicom.FORMATS, cfl.FORMAT, mrd.FORMAT)
 
 
 def _registry(built_in: Sequence[OutputFormat]) -> dict[str, OutputFormat]:

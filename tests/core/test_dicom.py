@@ -2,10 +2,13 @@
 
 import io
 import itertools
+import json
 import shutil
 import subprocess
+import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,14 @@ import pytest
 from pydicom.uid import CTImageStorage, MRImageStorage, SecondaryCaptureImageStorage
 
 from tests.core.test_result_geometry import ACROSS, FRAMES, SPACING, images, oblique
+from tests.support import mrd_maker
+from udig_recon.core import open_scan
+from udig_recon.core.errors import UnreadableScan
+from udig_recon.core.formats.sandbox.client import Prober
+from udig_recon.core.identity import KEYWORDS, Identity
 from udig_recon.core.quality.rating import Rating
 from udig_recon.core.results.dicom.geometry import SliceGeometry
+from udig_recon.core.results.dicom.identify import identify_archive, identify_object
 from udig_recon.core.results.output_format import ResultInfo
 from udig_recon.core.results.outputs import OUTPUTS, write_result
 from udig_recon.core.results.store import SliceResult
@@ -163,8 +172,8 @@ def test_nifti_and_dicom_of_the_same_result_agree(tmp_path: Path) -> None:
             assert mapped(data)[row, column] == pytest.approx(values[tuple(place)], abs=values.max() / 65535)
 
 
-@pytest.mark.parametrize("signs", itertools.product((1, -1), repeat=3), ids=str)
-@pytest.mark.parametrize("axes", itertools.permutations(range(3)), ids=str)
+@pytest.mark.parametrize("signs", list(itertools.product((1, -1), repeat=3)), ids=str)
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))), ids=str)
 def test_images_are_turned_to_the_view_of_radiologists(axes: Sequence[int], signs: Sequence[int]) -> None:
     affine = np.eye(4)
     affine[:3, :3] = np.eye(3)[:, list(axes)] * signs
@@ -288,3 +297,177 @@ def test_values_that_are_no_numbers_and_empty_images_are_zero(tmp_path: Path) ->
     write_result([one], ResultInfo(1, {}), {tmp_path / "r.dicom.zip": OUTPUTS["dicom"]})
     for name, data in objects(tmp_path / "r.dicom.zip").items():
         assert name.startswith("comparison") or not mapped(data).any()
+
+
+# What names a patient.
+
+IDENTITY = Identity(
+    patient_name="Müller^Änne",
+    patient_id="PAT-1",
+    patient_birth_date="19710203",
+    patient_sex="F",
+    study_instance_uid="1.2.3.4",
+    study_id="S1",
+    study_date="20250102",
+    accession_number="A-7",
+    frame_of_reference_uid="1.2.3.5",
+    body_part_examined="BRAIN",
+)
+
+
+def test_identified_objects_are_valid_and_of_the_scans_patient_study_and_frame_of_reference(
+    archives: dict[str, Path], tmp_path: Path
+) -> None:
+    identify_archive(archives["mri"], tmp_path / "identified.zip", IDENTITY)
+    before, after = objects(archives["mri"]), objects(tmp_path / "identified.zip")
+    assert list(before) == list(after)
+    for name, data in after.items():
+        assert (str(data.PatientName), data.PatientID, data.PatientBirthDate) == ("Müller^Änne", "PAT-1", "19710203")
+        assert (data.StudyInstanceUID, data.StudyDate, data.AccessionNumber) == ("1.2.3.4", "20250102", "A-7")
+        assert data.get("FrameOfReferenceUID", "1.2.3.5") == "1.2.3.5"
+        assert "PatientIdentityRemoved" not in data
+        assert data.SOPInstanceUID != before[name].SOPInstanceUID
+        assert data.file_meta.MediaStorageSOPInstanceUID == data.SOPInstanceUID
+        assert data.PixelData == before[name].PixelData
+    assert len({data.SOPInstanceUID for data in after.values()}) == len(after)
+    again = {name: identify_object(read(archives["mri"], name), IDENTITY) for name in before}
+    assert again == {name: read(tmp_path / "identified.zip", name) for name in before}
+    if shutil.which("dciodvfy") is not None:
+        assert errors_of_validators(tmp_path / "identified.zip", tmp_path / "files") == []
+
+
+def read(archive: Path, name: str) -> bytes:
+    with zipfile.ZipFile(archive) as opened:
+        return opened.read(name)
+
+
+def test_an_identity_without_a_study_still_makes_other_objects(archives: dict[str, Path]) -> None:
+    name = "reconstruction/000001.dcm"
+    content = read(archives["mri"], name)
+    before = pydicom.dcmread(io.BytesIO(content))
+    after = pydicom.dcmread(io.BytesIO(identify_object(content, Identity(patient_id="PAT-1"))))
+    assert after.PatientID == "PAT-1"
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
+        assert after[keyword] != before[keyword]
+
+
+def test_an_assumed_place_is_never_in_the_patients_frame_of_reference(archives: dict[str, Path]) -> None:
+    content = read(archives["mri without a place"], "reconstruction/000001.dcm")
+    assert pydicom.dcmread(io.BytesIO(identify_object(content, IDENTITY))).FrameOfReferenceUID != "1.2.3.5"
+
+
+@pytest.fixture(scope="module")
+def prober() -> Iterator[Prober]:
+    opened = Prober()
+    yield opened
+    opened.close()
+
+
+def template(**changes: Any) -> bytes:
+    """A DICOM file of the scanner's study."""
+    data = pydicom.Dataset()
+    data.SpecificCharacterSet = "ISO_IR 192"
+    data.SOPClassUID, data.SOPInstanceUID = MRImageStorage, "1.2.9"
+    for name, value in asdict(IDENTITY).items():
+        if value:
+            setattr(data, KEYWORDS[name], value)
+    for name, value in changes.items():
+        setattr(data, name, value)
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    stream = io.BytesIO()
+    pydicom.dcmwrite(stream, data, enforce_file_format=True)
+    return stream.getvalue()
+
+
+PIXELS = b"\xe0\x7f\x10\x00OW\x00\x00" + (2 << 20).to_bytes(4, "little") + bytes(2 << 20)
+
+
+def test_a_template_gives_patient_study_and_frame_of_reference(prober: Prober) -> None:
+    assert prober.read_template(template()) == IDENTITY
+    assert prober.read_template((template() + PIXELS)[: 1 << 20]) == IDENTITY
+    japanese = prober.read_template(template(SpecificCharacterSet=["", "ISO 2022 IR 87"], PatientName="A=山田^太郎"))
+    assert japanese.patient_name == "A=山田^太郎"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrong = prober.read_template(template(StudyInstanceUID="1.2.not", PatientBirthDate="1971", PatientSex="x"))
+    assert (wrong.study_instance_uid, wrong.patient_birth_date, wrong.patient_sex) == ("", "", "")
+    assert wrong.patient_id == "PAT-1"
+
+
+NESTED = b"\x08\x00\x40\x11SQ\x00\x00\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+HOSTILE = {
+    "text": b"PatientName: A",
+    "nothing": b"",
+    "preamble alone": bytes(128) + b"DICM",
+    "cut off": template()[:300],
+    "endless lengths": bytes(128) + b"DICM" + b"\x08\x00\x05\x00UN\x00\x00\xff\xff\xff\x7f" * 50,
+    "nested sequences": bytes(128) + b"DICM" + NESTED * 5000,
+    "nobody": template(PatientID="", PatientName="^", StudyInstanceUID=""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_template_is_refused_without_a_word_of_it(content: bytes, prober: Prober) -> None:
+    with pytest.raises(UnreadableScan, match=r"^template: found .*, expected a DICOM file") as refused:
+        prober.read_template(content)
+    assert refused.value.field == "template"
+
+
+def test_an_identity_says_nothing_by_itself_and_comes_back_from_json() -> None:
+    assert "Müller" not in f"{IDENTITY} {IDENTITY!r}"
+    assert Identity.from_json(IDENTITY.to_json()) == IDENTITY
+    assert not Identity()
+    too_long = json.dumps({"patient_id": 65 * "x"})
+    backslash = json.dumps({"patient_id": "a\\b"})
+    for wrong in (backslash, too_long, '{"other": "x"}', "[]", '{"patient_id": 1}', "{"):
+        with pytest.raises(UnreadableScan):
+            Identity.from_json(wrong)
+
+
+def test_a_raw_file_keeps_its_identity_in_its_prepared_form_alone(tmp_path: Path) -> None:
+    made = mrd_maker.make(mrd_maker.Plan())
+    told = (
+        "<subjectInformation><patientName>Doe^Jane</patientName><patientID>7</patientID>"
+        "<patientBirthdate>1971-02-03</patientBirthdate></subjectInformation>"
+        "<studyInformation><studyDate>2025-01-02</studyDate><studyTime>12:30:01</studyTime>"
+        "<studyInstanceUID>1.2.3</studyInstanceUID></studyInformation>"
+        "<measurementInformation><patientPosition>HFS</patientPosition><frameOfReferenceUID>1.2.4</frameOfReferenceUID></measurementInformation>"
+    )
+    xml = made.xml.replace("<experimentalConditions>", f"{told}<experimentalConditions>", 1)
+    path = mrd_maker.write(tmp_path / "scan.h5", replace(made, xml=xml))
+    with open_scan(path) as scan:
+        assert scan.identity == Identity(
+            patient_name="Doe^Jane", patient_id="7", patient_birth_date="19710203", study_date="20250102",
+            study_time="123001", study_instance_uid="1.2.3", frame_of_reference_uid="1.2.4",
+        )  # fmt: skip
+        assert "Doe" not in str(scan.header)
+
+
+# Parametric Maps.
+
+
+@pytest.mark.parametrize("name", ["frames", "ct", "mri without a place"])
+def test_parametric_maps_hold_the_values_themselves_and_validators_find_no_error(name: str, tmp_path: Path) -> None:
+    told = {key: value for key, value in RESULTS[name].items() if value is not None}
+    path = write(tmp_path / "r.zip", told, "dicom_maps")
+    assert write(tmp_path / "again.zip", told, "dicom_maps").read_bytes() == path.read_bytes()
+    found = objects(path)
+    assert len(found) == (3 * 4 if name == "frames" else 3)
+    made = slices(told["modality"], 4)
+    affine = np.array(told.get("affine", np.diag([SPACING[1], SPACING[0], told.get("slice_spacing_mm", 1), 1])))
+    for path_, data in found.items():
+        kind = path_.partition("/")[0].partition("-")[0]
+        pixels = np.frombuffer(data.FloatPixelData, "<f4").reshape(data.NumberOfFrames, data.Rows, data.Columns)
+        for frame, group in zip(pixels, data.PerFrameFunctionalGroupsSequence, strict=True):
+            corner = [*map(float, group.PlanePositionSequence[0].ImagePositionPatient), 1]
+            place = round((np.linalg.inv(affine) @ corner)[2])
+            contrast, repetition = int("contrast-1" in path_), int(path_.endswith("2.dcm"))
+            number = 2 * contrast + repetition if name == "frames" else place
+            values = getattr(made[number], "image" if kind == "reconstruction" else kind)
+            if name == "ct" and kind != "hallucination":
+                values = values * (1000 / WATER) - (1000 if kind == "reconstruction" else 0)
+            np.testing.assert_allclose(frame, SliceGeometry.of(affine).view(values), rtol=1e-5, atol=1e-3)
+    assert {data.ContentQualification for data in found.values()} == {"RESEARCH"}
+    if shutil.which("dciodvfy") is not None:
+        assert errors_of_validators(path, tmp_path / "files") == []

@@ -4,6 +4,7 @@ A key is a relative path of names divided by "/". Rows hold keys (`jobs.result`,
 
     scans/[TENANT/]SHA256                    a scan as it was uploaded; those of the default tenant have no TENANT
     prepared/TENANT/SHA256                   its prepared form, see `udig_recon.core.formats.prepared`
+    identities/TENANT/SHA256                 who was scanned, by a template DICOM, see `udig_recon.core.identity`
     jobs/ID/checkpoints/SLICE.STEP.SHA256.pt
     jobs/ID/previews/SLICE.npz               the latest image of a slice that runs
     jobs/ID/slices/SLICE.ATTEMPT.npz         the result of a slice, by one attempt
@@ -18,13 +19,14 @@ from typing import NamedTuple
 from udig_recon.core.results.output_format import OutputFormat
 from udig_recon.worker.database.tables import DEFAULT_TENANT
 
-SCANS, PREPARED, JOBS = "scans", "prepared", "jobs"
+SCANS, PREPARED, IDENTITIES, JOBS = "scans", "prepared", "identities", "jobs"
+COLLECTIONS = (SCANS, PREPARED, IDENTITIES, JOBS)
 IDENTITY = "identity"
 RESULT_NAME = "reconstruction.h5"
 
 
 class ScanKey(NamedTuple):
-    """The scan that a key below `scans` or `prepared` belongs to."""
+    """The scan that a key below `scans`, `prepared` or `identities` belongs to."""
 
     tenant: str
     sha256: str
@@ -43,8 +45,13 @@ def prepared_scan(sha256: str, tenant: str = DEFAULT_TENANT) -> str:
     return f"{PREPARED}/{tenant}/{sha256}"
 
 
+def identity_of_scan(sha256: str, tenant: str = DEFAULT_TENANT) -> str:
+    """Key of the identity that a template gave a tenant's scan."""
+    return f"{IDENTITIES}/{tenant}/{sha256}"
+
+
 def scan_of(key: str) -> ScanKey:
-    """The scan of a key that `scan` or `prepared_scan` made."""
+    """The scan of a key that `scan`, `prepared_scan` or `identity_of_scan` made."""
     *folders, sha256 = key.split("/")
     return ScanKey(folders[1] if len(folders) > 1 else DEFAULT_TENANT, sha256)
 

@@ -31,7 +31,7 @@ class LocalStorage(Storage):
         self.root = root.absolute()
         self.location = str(self.root)
         self._incoming = self.root / "incoming"
-        for folder in (self.root, *map(self.path, (keys.SCANS, keys.PREPARED, keys.JOBS)), self._incoming):
+        for folder in (self.root, *map(self.path, keys.COLLECTIONS), self._incoming):
             make_private_folder(folder)
         if self.root.stat().st_uid == os.geteuid():
             self.root.chmod(OWNER_ONLY)
@@ -127,7 +127,7 @@ class LocalStorage(Storage):
     def remove_leftovers(self, before: float) -> int:
         """See Storage."""
         removed = remove_abandoned(self._incoming, before)
-        for collection in (keys.SCANS, keys.PREPARED, keys.JOBS):
+        for collection in keys.COLLECTIONS:
             for folder, folders, names in os.walk(self.path(collection)):
                 for name in fnmatch.filter(folders, DELETED):
                     folders.remove(name)

@@ -25,7 +25,7 @@ def delete_orphans(sessions: sessionmaker[Session], storage: Storage, seconds: f
     removed = storage.remove_leftovers(before)
     scans = {
         keys.scan_of(each.key)
-        for collection in (keys.SCANS, keys.PREPARED)
+        for collection in (keys.SCANS, keys.PREPARED, keys.IDENTITIES)
         for each in storage.list(collection)
         if each.modified < before
     }

@@ -8,6 +8,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
+from udig_recon.core.errors import DamagedScan, UnreadableScan
+from udig_recon.core.files.atomic import DamagedFile
+from udig_recon.core.formats.prepared import open_prepared
+from udig_recon.core.identity import Identity
 from udig_recon.worker.access import quotas
 from udig_recon.worker.access.limits import TenantLimits
 from udig_recon.worker.database import locks
@@ -26,6 +30,7 @@ class Brought:
     filename: str
     header: dict[str, Any]  # udig_recon.core.acquisition.ScanHeader as JSON
     prepared: Path | None = None  # its prepared form; None where that lies in its place, whole
+    identity: Identity | None = None  # of a template that came with it; None: that of before stays
 
 
 def keep(
@@ -67,6 +72,8 @@ def keep(
     if file.prepared is not None:
         scan.prepared_bytes, scan.header = file.prepared.stat().st_size, file.header
         storage.commit(file.prepared, keys.prepared_scan(file.sha256, tenant))
+    if file.identity is not None:
+        storage.put(keys.identity_of_scan(file.sha256, tenant), file.identity.to_json().encode())
     session.flush()
     session.refresh(scan)
     # Also in the place of what lies there: it may be damaged, these bytes are not.
@@ -82,7 +89,27 @@ def forget(session: Session, storage: Storage, tenant: str, sha256: str) -> bool
         return False
     storage.delete(keys.scan(sha256, tenant))
     storage.delete(keys.prepared_scan(sha256, tenant))
+    storage.delete(keys.identity_of_scan(sha256, tenant))
     return True
+
+
+def identity_of(storage: Storage, tenant: str, sha256: str) -> Identity | None:
+    """Who was scanned: by the template that came with a scan, or else by the scan's own header.
+
+    None where neither tells, and where the scan is deleted. Only what a destination with `identifiers = true` is sent
+    may hold it.
+    """
+    try:
+        return Identity.from_json(storage.read(keys.identity_of_scan(sha256, tenant))) or None
+    except FileNotFoundError:
+        pass
+    except (UnreadableScan, DamagedFile):
+        return None
+    try:
+        with storage.local(keys.prepared_scan(sha256, tenant)) as path, open_prepared(path) as scan:
+            return scan.identity or None
+    except (FileNotFoundError, DamagedScan):
+        return None
 
 
 def end_of(retention_days: int | None) -> ColumnElement[Any] | None:

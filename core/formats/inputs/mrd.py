@@ -57,7 +57,8 @@ class Mrd:
     def open(self, file: ScanFile) -> Iterator[Contents]:
         """The last measurement that holds lines of an image; noise of an earlier one goes with it."""
         with open_hdf5(file) as opened:
-            yield Contents("mrd", {}, reader=reader_of(last_with_an_image(_read_measurements(opened, file))))
+            measurement = last_with_an_image(_read_measurements(opened, file))
+            yield Contents("mrd", {}, reader=reader_of(measurement), identity=measurement.header.identity)
 
     def samples(self) -> Sequence[bytes]:
         """Noise, and an image of two coils with reversed and oversampled readouts."""

@@ -61,7 +61,8 @@ class MrdStream:
     @contextmanager
     def open(self, file: ScanFile) -> Iterator[Contents]:
         """The last measurement that holds lines of an image; noise of an earlier one goes with it."""
-        yield Contents("mrd", {}, reader=reader_of(last_with_an_image(_measurements(file))))
+        measurement = last_with_an_image(_measurements(file))
+        yield Contents("mrd", {}, reader=reader_of(measurement), identity=measurement.header.identity)
 
     def samples(self) -> Sequence[bytes]:
         """Noise, and an image of two coils with reversed and oversampled readouts."""

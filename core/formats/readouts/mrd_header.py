@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from xml.sax.xmlreader import AttributesImpl
 
 from udig_recon.core.errors import UnreadableScan
+from udig_recon.core.formats.header_identity import identity_of_header
 from udig_recon.core.formats.kspace.ismrmrd_header import HeaderTexts, parse_header, read_number, read_space
 from udig_recon.core.formats.readouts.readouts import Limit, ReadoutEncoding, ReadoutHeader
 
@@ -24,6 +25,7 @@ def read_mrd_header(xml: bytes) -> ReadoutHeader:
     return ReadoutHeader(
         encodings=tuple(map(_encoding, reader.encodings)),
         relative_noise_bandwidth=bandwidth if bandwidth is not None and bandwidth > 0 else 1.0,
+        identity=identity_of_header(xml),
     )
 
 

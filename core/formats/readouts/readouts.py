@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udig_recon.core.formats.kspace.ismrmrd_header import Space
+from udig_recon.core.identity import Identity
 
 COUNTERS = ("contrast", "phase", "repetition", "set")
 """Counters of a readout that tell frames of a slice apart, outermost first."""
@@ -89,6 +90,7 @@ class ReadoutHeader:
 
     encodings: tuple[ReadoutEncoding, ...]
     relative_noise_bandwidth: float = 1.0  # of the receiver's noise, relative to that of the noise measurement
+    identity: Identity = field(default_factory=Identity)
 
 
 class ReadoutBlock(NamedTuple):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import tempfile
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,8 +15,9 @@ from udig_recon.core.acquisition import ScanHeader
 from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.limits import DEFAULT_LIMITS, Limits
 from udig_recon.core.formats.sandbox.isolation import MissingParts
-from udig_recon.core.formats.sandbox.messages import Nonsense, unpack
+from udig_recon.core.formats.sandbox.messages import Nonsense, unpack, unpack_identity
 from udig_recon.core.formats.sandbox.pool import Order, ReaderPool
+from udig_recon.core.identity import Identity
 
 _SLOWEST_BYTES_PER_SECOND = 8 << 20
 _SLOWEST_PREPARED = 2  # times as long: the file is read twice and written once
@@ -95,6 +97,18 @@ class Prober:
                 finite: NDArray[np.float32] = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
                 return finite
         raise NoPreview("its prepared form cannot be read; a job prepares it anew, and so does posting it again")
+
+    def read_template(self, content: bytes, seconds: float = 8) -> Identity:
+        """The identity in a template DICOM, of which `content` is the beginning or all. Raises UnreadableScan."""
+        with tempfile.TemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            order = {"template": True, "seconds": seconds, "most_bytes": 0}
+            answer = self._pool.run(order, [file.fileno()])
+        if answer.said is not None and answer.status == 0:
+            with suppress(Nonsense):
+                return unpack_identity(answer.said)
+        raise UnreadableScan.at("template", "a damaged DICOM file", "a DICOM file")
 
     def _header(self, order: Order, descriptors: list[int]) -> ScanHeader:
         answer = self._pool.run(order, descriptors)

@@ -15,6 +15,8 @@ from udig_recon.core.formats.limits import DEFAULT_LIMITS, Limits
 from udig_recon.core.formats.prepared import NotWritten, PreparedScan
 from udig_recon.core.formats.reading import prepare, probe
 from udig_recon.core.formats.sandbox.client import Prober
+from udig_recon.core.formats.template import read_template
+from udig_recon.core.identity import TEMPLATE_BYTES, Identity
 
 BART_PAIR = (".hdr", ".cfl")
 """Suffixes of the two files of a BART scan, which lie beside each other."""
@@ -87,6 +89,44 @@ def _whole_scan(path: Path) -> Iterator[Path]:
         yield Path(both.name)
 
 
+<<<<<<< HEAD
+=======
+def open_template(path: Path) -> Identity:
+    """The identity in a template DICOM, read in the sandbox as a scan is. Raises UnreadableScan and OSError."""
+    with path.open("rb") as file:
+        content = file.read(TEMPLATE_BYTES)
+    if not _can_fork():
+        with tempfile.TemporaryFile() as beginning:
+            beginning.write(content)
+            beginning.flush()
+            return read_template(ScanFile(beginning.fileno()))
+    prober = Prober()
+    try:
+        return prober.read_template(content)
+    finally:
+        prober.close()
+
+
+def _can_fork() -> bool:
+    return hasattr(os, "fork") and hasattr(socket, "send_fds")
+
+
+def _prepare(path: Path, output: int, sha256: str, limits: Limits) -> None:
+    if _can_fork():
+        prober = Prober()
+        try:
+            prober.prepare_scan(path, output, sha256, limits)
+        finally:
+            prober.close()
+        return
+    try:
+        with open_scan_file(path) as file:
+            prepare(file, limits, sha256, output)
+    except NotWritten as error:
+        raise OSError(error.args[0], os.strerror(error.args[0])) from None
+
+
+>>>>>>> 0c3177d (Template DICOM and the identity of a scan, identified objects, Parametric Maps, BART and ISMRMRD images as outputs)
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with open_scan_file(path) as file, file.stream() as stream:

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from udig_recon.core.acquisition import ScanHeader
 from udig_recon.core.errors import ReconstructionError, UnknownFormat, UnreadableScan, UnsupportedScan
+from udig_recon.core.identity import Identity
 
 _ERRORS = {cls.__name__: cls for cls in (UnknownFormat, UnreadableScan, UnsupportedScan)}
 _HEADERS = TypeAdapter(ScanHeader)
@@ -29,12 +30,35 @@ def pack(outcome: ScanHeader | ReconstructionError) -> str:
     return json.dumps({"error": type(outcome).__name__, "message": str(outcome), **fields})
 
 
+def pack_identity(outcome: Identity | ReconstructionError) -> str:
+    """An identity or an error as JSON."""
+    return json.dumps({"identity": outcome.to_json()}) if isinstance(outcome, Identity) else pack(outcome)
+
+
 def unpack(text: str) -> ScanHeader:
     """The header that `pack` wrote. Raises the error that it wrote, and Nonsense for what it never writes."""
     try:
+        answer = _answer(text)
+        return header_of(json.dumps(answer["header"]))
+    except (ValueError, KeyError, TypeError, RecursionError) as nonsense:
+        raise Nonsense from nonsense
+
+
+def unpack_identity(text: str) -> Identity:
+    """The identity that `pack_identity` wrote. Raises the error that it wrote, Nonsense, and UnreadableScan."""
+    try:
+        stored = _answer(text)["identity"]
+    except (ValueError, KeyError, TypeError, RecursionError) as nonsense:
+        raise Nonsense from nonsense
+    return Identity.from_json(str(stored))
+
+
+def _answer(text: str) -> dict[str, Any]:
+    """The answer, unless it is an error: that is raised."""
+    try:
         answer: dict[str, Any] = json.loads(text)
         if "error" not in answer:
-            return header_of(json.dumps(answer["header"]))
+            return answer
         fields = {name: str(answer[name])[:_LONGEST_TEXT] for name in ("field", "found", "expected")}
         error: ReconstructionError = _ERRORS[answer["error"]](str(answer["message"])[:_LONGEST_TEXT], **fields)
     except (ValueError, KeyError, TypeError, RecursionError) as nonsense:

@@ -13,12 +13,13 @@ from udig_recon.core.formats.limits import Limits
 from udig_recon.core.formats.prepared import PreparedScan
 from udig_recon.core.formats.reading import prepare
 from udig_recon.core.formats.registry import input_formats
-from udig_recon.core.formats.sandbox.messages import pack
+from udig_recon.core.formats.sandbox.messages import pack, pack_identity
 from udig_recon.core.formats.sandbox.previews import write_preview
+from udig_recon.core.formats.template import read_template, template_samples
 
 
 def read_samples() -> None:
-    """Read the samples of each format, and files that are refused. Raises BrokenExtension."""
+    """Read the samples of each format, templates, and files that are refused. Raises BrokenExtension."""
     samples = [content for format_ in input_formats() for content in format_.samples()]
     damaged = io.BytesIO()
     np.savez(damaged, sinogram=np.ones((9, 8), np.float32), angles=np.full(9, np.nan))
@@ -35,3 +36,9 @@ def read_samples() -> None:
             with suppress(ReconstructionError):
                 pack(prepare(ScanFile(scan.fileno()), Limits(), "", output.fileno()))
                 write_preview(PreparedScan(ScanFile(output.fileno())), 0, picture.fileno())
+    for content in (*template_samples(), b"GIF89a"):
+        with tempfile.TemporaryFile() as template:
+            template.write(content)
+            template.flush()
+            with suppress(ReconstructionError):
+                pack_identity(read_template(ScanFile(template.fileno())))

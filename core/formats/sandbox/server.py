@@ -22,10 +22,11 @@ from udig_recon.core.formats.limits import Limits
 from udig_recon.core.formats.prepared import NotWritten, PreparedScan
 from udig_recon.core.formats.reading import prepare, probe_file
 from udig_recon.core.formats.sandbox import isolation as sandbox
-from udig_recon.core.formats.sandbox.messages import pack
+from udig_recon.core.formats.sandbox.messages import pack, pack_identity
 from udig_recon.core.formats.sandbox.pool import Order
 from udig_recon.core.formats.sandbox.preload import read_samples
 from udig_recon.core.formats.sandbox.previews import write_preview
+from udig_recon.core.formats.template import read_template
 
 Examine = Callable[[Order, int, int | None], str]
 
@@ -127,9 +128,14 @@ def _child(order: Order, sending: int, descriptors: list[int], examine: Examine,
 
 
 def _examine(order: Order, scan: int, output: int | None) -> str:
-    """The scan's header, or why there is none; for an order of a preview, its size."""
+    """The scan's header, or why there is none; for an order of a preview, its size; for a template its identity."""
     if (index := order.get("preview")) is not None and output is not None:
         return json.dumps({"preview": write_preview(PreparedScan(ScanFile(scan)), index, output)})
+    if order.get("template"):
+        try:
+            return pack_identity(read_template(ScanFile(scan)))
+        except ReconstructionError as error:
+            return pack_identity(error)
     limits = Limits(**order["limits"])
     try:
         if output is None:

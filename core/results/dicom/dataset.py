@@ -1,7 +1,7 @@
 """DICOM datasets of a result: the attributes that each object has, of its patient, study, series, equipment and image.
 
-Nothing in them is of the patient: the patient is named after the job, and the study is new. `identify` puts the
-scan's own patient, study and frame of reference in their place.
+Nothing in them is of the patient: the patient is named after the job, and the study is new.
+`udig_recon.core.results.dicom.identify` puts the scan's own in their place.
 """
 
 import io
@@ -33,6 +33,7 @@ from udig_recon.core.results.output_format import ResultInfo
 
 NOTE = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
 MANUFACTURER = "uDiG Recon"
+ASSUMED_PLACE = "Position and orientation of the patient are not known: axial slices seen from the feet are assumed"
 _SERIES_END = " (research)"
 _ST, _LO, _SH = 1024, 64, 16  # characters that a text of this VR may have
 
@@ -73,7 +74,7 @@ class Study:
     @classmethod
     def of(cls, info: ResultInfo, modality: Modality) -> "Study":
         """Of a result."""
-        return cls(info, modality, Geometry.of(info), job_key(info.attributes))
+        return cls(info, modality, Geometry.of(info), job_key(info))
 
     @property
     def water(self) -> float | None:
@@ -183,9 +184,7 @@ def comments(study: Study, rating: Rating | None) -> list[str]:
     info, geometry = study.info, study.geometry
     told = [] if rating is None else [f"Rating: {rating}"]
     if geometry.is_assumed:
-        told.append(
-            "Position and orientation of the patient are not known: axial slices seen from the feet are assumed"
-        )
+        told.append(ASSUMED_PLACE)
     if geometry.slice_spacing_mm is None and info.count > 1:
         told.append("The spacing of slices is not known: 1 mm is assumed")
     if study.modality is Modality.CT and study.water is None:

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
 from typing import Any
+
+from udig_recon.core.results.output_format import ResultInfo
 
 
 def derived_uid(*of: str | int) -> str:
@@ -13,8 +14,9 @@ def derived_uid(*of: str | int) -> str:
     return f"2.25.{int.from_bytes(digest[:16], 'big')}"
 
 
-def job_key(attributes: Mapping[str, Any]) -> str:
+def job_key(info: ResultInfo) -> str:
     """What names a result: the id of its job, or else a hash of all that is known of it, parameters and scan."""
+    attributes = {**info.attributes, "slice_numbers": list(info.slice_numbers)}
     if "job_id" in attributes:
         return str(uuid.UUID(str(attributes["job_id"])))
     known = {name: _plain(value) for name, value in attributes.items()}

@@ -20,9 +20,8 @@ from udig_recon.core.results.dicom.dataset import KINDS, NOTE, PERCENT, Kind, St
 from udig_recon.core.results.dicom.series import PlacedSlice, Series, series_of
 from udig_recon.core.results.output_format import Image, ResultInfo, ResultSlice
 from udig_recon.core.results.spool import SpooledImages
+from udig_recon.core.results.zip_members import add_member
 
-_COMPRESSION = 1
-_TIME = (1980, 1, 1, 0, 0, 0)  # of all members of an archive, so that the same result is the same bytes
 _MOST = 65535  # of 16 bits
 _GAIN = 5  # of deviations, as of errors
 _SOFT_TISSUE = (-160.0, 240.0)  # Hounsfield units, the window that a CT image opens with
@@ -53,7 +52,7 @@ class SpooledResult:
         self._images = SpooledImages(folder)
         self._places: list[dict[str, int]] = []
         self.ratings: list[Rating | None] = []
-        self.modality = Modality.CT
+        self._modality = Modality.CT
 
     def add(self, result: ResultSlice) -> None:
         """Keep a slice."""
@@ -64,9 +63,14 @@ class SpooledResult:
                 places[name] = len(self._images)
                 self._images.append(np.nan_to_num(values, posinf=0, neginf=0))
         if result.image_complex is not None:
-            self.modality = Modality.MRI
+            self._modality = Modality.MRI
         self._places.append(places)
         self.ratings.append(result.rating)
+
+    def modality_of(self, info: ResultInfo) -> Modality:
+        """The modality, as the result tells it or as its images show it."""
+        told = info.attributes.get("modality")
+        return self._modality if told is None else Modality(told)
 
     def get(self, index: int, name: str) -> Image | None:
         """An image of slice number `index` of the result; None where it has none."""
@@ -91,8 +95,7 @@ class DicomWriter:
 
     def finish(self) -> None:
         """Write all objects."""
-        told = self._info.attributes.get("modality")
-        study = Study.of(self._info, self._result.modality if told is None else Modality(told))
+        study = Study.of(self._info, self._result.modality_of(self._info))
         all_series = series_of(self._info, study.modality, study.geometry)
         for kind in KINDS:
             for number, series in enumerate(all_series):
@@ -113,7 +116,6 @@ class _SeriesWriter:
     ) -> None:
         self._archive, self._study, self._series, self._result = archive, study, series, result
         self._kind, self._number = kind, number
-        self._name = "image" if kind == "reconstruction" else kind
         self._labels = frame_labels(study.info.frames)
 
     def write(self) -> None:
@@ -138,14 +140,8 @@ class _SeriesWriter:
                 self._store(self._image(placed, values, joined), place)
 
     def _values(self, placed: PlacedSlice) -> Image | None:
-        """The values of an image in the unit that is exported."""
-        values = self._result.get(placed.index, self._name)
-        if values is not None and self._kind == "hallucination":
-            return values * np.float32(100)
-        if values is None or self._study.water is None:
-            return values
-        offset = 1000.0 if self._kind == "reconstruction" else 0.0
-        return np.asarray(values * (1000 / self._study.water) - offset, np.float32)
+        values = values_of(self._result, self._study, self._kind, placed)
+        return values * np.float32(100) if values is not None and self._kind == "hallucination" else values
 
     def _image(self, placed: PlacedSlice, values: Image, joined: Range) -> Dataset:
         study, kind = self._study, self._kind
@@ -222,11 +218,13 @@ class _SeriesWriter:
         add_member(self._archive, f"{folder}/{place + 1:06}.dcm", dicom.to_file(data))
 
 
-def add_member(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    """Add a file to an archive, with the same bytes whenever that is done."""
-    member = zipfile.ZipInfo(name, _TIME)
-    member.compress_type, member.external_attr = zipfile.ZIP_DEFLATED, 0o600 << 16
-    archive.writestr(member, content, compresslevel=_COMPRESSION)
+def values_of(result: SpooledResult, study: Study, kind: Kind, placed: PlacedSlice) -> Image | None:
+    """The values (y, x) of an image or a map in the unit that is exported; None where the slice has none."""
+    values = result.get(placed.index, "image" if kind == "reconstruction" else kind)
+    if values is None or study.water is None or kind == "hallucination":
+        return values
+    offset = 1000.0 if kind == "reconstruction" else 0.0
+    return np.asarray(values * (1000 / study.water) - offset, np.float32)
 
 
 @contextmanager
