@@ -40,7 +40,7 @@ class ScanReader:
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self._limits = limits
-        self._prober = Prober() if hasattr(os, "fork") and hasattr(socket, "send_fds") else None
+        self._prober = Prober() if _can_fork() else None
 
     def __enter__(self) -> "ScanReader":
         return self
@@ -89,8 +89,6 @@ def _whole_scan(path: Path) -> Iterator[Path]:
         yield Path(both.name)
 
 
-<<<<<<< HEAD
-=======
 def open_template(path: Path) -> Identity:
     """The identity in a template DICOM, read in the sandbox as a scan is. Raises UnreadableScan and OSError."""
     with path.open("rb") as file:
@@ -111,22 +109,6 @@ def _can_fork() -> bool:
     return hasattr(os, "fork") and hasattr(socket, "send_fds")
 
 
-def _prepare(path: Path, output: int, sha256: str, limits: Limits) -> None:
-    if _can_fork():
-        prober = Prober()
-        try:
-            prober.prepare_scan(path, output, sha256, limits)
-        finally:
-            prober.close()
-        return
-    try:
-        with open_scan_file(path) as file:
-            prepare(file, limits, sha256, output)
-    except NotWritten as error:
-        raise OSError(error.args[0], os.strerror(error.args[0])) from None
-
-
->>>>>>> 0c3177d (Template DICOM and the identity of a scan, identified objects, Parametric Maps, BART and ISMRMRD images as outputs)
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with open_scan_file(path) as file, file.stream() as stream:

@@ -7,6 +7,7 @@ import io
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -62,13 +63,21 @@ def identify(data: Dataset, identity: Identity) -> None:
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
 
 
-def identify_object(content: bytes, identity: Identity) -> bytes:
-    """The same for the bytes of a file that this package wrote."""
-    data = pydicom.dcmread(io.BytesIO(content))
+def identify_file(stored: IO[bytes], file: IO[bytes], identity: Identity) -> None:
+    """Read a file that this package wrote, and write it with a scan's identity."""
+    data = pydicom.dcmread(stored)
     identify(data, identity)
-    stream = io.BytesIO()
-    data.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()
+    # Written to memory first: the file may have something before the object.
+    content = io.BytesIO()
+    data.save_as(content, enforce_file_format=True)
+    file.write(content.getvalue())
+
+
+def identify_object(content: bytes, identity: Identity) -> bytes:
+    """The same for the bytes of such a file."""
+    identified = io.BytesIO()
+    identify_file(io.BytesIO(content), identified, identity)
+    return identified.getvalue()
 
 
 def identify_archive(source: Path, target: Path, identity: Identity) -> None:
