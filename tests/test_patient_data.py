@@ -136,9 +136,9 @@ def test_a_canary_in_a_scan_is_found_nowhere_else(
         assert posted["filename"] == f"{NAME}.h5"
         # A template that names the patient, with the scan and broken.
         *_, dicom = not_hdf5()
-        scan = (f"{NAME}.h5", named(scans.mri()))
-        assert said(client.post("/v1/scans", files={"file": scan, "template": (NAME, dicom)})).status_code == 200
-        assert said(client.post("/v1/scans", files={"file": scan, "template": (NAME, dicom[:200])})).status_code == 422
+        part = (f"{NAME}.h5", named(scans.mri()))
+        assert said(client.post("/v1/scans", files={"file": part, "template": (NAME, dicom)})).status_code == 200
+        assert said(client.post("/v1/scans", files={"file": part, "template": (NAME, dicom[:200])})).status_code == 422
         known = identity_of(storage, "default", posted["sha256"])
         assert known is not None
         assert known.patient_name == NAME
@@ -150,18 +150,15 @@ def test_a_canary_in_a_scan_is_found_nowhere_else(
             if not path.endswith(("cancel", "retry", posted["id"])):
                 told.append(str(said(client.get(path)).content))
         told += [str(client.get(f"{good['links']['self']}/result?format={kind}").content) for kind in ("h5", "nifti")]
-<<<<<<< HEAD
         scan = f"/v1/scans/{posted['id']}"
         told += [str(client.get(path).content) for path in (f"{scan}/preview.png", "/v1/workers", "/workers")]
         # The file comes back as it is, under its own name, to whoever may have it; the log tells neither.
         assert NAME.encode() in client.get(f"{scan}/file").content
         assert client.get("/jobs", params={"tag": NAME}, headers={"Accept": "text/html"}).status_code == 200
-=======
         for kind in ("dicom", "dicom_maps", "cfl"):
             archive = client.get(f"{good['links']['self']}/result?format={kind}").content
             with zipfile.ZipFile(io.BytesIO(archive)) as members:
                 told += [str(members.read(name)) for name in members.namelist()]
->>>>>>> 0c3177d (Template DICOM and the identity of a scan, identified objects, Parametric Maps, BART and ISMRMRD images as outputs)
         assert said(client.get("/readyz")).status_code == said(client.get("/metrics")).status_code == 200
         # Files that are damaged after they were accepted fail their job, and the log says where.
         for path in (storage.path(keys.scan(posted["sha256"])), storage.path(keys.prepared_scan(posted["sha256"]))):
