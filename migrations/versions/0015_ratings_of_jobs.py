@@ -8,12 +8,14 @@ down_revision = "0014"
 branch_labels = None
 depends_on = None
 
+RATED = sa.text("rating IS NOT NULL")
 UNRATED = sa.text("status = 'succeeded' AND rating IS NULL")
 
 
 def upgrade() -> None:
     op.add_column("jobs", sa.Column("rating", sa.String(length=16), nullable=True))
-    op.create_index("ix_jobs_rating", "jobs", ["tenant", "rating", "id"])
+    # Partial, so that lists without this filter, in the order of ids, are not read by it.
+    op.create_index("ix_jobs_rating", "jobs", ["tenant", "rating", "id"], postgresql_where=RATED)
     op.create_index("ix_jobs_to_rate", "jobs", ["id"], postgresql_where=UNRATED)
 
 

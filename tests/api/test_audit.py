@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from udig_recon.api.access.audit import READS, AuditRecorder
 from udig_recon.api.app import create_app
 from udig_recon.api.http.repeated_events import MINUTE, MOST_KINDS, EventDeduplicator
+from udig_recon.api.pages.rendering import PageRoute
 from udig_recon.worker.access import keys
 from udig_recon.worker.access.audit import Who
 from udig_recon.worker.access.limits import NewKey, Scope
@@ -23,7 +24,8 @@ from udig_recon.worker.database.locks import Lock
 from udig_recon.worker.database.tables import Audit
 from udig_recon.worker.settings import Settings
 
-OWN_ENTRIES = {"result", "preview.png", "panel.png"}
+OWN_ENTRIES = {"file", "result", "preview.png", "panel.png"}
+PAGES = {path for path in READS if not path.startswith("/v1/")}  # they show what these name
 OF_NOBODY = {"/v1/methods", "/v1/priors"}
 
 
@@ -136,7 +138,17 @@ def test_asking_for_random_ids_neither_floods_the_log_nor_waits_for_it(
 def test_every_read_of_a_tenants_data_is_written_down(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     reads = {path for path, item in paths.items() if path.startswith("/v1/") and "get" in item}
-    assert {path for path in reads if path.rpartition("/")[2] not in OWN_ENTRIES} - OF_NOBODY == set(READS)
+    assert {path for path in reads if path.rpartition("/")[2] not in OWN_ENTRIES} - OF_NOBODY == set(READS) - PAGES
+    assert {READS[page] for page in PAGES} <= {READS[path] for path in set(READS) - PAGES}
+
+
+def test_every_page_of_a_tenants_data_is_written_down(client: TestClient) -> None:
+    routes = {
+        getattr(route, "path", "")
+        for route in client.app.routes  # type: ignore[attr-defined]
+        if isinstance(route, PageRoute) and "GET" in route.methods
+    }
+    assert routes - {"/", "/login", "/priors"} == PAGES
 
 
 def test_a_line_of_the_request_log_says_who_asked_from_where(

@@ -171,7 +171,7 @@ class Job(Base):
         Index("ix_jobs_comparison_id", "comparison_id"),
         Index("ix_jobs_open", "tenant", postgresql_where=text("status IN ('queued', 'running')")),
         Index("ix_jobs_uncounted", "finished_at", postgresql_where=text("stored_bytes IS NULL AND NOT expired")),
-        Index("ix_jobs_rating", "tenant", "rating", "id"),
+        Index("ix_jobs_rating", "tenant", "rating", "id", postgresql_where=text("rating IS NOT NULL")),
         Index("ix_jobs_to_rate", "id", postgresql_where=text("status = 'succeeded' AND rating IS NULL")),
     )
 
