@@ -85,7 +85,9 @@ def test_a_list_of_jobs_is_filtered_by_keyboard_and_refreshed_in_place(
         expect(page).to_have_url(f"{api.url}/jobs/{first['id']}")
 
 
-def test_a_comparison_is_begun_followed_and_looked_at(browser: Browser, api: Api, drive: Drive) -> None:
+def test_a_comparison_is_begun_followed_looked_at_and_another_cancelled(
+    browser: Browser, api: Api, drive: Drive
+) -> None:
     with tab(browser, api.url) as opened:
         page = opened.open("/comparisons")
         page.get_by_role("link", name="Compare methods").click()
@@ -130,12 +132,8 @@ def test_a_comparison_is_begun_followed_and_looked_at(browser: Browser, api: Api
         page.reload()
         expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
 
-
-def test_a_comparison_is_cancelled(browser: Browser, api: Api) -> None:
-    body = {"scan_ids": [api.scan["id"]], "methods": [{"parameters": {"method": "zero_filled"}}]}
-    made = api.client.post("/v1/comparisons", json=body).json()
-    with tab(browser, api.url) as opened:
-        page = opened.open(f"/comparisons/{made['id']}")
+        body = {"scan_ids": [api.scan["id"]], "methods": [{"parameters": {"method": "zero_filled"}}]}
+        page = opened.open(f"/comparisons/{api.client.post('/v1/comparisons', json=body).json()['id']}")
         page.get_by_role("button", name="Cancel").click()
         expect(page.get_by_text("cancelled", exact=True)).to_be_visible()
 
