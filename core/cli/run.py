@@ -103,12 +103,13 @@ class _Batch:
 
     def plan(self, files: Sequence[ScanFile], reader: ScanReader) -> None:
         """Read the header of every file. Raises ReconstructionError where there is nothing that could be computed."""
+        notes: dict[str, list[str]] = {}
         for file in files:
             try:
                 header, sha256 = reader.probe(file.path)
                 for kind, lines in (("corrected", header.corrections), ("warning", header.warnings)):
                     for line in lines:
-                        sys.stderr.write(f"{file.name}: {kind}: {line}\n")
+                        notes.setdefault(f"{kind}: {line}", []).append(file.name)
                 for planned in plan_volumes(BatchScan(file, header, sha256), self._settings, self._options):
                     if isinstance(planned, BatchVolume):
                         self._volumes.append(planned)
@@ -122,6 +123,9 @@ class _Batch:
                     sys.stderr.write(f"skipped: {file.path}: {error}\n")
             except (ReconstructionError, ReaderLost, OSError) as error:
                 self._fail(file.name, "", describe_failure(error, file.path))
+        for note, scans in notes.items():
+            others = f" and {len(scans) - 1} more" if len(scans) > 1 else ""
+            sys.stderr.write(f"{scans[0]}{others}: {note}\n")
         if not self._volumes and not self.failures:
             raise ReconstructionError("found no scan among the files; see the lines above")
 

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -17,11 +18,24 @@ from udig_recon.core.batch.scan_files import find_scan_files
 from udig_recon.core.batch.shards import Shard
 from udig_recon.core.cli.main import main
 from udig_recon.core.errors import ReconstructionError
+from udig_recon.core.formats.sandbox import local
+from udig_recon.core.formats.sandbox.client import Prober
 from udig_recon.core.reconstruct import Progress, reconstruct_slice
 
 pytestmark = pytest.mark.long
 
 METHODS = ("tv:iterations=3", "cg_sense", "fbp")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sandbox() -> Iterator[None]:
+    """One sandbox for all commands here, which would start one each."""
+    prober = Prober()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prober, "close", lambda: None)
+        patch.setattr(local, "Prober", lambda: prober)
+        yield
+    prober.close()
 
 
 @pytest.fixture
@@ -70,8 +84,9 @@ def test_every_scan_is_reconstructed_by_every_method_for_it_under_readable_names
     assert files_of(out) == {f"{each}{suffix}" for each in volumes for suffix in (".h5", ".nii.gz", ".png")} | {
         "summary.csv"
     }
-    shown = capsys.readouterr().out.splitlines()
-    assert len(shown) == 1 + len(volumes)
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 1 + len(volumes)
+    assert "brain and 1 more: warning: the file gives no pixel spacing: 1 mm is assumed" in told.err
     rows = {(row["scan"], row["method"]): row for row in summary(out)}
     assert {row["status"] for row in rows.values()} == {"done"}
     assert all(row["rating"] and float(row["data_residual"]) > 0 and float(row["seconds"]) > 0 for row in rows.values())
