@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.support import scans
+from tests.support import bart_maker, scans
 from tests.support.client_world import Recorder, Service, client_of
 from udig_client import Client, Job, NotFound, ProblemError, Scan, cli, operations
 
@@ -166,6 +166,14 @@ def _another_scan(world: World) -> Scan:
     np.save(path, scans.mri(slices=1)["kspace"])
     found: Scan = world.client.upload(path)
     return found
+
+
+def test_a_header_in_a_file_of_its_own_goes_with_the_scan(world: World, tmp_path: Path) -> None:
+    kspace = bart_maker.in_bart_order(scans.mri()["kspace"], "slice coil phase_1 read")
+    (tmp_path / "brain.cfl").write_bytes(bart_maker.cfl(kspace))
+    (tmp_path / "brain.hdr").write_bytes(bart_maker.hdr(kspace))
+    scan = world.client.upload(tmp_path / "brain.cfl", header=tmp_path / "brain.hdr")
+    assert (scan.format, scan.filename, scan.slices, scan.coils) == ("bart", "brain.cfl", 2, 4)
 
 
 # By commands
