@@ -15,7 +15,7 @@ import pytest
 
 from tests.support import bart_maker, scans
 from tests.support.client_world import Recorder, Service, client_of
-from udig_client import Client, Job, NotFound, ProblemError, Scan, cli, operations
+from udig_client import Client, InvalidScan, Job, NotFound, ProblemError, Scan, cli, operations
 
 
 class World(NamedTuple):
@@ -174,6 +174,10 @@ def test_a_header_in_a_file_of_its_own_goes_with_the_scan(world: World, tmp_path
     (tmp_path / "brain.hdr").write_bytes(bart_maker.hdr(kspace))
     scan = world.client.upload(tmp_path / "brain.cfl", header=tmp_path / "brain.hdr")
     assert (scan.format, scan.filename, scan.slices, scan.coils) == ("bart", "brain.cfl", 2, 4)
+    (tmp_path / "no.dcm").write_bytes(b"no DICOM")
+    with pytest.raises(InvalidScan) as refused:
+        world.client.upload(world.path, template=tmp_path / "no.dcm")
+    assert refused.value.errors[0].field == "template"
 
 
 # By commands

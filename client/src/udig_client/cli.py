@@ -90,6 +90,7 @@ def connection(url: str | None, key: str | None) -> Iterator[Client]:
 @click.option("--max-seconds", type=float, metavar="SECONDS", help="of computing, after which it fails")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="label to find it by")
 @click.option("--destination", "destinations", multiple=True, metavar="NAME", help="archive that it is sent to")
+@click.option("--template", metavar="DICOM", help="file of the patient's study, which images sent there belong to")
 @click.option("--resume", metavar="UPLOAD", help="go on with this upload of the file, which was cut off")
 @click.option("--follow", "follow_it", is_flag=True, help="show its progress until it has ended")
 @click.option("-o", "--output", metavar="PATH", help="wait, and save the result there: .h5, .npy, .nii.gz, ...")
@@ -99,6 +100,7 @@ def submit(
     method: str,
     parameters: Sequence[str],
     tags: Sequence[str],
+    template: str | None,
     resume: str | None,
     follow_it: bool,
     output: str | None,
@@ -118,7 +120,7 @@ def submit(
     values = {name: _value(text) for name, text in (_pair(each, "--set") for each in parameters)}
     with connection(url, key) as client:
         for scan in scans:
-            stored = _uploaded(client, scan, resume)
+            stored = _uploaded(client, scan, template, resume)
             job = client.submit(stored, {"method": method, **values}, tags=labels or None, **options)
             if not follow_it and output is None:
                 _print(job, as_json, f"{job.id}  {scan}")
@@ -217,13 +219,13 @@ def destinations(url: str | None, key: str | None, as_json: bool) -> int:
     return 0
 
 
-def _uploaded(client: Client, scan: str, resume: str | None) -> Any:
+def _uploaded(client: Client, scan: str, template: str | None, resume: str | None) -> Any:
     from udig_client.progress import bar
 
     if not Path(scan).exists() and re.fullmatch(r"[0-9a-fA-F-]{32,36}", scan):
         return scan
     with bar() as tell:
-        return client.upload(scan, resume=resume, progress=tell)
+        return client.upload(scan, template=template, resume=resume, progress=tell)
 
 
 def _follow(client: Client, job: str) -> Job:

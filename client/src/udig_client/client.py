@@ -194,20 +194,24 @@ class Client:
         """Upload a scan. The same bytes are the same scan, so an upload may be repeated.
 
         A file of more than `piece_bytes` goes in pieces, and one that is cut off goes on where it ended. `resume` is
-        the id of an upload that another program began, as of UploadInterrupted. `header` is a file that belongs to
-        the scan, as BART's .hdr to a .cfl; `template` is a DICOM object of the patient's study, which destinations are
-        sent images of. `filename` is what the service calls the file, its own name by default.
+        the id of an upload that another program began, as of UploadInterrupted. `filename` is what the service calls
+        the file, its own name by default. `header` is a file that belongs to the scan, as BART's .hdr to a .cfl.
+        `template` is a DICOM file of the patient's study, which images for destinations then belong to. With either
+        the scan goes in one request.
+
         Raises InvalidScan where the file is no scan that the service reads, UploadInterrupted, and DamagedUpload
         where other bytes arrived than the file has.
         """
         with listener(progress) as tell:
             if header is None and template is None:
                 return self._upload(Path(path), tell, filename, resume)
+            if resume is not None:
+                raise ValueError("an upload with a header or a template goes in one request and cannot be resumed")
             with ExitStack() as opened:
                 paths = given(file=path, header=header, template=template)
                 files = {name: opened.enter_context(Path(each).open("rb")) for name, each in paths.items()}
                 size = sum(Path(each).stat().st_size for each in paths.values())
-                return self.send(operations.create_scan_of_form(files, size))
+                return self.send(operations.create_scan_of_form(files, size, filename or Path(path).name))
 
     def unfinished_uploads(self, *, page_size: int = 50) -> Iterator[UnfinishedUpload]:
         """Uploads in pieces that go on, newest first."""

@@ -21,6 +21,9 @@ SUFFIXES = {
     ".nii.gz": "nifti",
     ".png": "png",
     ".dicom.zip": "dicom",
+    ".dicom_maps.zip": "dicom_maps",
+    ".cfl.zip": "cfl",
+    ".mrd": "mrd",
 }
 """Output formats by the suffix of a file."""
 _DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]+):")

@@ -141,9 +141,7 @@ def given(**values: Any) -> JsonObject:
 
 def create_scan(content: bytes, digest: str, filename: str) -> Operation[Scan]:
     """Upload a scan in one request; the same bytes are the same scan."""
-    # Not in the URL, which logs keep.
-    name = "".join(each for each in filename if each.isprintable())
-    headers = {"Content-Type": "application/octet-stream", "Repr-Digest": digest, "X-Filename": name}
+    headers = {"Content-Type": "application/octet-stream", "Repr-Digest": digest, **_named(filename)}
     return Operation(
         method="POST",
         path="/v1/scans",
@@ -154,11 +152,21 @@ def create_scan(content: bytes, digest: str, filename: str) -> Operation[Scan]:
     )
 
 
-def create_scan_of_form(files: Mapping[str, IO[bytes]], size_bytes: int) -> Operation[Scan]:
+def _named(filename: str) -> dict[str, str]:
+    """A file's name, in a header: logs keep URLs."""
+    return {"X-Filename": "".join(each for each in filename if each.isprintable())}
+
+
+def create_scan_of_form(files: Mapping[str, IO[bytes]], size_bytes: int, filename: str) -> Operation[Scan]:
     """Upload a scan as the part `file` of a form, beside it the parts `header` and `template`."""
-    seconds = size_bytes / LOOKED_INTO_BYTES_PER_SECOND
     return Operation(
-        method="POST", path="/v1/scans", parse=parse_as(Scan), files=files, problems=SCAN_PROBLEMS, seconds=seconds
+        method="POST",
+        path="/v1/scans",
+        parse=parse_as(Scan),
+        headers=_named(filename),
+        files=files,
+        problems=SCAN_PROBLEMS,
+        seconds=size_bytes / LOOKED_INTO_BYTES_PER_SECOND,
     )
 
 
