@@ -200,10 +200,10 @@ def test_an_attempt_is_ended_from_outside(storage: LocalStorage, objects: Path) 
         thread.start()
         assert archive.asked.wait(60)
         sending.stop()
-        assert archive.aborted.wait(60)
-        thread.join(60)
+        thread.join(20)  # less than the archive's answer and the time-out of 30 s take
+        ended = not thread.is_alive()
         answered.set()
-    assert not thread.is_alive()
+    assert ended
     assert len(errors) == 1
 
 
@@ -301,7 +301,7 @@ def test_stow_takes_memory_for_a_block_whatever_the_size_of_a_result(storage: Lo
         finally:
             tracemalloc.stop()
     assert archive.received > 12 << 20
-    assert peak < 6 << 20
+    assert peak < 8 << 20
 
 
 FAILED = {"00081155": {"vr": "UI", "Value": ["2.25.1001"]}, "00081197": {"vr": "US", "Value": [43264]}}

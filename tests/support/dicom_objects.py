@@ -60,7 +60,6 @@ class Peer:
     calling: list[str] = field(default_factory=list)
     status: Callable[[Dataset], int] = lambda _: 0
     asked: threading.Event = field(default_factory=threading.Event)  # it was sent an object
-    aborted: threading.Event = field(default_factory=threading.Event)  # an association was broken off
 
     @property
     def uids(self) -> list[str]:
@@ -84,8 +83,9 @@ def peer(tls: ssl.SSLContext | None = None, *, port: int = 0, syntax: UID = Expl
     entity.require_called_aet = True
     for sop_class in (MRImageStorage, SecondaryCaptureImageStorage):
         entity.add_supported_context(sop_class, syntax)
-    handlers = [(evt.EVT_C_STORE, store), (evt.EVT_ABORTED, lambda _: made.aborted.set())]
-    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers, ssl_context=tls)
+    server = entity.start_server(
+        ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)], ssl_context=tls
+    )
     made.port = server.server_address[1]
     try:
         yield made
