@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from udig_recon.api.courier import Courier
 from udig_recon.api.dependencies import Context
 from udig_recon.api.destinations import stow
-from udig_recon.api.destinations.objects import ResultObjects
+from udig_recon.api.destinations.objects import Identify, ResultObjects
 from udig_recon.api.destinations.refusals import NotStored
 from udig_recon.api.destinations.validation import FORMAT
 from udig_recon.api.http.problems import Damaged, Gone
@@ -19,8 +21,9 @@ from udig_recon.core.results.outputs import OUTPUTS
 from udig_recon.worker.access import audit
 from udig_recon.worker.access.audit import Who
 from udig_recon.worker.access.destinations import Destination, DIMSEDestination
-from udig_recon.worker.database.tables import DeliveryState, Job
+from udig_recon.worker.database.tables import DeliveryState, Job, Scan
 from udig_recon.worker.jobs.destination_outbox import DESTINATIONS, Delivery
+from udig_recon.worker.storage.scans import identity_of
 
 MOST_AT_ONCE = 8
 LEASE_SECONDS = 60.0
@@ -81,7 +84,8 @@ class DestinationCourier(Courier[Delivery]):
         key = await run(self._result, delivery)
         with ExitStack() as stack:
             archive = await run(stack.enter_context, storage.local(key))
-            objects = stack.enter_context(await run(ResultObjects, archive))
+            identify = await run(self._identifier, destination, delivery)
+            objects = stack.enter_context(await run(ResultObjects, archive, identify))
             seconds = LEAST_SECONDS + objects.size_bytes / LEAST_BYTES_PER_SECOND
             try:
                 async with asyncio.timeout(seconds):
@@ -105,6 +109,19 @@ class DestinationCourier(Courier[Delivery]):
             await asyncio.to_thread(sending.stop)
             await asyncio.wait({storing})
             raise
+
+    def _identifier(self, destination: Destination, delivery: Delivery) -> Identify | None:
+        """What puts the scan's identity into objects; None: the destination may not have it, or no file tells it."""
+        if not destination.identifiers:
+            return None
+        with self._sessions() as session:
+            scan = session.scalar(select(Scan).join(Job, Job.scan_id == Scan.id).where(Job.id == delivery.job_id))
+        identity = None if scan is None else identity_of(self._context.storage, scan.tenant, scan.sha256)
+        if identity is None:
+            return None
+        from udig_recon.core.results.dicom.identify import identify_file  # loads pydicom
+
+        return partial(identify_file, identity=identity)
 
     def _result(self, delivery: Delivery) -> str:
         """Key of the job's DICOM file, verified; it is made first where the worker had no such format."""

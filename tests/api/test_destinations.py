@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
+from tests.core.test_dicom import template
 from tests.support import orthanc
 from tests.support.dicom_objects import AE_TITLE, peer
 from tests.support.fake_worker import Drive
@@ -288,6 +289,26 @@ def test_a_job_that_is_deleted_while_it_is_sent_is_sent_no_further(
         until(lambda: "destination.attempted" in caplog.text)
         answered.set()
     assert len(archive.stored) <= 1
+
+
+def test_the_identity_of_a_scan_goes_to_an_archive_that_may_have_it_and_to_no_other(
+    settings: Settings, database: sessionmaker[Session], storage: LocalStorage, mri_file: bytes, port: int
+) -> None:
+    with peer(port=port) as archive, peer() as other:
+        text = f"{dimse('archive', port)}identifiers = true\n{dimse('other', other.port)}"
+        both = settings.model_copy(update={"destinations": text})
+        with TestClient(create_app(both)) as client:
+            form = {"file": ("scan.h5", mri_file), "template": ("t.dcm", template())}
+            job = submit(client, client.post("/v1/scans", files=form).json(), "archive", "other")
+            Drive(database, storage).complete(job)
+            sent(client, job)
+            stored = objects_of(client, job)
+    assert len(archive.stored) == len(other.stored) == len(stored)
+    assert {each.PatientID for each in archive.stored} == {"PAT-1"}
+    assert {each.StudyInstanceUID for each in archive.stored} == {"1.2.3.4"}
+    assert sorted(other.uids) == sorted(stored)
+    assert not {"PAT-1"} & {str(each.PatientID) for each in (*other.stored, *stored.values())}
+    assert not set(archive.uids) & set(stored)
 
 
 def test_a_failed_job_is_sent_nowhere(
