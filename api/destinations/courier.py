@@ -111,12 +111,18 @@ class DestinationCourier(Courier[Delivery]):
             raise
 
     def _identifier(self, destination: Destination, delivery: Delivery) -> Identify | None:
-        """What puts the scan's identity into objects; None: the destination may not have it, or no file tells it."""
+        """What puts the scan's identity into objects; None: the destination may not have it, or no file tells it.
+
+        Raises NotStored where the scan was deleted: without its identity the result would be filed under another
+        patient, and beside the objects that earlier attempts have sent.
+        """
         if not destination.identifiers:
             return None
         with self._sessions() as session:
             scan = session.scalar(select(Scan).join(Job, Job.scan_id == Scan.id).where(Job.id == delivery.job_id))
-        identity = None if scan is None else identity_of(self._context.storage, scan.tenant, scan.sha256)
+        if scan is None:
+            raise NotStored("the scan was deleted, and with it the identifiers that this destination is to get")
+        identity = identity_of(self._context.storage, scan.tenant, scan.sha256)
         if identity is None:
             return None
         from udig_recon.core.results.dicom.identify import identify_file  # loads pydicom

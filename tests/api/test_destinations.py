@@ -248,6 +248,29 @@ def test_what_is_gone_or_not_allowed_any_more_is_said_and_names_nothing(
         assert session.scalars(select(DestinationDelivery)).all() == []
 
 
+@pytest.mark.usefixtures("nobody_sends")
+def test_a_result_is_not_sent_without_the_identifiers_that_earlier_attempts_sent(
+    settings: Settings, database: sessionmaker[Session], storage: LocalStorage, mri_file: bytes, port: int
+) -> None:
+    named = dimse("named", port) + "identifiers = true\n"
+    with (
+        TestClient(create_app(settings.model_copy(update={"destinations": named}))) as client,
+        peer(port=port) as there,
+    ):
+        form = {"file": ("scan.h5", mri_file), "template": ("t.dcm", template())}
+        scan = client.post("/v1/scans", files=form).json()
+        Drive(database, storage).complete(submit(client, scan, "named"))
+        taken = take(database)
+        assert attempt(client, taken) is None
+        assert attempt(client, taken) is None
+        assert len(set(there.uids)) == len(there.uids) / 2  # a repeat is the same objects
+        with database.begin() as session:
+            session.execute(text("UPDATE scans SET expires_at = now() - interval '1 second'"))
+        assert retention.expire(database, storage) == 0
+        client.delete(f"/v1/scans/{scan['id']}")
+        assert "the scan was deleted" in str(attempt(client, taken))
+
+
 def test_a_result_is_sent_as_soon_as_its_archive_is_back(
     client: TestClient,
     scan: dict[str, Any],

@@ -31,7 +31,8 @@ TOLD = timedelta(days=30)  # so long an expired job answers that its files are g
 
 def expire(sessions: sessionmaker[Session], storage: Storage) -> int:
     """Delete expired scans, jobs and comparisons that are not in use, and expired uploads. Returns their number."""
-    # A result that is still to be sent to an archive is kept until it was sent, or given up.
+    # A result that is still to be sent to an archive is kept until it was sent, or given up; and its scan, which may
+    # tell whose it is.
     unsent = exists().where(DestinationDelivery.job_id == Job.id, DestinationDelivery.state == DeliveryState.PENDING)
     past_jobs = (Job.expires_at < func.now()) & ~Job.expired & Job.status.not_in(OPEN) & ~unsent
     unheard = exists().where(
@@ -40,7 +41,8 @@ def expire(sessions: sessionmaker[Session], storage: Storage) -> int:
     is_open = exists().where(Job.comparison_id == Comparison.id, Job.status.in_(OPEN))
     past_comparisons = (Comparison.expires_at < func.now()) & ~is_open & ~unheard
     past_uploads = (ResumableUpload.expires_at < func.now()) & is_unfinished()
-    past_scans = (Scan.expires_at < func.now()) & ~exists().where(Job.scan_id == Scan.id, Job.status.in_(OPEN))
+    in_use = exists().where(Job.scan_id == Scan.id, Job.status.in_(OPEN) | unsent)
+    past_scans = (Scan.expires_at < func.now()) & ~in_use
     with sessions() as session:
         jobs = session.scalars(select(Job.id).where(past_jobs).limit(MOST_AT_ONCE)).all()
         scans = session.scalars(select(Scan.id).where(past_scans).limit(MOST_AT_ONCE)).all()
