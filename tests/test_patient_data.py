@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support import scans
 from tests.support.api_server import serving
+from tests.support.dicom_objects import Peer, peer
 from tests.support.worker_processes import until, working
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage import keys
@@ -110,12 +111,27 @@ def stored(database: sessionmaker[Session]) -> str:
     return json.dumps(rows)
 
 
+def archives(plain: Peer, identified: Peer) -> str:
+    """Destinations, one of which is to get identifiers."""
+    lines = 'kind = "dimse"\nhost = "127.0.0.1"\nae_title = "ARCHIVE"\ntenants = ["*"]\n'
+    both = f"[plain]\n{lines}port = {plain.port}\n[identified]\n{lines}port = {identified.port}\n"
+    return f"{both}identifiers = true\n"
+
+
+def sent(client: httpx2.Client, job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Deliveries of a job."""
+    found: list[dict[str, Any]] = client.get(job["links"]["self"]).json()["deliveries"]
+    return found
+
+
 def test_a_canary_in_a_scan_is_found_nowhere_else(
     settings: Settings, database: sessionmaker[Session], storage: LocalStorage
 ) -> None:
     told: list[str] = []
     with (
-        serving(settings) as served,
+        peer() as plain,
+        peer() as identified,
+        serving(settings.model_copy(update={"destinations": archives(plain, identified)})) as served,
         httpx2.Client(base_url=served.url, timeout=60) as client,
         working(settings) as (worker,),
     ):
@@ -144,8 +160,12 @@ def test_a_canary_in_a_scan_is_found_nowhere_else(
         assert known.patient_name == NAME
         outputs = ["h5", "nifti", "png", "dicom"]
         job = {"scan_id": posted["id"], "parameters": {"method": "cg_sense"}, "outputs": outputs}
+        job |= {"destinations": ["plain", "identified"]}
         good = said(client.post("/v1/jobs", json=job)).json()
         until(lambda: client.get(good["links"]["self"]).json()["status"] == "succeeded")
+        until(lambda: {each["state"] for each in sent(client, good)} == {"delivered"})
+        assert NAME in str(identified.stored)
+        told.append(str(plain.stored))
         for path in good["links"].values():
             if not path.endswith(("cancel", "retry", posted["id"])):
                 told.append(str(said(client.get(path)).content))

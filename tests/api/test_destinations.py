@@ -252,11 +252,8 @@ def test_what_is_gone_or_not_allowed_any_more_is_said_and_names_nothing(
 def test_a_result_is_not_sent_without_the_identifiers_that_earlier_attempts_sent(
     settings: Settings, database: sessionmaker[Session], storage: LocalStorage, mri_file: bytes, port: int
 ) -> None:
-    named = dimse("named", port) + "identifiers = true\n"
-    with (
-        TestClient(create_app(settings.model_copy(update={"destinations": named}))) as client,
-        peer(port=port) as there,
-    ):
+    named = {"destinations": dimse("named", port) + "identifiers = true\n"}
+    with TestClient(create_app(settings.model_copy(update=named))) as client, peer(port=port) as there:
         form = {"file": ("scan.h5", mri_file), "template": ("t.dcm", template())}
         scan = client.post("/v1/scans", files=form).json()
         Drive(database, storage).complete(submit(client, scan, "named"))
