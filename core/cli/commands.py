@@ -161,8 +161,8 @@ def run(**options: Any) -> int:
 def compare(ctx: click.Context, /, **options: Any) -> int:
     """Compare methods on scans: tables, ratings, a ranking, figures and volumes.
 
-    SCANS are files, and folders with files and sub-folders, in the formats of `udig recon`. Scans with references give
-    PSNR, SSIM and a ranking; those without give residuals, ratings and pictures.
+    SCANS are files, and folders with files and sub-folders, in the formats that the service reads. Scans with
+    references give PSNR, SSIM and a ranking; those without give residuals, ratings and pictures.
 
     A METHOD may come with several settings, [LABEL=]METHOD[:NAME=VALUE,...]; the paper's figures stand beside labels
     that begin with the name of the method. Results are stored under OUTPUT and never computed twice: interrupt the
