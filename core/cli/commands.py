@@ -97,7 +97,7 @@ def recon(**options: Any) -> int:
     type=LazyChoice("udig_recon.core.results.outputs:OUTPUTS"),
     default=("nifti",),
     metavar="FORMAT",
-    help="h5, nifti, npy, png ...; nifti by default",
+    help="of nifti, dicom, npy, png, mrd, cfl and others; nifti by default",
 )
 @SLICES
 @click.option("--seed", type=int, default=0, show_default=True)
