@@ -64,9 +64,7 @@ def reconstruct(
         yield Iterate(1, 1, empty, torch.zeros(()), prior_free_baseline=empty)
         return
     rng = torch.Generator(y.device).manual_seed(seed)
-    estimate = Inputs(y, A).cg_estimate()
-    scale = intensity_scale(estimate)
-    inputs = Inputs(y / scale, A, problem.side_images(estimate, scale), priors, warm_start)
+    scale, inputs = _in_intensity_scale(problem, method, priors, warm_start)
     for iterate in with_variance(algorithms.run(inputs, method, rng, state), state):
         baseline = iterate.prior_free_baseline
         yield iterate._replace(
@@ -75,6 +73,18 @@ def reconstruct(
             state=iterate.state if iterate.step < iterate.steps else None,
             prior_free_baseline=None if baseline is None else baseline * scale,
         )
+
+
+def _in_intensity_scale(
+    problem: SliceProblem, method: Parameters, priors: Folders, warm_start: WarmStart | None
+) -> tuple[float, Inputs]:
+    """Intensity scale of the slice, and its inputs divided by it; direct methods take the measurements as they are."""
+    A, y = problem.operator, problem.measurements
+    if method.is_direct:
+        return 1.0, Inputs(y, A, {}, priors, warm_start)
+    estimate = Inputs(y, A).cg_estimate()
+    scale = intensity_scale(estimate)
+    return scale, Inputs(y / scale, A, problem.side_images(estimate, scale), priors, warm_start)
 
 
 def ensemble(

@@ -141,7 +141,7 @@ class Task:
 
     def _setup_seconds(self) -> float:
         maps = MAPS_SECONDS * self.size.coils**2 * self.size.pixels if self.size.makes_maps else 0.0
-        setup = of_setup(self.method, self.size.modality, self.size.coils)
+        setup = of_setup(self.method, self.size.modality, self.size.coils, finds_norm=not self.size.rays)
         return SLICE_SECONDS + maps + seconds_of(setup, self.size, self.prior)
 
     def _run_seconds(self, *, follows: bool) -> float:

@@ -43,7 +43,7 @@ DATA_ONLY_ITERATIONS = 20
 LOOKS = 100
 NORM_ITERATIONS = 35  # of Lanczos' method for |A|
 JOINT_MAPS_NORMALS = 260.0
-ASSESSED_NORMALS = 30.0
+ASSESSED_NORMALS = {True: 30.0, False: 3.0}  # of a method with a prior, and without: the misfit and the direct image
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Evaluations:
 
 def of_run(method: Parameters, coils: int = 1, *, follows: bool = False) -> Evaluations:
     """Evaluations of one run, of one slice with one seed, to its end; `follows`: the slice has a reference slice."""
-    start = Evaluations(normals=START_CG_ITERATIONS + 2)
+    start = Evaluations(normals=2.0 if method.is_direct else START_CG_ITERATIONS + 2.0)
     counts = method.evaluations()
     if counts is not None and not isinstance(method, EarlyStoppingParameters):
         return start + Evaluations(**counts)
@@ -103,10 +103,14 @@ def _default_evaluations(method: Parameters) -> Evaluations:
     return Evaluations(normals=steps, passes=10.0 * steps, prior_calls=steps if method.needs_prior else 0.0)
 
 
-def of_setup(method: Parameters, modality: Modality, coils: int = 1) -> Evaluations:
-    """Evaluations that a slice needs once, whatever its seeds: norm, fitted coil maps, assessment."""
+def of_setup(method: Parameters, modality: Modality, coils: int = 1, *, finds_norm: bool = True) -> Evaluations:
+    """Evaluations that a slice needs once, whatever its seeds: norm, fitted coil maps, assessment.
+
+    The norm of a scan whose projector is not stored is found on a coarse grid, and costs nothing then.
+    """
     joint = JOINT_MAPS_NORMALS if method.fits_maps and modality is Modality.MRI and coils > 1 else 0.0
-    setup = Evaluations(normals=NORM_ITERATIONS + ASSESSED_NORMALS + joint, passes=NORM_ITERATIONS * 10)
+    norm = NORM_ITERATIONS if finds_norm else 0.0
+    setup = Evaluations(normals=norm + ASSESSED_NORMALS[method.needs_prior] + joint, passes=norm * 10)
     if method.needs_prior and not method.checks_prior:
         setup += _tv(False, DATA_ONLY_ITERATIONS)
     return setup

@@ -41,6 +41,8 @@ class Parameters(BaseModel):
     from the beginning), and returns `core.iterates.Iterates`."""
     modalities: ClassVar[tuple[Modality, ...]] = BOTH
     needs_prior: ClassVar[bool] = False
+    is_direct: ClassVar[bool] = False
+    """Whether the image is linear in the measurements, so that it needs no intensity scale and no initial estimate."""
 
     method: str
     coil_energy: float | None = Field(

@@ -22,6 +22,7 @@ class ZeroFilled(Deterministic, HoldoutParameters):
     """Coil-combined inverse Fourier transform of the measured k-space, zeros elsewhere: A^H y."""
 
     modalities = (Modality.MRI,)
+    is_direct = True
     implementation = "udig_recon.core.algorithms.direct:zero_filled"
     method: Literal["zero_filled"] = "zero_filled"
 
@@ -40,6 +41,7 @@ class FBP(Deterministic, HoldoutParameters):
     """Filtered back-projection."""
 
     modalities = (Modality.CT,)
+    is_direct = True
     implementation = "udig_recon.core.algorithms.direct:fbp"
     method: Literal["fbp"] = "fbp"
     filter: Literal["ramp", "hann"] = Field("ramp", description="window on the ramp filter")

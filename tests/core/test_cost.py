@@ -104,6 +104,14 @@ def test_a_run_to_its_end_evaluates_what_was_counted_before_and_no_more(problem,
         assert before <= 2.5 * after + 60, what
 
 
+def test_direct_methods_make_no_initial_estimate(problem, normals):
+    method = complete(parse({"method": "zero_filled" if problem.modality is Modality.MRI else "fbp"}), problem.modality)
+    told = of_run(method, COILS)
+    *_, last = reconstruct.reconstruct(problem, method, seed=0)
+    assert normals[0] <= told.normals < inputs.INITIAL_CG_ITERATIONS
+    torch.testing.assert_close(last.image, problem.direct())
+
+
 def test_the_counts_are_made_with_the_numbers_of_the_algorithms():
     tv, wavelet, judged = (
         import_module(f"udig_recon.core.algorithms.{name}") for name in ("tv", "l1_wavelet", "udig_dip_guarded")
