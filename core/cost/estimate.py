@@ -20,7 +20,7 @@ from udig_recon.core.scan_geometry import LARGEST_PAIR_BYTES
 NORMAL_SECONDS = 1e-9  # of A^H A in MRI, for coils * pixels * log2(pixels)
 ENTRY_SECONDS = 8e-10  # of A^H A in CT, for an entry of the projector
 BUILD_SECONDS = 6.5e-8  # of making such an entry
-RAY_SECONDS = 4e-8  # of A^H A in CT without a stored projector, for a pixel of a view
+RAY_SECONDS = 1.05e-8  # of A^H A in CT without a stored projector, for a pixel of a view
 CALL_SECONDS = 1e-4  # of any A^H A beside
 PASS_SECONDS = 3e-9  # of an image operation, for a pixel
 PRIOR_SECONDS = 7e-12  # of a prior's evaluation, for a product of its convolutions
@@ -36,7 +36,7 @@ COIL_BYTES = 110  # for a pixel of a coil: k-space, maps, spectra
 BATCH_COIL_BYTES = 24  # the same for each image that goes through at once
 ENTRY_BYTES = 16  # of the projector, which is kept with its transpose
 MOST_ENTRIES = LARGEST_PAIR_BYTES / ENTRY_BYTES
-UNSTORED_BYTES = 40  # for a pixel and a ray of a scan whose projector is not stored
+UNSTORED_BYTES = 120  # for a pixel and a ray of a scan whose projector is not stored, see benchmarks.speed.tomography
 PRIOR_BYTES, GRADIENT_BYTES = 460, 1750  # for a pixel, of the bundled priors; with what a gradient needs
 NETWORK_BYTES = {"unet": (9000, 80 << 20), "residual": (2200, 100 << 20)}  # for a pixel, and beside
 IMAGE_BYTES = 160  # for a pixel of each image that goes through at once

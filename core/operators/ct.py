@@ -23,9 +23,10 @@ from udig_recon.core.operators.coverage import (
 from udig_recon.core.operators.fbp import back_project_rays, filter_rays
 from udig_recon.core.operators.matrix_free import MatrixFreeProjector
 from udig_recon.core.operators.radon_auto import Projector, projector
+from udig_recon.core.operators.short_arcs import complete_arc
 from udig_recon.core.operators.solvers import operator_norm
 from udig_recon.core.operators.truncated import NOTHING_ADDED, Added, continue_rays
-from udig_recon.core.ray_weights import ray_weights
+from udig_recon.core.ray_weights import is_limited, ray_weights
 from udig_recon.core.rebinning import parallel_rays
 from udig_recon.core.scan_geometry import Geometry
 from udig_recon.core.sinogram_statistics import fill_missing_rays
@@ -224,7 +225,9 @@ class XRayTransform(LinearOperator):
         if bool((used == whole.measured).all()):
             return whole._back_project(y, weights, window)
         image = whole._back_project(_fill_missing_rays(y, used), weights, window)
-        for _ in range(REFILLED if self._refills else 0):
+        # The image of a limited angle is no better, and its errors would grow.
+        refills = self._refills and not is_limited(self.geometry, whole.measured[:, 0].cpu().numpy())
+        for _ in range(REFILLED if refills else 0):
             image = whole._back_project(torch.where(used, y, whole.forward(image)), weights, window)
         return image
 
@@ -232,11 +235,13 @@ class XRayTransform(LinearOperator):
         """Filtered back-projection of rays with their `weights`, (views, 1) or (views, detectors)."""
         rays, geometry = y / self.scale, self.geometry
         if geometry.beam != "parallel" or weights.shape[1] > 1:
+            seen = self.measured[:, 0].cpu().numpy()
             if self._added != NOTHING_ADDED:
-                seen = self.measured[:, 0].cpu().numpy()
                 sides = longer_sides(np.asarray(geometry.angles)[seen], geometry)
                 rays, (before, after) = continue_rays(rays, geometry, ENDED, sides)
                 geometry = Added(before, after, 0).enlarged(geometry)
+            rays, geometry, seen = complete_arc(rays, geometry, seen)
+            if geometry != self.geometry:
                 weights = torch.from_numpy(ray_weights(geometry, seen)).to(rays)
             return back_project_rays(rays * weights, geometry, window)
         # Rays that end where the detector does would be a bright ring after the filter.
