@@ -44,7 +44,8 @@ def complete_arc(rays: Tensor, geometry: Geometry, views: Views) -> tuple[Tensor
     mirrored = known.flip(-1)
     index, share = torch.from_numpy(below).to(rays.device), torch.from_numpy(places - below).to(rays)
     shape = (*rays.shape[:-2], *below.shape)
-    lines = torch.lerp(*(mirrored.gather(-2, (index + step).expand(shape)) for step in (0, 1)), share)
+    lower, upper = (mirrored.gather(-2, (index + step).expand(shape)) for step in (0, 1))
+    lines = torch.lerp(lower, upper, share)
     # Between the first view and the last one's opposite, added / (added + what is left to it).
     way = torch.from_numpy(added[:, None] / np.maximum(opposite - away[-1] + added[:, None], usual)).to(rays)
     drawn = torch.lerp(known[..., :1, :].expand(shape), mirrored[..., -1:, :].expand(shape), way.clamp(0, 1))

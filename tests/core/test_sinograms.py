@@ -215,6 +215,26 @@ def test_frames_of_flat_and_dark_are_averaged(slices: int, write: Write) -> None
         np.testing.assert_allclose(found.sinogram[0], sinogram(noise=0), atol=0.02)
 
 
+def test_a_beam_that_varies_with_the_views_is_taken_view_by_view(write: Write) -> None:
+    """As blank scans of PET, whose rod turns with the views: deviations of neighbouring views are alike."""
+    rng = np.random.default_rng(0)
+    turning = 1 + 0.4 * np.sin(3 * HALF_TURN[:, None] + np.arange(DETECTORS) / 9)
+    flat = rng.poisson(20000 * turning).astype(np.float32)
+    flat[7, 30] = 0
+    rays = np.round(20000 * turning * np.exp(-sinogram(noise=0))).astype(np.int32)
+    path = write(sinogram=rays, quantity="counts", flat=flat)
+    assert f"flat of shape {flat.shape} belongs to the views, one row to each: it varies with them" in warned(path)
+    scan = read(path)
+    assert isinstance(scan, CTAcquisition)
+    assert scan.weights is not None
+    assert np.argwhere(scan.weights[0] == 0).tolist() == [[7, 30]]
+    seen = scan.weights[0] > 0
+    assert np.abs(scan.sinogram[0] - sinogram(noise=0))[seen].max() < 0.1
+    assert np.abs(scan.sinogram[0] - sinogram(noise=0))[seen].mean() < 0.01
+    steady = write(sinogram=counts(UNEVEN), quantity="counts", flat=rng.poisson(UNEVEN, rays.shape))
+    assert "is averaged over its first axis" in warned(steady)
+
+
 def test_a_row_of_flat_for_each_slice_is_told(write: Write) -> None:
     flat = UNEVEN * np.array([1.0, 0.5])[:, None]
     path = write(sinogram=np.stack([counts(row) for row in flat]), quantity="counts", flat=flat)

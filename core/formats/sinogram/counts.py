@@ -1,6 +1,7 @@
 """Line integrals and their weights from counts, by the Beer-Lambert law, and the unattenuated beam of a file."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,6 +27,9 @@ _STARVED = 10  # how much more than half a photon reaches the neighbours of a de
 _MOST_DEAD = 0.5  # of the detectors of a slice; with more the beam is not what the file says
 _CEILINGS = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16))  # readings at which converters saturate
 _FEWEST_AT_CEILING = 8
+VIEW_BY_VIEW = 0.1
+"""Correlation of a flat's deviations from its mean between neighbouring frames above which, of as many frames as there
+are views, each belongs to its view: noise alone has none."""
 
 _QUANTITIES = {
     "line_integrals": "line_integrals",
@@ -47,11 +51,15 @@ class Beam:
     flat: NDArray[np.float64]
     dark: NDArray[np.float64]
     dead: NDArray[np.bool_]  # (slices, detectors), where flat is no more than dark
+    gain: NDArray[np.float64] | None = None
+    """(views, detectors), what a ray's photons are multiplied by to be those of the mean beam, where each view has a
+    flat of its own; 0 where the view's flat is no more than dark"""
 
     def of(self, slices: "slice | list[int]", detectors: slice = slice(None)) -> "Beam":
         """The beam of some slices and detectors."""
         flat, dark, dead = self.flat[slices], self.dark[slices], self.dead[slices]
-        return Beam(flat[:, detectors], dark[:, detectors], dead[:, detectors])
+        gain = None if self.gain is None else self.gain[:, detectors]
+        return Beam(flat[:, detectors], dark[:, detectors], dead[:, detectors], gain)
 
 
 @dataclass(frozen=True)
@@ -90,9 +98,13 @@ def read_rays(counts: Array, beam: Beam, measured: NDArray[np.bool_] | None) -> 
     ones, as `CountStatistics` counts them.
     """
     flat, dark = beam.flat[:, None], beam.dark[:, None]
-    photons = _photons(counts, flat - dark, dark)
-    integrals = np.asarray(-np.log(photons / (flat - dark)), np.float32)
     kept = np.broadcast_to(True if measured is None else measured, counts.shape).copy()
+    photons = _photons(counts, flat - dark, dark)
+    whole = flat - dark
+    if beam.gain is not None:
+        kept &= beam.gain > 0
+        whole = whole / np.where(beam.gain > 0, beam.gain, 1)
+    integrals = np.asarray(-np.log(photons / whole), np.float32)
     kept &= ~(beam.dead | stuck_detectors(*extremes(counts, measured), beam, counts.shape[1]))[:, None]
     for index, (values, usable) in enumerate(zip(counts, kept, strict=True)):
         highest = float(values.max(where=usable, initial=_least(values.dtype)))
@@ -220,7 +232,37 @@ def _read_beam(
     beaten = flat - dark <= PEAKS[0]
     _refuse_dead_beam(name, beaten[:, used], flat.strides == (0, 0) == dark.strides)
     alive = np.where(beaten, dark + 1, flat) if beaten.any() else flat
-    return WithWarnings(Beam(alive, dark, beaten & used), warnings + noted)
+    gain = _view_by_view(arrays.get(name), shape, flat, dark)
+    if gain is not None:
+        warnings = (f"{name} of shape {arrays[name].shape} belongs to the views, one row to each: it varies with them",)
+    return WithWarnings(Beam(alive, dark, beaten & used, gain), warnings + noted)
+
+
+def _view_by_view(
+    source: ArraySource | None, shape: tuple[int, int, int], mean: NDArray[np.float64], dark: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """`Beam.gain` of a flat of as many frames as there are views, where it varies with them; else None."""
+    slices, views, detectors = shape
+    if source is None or slices != 1 or views < 2 or _layout(source, slices, detectors) != (views, 1, detectors):
+        return None
+    if not _varies(source.blocks(), mean[0]):
+        return None
+    gain = np.zeros((views, detectors))
+    for region, block in source.blocks():
+        rows, columns = region[0], region[-1]
+        beam = block.reshape(-1, block.shape[-1]) - dark[0, columns]
+        np.divide(mean[0, columns] - dark[0, columns], beam, out=gain[rows, columns], where=beam > PEAKS[0])
+    return gain
+
+
+def _varies(blocks: Iterator[tuple[Region, Array]], mean: NDArray[np.float64]) -> bool:
+    """Whether neighbouring frames deviate from the mean alike."""
+    alike, squares = 0.0, 0.0
+    for region, block in blocks:
+        off = block.reshape(-1, block.shape[-1]) - mean[region[-1]]
+        alike += float((off[1:] * off[:-1]).sum())
+        squares += float(np.square(off[1:]).sum())
+    return alike > VIEW_BY_VIEW * squares > 0
 
 
 def _readings(contents: Contents, name: str, shape: tuple[int, int, int]) -> WithWarnings[NDArray[np.float64]]:
