@@ -74,7 +74,8 @@ class MRDServer:
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
         if address is None or not any(address in network for network in self._networks):
-            log.warning("mrd.address_refused", extra={"address": str(address)})
+            if address is None or not address.is_loopback:  # `udig serve` asks from there whether the process answers
+                log.warning("mrd.address_refused", extra={"address": str(address)})
             return f"{address} may not connect (MRD_ALLOWED)"
         if self._open >= (most := self._context.settings.mrd_connections):
             return f"{most} scanners are connected, which is the most at once (MRD_CONNECTIONS); try again later"

@@ -23,9 +23,10 @@ from udig_recon.api.http.concurrency import client_of
 from udig_recon.api.http.multipart import Part, PartReader
 from udig_recon.api.http.problems import Gone, Invalid, TooLarge
 from udig_recon.api.scans.upload import StorageAllowance, Upload, base_name, check_length, open_upload
-from udig_recon.core.errors import DamagedScan
+from udig_recon.core.errors import DamagedScan, UnknownFormat
 from udig_recon.core.formats.prepared import READING, open_prepared
 from udig_recon.core.identity import TEMPLATE_BYTES, Identity
+from udig_recon.core.formats.unsupported import by_file_name
 from udig_recon.worker.access import quotas
 from udig_recon.worker.access.tenants import limits_of
 from udig_recon.worker.database.engine import AWAY
@@ -232,7 +233,10 @@ async def _look(context: Context, sharing: str, upload: Upload, output: int) -> 
         context.prober.prepare_scan, upload.path, output, upload.sha256, context.limits, room_bytes=max(0, room)
     )
     with tracing.span("probe"):
-        return asdict(await context.probe_queue.run(sharing, upload.size_bytes, work))
+        try:
+            return asdict(await context.probe_queue.run(sharing, upload.size_bytes, work))
+        except UnknownFormat as error:
+            raise by_file_name(error, upload.filename) from None
 
 
 def _room(context: Context, caller: Caller, least: int, most: int) -> StorageAllowance | None:

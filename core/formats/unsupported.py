@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 
+from udig_recon.core.errors import UnknownFormat
 from udig_recon.core.formats.input_format import UnsupportedFormat
 
 START_BYTES = 16 << 10
@@ -56,6 +57,16 @@ _TEXTS = (
 _DICOM = UnsupportedFormat("a DICOM file", _IMAGE)
 _TWIX = UnsupportedFormat("a part of a Siemens raw data file (twix)", "the whole .dat, or MRD: siemens_to_ismrmrd")
 _PFILE = UnsupportedFormat("a GE raw data file (P-file)", "MRD: ge_to_ismrmrd converts it, with GE's Orchestra")
+_ARCHIVE = UnsupportedFormat("a GE raw data file (ScanArchive)", _PFILE.remedy)
+_LABELS = UnsupportedFormat("the labels of Philips raw data (.lab)", _PHILIPS)
+_RAW = UnsupportedFormat("Philips raw data (.raw)", _PHILIPS)
+_NAMES = (
+    (re.compile(r"scanarchive.*\.h5", re.IGNORECASE), _ARCHIVE),
+    (re.compile(r".*\.lab", re.IGNORECASE), _LABELS),
+    (re.compile(r".*\.raw", re.IGNORECASE), _RAW),
+)
+_LABEL_BYTES, _LABEL_TYPE = 64, 14
+_LABEL_TYPES = (0x7F00, 0x7F01, 0x7F02, 0x7F03)
 _PAR = UnsupportedFormat("the list of Philips images (.PAR)", _IMAGE)
 _SIN = UnsupportedFormat("the parameters of Philips raw data (.sin)", _PHILIPS)
 _SIN_LINE = re.compile(rb"\s*\d\d \d\d \d\d: \w+\s*:")
@@ -83,6 +94,8 @@ def recognise(start: bytes) -> UnsupportedFormat | None:
         return _PFILE
     if b"<XProtocol>" in start or b"MeasYaps" in start or _is_twix(start):
         return _TWIX
+    if _is_labels(start):
+        return _LABELS
     if b"image export tool" in start[:2048].lower():
         return _PAR
     if _SIN_LINE.match(start[:256]):
@@ -92,6 +105,23 @@ def recognise(start: bytes) -> UnsupportedFormat | None:
         if lower.startswith(text.lower()):
             return UnsupportedFormat(name, remedy)
     return _numbers(start)
+
+
+def by_file_name(error: UnknownFormat, name: str) -> UnknownFormat:
+    """The error about a file of no known format, or a better one where the file's name says what its bytes do not."""
+    for pattern, layout in _NAMES:
+        if pattern.fullmatch(name):
+            return UnknownFormat.at("file", layout.name, layout.remedy)
+    return error
+
+
+def _is_labels(start: bytes) -> bool:
+    """Labels of Philips, 64 bytes each, with the type of the label in the same place of all."""
+    whole = start[: len(start) // _LABEL_BYTES * _LABEL_BYTES]
+    if len(whole) < 4 * _LABEL_BYTES:
+        return False
+    types = np.frombuffer(whole, "<u2").reshape(-1, _LABEL_BYTES // 2)[:, _LABEL_TYPE // 2]
+    return bool(np.isin(types, _LABEL_TYPES).all())
 
 
 def _is_twix(start: bytes) -> bool:

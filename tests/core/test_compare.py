@@ -30,6 +30,7 @@ from udig_recon.core.problem import slice_problem
 from udig_recon.core.quality.rating import LEVELS
 from udig_recon.core.reconstruct import Progress, reconstruct, reconstruct_slice
 from udig_recon.core.results.png import add_inset, busiest_corner
+from udig_recon.core.simulation import birdcage_maps, radial_spokes, simulate_non_cartesian
 
 pytestmark = pytest.mark.long
 
@@ -244,6 +245,11 @@ def test_scans_that_cannot_be_compared_on_are_refused_by_name(tmp_path, capsys):
     )
     no_centre = {**scans.without(mri, "sensitivity_maps"), "mask": np.arange(32) % 2 == 0}
     assert "estimating coil maps needs 8 x 8" in said(scans.write_hdf5, **no_centre)
+    spokes = radial_spokes((32, 32), 4)
+    truth = mri["reference"][0].astype(np.complex64)
+    sparse = simulate_non_cartesian(truth, birdcage_maps(2, truth.shape), spokes, np.random.default_rng(0))
+    along = {"kspace": sparse.kspace, "trajectory": spokes, "reference": sparse.reference, "image_size": truth.shape[0]}
+    assert "the centre of k-space is sampled densely over" in said(scans.write_npz, "spokes.npz", **along)
     assert "found no scan; expected HDF5" in said(lambda path: path.write_text("notes"), "notes.txt")
     assert "No such file or directory" in refused(capsys, tmp_path / "none", "-o", tmp_path / "out", "--methods", "tv")
 

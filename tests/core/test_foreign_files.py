@@ -10,6 +10,8 @@ import pytest
 from tests.support import scans
 from udig_recon.core.errors import UnknownFormat, UnreadableScan
 from udig_recon.core.formats import probe, read
+from udig_recon.core.formats.sandbox.local import open_scan
+from udig_recon.core.formats.unsupported import by_file_name
 
 
 @pytest.fixture
@@ -99,6 +101,8 @@ STARTS = {
     "Philips export.*philips_to_ismrmrd": b"# === DATA DESCRIPTION FILE ====\n",
     "Philips images .*needs no reconstruction": b"# === DATA DESCRIPTION FILE\n# Research image export tool     V4.2\n",
     "Philips raw data .*philips_to_ismrmrd": b"  01 00 00: nr_locs_per_stack_arr        :            3\n",
+    "labels of Philips raw data .*philips_to_ismrmrd": 5
+    * (bytes(4) + b"\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a" + b"\x01\x7f" + bytes(range(48))),
     "web page": b"<!DOCTYPE html>\n<html><body>Sign in</body></html>",
     "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n",
     "pickle": b"\x80\x04\x95" + bytes(99),
@@ -114,3 +118,23 @@ def test_formats_that_are_known_and_not_read_are_named_with_what_to_do(words: st
         probe(path)
     assert caught.value.expected
     assert len(str(caught.value)) < 1000
+
+
+NAMES = {
+    "ScanArchive_1234567_20260102_030405006.h5": "ScanArchive.*ge_to_ismrmrd",
+    "raw_007.LAB": "Philips raw data .*philips_to_ismrmrd",
+    "raw_007.raw": "Philips raw data .*philips_to_ismrmrd",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_whose_bytes_say_nothing_are_known_by_their_name(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if name.endswith(".h5"):
+        with h5py.File(path, "w") as file:
+            file["something/else"] = np.zeros(3)
+    else:
+        path.write_bytes(np.random.default_rng(0).bytes(999))
+    with pytest.raises(UnknownFormat, match=NAMES[name]), open_scan(path):
+        pass
+    assert by_file_name(UnknownFormat("nothing"), "scan.h5").args == ("nothing",)

@@ -13,6 +13,7 @@ from udig_recon.core import metrics
 from udig_recon.core.acquisition import NonCartesianAcquisition
 from udig_recon.core.errors import UnreadableScan, UnsupportedScan
 from udig_recon.core.formats import probe, read
+from udig_recon.core.formats.kspace import many_coils
 from udig_recon.core.problem import slice_problem
 from udig_recon.core.simulation import birdcage_maps, radial_spokes, simulate_non_cartesian, spiral_interleaves
 
@@ -126,6 +127,15 @@ def test_many_coils_are_compressed_and_said(tmp_path: Path) -> None:
     assert header.coils == 64
     assert any("70 coils were compressed" in each for each in header.corrections)
     assert read(path, [0]).kspace.shape[1] == 64  # type: ignore[union-attr]
+
+
+def test_many_coils_of_too_many_samples_are_refused_with_how_to_compress_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, scan_along(SPOKES, slices=1, coils=70))
+    monkeypatch.setattr(many_coils, "_MOST_COMPRESSED_SAMPLES", 70 * 1000)
+    with pytest.raises(UnsupportedScan, match="of more than 64 coils; compress them first"):
+        probe(path)
 
 
 def test_a_matrix_that_nothing_tells_is_half_of_the_spokes_samples(tmp_path: Path) -> None:

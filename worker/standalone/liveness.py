@@ -1,6 +1,11 @@
-"""Liveness checks of supervised processes: GET /healthz of the API, and when each worker last renewed its row."""
+"""Liveness checks of supervised processes.
+
+GET /healthz of the API, when each worker last renewed its row, and whether the MRD stream ends a connection that is
+closed again.
+"""
 
 import logging
+import socket
 import threading
 import time
 import urllib.error
@@ -8,6 +13,7 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
@@ -20,6 +26,13 @@ from udig_recon.worker.standalone.supervisor import SupervisedProcess
 log = logging.getLogger(__name__)
 STARTUP_SECONDS = 300.0  # until the first answer: importing PyTorch is slow on a busy machine
 MIN_FAILED_CHECKS = 3  # this process may have been stopped too, and the time then means nothing
+
+
+class StreamAddress(NamedTuple):
+    """Where the MRD stream listens."""
+
+    host: str
+    port: int
 
 
 @dataclass
@@ -42,7 +55,10 @@ class _Answers:
 
 
 class LivenessMonitor(threading.Thread):
-    """Checks the API by /healthz, and each worker by `seen_at` of its row, until stopped."""
+    """Checks the API by /healthz, each worker by `seen_at` of its row, and the MRD stream by a connection.
+
+    It does so until it is stopped.
+    """
 
     def __init__(
         self,
@@ -51,8 +67,10 @@ class LivenessMonitor(threading.Thread):
         url: str,
         sessions: sessionmaker[Session],
         hung_seconds: float,
+        stream: tuple[SupervisedProcess, StreamAddress] | None = None,
     ) -> None:
         super().__init__(name="liveness", daemon=True)
+        self._stream = stream
         self._api, self._workers, self._url, self._sessions, self._hung = api, workers, url, sessions, hung_seconds
         self._answers: dict[str, _Answers] = {}
         self._stopping = threading.Event()
@@ -62,6 +80,7 @@ class LivenessMonitor(threading.Thread):
         while not self._stopping.wait(min(5.0, self._hung / 6)):
             self._check_api()
             self._check_workers()
+            self._check_stream()
 
     def stop(self) -> None:
         """Stop checking."""
@@ -92,6 +111,23 @@ class LivenessMonitor(threading.Thread):
             with urllib.request.urlopen(f"{self._url}/healthz", timeout=min(20.0, self._hung / 3)):  # noqa: S310
                 answers.note_answer()
         except urllib.error.HTTPError:
+            answers.note_answer()
+        except OSError:
+            answers.failed_checks += 1
+
+    def _check_stream(self) -> None:
+        """Connect, send nothing and close: the server closes too. A stopped process accepts, but never closes."""
+        if self._stream is None:
+            return
+        child, address = self._stream
+        if (answers := self._answers_of(child)) is None:
+            return
+        try:
+            with socket.create_connection(address, timeout=min(20.0, self._hung / 3)) as connection:
+                connection.shutdown(socket.SHUT_WR)
+                connection.recv(1)
+            answers.note_answer()
+        except ConnectionResetError:
             answers.note_answer()
         except OSError:
             answers.failed_checks += 1

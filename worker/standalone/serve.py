@@ -23,7 +23,7 @@ from udig_recon.worker.database.worker_names import name_prefix
 from udig_recon.worker.jobs import sweep
 from udig_recon.worker.settings import BadSetting, Settings, read_settings
 from udig_recon.worker.standalone import processes
-from udig_recon.worker.standalone.liveness import LivenessMonitor
+from udig_recon.worker.standalone.liveness import LivenessMonitor, StreamAddress
 from udig_recon.worker.standalone.locate import DataFolderInUse, lock_data_folder
 from udig_recon.worker.standalone.servers import EmbeddedError, EmbeddedServers
 from udig_recon.worker.standalone.supervisor import SupervisedProcess
@@ -68,7 +68,7 @@ class Service:
     @property
     def url(self) -> str:
         """Where the API answers."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.settings.host, self.settings.host)  # noqa: S104
+        host = _reachable(self.settings.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}"
 
     def start(self) -> None:
@@ -87,10 +87,14 @@ class Service:
             for number in range(1, self.settings.workers + 1)
         ]
         api, *workers = self._children
+        stream = None
         if self.settings.mrd_stream:
-            self._children.append(SupervisedProcess("mrd-stream", [*UDIG, "mrd-stream"], environment))
+            child = SupervisedProcess("mrd-stream", [*UDIG, "mrd-stream"], environment)
+            self._children.append(child)
+            if self.settings.mrd_port:  # a free one is known to the child alone
+                stream = child, StreamAddress(_reachable(self.settings.mrd_host), self.settings.mrd_port)
         sessions = make_sessions(self._engine)
-        self._liveness = LivenessMonitor(api, workers, self.url, sessions, self.settings.hung_seconds)
+        self._liveness = LivenessMonitor(api, workers, self.url, sessions, self.settings.hung_seconds, stream)
         self._liveness.start()
 
     def _environment(self) -> dict[str, str]:
@@ -198,6 +202,11 @@ def free_port(host: str) -> int:
     with _bound(host, 0) as taken:
         port: int = taken.getsockname()[1]
         return port
+
+
+def _reachable(host: str) -> str:
+    """The address at which this machine reaches what is bound to `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -15,7 +15,13 @@ from udig_recon.core.formats.containers.views import CentreCrop, DroppedAxis, Sw
 from udig_recon.core.formats.input_format import MRI_ARRAYS, Contents
 from udig_recon.core.formats.kspace.fitting import complex_kspace, find_reference, fit_shape, pixel_spacing
 from udig_recon.core.formats.kspace.ismrmrd_header import Space, header_texts, read_space
-from udig_recon.core.formats.kspace.many_coils import MOST_COILS, compression_corrections, with_few_coils
+from udig_recon.core.formats.kspace.many_coils import (
+    COMPRESS,
+    MOST_COILS,
+    check_compressible,
+    compression_corrections,
+    with_few_coils,
+)
 from udig_recon.core.formats.kspace.masks import noise_covariance
 from udig_recon.core.formats.kspace.trajectory import (
     Shape,
@@ -37,9 +43,6 @@ USED = frozenset((*MRI_ARRAYS, "image_size", "pixel_spacing_mm", "slice_spacing_
 
 MOST_POINTS = 1 << 20
 """Samples of a slice, as many as the largest Cartesian k-space has."""
-
-MOST_SAMPLES = 64 * MOST_POINTS
-"""The same in all coils."""
 MOST_TRAJECTORY_BYTES = 128 << 20
 
 _ORDER = "(slices, coils, readouts, samples)"
@@ -187,9 +190,9 @@ def check_limits(contents: Contents, limits: Limits) -> None:
     points, kspace, _ = _aligned(contents)
     slices, coils, readouts, samples = kspace.shape
     limits.check("kspace", "slices", slices, limits.max_slices)
-    limits.check("kspace", "coils", coils, limits.max_coils)
+    limits.check("kspace", "coils", coils, limits.max_coils, remedy=COMPRESS)
     limits.check("kspace", "samples of a slice", readouts * samples, MOST_POINTS, LEAST_SIDE)
-    limits.check("kspace", "samples of a slice in all coils", coils * readouts * samples, MOST_SAMPLES)
+    check_compressible("kspace", coils, coils * readouts * samples)
     plane = in_plane(points)
     given = find_reference(contents, coils)
     (matrix, _), _ = _matrix(contents, plane[0], shape_of(plane[0]), contents.arrays.get("sensitivity_maps"), given)

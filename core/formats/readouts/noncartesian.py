@@ -12,10 +12,15 @@ from udig_recon.core.acquisition import Modality, NonCartesianAcquisition, ScanH
 from udig_recon.core.coils.calibration import calibration_of
 from udig_recon.core.errors import UnreadableScan, UnsupportedScan
 from udig_recon.core.formats.input_format import Contents
-from udig_recon.core.formats.kspace.many_coils import MOST_COILS, compression_corrections, with_few_coils
+from udig_recon.core.formats.kspace.many_coils import (
+    COMPRESS,
+    MOST_COILS,
+    check_compressible,
+    compression_corrections,
+    with_few_coils,
+)
 from udig_recon.core.formats.kspace.noncartesian import (
     MOST_POINTS,
-    MOST_SAMPLES,
     acceleration,
 )
 from udig_recon.core.formats.kspace.trajectory import Shape, in_cycles_per_field, in_plane, shape_of
@@ -90,10 +95,10 @@ class NonCartesianReader:
         """Refuse a measurement of too many frames, coils or samples."""
         limits.check("data", "slices", self.slice_count(contents), limits.max_slices)
         lines = self._readouts.lines[self._selection.image]
-        limits.check("data", "coils", int(lines["coils"][0]), limits.max_coils)
+        limits.check("data", "coils", int(lines["coils"][0]), limits.max_coils, remedy=COMPRESS)
         most = int(np.bincount(self._selection.frame_of).max()) * int(lines["samples"][0])
         limits.check("data", "samples of a frame", most, MOST_POINTS, LEAST_SIDE)
-        limits.check("data", "samples of a frame in all coils", most * int(lines["coils"][0]), MOST_SAMPLES)
+        check_compressible("data", int(lines["coils"][0]), most * int(lines["coils"][0]))
         for side in self._matrix:
             limits.check("xml", "pixels a side", side, limits.max_matrix, LEAST_SIDE)
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from udig_recon.core.acquisition import ScanHeader
+from udig_recon.core.errors import UnknownFormat
 from udig_recon.core.formats.containers.scan_file import ScanFile, open_scan_file
 from udig_recon.core.formats.limits import DEFAULT_LIMITS, Limits
 from udig_recon.core.formats.prepared import NotWritten, PreparedScan
@@ -17,6 +18,7 @@ from udig_recon.core.formats.reading import prepare, probe
 from udig_recon.core.formats.sandbox.client import Prober
 from udig_recon.core.formats.template import read_template
 from udig_recon.core.identity import TEMPLATE_BYTES, Identity
+from udig_recon.core.formats.unsupported import by_file_name
 
 BART_PAIR = (".hdr", ".cfl")
 """Suffixes of the two files of a BART scan, which lie beside each other."""
@@ -76,10 +78,16 @@ class ScanReader:
 
 @contextmanager
 def _whole_scan(path: Path) -> Iterator[Path]:
-    """The file; of a .cfl with its .hdr beside it, a temporary one with the bytes of both."""
+    """The file; of a .cfl with its .hdr beside it, a temporary one with the bytes of both.
+
+    Where it is of no known format the error says what its name says.
+    """
     parts = [path.with_suffix(suffix) for suffix in BART_PAIR]
     if path.suffix not in BART_PAIR or not all(part.is_file() for part in parts):
-        yield path
+        try:
+            yield path
+        except UnknownFormat as error:
+            raise by_file_name(error, path.name) from None
         return
     with tempfile.NamedTemporaryFile() as both:
         for part in parts:
