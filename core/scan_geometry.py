@@ -14,6 +14,9 @@ LARGEST_PAIR_BYTES = 12 * 2**30
 NEAREST_SOURCE = 1.02
 """Least distance from the source to the axis, in radii of the circle around the image."""
 
+CONTINUED = "projections that end beyond the detector are continued there; the added rays count as no measurements"
+"""The correction, in a scan's header, of an object that reaches beyond the detector."""
+
 
 class Geometry(NamedTuple):
     """Scan of a square image, centred on the axis of rotation, by parallel rays or a fan of rays.

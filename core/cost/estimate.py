@@ -14,7 +14,7 @@ from udig_recon.core.cost.evaluations import Evaluations, of_run, of_setup
 from udig_recon.core.parameters import Parameters
 from udig_recon.core.priors.card import Card
 from udig_recon.core.results.outputs import OUTPUTS
-from udig_recon.core.scan_geometry import LARGEST_PAIR_BYTES
+from udig_recon.core.scan_geometry import CONTINUED, LARGEST_PAIR_BYTES
 
 # Measured: seconds on one core, bytes at the peak.
 NORMAL_SECONDS = 1e-9  # of A^H A in MRI, for coils * pixels * log2(pixels)
@@ -36,6 +36,7 @@ COIL_BYTES = 110  # for a pixel of a coil: k-space, maps, spectra
 BATCH_COIL_BYTES = 24  # the same for each image that goes through at once
 ENTRY_BYTES = 16  # of the projector, which is kept with its transpose
 MOST_ENTRIES = LARGEST_PAIR_BYTES / ENTRY_BYTES
+WIDEST = 1.5  # sides of the grid of an object that reaches beyond the detector, for those of the image, at most
 UNSTORED_BYTES = 120  # for a pixel and a ray of a scan whose projector is not stored, see benchmarks.speed.tomography
 PRIOR_BYTES, GRADIENT_BYTES = 460, 1750  # for a pixel, of the bundled priors; with what a gradient needs
 NETWORK_BYTES = {"unet": (9000, 80 << 20), "residual": (2200, 100 << 20)}  # for a pixel, and beside
@@ -67,11 +68,13 @@ class Size:
             # A shadow of width w lies on 1 + w / p strips, and is 4 / pi pixels wide on average.
             finer = int(header["detectors"]) / int(rows)
             views = int(header["views"])
-            entries = views * shown * (1 + 4 / math.pi * finer)
+            wider = WIDEST if CONTINUED in (header.get("corrections") or ()) else 1.0
+            grid = math.ceil(shown * wider**2)
+            entries = views * grid * (1 + 4 / math.pi * finer)
             # Views at equal steps share up to eighths of the projector.
             if entries > 8 * MOST_ENTRIES:
-                return cls(modality, shown, shown, views=views, rays=views * int(header["detectors"]))
-            return cls(modality, shown, shown, entries=min(entries, MOST_ENTRIES))
+                return cls(modality, grid, shown, views=views, rays=math.ceil(views * wider * int(header["detectors"])))
+            return cls(modality, grid, shown, entries=min(entries, MOST_ENTRIES))
         grid_rows, grid_columns = header.get("kspace_matrix") or (rows, columns)
         coils = int(header.get("coils") or 1)
         grid = int(grid_rows) * int(grid_columns)

@@ -18,6 +18,7 @@ from udig_recon.core.formats import Limits, Prober, probe, read
 from udig_recon.core.operators import XRayTransform
 from udig_recon.core.preprocessing.options import Preprocessing
 from udig_recon.core.problem import UNPROCESSED, slice_problem
+from udig_recon.core.scan_geometry import CONTINUED
 
 Write = Callable[..., Path]
 VIEWS, DETECTORS, SIZE = 60, 80, 56
@@ -533,6 +534,11 @@ ODD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "another i0": ({"sinogram": counts(20000.0), "quantity": "counts", "i0": 5000.0}, ["times what i0 or flat says"]),
     "line integrals called counts": ({"quantity": "counts", "i0": 1e5}, ["are these counts"]),
 }
+
+
+def test_projections_that_are_cut_off_are_told_to_be_continued(write: Write) -> None:
+    assert probe(write(sinogram=sinogram(detectors=36))).corrections == (CONTINUED,)
+    assert probe(write(sinogram=sinogram())).corrections == ()
 
 
 @pytest.mark.parametrize("name", ODD)

@@ -1,6 +1,7 @@
 """CT scans of objects wider than the field: iterative methods put what lies outside there, and quality sees the cut."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from tests.support import scans
 from tests.support.ellipses import ellipse_image, ellipse_rays
 from udig_recon.core.acquisition import CTAcquisition, Modality
+from udig_recon.core.cost.estimate import Size
+from udig_recon.core.formats import probe
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.operators import XRayTransform, radon
 from udig_recon.core.operators.ct import _projector
@@ -18,7 +22,7 @@ from udig_recon.core.parameters import FBP, SIRT, TV, complete
 from udig_recon.core.preprocessing.sinograms import geometry_of
 from udig_recon.core.problem import SliceProblem, slice_problem
 from udig_recon.core.reconstruct import Finished, finish, reconstruct_slice
-from udig_recon.core.scan_geometry import Geometry
+from udig_recon.core.scan_geometry import CONTINUED, Geometry
 from udig_recon.core.selection.early_stopping import HoldoutValidation
 
 SIZE = 72
@@ -185,3 +189,25 @@ def test_where_the_projector_of_a_larger_image_is_too_large_nothing_is_continued
     operator = problem_of(acquisition).operator
     assert isinstance(operator, XRayTransform)
     assert operator.geometry.detectors == 46
+
+
+@pytest.mark.parametrize("name", [name for name in TRUNCATED if name != "half fan"])
+def test_the_header_tells_and_the_estimate_counts_the_larger_grid(name: str, tmp_path: Path) -> None:
+    acquisition = truncated(name, 46)
+    given = {"source_origin_mm": acquisition.source_origin_mm, "source_detector_mm": acquisition.source_detector_mm}
+    path = scans.write_npz(
+        tmp_path / "scan.npz",
+        sinogram=acquisition.sinogram[0],
+        angles=acquisition.angles,
+        geometry=acquisition.geometry,
+        image_size=46,
+        pixel_size_mm=1.0,
+        detector_spacing_mm=acquisition.detector_spacing_mm,
+        **{key: value for key, value in given.items() if value is not None},
+        **({} if acquisition.rotation_center is None else {"rotation_center": acquisition.rotation_center}),
+    )
+    header = probe(path)
+    assert CONTINUED in header.corrections
+    size = Size.of(asdict(header))
+    side = problem_of(acquisition).operator.image_shape[-1]
+    assert size.shown_pixels == 46**2 < side**2 <= 1.05 * size.pixels

@@ -18,6 +18,8 @@ Values = NDArray[np.float64]
 LEAST_VIEWS, LEAST_DETECTORS = 4, 8
 CUT = 0.05
 """A view counts as truncated where its edge reads more than this share of the peak."""
+MOST_CUT = 0.05
+"""Share of the views that may be truncated without a warning."""
 UNEVEN = 0.1
 """Sums over the detectors that differ by more than this share (standard deviation) give a warning."""
 ALIKE = 0.3
@@ -67,12 +69,8 @@ def _broken_laws(p: Values, angles: Values, numbers: NDArray[np.intp], peak: flo
     if len(p) < LEAST_VIEWS:
         return []
     warnings = [*_deviating_detectors(p, angles, peak), *_background_level(p, peak)]
-    cut = _cut_off(p, peak)
-    if np.count_nonzero(cut) > 0.05 * len(p):
-        shares = f"{np.count_nonzero(cut)} of {len(p)} views"
-        cause = "the object reaches beyond the detector, or the flat field is off"
-        told = "reconstruction continues projections beyond it, which count as no measurements"
-        return [*warnings, f"values at the detector's edge are far from 0 in {shares}: {cause}; {told}"]
+    if cut := cut_off_warnings(p, peak):
+        return [*warnings, *cut]
     return warnings + _unequal_sums(p, numbers) + _wandering_centre(p, angles) + _not_mirrored(p, angles)
 
 
@@ -177,6 +175,23 @@ def _background_level(p: Values, peak: float) -> list[str]:
             f"seems {100 * abs(np.expm1(-level)):.2g} percent {how} than it was taken for"
         ]
     return []
+
+
+_CUT_OFF = "values at the detector's edge are far from 0"
+
+
+def cut_off_warnings(p: Values, peak: float) -> list[str]:
+    """A warning about a sinogram (views, detectors) of an object that reaches beyond the detector."""
+    cut = _cut_off(p, peak)
+    if np.count_nonzero(cut) <= MOST_CUT * len(p):
+        return []
+    shares = f"{np.count_nonzero(cut)} of {len(p)} views"
+    return [f"{_CUT_OFF} in {shares}: the object reaches beyond the detector, or the flat field is off"]
+
+
+def is_cut_off(warnings: Iterable[str]) -> bool:
+    """Whether one of the warnings is that of `cut_off_warnings`."""
+    return any(each.startswith(_CUT_OFF) for each in warnings)
 
 
 def _cut_off(p: Values, peak: float) -> NDArray[np.bool_]:

@@ -7,8 +7,8 @@ one of both orders only, and a whole turn tells which.
 import numpy as np
 from numpy.typing import NDArray
 
-from udig_recon.core.formats.sinogram.consistency import format_numbers
-from udig_recon.core.rebinning import ParallelRays, parallel_rays
+from udig_recon.core.formats.sinogram.consistency import cut_off_warnings, format_numbers
+from udig_recon.core.rebinning import UNEVEN, ParallelRays, parallel_rays
 from udig_recon.core.scan_geometry import Geometry
 from udig_recon.core.sinogram_statistics import fill_missing_rays
 
@@ -40,6 +40,10 @@ def fan_warnings(
             "with 0 there leaves them out"
         ]
     own = geometry._replace(angles=tuple(angles[numbers].tolist()))
+    if abs(2 * geometry.axis - (geometry.detectors - 1)) <= UNEVEN:  # a half fan's shorter side is cut off by design
+        cut = cut_off_warnings(p, float(np.percentile(np.abs(p), 99.5)))
+        if cut:
+            return cut
     found = _disagreement(parallel_rays(p, own))
     if found is None or found <= BROKEN:
         return []

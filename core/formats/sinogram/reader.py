@@ -15,7 +15,7 @@ from udig_recon.core.formats.containers.arrays import AddedAxis, Array, ArraySou
 from udig_recon.core.formats.input_format import ARRAYS_OR_ATTRIBUTES, Contents
 from udig_recon.core.formats.lengths import slice_spacing
 from udig_recon.core.formats.limits import LEAST_SIDE, Limits
-from udig_recon.core.formats.sinogram.consistency import consistency_warnings
+from udig_recon.core.formats.sinogram.consistency import consistency_warnings, is_cut_off
 from udig_recon.core.formats.sinogram.counts import Beam, CountStatistics, Rays, read_beam, read_rays
 from udig_recon.core.formats.sinogram.fan_consistency import fan_warnings
 from udig_recon.core.formats.sinogram.geometry import (
@@ -34,7 +34,7 @@ from udig_recon.core.formats.sinogram.view_axis import CentresOfMass
 from udig_recon.core.formats.value_checks import check_values, checked_blocks
 from udig_recon.core.preprocessing.rings import ring_warning
 from udig_recon.core.preprocessing.rotation import DEVIATIONS, SURE, FoundAxis, find_axis
-from udig_recon.core.scan_geometry import Geometry
+from udig_recon.core.scan_geometry import CONTINUED, Geometry
 
 USED = frozenset(
     (
@@ -329,7 +329,8 @@ def _check_values(arrays: _FittedArrays) -> _Checked:
         known = rays.weights[0] > 0
         measured = None if known.all() else known
     if arrays.geometry.beam != "parallel":
-        return _Checked((*warnings, *fan_warnings(rays.integrals[0], arrays.geometry, measured)), corrections)
+        found = fan_warnings(rays.integrals[0], arrays.geometry, measured)
+        return _Checked((*warnings, *found), (*corrections, *_continued(found)))
     found = consistency_warnings(rays.integrals[0], arrays.angles, measured)
     # Where axes of views and detectors are swapped, or values are no line integrals, that of slices is not looked at.
     if centres is not None and arrays.measured is None and not found:
@@ -346,7 +347,12 @@ def _check_values(arrays: _FittedArrays) -> _Checked:
         found += [rings] if rings else []
     # Dead detectors and angles in another unit move centres of mass.
     trusted = not any("(rings)" in each or "may be degrees" in each for each in found)
-    return _Checked((*warnings, *found), corrections, are_integrals=trusted)
+    return _Checked((*warnings, *found), (*corrections, *_continued(found)), are_integrals=trusted)
+
+
+def _continued(warnings: Sequence[str]) -> tuple[str, ...]:
+    """The correction of truncated projections, which reconstruction makes."""
+    return (CONTINUED,) if is_cut_off(warnings) else ()
 
 
 def _widest_gap(arrays: _FittedArrays) -> float:
