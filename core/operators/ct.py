@@ -185,7 +185,10 @@ class XRayTransform(LinearOperator):
         return float(torch.stack(groups).square().mean().sqrt()) if groups else 0.0
 
     def coverage(self, y: Tensor) -> dict[str, float]:
-        """Angular gap, truncated projections and an axis off its place, see `udig_recon.core.operators.coverage`."""
+        """Angular gap, truncated projections, the largest line integrals and an axis off its place.
+
+        See `udig_recon.core.operators.coverage`.
+        """
         plain, y = self.unweighted(y)
         within, geometry = self._added.within(self.geometry.detectors), self._added.scanned(self.geometry)
         measured = self.measured.expand(self.measurement_plane).cpu().numpy()
@@ -194,6 +197,7 @@ class XRayTransform(LinearOperator):
         found = {
             "angular_gap": ray_gap(angles, geometry),
             "truncation": truncation(sinogram, plain.noise_level(y), longer_sides(angles, geometry)),
+            "line_integral": float(np.quantile(sinogram, 0.999)) / plain.scale,
         }
         parallel = parallel_rays(sinogram, geometry._replace(angles=tuple(angles.tolist())))
         if parallel is not None:

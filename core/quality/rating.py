@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.prior_check import OOD_EXCESS
+from udig_recon.core.sinogram_statistics import STEEPEST
 
 RatingLevel = Literal["good", "unrated", "check", "poor"]
 LEVELS: tuple[RatingLevel, ...] = ("good", "unrated", "check", "poor")
@@ -39,6 +40,7 @@ class Signals:
     unmeasured: float | None = None  # unmeasured share of the way to an end of k-space, see core/operators/coverage.py
     angular_gap: float | None = None  # degrees without views, beyond the usual step
     truncation: float | None = None  # projection value at the detector's edges, as a share of the largest value
+    line_integral: float | None = None  # the largest line integrals of attenuation
     axis_offset: float | None = None  # offset of the rotation axis from the geometry's axis, detectors, signed
 
 
@@ -85,6 +87,12 @@ DATA_LIMITS: Mapping[Modality, Mapping[str, Limit]] = {
             0.5,
             "value at the detector's edges as a share of the largest value",
             "the object is cut off: projections do not reach zero at the detector's edges",
+        ),
+        "line_integral": Limit(
+            STEEPEST,
+            math.inf,
+            "the largest line integrals",
+            "no beam is left after so much attenuation: the values may be counts, or multiplied by a number",
         ),
         "axis_offset": Limit(
             0.25,

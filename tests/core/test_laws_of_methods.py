@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 from tests.support import scans
 from udig_recon.core import metrics
-from udig_recon.core.acquisition import Acquisition, MRIAcquisition
+from udig_recon.core.acquisition import Acquisition, CTAcquisition, MRIAcquisition
 from udig_recon.core.parameters import METHODS, Parameters, complete, parse
 from udig_recon.core.parameters.networks import Fit
 from udig_recon.core.problem import SliceProblem, slice_problem
@@ -71,6 +71,20 @@ def ct(views: int | list[float]) -> Acquisition:
     return simulate_ct(scans.ATTENUATION_1_PER_MM * IMAGE, views, None, np.random.default_rng(0))
 
 
+def fans(views: int, geometry: str) -> Acquisition:
+    """Views over a whole turn."""
+    angles = (np.arange(views) * 2 * np.pi / views).tolist()
+    beam: dict[str, Any] = {"geometry": geometry, "source_origin_mm": 100.0, "source_detector_mm": 180.0}
+    return simulate_ct(scans.ATTENUATION_1_PER_MM * IMAGE, angles, None, np.random.default_rng(0), **beam)
+
+
+def weighted(scan: Acquisition) -> Acquisition:
+    """The scan with weights of rays that differ by a factor of ten."""
+    assert isinstance(scan, CTAcquisition)
+    weights = np.random.default_rng(1).uniform(0.2, 2, scan.sinogram.shape)
+    return replace(scan, weights=weights.astype(np.float32))
+
+
 RIGHT_ANGLES = [0.0, np.pi / 2]
 WHOLE_SCANS = {
     "one coil": lambda: mri(birdcage_maps(1, (SIZE, SIZE)), WHOLE),
@@ -93,7 +107,17 @@ PARTS = {
     "two views": lambda: ct(RIGHT_ANGLES),
     "12 views": lambda: ct(12),
 }
-SCANS = {"whole": WHOLE_SCANS, "part": PARTS}
+WHOLE_BEAMS = {
+    "60 flat fans": lambda: fans(60, "fan_flat"),
+    "60 curved fans, weighted": lambda: weighted(fans(60, "fan_curved")),
+    "60 views, weighted": lambda: weighted(ct(60)),
+}
+PARTS_OF_BEAMS = {
+    "12 flat fans, weighted": lambda: weighted(fans(12, "fan_flat")),
+    "12 curved fans": lambda: fans(12, "fan_curved"),
+    "12 views, weighted": lambda: weighted(ct(12)),
+}
+SCANS = {"whole": {**WHOLE_SCANS, **WHOLE_BEAMS}, "part": {**PARTS, **PARTS_OF_BEAMS}}
 
 
 @cache
@@ -125,6 +149,22 @@ def psnr(image: np.ndarray, problem: SliceProblem) -> float:
     return metrics.psnr(image, problem.reference)
 
 
+def check_whole(name: str, scan: str) -> None:
+    one = problem("whole", scan)
+    image = image_of(name, one)
+    assert image is None or psnr(image, one) >= CLEAR - LOSS
+
+
+def check_part(name: str, scan: str) -> None:
+    one = problem("part", scan)
+    image = image_of(name, one)
+    if image is not None:
+        direct = psnr(one.magnitude(one.direct()), one)
+        assert psnr(image, one) >= min(direct, CLEAR) - LOSS
+        assert one.reference is not None
+        assert image.max() <= RANGE * one.reference.max()
+
+
 def some_long(names: Iterable[str], quick: set[str]) -> list[Any]:
     """Names of scans; all but the quick ones are for `make test` alone."""
     return [name if name in quick else pytest.param(name, marks=pytest.mark.long) for name in names]
@@ -136,24 +176,31 @@ WITH_PRIOR = [name for name in METHODS if METHODS[name].needs_prior]
 FITS = [name for name in METHODS if issubclass(METHODS[name], Fit)]
 
 
+CHEAP = ["fbp", "sirt", "tv", "dds"]
+
+
+@pytest.mark.parametrize("name", CHEAP)
+@pytest.mark.parametrize("scan", WHOLE_BEAMS)
+def test_whole_data_of_fans_and_of_weighted_rays_come_back(name: str, scan: str) -> None:
+    check_whole(name, scan)
+
+
+@pytest.mark.parametrize("name", CHEAP)
+@pytest.mark.parametrize("scan", PARTS_OF_BEAMS)
+def test_no_image_of_fans_or_of_weighted_rays_is_worse_than_the_direct_one(name: str, scan: str) -> None:
+    check_part(name, scan)
+
+
 @pytest.mark.parametrize("name", [*CLASSICAL, *WITH_PRIOR])
 @pytest.mark.parametrize("scan", some_long(WHOLE_SCANS, quick={"one coil", "60 views", "spokes, one coil"}))
 def test_whole_data_without_noise_come_back(name: str, scan: str) -> None:
-    one = problem("whole", scan)
-    image = image_of(name, one)
-    assert image is None or psnr(image, one) >= CLEAR - LOSS
+    check_whole(name, scan)
 
 
 @pytest.mark.parametrize("name", [*CLASSICAL, *WITH_PRIOR])
 @pytest.mark.parametrize("scan", some_long(PARTS, quick={"one coil", "12 views", "ten spokes, four coils"}))
 def test_no_image_is_worse_than_the_direct_one_or_leaves_the_range_of_the_data(name: str, scan: str) -> None:
-    one = problem("part", scan)
-    image = image_of(name, one)
-    if image is not None:
-        direct = psnr(one.magnitude(one.direct()), one)
-        assert psnr(image, one) >= min(direct, CLEAR) - LOSS
-        assert one.reference is not None
-        assert image.max() <= RANGE * one.reference.max()
+    check_part(name, scan)
 
 
 @pytest.mark.parametrize("name", FITS)

@@ -53,6 +53,8 @@ def test_what_nothing_tested_is_never_good_and_an_offset_counts_to_either_side()
     assert untested.level == "unrated"
     assert "no held-out measurements" in untested.reasons[0]
     assert rate(Signals(misfit=7.0), Modality.CT).level == "poor"
+    assert rate(Signals(line_integral=2000.0, holdout_residual=0.01), Modality.CT).level == "check"
+    assert rate(Signals(line_integral=12.0, holdout_residual=0.01), Modality.CT).level == "good"
     assert rate(Signals(axis_offset=-0.5), Modality.CT).level == "check"
     assert "-0.5" in rate(Signals(axis_offset=-0.5), Modality.CT).reasons[0]
 

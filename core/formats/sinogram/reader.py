@@ -35,6 +35,7 @@ from udig_recon.core.formats.value_checks import check_values, checked_blocks
 from udig_recon.core.preprocessing.rings import ring_warning
 from udig_recon.core.preprocessing.rotation import DEVIATIONS, SURE, FoundAxis, find_axis
 from udig_recon.core.scan_geometry import CONTINUED, Geometry
+from udig_recon.core.sinogram_statistics import STEEPEST
 
 USED = frozenset(
     (
@@ -49,7 +50,6 @@ USED = frozenset(
 _AXIS_SLICES = 3  # by which the axis of rotation is found
 _SAME_ANGLE = 1e-4  # radians
 _LIMITED = math.radians(20)  # without views, from which a scan is told to be of a limited angle
-_STEEP = 50.0  # line integrals of patients stay below about 15
 _LEFT_OUT = "rays that are missing may be left out: an array mask (views, detectors), 0 where nothing was measured"
 
 
@@ -315,7 +315,7 @@ def _check_values(arrays: _FittedArrays) -> _Checked:
         signal[region[0]] += np.abs(block).sum(axis=(1, 2), dtype=np.float64)
     corrections = () if counts is None else tuple(counts.corrections(shape[1]))
     warnings = [] if counts is None else counts.warnings()
-    if counts is None and highest > _STEEP:
+    if counts is None and highest > STEEPEST:
         scaled = "if they were multiplied, as by 1000 for whole numbers, divide by that"
         told = f"line integrals reach {highest:.3g}: if these are counts, set quantity='counts' and i0; {scaled}"
         return _Checked((told,))
