@@ -43,7 +43,15 @@ Values = NDArray[np.float64]
 def scan_of_ellipses(angles: Values, detectors: int, spacing: float, **beam: Any) -> CTAcquisition:
     """A noisy scan of the ellipses, with its truth."""
     empty = np.zeros((1, len(angles), detectors), np.float32)
-    scan = CTAcquisition(empty, angles, SIZE, 1.0, spacing, reference=ellipse_image(SIZE)[None], **beam)
+    scan = CTAcquisition(
+        sinogram=empty,
+        angles=angles,
+        image_size=SIZE,
+        pixel_size_mm=1.0,
+        detector_spacing_mm=spacing,
+        reference=ellipse_image(SIZE)[None],
+        **beam,
+    )
     rays = ellipse_rays(geometry_of(scan))
     noise = np.random.default_rng(0).normal(scale=NOISE, size=rays.shape)
     return replace(scan, sinogram=(rays + noise)[None].astype(np.float32))
