@@ -25,8 +25,8 @@ from udig_recon.api.http.problems import Gone, Invalid, TooLarge
 from udig_recon.api.scans.upload import StorageAllowance, Upload, base_name, check_length, open_upload
 from udig_recon.core.errors import DamagedScan, UnknownFormat
 from udig_recon.core.formats.prepared import READING, open_prepared
-from udig_recon.core.identity import TEMPLATE_BYTES, Identity
 from udig_recon.core.formats.unsupported import by_file_name
+from udig_recon.core.identity import TEMPLATE_BYTES, Identity
 from udig_recon.worker.access import quotas
 from udig_recon.worker.access.tenants import limits_of
 from udig_recon.worker.database.engine import AWAY

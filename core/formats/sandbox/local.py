@@ -17,8 +17,8 @@ from udig_recon.core.formats.prepared import NotWritten, PreparedScan
 from udig_recon.core.formats.reading import prepare, probe
 from udig_recon.core.formats.sandbox.client import Prober
 from udig_recon.core.formats.template import read_template
-from udig_recon.core.identity import TEMPLATE_BYTES, Identity
 from udig_recon.core.formats.unsupported import by_file_name
+from udig_recon.core.identity import TEMPLATE_BYTES, Identity
 
 BART_PAIR = (".hdr", ".cfl")
 """Suffixes of the two files of a BART scan, which lie beside each other."""
