@@ -28,6 +28,7 @@ from udig_recon.worker.database.tables import (
 from udig_recon.worker.storage import integrity
 
 # Columns of tables, not attributes of classes: to make objects of rows that are only shown takes long.
+_LISTED = Job.__table__.alias("listed").c
 _JOB, _SLICE, _DELIVERY = Job.__table__.c, JobSlice.__table__.c, WebhookDelivery.__table__.c
 _SHOWN = (
     "id",
@@ -231,20 +232,22 @@ def job_page(
     page: PageRequest,
 ) -> Page[JobItem]:
     """A tenant's jobs, newest first, in one query. Slices, of which a volume has hundreds, are left to `read_job`."""
-    query = page.newest_first(_JOBS.where(_JOB.tenant == tenant), _JOB.id)
+    ids = page.newest_first(select(_LISTED.id).where(_LISTED.tenant == tenant), _LISTED.id)
     if status is not None:
-        query = query.where(_JOB.status == status)
+        ids = ids.where(_LISTED.status == status)
     if rating is not None:
-        query = query.where(_JOB.rating == rating)
+        ids = ids.where(_LISTED.rating == rating)
     if scan_id is not None:
-        query = query.where(_JOB.scan_id == scan_id)
+        ids = ids.where(_LISTED.scan_id == scan_id)
     if comparison_id is not None:
-        query = query.where(_JOB.comparison_id == comparison_id)
+        ids = ids.where(_LISTED.comparison_id == comparison_id)
     if method is not None:
-        query = query.where(_JOB.parameters["method"].astext == method)
+        ids = ids.where(_LISTED.parameters["method"].astext == method)
     if tag is not None:
         key, colon, value = tag.partition(":")
-        query = query.where(_JOB.tags.contains({key: value}) if colon else _JOB.tags.has_key(key))
+        ids = ids.where(_LISTED.tags.contains({key: value}) if colon else _LISTED.tags.has_key(key))
+    # Ids first: whatever plan is made for the filters, the slices of those jobs alone are read that the page shows.
+    query = _JOBS.where(_JOB.id.in_(ids)).order_by(_JOB.id.desc())
     rows, next_cursor = page.split(session.execute(query).all())
     return Page(items=[JobItem.model_validate(_item(row)) for row in rows], next_cursor=next_cursor)
 

@@ -13,7 +13,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.demo import checked
 from udig_recon.core.quality.rating import LEVELS
+from udig_recon.worker.database.engine import make_engine
 from udig_recon.worker.database.ids import new_id
+from udig_recon.worker.database.roles import OWNER, with_role
 from udig_recon.worker.database.tables import Job, JobSlice, Status
 
 JOBS = 10_000
@@ -46,8 +48,17 @@ def fill(sessions: sessionmaker[Session], scans: list[str], job: Mapping[str, ob
                 for row in rows
             ]
             session.execute(insert(JobSlice), slices)
-    with sessions.begin() as session:
-        session.execute(text("ANALYZE"))
+    analyze(sessions)
+
+
+def analyze(sessions: sessionmaker[Session]) -> None:
+    """Have Postgres count the rows, as it does by itself within a minute; the role of the service may not."""
+    with sessions() as session:
+        url = session.connection().engine.url.render_as_string(hide_password=False)
+    engine = make_engine(with_role(url, OWNER))
+    with engine.begin() as connection:
+        connection.execute(text("ANALYZE"))
+    engine.dispose()
 
 
 def quality_of(rating: object) -> dict[str, object] | None:

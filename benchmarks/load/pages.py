@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx2
-from sqlalchemy import insert, text
+from sqlalchemy import insert
 from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.demo import checked
@@ -36,7 +36,7 @@ def fill(sessions: sessionmaker[Session], scans: list[str], job: Mapping[str, An
             {"name": f"gpu-{number}:4711:a", "device": "cuda", "memory_bytes": 1 << 36} for number in range(WORKERS)
         ]
         session.execute(insert(Worker), rows)
-        session.execute(text("ANALYZE"))
+    lists.analyze(sessions)
     return comparison_id
 
 
