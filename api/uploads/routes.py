@@ -58,7 +58,8 @@ async def get_upload_options(context: ContextDep, caller: Writer) -> Response:  
     protocol.PATH,
     status_code=201,
     summary="Begin a resumable upload",
-    responses=responses({}, 201, 400, 410, 412, 413, 415, 422, 423, 460, 503, 507),
+    response_model=UploadOut,
+    responses=responses({201: UploadOut}, 400, 410, 412, 413, 415, 422, 423, 460, 503, 507),
     openapi_extra={
         "parameters": [_VERSION, _LENGTH, _METADATA, _CHECKSUM],
         "requestBody": {"required": False, "content": _BYTES},
@@ -86,7 +87,9 @@ async def create_upload(request: Request, context: ContextDep, caller: Writer) -
             progress = await append_body(
                 context, caller, request, upload.id, offset=0, size_bytes=size_bytes, checksum=checksum
             )
-    return Response(status_code=201, headers={"Location": f"{protocol.PATH}/{upload.id}", **_progress(progress)})
+    begun = upload.model_copy(update=progress._asdict())
+    headers = {"Location": f"{protocol.PATH}/{upload.id}", **_progress(progress)}
+    return Response(begun.model_dump_json(), 201, headers, JSON)
 
 
 def _progress(progress: Progress) -> dict[str, str]:

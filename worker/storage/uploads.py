@@ -186,9 +186,13 @@ def advance(session: Session, upload_id: uuid.UUID, start: int, end: int, keep: 
 
 
 def release(session: Session, upload_id: uuid.UUID) -> None:
-    """Count the bytes of an upload no more: they become a scan in this transaction. Raises UploadMoved."""
+    """Count the bytes of an upload no more: they become a scan in this transaction. Raises UploadMoved.
+
+    Names stand in the scan's row alone.
+    """
     unfinished = (ResumableUpload.id == upload_id) & is_unfinished()
-    query = update(ResumableUpload).where(unfinished).values(stored_at=func.now()).returning(ResumableUpload.id)
+    values = {"stored_at": func.now(), "filename": "", "sha256": None}
+    query = update(ResumableUpload).where(unfinished).values(values).returning(ResumableUpload.id)
     if session.scalar(query) is None:
         raise UploadMoved
 
