@@ -39,7 +39,7 @@ Headers = dict[str, str]
 def broken(
     url: str, known: Mapping[str, str], *, examples: int, seed_: int, headers: Headers | None = None
 ) -> list[str]:
-    """What was answered other than the document says; `known` are ids of a scan, a succeeded job and comparison."""
+    """What was answered other than the document says; `known` are ids of `something_there`."""
     document = _plain(httpx2.get(f"{url}/openapi.json").json())
     operations = [found.ok() for found in schemathesis.openapi.from_dict(document).get_all_operations()]
     # What is known must be there until all others have asked for it.
@@ -137,14 +137,16 @@ def _key(database_url: str) -> Headers:
 
 
 def something_there(url: str, path: Path, headers: Headers | None = None) -> dict[str, str]:
-    """A scan, and a job and a comparison of it that have succeeded."""
+    """A scan, a job and a comparison of it that have succeeded, and an upload that goes on."""
     with httpx2.Client(base_url=url, headers=headers, timeout=60) as client:
         scan = checked(client.post("/v1/scans", content=path.read_bytes())).json()
         parameters = {"method": "zero_filled"}
         job = _succeeded(client, "/v1/jobs", {"scan_id": scan["id"], "parameters": parameters})
         asked = {"scan_ids": [scan["id"]], "methods": [{"parameters": parameters}]}
         comparison = _succeeded(client, "/v1/comparisons", asked)
-    return {"scan_id": scan["id"], "job_id": job["id"], "comparison_id": comparison["id"]}
+        upload = checked(client.post("/v1/uploads", headers={"Upload-Length": "1000000"})).json()
+    there = {"scan": scan, "job": job, "comparison": comparison, "upload": upload}
+    return {f"{name}_id": each["id"] for name, each in there.items()}
 
 
 def _succeeded(client: httpx2.Client, path: str, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import json
 import time
+from base64 import b64encode
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from benchmarks.fuzz.target import Target
 
 ACCEPTED = (200, 201)
 REFUSED = (400, 413, 415, 422)
+MOST_PIECES = 4  # of an upload that is sent in pieces
 MOST_SECONDS = 10.0
 JOB_SECONDS = 60.0
 MOST_ANSWER_BYTES = 4096  # of a refusal
@@ -44,6 +46,14 @@ class Answer(NamedTuple):
     headers: dict[str, str]
     body: bytes
     seconds: float
+
+
+class Refusal(NamedTuple):
+    """A request to append that must be refused, and by what."""
+
+    statuses: tuple[int, ...]
+    headers: dict[str, str]
+    body: bytes
 
 
 @dataclass
@@ -102,9 +112,11 @@ class Client:
         return outcome
 
     def _post(self, file: Spoilt, rng: np.random.Generator) -> Answer:
-        """As a body or as a form, under a name that may be a trick."""
+        """As a body, as a form or in pieces, under a name that may be a trick."""
         name = FILENAMES[rng.integers(len(FILENAMES))]
-        way = rng.integers(3)
+        way = rng.integers(4)
+        if way == 3:
+            return self._post_in_pieces(file.content, name, rng)
         if way == 0:
             plain = "".join(character for character in name if character.isprintable()).encode().decode("latin-1")
             return self.ask("POST", "/v1/scans", file.content, X_Filename=plain)
@@ -116,6 +128,41 @@ class Client:
         )
         body = head.encode() + file.content + f"\r\n--{boundary}--\r\n".encode()
         return self.ask("POST", "/v1/scans", body, Content_Type=f"multipart/form-data; boundary={boundary}")
+
+    def _post_in_pieces(self, content: bytes, name: str, rng: np.random.Generator) -> Answer:
+        """As a resumable upload, among requests that are refused: wrong offsets, checksums and lengths."""
+        metadata = f"filename {b64encode(name.encode()).decode()}"
+        begun = self.ask("POST", "/v1/uploads", Upload_Length=str(len(content)), Upload_Metadata=metadata)
+        if begun.status != 201:
+            return begun
+        upload, offset = json.loads(begun.body)["id"], 0
+        for _ in range(MOST_PIECES):
+            piece = content[offset : offset + int(rng.integers(len(content) + 1))]
+            offset = self._append(upload, offset, piece, _expected_refusal(rng, len(content)))
+        self._append(upload, offset, content[offset:], None)
+        asked = json.dumps({"upload_id": upload}).encode()
+        answer = self.ask("POST", "/v1/scans", asked, Content_Type="application/json")
+        if (deleted := self.ask("DELETE", f"/v1/uploads/{upload}")).status != (
+            204 if answer.status in ACCEPTED else 404
+        ):
+            return deleted
+        return answer
+
+    def _append(self, upload: str, offset: int, piece: bytes, refusal: "Refusal | None") -> int:
+        """Send a piece, or what is to be refused; gives the offset that the upload has then. Raises HTTPException."""
+        path, headers = f"/v1/uploads/{upload}", {"Content_Type": "application/offset+octet-stream"}
+        if refusal is not None:
+            answer = self.ask("PATCH", path, refusal.body, **headers, **refusal.headers)
+            if answer.status not in refusal.statuses:
+                raise http.client.HTTPException(f"{refusal} was answered with {answer.status}")
+        headers["Upload_Offset"] = str(offset)
+        answer = self.ask("PATCH", path, piece, **headers)
+        told = int(self.ask("HEAD", path).headers["upload-offset"])
+        if answer.status != 204 or told != offset + len(piece):
+            raise http.client.HTTPException(
+                f"{len(piece)} bytes at {offset} were answered with {answer.status}: {told}"
+            )
+        return told
 
     def _use_up(self, scan: dict[str, Any], outcome: Outcome, rng: np.random.Generator, *, with_job: bool) -> None:
         """Reconstruct a slice if asked to, then delete all of it."""
@@ -153,6 +200,19 @@ class Client:
         elif outcome.job != "failed":
             outcome.violations.append(f"its job is {outcome.job} after {JOB_SECONDS:g} s")
         self.ask("DELETE", job)
+
+
+def _expected_refusal(rng: np.random.Generator, size: int) -> Refusal | None:
+    """A request that no upload of this size takes."""
+    odd = (-1, 1 << 62, 10**30, size + 1)[rng.integers(4)]
+    return (
+        None,
+        Refusal((409, 422), {"Upload_Offset": str(odd)}, b"x"),
+        Refusal((409, 413), {"Upload_Offset": "0"}, bytes(size + 1)),
+        Refusal((400, 409), {"Upload_Offset": "0", "Upload_Checksum": f"crc{rng.integers(99)} ?"}, b"x"),
+        Refusal((409, 460), {"Upload_Offset": "0", "Upload_Checksum": "sha256 AAAA"}, b"x"),
+        Refusal((422,), {}, b"x"),
+    )[rng.integers(6)]
 
 
 def wrongs(answer: Answer) -> list[str]:
