@@ -142,11 +142,8 @@ class Client:
         self._append(upload, offset, content[offset:], None)
         asked = json.dumps({"upload_id": upload}).encode()
         answer = self.ask("POST", "/v1/scans", asked, Content_Type="application/json")
-        if (deleted := self.ask("DELETE", f"/v1/uploads/{upload}")).status != (
-            204 if answer.status in ACCEPTED else 404
-        ):
-            return deleted
-        return answer
+        deleted = self.ask("DELETE", f"/v1/uploads/{upload}")
+        return answer if deleted.status == (204 if answer.status in ACCEPTED else 404) else deleted
 
     def _append(self, upload: str, offset: int, piece: bytes, refusal: "Refusal | None") -> int:
         """Send a piece, or what is to be refused; gives the offset that the upload has then. Raises HTTPException."""

@@ -29,14 +29,15 @@ class Target:
     logs: Sequence[Path]
 
     def files(self) -> set[Path]:
-        """All that lies in the folders of scans, prepared scans and jobs, but for those of tenants."""
-        folders = (self.data / name for name in ("incoming", "scans", "prepared", "jobs"))
+        """All that lies in the folders of scans, uploads, prepared scans and jobs, but for those of tenants."""
+        folders = (self.data / name for name in ("incoming", "uploads", "scans", "prepared", "jobs"))
         return {path for folder in folders for path in folder.rglob("*") if path.parent.name != "prepared"}
 
     def rows(self) -> int:
-        """Scans and jobs in the database."""
+        """Scans, uploads and jobs in the database."""
         with self._database() as connection:
-            found = connection.execute("SELECT (SELECT count(*) FROM scans) + (SELECT count(*) FROM jobs)").fetchone()
+            counted = " + ".join(f"(SELECT count(*) FROM {table})" for table in ("scans", "uploads", "jobs"))
+            found = connection.execute(f"SELECT {counted}").fetchone()
         return int(found[0]) if found else 0
 
     def leaks(self) -> list[str]:

@@ -339,7 +339,8 @@ def test_a_full_disk_stops_an_upload_which_goes_on_when_there_is_room(
 
     with monkeypatch.context() as patched:
         patched.setattr(UploadFile, "sync", full)
-        assert append(client, path, 0, data).status_code == 507
+        pieces = (data[start : start + 65536] for start in range(0, len(data), 65536))
+        assert append(client, path, 0, pieces).status_code == 507
     at = offset(client, path)
     assert at == 4 * MIB
     with monkeypatch.context() as patched:
