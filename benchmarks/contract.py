@@ -25,12 +25,14 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from benchmarks.data.tiny_scans import GOOD
 from benchmarks.demo import checked
 from benchmarks.load.upload_memory import ROOT, api_process
+from udig_recon.api.uploads.protocol import MEDIA_TYPE
 from udig_recon.core.cli import UDIG
 from udig_recon.worker.access import keys
 from udig_recon.worker.access.limits import NewKey, Scope
 from udig_recon.worker.database.engine import make_engine, make_sessions
 
 TIMEOUT_SECONDS = 15
+schemathesis.serializer.alias(MEDIA_TYPE, "application/octet-stream")
 
 
 Headers = dict[str, str]

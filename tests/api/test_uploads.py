@@ -327,22 +327,18 @@ def test_bytes_take_one_of_the_places_of_uploads(settings: Settings) -> None:
 def test_a_full_disk_stops_an_upload_which_goes_on_when_there_is_room(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = os.urandom(6 * MIB)
+    data, at = os.urandom(3 * MIB), MIB
     path = begin(client, len(data))
-    sync, synced = UploadFile.sync, []
+    assert append(client, path, 0, data[:at]).status_code == 204
 
-    def full(file: UploadFile) -> None:
-        synced.append(file)
-        if len(synced) > 1:
-            raise OSError(errno.ENOSPC, "full")
-        sync(file)
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(UploadFile, "sync", full)
-        pieces = (data[start : start + 65536] for start in range(0, len(data), 65536))
-        assert append(client, path, 0, pieces).status_code == 507
-    at = offset(client, path)
-    assert at == 4 * MIB
+    for step in ("sync", "write"):
+        with monkeypatch.context() as patched:
+            patched.setattr(UploadFile, step, full)
+            assert append(client, path, at, data[at:]).status_code == 507
+        assert offset(client, path) == at
     with monkeypatch.context() as patched:
         patched.setattr(LocalStorage, "free_bytes", lambda _: 0)
         assert append(client, path, at, data[at:]).status_code == 507
