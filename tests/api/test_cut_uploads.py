@@ -3,19 +3,22 @@
 import hashlib
 import json
 import os
+import shutil
 import socket
 import struct
+import subprocess
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
 import pytest
 
-from tests.support.api_server import Served, serving
+from tests.support.api_server import ROOT, Served, serving
 from udig_recon.api.uploads.appending import SYNC_BYTES
 from udig_recon.api.uploads.protocol import MEDIA_TYPE
 from udig_recon.worker.settings import Settings
@@ -145,3 +148,20 @@ def test_of_two_processes_that_take_turns_at_one_upload_one_is_killed(
         assert before + SYNC_BYTES <= at <= before + SYNC_BYTES + MIB
         assert append(second.url, path, at, large[at:]).status_code == 204
         assert uploads.path_of(storage, uuid.UUID(path.rpartition("/")[2])).read_bytes() == large
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed (Debian: nodejs)")
+def test_tus_js_client_uploads_though_requests_and_answers_are_lost(
+    server: str, mri_file: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "scan.h5").write_bytes(mri_file)
+    script, library = Path(__file__).with_name("tus_client.js"), ROOT / "api/pages/static/vendor/tus.min.js"
+    piece = str(len(mri_file) // 5 + 1)
+    command = ["node", script, library, tmp_path / "scan.h5", f"{server}/v1/uploads", piece]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["patches"] == 6  # five pieces, one of them twice: the answer that was lost is not asked for again
+    path = urlsplit(told["url"]).path
+    answer = httpx2.post(f"{server}/v1/scans", json={"upload_id": path.rpartition("/")[2]})
+    assert (answer.json()["sha256"], answer.json()["filename"]) == (hashlib.sha256(mri_file).hexdigest(), "brain.h5")
