@@ -147,6 +147,11 @@ def test_a_canary_in_a_scan_is_found_nowhere_else(
             assert said(client.post("/v1/scans", content=content, params={"filename": NAME})).status_code in (415, 422)
             form = {"scan": (f"{NAME}.h5", content), "job": (None, "{}")}
             assert said(client.post("/v1/jobs", files=form)).status_code in (415, 422)
+            metadata = {"Upload-Metadata": f"filename {base64.b64encode(NAME.encode()).decode()}"}
+            begun = client.post("/v1/uploads", headers={"Upload-Length": str(len(content)), **metadata})
+            piece = {"Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+            assert said(client.patch(begun.headers["location"], content=content, headers=piece)).status_code == 204
+            assert said(client.post("/v1/scans", json={"upload_id": begun.json()["id"]})).status_code in (415, 422)
         assert said(client.post("/v1/scans", content=b"x", params={"filename": NAME * 99})).status_code == 415
         posted = client.post("/v1/scans", content=named(scans.mri()), headers={"X-Filename": f"{NAME}.h5"}).json()
         assert posted["filename"] == f"{NAME}.h5"
