@@ -103,7 +103,7 @@ def test_an_upload_that_is_cut_reset_and_left_hanging_arrives_whole(
             assert before + (0 if number == 2 else cut - UNREAD) <= at <= before + cut
         # This one goes on to hang there, as behind a network that is gone, while the client comes back by another one.
         with closing(patching(url, path, at, len(large) - at)) as silent:
-            silent.sendall(large[at : at + SYNC_BYTES + MIB // 2])
+            silent.sendall(large[at : at + SYNC_BYTES + MIB + MIB // 2])
             until(lambda: offset(url, path) > at)
             at = offset(url, path)
             assert append(url, path, at, large[at:]).status_code == 204
@@ -140,12 +140,12 @@ def test_of_two_processes_that_take_turns_at_one_upload_one_is_killed(
         assert set(refused) <= {409, 423}
         before = offset(second.url, path)
         with closing(patching(first.url, path, before, len(large) - before)) as connection:
-            connection.sendall(large[before : before + SYNC_BYTES + MIB])
+            connection.sendall(large[before : before + SYNC_BYTES + 2 * MIB])
             until(lambda: offset(second.url, path) > before)
             first.process.kill()
             first.process.wait()
         at = offset(second.url, path)
-        assert before + SYNC_BYTES <= at <= before + SYNC_BYTES + MIB
+        assert before + SYNC_BYTES <= at <= before + SYNC_BYTES + 2 * MIB
         assert append(second.url, path, at, large[at:]).status_code == 204
         assert uploads.path_of(storage, uuid.UUID(path.rpartition("/")[2])).read_bytes() == large
 
