@@ -18,9 +18,7 @@ class WebhookData(BaseModel):
     status: Status
     scan_id: uuid.UUID | None = Field(description="null once the scan was deleted")
     tags: dict[str, str] = Field(description=_TAGS)
-    rating: RatingLevel | None = Field(
-        description="the worst of its slices'; null unless it has succeeded, and where nothing rated it"
-    )
+    rating: RatingLevel | None = Field(description="the worst of its slices'; null unless it has succeeded")
     links: dict[str, str] = Field(description="`self`: the job; `result`: its files, when it succeeded")
 
 
