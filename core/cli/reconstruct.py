@@ -2,6 +2,8 @@
 
 import os
 import sys
+import tempfile
+import zipfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,7 +18,6 @@ from udig_recon.core.cli.arguments import refuse
 from udig_recon.core.cli.engine import prepare_engine
 from udig_recon.core.cli.failures import describe_failure
 from udig_recon.core.errors import ReconstructionError
-from udig_recon.core.files.atomic import atomic_write
 from udig_recon.core.formats.sandbox.local import open_template
 from udig_recon.core.formats.sandbox.pool import ReaderLost
 from udig_recon.core.identity import Identity
@@ -25,8 +26,11 @@ from udig_recon.core.problem import ImageMetrics
 from udig_recon.core.reconstruct import Event, Progress
 from udig_recon.core.results.nifti import lost_orientation
 from udig_recon.core.results.output_format import OutputFormat
-from udig_recon.core.results.outputs import output_for, write_result
-from udig_recon.core.volume import open_scan, reconstruct_volume
+from udig_recon.core.results.outputs import OUTPUTS, output_for, write_result
+from udig_recon.core.volume import Volume, open_scan, reconstruct_volume
+
+FOLDER = ".dicom"
+"""Suffix of an output that is a folder of DICOM objects."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +81,7 @@ def _run(options: Options) -> None:
             priors=options.priors,
             on_event=bars.show,
         )
-    write_result(volume.slices, volume.info, {options.output: output})
-    if identity is not None:
-        _identify(options.output, identity)
+    _write(volume, options.output, output, identity)
     if ".nii" in options.output.suffixes and (lost := lost_orientation(volume.info)) is not None:
         sys.stderr.write(f"warning: {lost}\n")
     names = slice_names(volume.info.slice_numbers, scan.header.frames)
@@ -97,11 +99,26 @@ def _identity(template: Path, output: OutputFormat) -> Identity:
     return open_template(template)
 
 
-def _identify(path: Path, identity: Identity) -> None:
-    from udig_recon.core.results.dicom.identify import identify_archive
+def _write(volume: Volume, path: Path, output: OutputFormat, identity: Identity | None) -> None:
+    """Write the volume to its file, or to a folder with what a zip would hold."""
+    if path.suffix != FOLDER and identity is None:
+        write_result(volume.slices, volume.info, {path: output})
+        return
+    with tempfile.TemporaryDirectory(dir=path.absolute().parent) as folder:
+        written = Path(folder) / f"objects{output.suffix}"
+        write_result(volume.slices, volume.info, {written: output})
+        if identity is not None:
+            from udig_recon.core.results.dicom.identify import identify_archive
 
-    with atomic_write(path) as part:
-        identify_archive(path, part, identity)
+            identified = Path(folder) / f"identified{output.suffix}"
+            identify_archive(written, identified, identity)
+            written = identified
+        if path.suffix != FOLDER:
+            written.replace(path)
+            return
+        with zipfile.ZipFile(written) as archive:
+            archive.extractall(Path(folder) / "objects")
+        (Path(folder) / "objects").replace(path)
 
 
 def _output(path: Path) -> OutputFormat:
@@ -109,9 +126,11 @@ def _output(path: Path) -> OutputFormat:
     folder = path.absolute().parent
     if not folder.is_dir():
         raise ReconstructionError(f"--output {path}: there is no folder {folder}")
+    if path.suffix == FOLDER and path.exists():
+        raise ReconstructionError(f"--output {path}: is there already")
     if not os.access(path if path.exists() else folder, os.W_OK) or path.is_dir():
         raise ReconstructionError(f"--output {path}: cannot be written")
-    return output_for(path.name)
+    return OUTPUTS["dicom"] if path.suffix == FOLDER else output_for(path.name)
 
 
 class _Bars(AbstractContextManager["_Bars"]):

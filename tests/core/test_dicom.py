@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 import subprocess
+import tracemalloc
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from pydicom.uid import CTImageStorage, MRImageStorage, SecondaryCaptureImageSto
 from tests.core.test_result_geometry import ACROSS, FRAMES, SPACING, images, oblique
 from tests.support import mrd_maker
 from udig_recon.core import open_scan
+from udig_recon.core.cli.main import main
 from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.sandbox.client import Prober
 from udig_recon.core.identity import KEYWORDS, Identity
@@ -299,6 +301,17 @@ def test_values_that_are_no_numbers_and_empty_images_are_zero(tmp_path: Path) ->
         assert name.startswith("comparison") or not mapped(data).any()
 
 
+def test_a_large_volume_is_written_with_memory_for_few_slices(tmp_path: Path) -> None:
+    image = np.linspace(0, 1, 512 * 512, dtype=np.float32).reshape(512, 512)
+    one = SliceResult(image=image, image_complex=None, direct=image, reference=None, curves={})
+    tracemalloc.start()
+    try:
+        write_result((one for _ in range(60)), ResultInfo(60, {}), {tmp_path / "r.dicom.zip": OUTPUTS["dicom"]})
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20  # all of them are 120 MiB
+    finally:
+        tracemalloc.stop()
+
+
 # What names a patient.
 
 IDENTITY = Identity(
@@ -471,3 +484,29 @@ def test_parametric_maps_hold_the_values_themselves_and_validators_find_no_error
     assert {data.ContentQualification for data in found.values()} == {"RESEARCH"}
     if shutil.which("dciodvfy") is not None:
         assert errors_of_validators(path, tmp_path / "files") == []
+
+
+# The command line.
+
+
+def test_the_command_writes_a_zip_or_a_folder_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scan = mrd_maker.write(tmp_path / "scan.h5", mrd_maker.make(mrd_maker.Plan()))
+    (tmp_path / "t.dcm").write_bytes(template())
+    command = ["recon", str(scan), "--method", "zero_filled", "-o"]
+    with_template = ["--template", str(tmp_path / "t.dcm")]
+    assert main([*command, str(tmp_path / "r.dicom.zip")]) == 0
+    assert main([*command, str(tmp_path / "r.dicom"), *with_template]) == 0
+    (plain,) = series(objects(tmp_path / "r.dicom.zip"), "reconstruction")
+    own = pydicom.dcmread(tmp_path / "r.dicom" / "reconstruction" / "000001.dcm")
+    assert plain.PatientIdentityRemoved == "YES"
+    assert (own.PatientID, own.StudyInstanceUID) == ("PAT-1", "1.2.3.4")
+    assert own.PixelData == plain.PixelData
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.dicom", "r.dicom.zip", "scan.h5", "t.dcm"]
+    capsys.readouterr()
+    assert main([*command, str(tmp_path / "r.dicom")]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "r.nii.gz"), *with_template]) == 2
+    assert "--template: found an output of format nifti" in capsys.readouterr().err
+    (tmp_path / "t.dcm").write_bytes(b"no DICOM")
+    assert main([*command, str(tmp_path / "s.dicom"), *with_template]) == 2
+    assert "template: found no DICOM file" in capsys.readouterr().err
