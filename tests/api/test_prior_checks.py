@@ -96,7 +96,7 @@ def test_one_sentence_warns_of_all_foreign_slices_in_the_list_too(
     (listed,) = client.get("/v1/jobs").json()["items"]
     found = client.get(job["links"]["self"]).json()
     assert found["warnings"][0].startswith("slices 0, 1: ")
-    of_one_job = ("slices", "webhook", "affine", "corrections")
+    of_one_job = ("slices", "webhook", "deliveries", "affine", "corrections")
     assert listed == {name: value for name, value in found.items() if name not in of_one_job}
 
 
