@@ -34,6 +34,7 @@ PAGE_HEADERS = {
         "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "same-origin",  # with no-referrer a form would send `Origin: null`
 }
 """Of pages, which load nothing from other hosts and hold no script and no style of their own."""
 

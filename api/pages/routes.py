@@ -32,13 +32,13 @@ def show_start(request: Request, _: Visitor) -> Response:
 @router.get("/jobs/{job_id}")
 def show_job(request: Request, context: ContextDep, caller: Reader, job_id: uuid.UUID) -> Response:
     """A job: progress, picture, rating, result."""
-    return page(request, "job.html", **_job(context, caller, job_id))
+    return page(request, "job.html", is_part=False, **_job(context, caller, job_id))
 
 
 @router.get("/jobs/{job_id}/summary")
 def show_job_summary(request: Request, context: ContextDep, caller: Reader, job_id: uuid.UUID) -> Response:
     """The part of the job's page that changes with its status."""
-    return page(request, "job_summary.html", **_job(context, caller, job_id))
+    return page(request, "job_summary.html", is_part=True, **_job(context, caller, job_id))
 
 
 def _job(context: Context, caller: Caller, job_id: uuid.UUID) -> dict[str, Any]:

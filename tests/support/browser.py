@@ -1,17 +1,18 @@
 """Pages in a headless Chromium, and pages as a parser sees them."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-gpu-sandbox", "--no-sandbox"]
+expect.set_options(timeout=30_000)
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
 
@@ -74,6 +75,15 @@ def tab(browser: Browser, url: str, **options: Any) -> Iterator[Tab]:
         made.check()
     finally:
         context.close()
+
+
+def await_on(page: Page, found: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait until something is so. The policy of pages forbids `wait_for_function`, which evaluates text."""
+    for _ in range(round(seconds / 0.05)):
+        if found():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("waited in vain")
 
 
 class Element:

@@ -82,6 +82,6 @@ export class Curve {
       axes.push({ ...axis, scale: "psnr", side: 1, grid: { show: false }, size: 48 });
       scales.psnr = {};
     }
-    return { width: this.box.clientWidth, height: HEIGHT, series, axes, scales, cursor: { drag: { x: false, y: false } } };
+    return { width: this.box.clientWidth, height: HEIGHT, series, axes, scales, cursor: { drag: { x: false, y: false } }, legend: { live: false } };
   }
 }

@@ -29,18 +29,19 @@ function follow() {
   events.addEventListener("snapshot", (event) => step(JSON.parse(event.data)));
   events.addEventListener("done", (event) => {
     events.close();
-    take(JSON.parse(event.data), true);
+    take(JSON.parse(event.data));
   });
   events.addEventListener("error", () => {
     // The browser connects again by itself, unless the answer was no stream: then it has to be found out why.
     if (events.readyState === EventSource.CLOSED) lookWhy();
+    else request("/healthz").catch(() => {});
   });
 }
 
 async function lookWhy() {
   try {
     const now = await json(address);
-    take(now, !OPEN.includes(now.status));
+    take(now);
     if (OPEN.includes(now.status)) setTimeout(follow, PREVIEW_MS);
   } catch (error) {
     if (error instanceof Problem && error.status === 404) showDeleted();
@@ -48,20 +49,19 @@ async function lookWhy() {
   }
 }
 
-function take(now, ended = false) {
+function take(now) {
   if (now.status === "deleted") {
     showDeleted();
     return;
   }
-  const changed = now.status !== status || ended;
+  const changed = now.status !== status;
   status = now.status;
   showProgress(now.progress);
   if (changed) {
     htmx.trigger("#summary", "job:changed");
-    viewer.refresh();
+    // What there is to see while it runs, snapshots tell of.
+    if (!OPEN.includes(status)) viewer.refresh();
     showViews();
-  } else if (status === "running") {
-    preview();
   }
   showActions();
 }
@@ -75,6 +75,7 @@ function step(snapshot) {
       : `iteration ${snapshot.iteration}${snapshot.iterations ? ` of ${snapshot.iterations}` : ""}`) +
     (snapshot.data_residual === null ? "" : `, data residual ${digits(snapshot.data_residual)}`) +
     (snapshot.psnr === null ? "" : `, PSNR ${snapshot.psnr.toFixed(1)} dB`);
+  if (!OPEN.includes(status)) return;
   preview();
   pull();
 }
@@ -120,6 +121,7 @@ function showActions() {
   if (element("cancel")) element("cancel").hidden = !open;
   if (element("retry")) element("retry").hidden = status !== "failed";
   element("volume-card").hidden = status !== "succeeded";
+  element("side").classList.toggle("ended", !open);
   element("bar").hidden = !open && status !== "succeeded";
 }
 
@@ -216,6 +218,5 @@ document.addEventListener("service:back", () => {
 });
 
 showActions();
-viewer.refresh();
+if (!OPEN.includes(status)) viewer.refresh();
 follow();
-if (!OPEN.includes(status)) showProgress({ fraction: Number(element("bar").value), slices: slices.length, slices_done: slices.length, eta_seconds: null });

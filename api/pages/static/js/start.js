@@ -216,7 +216,7 @@ function randomKey() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-// Scans that are here, destinations, events
+// Scans that are here, events
 
 async function offerScans() {
   if (!element("known-box")) return;
@@ -233,20 +233,6 @@ async function takeKnown(id) {
   } catch (error) {
     show(element("scan-problem"), error);
   }
-}
-
-async function offerDestinations() {
-  const answer = await json("/v1/destinations").catch(() => ({ items: [] }));
-  element("destinations-field").hidden = answer.items.length === 0;
-  element("destinations").replaceChildren(
-    ...answer.items.map((item) => {
-      const label = make("label");
-      const box = make("input");
-      Object.assign(box, { type: "checkbox", name: "destinations", value: item.name });
-      label.append(box, ` ${item.name}`);
-      return label;
-    }),
-  );
 }
 
 function make(name, text) {
@@ -281,6 +267,7 @@ function listen() {
     forget();
     bring([...event.dataTransfer.files]);
   });
+  if (element("file").files.length) bring([...element("file").files]); // chosen before this script ran
   element("upload-cancel").addEventListener("click", () => sending?.abort());
   element("another").addEventListener("click", forget);
   element("known")?.addEventListener("change", ({ currentTarget }) => currentTarget.value && takeKnown(currentTarget.value));
@@ -296,5 +283,4 @@ function listen() {
 if (start) {
   listen();
   begin();
-  offerDestinations();
 }

@@ -169,7 +169,10 @@ export class Viewer {
         if (before.startsWith("blob:")) URL.revokeObjectURL(before);
       });
       this.elements.placeholder.hidden = true;
-      this.elements.caption.replaceChildren(document.querySelector('[data-view][aria-pressed="true"]').textContent);
+      this.elements.caption.hidden = !this.beside;
+      const name = document.querySelector('[data-view][aria-pressed="true"]').textContent;
+      this.elements.caption.replaceChildren(name);
+      this.elements.picture.alt = `${name}, slice ${this.labels[this.index] ?? ""}`;
     } catch (error) {
       if (error.name === "AbortError" || error instanceof ServiceAway) return;
       this.fail(error);
@@ -182,6 +185,7 @@ export class Viewer {
     placeholder.hidden = false;
     const nothingYet = error instanceof Problem && [404, 409].includes(error.status);
     placeholder.textContent = nothingYet ? "There is nothing to see yet." : "This picture cannot be shown.";
+    caption.hidden = nothingYet;
     caption.replaceChildren(...(nothingYet ? [] : [problemElement(error)]));
   }
 }
