@@ -24,9 +24,10 @@ _SHOWN_METRICS = ("psnr", "ssim", "nmse", "data_residual", "validation_residual"
 
 
 @router.get("/")
-def show_start(request: Request, _: Visitor) -> Response:
+def show_start(request: Request, context: ContextDep, caller: Visitor) -> Response:
     """Drop a scan, choose a method, reconstruct."""
-    return page(request, "start.html", outputs=list(OUTPUTS.values()), max_seeds=MAX_SEEDS)
+    destinations = [name for name, each in context.destinations.items() if each.allows(caller.tenant)]
+    return page(request, "start.html", outputs=list(OUTPUTS.values()), max_seeds=MAX_SEEDS, destinations=destinations)
 
 
 @router.get("/jobs/{job_id}")

@@ -104,7 +104,7 @@ def test_a_scan_is_dropped_reconstructed_seen_and_downloaded(
         expect(page.locator("#open-volume")).to_be_hidden()
         page.click("#delete")
         page.click("#confirm button[value=yes]")
-        page.wait_for_url(served.url + "/")
+        page.wait_for_url(served.url + "/jobs")
 
 
 def log_in(page: Page, secret: str) -> None:

@@ -11,6 +11,7 @@ import httpx2
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from numpy.typing import NDArray
 from PIL import Image
 
 from tests.support.fake_worker import Drive, slice_result
@@ -224,3 +225,36 @@ def test_an_ended_job_shows_its_result_or_nothing(
     other = client.post("/v1/jobs", json={"scan_id": scan["id"], "parameters": {"method": "zero_filled"}}).json()
     client.post(other["links"]["cancel"])
     assert client.get(other["links"]["preview.png"]).status_code == 404
+
+
+def test_a_preview_is_drawn_on_the_window_that_is_asked_for_and_tells_its_levels(
+    client: TestClient, scan: dict[str, Any], drive: Drive
+) -> None:
+    job = client.post("/v1/jobs", json={"scan_id": scan["id"], "slices": [0], "parameters": {"method": "zero_filled"}})
+    drive.complete(job.json())
+    url, made = job.json()["links"]["preview.png"], slice_result(seed=0)
+    assert made.reference is not None
+
+    def drawn(view: str, **query: str) -> NDArray[np.uint8]:
+        answer = client.get(url, params={"view": view, **query})
+        assert answer.status_code == 200, answer.text
+        if "window" in query:
+            assert answer.headers["window-levels"] == query["window"]
+        return np.asarray(Image.open(io.BytesIO(answer.content)))
+
+    def greys(image: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
+        return np.asarray(np.clip((image - low) / (high - low) * 255 + 0.5, 0, 255), np.uint8)
+
+    low, high = map(float, client.get(url).headers["window-levels"].split(","))
+    assert (low, high) == (0, pytest.approx(np.percentile(made.image, 99.8), rel=1e-5))
+    arrays = {"magnitude": made.image, "direct": made.direct, "reference": made.reference}
+    for view, image in arrays.items():
+        assert np.array_equal(drawn(view, window="0.2,0.7"), greys(image, 0.2, 0.7)), view
+        assert np.abs(drawn(view).astype(int) - greys(image, low, high)).max() <= 1, view
+    for view, image in {"error": made.image, "direct_error": made.direct}.items():
+        difference = 5 * np.abs(image - made.reference)
+        assert np.abs(drawn(view, window="0.2,0.7").astype(int) - greys(difference, 0, 0.5)).max() <= 1, view
+    for window in ("0.7,0.2", "1,1", "a,b", "0", "0,1e999", "nan,1", ""):
+        refused = client.get(url, params={"window": window})
+        assert refused.status_code == 422, window
+        assert refused.json()["errors"][0]["field"].endswith("window")

@@ -16,7 +16,7 @@ const PREVIEW_MS = 2000;
 
 const element = (id) => document.getElementById(id);
 const curve = new Curve(element("curve"), element("no-curve"));
-const viewer = new Viewer({ address, slices, labels, onSlice: (number) => curve.show(number) });
+const viewer = new Viewer({ address, slices, labels, water: Number(root.dataset.water) || null, onSlice: (number) => curve.show(number) });
 
 let status = root.dataset.status;
 let events = null;
@@ -182,7 +182,7 @@ element("confirm").addEventListener("close", ({ currentTarget }) => {
   act(element("delete"), async () => {
     events?.close();
     await request(address, { method: "DELETE" });
-    location.assign("/");
+    location.assign("/jobs");
   });
 });
 

@@ -9,11 +9,12 @@ const AFTER_MS = 60;
 
 /** Shows one slice in one or two panes. */
 export class Viewer {
-  constructor({ address, slices, labels, onSlice }) {
+  constructor({ address, slices, labels, onSlice, water = null }) {
     this.address = address;
     this.slices = slices;
     this.labels = labels;
     this.onSlice = onSlice;
+    this.water = water;
     this.index = 0;
     this.chosen = slices.length < 2;
     this.view = "magnitude";
@@ -131,10 +132,17 @@ export class Viewer {
     this.fractions.forEach((fraction, at) => {
       const slider = [low, high][at];
       slider.value = Math.round(100 * fraction);
-      const level = this.automatic === null ? `${Math.round(100 * fraction)} %` : digits(fraction * this.automatic);
+      const level = this.level(fraction);
       this.elements[at ? "high-name" : "low-name"].textContent = level;
       slider.setAttribute("aria-valuetext", level);
     });
+  }
+
+  /** A level in words: in Hounsfield units where the attenuation of water is known, else in the image's unit. */
+  level(fraction) {
+    if (this.automatic === null) return `${Math.round(100 * fraction)} %`;
+    const value = fraction * this.automatic;
+    return this.water === null ? digits(value) : `${Math.round(1000 * (value / this.water - 1))} HU`;
   }
 
   query(view) {
