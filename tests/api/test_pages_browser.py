@@ -23,7 +23,8 @@ from udig_recon.worker.database.tables import Job, LoginSession
 from udig_recon.worker.settings import Settings
 
 pytestmark = pytest.mark.long
-AWAY = ("Failed to load resource",)
+NOTHING_YET = "Failed to load resource: the server responded with a status of 409"
+"""What the browser writes down where a slice has no picture yet."""
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,7 @@ def test_a_scan_is_dropped_reconstructed_seen_and_downloaded(
     browser: Browser, settings: Settings, scan_file: Path, tmp_path: Path
 ) -> None:
     with serving(settings) as served, working(settings), tab(browser, served.url) as opened:
+        opened.expected = (NOTHING_YET,)
         page = opened.open("/docs")  # Swagger lives under the policy of all pages
         expect(page.get_by_text("Upload a scan").first).to_be_visible()
         page = opened.open("/")
@@ -123,6 +125,7 @@ def test_a_job_is_followed_by_a_key_over_the_end_of_the_login_and_a_service_that
     with database.begin() as session:
         _, secret = keys.make(session, "default", NewKey(name="reader", scopes=[Scope.READ, Scope.WRITE]))
     with tab(browser, f"http://127.0.0.1:{keyed.port}", viewport={"width": 400, "height": 800}) as opened:
+        opened.expected = (NOTHING_YET,)
         with serving(keyed):
             page = opened.open("/")
             assert page.url.endswith("/login?next=%2F")
