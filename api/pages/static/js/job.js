@@ -21,6 +21,7 @@ const viewer = new Viewer({ address, slices, labels, water: Number(root.dataset.
 let status = root.dataset.status;
 let events = null;
 let lastPreview = 0;
+let waiting = false;
 
 function follow() {
   events?.close();
@@ -81,22 +82,34 @@ function step(snapshot) {
 }
 
 function preview() {
-  if (Date.now() - lastPreview < PREVIEW_MS) return;
-  lastPreview = Date.now();
-  viewer.refresh();
+  if (waiting) return;
+  waiting = true;
+  setTimeout(
+    () => {
+      waiting = false;
+      lastPreview = Date.now();
+      viewer.refresh();
+    },
+    Math.max(0, lastPreview + PREVIEW_MS - Date.now()),
+  );
 }
 
 let pulling = false;
+let stale = false;
 
-/** Progress over all slices and the time left are not in snapshots: ask for them, once at a time. */
+/** Progress over all slices and the time left are not in snapshots: ask for them once a second, and after the last. */
 async function pull() {
+  stale = true;
   if (pulling) return;
   pulling = true;
-  try {
-    showProgress((await json(address)).progress);
+  while (stale) {
+    stale = false;
+    try {
+      showProgress((await json(address)).progress);
+    } catch {
+      // The stream of events tells what is wrong.
+    }
     await new Promise((resolve) => setTimeout(resolve, 1000));
-  } catch {
-    // The stream of events tells what is wrong.
   }
   pulling = false;
 }
