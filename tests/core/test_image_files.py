@@ -72,8 +72,14 @@ def test_mrd_images_are_read_by_ismrmrd_with_their_place_and_counters(tmp_path: 
             np.testing.assert_allclose(steps * sizes, affine[:3, :3], atol=1e-4)
             np.testing.assert_allclose(image.position, (affine @ (10, 12, frame["slice"], 1))[:3], atol=1e-3)
             assert image.meta["Rating"] == "check: results differ between seeds"
-        (first, *_) = file["dataset/image_complex"].images
-        np.testing.assert_array_equal(first.data[0, 0], volume[0].astype(np.complex64))
+
+
+def test_complex_mrd_images_are_pairs_as_ismrmrd_stores_them(tmp_path: Path) -> None:
+    with h5py.File(write(tmp_path / "r.mrd", "mrd", [0, 1], MRI)) as file:
+        group = file["dataset/image_complex"]
+        pairs = group["data"].astype([("real", "<f4"), ("imag", "<f4")])[:]
+        assert {head["data_type"] for head in group["header"][:]} == {7}
+    np.testing.assert_array_equal(pairs["real"][:, 0, 0] + 1j * pairs["imag"][:, 0, 0], images(2).astype(np.complex64))
 
 
 def test_mrd_images_without_a_place_say_none(tmp_path: Path) -> None:
