@@ -88,10 +88,13 @@ def apply_network(network: nn.Module, z: Tensor, p: UDiGDIP) -> Tensor:
 
 
 def consistent(d: Tensor, rhs: Tensor, A: LinearOperator, p: UDiGDIP, noise_ratio: float) -> Tensor:
-    """A few conjugate gradient steps from d towards min |A z - y|^2 + mu |z - d|^2, mu = weight (noise / sigma)^2."""
+    """A few conjugate gradient steps from d towards min |A z - y|^2 + mu |z - d|^2, mu = weight (noise / sigma)^2.
+
+    The weight is `consistency_weight` times the forward model's factor.
+    """
     if p.consistency_iterations == 0:
         return d
     d = d * A.support  # a prior would add structure where nothing is measured
-    mu = max(p.consistency_weight * noise_ratio**2, SMALLEST_WEIGHT)
+    mu = max(A.consistency_factor * p.consistency_weight * noise_ratio**2, SMALLEST_WEIGHT)
     z = proximal(A.normal, rhs, d, mu, p.consistency_iterations)
     return z.clamp(min=0) if A.nonnegative else z

@@ -65,6 +65,8 @@ class LinearOperator(ABC):
     """number of projections of a tomographic scan; None for other scans"""
     holdout_run: int = 1
     """neighbouring samples of a line that are held out together"""
+    consistency_factor: float = 1.0
+    """factor of uDiG-DIP's weight of the purified input against the data, found by measurement"""
     column_lines: bool = False
     """whether lines of measurements may run along the first of the last two axes of y too"""
 

@@ -52,6 +52,7 @@ class NonCartesianMRI(LinearOperator):
 
     modality = Modality.MRI
     holdout_run = 8
+    consistency_factor = 2.0
 
     def __init__(
         self,

@@ -82,7 +82,8 @@ class UDiGDIP(Parameters):
     consistency_weight: float = Field(
         0.1,
         ge=0,
-        description="weight of the purified input against the data, times the data's noise variance / sigma^2",
+        description="weight of the purified input against the data, times the data's noise variance / sigma^2; "
+        "twice that along trajectories",
     )
     symmetries: bool = Field(True, description="purify on a random rotation, flip and (MRI) global phase")
     fit_maps: FitMaps = True
