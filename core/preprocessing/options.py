@@ -8,7 +8,7 @@ from udig_recon.core.errors import UnsupportedScan
 RotationCenter = Literal["file", "auto"] | float
 """Where the axis of rotation falls: as the file says, found in the sinogram, or a detector index."""
 
-COIL_ENERGY = 0.999
+COIL_ENERGY = 0.9999
 """Share of the energy that compressed coils keep where a job does not say, of more than FEW_COILS coils.
 
 Measured by `benchmarks.accuracy.coil_compression`: at most 0.1 dB are lost."""
