@@ -70,11 +70,11 @@ async def create_upload(request: Request, context: ContextDep, caller: Writer) -
 
     Its length counts as stored at once (max_stored_bytes). It expires when nothing is added for UPLOAD_EXPIRY_HOURS.
     """
-    protocol.check_version(request.headers)
     size_bytes = protocol.length_of(request.headers)
     if size_bytes > (most := context.settings.max_upload_bytes):
         detail = f"the file has more than {most} bytes, the limit of this service (MAX_UPLOAD_BYTES)"
         raise TooLarge.at("Upload-Length", detail, found=f"{size_bytes} bytes", expected=f"at most {most} bytes")
+    protocol.check_version(request.headers)
     metadata, checksum = protocol.Metadata.of(request.headers.get("upload-metadata", "")), None
     if has_body(request):
         check_content_type(request, "the first bytes of an upload", protocol.MEDIA_TYPE)
@@ -120,8 +120,8 @@ def list_uploads(request: Request, context: ContextDep, caller: Writer, page: Pa
 )
 async def get_upload(request: Request, context: ContextDep, caller: Writer, upload_id: uuid.UUID) -> Response:
     """HEAD is the protocol's: `Upload-Offset` tells where to go on."""
-    protocol.check_version(request.headers)
     row = await lifecycle.find_upload(context, caller, upload_id)
+    protocol.check_version(request.headers)
     headers = {**_progress(Progress(row.offset_bytes, row.expires_at)), "Upload-Length": str(row.size_bytes)}
     if metadata := str(protocol.Metadata(row.filename, row.sha256)):
         headers["Upload-Metadata"] = metadata
@@ -143,8 +143,8 @@ async def append_to_upload(request: Request, context: ContextDep, caller: Writer
 
     With `Upload-Checksum` all of the body counts or, where it is another's (460) or is cut off, nothing.
     """
-    protocol.check_version(request.headers)
     row = await lifecycle.find_upload(context, caller, upload_id)
+    protocol.check_version(request.headers)
     check_content_type(request, "bytes of an upload", protocol.MEDIA_TYPE)
     offset, checksum = protocol.offset_of(request.headers), protocol.checksum_of(request.headers)
     if offset != row.offset_bytes:
@@ -163,8 +163,8 @@ async def append_to_upload(request: Request, context: ContextDep, caller: Writer
 )
 async def delete_upload(request: Request, context: ContextDep, caller: Writer, upload_id: uuid.UUID) -> Response:
     """Its bytes go with it; a scan that it became stays."""
-    protocol.check_version(request.headers)
     await lifecycle.find_upload(context, caller, upload_id)
+    protocol.check_version(request.headers)
     if not await context.file_threads.run(lifecycle.delete_upload, context, caller.who, upload_id):
         raise NotFound(f"there is no upload {upload_id}; GET /v1/uploads lists those that go on")
     return Response(status_code=204)
