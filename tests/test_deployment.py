@@ -134,6 +134,16 @@ def test_secrets_are_files_of_who_needs_them(name: str) -> None:
     assert ("migration_database_url" in service.get("secrets", [])) == (name == "migrate")
 
 
+def test_destinations_are_readable_where_jobs_are_made_and_nowhere_else() -> None:
+    example = (ROOT / ".env.example").read_text()
+    (file,) = re.findall(r"DESTINATIONS_FILE=(/\S+)", example)  # what .env then holds reaches each env_file
+    for name in OURS:
+        service = SERVICES[name]
+        mounted = any(volume.endswith(f":{Path(file).parent}:ro") for volume in service.get("volumes", []))
+        reads = "env_file" in service and service["environment"].get("DESTINATIONS_FILE") != ""
+        assert mounted == reads == (name in ("api", "mrd-stream")), name
+
+
 def test_the_script_makes_every_secret_once(tmp_path: Path) -> None:
     folder = tmp_path / "docs" / "deployment"
     folder.mkdir(parents=True)
@@ -280,6 +290,8 @@ def test_the_extra_all_is_every_extra_that_a_user_may_want() -> None:
     extras = PROJECT["optional-dependencies"]
     (everything,) = map(Requirement, extras["all"])
     assert everything.extras == set(extras) - {"all", "demo", "dev", "docs"}
+    (told,) = re.findall(r"Extras bring the rest: (.*?)\.\s", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", told)) == everything.extras | {"all"}
 
 
 def test_the_images_are_built_from_one_wheel_of_the_whole_package() -> None:

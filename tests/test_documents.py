@@ -24,6 +24,7 @@ def test_a_generated_part_is_up_to_date(file: str, mark: str) -> None:
 
 def test_every_setting_stands_in_the_example_with_its_default() -> None:
     lines = re.findall(r"^#?([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    assert len(lines) == len(dict(lines)), "a setting stands there twice"
     example = {name.lower(): value for name, value in lines if name not in FOR_COMPOSE}
     assert set(example) == set(Settings.model_fields)
     defaults = {name: field.default for name, field in Settings.model_fields.items() if field.default is not None}

@@ -327,8 +327,8 @@ class FileSettings(PydanticBaseSettingsSource):
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
         """The content of the file, without surrounding white space."""
-        named = os.environ.get(f"{field_name.upper()}_FILE")
-        return None if named is None else Path(named).read_text().strip(), field_name, False
+        named = os.environ.get(f"{field_name.upper()}_FILE")  # empty is unset: so one container can undo an env_file
+        return Path(named).read_text().strip() if named else None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
         """All settings that files give. Raises BadSetting."""

@@ -18,6 +18,8 @@ from udig_recon.core.acquisition import frame_labels, frames_of
 from udig_recon.core.metrics import METRICS, Metric
 from udig_recon.core.parameters import MAX_SEEDS
 from udig_recon.core.results.outputs import OUTPUTS
+from udig_recon.worker.access.keys import priority_name
+from udig_recon.worker.database.tables import Priority
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 _SHOWN_METRICS = ("psnr", "ssim", "nmse", "data_residual", "validation_residual", "hallucination_share", "seed_std")
@@ -27,7 +29,15 @@ _SHOWN_METRICS = ("psnr", "ssim", "nmse", "data_residual", "validation_residual"
 def show_start(request: Request, context: ContextDep, caller: Visitor) -> Response:
     """Drop a scan, choose a method, reconstruct."""
     destinations = [name for name, each in context.destinations.items() if each.allows(caller.tenant)]
-    return page(request, "start.html", outputs=list(OUTPUTS.values()), max_seeds=MAX_SEEDS, destinations=destinations)
+    priorities = [priority_name(each) for each in Priority if caller.key is None or each <= caller.key.max_priority]
+    return page(
+        request,
+        "start.html",
+        outputs=list(OUTPUTS.values()),
+        max_seeds=MAX_SEEDS,
+        destinations=destinations,
+        priorities=priorities,
+    )
 
 
 @router.get("/jobs/{job_id}")

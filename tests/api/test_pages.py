@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import re
 import uuid
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from fastapi.testclient import TestClient
@@ -16,7 +17,7 @@ from udig_recon.api.pages.assets import FOLDER
 from udig_recon.api.pages.login_routes import ATTEMPTS_PER_MINUTE
 from udig_recon.api.pages.rendering import assets, safe_path
 from udig_recon.worker.access import keys
-from udig_recon.worker.access.limits import Scope
+from udig_recon.worker.access.limits import PriorityName, Scope
 from udig_recon.worker.database.tables import Key, LoginSession
 from udig_recon.worker.jobs import retention
 
@@ -148,6 +149,44 @@ def test_the_cookie_is_secure_under_tls(keyed_api: KeyedApi) -> None:
     assert "; Secure" in cookie
     assert "Path=/" in cookie
     assert secure.get("/v1/tenant").status_code == 200
+
+
+def controls(text: str) -> dict[str, Any]:
+    """The controls of the start page that stand in a closed section, by their ids."""
+    html = Html(text)
+    assert html.faults() == []
+    assert all("open" not in each.attributes for each in html.all("details"))
+    labels = {each.attributes["for"]: each.text for each in html.all("label") if "for" in each.attributes}
+    inputs = [each for each in html.all("input", "select") if "details" in each.within and "id" in each.attributes]
+    return {each.attributes["id"]: (labels[each.attributes["id"]], each) for each in inputs}
+
+
+def test_the_form_has_priority_time_limit_and_template_in_closed_sections(client: TestClient) -> None:
+    text = client.get("/").text
+    found = controls(text)
+    label, template = found["template"]
+    assert (label, template.attributes["type"]) == ("DICOM file of the patient's study", "file")
+    label, limit = found["max-seconds"]
+    assert (label, limit.attributes["type"], limit.attributes["min"]) == ("Time limit in seconds", "number", "1")
+    assert "value" not in limit.attributes
+    assert found["priority"][0] == "Priority"
+    offered = [each for each in Html(text).all("option") if each.attributes.get("value") in get_args(PriorityName)]
+    assert [each.attributes["value"] for each in offered] == ["routine", "urgent"]
+    assert [each.attributes["value"] for each in offered if "selected" in each.attributes] == ["routine"]
+    assert [each.text for each in Html(text).all("summary")].count("More options") == 2
+    # What the script asks for by id is there.
+    ids = {each.attributes["id"] for each in Html(text).elements if "id" in each.attributes}
+    asked = set(re.findall(r'element\("([\w-]+)"\)', (FOLDER / "js" / "start.js").read_text()))
+    assert {"priority", "max-seconds", "template"} <= asked <= ids
+
+
+def test_the_form_offers_no_priority_that_the_key_may_not_have(keyed_api: KeyedApi) -> None:
+    for most, offered in (("routine", False), ("urgent", True)):
+        _, headers = keyed_api.key("radiology", max_priority=most)
+        log_in(keyed_api.client, headers)
+        text = keyed_api.client.get("/").text
+        assert ('<option value="urgent"' in text) == offered
+        assert ("This key may have routine jobs alone" in text) != offered
 
 
 def test_a_wrong_key_is_refused_in_words_and_many_are_slowed_down(keyed_api: KeyedApi) -> None:

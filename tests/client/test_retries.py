@@ -451,6 +451,29 @@ def test_waiting_ends_with_the_job_or_with_the_time(client_to: MakeClient) -> No
         client_to(Script(httpx.Response(200, json=job()))).wait(JOB_ID, timeout=0)
 
 
+@pytest.mark.parametrize("silent", [b": still here\n\n", STATUS.encode()])
+def test_following_ends_with_the_time_although_the_stream_tells_nothing_new(
+    client_to: MakeClient, silent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10_000))
+    for module in ("client", "async_client"):
+        monkeypatch.setattr(f"udig_client.{module}.monotonic", lambda: float(next(clock)))
+    script = Script(httpx.Response(200, json=job()), lambda _: httpx.Response(200, stream=Stream(*[silent] * 30)))
+    with pytest.raises(WaitTimeout, match="goes on after 20 s"):
+        client_to(script).follow_to_end(JOB_ID, None, timeout=20)
+    assert len(script.requests) == 2
+    assert script.requests[1].extensions["timeout"]["read"] < 20
+    cut = Script(httpx.Response(200, json=job()), httpx.ReadTimeout("no answer in time"))
+    with pytest.raises(WaitTimeout):
+        client_to(cut).follow_to_end(JOB_ID, None, timeout=1)
+
+
+def test_a_job_that_has_ended_is_not_followed(client_to: MakeClient) -> None:
+    script = Script(httpx.Response(200, json=job("cancelled")))
+    assert client_to(script).follow_to_end(JOB_ID, None, timeout=0).status == "cancelled"
+    assert len(script.requests) == 1
+
+
 # Many
 
 

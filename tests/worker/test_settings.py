@@ -123,6 +123,8 @@ def test_secrets_come_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("DATABASE_URL", NOWHERE["DATABASE_URL"])
     with pytest.raises(BadSetting, match="DATABASE_URL_FILE is set too"):
         read_settings()
+    monkeypatch.setenv("DATABASE_URL_FILE", "")  # no file is named
+    assert read_settings().database_url == NOWHERE["DATABASE_URL"]
 
 
 @pytest.mark.parametrize(

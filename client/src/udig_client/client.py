@@ -110,7 +110,8 @@ class Client:
             transport=transport,
         )
         self._poll_seconds = min(POLL_SECONDS, timeout / 2)
-        self._stream_timeout = httpx.Timeout(max(timeout, STREAM_SECONDS), connect=min(10.0, timeout))
+        self._silence_seconds = max(timeout, STREAM_SECONDS)
+        self._stream_timeout = httpx.Timeout(self._silence_seconds, connect=min(10.0, timeout))
         self._was_answered = False
 
     def close(self) -> None:
@@ -330,6 +331,11 @@ class Client:
 
         A stream that is cut off is taken up again after the last event that came.
         """
+        return self._follow(job, None)
+
+    def _follow(self, job: Job | str, timeout: float | None) -> Iterator[Snapshot | StatusChange]:
+        """The events of `follow`. Raises WaitTimeout after `timeout` seconds, also while no event comes."""
+        deadline = None if timeout is None else monotonic() + timeout
         last_id, last_status = "", None
         attempts = self._attempts()
         while True:
@@ -337,6 +343,8 @@ class Client:
             operation = operations.stream_job_events(_id_of(job), last_id)
             request = operation.request(self._http)
             request.extensions["timeout"] = self._stream_timeout.as_dict()
+            if deadline is not None:
+                request.extensions["timeout"]["read"] = max(0.001, min(self._silence_seconds, deadline - monotonic()))
             try:
                 response = self._http.send(request, stream=True)
                 try:
@@ -358,10 +366,12 @@ class Client:
                                 yield event
                                 if isinstance(event, StatusChange) and event.done:
                                     return
+                            _check_deadline(deadline, job, timeout)
                         pause = attempts.after_close(decoder.retry_seconds)
                 finally:
                     response.close()
             except httpx.TransportError as error:
+                _check_deadline(deadline, job, timeout)
                 pause = attempts.after_error(error)
             sleep(pause)
 
@@ -373,14 +383,18 @@ class Client:
         return self._wait(lambda seconds: operations.get_job(_id_of(job), seconds), timeout, f"job {_id_of(job)}")
 
     def follow_to_end(self, job: Job | str, progress: ProgressOption = True, *, timeout: float | None = None) -> Job:
-        """Wait until a job has ended, as `wait` does, and tell its progress meanwhile. Raises WaitTimeout."""
-        deadline = None if timeout is None else monotonic() + timeout
+        """Wait until a job has ended, as `wait` does, and tell its progress meanwhile.
+
+        Raises WaitTimeout after `timeout` seconds, or up to 15 s later, when the service is next heard of.
+        """
         standing = self.job(job)
         total = len(standing.slice_numbers)
         parts: dict[int, float] = {}
         with listener(progress) as tell:
             tell(Progress("reconstruct", standing.progress.fraction * total, total, standing.status))
-            for event in self.follow(standing):
+            if standing.ended:
+                return standing
+            for event in self._follow(standing, timeout):
                 if isinstance(event, Snapshot):
                     parts[event.slice] = event.iteration / event.iterations if event.iterations else 0.0
                     text = "" if event.psnr is None else f"{event.psnr:.1f} dB"
@@ -388,8 +402,6 @@ class Client:
                 elif event.progress is not None:
                     done = max(event.progress.fraction * total, min(sum(parts.values()), total))
                     tell(Progress("reconstruct", done, total, event.status))
-                if deadline is not None and monotonic() >= deadline:
-                    raise WaitTimeout(f"job {standing.id} goes on after {timeout:g} s")
         return self.job(standing)
 
     def snapshots(
@@ -823,6 +835,11 @@ def _check_no_redirect(response: httpx.Response) -> None:
     if response.is_redirect:
         target = response.headers.get("location")
         raise UnexpectedAnswer(f"{response.url} leads to {target}: use that as the URL of the service")
+
+
+def _check_deadline(deadline: float | None, job: Job | str, timeout: float | None) -> None:
+    if deadline is not None and monotonic() >= deadline:
+        raise WaitTimeout(f"job {_id_of(job)} goes on after {timeout:g} s")
 
 
 def _id_of(thing: Scan | Job | Comparison | ApiKey | UnfinishedUpload | str) -> str:

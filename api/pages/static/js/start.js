@@ -24,6 +24,7 @@ function show(box, error) {
 async function bring(files) {
   if (sending !== null || files.length === 0) return;
   show(element("scan-problem"), null);
+  const template = element("template").files[0];
   const bytes = files.reduce((sum, file) => sum + file.size, 0);
   const largest = Number(start.dataset.largest);
   if (bytes > largest) {
@@ -32,13 +33,17 @@ async function bring(files) {
   }
   sending = new AbortController();
   element("drop").hidden = true;
+  element("scan-options").hidden = true;
   element("upload").hidden = false;
   element("upload-name").textContent = files.map((file) => file.name).join(" and ");
   progress(0, bytes);
   try {
-    takeScan(await upload(files, { onProgress: progress, signal: sending.signal }));
+    takeScan(await upload(files, { template, onProgress: progress, signal: sending.signal }));
+    element("template").value = ""; // the next scan may be another patient's
+    if (template) element("scan-facts").append(make("dt", "Study"), make("dd", "of the DICOM file"));
   } catch (error) {
     element("drop").hidden = false;
+    element("scan-options").hidden = false;
     show(element("scan-problem"), error);
   } finally {
     sending = null;
@@ -58,6 +63,7 @@ function takeScan(found) {
   scan = found;
   history.replaceState(null, "", `/?scan=${scan.id}`);
   element("drop").hidden = true;
+  element("scan-options").hidden = true;
   element("scan").hidden = false;
   element("scan-name").textContent = scan.filename || "A scan without a name";
   element("scan-facts").replaceChildren(...facts(scan).flatMap(([name, value]) => [make("dt", name), make("dd", value)]));
@@ -114,6 +120,7 @@ function forget() {
   history.replaceState(null, "", "/");
   element("scan").hidden = true;
   element("drop").hidden = false;
+  element("scan-options").hidden = false;
   element("go").disabled = true;
   element("go-hint").textContent = "Bring a scan first.";
   if (element("known")) element("known").value = "";
@@ -191,6 +198,8 @@ function asked() {
   if (body.outputs.length === 0) body.outputs = ["h5"];
   const destinations = [...document.querySelectorAll('[name="destinations"]:checked')].map((box) => box.value);
   if (destinations.length) body.destinations = destinations;
+  if (element("priority").value !== "routine") body.priority = element("priority").value;
+  if (element("max-seconds").value !== "") body.max_seconds = Number(element("max-seconds").value);
   return body;
 }
 
@@ -227,6 +236,11 @@ async function offerScans() {
 }
 
 async function takeKnown(id) {
+  if (element("template").files.length) {
+    element("known").value = "";
+    show(element("scan-problem"), new Error("The DICOM file goes with a scan's file: drop the scan again, or remove the DICOM file"));
+    return;
+  }
   show(element("scan-problem"), null);
   try {
     takeScan(await json(`/v1/scans/${encodeURIComponent(id)}`));
@@ -262,8 +276,9 @@ function listen() {
   });
   document.addEventListener("drop", (event) => {
     if (!event.dataTransfer?.files.length) return;
-    event.preventDefault();
     drop.classList.remove("over");
+    if (event.target === element("template")) return;
+    event.preventDefault();
     forget();
     bring([...event.dataTransfer.files]);
   });

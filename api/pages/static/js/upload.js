@@ -6,26 +6,33 @@ const LARGE_BYTES = 64 << 20;
 const PIECE_BYTES = 32 << 20;
 const RETRY_MS = [1000, 2000, 4000, 8000, 15000, 15000, 30000, 30000, 60000];
 
-/** Bring files as one scan; gives the scan. `onProgress` gets bytes sent and bytes in all; `signal` cancels. */
-export function upload(files, { onProgress, signal }) {
-  const body = toBody(files);
+/** Bring files as one scan, with a DICOM file as `template` or none; gives the scan. `onProgress` gets bytes sent and bytes in all; `signal` cancels. */
+export function upload(files, { template, onProgress, signal }) {
+  const body = toBody(files, template);
   if (body instanceof File && body.size >= LARGE_BYTES) return inPieces(body, onProgress, signal);
   return atOnce(body, onProgress, signal);
 }
 
-/** The file itself, or for BART's pair a form with both. Raises Error. */
-function toBody(files) {
-  if (files.length === 1) return files[0];
+/** The file itself, or a form of what belongs together: BART's pair, a template. Raises Error. */
+function toBody(files, template) {
+  const [data, header] = files.length === 1 ? [files[0], null] : pair(files);
+  if (!header && !template) return data;
+  const form = new FormData();
+  form.append("file", data, data.name);
+  if (header) form.append("header", header, header.name);
+  if (template) form.append("template", template, "template.dcm"); // its own name may be the patient's
+  return form;
+}
+
+/** BART's .cfl and .hdr. Raises Error. */
+function pair(files) {
   const ending = (file) => file.name.toLowerCase().split(".").pop();
   const header = files.find((file) => ending(file) === "hdr");
   const data = files.find((file) => ending(file) === "cfl");
   if (files.length !== 2 || !header || !data) {
     throw new Error("one scan at a time: a file, a .cfl with its .hdr, or a folder packed as .zip");
   }
-  const form = new FormData();
-  form.append("file", data, data.name);
-  form.append("header", header, header.name);
-  return form;
+  return [data, header];
 }
 
 function atOnce(body, onProgress, signal) {
