@@ -294,6 +294,14 @@ def test_the_extra_all_is_every_extra_that_a_user_may_want() -> None:
     assert set(re.findall(r"`(\w+)`", told)) == everything.extras | {"all"}
 
 
+def test_a_wheel_has_the_templates_and_static_files_of_the_pages() -> None:
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    pages = ROOT / "api" / "pages"
+    taken = {path for pattern in setup["package-data"]["udig_recon.api.pages"] for path in pages.glob(pattern)}
+    there = {path for folder in ("templates", "static") for path in (pages / folder).rglob("*") if path.is_file()}
+    assert {pages / "templates" / "start.html", pages / "static" / "icon.svg"} <= there <= taken
+
+
 def test_the_images_are_built_from_one_wheel_of_the_whole_package() -> None:
     assert {"core", "worker", "api", "migrations", "src"} <= set(
         re.findall(r"^COPY (\w+) \1$", DOCKERFILE, re.MULTILINE)

@@ -30,6 +30,15 @@ def test_the_entry_points_are_the_commands_and_no_other_has_their_names() -> Non
         (["submit", "a.h5", "--set", "iterations"], 2, "expected NAME=VALUE"),
         (["result", "0198c2f5-1b22-7f00-8a41-93c7d5e2a6f0", "-o", "image.tif"], 2, ".nii.gz"),
         (["result", "0198c2f5-1b22-7f00-8a41-93c7d5e2a6f0", "-o", "image.h5"], 3, "does not answer"),
+        # Before the scan, which is not there either, is uploaded and computed.
+        (["submit", "missing.h5", "-o", "image.tif"], 2, ".nii.gz"),
+        (["submit", "missing.h5", "-o", "nowhere/image.h5"], 2, "in a folder that is there"),
+        (
+            ["result", "0198c2f5-1b22-7f00-8a41-93c7d5e2a6f0", "--wait", "--format", "h5", "-o", "."],
+            2,
+            "name of a file",
+        ),
+        (["jobs", "--key", "udig_a\nb"], 2, "a character that no key has"),
         (["jobs", "--url", "ftp://nowhere"], 2, "expected http://HOST:PORT"),
         (["jobs", "--colour"], 2, "--colour"),
     ],

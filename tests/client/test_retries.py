@@ -451,6 +451,15 @@ def test_waiting_ends_with_the_job_or_with_the_time(client_to: MakeClient) -> No
         client_to(Script(httpx.Response(200, json=job()))).wait(JOB_ID, timeout=0)
 
 
+@pytest.mark.parametrize("key", ["udig_geheim\nX: y", "udig_gehéim", "udig_ge heim", "udig_\0"])
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_key_that_cannot_be_one_is_refused_and_not_told(kind: Any, key: str) -> None:
+    with pytest.raises(ValueError, match="character that no key has") as refused:
+        kind("http://service", key)
+    assert key not in str(refused.value)
+    assert kind("http://service", " udig_a-B_1\n")._http.headers["authorization"] == "Bearer udig_a-B_1"
+
+
 @pytest.mark.parametrize("silent", [b": still here\n\n", STATUS.encode()])
 def test_following_ends_with_the_time_although_the_stream_tells_nothing_new(
     client_to: MakeClient, silent: bytes, monkeypatch: pytest.MonkeyPatch

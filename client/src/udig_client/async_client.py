@@ -102,7 +102,7 @@ class AsyncClient:
         key = key or os.environ.get("UDIG_KEY")
         headers = {"User-Agent": f"udig-recon-client/{__version__}", "Accept": "application/json, */*"}
         if key:
-            headers["Authorization"] = f"Bearer {key}"
+            headers["Authorization"] = f"Bearer {_checked_key(key)}"
         self._http = httpx.AsyncClient(
             base_url=_checked_url(self.url),
             headers=headers,
@@ -840,6 +840,14 @@ def _checked_url(url: str) -> httpx.URL:
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ValueError(f"the URL of the service is {url!r}, expected http://HOST:PORT or https://HOST")
     return parsed
+
+
+def _checked_key(key: str) -> str:
+    """The key without white space around it. An HTTP library would tell a wrong one in its error."""
+    key = key.strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ValueError("the API key has a character that no key has: expected udig_ and letters, digits, - and _")
+    return key
 
 
 def _check_no_redirect(response: httpx.Response) -> None:

@@ -119,6 +119,8 @@ def submit(
     labels = dict(_pair(each, "--tag") for each in tags)
     values = {name: _value(text) for name, text in (_pair(each, "--set") for each in parameters)}
     with connection(url, key) as client:
+        if output is not None:
+            _check_output(output, None)
         for scan in scans:
             stored = _uploaded(client, scan, template, resume)
             job = client.submit(stored, {"method": method, **values}, tags=labels or None, **options)
@@ -161,6 +163,7 @@ def result(
     from udig_client.progress import bar
 
     with connection(url, key) as client:
+        _check_output(output, format_)
         if wait:
             _follow(client, job).check()
         with bar() as tell:
@@ -217,6 +220,16 @@ def destinations(url: str | None, key: str | None, as_json: bool) -> int:
             identity = "with the patient's identifiers" if each.identifiers else "without identifiers"
             _print(each, as_json, f"{each.name}  {each.kind}  {identity}")
     return 0
+
+
+def _check_output(path: str, format_: str | None) -> None:
+    """Refuse a file that cannot be written, before a job is computed for it. Raises ValueError and UsageError."""
+    from udig_client.files import format_of
+
+    if format_ is None:
+        format_of(path)
+    if Path(path).is_dir() or not Path(path).absolute().parent.is_dir():
+        raise click.UsageError(f"-o {path}: expected the name of a file in a folder that is there")
 
 
 def _uploaded(client: Client, scan: str, template: str | None, resume: str | None) -> Any:
