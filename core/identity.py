@@ -30,19 +30,25 @@ KEYWORDS = {
 }
 """DICOM keyword of each field."""
 
-_SHORT, _LONG, _NAME = r"[^\\\x00-\x1f\x7f]{0,16}", r"[^\\\x00-\x1f\x7f]{0,64}", r"[^\\\x00-\x1f\x7f]{0,324}"
-_UID, _NUMBER = r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+", r"[0-9+\-.eE]{1,16}"
+_CHARACTER = r"[^\\\x00-\x1f\x7f-\x9f\ud800-\udfff]"
+_SHORT, _LONG = _CHARACTER + r"{0,16}", _CHARACTER + r"{0,64}"
+_GROUP = _CHARACTER.replace("[^", "[^=") + r"{0,64}"
+_NAME = rf"{_GROUP}(={_GROUP}){{0,2}}"
+_UID = r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+"
+_NUMBER = r"(?=.{1,16}$)[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?"
+_DATE = r"[0-9]{4}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])"
+_TIME = r"([01][0-9]|2[0-3])([0-5][0-9]([0-5][0-9](\.[0-9]{1,6})?)?)?"
 _FORMS = {
     "patient_name": _NAME,
-    "patient_birth_date": r"[0-9]{8}",
+    "patient_birth_date": _DATE,
     "patient_sex": r"[MFO]",
     "patient_age": r"[0-9]{3}[DWMY]",
     "patient_size": _NUMBER,
     "patient_weight": _NUMBER,
     "study_instance_uid": _UID,
     "study_id": _SHORT,
-    "study_date": r"[0-9]{8}",
-    "study_time": r"[0-9]{2}([0-9]{2}([0-9]{2}(\.[0-9]{1,6})?)?)?",
+    "study_date": _DATE,
+    "study_time": _TIME,
     "accession_number": _SHORT,
     "referring_physician_name": _NAME,
     "frame_of_reference_uid": _UID,
@@ -50,6 +56,9 @@ _FORMS = {
     "laterality": r"[LR]",
 }
 _LONGEST_UID = 64
+
+TEMPLATE_EXPECTED = "a DICOM file of the study that the images are to belong to"
+"""What is told of a template that cannot be used."""
 
 TEMPLATE_BYTES = 1 << 20
 """Bytes of a template DICOM that are looked at: what is taken of it stands there."""

@@ -1,6 +1,7 @@
 """Saved states of interrupted runs on disk, each for the state of the engine that wrote it."""
 
 import hashlib
+import pickle
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 
 from udig_recon.core.files.atomic import atomic_write
+from udig_recon.core.files.checksummed_arrays import ARCHIVE_ERRORS
 from udig_recon.core.iterates import State
 
 SAVE_SECONDS = 60.0
@@ -33,8 +35,11 @@ def save_state(path: Path, state: State) -> None:
 
 
 def load_state(path: Path, device: torch.device) -> State | None:
-    """The state that this very engine saved; None where there is none."""
+    """The state that this very engine saved; None where there is none, or its file is damaged."""
     if not path.is_file():
         return None
-    content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    return content["state"] if content["engine"] == engine() else None
+    try:
+        content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        return content["state"] if content["engine"] == engine() else None
+    except (*ARCHIVE_ERRORS, pickle.UnpicklingError):
+        return None

@@ -115,7 +115,12 @@ def _open_dicom_zip(path: Path) -> Iterator[OpenedVolume]:
         for number, name in enumerate(each for each in names if str(PurePosixPath(each).parent) == shown):
             files.append(Path(folder) / f"{number}.dcm")
             files[-1].write_bytes(archive.read(name))
-        values, spacing = next(series(files))
+        found = next(series(files), None)
+        if found is None:
+            raise ReconstructionError.at(
+                "file", f"no grey image in {shown}", "a zip of DICOM series", subject=path.name
+            )
+        values, spacing = found
         others = ", ".join(each for each in folders if each != shown)
         attributes = {} if spacing is None else {"pixel_spacing_mm": spacing[:2], "slice_spacing_mm": spacing[2]}
         count = values.shape[2]

@@ -7,7 +7,7 @@ computed from; where that is what is wanted, nothing is computed.
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from udig_recon.core.batch.scan_files import ScanFile
 from udig_recon.core.batch.unfinished import UnfinishedVolume
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.files.checksummed_arrays import ARCHIVE_ERRORS
+from udig_recon.core.files.locks import exclusive
 from udig_recon.core.formats.prepared import PreparedScan
 from udig_recon.core.parameters import Parameters, complete, require
 from udig_recon.core.parameters.setting import Setting
@@ -96,7 +97,10 @@ class BatchVolume:
             return False
         with suppress(*ARCHIVE_ERRORS), hdf5.open_result(path) as stored:
             known = stored.info.attributes
-            return all(known.get(name) == value for name, value in self.key.items())
+            if all(known.get(name) == value for name, value in self.key.items()):
+                for each in stored.slices():
+                    _ = each.curves, each.rating  # the summary reads them: a damaged file is computed again
+                return True
         return False
 
     def is_written(self) -> bool:
@@ -106,8 +110,18 @@ class BatchVolume:
     def compute(self, scan: PreparedScan, on_event: OnEvent) -> ResultInfo:
         """Reconstruct the volume, or what an interrupted run left to do, and write it in all formats.
 
-        Raises what `reconstruct_volume` and `write_result` raise.
+        Raises what `reconstruct_volume` and `write_result` raise, and ReconstructionError where another process
+        computes the volume.
         """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(exclusive(self._stem.with_name(f".{self._stem.name}.lock")))
+            except BlockingIOError:
+                found = "another process computes it now; the same command takes its result once that has ended"
+                raise ReconstructionError(found) from None
+            return self._compute(scan, on_event)
+
+    def _compute(self, scan: PreparedScan, on_event: OnEvent) -> ResultInfo:
         options = self.options
         kept = UnfinishedVolume(self.unfinished, self.key)
         volume = reconstruct_volume(
@@ -127,13 +141,18 @@ class BatchVolume:
         kept.delete()
         return volume.info
 
-    def convert(self) -> ResultInfo:
-        """Write the formats that are missing from the result file."""
-        for each in self._others:
-            if not self.path(each).is_file():
-                convert(self.path(RECORD), self.path(each), each)
-        with hdf5.open_result(self.path(RECORD)) as stored:
-            return stored.info
+    def convert(self) -> ResultInfo | None:
+        """Write the formats that are missing from the result file; None where that is damaged. Raises OSError."""
+        try:
+            for each in self._others:
+                if not self.path(each).is_file():
+                    convert(self.path(RECORD), self.path(each), each)
+            with hdf5.open_result(self.path(RECORD)) as stored:
+                return stored.info
+        except ARCHIVE_ERRORS as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the disk; HDF5's own have none
+                raise
+            return None
 
     @property
     def _others(self) -> list[OutputFormat]:

@@ -144,9 +144,8 @@ class _Batch:
             for volume in volumes:
                 watch = _Watch(volume, bar)
                 try:
-                    if volume.is_computed():
-                        info = volume.convert()
-                    else:
+                    info = volume.convert() if volume.is_computed() else None
+                    if info is None:
                         opened = opened or stack.enter_context(reader.open(volume.scan.file.path))
                         info = volume.compute(opened, watch.show)
                 except Exception as error:

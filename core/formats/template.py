@@ -20,17 +20,16 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from udig_recon.core.errors import UnreadableScan
 from udig_recon.core.formats.containers.scan_file import ScanFile
-from udig_recon.core.identity import KEYWORDS, TEMPLATE_BYTES, Identity
+from udig_recon.core.identity import KEYWORDS, TEMPLATE_BYTES, TEMPLATE_EXPECTED, Identity
 
 _PREAMBLE_BYTES, _MARK = 128, b"DICM"
 _LAST_TAG = 0x00200060  # of what is taken: Laterality
-_EXPECTED = "a DICOM file of the study that the images are to belong to"
 
 
 def read_template(file: ScanFile) -> Identity:
     """Patient, study and frame of reference of a DICOM file. Raises UnreadableScan."""
     if not file.start(_PREAMBLE_BYTES + len(_MARK)).endswith(_MARK):
-        raise UnreadableScan.at("template", "no DICOM file", _EXPECTED)
+        raise UnreadableScan.at("template", "no DICOM file", TEMPLATE_EXPECTED)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's, over values that are checked here
@@ -38,10 +37,10 @@ def read_template(file: ScanFile) -> Identity:
             data = read_partial(content, stop_when=lambda tag, *_: tag > _LAST_TAG)
             values = {name: _text(data, keyword) for name, keyword in KEYWORDS.items()}
     except Exception as error:  # of damaged files it raises whatever comes
-        raise UnreadableScan.at("template", "a damaged DICOM file", _EXPECTED) from error
+        raise UnreadableScan.at("template", "a damaged DICOM file", TEMPLATE_EXPECTED) from error
     identity = Identity.usable(values)
     if not (identity.patient_id or identity.patient_name or identity.study_instance_uid):
-        raise UnreadableScan.at("template", "a DICOM file without patient and study", _EXPECTED)
+        raise UnreadableScan.at("template", "a DICOM file without patient and study", TEMPLATE_EXPECTED)
     return identity
 
 

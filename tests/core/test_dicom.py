@@ -301,6 +301,29 @@ def test_values_that_are_no_numbers_and_empty_images_are_zero(tmp_path: Path) ->
         assert name.startswith("comparison") or not mapped(data).any()
 
 
+def test_an_image_that_diverged_is_written_all_the_same(tmp_path: Path) -> None:
+    image = np.array([[3e38, -3e38], [1, 2]], np.float32)
+    one = SliceResult(image=image, image_complex=None, direct=image, reference=None, curves={}, deviation=abs(image))
+    write_result([one], ResultInfo(1, {**CT, "slice_numbers": [0]}), {tmp_path / "r.dicom.zip": OUTPUTS["dicom"]})
+    (pixels,) = (data.pixel_array for data in series(objects(tmp_path / "r.dicom.zip"), "reconstruction"))
+    assert pixels.max() == 32767
+    assert pixels.min() == -32768
+
+
+def test_more_warnings_than_a_comment_holds_end_it_behind_the_job(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.zip", {**MRI, "warnings": [f"warning {number} " + 90 * "x" for number in range(200)]})
+    for data in objects(path).values():
+        assert len(data.ImageComments) == 10240
+        assert f"Job {JOB}" in data.ImageComments
+
+
+def test_a_slice_without_a_step_to_the_next_tells_no_spacing_of_slices(tmp_path: Path) -> None:
+    affine = oblique(-1)
+    affine[:3, 2] = 0
+    path = write(tmp_path / "r.zip", {**MRI, "affine": affine.tolist(), "slice_numbers": [0]})
+    assert all("SpacingBetweenSlices" not in data for data in objects(path).values())
+
+
 def test_a_large_volume_is_written_with_memory_for_few_slices(tmp_path: Path) -> None:
     image = np.linspace(0, 1, 512 * 512, dtype=np.float32).reshape(512, 512)
     one = SliceResult(image=image, image_complex=None, direct=image, reference=None, curves={})
@@ -369,6 +392,55 @@ def test_an_assumed_place_is_never_in_the_patients_frame_of_reference(archives: 
     assert pydicom.dcmread(io.BytesIO(identify_object(content, IDENTITY))).FrameOfReferenceUID != "1.2.3.5"
 
 
+def test_identified_maps_refer_to_the_identified_images(archives: dict[str, Path], tmp_path: Path) -> None:
+    told = {key: value for key, value in RESULTS["mri"].items() if value is not None}
+    identify_archive(write(tmp_path / "maps.zip", told, "dicom_maps"), tmp_path / "own_maps.zip", IDENTITY)
+    identify_archive(archives["mri"], tmp_path / "own.zip", IDENTITY)
+    images = series(objects(tmp_path / "own.zip"), "reconstruction")
+    for data in objects(tmp_path / "own_maps.zip").values():
+        (referred,) = data.ReferencedSeriesSequence
+        assert {referred.SeriesInstanceUID} == {each.SeriesInstanceUID for each in images}
+        named = [each.ReferencedSOPInstanceUID for each in referred.ReferencedInstanceSequence]
+        for frame in data.PerFrameFunctionalGroupsSequence:
+            (source,) = frame.DerivationImageSequence[0].SourceImageSequence
+            named.append(source.ReferencedSOPInstanceUID)
+        assert set(named) == {each.SOPInstanceUID for each in images}
+    if shutil.which("dciodvfy") is not None:
+        assert errors_of_validators(tmp_path / "own_maps.zip", tmp_path / "files") == []
+
+
+NOT_ALLOWED = {
+    "patient_size": ["----", "e", "1.8.0", "1" * 17, "nan"],
+    "patient_weight": [".", "1e", "+"],
+    "patient_birth_date": ["99999999", "19711301", "19710200"],
+    "study_time": ["250000", "1260", "123"],
+    "patient_name": ["A" * 65, "a=b=c=d", "a\ud800", "a\x85b"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, each) for name, every in NOT_ALLOWED.items() for each in every])
+def test_what_an_object_could_not_hold_is_no_identity(name: str, value: str) -> None:
+    with pytest.raises(UnreadableScan, match=r"found a value that DICOM does not allow, .* of its VR$"):
+        Identity.checked({name: value})
+    assert not Identity.usable({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("patient_size", each) for each in ("1.8", "+.5", "2.", "-1.25E-3")],
+        *[("patient_name", each) for each in ("A" * 64, "Yamada^Tarou=山田^太郎=やまだ^たろう", "A==a")],
+        *[("study_time", each) for each in ("23", "2359", "235959.123456")],
+        ("patient_birth_date", "20240229"),
+    ],
+)
+def test_what_an_identity_holds_is_written_without_a_warning(name: str, value: str, archives: dict[str, Path]) -> None:
+    identity = replace(IDENTITY, **{name: value})
+    assert Identity.checked({name: value}) == Identity.usable({name: value})
+    content = identify_object(read(archives["mri"], "reconstruction/000001.dcm"), identity)
+    assert str(pydicom.dcmread(io.BytesIO(content)).get(KEYWORDS[name])) == value
+
+
 @pytest.fixture(scope="module")
 def prober() -> Iterator[Prober]:
     opened = Prober()
@@ -422,9 +494,15 @@ HOSTILE = {
 
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_template_is_refused_without_a_word_of_it(content: bytes, prober: Prober) -> None:
-    with pytest.raises(UnreadableScan, match=r"^template: found .*, expected a DICOM file") as refused:
+    with pytest.raises(UnreadableScan, match=r"^template: found .*, expected a DICOM file of the study") as refused:
         prober.read_template(content)
     assert refused.value.field == "template"
+
+
+def test_a_template_that_takes_too_long_is_not_called_damaged(prober: Prober) -> None:
+    with pytest.raises(UnreadableScan, match="longer than 0 s to examine") as refused:
+        prober.read_template(template(), seconds=0)
+    assert refused.value.expected == "a DICOM file of the study that the images are to belong to"
 
 
 def test_an_identity_says_nothing_by_itself_and_comes_back_from_json() -> None:

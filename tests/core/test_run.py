@@ -9,6 +9,7 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 from tests.support import mrd_maker, scans
 from tests.support.mrd_maker import Frames, Plan
@@ -18,9 +19,11 @@ from udig_recon.core.batch.scan_files import find_scan_files
 from udig_recon.core.batch.shards import Shard
 from udig_recon.core.cli.main import main
 from udig_recon.core.errors import ReconstructionError
+from udig_recon.core.files.locks import exclusive
 from udig_recon.core.formats.sandbox import local
 from udig_recon.core.formats.sandbox.client import Prober
 from udig_recon.core.reconstruct import Progress, reconstruct_slice
+from udig_recon.core.saved_state import save_state
 
 pytestmark = pytest.mark.long
 
@@ -183,6 +186,48 @@ def test_a_slice_that_was_damaged_meanwhile_is_computed_again(tmp_path):
     assert (tmp_path / "kept/0.npz").exists()
     unfinished.UnfinishedVolume(tmp_path / "kept", {"a": 2})
     assert not (tmp_path / "kept/0.npz").exists()
+
+
+def test_a_saved_state_that_was_damaged_begins_the_slice_anew(tmp_path):
+    kept = unfinished.UnfinishedVolume(tmp_path / "kept", {"a": 1})
+    save_state(tmp_path / "kept/0.pt", {"x": torch.ones(3)})
+    assert kept.load_state(0, torch.device("cpu")) is not None
+    content = (tmp_path / "kept/0.pt").read_bytes()
+    for damaged in (b"", b"damaged", content[: len(content) // 2]):
+        (tmp_path / "kept/0.pt").write_bytes(damaged)
+        assert kept.load_state(0, torch.device("cpu")) is None
+
+
+def test_a_result_file_that_was_damaged_meanwhile_is_computed_again(folder, tmp_path, computed):
+    command = [folder / "brain.h5", "-o", tmp_path / "out", "--method", "cg_sense", "--format"]
+    assert run(*command, "npy") == 0
+    path = tmp_path / "out/brain/cg_sense.h5"
+    whole = path.read_bytes()
+    with h5py.File(path) as file:
+        at = file["reconstruction"].id.get_chunk_info(1).byte_offset
+    path.write_bytes(whole[: at + 20] + bytes(20) + whole[at + 40 :])
+    (tmp_path / "out/brain/cg_sense.npy").rename(tmp_path / "before.npy")
+    assert run(*command, "npy") == 0
+    assert len(computed) == 4
+    assert np.array_equal(np.load(tmp_path / "out/brain/cg_sense.npy"), np.load(tmp_path / "before.npy"))
+    path.write_bytes(path.read_bytes()[:-100])
+    assert run(*command, "npy") == 0
+    assert len(computed) == 6
+    assert [row["status"] for row in summary(tmp_path / "out")] == ["done"]
+
+
+def test_a_volume_that_another_process_computes_is_left_to_it(folder, tmp_path, computed, capsys):
+    command = [folder / "brain.h5", "-o", tmp_path / "out", "--method", "cg_sense", "zero_filled"]
+    lock = tmp_path / "out/brain/.cg_sense.lock"
+    with exclusive(lock):
+        assert run(*command) == 1
+        assert computed == ["zero_filled"] * 2
+        assert "failed: brain, cg_sense: another process computes it now" in capsys.readouterr().err
+        with pytest.raises(BlockingIOError), exclusive(lock):
+            pass
+    assert run(*command) == 0
+    assert computed == ["zero_filled"] * 2 + ["cg_sense"] * 2
+    assert not lock.exists()
 
 
 def test_a_broken_scan_stops_no_other_and_is_one_line(folder, tmp_path, capsys):

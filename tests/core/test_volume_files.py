@@ -1,7 +1,10 @@
 """Volumes that are read back from their files."""
 
+import zipfile
+
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 
 from tests.support import scans
@@ -73,8 +76,16 @@ def test_what_is_no_volume_is_refused_with_what_would_be(tmp_path):
     (tmp_path / "bad.nii.gz").write_bytes(b"nonsense")
     (tmp_path / "bad.h5").write_bytes(b"nonsense")
     (tmp_path / "bad.dicom.zip").write_bytes(b"nonsense")
+    report = pydicom.Dataset()
+    report.SOPClassUID, report.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.88.11", "1.2.3"
+    report.file_meta = pydicom.dataset.FileMetaDataset()
+    report.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    report.save_as(tmp_path / "report.dcm", enforce_file_format=True)
+    with zipfile.ZipFile(tmp_path / "report.dicom.zip", "w") as archive:
+        archive.write(tmp_path / "report.dcm", "report/1.dcm")
     scans.write_hdf5(tmp_path / "scan.h5", **scans.mri(1))
     for name, words in (
+        ("report.dicom.zip", "found no grey image in report"),
         ("four.npy", "expected numbers (slices, y, x) or (y, x)"),
         ("bad.npy", "damaged"),
         ("bad.nii.gz", "damaged"),

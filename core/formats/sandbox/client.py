@@ -17,7 +17,7 @@ from udig_recon.core.formats.limits import DEFAULT_LIMITS, Limits
 from udig_recon.core.formats.sandbox.isolation import MissingParts
 from udig_recon.core.formats.sandbox.messages import Nonsense, unpack, unpack_identity
 from udig_recon.core.formats.sandbox.pool import Order, ReaderPool
-from udig_recon.core.identity import Identity
+from udig_recon.core.identity import TEMPLATE_EXPECTED, Identity
 
 _SLOWEST_BYTES_PER_SECOND = 8 << 20
 _SLOWEST_PREPARED = 2  # times as long: the file is read twice and written once
@@ -105,10 +105,13 @@ class Prober:
             file.flush()
             order = {"template": True, "seconds": seconds, "most_bytes": 0}
             answer = self._pool.run(order, [file.fileno()])
-        if answer.said is not None and answer.status == 0:
+        if answer.said is None:
+            found = f"content that took longer than {seconds:g} s to examine"
+            raise UnreadableScan.at("template", found, TEMPLATE_EXPECTED)
+        if answer.status == 0:
             with suppress(Nonsense):
                 return unpack_identity(answer.said)
-        raise UnreadableScan.at("template", "a damaged DICOM file", "a DICOM file")
+        raise UnreadableScan.at("template", "a damaged DICOM file", TEMPLATE_EXPECTED)
 
     def _header(self, order: Order, descriptors: list[int]) -> ScanHeader:
         answer = self._pool.run(order, descriptors)

@@ -35,7 +35,7 @@ NOTE = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
 MANUFACTURER = "uDiG Recon"
 ASSUMED_PLACE = "Position and orientation of the patient are not known: axial slices seen from the feet are assumed"
 _SERIES_END = " (research)"
-_ST, _LO, _SH = 1024, 64, 16  # characters that a text of this VR may have
+_LT, _ST, _LO, _SH = 10240, 1024, 64, 16  # characters that a text of this VR may have
 
 Kind = Literal["reconstruction", "deviation", "hallucination", "comparison"]
 KINDS: tuple[Kind, ...] = ("reconstruction", "deviation", "hallucination", "comparison")
@@ -147,7 +147,7 @@ def object_dataset(
     data.Manufacturer, data.ManufacturerModelName = MANUFACTURER, "udig-recon"
     data.SoftwareVersions = software_versions(info)
     data.DerivationDescription = limited(derivation(study, rating), _ST)
-    data.ImageComments = "\n".join([NOTE, *comments(study, rating)])
+    data.ImageComments = limited("\n".join([NOTE, *comments(study, rating)]), _LT)
     data.ContributingEquipmentSequence = DicomSequence([_equipment(study)])
     data.LossyImageCompression = "00"
     data.SOPInstanceUID = study.uid("object", kind, sop_class, placed.index)
@@ -189,8 +189,7 @@ def comments(study: Study, rating: Rating | None) -> list[str]:
         told.append("The spacing of slices is not known: 1 mm is assumed")
     if study.modality is Modality.CT and study.water is None:
         told.append("The attenuation of water is not known: values are in 1/mm, not Hounsfield units")
-    told += [*info.corrections, *info.warnings]
-    return [*told, f"Job {study.job}"]
+    return [*told, f"Job {study.job}", *info.corrections, *info.warnings]
 
 
 def _equipment(study: Study) -> Dataset:

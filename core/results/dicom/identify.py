@@ -60,7 +60,20 @@ def identify(data: Dataset, identity: Identity) -> None:
     data.SeriesInstanceUID = derived_uid("identified", str(data.SeriesInstanceUID), study)
     data.SOPInstanceUID = derived_uid("identified", str(data.SOPInstanceUID), study)
     data.StudyInstanceUID = study
+    _identify_references(data, study)
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
+
+
+def _identify_references(data: Dataset, study: str) -> None:
+    """Refer to the other objects of the result by the UIDs that `identify` gives them."""
+    for element in data:
+        if element.VR != "SQ":
+            continue
+        for item in element.value:
+            for keyword in ("ReferencedSOPInstanceUID", "SeriesInstanceUID"):
+                if keyword in item:
+                    setattr(item, keyword, derived_uid("identified", str(item[keyword].value), study))
+            _identify_references(item, study)
 
 
 def identify_file(stored: IO[bytes], file: IO[bytes], identity: Identity) -> None:

@@ -48,7 +48,7 @@ class Geometry:
             assumed = assumed_affine(info.pixel_spacing_mm, spacing)
             return cls(SliceGeometry.of(assumed), True, None if spacing is None else float(spacing))
         affine = np.asarray(told, float)
-        return cls(SliceGeometry.of(affine), False, float(np.linalg.norm(affine[:3, 2])))
+        return cls(SliceGeometry.of(affine), False, float(np.linalg.norm(affine[:3, 2])) or None)
 
 
 def series_of(info: ResultInfo, modality: Modality, geometry: Geometry) -> tuple[Series, ...]:

@@ -224,7 +224,8 @@ def values_of(result: SpooledResult, study: Study, kind: Kind, placed: PlacedSli
     if values is None or study.water is None or kind == "hallucination":
         return values
     offset = 1000.0 if kind == "reconstruction" else 0.0
-    return np.asarray(values * (1000 / study.water) - offset, np.float32)
+    most = float(np.finfo(np.float32).max)
+    return np.clip(values.astype(np.float64) * (1000 / study.water) - offset, -most, most).astype(np.float32)
 
 
 @contextmanager
