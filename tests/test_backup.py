@@ -14,6 +14,7 @@ import httpx2
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
+from tests.core.test_dicom import template
 from tests.support.environment import ROOT
 from tests.support.scans import ct, write_hdf5
 from tests.support.worker_processes import until
@@ -22,6 +23,7 @@ from udig_recon.worker.cli import postgres
 from udig_recon.worker.database.tables import Scan
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.standalone.servers import EmbeddedError
+from udig_recon.worker.storage import keys
 
 pytestmark = pytest.mark.service
 
@@ -76,8 +78,10 @@ def block(mark: str, **variables: str) -> None:
 
 
 def post(client: httpx2.Client, scan: Path, iterations: int) -> str:
+    """The id of a job for a scan with a template beside it."""
     job = f'{{"parameters": {{"method": "sirt", "iterations": {iterations}, "holdout_share": 0}}}}'
-    answer = client.post("/v1/jobs", files={"scan": scan.read_bytes()}, data={"job": job})
+    files = {"scan": scan.read_bytes(), "template": template()}
+    answer = client.post("/v1/jobs", files=files, data={"job": job})
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
 
@@ -101,6 +105,9 @@ def test_a_service_restored_from_a_backup_has_the_results_and_goes_on_with_a_hal
         refused = run("migrate", "--down", "0006", DATA=str(folder / "data"))
         assert (refused.returncode, "in use" in refused.stderr) == (1, True)
     block("restore", NEW=str(restored), BACKUP=str(backup))
+    # What nothing else could make again is there: of whom a template says that the scan is.
+    (identity,) = [path for path in (restored / keys.IDENTITIES).rglob("*") if path.is_file()]
+    assert identity.read_bytes() == (folder / "data" / identity.relative_to(restored)).read_bytes()
     with serving(restored, folder / "log") as client:
         assert client.get(f"/v1/jobs/{done}/result?format=npy").content == result
         assert seen(client, done)["status"] == "succeeded"

@@ -169,6 +169,14 @@ def test_the_script_of_the_first_start_makes_the_roles_of_the_service() -> None:
     assert f"CREATE DATABASE udig OWNER {OWNER};" in script
 
 
+def test_documents_name_roles_that_the_compose_file_makes() -> None:
+    text = "".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    named = re.findall(r"(?:psql|pg_dump|pg_restore) (?:-U |--username=)(\w+)", text)
+    assert "postgres" in named
+    assert set(named) <= {"postgres", OWNER, SERVICE}
+    assert "POSTGRES_USER" not in SERVICES["postgres"]["environment"]
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_every_service_runs_a_command_that_exists(name: str) -> None:
     program, command = SERVICES[name]["command"]
