@@ -4,8 +4,10 @@ The API process imports this module with the first such delivery: pynetdicom bri
 """
 
 import logging
+import socket
 import ssl
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from udig_recon.worker.storage.base import Storage
 
 _config.STORE_SEND_CHUNKED_DATASET = True  # a file that is sent as it is is not read whole
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # the courier tells what went wrong
+MOST_PDU_BYTES = 1 << 20  # that an archive may send at once; its answers have some hundred
 
 
 class Sending:
@@ -29,19 +32,23 @@ class Sending:
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
-        self._association: Association | None = None
+        self._entity: _Entity | None = None
 
     def stop(self) -> None:
-        """End the association; `store` then raises NotStored."""
+        """End the association, also one that is being made; `store` then raises NotStored."""
         self._stopped.set()
-        if (association := self._association) is not None:
-            association.abort()
+        association = None if self._entity is None else self._entity.association
+        if association is not None:
+            _disconnect(association)  # an abort alone would wait until the peer reads it
+            if association.is_established:
+                association.abort()
             association.dimse.msg_queue.put((None, None))  # wakes who waits for an answer
 
     def store(self, destination: DIMSEDestination, objects: ResultObjects, storage: Storage) -> None:
         """Send all objects over one association. Raises NotStored."""
         classes = [_sop_class(objects, number) for number in range(len(objects))]
-        association = self._association = _associate(destination, set(classes))
+        self._entity = _Entity(ae_title=destination.calling_ae_title)
+        association = _associate(self._entity, destination, set(classes))
         failures: list[int] = []
         try:
             for number in range(len(objects)):
@@ -57,13 +64,24 @@ class Sending:
             association.release()
         finally:
             if association.is_established:
+                _disconnect(association)
                 association.abort()
         if failures:
             raise refused(failures, len(objects))
 
 
 class _Socket(AssociationSocket):
-    """A socket that is closed, too, where it could not be connected."""
+    """A socket that waits for a silent peer only so long, and is closed, too, where it could not be connected."""
+
+    def connect(self, primitive: Any) -> None:
+        super().connect(primitive)
+        if self.socket is not None:  # pynetdicom would wait for ever for a peer that stops to read, or to write
+            self.socket.settimeout(self.assoc.network_timeout)
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        if nr_bytes > MOST_PDU_BYTES:
+            raise OSError("the peer announces too much")
+        return super().recv(nr_bytes)
 
     def _shutdown_socket(self) -> None:
         opened = self.socket
@@ -73,12 +91,24 @@ class _Socket(AssociationSocket):
 
 
 class _Entity(AE):
-    """An application entity that leaves no socket open."""
+    """An application entity that leaves no socket open, and knows its association before that is established."""
+
+    association: Association | None = None
 
     def _create_socket(self, assoc: Association, address: Any, tls_args: Any) -> AssociationSocket:
+        self.association = assoc
         made = _Socket(assoc, address=address)
         made.tls_args = tls_args
         return made
+
+
+def _disconnect(association: Association) -> None:
+    """End the connection, so that no thread waits for the peer any more. The thread that uses the socket closes it."""
+    opened = None if association.dul.socket is None else association.dul.socket.socket
+    if opened is not None:
+        with suppress(OSError):
+            # Not that of TLS, which would have the other thread write in plain text.
+            socket.socket.shutdown(opened, socket.SHUT_RDWR)
 
 
 def _sop_class(objects: ResultObjects, number: int) -> str:
@@ -88,9 +118,8 @@ def _sop_class(objects: ResultObjects, number: int) -> str:
     return str(meta.MediaStorageSOPClassUID)
 
 
-def _associate(destination: DIMSEDestination, classes: set[str]) -> Association:
+def _associate(entity: _Entity, destination: DIMSEDestination, classes: set[str]) -> Association:
     """An association that takes all these classes. Raises NotStored."""
-    entity = _Entity(ae_title=destination.calling_ae_title)
     seconds = destination.timeout_seconds
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = seconds
     for sop_class in sorted(classes):

@@ -9,6 +9,7 @@ _REASONS = {
     0x0124: "not authorised",
     0xC122: "transfer syntax not supported",
 }
+MOST_REASONS = 10  # that an error names
 _GROUPS = {0xA700: "out of resources", 0xA900: "data set does not match SOP class"}
 
 
@@ -24,5 +25,6 @@ def describe_reason(code: int) -> str:
 
 def refused(codes: Sequence[int], count: int) -> NotStored:
     """Some of `count` objects were refused, with these reasons."""
-    reasons = ", ".join(dict.fromkeys(map(describe_reason, codes)))
+    told = list(dict.fromkeys(map(describe_reason, codes)))
+    reasons = ", ".join(told[:MOST_REASONS]) + (", and others" if len(told) > MOST_REASONS else "")
     return NotStored(f"refused {len(codes)} of {count} objects: {reasons}")

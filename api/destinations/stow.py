@@ -20,6 +20,7 @@ from udig_recon.worker.storage.base import Storage
 BATCH_BYTES = 32 << 20  # of one request: archives limit bodies
 READ_BYTES = 256 << 10
 MOST_ANSWER_BYTES = 4 << 20
+MOST_REASON = 0xFFFF
 FAILED_SEQUENCE, FAILURE_REASON = "00081198", "00081197"
 UNKNOWN_REASON = 0x0110
 
@@ -88,6 +89,7 @@ async def _post(
         "content-type": f'multipart/related; type="application/dicom"; boundary={boundary}',
         "content-length": str(length),  # archives refuse bodies of unknown length
         "accept": "application/dicom+json",
+        "accept-encoding": "identity",  # a few bytes could become any number of them
     }
     try:
         async with client.stream("POST", f"{destination.url}/studies", content=body(), headers=headers) as answer:
@@ -100,16 +102,16 @@ async def _post(
         raise NotStored("no connection") from None
     except httpx2.TransportError:
         raise NotStored("the connection broke off") from None
-    return _failures(answer.status_code, text, len(sizes))
+    return await threads.run(_failures, answer.status_code, text, len(sizes))
 
 
 async def _read(answer: httpx2.Response) -> bytes:
-    text = b""
-    async for part in answer.aiter_bytes():
+    text = bytearray()
+    async for part in answer.aiter_raw():
         text += part
         if len(text) > MOST_ANSWER_BYTES:
             raise NotStored(f"answered {answer.status_code} with more than {MOST_ANSWER_BYTES} bytes")
-    return text
+    return bytes(text)
 
 
 def _failures(status: int, text: bytes, count: int) -> list[int]:
@@ -122,7 +124,7 @@ def _failures(status: int, text: bytes, count: int) -> list[int]:
         return [UNKNOWN_REASON] * count
     if found is None and status == HTTPStatus.ACCEPTED:
         raise NotStored("answered 202 Accepted without saying which objects it stored")
-    return found or []
+    return (found or [])[:count]
 
 
 def _reasons(text: bytes) -> list[int] | None:
@@ -142,19 +144,25 @@ def _reasons(text: bytes) -> list[int] | None:
 def _reasons_of_json(answer: Any) -> list[int]:
     reasons = []
     for data in answer if isinstance(answer, list) else [answer]:
-        sequence = data.get(FAILED_SEQUENCE) if isinstance(data, dict) else None
-        for item in (sequence or {}).get("Value") or [] if isinstance(sequence, dict) else []:
-            told = item.get(FAILURE_REASON) if isinstance(item, dict) else None
-            values = told.get("Value") if isinstance(told, dict) else None
+        for item in _values(data, FAILED_SEQUENCE):
+            values = _values(item, FAILURE_REASON)
             reasons.append(_number(values[0] if values else None))
     return reasons
 
 
+def _values(data: object, tag: str) -> list[Any]:
+    """Values of an attribute of a data set, of which an archive may make anything."""
+    attribute = data.get(tag) if isinstance(data, dict) else None
+    values = attribute.get("Value") if isinstance(attribute, dict) else None
+    return values if isinstance(values, list) else []
+
+
 def _number(value: object) -> int:
     try:
-        return int(str(value).strip())
+        number = int(str(value).strip())
     except ValueError:
         return UNKNOWN_REASON
+    return number if 0 <= number <= MOST_REASON else UNKNOWN_REASON
 
 
 def _root(error: BaseException) -> BaseException:

@@ -17,13 +17,14 @@ from udig_recon.api.access.authentication import (
 from udig_recon.api.dependencies import Context, ContextDep
 from udig_recon.api.http.concurrency import client_of
 from udig_recon.api.http.json_body import check_content_type, read_limited
-from udig_recon.api.http.problems import Unauthenticated
+from udig_recon.api.http.problems import Invalid, Unauthenticated
 from udig_recon.api.pages.rendering import LOGIN, PageRoute, page, safe_path
 from udig_recon.worker.access import audit, keys
 from udig_recon.worker.access.login_sessions import LIFETIME, close_login, open_login
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 FORM = "application/x-www-form-urlencoded"
+MOST_FIELDS = 8
 ATTEMPTS_PER_MINUTE = 20
 """Logins that one address may try, right or wrong; each API process counts by itself."""
 
@@ -44,7 +45,7 @@ async def log_in(request: Request, context: ContextDep) -> Response:
     """Open a session for the key of the form, and go on to where the form says."""
     check_same_origin(request)
     check_content_type(request, "a login", FORM)
-    form = parse_qs((await read_limited(request, "a login")).decode("utf-8", "replace"))
+    form = _parse_form(await read_limited(request, "a login"))
     back = safe_path(form.get("next", ["/"])[0])
     if not context.settings.authenticates:
         return RedirectResponse(back, 303)
@@ -67,6 +68,17 @@ async def log_in(request: Request, context: ContextDep) -> Response:
         samesite="strict",
     )
     return answer
+
+
+def _parse_form(body: bytes) -> dict[str, list[str]]:
+    """Values of the form by field. Raises Invalid where it has too many: nobody has shown a key yet."""
+    try:
+        return parse_qs(body.decode("utf-8", "replace"), max_num_fields=MOST_FIELDS)
+    except ValueError:
+        expected = "key and next"
+        raise Invalid.at(
+            "body", "a login has two fields", found=f"more than {MOST_FIELDS}", expected=expected
+        ) from None
 
 
 def _open(context: Context, caller: Caller, earlier: str | None) -> str:

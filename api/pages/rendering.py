@@ -131,13 +131,21 @@ def error_page(request: Request, problem: Problem) -> Response:
 def _to_login(request: Request, problem: Unauthenticated) -> Response:
     """Lead to the login, and from there back to the page; a part of a page has its whole page go there."""
     if "hx-request" in request.headers:
-        current = urlsplit(request.headers.get("hx-current-url", ""))
-        back = urlencode({"next": safe_path(f"{current.path}?{current.query}".rstrip("?"))})
+        back = urlencode({"next": _path_of(request.headers.get("hx-current-url", ""))})
         return Response(status_code=401, headers={**problem.headers, "HX-Redirect": f"{LOGIN}?{back}", **_HEADERS})
     if request.method != "GET":
         return error_page(request, problem)
     path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     return RedirectResponse(f"{LOGIN}?{urlencode({'next': path})}", 303, _HEADERS)
+
+
+def _path_of(url: str) -> str:
+    """Path and query of a page of this service; `/` where that is no URL."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "/"
+    return safe_path(f"{parts.path}?{parts.query}".rstrip("?"))
 
 
 def safe_path(path: str) -> str:

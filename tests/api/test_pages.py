@@ -204,6 +204,12 @@ def test_a_wrong_key_is_refused_in_words_and_many_are_slowed_down(keyed_api: Key
     assert "refused.401" in [action for _, action, _ in keyed_api.audited(reads=True)]
 
 
+def test_a_login_of_many_fields_is_refused_before_it_is_read(keyed_api: KeyedApi) -> None:
+    headers = {"Origin": "http://testserver", "Content-Type": "application/x-www-form-urlencoded"}
+    answer = keyed_api.client.post("/login", content="key=x&" * 100_000, headers=headers)
+    assert (answer.status_code, "a login has two fields" in answer.text) == (422, True)
+
+
 def test_scopes_and_tenant_of_a_login_are_the_keys(keyed_api: KeyedApi, mri_file: bytes) -> None:
     client = keyed_api.client
     _, theirs = keyed_api.key("oncology")
@@ -291,3 +297,6 @@ def test_a_part_of_a_page_sends_the_whole_page_to_the_login(keyed_api: KeyedApi)
     headers = {"HX-Request": "true", "HX-Current-URL": "http://testserver/jobs/7?slice=2"}
     answer = keyed_api.client.get(f"/jobs/{uuid.uuid4()}/summary", headers=headers, follow_redirects=False)
     assert (answer.status_code, answer.headers["hx-redirect"]) == (401, "/login?next=%2Fjobs%2F7%3Fslice%3D2")
+    headers["HX-Current-URL"] = "http://[nowhere/jobs/7"
+    answer = keyed_api.client.get(f"/jobs/{uuid.uuid4()}/summary", headers=headers, follow_redirects=False)
+    assert (answer.status_code, answer.headers["hx-redirect"]) == (401, "/login?next=%2F")

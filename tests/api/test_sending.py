@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import ssl
 import threading
 import tracemalloc
@@ -17,6 +18,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import ImplicitVRLittleEndian
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 
 from tests.support import orthanc
 from tests.support.dicom_objects import AE_TITLE, CERTIFICATES, object_uid, peer, server_tls, write_archive
@@ -207,6 +209,79 @@ def test_an_attempt_is_ended_from_outside(storage: LocalStorage, objects: Path) 
     assert len(errors) == 1
 
 
+@pytest.mark.parametrize("silence", ["before its answer", "within its answer", "while it is sent an object"])
+@pytest.mark.parametrize("end", ["the time-out", "stop"])
+def test_an_archive_that_falls_silent_holds_no_attempt(
+    storage: LocalStorage, tmp_path: Path, silence: str, end: str
+) -> None:
+    seconds = 1.0 if end == "the time-out" else 60.0
+    text = '[a]\nkind="dimse"\ntenants=["*"]\nhost="127.0.0.1"\nport={}\nae_title="A"\ntimeout_seconds={}'
+    objects = write_archive(tmp_path / "large.zip", 1, 2048)  # 8 MB: more than the buffers of a connection take
+    sending, errors = Sending(), []
+    with silent_archive(silence) as (port, fell_silent):
+        destination = parse_destinations(text.format(port, seconds))["a"]
+        assert isinstance(destination, DIMSEDestination)
+
+        def run() -> None:
+            with ResultObjects(objects) as found:
+                try:
+                    sending.store(destination, found, storage)
+                except NotStored as error:
+                    errors.append(str(error))
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        assert fell_silent.wait(30)
+        if end == "stop":
+            stopping = threading.Thread(target=sending.stop, daemon=True)
+            stopping.start()
+            stopping.join(20)
+            assert not stopping.is_alive()
+        thread.join(20)
+        assert not thread.is_alive()
+    assert len(errors) == 1
+
+
+def test_an_archive_that_announces_gigabytes_is_not_listened_to(storage: LocalStorage, objects: Path) -> None:
+    with silent_archive("within its answer", announced=0xFFFFFFFF) as (port, _), pytest.raises(NotStored):
+        by_cstore(storage, objects, port)
+
+
+@contextmanager
+def silent_archive(silence: str, announced: int = 100) -> Iterator[tuple[int, threading.Event]]:
+    """An archive that does not go on at a point; its port, and whether it has come there."""
+    listener, fell_silent, opened = socket.create_server(("127.0.0.1", 0)), threading.Event(), []
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        opened.append(connection)
+        request = A_ASSOCIATE_RQ()
+        head = connection.recv(6, socket.MSG_WAITALL)
+        request.decode(head + connection.recv(int.from_bytes(head[2:]), socket.MSG_WAITALL))
+        if silence == "within its answer":
+            connection.sendall(b"\x02\x00" + announced.to_bytes(4))
+        elif silence == "while it is sent an object":
+            accepted = request.to_primitive()
+            for context in accepted.presentation_context_definition_list:
+                context.result, context.transfer_syntax = 0, context.transfer_syntax[:1]
+            accepted.presentation_context_definition_results_list = accepted.presentation_context_definition_list
+            accepted.result, accepted.result_source = 0, 1
+            made = A_ASSOCIATE_AC()
+            made.from_primitive(accepted)
+            connection.sendall(made.encode())
+            connection.recv(6, socket.MSG_WAITALL)
+        fell_silent.set()
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()[1], fell_silent
+    finally:
+        for each in (listener, *opened):
+            each.close()
+        thread.join(5)
+
+
 # STOW-RS
 
 
@@ -304,6 +379,13 @@ def test_stow_takes_memory_for_a_block_whatever_the_size_of_a_result(storage: Lo
     assert peak < 8 << 20
 
 
+UNKNOWN = "0110H processing failure"
+
+
+def failed_json(*reasons: int) -> str:
+    return json.dumps({"00081198": {"Value": [{"00081197": {"Value": [reason]}} for reason in reasons]}})
+
+
 FAILED = {"00081155": {"vr": "UI", "Value": ["2.25.1001"]}, "00081197": {"vr": "US", "Value": [43264]}}
 FAILED_JSON = json.dumps({"00081198": {"vr": "SQ", "Value": [FAILED]}})
 FAILED_XML = (
@@ -329,6 +411,11 @@ FAILED_XML = (
         (302, "http://127.0.0.1:1/", "answered 302 Found"),
         (599, "", "answered 599"),
         (200, '{"a":' * 100_000, None),
+        (200, json.dumps({"00081198": {"Value": 5}}), None),
+        (200, json.dumps({"00081198": {"Value": [{"00081197": {"Value": 5}}]}}), f"refused 1 of 3 objects: {UNKNOWN}"),
+        (200, json.dumps({"00081198": {"Value": [5]}}), f"refused 1 of 3 objects: {UNKNOWN}"),
+        (200, failed_json(-1, 10**400, 10**4), f"refused 3 of 3 objects: {UNKNOWN}, 2710H"),
+        (200, failed_json(*range(10**4)), "refused 3 of 3 objects: 0000H, 0001H, 0002H"),
     ],
 )
 def test_what_a_dicomweb_archive_answers_is_read(
@@ -352,6 +439,12 @@ def test_an_answer_without_end_is_not_kept(
         archive.answers = [(200, "x" * 5000)]
         with pytest.raises(NotStored, match="more than 1000 bytes"):
             by_stow(storage, objects, archive.url)
+
+
+def test_an_answer_is_never_unpacked(storage: LocalStorage, objects: Path) -> None:
+    with web_archive() as archive:
+        by_stow(storage, objects, archive.url)
+    assert archive.headers[0]["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize("trusted", [True, False])

@@ -147,6 +147,11 @@ REFUSED: dict[str, tuple[int, str, Ask]] = {
     "parts to join": (422, "Upload-Concat", lambda c: create(c, 9, {"Upload-Concat": "partial"})),
     "too large a length": (413, "Upload-Length", lambda c: create(c, 2 * MIB + 1)),
     "metadata of no base64": (422, "Upload-Metadata", lambda c: create(c, 9, {"Upload-Metadata": "filename a.h5"})),
+    "metadata beyond ASCII": (
+        422,
+        "Upload-Metadata",
+        lambda c: create(c, 9, {"Upload-Metadata": "filename é".encode()}),
+    ),
     "metadata twice": (422, "Upload-Metadata", lambda c: create(c, 9, {"Upload-Metadata": "a YQ==,a YQ=="})),
     "a digest of no hash": (422, "Upload-Metadata", lambda c: create(c, 9, {"Upload-Metadata": "sha256 YQ=="})),
     "first bytes of another type": (415, "Content-Type", lambda c: create(c, 9, content=b"abc")),
@@ -183,6 +188,7 @@ def test_bytes_that_do_not_fit_are_refused_and_change_nothing(client: TestClient
         "too many, of unknown number": (413, append(client, path, 4, chunked)),
         "unknown algorithm": (400, append(client, path, 4, data[4:], {"Upload-Checksum": "md5 YWFh"})),
         "checksum of no base64": (400, append(client, path, 4, data[4:], {"Upload-Checksum": "sha1 ?"})),
+        "checksum beyond ASCII": (400, append(client, path, 4, data[4:], {"Upload-Checksum": "sha1 é".encode()})),
         "wrong checksum": (460, append(client, path, 4, data[4:], {"Upload-Checksum": "sha1 YWFh"})),
     }
     assert {name: answer.status_code for name, (_, answer) in refused.items()} == {

@@ -27,14 +27,17 @@ from udig_recon.worker.database.tables import (
     Audit,
     Base,
     Comparison,
+    DestinationDelivery,
     Job,
     JobSlice,
     Key,
     Scan,
     Snapshot,
     Status,
+    WebhookDelivery,
     Worker,
 )
+from udig_recon.worker.jobs.webhook_outbox import ENDS
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage import keys as stored_keys
 from udig_recon.worker.storage.local import LocalStorage
@@ -204,6 +207,28 @@ def test_jobs_outlive_a_step_back_but_not_what_they_were_compared_for(
         found = session.scalars(select(Job)).all()
         assert [(job.comparison_id, job.compared) for job in found] == [(None, None)] * len(Status)
         assert session.scalars(select(Comparison)).all() == []
+
+
+def test_webhooks_of_before_are_of_their_jobs_tenant_and_a_step_back_leaves_those_that_it_knows(
+    settings: Settings, database: sessionmaker[Session]
+) -> None:
+    url, traceparent = str(settings.migration_database_url), f"00-{'1' * 32}-{'2' * 16}-01"
+    with database.begin() as session:
+        fill(session)
+        session.execute(update(Job).values(tenant="radiology", traceparent=traceparent))
+        job_id, comparison_id = session.scalars(select(Job.id)).first(), session.scalars(select(Comparison.id)).one()
+        for event, of in (("job.started", {"job_id": job_id}), ("comparison.failed", {"comparison_id": comparison_id})):
+            session.add(WebhookDelivery(tenant="radiology", url="https://example.org/", event=event, **of))
+        session.add(DestinationDelivery(job_id=job_id, destination="archive", tenant="radiology"))
+    command.downgrade(config(url), "0016")
+    with database() as session:
+        assert set(session.scalars(text("SELECT event FROM webhook_deliveries"))) == set(ENDS)
+    migrate(url)
+    with database() as session:
+        found = session.scalars(select(WebhookDelivery)).all()
+        assert {each.event for each in found} == set(ENDS)
+        assert {(each.tenant, each.traceparent, each.data) for each in found} == {("radiology", traceparent, None)}
+        assert session.scalars(select(DestinationDelivery)).all() == []
 
 
 @pytest.mark.parametrize("table", ["scans", "jobs"])

@@ -41,11 +41,11 @@ def _readable(path: Path) -> Path:
     return path
 
 
-def _absolute(text: object) -> object:
+def _absolute(text: object) -> Path:
     # A relative path would mean another file in each process.
-    if isinstance(text, str) and not text.startswith("/"):
+    if not isinstance(text, str) or not text.startswith("/"):
         raise ValueError("expected an absolute path")
-    return Path(text) if isinstance(text, str) else text
+    return Path(text)
 
 
 def _is_web_url(url: str) -> str:
@@ -58,6 +58,8 @@ def _is_web_url(url: str) -> str:
         raise ValueError("expected an http or https URL with a host, such as https://pacs.example.org/dicom-web")
     if parts.username is not None or parts.password is not None:
         raise ValueError("a user name or password does not belong here; set username and password_file")
+    if not re.fullmatch(r"[!-~]+", url):
+        raise ValueError("expected printable ASCII letters without blanks; others are written as %XX")
     if parts.query or parts.fragment:
         raise ValueError("expected a URL without query and fragment")
     return url.rstrip("/")
@@ -121,7 +123,7 @@ class DICOMwebDestination(_Destination):
     kind: Literal["dicomweb"]
     url: Annotated[str, AfterValidator(_is_web_url)]  # to which /studies is added
     token_file: ReadableFile | None = None  # a bearer token, read at each attempt
-    username: str | None = None
+    username: str | None = Field(None, min_length=1)
     password_file: ReadableFile | None = None  # read at each attempt
 
     @model_validator(mode="after")
@@ -140,7 +142,7 @@ class DIMSEDestination(_Destination):
     """An archive that takes objects by C-STORE (DICOM PS3.4 B)."""
 
     kind: Literal["dimse"]
-    host: str = Field(min_length=1, pattern=r"^[^\s/]+$")
+    host: str = Field(max_length=253, pattern=r"^[A-Za-z0-9._:%-]+$")
     port: int = Field(ge=1, le=65535)
     ae_title: AETitle  # of the archive
     calling_ae_title: AETitle = "UDIG"  # of this service

@@ -73,7 +73,7 @@ function takeScan(found) {
   list.append(...scan.warnings.map((warning) => make("li", warning)));
   warnings.replaceChildren(make("p", "To know about this scan"), list);
   showPicture();
-  offerMethods();
+  offerMethods().catch((error) => show(element("form-problem"), error));
 }
 
 function facts(of) {
@@ -107,6 +107,7 @@ async function showPicture() {
     const response = await request(`/v1/scans/${scan.id}/preview.png`);
     const blob = await response.blob();
     if (scan?.id !== shown) return;
+    URL.revokeObjectURL(picture.src);
     picture.src = URL.createObjectURL(blob);
     picture.hidden = false;
     placeholder.hidden = true;
@@ -259,6 +260,7 @@ function begin() {
   offerScans().catch(() => {});
   const known = new URLSearchParams(location.search).get("scan");
   if (known && scan === null) takeKnown(known);
+  else if (scan !== null && element("method").disabled) takeScan(scan); // the service was away when they were asked for
 }
 
 function listen() {

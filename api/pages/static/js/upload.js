@@ -87,9 +87,11 @@ async function inPieces(file, onProgress, signal) {
       sending.abort(true).catch(() => {});
       reject(new DOMException("cancelled", "AbortError"));
     });
-    sending.findPreviousUploads().then((earlier) => {
+    // Where the browser keeps nothing, the upload begins anew.
+    const earlier = sending.findPreviousUploads().catch(() => []);
+    earlier.then((found) => {
       if (signal.aborted) return;
-      if (earlier.length) sending.resumeFromPreviousUpload(earlier[0]);
+      if (found.length) sending.resumeFromPreviousUpload(found[0]);
       sending.start();
     });
   });
