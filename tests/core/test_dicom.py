@@ -153,6 +153,9 @@ def test_each_pixel_keeps_its_value_and_its_place(numbers: list[int], handed: in
         np.testing.assert_allclose(pixels, expected, atol=volume.max() / 65535)
         assert data.SOPClassUID == MRImageStorage
     assert sorted(seen) == sorted(numbers)
+    (spacing,) = {data.get("SpacingBetweenSlices") for data in found}
+    even = numbers != [0, 1, 4]
+    assert spacing == (pytest.approx(ACROSS * abs(numbers[1] - numbers[0])) if even else None)
     depths = [
         np.cross(*np.array(d.ImageOrientationPatient, float).reshape(2, 3)) @ d.ImagePositionPatient for d in found
     ]
@@ -385,6 +388,15 @@ def test_an_identity_without_a_study_still_makes_other_objects(archives: dict[st
     assert after.PatientID == "PAT-1"
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
         assert after[keyword] != before[keyword]
+
+
+def test_an_object_with_the_number_of_its_study_does_not_claim_to_have_no_identifier(archives: dict[str, Path]) -> None:
+    content = read(archives["mri"], "reconstruction/000001.dcm")
+    own = Identity(study_instance_uid="1.2.3.4", accession_number="A-7")
+    data = pydicom.dcmread(io.BytesIO(identify_object(content, own)))
+    assert (data.StudyInstanceUID, data.AccessionNumber) == ("1.2.3.4", "A-7")
+    assert "PatientIdentityRemoved" not in data
+    assert "DeidentificationMethod" not in data
 
 
 def test_an_assumed_place_is_never_in_the_patients_frame_of_reference(archives: dict[str, Path]) -> None:

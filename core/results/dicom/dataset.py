@@ -97,6 +97,12 @@ class Study:
         return SecondaryCaptureImageStorage if self.water is None else CTImageStorage
 
     @property
+    def slice_spacing_mm(self) -> float | None:
+        """From one slice of the result to the next; None where it is not known or not even."""
+        spacing, step = self.geometry.slice_spacing_mm, self.info.stack.step
+        return None if spacing is None or step is None else spacing * abs(step)
+
+    @property
     def method(self) -> str:
         """Name of the method."""
         return str(parameters_of(self.info).get("method", "reconstruction"))
@@ -209,8 +215,8 @@ def add_plane(data: Dataset, study: Study, placed: PlacedSlice, shape: tuple[int
     data.ImageOrientationPatient = decimals([*geometry.row_direction, *geometry.column_direction])
     data.PixelSpacing = decimals(geometry.spacing_mm)
     data.SliceThickness = None
-    if study.geometry.slice_spacing_mm is not None:
-        data.SpacingBetweenSlices = decimals([study.geometry.slice_spacing_mm])[0]
+    if study.slice_spacing_mm is not None:
+        data.SpacingBetweenSlices = decimals([study.slice_spacing_mm])[0]
     data.PatientPosition = ""
 
 

@@ -30,10 +30,11 @@ def identify(data: Dataset, identity: Identity) -> None:
     told how the patient lay.
     """
     known = {name: value for name, value in asdict(identity).items() if value}
+    if known:  # the number of a study tells the patient too
+        del data.PatientIdentityRemoved, data.DeidentificationMethod
     if "patient_id" in known or "patient_name" in known:
         for name in _PATIENT:
             setattr(data, KEYWORDS[name], known.get(name, ""))
-        del data.PatientIdentityRemoved, data.DeidentificationMethod
         if "issuer_of_patient_id" not in known:
             del data.IssuerOfPatientID
         for name in _MEASURES:
