@@ -40,6 +40,15 @@ def test_every_command_in_a_document_exists() -> None:
     assert [(file, name) for file, name in named if name not in COMMANDS and name not in of_client] == []
 
 
+def test_the_architecture_names_every_folder_and_none_that_is_not_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`((?:core|worker|api|client|tests|benchmarks)/[\w./]+)`", text))
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+    parts = [init.parent for package in ("core", "worker", "api") for init in (ROOT / package).glob("*/__init__.py")]
+    folders = {part.relative_to(ROOT).as_posix() for part in parts}
+    assert {folder for folder in folders if not any(f"{path}/".startswith(f"{folder}/") for path in named)} == set()
+
+
 def test_the_verbs_of_make_name_programs_that_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     benchmarks = re.search(r"^BENCHMARKS = (.*)$", makefile, re.MULTILINE)

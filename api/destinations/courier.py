@@ -23,7 +23,7 @@ from udig_recon.worker.access.audit import Who
 from udig_recon.worker.access.destinations import Destination, DIMSEDestination
 from udig_recon.worker.database.tables import DeliveryState, Job, Scan
 from udig_recon.worker.jobs.destination_outbox import DESTINATIONS, Delivery
-from udig_recon.worker.storage.scans import identity_of
+from udig_recon.worker.storage.scans import UnknownIdentity, identity_of
 
 MOST_AT_ONCE = 8
 LEASE_SECONDS = 60.0
@@ -113,8 +113,8 @@ class DestinationCourier(Courier[Delivery]):
     def _identifier(self, destination: Destination, delivery: Delivery) -> Identify | None:
         """What puts the scan's identity into objects; None: the destination may not have it, or no file tells it.
 
-        Raises NotStored where the scan was deleted: without its identity the result would be filed under another
-        patient, and beside the objects that earlier attempts have sent.
+        Raises NotStored where the scan was deleted or cannot be read: without its identity the result would be filed
+        under another patient, and beside the objects that earlier attempts have sent.
         """
         if not destination.identifiers:
             return None
@@ -122,7 +122,11 @@ class DestinationCourier(Courier[Delivery]):
             scan = session.scalar(select(Scan).join(Job, Job.scan_id == Scan.id).where(Job.id == delivery.job_id))
         if scan is None:
             raise NotStored("the scan was deleted, and with it the identifiers that this destination is to get")
-        identity = identity_of(self._context.storage, scan.tenant, scan.sha256)
+        try:
+            identity = identity_of(self._context.storage, scan.tenant, scan.sha256)
+        except UnknownIdentity:
+            again = "upload the scan again, with its template where it had one"
+            raise NotStored(f"the file with the identifiers is damaged or missing: {again}") from None
         if identity is None:
             return None
         from udig_recon.core.results.dicom.identify import identify_file  # loads pydicom

@@ -31,6 +31,7 @@ from udig_recon.worker.jobs import retention
 from udig_recon.worker.jobs.destination_outbox import DESTINATIONS, Delivery
 from udig_recon.worker.jobs.outbox import JITTER
 from udig_recon.worker.settings import Settings
+from udig_recon.worker.storage import keys
 from udig_recon.worker.storage.local import LocalStorage
 
 TOKEN = "a token that nobody may see"
@@ -261,6 +262,13 @@ def test_a_result_is_not_sent_without_the_identifiers_that_earlier_attempts_sent
         assert attempt(client, taken) is None
         assert attempt(client, taken) is None
         assert len(set(there.uids)) == len(there.uids) / 2  # a repeat is the same objects
+        for key in (keys.identity_of_scan(scan["sha256"]), keys.prepared_scan(scan["sha256"])):
+            storage.put(key, b"{")
+            assert "upload the scan again" in str(attempt(client, taken)), key
+            storage.delete(key)
+        assert "upload the scan again" in str(attempt(client, taken))
+        assert client.post("/v1/scans", files=form).status_code == 200
+        assert attempt(client, taken) is None
         with database.begin() as session:
             session.execute(text("UPDATE scans SET expires_at = now() - interval '1 second'"))
         assert retention.expire(database, storage) == 0

@@ -9,7 +9,7 @@ from tests.core.test_dicom import HOSTILE, IDENTITY, template
 from udig_recon.api.scans import ingest
 from udig_recon.worker.storage import keys
 from udig_recon.worker.storage.local import LocalStorage
-from udig_recon.worker.storage.scans import identity_of
+from udig_recon.worker.storage.scans import UnknownIdentity, identity_of
 
 JOB = '{"parameters": {"method": "fbp"}}'
 
@@ -39,7 +39,8 @@ def test_a_template_is_kept_beside_the_scan_and_deleted_with_it(
     assert client.delete(f"/v1/jobs/{job.json()['id']}").status_code == 204
     assert client.delete(f"/v1/scans/{scan['id']}").status_code == 204
     assert list(storage.list(keys.IDENTITIES)) == []
-    assert identity_of(storage, "default", scan["sha256"]) is None
+    with pytest.raises(UnknownIdentity):
+        identity_of(storage, "default", scan["sha256"])
 
 
 @pytest.mark.parametrize("content", [HOSTILE["text"], HOSTILE["cut off"], HOSTILE["nobody"]])

@@ -20,6 +20,10 @@ from udig_recon.worker.storage import keys
 from udig_recon.worker.storage.base import Storage
 
 
+class UnknownIdentity(Exception):
+    """Whether and whom a scan's files tell of cannot be said: one of them is damaged or not there."""
+
+
 @dataclass(frozen=True)
 class Brought:
     """A file that was received whole and found to be a scan."""
@@ -96,20 +100,20 @@ def forget(session: Session, storage: Storage, tenant: str, sha256: str) -> bool
 def identity_of(storage: Storage, tenant: str, sha256: str) -> Identity | None:
     """Who was scanned: by the template that came with a scan, or else by the scan's own header.
 
-    None where neither tells, and where the scan is deleted. Only what a destination with `identifiers = true` is sent
-    may hold it.
+    None where neither tells. Only what a destination with `identifiers = true` is sent may hold it. Raises
+    UnknownIdentity where a file that would tell is damaged or not there.
     """
     try:
         return Identity.from_json(storage.read(keys.identity_of_scan(sha256, tenant))) or None
     except FileNotFoundError:
         pass
     except (UnreadableScan, DamagedFile):
-        return None
+        raise UnknownIdentity from None
     try:
         with storage.local(keys.prepared_scan(sha256, tenant)) as path, open_prepared(path) as scan:
             return scan.identity or None
-    except (FileNotFoundError, DamagedScan):
-        return None
+    except (FileNotFoundError, DamagedFile, DamagedScan):
+        raise UnknownIdentity from None
 
 
 def end_of(retention_days: int | None) -> ColumnElement[Any] | None:
