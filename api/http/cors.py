@@ -36,6 +36,7 @@ ANSWER_HEADERS = (
     "Repr-Digest",
     "Retry-After",
     "WWW-Authenticate",
+    "Window-Levels",
 )
 """What a page may read of an answer, beside what every page may."""
 PREFLIGHT_SECONDS = 600

@@ -42,7 +42,15 @@ def test_pages_of_the_origins_that_are_named_are_let_in(settings: Settings, auth
             assert allowed(answer) == origin  # also of a refusal, so that the page can read the problem
             assert "Origin" in answer.headers["vary"]
             exposed = answer.headers["access-control-expose-headers"].split(", ")
-            assert {"ETag", "Location", "Retry-After", "Link", "Content-Disposition", "Upload-Offset"} <= set(exposed)
+            assert {
+                "ETag",
+                "Location",
+                "Retry-After",
+                "Link",
+                "Content-Disposition",
+                "Upload-Offset",
+                "Window-Levels",
+            } <= set(exposed)
         other = client.options("/v1/jobs", headers={"Origin": "https://example.org", **PREFLIGHT})
         assert (other.status_code, allowed(other)) == (400, None)
         assert allowed(client.get("/v1/jobs", headers={"Origin": "https://example.org"})) is None
