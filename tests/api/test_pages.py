@@ -221,6 +221,8 @@ def test_scopes_and_tenant_of_a_login_are_the_keys(keyed_api: KeyedApi, mri_file
     refused = client.post("/v1/scans", content=mri_file, headers=OWN)
     assert (refused.status_code, refused.json()["detail"]) == (403, "this key lacks the scope write")
     assert client.get("/v1/keys").status_code == 403
+    for path in ("/", "/comparisons/new"):
+        assert "lacks the scope <code>write</code>" in client.get(path).text
 
 
 def test_a_change_by_cookie_is_refused_unless_a_page_of_the_service_asks(keyed_api: KeyedApi, mri_file: bytes) -> None:
