@@ -79,7 +79,6 @@ def _layout(info: ResultInfo) -> tuple[list[int], dict[str, int]]:
 def _description(info: ResultInfo) -> dict[str, Any]:
     names = (
         "job_id",
-        "parameters",
         "seed",
         "seeds",
         "scan_sha256",
@@ -90,6 +89,8 @@ def _description(info: ResultInfo) -> dict[str, Any]:
     )
     told: dict[str, Any] = {name: info.attributes[name] for name in names if name in info.attributes}
     told |= {"slice_numbers": list(info.slice_numbers), "slice_spacing_mm": info.slice_spacing_mm}
+    if "parameters" in info.attributes:
+        told["parameters"] = info.parameters
     return {
         **told,
         "affine": info.affine,

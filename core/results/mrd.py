@@ -4,6 +4,7 @@ Below `dataset` lies a group for each kind of image: `image` (float32 magnitude 
 `standard_deviation` and `hallucination_map`, with `header`, `data` (images, 1, 1, y, x) and `attributes`.
 """
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -58,7 +59,7 @@ def image_head(
         steps = affine[:3, :3]
         lengths = [math.hypot(*steps[:, axis]) for axis in range(3)]
         for axis, name in enumerate(("read_dir", "phase_dir", "slice_dir")):
-            head[name] = steps[:, axis] / lengths[axis]
+            head[name] = steps[:, axis] / (lengths[axis] or 1)
         spacing_x, spacing_y, spacing_z = lengths
         head["position"] = (affine @ [columns // 2, rows // 2, frame.slice, 1])[:3]
     head["field_of_view"] = columns * spacing_x, rows * spacing_y, spacing_z
@@ -114,8 +115,9 @@ class MrdWriter:
 
     def _provenance(self, result: ResultSlice) -> dict[str, str]:
         attributes = self._info.attributes
-        names = ("job_id", "parameters", "seed", "seeds", "prior", "prior_sha256", "software", "torch")
-        told = {name: str(attributes[name]) for name in names if name in attributes}
+        names = ("job_id", "seed", "seeds", "prior", "prior_sha256", "software", "torch")
+        told = {"parameters": json.dumps(self._info.parameters)} if "parameters" in attributes else {}
+        told |= {name: str(attributes[name]) for name in names if name in attributes}
         if result.rating is not None:
             told["Rating"] = str(result.rating)
         if water := attributes.get("water_attenuation_per_mm"):

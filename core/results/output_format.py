@@ -1,5 +1,6 @@
 """What an output format is: its name, its suffix, its media type, and a writer that takes slice after slice."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -83,6 +84,12 @@ class ResultInfo:
     def slice_numbers(self) -> tuple[int, ...]:
         """Numbers of the slices in their scan; 0, 1, 2 ... where they are not known."""
         return tuple(self.attributes.get("slice_numbers", range(self.count)))
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of the method, which some attributes hold as JSON; empty where they are not known."""
+        told = self.attributes.get("parameters", {})
+        return dict(json.loads(told) if isinstance(told, str) else told)
 
     @property
     def pixel_spacing_mm(self) -> tuple[float, float]:

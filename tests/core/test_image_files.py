@@ -43,6 +43,7 @@ def test_cfl_holds_each_frame_at_its_place_among_barts_dimensions(tmp_path: Path
         place = values[:, :, 0, 0, 0, frame["contrast"], 0, 0, 0, 0, frame["repetition"], 0, 0, frame["slice"], 0, 0]
         np.testing.assert_array_equal(place.T, volume[number].astype(np.complex64))
     told = json.loads((tmp_path / "reconstruction.json").read_text())
+    assert told["parameters"] == MRI["parameters"]
     np.testing.assert_allclose(told["affine"], oblique(-1))
     if shutil.which("bart") is not None:
         said = subprocess.run(["bart", "show", "-m", tmp_path / "reconstruction"], capture_output=True, text=True)
@@ -72,6 +73,7 @@ def test_mrd_images_are_read_by_ismrmrd_with_their_place_and_counters(tmp_path: 
             np.testing.assert_allclose(steps * sizes, affine[:3, :3], atol=1e-4)
             np.testing.assert_allclose(image.position, (affine @ (10, 12, frame["slice"], 1))[:3], atol=1e-3)
             assert image.meta["Rating"] == "check: results differ between seeds"
+            assert json.loads(image.meta["parameters"]) == MRI["parameters"]
 
 
 def test_complex_mrd_images_are_pairs_as_ismrmrd_stores_them(tmp_path: Path) -> None:
@@ -91,5 +93,6 @@ def test_mrd_images_without_a_place_say_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cfl", "mrd"])
 def test_the_same_result_is_the_same_bytes(name: str, tmp_path: Path) -> None:
-    first, second = (write(tmp_path / each, name, [0, 1], MRI) for each in ("first", "second"))
+    as_text = {**MRI, "parameters": json.dumps(MRI["parameters"])}
+    first, second = (write(tmp_path / each, name, [0, 1], told) for each, told in (("first", MRI), ("second", as_text)))
     assert first.read_bytes() == second.read_bytes()

@@ -5,12 +5,10 @@ Nothing in them is of the patient: the patient is named after the job, and the s
 """
 
 import io
-import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +26,7 @@ from pydicom.valuerep import format_number_as_ds
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.quality.rating import Rating
 from udig_recon.core.results.dicom.series import Geometry, PlacedSlice, Series
-from udig_recon.core.results.dicom.uids import derived_uid, job_key, short_id
+from udig_recon.core.results.dicom.uids import derived_uid, job_key, short_id, software_of
 from udig_recon.core.results.output_format import ResultInfo
 
 NOTE = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
@@ -105,7 +103,7 @@ class Study:
     @property
     def method(self) -> str:
         """Name of the method."""
-        return str(parameters_of(self.info).get("method", "reconstruction"))
+        return str(self.info.parameters.get("method", "reconstruction"))
 
     @property
     def made_at(self) -> datetime | None:
@@ -118,12 +116,6 @@ class Study:
     def uid(self, *of: str | int) -> str:
         """A UID of something of this result."""
         return derived_uid(self.job, *of)
-
-
-def parameters_of(info: ResultInfo) -> dict[str, Any]:
-    """The method's parameters; some attributes hold them as JSON."""
-    told = info.attributes.get("parameters", {})
-    return dict(json.loads(told) if isinstance(told, str) else told)
 
 
 def object_dataset(
@@ -163,15 +155,14 @@ def object_dataset(
 
 def software_versions(info: ResultInfo) -> list[str]:
     """Versions of what made a result."""
-    software = info.attributes.get("software", f"udig-recon {version('udig-recon')}")
     torch = info.attributes.get("torch")
-    told = [str(software)] + ([] if torch is None else [f"torch {torch}"])
+    told = [software_of(info)] + ([] if torch is None else [f"torch {torch}"])
     return [limited(each.replace("\\", "/"), _LO) for each in told]
 
 
 def derivation(study: Study, rating: Rating | None) -> str:
     """How an image was made, in sentences: method, prior, seeds, software, rating."""
-    attributes, parameters = study.info.attributes, parameters_of(study.info)
+    attributes, parameters = study.info.attributes, study.info.parameters
     source = "k-space" if study.modality is Modality.MRI else "projections"
     preset = f" (preset {parameters['preset']})" if "preset" in parameters else ""
     sentences = [f"Reconstructed from {source} by {study.method}{preset}"]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import uuid
+from importlib.metadata import version
 from typing import Any
 
 from udig_recon.core.results.output_format import ResultInfo
@@ -14,12 +15,17 @@ def derived_uid(*of: str | int) -> str:
     return f"2.25.{int.from_bytes(digest[:16], 'big')}"
 
 
+def software_of(info: ResultInfo) -> str:
+    """The software that made a result: this version, where the result does not tell it."""
+    return str(info.attributes.get("software", f"udig-recon {version('udig-recon')}"))
+
+
 def job_key(info: ResultInfo) -> str:
-    """What names a result: the id of its job, or else a hash of all that is known of it, parameters and scan."""
+    """What names a result: the id of its job, or else a hash of all that is known of it and of the software."""
     attributes = {**info.attributes, "slice_numbers": list(info.slice_numbers)}
     if "job_id" in attributes:
         return str(uuid.UUID(str(attributes["job_id"])))
-    known = {name: _plain(value) for name, value in attributes.items()}
+    known = {name: _plain(value) for name, value in attributes.items()} | {"software": software_of(info)}
     return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
 
 
