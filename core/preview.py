@@ -24,7 +24,7 @@ Values = NDArray[np.float64]
 MOST_PIXELS = 256
 """A side of a CT preview."""
 MOST_VIEWS = 360
-"""Of a CT preview; of more views every second, third ... is used."""
+"""Of a CT preview; of more measured views every second, third ... is used."""
 DENSITY_ROUNDS = 5
 OVERSAMPLING = 2
 """Of the grid that non-Cartesian samples are spread on."""
@@ -77,10 +77,13 @@ def back_projected(scan: CTAcquisition) -> Image:
     measured = scan.measured_of(0)
     sinogram = scan.sinogram[0].astype(np.float64)
     known = np.ones(sinogram.shape, bool) if measured is None else np.broadcast_to(measured, sinogram.shape)
-    step = -(-len(sinogram) // MOST_VIEWS)
-    rays, views = fill_missing_rays(sinogram[::step], known[::step])
-    geometry = geometry_of(replace(scan, angles=scan.angles[::step][views]))
+    views = np.flatnonzero(known.any(axis=1))
+    views = views[:: max(1, -(-len(views) // MOST_VIEWS))]
+    geometry = geometry_of(replace(scan, angles=scan.angles[views]))
     size = min(geometry.image_size, MOST_PIXELS)
+    if not len(views):
+        return np.zeros((size, size))
+    rays, _ = fill_missing_rays(sinogram[views], known[views])
     geometry = geometry._replace(image_size=size, pixel_size_mm=geometry.pixel_size_mm * geometry.image_size / size)
     rays, geometry = _join_detectors(rays, geometry)
     weighted = rays * ray_weights(geometry, np.ones(len(rays), bool))

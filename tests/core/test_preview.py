@@ -102,6 +102,19 @@ def test_a_large_ct_scan_is_previewed_on_a_coarse_grid_of_the_same_field() -> No
     assert likeness(found.reshape(SIZE, 4, SIZE, 4).mean(axis=(1, 3)), ellipse_image(SIZE)) > 0.95
 
 
+def test_a_ct_preview_takes_measured_views_wherever_they_are() -> None:
+    angles = np.arange(2 * MOST_VIEWS) * np.pi / (2 * MOST_VIEWS)
+    measured = np.zeros((len(angles), 96), bool)
+    measured[1::2] = True  # none of every second view from the first on
+    rays = ellipse_rays(Geometry(tuple(angles), SIZE, 96, 1.0, 1.0)).reshape(1, len(angles), 96) * measured
+    told: dict[str, Any] = {"angles": angles, "image_size": SIZE, "pixel_size_mm": 1.0, "detector_spacing_mm": 1.0}
+    scan = CTAcquisition(sinogram=rays.astype(np.float32), measured=measured, **told)
+    assert likeness(preview_image(scan), ellipse_image(SIZE)) > 0.95
+    nothing = CTAcquisition(sinogram=scan.sinogram, measured=np.zeros_like(measured), **told)
+    assert not preview_image(nothing).any()
+    assert preview_image(nothing).shape == (SIZE, SIZE)
+
+
 @pytest.fixture(scope="module")
 def prober() -> Iterator[Prober]:
     made = Prober()
