@@ -30,7 +30,7 @@ NOTHING_YET = "Failed to load resource: the server responded with a status of 40
 @pytest.fixture(scope="module")
 def scan_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MR scan of two slices with a reference."""
-    path: Path = scans.write_hdf5(tmp_path_factory.mktemp("scan") / "knee.h5", **scans.mri())
+    path: Path = scans.write_hdf5(tmp_path_factory.mktemp("scan") / "knee größe.h5", **scans.mri())
     return path
 
 
@@ -69,12 +69,16 @@ def test_a_scan_is_dropped_reconstructed_seen_and_downloaded(
         page = opened.open("/docs")  # Swagger lives under the policy of all pages
         expect(page.get_by_text("Upload a scan").first).to_be_visible()
         page = opened.open("/")
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
         bring(page, scan_file)
+        assert [url for url in asked if "knee" in url] == []  # proxies write URLs down
+        assert any(url.endswith("/v1/scans") for url in asked)
         expect(page.locator("#scan-facts")).to_contain_text("32 × 32")
         is_drawn(page, "#scan-picture")
         assert page.url.endswith(f"/?scan={page.url.split('=')[-1]}")
         page.reload()  # the scan is still chosen
-        expect(page.locator("#scan-name")).to_have_text("knee.h5")
+        expect(page.locator("#scan-name")).to_have_text("knee größe.h5")
         page.click("#parameters summary")
         expect(page.locator("#parameter-outer_iterations")).to_have_value("100")
         page.fill("#parameter-outer_iterations", "0")

@@ -38,12 +38,10 @@ function pair(files) {
 function atOnce(body, onProgress, signal) {
   return new Promise((resolve, reject) => {
     const sending = new XMLHttpRequest();
+    sending.open("POST", "/v1/scans");
     if (body instanceof File) {
-      // In the query a name may hold any letters; a header could not.
-      sending.open("POST", `/v1/scans?${new URLSearchParams({ filename: body.name })}`);
       sending.setRequestHeader("Content-Type", "application/octet-stream");
-    } else {
-      sending.open("POST", "/v1/scans");
+      sending.setRequestHeader("X-Filename", headerText(body.name)); // not in the query: logs of proxies keep URLs
     }
     sending.upload.addEventListener("progress", (event) => onProgress(event.loaded, event.total));
     sending.addEventListener("load", () => {
@@ -64,6 +62,11 @@ function atOnce(body, onProgress, signal) {
     signal.addEventListener("abort", () => sending.abort());
     sending.send(body);
   });
+}
+
+/** Text as the bytes of its UTF-8, which is how a header may hold any letters. */
+function headerText(text) {
+  return String.fromCharCode(...new TextEncoder().encode(text.replace(/[\u0000-\u001f\u007f]/g, "")));
 }
 
 async function inPieces(file, onProgress, signal) {
