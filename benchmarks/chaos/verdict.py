@@ -57,7 +57,8 @@ def misplaced_files(session: Session, data: Path) -> tuple[list[str], list[str]]
     folders = {f"jobs/{job}/{name}" for job in jobs for name in ("checkpoints", "slices", "previews", "results")}
     # Projectors are of geometries, which no row names.
     projectors = {path for path in found if re.fullmatch(r"projectors/[0-9a-f]{64}\.pair", path)}
-    orphans = found - wanted - allowed - folders - projectors - {"incoming", "scans", "prepared", "jobs", "projectors"}
+    collections = {"incoming", "scans", "prepared", "identities", "jobs", "projectors"}
+    orphans = found - wanted - allowed - folders - projectors - collections
     return sorted(orphans), sorted(wanted - found)
 
 

@@ -57,7 +57,8 @@ class WorkerSubprocess:
         if spoilt_by is not None:
             command = [sys.executable, "-c", spoilt_by]
         elif (checkout / "src").exists() and checkout != ROOT:
-            command = [sys.executable, "-m", "udig_recon.worker"]
+            named = (checkout / "worker" / "__main__.py").exists()
+            command = [sys.executable, "-m", *(["udig_recon.worker"] if named else ["udig_recon.core", "worker"])]
             variables |= {"PYTHONPATH": str(checkout / "src")}
         elif checkout != ROOT:
             # Before 0.2 the packages were at the top of the checkout, which is the working directory.
