@@ -354,7 +354,7 @@ _FINISHED: dict[str, Any] = {
         "seed_std": None,
     },
     "warnings": [ood_warning([0])],
-    "versions": {"software": "udig-recon 0.3.0", "prior": "mri", "prior_sha256": SHA256},
+    "versions": {"software": "udig-recon 0.4.0", "prior": "mri", "prior_sha256": SHA256},
     "finished_at": "2026-02-03T09:14:40.900000Z",
     "webhook": {
         "state": "delivered",

@@ -1,3 +1,3 @@
 """Version of this client, which is that of the service that it was tested with."""
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
