@@ -153,7 +153,7 @@ def rate(signals: Signals, modality: Modality) -> Rating:
     values = asdict(signals)
     known = [(limit, values[name]) for name, limit in limits(modality).items() if values[name] is not None]
     levels = [limit.level(value) for limit, value in known]
-    level = _worst(levels)
+    level = worst_level(levels)
     if level == "good":
         within = ", ".join(f"{limit.name} {value:.3g} of {limit.check:g}" for limit, value in known)
         reason = f"within limits: {within or 'no signal is known that could exceed its limit'}"
@@ -169,7 +169,7 @@ def rate(signals: Signals, modality: Modality) -> Rating:
 
 def worst(ratings: Mapping[int, Rating]) -> Rating:
     """Rating of a volume from its slices' ratings by number: the worst level, with the reasons of the slices at it."""
-    level = _worst(rating.level for rating in ratings.values())
+    level = worst_level(rating.level for rating in ratings.values())
     at_level = {number: rating.reasons for number, rating in ratings.items() if rating.level == level}
     return of_volume(level, at_level, len(at_level))
 
@@ -183,5 +183,6 @@ def of_volume(level: RatingLevel, reasons: Mapping[int, Sequence[str]], count: i
     return Rating(level, (*told, *([f"{left} more slices are {level}"] if told and left else [])))
 
 
-def _worst(levels: Iterable[RatingLevel]) -> RatingLevel:
+def worst_level(levels: Iterable[RatingLevel]) -> RatingLevel:
+    """The worst of several levels; `good` of none."""
     return max(levels, key=LEVELS.index, default="good")

@@ -3,21 +3,23 @@
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from udig_recon.core.quality.rating import Rating, RatingLevel, worst
+from udig_recon.core.quality.rating import Rating, RatingLevel, worst_level
 from udig_recon.worker.database.tables import Job, JobSlice, Status
 
 MOST_AT_ONCE = 500
+ROWS_AT_ONCE = 200  # of slices, whose reasons are text
 
 
 def rating_of(qualities: Iterable[dict[str, Any] | None]) -> RatingLevel:
     """Rating level of a job by its slices' `quality`; `unrated` where an old worker rated none of them."""
-    ratings = {index: Rating.from_json(each) for index, each in enumerate(qualities) if each is not None}
-    return worst(ratings).level if ratings else "unrated"
+    levels = {Rating.from_json(each).level for each in qualities if each is not None}
+    return worst_level(levels) if levels else "unrated"
 
 
 def rate_ended(sessions: sessionmaker[Session]) -> int:
@@ -29,13 +31,15 @@ def rate_ended(sessions: sessionmaker[Session]) -> int:
         found = session.scalars(query.with_for_update(skip_locked=True)).all()
         if not found:
             return 0
-        qualities = defaultdict[uuid.UUID, list[dict[str, Any] | None]](list)
-        slices = select(JobSlice.job_id, JobSlice.quality).where(JobSlice.job_id.in_(found))
-        for job_id, quality in session.execute(slices):
-            qualities[job_id].append(quality)
+        slices = select(JobSlice.job_id, JobSlice.quality).where(JobSlice.job_id.in_(found)).order_by(JobSlice.job_id)
+        rows = session.execute(slices.execution_options(yield_per=ROWS_AT_ONCE))
+        levels = dict.fromkeys(found, rating_of([]))
+        levels |= {
+            job: rating_of(row.quality for row in of_job) for job, of_job in groupby(rows, lambda row: row.job_id)
+        }
         by_level = defaultdict[RatingLevel, list[uuid.UUID]](list)
-        for job_id in found:
-            by_level[rating_of(qualities[job_id])].append(job_id)
+        for job, level in levels.items():
+            by_level[level].append(job)
         for level, jobs in by_level.items():
             session.execute(update(Job).where(Job.id.in_(jobs)).values(rating=level))
     return len(found)
