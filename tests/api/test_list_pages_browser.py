@@ -116,7 +116,7 @@ def test_a_comparison_is_begun_followed_looked_at_and_another_cancelled(
 
         jobs = api.client.get(made["links"]["jobs"]).json()["items"]
         drive.complete(jobs[-1])
-        picture = page.get_by_role("img", name="The reference, then")
+        picture = page.get_by_role("img", name="The reference, if the scan")
         expect(picture).to_be_visible()
         expect(page.get_by_role("heading", name="Ranking, MRI")).to_be_visible()
         expect(page.get_by_role("heading", name="Results, 1x")).to_be_visible()
