@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from tests.support import scans
-from tests.support.browser import Html, chromium, tab
+from tests.support.browser import Html, await_on, chromium, tab
 from udig_recon.api.pages.local_viewer import ShownVolume, ViewerServer
 from udig_recon.core import open_scan, reconstruct_volume
 from udig_recon.core.cli import UDIG
@@ -143,7 +143,7 @@ def test_a_browser_shows_slices_and_windows_them(server: ViewerServer) -> None:
         assert page.evaluate("document.getElementById('picture').naturalWidth") == 32
         before = picture.get_attribute("src")
         page.locator("#panes").press("End")
-        page.wait_for_function("before => document.getElementById('picture').src !== before", arg=before)
+        await_on(page, lambda: picture.get_attribute("src") != before)
         assert page.locator("#slice-name").inner_text() == "2 (3 of 3)"
         page.locator("[data-view=error]").click()
-        page.wait_for_function("document.getElementById('caption').textContent === 'Error ×5'")
+        await_on(page, lambda: page.locator("#caption").inner_text() == "Error ×5")

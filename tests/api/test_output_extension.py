@@ -15,6 +15,7 @@ from tests.support import scans
 from tests.support.api_server import serving
 from tests.support.extension import install, path_with
 from tests.support.worker_processes import until, working
+from udig_recon.core.results.outputs import OUTPUTS
 from udig_recon.worker.settings import Settings
 
 MAXIMA = """
@@ -57,7 +58,7 @@ def test_a_format_of_another_distribution_is_requested_written_and_downloaded(
 ) -> None:
     with serving(settings) as served, working(settings), httpx2.Client(base_url=served.url) as client:
         schema = client.get("/openapi.json").json()["components"]["schemas"]
-        assert schema["JobIn"]["properties"]["outputs"]["items"]["enum"] == ["h5", "npy", "nifti", "png", "maxima"]
+        assert schema["JobIn"]["properties"]["outputs"]["items"]["enum"] == [*OUTPUTS, "maxima"]
         scan = client.post("/v1/scans", content=mri_file).json()
         body = {"scan_id": scan["id"], "parameters": {"method": "zero_filled"}}
         jobs = []

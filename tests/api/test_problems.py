@@ -95,9 +95,9 @@ def test_the_log_holds_no_names(client: TestClient, mri_file: bytes, caplog: pyt
     assert not any("Mustermann" in message for message in ours)
 
 
-def test_the_root_leads_to_the_documents(client: TestClient) -> None:
-    assert client.get("/").status_code == 200
-    assert "swagger" in client.get("/").text.lower()
+def test_the_root_is_the_page_which_leads_to_the_documents(client: TestClient) -> None:
+    assert 'href="/docs"' in client.get("/").text
+    assert "swagger" in client.get("/docs").text.lower()
 
 
 @pytest.mark.parametrize("value", ["x" * 1000, ["x"] * 1000, {"a": "b" * 1000}])

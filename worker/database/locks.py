@@ -19,8 +19,8 @@ class Lock(IntEnum):
     SWEEP = 2  # one sweep of expired leases at a time
     AUDIT = 3  # one writer of the audit log at a time, as its chain of hashes has no forks
     YIELD = 5  # one worker at a time asks others to yield
-    COMPARISON = 7  # taken by a trigger: one end of a job of a comparison at a time
     DATA_FOLDER = 6  # one process at a time gives the data folder its identity
+    COMPARISON = 7  # taken by a trigger: one end of a job of a comparison at a time
     MIGRATION = 0x7564696700000003  # one process migrates, those that start at once with it wait
     GRANT = 0x7564696700000004  # the same for the rights of the service's role
 
