@@ -6,8 +6,7 @@ Its header knows no geometry: affine, spacing and frames stand in `reconstructio
 
 import json
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from udig_recon.core.acquisition import Frame
 from udig_recon.core.interruption import check_interruption
 from udig_recon.core.results.output_format import OutputFormat, ResultInfo, ResultSlice
 from udig_recon.core.results.spool import SpooledImages
-from udig_recon.core.results.zip_members import add_member, new_member
+from udig_recon.core.results.zip_members import add_member, new_member, open_archive
 
 _DIMENSIONS = 16
 _COUNTERS = {"slice": 13, "set": 12, "phase": 11, "repetition": 10, "contrast": 5}
@@ -99,16 +98,9 @@ def _description(info: ResultInfo) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def open_writer(path: Path, info: ResultInfo) -> Iterator[CflWriter]:
+def open_writer(path: Path, info: ResultInfo) -> AbstractContextManager[CflWriter]:
     """A writer of a zip of BART's files; the same images give the same bytes."""
-    with zipfile.ZipFile(path, "w") as archive:
-        writer = CflWriter(archive, info, path.parent)
-        try:
-            yield writer
-            writer.finish()
-        finally:
-            writer.close()
+    return open_archive(path, lambda archive: CflWriter(archive, info, path.parent))
 
 
 FORMAT = OutputFormat(

@@ -1,8 +1,7 @@
 """Writer of DICOM Parametric Maps: images and maps of a result with their own float32 values, by highdicom."""
 
-import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +17,10 @@ from udig_recon.core.interruption import check_interruption
 from udig_recon.core.results import png
 from udig_recon.core.results.dicom import dataset as dicom
 from udig_recon.core.results.dicom.dataset import KINDS, NO_UNIT, Kind, Study, Unit
-from udig_recon.core.results.dicom.series import PlacedSlice, Series, series_of
-from udig_recon.core.results.dicom.writer import SpooledResult, values_of
-from udig_recon.core.results.output_format import ResultInfo, ResultSlice
-from udig_recon.core.results.zip_members import add_member
+from udig_recon.core.results.dicom.series import PlacedSlice, Series
+from udig_recon.core.results.dicom.writer import SeriesWriter, values_of
+from udig_recon.core.results.output_format import ResultInfo
+from udig_recon.core.results.zip_members import add_member, open_archive
 
 _MOST_BYTES = 64 << 20  # of the pixels of an object; a series of more has several
 _UNKNOWN_DATE, _UNKNOWN_TIME = "19700101", "000000"  # where a date must be, and the job is not known
@@ -33,29 +32,11 @@ _QUANTITIES: dict[Kind, tuple[str, str, str]] = {
 _CT_QUANTITY = ("112031", "DCM", "Attenuation Coefficient")
 
 
-class MapsWriter:
-    """Keeps the slices until the last one is there, then writes series after series."""
+class MapsWriter(SeriesWriter):
+    """Writes images and maps as Parametric Maps."""
 
-    def __init__(self, archive: zipfile.ZipFile, info: ResultInfo, folder: Path) -> None:
-        self._archive, self._info = archive, info
-        self._result = SpooledResult(folder)
-
-    def add(self, result: ResultSlice) -> None:
-        """Keep a slice."""
-        self._result.add(result)
-
-    def finish(self) -> None:
-        """Write all maps."""
-        study = Study.of(self._info, self._result.modality_of(self._info))
-        all_series = series_of(self._info, study.modality, study.geometry)
-        for kind in KINDS[:3]:
-            for number, series in enumerate(all_series):
-                first = (5 + KINDS.index(kind)) * 10 ** len(str(len(all_series)))
-                self._write_series(study, series, kind, first + number + 1)
-
-    def close(self) -> None:
-        """Delete the temporary file."""
-        self._result.close()
+    kinds = KINDS[:3]
+    first_number = 5
 
     def _write_series(self, study: Study, series: Series, kind: Kind, number: int) -> None:
         folder = "-".join([kind, *series.label.replace(", ", "-").split()])
@@ -174,13 +155,6 @@ def _completed(made: ParametricMap, study: Study, source: Dataset) -> Dataset:
     return made
 
 
-@contextmanager
-def open_writer(path: Path, info: ResultInfo) -> Iterator[MapsWriter]:
+def open_writer(path: Path, info: ResultInfo) -> AbstractContextManager[MapsWriter]:
     """A writer of an archive of Parametric Maps; the same result gives the same bytes."""
-    with zipfile.ZipFile(path, "w") as archive:
-        writer = MapsWriter(archive, info, path.parent)
-        try:
-            yield writer
-            writer.finish()
-        finally:
-            writer.close()
+    return open_archive(path, lambda archive: MapsWriter(archive, info, path.parent))

@@ -1,10 +1,11 @@
 """Writer of the DICOM objects of a result: images, maps and comparison pictures, series after series in a zip."""
 
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from udig_recon.core.results.dicom.dataset import KINDS, NOTE, PERCENT, Kind, St
 from udig_recon.core.results.dicom.series import PlacedSlice, Series, series_of
 from udig_recon.core.results.output_format import Image, ResultInfo, ResultSlice
 from udig_recon.core.results.spool import SpooledImages
-from udig_recon.core.results.zip_members import add_member
+from udig_recon.core.results.zip_members import add_member, open_archive
 
 _MOST = 65535  # of 16 bits
 _GAIN = 5  # of deviations, as of errors
@@ -82,8 +83,12 @@ class SpooledResult:
         self._images.close()
 
 
-class DicomWriter:
+class SeriesWriter(ABC):
     """Keeps the slices until the last one is there, then writes series after series."""
+
+    kinds: ClassVar[tuple[Kind, ...]]
+    first_number: ClassVar[int]
+    """that numbers of series of the first kind begin with; those of the next kind begin with the next"""
 
     def __init__(self, archive: zipfile.ZipFile, info: ResultInfo, folder: Path) -> None:
         self._archive, self._info = archive, info
@@ -94,21 +99,34 @@ class DicomWriter:
         self._result.add(result)
 
     def finish(self) -> None:
-        """Write all objects."""
+        """Write all series."""
         study = Study.of(self._info, self._result.modality_of(self._info))
         all_series = series_of(self._info, study.modality, study.geometry)
-        for kind in KINDS:
+        for place, kind in enumerate(self.kinds):
             for number, series in enumerate(all_series):
-                first = (1 + KINDS.index(kind)) * 10 ** len(str(len(all_series)))
-                writer = _SeriesWriter(self._archive, study, series, kind, first + number + 1, self._result)
-                writer.write()
+                first = (self.first_number + place) * 10 ** len(str(len(all_series)))
+                self._write_series(study, series, kind, first + number + 1)
 
     def close(self) -> None:
         """Delete the temporary file."""
         self._result.close()
 
+    @abstractmethod
+    def _write_series(self, study: Study, series: Series, kind: Kind, number: int) -> None:
+        """Write the objects of one series, where the result has such images."""
 
-class _SeriesWriter:
+
+class DicomWriter(SeriesWriter):
+    """Writes images, maps and comparison pictures."""
+
+    kinds = KINDS
+    first_number = 1
+
+    def _write_series(self, study: Study, series: Series, kind: Kind, number: int) -> None:
+        _ObjectWriter(self._archive, study, series, kind, number, self._result).write()
+
+
+class _ObjectWriter:
     """Writes the objects of one series."""
 
     def __init__(
@@ -228,13 +246,6 @@ def values_of(result: SpooledResult, study: Study, kind: Kind, placed: PlacedSli
     return np.clip(values.astype(np.float64) * (1000 / study.water) - offset, -most, most).astype(np.float32)
 
 
-@contextmanager
-def open_writer(path: Path, info: ResultInfo) -> Iterator[DicomWriter]:
+def open_writer(path: Path, info: ResultInfo) -> AbstractContextManager[DicomWriter]:
     """A writer of an archive of DICOM objects; the same result gives the same bytes."""
-    with zipfile.ZipFile(path, "w") as archive:
-        writer = DicomWriter(archive, info, path.parent)
-        try:
-            yield writer
-            writer.finish()
-        finally:
-            writer.close()
+    return open_archive(path, lambda archive: DicomWriter(archive, info, path.parent))
