@@ -40,7 +40,7 @@ class Inputs:
     def cg_estimate(self) -> Tensor:
         """A few conjugate gradient iterations on A^H A x = A^H y: the image from which samplers start."""
         rhs = self.A.adjoint(self.y)
-        return conjugate_gradient(self.A.normal, rhs, rhs.new_zeros(rhs.shape), INITIAL_CG_ITERATIONS)
+        return conjugate_gradient(self.A.normal, rhs, None, INITIAL_CG_ITERATIONS)
 
     def load_prior(self, name: str | None) -> nn.Module:
         """The denoiser D(x, sigma) of a prior by its name; None: the bundled one. Raises MissingPrior."""

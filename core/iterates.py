@@ -6,11 +6,13 @@ An algorithm is a generator of iterates. Progress, curves and checkpoints are ma
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from functools import cached_property
+from typing import Any, NamedTuple, SupportsFloat, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
 
+from udig_recon.core.operators.base import LinearOperator
 from udig_recon.core.prior_check import PriorCheck
 
 State = dict[str, Any]
@@ -23,7 +25,7 @@ class Iterate(NamedTuple):
     step: int  # outer iterations done, 0 .. steps
     steps: int
     image: Tensor  # (1, C, H, W) float32, detached, on the device
-    loss: Tensor  # scalar, on the device
+    loss: SupportsFloat  # a scalar on the device, or one that is computed when it is asked for
     state: Callable[[], State] | None = None  # makes the state to resume from; None: a run cannot resume here
     prior_check: PriorCheck | None = None  # of the last iterate, where the method checks its prior
     validation_residual: float | None = None  # |A x - y| / |y| on held-out measurements, where the run has any
@@ -33,6 +35,33 @@ class Iterate(NamedTuple):
 
 
 Iterates = Iterator[Iterate]
+
+
+@dataclass(frozen=True, eq=False)
+class Misfit:
+    """Data misfit |A x - y|^2 of an iterate, times a factor, computed by `float`: few iterates are looked at.
+
+    No later step may change x (B, C, H, W) in place.
+    """
+
+    A: LinearOperator
+    x: Tensor
+    y: Tensor
+    factor: float = 1.0
+
+    @classmethod
+    def mean(cls, A: LinearOperator, x: Tensor, y: Tensor) -> "Misfit":
+        """The mean over all measurements."""
+        return cls(A, x, y, 1 / y.numel())
+
+    def __float__(self) -> float:
+        return self._value
+
+    @cached_property
+    def _value(self) -> float:
+        with torch.no_grad():
+            return self.factor * float(self.A.misfit(self.x, self.y))
+
 
 Value = TypeVar("Value")
 

@@ -16,12 +16,14 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from udig_recon.core import algorithms
+from udig_recon.core.algorithms.tv import total_variation
 from udig_recon.core.cost.counter import CostCounter
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterate, Iterates, State, to_device
@@ -36,8 +38,9 @@ from udig_recon.core.results.store import SliceResult
 from udig_recon.core.selection.output_variance import with_variance
 from udig_recon.core.slice_order import WarmStart
 
-PRIOR_FREE_BASELINE = TV(weight=1e-3, iterations=20)
-"""Method of the image that a prior's image is compared with, where the method itself makes none: cheap, good enough."""
+BASELINE_WEIGHT = 1e-3
+BASELINE_ITERATIONS = 20
+"""Of total variation for the image that a prior's is compared with, where the method makes none: cheap, good enough."""
 
 Curves = dict[str, list[float]]
 """Metrics of a run on the way by name, one value for each measured iterate; NaN where a value is unknown."""
@@ -110,10 +113,22 @@ def ensemble(
     if not makes_baseline:
         return
     end = last._replace(step=last.steps + 1, steps=last.steps + 1)
-    for iterate in reconstruct(problem, PRIOR_FREE_BASELINE, seed=seed):
-        end = end._replace(prior_free_baseline=iterate.image)
+    for image in _prior_free_images(problem):
+        end = end._replace(prior_free_baseline=image)
         yield end._replace(step=last.step)
     yield end
+
+
+def _prior_free_images(problem: SliceProblem) -> Iterator[Tensor]:
+    """Images (1, C, H, W) of total variation on the way; the last one is the prior-free baseline."""
+    A, y = problem.operator, problem.measurements
+    if is_empty(y):
+        yield torch.zeros(1, *A.image_shape, device=y.device)
+        return
+    scale, inputs = _in_intensity_scale(problem, TV(), None, None)
+    states = total_variation(inputs.y, A, BASELINE_WEIGHT, torch.Generator(y.device), None)
+    for state in islice(states, BASELINE_ITERATIONS):
+        yield state["image"] * A.support * scale
 
 
 @dataclass(frozen=True, eq=False)

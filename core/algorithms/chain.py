@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from udig_recon.core.iterates import Iterate, Iterates, Resumable, State
+from udig_recon.core.iterates import Iterate, Iterates, Misfit, Resumable, State
 from udig_recon.core.operators import LinearOperator
 from udig_recon.core.parameters import Sampler
 from udig_recon.core.priors.noise_levels import normal_like
@@ -41,7 +41,7 @@ def chain(
     for k in range(first, steps):
         x, estimate = step(x, k)
         image = mean(estimate, A) if combine is None else combine(estimate)
-        yield Iterate(k + 1, steps, image, A.misfit(image, y) / y.numel(), resumable.snapshot(x=x, step=k + 1))
+        yield Iterate(k + 1, steps, image, Misfit.mean(A, image, y), resumable.snapshot(x=x, step=k + 1))
 
 
 def add_initial_noise(x: Tensor, p: Sampler, rng: Generator) -> Tensor:

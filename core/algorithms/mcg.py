@@ -27,7 +27,7 @@ def mcg(inputs: Inputs, p: MCG, rng: Generator, state: State | None = None) -> I
     inverse = torch.where(coverage > 1e-6 * coverage.max(), 1 / coverage, torch.zeros_like(coverage))
 
     def unseen(d: Tensor) -> Tensor:
-        return d - conjugate_gradient(A.normal, A.normal(d), torch.zeros_like(d), p.projection_iterations)
+        return d - conjugate_gradient(A.normal, A.normal(d), None, p.projection_iterations)
 
     def step(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         sigma, sigma_next = levels[k], levels[k + 1]

@@ -5,7 +5,7 @@ from torch import Generator
 
 from udig_recon.core.algorithms.chain import mean
 from udig_recon.core.inputs import Inputs
-from udig_recon.core.iterates import Iterate, Iterates, Resumable, State
+from udig_recon.core.iterates import Iterate, Iterates, Misfit, Resumable, State
 from udig_recon.core.parameters import REDDiff
 from udig_recon.core.priors.noise_levels import noise_schedule, normal_like
 
@@ -32,4 +32,4 @@ def red_diff(inputs: Inputs, p: REDDiff, rng: Generator, state: State | None = N
         optimiser.step()
         image = mean(x.detach(), A)
         snapshot = resumable.snapshot(x=x.detach().clone(), step=k + 1)
-        yield Iterate(k + 1, p.steps, image, A.misfit(image, y) / y.numel(), snapshot)
+        yield Iterate(k + 1, p.steps, image, Misfit.mean(A, image, y), snapshot)

@@ -66,7 +66,7 @@ def _interpolate(x: Tensor, holes: Tensor | None) -> Tensor:
 
     around = torch.where(holes, 0, x)
     steps = min(int(holes.sum()), MAX_INTERPOLATION_STEPS)
-    return around + conjugate_gradient(laplacian, -laplacian(around), torch.zeros_like(x), steps).clamp(min=0)
+    return around + conjugate_gradient(laplacian, -laplacian(around), None, steps).clamp(min=0)
 
 
 def _reciprocal(sums: Tensor) -> Tensor:

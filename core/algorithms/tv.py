@@ -1,6 +1,7 @@
 """Total variation (Rudin, Osher, Fatemi 1992) by the alternating direction method of multipliers."""
 
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from torch import Generator, Tensor
@@ -8,9 +9,9 @@ from torch import Generator, Tensor
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterates, State
 from udig_recon.core.operators import LinearOperator
-from udig_recon.core.operators.solvers import conjugate_gradient
+from udig_recon.core.operators.solvers import conjugate_gradient_iterates
 from udig_recon.core.parameters import TV
-from udig_recon.core.selection.weight_search import draw_search, solve_regularised, solve_with_weight
+from udig_recon.core.selection.weight_search import OF_THIS_PROBLEM, draw_search, solve_regularised, solve_with_weight
 
 WEIGHTS = tuple(10 ** (-exponent / 2) for exponent in range(3, 9))
 TRIAL_ITERATIONS = 20
@@ -55,9 +56,16 @@ def total_variation(y: Tensor, A: LinearOperator, weight: float, _: Generator, s
     def normal(image: Tensor) -> Tensor:
         return A.normal(image) + rho * differences_adjoint(differences(image)) + mu * image
 
+    # What the normal map makes of x follows from the residual that conjugate gradients keep.
+    if state is None:
+        normal_x = torch.zeros_like(rhs)
+    else:
+        normal_x = state[OF_THIS_PROBLEM] if OF_THIS_PROBLEM in state else normal(x)
     while True:
         target = rhs + rho * differences_adjoint(z - radius * p) + mu * (s - e)
-        x = conjugate_gradient(normal, target, x, INNER_ITERATIONS)
+        points = conjugate_gradient_iterates(normal, target, x, normal_x0=normal_x)
+        descent = next(islice(points, INNER_ITERATIONS - 1, None))
+        x, normal_x = descent.x, target - descent.residual
         v = RELAXATION * differences(x) + (1 - RELAXATION) * z + radius * p
         p = v / length(v).clamp(min=radius)
         z = v - radius * p
@@ -65,7 +73,8 @@ def total_variation(y: Tensor, A: LinearOperator, weight: float, _: Generator, s
             v_s = RELAXATION * x + (1 - RELAXATION) * s + e
             s = v_s.clamp(min=0)
             e = v_s - s
-        yield {"image": s if A.nonnegative else x, "x": x, "s": s, "e": e, "z": z, "p": p}
+        image = s if A.nonnegative else x
+        yield {"image": image, "x": x, "s": s, "e": e, "z": z, "p": p, OF_THIS_PROBLEM: normal_x}
 
 
 def differences(x: Tensor) -> Tensor:

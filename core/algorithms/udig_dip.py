@@ -1,9 +1,11 @@
 """uDiG-DIP: a network is fitted to one scan while a diffusion prior purifies its input (Liang et al. 2025)."""
 
+from typing import SupportsFloat
+
 import torch
 from torch import Generator, Tensor, nn
 
-from udig_recon.core.iterates import Iterate, Iterates, Resumable, State
+from udig_recon.core.iterates import Iterate, Iterates, Misfit, Resumable, State
 from udig_recon.core.operators import LinearOperator
 from udig_recon.core.operators.solvers import proximal
 from udig_recon.core.parameters import UDiGDIP
@@ -38,7 +40,7 @@ def udig_dip(
     if state is not None:
         values = resumable.restore(state, z.device)
         z, mean, first = values["z"], values["mean"], values["step"]
-    loss = A.misfit(z, y)
+    loss: SupportsFloat = Misfit(A, z, y)
     image = z.mean(0, keepdim=True)
     for k in range(first, p.outer_iterations):
         for _ in range(p.inner_iterations):
@@ -53,7 +55,7 @@ def udig_dip(
         output = apply_network(network, z, p)
         if p.output == "consistent":
             output = consistent(output, rhs, A, p, noise / noise_level(k, p))
-        loss = loss if p.inner_iterations else A.misfit(z, y)
+        loss = loss if p.inner_iterations else Misfit(A, z, y)
         mean = torch.lerp(output, mean, min(p.averaging, k / (k + 10)))
         image = (mean if p.output == "mean" else output).mean(0, keepdim=True)
         yield Iterate(k + 1, p.outer_iterations, image, loss, resumable.snapshot(z=z, mean=mean, step=k + 1))

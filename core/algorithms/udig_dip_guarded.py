@@ -22,7 +22,7 @@ from udig_recon.core.algorithms.initial_estimate import initial_estimate
 from udig_recon.core.algorithms.tv import WEIGHTS, total_variation
 from udig_recon.core.algorithms.udig_dip import noise_level, udig_dip
 from udig_recon.core.inputs import Inputs
-from udig_recon.core.iterates import UNSET, Iterate, Iterates, Stage, State, run_stages
+from udig_recon.core.iterates import UNSET, Iterate, Iterates, Misfit, Stage, State, run_stages
 from udig_recon.core.operators import LinearOperator
 from udig_recon.core.parameters import UDiGDIP
 from udig_recon.core.prior_check import PriorCheck
@@ -145,7 +145,7 @@ def run_final(inputs: Inputs, p: UDiGDIP, steps: int, found: Findings, rng: Gene
         steps,
         steps,
         image,
-        A.misfit(image, y),
+        Misfit(A, image, y),
         prior_check=check,
         validation_residual=check.validation_residual,
         prior_free_baseline=found.tv,

@@ -32,7 +32,7 @@ def gridded_centre(samples: Tensor, points: Points, shape: tuple[int, int]) -> T
     model = NonCartesianMRI(ones, points[near][None])
     y = model.measurements(samples[:, torch.from_numpy(near).to(samples.device)][:, None]).movedim(1, 0)
     rhs = model.adjoint(y)
-    images = conjugate_gradient(model.normal, rhs, torch.zeros_like(rhs), ITERATIONS)
+    images = conjugate_gradient(model.normal, rhs, None, ITERATIONS)
     kspace = torch.zeros((len(samples), *shape), dtype=samples.dtype, device=samples.device)
     fitted = fft2c(as_complex(images))
     sides = [min(side, LARGEST_CALIBRATION) for side in shape]

@@ -56,7 +56,7 @@ def with_joint_maps(A: MultiCoil, y: Tensor, rng: Generator) -> Iterator[MultiCo
 def _least_squares(A: MultiCoil, y: Tensor) -> Tensor:
     """An early-stopped image (1, 2, H, W)."""
     rhs = A.adjoint(y)
-    return conjugate_gradient(A.normal, rhs, torch.zeros_like(rhs), IMAGE_ITERATIONS)
+    return conjugate_gradient(A.normal, rhs, None, IMAGE_ITERATIONS)
 
 
 def _alternate(A: MultiCoil, y: Tensor) -> Iterator[MultiCoil]:
@@ -127,5 +127,5 @@ def _solve(normal: Callable[[Tensor], Tensor], rhs: Tensor, iterations: int) -> 
         coefficients = torch.view_as_complex(x.reshape(*rhs.shape, 2))
         return torch.view_as_real(normal(coefficients)).reshape(real.shape)
 
-    solution = conjugate_gradient(as_system, real, torch.zeros_like(real), iterations)
+    solution = conjugate_gradient(as_system, real, None, iterations)
     return torch.view_as_complex(solution.reshape(*rhs.shape, 2))

@@ -22,6 +22,10 @@ LEAST_SENSITIVITY = 0.02
 """No coil measures a pixel whose sensitivity is below this share of the largest one."""
 
 
+PIXELS_A_THREAD = 2**16
+"""Complex pixels that a thread works on at once: half a MiB, and as much again for their spectrum."""
+
+
 class MultiCoilMRI(LinearOperator):
     """y = scale M F S x: maps S (coils, H, W), centred orthonormal Fourier transform F, mask M (H, W).
 
@@ -30,6 +34,8 @@ class MultiCoilMRI(LinearOperator):
     """
 
     modality = Modality.MRI
+    maps: Tensor
+    """Sensitivity maps (coils, H, W)"""
     holdout_run = 4
     column_lines = True
 
@@ -37,10 +43,8 @@ class MultiCoilMRI(LinearOperator):
         _check(sensitivity_maps, mask)
         self.image_shape = (2, *mask.shape)
         self.coils = sensitivity_maps.shape[0]
-        # Shifted once here, so that applying the operator shifts single images rather than every coil.
-        self._maps = torch.fft.ifftshift(sensitivity_maps.to(torch.complex64), PLANE)
-        self._mask = torch.fft.ifftshift(mask, PLANE).to(sensitivity_maps.device, torch.float32)
-        self.measured = mask.to(sensitivity_maps.device, torch.bool)
+        self._set_maps(sensitivity_maps.to(torch.complex64))
+        self._set_measured(mask.to(sensitivity_maps.device, torch.bool))
         sensitivity = torch.linalg.vector_norm(sensitivity_maps, dim=0)
         self.support = (sensitivity > LEAST_SENSITIVITY * sensitivity.max()).float()
         self.scale = 1.0
@@ -49,7 +53,7 @@ class MultiCoilMRI(LinearOperator):
     def _norm(self) -> float:
         rng = torch.Generator().manual_seed(0)
         # The centre of k-space is nearly always measured, so a flat image is near the answer; noise holds all others.
-        start = 1 + 0.1 * torch.randn((1, *self.image_shape), generator=rng).to(self._maps.device)
+        start = 1 + 0.1 * torch.randn((1, *self.image_shape), generator=rng).to(self.maps.device)
         norm = operator_norm(self._normal, start)
         if norm == 0:
             raise UnsupportedScan(
@@ -60,21 +64,32 @@ class MultiCoilMRI(LinearOperator):
             )
         return norm
 
-    @property
-    def maps(self) -> Tensor:
-        """Sensitivity maps (coils, H, W)."""
-        maps: Tensor = torch.fft.fftshift(self._maps, PLANE)
-        return maps
+    def _set_maps(self, maps: Tensor) -> None:
+        self.maps = maps
+        self._conjugate_maps = maps.conj().resolve_conj()
+
+    def _set_measured(self, measured: Tensor) -> None:
+        self.measured = measured
+        mask = torch.fft.ifftshift(measured, PLANE).float()
+        # To shift an image is to multiply its spectrum by phases, which costs nothing beside the mask.
+        self._sampling = mask * _shift_phases(measured)
+        # F^H M F leaves the phases out, and F along an axis that the mask does not depend on.
+        self._normal_axes: tuple[int, ...] = PLANE
+        self._normal_mask = mask
+        if bool((mask == mask[:1]).all()):
+            self._normal_axes, self._normal_mask = (-1,), mask[:1]
+        elif bool((mask == mask[:, :1]).all()):
+            self._normal_axes, self._normal_mask = (-2,), mask[:, :1]
 
     def with_maps(self, maps: Tensor) -> Self:
         """The same model with other maps (coils, H, W) of the same root-sum-of-squares; scale and support stay."""
         other = copy.copy(self)
-        other._maps = torch.fft.ifftshift(maps, PLANE)
+        other._set_maps(maps)
         return other
 
     def per_coil(self, y: Tensor) -> CoilProblem:
         """Model of single coils' images, with y (1, coils, ky, kx) as a batch (coils, 1, ky, kx)."""
-        single = MultiCoilMRI(torch.ones_like(self._maps[:1]), self.measured)
+        single = MultiCoilMRI(torch.ones_like(self.maps[:1]), self.measured)
         return CoilProblem(single, y[0, :, None] * (single.scale / self.scale), self.maps)
 
     def coil_normal(self, images: Tensor) -> Tensor:
@@ -90,8 +105,7 @@ class MultiCoilMRI(LinearOperator):
     def restrict(self, kept: Tensor) -> Self:
         """The same model of the samples where `kept` (ky, kx) is True."""
         other = copy.copy(self)
-        other.measured = self.measured & kept
-        other._mask = self._mask * torch.fft.ifftshift(kept, PLANE)
+        other._set_measured(self.measured & kept)
         return other
 
     def holdout_groups(self, *, in_centre: bool = False) -> Tensor:
@@ -131,24 +145,48 @@ class MultiCoilMRI(LinearOperator):
         return {"unmeasured": unmeasured_share(self.measured.cpu().numpy())}
 
     def _forward(self, x: Tensor) -> Tensor:
-        kspace: Tensor = torch.fft.fftshift(self._spectra(x), PLANE)
+        spectra = torch.fft.fft2(self.maps * as_complex(x)[:, None], norm="ortho")
+        kspace: Tensor = torch.fft.fftshift(spectra.mul_(self.scale * self._sampling), PLANE)
         return kspace
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return self._combine_coils(torch.fft.ifftshift(y, PLANE) * (self.scale * self._mask))
+        spectra = torch.fft.ifftshift(y, PLANE) * (self.scale * self._sampling).conj()
+        return as_channels((self._conjugate_maps * torch.fft.ifft2(spectra, norm="ortho")).sum(1))
 
     def _normal(self, x: Tensor) -> Tensor:
-        return self._combine_coils(self._spectra(x).mul_(self.scale * self._mask))
+        image = as_complex(self.scale**2 * x)
+        result = torch.zeros_like(image)
+        for one, sums in zip(image, result, strict=True):
+            self._add_normal(one, sums)
+        return as_channels(result)
 
-    def _spectra(self, x: Tensor) -> Tensor:
-        image = torch.fft.ifftshift(as_complex(x), PLANE)
-        spectra: Tensor = torch.fft.fft2(self._maps * image[:, None], norm="ortho")
-        return spectra.mul_(self.scale * self._mask)
+    def _add_normal(self, image: Tensor, sums: Tensor) -> None:
+        """Add the sum over coils of S^H F^H M F S image (H, W) to `sums`, some coils at once."""
+        count = _coils_at_once(image, self.coils)
+        parts = zip(torch.split(self.maps, count), torch.split(self._conjugate_maps, count), strict=True)
+        for maps, conjugate in parts:
+            spectra = torch.fft.fftn(maps * image, dim=self._normal_axes).mul_(self._normal_mask)
+            images = torch.fft.ifftn(spectra, dim=self._normal_axes)
+            if count == 1:
+                sums.addcmul_(conjugate[0], images[0])
+            else:
+                sums.add_(images.mul_(conjugate).sum(0))
 
-    def _combine_coils(self, spectra: Tensor) -> Tensor:
-        images = torch.fft.ifft2(spectra, norm="ortho")
-        image = torch.einsum("chw,bchw->bhw", self._maps.conj(), images)
-        return as_channels(torch.fft.fftshift(image, PLANE))
+
+def _coils_at_once(image: Tensor, coils: int) -> int:
+    """So many that each thread of a CPU has a part that fits into its cache; all on a GPU."""
+    if image.device.type != "cpu":
+        return coils
+    return min(coils, max(1, torch.get_num_threads() * PIXELS_A_THREAD // image.numel()))
+
+
+def _shift_phases(measured: Tensor) -> Tensor:
+    """What the spectrum of `ifftshift(image)` (H, W) is, over that of the image; in the transform's order."""
+    rows, columns = (
+        torch.exp(2j * math.pi * (size // 2) * torch.arange(size, dtype=torch.float64) / size)
+        for size in measured.shape
+    )
+    return (rows[:, None] * columns).to(measured.device, torch.complex64)
 
 
 def _outside_centre(measured: Tensor, *, in_centre: bool) -> Tensor:

@@ -24,15 +24,24 @@ class Descent(NamedTuple):
 
 
 def conjugate_gradient_iterates(
-    normal: Callable[[Tensor], Tensor], rhs: Tensor, x0: Tensor, reached: Descent | None = None
+    normal: Callable[[Tensor], Tensor],
+    rhs: Tensor,
+    x0: Tensor | None = None,
+    reached: Descent | None = None,
+    *,
+    normal_x0: Tensor | None = None,
 ) -> Iterator[Descent]:
     """Endless iterates of conjugate gradients on `normal(x) = rhs` from x0, or right after the one `reached`.
+
+    x0 is zero where none is given. `normal_x0` is normal(x0) where that is known, which spares an application.
 
     Each image (C, H, W) of the batch has its own step lengths (Hestenes, Stiefel 1952). One that is solved stays as it
     is: where the map is singular what is left of the residual is rounding, partly in the null space, and another step
     would be arbitrarily long.
     """
-    residual = rhs - normal(x0)
+    if x0 is None:
+        x0 = normal_x0 = torch.zeros_like(rhs)
+    residual = rhs - (normal(x0) if normal_x0 is None else normal_x0)
     begun = _inner(residual, residual)
     least = ROUNDING * torch.maximum(_inner(rhs, rhs), begun).sqrt()
     x, residual, direction, energy = reached or Descent(x0, residual, residual, begun)
@@ -48,9 +57,9 @@ def conjugate_gradient_iterates(
         yield Descent(x, residual, direction, energy)
 
 
-def conjugate_gradient(normal: Callable[[Tensor], Tensor], rhs: Tensor, x0: Tensor, iterations: int) -> Tensor:
+def conjugate_gradient(normal: Callable[[Tensor], Tensor], rhs: Tensor, x0: Tensor | None, iterations: int) -> Tensor:
     """Image number `iterations` of `conjugate_gradient_iterates`, (B, C, H, W); 0 gives x0."""
-    x = x0
+    x = torch.zeros_like(rhs) if x0 is None else x0
     for x, *_ in islice(conjugate_gradient_iterates(normal, rhs, x0), iterations):  # noqa: B007
         pass
     return x

@@ -29,8 +29,7 @@ def hallucination_map(image: Tensor, prior_free_baseline: Tensor, A: LinearOpera
         return torch.zeros_like(image[:, :1])
     difference = image - prior_free_baseline
     with torch.no_grad():
-        zero = torch.zeros_like(difference)
-        measured = conjugate_gradient(lambda x: A.normal(x) + RIDGE * x, A.normal(difference), zero, ITERATIONS)
+        measured = conjugate_gradient(lambda x: A.normal(x) + RIDGE * x, A.normal(difference), None, ITERATIONS)
     energy = (difference - measured).square().sum(1, keepdim=True)
     return _smooth(energy).clamp(min=0).sqrt() / intensity_scale(prior_free_baseline)
 

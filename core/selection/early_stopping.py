@@ -73,7 +73,7 @@ class EarlyStopping:
     validation_residual: float | None = None  # of the iterate validated last, where informative
     explained: bool = False  # whether noise has explained the misfit with the training part
     image: Tensor = UNSET  # the best iterate
-    loss: Tensor = UNSET
+    loss: float = math.nan
     step: int = 0
     residual: float = math.inf
     informative: bool = True
@@ -89,7 +89,7 @@ class EarlyStopping:
         is_first = self.image.numel() == 0 or explained != self.explained
         self.explained = explained
         if is_first or score.residual < self.residual:
-            self.image, self.loss, self.step = iterate.image, iterate.loss, iterate.step
+            self.image, self.loss, self.step = iterate.image, float(iterate.loss), iterate.step
             self.residual, self.informative = score.residual, score.informative
         if is_first or score.residual**2 < (1 - MIN_GAIN) * self.reference_error:
             self.reference_error, self.reference_step = score.residual**2, iterate.step

@@ -12,11 +12,13 @@ from typing import Protocol
 
 from torch import Generator, Tensor
 
-from udig_recon.core.iterates import UNSET, Iterate, Iterates, Resumable, Stage, State, run_stages
+from udig_recon.core.iterates import UNSET, Iterate, Iterates, Misfit, Resumable, Stage, State, run_stages
 from udig_recon.core.operators import LinearOperator
 from udig_recon.core.parameters.holdout import WEIGHT_SEARCH_SHARE
 from udig_recon.core.selection.holdout import validation_error, validation_part
 
+OF_THIS_PROBLEM = "of_this_problem"
+"""Entry of a solver's state that holds for its weight and measurements alone; other ones start without it."""
 TOLERANCE = 1.02
 """Errors within this factor of the least are as good."""
 
@@ -24,7 +26,8 @@ TOLERANCE = 1.02
 class Solver(Protocol):
     """Endless states {"image": (1, C, H, W), ...} of min_x |A x - y|^2 / 2 + weight R(x).
 
-    It starts from the state given, which may be of another weight or of other measurements.
+    It starts from the state given, which may be of another weight or of other measurements; then it is without the
+    entry `OF_THIS_PROBLEM`.
     """
 
     def __call__(
@@ -123,6 +126,7 @@ def search_weight(
     while done < steps:
         search.weight = search.weights[done // iterations]
         remaining = iterations - done % iterations
+        start = _of_another_problem(start) if remaining == iterations else start
         for point in islice(solver(y, operator, search.weight, rng, start), remaining):
             start, done = point, done + 1
             image = point["image"] * A.support
@@ -132,9 +136,7 @@ def search_weight(
                     search.image = image
             if done == steps:
                 search.point = point
-            yield Iterate(
-                done, steps, image, A.misfit(image, y) / y.numel(), resumable.snapshot(done=done, point=point)
-            )
+            yield Iterate(done, steps, image, Misfit.mean(A, image, y), resumable.snapshot(done=done, point=point))
 
 
 def solve_final(
@@ -148,7 +150,7 @@ def solve_final(
 ) -> Iterates:
     """So many iterations with the best weight on all measurements, from where the search ended."""
     resumable = Resumable(rng)
-    done, start, search.point = 0, search.point, None
+    done, start, search.point = 0, _of_another_problem(search.point), None
     if state is not None:
         values = resumable.restore(state, y.device)
         done, start = values["done"], values["point"]
@@ -158,7 +160,7 @@ def solve_final(
     for point in islice(solver(y, A, search.weight, rng, start), iterations - done):
         done += 1
         image = point["image"] * A.support
-        loss = A.misfit(image, y) / y.numel()
+        loss = Misfit.mean(A, image, y)
         yield Iterate(
             done,
             iterations,
@@ -167,6 +169,11 @@ def solve_final(
             resumable.snapshot(done=done, point=point),
             validation_residual=residual,
         )
+
+
+def _of_another_problem(state: State | None) -> State | None:
+    """A solver's state as one of another weight or of other measurements."""
+    return None if state is None else {name: value for name, value in state.items() if name != OF_THIS_PROBLEM}
 
 
 def validation_residual(y: Tensor, A: LinearOperator, search: WeightSearch) -> float | None:

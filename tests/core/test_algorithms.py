@@ -261,9 +261,9 @@ def test_unknown_prior_is_refused_with_what_there_is():
 
 def test_pixels_that_no_coil_sees_stay_empty():
     A, y, _ = problem(Modality.MRI)
-    maps = torch.fft.fftshift(A._maps, (-2, -1)).clone()
+    maps = A.maps.clone()
     maps[:, :, :8] = 0
-    blind = MultiCoilMRI(maps, torch.fft.fftshift(A._mask > 0, (-2, -1)))
+    blind = MultiCoilMRI(maps, A.measured)
     rng = torch.Generator().manual_seed(0)
     *_, last = run(Inputs(y, blind), complete(UDiGDIP(preset="preview", outer_iterations=3), Modality.MRI), rng)
     assert float(last.image[..., :8].abs().max()) == 0

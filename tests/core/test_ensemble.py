@@ -11,7 +11,7 @@ from tests.support.checkpoint_folder import checkpoints_in
 from udig_recon.core import formats
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.errors import UnsupportedScan
-from udig_recon.core.parameters import METHODS, TV, complete, parse, require_random
+from udig_recon.core.parameters import METHODS, complete, parse, require_random
 from udig_recon.core.prior_check import PriorCheck
 from udig_recon.core.problem import slice_problem
 from udig_recon.core.reconstruct import ensemble, reconstruct
@@ -41,9 +41,7 @@ def few_trials(monkeypatch):
     """Two iterations with each weight of total variation, so that a judged run has all its stages and few steps."""
     judged = import_module("udig_recon.core.algorithms.udig_dip_guarded")
     monkeypatch.setattr(judged, "ALONE", judged.ALONE._replace(tv=(2, 3)))
-    monkeypatch.setattr(
-        import_module("udig_recon.core.reconstruct"), "PRIOR_FREE_BASELINE", TV(weight=1e-3, iterations=3)
-    )
+    monkeypatch.setattr(import_module("udig_recon.core.reconstruct"), "BASELINE_ITERATIONS", 3)
 
 
 def of(problem, knobs):

@@ -23,6 +23,7 @@ from udig_recon.core.operators import (
     radon,
 )
 from udig_recon.core.operators import ct as ct_module
+from udig_recon.core.operators import mri as mri_module
 from udig_recon.core.operators.base import HoldoutKind
 from udig_recon.core.operators.matrix_free import MatrixFreeProjector
 from udig_recon.core.problem import SliceProblem, forward_models, slice_problem
@@ -203,6 +204,37 @@ def test_a_partition_holds_out_about_the_share_and_is_drawn_by_the_generator(kin
     part = operator.restrict(kept)
     assert torch.equal(part.forward(problem.direct()), operator.forward(problem.direct()) * kept)
     assert part.scale == operator.scale
+
+
+def _line_mask(shape: tuple[int, int]) -> torch.Tensor:
+    return torch.from_numpy(cartesian_lines(shape, 3, 0.2, np.random.default_rng(3)))
+
+
+MASKS = {
+    "lines": lambda: _line_mask((24, 33)),
+    "lines along the other axis": lambda: _line_mask((33, 24)).T,
+    "points": lambda: torch.from_numpy(poisson_disc((24, 33), 3, 6, np.random.default_rng(3))),
+    "all": lambda: torch.ones(24, 33, dtype=torch.bool),
+}
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+@pytest.mark.parametrize("mask", MASKS)
+def test_the_normal_map_of_any_mask_is_the_adjoint_of_the_forward_model_also_of_copies(
+    mask: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mri_module, "PIXELS_A_THREAD", at_once * 24 * 33 // torch.get_num_threads() + 1)
+    measured, rng = MASKS[mask](), torch.Generator().manual_seed(5)
+    maps, others = (torch.randn(5, *measured.shape, generator=rng, dtype=torch.complex64) for _ in range(2))
+    operator = MultiCoilMRI(maps, measured)
+    kept = operator.partition(0.3, "samples", torch.Generator().manual_seed(2))
+    lines = operator.partition(0.3, "lines", torch.Generator().manual_seed(2))
+    x = torch.randn(2, *operator.image_shape, generator=rng)
+    copies = [operator.restrict(kept), operator.restrict(lines), operator.with_maps(others)]
+    for model in [*copies, copies[0].with_maps(others), copies[2].restrict(kept), operator]:
+        assert laws.close(model.normal(x), model.adjoint(model.forward(x)), 2e-6)
+        sampled = model.measured * fft2c(model.maps * as_complex(x)[:, None])
+        assert laws.close(model.forward(x), model.scale * sampled, 2e-6)
 
 
 @every_model
