@@ -3,6 +3,7 @@
 `python -m docs.generate` writes them; tests/test_documents.py compares them only. A part is one line of PARTS.
 """
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,13 @@ LIMITS_OF_ALL = ("max_job_seconds", "max_job_memory_bytes", "retention_days")
 WIDTH = 100
 """Columns of the help of commands."""
 
+CHART_SCHEMA = ROOT / "docs" / "deployment" / "chart" / "values.schema.json"
+SET_BY_CHART = {
+    *("database_url", "migration_database_url", "redis_url", "audit_key", "webhook_secret", "mrd_key", "destinations"),
+    *("data", "data_store", "projectors", "host", "port", "authentication", "trusted_proxies", "device", "workers"),
+}
+"""Settings that templates of the chart set, whose values are secrets, or that `udig serve` alone reads."""
+
 SHARED_LIMITS = {
     "max_open_jobs": "half of `MAX_OPEN_JOBS`, less when others want some",
     "max_uploads": "half of `MAX_UPLOADS`, likewise",
@@ -42,7 +50,18 @@ def main() -> int:
         if written != text:
             path.write_text(written)
             sys.stdout.write(f"{file}: {mark}\n")
+    schema = json.loads(CHART_SCHEMA.read_text())
+    _, listed = schema["properties"]["settings"]["propertyNames"]["anyOf"]
+    if listed["enum"] != chart_settings():
+        listed["enum"] = chart_settings()
+        CHART_SCHEMA.write_text(json.dumps(schema, indent=2) + "\n")
+        sys.stdout.write(f"{CHART_SCHEMA.relative_to(ROOT)}: settings\n")
     return 0
+
+
+def chart_settings() -> list[str]:
+    """Settings that the values of the Helm chart may give: all that it does not set itself."""
+    return sorted(name.upper() for name in Settings.model_fields if name not in SET_BY_CHART)
 
 
 def replace_part(text: str, mark: str, part: str) -> str:

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from sqlalchemy.exc import SQLAlchemyError
 
 from udig_recon.api.dependencies import Context, ContextDep
@@ -23,7 +23,9 @@ router = APIRouter(tags=["health"])
 CHECK_SECONDS = 2.0  # that one of the checks may take, beside the others
 METRICS_SECONDS = 4.0  # that counting in the database may take
 Found = TypeVar("Found")
+Check = Literal["database", "queue", "disk", "workers", "sandbox"]
 _METRICS = Content.text("text/plain", '# TYPE udig_jobs gauge\nudig_jobs{status="queued"} 2.0\n')
+_WRONG_CHECK = responses({}, 422, public=True)[422]  # alone: probes are not limited
 
 
 @router.get("/healthz", summary="Whether the process lives", responses=responses({200: HealthOut}, public=True))
@@ -36,11 +38,18 @@ async def get_health() -> HealthOut:
     "/readyz",
     summary="Whether a job posted now would run",
     response_model=HealthOut,
-    responses=responses({200: HealthOut, 503: HealthOut}, public=True),
+    responses=responses({200: HealthOut, 503: HealthOut}, public=True) | {422: _WRONG_CHECK},
 )
-async def get_readiness(context: ContextDep) -> Response:
+async def get_readiness(
+    context: ContextDep,
+    exclude: Annotated[
+        frozenset[Check],
+        Query(description="checks to leave out, such as `workers` where these are started once jobs wait"),
+    ] = frozenset(),
+) -> Response:
     """503 names what is missing."""
-    checks = dict(zip(_CHECKS, await asyncio.gather(*(_run_check(context, name) for name in _CHECKS)), strict=True))
+    names = [name for name in _CHECKS if name not in exclude]
+    checks = dict(zip(names, await asyncio.gather(*(_run_check(context, name) for name in names)), strict=True))
     well = all(found == "ok" for name, found in checks.items() if name != "sandbox")
     body = HealthOut(status="ok" if well else "unavailable", checks=checks).model_dump_json()
     return Response(body, 200 if well else 503, {"Cache-Control": "no-store"}, "application/json")
@@ -62,7 +71,7 @@ async def get_metrics(context: ContextDep) -> Response:
     return Response(body, media_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})
 
 
-async def _run_check(context: Context, name: str) -> str:
+async def _run_check(context: Context, name: Check) -> str:
     found = await within(context, CHECK_SECONDS, f"readiness of {name}", partial(_CHECKS[name], context))
     return f"no answer within {CHECK_SECONDS:g} s" if found is None else found
 
@@ -114,7 +123,7 @@ def _sandbox(context: Context) -> str:
     return sandbox_report.describe(context.prober.known_missing_parts or {}) or "ok"
 
 
-_CHECKS: dict[str, Callable[[Context], str]] = {
+_CHECKS: dict[Check, Callable[[Context], str]] = {
     "database": _database,
     "queue": _queue,
     "disk": _disk,

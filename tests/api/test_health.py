@@ -35,6 +35,15 @@ def test_it_is_ready_only_when_a_job_would_run(client: TestClient, drive: Drive)
     assert set(ready.json()["checks"].values()) == {"ok"}
 
 
+def test_checks_that_are_left_out_do_not_count(client: TestClient) -> None:
+    ready = client.get("/readyz?exclude=workers&exclude=queue")
+    assert (ready.status_code, set(ready.json()["checks"])) == (200, {"database", "disk", "sandbox"})
+    assert client.get("/readyz?exclude=disk").status_code == 503
+    wrong = client.get("/readyz?exclude=worker")
+    assert wrong.status_code == 422
+    assert "'workers'" in wrong.text
+
+
 def test_a_worker_that_was_not_seen_lately_does_not_count(
     client: TestClient, drive: Drive, database: sessionmaker[Session]
 ) -> None:

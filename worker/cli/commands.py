@@ -35,11 +35,16 @@ def worker() -> int:
 
 
 @click.command("health", cls=SettingsCommand)
-def health() -> int:
+@click.option(
+    "--unless-database-is-away",
+    is_flag=True,
+    help="exit with 0 also while the database does not answer: for checks whose failure restarts the worker",
+)
+def health(unless_database_is_away: bool) -> int:
     """Exit with 0 when a worker of this machine was seen lately, else with 1."""
     from udig_recon.worker.runtime.health import main
 
-    return main()
+    return main(unless_database_is_away=unless_database_is_away)
 
 
 @click.command("migrate")
