@@ -17,6 +17,8 @@ from sqlalchemy.orm import Session, sessionmaker
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import udig_recon.core.formats.containers.hdf5_library  # noqa: F401  # before any test imports h5py: with the HDF5 that readers run on
+from tests.support import moto_bucket
+from tests.support.moto_bucket import Moto, moto_server
 from udig_recon.worker.database.engine import conninfo, make_engine, make_sessions
 from udig_recon.worker.database.migrate import migrate
 from udig_recon.worker.database.roles import MAKE_ROLES, OWNER, SERVICE, with_role
@@ -79,6 +81,20 @@ def services() -> Iterator[Services]:
             made.execute(f"DROP DATABASE {made.template} WITH (FORCE)")
         finally:
             embedded.stop()
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
+    """An S3 server of this run."""
+    with moto_server(tmp_path_factory.mktemp("moto") / "log") as made:
+        yield made
+
+
+@pytest.fixture
+def bucket_url(moto: Moto, monkeypatch: pytest.MonkeyPatch) -> str:
+    """DATA_STORE in a new bucket, which this process and its children reach."""
+    moto_bucket.use(monkeypatch, moto.url)
+    return f"s3://{moto.make_bucket()}/some/where"
 
 
 def _trade_safety_for_speed(database_url: str) -> None:

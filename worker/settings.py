@@ -15,6 +15,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from udig_recon.worker.access.destinations import parse_destinations
 from udig_recon.worker.access.tenant_settings import TenantSettings
 
+BUCKETS = ("s3", "gs", "az")
+"""Schemes of buckets: S3 and what speaks its protocol, Google Cloud Storage, Azure Blob Storage."""
 SECRET = re.compile(r"whsec_(?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/]{2,3}={0,2})?")
 
 
@@ -37,7 +39,24 @@ class Settings(TenantSettings):
     data_store: str | None = Field(
         None,
         pattern=r"^[a-z][a-z0-9+.-]*:",
-        description="where scans, checkpoints and results lie, a URL; its scheme names a storage backend; unset: DATA",
+        description="where scans, checkpoints and results lie, a URL: a bucket (s3://bucket/prefix, gs://... or "
+        "az://...) or another storage backend, by its scheme; unset: DATA",
+    )
+    cache: Path | None = Field(
+        None,
+        description="folder of copies of a bucket's objects, which all processes of a machine share; unset: DATA/cache",
+    )
+    cache_bytes: int = Field(
+        32 << 30, ge=0, description="most bytes of that folder; the copies that were used longest ago are removed"
+    )
+    store_timeout_seconds: float = Field(
+        30, gt=0, description="time that a bucket may take to answer one request, of at most 16 MiB"
+    )
+    store_retry_seconds: float = Field(
+        10, gt=0, description="time within which a request to a bucket that failed is sent again"
+    )
+    result_redirect: bool = Field(
+        False, description="whether results in a bucket are answered by a redirect to a signed URL of the bucket"
     )
     priors: Path | None = Field(None, description="folder of further diffusion priors; unset: DATA/priors")
     projectors: Path | None = Field(
@@ -208,6 +227,15 @@ class Settings(TenantSettings):
             return url
         raise ValueError("no URL of a Redis server, such as redis://:password@host:6379/0")
 
+    @field_validator("data_store")
+    @classmethod
+    def _is_bucket(cls, url: str | None) -> str | None:
+        if url is not None and is_bucket(url):
+            parts = urlsplit(url)
+            if not parts.netloc or "@" in parts.netloc or parts.query or parts.fragment:
+                raise ValueError("a bucket is s3://bucket/prefix, without credentials: those are settings of their own")
+        return url
+
     @field_validator("data")
     @classmethod
     def _is_no_file(cls, folder: Path) -> Path:
@@ -248,6 +276,13 @@ class Settings(TenantSettings):
             raise ValueError("CORS_ORIGINS: * without keys would let every page in a browser of this machine in")
         if self.heartbeat_seconds >= self.lease_seconds:
             raise ValueError(f"HEARTBEAT_SECONDS: {self.heartbeat_seconds:g} is no less than LEASE_SECONDS")
+        if self.data_store is not None and is_bucket(self.data_store):
+            missing = [name for name in ("database_url", "redis_url") if getattr(self, name) is None]
+            if missing:
+                raise ValueError(
+                    f"DATA_STORE: a bucket is shared by machines, as the embedded servers cannot be: set "
+                    f"{' and '.join(map(str.upper, missing))}"
+                )
         return self
 
     @property
@@ -295,6 +330,11 @@ class Settings(TenantSettings):
     def priors_folder(self) -> Path:
         """Folder of further priors, shared by all tenants."""
         return self.priors or self.data / "priors"
+
+    @property
+    def cache_folder(self) -> Path:
+        """Folder of copies of a bucket's objects."""
+        return self.cache or self.data / "cache"
 
     @property
     def projectors_folder(self) -> Path:
@@ -373,6 +413,11 @@ def check_destination(url: str) -> None:
     is_syslog = parts.scheme in ("udp", "tcp") and parts.hostname and parts.port
     if not is_file and not is_syslog:
         raise ValueError("expected udp://host:port, tcp://host:port or file:///path")
+
+
+def is_bucket(url: str) -> bool:
+    """Whether a URL of DATA_STORE names a bucket."""
+    return url.partition(":")[0] in BUCKETS
 
 
 def is_loopback(host: str) -> bool:

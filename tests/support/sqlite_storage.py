@@ -53,7 +53,7 @@ class SqliteStorage(Storage):
         return io.BytesIO(self._one("content", key)[0])
 
     @contextmanager
-    def local(self, key: str) -> Iterator[Path]:
+    def local(self, key: str, *, bypass_cache: bool = False) -> Iterator[Path]:
         with tempfile.NamedTemporaryFile() as file:
             file.write(self.read(key))
             file.flush()

@@ -12,14 +12,18 @@ from udig_recon.core.files.atomic import DamagedFile
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage import keys
 from udig_recon.worker.storage.base import Storage
+from udig_recon.worker.storage.bucket import BucketStorage
 from udig_recon.worker.storage.local import LocalStorage
 
 
-@pytest.fixture(params=["folder", "sqlite"])
+@pytest.fixture(params=["folder", "sqlite", "bucket"])
 def any_storage(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -> Storage:
     """Each backend: the laws below hold for all, those of other distributions included."""
     if request.param == "folder":
         return LocalStorage.from_settings(settings.model_copy(update={"data_store": f"folder:{tmp_path / 'objects'}"}))
+    if request.param == "bucket":
+        url = request.getfixturevalue("bucket_url")
+        return BucketStorage.from_settings(settings.model_copy(update={"data_store": url}))
     return SqliteStorage(settings.model_copy(update={"data_store": f"sqlite:{tmp_path / 'objects'}"}))
 
 

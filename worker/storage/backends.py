@@ -3,13 +3,21 @@
 from collections.abc import Callable
 
 from udig_recon.core.extensions import BrokenExtension, load_extensions
-from udig_recon.worker.settings import Settings
+from udig_recon.worker.settings import BUCKETS, Settings
 from udig_recon.worker.storage.base import Storage
 from udig_recon.worker.storage.local import LocalStorage
 
 Opener = Callable[[Settings], Storage]
 ENTRY_POINTS = "udig_recon.storage"
-BACKENDS: dict[str, Opener] = {"folder": LocalStorage.from_settings}
+
+
+def _open_bucket(settings: Settings) -> Storage:
+    from udig_recon.worker.storage.bucket import BucketStorage  # here: a folder needs no obstore
+
+    return BucketStorage.from_settings(settings)
+
+
+BACKENDS: dict[str, Opener] = {"folder": LocalStorage.from_settings, **dict.fromkeys(BUCKETS, _open_bucket)}
 
 
 def open_storage(settings: Settings) -> Storage:

@@ -7,20 +7,50 @@ Every backend promises:
 
 - An object is whole whenever it has its key: readers see the old object, the new one or none.
 - A write that has returned survives a crash of the machine.
-- Objects of a group (`keys.group_of`) can be written only while the group exists.
+- Objects of a group (`keys.group_of`) can be written only while the group exists. Where a storage cannot forbid that
+  (a bucket), the writer removes what it has just written to a group that went meanwhile; of one that was killed then,
+  the orphan cleanup removes it.
 - A missing object, or a write into a missing group, raises FileNotFoundError. A full storage raises OSError with
-  ENOSPC or EDQUOT. Other OSErrors are failures of the storage.
+  ENOSPC or EDQUOT. A storage that does not answer raises StorageUnavailable: the same may succeed later. Other OSErrors
+  are failures of the storage.
+
+No write may depend on a condition of the storage (If-None-Match, compare and swap): some ignore them in silence. Names
+hold the attempt, rows decide.
 """
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from udig_recon.core.files.atomic import DamagedFile
 from udig_recon.worker.storage.scratch import Scratch
+
+
+class StorageUnavailable(OSError):
+    """The storage does not answer, or refuses the service's credentials; `reason` tells without names or URLs."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(errno.EIO, f"the storage does not answer ({reason})")
+        self.reason = reason
+
+
+class SignedRequest(NamedTuple):
+    """A request that whoever has it may send to the storage itself, for a while."""
+
+    method: str
+    url: str  # as good as a password until it expires: never logged
+    headers: dict[str, str]
+
+
+class Group(NamedTuple):
+    """A group and what lies in it."""
+
+    name: str
+    modified: float  # when it was last changed
+    keys: Sequence[str]
 
 
 class StoredObject(NamedTuple):
@@ -36,6 +66,8 @@ class Storage(ABC):
     """Objects by key. `reserve_bytes` of its space are to stay free."""
 
     location: str  # for messages: where the objects lie, without credentials
+    keeps_previews: bool = True  # whether objects may be replaced every few seconds, as previews are
+    local_scratch: bool = False  # whether scratch files, copies and uploads lie on each machine rather than beside it
 
     def __init__(self, reserve_bytes: int = 0) -> None:
         self.reserve_bytes = reserve_bytes
@@ -52,8 +84,11 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def local(self, key: str) -> AbstractContextManager[Path]:
-        """A local file with the object's bytes, for libraries that want a path; read-only, valid inside the block."""
+    def local(self, key: str, *, bypass_cache: bool = False) -> AbstractContextManager[Path]:
+        """A local file with the object's bytes, for libraries that want a path; read-only, valid inside the block.
+
+        With `bypass_cache` the bytes come from the medium itself.
+        """
 
     @abstractmethod
     def put(self, key: str, content: bytes | memoryview) -> None:
@@ -109,6 +144,25 @@ class Storage(ABC):
     @abstractmethod
     def free_bytes(self) -> int:
         """Bytes that still fit."""
+
+    def groups_with_keys(self) -> Iterator[Group]:
+        """Every group and the keys of its objects."""
+        for name, modified in self.groups():
+            yield Group(name, modified, [each.key for each in self.list(name)])
+
+    def stage(self, path: Path, key: str) -> None:  # noqa: B027
+        """Bring a file's bytes where `commit` of it under this key takes no time; without that nothing refers to them.
+
+        For transactions, which must be short. What is staged and never committed is an orphan like any other.
+        """
+
+    def drop_copy(self, key: str) -> bool:  # noqa: ARG002
+        """Forget local copies of an object, which may have spoilt; whether the next reading may find other bytes."""
+        return False
+
+    def sign(self, method: str, key: str, seconds: float) -> SignedRequest | None:  # noqa: ARG002
+        """A request for an object by those who have no other access; None: this storage cannot give any."""
+        return None
 
     def read(self, key: str) -> bytes:
         """All bytes of an object. Raises FileNotFoundError."""

@@ -58,8 +58,10 @@ class LocalStorage(Storage):
         return file
 
     @contextmanager
-    def local(self, key: str) -> Iterator[Path]:
+    def local(self, key: str, *, bypass_cache: bool = False) -> Iterator[Path]:
         """See Storage: the object's own file."""
+        if bypass_cache:
+            self.open(key, bypass_cache=True).close()
         yield self.path(key)
 
     def put(self, key: str, content: bytes | memoryview) -> None:

@@ -39,10 +39,10 @@ class Scratch:
         self.close()
 
 
-def remove_abandoned(folder: Path, before: float) -> int:
+def remove_abandoned(folder: Path, before: float, suffix: str = "") -> int:
     """Delete scratch files that no living process holds and that were last changed before that time."""
     removed = 0
-    for path in folder.iterdir():
+    for path in folder.glob(f"*{suffix}"):
         try:
             if path.stat().st_mtime < before:
                 with path.open("rb") as file:
