@@ -28,7 +28,7 @@ from udig_recon.worker.access.admission import JobError, TooManyOpenJobs
 from udig_recon.worker.access.quotas import QuotaReached
 from udig_recon.worker.database.engine import AWAY, CommitUnknown, has_no_room
 from udig_recon.worker.jobs.state import UnknownJob
-from udig_recon.worker.storage.base import is_full
+from udig_recon.worker.storage.base import StorageUnavailable, is_full
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,8 @@ def problem_of(error: Exception, *, repeatable: bool = False) -> Problem:
         case _ if isinstance(error, AWAY):
             log.warning("database.unavailable", extra={"error": type(error).__name__})
             return Unavailable("the database does not answer; the same request may be sent again")
+        case StorageUnavailable():
+            return Unavailable("the storage does not answer; the same request may be sent again")
         case _ if is_full(error):
             return DiskFull("the disk is full; free some space or ask for it")
         case OSError():

@@ -23,12 +23,13 @@ from udig_recon.api.http.threads import LimitedThreadPool
 from udig_recon.api.system.metrics import RequestMetrics
 from udig_recon.core.formats import Prober
 from udig_recon.worker.access.destinations import parse_destinations
-from udig_recon.worker.database.engine import make_engine, make_sessions
+from udig_recon.worker.database.engine import AWAY, make_engine, make_sessions
 from udig_recon.worker.jobs.queue import make_celery
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage import data_folder
 from udig_recon.worker.storage.backends import open_storage
 from udig_recon.worker.storage.data_folder import ForeignFolder
+from udig_recon.worker.storage.orphans import delete_leftovers
 
 log = logging.getLogger(__name__)
 CONFIRM_SECONDS = 2.0
@@ -52,6 +53,8 @@ class OpenService:
         """Run what the process does beside its answers, and at the end close everything."""
         context = self.context
         tasks = [context.notifications.run(), context.audit.run(), *beside]
+        if context.storage.local_scratch:
+            tasks.append(_delete_leftovers(context))
         tasks += [] if self.confirmed else [_end_in_a_foreign_folder(context)]
         running = [asyncio.create_task(task) for task in tasks]
         try:
@@ -90,6 +93,17 @@ def open_service(settings: Settings) -> OpenService:
     )
     confirmed = data_folder.confirm_at(settings.database_url, context.storage)
     return OpenService(context, engine, make_celery(settings), confirmed)
+
+
+async def _delete_leftovers(context: Context) -> None:
+    """Delete what was left of uploads, fetches and scratch files of this machine, as workers do on theirs."""
+    seconds = context.settings.orphan_seconds
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await context.file_threads.run(delete_leftovers, context.sessions, context.storage, seconds)
+        except (*AWAY, OSError) as error:
+            log.warning("cleanup.failed", extra={"error": type(error).__name__})
 
 
 async def _end_in_a_foreign_folder(context: Context) -> None:

@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from udig_recon.api.http.problems import NotAcceptable, PreconditionFailed, Problem, RangeOutside
 from udig_recon.core.files.atomic import DamagedFile
+from udig_recon.worker.storage.base import StorageUnavailable
 from udig_recon.worker.storage.integrity import Verified
 
 # Several ranges at once are answered with the whole file, as RFC 9110 allows.
@@ -159,6 +160,8 @@ def _blocks(file: Verified, start: int, end: int, damaged: Callable[[], Problem]
         return
     try:
         yield from file.read(start, end)
+    except StorageUnavailable:
+        raise
     except (DamagedFile, OSError) as error:
         raise damaged() from error
 

@@ -153,11 +153,11 @@ def _read_again(context: Context, made: StoredSlice) -> StoredSlice | None:
 
 def _preview(context: Context, made: StoredSlice) -> SliceResult | None:
     try:
-        return previews.load(context.storage, made.job_id, made.slice)
+        return previews.load(context.sessions, context.storage, made.job_id, made.slice)
     except FileNotFoundError:
         return None
     except DamagedFile:
         # The worker soon writes another one.
-        previews.delete(context.storage, made.job_id, made.slice)
+        previews.delete(context.sessions, context.storage, made.job_id, made.slice)
         _count(context, made.job_id, "preview", keys.name_of(keys.preview(made.job_id, made.slice)))
         return None

@@ -32,7 +32,7 @@ from udig_recon.worker.access.tenants import limits_of
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import Scan
 from udig_recon.worker.storage import keys, uploads
-from udig_recon.worker.storage.base import Storage
+from udig_recon.worker.storage.base import Storage, StorageUnavailable
 from udig_recon.worker.storage.scans import Brought, forget, keep
 from udig_recon.worker.storage.uploads import UploadMoved
 from udig_recon.worker.telemetry import tracing
@@ -222,7 +222,10 @@ def _is_whole(storage: Storage, key: str, sha256: str) -> bool:
         with storage.local(key) as path, open_prepared(path) as scan:
             scan.verify()
             return scan.source_sha256 == sha256 and scan.reading >= READING
+    except StorageUnavailable:
+        raise
     except (DamagedScan, OSError):
+        storage.drop_copy(key)
         return False
 
 
@@ -297,5 +300,5 @@ def _forget_unkept(session: Session, context: Context, caller: Caller, upload: U
     try:
         session.rollback()
         forget(session, context.storage, caller.tenant, upload.sha256)
-    except AWAY as error:
-        log.warning("database.unavailable", extra={"error": type(error).__name__})
+    except (*AWAY, StorageUnavailable) as error:
+        log.warning("scan.left_to_cleanup", extra={"error": type(error).__name__})

@@ -29,6 +29,7 @@ from udig_recon.worker.access import audit
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import Job, Scan
 from udig_recon.worker.storage import integrity, keys
+from udig_recon.worker.storage.base import StorageUnavailable
 from udig_recon.worker.storage.scans import forget, is_in_use
 
 log = logging.getLogger(__name__)
@@ -229,5 +230,5 @@ def _delete(context: Context, caller: Caller, scan_id: uuid.UUID) -> None:
         try:
             forget(session, context.storage, caller.tenant, scan.sha256)
             session.commit()
-        except AWAY as error:  # the scan is deleted; its file is left to the workers' tidying
-            log.warning("database.unavailable", extra={"error": type(error).__name__})
+        except (*AWAY, StorageUnavailable) as error:  # the scan is deleted; its file is left to the orphan cleanup
+            log.warning("scan.left_to_cleanup", extra={"error": type(error).__name__})

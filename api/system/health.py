@@ -18,6 +18,8 @@ from udig_recon.api.system.schemas import HealthOut
 from udig_recon.worker.database.migrate import config
 from udig_recon.worker.jobs import queue
 from udig_recon.worker.runtime import sandbox_report
+from udig_recon.worker.storage import data_folder
+from udig_recon.worker.storage.base import StorageUnavailable
 
 router = APIRouter(tags=["health"])
 CHECK_SECONDS = 2.0  # that one of the checks may take, beside the others
@@ -108,6 +110,17 @@ def _disk(context: Context) -> str:
     return "ok" if free > reserve else f"{free} bytes are free, the reserve is {reserve}"
 
 
+def _storage(context: Context) -> str:
+    """Whether the storage answers, and is the one of the database."""
+    try:
+        ours = data_folder.is_ours(context.sessions, context.storage)
+    except StorageUnavailable as error:
+        return str(error.strerror)
+    except SQLAlchemyError:
+        return "unknown, for the database does not answer"
+    return "ok" if ours else "this is not the storage of the database: is its share mounted, its bucket there?"
+
+
 def _workers(context: Context) -> str:
     seconds = context.settings.alive_seconds
     try:
@@ -127,6 +140,7 @@ _CHECKS: dict[Check, Callable[[Context], str]] = {
     "database": _database,
     "queue": _queue,
     "disk": _disk,
+    "storage": _storage,
     "workers": _workers,
     "sandbox": _sandbox,
 }

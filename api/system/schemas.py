@@ -126,7 +126,7 @@ class WorkersOut(BaseModel):
 
 _READY: dict[str, Any] = {
     "status": "ok",
-    "checks": dict.fromkeys(("database", "queue", "disk", "workers", "sandbox"), "ok"),
+    "checks": dict.fromkeys(("database", "queue", "disk", "storage", "workers", "sandbox"), "ok"),
 }
 _NOT_READY: dict[str, Any] = {
     "status": "unavailable",

@@ -61,7 +61,7 @@ class Drive:
     def show(self, job: dict[str, Any], slice_: int = 0, *, reference: bool = True) -> None:
         """The preview that a running slice leaves."""
         job_id = uuid.UUID(job["id"])
-        previews.save(self.storage, job_id, slice_, slice_result(reference=reference))
+        previews.save(self.sessions, self.storage, job_id, slice_, slice_result(reference=reference))
 
     def finish(self, claim: Claim, verdict: PriorCheck | None = None, rating: Rating | None = None) -> None:
         """Finish the slice, judged or not, and with the last one the job."""

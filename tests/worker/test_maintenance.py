@@ -82,4 +82,4 @@ def test_a_database_that_is_away_leaves_every_snapshot_and_the_newest_picture_to
     lease.commit(lambda session: leases.heartbeat(session, claim, 60))
     with desk.database() as session:
         assert session.scalars(select(Snapshot.iteration).order_by(Snapshot.seq)).all() == [1, 2, 3, 4, 5]
-    assert previews.load(desk.storage, claim.job_id, 0).image[0, 0] == 5
+    assert previews.load(desk.database, desk.storage, claim.job_id, 0).image[0, 0] == 5

@@ -39,6 +39,7 @@ __all__ = [
     "Key",
     "LoginSession",
     "Outbox",
+    "Preview",
     "Priority",
     "ResumableUpload",
     "Scan",
@@ -275,6 +276,18 @@ class Snapshot(Base):
     ssim: Mapped[float | None]
     seconds: Mapped[float]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Preview(Base):
+    """The latest image of a slice, where the storage keeps none. A crash of the server empties an unlogged table."""
+
+    __tablename__ = "previews"
+    __table_args__ = ({"prefixes": ["UNLOGGED"]},)
+
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    slice: Mapped[int] = mapped_column(primary_key=True)
+    content: Mapped[bytes]
+    written_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Worker(Base):

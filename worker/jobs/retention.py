@@ -20,7 +20,7 @@ from udig_recon.worker.database.tables import (
     Scan,
     WebhookDelivery,
 )
-from udig_recon.worker.storage import keys, uploads
+from udig_recon.worker.storage import keys, previews, uploads
 from udig_recon.worker.storage.base import Storage
 from udig_recon.worker.storage.scans import forget, is_in_use
 
@@ -80,6 +80,7 @@ def expire(sessions: sessionmaker[Session], storage: Storage) -> int:
 def _expire_job(session: Session, storage: Storage, job: Job) -> None:
     """Delete files before the row: an interrupted sweep repeats all of it. Text that a client wrote is deleted too."""
     storage.delete_prefix(keys.job(job.id))
+    previews.delete_rows_of(session, job.id)
     job.expired, job.tags, job.idempotency_key, job.webhook_url = True, {}, None, None
     # One that is still to be told is told, and goes with the row.
     told = (WebhookDelivery.job_id == job.id, WebhookDelivery.state != DeliveryState.PENDING)

@@ -20,7 +20,7 @@ from udig_recon.worker.jobs import comparisons, lifecycle
 from udig_recon.worker.jobs.comparisons import ComparisonRequest
 from udig_recon.worker.jobs.lifecycle import JobRequest, Retry, Submitter
 from udig_recon.worker.storage import keys
-from udig_recon.worker.storage.base import Storage
+from udig_recon.worker.storage.base import Storage, StorageUnavailable
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -111,7 +111,7 @@ class JobService:
         lifecycle.delete(session, job_id, who.tenant)
         audit.append(session, who, "job.deleted", job=job_id)
         session.commit()
-        self._storage.delete_prefix(keys.job(job_id))
+        self._delete_files([job_id])
 
     def cancel_comparison(self, session: Session, comparison: Comparison, who: Who, read: Read[Answer]) -> Answer:
         """Cancel the jobs of a comparison that have not ended. Raises IllegalMove where there are none."""
@@ -126,8 +126,15 @@ class JobService:
         comparison_id, job_ids = comparison.id, comparisons.delete(session, comparison)
         self._record(session, who, "deleted", comparison_id, job_ids)
         session.commit()
-        for job_id in job_ids:
-            self._storage.delete_prefix(keys.job(job_id))
+        self._delete_files(job_ids)
+
+    def _delete_files(self, job_ids: Iterable[uuid.UUID]) -> None:
+        """Delete the files of jobs that are deleted; what a storage that does not answer keeps goes as orphans."""
+        try:
+            for job_id in job_ids:
+                self._storage.delete_prefix(keys.job(job_id))
+        except StorageUnavailable as error:
+            log.warning("storage.unavailable", extra={"error": error.reason})
 
     def _record(
         self, session: Session, who: Who, action: str, comparison_id: uuid.UUID, job_ids: Sequence[uuid.UUID]

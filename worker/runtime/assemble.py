@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
 
 from udig_recon.core.files.atomic import DamagedFile
 from udig_recon.core.results.output_format import ResultInfo, scan_attributes
@@ -14,7 +15,7 @@ from udig_recon.core.results.store import SliceResult
 from udig_recon.worker.database.tables import JobSlice
 from udig_recon.worker.jobs.claims import Claim
 from udig_recon.worker.runtime.process import WorkerProcess
-from udig_recon.worker.storage import keys
+from udig_recon.worker.storage import keys, previews
 from udig_recon.worker.storage.base import Storage
 from udig_recon.worker.storage.integrity import entry
 from udig_recon.worker.storage.keys import RESULT_NAME, result_name
@@ -77,11 +78,11 @@ def assemble(process: WorkerProcess, claim: Claim) -> Assembled:
     return Assembled(prefix, versions, files)
 
 
-def delete_slices(storage: Storage, job_id: uuid.UUID) -> None:
+def delete_slices(sessions: sessionmaker[Session], storage: Storage, job_id: uuid.UUID) -> None:
     """Delete the slices of a job and their previews: its result holds the same images."""
-    for prefix in (keys.slices(job_id), keys.previews(job_id)):
-        for each in storage.list(prefix):
-            storage.delete(each.key)
+    for each in storage.list(keys.slices(job_id)):
+        storage.delete(each.key)
+    previews.delete_all(sessions, storage, job_id)
 
 
 class _Stored(NamedTuple):
@@ -94,14 +95,19 @@ class _Stored(NamedTuple):
 
     def versions(self) -> Mapping[str, str]:
         """Versions that made a slice. Raises DamagedFile."""
-        return SliceResult.versions_of(self.storage.read(self.key), keys.name_of(self.key), self.sha256)
+        return SliceResult.versions_of(self._read(), keys.name_of(self.key), self.sha256)
 
     def load(self) -> SliceResult:
         """The slice. Raises DamagedSlices where it has spoilt since it was looked at."""
         try:
-            return SliceResult.from_bytes(self.storage.read(self.key), keys.name_of(self.key), self.sha256)
+            return SliceResult.from_bytes(self._read(), keys.name_of(self.key), self.sha256)
         except (DamagedFile, FileNotFoundError):
             raise DamagedSlices([self.slice]) from None
+
+    def _read(self) -> bytes:
+        # Not by `read`: it is wanted twice, and a storage that is far keeps a copy of what is opened.
+        with self.storage.open(self.key) as file:
+            return file.read()
 
 
 def merge_versions(each: Sequence[Mapping[str, str]]) -> dict[str, str]:

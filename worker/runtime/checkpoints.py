@@ -16,7 +16,7 @@ import torch
 
 from udig_recon.core.files.atomic import DamagedFile
 from udig_recon.worker.storage import keys
-from udig_recon.worker.storage.base import Storage, is_full
+from udig_recon.worker.storage.base import Storage, StorageUnavailable, is_full
 
 log = logging.getLogger(__name__)
 KEPT = 2
@@ -71,14 +71,17 @@ class Checkpoints:
             return 0.0
         try:
             self._storage.put(f"{self._prefix}/{name}", content)
+            if not self._may_write():  # it may have taken long
+                self._storage.delete(f"{self._prefix}/{name}")
+                return 0.0
+            for old in self._keys()[KEPT:]:
+                self._storage.delete(old)
         except OSError as error:
-            # A later one may find room; the slice itself can do without.
-            if not is_full(error):
+            # A later one may find room, or a storage that answers; the slice itself can do without.
+            if not is_full(error) and not isinstance(error, StorageUnavailable):
                 raise
             log.warning("checkpoint.write_failed", extra={"step": step})
             return 0.0
-        for old in self._keys()[KEPT:]:
-            self._storage.delete(old)
         log.info("checkpoint.saved", extra={"step": step})
         return time.thread_time() - began
 

@@ -4,7 +4,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
@@ -53,6 +54,7 @@ class LeaseKeeper:
         self._write_lock = threading.Lock()
         self._wake, self._closing, self._lost = threading.Event(), threading.Event(), threading.Event()
         self._renewed_at = time.monotonic()
+        self._next_preview_at = 0.0
         self._thread = threading.Thread(target=copy_context().run, args=(self._run,), name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
@@ -104,6 +106,15 @@ class LeaseKeeper:
     def query(self, question: Callable[[Session], Answer]) -> Answer:
         """Read from the database, as soon as it answers."""
         return self._run_until_answered(question, reports_first=False)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While the computing thread waits for the storage, which the watchdog takes for no hang."""
+        self.waiting_for_database = True
+        try:
+            yield
+        finally:
+            self.waiting_for_database = False
 
     def close(self) -> None:
         """Stop the heartbeats; the lease runs out by itself."""
@@ -159,14 +170,15 @@ class LeaseKeeper:
             with self._sessions.begin() as session:
                 leases.record(session, self.claim, self._pending[0], self._settings.lease_seconds)
             self._pending.popleft()
-        while self._previews:
+        if self._previews and time.monotonic() >= self._next_preview_at:
             self._write_preview(self._previews.pop())
+            self._next_preview_at = time.monotonic() + previews.pause_seconds(self._storage)
 
     def _write_preview(self, preview: SliceResult) -> None:
         if not self.holds_lease:
             return
         try:
-            previews.save(self._storage, self.claim.job_id, self.claim.slice, preview)
+            previews.save(self._sessions, self._storage, self.claim.job_id, self.claim.slice, preview)
         except OSError as error:
             # A full disk or a deleted job shows where it matters; a preview may be missing.
             log.warning("preview.write_failed", extra={"error": str(error.strerror)})

@@ -16,7 +16,7 @@ from udig_recon.worker.runtime.process import WorkerProcess, exit_after
 from udig_recon.worker.runtime.tasks import give_back
 from udig_recon.worker.runtime.watchdog import Watchdog
 from udig_recon.worker.storage import accounting, data_folder
-from udig_recon.worker.storage.orphans import delete_orphans
+from udig_recon.worker.storage.orphans import delete_leftovers, delete_orphans
 from udig_recon.worker.storage.scrubbing import Scrub, Stopped
 
 log = logging.getLogger(__name__)
@@ -134,9 +134,14 @@ class Maintenance:
         while not process.shutdown.wait(wait):
             wait = settings.orphan_seconds
             try:
-                if not self._is_first() or not data_folder.is_ours(process.sessions, process.storage):
+                if not data_folder.is_ours(process.sessions, process.storage):
                     continue
-                removed = delete_orphans(process.sessions, process.storage, settings.orphan_seconds)
+                if self._is_first():
+                    removed = delete_orphans(process.sessions, process.storage, settings.orphan_seconds)
+                elif process.storage.local_scratch:
+                    removed = delete_leftovers(process.sessions, process.storage, settings.orphan_seconds)
+                else:
+                    continue
             except (*AWAY, OSError) as error:
                 log.warning("cleanup.failed", extra={"error": type(error).__name__})
             else:

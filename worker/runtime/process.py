@@ -52,6 +52,7 @@ class WorkerProcess:
     verifier: Verifier = field(default_factory=Verifier)
     prober: Prober = field(default_factory=Prober)
     confirmed: bool = False  # whether the data folder is known to be the database's
+    storage_pause: float = 0.0  # seconds until it asks a storage again that did not answer; 0: it does
     skipped_until: dict[uuid.UUID, float] = field(default_factory=dict)  # job -> until when, by the monotonic clock
     _missing_since: dict[uuid.UUID, float] = field(default_factory=dict)  # job -> when its scan's file was first missed
 

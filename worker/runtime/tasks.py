@@ -6,9 +6,11 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import torch
 from sqlalchemy.orm import Session
@@ -36,11 +38,13 @@ from udig_recon.worker.runtime.slice_run import (
     finite,
 )
 from udig_recon.worker.storage import integrity, keys, previews
-from udig_recon.worker.storage.base import is_full
+from udig_recon.worker.storage.base import StorageUnavailable, is_full
 from udig_recon.worker.storage.data_folder import ForeignFolder
 from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
+Done = TypeVar("Done")
+LONGEST_STORAGE_PAUSE = 30.0  # until a worker asks a storage again that does not answer
 MISSING_SECONDS = 3600.0  # that a worker waits for the file of a scan, from when it first missed it
 MISSING_PAUSE_SECONDS = 30.0  # between two looks at one job's
 UNKNOWN_SECONDS = 3600.0  # that a job which this version does not know waits for a newer one, from when it was queued
@@ -51,6 +55,7 @@ def run_next_slice(process: WorkerProcess, job_id: uuid.UUID, slice_: int) -> No
     process.messages_received += 1
     if process.shutting_down or not _has_its_folder(process):
         queue.enqueue([(job_id, slice_)])
+        process.shutdown.wait(process.storage_pause)
         return
     asked_at = datetime.now(UTC)
     with process.sessions.begin() as session:
@@ -66,6 +71,7 @@ def run_next_slice(process: WorkerProcess, job_id: uuid.UUID, slice_: int) -> No
         log.info("slice.started")
         with LeaseKeeper(process.sessions, claim, process.settings, process.storage) as lease, process.holding(lease):
             _work(process, lease)
+    process.shutdown.wait(process.storage_pause)  # the slice is given back: whose storage answers may have it
 
 
 def _has_its_folder(process: WorkerProcess) -> bool:
@@ -98,6 +104,9 @@ def _work(process: WorkerProcess, lease: LeaseKeeper) -> None:
         _fail(lease, failures.unusable(error))
     except DamagedFile:
         _fail_by_scan(lease)
+    except StorageUnavailable:
+        _note_unavailable(process)
+        give_back(lease)
     except OutOfMemory as error:
         _fail(lease, failures.out_of_memory(lease.claim.slice, process.device_name, str(error)))
     except AWAY as error:
@@ -109,6 +118,43 @@ def _work(process: WorkerProcess, lease: LeaseKeeper) -> None:
         if _fail(lease, cause) and not full:
             # Not raised: Celery would log the exception's words, which may quote the scan.
             log.exception("slice.failed")
+
+
+def _note_unavailable(process: WorkerProcess) -> None:
+    """Have this worker pause, longer each time, before it asks the storage again."""
+    process.storage_pause = min(LONGEST_STORAGE_PAUSE, 2 * process.storage_pause or 1.0)
+    log.warning("storage.unavailable", extra={"pause": process.storage_pause})
+
+
+def _until_stored(process: WorkerProcess, lease: LeaseKeeper, step: Callable[[], Done]) -> Done:
+    """What a step on the storage returns, as soon as that answers: what was computed must not be lost by its pause.
+
+    Raises LeaseLost and ShutdownRequested.
+    """
+    while True:
+        try:
+            with lease.waiting():
+                found = step()
+            process.storage_pause = 0.0
+            return found
+        except StorageUnavailable:
+            _note_unavailable(process)
+        with lease.waiting():
+            process.shutdown.wait(process.storage_pause)
+        lease.mark_active()
+        if lease.lost:
+            raise LeaseLost
+        if process.shutting_down:
+            raise ShutdownRequested
+
+
+@contextmanager
+def _left_to_cleanup() -> Iterator[None]:
+    """What a storage that does not answer keeps of this the orphan cleanup deletes later."""
+    try:
+        yield
+    except StorageUnavailable:
+        log.warning("storage.unavailable", extra={"pause": 0.0})
 
 
 def give_back(lease: LeaseKeeper, *, yielded: bool = False) -> None:
@@ -168,6 +214,7 @@ def _finish(process: WorkerProcess, lease: LeaseKeeper) -> None:
     # Before anything is written: where the scan is not, nobody would find what this worker writes either.
     if not process.storage.exists(keys.scan(lease.claim.scan_sha256, lease.claim.tenant)):
         raise ScanMissing
+    process.storage_pause = 0.0
     process.note_scan_found(lease.claim.job_id)
     process.storage.create_group(keys.job(lease.claim.job_id))
     if lease.claim.result is not None or _finish_slice(process, lease, SliceRun(process, lease)):
@@ -178,12 +225,16 @@ def _finish_slice(process: WorkerProcess, lease: LeaseKeeper, run: SliceRun) -> 
     """Compute the slice; whether it was the last one of its job."""
     claim, storage = lease.claim, process.storage
     finished = _compute(run)
-    lease.verify_lease()
     written = keys.slice_result(claim.job_id, claim.slice, claim.attempt)
     result = replace(finished.result, versions=run.versions)
     content = result.to_bytes()
-    storage.require(len(content))
-    storage.put(written, content)
+
+    def store() -> None:
+        lease.verify_lease()
+        storage.require(len(content))
+        storage.put(written, content)
+
+    _until_stored(process, lease, store)
     sha256 = hashlib.sha256(content).hexdigest()
 
     def accept(session: Session) -> tuple[bool, list[tuple[uuid.UUID, int]]]:
@@ -202,14 +253,16 @@ def _finish_slice(process: WorkerProcess, lease: LeaseKeeper, run: SliceRun) -> 
         last, freed = lease.commit(accept)
     except LeaseLost:
         if not lease.query(lambda session: leases.is_accepted(session, claim, written)):
-            storage.delete(written)
+            with _left_to_cleanup():
+                storage.delete(written)
             raise
         # Whoever follows is rung for by the sweep.
         last, freed = False, []
     if freed:
         queue.enqueue(freed)
-    run.checkpoints.clear()
-    previews.delete(storage, claim.job_id, claim.slice)  # the image is in the result
+    with _left_to_cleanup():
+        run.checkpoints.clear()
+        previews.delete(process.sessions, storage, claim.job_id, claim.slice)  # the image is in the result
     log.info("slice.succeeded")
     return last
 
@@ -225,7 +278,7 @@ def _finish_job(process: WorkerProcess, lease: LeaseKeeper) -> None:
     claim = lease.claim
     try:
         with interruptible(check):
-            folder, versions, files = assemble(process, claim)
+            folder, versions, files = _until_stored(process, lease, lambda: assemble(process, claim))
     except DamagedSlices as error:
         _recompute(lease, error.slices)
         return
@@ -233,9 +286,11 @@ def _finish_job(process: WorkerProcess, lease: LeaseKeeper) -> None:
         lease.commit(lambda session: leases.succeed_job(session, claim, folder, versions, files))
     except LeaseLost:
         if not lease.query(lambda session: leases.is_accepted(session, claim, folder)):
-            process.storage.delete_prefix(folder)
+            with _left_to_cleanup():
+                process.storage.delete_prefix(folder)
             raise
-    delete_slices(process.storage, claim.job_id)
+    with _left_to_cleanup():
+        delete_slices(process.sessions, process.storage, claim.job_id)
     log.info("job.succeeded")
 
 

@@ -11,7 +11,7 @@ from udig_recon.worker.database.engine import AWAY, make_engine, make_sessions
 from udig_recon.worker.database.locks import Lock
 from udig_recon.worker.database.tables import Job, Scan, ServiceState
 from udig_recon.worker.storage import keys
-from udig_recon.worker.storage.base import Storage
+from udig_recon.worker.storage.base import Storage, StorageUnavailable
 
 STATE = "data_folder"
 LOOKED_FOR = 50  # newest scans and jobs whose files tell a folder of an older version
@@ -25,12 +25,12 @@ class ForeignFolder(Exception):
 def confirm(sessions: sessionmaker[Session], storage: Storage) -> bool:
     """Whether the folder is the database's; an id is given to both where neither has one. Raises ForeignFolder.
 
-    False: the database does not answer, or its tables are of an older version.
+    False: database or storage does not answer, or the tables are of an older version.
     """
     try:
         with sessions.begin() as session:
             _confirm(session, storage)
-    except (*AWAY, ProgrammingError):
+    except (*AWAY, ProgrammingError, StorageUnavailable):
         return False
     return True
 

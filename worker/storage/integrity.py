@@ -46,15 +46,38 @@ class Verified:
 
     def read(self, start: int, end: int) -> Iterator[bytes]:
         """Its bytes from `start` to before `end`, block by block. Raises DamagedFile before it gives a wrong one."""
+        try:
+            yield from self._read(start, end)
+        except _WrongBlock as wrong:
+            # A local copy may have spoilt while the object has not.
+            if not self.storage.drop_copy(self.key):
+                raise self._damage() from None
+            try:
+                yield from self._read(max(start, wrong.number * BLOCK), end)
+            except _WrongBlock:
+                raise self._damage() from None
+
+    def _read(self, start: int, end: int) -> Iterator[bytes]:
         with self.storage.open(self.key) as file:
             first = start // BLOCK
             file.seek(first * BLOCK)
             for number in range(first, -(-end // BLOCK)):
                 block = file.read(BLOCK)
                 if number >= len(self.blocks) or hashlib.sha256(block).digest() != self.blocks[number]:
-                    raise DamagedFile(f"{name_of(self.key)} is no longer what was written")
+                    raise _WrongBlock(number)
                 offset = number * BLOCK
                 yield block[max(start - offset, 0) : end - offset]
+
+    def _damage(self) -> DamagedFile:
+        return DamagedFile(f"{name_of(self.key)} is no longer what was written")
+
+
+class _WrongBlock(Exception):
+    """A block has another digest than it had; `number` says which."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class Verifier:
@@ -72,12 +95,10 @@ class Verifier:
             known = self._known.get((key, sha256))
         if known is not None and known.info.version == info.version:
             return known
-        whole, blocks = hashlib.sha256(), []
-        with storage.open(key) as file:
-            while block := file.read(BLOCK):
-                whole.update(block)
-                blocks.append(hashlib.sha256(block).digest())
-        if whole.hexdigest() != sha256:
+        found, blocks = _digests(storage, key)
+        if found != sha256 and storage.drop_copy(key):
+            found, blocks = _digests(storage, key)
+        if found != sha256:
             raise DamagedFile(f"{name_of(key)} is not what was written")
         verified = Verified(storage, info, sha256, tuple(blocks))
         with self._lock:
@@ -92,6 +113,16 @@ class Verifier:
         with self._lock:
             for known in [known for known in self._known if known[0] == key]:
                 del self._known[known]
+
+
+def _digests(storage: Storage, key: str) -> tuple[str, list[bytes]]:
+    """The digest of an object, and those of its blocks."""
+    whole, blocks = hashlib.sha256(), []
+    with storage.open(key) as file:
+        while block := file.read(BLOCK):
+            whole.update(block)
+            blocks.append(hashlib.sha256(block).digest())
+    return whole.hexdigest(), blocks
 
 
 def digest_of(storage: Storage, key: str) -> Digest:

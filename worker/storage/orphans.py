@@ -1,8 +1,10 @@
 """Orphan cleanup: delete stored objects that no row refers to, left behind by processes that were killed."""
 
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from sqlalchemy import select
@@ -10,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from udig_recon.worker.database.tables import Job, JobSlice, Scan, Status
 from udig_recon.worker.storage import keys, uploads
-from udig_recon.worker.storage.base import Storage
+from udig_recon.worker.storage.base import Group, Storage
 from udig_recon.worker.storage.scans import forget
 
 BATCH = 100  # jobs whose rows are read at once
@@ -21,8 +23,8 @@ def delete_orphans(sessions: sessionmaker[Session], storage: Storage, seconds: f
 
     Rows are read after the objects were listed: an object without a row then never gets one.
     """
+    removed = delete_leftovers(sessions, storage, seconds)
     before = storage.now() - seconds
-    removed = storage.remove_leftovers(before)
     scans = {
         keys.scan_of(each.key)
         for collection in (keys.SCANS, keys.PREPARED, keys.IDENTITIES)
@@ -34,16 +36,25 @@ def delete_orphans(sessions: sessionmaker[Session], storage: Storage, seconds: f
     for tenant, sha256 in scans - known:
         with sessions.begin() as session:
             removed += forget(session, storage, tenant, sha256)
+    groups = storage.groups_with_keys()
+    while some := list(islice(groups, batch)):
+        removed += _delete_of_jobs(sessions, storage, some, before)
+    return removed
+
+
+def delete_leftovers(sessions: sessionmaker[Session], storage: Storage, seconds: float) -> int:
+    """Delete what writes, fetches and uploads that were cut off so long ago left; gives how many.
+
+    Where that lies on each machine (`Storage.local_scratch`), each of them calls this for itself.
+    """
+    before = (time.time() if storage.local_scratch else storage.now()) - seconds
+    removed = storage.remove_leftovers(before)
     old = set(uploads.leftovers(storage, before))
     with sessions() as session:
         unneeded = uploads.without_row(session, old)
     for upload_id in unneeded:
         uploads.delete_file(storage, upload_id)
-    removed += len(unneeded)
-    groups = list(storage.groups())
-    for start in range(0, len(groups), batch):
-        removed += _delete_of_jobs(sessions, storage, groups[start : start + batch], before)
-    return removed
+    return removed + len(unneeded)
 
 
 class _Objects(NamedTuple):
@@ -59,28 +70,27 @@ class _Job(NamedTuple):
     id: uuid.UUID
     result: str | None
     status: Status
+    expired: bool
 
 
-def _delete_of_jobs(
-    sessions: sessionmaker[Session], storage: Storage, groups: Iterable[tuple[str, float]], before: float
-) -> int:
+def _delete_of_jobs(sessions: sessionmaker[Session], storage: Storage, groups: Iterable[Group], before: float) -> int:
     listed: dict[uuid.UUID, _Objects] = {}
-    for group, modified in groups:
+    for group in groups:
         try:
-            job_id = uuid.UUID(keys.name_of(group))
+            job_id = uuid.UUID(keys.name_of(group.name))
         except ValueError:
             continue
-        listed[job_id] = _Objects([each.key for each in storage.list(group)], modified < before)
+        listed[job_id] = _Objects(list(group.keys), group.modified < before)
     job_slices: defaultdict[uuid.UUID, list[JobSlice]] = defaultdict(list)
     with sessions() as session:
         for job_slice in session.scalars(select(JobSlice).where(JobSlice.job_id.in_(listed))):
             job_slices[job_slice.job_id].append(job_slice)
         # Jobs last: of an attempt that has just ended, either its slice still runs or its job refers to the result.
-        rows = session.execute(select(Job.id, Job.result, Job.status).where(Job.id.in_(listed)))
+        rows = session.execute(select(Job.id, Job.result, Job.status, Job.expired).where(Job.id.in_(listed)))
         jobs = {row.id: _Job(*row) for row in rows}
     removed = 0
     for job_id, objects in listed.items():
-        if (job := jobs.get(job_id)) is not None:
+        if (job := jobs.get(job_id)) is not None and not job.expired:
             is_referenced = _reference_check(job, job_slices[job_id])
             orphans = {key for key in objects.keys if not is_referenced(key)}
             attempts = {key.rpartition("/")[0] for key in orphans if _kind(job, key) == "results"}

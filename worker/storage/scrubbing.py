@@ -93,7 +93,7 @@ class Scrub:
         try:
             if self._wait(self._storage.info(key).size / self._bytes_per_second):
                 raise Stopped
-            with self._storage.local(key) as path, open_prepared(path) as prepared:
+            with self._storage.local(key, bypass_cache=True) as path, open_prepared(path) as prepared:
                 prepared.verify()
         except FileNotFoundError:
             return 0

@@ -1,0 +1,28 @@
+"""Previews of running slices, for services whose storage takes no object that is replaced every few seconds."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0018"
+down_revision = "0017"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "previews",
+        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.Column("slice", sa.Integer(), nullable=False),
+        sa.Column("content", sa.LargeBinary(), nullable=False),
+        sa.Column("written_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_previews_job_id_jobs"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("job_id", "slice", name=op.f("pk_previews")),
+        prefixes=["UNLOGGED"],
+    )
+    # They are compressed already.
+    op.execute("ALTER TABLE previews ALTER COLUMN content SET STORAGE EXTERNAL")
+
+
+def downgrade() -> None:
+    op.drop_table("previews")
