@@ -29,6 +29,7 @@ from udig_recon.api.pages import routes as pages
 from udig_recon.api.scans import routes as scans
 from udig_recon.api.service import OpenService, open_service
 from udig_recon.api.system import health, methods, workers
+from udig_recon.api.uploads import direct
 from udig_recon.api.uploads import routes as uploads
 from udig_recon.api.uploads.protocol import TusMiddleware
 from udig_recon.api.webhooks.delivery import WebhookDispatcher
@@ -53,7 +54,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
     app.state.service, app.state.context = service, service.context
-    routed = (scans, uploads, jobs, following, results, comparisons, destinations, methods, workers, keys, tenants)
+    routed = (
+        scans,
+        uploads,
+        direct,
+        jobs,
+        following,
+        results,
+        comparisons,
+        destinations,
+        methods,
+        workers,
+        keys,
+        tenants,
+    )
     for part in (*routed, health):
         app.include_router(part.router)
     for part in (list_routes, pages, login_routes, static_routes):

@@ -47,7 +47,7 @@ _LEVEL = r"-?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?"
     "/v1/jobs/{job_id}/result",
     summary="The result as a file",
     response_class=Response,
-    responses=responses({200: _RESULT}, 206, 304, 404, 406, 409, 410, 416, 422, 500, 503, 507),
+    responses=responses({200: _RESULT}, 206, 304, 307, 404, 406, 409, 410, 416, 422, 500, 503, 507),
     openapi_extra={"parameters": [request_header("Accept", "image/png"), *FILE_REQUEST_HEADERS]},
 )
 def get_job_result(
@@ -59,7 +59,11 @@ def get_job_result(
         OutputName | None, Query(alias="format", description="wins over Accept; neither: the job's first output")
     ] = None,
 ) -> Response:
-    """A format that is not among the job's outputs is written on the first request for it."""
+    """A format that is not among the job's outputs is written on the first request for it.
+
+    307: the file lies in a bucket, at an address that is good for some minutes (RESULT_REDIRECT). `Repr-Digest` of this
+    answer is that of the file.
+    """
     with context.sessions() as session:
         job = queries.job_row(session, caller.tenant, job_id)
     if job.expired:
@@ -70,7 +74,14 @@ def get_job_result(
     first = OUTPUTS.get(job.outputs[0], OUTPUTS["h5"])
     accept = request.headers.get("accept", "")
     wanted = OUTPUTS[format_] if format_ else negotiate_format(accept, first, OUTPUTS.values())
-    file = stored_files.result_file(context, stored_files.StoredResult.of(job), wanted)
+    result = stored_files.StoredResult.of(job)
+    if context.settings.result_redirect and (signed := stored_files.signed_result(context, result, wanted)):
+        headers = {**file_headers(signed.sha256), "Vary": "Accept"}
+        if not_modified(request, headers["ETag"]):
+            return Response(status_code=304, headers=headers)
+        record_access(context, caller, "result.read", job=job_id)
+        return Response(status_code=307, headers={**headers, "Location": signed.url})
+    file = stored_files.result_file(context, result, wanted)
     headers = {**file_headers(file.sha256), "Vary": "Accept"}
     if not_modified(request, headers["ETag"], file.info.modified):
         return Response(status_code=304, headers=headers)

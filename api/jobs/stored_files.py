@@ -20,6 +20,7 @@ from udig_recon.worker.storage.integrity import Verified
 from udig_recon.worker.storage.keys import RESULT_NAME, result_name
 
 POST_AGAIN = "post the job again"
+SIGNED_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,33 @@ def result_file(context: Context, made: StoredResult, wanted: OutputFormat) -> V
         integrity.add_file(session, made.job_id, name, digest)
         recount(session, made.job_id)
     return context.verifier.check(context.storage, key, digest.sha256)
+
+
+@dataclass(frozen=True)
+class SignedResult:
+    """Where a client may fetch a result file from the storage itself, for SIGNED_SECONDS."""
+
+    url: str
+    sha256: str
+
+
+def signed_result(context: Context, made: StoredResult, wanted: OutputFormat) -> SignedResult | None:
+    """The result in that format at the storage itself; None: the storage signs nothing.
+
+    Its size is compared with that of its row, its bytes are not: the client has their digest. A format that is not
+    there yet is made first. Raises as `result_file`.
+    """
+    key = f"{made.prefix}/{result_name(wanted)}"
+    signed = context.storage.sign("GET", key, SIGNED_SECONDS)
+    if signed is None:
+        return None
+    known = made.files.get(result_name(wanted))
+    try:
+        if known is not None and context.storage.info(key).size == known["bytes"]:
+            return SignedResult(signed.url, known["sha256"])
+    except (FileNotFoundError, DamagedFile):
+        pass
+    return SignedResult(signed.url, result_file(context, made, wanted).sha256)
 
 
 def _verify_file(context: Context, made: StoredResult, key: str) -> Verified:

@@ -60,6 +60,7 @@ _HEADERS: dict[int, tuple[str, ...]] = {
     201: ("Location",),
     202: ("Location", "Retry-After"),
     304: ("ETag",),
+    307: ("Location", "ETag", "Repr-Digest"),
     401: ("WWW-Authenticate",),
     403: ("WWW-Authenticate",),
     429: ("Retry-After",),

@@ -267,6 +267,13 @@ def store_scan(context: Context, caller: Caller, file: ReceivedScan) -> Iterator
     brought = Brought(
         upload.path, upload.sha256, upload.size_bytes, upload.filename, file.header, file.prepared, file.identity
     )
+    # Before the transaction: to bring gigabytes to a bucket takes longer than one may last.
+    for path, key in (
+        (file.prepared, keys.prepared_scan(upload.sha256, caller.tenant)),
+        (upload.path, keys.scan(upload.sha256, caller.tenant)),
+    ):
+        if path is not None:
+            context.storage.stage(path, key)
     with context.sessions() as session:
         try:
             if file.resumable_id is not None:

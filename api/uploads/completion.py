@@ -1,7 +1,7 @@
 """A complete upload becomes a scan: its file is looked into where it lies and moved to its place, never copied."""
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -17,7 +17,9 @@ from udig_recon.api.scans.ingest import ReceivedScan, examine, sharing_of
 from udig_recon.api.scans.upload import Upload, open_upload
 from udig_recon.api.uploads.lifecycle import busy, delete_upload, find_upload, lost
 from udig_recon.core.errors import UnknownFormat, UnreadableScan, UnsupportedScan
-from udig_recon.worker.storage import uploads
+from udig_recon.worker.storage import direct_uploads, uploads
+from udig_recon.worker.storage.direct_uploads import IncompleteParts
+from udig_recon.worker.storage.scratch import Scratch
 from udig_recon.worker.storage.uploads import CompleteUpload, UploadBusy
 
 REFUSED = (UnknownFormat, UnreadableScan, UnsupportedScan, UnknownMedia, Invalid)
@@ -39,7 +41,7 @@ async def receive_uploaded(
             raise Gone("the scan that this upload became was deleted; upload it again")
         yield row.scan_id
         return
-    if row.offset_bytes < row.size_bytes:
+    if row.part_bytes is None and row.offset_bytes < row.size_bytes:
         detail = f"{row.offset_bytes} of {row.size_bytes} bytes of this upload came; send the rest first"
         raise Conflict(detail, headers={"Upload-Offset": str(row.offset_bytes)}, offset_bytes=row.offset_bytes)
     client = client_of(request)
@@ -61,9 +63,17 @@ async def receive_uploaded(
 
 
 async def _open(opened: AsyncExitStack, context: Context, row: Any) -> Upload:
-    file = partial(CompleteUpload, uploads.path_of(context.storage, row.id), row.size_bytes)
+    """Raises Locked, Gone, and Conflict where parts are missing in the bucket."""
+    if row.part_bytes is None:
+        file: Callable[[], Scratch] = partial(CompleteUpload, uploads.path_of(context.storage, row.id), row.size_bytes)
+    else:
+        parts = direct_uploads.parts_of(row.size_bytes, row.part_bytes)
+        file = partial(direct_uploads.join, context.storage, row.id, parts)
     try:
         upload = await opened.enter_async_context(open_upload(context, file))
+    except IncompleteParts as error:
+        detail = f"{error} of this upload are not in the bucket, or not of their size; send them, then ask again"
+        raise Conflict(detail, missing=error.numbers) from None
     except UploadBusy:
         raise busy() from None
     except FileNotFoundError:

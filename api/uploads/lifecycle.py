@@ -52,17 +52,20 @@ def upload_page(session: Session, tenant: str, page: PageRequest) -> Page[Upload
     return Page(items=[UploadOut.model_validate(upload) for upload in uploads], next_cursor=next_cursor)
 
 
-def begin_upload(context: Context, caller: Caller, size_bytes: int, metadata: Metadata) -> UploadOut:
-    """A new upload of this size. Raises QuotaReached and DiskFull."""
+def begin_upload(
+    context: Context, caller: Caller, size_bytes: int, metadata: Metadata, part_bytes: int | None = None
+) -> UploadOut:
+    """A new upload of this size; with `part_bytes` to the bucket. Raises QuotaReached and DiskFull."""
     reserve = context.settings.disk_reserve_bytes
-    if context.storage.free_bytes() - size_bytes < reserve:
+    if part_bytes is None and context.storage.free_bytes() - size_bytes < reserve:
         raise DiskFull(f"less than the reserve of {reserve} bytes would stay free (DISK_RESERVE_BYTES)")
     upload_id = new_id()
     try:
         with context.sessions() as session:
             limits = limits_of(session, caller.tenant, context.settings)
             quotas.check_upload(session, caller.tenant, limits, caller.key, size_bytes)
-            uploads.create_file(context.storage, upload_id)
+            if part_bytes is None:
+                uploads.create_file(context.storage, upload_id)
             upload = ResumableUpload(
                 id=upload_id,
                 tenant=caller.tenant,
@@ -70,6 +73,7 @@ def begin_upload(context: Context, caller: Caller, size_bytes: int, metadata: Me
                 filename=metadata.filename,
                 sha256=metadata.sha256,
                 size_bytes=size_bytes,
+                part_bytes=part_bytes,
                 expires_at=func.now() + kept_for(context.settings),
             )
             session.add(upload)

@@ -12,7 +12,7 @@ from udig_recon.api.access.authentication import Writer
 from udig_recon.api.dependencies import ContextDep
 from udig_recon.api.http.json_body import JSON, check_content_type, has_body
 from udig_recon.api.http.pagination import Page, PageDep, page_response
-from udig_recon.api.http.problems import NotFound, TooLarge
+from udig_recon.api.http.problems import Conflict, NotFound, TooLarge
 from udig_recon.api.openapi.responses import responses
 from udig_recon.api.uploads import lifecycle, protocol
 from udig_recon.api.uploads.appending import append_body
@@ -147,6 +147,8 @@ async def append_to_upload(request: Request, context: ContextDep, caller: Writer
     protocol.check_version(request.headers)
     check_content_type(request, "bytes of an upload", protocol.MEDIA_TYPE)
     offset, checksum = protocol.offset_of(request.headers), protocol.checksum_of(request.headers)
+    if row.part_bytes is not None:
+        raise Conflict("the parts of this upload go to the bucket: GET /v1/direct-uploads/{upload_id} tells where")
     if offset != row.offset_bytes:
         raise lifecycle.moved(row.offset_bytes)
     progress = await append_body(

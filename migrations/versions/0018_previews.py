@@ -1,4 +1,4 @@
-"""Previews of running slices, for services whose storage takes no object that is replaced every few seconds."""
+"""Services on a bucket: previews of running slices, and uploads whose parts go straight to the bucket."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -20,9 +20,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id", "slice", name=op.f("pk_previews")),
         prefixes=["UNLOGGED"],
     )
+    op.add_column("uploads", sa.Column("part_bytes", sa.BigInteger(), nullable=True))
     # They are compressed already.
     op.execute("ALTER TABLE previews ALTER COLUMN content SET STORAGE EXTERNAL")
 
 
 def downgrade() -> None:
+    op.drop_column("uploads", "part_bytes")
     op.drop_table("previews")

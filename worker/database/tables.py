@@ -134,6 +134,7 @@ class ResumableUpload(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime]  # put off whenever bytes come
     expired: Mapped[bool] = mapped_column(default=False, server_default=text("false"))  # its file is gone
+    part_bytes: Mapped[int | None] = mapped_column(BigInteger)  # of the parts in the bucket; null: the service gets it
     stored_at: Mapped[datetime | None]  # when it became a scan; its file is that scan's
     scan_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("scans.id", ondelete="SET NULL"))
 

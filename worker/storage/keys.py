@@ -10,6 +10,7 @@ A key is a relative path of names divided by "/". Rows hold keys (`jobs.result`,
     jobs/ID/slices/SLICE.ATTEMPT.npz         the result of a slice, by one attempt
     jobs/ID/results/ATTEMPT/reconstruction.* the result of the job, by one attempt
     uploads/ID                               the bytes of an upload that goes on; a local file in every backend
+    parts/ID/NUMBER                          a part of an upload that goes straight to a bucket
     identity                                 the id that the storage and its database share
 """
 
@@ -20,6 +21,7 @@ from udig_recon.core.results.output_format import OutputFormat
 from udig_recon.worker.database.tables import DEFAULT_TENANT
 
 SCANS, PREPARED, IDENTITIES, JOBS = "scans", "prepared", "identities", "jobs"
+PARTS = "parts"
 COLLECTIONS = (SCANS, PREPARED, IDENTITIES, JOBS)
 IDENTITY = "identity"
 RESULT_NAME = "reconstruction.h5"
@@ -54,6 +56,16 @@ def scan_of(key: str) -> ScanKey:
     """The scan of a key that `scan`, `prepared_scan` or `identity_of_scan` made."""
     *folders, sha256 = key.split("/")
     return ScanKey(folders[1] if len(folders) > 1 else DEFAULT_TENANT, sha256)
+
+
+def parts(upload_id: uuid.UUID) -> str:
+    """Prefix of the parts of an upload that goes straight to a bucket."""
+    return f"{PARTS}/{upload_id}"
+
+
+def part(upload_id: uuid.UUID, number: int) -> str:
+    """Key of one of them."""
+    return f"{parts(upload_id)}/{number}"
 
 
 def job(job_id: uuid.UUID) -> str:

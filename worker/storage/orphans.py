@@ -4,6 +4,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ def delete_orphans(sessions: sessionmaker[Session], storage: Storage, seconds: f
     for tenant, sha256 in scans - known:
         with sessions.begin() as session:
             removed += forget(session, storage, tenant, sha256)
+    removed += _delete_parts(sessions, storage, before)
     groups = storage.groups_with_keys()
     while some := list(islice(groups, batch)):
         removed += _delete_of_jobs(sessions, storage, some, before)
@@ -55,6 +57,21 @@ def delete_leftovers(sessions: sessionmaker[Session], storage: Storage, seconds:
     for upload_id in unneeded:
         uploads.delete_file(storage, upload_id)
     return removed + len(unneeded)
+
+
+def _delete_parts(sessions: sessionmaker[Session], storage: Storage, before: float) -> int:
+    """Delete parts of uploads that became scans, have expired or were deleted: signed requests outlive them."""
+    found: dict[uuid.UUID, list[str]] = defaultdict(list)
+    for each in storage.list(keys.PARTS):
+        with suppress(ValueError):
+            if each.modified < before:
+                found[uuid.UUID(each.key.split("/")[1])].append(each.key)
+    with sessions() as session:
+        unneeded = uploads.without_row(session, found)
+    removed = [key for upload_id in unneeded for key in found[upload_id]]
+    for key in removed:
+        storage.delete(key)
+    return len(removed)
 
 
 class _Objects(NamedTuple):
