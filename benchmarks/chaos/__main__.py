@@ -1,4 +1,5 @@
-"""`python -m benchmarks.chaos [--jobs N] [--seed S] [--redis valkey|debian|both] [--no-fence] [--faults a,b]`.
+"""`python -m benchmarks.chaos [--jobs N] [--seed S] [--redis valkey|debian|both] [--no-fence] [--faults a,b]
+[--store folder|moto]`.
 
 Every kind of job once in peace, then N jobs while faults strike, then a verdict; and a quarter of that once more on
 Debian's Redis. The exit code is 1 where a verdict is bad.
@@ -16,12 +17,13 @@ import httpx2
 
 from benchmarks.chaos import report, witness
 from benchmarks.chaos.clients import RETRIED, TIMEOUT_SECONDS, Client, Images, Notes
-from benchmarks.chaos.faults import FAULTS, Storm
+from benchmarks.chaos.faults import ALL_FAULTS, FAULTS, Storm
 from benchmarks.chaos.stack import API_PROCESSES, WORKERS, Stack
 from benchmarks.chaos.verdict import checks, left_failed, misplaced_files, open_jobs, recoveries
 from benchmarks.chaos.workload import Order, calm_orders, orders, spares
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.standalone.servers import valkey_binary
+from udig_recon.worker.storage.base import StorageUnavailable
 
 CLIENTS = 8
 TICK_SECONDS = 0.05
@@ -104,11 +106,11 @@ def settle(stack: Stack) -> set[str]:
         try:
             with stack.sessions() as session:
                 failed = left_failed(session, RETRIED)
-                pending = open_jobs(session) or failed or misplaced_files(session, stack.settings.data)[0]
+                pending = open_jobs(session) or failed or misplaced_files(session, stack)[0]
             for job in failed:
                 httpx2.post(f"{stack.urls[0]}/v1/jobs/{job}/retry", timeout=TIMEOUT_SECONDS)
                 retried.add(job)
-        except (*AWAY, httpx2.TransportError):
+        except (*AWAY, httpx2.TransportError, StorageUnavailable):
             pending = True
         if not pending and stack.readiness.ready_since_probe_at:
             break
@@ -120,7 +122,7 @@ def chaos(options: argparse.Namespace, jobs: int, redis: str) -> bool:
     """One run; whether its verdict is good."""
     began = time.monotonic()
     deadline = began + (options.seconds or bound(jobs)) - SETTLE_SECONDS
-    with Stack(jobs=jobs, seed=options.seed, redis_binary=redis, fence=options.fence) as stack:
+    with Stack(jobs=jobs, seed=options.seed, redis_binary=redis, fence=options.fence, store=options.store) as stack:
         witness.install(stack.engine)
         ordered = orders(jobs, options.seed)
         peace = run(stack, Desk(calm_orders(ordered, options.seed)), deadline)
@@ -151,6 +153,7 @@ def _setting(stack: Stack, options: argparse.Namespace, jobs: int, seconds: floa
     disk = "tmpfs" if stack.mounted else "not mountable here, ENOSPC from the processes' own open(), none for Postgres"
     return (
         f"seed {options.seed}, {jobs} jobs, {WORKERS} workers, {API_PROCESSES} API processes, {stack.redis.version}, "
+        f"objects in {'a folder' if stack.bucket is None else 'a bucket (moto)'}, "
         f"small disks: {disk}, fence {'on' if options.fence else 'OFF'}, {seconds:.0f} s in all"
     )
 
@@ -164,11 +167,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="bound of a run; none: grows with the jobs")
     parser.add_argument("--keep", action="store_true", help="keep the logs of a run that went well")
     parser.add_argument(
-        "--faults", type=lambda text: text.split(","), default=list(FAULTS), help=f"of: {', '.join(FAULTS)}"
+        "--store", choices=["folder", "moto"], default="folder", help="where objects lie; moto: a bucket that fails too"
     )
+    parser.add_argument("--faults", type=lambda text: text.split(","), help=f"of: {', '.join(ALL_FAULTS)}")
     options = parser.parse_args()
+    possible = FAULTS if options.store == "folder" else ALL_FAULTS
+    options.faults = options.faults or list(possible)
     logging.disable(logging.WARNING)  # that servers are away is no news here
-    if unknown := set(options.faults) - set(FAULTS):
+    if unknown := set(options.faults) - set(possible):
         parser.error(f"no such faults: {', '.join(sorted(unknown))}")
     runs = [] if options.redis == "debian" else [(options.jobs, valkey_binary())]
     if options.redis != "valkey":

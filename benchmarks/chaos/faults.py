@@ -154,6 +154,47 @@ def step_clock(stack: Stack, rng: random.Random) -> Iterator[Struck]:
         yield Struck(0)
 
 
+def kill_bucket(stack: Stack, rng: random.Random) -> Iterator[Struck]:
+    """The bucket's port closed and its connections reset, as by kill -9 of its front end; there again."""
+    if stack.bucket is not None and stack.running():
+        stack.bucket.set_mode("down")
+        yield Struck(rng.uniform(1, 8))
+        stack.bucket.set_mode("well")
+
+
+def pause_bucket(stack: Stack, rng: random.Random) -> Iterator[Struck]:
+    """SIGSTOP of the bucket's server, beyond what a request may take; SIGCONT."""
+    if stack.bucket is not None and stack.running():
+        stack.bucket.pause(True)
+        yield Struck(rng.uniform(1, 8))
+        stack.bucket.pause(False)
+
+
+def slow_bucket(stack: Stack, rng: random.Random) -> Iterator[Struck]:
+    """The bucket answers slowly."""
+    if stack.bucket is not None and stack.running():
+        stack.bucket.set_mode("slow")
+        yield Struck(rng.uniform(3, 8))
+        stack.bucket.set_mode("well")
+
+
+def refusing_bucket(stack: Stack, rng: random.Random) -> Iterator[Struck]:
+    """The bucket answers 503."""
+    if stack.bucket is not None and stack.running():
+        stack.bucket.set_mode("refusing")
+        yield Struck(rng.uniform(1, 8))
+        stack.bucket.set_mode("well")
+
+
+def lose_puts(stack: Stack, rng: random.Random) -> Iterator[Struck]:
+    """Connections to the bucket reset between a put and its answer."""
+    bucket = stack.bucket
+    if bucket is not None and stack.running():
+        bucket.answers_to_lose = rng.randint(1, 6)
+        yield Struck(8, done=lambda: bucket.answers_to_lose == 0)
+        bucket.answers_to_lose = 0
+
+
 FAULTS: dict[str, Fault] = {
     "stop-worker": stop_worker,
     "kill-worker": kill_worker,
@@ -169,6 +210,14 @@ FAULTS: dict[str, Fault] = {
     "full-database": fill_database,
     "clock": step_clock,
 }
+FAULTS_OF_BUCKETS: dict[str, Fault] = {
+    "kill-bucket": kill_bucket,
+    "pause-bucket": pause_bucket,
+    "slow-bucket": slow_bucket,
+    "503-bucket": refusing_bucket,
+    "lost-puts": lose_puts,
+}
+ALL_FAULTS = FAULTS | FAULTS_OF_BUCKETS
 
 
 @dataclass
@@ -210,7 +259,7 @@ class Storm:
         struck = []
         for name in self._waiting:
             began, wall = time.monotonic(), time.time()
-            course = FAULTS[name](self._stack, self._rng)
+            course = ALL_FAULTS[name](self._stack, self._rng)
             if name in struck or (found := next(course, None)) is None:
                 continue
             self.happened.append(Happened(name, found, began, wall))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from benchmarks.chaos.clients import Notes
-from benchmarks.chaos.faults import FAULTS
+from benchmarks.chaos.faults import ALL_FAULTS
 from benchmarks.chaos.stack import Stack
 from benchmarks.chaos.verdict import Check, Recovery
 from benchmarks.chaos.wire import WEIGHTY
@@ -47,7 +47,7 @@ def text(stack: Stack, setting: str, notes: Notes, recovered: Sequence[Recovery]
 
 def _fault(each: Recovery) -> tuple[str, ...]:
     claimed = "" if each.until_claimed is None else f"{each.until_claimed:.1f}"
-    what = str(FAULTS[each.name].__doc__).rstrip(".")
+    what = str(ALL_FAULTS[each.name].__doc__).rstrip(".")
     return what, f"{each.times}", f"{each.longest_held:.1f}", f"{each.until_ready:.1f}", claimed
 
 

@@ -24,6 +24,7 @@ import redis
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session, sessionmaker
 
+from benchmarks.chaos.bucket import BucketServer
 from benchmarks.chaos.disks import Disk, PretendedDisk, SmallDisk, can_mount
 from benchmarks.chaos.wire import Wire
 from udig_recon.core.cli import UDIG
@@ -37,6 +38,8 @@ from udig_recon.worker.settings import Settings
 from udig_recon.worker.standalone import processes
 from udig_recon.worker.standalone.serve import free_port
 from udig_recon.worker.standalone.servers import DATABASE, SUPERUSER, VALKEY_OPTIONS, EmbeddedError, EmbeddedServers
+from udig_recon.worker.storage.backends import open_storage
+from udig_recon.worker.storage.base import Storage
 
 ROOT = Path(__file__).parents[2]
 WORKERS, API_PROCESSES = 3, 2
@@ -157,7 +160,7 @@ class RedisServer:
 class Stack:
     """All of it below one folder. Its processes are started by the main thread alone: they die with that."""
 
-    def __init__(self, *, jobs: int, seed: int, redis_binary: str, fence: bool) -> None:
+    def __init__(self, *, jobs: int, seed: int, redis_binary: str, fence: bool, store: str = "folder") -> None:
         self.root = Path(tempfile.mkdtemp(prefix="udig-chaos-"))
         self.rng = random.Random(seed)
         data = self.root / "data"
@@ -170,12 +173,16 @@ class Stack:
         self.postgres_down = False
         self.wire = Wire(self.root / "wire", self.postgres.sockets / "postgres")
         self.redis = RedisServer(redis_binary, self.root / "redis")
+        self.bucket = BucketServer(self.root) if store == "moto" else None
         ports = [free_port("127.0.0.1") for _ in range(API_PROCESSES)]
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
         self.settings = Settings(
             database_url=f"postgresql+psycopg://{SERVICE}@/{DATABASE}?host={self.root / 'wire'}",
             redis_url=self.redis.url,
             data=data,
+            data_store=None if self.bucket is None else self.bucket.url,
+            store_timeout_seconds=2.0,
+            store_retry_seconds=4.0,
             workers=WORKERS,
             threads=1,
             device="cpu",
@@ -199,6 +206,8 @@ class Stack:
     def _process(self, name: str, what: str, *, fence: bool = True, **changed: str) -> Process:
         given = {name.upper(): str(value) for name, value in self.settings.model_dump().items() if value is not None}
         environment = {**os.environ, **given, **changed, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        if self.bucket is not None:
+            environment |= self.bucket.environment
         if not fence:
             environment["CHAOS_FENCE"] = "off"
         if not self.mounted:
@@ -213,6 +222,9 @@ class Stack:
             self.postgres.start()
             migrate(self.postgres.migration_database_url, service=role_of(self.postgres.database_url))
             self.wire.open()
+            if self.bucket is not None:
+                self.bucket.open()
+                os.environ.update(self.bucket.environment)
             self.supervise()
         except BaseException:
             self.__exit__()
@@ -229,9 +241,16 @@ class Stack:
         self.wire.close()
         self.postgres.stop()
         self.redis.stop()
+        if self.bucket is not None:
+            self.bucket.stop()
         for disk in (self.data_disk, self.database_disk):
             if disk is not None:
                 disk.remove()
+
+    @property
+    def storage(self) -> Storage:
+        """Where the service keeps its objects."""
+        return open_storage(self.settings)
 
     def supervise(self) -> None:
         """Start what has died again. Of a dead worker's lease half of the time nobody is told."""

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Container, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import func, select
@@ -14,6 +13,7 @@ from benchmarks.chaos.faults import Happened, Storm
 from benchmarks.chaos.stack import Stack
 from udig_recon.core.results.outputs import OUTPUTS
 from udig_recon.worker.database.tables import DEFAULT_TENANT, Job, JobSlice, Scan, Status
+from udig_recon.worker.storage import keys
 
 SURE_TO_HIT = 3  # so often a fault strikes before one that only may hit something must have hit
 
@@ -37,8 +37,12 @@ class Recovery(NamedTuple):
     until_claimed: float | None
 
 
-def misplaced_files(session: Session, data: Path) -> tuple[list[str], list[str]]:
-    """Files and folders below DATA that no row names, and those that a row names and that are not there."""
+def misplaced_files(session: Session, stack: Stack) -> tuple[list[str], list[str]]:
+    """Files and folders below DATA that no row names, and those that a row names and that are not there.
+
+    On a bucket, its objects, groups, and scratch files of the machine.
+    """
+    data = stack.settings.data
     scans = session.scalars(select(Scan)).all()
     wanted = {f"scans/{scan.sha256}" for scan in scans} | {"identity"}
     allowed = {f"prepared/{scan.tenant}/{scan.sha256}" for scan in scans} | {f"prepared/{DEFAULT_TENANT}"}
@@ -52,7 +56,13 @@ def misplaced_files(session: Session, data: Path) -> tuple[list[str], list[str]]
         allowed.add(f"jobs/{job_slice.job_id}/previews/{job_slice.slice}.npz")
         if job_slice.result is not None:
             wanted.add(job_slice.result)
-    found = {str(path.relative_to(data)) for path in data.rglob("*") if path.is_file() or not any(path.iterdir())}
+    if stack.bucket is None:
+        found = {str(path.relative_to(data)) for path in data.rglob("*") if path.is_file() or not any(path.iterdir())}
+    else:
+        storage = stack.storage
+        found = {each.key for name in (*keys.COLLECTIONS, keys.PARTS) for each in storage.list(name)} | {keys.IDENTITY}
+        found |= {f"{group}/slices" for group, _ in storage.groups()}
+        found |= {f"incoming/{path.name}" for path in (data / "incoming").iterdir()}
     jobs = session.scalars(select(Job.id)).all()
     folders = {f"jobs/{job}/{name}" for job in jobs for name in ("checkpoints", "slices", "previews", "results")}
     # Projectors are of geometries, which no row names.
@@ -67,7 +77,7 @@ def checks(stack: Stack, notes: Notes, abandoned: set[str], storm: Storm, calm: 
     with stack.sessions() as session:
         seen = witness.account(session)
         jobs = session.scalars(select(Job)).all()
-        orphans, missing = misplaced_files(session, stack.settings.data)
+        orphans, missing = misplaced_files(session, stack)
     status = {str(job.id): job.status for job in jobs}
     # Whether the request of a client that never asked again had come through, the rows alone know.
     unheard = {str(job.id) for job in jobs if job.idempotency_key in abandoned | notes.given_up}
@@ -82,6 +92,15 @@ def checks(stack: Stack, notes: Notes, abandoned: set[str], storm: Storm, calm: 
     hits = (
         ("scans refused while the disk was full", stack.uploads[507], "full-data"),
         ("answers of commits lost", stack.wire.cut.total(), "lost-answers"),
+        *(
+            []
+            if stack.bucket is None
+            else [
+                ("answers of puts lost", stack.bucket.counts["answers of puts lost"], "lost-puts"),
+                ("requests that the bucket answered 503", stack.bucket.counts["answers 503"], "503-bucket"),
+                ("times that the bucket was found to be away", stack.events()["storage.unavailable"], "pause-bucket"),
+            ]
+        ),
     )
     by_itself = {process.name: process.ended_by_itself for process in stack.workers + stack.api_processes}
     by_itself = {name: statuses for name, statuses in by_itself.items() if statuses}

@@ -56,6 +56,7 @@ COMMANDS: Mapping[str, Entry] = {
     "keys": Entry(f"{SERVICE}:keys", "Create, list, rotate and revoke API keys."),
     "tenants": Entry(f"{SERVICE}:tenants", "Show and set what tenants may do."),
     "webhook-secret": Entry(f"{SERVICE}:webhook_secret", "Print the secrets that a tenant's webhooks are signed with."),
+    "storage": Entry(f"{SERVICE}:storage", "Copy all stored files to another storage, such as a bucket."),
     "data-folder": Entry(f"{SERVICE}:data_folder", "Show or adopt the data folder of the database."),
     "audit": Entry(f"{SERVICE}:audit", "Export and verify the audit log."),
 }

@@ -238,6 +238,36 @@ def _adopt_folder() -> None:
         print_line(adopt(session, open_storage(get_settings())))
 
 
+@click.group("storage")
+def storage() -> None:
+    """Copy all stored files to another storage, such as a bucket."""
+
+
+@storage.command("copy")
+@click.argument("target")
+@click.option("--trust-sizes", is_flag=True, help="read nothing again of which TARGET has as many bytes")
+def _copy_storage(target: str, trust_sizes: bool) -> None:
+    """Copy what DATA_STORE (or else DATA) holds to TARGET, a value of DATA_STORE, and compare every object.
+
+    What TARGET has already stays: a copy that was cut off goes on. Names of copied objects are printed, one a line.
+    """
+    from udig_recon.worker.cli.session import print_line
+    from udig_recon.worker.settings import get_settings
+    from udig_recon.worker.storage.backends import open_storage
+    from udig_recon.worker.storage.copying import CopyDiffers, copy_objects
+
+    settings = get_settings()
+    source, into = open_storage(settings), open_storage(settings.model_copy(update={"data_store": target}))
+    try:
+        copied = copy_objects(source, into, print_line, trust_sizes=trust_sizes)
+    except (CopyDiffers, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    print_line(
+        f"{copied.objects} objects copied and compared, {copied.bytes} bytes; {copied.kept} were there; "
+        f"{copied.gone} were deleted meanwhile"
+    )
+
+
 @click.group("audit")
 def audit() -> None:
     """Export and verify the audit log."""
