@@ -25,7 +25,7 @@ router = APIRouter(tags=["health"])
 CHECK_SECONDS = 2.0  # that one of the checks may take, beside the others
 METRICS_SECONDS = 4.0  # that counting in the database may take
 Found = TypeVar("Found")
-Check = Literal["database", "queue", "disk", "workers", "sandbox"]
+Check = Literal["database", "queue", "disk", "storage", "workers", "sandbox"]
 _METRICS = Content.text("text/plain", '# TYPE udig_jobs gauge\nudig_jobs{status="queued"} 2.0\n')
 _WRONG_CHECK = responses({}, 422, public=True)[422]  # alone: probes are not limited
 

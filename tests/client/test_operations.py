@@ -71,6 +71,8 @@ DRIVES: dict[str, Callable[[World], Any]] = {
     "list_uploads": lambda w: w.begun_upload() and list(w.client.unfinished_uploads(page_size=1)),
     "get_upload": lambda w: w.client.unfinished_upload(w.begun_upload()),
     "delete_upload": lambda w: _gone(w.client.unfinished_upload, w.client.delete_upload, w.begun_upload()),
+    "create_direct_upload": lambda w: _refused(lambda: w.client.send(operations.create_direct_upload(9, "a")), 409),
+    "get_direct_upload": lambda w: _refused(lambda: w.client.send(operations.get_direct_upload(w.begun_upload())), 409),
     "create_job": lambda w: w.client.submit(w.scan, "zero_filled"),
     "list_jobs": lambda w: list(w.client.jobs(scan=w.scan, status="succeeded", method="cg_sense", page_size=2)),
     "get_job": lambda w: w.client.job(w.job),

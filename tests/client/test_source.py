@@ -28,6 +28,8 @@ ANSWERS = {
     "MethodOut": models.Method,
     "HealthOut": models.Health,
     "UploadOut": models.UnfinishedUpload,
+    "DirectUploadOut": models.DirectUpload,
+    "PartOut": models.UploadPart,
     "WorkersOut": models.Workers,
 }
 """Schemas of the document, and the dataclasses that stand for them."""

@@ -19,6 +19,7 @@ import httpx
 from udig_client import operations
 from udig_client.concurrency import as_tasks, in_thread
 from udig_client.errors import (
+    Conflict,
     DamagedDownload,
     DamagedUpload,
     Locked,
@@ -52,6 +53,7 @@ from udig_client.models import (
     Tenant,
     UnfinishedUpload,
     UploadOptions,
+    UploadPart,
     Workers,
 )
 from udig_client.operations import Operation, given
@@ -114,6 +116,7 @@ class AsyncClient:
         self._silence_seconds = max(timeout, STREAM_SECONDS)
         self._stream_timeout = httpx.Timeout(self._silence_seconds, connect=min(10.0, timeout))
         self._was_answered = False
+        self._may_have_bucket = True
 
     async def close(self) -> None:
         """Close the connections."""
@@ -689,6 +692,12 @@ class AsyncClient:
         return scan
 
     async def _upload_in_pieces(self, file: UploadedFile, tell: Listener, resume: str | None) -> Scan:
+        if self._may_have_bucket:
+            try:
+                return await self._upload_to_bucket(file, tell, resume)
+            except (Conflict, NotFound):
+                # It keeps its files in a folder, or is of a version before 0.5; or the upload was begun otherwise.
+                self._may_have_bucket = resume is not None
         offset = 0
         if resume is None:
             resume = await self.send(operations.create_upload(file.size, file.filename))
@@ -710,6 +719,49 @@ class AsyncClient:
             return await self.send(operations.create_scan_of_upload(resume, file.size))
         except (ServiceUnreachable, Unavailable, QuotaExceeded, Locked) as error:
             raise UploadInterrupted(resume, offset, str(error)) from error
+
+    async def _upload_to_bucket(self, file: UploadedFile, tell: Listener, resume: str | None) -> Scan:
+        """Send each part to the service's bucket. Raises Conflict and NotFound where the service takes none so."""
+        if resume is None:
+            upload = await self.send(operations.create_direct_upload(file.size, file.filename))
+        else:
+            upload = await self.send(operations.get_direct_upload(resume))
+            if upload.size_bytes != file.size:
+                message = f"upload {resume} is of a file of {upload.size_bytes} bytes, and {file.path} has {file.size}"
+                raise ValueError(message)
+        attempts = self._attempts()
+        try:
+            while upload.missing:
+                there = upload.offset_bytes
+                for part in upload.missing:
+                    pause = await self._send_part(file, part, attempts)
+                    if pause is not None:
+                        await sleep(pause)
+                        break
+                    attempts.progressed()
+                    there += part.size_bytes
+                    tell(Progress("upload", there, file.size, file.filename))
+                upload = await self.send(operations.get_direct_upload(upload.id))
+            if upload.scan_id is not None:
+                return await self.scan(upload.scan_id)
+            return await self.send(operations.create_scan_of_upload(upload.id, file.size))
+        except (ServiceUnreachable, Unavailable, QuotaExceeded, Locked) as error:
+            raise UploadInterrupted(upload.id, upload.offset_bytes, str(error)) from error
+
+    async def _send_part(self, file: UploadedFile, part: UploadPart, attempts: Attempts) -> float | None:
+        """Send a part; None, or how long to wait before what is missing is asked for again."""
+        content = await in_thread(file.read, part.offset, part.size_bytes)
+        try:
+            response = await self._http.send(self._signed(part.method, part.url, part.headers, content))
+        except httpx.TransportError as error:
+            return attempts.after_cut(error)
+        # A request that was signed long ago is refused (403); the next answer of the service has another.
+        return None if response.is_success else attempts.after_close(None)
+
+    def _signed(self, method: str, url: str, headers: Mapping[str, str], content: bytes | None = None) -> httpx.Request:
+        """A request to the service's bucket, which needs no key of the service and is not told one."""
+        timeout = {"timeout": self._http.timeout.as_dict()}
+        return httpx.Request(method, url, headers=headers, content=content, extensions=timeout)
 
     async def _append(self, file: UploadedFile, upload: str, offset: int, attempts: Attempts, tell: Listener) -> int:
         """Send one piece; gives the offset that the upload has then, whether all of the piece came or not."""
@@ -743,6 +795,14 @@ class AsyncClient:
             request = operation(download.range_headers()).request(self._http)
             try:
                 response = await self._http.send(request, stream=True)
+                if response.status_code == 307 and "repr-digest" in response.headers:
+                    # The file lies in a bucket, whose tag is another and whose answer has no digest.
+                    await response.aclose()
+                    download.redirected(response.headers)
+                    headers = download.range_headers(conditional=False)
+                    response = await self._http.send(
+                        self._signed("GET", response.headers["location"], headers), stream=True
+                    )
                 try:
                     if not response.is_success:
                         await response.aread()

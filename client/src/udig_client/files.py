@@ -101,6 +101,7 @@ class Download:
         self.etag: str | None = None
         self.sha256: str | None = None
         """What the service says the hash is."""
+        self._redirected = False
         self._part = None if path is None else path.with_name(f".{path.name}.{os.getpid()}-{id(self):x}.part")
         self._file: IO[bytes] = BytesIO() if self._part is None else self._part.open("xb")
         self._hash = hashlib.sha256()
@@ -112,19 +113,28 @@ class Download:
         """
         if status == 206:
             start, total = _content_range(headers)
-            if start != self.size or headers.get("etag") != self.etag:
+            if start != self.size or (headers.get("etag") != self.etag and not self._redirected):
                 raise DamagedDownload(f"bytes from {start} on came, those from {self.size} on were asked for")
             return total
         self.restart()
-        self.etag, self.sha256 = headers.get("etag"), sha256_of_headers(headers)
+        if not self._redirected:
+            self.etag, self.sha256 = headers.get("etag"), sha256_of_headers(headers)
         length = headers.get("content-length", "")
         return int(length) if length.isdecimal() else None
 
-    def range_headers(self) -> dict[str, str]:
-        """Headers that ask for what is missing, if the file is still the same."""
+    def redirected(self, headers: Mapping[str, str]) -> None:
+        """Take tag and hash of an answer that leads elsewhere; what came of another file is forgotten."""
+        if headers.get("etag") != self.etag:
+            self.restart()
+        self.etag, self.sha256, self._redirected = headers.get("etag"), sha256_of_headers(headers), True
+
+    def range_headers(self, *, conditional: bool = True) -> dict[str, str]:
+        """Headers that ask for what is missing, if the file is still the same (not `conditional`: it is)."""
         plain = {"Accept-Encoding": "identity"}
         if not self.size or self.etag is None or self.etag.startswith("W/"):
             return plain
+        if not conditional:
+            return {**plain, "Range": f"bytes={self.size}-"}
         return {**plain, "Range": f"bytes={self.size}-", "If-Range": self.etag}
 
     def write(self, block: bytes) -> None:

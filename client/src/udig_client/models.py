@@ -91,6 +91,26 @@ class UnfinishedUpload:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UploadPart:
+    """A part of a file that goes straight to the service's bucket, and the request that sends it."""
+
+    number: int
+    offset: int
+    size_bytes: int
+    method: str
+    url: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectUpload(UnfinishedUpload):
+    """An upload straight to the service's bucket, with the parts that are missing there."""
+
+    part_bytes: int
+    missing: list[UploadPart] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
 class UploadOptions:
     """What the service takes of resumable uploads (tus 1.0)."""
 

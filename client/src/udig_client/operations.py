@@ -20,6 +20,7 @@ from udig_client.models import (
     Comparison,
     CreatedKey,
     Destination,
+    DirectUpload,
     Health,
     Job,
     Method,
@@ -274,6 +275,20 @@ def list_uploads(cursor: str | None, **query: Any) -> Operation[Page[UnfinishedU
 def delete_upload(upload_id: str) -> Operation[None]:
     """Delete an upload and its bytes."""
     return _delete("v1", "uploads", upload_id)
+
+
+# Uploads straight to the bucket
+
+
+def create_direct_upload(size_bytes: int, filename: str) -> Operation[DirectUpload]:
+    """Begin one. Sent twice it begins two, of which the unused one expires. Conflict: the service has no bucket."""
+    body = {"size_bytes": size_bytes, "filename": filename}
+    return Operation(method="POST", path="/v1/direct-uploads", parse=parse_as(DirectUpload), json=body)
+
+
+def get_direct_upload(upload_id: str) -> Operation[DirectUpload]:
+    """What is missing of it, with new requests. Conflict: the bytes of this upload go to the service."""
+    return _get(parse_as(DirectUpload), "v1", "direct-uploads", upload_id)
 
 
 # Jobs and their results
