@@ -276,19 +276,22 @@ class Settings(TenantSettings):
             raise ValueError("CORS_ORIGINS: * without keys would let every page in a browser of this machine in")
         if self.heartbeat_seconds >= self.lease_seconds:
             raise ValueError(f"HEARTBEAT_SECONDS: {self.heartbeat_seconds:g} is no less than LEASE_SECONDS")
-        if self.data_store is not None and is_bucket(self.data_store):
-            missing = [name for name in ("database_url", "redis_url") if getattr(self, name) is None]
-            if missing:
-                raise ValueError(
-                    f"DATA_STORE: a bucket is shared by machines, as the embedded servers cannot be: set "
-                    f"{' and '.join(map(str.upper, missing))}"
-                )
         return self
 
     @property
     def authenticates(self) -> bool:
         """Whether requests need an API key."""
         return self.authentication == "on" or (self.authentication == "auto" and not is_loopback(self.host))
+
+    def check_embedded(self, *names: str) -> None:
+        """Raise BadSetting where the embedded servers would stand in for these settings, though DATA_STORE is a bucket.
+
+        Machines share a bucket, and none of them has the servers of another.
+        """
+        missing = [name for name in names if getattr(self, name) is None]
+        if missing and self.data_store is not None and is_bucket(self.data_store):
+            wanted = " and ".join(map(str.upper, missing))
+            raise BadSetting(f"DATA_STORE: a bucket needs servers that machines share, not embedded ones: set {wanted}")
 
     def check_mrd_stream(self) -> None:
         """Raise BadSetting unless it is clear for whom the MRD stream's scans are posted."""

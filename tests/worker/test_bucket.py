@@ -15,6 +15,7 @@ from tests.support.moto_bucket import Moto
 from udig_recon.core.files.atomic import DamagedFile
 from udig_recon.worker.runtime import prepared_scans
 from udig_recon.worker.settings import BadSetting, Settings
+from udig_recon.worker.standalone.serve import serve
 from udig_recon.worker.storage import bucket, copying, direct_uploads, keys
 from udig_recon.worker.storage.backends import open_storage
 from udig_recon.worker.storage.base import StorageUnavailable
@@ -193,8 +194,10 @@ def test_the_address_of_a_bucket_is_a_bucket_and_holds_no_credentials(url: str) 
 
 @pytest.mark.parametrize("missing", ["database_url", "redis_url"])
 def test_a_bucket_needs_servers_that_machines_can_share(missing: str) -> None:
-    with pytest.raises(ValueError, match=missing.upper()):
-        Settings(**SERVERS | {missing: None}, data_store="s3://bucket/prefix")
+    settings = Settings(**SERVERS | {missing: None}, data_store="s3://bucket/prefix")
+    with pytest.raises(BadSetting, match=missing.upper()):
+        serve(settings)
+    settings.model_copy(update={"data_store": None}).check_embedded(missing)
 
 
 def test_a_folder_is_copied_to_a_bucket_and_a_copy_that_was_cut_off_goes_on(

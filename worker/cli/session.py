@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from udig_recon.worker.access.audit import BrokenChain, Who
 from udig_recon.worker.database.engine import in_one_line, make_engine, make_sessions
-from udig_recon.worker.settings import get_settings
+from udig_recon.worker.settings import BadSetting, get_settings
 from udig_recon.worker.standalone import servers
 
 
@@ -29,6 +29,10 @@ def database_session() -> Iterator[Session]:
     """
     os.umask(0o077)
     settings = get_settings()
+    try:
+        settings.check_embedded("database_url")
+    except BadSetting as error:
+        raise click.ClickException(str(error)) from None
     engine = make_engine(settings.database_url or servers.database_url(settings.data.absolute()), 1)
     try:
         with make_sessions(engine)() as session:

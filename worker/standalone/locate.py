@@ -63,6 +63,7 @@ def locate_database(settings: Settings, *, alone: bool = False, role: str = SUPE
     if settings.database_url is not None:
         yield settings.migration_database_url or settings.database_url
         return
+    settings.check_embedded("database_url")
     make_private_folder(settings.data)
     servers = EmbeddedServers(settings.data, valkey=False)
     with ExitStack() as stack:

@@ -168,6 +168,7 @@ def serve(settings: Settings) -> None:
         signal.signal(number, lambda number, _: ending.append(number))
     if settings.mrd_stream:
         settings.check_mrd_stream()
+    settings.check_embedded("database_url", "redis_url")
     open_storage(settings)
     make_private_folder(settings.data)
     with lock_data_folder(settings.data):
