@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from udig_recon.worker.settings import Settings
-from udig_recon.worker.standalone.servers import SUPERUSER, EmbeddedServers, database_url
+from udig_recon.worker.settings import BadSetting, Settings
+from udig_recon.worker.standalone.servers import SUPERUSER, EmbeddedError, EmbeddedServers, database_url
 from udig_recon.worker.storage.scratch import make_private_folder
 
 
@@ -63,7 +63,10 @@ def locate_database(settings: Settings, *, alone: bool = False, role: str = SUPE
     if settings.database_url is not None:
         yield settings.migration_database_url or settings.database_url
         return
-    settings.check_embedded("database_url")
+    try:
+        settings.check_embedded("database_url")
+    except BadSetting as error:
+        raise EmbeddedError(str(error)) from None
     make_private_folder(settings.data)
     servers = EmbeddedServers(settings.data, valkey=False)
     with ExitStack() as stack:

@@ -163,12 +163,12 @@ class Service:
 
 def serve(settings: Settings) -> None:
     """Keep the service up until SIGINT or SIGTERM."""
+    settings.check_embedded("database_url", "redis_url")
     ending: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: ending.append(number))
     if settings.mrd_stream:
         settings.check_mrd_stream()
-    settings.check_embedded("database_url", "redis_url")
     open_storage(settings)
     make_private_folder(settings.data)
     with lock_data_folder(settings.data):
