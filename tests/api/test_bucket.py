@@ -107,7 +107,7 @@ def test_a_job_has_the_bits_of_one_on_a_folder_and_outlives_the_store_s_absence(
 def test_results_come_in_ranges_with_our_tag_or_by_a_redirect_whose_digest_is_told(
     settings: Settings, client: TestClient, bucket: Storage, database: sessionmaker[Session], mri_file: bytes
 ) -> None:
-    drive = Drive(database, bucket)  # type: ignore[arg-type]
+    drive = Drive(database, bucket)
     job = posted(client, mri_file, {"method": "zero_filled"}, [0])
     drive.finish(drive.claim(job))
     whole = client.get(job["links"]["result"])
@@ -143,7 +143,8 @@ def test_a_store_that_is_away_is_told_by_readiness_and_as_503(
         os.kill(moto.process.pid, signal.SIGCONT)
     assert client.get("/readyz").json()["checks"]["storage"] == "ok"
     assert client.post("/v1/scans", content=mri_file).status_code == 200
-    assert [group for group, _ in bucket.groups()] == [f"jobs/{job['id']}"]
+    # Unless the store has seen to a deletion whose answer nobody waited for any more.
+    assert {group for group, _ in bucket.groups()} <= {f"jobs/{job['id']}"}
     delete_orphans(database, bucket, seconds=-1)
     assert list(bucket.groups()) == []
 

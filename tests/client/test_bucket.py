@@ -27,7 +27,7 @@ def test_a_large_file_and_a_result_go_between_client_and_bucket(
         assert told == [path.stat().st_size]
         assert list(storage.list(keys.PARTS)) == []
         job = client.submit(scan, "zero_filled", slices=[0])
-        drive = Drive(database, storage)  # type: ignore[arg-type]
+        drive = Drive(database, storage)
         drive.finish(drive.claim({"id": job.id}))
         assert httpx2.get(f"{served.url}/v1/jobs/{job.id}/result", follow_redirects=False).status_code == 307
         client.result(job, tmp_path / "image.h5")

@@ -18,9 +18,9 @@ from udig_recon.worker.jobs import leases
 from udig_recon.worker.jobs.claims import Claim
 from udig_recon.worker.runtime.assemble import delete_slices
 from udig_recon.worker.storage import keys, previews
+from udig_recon.worker.storage.base import Storage
 from udig_recon.worker.storage.integrity import entry
 from udig_recon.worker.storage.keys import RESULT_NAME, result_name
-from udig_recon.worker.storage.local import LocalStorage
 
 LEASE_SECONDS = 600
 
@@ -41,7 +41,7 @@ def slice_result(*, reference: bool = True, seed: int = 0) -> SliceResult:
 class Drive:
     """Moves jobs as workers do."""
 
-    def __init__(self, sessions: sessionmaker[Session], storage: LocalStorage) -> None:
+    def __init__(self, sessions: sessionmaker[Session], storage: Storage) -> None:
         self.sessions, self.storage = sessions, storage
 
     def claim(self, job: dict[str, Any], slice_: int = 0) -> Claim:
@@ -79,16 +79,15 @@ class Drive:
 
     def _assemble(self, claim: Claim) -> None:
         prefix = keys.results(claim.job_id, claim.attempt)
-        folder = self.storage.path(prefix)
-        folder.mkdir(parents=True)
-        whole = folder / RESULT_NAME
         slices = [slice_result(seed=number) for number in claim.slices]
-        files = {RESULT_NAME: entry(write_hdf5(whole, slices, {"seed": claim.seed}))}
-        for output in [OUTPUTS[name] for name in set(claim.outputs) - {"h5"}]:
-            files[result_name(output)] = entry(convert(whole, folder / result_name(output), output))
+        with self.storage.writing(f"{prefix}/{RESULT_NAME}") as whole:
+            files = {RESULT_NAME: entry(write_hdf5(whole, slices, {"seed": claim.seed}))}
+            for output in [OUTPUTS[name] for name in set(claim.outputs) - {"h5"}]:
+                with self.storage.writing(f"{prefix}/{result_name(output)}") as path:
+                    files[result_name(output)] = entry(convert(whole, path, output))
         with self.sessions.begin() as session:
             leases.succeed_job(session, claim, prefix, {"udig_recon": "0"}, files)
-        delete_slices(self.storage, claim.job_id)
+        delete_slices(self.sessions, self.storage, claim.job_id)
 
     def complete(self, job: dict[str, Any]) -> None:
         """All slices, one after the other."""

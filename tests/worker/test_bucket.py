@@ -148,11 +148,11 @@ def test_a_deleted_object_is_in_no_cache_of_any_machine(stored: BucketStorage, t
         with each.local("scans/a") as path:
             assert path.read_bytes() == b"patient"
     stored.delete("scans/a")
-    assert list(stored.cache.copies()) == []
+    assert stored.cache.copies() == []
     with pytest.raises(FileNotFoundError), other.local("scans/a"):
         pass
     assert other.remove_leftovers(0.0) == 1
-    assert list(other.cache.copies()) == []
+    assert other.cache.copies() == []
 
 
 def test_a_store_that_is_away_or_refuses_is_unavailable_and_no_secret_is_told(

@@ -43,7 +43,7 @@ def test_a_copy_that_is_read_is_not_evicted_and_the_bound_holds_afterwards(tmp_p
 def test_an_object_larger_than_the_cache_is_read_and_not_kept(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 50)
     assert held(cache, "scans/a") == b"whole"
-    assert list(cache.copies()) == []
+    assert cache.copies() == []
 
 
 def test_many_who_want_an_object_fetch_it_once(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_many_who_want_an_object_fetch_it_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert fetched == [1]
-    assert len(list(cache.copies())) == 1
+    assert len(cache.copies()) == 1
 
 
 def test_a_fetch_that_fails_leaves_nothing(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_full_disk_evicts_all_it_can_and_is_told(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no room") as told:
         held(full, "scans/b")
     assert told.value.errno == errno.ENOSPC
-    assert list(full.copies()) == []
+    assert full.copies() == []
 
 
 def test_copies_of_what_was_deleted_or_replaced_go_with_the_leftovers(tmp_path: Path) -> None:

@@ -74,20 +74,22 @@ class Cache:
             copy.path.unlink(missing_ok=True)
         return bool(found)
 
-    def copies(self) -> Iterator[Copy]:
+    def copies(self) -> list[Copy]:
         """All copies, in no order."""
-        for entry in os.scandir(self.folder):
-            if entry.name.endswith((PART, LOCK)):
+        copies = []
+        for path in self.folder.iterdir():
+            if path.name.endswith((PART, LOCK)):
                 continue
-            name, _, version = entry.name.rpartition(".")
+            name, _, version = path.name.rpartition(".")
             with suppress(FileNotFoundError):
-                found = entry.stat()
-                yield Copy(Path(entry.path), unquote(name), version, found.st_size, found.st_mtime)
+                found = path.stat()
+                copies.append(Copy(path, unquote(name), version, found.st_size, found.st_mtime))
+        return copies
 
     def remove_leftovers(self, before: float, version_of: Callable[[str], str | None]) -> int:
         """Remove fetches that were cut off before that time, and copies whose object is gone or has changed."""
         removed = remove_abandoned(self.folder, before, PART)
-        for copy in list(self.copies()):
+        for copy in self.copies():
             version = version_of(copy.key)
             if version is None or _hash(version) != copy.version:
                 copy.path.unlink(missing_ok=True)
