@@ -1,5 +1,6 @@
 """uDiG-DIP: a network is fitted to one scan while a diffusion prior purifies its input (Liang et al. 2025)."""
 
+from functools import partial
 from typing import SupportsFloat
 
 import torch
@@ -9,6 +10,8 @@ from udig_recon.core.iterates import Iterate, Iterates, Misfit, Resumable, State
 from udig_recon.core.operators import LinearOperator
 from udig_recon.core.operators.solvers import proximal
 from udig_recon.core.parameters import UDiGDIP
+from udig_recon.core.priors.homogenisation import antithetic_normal, homogenise
+from udig_recon.core.priors.noise_levels import normal_like
 from udig_recon.core.priors.purify import Denoiser, purify
 
 SMALLEST_WEIGHT = 1e-5
@@ -31,15 +34,21 @@ def udig_dip(
     `consistency_iterations` is 0, as the paper has it. The image is f(z) after the last purification (step 5), or as
     `output` says. `samples` inputs run in parallel, each with its own noise, and the image is their mean: each
     approaches a draw from the posterior, and the mean of draws has a smaller error than any of them.
+
+    With `dual_step` the two steps are ADMM's (Boyd et al. 2011, section 3.1.1): f(z) + u is purified, what comes of it
+    less u is pulled to the data, and the scaled dual variable u grows by the difference of the two images.
     """
     optimiser = torch.optim.Adam(network.parameters(), p.learning_rate)
     resumable = Resumable(rng, network=network, optimiser=optimiser)
     rhs, noise = A.adjoint(y), A.noise_level(y)
     z = z.expand(p.samples, -1, -1, -1)
     mean, first = z, 0
+    dual, denoised = torch.zeros_like(z), z
+    remembers = p.dual_step > 0 or p.noise == "homogenised"
     if state is not None:
         values = resumable.restore(state, z.device)
         z, mean, first = values["z"], values["mean"], values["step"]
+        dual, denoised = values.get("dual", dual), values.get("denoised", denoised)
     loss: SupportsFloat = Misfit(A, z, y)
     image = z.mean(0, keepdim=True)
     for k in range(first, p.outer_iterations):
@@ -48,17 +57,29 @@ def udig_dip(
             yield Iterate(k, p.outer_iterations, image, loss)
         if k % p.purification_period == 0:
             sigma = noise_level(k, p)
-            for purified in purify(prior, apply_network(network, z, p), sigma, p, rng):
+            draw = partial(draw_noise, p, denoised)
+            for purified in purify(prior, apply_network(network, z, p) + dual, sigma, p, rng, draw):
                 z = purified
                 yield Iterate(k, p.outer_iterations, image, loss)
-            z = consistent(z, rhs, A, p, noise / sigma)
+            denoised = z
+            z = consistent(denoised - dual, rhs, A, p, noise / sigma)
+            if p.dual_step > 0:
+                dual = dual + p.dual_step * (z - denoised * A.support)
         output = apply_network(network, z, p)
         if p.output == "consistent":
             output = consistent(output, rhs, A, p, noise / noise_level(k, p))
         loss = loss if p.inner_iterations else Misfit(A, z, y)
         mean = torch.lerp(output, mean, min(p.averaging, k / (k + 10)))
         image = (mean if p.output == "mean" else output).mean(0, keepdim=True)
-        yield Iterate(k + 1, p.outer_iterations, image, loss, resumable.snapshot(z=z, mean=mean, step=k + 1))
+        memory = {"dual": dual, "denoised": denoised} if remembers else {}
+        snapshot = resumable.snapshot(z=z, mean=mean, step=k + 1, **memory)
+        yield Iterate(k + 1, p.outer_iterations, image, loss, snapshot)
+
+
+def draw_noise(p: UDiGDIP, denoised: Tensor, x: Tensor, sigma: float, rng: Generator) -> Tensor:
+    """Noise of level sigma for x (B, C, H, W), of the parameters' kind; `denoised` is the last purified image."""
+    white = antithetic_normal(x, rng) if p.antithetic else normal_like(x, rng)
+    return homogenise(white, x - denoised, sigma) if p.noise == "homogenised" else sigma * white
 
 
 def noise_level(k: int, p: UDiGDIP) -> float:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Self
 
@@ -22,6 +23,7 @@ from udig_recon.core.operators.coverage import (
 )
 from udig_recon.core.operators.fbp import back_project_rays, filter_rays
 from udig_recon.core.operators.matrix_free import MatrixFreeProjector
+from udig_recon.core.operators.pixel_response import PixelResponse
 from udig_recon.core.operators.radon_auto import Projector, projector
 from udig_recon.core.operators.short_arcs import complete_arc
 from udig_recon.core.operators.solvers import operator_norm
@@ -47,7 +49,9 @@ class XRayTransform(LinearOperator):
 
     y is (B, 1, views, detectors), of parallel beams or of fans with a flat or a curved detector. The geometry's sense
     is that of `udig_recon.core.scan_geometry.Geometry`. Where rays have weights w, y is scale * sqrt(w) * line
-    integrals.
+    integrals. A pixel is the mean over its area (`udig_recon.core.operators.pixel_response`), as it is in filtered
+    back-projection, in references and in the images of priors; with `pixel_response` off, images are the squares of
+    constant attenuation that they look like.
     """
 
     modality = Modality.CT
@@ -69,6 +73,7 @@ class XRayTransform(LinearOperator):
         measured: NDArray[np.bool_] | None = None,
         weights: NDArray[np.float32] | None = None,
         added: Added = NOTHING_ADDED,
+        pixel_response: bool = True,
     ) -> None:
         """Views at `angles` (radians) about `rotation_center`, a detector's index (None: the middle).
 
@@ -92,6 +97,7 @@ class XRayTransform(LinearOperator):
         self.image_shape = (1, image_size, image_size)
         device = torch.device(device)
         self._projector, norm = _projector(self.geometry, device)
+        self._response = PixelResponse(self.geometry) if pixel_response else None
         self.views = len(angles)
         self.measured = torch.ones(len(angles), 1, dtype=torch.bool, device=device)
         self._refills = False
@@ -109,14 +115,14 @@ class XRayTransform(LinearOperator):
             whole = added == NOTHING_ADDED
             self._refills = whole and int(measured.any(1).sum()) >= VIEWS_A_DETECTOR * detectors
             self.measured = torch.from_numpy(np.ascontiguousarray(measured)).to(device)
-            norm = _norm_of_rays(self.geometry, device, measured.astype(np.float32).tobytes())
-        self.scale = self._unweighted_scale = 1.0 / norm
+        kept = b"" if bool(self.measured.all()) else self.measured.cpu().numpy().astype(np.float32).tobytes()
+        self.scale = self._unweighted_scale = 1.0 / norm(pixel_response, kept)
         self._roots: Tensor | None = None
         """square roots of the weights (views, detectors)"""
         if weights is not None:
             weights = np.where(self._used.cpu().numpy(), weights, 0).astype(np.float32)
             self._roots = torch.from_numpy(np.sqrt(weights)).to(device)
-            self.scale = 1.0 / _norm_of_rays(self.geometry, device, weights.tobytes())
+            self.scale = 1.0 / norm(pixel_response, weights.tobytes())
 
     @property
     def measurement_plane(self) -> tuple[int, int]:
@@ -208,10 +214,15 @@ class XRayTransform(LinearOperator):
 
     def _forward(self, x: Tensor) -> Tensor:
         rays = self._projector.forward(x.flatten(1))
+        if self._response is not None:
+            rays = self._response.apply(rays)
         return rays.reshape(len(x), 1, len(self.geometry.angles), self.geometry.detectors) * self._gain
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return self._projector.adjoint((y * self._gain).flatten(1)).reshape(len(y), *self.image_shape)
+        rays = (y * self._gain).flatten(1)
+        if self._response is not None:
+            rays = self._response.apply(rays)
+        return self._projector.adjoint(rays).reshape(len(y), *self.image_shape)
 
     def direct(self, y: Tensor, window: Window = "ramp") -> Tensor:
         """Filtered back-projection (B, 1, n, n) in 1/mm of y (B, 1, views, detectors) (Kak, Slaney 1988, chapter 3).
@@ -253,7 +264,8 @@ class XRayTransform(LinearOperator):
         filtered = filter_rays(whole, geometry.detector_spacing_mm, window)
         filtered = filtered[..., before : before + geometry.detectors] * weights
         # The strips' areas in a pixel sum to the pixel's, so this makes back-projection a mean over the pixel.
-        return self.adjoint(filtered) * (geometry.detector_spacing_mm / geometry.pixel_size_mm**2 / self.scale)
+        image = self._projector.adjoint((filtered * self.measured).flatten(1)).reshape(len(y), *self.image_shape)
+        return image * (geometry.detector_spacing_mm / geometry.pixel_size_mm**2)
 
 
 def _fill_missing_rays(sinogram: Tensor, measured: Tensor) -> Tensor:
@@ -287,32 +299,36 @@ def _bridge_gaps(filled: Tensor, sinogram: Tensor, measured: Tensor, near: Tenso
     return bridged
 
 
+NormOf = Callable[[bool, bytes], float]
+"""Spectral norm (mm) with or without the pixel response, of rays with weights, float32; of empty ones all are 1."""
+
+
 @lru_cache(maxsize=1)  # one may take gigabytes
-def _projector(geometry: Geometry, device: torch.device) -> tuple[Projector, float]:
-    """Projector and its spectral norm (mm), shared by the slices of a volume."""
+def _projector(geometry: Geometry, device: torch.device) -> tuple[Projector, NormOf]:
+    """Projector and its norms, shared by the slices of a volume."""
     pair = projector(geometry, device)
-    return pair, _norm(pair, geometry, torch.ones((), device=device))
+
+    @lru_cache(maxsize=4)
+    def norm(pixel_response: bool, weights: bytes) -> float:
+        kept = torch.frombuffer(bytearray(weights), dtype=torch.float32) if weights else torch.ones(())
+        return _norm_of(pair, geometry, pixel_response, kept.to(device))
+
+    return pair, norm
 
 
-@lru_cache(maxsize=4)
-def _norm_of_rays(geometry: Geometry, device: torch.device, weights: bytes) -> float:
-    """Spectral norm (mm) of rays with these weights, float32."""
-    rays = torch.frombuffer(bytearray(weights), dtype=torch.float32).to(device)
-    return _norm(_projector(geometry, device)[0], geometry, rays)
-
-
-def _norm(pair: Projector, geometry: Geometry, kept: Tensor) -> float:
+def _norm_of(pair: Projector, geometry: Geometry, pixel_response: bool, kept: Tensor) -> float:
     if isinstance(pair, MatrixFreeProjector) and geometry.image_size >= 2 * NORM_SIZE:
-        return _norm_of_coarse(geometry, kept)
+        return _norm_of_coarse(geometry, pixel_response, kept)
+    response = PixelResponse(geometry).apply if pixel_response else lambda rays: rays
 
     def normal(x: Tensor) -> Tensor:
-        return pair.adjoint(pair.forward(x.flatten(1)) * kept).reshape(x.shape)
+        return pair.adjoint(response(response(pair.forward(x.flatten(1))) * kept)).reshape(x.shape)
 
     size = geometry.image_size
     return operator_norm(normal, torch.ones(1, 1, size, size, device=kept.device))
 
 
-def _norm_of_coarse(geometry: Geometry, kept: Tensor) -> float:
+def _norm_of_coarse(geometry: Geometry, pixel_response: bool, kept: Tensor) -> float:
     """The norm by a coarser scan of the same field: the image that the norm belongs to is smooth."""
     views, detectors, group = len(geometry.angles), geometry.detectors, geometry.image_size // NORM_SIZE
     rays = kept.expand(views * detectors).reshape(1, 1, views, detectors)
@@ -327,6 +343,6 @@ def _norm_of_coarse(geometry: Geometry, kept: Tensor) -> float:
         detector_spacing_mm=geometry.detector_spacing_mm * group,
         rotation_center=(geometry.axis - (group - 1) / 2) / group,
     )
-    norm = _norm(MatrixFreeProjector(coarse, kept.device), coarse, rays.flatten())
+    norm = _norm_of(MatrixFreeProjector(coarse, kept.device), coarse, pixel_response, rays.flatten())
     # A ray of the coarse scan stands for group^2 of these, and a pixel for (pixel / pixel_size_mm)^2.
     return norm * group * geometry.pixel_size_mm / pixel

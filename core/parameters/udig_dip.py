@@ -64,6 +64,12 @@ class UDiGDIP(Parameters):
         le=10,
         description="noise level below which purification adds no noise, whatever its scale; 0: always",
     )
+    noise: Literal["white", "homogenised"] = Field(
+        "white",
+        description="noise that purification adds: white, or what makes the image's error white (spectral "
+        "homogenisation)",
+    )
+    antithetic: bool = Field(False, description="whether the samples' noise comes in pairs n, -n (antithetic variates)")
     samples: int = Field(
         1, ge=1, le=64, description="network inputs in parallel, each with its own noise; the image is their mean"
     )
@@ -84,6 +90,13 @@ class UDiGDIP(Parameters):
         ge=0,
         description="weight of the purified input against the data, times the data's noise variance / sigma^2; "
         "twice that along trajectories",
+    )
+    dual_step: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="step of ADMM's scaled dual variable between purification and data; 0: none, 1: ADMM",
+        json_schema_extra={"symbol": "u"},
     )
     symmetries: bool = Field(True, description="purify on a random rotation, flip and (MRI) global phase")
     fit_maps: FitMaps = True

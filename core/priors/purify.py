@@ -12,6 +12,8 @@ from udig_recon.core.priors.noise_levels import ancestral_noise, normal_like
 
 Denoiser = Callable[[Tensor, float], Tensor]
 """D(x, sigma) = E[x0 | x0 + sigma n = x] on images (B, C, H, W)."""
+Noise = Callable[[Tensor, float, Generator], Tensor]
+"""Noise for an image (B, C, H, W) that brings it to a noise level."""
 
 
 class Purification(Protocol):
@@ -43,8 +45,15 @@ class Purification(Protocol):
         ...
 
 
-def purify(prior: Denoiser, x: Tensor, sigma: float, p: Purification, rng: Generator) -> Iterator[Tensor]:
-    """Walk from x + noise_scale sigma n down to noise zero, `prior_calls` evaluations long, yielding each estimate.
+def white_noise(x: Tensor, sigma: float, rng: Generator) -> Tensor:
+    """White noise of level sigma in the shape of x."""
+    return sigma * normal_like(x, rng)
+
+
+def purify(
+    prior: Denoiser, x: Tensor, sigma: float, p: Purification, rng: Generator, noise: Noise = white_noise
+) -> Iterator[Tensor]:
+    """Walk from x + noise_scale noise(x) down to noise zero, `prior_calls` evaluations long, yielding each estimate.
 
     A step from s to s' < s is x' = D + sqrt(s'^2 - u^2) (x - D) / s + u n, in the variance exploding form x0 + s n:
     u = 0 is the deterministic walk (Song et al. 2021, DDIM), u = s' sqrt(1 - s'^2 / s^2) the ancestral one, which is
@@ -52,10 +61,8 @@ def purify(prior: Denoiser, x: Tensor, sigma: float, p: Purification, rng: Gener
     (2) to (4) of the paper with M named by its noise level; with 0, and below `noise_until`, plain denoising.
     """
     turn = Symmetry.draw(x.shape[1], rng) if p.symmetries else Symmetry()
-    walker = turn.apply(x)
     scale = p.noise_scale if sigma >= p.noise_until else 0.0
-    if scale > 0:
-        walker = walker + scale * sigma * normal_like(walker, rng)
+    walker = turn.apply(x + scale * noise(x, sigma, rng) if scale > 0 else x)
     for call in range(p.prior_calls):
         check_interruption()
         level = sigma * (1 - call / p.prior_calls)

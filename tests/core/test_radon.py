@@ -15,7 +15,7 @@ from skimage.transform import radon
 from udig_recon.core.angles import angular_weights
 from udig_recon.core.operators import XRayTransform, matrix_free
 from udig_recon.core.operators import radon as strip
-from udig_recon.core.operators.ct import _norm, _projector
+from udig_recon.core.operators.ct import _norm_of, _projector
 from udig_recon.core.operators.radon_auto import projector
 
 DATA = Path(__file__).parents[1] / "data"
@@ -43,7 +43,7 @@ def test_line_integrals_are_those_of_astra() -> None:
     with np.load(DATA / "astra_parallel.npz") as astra:
         image, sinogram, angles = astra["image"], astra["sinogram"], astra["angles"]
         pixel, spacing = float(astra["pixel_size_mm"]), float(astra["detector_spacing_mm"])
-    operator = XRayTransform(angles, len(image), sinogram.shape[1], pixel, spacing)
+    operator = XRayTransform(angles, len(image), sinogram.shape[1], pixel, spacing, pixel_response=False)
     assert np.abs(line_integrals(operator, image) - sinogram).max() < 1e-5 * sinogram.max()
 
 
@@ -158,9 +158,9 @@ def test_the_norm_of_a_large_scan_is_that_of_a_coarse_one(monkeypatch: pytest.Mo
     geometry = strip.Geometry(tuple(np.arange(99) * np.pi / 99), 96, 170, 1.0, 0.6, 80.3)
     pair = matrix_free.MatrixFreeProjector(geometry, torch.device("cpu"))
     kept = torch.linspace(0.1, 2, 170).repeat(99) if weighted else torch.ones(())
-    coarse = _norm(pair, geometry, kept)
+    coarse = _norm_of(pair, geometry, True, kept)
     monkeypatch.setattr("udig_recon.core.operators.ct.NORM_SIZE", 96)
-    assert coarse == pytest.approx(_norm(pair, geometry, kept), rel=5e-3)
+    assert coarse == pytest.approx(_norm_of(pair, geometry, True, kept), rel=5e-3)
 
 
 @pytest.mark.gpu
