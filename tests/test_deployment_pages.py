@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import psycopg
 import pytest
+import yaml
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import make_url
@@ -66,7 +68,8 @@ def test_a_block_is_a_script_that_bash_can_read(block: Block) -> None:
 
 def run_page(page: str, kind: str, folder: Path, variables: dict[str, str]) -> None:
     """Run the blocks of a page that need this, one after the other in one folder."""
-    (folder / "docs").symlink_to(ROOT / "docs")
+    for name in ("docs", ".env.example"):
+        (folder / name).symlink_to(ROOT / name)
     blocks = [block for block in RUN if block.page == page and block.mark == f"run: {kind}"]
     assert blocks
     for block in blocks:
@@ -94,6 +97,32 @@ def test_the_chart_is_installed_as_its_page_says(tmp_path: Path) -> None:
     made = {path.name: path.read_text() for path in (tmp_path / "credentials").iterdir()}
     Settings.model_validate(made)
     assert "kind: Ingress" in (tmp_path / "objects.yaml").read_text()
+
+
+def test_compose_finds_what_its_page_makes(tmp_path: Path) -> None:
+    run_page("compose.md", "files", tmp_path, {})
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    assert {path.name for path in (tmp_path / "secrets").iterdir()} == set(compose["secrets"])
+    (folder,) = re.findall(r"^TLS_FOLDER=(.+)$", (tmp_path / ".env").read_text(), re.MULTILINE)
+    assert folder == "./tls"
+
+
+def test_units_and_secrets_lie_where_systemd_looks_for_them(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    run_page("systemd.md", "files", tmp_path, {"ROOT": str(root)})
+    for unit in (root / "etc" / "systemd" / "system").iterdir():
+        for needed in re.findall(r"^LoadCredential=\w+:(.*)$", unit.read_text(), re.MULTILINE):
+            assert (root / needed[1:]).stat().st_mode & 0o077 == 0
+    secrets = {path.name: path.read_text() for path in (root / "etc" / "udig-recon" / "secrets").iterdir()}
+    Settings.model_validate(secrets)
+    assert (root / "usr" / "lib" / "sysusers.d" / "udig-recon.conf").is_file()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is missing")
+def test_the_certificate_of_a_try_is_one(tmp_path: Path) -> None:
+    run_page("compose.md", "openssl", tmp_path, {})
+    for name in ("certificate.pem", "key.pem"):
+        assert (tmp_path / "tls" / name).read_text().startswith("-----BEGIN")
 
 
 @pytest.fixture
