@@ -30,7 +30,8 @@ WIDTH = 100
 CHART_SCHEMA = ROOT / "docs" / "deployment" / "chart" / "values.schema.json"
 SET_BY_CHART = {
     *("database_url", "migration_database_url", "redis_url", "audit_key", "webhook_secret", "mrd_key", "destinations"),
-    *("data", "data_store", "projectors", "host", "port", "authentication", "trusted_proxies", "device", "workers"),
+    *("data", "data_store", "cache", "priors", "projectors", "device", "workers"),
+    *("host", "port", "authentication", "trusted_proxies", "mrd_stream", "mrd_host", "mrd_port", "mrd_allowed"),
 }
 """Settings that templates of the chart set, whose values are secrets, or that `udig serve` alone reads."""
 

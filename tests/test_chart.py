@@ -164,6 +164,7 @@ def test_together_the_examples_render_every_kind() -> None:
         ("autoscaling.enabled=true,autoscaling.trigger=prometheus", "serverAddress"),
         ("api.scratch=32", "scratch"),
         ("worker.device=gpu", "device"),
+        ("mrdStream.enabled=true", "mrdStream"),
         ("seccompProfile.type=Unconfined", "seccompProfile"),
         ("networkPolicy.postgres.cidrs={10.0.0.1}", "cidrs"),
         ("images.api.digest=latest", "digest"),
@@ -226,13 +227,12 @@ def test_every_pod_is_confined(example: str) -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_every_variable_of_a_pod_is_a_setting_and_every_secret_a_file_of_who_needs_it(example: str) -> None:
-    allocator = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"}
     for name, pod in pods(example).items():
         given = variables(pod)
-        known = {each.lower().removesuffix("_file") for each in given if each not in allocator}
+        known = {each.lower().removesuffix("_file") for each in given}
         assert known <= set(Settings.model_fields), name
         plain = {key.lower(): value for key, value in given.items() if not key.endswith("_FILE")}
-        Settings.model_validate(plain | {"data": ROOT / "none"})
+        Settings.model_validate(plain | {"data": ROOT / "none", "priors": None})
         (container,) = pod["containers"]
         program, command = container["command"]
         assert program == "udig"
@@ -241,7 +241,9 @@ def test_every_variable_of_a_pod_is_a_setting_and_every_secret_a_file_of_who_nee
         keys = {item["key"] for item in files["secrets"]}
         assert keys == {key.lower()[:-5] for key in given if key.endswith("_FILE")} - {"destinations"}
         assert ("migration_database_url" in keys) == (command == "migrate")
-        assert ("audit_key" in keys) == ("destinations" in files or command == "api")
+        assert ("audit_key" in keys) == (command == "api")
+        assert ("mrd_key" in keys) == (command == "mrd-stream")
+        assert "destinations" not in files or command in ("api", "mrd-stream")
         assert "webhook_secret" not in keys or command == "api"
 
 
@@ -255,8 +257,9 @@ def test_the_secret_has_the_keys_that_the_script_of_compose_makes() -> None:
         for item in volume["secret"]["items"]
     }
     made = {*re.findall(r"^make (\w+)", script, re.MULTILINE), "audit_key"}
-    assert wanted == {"database_url", "migration_database_url", "redis_url", "audit_key", "webhook_secret"}
-    assert wanted <= made
+    urls = {"database_url", "migration_database_url", "redis_url"}
+    assert wanted == {*urls, "audit_key", "webhook_secret", "mrd_key"}
+    assert wanted - {"mrd_key"} <= made  # a key of the API, which is made once that runs
 
 
 def test_chart_and_images_bear_the_version_of_the_project() -> None:
@@ -306,16 +309,35 @@ def test_files_lie_in_a_bucket_or_in_a_claim() -> None:
         assert variables(pod).get("DATA_STORE") == (None if name.endswith("migrate") else "s3://udig/recon")
         (container,) = pod["containers"]
         assert ("envFrom" in container) == (not name.endswith("migrate"))
+        assert ("PRIORS" in variables(pod)) == (not name.endswith("migrate"))
     for name, pod in pods("claim-values.yaml").items():
         claims = [volume for volume in pod["volumes"] if "persistentVolumeClaim" in volume]
         assert len(claims) == (0 if name.endswith("migrate") else 1)
         assert "DATA_STORE" not in variables(pod)
 
 
+def test_the_scratch_of_a_pod_holds_what_its_settings_let_lie_there() -> None:
+    fields = Settings.model_fields
+    cache, projectors, upload = (
+        fields[name].default for name in ("cache_bytes", "max_projector_bytes", "max_upload_bytes")
+    )
+    sizes = {
+        name: int(volume["emptyDir"]["sizeLimit"].removesuffix("Gi")) << 30
+        for name, pod in pods("minimal-values.yaml").items()
+        for volume in pod["volumes"]
+        if volume["name"] == "data" and not name.endswith("migrate")
+    }
+    # Beyond it the pod is evicted.
+    assert sizes["recon-api"] > cache + 2 * upload
+    assert sizes["recon-worker-gpu"] > cache + projectors + upload
+
+
 @pytest.mark.parametrize("example", [name for name in EXAMPLES if name != "keda-prometheus-values.yaml"])
 def test_pods_reach_what_the_networks_of_compose_let_them_reach(example: str) -> None:
     policies = {each["metadata"]["name"]: each["spec"] for each in objects(example, "NetworkPolicy")}
-    assert set(policies) == {"recon-worker", "recon-api", "recon-migrate"}
+    scanners = {each["metadata"]["name"] for each in objects(example, "Deployment")} & {"recon-mrd-stream"}
+    assert set(policies) == {"recon-worker", "recon-api", "recon-migrate", *scanners}
+    assert all(policies[name]["ingress"][0]["from"] for name in scanners)
     for policy in policies.values():
         assert policy["policyTypes"] == ["Ingress", "Egress"]
         assert all(rule.get("ports") or policy is policies["recon-api"] for rule in policy["egress"])

@@ -242,6 +242,20 @@ def test_who_comes_from_outside_needs_tls_and_a_key() -> None:
     assert any(volume.endswith(":/tls:ro") for volume in SERVICES["proxy"]["volumes"])
 
 
+def test_with_a_bucket_workers_leave_the_internal_network_and_nothing_else_changes() -> None:
+    text = (ROOT / "docs" / "deployment" / "compose.bucket.yml").read_text()
+    more = yaml.safe_load(text)
+    assert set(more) == {"services", "networks"}
+    for name, service in more["services"].items():
+        assert set(service) == {"networks"}
+        assert set(service["networks"]) == {*SERVICES[name]["networks"], "bucket"}
+    # The API is outside already; migrations need no bucket.
+    needs = {name for name in OURS if "data:/data" in SERVICES[name].get("volumes", [])}
+    assert set(more["services"]) == {name for name in needs if "outside" not in SERVICES[name]["networks"]}
+    (named,) = re.findall(r"COMPOSE_FILE=docker-compose\.yml:(\S+),", text.replace("\n# ", " "))
+    assert (ROOT / named).is_file()
+
+
 def test_what_must_last_lies_in_a_named_volume() -> None:
     mounts = {volume for service in SERVICES.values() for volume in service.get("volumes", [])}
     assert {mount.split(":")[0] for mount in mounts if not mount.endswith(":ro")} == set(COMPOSE["volumes"])

@@ -66,6 +66,9 @@ securityContext:
 {{- else }}
 - {name: PROJECTORS, value: /scratch/projectors}
 {{- end }}
+{{- if $root.Values.storage.priorsClaim }}
+- {name: PRIORS, value: /priors}
+{{- end }}
 {{- range $name, $value := $root.Values.settings }}
 - {name: {{ $name }}, value: {{ (kindIs "float64" $value) | ternary ($value | toJson) ($value | toString) | quote }}}
 {{- end }}
@@ -84,6 +87,9 @@ envFrom:
 - {name: data, mountPath: /data}
 {{- if .Values.storage.existingClaim }}
 - {name: scratch, mountPath: /scratch}
+{{- end }}
+{{- if .Values.storage.priorsClaim }}
+- {name: priors, mountPath: /priors, readOnly: true}
 {{- end }}
 {{- end }}
 
@@ -108,6 +114,10 @@ envFrom:
 {{- else }}
 - name: data
   emptyDir: {sizeLimit: {{ index . 2 }}}
+{{- end }}
+{{- with $root.Values.storage.priorsClaim }}
+- name: priors
+  persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}
 {{- end }}
 {{- end }}
 
