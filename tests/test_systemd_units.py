@@ -97,6 +97,7 @@ def test_a_unit_runs_a_command_that_exists_with_settings_that_exist(unit: str, t
     assert all(path == f"/etc/udig-recon/secrets/{name}" for name, path in credentials.items())
     assert ("migration_database_url" in files) == (command == "migrate")
     assert not files & {"audit_key", "webhook_secret"} or command == "api"
+    assert ("mrd_key" in files) == (command == "mrd-stream")
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -112,7 +113,12 @@ def test_a_unit_may_do_no_more_than_the_others(unit: str) -> None:
 
 @pytest.mark.parametrize("unit", [unit for unit in UNITS if unit != "udig-migrate.service"])
 def test_a_unit_comes_back_and_has_the_time_that_its_end_needs(unit: str) -> None:
-    needed = {"serve": 3 * STOP_SECONDS, "api": GRACE_SECONDS, "worker": SHUTDOWN_SECONDS + LAST_STEP_SECONDS}
+    needed = {
+        "serve": 3 * STOP_SECONDS,
+        "api": GRACE_SECONDS,
+        "mrd-stream": GRACE_SECONDS,
+        "worker": SHUTDOWN_SECONDS + LAST_STEP_SECONDS,
+    }
     assert int(value(unit, "TimeoutStopSec")) > needed[value(unit, "ExecStart").split()[-1]]
     # SIGTERM for every process of the unit would end embedded servers before the slices are given back.
     assert (value(unit, "KillSignal"), value(unit, "KillMode")) == ("SIGTERM", "mixed")
