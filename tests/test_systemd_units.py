@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.worker_processes import until
 from udig_recon.api.main import GRACE_SECONDS
+from udig_recon.api.mrd_stream.server import DRAIN_SECONDS, TELL_SECONDS
 from udig_recon.core.cli.main import COMMANDS
 from udig_recon.worker.runtime.maintenance import SHUTDOWN_SECONDS
 from udig_recon.worker.runtime.process import LAST_STEP_SECONDS
@@ -116,7 +117,7 @@ def test_a_unit_comes_back_and_has_the_time_that_its_end_needs(unit: str) -> Non
     needed = {
         "serve": 3 * STOP_SECONDS,
         "api": GRACE_SECONDS,
-        "mrd-stream": GRACE_SECONDS,
+        "mrd-stream": DRAIN_SECONDS + TELL_SECONDS,
         "worker": SHUTDOWN_SECONDS + LAST_STEP_SECONDS,
     }
     assert int(value(unit, "TimeoutStopSec")) > needed[value(unit, "ExecStart").split()[-1]]
