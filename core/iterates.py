@@ -31,6 +31,7 @@ class Iterate(NamedTuple):
     validation_residual: float | None = None  # |A x - y| / |y| on held-out measurements, where the run has any
     iterate_variance: Tensor | None = None  # of the images so far, over their mean square, a scalar on the device
     prior_free_baseline: Tensor | None = None  # (1, C, H, W), of the last iterate, of all data, without the prior
+    operator: LinearOperator | None = None  # the model with the coil maps fitted to this image; None: the problem's
     deviation: Tensor | None = None  # (1, 1, H, W), from two seeds on: of magnitude or attenuation between them
 
 

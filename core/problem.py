@@ -70,6 +70,10 @@ class SliceProblem:
     reference: NDArray[np.float32] | None  # (y, x)
     guide: NDArray[np.float32] | None = None  # (y, x), a structural image in any unit
 
+    def with_operator(self, operator: LinearOperator | None) -> Self:
+        """The same problem with another model of its measurements; None: this one."""
+        return self if operator is None else replace(self, operator=operator)
+
     @cached_property
     def is_reference_rescaled(self) -> bool:
         """Whether the reference is clearly in another unit than the image, so that it must be scaled for metrics."""

@@ -350,7 +350,7 @@ class _Recorder:
 
     def measure(self, iterate: Iterate) -> ImageMetrics:
         """Measure an iterate and add it to the curves."""
-        metrics = self._problem.image_metrics(iterate.image)
+        metrics = self._problem.with_operator(iterate.operator).image_metrics(iterate.image)
         self.measured_step = iterate.step
         values = {
             "iteration": iterate.step,

@@ -153,7 +153,9 @@ def ct_images(folder: Path, source: Source) -> tuple[dict[int, NDArray[np.float3
     return images, float(volume.header.get_zooms()[0])
 
 
-def ct_scan(fine: NDArray[np.float32], pixel_mm: float, views: int, index: int) -> CTAcquisition:
+def ct_scan(
+    fine: NDArray[np.float32], pixel_mm: float, views: int, index: int, photons: float = PHOTONS
+) -> CTAcquisition:
     """Scan of an image (y, x) in 1/mm with pixels half as large as those to reconstruct; its number seeds the noise."""
     from benchmarks.peers.astra_reference import project
 
@@ -161,9 +163,9 @@ def ct_scan(fine: NDArray[np.float32], pixel_mm: float, views: int, index: int) 
     angles = np.arange(views) * np.pi / views
     detectors = int(np.ceil(np.sqrt(2) * SIZE)) | 1
     exact = project(fine, angles, detectors, pixel_mm, 2 * pixel_mm)
-    counts = rng.poisson(PHOTONS * np.exp(-exact.astype(np.float64)))
+    counts = rng.poisson(photons * np.exp(-exact.astype(np.float64)))
     return CTAcquisition(
-        sinogram=-np.log(np.maximum(counts, 0.5) / PHOTONS).astype(np.float32)[None],
+        sinogram=-np.log(np.maximum(counts, 0.5) / photons).astype(np.float32)[None],
         angles=angles,
         image_size=SIZE,
         pixel_size_mm=2 * pixel_mm,

@@ -1,18 +1,20 @@
 """uDiG-DIP: a network is fitted to one scan while a diffusion prior purifies its input (Liang et al. 2025)."""
 
 from functools import partial
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Generator, Tensor, nn
 
+from udig_recon.core.coils.joint_maps import has_coil_maps, refit_maps
 from udig_recon.core.iterates import Iterate, Iterates, Misfit, Resumable, State
 from udig_recon.core.operators import LinearOperator
 from udig_recon.core.operators.solvers import proximal
 from udig_recon.core.parameters import UDiGDIP
+from udig_recon.core.priors.body_box import BodyBox
 from udig_recon.core.priors.homogenisation import antithetic_normal, homogenise
 from udig_recon.core.priors.noise_levels import normal_like
-from udig_recon.core.priors.purify import Denoiser, purify
+from udig_recon.core.priors.purify import Denoiser, adds_noise, purify
 
 SMALLEST_WEIGHT = 1e-5
 """Least weight of the purified input against the data: it keeps unmeasured parts where the prior put them."""
@@ -31,24 +33,32 @@ def udig_dip(
     """Algorithm 1 of Liang et al. (2025): K times N steps on |A f(z) - y|^2 + lambda |f(z) - z|^2, then z <- DP(f(z)).
 
     z (1, C, H, W) is the start. Purified inputs are pulled to the data by a few conjugate gradient steps unless
-    `consistency_iterations` is 0, as the paper has it. The image is f(z) after the last purification (step 5), or as
-    `output` says. `samples` inputs run in parallel, each with its own noise, and the image is their mean: each
-    approaches a draw from the posterior, and the mean of draws has a smaller error than any of them.
+    `consistency_iterations` is 0, as the paper has it, with coil maps that are refitted to every `maps_period`-th
+    purified input. The image is f(z) after the last purification (step 5), or as `output` says. `samples` inputs run in
+    parallel, each with its own noise, and the image is their mean: each approaches a draw from the posterior, and the
+    mean of draws has a smaller error than any of them.
 
     With `dual_step` the two steps are ADMM's (Boyd et al. 2011, section 3.1.1): f(z) + u is purified, what comes of it
-    less u is pulled to the data, and the scaled dual variable u grows by the difference of the two images.
+    less u is pulled to the data, and the scaled dual variable u grows by the difference of the two images. Where no
+    network is fitted, the prior sees the body alone (`BodyBox`), and where no noise is added either, its input is
+    z + `momentum` (z - z_before), after Polyak (1964): a third of the iterations reach the same image.
     """
     optimiser = torch.optim.Adam(network.parameters(), p.learning_rate)
     resumable = Resumable(rng, network=network, optimiser=optimiser)
     rhs, noise = A.adjoint(y), A.noise_level(y)
     z = z.expand(p.samples, -1, -1, -1)
-    mean, first = z, 0
+    mean, before, first = z, z, 0
     dual, denoised = torch.zeros_like(z), z
-    remembers = p.dual_step > 0 or p.noise == "homogenised"
+    box = BodyBox.whole(z) if p.inner_iterations else BodyBox.around(z)
+    refits_maps, remembers = p.maps_period > 0 and has_coil_maps(A), p.dual_step > 0 or p.noise == "homogenised"
     if state is not None:
         values = resumable.restore(state, z.device)
-        z, mean, first = values["z"], values["mean"], values["step"]
+        z, mean, before, first = values["z"], values["mean"], values["before"], values["step"]
         dual, denoised = values.get("dual", dual), values.get("denoised", denoised)
+        box = BodyBox(*values["box"])
+        if has_coil_maps(A) and "maps" in values:
+            A = A.with_maps(values["maps"])
+            rhs = A.adjoint(y)
     loss: SupportsFloat = Misfit(A, z, y)
     image = z.mean(0, keepdim=True)
     for k in range(first, p.outer_iterations):
@@ -57,11 +67,15 @@ def udig_dip(
             yield Iterate(k, p.outer_iterations, image, loss)
         if k % p.purification_period == 0:
             sigma = noise_level(k, p)
-            draw = partial(draw_noise, p, denoised)
-            for purified in purify(prior, apply_network(network, z, p) + dual, sigma, p, rng, draw):
-                z = purified
+            draw = partial(draw_noise, p, box.crop(denoised))
+            ahead, before = z + momentum(p, sigma) * (z - before), z
+            for purified in purify(prior, box.crop(apply_network(network, ahead, p) + dual), sigma, p, rng, draw):
+                z = box.pad(purified, ahead)
                 yield Iterate(k, p.outer_iterations, image, loss)
             denoised = z
+            if refits_maps and k % p.maps_period == 0 and has_coil_maps(A):
+                A = refit_maps(A, y, z.mean(0, keepdim=True))
+                rhs = A.adjoint(y)
             z = consistent(denoised - dual, rhs, A, p, noise / sigma)
             if p.dual_step > 0:
                 dual = dual + p.dual_step * (z - denoised * A.support)
@@ -71,9 +85,11 @@ def udig_dip(
         loss = loss if p.inner_iterations else Misfit(A, z, y)
         mean = torch.lerp(output, mean, min(p.averaging, k / (k + 10)))
         image = (mean if p.output == "mean" else output).mean(0, keepdim=True)
-        memory = {"dual": dual, "denoised": denoised} if remembers else {}
-        snapshot = resumable.snapshot(z=z, mean=mean, step=k + 1, **memory)
-        yield Iterate(k + 1, p.outer_iterations, image, loss, snapshot)
+        memory: dict[str, Any] = {"dual": dual, "denoised": denoised} if remembers else {}
+        if refits_maps and has_coil_maps(A):
+            memory["maps"] = A.maps
+        snapshot = resumable.snapshot(z=z, mean=mean, before=before, box=list(box), step=k + 1, **memory)
+        yield Iterate(k + 1, p.outer_iterations, image, loss, snapshot, operator=A if refits_maps else None)
 
 
 def draw_noise(p: UDiGDIP, denoised: Tensor, x: Tensor, sigma: float, rng: Generator) -> Tensor:
@@ -86,6 +102,11 @@ def noise_level(k: int, p: UDiGDIP) -> float:
     """Level of purification k: from `noise_level` geometrically down to `final_noise_level`."""
     share = k / max(1, p.outer_iterations - 1)
     return float(p.noise_level * (p.final_noise_level / p.noise_level) ** share)
+
+
+def momentum(p: UDiGDIP, sigma: float) -> float:
+    """Momentum of the purification at a noise level: none beside noise, a network or a dual variable."""
+    return 0.0 if p.inner_iterations or p.dual_step > 0 or adds_noise(p, sigma) else p.momentum
 
 
 def update(

@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 from udig_recon.core.algorithms.initial_estimate import initial_estimate
 from udig_recon.core.algorithms.tv import WEIGHTS, total_variation
 from udig_recon.core.algorithms.udig_dip import noise_level, udig_dip
+from udig_recon.core.coils.joint_maps import has_coil_maps
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import UNSET, Iterate, Iterates, Misfit, Stage, State, run_stages
 from udig_recon.core.operators import LinearOperator
@@ -47,7 +48,7 @@ class Lengths(NamedTuple):
     final: float  # of the run on all data, as a share of `outer_iterations`
 
 
-ALONE = Lengths(tv=(20, 60), tv_share=0.3, final=1.0)
+ALONE = Lengths(tv=(12, 60), tv_share=0.3, final=1.0)
 WARM_STARTED = Lengths(tv=(50, 15), tv_share=0.25, final=0.3)
 """The weight of total variation is known, and the run on all data starts from the trial's image."""
 
@@ -65,7 +66,12 @@ class Findings:
     best: Tensor = UNSET  # (1, C, H, W) best image of the trial, its start included
     best_error: float = math.inf
     best_at: float = 0.0  # its place, as a share of the trial
+    best_maps: Tensor = UNSET  # coil maps (coils, H, W) fitted to the best image; unset where none are fitted
     ood_score: float | None = None  # of the best image
+
+    def fitted(self, A: LinearOperator) -> LinearOperator:
+        """The model with the coil maps of the best image."""
+        return A.with_maps(self.best_maps) if self.best_maps.numel() and has_coil_maps(A) else A
 
 
 def udig_dip_guarded(inputs: Inputs, p: UDiGDIP, rng: Generator, state: State | None = None) -> Iterates:
@@ -120,9 +126,11 @@ def run_trial(inputs: Inputs, p: UDiGDIP, steps: int, found: Findings, rng: Gene
     for iterate in udig_dip(training.y, training.A, z, network, prior, shortened, rng, state):
         is_last = iterate.step == steps
         if iterate.state is not None and (iterate.step % period == 0 or is_last):
-            error = float(validation_error(inputs.A, inputs.y, found.train, iterate.image))
+            fitted = with_maps_of(inputs.A, iterate.operator)
+            error = float(validation_error(fitted, inputs.y, found.train, iterate.image))
             if error < found.best_error:
                 found.best_error, found.best, found.best_at = error, iterate.image, iterate.step / steps
+                found.best_maps = fitted.maps if has_coil_maps(fitted) and fitted is not inputs.A else UNSET
         yield iterate._replace(state=None) if is_last else iterate
     score = inputs.load_ood_scorer(p.prior)
     found.ood_score = None if score is None else score(found.best)
@@ -130,8 +138,8 @@ def run_trial(inputs: Inputs, p: UDiGDIP, steps: int, found: Findings, rng: Gene
 
 def run_final(inputs: Inputs, p: UDiGDIP, steps: int, found: Findings, rng: Generator, state: State | None) -> Iterates:
     """Stage 3: uDiG-DIP of all data as far as the trial was good, blended with total variation."""
-    y, A = inputs.y, inputs.A
     image, check = found.tv, check_prior(inputs, p, found)
+    y, A = inputs.y, found.fitted(inputs.A) if check.prior_weight > 0 else inputs.A
     last = round(found.best_at * p.outer_iterations)
     if check.prior_weight > 0:
         z, p = start_final(inputs, p, last, found, rng)
@@ -141,6 +149,7 @@ def run_final(inputs: Inputs, p: UDiGDIP, steps: int, found: Findings, rng: Gene
             if iterate.step >= min(last, iterate.steps):
                 break
             yield iterate._replace(image=image, steps=steps)
+        A = iterate.operator or A
     yield Iterate(
         steps,
         steps,
@@ -149,6 +158,7 @@ def run_final(inputs: Inputs, p: UDiGDIP, steps: int, found: Findings, rng: Gene
         prior_check=check,
         validation_residual=check.validation_residual,
         prior_free_baseline=found.tv,
+        operator=None if A is inputs.A else A,
     )
 
 
@@ -184,18 +194,30 @@ def check_prior(inputs: Inputs, p: UDiGDIP, found: Findings) -> PriorCheck:
         tv_weight=found.tv_weight,
         reference_slice=None if inputs.warm_start is None else inputs.warm_start.slice,
     )
-    weight = blend_weight(inputs.A, inputs.y, found.train, found.tv_train, found.best) * check.trust
+    weight = blend_weight(inputs, found) * check.trust
     return replace(check, prior_weight=1.0 if weight >= WHOLE else weight)
 
 
-def blend_weight(A: LinearOperator, y: Tensor, train: Tensor, tv: Tensor, prior: Tensor) -> float:
-    """The a in [0, 1] of least |A (x_tv + a (x_prior - x_tv)) - y|^2 over the held-out measurements."""
+def blend_weight(inputs: Inputs, found: Findings) -> float:
+    """The a in [0, 1] of least |p_tv + a (p_prior - p_tv) - y|^2 over the held-out measurements.
+
+    p are what the images predict, each with the coil maps that it was made with.
+    """
+    A, y = inputs.A, inputs.y
     with torch.no_grad():
-        residual = validation_part(A, y - A.forward(tv), train)
-        difference = validation_part(A, A.forward(prior - tv), train)
+        predicted = A.forward(found.tv_train)
+        residual = validation_part(A, y - predicted, found.train)
+        difference = validation_part(A, found.fitted(A).forward(found.best) - predicted, found.train)
     energy = float(difference.abs().square().sum())
     weight = float((difference.conj() * residual).real.sum()) / energy if energy > 0 else 0.0
     return min(max(weight, 0.0), 1.0)
+
+
+def with_maps_of(A: LinearOperator, fitted: LinearOperator | None) -> LinearOperator:
+    """The model with the coil maps of another model of part of its measurements; None: itself."""
+    if fitted is None or not has_coil_maps(fitted) or not has_coil_maps(A):
+        return A
+    return A.with_maps(fitted.maps)
 
 
 def build_network(inputs: Inputs, p: UDiGDIP, rng: Generator) -> torch.nn.Module:

@@ -6,17 +6,20 @@ the waves of a calibration region's kernels they may end anywhere at the image's
 
 import math
 from collections.abc import Callable, Iterator
+from typing import TypeGuard
 
 import torch
 from torch import Generator, Tensor
 
-from udig_recon.core.operators import MultiCoilMRI, NonCartesianMRI, as_complex
+from udig_recon.core.operators import LinearOperator, MultiCoilMRI, NonCartesianMRI, as_complex
 from udig_recon.core.operators.solvers import conjugate_gradient
 from udig_recon.core.parameters.holdout import JOINT_MAPS_SHARE
 from udig_recon.core.selection.holdout import validation_error
 
 COSINES = 10
 """per axis that a correction of the maps is made of."""
+REFIT_COSINES = 8
+"""per axis of a correction by a good image, which has less to correct."""
 RIDGE = 1e-3
 """Weight of |correction|^2, with |A| = 1 and an object of about 1."""
 ROUNDS = 5
@@ -51,6 +54,22 @@ def with_joint_maps(A: MultiCoil, y: Tensor, rng: Generator) -> Iterator[MultiCo
         yield from _alternate(A, y)
     else:
         yield A
+
+
+def has_coil_maps(A: LinearOperator) -> TypeGuard[MultiCoil]:
+    """Whether a model has coil maps that an image says something about."""
+    return isinstance(A, MultiCoil) and A.coils > 1
+
+
+def refit_maps(A: MultiCoil, y: Tensor, image: Tensor) -> MultiCoil:
+    """The model with maps corrected to measurements y (1, coils, ...) of an image (1, 2, H, W).
+
+    Few calibration lines leave the maps of a large object several per cent wrong. The data step then amplifies that
+    error to stripes of the frequencies between the lines, so an image that a prior has made better corrects the maps.
+    """
+    basis = tuple(_cosines(size, A.maps, REFIT_COSINES) for size in A.maps.shape[1:])
+    size = torch.linalg.vector_norm(A.maps, dim=0)
+    return A.with_maps(_rescale(A.maps + _correction(A, as_complex(image)[0], y[0], basis), size))
 
 
 def _least_squares(A: MultiCoil, y: Tensor) -> Tensor:
@@ -110,10 +129,10 @@ def _analyse(maps: Tensor, basis: Basis) -> Tensor:
     return basis[0].T @ maps @ basis[1]
 
 
-def _cosines(size: int, like: Tensor) -> Tensor:
+def _cosines(size: int, like: Tensor, count: int = COSINES) -> Tensor:
     """The first orthonormal cosines (size, n) of the discrete cosine transform, complex."""
     pixels = (torch.arange(size, device=like.device) + 0.5) / size
-    orders = torch.arange(min(COSINES, size), device=like.device)
+    orders = torch.arange(min(count, size), device=like.device)
     basis = torch.cos(math.pi * pixels[:, None] * orders) * math.sqrt(2 / size)
     basis[:, 0] = 1 / math.sqrt(size)
     return basis.to(like.dtype)

@@ -27,7 +27,7 @@ class UDiGDIP(Parameters):
         "tv", description="first network input", json_schema_extra={"symbol": "z_0"}
     )
     outer_iterations: int = Field(
-        100, ge=1, le=100_000, description="outer iterations", json_schema_extra={"symbol": "K"}
+        33, ge=1, le=100_000, description="outer iterations", json_schema_extra={"symbol": "K"}
     )
     inner_iterations: int = Field(
         0,
@@ -100,8 +100,19 @@ class UDiGDIP(Parameters):
     )
     symmetries: bool = Field(True, description="purify on a random rotation, flip and (MRI) global phase")
     fit_maps: FitMaps = True
+    maps_period: int = Field(
+        5,
+        ge=0,
+        description="outer iterations from one fit of the coil maps to the purified image to the next; 0: none (MRI)",
+    )
     output: Literal["last", "mean", "consistent"] = Field(
         "last", description="image: the last f(z), the running mean of all, or the last pulled to the data"
+    )
+    momentum: float = Field(
+        0.6,
+        ge=0,
+        lt=1,
+        description="momentum of the purification's input, where no noise is added and no network is fitted; 0: none",
     )
     averaging: float = Field(0.9, ge=0, lt=1, description="decay of the running mean, where that is the output")
     holdout_share: float = Field(
@@ -157,6 +168,8 @@ PAPER: dict[str, Any] = {
     "sampler": "ancestral",
     "consistency_iterations": 0,
     "symmetries": False,
+    "momentum": 0.0,
+    "maps_period": 0,
     "fit_maps": False,
     "holdout_share": 0.0,
 }

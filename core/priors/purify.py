@@ -61,7 +61,7 @@ def purify(
     (2) to (4) of the paper with M named by its noise level; with 0, and below `noise_until`, plain denoising.
     """
     turn = Symmetry.draw(x.shape[1], rng) if p.symmetries else Symmetry()
-    scale = p.noise_scale if sigma >= p.noise_until else 0.0
+    scale = p.noise_scale if adds_noise(p, sigma) else 0.0
     walker = turn.apply(x + scale * noise(x, sigma, rng) if scale > 0 else x)
     for call in range(p.prior_calls):
         check_interruption()
@@ -74,6 +74,11 @@ def purify(
         if fresh > 0:
             walker = walker + scale * fresh * normal_like(walker, rng)
         yield turn.undo(walker)
+
+
+def adds_noise(p: Purification, sigma: float) -> bool:
+    """Whether purification at a noise level adds noise."""
+    return p.noise_scale > 0 and sigma >= p.noise_until
 
 
 class Symmetry(NamedTuple):

@@ -32,7 +32,7 @@ class Assessment:
 
 def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessment:
     """Assess the last iterate of `udig_recon.core.reconstruct.ensemble`."""
-    image, heat = last.image, None
+    problem, image, heat = problem.with_operator(last.operator), last.image, None
     inside = _object_mask(problem, image)
     if method.needs_prior and last.prior_free_baseline is not None:
         heat = hallucination_map(image, last.prior_free_baseline, problem.operator)
