@@ -281,7 +281,7 @@ def test_the_api_image_needs_no_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "extras"), [("api", ["service", "dicom"]), ("worker", ["service", "dicom", "engine"])]
+    ("target", "extras"), [("api", ["service", "dicom"]), ("worker", ["service", "dicom", "engine", "gpu"])]
 )
 def test_an_image_installs_only_files_whose_hashes_are_known(target: str, extras: list[str]) -> None:
     lines = (ROOT / target / "requirements.txt").read_text().replace(" \\\n", "").splitlines()

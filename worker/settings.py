@@ -5,7 +5,7 @@ import os
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -18,6 +18,9 @@ from udig_recon.worker.access.tenant_settings import TenantSettings
 BUCKETS = ("s3", "gs", "az")
 """Schemes of buckets: S3 and what speaks its protocol, Google Cloud Storage, Azure Blob Storage."""
 SECRET = re.compile(r"whsec_(?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/]{2,3}={0,2})?")
+
+
+WorkerCount = Annotated[int, Field(ge=1, le=64)] | Literal["auto"]
 
 
 class Settings(TenantSettings):
@@ -98,7 +101,18 @@ class Settings(TenantSettings):
     mrd_timeout_seconds: float = Field(
         30, gt=0, description="a connection to the MRD stream that is silent for this long before its scan is closed"
     )
-    workers: int = Field(2, ge=1, le=64, description="worker processes that `make serve` starts")
+    workers: WorkerCount = Field(
+        2,
+        description="worker processes that `udig serve` starts, 1 to 64, dealt out over the GPUs; auto: SLICES_PER_GPU "
+        "for each GPU, or one where there is none",
+    )
+    slices_per_gpu: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="most slices that a GPU computes at once where the number of workers is auto, each in a process of "
+        "its own and begun when the GPU's memory has room for it; without a GPU it does nothing",
+    )
     threads: int = Field(
         1,
         ge=0,
@@ -178,6 +192,12 @@ class Settings(TenantSettings):
     )
     stall_seconds: float = Field(
         900, gt=0, description="a worker whose computation makes no progress for this long is ended"
+    )
+    idle_seconds: float = Field(
+        0,
+        ge=0,
+        description="a worker that has found no work for this long ends, with exit status 0; 0: never. `udig serve`, "
+        "which would start it again, takes no notice",
     )
     hung_seconds: float = Field(
         90, ge=1, description="an API or a worker that has not answered for this long is restarted"

@@ -154,16 +154,22 @@ def _of_database(session: Session, alive_seconds: float) -> Iterator[Metric]:
 
 
 def _gpus(session: Session, alive_seconds: float) -> Iterator[Metric]:
-    """Memory of each GPU; what several workers on one tell of it differs by seconds."""
-    used, total = func.max(Worker.gpu_memory_used_bytes), func.max(Worker.gpu_memory_total_bytes)
+    """Memory and utilisation of each GPU; what several workers on one tell of it differs by seconds."""
+    told = (Worker.gpu_memory_used_bytes, Worker.gpu_memory_total_bytes, Worker.gpu_utilisation_percent)
     query = (
-        select(Worker.gpu, used, total)
+        select(Worker.gpu, func.count(), *map(func.max, told))
         .where(Worker.gpu.is_not(None), was_seen_recently(alive_seconds))
         .group_by(Worker.gpu)
     )
-    rows = [(str(gpu), float(used or 0), float(total or 0)) for gpu, used, total in session.execute(query)]
-    yield _gauges("udig_gpu_memory_used_bytes", "GPU memory in use", "gpu", {gpu: used for gpu, used, _ in rows})
-    yield _gauges("udig_gpu_memory_total_bytes", "Total GPU memory", "gpu", {gpu: total for gpu, _, total in rows})
+    rows = session.execute(query).all()
+    workers, used, total = ({str(row[0]): float(row[column] or 0) for row in rows} for column in (1, 2, 3))
+    yield _gauges("udig_gpu_workers", "Live workers on the GPU", "gpu", workers)
+    yield _gauges("udig_gpu_memory_used_bytes", "GPU memory in use", "gpu", used)
+    yield _gauges("udig_gpu_memory_total_bytes", "Total GPU memory", "gpu", total)
+    busy = {str(row[0]): row[4] / 100 for row in rows if row[4] is not None}
+    yield _gauges(
+        "udig_gpu_utilisation_ratio", "Share of time in which the GPU computed, where NVML tells", "gpu", busy
+    )
 
 
 def _by(session: Session, query: Select[Any, int], known: Iterable[str]) -> dict[str, float]:

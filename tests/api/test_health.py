@@ -107,14 +107,19 @@ def test_metrics_answer_what_an_operator_asks(
     with database.begin() as session:
         session.execute(text("UPDATE job_slices SET queued_at = now() - interval '1 hour' WHERE status = 'queued'"))
         for name, used in (("a:1:x", 7 << 30), ("a:2:x", 6 << 30)):  # two workers, one GPU
-            register(session, name, "gpu", gpu="GPU-1", gpu_memory_used_bytes=used, gpu_memory_total_bytes=8 << 30)
+            memory = {"gpu_memory_used_bytes": used, "gpu_memory_total_bytes": 8 << 30}
+            register(session, name, "gpu", gpu="GPU-1", gpu_utilisation_percent=85, **memory)
+        register(session, "a:4:x", "gpu", gpu="MIG-1", gpu_utilisation_percent=None)
         register(session, "a:3:x", "cpu")
     found = samples(client.get("/metrics").text)
     assert (found["udig_slices", "queued"], found["udig_slices", "running"]) == (3, 1)
     assert 3600 <= found["udig_queue_oldest_waiting_seconds",] < 7200
     assert found["udig_gpu_memory_used_bytes", "GPU-1"] == 7 << 30
     assert found["udig_gpu_memory_total_bytes", "GPU-1"] == 8 << 30
-    assert found["udig_workers",] == 3
+    assert found["udig_gpu_utilisation_ratio", "GPU-1"] == 0.85
+    assert ("udig_gpu_utilisation_ratio", "MIG-1") not in found
+    assert found["udig_gpu_workers", "GPU-1"] == 2
+    assert found["udig_workers",] == 4
     drive.complete(client.post("/v1/jobs", json=asked).json())
     client.delete(f"/v1/jobs/{job['id']}")
     done = samples(client.get("/metrics").text)

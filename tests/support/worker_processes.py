@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -51,9 +51,11 @@ Found = TypeVar("Found")
 class WorkerSubprocess:
     """`udig worker` of this or another checkout with these settings; its log lines are collected."""
 
-    def __init__(self, settings: Settings, checkout: Path = ROOT, spoilt_by: str | None = None) -> None:
+    def __init__(
+        self, settings: Settings, checkout: Path = ROOT, spoilt_by: str | None = None, options: Sequence[str] = ()
+    ) -> None:
         self.lines: list[str] = []
-        command, variables = [*UDIG, "worker"], environment(settings)
+        command, variables = [*UDIG, "worker", *options], environment(settings)
         if spoilt_by is not None:
             command = [sys.executable, "-c", spoilt_by]
         elif (checkout / "src").exists() and checkout != ROOT:
@@ -90,10 +92,14 @@ class WorkerSubprocess:
 
 @contextmanager
 def working(
-    settings: Settings, count: int = 1, checkout: Path = ROOT, spoilt_by: str | None = None
+    settings: Settings,
+    count: int = 1,
+    checkout: Path = ROOT,
+    spoilt_by: str | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[list[WorkerSubprocess]]:
     """Workers that are gone at the end; `spoilt_by`: the program that they run instead."""
-    workers = [WorkerSubprocess(settings, checkout, spoilt_by) for _ in range(count)]
+    workers = [WorkerSubprocess(settings, checkout, spoilt_by, options) for _ in range(count)]
     try:
         yield workers
     finally:

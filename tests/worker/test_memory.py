@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.submit import submit_job
 from udig_recon.worker.database.tables import Job, JobSlice, Scan
-from udig_recon.worker.jobs import leases
+from udig_recon.worker.jobs import leases, sweep
 from udig_recon.worker.jobs.claims import Claim
 from udig_recon.worker.runtime import memory
 from udig_recon.worker.runtime import memory_fit as fitting
@@ -89,6 +89,27 @@ def test_a_large_slice_that_was_passed_by_for_long_is_next(database: sessionmake
     found = begun(database, "host:3:c", 4 * GIB)
     assert found is not None
     assert found.job_id == large
+
+
+def test_workers_on_one_gpu_share_its_memory_and_the_first_begins_whatever_others_hold(
+    database: sessionmaker[Session], scan: Scan
+) -> None:
+    first, large, small = (filed(database, scan, size * GIB) for size in (3, 3, 1))
+    with database.begin() as session:
+        for number in (1, 2, 3):
+            sweep.register(session, f"host:{number}:a", "gpu", gpu="GPU-1")
+        sweep.register(session, "host:4:a", "gpu", gpu="GPU-2")
+
+    def claimed(number: int, gpu: str, free: int) -> uuid.UUID | None:
+        with database.begin() as session:
+            room = fitting.gpu_room(session, f"host:{number}:a", gpu, 8 * GIB, free * GIB)
+            found = leases.claim(session, f"host:{number}:a", LEASE, (), room)
+        return None if found is None else found.job_id
+
+    assert claimed(1, "GPU-1", 0) == first
+    assert claimed(2, "GPU-1", 2) == small  # the driver knows what the estimate does not
+    assert claimed(3, "GPU-1", 2) is None
+    assert claimed(4, "GPU-2", 0) == large
 
 
 def test_jobs_of_versions_without_estimates_begin_wherever_they_are(

@@ -24,14 +24,61 @@ def serve() -> int:
 
 
 @click.command("worker", cls=SettingsCommand)
-def worker() -> int:
-    """Run one worker, until SIGTERM: it reconstructs slices one after the other."""
+@click.option(
+    "--processes",
+    default="1",
+    show_default=True,
+    metavar="N|auto",
+    help="worker processes on this machine; auto: SLICES_PER_GPU for each GPU, or one where there is none",
+)
+@click.option("--slurm", is_flag=True, help="keep batch jobs with workers submitted, as many as there is work for")
+@click.option(
+    "--slices-per-job", type=click.IntRange(min=1), default=8, show_default=True, metavar="N", help="of each batch job"
+)
+@click.option(
+    "--max-jobs", type=click.IntRange(min=1), default=8, show_default=True, metavar="N", help="most batch jobs at once"
+)
+@click.option("--time-limit", default="4:00:00", show_default=True, metavar="TIME", help="of each batch job")
+@click.option("--job-name", default="udig-worker", show_default=True, help="of the batch jobs, which are counted by it")
+@click.option(
+    "--check-seconds",
+    type=click.FloatRange(min=1),
+    default=30,
+    show_default=True,
+    metavar="SECONDS",
+    help="between two looks at the work and at the batch jobs",
+)
+@click.option("--sbatch", multiple=True, metavar="OPTION", help="further option of sbatch, as --sbatch=--gres=gpu:1")
+@click.pass_context
+def worker(ctx: click.Context, /, processes: str, **options: Any) -> int:
+    """Run one worker, until SIGTERM: it reconstructs slices one after the other.
+
+    With --processes several, each bound to a GPU where there are some. With --slurm none here: batch jobs of SLURM run
+    them, and end when they have had no work for IDLE_SECONDS (300 where that is 0).
+    """
+    if processes != "auto" and not (processes.isdecimal() and 1 <= int(processes) <= 64):
+        raise click.BadParameter(f"{processes!r} is neither a number from 1 to 64 nor auto", param_hint="--processes")
+    slurm = options.pop("slurm")
+    if not slurm and (given := [name for name in options if _is_given(ctx, name)]):
+        raise click.UsageError(f"--{given[0].replace('_', '-')} is of the batch jobs that --slurm submits")
     from udig_recon.worker.settings import get_settings
 
     get_settings()  # a wrong setting is refused before PyTorch is loaded, which takes a while
+    if slurm:
+        from udig_recon.worker.slurm.submitter import Options, main
+
+        return main(Options(processes=processes, **options))
+    if processes != "1":
+        from udig_recon.worker.standalone.worker_group import main as keep_up
+
+        return keep_up(None if processes == "auto" else int(processes))
     from udig_recon.worker.runtime.main import work
 
     return work()
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
 
 
 @click.command("health", cls=SettingsCommand)

@@ -20,6 +20,7 @@ class Lock(IntEnum):
     AUDIT = 3  # one writer of the audit log at a time, as its chain of hashes has no forks
     YIELD = 5  # one worker at a time asks others to yield
     DATA_FOLDER = 6  # one process at a time gives the data folder its identity
+    SLURM = 8  # one process at a time counts the batch jobs and submits what is missing
     COMPARISON = 7  # taken by a trigger: one end of a job of a comparison at a time
     MIGRATION = 0x7564696700000003  # one process migrates, those that start at once with it wait
     GRANT = 0x7564696700000004  # the same for the rights of the service's role

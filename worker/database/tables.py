@@ -298,10 +298,11 @@ class Worker(Base):
 
     name: Mapped[str] = mapped_column(primary_key=True)  # host:pid:random
     device: Mapped[str]
-    gpu: Mapped[str | None]  # its UUID
+    gpu: Mapped[str | None]  # its UUID, or that of a MIG instance
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)  # that it may use
     gpu_memory_used_bytes: Mapped[int | None] = mapped_column(BigInteger)  # by all processes on it
     gpu_memory_total_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    gpu_utilisation_percent: Mapped[int | None] = mapped_column(SmallInteger)  # where NVML tells
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
 

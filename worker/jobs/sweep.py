@@ -77,7 +77,7 @@ def _waiting(session: Session, which: ColumnElement[bool], most: int) -> list[tu
     return [(job_id, slice_) for job_id, slice_ in found]
 
 
-def register(session: Session, worker: str, device: str, **columns: str | int) -> None:
+def register(session: Session, worker: str, device: str, **columns: str | int | None) -> None:
     """Write the row of a living worker with its memory and GPU; delete rows of workers that are long gone."""
     row = insert(Worker).values(name=worker, device=device, **columns)
     known = row.on_conflict_do_update(index_elements=[Worker.name], set_={"seen_at": func.now(), **columns})

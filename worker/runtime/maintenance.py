@@ -12,6 +12,7 @@ from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.database.tables import Worker
 from udig_recon.worker.jobs import queue, ratings, retention, scheduling, sweep
 from udig_recon.worker.runtime.health import was_seen_recently
+from udig_recon.worker.runtime.idle import IdleWatch
 from udig_recon.worker.runtime.process import WorkerProcess, exit_after
 from udig_recon.worker.runtime.tasks import give_back
 from udig_recon.worker.runtime.watchdog import Watchdog
@@ -41,6 +42,8 @@ class Maintenance:
             "orphans": self._clean_up_loop,
             "sweep": self._sweep_loop,
         }
+        if self._process.settings.idle_seconds:
+            loops["idle"] = IdleWatch(self._process).watch
         if self._process.settings.scrub_bytes_per_second:
             loops["scrub"] = self._scrub_loop
         for name, loop in loops.items():

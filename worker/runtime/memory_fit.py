@@ -1,4 +1,4 @@
-"""Memory admission: which slices fit beside the running slices of a machine, by the estimates of their jobs."""
+"""Memory admission: which slices fit beside the running ones of a machine or a GPU, by the estimates of their jobs."""
 
 import uuid
 from datetime import timedelta
@@ -8,13 +8,13 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from udig_recon.worker.database import locks
-from udig_recon.worker.database.tables import Job, JobSlice, Status
+from udig_recon.worker.database.tables import Job, JobSlice, Status, Worker
 
 PASSED_BY = timedelta(minutes=2)  # so long others may begin before a slice that is too large for what is free
 
 
 class Room(NamedTuple):
-    """Memory of a machine, of which some is in use."""
+    """Memory of a machine or a GPU, of which some is in use."""
 
     total: int
     free: int
@@ -46,3 +46,21 @@ def room(session: Session, worker: str, total: int) -> Room:
     )
     taken = session.scalar(query.where(JobSlice.status == Status.RUNNING, others)) or 0
     return Room(total, max(0, total - int(taken)))
+
+
+def gpu_room(session: Session, worker: str, gpu: str, total: int, free: int) -> Room:
+    """Memory that the other workers on a GPU leave free. None of them claims until the transaction ends.
+
+    `free` is what the driver tells, and counts beside running slices only: they may not have taken all they will, and
+    other programs may have some. Alone on the GPU a slice is tried in any case.
+    """
+    locks.acquire_machine(session, gpu)
+    query = (
+        select(func.count(), func.coalesce(func.sum(func.coalesce(Job.memory_bytes, 0)), 0))
+        .select_from(JobSlice)
+        .join(Job, Job.id == JobSlice.job_id)
+        .join(Worker, Worker.name == JobSlice.worker)
+        .where(JobSlice.status == Status.RUNNING, Worker.gpu == gpu, Worker.name != worker)
+    )
+    running, taken = session.execute(query).one()
+    return Room(total, max(0, min(total - int(taken), free)) if running else total)

@@ -24,9 +24,12 @@ from udig_recon.core.parameters import Parameters
 from udig_recon.core.priors.card import card_of
 from udig_recon.worker.database.engine import AWAY, make_engine, make_sessions
 from udig_recon.worker.database.worker_names import worker_name
+from udig_recon.worker.gpus import nvml
+from udig_recon.worker.gpus.bindings import VISIBLE
 from udig_recon.worker.jobs import sweep
-from udig_recon.worker.runtime import memory
+from udig_recon.worker.runtime import memory, memory_fit
 from udig_recon.worker.runtime.heartbeat import LeaseKeeper
+from udig_recon.worker.runtime.memory_fit import Room
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage import data_folder
 from udig_recon.worker.storage.backends import open_storage
@@ -49,6 +52,7 @@ class WorkerProcess:
     shutdown: threading.Event = field(default_factory=threading.Event)
     lease: LeaseKeeper | None = None  # of the slice that is being computed
     messages_received: int = 0  # from the queue, so far
+    worked_at: float = field(default_factory=time.monotonic)  # when it last had a slice, or began
     verifier: Verifier = field(default_factory=Verifier)
     prober: Prober = field(default_factory=Prober)
     confirmed: bool = False  # whether the data folder is known to be the database's
@@ -68,6 +72,7 @@ class WorkerProcess:
         try:
             yield
         finally:
+            self.worked_at = time.monotonic()
             self.lease = None
 
     def deregister(self) -> None:
@@ -117,18 +122,37 @@ class WorkerProcess:
             return int(torch.cuda.mem_get_info(self.device)[1])
         return memory.for_workers()
 
-    @property
-    def shared_memory_bytes(self) -> int | None:
-        """The memory that it shares with the other workers of its machine; None: it has its own."""
-        return None if self.device.type == "cuda" else self.memory_bytes
+    def room(self, session: Session) -> Room:
+        """What the other workers leave of the memory of this machine, or of the GPU.
 
-    def gpu(self) -> dict[str, str | int]:
-        """Identity and memory of the GPU, as columns of `workers`; empty on a CPU."""
+        None of them claims until the transaction ends.
+        """
+        if self.device.type != "cuda":
+            return memory_fit.room(session, self.name, self.memory_bytes)
+        free, total = torch.cuda.mem_get_info(self.device)
+        own = torch.cuda.memory_reserved(self.device)  # kept by PyTorch for the next slice
+        return memory_fit.gpu_room(session, self.name, self.gpu_name, total, free + own)
+
+    @cached_property
+    def gpu_name(self) -> str:
+        """UUID of the GPU, or of the MIG instance, which CUDA itself does not tell."""
+        instance = os.environ.get(VISIBLE, "").split(",")[0].strip()
+        if instance.startswith("MIG-"):
+            return instance
+        uuid = str(torch.cuda.get_device_properties(self.device).uuid)
+        return f"GPU-{uuid.removeprefix('GPU-')}"
+
+    def gpu(self) -> dict[str, str | int | None]:
+        """Identity, memory and utilisation of the GPU, as columns of `workers`; empty on a CPU."""
         if self.device.type != "cuda":
             return {}
         free, total = torch.cuda.mem_get_info(self.device)
-        gpu = str(torch.cuda.get_device_properties(self.device).uuid)
-        return {"gpu": gpu, "gpu_memory_used_bytes": total - free, "gpu_memory_total_bytes": total}
+        return {
+            "gpu": self.gpu_name,
+            "gpu_memory_used_bytes": total - free,
+            "gpu_memory_total_bytes": total,
+            "gpu_utilisation_percent": nvml.utilisation_percent(self.gpu_name),
+        }
 
     def versions(self, method: Parameters, modality: Modality, tenant: str) -> dict[str, str]:
         """What makes a result: software, prior with its hash, device. Raises MissingPrior."""
@@ -160,7 +184,7 @@ def set_up(settings: Settings) -> WorkerProcess:
         raise SystemExit("error: DATABASE_URL is not set; `udig serve` starts a server of its own")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS does not give the same bits twice
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(settings.threads or max(1, cores // settings.workers))
+    torch.set_num_threads(settings.threads or max(1, cores // (1 if settings.workers == "auto" else settings.workers)))
     use_projector_cache(settings.projectors_folder, settings.max_projector_bytes, _log_projector)
     try:
         device = select_device(settings.device)

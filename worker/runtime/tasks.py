@@ -25,7 +25,6 @@ from udig_recon.worker.jobs import failures, leases, queue
 from udig_recon.worker.jobs.failures import Problem
 from udig_recon.worker.jobs.recompute import DamagedTooOften, requeue_damaged
 from udig_recon.worker.jobs.state import LeaseLost
-from udig_recon.worker.runtime import memory_fit
 from udig_recon.worker.runtime.assemble import DamagedSlices, assemble, delete_slices
 from udig_recon.worker.runtime.heartbeat import LeaseKeeper
 from udig_recon.worker.runtime.process import WorkerProcess
@@ -59,9 +58,8 @@ def run_next_slice(process: WorkerProcess, job_id: uuid.UUID, slice_: int) -> No
         return
     asked_at = datetime.now(UTC)
     with process.sessions.begin() as session:
-        total = process.shared_memory_bytes
-        room = None if total is None else memory_fit.room(session, process.name, total)
-        claim = leases.claim(session, process.name, process.settings.lease_seconds, process.skipped_jobs, room)
+        lease_seconds, room = process.settings.lease_seconds, process.room(session)
+        claim = leases.claim(session, process.name, lease_seconds, process.skipped_jobs, room)
     if claim is None:
         return
     tracing.record("slice.wait", claim.traceparent, claim.queued_at, claim.claimed_at)

@@ -27,6 +27,7 @@ from udig_recon.worker.standalone.liveness import LivenessMonitor, StreamAddress
 from udig_recon.worker.standalone.locate import DataFolderInUse, lock_data_folder
 from udig_recon.worker.standalone.servers import EmbeddedError, EmbeddedServers
 from udig_recon.worker.standalone.supervisor import SupervisedProcess
+from udig_recon.worker.standalone.worker_group import environments
 from udig_recon.worker.storage import data_folder
 from udig_recon.worker.storage.backends import open_storage
 from udig_recon.worker.storage.data_folder import ForeignFolder
@@ -61,6 +62,8 @@ class Service:
                 "port": settings.port or free_port(settings.host),
             }
         )
+        count = settings.workers
+        self._worker_environments = environments(settings, None if count == "auto" else count)
         self._engine = make_engine(str(self.settings.database_url))
         self._children: list[SupervisedProcess] = []
         self._liveness: LivenessMonitor | None = None
@@ -83,8 +86,8 @@ class Service:
         environment = self._environment()
         self._children = [SupervisedProcess("api", [*UDIG, "api"], environment | self._audit_key())]
         self._children += [
-            SupervisedProcess(f"worker {number}", [*UDIG, "worker"], environment)
-            for number in range(1, self.settings.workers + 1)
+            SupervisedProcess(f"worker {number}", [*UDIG, "worker"], environment | added)
+            for number, added in enumerate(self._worker_environments, 1)
         ]
         api, *workers = self._children
         stream = None
@@ -99,9 +102,10 @@ class Service:
 
     def _environment(self) -> dict[str, str]:
         """Environment of the children: the settings as this process read them, also those from files."""
-        names = ("database_url", "redis_url", "data", "port", "host", "workers")
+        names = ("database_url", "redis_url", "data", "port", "host")
         read = {name.upper(): str(getattr(self.settings, name)) for name in names}
-        kept_back = {*read, "MIGRATION_DATABASE_URL"}  # the children change rows, never tables
+        # The children change rows, never tables; a worker that ended for want of work would be started again.
+        kept_back = {*read, "WORKERS", "MIGRATION_DATABASE_URL", "IDLE_SECONDS"}
         inherited = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in kept_back}
         return {**inherited, **read}
 

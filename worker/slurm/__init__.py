@@ -1,0 +1,1 @@
+"""Workers as batch jobs of SLURM: the commands of SLURM, and the process that keeps as many jobs as there is work."""
