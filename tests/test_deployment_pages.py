@@ -17,8 +17,10 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import make_url
 
 from tests.conftest import Services
+from tests.support import slurm
 from tests.support.environment import environment
 from tests.support.helm import helm
+from tests.support.scans import ct, write_hdf5
 from udig_recon.worker.database.engine import conninfo
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.standalone.servers import postgres_binaries
@@ -141,6 +143,18 @@ def test_the_certificate_of_a_try_is_one(tmp_path: Path) -> None:
     run_page("compose.md", "openssl", tmp_path, {})
     for name in ("certificate.pem", "key.pem"):
         assert (tmp_path / "tls" / name).read_text().startswith("-----BEGIN")
+
+
+def test_batch_jobs_are_submitted_as_the_page_on_slurm_says(settings: Settings, tmp_path: Path) -> None:
+    if not slurm.is_installed():
+        pytest.skip("slurm is not installed: apt-get install slurmctld slurmd munge")
+    (tmp_path / "scans").mkdir()
+    write_hdf5(tmp_path / "scans" / "a.h5", **ct(size=16))
+    with slurm.cluster(tmp_path / "slurm") as variables:
+        named = {"POSTGRES_URL": settings.database_url, "QUEUE_URL": settings.redis_url, "SHARED_DATA": settings.data}
+        variables |= {name: str(value) for name, value in named.items()}
+        run_page("slurm.md", "slurm", tmp_path, {**variables, "HOME": str(tmp_path), "PATH": on_path()})
+    assert "sirt" in (tmp_path / "comparison" / "comparison.md").read_text()
 
 
 @pytest.fixture
