@@ -14,6 +14,7 @@ from psycopg.conninfo import make_conninfo
 
 from udig_recon.api.http.threads import SingleFlight
 from udig_recon.worker.database.engine import CHANNEL, FOUND_DEAD, KEYS_CHANNEL, PROGRESS_CHANNEL, conninfo
+from udig_recon.worker.database.timeouts import FINDS_DEAD
 
 log = logging.getLogger(__name__)
 RECONNECT_SECONDS = 1.0
@@ -48,7 +49,7 @@ class NotificationListener:
     """Wakes subscribers of a job when it may have changed."""
 
     def __init__(self, database_url: str) -> None:
-        self._conninfo = make_conninfo(conninfo(database_url), **FOUND_DEAD, connect_timeout=5)
+        self._conninfo = make_conninfo(conninfo(database_url), **FOUND_DEAD, connect_timeout=5, options=FINDS_DEAD)
         self._watched: defaultdict[uuid.UUID, _Watched] = defaultdict(_Watched)
         self.closing = False
 

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -235,8 +235,10 @@ class Happened:
 class Storm:
     """Faults in a seeded order, at seeded moments: now one, now two at a time, the next when all are ready again."""
 
-    def __init__(self, stack: Stack, names: list[str], repeats: int, seed: int) -> None:
-        self._stack, self._rng = stack, random.Random(seed)
+    def __init__(
+        self, stack: Stack, names: list[str], repeats: int, seed: int, faults: Mapping[str, Fault] = ALL_FAULTS
+    ) -> None:
+        self._stack, self._rng, self._faults = stack, random.Random(seed), faults
         self._waiting = [name for _ in range(repeats) for name in self._rng.sample(names, len(names))]
         self.planned = Counter(self._waiting)
         self.never: list[str] = []  # struck, for the time was up
@@ -259,7 +261,7 @@ class Storm:
         struck = []
         for name in self._waiting:
             began, wall = time.monotonic(), time.time()
-            course = ALL_FAULTS[name](self._stack, self._rng)
+            course = self._faults[name](self._stack, self._rng)
             if name in struck or (found := next(course, None)) is None:
                 continue
             self.happened.append(Happened(name, found, began, wall))

@@ -27,14 +27,14 @@ def text(stack: Stack, setting: str, notes: Notes, recovered: Sequence[Recovery]
         [
             setting,
             "",
-            *_table(("fault", "struck", "lasted s", "until ready s", "until claimed again s"), map(_fault, recovered)),
+            *table(("fault", "struck", "lasted s", "until ready s", "until claimed again s"), map(_fault, recovered)),
             "",
             f"Longest from a fault to recovery: {longest:.1f} s until all API processes are ready, {claimed:.1f} s "
             "until a slice is claimed again (both from the strike, however long the fault lasted).",
             "",
-            *_table(("seen", "times"), _seen(stack, notes)),
+            *table(("seen", "times"), _seen(stack, notes)),
             "",
-            *_table(
+            *table(
                 ("check", "found", "wanted", ""),
                 ((each.what, each.found, each.wanted, "ok" if each.holds else "FAILED") for each in found),
             ),
@@ -65,6 +65,6 @@ def _seen(stack: Stack, notes: Notes) -> Iterable[tuple[str, ...]]:
     yield from ((what, f"{count}") for what, count in sorted(notes.counts.items()))
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [head, ["---"] * len(head), *rows]
     return [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]

@@ -16,10 +16,12 @@ Got = TypeVar("Got")
 ANSWER_SECONDS = 4.0  # that a statement may take, until its connection is given up
 AWAY_SECONDS = 1.0  # that nobody asks again after that
 POOL_SECONDS = 4.0  # that one waits for a connection which another gives back
+FINDS_DEAD = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 -c tcp_user_timeout=25s"
+"""Options by which the server finds out that a client is gone, whose connection it would keep for two hours."""
 OPTIONS: dict[str, Any] = {
     "connect_timeout": 2,  # the least that there is
     # The server itself ends what is slow, a little earlier.
-    "options": "-c statement_timeout=3500 -c lock_timeout=3s -c idle_in_transaction_session_timeout=15s",
+    "options": f"-c statement_timeout=3500 -c lock_timeout=3s -c idle_in_transaction_session_timeout=15s {FINDS_DEAD}",
 }
 
 

@@ -1,12 +1,14 @@
 """Message queue: Celery on Redis carries ids of slices and wakes workers; the database holds the state of jobs."""
 
 import logging
+import socket
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery, current_app
+from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -20,13 +22,26 @@ TASK = "udig.reconstruct"
 VISIBILITY_SECONDS = 7200  # a message that is delivered twice does no harm: the second finds no slice to claim
 
 
+MOST_PAUSE_SECONDS = 3.0  # between two tries to reach a queue that is away
+FOUND_DEAD = {
+    getattr(socket, name): value
+    for name, value in {
+        "TCP_KEEPIDLE": 5,
+        "TCP_KEEPINTVL": 2,
+        "TCP_KEEPCNT": 3,
+        "TCP_USER_TIMEOUT": 10_000,  # milliseconds
+    }.items()
+    if hasattr(socket, name)
+}
+"""A connection that died without a word is found out within 11 s, as those to Postgres are."""
 TRANSPORT: dict[str, Any] = {
     "visibility_timeout": VISIBILITY_SECONDS,
     "unacked_restore_interval": 1,
     "unacked_restore_throttle": 1,
-    "socket_timeout": 30,
+    "socket_timeout": 10,  # a worker asks for a second at a time
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
+    "socket_keepalive_options": FOUND_DEAD,
     "health_check_interval": 25,
     # For publishing: one try; then the sweep sends the message.
     "max_retries": 1,
@@ -59,12 +74,21 @@ CONFIGURATION: dict[str, Any] = {
 }
 
 
+class QueueConnection(Connection):
+    """One that tries again every few seconds: Celery's pauses grow to 32 s, however soon the queue is back."""
+
+    def ensure_connection(self, *arguments: Any, **named: Any) -> Any:
+        """Connect, after pauses of at most MOST_PAUSE_SECONDS."""
+        return super().ensure_connection(*arguments, **{"interval_max": MOST_PAUSE_SECONDS, **named})  # type: ignore[no-untyped-call]
+
+
 def make_celery(settings: Settings) -> Celery:
     """The process's Celery application on the settings' Redis; connects when it is used."""
     if settings.redis_url is None:
         raise ValueError("REDIS_URL is not set; `udig serve` starts a server of its own")
     app = Celery("udig", broker=broker_url(settings.redis_url))
     app.conf.update(CONFIGURATION, broker_transport_options={**TRANSPORT, "global_keyprefix": settings.redis_prefix})
+    app.amqp.Connection = QueueConnection
     app.set_default()  # in all threads: `enqueue` finds it
     return app
 
