@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tests.support import slurm
 from tests.support.environment import environment
 from tests.support.worker_processes import LONG, Desk, until
+from udig_recon.worker.cli.commands import worker
 from udig_recon.worker.database.tables import Status
 from udig_recon.worker.slurm import batch_jobs
 from udig_recon.worker.slurm.batch_jobs import BatchJob, BatchJobs, SlurmError
@@ -123,6 +125,28 @@ def test_a_command_that_is_missing_fails_or_is_silent_is_one_line(monkeypatch: p
     monkeypatch.setattr(batch_jobs, "COMMAND_SECONDS", 0.1)
     with pytest.raises(SlurmError, match=r"sleep: no answer within 0\.1 s"):
         batch_jobs._run(["sleep", "5"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--max-jobs", "3"], "--max-jobs is of the batch jobs that --slurm submits"),
+        (["--slurm", "--processes", "0"], "neither a number from 1 to 64 nor auto"),
+        (["--slurm", "--slices-per-job", "0"], "0 is not in the range"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(arguments: list[str], words: str) -> None:
+    refused = CliRunner().invoke(worker, arguments)
+    assert refused.exit_code == 2
+    assert words in refused.output
+
+
+def test_the_script_ends_idle_workers_even_where_the_setting_is_never() -> None:
+    script = BatchJobs("udig-worker", "somebody", (), "auto", idle_seconds=300).script()
+    assert "#SBATCH --signal=B:TERM@60" in script
+    assert "export IDLE_SECONDS=300\nexec" in script.replace("# The worker takes", "exec # The worker takes")
+    assert script.rstrip().endswith("worker --processes auto")
+    assert "IDLE_SECONDS" not in BatchJobs("udig-worker", "somebody").script()
 
 
 @pytest.fixture
