@@ -5,5 +5,6 @@ host have that network alone. A link goes down without a word, so that neither s
 lost at random; links are so slow that packets queue for a second. Clients, witness and verdict are those of
 `benchmarks.chaos`: nothing may be lost or doubled, and every image has the bits of a run without faults.
 
-Scans and results lie in a folder of this machine, which plays a share that is never away. Clocks are one clock.
+Scans and results lie in a folder of this machine, which plays a share that is never away; with `--store moto` in a
+bucket on a host of its own, and nothing is shared. Clocks are one clock. Without root it says so and ends with 2.
 """

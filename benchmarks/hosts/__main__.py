@@ -19,7 +19,7 @@ from benchmarks.chaos.verdict import Check, checks
 from benchmarks.chaos.workload import calm_orders, orders, spares
 from benchmarks.hosts.faults import CUT_SECONDS, NETWORK_FAULTS, Cuts, Recovery
 from benchmarks.hosts.network import Network, NoNetwork
-from benchmarks.hosts.stack import HOSTS, HostStack
+from benchmarks.hosts.stack import HOSTS, STORE, HostStack
 from udig_recon.worker.standalone.servers import valkey_binary
 
 WITHIN_SECONDS = 30.0  # of a link's return everything must be back
@@ -43,8 +43,8 @@ def hosts(options: argparse.Namespace, network: Network) -> bool:
         found = [*checks(stack, notes, abandoned, storm, calm), in_time(storm)]
         seconds = time.monotonic() - began
         sys.stdout.write(
-            f"seed {options.seed}, {options.jobs} jobs, hosts {', '.join(HOSTS)}, {stack.redis.version}, storage: a "
-            f"folder of this machine, {seconds:.0f} s in all\n\n"
+            f"seed {options.seed}, {options.jobs} jobs, hosts {', '.join(network.hosts)}, {stack.redis.version}, storage: "
+            f"{'a folder of this machine' if stack.bucket is None else 'a bucket (moto)'}, {seconds:.0f} s in all\n\n"
         )
         sys.stdout.write("\n".join([*table(HEAD, _rows(storm)), "", *table(VERDICT, _verdict(found)), ""]))
     well = all(check.holds for check in found)
@@ -102,15 +102,18 @@ def main() -> int:
     parser.add_argument(
         "--faults",
         type=lambda text: text.split(","),
-        default=list(NETWORK_FAULTS),
         help=f"of: {', '.join(NETWORK_FAULTS)}",
     )
+    parser.add_argument("--store", choices=["folder", "moto"], default="folder", help="a shared folder, or a bucket")
     options = parser.parse_args()
     logging.disable(logging.WARNING)  # that servers are away is no news here
-    if unknown := set(options.faults) - set(NETWORK_FAULTS):
+    there = (*HOSTS, STORE) if options.store == "moto" else HOSTS
+    possible = [name for name in NETWORK_FAULTS if name.removeprefix("cut-") != STORE or STORE in there]
+    options.faults = options.faults or possible
+    if unknown := set(options.faults) - set(possible):
         parser.error(f"no such faults: {', '.join(sorted(unknown))}")
     try:
-        with Network(HOSTS) as network:
+        with Network(there) as network:
             return 0 if hosts(options, network) else 1
     except NoNetwork as error:
         sys.stderr.write(f"no network namespaces here: {error}\n")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from benchmarks.chaos.faults import Fault, Storm, Struck
 from benchmarks.chaos.stack import Stack
-from benchmarks.hosts.stack import HOSTS, WORKER_HOSTS, HostStack
+from benchmarks.hosts.stack import HOSTS, STORE, WORKER_HOSTS, HostStack
 
 CUT_SECONDS = (3.0, 12.0, 35.0)  # less than a lease, beyond leases, beyond every time-out of TCP
 LOST_SHARE, LOSSY_SECONDS = 0.1, 20.0
@@ -47,7 +47,7 @@ def slow_links(stack: Stack, _: random.Random) -> Iterator[Struck]:
 
 
 NETWORK_FAULTS: dict[str, Fault] = {
-    **{f"cut-{host}": _cut(host) for host in HOSTS},
+    **{f"cut-{host}": _cut(host) for host in (*HOSTS, STORE)},
     "lossy": lose_packets,
     "slow": slow_links,
 }
