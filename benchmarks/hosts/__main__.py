@@ -42,9 +42,10 @@ def hosts(options: argparse.Namespace, network: Network) -> bool:
         abandoned = {order.key for order in ordered if order.abandoned}
         found = [*checks(stack, notes, abandoned, storm, calm), in_time(storm)]
         seconds = time.monotonic() - began
+        storage = "a folder of this machine" if stack.bucket is None else "a bucket (moto)"
         sys.stdout.write(
-            f"seed {options.seed}, {options.jobs} jobs, hosts {', '.join(network.hosts)}, {stack.redis.version}, storage: "
-            f"{'a folder of this machine' if stack.bucket is None else 'a bucket (moto)'}, {seconds:.0f} s in all\n\n"
+            f"seed {options.seed}, {options.jobs} jobs, hosts {', '.join(network.hosts)}, {stack.redis.version}, "
+            f"storage: {storage}, {seconds:.0f} s in all\n\n"
         )
         sys.stdout.write("\n".join([*table(HEAD, _rows(storm)), "", *table(VERDICT, _verdict(found)), ""]))
     well = all(check.holds for check in found)

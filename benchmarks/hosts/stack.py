@@ -84,7 +84,7 @@ class HostBucket:
 
     def open(self) -> None:
         """Start it, with an empty bucket."""
-        command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "0.0.0.0", "-p", str(STORE_PORT)]  # noqa: S104
+        command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "0.0.0.0", "-p", str(STORE_PORT)]
         with self._network.inside(STORE):
             self._process = processes.start(command, log=self._log)
         made = urllib.request.Request(f"{self.address}/{BUCKET}", method="PUT")
