@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from tests.support import slurm
 from tests.support.environment import environment
-from tests.support.worker_processes import LONG, Desk, until
+from tests.support.worker_processes import LONG, PATIENCE_SECONDS, Desk, until
 from udig_recon.worker.cli.commands import worker
 from udig_recon.worker.database.tables import Status
 from udig_recon.worker.slurm import batch_jobs
