@@ -4,16 +4,18 @@ from functools import lru_cache
 
 import torch
 
+from udig_recon.core.allocator import keep_freed_memory
 from udig_recon.core.errors import ReconstructionError
 
 
 def select_device(name: str) -> torch.device:
-    """The device of that name; "auto" is a GPU where there is one.
+    """The device of that name; "auto" is a GPU where there is one. Freed memory stays with this process from now on.
 
     On CUDA, PyTorch is told to take deterministic kernels; for cuBLAS the environment must say
     CUBLAS_WORKSPACE_CONFIG=:4096:8 as well, before it is first used. Raises ReconstructionError for an unknown or
     absent device.
     """
+    keep_freed_memory()
     has_gpu = torch.cuda.is_available()
     if name == "auto":
         name = "cuda" if has_gpu else "cpu"

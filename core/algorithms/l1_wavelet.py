@@ -11,6 +11,7 @@ from udig_recon.core.iterates import Iterates, State
 from udig_recon.core.operators import LinearOperator
 from udig_recon.core.operators.wavelets import Wavelet, analysis, synthesis
 from udig_recon.core.parameters import L1Wavelet
+from udig_recon.core.random_numbers import on_host
 from udig_recon.core.selection.weight_search import draw_search, solve_regularised, solve_with_weight
 
 WEIGHTS = tuple(10 ** (-exponent / 2) for exponent in range(3, 9))
@@ -56,7 +57,7 @@ def sparse_in_wavelets(
 def soft_threshold(x: Tensor, wavelet: Wavelet, threshold: float, rng: Generator) -> Tensor:
     """Images (B, C, H, W) with wavelet coefficients shortened by `threshold`, over the channels together."""
     extent = 2**wavelet.levels
-    shift = torch.randint(extent, (2,), generator=rng, device=rng.device).tolist()
+    shift = torch.randint(extent, (2,), generator=on_host(rng)).tolist()
     approximation, details = analysis(x.roll(shift, (-2, -1)), wavelet)
     shortened = [tuple(_shrink(band, threshold) for band in bands) for bands in details]
     moved = synthesis(approximation, shortened, wavelet)[..., : x.shape[-2], : x.shape[-1]]

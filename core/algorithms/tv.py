@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from udig_recon.core.inputs import Inputs
@@ -54,7 +55,8 @@ def total_variation(y: Tensor, A: LinearOperator, weight: float, _: Generator, s
         z, p = state["z"], state["p"]
 
     def normal(image: Tensor) -> Tensor:
-        return A.normal(image) + rho * differences_adjoint(differences(image)) + mu * image
+        sums = torch.add(A.normal(image), _squared_differences(image), alpha=rho)
+        return sums.add_(image, alpha=mu) if mu > 0 else sums
 
     # What the normal map makes of x follows from the residual that conjugate gradients keep.
     if state is None:
@@ -93,6 +95,15 @@ def differences_adjoint(d: Tensor) -> Tensor:
     x[..., 1:] += d[1, ..., :-1]
     x[..., :-1] -= d[1, ..., :-1]
     return x
+
+
+def _squared_differences(x: Tensor) -> Tensor:
+    """D^T D x, (B, C, H, W): four times the pixel less its neighbours, at an edge itself."""
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    result = 4 * x
+    for rows, columns in (((0, -2), (1, -1)), ((2, None), (1, -1)), ((1, -1), (0, -2)), ((1, -1), (2, None))):
+        result.sub_(padded[..., slice(*rows), slice(*columns)])
+    return result
 
 
 def length(d: Tensor) -> Tensor:

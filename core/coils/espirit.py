@@ -15,6 +15,10 @@ __all__ = ["calibration_size", "espirit", "full_centre"]
 KERNEL = 6
 NULL_SPACE = 0.01
 SUPPORT = 0.8
+UNSCALED = 4
+"""Products of the power iteration from one normalisation to the next."""
+CPU_BLOCK_BYTES, GPU_BLOCK_BYTES = 2**19, 2**28
+"""Matrices of some rows at once: as many as fit into a cache; on a GPU as keep it busy."""
 
 
 def espirit(kspace: Tensor, calibration: tuple[int, int]) -> Tensor:
@@ -82,18 +86,29 @@ def _principal(covariance: Tensor, start: Tensor, iterations: int = 20) -> tuple
     coils, height, width = start.shape
     rows = torch.einsum("hm,mncd->hncd", _waves(height, covariance), covariance)
     columns = _waves(width, covariance)
-    vectors = torch.empty_like(start)
-    values = torch.empty(height, width, device=start.device)
-    for row in range(height):
+    block = GPU_BLOCK_BYTES if start.device.type == "cuda" else CPU_BLOCK_BYTES
+    count = max(1, block // (width * coils**2 * start.element_size()))
+    vectors, values = [], []
+    for part, begin in zip(torch.split(rows, count), torch.split(start, count, dim=1), strict=True):
         check_interruption()
-        matrices = (columns @ rows[row].flatten(1)).reshape(width, coils, coils)
-        x = start[:, row].T.contiguous()
-        for _ in range(iterations):
-            x = x / x.norm(dim=1, keepdim=True).clamp(min=1e-30)
+        matrices = (columns @ part.flatten(2)).reshape(-1, coils, coils)
+        x = begin.flatten(1).T.contiguous()
+        for step in range(iterations):
+            # Eigenvalues are at most 1, so that a few products in a row overflow nothing.
+            if step % UNSCALED == 0 or step == iterations - 1:
+                x, _ = _scaled(x)
             x = (matrices @ x[..., None])[..., 0]
-        values[row] = x.norm(dim=1)
-        vectors[:, row] = (x / values[row][:, None].clamp(min=1e-30)).T
-    return vectors, values
+        x, length = _scaled(x)
+        vectors.append(x.T.reshape(coils, -1, width))
+        values.append(length.reshape(-1, width))
+    return torch.cat(vectors, dim=1), torch.cat(values)
+
+
+def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors (pixels, coils) at length 1, and their lengths (pixels,)."""
+    parts = torch.view_as_real(x)
+    length = torch.linalg.vector_norm(parts, dim=(1, 2))
+    return torch.view_as_complex(parts / length.clamp(min=1e-30)[:, None, None]), length
 
 
 def _waves(size: int, like: Tensor) -> Tensor:

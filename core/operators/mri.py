@@ -12,7 +12,7 @@ from udig_recon.core.coils.calibration import full_centre
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.operators.base import CoilProblem, LinearOperator
 from udig_recon.core.operators.coverage import unmeasured_share
-from udig_recon.core.operators.fourier import PLANE, as_channels, as_complex, centre, fft2c, ifft2c
+from udig_recon.core.operators.fourier import PLANE, as_channels, as_complex, centre
 from udig_recon.core.operators.solvers import operator_norm
 
 OUTER = 0.8
@@ -94,13 +94,16 @@ class MultiCoilMRI(LinearOperator):
 
     def coil_normal(self, images: Tensor) -> Tensor:
         """N^H N of single coils' images (coils, H, W), where N is the model with a map of one."""
-        sampled = self.scale * self.measured
-        return ifft2c(sampled * (sampled * fft2c(images)))
+        # As in the normal map, phases cancel, and transforms along an axis that is measured wholly.
+        spectra = torch.fft.fftn(images, dim=self._normal_axes).mul_(self.scale**2 * self._normal_mask)
+        result: Tensor = torch.fft.ifftn(spectra, dim=self._normal_axes)
+        return result
 
     def coil_residual(self, images: Tensor, y: Tensor) -> Tensor:
         """N^H (y - N images) of single coils' images (coils, H, W) and measurements y (coils, ky, kx)."""
-        sampled = self.scale * self.measured
-        return ifft2c(sampled * (y - sampled * fft2c(images)))
+        spectra = self.scale * torch.fft.ifftshift(y, PLANE) * self._sampling.conj()
+        adjoint: Tensor = torch.fft.ifft2(spectra, norm="ortho")
+        return adjoint - self.coil_normal(images)
 
     def restrict(self, kept: Tensor) -> Self:
         """The same model of the samples where `kept` (ky, kx) is True."""

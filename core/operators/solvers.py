@@ -10,6 +10,10 @@ from torch import Tensor
 
 from udig_recon.core.interruption import check_interruption
 
+LANCZOS_STEPS = 4
+"""Iterations of the norm's search from one look at it to the next."""
+STILL = 1e-5
+"""A norm is found where its square has risen by less than this share since the last look."""
 ROUNDING = 2e-6
 """Below this share of |rhs| a residual is float32's rounding: a step along it divides rounding by rounding."""
 
@@ -49,11 +53,12 @@ def conjugate_gradient_iterates(
         check_interruption()
         image = normal(direction)
         unsolved = energy.sqrt() > least
-        step = _ratio(energy, _inner(direction, image)) * unsolved
-        x = x + step * direction
-        residual = residual - step * image
+        curvature = _inner(direction, image)
+        step = torch.where(unsolved & (curvature > 0), energy / curvature, 0.0)
+        x = torch.addcmul(x, step, direction)
+        residual = torch.addcmul(residual, step, image, value=-1)
         previous, energy = energy, _inner(residual, residual)
-        direction = residual + _ratio(energy, previous) * unsolved * direction
+        direction = torch.addcmul(residual, torch.where(unsolved, energy / previous, 0.0), direction)
         yield Descent(x, residual, direction, energy)
 
 
@@ -71,36 +76,38 @@ def proximal(normal: Callable[[Tensor], Tensor], rhs: Tensor, centre: Tensor, we
     With weight 0, the image among those of so few steps that fits the data best.
     """
     with torch.no_grad():
-        return conjugate_gradient(lambda x: normal(x) + weight * x, rhs + weight * centre, centre, iterations)
+        return conjugate_gradient(
+            lambda x: torch.add(normal(x), x, alpha=weight), rhs + weight * centre, centre, iterations
+        )
 
 
 def operator_norm(normal: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 100) -> float:
     """Spectral norm of A from its normal map A^H A, by Lanczos' method from `start` (1, C, H, W).
 
     The largest Ritz value approaches the norm from below, much sooner than power iteration does; the search ends when
-    it has stopped rising.
+    it has stopped rising, which is looked at every few iterations, as a look waits for the device.
     """
-    previous, current, beta = torch.zeros_like(start), start / start.norm(), 0.0
-    tridiagonal = torch.zeros(iterations + 1, iterations + 1, dtype=torch.float64)
-    largest = 0.0
-    for i in range(iterations):
+    beta = start.new_zeros(())
+    previous, current = torch.zeros_like(start), start / start.norm()
+    alphas, betas, largest = [], [], 0.0
+    for i in range(1, iterations + 1):
         check_interruption()
-        image = normal(current) - beta * previous
-        alpha = float(torch.sum(image * current))
-        image = image - alpha * current
-        beta = float(image.norm())
-        tridiagonal[i, i] = alpha
-        before, largest = largest, float(torch.linalg.eigvalsh(tridiagonal[: i + 1, : i + 1])[-1])
-        if beta <= 1e-6 * largest or largest - before <= 1e-6 * largest:
-            break
-        tridiagonal[i, i + 1] = tridiagonal[i + 1, i] = beta
-        previous, current = current, image / beta
+        image = torch.addcmul(normal(current), beta, previous, value=-1)
+        alpha = torch.sum(image * current)
+        image = torch.addcmul(image, alpha, current, value=-1)
+        beta = image.norm()
+        alphas.append(alpha)
+        betas.append(beta)
+        # Where all is found the remainder is 0, or rounding, and what follows adds no larger value.
+        previous, current = current, image / beta.clamp(min=torch.finfo(beta.dtype).tiny)
+        if i % LANCZOS_STEPS == 0 or i == iterations:
+            diagonal, beside = torch.stack([torch.stack(alphas), torch.stack(betas)]).double().cpu()
+            tridiagonal = torch.diag(diagonal) + torch.diag(beside[:-1], 1) + torch.diag(beside[:-1], -1)
+            before, largest = largest, float(torch.linalg.eigvalsh(tridiagonal)[-1])
+            if largest - before <= STILL * largest:
+                break
     return math.sqrt(max(largest, 0.0))
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(dim=(1, 2, 3), keepdim=True)
-
-
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    return torch.where(denominator > 0, numerator / denominator, torch.zeros_like(numerator))

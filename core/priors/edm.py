@@ -45,7 +45,9 @@ class EDMPrior(nn.Module):
 
 def _level(x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
     """The noise level of each image, as (B,) and (B, 1, 1, 1)."""
-    level = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(x.shape[0])
+    # Filled by the device: to copy a number there is to wait for it.
+    level = sigma.to(x.device) if isinstance(sigma, Tensor) else x.new_full((), sigma)
+    level = level.float().expand(x.shape[0])
     return level, level[:, None, None, None]
 
 

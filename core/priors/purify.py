@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from udig_recon.core.interruption import check_interruption
 from udig_recon.core.priors.noise_levels import ancestral_noise, normal_like
+from udig_recon.core.random_numbers import on_host
 
 Denoiser = Callable[[Tensor, float], Tensor]
 """D(x, sigma) = E[x0 | x0 + sigma n = x] on images (B, C, H, W)."""
@@ -91,7 +92,7 @@ class Symmetry(NamedTuple):
     @classmethod
     def draw(cls, channels: int, rng: Generator) -> "Symmetry":
         """One at random."""
-        quarters, mirror, turn = torch.rand(3, generator=rng, device=rng.device).tolist()
+        quarters, mirror, turn = torch.rand(3, generator=on_host(rng)).tolist()
         return cls(int(4 * quarters), mirror < 0.5, 2 * math.pi * turn if channels == 2 else 0.0)
 
     def apply(self, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
+from udig_recon.core.allocator import release_freed_memory
 from udig_recon.core.errors import ReconstructionError
 from udig_recon.core.files.atomic import DamagedFile
 from udig_recon.core.interruption import interruptible
@@ -69,6 +70,8 @@ def run_next_slice(process: WorkerProcess, job_id: uuid.UUID, slice_: int) -> No
         log.info("slice.started")
         with LeaseKeeper(process.sessions, claim, process.settings, process.storage) as lease, process.holding(lease):
             _work(process, lease)
+    # Between two slices the memory is the other workers'.
+    release_freed_memory()
     process.shutdown.wait(process.storage_pause)  # the slice is given back: whose storage answers may have it
 
 
@@ -322,6 +325,7 @@ def _compute(run: SliceRun) -> Finished:
             raise
         log.warning("memory.exhausted", extra={"error": str(error)})
     gc.collect()
+    release_freed_memory()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     try:
