@@ -3,7 +3,7 @@
 import hashlib
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 
 def on_host(rng: Generator) -> Generator:
@@ -14,6 +14,12 @@ def on_host(rng: Generator) -> Generator:
     """
     if rng.device.type == "cpu":
         return rng
-    digest = hashlib.sha256(rng.get_state().numpy().tobytes()).digest()
+    state = rng.get_state()
     torch.rand(1, generator=rng, device=rng.device)
+    return derived(state)
+
+
+def derived(state: Tensor) -> Generator:
+    """A generator on the CPU whose seed is a hash of another one's state (bytes)."""
+    digest = hashlib.sha256(state.numpy().tobytes()).digest()
     return Generator().manual_seed(int.from_bytes(digest[:8], "little"))

@@ -43,8 +43,10 @@ def udig_dip(
     network is fitted, the prior sees the body alone (`BodyBox`), and where no noise is added either, its input is
     z + `momentum` (z - z_before), after Polyak (1964): a third of the iterations reach the same image.
     """
-    optimiser = torch.optim.Adam(network.parameters(), p.learning_rate)
-    resumable = Resumable(rng, network=network, optimiser=optimiser)
+    resumable = Resumable(rng)
+    if p.inner_iterations > 0:  # the first optimiser of a process takes PyTorch a second to load
+        optimiser = torch.optim.Adam(network.parameters(), p.learning_rate)
+        resumable = Resumable(rng, network=network, optimiser=optimiser)
     rhs, noise = A.adjoint(y), A.noise_level(y)
     z = z.expand(p.samples, -1, -1, -1)
     mean, before, first = z, z, 0

@@ -7,6 +7,7 @@ import torch
 
 from udig_recon.core.parameters import UDiGDIP
 from udig_recon.core.priors.purify import Symmetry, purify, rotate_phase
+from udig_recon.core.random_numbers import derived, on_host
 
 S = 0.7
 
@@ -58,3 +59,12 @@ def test_phase_is_multiplication_by_a_unit_complex_number():
     turned = rotate_phase(x, math.pi / 3)
     expected = torch.complex(x[:, 0], x[:, 1]) * torch.exp(torch.tensor(1j * math.pi / 3))
     assert torch.allclose(torch.complex(turned[:, 0], turned[:, 1]), expected, atol=1e-6)
+
+
+def test_what_the_host_draws_follows_from_the_state_of_the_device():
+    states = [torch.Generator().manual_seed(seed).get_state() for seed in (1, 1, 2)]
+    first, again, other = (torch.rand(3, generator=derived(state)) for state in states)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    rng = torch.Generator()
+    assert on_host(rng) is rng
