@@ -105,7 +105,9 @@ def measure(folder: Path, modality: str, preset: str) -> dict[str, Any]:
 
 def run(tree: Path, folder: Path, modality: str, preset: str) -> dict[str, Any]:
     """`measure` in a process of its own, by the engine of a tree."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(tree), str(tree / "src")])}
+    # The allocator as it is by default: what a tree does about it is part of the measurement.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environment = {**inherited, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(tree), str(tree / "src")])}
     command = [sys.executable, "-P", __file__, "--images", str(folder), "--one", modality, preset]
     ended = subprocess.run(command, env=environment, cwd=tree, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
