@@ -23,6 +23,7 @@ from udig_recon.worker.access.audit import Who
 from udig_recon.worker.access.destinations import Destination, DIMSEDestination
 from udig_recon.worker.database.tables import DeliveryState, Job, Scan
 from udig_recon.worker.jobs.destination_outbox import DESTINATIONS, Delivery
+from udig_recon.worker.storage.base import StorageUnavailable
 from udig_recon.worker.storage.scans import UnknownIdentity, identity_of
 
 MOST_AT_ONCE = 8
@@ -77,6 +78,8 @@ class DestinationCourier(Courier[Delivery]):
             return str(error)
         except (Gone, Damaged) as problem:
             return str(problem)
+        except StorageUnavailable as error:
+            return str(error.strerror)
 
     async def _send(self, destination: Destination, delivery: Delivery) -> str | None:
         """Raises NotStored, Gone and Damaged."""

@@ -75,7 +75,8 @@ def get_job_result(
     accept = request.headers.get("accept", "")
     wanted = OUTPUTS[format_] if format_ else negotiate_format(accept, first, OUTPUTS.values())
     result = stored_files.StoredResult.of(job)
-    if context.settings.result_redirect and (signed := stored_files.signed_result(context, result, wanted)):
+    method = "HEAD" if request.scope.get("head") else "GET"
+    if context.settings.result_redirect and (signed := stored_files.signed_result(context, result, wanted, method)):
         headers = {**file_headers(signed.sha256), "Vary": "Accept"}
         if not_modified(request, headers["ETag"]):
             return Response(status_code=304, headers=headers)

@@ -97,14 +97,14 @@ class SignedResult:
     sha256: str
 
 
-def signed_result(context: Context, made: StoredResult, wanted: OutputFormat) -> SignedResult | None:
-    """The result in that format at the storage itself; None: the storage signs nothing.
+def signed_result(context: Context, made: StoredResult, wanted: OutputFormat, method: str) -> SignedResult | None:
+    """Where GET or HEAD finds the result in that format at the storage itself; None: the storage signs nothing.
 
     Its size is compared with that of its row, its bytes are not: the client has their digest. A format that is not
     there yet is made first. Raises as `result_file`.
     """
     key = f"{made.prefix}/{result_name(wanted)}"
-    signed = context.storage.sign("GET", key, SIGNED_SECONDS)
+    signed = context.storage.sign(method, key, SIGNED_SECONDS)
     if signed is None:
         return None
     known = made.files.get(result_name(wanted))

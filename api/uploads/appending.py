@@ -43,7 +43,7 @@ class Appender:
         try:
             self._file = UploadFile(uploads.path_of(context.storage, upload_id), offset)
         except FileNotFoundError:
-            raise lost() from None
+            raise lost(context.storage) from None
 
     async def write(self, data: bytes) -> None:
         """Append. Raises TooLarge, Conflict, Gone, Locked or DiskFull."""

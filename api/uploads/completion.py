@@ -77,7 +77,7 @@ async def _open(opened: AsyncExitStack, context: Context, row: Any) -> Upload:
     except UploadBusy:
         raise busy() from None
     except FileNotFoundError:
-        raise lost() from None
+        raise lost(context.storage) from None
     upload.filename = row.filename
     return upload
 

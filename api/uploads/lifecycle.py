@@ -14,7 +14,7 @@ from udig_recon.api.access.authentication import Caller
 from udig_recon.api.database.async_queries import AsyncQuery
 from udig_recon.api.dependencies import Context
 from udig_recon.api.http.pagination import Page, PageRequest
-from udig_recon.api.http.problems import Conflict, DiskFull, Gone, Locked, NotFound, Problem
+from udig_recon.api.http.problems import Conflict, DiskFull, Gone, Locked, NotFound, Problem, Unavailable
 from udig_recon.api.uploads.protocol import Metadata
 from udig_recon.api.uploads.schemas import UploadOut
 from udig_recon.worker.access import audit, quotas
@@ -25,6 +25,7 @@ from udig_recon.worker.database.ids import new_id
 from udig_recon.worker.database.tables import ResumableUpload
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage import uploads
+from udig_recon.worker.storage.base import Storage
 
 _UPLOAD = ResumableUpload.__table__
 _IS_PAST = (_UPLOAD.c.expired | (_UPLOAD.c.stored_at.is_(None) & (_UPLOAD.c.expires_at < func.now()))).label("is_past")
@@ -134,6 +135,11 @@ def busy() -> Locked:
     return Locked("another request works on this upload; try again")
 
 
-def lost() -> Gone:
-    """The problem of an upload whose file has not the bytes that its row counts."""
+def lost(storage: Storage) -> Problem:
+    """The problem of an upload whose file has not the bytes that its row counts.
+
+    Where each machine keeps the files of its own uploads, another one may have it.
+    """
+    if storage.local_scratch:
+        return Unavailable("another machine of the service has the bytes of this upload; send the request to that one")
     return Gone("the bytes of this upload are lost; begin again")

@@ -121,6 +121,8 @@ def test_results_come_in_ranges_with_our_tag_or_by_a_redirect_whose_digest_is_to
         assert (answer.status_code, answer.headers["etag"]) == (307, f'"{digest}"')
         assert httpx2.get(answer.headers["location"], headers={"Range": "bytes=3-9"}).content == part.content
         assert redirecting.get(job["links"]["result"], headers=known).status_code == 304
+        head = redirecting.head(job["links"]["result"], follow_redirects=False).headers["location"]
+        assert int(httpx2.head(head).headers["content-length"]) == len(whole.content)
         made = redirecting.get(job["links"]["result"], params={"format": "npy"}, follow_redirects=False)
         content = httpx2.get(made.headers["location"]).content
         assert made.headers["etag"] == f'"{hashlib.sha256(content).hexdigest()}"'
