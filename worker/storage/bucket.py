@@ -386,8 +386,8 @@ def _unavailable(reason: str) -> StorageUnavailable:
 
 
 def _version(found: "ObjectMeta") -> str:
-    """One that changes with the bytes: the entity tag, and what there is beside it."""
-    return f"{found['e_tag']} {found['version']} {found['size']} {found['last_modified'].timestamp():.3f}"
+    """One that changes with the bytes: the entity tag, or where there is none the date."""
+    return f"{found['e_tag'] or found['last_modified'].timestamp()} {found['version']} {found['size']}"
 
 
 def _described(key: str, found: "ObjectMeta") -> StoredObject:

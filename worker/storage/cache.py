@@ -87,7 +87,15 @@ class Cache:
         return copies
 
     def remove_leftovers(self, before: float, version_of: Callable[[str], str | None]) -> int:
-        """Remove fetches that were cut off before that time, and copies whose object is gone or has changed."""
+        """Remove fetches that were cut off before that time, and copies whose object is gone or has changed.
+
+        One process of a machine does it for all: where another one has since that time, nothing is done.
+        """
+        swept = self.folder / f"swept{LOCK}"
+        with suppress(FileNotFoundError):
+            if swept.stat().st_mtime > before:
+                return 0
+        swept.touch(0o600)
         removed = remove_abandoned(self.folder, before, PART)
         for copy in self.copies():
             version = version_of(copy.key)
