@@ -5,6 +5,7 @@ DATA ?= .data
 PORT ?= 8000
 JOBS ?= 200
 SEED ?= 1
+STORE ?= folder
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
 	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
@@ -55,7 +56,7 @@ bench: $(VENV)/.dev ## measure; prints tables; python -m benchmarks.record keeps
 	@for name in $(BENCHMARKS); do $(VENV)/bin/python -m benchmarks.$$name || exit 1; done
 
 chaos: $(VENV)/.dev ## JOBS jobs while processes, servers, disks and clocks fail by SEED; a verdict in under 10 minutes
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.chaos --jobs '$(JOBS)' --seed '$(SEED)'
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.chaos --jobs '$(JOBS)' --seed '$(SEED)' --store '$(STORE)'
 
 install = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
