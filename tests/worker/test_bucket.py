@@ -163,6 +163,9 @@ def test_a_store_that_is_away_or_refuses_is_unavailable_and_no_secret_is_told(
     try:
         with pytest.raises(StorageUnavailable) as told:
             stored.put("scans/a", b"x")
+        # While one thread asks again the others fail at once, so that they do not fill the process.
+        with stored._asking_again, pytest.raises(StorageUnavailable, match="a moment ago"):
+            stored.read("scans/a")
         threading.Timer(0.5, os.kill, (moto.process.pid, signal.SIGCONT)).start()
         assert stored.read("scans/a") == b"x"  # sent again within its time
     finally:

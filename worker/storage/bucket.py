@@ -13,6 +13,7 @@ import itertools
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -75,6 +76,7 @@ class BucketStorage(Storage):
         self._store, self._folder = store, folder.absolute()
         self._incoming = self._folder / "incoming"
         self._staged: dict[Path, tuple[str, str]] = {}  # file -> its key, and the version that it has there
+        self._is_away, self._asking_again = False, threading.Lock()
         make_private_folder(self._folder)
         make_private_folder(self._incoming)
 
@@ -202,7 +204,7 @@ class BucketStorage(Storage):
         with suppress(FileNotFoundError):
             self._head(f"{group}/{MARKER}")
             return
-        with _answers():
+        with self._answers():
             obstore.put(self._store, f"{group}/{MARKER}", b"")
 
     def has_group(self, group: str) -> bool:
@@ -229,7 +231,7 @@ class BucketStorage(Storage):
 
     def now(self) -> float:
         """See Storage: the store dates an object that is written for this."""
-        with _answers():
+        with self._answers():
             obstore.put(self._store, CLOCK, b"")
             return obstore.head(self._store, CLOCK)["last_modified"].timestamp()
 
@@ -243,15 +245,17 @@ class BucketStorage(Storage):
 
     def sign(self, method: str, key: str, seconds: float) -> SignedRequest | None:
         """See Storage."""
-        with _answers():
+        try:  # asks nobody but whoever gives the credentials
             url: str = obstore.sign(self._store, method, key, timedelta(seconds=seconds))  # type: ignore[call-overload]
+        except BaseError as error:
+            raise _unavailable(type(error).__name__) from None
         scheme = urlsplit(self.location).scheme
         return SignedRequest(method, url, BLOB_HEADERS.get(scheme, {}) if method == "PUT" else {})
 
     def read_range(self, key: str, found: "ObjectMeta", start: int, end: int) -> bytes:
         """Bytes of one version of an object. Raises FileNotFoundError, and _Replaced where there is another one."""
         for attempt in range(TRIES):
-            with _answers(key):
+            with self._answers(key):
                 result = obstore.get(self._store, key, options={"range": (start, end)})
             if _version(result.meta) != _version(found):
                 raise _Replaced
@@ -265,8 +269,43 @@ class BucketStorage(Storage):
                 return content
         raise StorageUnavailable("answers break off")
 
+    @contextmanager
+    def _answers(self, key: str | None = None) -> Iterator[None]:
+        """Turn errors of the library into those of Storage; of a missing object only where `key` is to be read.
+
+        Where nothing is read, what is missing is the bucket. The library's messages hold URLs, which may be signed.
+        After a request without an answer one thread at a time asks again, and the others fail at once: they would keep
+        all threads of the process waiting.
+        """
+        if not self._is_away:
+            with self._translated(key):
+                yield
+        elif self._asking_again.acquire(blocking=False):
+            try:
+                with self._translated(key):
+                    yield
+            finally:
+                self._asking_again.release()
+        else:
+            raise StorageUnavailable("it did not answer a moment ago")
+
+    @contextmanager
+    def _translated(self, key: str | None) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            if key is not None:
+                self._is_away = False
+                raise FileNotFoundError(key) from None
+            self._is_away = True
+            raise _unavailable("NoSuchBucket") from None
+        except BaseError as error:
+            self._is_away = True
+            raise _unavailable(type(error).__name__) from None
+        self._is_away = False
+
     def _head(self, key: str) -> "ObjectMeta":
-        with _answers(key):
+        with self._answers(key):
             return obstore.head(self._store, key)
 
     def _version_now(self, key: str) -> str | None:
@@ -307,7 +346,7 @@ class BucketStorage(Storage):
 
     def _put(self, key: str, content: bytes | Path) -> None:
         self._require_group(key)
-        with _answers():
+        with self._answers():
             obstore.put(self._store, key, content, chunk_size=BLOCK_BYTES, max_concurrency=AT_ONCE)
         try:
             self._require_group(key)
@@ -321,13 +360,13 @@ class BucketStorage(Storage):
 
     def _delete(self, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), DELETED_AT_ONCE):
-            with _answers():
+            with self._answers():
                 obstore.delete(self._store, keys[start : start + DELETED_AT_ONCE])
 
     def _listed(self, prefix: str) -> "Iterator[ObjectMeta]":
         pages = iter(obstore.list(self._store, prefix))
         while True:
-            with _answers():
+            with self._answers():
                 page = next(pages, None)
             if page is None:
                 return
@@ -362,22 +401,6 @@ class _ObjectReader(RawIOBase):
         buffer[: len(content)] = content
         self._position = end
         return len(content)
-
-
-@contextmanager
-def _answers(key: str | None = None) -> Iterator[None]:
-    """Turn errors of the library into those of Storage; of a missing object only where `key` is to be read.
-
-    Where nothing is read, what is missing is the bucket. The library's messages hold URLs, which may be signed.
-    """
-    try:
-        yield
-    except FileNotFoundError:
-        if key is not None:
-            raise FileNotFoundError(key) from None
-        raise _unavailable("NoSuchBucket") from None
-    except BaseError as error:
-        raise _unavailable(type(error).__name__) from None
 
 
 def _unavailable(reason: str) -> StorageUnavailable:
