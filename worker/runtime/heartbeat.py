@@ -5,7 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
@@ -109,7 +109,7 @@ class LeaseKeeper:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """While the computing thread waits for the storage, which the watchdog takes for no hang."""
+        """While the computing thread waits for something far away, which the watchdog takes for no hang."""
         self.waiting_for_database = True
         try:
             yield
@@ -182,3 +182,8 @@ class LeaseKeeper:
         except OSError as error:
             # A full disk or a deleted job shows where it matters; a preview may be missing.
             log.warning("preview.write_failed", extra={"error": str(error.strerror)})
+
+
+def waiting_for(storage: Storage, lease: LeaseKeeper) -> AbstractContextManager[None]:
+    """While the computing thread asks a storage, which may take long where that is not a disk."""
+    return lease.waiting() if storage.local_scratch else nullcontext()

@@ -19,7 +19,7 @@ from udig_recon.core.reconstruct import Checkpoint, Finished, Progress, reconstr
 from udig_recon.worker.jobs.leases import Point
 from udig_recon.worker.jobs.state import LeaseLost
 from udig_recon.worker.runtime.checkpoints import Checkpoints, fingerprint
-from udig_recon.worker.runtime.heartbeat import LeaseKeeper, ProgressReport
+from udig_recon.worker.runtime.heartbeat import LeaseKeeper, ProgressReport, waiting_for
 from udig_recon.worker.runtime.prepared_scans import read_slice
 from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.telemetry import tracing
@@ -174,7 +174,7 @@ class SliceRun:
 
     def _problem(self, guard: ShutdownGuard, reporter: ProgressReporter | None, began: float) -> SliceProblem:
         """The problem to solve; while its model is refined, the reporter shows direct reconstructions."""
-        with tracing.span("slice.read"):
+        with tracing.span("slice.read"), waiting_for(self._process.storage, self._lease):
             scan = read_slice(self._process, self._claim)
         fit_maps = self.method.fits_maps
         refined = fit_maps and forward_model_of(scan).refine is not None

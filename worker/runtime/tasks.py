@@ -27,7 +27,7 @@ from udig_recon.worker.jobs.failures import Problem
 from udig_recon.worker.jobs.recompute import DamagedTooOften, requeue_damaged
 from udig_recon.worker.jobs.state import LeaseLost
 from udig_recon.worker.runtime.assemble import DamagedSlices, assemble, delete_slices
-from udig_recon.worker.runtime.heartbeat import LeaseKeeper
+from udig_recon.worker.runtime.heartbeat import LeaseKeeper, waiting_for
 from udig_recon.worker.runtime.process import WorkerProcess
 from udig_recon.worker.runtime.slice_run import (
     NotKnown,
@@ -44,6 +44,7 @@ from udig_recon.worker.telemetry import tracing
 
 log = logging.getLogger(__name__)
 Done = TypeVar("Done")
+FOLDER_PAUSE_SECONDS = 1.0  # until a worker asks again whose storage this is
 LONGEST_STORAGE_PAUSE = 30.0  # until a worker asks a storage again that does not answer
 MISSING_SECONDS = 3600.0  # that a worker waits for the file of a scan, from when it first missed it
 MISSING_PAUSE_SECONDS = 30.0  # between two looks at one job's
@@ -55,7 +56,7 @@ def run_next_slice(process: WorkerProcess, job_id: uuid.UUID, slice_: int) -> No
     process.messages_received += 1
     if process.shutting_down or not _has_its_folder(process):
         queue.enqueue([(job_id, slice_)])
-        process.shutdown.wait(process.storage_pause)
+        process.shutdown.wait(FOLDER_PAUSE_SECONDS)
         return
     asked_at = datetime.now(UTC)
     with process.sessions.begin() as session:
@@ -134,7 +135,7 @@ def _until_stored(process: WorkerProcess, lease: LeaseKeeper, step: Callable[[],
     """
     while True:
         try:
-            with lease.waiting():
+            with waiting_for(process.storage, lease):
                 found = step()
             process.storage_pause = 0.0
             return found
