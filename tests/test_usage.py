@@ -23,6 +23,7 @@ SETTINGS_COMMANDS = ("serve", "worker", "api", "mrd-stream", "health")
 SUBCOMMANDS = {
     "keys": ("create", "list", "rotate", "revoke"),
     "tenants": ("show", "list", "set"),
+    "storage": ("copy",),
     "data-folder": ("show", "adopt"),
     "audit": ("export", "verify"),
 }

@@ -66,10 +66,19 @@ async def get_readiness(
 async def get_metrics(context: ContextDep) -> Response:
     """Jobs, queue, slices, failures, workers, webhooks, disk, requests. No names, no ids of jobs or scans."""
     counted = partial(of_database, context.sessions, context.settings.alive_seconds)
-    metrics, queue_answers = await asyncio.gather(
-        within(context, METRICS_SECONDS, "metrics", counted), within(context, CHECK_SECONDS, "queue", _queue_answers)
+    metrics, queue_answers, storage_answers = await asyncio.gather(
+        within(context, METRICS_SECONDS, "metrics", counted),
+        within(context, CHECK_SECONDS, "queue", _queue_answers),
+        within(context, CHECK_SECONDS, "storage", partial(_storage_answers, context)),
     )
-    body = exposition(context.request_metrics, context.storage, context.settings, metrics, bool(queue_answers))
+    body = exposition(
+        context.request_metrics,
+        context.storage,
+        context.settings,
+        metrics,
+        queue_answers=bool(queue_answers),
+        storage_answers=bool(storage_answers),
+    )
     return Response(body, media_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"})
 
 
@@ -108,6 +117,14 @@ def _queue(_: Context) -> str:
 def _disk(context: Context) -> str:
     free, reserve = context.storage.free_bytes(), context.settings.disk_reserve_bytes
     return "ok" if free > reserve else f"{free} bytes are free, the reserve is {reserve}"
+
+
+def _storage_answers(context: Context) -> bool:
+    try:
+        data_folder.folder_id(context.storage)
+    except OSError:
+        return False
+    return True
 
 
 def _storage(context: Context) -> str:

@@ -94,7 +94,13 @@ class _State:
 
 
 def exposition(
-    requests: RequestMetrics, storage: Storage, settings: Settings, counted: list[Metric] | None, queue_answers: bool
+    requests: RequestMetrics,
+    storage: Storage,
+    settings: Settings,
+    counted: list[Metric] | None,
+    *,
+    queue_answers: bool,
+    storage_answers: bool,
 ) -> bytes:
     """The metrics in Prometheus' text format; None: the database is away, and what is counted in it is missing."""
     metrics = [
@@ -104,7 +110,8 @@ def exposition(
         ),
         *(counted or ()),
     ]
-    up = {"database": float(counted is not None), "queue": float(queue_answers)}
+    answers = {"database": counted is not None, "queue": queue_answers, "storage": storage_answers}
+    up = {name: float(each) for name, each in answers.items()}
     metrics.append(_gauges("udig_dependency_up", "Whether the dependency answers (1) or not (0)", "dependency", up))
     registry = CollectorRegistry()
     registry.register(_State(metrics))

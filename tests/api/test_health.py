@@ -37,7 +37,7 @@ def test_it_is_ready_only_when_a_job_would_run(client: TestClient, drive: Drive)
 
 def test_checks_that_are_left_out_do_not_count(client: TestClient) -> None:
     ready = client.get("/readyz?exclude=workers&exclude=queue")
-    assert (ready.status_code, set(ready.json()["checks"])) == (200, {"database", "disk", "sandbox"})
+    assert (ready.status_code, set(ready.json()["checks"])) == (200, {"database", "disk", "storage", "sandbox"})
     assert client.get("/readyz?exclude=disk").status_code == 503
     wrong = client.get("/readyz?exclude=worker")
     assert wrong.status_code == 422
