@@ -15,6 +15,7 @@ from udig_recon.api.openapi.content import Content
 from udig_recon.api.openapi.responses import responses
 from udig_recon.api.system.metrics import CONTENT_TYPE, exposition, of_database, workers_alive
 from udig_recon.api.system.schemas import HealthOut
+from udig_recon.core.files.atomic import DamagedFile
 from udig_recon.worker.database.migrate import config
 from udig_recon.worker.jobs import queue
 from udig_recon.worker.runtime import sandbox_report
@@ -122,7 +123,7 @@ def _disk(context: Context) -> str:
 def _storage_answers(context: Context) -> bool:
     try:
         data_folder.folder_id(context.storage)
-    except OSError:
+    except (OSError, DamagedFile):
         return False
     return True
 
@@ -133,6 +134,8 @@ def _storage(context: Context) -> str:
         ours = data_folder.is_ours(context.sessions, context.storage)
     except StorageUnavailable as error:
         return str(error.strerror)
+    except DamagedFile as error:
+        return str(error)
     except SQLAlchemyError:
         return "unknown, for the database does not answer"
     return "ok" if ours else "this is not the storage of the database: is its share mounted, its bucket there?"
