@@ -38,6 +38,7 @@ QUERIES = {
     "create_scan": "upload",
     "list_jobs": "jobs",
     "get_job_result": "result",
+    "get_readiness": "readiness",
     "get_job_preview": "preview",
     "get_scan_preview": "scan_preview",
     "list_job_snapshots": "snapshots",

@@ -460,9 +460,10 @@ def get_health() -> Operation[Health]:
     return _get(parse_as(Health), "healthz")
 
 
-def get_readiness() -> Operation[Health]:
+def get_readiness(exclude: Sequence[str] = ()) -> Operation[Health]:
     """Whether a job submitted now would run; 503 is an answer, which names what is missing."""
-    return Operation(method="GET", path="/readyz", parse=parse_as(Health), accepted=frozenset({503}))
+    query = {"exclude": list(exclude)}
+    return Operation(method="GET", path="/readyz", parse=parse_as(Health), query=query, accepted=frozenset({503}))
 
 
 def get_metrics() -> Operation[str]:
