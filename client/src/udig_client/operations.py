@@ -67,7 +67,11 @@ class Operation(Generic[T]):
 
     def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         """The request, with the URL and the key of a client."""
-        query = {name: _text(value) for name, value in self.query.items() if value is not None}
+        query = {
+            name: [_text(each) for each in value] if isinstance(value, list) else _text(value)
+            for name, value in self.query.items()
+            if value is not None
+        }
         return client.build_request(
             self.method,
             self.path,
