@@ -43,6 +43,10 @@ def _differentiable(x: Tensor, linear: Map, adjoint: Map) -> Tensor:
     return result
 
 
+ENOUGH_GROUPS = 10
+"""Lines or views from which on at least two are held out: one alone may be predicted well by chance."""
+
+
 class LinearOperator(ABC):
     """A linear forward model y = A x with |A| = 1, between real images and measurements.
 
@@ -118,6 +122,13 @@ class LinearOperator(ABC):
         """Signals of `udig_recon.core.quality.rating.Signals` about what measurements y (1, ...) leave unmeasured."""
         return {}
 
+    def expected_error(self, y: Tensor, residual: float) -> float | None:  # noqa: ARG002
+        """Root mean square error of a pixel that a relative residual on held-out measurements lets expect.
+
+        `y` (1, ...) are all measurements. None: the model cannot tell.
+        """
+        return None
+
     def per_coil(self, y: Tensor) -> "CoilProblem | None":  # noqa: ARG002
         """The problem of single coils' images; None for scans without coils."""
         return None
@@ -154,7 +165,8 @@ class LinearOperator(ABC):
         if not bool((groups >= 0).any()):
             groups = self.holdout_groups(in_centre=True)
         count = int(groups.max()) + 1
-        wanted = min(count, max(1, round(share * count)))
+        least = 2 if count >= ENOUGH_GROUPS else 1
+        wanted = min(count, max(least, round(share * count)))
         kept = torch.ones(count + 1, dtype=torch.bool)  # the last one, number -1, is never held out
         places = torch.rand(wanted, generator=rng, device=rng.device).cpu()
         starts = torch.linspace(0, count, wanted + 1)

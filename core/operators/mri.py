@@ -143,6 +143,19 @@ class MultiCoilMRI(LinearOperator):
         sensitivity = torch.linalg.vector_norm(self.maps, dim=0)
         return float(y.norm()) / self.scale / float(sensitivity[self.support > 0].median())
 
+    def expected_error(self, y: Tensor, residual: float) -> float | None:
+        """As the base says: unmeasured samples are taken to be like the measured ones that can be held out.
+
+        They hold as much energy, and the image predicts them as badly. By Parseval's theorem their error is that of
+        the image, whose coil maps have a root-sum-of-squares of 1.
+        """
+        outside = (self.holdout_groups() >= 0).to(y.device)
+        if not bool(outside.any()):
+            return None
+        energy = float(y[..., outside].abs().square().mean()) * self.coils / self.scale**2
+        unmeasured = 1 - float(self.measured.float().mean())
+        return residual * math.sqrt(energy * unmeasured)
+
     def coverage(self, y: Tensor) -> dict[str, float]:  # noqa: ARG002
         """Unmeasured share of the way to an end of k-space, see `udig_recon.core.operators.coverage`."""
         return {"unmeasured": unmeasured_share(self.measured.cpu().numpy())}

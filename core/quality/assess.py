@@ -50,6 +50,7 @@ def assess(problem: SliceProblem, method: Parameters, last: Iterate) -> Assessme
         misfit=misfit,
         noise=noise,
         holdout_residual=last.validation_residual,
+        expected_error=_expected_error(problem, last),
         prior_excess=None if prior_check is None else prior_check.excess,
         ood_score=None if prior_check is None else prior_check.ood_score,
         hallucination=hallucination,
@@ -78,6 +79,14 @@ def _misfit(problem: SliceProblem, image: Tensor) -> tuple[float | None, float |
     with torch.no_grad():
         residual = math.sqrt(float(problem.operator.misfit(image, problem.measurements))) / norm
     return residual / max(noise, MODEL_ERROR), noise
+
+
+def _expected_error(problem: SliceProblem, last: Iterate) -> float | None:
+    """Error that the residual on held-out measurements lets expect, as a share of the object's brightness."""
+    if last.validation_residual is None or is_empty(problem.measurements):
+        return None
+    error = problem.operator.expected_error(problem.measurements, last.validation_residual)
+    return None if error is None else error / intensity_scale(last.image)
 
 
 def _mean(values: Tensor) -> float:

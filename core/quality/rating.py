@@ -33,6 +33,7 @@ class Signals:
     misfit: float | None = None  # root mean square of A x - y, in standard deviations of the noise
     noise: float | None = None  # root mean square of the noise, as a share of the measurements' root mean square
     holdout_residual: float | None = None  # |A x - y| / |y| on held-out measurements; None: there are none
+    expected_error: float | None = None  # root mean square of the image's error, as a share of its brightness
     prior_excess: float | None = None  # squared error on held-out measurements, as a share of total variation's
     ood_score: float | None = None  # distance from the prior's training images, see core/priors/ood.py
     hallucination: float | None = None  # share of the object above the threshold of the hallucination map
@@ -61,6 +62,8 @@ class Limit(NamedTuple):
 
 
 POOR_PREDICTION = "the image predicts held-out measurements poorly"
+EXPECTED_ERROR = 0.038
+"""Above this expected error images of 28 dB and less have been found, below it hardly any."""
 UNTESTED = "no held-out measurements tested the image: none were held out, or the method makes no statement about them"
 NOISY = "the data are noisy"
 # Limits were chosen on simulated scans of people kept out of training, intact and corrupted, by
@@ -69,6 +72,12 @@ DATA_LIMITS: Mapping[Modality, Mapping[str, Limit]] = {
     Modality.MRI: {
         "noise": Limit(0.2, 0.5, "share of noise in k-space", NOISY),
         "holdout_residual": Limit(0.85, 1.0, "residual on held-out k-space", POOR_PREDICTION),
+        "expected_error": Limit(
+            EXPECTED_ERROR,
+            5 * EXPECTED_ERROR,
+            "error to be expected as a share of the object's brightness",
+            "the error on held-out k-space lets expect a large error of the image",
+        ),
         "unmeasured": Limit(
             0.2,
             0.6,

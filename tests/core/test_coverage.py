@@ -250,3 +250,30 @@ def test_fbp_takes_missing_rays_from_its_image():
     measured[:, measured.shape[1] // 2 + 2 :] = False
     whole, half = (slice_problem(each, 0, CPU).direct()[0, 0].numpy() for each in (turn, masked(turn, measured)))
     assert np.linalg.norm(half - whole) < 0.1 * np.linalg.norm(whole)
+
+
+def test_the_error_of_unmeasured_lines_is_expected_from_lines_like_them():
+    numbers = np.random.default_rng(1)
+    image = (numbers.standard_normal((SIZE, SIZE)) + 1j * numbers.standard_normal((SIZE, SIZE))).astype(np.complex64)
+    mask = cartesian_lines((SIZE, SIZE), 4, 0.08, numbers)
+    scan = simulate_mri(image, birdcage_maps(4, image.shape), mask, numbers, noise_level=0.0, with_maps=True)
+    operator, y = slice_problem(scan, 0, CPU).operator, slice_problem(scan, 0, CPU).measurements
+    # An image that predicts nothing misses all energy; white images hold the same in every line.
+    expected = operator.expected_error(y, 1.0)
+    assert expected == pytest.approx(np.sqrt(np.mean(np.abs(image) ** 2) * (1 - mask.mean())), rel=0.05)
+    assert operator.expected_error(y, 0.5) == pytest.approx(expected / 2)
+
+
+def test_where_every_line_is_measured_no_error_is_expected():
+    scan = simulate_mri(
+        IMAGE.astype(np.complex64), birdcage_maps(2, IMAGE.shape), np.ones((SIZE, SIZE), bool), rng(), with_maps=True
+    )
+    problem = slice_problem(scan, 0, CPU)
+    assert problem.operator.expected_error(problem.measurements, 0.3) in (None, 0.0)
+
+
+@pytest.mark.parametrize(("views", "held_out"), [(5, 1), (12, 2), (60, 6)])
+def test_at_least_two_of_ten_or_more_views_are_held_out(views, held_out):
+    operator = slice_problem(scan_ct(views), 0, CPU).operator
+    kept = operator.partition(0.1, "lines", torch.Generator().manual_seed(0))
+    assert int((~kept.expand(operator.measured.shape)).any(1).sum()) == held_out
