@@ -21,13 +21,17 @@ def run() -> None:
         return
     engine = make_engine(url)
     try:
-        with engine.begin() as connection:
-            # Waiting for the other process may take longer than any statement of the service should.
-            connection.execute(text("SET LOCAL lock_timeout = 0"))
-            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-            locks.acquire(connection, Lock.MIGRATION)
+        with engine.connect() as connection:
+            # Waiting for the other process, and an index of a large table, may take longer than any statement of the
+            # service should.
+            for name in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"):
+                connection.execute(text(f"SET {name} = 0"))
+            connection.commit()
+            locks.hold_while_connected(connection, Lock.MIGRATION)
             context.configure(connection=connection, target_metadata=Base.metadata)
-            context.run_migrations()
+            # One transaction, which every step of `worker.database.online` commits.
+            with context.begin_transaction():
+                context.run_migrations()
     finally:
         engine.dispose()
 

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Literal, TypeVar
 
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from fastapi import APIRouter, Query, Response
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -16,7 +14,7 @@ from udig_recon.api.openapi.responses import responses
 from udig_recon.api.system.metrics import CONTENT_TYPE, exposition, of_database, workers_alive
 from udig_recon.api.system.schemas import HealthOut
 from udig_recon.core.files.atomic import DamagedFile
-from udig_recon.worker.database.migrate import config
+from udig_recon.worker.database.migrate import unusable
 from udig_recon.worker.jobs import queue
 from udig_recon.worker.runtime import sandbox_report
 from udig_recon.worker.storage import data_folder
@@ -100,11 +98,9 @@ async def within(context: Context, seconds: float, what: str, read: Callable[[],
 def _database(context: Context) -> str:
     try:
         with context.sessions() as session:
-            current = MigrationContext.configure(session.connection()).get_current_heads()
+            return unusable(session.connection()) or "ok"
     except SQLAlchemyError:
         return "the database does not answer"
-    wanted = ScriptDirectory.from_config(config("")).get_heads()
-    return "ok" if set(current) == set(wanted) else "the tables are of another version: run udig migrate"
 
 
 def _queue_answers() -> bool:

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from udig_recon.worker.database import online
+
 revision = "0014"
 down_revision = "0013"
 branch_labels = None
@@ -12,7 +14,8 @@ INDEXED = ("tenant", "key_id", "scan_id", "expires_at")
 
 
 def upgrade() -> None:
-    op.create_table(
+    online.change(
+        op.create_table,
         "uploads",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("tenant", sa.String(length=63), nullable=False),
@@ -29,12 +32,14 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["key_id"], ["keys.id"], name=op.f("fk_uploads_key_id_keys")),
         sa.ForeignKeyConstraint(["scan_id"], ["scans.id"], name=op.f("fk_uploads_scan_id_scans"), ondelete="SET NULL"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_uploads")),
+        if_not_exists=True,
     )
     for name in INDEXED:
-        op.create_index(f"ix_uploads_{name}", "uploads", [name])
-    op.add_column("tenants", sa.Column("max_unfinished_uploads", sa.Integer(), nullable=True))
+        online.create_index(f"ix_uploads_{name}", "uploads", [name])
+    most = sa.Column("max_unfinished_uploads", sa.Integer(), nullable=True)
+    online.change(op.add_column, "tenants", most, if_not_exists=True)
 
 
 def downgrade() -> None:
-    op.drop_column("tenants", "max_unfinished_uploads")
-    op.drop_table("uploads")
+    online.change(op.drop_column, "tenants", "max_unfinished_uploads", if_exists=True)
+    online.change(op.drop_table, "uploads", if_exists=True)

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from udig_recon.worker.database import online
+
 revision = "0016"
 down_revision = "0015"
 branch_labels = None
@@ -10,7 +12,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.create_table(
+    online.change(
+        op.create_table,
         "login_sessions",
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("key_id", sa.Uuid(), nullable=False),
@@ -21,10 +24,11 @@ def upgrade() -> None:
             ["key_id"], ["keys.id"], name=op.f("fk_login_sessions_key_id_keys"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("sha256", name=op.f("pk_login_sessions")),
+        if_not_exists=True,
     )
-    op.create_index("ix_login_sessions_key_id", "login_sessions", ["key_id"])
-    op.create_index("ix_login_sessions_expires_at", "login_sessions", ["expires_at"])
+    online.create_index("ix_login_sessions_key_id", "login_sessions", ["key_id"])
+    online.create_index("ix_login_sessions_expires_at", "login_sessions", ["expires_at"])
 
 
 def downgrade() -> None:
-    op.drop_table("login_sessions")
+    online.change(op.drop_table, "login_sessions", if_exists=True)

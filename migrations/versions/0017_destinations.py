@@ -3,9 +3,13 @@
 What a webhook tells of its job or comparison is kept as it was at that moment, so that each attempt has the same body.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
+
+from udig_recon.worker.database import online
 
 revision = "0017"
 down_revision = "0016"
@@ -37,7 +41,7 @@ BEGIN
 END $$
 """
 JOB_STARTED = """
-CREATE FUNCTION udig_job_started() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION udig_job_started() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO webhook_deliveries (job_id, tenant, traceparent, url, event, data)
         VALUES (NEW.id, NEW.tenant, NEW.traceparent, NEW.webhook_url, 'job.started',
@@ -46,7 +50,7 @@ BEGIN
 END $$
 """
 JOB_STARTED_TRIGGER = """
-CREATE TRIGGER job_started AFTER UPDATE OF started_at ON jobs FOR EACH ROW
+CREATE OR REPLACE TRIGGER job_started AFTER UPDATE OF started_at ON jobs FOR EACH ROW
 WHEN (OLD.started_at IS NULL AND NEW.started_at IS NOT NULL AND NEW.webhook_url IS NOT NULL
     AND jsonb_exists(NEW.webhook_events, 'job.started'))
 EXECUTE FUNCTION udig_job_started()
@@ -54,7 +58,7 @@ EXECUTE FUNCTION udig_job_started()
 # Asked for when the transaction commits, one at a time (`worker.database.locks.Lock.COMPARISON`): of two jobs that end
 # at once neither would see the other's end. Several that end in one transaction are one end of the comparison.
 COMPARISON_ENDED = """
-CREATE FUNCTION udig_comparison_ended() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION udig_comparison_ended() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     ended record;
     open_jobs bigint;
@@ -112,29 +116,23 @@ END $$
 
 def upgrade() -> None:
     now, default_tenant = sa.text("now()"), sa.text("'default'")
-    op.add_column("jobs", sa.Column("destinations", JSONB(), server_default=sa.text("'[]'"), nullable=False))
-    op.add_column("jobs", sa.Column("webhook_events", JSONB(), nullable=True))
-    op.add_column("comparisons", sa.Column("webhook_url", sa.String(), nullable=True))
-    op.alter_column("webhook_deliveries", "job_id", nullable=True)
+    add_column("jobs", sa.Column("destinations", JSONB(), server_default=sa.text("'[]'"), nullable=False))
+    add_column("jobs", sa.Column("webhook_events", JSONB(), nullable=True))
+    add_column("comparisons", sa.Column("webhook_url", sa.String(), nullable=True))
+    online.change(op.alter_column, "webhook_deliveries", "job_id", nullable=True)
     tenant = sa.Column("tenant", sa.String(length=63), server_default=default_tenant, nullable=False)
-    op.add_column("webhook_deliveries", tenant)
-    op.add_column("webhook_deliveries", sa.Column("traceparent", sa.String(length=55), nullable=True))
-    op.add_column("webhook_deliveries", sa.Column("data", JSONB(), nullable=True))
-    op.add_column("webhook_deliveries", sa.Column("comparison_id", sa.Uuid(), nullable=True))
-    op.create_foreign_key(
-        op.f("fk_webhook_deliveries_comparison_id_comparisons"),
+    add_column("webhook_deliveries", tenant)
+    add_column("webhook_deliveries", sa.Column("traceparent", sa.String(length=55), nullable=True))
+    add_column("webhook_deliveries", sa.Column("data", JSONB(), nullable=True))
+    add_column("webhook_deliveries", sa.Column("comparison_id", sa.Uuid(), nullable=True))
+    online.add_constraint(
+        "fk_webhook_deliveries_comparison_id_comparisons",
         "webhook_deliveries",
-        "comparisons",
-        ["comparison_id"],
-        ["id"],
-        ondelete="CASCADE",
+        "FOREIGN KEY (comparison_id) REFERENCES comparisons (id) ON DELETE CASCADE",
     )
-    op.create_index("ix_webhook_deliveries_comparison_id", "webhook_deliveries", ["comparison_id"])
-    op.execute(
-        "UPDATE webhook_deliveries SET tenant = jobs.tenant, traceparent = jobs.traceparent"
-        " FROM jobs WHERE jobs.id = webhook_deliveries.job_id"
-    )
-    op.create_table(
+    online.create_index("ix_webhook_deliveries_comparison_id", "webhook_deliveries", ["comparison_id"])
+    online.change(
+        op.create_table,
         "destination_deliveries",
         sa.Column("id", sa.Uuid(), server_default=sa.text("gen_random_uuid()"), nullable=False),
         sa.Column("job_id", sa.Uuid(), nullable=False),
@@ -151,27 +149,48 @@ def upgrade() -> None:
             ["job_id"], ["jobs.id"], name=op.f("fk_destination_deliveries_job_id_jobs"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_destination_deliveries")),
+        if_not_exists=True,
     )
     pending = sa.text("state = 'pending'")
-    op.create_index("ix_destination_deliveries_job_id", "destination_deliveries", ["job_id"])
-    op.create_index("ix_destination_deliveries_due_at", "destination_deliveries", ["due_at"], postgresql_where=pending)
+    online.create_index("ix_destination_deliveries_job_id", "destination_deliveries", ["job_id"])
+    online.create_index(
+        "ix_destination_deliveries_due_at", "destination_deliveries", ["due_at"], postgresql_where=pending
+    )
+    # A constraint trigger cannot be replaced.
+    for name in ("comparison_left", "comparison_ended"):
+        online.execute(f"DROP TRIGGER IF EXISTS {name} ON jobs")
     for statement in (JOB_ENDED, JOB_STARTED, JOB_STARTED_TRIGGER, COMPARISON_ENDED, *COMPARISON_TRIGGERS):
-        op.execute(statement)
+        online.execute(statement)
+    # After the trigger's function, which fills both columns from now on.
+    online.change_rows(
+        "webhook_deliveries",
+        "id",
+        "UPDATE webhook_deliveries SET tenant = jobs.tenant, traceparent = jobs.traceparent"
+        " FROM jobs WHERE jobs.id = webhook_deliveries.job_id AND {rows}",
+    )
 
 
 def downgrade() -> None:
     for name in ("comparison_left", "comparison_ended", "job_started"):
-        op.execute(f"DROP TRIGGER {name} ON jobs")
-    op.execute("DROP FUNCTION udig_comparison_ended()")
-    op.execute("DROP FUNCTION udig_job_started()")
-    op.execute(JOB_ENDED_BEFORE)
-    op.drop_table("destination_deliveries")
+        online.execute(f"DROP TRIGGER IF EXISTS {name} ON jobs")
+    online.execute("DROP FUNCTION IF EXISTS udig_comparison_ended()")
+    online.execute("DROP FUNCTION IF EXISTS udig_job_started()")
+    online.execute(JOB_ENDED_BEFORE)
+    online.change(op.drop_table, "destination_deliveries", if_exists=True)
     # The version before reads the status of a job in the name of the event.
-    op.execute("DELETE FROM webhook_deliveries WHERE job_id IS NULL OR event = 'job.started'")
-    op.drop_index("ix_webhook_deliveries_comparison_id", "webhook_deliveries")
+    online.change_rows(
+        "webhook_deliveries",
+        "id",
+        "DELETE FROM webhook_deliveries WHERE (job_id IS NULL OR event = 'job.started') AND {rows}",
+    )
+    online.drop_index("ix_webhook_deliveries_comparison_id", "webhook_deliveries")
     for name in ("comparison_id", "data", "traceparent", "tenant"):
-        op.drop_column("webhook_deliveries", name)
-    op.alter_column("webhook_deliveries", "job_id", nullable=False)
-    op.drop_column("comparisons", "webhook_url")
-    op.drop_column("jobs", "webhook_events")
-    op.drop_column("jobs", "destinations")
+        online.change(op.drop_column, "webhook_deliveries", name, if_exists=True)
+    online.set_not_null("webhook_deliveries", "job_id")
+    online.change(op.drop_column, "comparisons", "webhook_url", if_exists=True)
+    online.change(op.drop_column, "jobs", "webhook_events", if_exists=True)
+    online.change(op.drop_column, "jobs", "destinations", if_exists=True)
+
+
+def add_column(table: str, column: sa.Column[Any]) -> None:
+    online.change(op.add_column, table, column, if_not_exists=True)

@@ -3,6 +3,7 @@
 import json
 import re
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
@@ -12,7 +13,8 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import MetaData, Table, func, inspect, select, text, update
+from sqlalchemy import Connection, Engine, MetaData, Table, event, func, inspect, select, text, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.submit import submit_job
@@ -22,7 +24,8 @@ from udig_recon.worker.access.audit import Who
 from udig_recon.worker.access.limits import NewKey, Scope
 from udig_recon.worker.database import counters
 from udig_recon.worker.database.engine import make_engine
-from udig_recon.worker.database.migrate import MigrationRefused, config, migrate
+from udig_recon.worker.database.migrate import MigrationRefused, config, migrate, unusable
+from udig_recon.worker.database.roles import SERVICE
 from udig_recon.worker.database.tables import (
     Audit,
     Base,
@@ -442,3 +445,173 @@ def test_a_lease_that_has_run_out_keeps_nobody_from_migrating(
     migrate(url)
     with database() as session:
         assert session.scalars(select(JobSlice.status).where(JobSlice.status == Status.RUNNING)).all()
+
+
+ONLINE_SINCE = "0013"  # migrations after it run beside a service in use
+
+
+class Statements(list[tuple[str, bool]]):
+    """Statements of migrations, and whether each has a transaction of its own."""
+
+    def __enter__(self) -> "Statements":
+        event.listen(Engine, "before_cursor_execute", self._add)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        event.remove(Engine, "before_cursor_execute", self._add)
+
+    def _add(self, connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        own = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
+        self.append((" ".join(statement.split()), own))
+
+
+def why_it_locks(statement: str, own_transaction: bool, waits: str, made: set[str]) -> str | None:
+    """Why a statement keeps others from a table for long; None: it does not. `waits`: its lock_timeout."""
+    table = re.match(
+        r"(?:ALTER TABLE|UPDATE|DELETE FROM|LOCK(?: TABLE)?|CLUSTER|VACUUM FULL|REINDEX TABLE)(?: ONLY)? (\w+)"
+        r"|CREATE .*TRIGGER .* ON (\w+)|CREATE (?:UNIQUE )?INDEX .* ON (\w+)",
+        statement,
+    )
+    name = next((each for each in table.groups() if each), None) if table else None
+    if name in made or name == "alembic_version":
+        return None
+    if re.match(r"(CREATE (UNIQUE )?INDEX|DROP INDEX)", statement):
+        return None if " CONCURRENTLY " in statement and own_transaction else "an index that is not CONCURRENTLY"
+    if re.match(r"(LOCK|CLUSTER|VACUUM FULL|REINDEX|TRUNCATE)", statement):
+        return "a lock of a whole table"
+    if re.match(r"(UPDATE|DELETE)", statement):
+        return None if own_transaction and "%(last)s" in statement else "rows without batches"
+    if " VALIDATE CONSTRAINT " in statement:
+        return None if own_transaction else "a look at all rows under a lock"
+    if re.search(
+        r" ADD CONSTRAINT (?!.* NOT VALID$)| ALTER COLUMN \w+ TYPE |^ALTER TABLE .*(gen_random_uuid|random\(\))",
+        statement,
+    ):
+        return "a look at all rows, or a copy of the table, under its lock"
+    if re.match(r"(ALTER TABLE|CREATE TABLE|CREATE .*TRIGGER|DROP T(ABLE|RIGGER))", statement):
+        return None if own_transaction and 0 < int(waits) <= 500 else "an endless wait for a lock"
+    return None
+
+
+def test_no_migration_that_runs_beside_the_service_locks_a_table_for_long(
+    settings: Settings, database: sessionmaker[Session]
+) -> None:
+    with database.begin() as session:
+        fill(session)
+    url = str(settings.migration_database_url)
+    with Statements() as statements:
+        command.downgrade(config(url), ONLINE_SINCE)
+        migrate(url)
+    made, waits = set[str](), "0"
+    for statement, own in statements:
+        assert (why := why_it_locks(statement, own, waits, made)) is None, f"{why}: {statement}"
+        if found := re.match(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)", statement):
+            made.add(found[1])
+        if found := re.match(r"SET lock_timeout = (\d+)", statement):
+            waits = found[1]
+    assert len([each for each, _ in statements if "CONCURRENTLY" in each]) > 2
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE INDEX ix_jobs_x ON jobs (x)",
+        "DROP INDEX ix_jobs_x",
+        "ALTER TABLE jobs ADD CONSTRAINT ck_jobs_x CHECK (x > 0)",
+        "ALTER TABLE jobs ALTER COLUMN seed TYPE TEXT",
+        "ALTER TABLE jobs ADD COLUMN x UUID DEFAULT gen_random_uuid()",
+        "UPDATE jobs SET x = 1",
+        "LOCK TABLE jobs",
+    ],
+)
+def test_what_locks_a_table_for_long_is_known_as_such(statement: str) -> None:
+    assert why_it_locks(statement, True, "300", set())
+    assert why_it_locks("ALTER TABLE jobs ADD COLUMN x INTEGER", True, "0", set())
+
+
+def test_a_migration_that_waits_for_a_long_transaction_lets_others_write(
+    settings: Settings, database: sessionmaker[Session]
+) -> None:
+    url = str(settings.migration_database_url)
+    with database.begin() as session:
+        fill(session)
+    command.downgrade(config(url), "0014")
+    with ThreadPoolExecutor(1) as pool:
+        with database.begin() as long:
+            long.execute(text("UPDATE jobs SET seed = 1 WHERE id = (SELECT id FROM jobs LIMIT 1)"))
+            migrated = pool.submit(migrate, url, "0015")
+            with database() as watching:
+                waits = text(
+                    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'rating'"
+                )
+                while not watching.scalar(waits) and not migrated.done():
+                    watching.rollback()
+            for _ in range(3):
+                with database.begin() as session:
+                    session.execute(text("UPDATE scans SET size_bytes = size_bytes + 1"))
+                    session.execute(
+                        text(
+                            "INSERT INTO jobs SELECT (jsonb_populate_record(j, jsonb_build_object('id', "
+                            "gen_random_uuid()))).* FROM jobs j LIMIT 1"
+                        )
+                    )
+            assert not migrated.done()
+        migrated.result()
+    with database() as session:
+        assert "rating" in columns(session)["jobs"]
+
+
+def test_a_migration_that_was_interrupted_is_run_again(settings: Settings, database: sessionmaker[Session]) -> None:
+    url = str(settings.migration_database_url)
+    with database.begin() as session:
+        fill(session)
+        job_id = session.scalars(select(Job.id)).first()
+    command.downgrade(config(url), "0014")
+    engine = make_engine(url).execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("ALTER TABLE jobs ADD COLUMN rating VARCHAR(16)"))
+        connection.execute(text("UPDATE jobs SET rating = 'good'"))
+        # What a CREATE INDEX CONCURRENTLY leaves that was broken off.
+        with pytest.raises(IntegrityError):
+            connection.execute(text("CREATE UNIQUE INDEX CONCURRENTLY ix_jobs_rating ON jobs (tenant, rating)"))
+    engine.dispose()
+    migrate(url)
+    with database() as session:
+        assert session.get_one(Job, job_id).rating == "good"
+        (found,) = (
+            each for each in inspect(session.connection()).get_indexes("jobs") if each["name"] == "ix_jobs_rating"
+        )
+        assert (found["unique"], found["column_names"]) == (False, ["tenant", "rating", "id"])
+        assert session.scalar(text("SELECT count(*) FROM pg_index WHERE NOT indisvalid")) == 0
+
+
+def test_who_ends_a_job_between_a_migration_and_its_grants_may_write_new_tables(
+    settings: Settings, owner_database: sessionmaker[Session]
+) -> None:
+    url = str(settings.migration_database_url)
+    with owner_database.begin() as session:
+        fill(session)
+    command.downgrade(config(url), "0016")
+    migrate(url, "0017", SERVICE)
+    service = make_engine(str(settings.database_url))
+    with service.begin() as connection:
+        ended = "UPDATE jobs SET status = 'succeeded', destinations = '[\"archive\"]' WHERE status = 'running'"
+        connection.execute(text(ended))
+        assert connection.scalar(text("SELECT count(*) FROM destination_deliveries")) == 1
+    service.dispose()
+
+
+def test_tables_of_a_later_version_are_used_unless_that_forbids_it(
+    settings: Settings, database: sessionmaker[Session]
+) -> None:
+    with database.begin() as session:
+        connection = session.connection()
+        assert unusable(connection) is None
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        assert unusable(connection) is None
+        connection.execute(text("INSERT INTO service_state VALUES ('tables', '{\"revision\": \"0013\"}')"))
+        assert unusable(connection) is None
+        connection.execute(text('UPDATE service_state SET value = \'{"revision": "9998"}\''))
+        assert "later version" in str(unusable(connection))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0016'"))
+        assert "run udig migrate" in str(unusable(connection))

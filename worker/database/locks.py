@@ -1,9 +1,11 @@
 """Advisory locks of Postgres: every lock that the service takes, in one place.
 
-All are held until the transaction ends. Postgres keeps locks of one 64-bit key and locks of two 32-bit keys apart.
+All but one are held until the transaction ends. Postgres keeps locks of one 64-bit key and locks of two 32-bit keys
+apart.
 """
 
 import hashlib
+import time
 from enum import IntEnum
 
 from sqlalchemy import Connection, func, select
@@ -11,6 +13,9 @@ from sqlalchemy.orm import Session
 
 SERVICE, TENANT, MACHINE = 0x75646967, 0x75646968, 0x7564696A
 """First key: locks of the whole service, of a tenant, of the workers of a machine."""
+
+
+POLL_SECONDS = 0.2
 
 
 class Lock(IntEnum):
@@ -39,6 +44,17 @@ def acquire(session: Session | Connection, lock: Lock) -> None:
 def try_acquire(session: Session, lock: Lock) -> bool:
     """Take a lock of the service if it is free; whether it was."""
     return bool(session.scalar(select(func.pg_try_advisory_xact_lock(*lock.keys))))
+
+
+def hold_while_connected(connection: Connection, lock: Lock) -> None:
+    """Take a lock of the service for as long as the connection lives, over its transactions.
+
+    Asked for again and again: a statement that waited for it would be waited for by who makes an index CONCURRENTLY.
+    """
+    while not connection.scalar(select(func.pg_try_advisory_lock(*lock.keys))):
+        connection.rollback()
+        time.sleep(POLL_SECONDS)
+    connection.commit()
 
 
 def acquire_tenant(session: Session, tenant: str) -> None:

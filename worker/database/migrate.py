@@ -1,22 +1,29 @@
 """`udig migrate`: bring the database's tables to the newest revision, or back to an older one."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
+from sqlalchemy import Connection, select
 from sqlalchemy.exc import DBAPIError
 
 from udig_recon.worker.database import locks
 from udig_recon.worker.database.engine import in_one_line, make_engine
 from udig_recon.worker.database.locks import Lock
-from udig_recon.worker.database.roles import OWNER, grant, role_of
+from udig_recon.worker.database.roles import OWNER, grant, grant_new_tables, role_of
+from udig_recon.worker.database.tables import ServiceState
 from udig_recon.worker.settings import get_settings
 from udig_recon.worker.standalone.locate import DataFolderInUse, locate_database
 from udig_recon.worker.standalone.servers import EmbeddedError
 
 SCRIPTS = Path(__file__).parents[2] / "migrations"
+USABLE_FROM = "tables"
+"""Name in `service_state`: a migration writes {"revision": its own} there when no version that lacks it can go on."""
 
 
 class MigrationRefused(Exception):
@@ -38,17 +45,42 @@ def migrate(url: str, revision: str = "head", service: str | None = None, *, alo
     The role `service`, unless it is the same, is given the rights that the service needs. `alone`: no other process
     uses the database. Raises MigrationRefused while workers of a version that cannot use the new tables run.
     """
+    other = None if service == role_of(url) else service
+    if other is not None:
+        # Processes of the version before write new tables by triggers as soon as there are any.
+        _in_transaction(url, lambda connection: grant_new_tables(connection, other))
     try:
         command.upgrade(config(url, alone=alone), revision)
     except RuntimeError as error:
         raise MigrationRefused(str(error)) from error
-    if revision != "head" or service in (None, role_of(url)):
-        return
+    if other is not None and revision == "head":
+        _in_transaction(url, lambda connection: grant(connection, other))
+
+
+def unusable(connection: Connection) -> str | None:
+    """Why this version cannot use the tables as they are; None: it can.
+
+    It uses those of a later version, unless that says otherwise in the row USABLE_FROM of `service_state`.
+    """
+    scripts = ScriptDirectory.from_config(config(""))
+    known = {each.revision for each in scripts.walk_revisions()}
+    current = set(MigrationContext.configure(connection).get_current_heads())
+    if current == set(scripts.get_heads()):
+        return None
+    if not current or current & known:
+        return "the tables are of another version: run udig migrate"
+    needed = connection.scalar(select(ServiceState.value).where(ServiceState.name == USABLE_FROM))
+    if needed is not None and needed["revision"] not in known:
+        return "the tables are of a later version, with which this one cannot work: start that version"
+    return None
+
+
+def _in_transaction(url: str, change: Callable[[Connection], None]) -> None:
     engine = make_engine(url, 1)
     try:
         with engine.begin() as connection:
             locks.acquire(connection, Lock.GRANT)
-            grant(connection, str(service))
+            change(connection)
     finally:
         engine.dispose()
 

@@ -55,8 +55,16 @@ def grant(connection: Connection, service: str) -> None:
         connection.execute(text(f"REVOKE ALL ON {name} FROM {role}"))
         rights = ONLY_ADDED if table.name == Audit.__tablename__ else ROWS
         connection.execute(text(f"GRANT {rights} ON {name} TO {role}"))
+    connection.execute(text(f"REVOKE ALL ON alembic_version FROM {role}"))
     connection.execute(text(f"GRANT SELECT ON alembic_version TO {role}"))
     connection.execute(text(f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}"))
+
+
+def grant_new_tables(connection: Connection, service: str) -> None:
+    """Let the service's role use every table that the current role makes from now on; `grant` then takes from it."""
+    role = _QUOTED.quote_identifier(service)
+    connection.execute(text(f"ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT {ROWS} ON TABLES TO {role}"))
+    connection.execute(text(f"ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT USAGE ON SEQUENCES TO {role}"))
 
 
 def role_of(url: str) -> str | None:
