@@ -1,0 +1,1 @@
+"""The service's tables with millions of jobs, and a thousand workers on them."""
