@@ -82,7 +82,7 @@ def open_service(settings: Settings) -> OpenService:
         sessions=sessions,
         queries=AsyncQueries(settings.database_url, READING),
         storage=open_storage(settings),
-        notifications=NotificationListener(settings.database_url),
+        notifications=NotificationListener(settings.direct_database_url or settings.database_url),
         request_metrics=RequestMetrics(),
         audit=AuditRecorder(sessions),
         concurrency=concurrency_limits(settings),

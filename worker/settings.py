@@ -36,6 +36,11 @@ class Settings(TenantSettings):
         None,
         description="the same as the role that owns its tables, for migrations; unset: DATABASE_URL",
     )
+    direct_database_url: str | None = Field(
+        None,
+        description="the same as DATABASE_URL without a PgBouncer in transaction mode between, for LISTEN; unset: "
+        "DATABASE_URL",
+    )
     redis_url: str | None = Field(None, description="URL of a Redis-protocol server; unset: the embedded server")
     redis_prefix: str = Field("udig:", description="prefix of all keys in Redis")
     data: Path = Field(Path(".data"), description="folder of scans, checkpoints, results and embedded servers")
@@ -213,7 +218,7 @@ class Settings(TenantSettings):
     )
     max_crashes: int = Field(3, ge=1, description="a slice that killed its worker this often fails its job")
 
-    @field_validator("database_url", "migration_database_url")
+    @field_validator("database_url", "migration_database_url", "direct_database_url")
     @classmethod
     def _is_postgres(cls, url: str | None) -> str | None:
         from sqlalchemy import make_url  # here: help, which lists the settings, does not wait for it

@@ -1,9 +1,10 @@
 """Tables of a service that has run for a year: so many jobs, with their slices, webhooks, audit log and usage.
 
 Rows are made by Postgres itself, in the proportions that a service has: 96 of 100 jobs succeeded, one tenant owns half
-of them, the newest 5,000 wait. Foreign keys and triggers are left out while it fills: each row is as they would have it.
+of them, the newest 5,000 wait. Foreign keys and triggers are left out meanwhile: each row is as they would have it.
 """
 
+import re
 import time
 
 from sqlalchemy import Engine, text
@@ -29,7 +30,7 @@ ELSE 'cancelled' END
 """
 PARAMETERS = """
 CASE n % 10 WHEN 0 THEN '{"method": "fbp", "filter": "ramp"}'::jsonb WHEN 1 THEN '{"method": "cg_sense"}'::jsonb ELSE
-'{"method": "udig_dip", "preset": "standard", "outer_iterations": 100, "holdout_share": 0.02, "noise_level": 0.1}'::jsonb
+'{"method": "udig_dip", "preset": "standard", "outer_iterations": 100, "holdout_share": 0.02}'::jsonb
 END
 """
 JOBS = """
@@ -50,7 +51,7 @@ FROM (
     SELECT n, {at} AS at, {id} AS id, {tenant} AS tenant, {status} AS status, {status} = 'succeeded' AS done,
         {scan} AS scan, {parameters} AS parameters,
         jsonb_build_object('site', (n % 8)::text, 'study', (n / 300)::text)
-        || CASE WHEN n % 1000000 = 7 THEN '{{"rare": "1"}}'::jsonb ELSE '{{}}'::jsonb END AS tags
+        || CASE WHEN n % 1000000 = 7 THEN '{"rare": "1"}'::jsonb ELSE '{}'::jsonb END AS tags
     FROM generate_series({first}, {last}) AS n
 ) AS each
 """
@@ -60,7 +61,7 @@ INSERT INTO job_slices (job_id, slice, status, attempt, queued_at, enqueued_at, 
 SELECT id, slice::int, status, CASE WHEN status = 'queued' THEN 0 ELSE 1 END, created_at, created_at,
     CASE WHEN status <> 'queued' THEN created_at END, CASE WHEN status <> 'queued' THEN 'node-7:123:abcdef01' END,
     CASE WHEN status <> 'queued' THEN 100 ELSE 0 END, 100, seconds, metrics,
-    CASE WHEN rating IS NOT NULL THEN '{{"selected": "udig_dip", "prior_weight": 1.0, "out_of_distribution": false}}'::jsonb
+    CASE WHEN rating IS NOT NULL THEN '{"selected": "udig_dip", "out_of_distribution": false}'::jsonb
     END, CASE WHEN rating IS NOT NULL THEN jsonb_build_object('rating', rating, 'reasons', '[]'::jsonb) END,
     started_at, finished_at
 FROM jobs, jsonb_array_elements(slices) AS slice WHERE seed BETWEEN {first} AND {last} AND id BETWEEN {low} AND {high}
@@ -83,7 +84,7 @@ FROM jobs WHERE id BETWEEN {low} AND {high}
 """
 SCANS_ROWS = """
 INSERT INTO scans (id, tenant, sha256, filename, size_bytes, header, created_at)
-SELECT {id}, {tenant}, lpad(to_hex(n), 64, '0'), 'scan.h5', 5000000, '{{"modality": "mri", "slices": 6}}', now()
+SELECT {id}, {tenant}, lpad(to_hex(n), 64, '0'), 'scan.h5', 5000000, '{"modality": "mri", "slices": 6}', now()
 FROM generate_series(0, {scans} - 1) AS n
 """
 
@@ -96,28 +97,28 @@ def fill(url: str, jobs: int) -> list[str]:
     try:
         indexes = _drop_indexes(engine)
         epoch = "'2020-01-01'::timestamptz"
-        scan = ID.format(at=epoch, n=f"(n % {SCANS})")
-        of_scan = ID.format(at=epoch, n="n")
-        _run(engine, SCANS_ROWS.format(id=of_scan, tenant=TENANT, scans=SCANS))
+        scan = _sql(ID, at=epoch, n=f"(n % {SCANS})")
+        of_scan = _sql(ID, at=epoch, n="n")
+        _run(engine, _sql(SCANS_ROWS, id=of_scan, tenant=TENANT, scans=SCANS))
         for first in range(0, jobs, PART):
             last = min(first + PART, jobs) - 1
             known = {"jobs": jobs, "open": OPEN_JOBS}
-            at = AT.format(n="n", **known)
-            low, high = (ID.format(at=AT.format(n=n, jobs=jobs), n=n) for n in (first, last))
+            at = _sql(AT, n="n", **known)
+            low, high = (_sql(ID, at=_sql(AT, n=n, jobs=jobs), n=n) for n in (first, last))
             parts = {
                 "first": first,
                 "last": last,
                 "at": at,
-                "id": ID.format(at=at, n="n"),
+                "id": _sql(ID, at=at, n="n"),
                 "tenant": TENANT,
-                "status": STATUS.format(**known),
+                "status": _sql(STATUS, **known),
                 "scan": scan,
                 "parameters": PARAMETERS,
                 "low": low,
                 "high": high,
             }
             # In one transaction, so that now() is the same in all ids.
-            _run(engine, *(each.format(**parts) for each in (JOBS, SLICES, WEBHOOKS, SNAPSHOTS, AUDIT)))
+            _run(engine, *(_sql(each, **parts) for each in (JOBS, SLICES, WEBHOOKS, SNAPSHOTS, AUDIT)))
         lines.append(f"| rows of {jobs:,} jobs | {time.monotonic() - began:.0f} |")
         began = time.monotonic()
         for index in indexes:
@@ -153,3 +154,8 @@ def _run(engine: Engine, *statements: str) -> None:
         connection.execute(text("SET LOCAL maintenance_work_mem = '512MB'"))
         for statement in statements:
             connection.execute(text(statement))
+
+
+def _sql(template: str, **parts: object) -> str:
+    """The template with `{name}` replaced; other braces are JSON."""
+    return re.sub(r"\{(\w+)\}", lambda found: str(parts[found[1]]), template)

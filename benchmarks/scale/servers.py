@@ -1,22 +1,16 @@
 """Postgres of a scale benchmark: the embedded server with memory of its own size, and PgBouncer before it."""
 
-import getpass
-import os
 import shutil
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine
 
-from udig_recon.worker.database.engine import conninfo, make_engine
+from udig_recon.worker.database.engine import make_engine
 from udig_recon.worker.database.migrate import migrate
-from udig_recon.worker.database.roles import OWNER, SERVICE, with_role
-from udig_recon.worker.standalone.servers import SUPERUSER, EmbeddedServers, POSTGRES_OPTIONS
+from udig_recon.worker.database.roles import SERVICE, with_role
+from udig_recon.worker.standalone.servers import POSTGRES_OPTIONS, SUPERUSER, EmbeddedServers
 
 MEMORY = {
     "shared_buffers": "1GB",

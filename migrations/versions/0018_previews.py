@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from udig_recon.worker.database import online
+
 revision = "0018"
 down_revision = "0017"
 branch_labels = None
@@ -10,7 +12,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.create_table(
+    online.change(
+        op.create_table,
         "previews",
         sa.Column("job_id", sa.Uuid(), nullable=False),
         sa.Column("slice", sa.Integer(), nullable=False),
@@ -19,12 +22,13 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_previews_job_id_jobs"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "slice", name=op.f("pk_previews")),
         prefixes=["UNLOGGED"],
+        if_not_exists=True,
     )
-    op.add_column("uploads", sa.Column("part_bytes", sa.BigInteger(), nullable=True))
+    online.change(op.add_column, "uploads", sa.Column("part_bytes", sa.BigInteger(), nullable=True), if_not_exists=True)
     # They are compressed already.
-    op.execute("ALTER TABLE previews ALTER COLUMN content SET STORAGE EXTERNAL")
+    online.execute("ALTER TABLE previews ALTER COLUMN content SET STORAGE EXTERNAL")
 
 
 def downgrade() -> None:
-    op.drop_column("uploads", "part_bytes")
-    op.drop_table("previews")
+    online.change(op.drop_column, "uploads", "part_bytes", if_exists=True)
+    online.change(op.drop_table, "previews", if_exists=True)

@@ -164,12 +164,16 @@ class Job(Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        Index("ix_jobs_status", "status"),
-        Index("ix_jobs_scan_id", "scan_id"),
+        Index("ix_jobs_tenant", "tenant", "id"),
+        Index("ix_jobs_tenant_status", "tenant", "status", "id"),
+        Index("ix_jobs_method", "tenant", text("(parameters ->> 'method')"), "id"),
+        Index("ix_jobs_scan", "scan_id", "id"),
         Index("ix_jobs_tags", "tags", postgresql_using="gin"),
         UniqueConstraint("tenant", "idempotency_key", name="uq_jobs_tenant_idempotency_key"),
         Index("ix_jobs_key_id", "key_id", "created_at"),
-        Index("ix_jobs_expires_at", "expires_at"),
+        Index("ix_jobs_to_expire", "expires_at", postgresql_where=text("NOT expired")),
+        Index("ix_jobs_expired", "expires_at", postgresql_where=text("expired")),
+        Index("ix_jobs_damaged", "id", postgresql_where=text("damaged IS NOT NULL")),
         Index("ix_jobs_comparison_id", "comparison_id"),
         Index("ix_jobs_open", "tenant", postgresql_where=text("status IN ('queued', 'running')")),
         Index("ix_jobs_uncounted", "finished_at", postgresql_where=text("stored_bytes IS NULL AND NOT expired")),
@@ -226,7 +230,8 @@ class JobSlice(Base):
 
     __tablename__ = "job_slices"
     __table_args__ = (
-        Index("ix_job_slices_open", "status", "lease_until"),
+        # Not of `lease_until`: a heartbeat then needs no index entry.
+        Index("ix_job_slices_running", "job_id", "slice", postgresql_where=text("status = 'running'")),
         Index("ix_job_slices_queued", "job_id", "slice", postgresql_where=text("status = 'queued'")),
     )
 

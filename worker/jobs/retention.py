@@ -1,5 +1,6 @@
 """Retention: expired scans, jobs, comparisons and uploads lose their files, and later their rows; logins theirs."""
 
+import time
 from datetime import timedelta
 
 from sqlalchemy import delete, exists, func, select, update
@@ -25,12 +26,38 @@ from udig_recon.worker.storage.base import Storage
 from udig_recon.worker.storage.scans import forget, is_in_use
 
 MOST_AT_ONCE = 100
+ROWS_AT_ONCE = 500  # jobs whose rows are deleted in one transaction
 UPLOAD_TOLD = timedelta(days=7)  # so long an expired upload answers that it has expired
 TOLD = timedelta(days=30)  # so long an expired job answers that its files are gone, rather than that it never was
 
 
-def expire(sessions: sessionmaker[Session], storage: Storage) -> int:
-    """Delete expired scans, jobs and comparisons that are not in use, and expired uploads. Returns their number."""
+def expire(sessions: sessionmaker[Session], storage: Storage, seconds: float = 0.0) -> int:
+    """Delete expired scans, jobs and comparisons that are not in use, and expired uploads. Returns their number.
+
+    Does so many of each kind at once that nobody waits for them, and goes on for up to so many seconds while there are
+    more.
+    """
+    deadline = time.monotonic() + seconds
+    deleted = found = _expire_some(sessions, storage)
+    while found >= MOST_AT_ONCE and time.monotonic() < deadline:
+        found = _expire_some(sessions, storage)
+        deleted += found
+    while _delete_rows(sessions) and time.monotonic() < deadline:
+        pass
+    return deleted
+
+
+def _delete_rows(sessions: sessionmaker[Session]) -> bool:
+    """Delete rows of jobs that expired long ago, with all that hangs on them; whether there may be more."""
+    past = select(Job.id).where(Job.expired, Job.expires_at < func.now() - TOLD).order_by(Job.expires_at)
+    some = past.limit(ROWS_AT_ONCE).with_for_update(skip_locked=True).cte("some")
+    gone = delete(Job).where(Job.id.in_(select(some.c.id))).returning(Job.id)
+    with sessions.begin() as session:
+        found = session.scalars(gone.execution_options(synchronize_session=False)).all()
+    return len(found) == ROWS_AT_ONCE
+
+
+def _expire_some(sessions: sessionmaker[Session], storage: Storage) -> int:
     # A result that is still to be sent to an archive is kept until it was sent, or given up; and its scan, which may
     # tell whose it is.
     unsent = exists().where(DestinationDelivery.job_id == Job.id, DestinationDelivery.state == DeliveryState.PENDING)
@@ -72,7 +99,6 @@ def expire(sessions: sessionmaker[Session], storage: Storage) -> int:
     with sessions.begin() as session:
         told = ResumableUpload.stored_at.is_not(None) | (ResumableUpload.expires_at < func.now() - UPLOAD_TOLD)
         session.execute(delete(ResumableUpload).where(ResumableUpload.expires_at < func.now(), told))
-        session.execute(delete(Job).where(Job.expired, Job.expires_at < func.now() - TOLD))
         delete_expired(session)
     return len(jobs) + len(scans) + len(comparisons) + len(unfinished)
 

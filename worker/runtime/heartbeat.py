@@ -16,7 +16,7 @@ from udig_recon.core.results.store import SliceResult
 from udig_recon.worker.database.engine import AWAY
 from udig_recon.worker.jobs import leases
 from udig_recon.worker.jobs.claims import Claim
-from udig_recon.worker.jobs.leases import Point
+from udig_recon.worker.jobs.leases import HeartbeatReply, Point
 from udig_recon.worker.jobs.state import LeaseLost
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.storage import previews
@@ -154,8 +154,7 @@ class LeaseKeeper:
 
     def _renew(self) -> None:
         began = time.monotonic()
-        with self._sessions.begin() as session:
-            reply = leases.heartbeat(session, self.claim, self._settings.lease_seconds)
+        reply = self._write_first_point() if self._pending else self._beat()
         self._renewed_at = began
         self.yield_requested, self.out_of_time = reply.yield_requested, reply.out_of_time
         if reply.cancel:
@@ -165,11 +164,20 @@ class LeaseKeeper:
             raise LeaseLost
         self._write_pending()
 
+    def _beat(self) -> HeartbeatReply:
+        with self._sessions.begin() as session:
+            return leases.heartbeat(session, self.claim, self._settings.lease_seconds)
+
+    def _write_first_point(self) -> HeartbeatReply:
+        """Write the oldest report, which renews the lease too."""
+        with self._sessions.begin() as session:
+            reply = leases.record(session, self.claim, self._pending[0], self._settings.lease_seconds)
+        self._pending.popleft()
+        return reply
+
     def _write_pending(self) -> None:
         while self._pending:
-            with self._sessions.begin() as session:
-                leases.record(session, self.claim, self._pending[0], self._settings.lease_seconds)
-            self._pending.popleft()
+            self._write_first_point()
         if self._previews and time.monotonic() >= self._next_preview_at:
             self._write_preview(self._previews.pop())
             self._next_preview_at = time.monotonic() + previews.pause_seconds(self._storage)

@@ -9,8 +9,9 @@ import time
 from sqlalchemy import func, select
 
 from udig_recon.worker.database.engine import AWAY
+from udig_recon.worker.database.locks import Lock
 from udig_recon.worker.database.tables import Worker
-from udig_recon.worker.jobs import queue, ratings, retention, scheduling, sweep
+from udig_recon.worker.jobs import queue, ratings, retention, scheduling, sweep, turns
 from udig_recon.worker.runtime.health import was_seen_recently
 from udig_recon.worker.runtime.idle import IdleWatch
 from udig_recon.worker.runtime.process import WorkerProcess, exit_after
@@ -94,22 +95,28 @@ class Maintenance:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def sweep(self) -> None:
-        """Sweep once: expired leases, requests to yield, messages, retention, a queue that fell silent."""
+        """Sweep once: expired leases, requests to yield, messages, retention, a queue that fell silent.
+
+        All but the last is done by one worker for all of them.
+        """
         process, settings = self._process, self._process.settings
         messages = queue.waiting_messages()
         try:
             with process.sessions.begin() as session:
                 crashes = settings.max_crashes if self._leases_are_meaningful() else None
-                waiting = sweep.sweep(session, crashes, settings.sweep_seconds, messages)
-            with process.sessions.begin() as session:
-                scheduling.ask_to_yield(session, settings.alive_seconds)
+                mine = turns.take(session, Lock.SWEEP, settings.sweep_seconds / 2)
+                waiting = sweep.sweep(session, crashes, settings.sweep_seconds, messages) if mine else []
+            if mine:
+                with process.sessions.begin() as session:
+                    scheduling.ask_to_yield(session, settings.alive_seconds)
         except AWAY as error:
             self._answered_since = None
             log.warning("database.unavailable", extra={"error": type(error).__name__})
             return
         if waiting:
             queue.enqueue(waiting)
-        self._expire()
+        if mine:
+            self._expire()
         self._check_consumer(messages or 0)
 
     def _leases_are_meaningful(self) -> bool:
@@ -123,10 +130,11 @@ class Maintenance:
         return time.monotonic() - self._answered_since >= GRACE_HEARTBEATS * self._process.settings.heartbeat_seconds
 
     def _expire(self) -> None:
+        where = self._process.sessions, self._process.storage
         try:
-            if deleted := retention.expire(self._process.sessions, self._process.storage):
+            if deleted := retention.expire(*where, self._process.settings.sweep_seconds):
                 log.info("retention.finished", extra={"deleted": deleted})
-            accounting.count_ended(self._process.sessions, self._process.storage)
+            accounting.count_ended(*where)
             ratings.rate_ended(self._process.sessions)
         except (*AWAY, OSError) as error:
             log.warning("retention.failed", extra={"error": type(error).__name__})
