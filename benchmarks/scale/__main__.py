@@ -81,9 +81,7 @@ def measure_lists(servers: EmbeddedServers) -> Told:
         lines.append(f"| {label} | {items} | {median * 1000:.1f} | {most * 1000:.1f} |")
         missed += [label] if median > MOST_SECONDS["list"] else []
     lines += ["", "| for all workers | median ms | most ms |", "|---|---|---|"]
-    lines += [
-        f"| {name} | {median * 1e3:.1f} | {most * 1e3:.1f} |" for name, median, most in tables.sweeps(sessions, None)
-    ]
+    lines += [f"| {name} | {median * 1e3:.1f} | {most * 1e3:.1f} |" for name, median, most in tables.sweeps(sessions)]
     return lines, missed
 
 

@@ -70,7 +70,7 @@ def _lists(sessions: sessionmaker[Session]) -> list[tuple[str, str, dict[str, An
     return asked
 
 
-def sweeps(sessions: sessionmaker[Session], storage: Any) -> Iterator[tuple[str, float, float]]:
+def sweeps(sessions: sessionmaker[Session]) -> Iterator[tuple[str, float, float]]:
     """What one worker does for all every few seconds, and a scrape of the metrics: median and longest time."""
     parts: dict[str, Callable[[], object]] = {
         "sweep of leases and messages": lambda: _in(sessions, lambda s: sweep.sweep(s, 3, 5.0, 10**6)),
@@ -116,7 +116,7 @@ def writing(engine: Engine) -> Iterator[dict[str, list[float]]]:
         "change a slice": "UPDATE job_slices SET iteration = iteration + 1 WHERE job_id = '{job}'",
         "add a snapshot": "INSERT INTO snapshots (job_id, seq, slice, iteration, iterations, seconds) SELECT '{job}',"
         " coalesce(max(seq), 0) + 1, 0, 1, 1, 1 FROM snapshots WHERE job_id = '{job}'",
-        "add a webhook": "INSERT INTO webhook_deliveries (job_id, url, event) VALUES ('{job}', 'https://x/', 'job.failed')",
+        "add a webhook": "INSERT INTO webhook_deliveries (job_id, url, event) VALUES ('{job}', 'https://x/', 'job.x')",
     }
     with engine.connect() as connection:
         jobs = connection.scalars(text("SELECT id FROM jobs ORDER BY id DESC LIMIT 5")).all()
