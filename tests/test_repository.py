@@ -89,7 +89,9 @@ def test_no_file_is_large_and_none_is_made() -> None:
 
 
 def test_no_test_is_skipped_for_want_of_a_server() -> None:
-    programs = "bart|astra|chromium|dicom3tools|orthanc|ismrmrd-tools|nodejs|helm|systemd|openssl|slurm|cuda|gpu|pgbouncer"
+    programs = (
+        "bart|astra|chromium|dicom3tools|orthanc|ismrmrd-tools|nodejs|helm|systemd|openssl|slurm|cuda|gpu|pgbouncer"
+    )
     allowed = re.compile(rf"{programs}|history of the repository|newest migration", re.IGNORECASE)
     skips = [
         f"{path.name}: {line.strip()}"

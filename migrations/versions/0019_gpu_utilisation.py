@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from udig_recon.worker.database import online
+
 revision = "0019"
 down_revision = "0018"
 branch_labels = None
@@ -10,8 +12,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("workers", sa.Column("gpu_utilisation_percent", sa.SmallInteger(), nullable=True))
+    percent = sa.Column("gpu_utilisation_percent", sa.SmallInteger(), nullable=True)
+    online.change(op.add_column, "workers", percent, if_not_exists=True)
 
 
 def downgrade() -> None:
-    op.drop_column("workers", "gpu_utilisation_percent")
+    online.change(op.drop_column, "workers", "gpu_utilisation_percent", if_exists=True)

@@ -4,8 +4,8 @@ import sqlalchemy as sa
 
 from udig_recon.worker.database import online
 
-revision = "0019"
-down_revision = "0018"
+revision = "0020"
+down_revision = "0019"
 branch_labels = None
 depends_on = None
 
