@@ -76,10 +76,12 @@ def measure_workers(servers: EmbeddedServers, counts: list[int], seconds: float)
 
 def measure_lists(servers: EmbeddedServers) -> Told:
     sessions = tables.sessions_at(servers.database_url)
-    lines, missed = ["| `GET /v1/jobs` | items | median ms | most ms |", "|---|---|---|---|"], []
-    for label, items, median, most in tables.lists(sessions):
-        lines.append(f"| {label} | {items} | {median * 1000:.1f} | {most * 1000:.1f} |")
-        missed += [label] if median > MOST_SECONDS["list"] else []
+    lines = ["| list of jobs | items | median ms | most ms | of it Postgres ms |", "|---|---|---|---|---|"]
+    missed = []
+    for each in tables.lists(sessions):
+        times = " | ".join(f"{1000 * seconds:.1f}" for seconds in (each.median, each.most, each.postgres))
+        lines.append(f"| {each.label} | {each.items} | {times} |")
+        missed += [each.label] if each.median > MOST_SECONDS["list"] else []
     lines += ["", "| for all workers | median ms | most ms |", "|---|---|---|"]
     lines += [f"| {name} | {median * 1e3:.1f} | {most * 1e3:.1f} |" for name, median, most in tables.sweeps(sessions)]
     return lines, missed

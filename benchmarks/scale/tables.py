@@ -5,10 +5,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from alembic import command
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, event, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from udig_recon.api.http.pagination import PageRequest
@@ -24,8 +24,18 @@ FIELDS = ("status", "rating", "scan_id", "comparison_id", "tag", "method")
 WRITE_SECONDS = 0.02
 
 
-def lists(sessions: sessionmaker[Session]) -> Iterator[tuple[str, int, float, float]]:
-    """Each list: what it is, its items, median and longest time."""
+class Listed(NamedTuple):
+    """A list: what it is, its items, median and longest time, and what of it is Postgres' (planning and execution)."""
+
+    label: str
+    items: int
+    median: float
+    most: float
+    postgres: float
+
+
+def lists(sessions: sessionmaker[Session]) -> Iterator[Listed]:
+    """Each list, several times."""
     for label, tenant, asked, after in _lists(sessions):
         times, items = [], 0
         for _ in range(ROUNDS):
@@ -35,7 +45,25 @@ def lists(sessions: sessionmaker[Session]) -> Iterator[tuple[str, int, float, fl
                 items = len(job_page(session, tenant, page=PageRequest(50, after), **wanted).items)
             times.append(time.perf_counter() - began)
         times.sort()
-        yield label, items, times[len(times) // 2], times[-1]
+        with sessions() as session, _explaining(session) as explained:
+            job_page(session, tenant, page=PageRequest(50, after), **wanted)
+        yield Listed(label, items, times[len(times) // 2], times[-1], min(explained))
+
+
+@contextmanager
+def _explaining(session: Session) -> Iterator[list[float]]:
+    """Ask Postgres for each statement three times how long it took; seconds of planning and execution together."""
+    found: list[float] = []
+    connection = session.connection()
+
+    def explain(_conn: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        for _ in range(3):
+            cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters)
+            told = cursor.fetchone()[0][0]
+            found.append((told["Planning Time"] + told["Execution Time"]) / 1000)
+
+    event.listen(connection, "before_cursor_execute", explain)
+    yield found
 
 
 def _lists(sessions: sessionmaker[Session]) -> list[tuple[str, str, dict[str, Any], uuid.UUID | None]]:
