@@ -30,10 +30,10 @@ WIDTH = 100
 CHART_SCHEMA = ROOT / "docs" / "deployment" / "chart" / "values.schema.json"
 SET_BY_CHART = {
     *("database_url", "migration_database_url", "redis_url", "audit_key", "webhook_secret", "mrd_key", "destinations"),
-    *("data", "data_store", "cache", "priors", "projectors", "device", "workers"),
+    *("data", "data_store", "cache", "priors", "projectors", "device", "workers", "idle_seconds"),
     *("host", "port", "authentication", "trusted_proxies", "mrd_stream", "mrd_host", "mrd_port", "mrd_allowed"),
 }
-"""Settings that templates of the chart set, whose values are secrets, or that `udig serve` alone reads."""
+"""Settings that templates of the chart set, whose values are secrets, or that mean nothing to its pods."""
 
 SHARED_LIMITS = {
     "max_open_jobs": "half of `MAX_OPEN_JOBS`, less when others want some",
