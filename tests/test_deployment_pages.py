@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tests.support import slurm
 from tests.support.environment import environment
 from tests.support.helm import helm
 from tests.support.scans import ct, write_hdf5
+from udig_recon.worker.cli.postgres import run as run_program
 from udig_recon.worker.database.engine import conninfo
 from udig_recon.worker.settings import Settings
 from udig_recon.worker.standalone.servers import postgres_binaries
@@ -114,8 +116,12 @@ def test_the_chart_is_installed_as_its_page_says(tmp_path: Path) -> None:
     assert "kind: Ingress" in (tmp_path / "objects.yaml").read_text()
 
 
-def test_the_queries_of_the_alerts_run(settings: Settings, tmp_path: Path) -> None:
-    run_page("operations.md", "udig", tmp_path, {**environment(settings), "PATH": on_path()})
+def test_the_queries_of_the_alerts_run(settings: Settings) -> None:
+    commands = [shlex.split(block.text) for block in RUN if block.page == "operations.md"]
+    assert commands
+    for program, command, *arguments in commands:
+        assert (program, command) == ("udig", "postgres")
+        assert run_program(settings, [*arguments, "--set=ON_ERROR_STOP=1"]) == 0
 
 
 def test_compose_finds_what_its_page_makes(tmp_path: Path) -> None:
