@@ -19,7 +19,6 @@ from sqlalchemy import make_url
 
 from tests.conftest import Services
 from tests.support import slurm
-from tests.support.environment import environment
 from tests.support.helm import helm
 from tests.support.scans import ct, write_hdf5
 from udig_recon.worker.cli.postgres import run as run_program
