@@ -24,6 +24,7 @@ from udig_recon.core import formats, metrics
 from udig_recon.core.acquisition import CTAcquisition
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.normalisation import intensity_scale
+from udig_recon.core.operators.pixel_response import PixelResponse
 from udig_recon.core.parameters import TV, complete
 from udig_recon.core.preprocessing.sinograms import geometry_of
 from udig_recon.core.problem import slice_problem
@@ -107,13 +108,17 @@ def by_astra(scan: CTAcquisition, weight: float, unit: float, gain: float) -> ND
     volume = astra.create_vol_geom(scan.image_size, scan.image_size, -half, half, -half, half)
     model, rays = _model(scan, volume)
     shape = (scan.image_size, scan.image_size)
+    response = PixelResponse(geometry_of(scan))  # a projector of pixel means, as ours
+
+    def respond(y: Values) -> Values:
+        return np.asarray(response.apply(torch.from_numpy(y)[None])[0])
 
     def forward(x: Values) -> Values:
         found = np.asarray(model @ x.ravel().astype(np.float32), np.float64)
-        return gain * found.reshape(-1, rays).mean(1)
+        return gain * respond(found.reshape(-1, rays).mean(1))
 
     def adjoint(y: Values) -> Values:
-        spread = np.repeat(y / rays, rays).astype(np.float32)
+        spread = np.repeat(respond(y) / rays, rays).astype(np.float32)
         return gain * np.asarray(model.T @ spread, np.float64).reshape(shape)
 
     y = gain * scan.sinogram[0].ravel().astype(np.float64) / unit

@@ -190,7 +190,7 @@ CT: dict[str, Any] = {
 # Without a trial run and total variation the start is far from the image; noise helps to leave it.
 PREVIEW: dict[str, Any] = {"start": "cg_sense", "outer_iterations": 30, "fit_maps": False, "holdout_share": 0.0}
 PREVIEW_MRI: dict[str, Any] = {**PREVIEW, "noise_level": 0.5, "noise_scale": 0.6, "noise_until": 0.1}
-PREVIEW_CT: dict[str, Any] = {**CT, **PREVIEW, "start": "sirt", "noise_level": 0.2, "samples": 2}
+PREVIEW_CT: dict[str, Any] = {**CT, **PREVIEW, "start": "sirt", "noise_level": 0.2, "outer_iterations": 16}
 
 # `standard` with a network fitted to the scan: Algorithm 1 in the form that works best, a residual network.
 FIT: dict[str, Any] = {"inner_iterations": 2, "network": "residual", "autoencoding_weight": 0.1, "learning_rate": 1e-4}
@@ -204,5 +204,5 @@ PRESETS: dict[tuple[str, Modality], dict[str, Any]] = {
     ("preview", Modality.MRI): PREVIEW_MRI,
     ("preview", Modality.CT): PREVIEW_CT,
     ("fit", Modality.MRI): FIT,
-    ("fit", Modality.CT): {**CT, **FIT},
+    ("fit", Modality.CT): {**CT, **FIT, "dual_step": 0.0, "consistency_weight": 0.1, "final_noise_level": 0.01},
 }
