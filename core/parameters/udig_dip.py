@@ -175,7 +175,7 @@ PAPER: dict[str, Any] = {
 }
 
 # Few views leave much undetermined: the mean of samples, drawn with noise in pairs n, -n, has the least error. With a
-# dual variable data and prior may disagree on the way without a loss at the end (docs/decisions/0019).
+# dual variable data and prior may disagree on the way without a loss at the end (docs/decisions/0020).
 CT: dict[str, Any] = {
     "noise_level": 0.1,
     "final_noise_level": 0.03,
