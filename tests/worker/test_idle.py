@@ -1,17 +1,22 @@
 """Workers without work end where IDLE_SECONDS says so, and not while there is work, or nobody knows."""
 
+import signal
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
-from tests.support.worker_processes import PATIENCE_SECONDS, SHORT, Desk, working
-from udig_recon.worker.database.tables import Status
+from tests.support.worker_processes import PATIENCE_SECONDS, SHORT, Desk
+from udig_recon.worker.gpus.bindings import bindings
 from udig_recon.worker.runtime.idle import IdleWatch
 from udig_recon.worker.runtime.process import WorkerProcess
+from udig_recon.worker.standalone import worker_group
+from udig_recon.worker.standalone.worker_group import WorkerGroup
 
 
 def test_a_worker_ends_when_it_has_had_no_slice_for_long_and_none_waits(
@@ -44,10 +49,35 @@ def test_a_worker_ends_when_it_has_had_no_slice_for_long_and_none_waits(
     assert told == [True]  # another worker has the slice
 
 
-def test_a_group_of_workers_does_what_there_is_and_ends_by_itself(desk: Desk) -> None:
-    job_id = desk.submit(desk.scan(), SHORT)
-    settings = desk.settings.model_copy(update={"idle_seconds": 1.0, "device": "cpu"})
-    with working(settings, options=("--processes", "auto")) as (group,):
-        assert group.process.wait(2 * PATIENCE_SECONDS) == 0
-    assert desk.job(job_id).status is Status.SUCCEEDED
-    assert sum('"event": "worker.idle"' in line for line in group.lines) == 1
+WORKER = """
+import os, pathlib, sys
+told = pathlib.Path(os.environ["TOLD"])
+with told.open("a") as file:
+    file.write(os.environ["CUDA_VISIBLE_DEVICES"] + "\\n")
+sys.exit(70 if os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-b" and told.read_text().count("GPU-b") == 1 else 0)
+"""
+
+
+def test_a_group_starts_workers_that_fail_again_and_ends_when_all_had_no_work(
+    database: sessionmaker[Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_group, "UDIG", (sys.executable, "-c", WORKER))
+    monkeypatch.setenv("TOLD", str(tmp_path / "told"))
+    group = WorkerGroup(bindings(None, ["GPU-a", "GPU-b"]), database)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while group.children:
+        assert time.monotonic() < deadline
+        group.supervise()
+        time.sleep(0.02)
+    assert sorted((tmp_path / "told").read_text().split()) == ["GPU-a", "GPU-b", "GPU-b"]
+
+
+def test_a_group_that_is_told_to_end_takes_its_workers_with_it(
+    database: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_group, "UDIG", (sys.executable, "-c", "import time; time.sleep(100)"))
+    group = WorkerGroup(bindings(2, []), database)
+    group.supervise()
+    started = [child.process for child in group.children]
+    group.stop()
+    assert [process.poll() for process in started if process is not None] == [-signal.SIGTERM] * 2

@@ -76,6 +76,8 @@ class Submitter:
             for _ in range(min(missing, 1) if self._pause else missing):
                 submitted.append(self._jobs.submit())
                 log.info("slurm.submitted", extra={"batch_job": submitted[-1], "open_slices": open_slices})
+            if self._pause and submitted:
+                self._not_before = self._clock() + self._pause
         except SlurmError as error:
             self._slow_down()
             log.error("slurm.unavailable", extra={"error": str(error), "pause": self._pause})
