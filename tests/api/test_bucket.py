@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,18 @@ def test_objects_of_an_expired_job_go_though_its_row_stays(
     bucket.put(f"jobs/{job['id']}/checkpoints/0.1.x.pt", b"late")
     delete_orphans(database, bucket, seconds=-1)
     assert list(bucket.groups()) == []
+
+
+def test_the_age_of_an_orphan_is_by_the_store_s_clock(
+    database: sessionmaker[Session], bucket: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.put(keys.scan("0" * 64), b"of no row yet")
+    now, later = bucket.now(), time.time() + 86400
+    with monkeypatch.context() as machine:
+        machine.setattr(time, "time", lambda: later)
+        assert delete_orphans(database, bucket, seconds=3600) == 0
+    monkeypatch.setattr(bucket, "now", lambda: now + 4000)
+    assert delete_orphans(database, bucket, seconds=3600) == 1
 
 
 @pytest.fixture
