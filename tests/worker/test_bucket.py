@@ -10,11 +10,13 @@ from typing import Any
 
 import obstore
 import pytest
+from click.testing import CliRunner
 
 from tests.support.moto_bucket import Moto
 from udig_recon.core.files.atomic import DamagedFile
+from udig_recon.worker.cli.commands import storage as storage_command
 from udig_recon.worker.runtime import prepared_scans
-from udig_recon.worker.settings import BadSetting, Settings
+from udig_recon.worker.settings import BadSetting, Settings, get_settings
 from udig_recon.worker.standalone.serve import serve
 from udig_recon.worker.storage import bucket, copying, direct_uploads, keys
 from udig_recon.worker.storage.backends import open_storage
@@ -204,7 +206,7 @@ def test_a_bucket_needs_servers_that_machines_can_share(missing: str) -> None:
 
 
 def test_a_folder_is_copied_to_a_bucket_and_a_copy_that_was_cut_off_goes_on(
-    stored: BucketStorage, tmp_path: Path
+    stored: BucketStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = LocalStorage(tmp_path / "folder")
     folder.create_group(JOB)
@@ -224,8 +226,12 @@ def test_a_folder_is_copied_to_a_bucket_and_a_copy_that_was_cut_off_goes_on(
     assert (copied.objects, copied.kept, copied.gone) == (2, 1, 0)
     assert {key: stored.read(key) for key in wanted} == wanted
     assert {each.key for each in stored.list(keys.JOBS)} == {f"{JOB}/results/1/reconstruction.h5"}
-    again = copying.copy_objects(folder, stored, trust_sizes=True)
-    assert (again.objects, again.kept) == (0, 3)
+    monkeypatch.setenv("DATA", str(folder.root))
+    monkeypatch.delenv("DATA_STORE", raising=False)
+    get_settings.cache_clear()
+    again = CliRunner().invoke(storage_command, ["copy", stored.location, "--trust-sizes"], catch_exceptions=False)
+    get_settings.cache_clear()
+    assert again.output.endswith("0 objects copied and compared, 0 bytes; 3 were there; 0 were deleted meanwhile\n")
     back = LocalStorage(tmp_path / "back")
     assert copying.copy_objects(stored, back).objects == 3
     assert back.read(keys.IDENTITY) == b"id"

@@ -34,7 +34,7 @@ class Copied:
 def copy_objects(
     source: Storage, target: Storage, tell: Callable[[str], object] = lambda _: None, *, trust_sizes: bool = False
 ) -> Copied:
-    """Copy all objects but previews of running slices. `tell` hears of each key that was copied.
+    """Copy all objects but previews of running slices. `tell` hears of each key that is in the target then.
 
     With `trust_sizes`, objects of the target that have the right size are not read again. Objects that the source has
     not any more stay in the target, where the orphan cleanup removes them. Raises CopyDiffers.
