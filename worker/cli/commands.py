@@ -296,7 +296,7 @@ def storage() -> None:
 def _copy_storage(target: str, trust_sizes: bool) -> None:
     """Copy what DATA_STORE (or else DATA) holds to TARGET, a value of DATA_STORE, and compare every object.
 
-    What TARGET has already stays: a copy that was cut off goes on. The name of each object that is there then is printed.
+    What TARGET has already stays: a copy that was cut off goes on. Prints the name of each object that is there then.
     """
     from udig_recon.worker.cli.session import print_line
     from udig_recon.worker.settings import get_settings
