@@ -174,6 +174,7 @@ PAPER: dict[str, Any] = {
     "holdout_share": 0.0,
 }
 
+MRI: dict[str, Any] = {"consistency_iterations": 12}
 # Few views leave much undetermined: the mean of samples, drawn with noise in pairs n, -n, has the least error. With a
 # dual variable data and prior may disagree on the way without a loss at the end (docs/decisions/0020).
 CT: dict[str, Any] = {
@@ -199,10 +200,10 @@ FIT: dict[str, Any] = {"inner_iterations": 2, "network": "residual", "autoencodi
 PRESETS: dict[tuple[str, Modality], dict[str, Any]] = {
     ("paper", Modality.MRI): PAPER,
     ("paper", Modality.CT): PAPER,
-    ("standard", Modality.MRI): {},
+    ("standard", Modality.MRI): MRI,
     ("standard", Modality.CT): CT,
     ("preview", Modality.MRI): PREVIEW_MRI,
     ("preview", Modality.CT): PREVIEW_CT,
-    ("fit", Modality.MRI): FIT,
+    ("fit", Modality.MRI): {**MRI, **FIT},
     ("fit", Modality.CT): {**CT, **FIT, "dual_step": 0.0, "consistency_weight": 0.1, "final_noise_level": 0.01},
 }
