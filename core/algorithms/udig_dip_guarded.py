@@ -36,7 +36,7 @@ SKIPPED_LEVELS = 1 / 3
 """Share of the noise levels that a final run with a warm start skips, since it starts from the trial's image."""
 VALIDATION_PERIOD = 0.1
 """Share of the trial run from one validated iterate to the next."""
-WHOLE = 0.8
+WHOLE = 0.9
 """From this weight on the prior's image is taken alone: the trial is shorter than the final run, which is better."""
 
 

@@ -268,3 +268,17 @@ def test_pixels_that_no_coil_sees_stay_empty():
     *_, last = run(Inputs(y, blind), complete(UDiGDIP(preset="preview", outer_iterations=3), Modality.MRI), rng)
     assert float(last.image[..., :8].abs().max()) == 0
     assert float(last.image[..., 8:].abs().max()) > 0
+
+
+def test_the_maps_that_an_image_was_made_with_come_with_it_and_fit_better_than_wrong_ones():
+    A, y, _ = problem(Modality.MRI)
+    x = torch.linspace(-1, 1, A.maps.shape[-1])
+    drift = torch.exp(0.6j * torch.linspace(-1, 1, A.coils)[:, None, None] * x**2)
+    wrong = A.with_maps(A.maps * drift)
+    method = complete(UDiGDIP(preset="preview", outer_iterations=8), Modality.MRI)
+    *_, last = run(Inputs(y, wrong), method, torch.Generator().manual_seed(0))
+    assert last.operator is not None
+    assert float(last.operator.misfit(last.image, y)) < float(wrong.misfit(last.image, y))
+    kept = method.model_copy(update={"maps_period": 0})
+    *_, stays = run(Inputs(y, wrong), kept, torch.Generator().manual_seed(0))
+    assert stays.operator is None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from udig_recon.core.coils.joint_maps import with_joint_maps
+from udig_recon.core.coils.joint_maps import has_coil_maps, refit_maps, with_joint_maps
 from udig_recon.core.operators import MultiCoilMRI, NonCartesianMRI
 from udig_recon.core.operators.solvers import conjugate_gradient
 from udig_recon.core.simulation import birdcage_maps, cartesian_lines, radial_spokes
@@ -81,3 +81,27 @@ def test_models_of_single_coils_images_agree_with_the_whole_model(scan):
     combined = (A.maps.conj() * A.coil_normal(images)).sum(0)
     expected = A.normal(truth)[0]
     assert torch.allclose(torch.stack((combined.real, combined.imag)), expected, atol=1e-4)
+
+
+def test_a_good_image_mends_wrong_maps_and_leaves_true_ones(scan):
+    A, y, truth = scan
+    wrong = A.with_maps(bent(A.maps))
+    mended = refit_maps(wrong, y, truth)
+    misfits = [float(model.misfit(truth, y)) for model in (wrong, mended, refit_maps(A, y, truth))]
+    assert misfits[1] < 0.1 * misfits[0]
+    assert misfits[2] < 1e-3 * misfits[0]
+
+
+def test_refitted_maps_keep_size_support_scale_and_the_measured_part(scan):
+    A, y, truth = scan
+    mended = refit_maps(A.with_maps(bent(A.maps)), y, truth)
+    assert torch.allclose(mended.maps.norm(dim=0), A.maps.norm(dim=0), atol=1e-3)
+    assert mended.scale == A.scale
+    assert torch.equal(mended.measured, A.measured)
+    assert torch.equal(mended.support, A.support)
+
+
+def test_models_of_one_coil_have_no_maps_to_fit(scan):
+    A, _, _ = scan
+    assert has_coil_maps(A)
+    assert not has_coil_maps(MultiCoilMRI(torch.ones(1, SIZE, SIZE, dtype=torch.complex64), torch.ones(SIZE, SIZE) > 0))
