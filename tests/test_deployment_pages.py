@@ -59,7 +59,7 @@ def test_every_block_of_commands_runs_here_or_says_why_it_cannot() -> None:
     said = re.compile(r"run: \w+|not run: it .{3,80}")
     silent = [block for block in BLOCKS if not said.fullmatch(block.mark) and block.mark not in RUN_ELSEWHERE]
     assert silent == []
-    assert {page.name for page in PAGES} <= {block.page for block in BLOCKS}
+    assert {"compose.md", "kubernetes.md", "slurm.md", "systemd.md"} <= {block.page for block in RUN}
 
 
 def test_links_of_the_pages_lead_somewhere() -> None:
