@@ -136,7 +136,7 @@ def test_the_user_of_the_units_is_that_of_the_images() -> None:
 
 @contextmanager
 def started(unit: str, folder: Path, **more: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The process of a unit, ended as systemd ends it, within the time that the unit gives."""
+    """The process of a unit, ended as systemd ends it."""
     _, *arguments = value(unit, "ExecStart").split()
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     settings = {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", **variables(unit, folder), **more}
@@ -147,7 +147,7 @@ def started(unit: str, folder: Path, **more: str) -> Iterator[subprocess.Popen[b
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         # To systemd the end by the signal that it sent is a clean one.
-        assert process.wait(int(value(unit, "TimeoutStopSec"))) in (0, -signal.SIGTERM)
+        assert process.wait(PATIENCE_SECONDS) in (0, -signal.SIGTERM), unit
     finally:
         process.kill()
         process.wait()
