@@ -94,6 +94,7 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
         _until_idle(environment)
         yield {"SLURM_CONF": str(configuration)}
     finally:
+        _end_jobs(environment)
         for process in reversed(started):
             process.terminate()
         for process in reversed(started):
@@ -114,3 +115,17 @@ def _until_idle(environment: dict[str, str]) -> None:
             return
         assert time.monotonic() < deadline, f"the node does not come up: {shown.stdout} {shown.stderr}"
         time.sleep(0.1)
+
+
+def _end_jobs(environment: dict[str, str]) -> None:
+    """End every batch job, whose processes would outlive the daemons."""
+    user = f"--user={getpass.getuser()}"
+    deadline = time.monotonic() + 30
+    subprocess.run(["scancel", user], env=environment, capture_output=True, check=False, timeout=30)
+    while time.monotonic() < deadline:
+        left = subprocess.run(
+            ["squeue", "--noheader", user], env=environment, capture_output=True, text=True, check=False, timeout=30
+        )
+        if left.returncode or not left.stdout.strip():
+            return
+        time.sleep(0.2)

@@ -174,13 +174,13 @@ def test_batch_jobs_do_the_work_give_back_what_they_have_when_told_to_end_and_en
     submit_once(desk.database, submitter)
     (first,) = jobs.listed()
     assert first.holds_place
-    until(lambda: desk.has_checkpoint(long), 2 * PATIENCE_SECONDS)
+    until(lambda: desk.has_checkpoint(long), 3 * PATIENCE_SECONDS)
     subprocess.run(["scancel", first.number], check=True)
     until(lambda: not jobs.listed()[0].holds_place)
     assert (desk.job_slice(long).status, desk.job_slice(long).crashes) == (Status.QUEUED, 0)
     assert desk.has_checkpoint(long)
     submit_once(desk.database, submitter)
-    until(lambda: desk.job(long).status.ended, 2 * PATIENCE_SECONDS)
+    until(lambda: desk.job(long).status.ended, 3 * PATIENCE_SECONDS)
     assert desk.job(long).status is Status.SUCCEEDED
     until(lambda: not any(job.holds_place for job in jobs.listed()))
     second = next(job for job in jobs.listed() if job.number != first.number)
