@@ -253,6 +253,31 @@ def train_prior(**options: Any) -> int:
     return run(Options(**options))
 
 
+@click.command("adapt-prior", cls=Command)
+@click.argument("scans", type=PATH, nargs=-1, required=True)
+@click.option("-o", "--output", type=PATH, required=True, metavar="FOLDER", help="folder for the prior, as DATA/priors")
+@click.option("--name", required=True, help="name by which jobs ask for the prior")
+@click.option("--prior", metavar="PRIOR", help="prior to begin with; the modality's bundled one by default")
+@PRIORS
+@click.option("--slices-per-scan", type=int, default=8, show_default=True, metavar="N", help="at equal distances")
+@click.option("--steps", type=int, default=200, show_default=True)
+@click.option("--learning-rate", type=float, default=3e-4, show_default=True)
+@click.option("--terms", default="terms not stated", show_default=True, help="licence or terms of use of the scans")
+@click.option("--seed", type=int, default=0, show_default=True)
+@DEVICE
+@click.option("--threads", type=int, default=1, help="CPU threads; 1: the same bits every time")
+def adapt_prior(**options: Any) -> int:
+    """Adapt a diffusion prior to undersampled scans: `udig adapt-prior SCANS -o FOLDER --name NAME`.
+
+    The prior reconstructs slices of the scans and is tuned on these images; no reference is used. A tenth of the lines
+    or views is left out and judges it: where the tuned prior does not tell them better, nothing is written and the exit
+    status is 1. The card names scans by their hash alone.
+    """
+    from udig_recon.core.cli.adapt_prior import Options, run
+
+    return run(Options(**options))
+
+
 @click.command("convert-prior", cls=Command)
 @click.argument("checkpoint", type=PATH)
 @click.option(

@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, Entry] = {
     "methods": Entry(f"{ENGINE}:methods", "List the methods, or the parameters of one."),
     "priors": Entry(f"{ENGINE}:priors", "List the diffusion priors, or the card of one."),
     "train-prior": Entry(f"{ENGINE}:train_prior", "Train a diffusion prior on images."),
+    "adapt-prior": Entry(f"{ENGINE}:adapt_prior", "Adapt a diffusion prior to undersampled scans."),
     "convert-prior": Entry(f"{ENGINE}:convert_prior", "Turn a published diffusion checkpoint into a prior."),
     "calibrate-ood": Entry(f"{ENGINE}:calibrate_ood", "Calibrate a prior's out-of-distribution score."),
     "completion": Entry("udig_recon.core.cli.completion:completion", "Print the completion for bash, zsh or fish."),

@@ -45,6 +45,7 @@ class Training:
         widths: Sequence[int] = WIDTHS,
         blocks: int = BLOCKS,
         device: torch.device | None = None,
+        warm_up: int = WARM_UP_STEPS,
     ) -> None:
         self.device = device or torch.device("cpu")
         self.prior = EDMPrior(channels, widths, blocks).to(
@@ -52,6 +53,7 @@ class Training:
             memory_format=torch.channels_last,  # type: ignore[call-overload]
         )
         self.steps, self.learning_rate, self.decay, self.step = steps, learning_rate, decay, 0
+        self.warm_up = warm_up
         self.averaged = AveragedModel(self.prior, multi_avg_fn=self._average)
         # The initial weights are the first of the average: the first update does not replace them.
         self.averaged.n_averaged.fill_(1)
@@ -63,7 +65,7 @@ class Training:
 
     def _learning_rate(self, step: int) -> float:
         """Linear warm-up, then half a cosine down to zero."""
-        warm_up = min(1.0, (step + 1) / WARM_UP_STEPS)
+        warm_up = min(1.0, (step + 1) / self.warm_up)
         return self.learning_rate * warm_up * (0.5 * (1 + math.cos(math.pi * step / self.steps)))
 
     def _average(self, averaged: ParameterList, current: ParameterList, _: Tensor | int) -> None:
