@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterates, State
 from udig_recon.core.operators import LinearOperator
+from udig_recon.core.operators.norms import root_sum_of_squares
 from udig_recon.core.operators.wavelets import Wavelet, analysis, synthesis
 from udig_recon.core.parameters import L1Wavelet
 from udig_recon.core.random_numbers import on_host
@@ -65,6 +66,6 @@ def soft_threshold(x: Tensor, wavelet: Wavelet, threshold: float, rng: Generator
 
 
 def _shrink(band: Tensor, threshold: float) -> Tensor:
-    magnitude = torch.linalg.vector_norm(band, dim=1, keepdim=True)
+    magnitude = root_sum_of_squares(band, 1, keepdim=True)
     factor: Tensor = 1 - threshold / magnitude.clamp(min=max(threshold, torch.finfo(band.dtype).tiny))
     return band * factor

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.iterates import Iterates, State
 from udig_recon.core.operators import LinearOperator
+from udig_recon.core.operators.norms import root_sum_of_squares
 from udig_recon.core.operators.solvers import conjugate_gradient_iterates
 from udig_recon.core.parameters import TV
 from udig_recon.core.selection.weight_search import OF_THIS_PROBLEM, draw_search, solve_regularised, solve_with_weight
@@ -108,5 +109,4 @@ def _squared_differences(x: Tensor) -> Tensor:
 
 def length(d: Tensor) -> Tensor:
     """Length (1, B, 1, H, W) of each pixel's differences (2, B, C, H, W), over directions and channels."""
-    lengths: Tensor = torch.linalg.vector_norm(d, dim=(0, 2), keepdim=True)
-    return lengths
+    return root_sum_of_squares(d, (0, 2), keepdim=True)

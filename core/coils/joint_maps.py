@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from udig_recon.core.operators import LinearOperator, MultiCoilMRI, NonCartesianMRI, as_complex
+from udig_recon.core.operators.norms import root_sum_of_squares
 from udig_recon.core.operators.solvers import conjugate_gradient
 from udig_recon.core.parameters.holdout import JOINT_MAPS_SHARE
 from udig_recon.core.selection.holdout import validation_error
@@ -68,7 +69,7 @@ def refit_maps(A: MultiCoil, y: Tensor, image: Tensor) -> MultiCoil:
     error to stripes of the frequencies between the lines, so an image that a prior has made better corrects the maps.
     """
     basis = tuple(_cosines(size, A.maps, REFIT_COSINES) for size in A.maps.shape[1:])
-    size = torch.linalg.vector_norm(A.maps, dim=0)
+    size = root_sum_of_squares(A.maps, 0)
     return A.with_maps(_rescale(A.maps + _correction(A, as_complex(image)[0], y[0], basis), size))
 
 
@@ -81,7 +82,7 @@ def _least_squares(A: MultiCoil, y: Tensor) -> Tensor:
 def _alternate(A: MultiCoil, y: Tensor) -> Iterator[MultiCoil]:
     """Image from the maps and maps from the image, in turn."""
     basis = tuple(_cosines(size, A.maps) for size in A.maps.shape[1:])
-    size = torch.linalg.vector_norm(A.maps, dim=0)
+    size = root_sum_of_squares(A.maps, 0)
     fitted = A.with_maps(_rescale(_smooth(A.maps, as_complex(_least_squares(A, y))[0], basis), size))
     yield fitted
     for _ in range(ROUNDS):
@@ -116,7 +117,7 @@ def _correction(A: MultiCoil, image: Tensor, y: Tensor, basis: Basis) -> Tensor:
 
 def _rescale(maps: Tensor, size: Tensor) -> Tensor:
     """Maps (coils, H, W) at the root-sum-of-squares `size` (H, W), 0 where that is 0."""
-    ratio = torch.linalg.vector_norm(maps, dim=0) / size.where(size > 0, torch.ones_like(size))
+    ratio = root_sum_of_squares(maps, 0) / size.where(size > 0, torch.ones_like(size))
     resized: Tensor = maps / ratio.clamp(min=LEAST_RATIO) * (size > 0)
     return resized
 

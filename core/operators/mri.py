@@ -13,6 +13,7 @@ from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.operators.base import CoilProblem, LinearOperator
 from udig_recon.core.operators.coverage import unmeasured_share
 from udig_recon.core.operators.fourier import PLANE, as_channels, as_complex, centre
+from udig_recon.core.operators.norms import root_sum_of_squares
 from udig_recon.core.operators.solvers import operator_norm
 
 OUTER = 0.8
@@ -45,7 +46,7 @@ class MultiCoilMRI(LinearOperator):
         self.coils = sensitivity_maps.shape[0]
         self._set_maps(sensitivity_maps.to(torch.complex64))
         self._set_measured(mask.to(sensitivity_maps.device, torch.bool))
-        sensitivity = torch.linalg.vector_norm(sensitivity_maps, dim=0)
+        sensitivity = root_sum_of_squares(sensitivity_maps, 0)
         self.support = (sensitivity > LEAST_SENSITIVITY * sensitivity.max()).float()
         self.scale = 1.0
         self.scale = 1.0 / self._norm()
@@ -140,7 +141,7 @@ class MultiCoilMRI(LinearOperator):
 
     def image_norm(self, y: Tensor) -> float:
         """Approximate norm of the image of measurements y, by Parseval's theorem."""
-        sensitivity = torch.linalg.vector_norm(self.maps, dim=0)
+        sensitivity = root_sum_of_squares(self.maps, 0)
         return float(y.norm()) / self.scale / float(sensitivity[self.support > 0].median())
 
     def expected_error(self, y: Tensor, residual: float) -> float | None:

@@ -16,6 +16,7 @@ from udig_recon.core.operators.base import CoilProblem, HoldoutKind, LinearOpera
 from udig_recon.core.operators.coverage import unmeasured_share
 from udig_recon.core.operators.fourier import as_channels, as_complex
 from udig_recon.core.operators.mri import LEAST_SENSITIVITY, OUTER
+from udig_recon.core.operators.norms import root_sum_of_squares
 from udig_recon.core.operators.nufft import GriddedFourier, density_compensation, nonuniform_fourier, point_spread
 from udig_recon.core.operators.solvers import operator_norm
 
@@ -77,7 +78,7 @@ class NonCartesianMRI(LinearOperator):
         """(readouts, samples): square roots of the density compensation, 0 where not measured"""
         points = self.trajectory.reshape(-1, 2)
         self._fourier = nonuniform_fourier(points, shape, self.coils, device, gridded=gridded)
-        sensitivity = torch.linalg.vector_norm(sensitivity_maps, dim=0)
+        sensitivity = root_sum_of_squares(sensitivity_maps, 0)
         self.support = (sensitivity > LEAST_SENSITIVITY * sensitivity.max()).float()
         self._turns = _half_steps(shape, device)
         self._projected: tuple[weakref.ref[Tensor], int, Tensor, float] | None = None
