@@ -56,7 +56,7 @@ def total_variation(y: Tensor, A: LinearOperator, weight: float, _: Generator, s
         z, p = state["z"], state["p"]
 
     def normal(image: Tensor) -> Tensor:
-        sums = torch.add(A.normal(image), _squared_differences(image), alpha=rho)
+        sums = torch.add(A.normal(image), squared_differences(image), alpha=rho)
         return sums.add_(image, alpha=mu) if mu > 0 else sums
 
     # What the normal map makes of x follows from the residual that conjugate gradients keep.
@@ -98,7 +98,7 @@ def differences_adjoint(d: Tensor) -> Tensor:
     return x
 
 
-def _squared_differences(x: Tensor) -> Tensor:
+def squared_differences(x: Tensor) -> Tensor:
     """D^T D x, (B, C, H, W): four times the pixel less its neighbours, at an edge itself."""
     padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
     result = 4 * x

@@ -9,7 +9,14 @@ import torch
 from tests.support.scans import phantom
 from udig_recon.core.acquisition import Modality
 from udig_recon.core.algorithms.l1_wavelet import l1_wavelet
-from udig_recon.core.algorithms.tv import differences, differences_adjoint, length, total_variation, tv
+from udig_recon.core.algorithms.tv import (
+    differences,
+    differences_adjoint,
+    length,
+    squared_differences,
+    total_variation,
+    tv,
+)
 from udig_recon.core.inputs import Inputs
 from udig_recon.core.operators import MultiCoilMRI, XRayTransform
 from udig_recon.core.operators.solvers import conjugate_gradient
@@ -52,6 +59,11 @@ def test_differences_and_their_adjoint_agree():
     rng = torch.Generator().manual_seed(0)
     x, d = torch.randn(2, 2, 7, 6, generator=rng), torch.randn(2, 2, 2, 7, 6, generator=rng)
     assert float((differences(x) * d).sum()) == pytest.approx(float((x * differences_adjoint(d)).sum()), rel=1e-4)
+
+
+def test_squared_differences_are_the_differences_adjoint_of_differences():
+    x = torch.randn(2, 2, 7, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(squared_differences(x), differences_adjoint(differences(x)), atol=1e-5)
 
 
 @pytest.mark.parametrize("modality", list(Modality))
