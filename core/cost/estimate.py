@@ -17,7 +17,7 @@ from udig_recon.core.results.outputs import OUTPUTS
 from udig_recon.core.scan_geometry import CONTINUED, LARGEST_PAIR_BYTES
 
 # Measured: seconds on one core, bytes at the peak.
-NORMAL_SECONDS = 1e-9  # of A^H A in MRI, for coils * pixels * log2(pixels)
+NORMAL_SECONDS = 3e-10  # of A^H A in MRI, for coils * pixels * log2(pixels)
 ENTRY_SECONDS = 8e-10  # of A^H A in CT, for an entry of the projector
 BUILD_SECONDS = 6.5e-8  # of making such an entry
 RAY_SECONDS = 1.05e-8  # of A^H A in CT without a stored projector, for a pixel of a view
@@ -28,7 +28,7 @@ PRIOR_CALL_SECONDS = 3e-3
 GRADIENT = 2.1  # evaluations that the gradient of one costs
 NETWORKS = {"unet": (1.0e-5, 0.02), "residual": (7e-7, 6e-3)}  # of an update: for a pixel, and beside
 FORWARD = 0.35  # updates that a network's evaluation alone costs
-MAPS_SECONDS = 1.2e-7  # of ESPIRiT, for coils^2 * pixels
+MAPS_SECONDS = 3e-8  # of ESPIRiT, for coils^2 * pixels
 SLICE_SECONDS = 0.4  # of reading, looking at and writing a slice
 
 BASE_BYTES = 320 << 20  # of a worker that has loaded its libraries

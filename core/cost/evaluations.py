@@ -41,8 +41,8 @@ TRIAL_SHARE, FINAL_FOLLOWING = 0.5, 0.3
 START_CG_ITERATIONS, START_SIRT_ITERATIONS = 8, 100
 DATA_ONLY_ITERATIONS = 20
 LOOKS = 100
-NORM_ITERATIONS = 35  # of Lanczos' method for |A|
-JOINT_MAPS_NORMALS = 260.0
+NORM_ITERATIONS = 24  # of Lanczos' method for |A|
+JOINT_MAPS_NORMALS = 240.0
 ASSESSED_NORMALS = {True: 30.0, False: 3.0}  # of a method with a prior, and without: the misfit and the direct image
 
 
@@ -83,10 +83,11 @@ def of_run(method: Parameters, coils: int = 1, *, follows: bool = False) -> Eval
         case UDiGDIP():
             return start + _udig_dip(method, follows=follows)
         case TV():
-            return start + _tv(method.weight is None, method.iterations)
+            tries = 1 if method.weight is not None else TRIED_WEIGHTS
+            return start + _tv(tries * TV_TRIAL_ITERATIONS + method.iterations)
         case L1Wavelet():
             steps = (TRIED_WEIGHTS if method.weight is None else 1) * WAVELET_TRIAL_ITERATIONS + method.iterations
-            return start + Evaluations(normals=1.5 * steps, passes=WAVELET_PASSES * steps)
+            return start + Evaluations(normals=1.0 * steps, passes=WAVELET_PASSES * steps)
         case EarlyStoppingParameters():
             once = start + _evaluations_of_one_run(method, coils)
             stages = 2 if method.holdout_share != 0 and method.refit else 1
@@ -112,13 +113,13 @@ def of_setup(method: Parameters, modality: Modality, coils: int = 1, *, finds_no
     norm = NORM_ITERATIONS if finds_norm else 0.0
     setup = Evaluations(normals=norm + ASSESSED_NORMALS[method.needs_prior] + joint, passes=norm * 10)
     if method.needs_prior and not method.checks_prior:
-        setup += _tv(False, DATA_ONLY_ITERATIONS)
+        setup += _tv(DATA_ONLY_ITERATIONS)
     return setup
 
 
-def _tv(tries: bool, iterations: int) -> Evaluations:
-    steps = (TRIED_WEIGHTS if tries else 1) * TV_TRIAL_ITERATIONS + iterations
-    return Evaluations(normals=(TV_INNER_ITERATIONS + 1.5) * steps, passes=TV_PASSES * steps)
+def _tv(steps: int) -> Evaluations:
+    # A search applies A^H A once more for each weight.
+    return Evaluations(normals=TV_INNER_ITERATIONS * steps + 10.0, passes=TV_PASSES * steps)
 
 
 def _udig_dip(p: UDiGDIP, *, follows: bool) -> Evaluations:
@@ -127,10 +128,9 @@ def _udig_dip(p: UDiGDIP, *, follows: bool) -> Evaluations:
         return _start(p.start) + _walk(p, k)
     weights, (trial, final) = (1, TV_FOLLOWING) if follows else (TRIED_WEIGHTS, TV_ALONE)
     steps = weights * trial + final
-    classical = Evaluations(normals=(TV_INNER_ITERATIONS + 1.5) * steps, passes=TV_PASSES * steps)
     length = max(1, round(TRIAL_SHARE * k)) + (FINAL_FOLLOWING * k if follows else k)
     starts = Evaluations() if p.start == "tv" else _start(p.start).times(2)
-    return classical + starts + _walk(p, length) + Evaluations(prior_calls=2.0, normals=20.0)
+    return _tv(steps) + starts + _walk(p, length) + Evaluations(prior_calls=2.0, normals=20.0)
 
 
 def _walk(p: UDiGDIP, k: float) -> Evaluations:
@@ -143,7 +143,7 @@ def _walk(p: UDiGDIP, k: float) -> Evaluations:
     updates *= p.samples
     unet = p.network == "unet"
     return Evaluations(
-        normals=purifications * pulled + shown + updates + 0.5 * p.samples * k,
+        normals=purifications * pulled + shown + updates,
         passes=20.0 * p.samples * k,
         prior_calls=purifications * p.prior_calls * p.samples,
         unet_updates=updates if unet else 0.0,
@@ -157,7 +157,7 @@ def _walk(p: UDiGDIP, k: float) -> Evaluations:
 def _start(name: str) -> Evaluations:
     match name:
         case "tv":
-            return _tv(True, 100)
+            return _tv(TRIED_WEIGHTS * TV_TRIAL_ITERATIONS + 100)
         case "sirt":
             return Evaluations(normals=START_SIRT_ITERATIONS + 2.0, passes=10.0 * START_SIRT_ITERATIONS)
     return Evaluations(normals=START_CG_ITERATIONS + 2.0)
