@@ -19,6 +19,8 @@ from udig_recon.core.operators.solvers import operator_norm
 OUTER = 0.8
 """Noise is read off samples beyond this share of the largest frequency."""
 
+LEAST_ERROR = 0.1
+"""Share of the squared misfit with held-out samples that is an image's error, however strong the noise."""
 LEAST_SENSITIVITY = 0.02
 """No coil measures a pixel whose sensitivity is below this share of the largest one."""
 
@@ -153,13 +155,16 @@ class MultiCoilMRI(LinearOperator):
         outside = (self.holdout_groups() >= 0).to(y.device)
         if not bool(outside.any()):
             return None
-        energy = float(y[..., outside].abs().square().mean()) * self.coils / self.scale**2
+        missed = residual**2 * float(y[..., outside].abs().square().mean())
+        # What is left of strong noise is uncertain, so some of it counts.
+        error = max(missed - self.noise_level(y) ** 2, LEAST_ERROR * missed) * self.coils / self.scale**2
         unmeasured = 1 - float(self.measured.float().mean())
-        return residual * math.sqrt(energy * unmeasured)
+        return math.sqrt(error * unmeasured)
 
     def coverage(self, y: Tensor) -> dict[str, float]:  # noqa: ARG002
-        """Unmeasured share of the way to an end of k-space, see `udig_recon.core.operators.coverage`."""
-        return {"unmeasured": unmeasured_share(self.measured.cpu().numpy())}
+        """Unmeasured share of the way to an end of k-space (`udig_recon.core.operators.coverage`), and acceleration."""
+        share = float(self.measured.float().mean())
+        return {"unmeasured": unmeasured_share(self.measured.cpu().numpy()), "acceleration": 1 / share}
 
     def _forward(self, x: Tensor) -> Tensor:
         spectra = torch.fft.fft2(self.maps * as_complex(x)[:, None], norm="ortho")

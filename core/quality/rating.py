@@ -39,6 +39,7 @@ class Signals:
     hallucination: float | None = None  # share of the object above the threshold of the hallucination map
     seed_std: float | None = None  # root mean square deviation between seeds, as a share of the object's brightness
     unmeasured: float | None = None  # unmeasured share of the way to an end of k-space, see core/operators/coverage.py
+    acceleration: float | None = None  # samples of k-space for each measured one
     angular_gap: float | None = None  # degrees without views, beyond the usual step
     truncation: float | None = None  # projection value at the detector's edges, as a share of the largest value
     line_integral: float | None = None  # the largest line integrals of attenuation
@@ -83,6 +84,12 @@ DATA_LIMITS: Mapping[Modality, Mapping[str, Limit]] = {
             0.6,
             "unmeasured share of the way to the end of k-space",
             "detail is lost: the outer k-space was not measured",
+        ),
+        "acceleration": Limit(
+            10.0,
+            math.inf,
+            "samples of k-space for each measured one",
+            "so little of k-space was measured that hardly any held-out measurement tests the image",
         ),
     },
     Modality.CT: {

@@ -252,16 +252,29 @@ def test_fbp_takes_missing_rays_from_its_image():
     assert np.linalg.norm(half - whole) < 0.1 * np.linalg.norm(whole)
 
 
-def test_the_error_of_unmeasured_lines_is_expected_from_lines_like_them():
+def test_the_error_of_unmeasured_lines_is_expected_from_lines_like_them(monkeypatch):
     numbers = np.random.default_rng(1)
     image = (numbers.standard_normal((SIZE, SIZE)) + 1j * numbers.standard_normal((SIZE, SIZE))).astype(np.complex64)
     mask = cartesian_lines((SIZE, SIZE), 4, 0.08, numbers)
     scan = simulate_mri(image, birdcage_maps(4, image.shape), mask, numbers, noise_level=0.0, with_maps=True)
     operator, y = slice_problem(scan, 0, CPU).operator, slice_problem(scan, 0, CPU).measurements
+    monkeypatch.setattr(operator, "noise_level", lambda _: 0.0)
     # An image that predicts nothing misses all energy; white images hold the same in every line.
     expected = operator.expected_error(y, 1.0)
     assert expected == pytest.approx(np.sqrt(np.mean(np.abs(image) ** 2) * (1 - mask.mean())), rel=0.05)
     assert operator.expected_error(y, 0.5) == pytest.approx(expected / 2)
+    # What noise explains is no error of the image, but for a tenth that is left.
+    monkeypatch.setattr(operator, "noise_level", lambda _: 1e3)
+    assert operator.expected_error(y, 1.0) == pytest.approx(np.sqrt(0.1) * expected)
+
+
+def test_more_than_tenfold_acceleration_raises_an_alarm():
+    for acceleration, alarm in ((8, set()), (12, {"acceleration"})):
+        mask = cartesian_lines((SIZE, SIZE), acceleration, 0.04, rng())
+        scan = simulate_mri(
+            IMAGE.astype(np.complex64), birdcage_maps(2, IMAGE.shape), mask, rng(), noise_level=0.0, with_maps=True
+        )
+        assert alarms(scan) - {"unmeasured"} == alarm
 
 
 def test_where_every_line_is_measured_no_error_is_expected():
