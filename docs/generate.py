@@ -29,7 +29,8 @@ WIDTH = 100
 
 CHART_SCHEMA = ROOT / "docs" / "deployment" / "chart" / "values.schema.json"
 SET_BY_CHART = {
-    *("database_url", "migration_database_url", "redis_url", "audit_key", "webhook_secret", "mrd_key", "destinations"),
+    *("database_url", "migration_database_url", "direct_database_url", "redis_url"),
+    *("audit_key", "webhook_secret", "mrd_key", "destinations"),
     *("data", "data_store", "cache", "priors", "projectors", "device", "workers", "idle_seconds"),
     *("host", "port", "authentication", "trusted_proxies", "mrd_stream", "mrd_host", "mrd_port", "mrd_allowed"),
 }

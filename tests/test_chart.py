@@ -157,6 +157,7 @@ def test_together_the_examples_render_every_kind() -> None:
         ("workers.gpu.gpu.count=2", "count"),
         ("settings.MAX_UPLOAD_BYTE=1", "MAX_UPLOAD_BYTE"),
         ("settings.DATABASE_URL=postgresql://a:b@c/d", "DATABASE_URL"),
+        ("settings.DIRECT_DATABASE_URL=postgresql://a:b@c/d", "DIRECT_DATABASE_URL"),
         ("settings.DEVICE=cpu", "DEVICE"),
         ("storage.existingClaim=both", "storage"),
         ("storage.dataStore=", "storage"),
@@ -245,6 +246,7 @@ def test_every_variable_of_a_pod_is_a_setting_and_every_secret_a_file_of_who_nee
         assert ("mrd_key" in keys) == (command == "mrd-stream")
         assert "destinations" not in files or command in ("api", "mrd-stream")
         assert "webhook_secret" not in keys or command == "api"
+        assert "direct_database_url" not in keys or command in ("api", "mrd-stream")
 
 
 def test_the_secret_has_the_keys_that_the_script_of_compose_makes() -> None:
@@ -258,8 +260,9 @@ def test_the_secret_has_the_keys_that_the_script_of_compose_makes() -> None:
     }
     made = {*re.findall(r"^make (\w+)", script, re.MULTILINE), "audit_key"}
     urls = {"database_url", "migration_database_url", "redis_url"}
-    assert wanted == {*urls, "audit_key", "webhook_secret", "mrd_key"}
-    assert wanted - {"mrd_key"} <= made  # a key of the API, which is made once that runs
+    assert wanted == {*urls, "direct_database_url", "audit_key", "webhook_secret", "mrd_key"}
+    # A key of the API is made once that runs; compose has no PgBouncer.
+    assert wanted - {"mrd_key", "direct_database_url"} <= made
 
 
 def test_chart_and_images_bear_the_version_of_the_project() -> None:
@@ -351,6 +354,12 @@ def test_pods_reach_what_the_networks_of_compose_let_them_reach(example: str) ->
         if each["kind"] in ("Deployment", "Job")
     ]
     assert {each["app.kubernetes.io/component"] for each in labels} == selected
+
+
+def test_behind_pgbouncer_who_listens_or_migrates_reaches_postgres_itself() -> None:
+    policies = objects("gpu-values.yaml", "NetworkPolicy")
+    reaching = {each["metadata"]["name"] for each in policies if "10.20.0.5/32" in json.dumps(each["spec"]["egress"])}
+    assert reaching == {"recon-api", "recon-migrate", "recon-mrd-stream"}
 
 
 def test_the_migration_and_its_network_come_before_everything_else() -> None:

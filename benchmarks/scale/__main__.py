@@ -1,4 +1,4 @@
-"""The service's tables with 10 million jobs: `python -m benchmarks.scale [workers] [lists] [delete] [migrate]`, or all.
+"""The service's tables with millions of jobs: `python -m benchmarks.scale [fill] [lists] [workers] [delete] [migrate]`.
 
 workers: claims, reports and finishes of 100, 300 and 1,000 workers. lists: every filter, sweeps, /metrics. delete: a
 tenant's year, beside who writes. migrate: down to 0014 and up again, beside who writes. Postgres is the embedded one,

@@ -4,14 +4,16 @@ import uuid
 
 import pytest
 from sqlalchemy import inspect, select, text, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.worker_processes import SHORT, Desk
 from udig_recon.api.system import metrics
 from udig_recon.worker.database.locks import Lock
-from udig_recon.worker.database.tables import Job, JobSlice, Status
-from udig_recon.worker.jobs import leases, lifecycle, retention, turns
+from udig_recon.worker.database.tables import Job, JobSlice, Priority, Status
+from udig_recon.worker.jobs import leases, lifecycle, retention, scheduling, state, turns
 from udig_recon.worker.jobs.leases import Point
+from udig_recon.worker.runtime.memory_fit import Room
 
 
 def test_of_all_who_ask_one_has_a_turn_and_then_nobody_for_a_while(database: sessionmaker[Session]) -> None:
@@ -54,6 +56,41 @@ def test_a_heartbeat_needs_no_index_entry(database: sessionmaker[Session]) -> No
         for index in inspect(session.connection()).get_indexes("job_slices"):
             where = index.get("dialect_options", {}).get("postgresql_where", "")
             assert not changed & {*index["column_names"], *where.split()}, index["name"]
+
+
+def test_a_claim_waits_for_no_other_claim_while_a_job_of_its_priority_is_free(desk: Desk) -> None:
+    scan = desk.scan()
+    first, second = (desk.submit(scan, SHORT, messages=0) for _ in range(2))
+    with desk.database.begin() as one, desk.database.begin() as other:
+        claim_of_one = leases.claim(one, "host:1:a", 60)
+        other.execute(text("SET LOCAL lock_timeout = '1s'"))
+        claim_of_other = leases.claim(other, "host:2:a", 60, room=Room(10**12, 10**12))
+        assert claim_of_one is not None
+        assert claim_of_other is not None
+        assert {claim_of_one.job_id, claim_of_other.job_id} == {first, second}
+
+
+def test_a_claim_waits_for_a_job_rather_than_take_a_less_urgent_one(desk: Desk) -> None:
+    scan = desk.scan()
+    urgent, routine = (desk.submit(scan, SHORT, messages=0) for _ in range(2))
+    with desk.database.begin() as session:
+        session.execute(update(Job).where(Job.id == urgent).values(priority=Priority.URGENT))
+    with desk.database.begin() as busy, desk.database() as waiting:
+        state.lock_job(busy, urgent)
+        waiting.execute(text("SET LOCAL lock_timeout = '100ms'"))
+        with pytest.raises(OperationalError):
+            leases.claim(waiting, "host:1:a", 60)
+    assert desk.claimed(urgent).job_id != routine
+
+
+def test_a_claim_passes_over_no_job_that_its_machine_is_kept_free_for(desk: Desk) -> None:
+    scan = desk.scan()
+    held, large, _ = (desk.submit(scan, SHORT, messages=0) for _ in range(3))
+    with desk.database.begin() as session:
+        session.execute(update(Job).values(memory_bytes=10))
+        session.execute(update(Job).where(Job.id == large).values(memory_bytes=100))
+    with desk.database() as session:
+        assert scheduling.next_jobs(session, Priority.ROUTINE, (), Room(200, 50)) == [held]
 
 
 @pytest.mark.parametrize("column", [None, "status", "rating", "parameters ->> 'method'"])

@@ -43,13 +43,14 @@ def claim(
 ) -> Claim | None:
     """The slice whose turn it is (`scheduling`), None when none waits or fits; of no job left to others.
 
-    A job that has used up its seconds fails here instead of beginning another slice.
+    A job that has used up its seconds fails here instead of beginning another slice. While another transaction holds
+    the job, the next one of its priority has the turn, so that workers that claim at once do not wait for each other.
     """
     while (found := scheduling.next_slice(session, skip, room)) is not None:
         try:
             # Without a slice to take the job is let go of, before another is waited for.
             with session.begin_nested():
-                job = state.lock_job(session, found.job_id)
+                job = _lock_next_job(session, found, skip, room)
                 if job.max_seconds is None or job.seconds < job.max_seconds:
                     return take(session, job, worker, lease_seconds, starved=found.starved)
                 if not job.status.ended:
@@ -57,6 +58,14 @@ def claim(
         except (state.UnknownJob, Taken):
             continue
     return None
+
+
+def _lock_next_job(session: Session, found: scheduling.Next, skip: Sequence[uuid.UUID], room: Room | None) -> Job:
+    """Hold the job that was found, else the next of its priority that is free; wait where all are held."""
+    job = state.lock_free_job(session, [found.job_id])
+    if job is None:
+        job = state.lock_free_job(session, scheduling.next_jobs(session, found.priority, skip, room))
+    return state.lock_job(session, found.job_id) if job is None else job
 
 
 class Taken(Exception):

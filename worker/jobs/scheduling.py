@@ -9,6 +9,7 @@ worker of a slice whose tenant had more and that has run for its quantum.
 import uuid
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -43,6 +44,7 @@ IDLE = timedelta(seconds=8)  # a worker that is free takes what waits sooner tha
 KEPT = timedelta(hours=25)  # of usage
 SUMMED_FROM = 1000  # rows; fewer are no burden
 MOST_WAITING = 64
+MOST_TRIED = 64  # jobs that a worker tries while others hold the first
 
 
 class Next(NamedTuple):
@@ -85,6 +87,19 @@ def next_slice(session: Session, skip: Sequence[uuid.UUID] = (), room: Room | No
         if lower is not None:
             return Next(*lower, starved=True)
     return first
+
+
+def next_jobs(session: Session, priority: int, skip: Sequence[uuid.UUID], room: Room | None) -> list[uuid.UUID]:
+    """Return jobs of a priority with slices that may start, in their order, up to the first that does not fit.
+
+    The machine may be kept free for that one.
+    """
+    query = _rank(Job.id.not_in(skip), Job.priority == priority).limit(MOST_TRIED)
+    jobs = [row.id for row in session.execute(query)]
+    if room is None:
+        return jobs
+    fitting = set(session.scalars(select(Job.id).where(Job.id.in_(jobs), room.fits())))
+    return list(takewhile(fitting.__contains__, jobs))
 
 
 def _rank(*which: ColumnElement[bool]) -> Select[uuid.UUID, int, int]:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ARRAY, ColumnElement, Uuid, cast, func, select, update
 from sqlalchemy.orm import Session
 
 from udig_recon.worker.access.admission import JobError
@@ -55,6 +55,13 @@ def lock_job(session: Session, job_id: uuid.UUID, tenant: str | None = None) -> 
     if job is None:
         raise UnknownJob(f"there is no job {job_id}")
     return job
+
+
+def lock_free_job(session: Session, job_ids: Sequence[uuid.UUID]) -> Job | None:
+    """Hold the first of these jobs that no other transaction holds, without waiting; None when there is none."""
+    place = func.array_position(cast(list(job_ids), ARRAY(Uuid)), Job.id)
+    query = select(Job).where(Job.id.in_(job_ids)).order_by(place).limit(1).with_for_update(skip_locked=True)
+    return session.scalars(query.execution_options(populate_existing=True)).one_or_none()
 
 
 def move_job(session: Session, job: Job, to: Status, **columns: Any) -> None:
