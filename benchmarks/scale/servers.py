@@ -1,6 +1,5 @@
 """Postgres of a scale benchmark: the embedded server with memory of its own size, and PgBouncer before it."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,6 @@ MEMORY = {
     "random_page_cost": "1.1",
     "track_activity_query_size": "4096",
 }
-PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/sbin")
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 import json
 import re
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
@@ -13,8 +15,9 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, Engine, MetaData, Table, event, func, inspect, select, text, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.submit import submit_job
@@ -22,7 +25,7 @@ from udig_recon.core.parameters import parse
 from udig_recon.worker.access import audit, keys
 from udig_recon.worker.access.audit import Who
 from udig_recon.worker.access.limits import NewKey, Scope
-from udig_recon.worker.database import counters
+from udig_recon.worker.database import counters, online
 from udig_recon.worker.database.engine import make_engine
 from udig_recon.worker.database.migrate import MigrationRefused, config, migrate, unusable
 from udig_recon.worker.database.roles import SERVICE
@@ -615,3 +618,23 @@ def test_tables_of_a_later_version_are_used_unless_that_forbids_it(
         assert "later version" in str(unusable(connection))
         connection.execute(text("UPDATE alembic_version SET version_num = '0016'"))
         assert "run udig migrate" in str(unusable(connection))
+
+
+def test_a_change_of_a_table_waits_now_and_then_until_autovacuum_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    @contextmanager
+    def waiting(seconds: float) -> Iterator[None]:
+        waits.append(seconds)
+        yield
+
+    def step() -> None:
+        if len(waits) < 20:
+            raise OperationalError("ALTER TABLE", None, LockNotAvailable())
+
+    monkeypatch.setattr(online, "_autocommit", waiting)
+    monkeypatch.setattr(online, "PAUSE_SECONDS", 0.0)
+    online.change(step)
+    long = [number for number, seconds in enumerate(waits, 1) if seconds > 1.0]  # deadlock_timeout
+    assert long == [10, 20]
+    assert set(waits) == {online.LOCK_WAIT_SECONDS, online.AUTOVACUUM_WAIT_SECONDS}

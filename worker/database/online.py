@@ -1,14 +1,15 @@
 """Online schema changes: each statement has a transaction of its own, waits briefly for its locks, and can be repeated.
 
 A change that waits for a table's lock makes everybody wait who comes after it. So it gives up after LOCK_WAIT_SECONDS
-and tries again. Indexes are made CONCURRENTLY, constraints NOT VALID and then validated, rows changed in batches: the
-table is read and written meanwhile. A migration that was interrupted is run again from its beginning, so each step
-leaves alone what is there already.
+and tries again; now and then it waits for long enough that autovacuum gives way. Indexes are made CONCURRENTLY,
+constraints NOT VALID and then validated, rows changed in batches: the table is read and written meanwhile. A migration
+that was interrupted is run again from its beginning, so each step leaves alone what is there already.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,6 +17,8 @@ from alembic import op
 from sqlalchemy.exc import OperationalError
 
 LOCK_WAIT_SECONDS = 0.3  # that others may have to wait behind a change that waits for its lock
+AUTOVACUUM_WAIT_SECONDS = 1.3  # autovacuum gives way to who has waited for deadlock_timeout, 1 s, and not before
+PATIENT_EVERY = 10  # so many tries, one waits for autovacuum
 PAUSE_SECONDS = 0.5  # between two tries
 PATIENCE_SECONDS = 600.0  # until a change is given up: somebody does not end their transaction
 BATCH_ROWS = 5000
@@ -32,9 +35,9 @@ def change(step: Callable[..., object], *arguments: Any, **named: Any) -> None:
     The operation must take only a moment: it may look at no row. Raises RuntimeError after PATIENCE_SECONDS.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
+    for number in count(1):
         try:
-            with _autocommit(LOCK_WAIT_SECONDS):
+            with _autocommit(LOCK_WAIT_SECONDS if number % PATIENT_EVERY else AUTOVACUUM_WAIT_SECONDS):
                 step(*arguments, **named)
             return
         except OperationalError as error:
