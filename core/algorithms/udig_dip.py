@@ -62,18 +62,18 @@ def udig_dip(
             A = A.with_maps(values["maps"])
             rhs = A.adjoint(y)
     loss: SupportsFloat = Misfit(A, z, y)
-    image = z.mean(0, keepdim=True)
+    image, model = z.mean(0, keepdim=True), A if refits_maps else None
     for k in range(first, p.outer_iterations):
         for _ in range(p.inner_iterations):
             loss = update(network, optimiser, z, y, A, p.autoencoding_weight)
-            yield Iterate(k, p.outer_iterations, image, loss)
+            yield Iterate(k, p.outer_iterations, image, loss, operator=model)
         if k % p.purification_period == 0:
             sigma = noise_level(k, p)
             draw = partial(draw_noise, p, box.crop(denoised))
             ahead, before = z + momentum(p, sigma) * (z - before), z
             for purified in purify(prior, box.crop(apply_network(network, ahead, p) + dual), sigma, p, rng, draw):
                 z = box.pad(purified, ahead)
-                yield Iterate(k, p.outer_iterations, image, loss)
+                yield Iterate(k, p.outer_iterations, image, loss, operator=model)
             denoised = z
             if refits_maps and k % p.maps_period == 0 and has_coil_maps(A):
                 A = refit_maps(A, y, z.mean(0, keepdim=True))
@@ -87,11 +87,12 @@ def udig_dip(
         loss = loss if p.inner_iterations else Misfit(A, z, y)
         mean = torch.lerp(output, mean, min(p.averaging, k / (k + 10)))
         image = (mean if p.output == "mean" else output).mean(0, keepdim=True)
+        model = A if refits_maps else None
         memory: dict[str, Any] = {"dual": dual, "denoised": denoised} if remembers else {}
         if refits_maps and has_coil_maps(A):
             memory["maps"] = A.maps
         snapshot = resumable.snapshot(z=z, mean=mean, before=before, box=list(box), step=k + 1, **memory)
-        yield Iterate(k + 1, p.outer_iterations, image, loss, snapshot, operator=A if refits_maps else None)
+        yield Iterate(k + 1, p.outer_iterations, image, loss, snapshot, operator=model)
 
 
 def draw_noise(p: UDiGDIP, denoised: Tensor, x: Tensor, sigma: float, rng: Generator) -> Tensor:

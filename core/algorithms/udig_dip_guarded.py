@@ -125,13 +125,15 @@ def run_trial(inputs: Inputs, p: UDiGDIP, steps: int, found: Findings, rng: Gene
     shortened = p.model_copy(update={"outer_iterations": steps})
     for iterate in udig_dip(training.y, training.A, z, network, prior, shortened, rng, state):
         is_last = iterate.step == steps
+        fitted = with_maps_of(inputs.A, iterate.operator)
         if iterate.state is not None and (iterate.step % period == 0 or is_last):
-            fitted = with_maps_of(inputs.A, iterate.operator)
             error = float(validation_error(fitted, inputs.y, found.train, iterate.image))
             if error < found.best_error:
                 found.best_error, found.best, found.best_at = error, iterate.image, iterate.step / steps
                 found.best_maps = fitted.maps if has_coil_maps(fitted) and fitted is not inputs.A else UNSET
-        yield iterate._replace(state=None) if is_last else iterate
+        # The trial's own model lacks the held-out measurements, which misfits shown on the way are of too.
+        shown = iterate._replace(operator=None if fitted is inputs.A else fitted)
+        yield shown._replace(state=None) if is_last else shown
     score = inputs.load_ood_scorer(p.prior)
     found.ood_score = None if score is None else score(found.best)
 

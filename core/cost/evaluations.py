@@ -43,6 +43,7 @@ DATA_ONLY_ITERATIONS = 20
 LOOKS = 100
 NORM_ITERATIONS = 24  # of Lanczos' method for |A|
 JOINT_MAPS_NORMALS = 240.0
+REFIT_MAPS_NORMALS = 28.0  # of one fit of the coil maps to a purified image: measured, it takes as long
 ASSESSED_NORMALS = {True: 30.0, False: 3.0}  # of a method with a prior, and without: the misfit and the direct image
 
 
@@ -81,7 +82,7 @@ def of_run(method: Parameters, coils: int = 1, *, follows: bool = False) -> Eval
         return start + Evaluations(**counts)
     match method:
         case UDiGDIP():
-            return start + _udig_dip(method, follows=follows)
+            return start + _udig_dip(method, coils, follows=follows)
         case TV():
             tries = 1 if method.weight is not None else TRIED_WEIGHTS
             return start + _tv(tries * TV_TRIAL_ITERATIONS + method.iterations)
@@ -122,28 +123,30 @@ def _tv(steps: int) -> Evaluations:
     return Evaluations(normals=TV_INNER_ITERATIONS * steps + 10.0, passes=TV_PASSES * steps)
 
 
-def _udig_dip(p: UDiGDIP, *, follows: bool) -> Evaluations:
+def _udig_dip(p: UDiGDIP, coils: int, *, follows: bool) -> Evaluations:
     k = p.outer_iterations
     if not p.checks_prior:
-        return _start(p.start) + _walk(p, k)
+        return _start(p.start) + _walk(p, k, coils)
     weights, (trial, final) = (1, TV_FOLLOWING) if follows else (TRIED_WEIGHTS, TV_ALONE)
     steps = weights * trial + final
     length = max(1, round(TRIAL_SHARE * k)) + (FINAL_FOLLOWING * k if follows else k)
     starts = Evaluations() if p.start == "tv" else _start(p.start).times(2)
-    return _tv(steps) + starts + _walk(p, length) + Evaluations(prior_calls=2.0, normals=20.0)
+    return _tv(steps) + starts + _walk(p, length, coils) + Evaluations(prior_calls=2.0, normals=20.0)
 
 
-def _walk(p: UDiGDIP, k: float) -> Evaluations:
+def _walk(p: UDiGDIP, k: float, coils: int) -> Evaluations:
     """Evaluations of so many outer iterations."""
     purifications = k / p.purification_period if p.purification_period <= k else 1.0
     pulled = (p.consistency_iterations + 1) * p.samples if p.consistency_iterations else 0
     shown = pulled * k if p.output == "consistent" else 0.0
+    # A period's first iteration refits; the trial and the final run may each begin one more.
+    refits = k / p.maps_period + 2 if p.maps_period and coils > 1 else 0.0
     updates, calls = p.inner_iterations * k, 2.0 * p.samples * k if p.inner_iterations else 0.0
     # An update leads all inputs at once, whose gradients are of as many images.
     updates *= p.samples
     unet = p.network == "unet"
     return Evaluations(
-        normals=purifications * pulled + shown + updates,
+        normals=purifications * pulled + shown + updates + refits * REFIT_MAPS_NORMALS,
         passes=20.0 * p.samples * k,
         prior_calls=purifications * p.prior_calls * p.samples,
         unet_updates=updates if unet else 0.0,

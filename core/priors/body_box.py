@@ -1,5 +1,6 @@
 """Body box: the part of an image that a prior is evaluated on, since outside the body there is nothing to restore."""
 
+import math
 from typing import NamedTuple, Self
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 
 VISIBLE = 0.05
 """Share of the brightest pixel above which a pixel may belong to the body."""
+BRIGHTEST = 2.0
+"""A pixel above this, in the unit of priors, counts as this: beside metal or a hot spot tissue stays visible."""
 NEIGHBOURHOOD = 5
 """Side in pixels of the square of which more than half must be visible, so that single pixels of noise do not count."""
 MARGIN = 12
@@ -31,9 +34,9 @@ class BodyBox(NamedTuple):
 
     @classmethod
     def around(cls, x: Tensor) -> Self:
-        """The box of the body in images (B, C, H, W), with a margin; the whole image where there is no body."""
-        magnitude = x.norm(dim=(0, 1))
-        visible = (magnitude > VISIBLE * magnitude.max()).float()[None, None]
+        """The box of the body in images (B, C, H, W) in the unit of priors, with a margin; of no body, the whole."""
+        magnitude = x.norm(dim=(0, 1)) / math.sqrt(len(x))
+        visible = (magnitude > VISIBLE * magnitude.max().clamp(max=BRIGHTEST)).float()[None, None]
         share = F.avg_pool2d(visible, NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2)[0, 0]
         inside = share > 0.5
         return cls(*_extent(inside.any(1)), *_extent(inside.any(0)))

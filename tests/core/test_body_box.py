@@ -38,6 +38,14 @@ def test_single_bright_pixels_are_no_body():
     assert BodyBox.around(image).top > 3
 
 
+@pytest.mark.parametrize("samples", [1, 4])
+def test_metal_far_brighter_than_the_body_does_not_hide_it(samples):
+    image = 0.5 * body((128, 128), slice(40, 90), slice(30, 80))
+    image[..., 60:70, 50:60] = 30.0
+    plain = body((128, 128), slice(40, 90), slice(30, 80))
+    assert BodyBox.around(image.expand(samples, -1, -1, -1)) == BodyBox.around(plain)
+
+
 def test_an_empty_image_has_the_whole_as_its_box():
     empty = torch.zeros(2, 1, 40, 50)
     assert BodyBox.around(empty) == BodyBox.whole(empty) == (0, 40, 0, 50)

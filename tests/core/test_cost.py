@@ -129,6 +129,14 @@ def test_the_counts_are_made_with_the_numbers_of_the_algorithms():
     assert fitted == pytest.approx(evaluations.JOINT_MAPS_NORMALS, rel=0.1)
 
 
+def test_fits_of_the_maps_to_purified_images_cost_time_where_there_are_several_coils():
+    kept, refitted, seldom = (complete(UDiGDIP(maps_period=period), Modality.MRI) for period in (0, 5, 50))
+    several, alone = ([of_run(method, coils).normals for method in (kept, seldom, refitted)] for coils in (8, 1))
+    assert several == sorted(set(several))
+    assert len(set(alone)) == 1
+    assert of_run(refitted, 8, follows=True).normals > of_run(kept, 8, follows=True).normals
+
+
 MRI_SIZE = Size(Modality.MRI, 128 * 128, 128 * 128, coils=8, makes_maps=True)
 CT_SIZE = Size(Modality.CT, 128 * 128, 128 * 128, entries=128 * 128 * 60 * 2.3)
 MORE = ("iterations", "outer_iterations", "steps", "samples", "inner_iterations", "prior_calls", "langevin_steps")

@@ -10,6 +10,7 @@ from tests.support import scans
 from tests.support.checkpoint_folder import checkpoints_in
 from udig_recon.core import formats
 from udig_recon.core.acquisition import Modality
+from udig_recon.core.coils.joint_maps import has_coil_maps
 from udig_recon.core.errors import UnsupportedScan
 from udig_recon.core.parameters import METHODS, complete, parse, require_random
 from udig_recon.core.prior_check import PriorCheck
@@ -103,6 +104,19 @@ def test_stopped_anywhere_it_goes_on_from_its_checkpoint_file_to_the_same_bits(p
             unbroken.prior_check,
             unbroken.validation_residual,
         )
+
+
+def test_the_models_of_iterates_have_all_measurements(problem):
+    models = [it.operator for it in reconstruct(problem, of(problem, JUDGED), seed=0) if it.operator is not None]
+    assert bool(models) == has_coil_maps(problem.operator)
+    assert all(torch.equal(model.measured, problem.operator.measured) for model in models)
+
+
+@pytest.mark.parametrize("inner", [0, 1])
+def test_an_image_of_refitted_maps_brings_its_model_with_each_iterate(problem, inner):
+    method = of(problem, {**TRUSTED, "prior_calls": 2, "inner_iterations": inner})
+    refitted = [it.operator is not None for it in reconstruct(problem, method, seed=0)]
+    assert set(refitted) == {has_coil_maps(problem.operator)}
 
 
 def test_seeds_are_judged_together(problem):

@@ -29,7 +29,7 @@ OVERHEAD_SHARE = 0.01  # of the time at most goes into measuring iterates, and a
 UNKNOWN = ("extra_forbidden", "union_tag_invalid", "literal_error", "enum")  # pydantic's errors for a newer version
 LAST_CHECKPOINT_SECONDS = 4.0  # a worker that shuts down waits this long for an iterate to continue from
 LAST_ITERATE_SECONDS = 30.0  # and so long does a job whose time is up
-STATE_FORMAT = 2  # of the content of checkpoints; another one cannot be continued
+STATE_FORMAT = 3  # of the content of checkpoints; another one cannot be continued
 
 
 class NotKnown(UnsupportedScan):
