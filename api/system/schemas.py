@@ -28,7 +28,7 @@ class ParameterOut(BaseModel):
 _PARAMETER = {
     "name": "outer_iterations",
     "type": "integer",
-    "default": 100,
+    "default": 33,
     "minimum": 1,
     "maximum": 100000,
     "symbol": "K",
@@ -40,7 +40,7 @@ _METHOD: dict[str, Any] = {
     "modalities": ["mri", "ct"],
     "needs_prior": True,
     "parameters": [_PARAMETER],
-    "presets": {"standard": {"mri": {"method": "udig_dip", "preset": "standard", "outer_iterations": 100}}},
+    "presets": {"standard": {"mri": {"method": "udig_dip", "preset": "standard", "outer_iterations": 33}}},
 }
 
 

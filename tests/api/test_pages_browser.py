@@ -80,7 +80,7 @@ def test_a_scan_is_dropped_reconstructed_seen_and_downloaded(
         page.reload()  # the scan is still chosen
         expect(page.locator("#scan-name")).to_have_text("knee größe.h5")
         page.click("#parameters summary")
-        expect(page.locator("#parameter-outer_iterations")).to_have_value("100")
+        expect(page.locator("#parameter-outer_iterations")).to_have_value("33")
         page.fill("#parameter-outer_iterations", "0")
         page.click("#go")  # what the service says of a wrong value
         expect(page.locator("#form-problem")).to_contain_text("outer_iterations")
