@@ -1,4 +1,4 @@
-"""Whether `standard` is ever worse than methods without a prior, on 46 scans that no limit was set on. Prints Markdown.
+"""Whether `standard` is ever worse than methods without a prior, on 47 scans that no limit was set on. Prints Markdown.
 
 `python -m benchmarks.accuracy.never_worse --images FOLDER --output FOLDER`. People held out of all training: knees, a
 hip, a pelvis, a neck, a brain, an abdomen, a chest; lines at 4x, 8x and 12x, Poisson-disc points, spokes; 12 to 60
@@ -11,10 +11,10 @@ above 33 dB that are not `good`. Results are stored under the output and compute
 """
 
 import argparse
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,9 +25,10 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import zoom
 
+from benchmarks.accuracy.noncartesian import FORMS, climb
+from benchmarks.accuracy.noncartesian import Bart as NonCartesianBart
 from benchmarks.accuracy.quality import Bart, Make
-from benchmarks.data.cases import SIZE, Case, Source, crop_or_pad, ct_images
-from benchmarks.peers.bart import bart, bart_along
+from benchmarks.data.cases import SIZE, Case, Source, crop_or_pad, ct_images, ct_scan
 from udig_recon.core.acquisition import Acquisition, Modality, MRIAcquisition, NonCartesianAcquisition
 from udig_recon.core.comparison.stored import Made, Measurement, Result, cpu_seconds, measure_once, read_result
 from udig_recon.core.parameters import Parameters, complete, parse
@@ -124,8 +125,6 @@ def mri_image(images: Path, case: MRICase) -> NDArray[np.complex64]:
 def simulate(images: Path, case: MRICase | CTCase) -> Acquisition:
     """The scan of a case; its slice number seeds mask, noise and phase."""
     if isinstance(case, CTCase):
-        from benchmarks.data.cases import ct_scan
-
         fine, pixel_mm = ct_images(images, Source(f"ct/{case.person}.nii.gz", 2, (case.index,), Modality.CT))
         return ct_scan(fine[case.index], pixel_mm, case.views, case.index, case.photons)
     image, rng = mri_image(images, case), np.random.default_rng((case.index, 0))
@@ -152,55 +151,15 @@ class Ladder(NamedTuple):
 
     def climb(self, result_of: Callable[[Measurement, Make], Result | None]) -> Result | None:
         """The result of the weight whose neighbours are both worse; None where one is missing."""
-        rung = self.start
-        while True:
-            near = [place for place in (rung, rung - 1, rung + 1) if 0 <= place < len(self.weights)]
-            found: dict[int, Result] = {}
-            for place in near:
-                result = result_of(*self.make(self.weights[place]))
-                if result is None:
-                    return None
-                found[place] = result
-            best = max(found, key=lambda place: -1.0 if math.isnan(found[place].psnr) else found[place].psnr)
-            if best == rung:
-                return found[best]
-            rung = best
+        return climb(len(self.weights), self.start, lambda rung: result_of(*self.make(self.weights[rung])))
 
 
 VIRTUAL_COILS = 8
 """BART compresses its coils to so many, where there are more: the same image in half the time."""
 
 
-def bart_cartesian(scan: Acquisition, program: Bart, regulariser: str) -> Made:
-    assert isinstance(scan, MRIAcquisition)
-    return program.run(scan, regulariser)
-
-
-class NonCartesianBart:
-    """BART along a trajectory; the coil maps of a scan are made once."""
-
-    def __init__(self) -> None:
-        self._maps: NDArray[np.complex64] | None = None
-
-    def run(self, scan: Acquisition, options: Sequence[str]) -> Made:
-        """|x| of `pics`."""
-        assert isinstance(scan, NonCartesianAcquisition)
-        along = {"trajectory": scan.trajectory[0], "kspace": scan.kspace[0]}
-        if self._maps is None:
-            images, _ = bart_along("nufft", "-i", "-l0.01", f"-d{SIZE}:{SIZE}:1", **along)
-            gridded, _ = bart("fft", "-u", "7", images=images)
-            self._maps = bart("ecalib", "-m1", kspace=gridded)[0]
-        began = cpu_seconds()
-        image, seconds = bart_along(
-            *("pics", "-S", "-d0", "-i100", "-t", "trajectory", *options), **along, maps=self._maps
-        )
-        return np.abs(image[0]), {"seconds": seconds, "cpu_seconds": cpu_seconds() - began, "threads": 1}
-
-
 def compressed(scan: MRIAcquisition) -> MRIAcquisition:
     """The scan with its coils compressed to `VIRTUAL_COILS` by BART's measure, the singular vectors of the samples."""
-    from dataclasses import replace
-
     kspace = scan.kspace[0]
     if len(kspace) <= VIRTUAL_COILS:
         return scan
@@ -224,15 +183,18 @@ def peers(case: MRICase | CTCase, scan: Callable[[], Acquisition]) -> Iterator[L
         yield Ladder("TV", weights, 3, lambda weight: engine("TV", case, {**tv, "weight": weight}))
         return
     if case.sampling.startswith("spokes"):
-        along = NonCartesianBart()
-        for label, form, extra, weights, start in (
-            ("BART wavelet", "W:3:0:{:g}", ("-e",), (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 8e-4, 1.2e-3, 2e-3, 4e-3), 3),
-            ("BART TV", "T:3:0:{:g}", (), (7.5e-5, 1.5e-4, 3e-4, 6e-4, 1.2e-3, 2.5e-3, 4e-3), 2),
-        ):
+
+        @cache
+        def along() -> NonCartesianBart:
+            whole = scan()
+            assert isinstance(whole, NonCartesianAcquisition)
+            return NonCartesianBart(whole)
+
+        for label, (form, extra, weights, start) in FORMS.items():
 
             def spokes(weight: float, form: str = form, extra: Any = extra, label: str = label) -> Any:
                 options = (*extra, "-R", form.format(weight))
-                return Measurement(f"{label} {weight:g}", {"bart": options}), lambda _: along.run(scan(), options)
+                return Measurement(f"{label} {weight:g}", {"bart": options}), lambda _: along().run(options)
 
             yield Ladder(label, weights, start, spokes)
         return
@@ -252,7 +214,7 @@ def peers(case: MRICase | CTCase, scan: Callable[[], Acquisition]) -> Iterator[L
         def cartesian(weight: float, form: str = form, label: str = label) -> Any:
             regulariser = form.format(weight)
             key = {"bart": regulariser, "iterations": 150, "maps": "ecalib -m1", "coils": VIRTUAL_COILS}
-            return Measurement(f"{label} {weight:g}", key), lambda _: bart_cartesian(few_coils(), program, regulariser)
+            return Measurement(f"{label} {weight:g}", key), lambda _: program.run(few_coils(), regulariser)
 
         yield Ladder(label, weights, 3, cartesian)
 

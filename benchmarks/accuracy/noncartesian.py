@@ -8,6 +8,7 @@ One thread. Results are stored under the output and computed once.
 """
 
 import argparse
+import math
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
@@ -90,20 +91,29 @@ def peer(program: Bart, kind: str, rung: int) -> tuple[Measurement, Make]:
     return Measurement(f"{kind} {weights[rung]:g}", key), lambda _: program.run(options)
 
 
-def best_of(kind: str, result_of: Callable[[int], Result | None]) -> Result | None:
-    """The result of the weight whose neighbours are both worse; None: one of the three is missing."""
-    _, _, weights, rung = FORMS[kind]
+def climb(rungs: int, start: int, result_of: Callable[[int], Result | None]) -> Result | None:
+    """The result of the rung whose neighbours are both worse, from `start` on; None: one of the three is missing."""
+    rung = start
     while True:
-        near = [place for place in (rung - 1, rung, rung + 1) if 0 <= place < len(weights)]
-        results = {place: result_of(place) for place in near}
-        found = {place: result for place, result in results.items() if result is not None}
-        if len(found) < len(near):
-            return None
+        found: dict[int, Result] = {}
+        # The rung itself is first, so that of equals it is taken and the climb ends.
+        for place in (rung, rung - 1, rung + 1):
+            if 0 <= place < rungs:
+                result = result_of(place)
+                if result is None:
+                    return None
+                found[place] = result
         # A run that diverged holds NaN.
-        best = max(found, key=lambda place: -1.0 if np.isnan(found[place].psnr) else found[place].psnr)
+        best = max(found, key=lambda place: -math.inf if math.isnan(found[place].psnr) else found[place].psnr)
         if best == rung:
             return found[best]
         rung = best
+
+
+def best_of(kind: str, result_of: Callable[[int], Result | None]) -> Result | None:
+    """BART's best result along the ladder of weights of a regulariser; None: one is missing."""
+    _, _, weights, start = FORMS[kind]
+    return climb(len(weights), start, result_of)
 
 
 def stored(
@@ -152,8 +162,6 @@ def main() -> None:
         scan, folder = scan_of(options.images, name), options.output / name
         assert scan.reference is not None
         reference = scan.reference[0]
-        program = Bart(scan)
-
         result_of = partial(stored, name, folder, scan)
         program = Bart(scan)
         best = {kind: best_of(kind, partial(tried, result_of, program, kind, by_bart)) for kind in FORMS}
