@@ -15,7 +15,7 @@ from udig_recon.api.http.concurrency import client_of
 from udig_recon.api.http.problems import Conflict, Gone, Invalid, UnknownMedia
 from udig_recon.api.scans.ingest import ReceivedScan, examine, sharing_of
 from udig_recon.api.scans.upload import Upload, open_upload
-from udig_recon.api.uploads.lifecycle import busy, delete_upload, find_upload, lost
+from udig_recon.api.uploads.lifecycle import busy, delete_bytes, delete_upload, find_upload, lost
 from udig_recon.core.errors import UnknownFormat, UnreadableScan, UnsupportedScan
 from udig_recon.worker.storage import direct_uploads, uploads
 from udig_recon.worker.storage.direct_uploads import IncompleteParts
@@ -59,7 +59,7 @@ async def receive_uploaded(
         scan.resumable_id = upload_id
         yield scan
     with CancelScope(shield=True):
-        await context.file_threads.run(uploads.delete_file, context.storage, upload_id)
+        await context.file_threads.run(delete_bytes, context, upload_id, row.part_bytes)
 
 
 async def _open(opened: AsyncExitStack, context: Context, row: Any) -> Upload:

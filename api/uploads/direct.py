@@ -1,6 +1,7 @@
 """Endpoints of direct uploads: a client sends a large file part by part to the bucket itself, by signed requests."""
 
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,8 +18,10 @@ from udig_recon.api.scans.upload import base_name
 from udig_recon.api.uploads import lifecycle
 from udig_recon.api.uploads.protocol import Metadata
 from udig_recon.api.uploads.schemas import UploadOut
+from udig_recon.worker.access.quotas import is_unfinished
 from udig_recon.worker.database.tables import ResumableUpload
 from udig_recon.worker.storage import direct_uploads, keys
+from udig_recon.worker.storage.direct_uploads import Part
 
 router = APIRouter(tags=["uploads"])
 PATH = "/v1/direct-uploads"
@@ -108,7 +111,8 @@ def create_direct_upload(context: ContextDep, caller: Writer, asked: DirectUploa
     part_bytes = direct_uploads.part_bytes_of(asked.size_bytes)
     metadata = Metadata(base_name(asked.filename), asked.sha256)
     begun = lifecycle.begin_upload(context, caller, asked.size_bytes, metadata, part_bytes)
-    body = _out(context, begun, part_bytes)
+    # The bucket is not asked: without an answer the upload would count as stored, and its client not know it.
+    body = _out(context, begun, part_bytes, direct_uploads.parts_of(asked.size_bytes, part_bytes))
     return Response(body.model_dump_json(), 201, {"Location": f"{PATH}/{begun.id}", "Cache-Control": "no-store"}, JSON)
 
 
@@ -116,7 +120,7 @@ def create_direct_upload(context: ContextDep, caller: Writer, asked: DirectUploa
     f"{PATH}/{{upload_id}}",
     summary="What is missing of an upload to the bucket",
     response_model=DirectUploadOut,
-    responses=responses({200: DirectUploadOut}, 404, 409, 410, 422, 503),
+    responses=responses({200: DirectUploadOut}, 404, 409, 410, 422, 423, 503),
 )
 async def get_direct_upload(context: ContextDep, caller: Writer, upload_id: uuid.UUID) -> Response:
     """Each answer has new signed requests, and puts off the expiry."""
@@ -131,17 +135,18 @@ def _look(context: Context, caller: Caller, row: Any) -> DirectUploadOut:
     found = UploadOut.model_validate(row)
     if row.stored_at is not None:
         return DirectUploadOut(**found.model_dump(), part_bytes=row.part_bytes, missing=[])
-    out = _out(context, found, row.part_bytes)
-    mine = (ResumableUpload.tenant == caller.tenant) & (ResumableUpload.id == row.id)
+    parts = direct_uploads.parts_of(row.size_bytes, row.part_bytes)
+    out = _out(context, found, row.part_bytes, direct_uploads.missing_parts(context.storage, row.id, parts))
+    mine = (ResumableUpload.tenant == caller.tenant) & (ResumableUpload.id == row.id) & is_unfinished()
     values = {"offset_bytes": out.offset_bytes, "expires_at": func.now() + lifecycle.kept_for(context.settings)}
     with context.sessions.begin() as session:
         later = session.scalar(update(ResumableUpload).where(mine).values(values).returning(ResumableUpload.expires_at))
-    return out if later is None else out.model_copy(update={"expires_at": later})
+    if later is None:  # it was deleted, or became a scan, since its row was read: its parts are gone
+        raise lifecycle.busy()
+    return out.model_copy(update={"expires_at": later})
 
 
-def _out(context: Context, upload: UploadOut, part_bytes: int) -> DirectUploadOut:
-    parts = direct_uploads.parts_of(upload.size_bytes, part_bytes)
-    missing = direct_uploads.missing_parts(context.storage, upload.id, parts)
+def _out(context: Context, upload: UploadOut, part_bytes: int, missing: Sequence[Part]) -> DirectUploadOut:
     there = upload.size_bytes - sum(part.size_bytes for part in missing)
     requests = []
     for part in missing:

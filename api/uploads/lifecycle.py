@@ -1,5 +1,6 @@
 """Resumable uploads as rows: begin, find, list, delete; and the problems of one that is not as a request expects it."""
 
+import logging
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,9 +25,10 @@ from udig_recon.worker.access.tenants import limits_of
 from udig_recon.worker.database.ids import new_id
 from udig_recon.worker.database.tables import ResumableUpload
 from udig_recon.worker.settings import Settings
-from udig_recon.worker.storage import uploads
-from udig_recon.worker.storage.base import Storage
+from udig_recon.worker.storage import direct_uploads, uploads
+from udig_recon.worker.storage.base import Storage, StorageUnavailable
 
+log = logging.getLogger(__name__)
 _UPLOAD = ResumableUpload.__table__
 _IS_PAST = (_UPLOAD.c.expired | (_UPLOAD.c.stored_at.is_(None) & (_UPLOAD.c.expires_at < func.now()))).label("is_past")
 _ONE = AsyncQuery(
@@ -100,10 +102,22 @@ def delete_upload(context: Context, who: Who, upload_id: uuid.UUID) -> bool:
         ).one_or_none()
         if upload is None:
             return False
+        part_bytes = upload.part_bytes
         session.delete(upload)
         audit.append(session, who, "upload.deleted", upload=upload_id)
-    uploads.delete_file(context.storage, upload_id)
+    delete_bytes(context, upload_id, part_bytes)
     return True
+
+
+def delete_bytes(context: Context, upload_id: uuid.UUID, part_bytes: int | None) -> None:
+    """Delete the bytes of an upload that nobody needs any more, which the orphan cleanup does where this fails."""
+    uploads.delete_file(context.storage, upload_id)
+    if part_bytes is None:
+        return
+    try:
+        direct_uploads.delete(context.storage, upload_id)
+    except StorageUnavailable as error:
+        log.warning("upload.left_to_cleanup", extra={"error": type(error).__name__})
 
 
 @asynccontextmanager

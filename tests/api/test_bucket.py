@@ -19,6 +19,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from tests.support.fake_worker import Drive
+from tests.support.keyed_client import KeyedApi
 from tests.support.moto_bucket import Moto
 from tests.support.worker_processes import until, working
 from udig_recon.api.app import create_app
@@ -35,6 +36,7 @@ from udig_recon.worker.storage.base import Storage
 from udig_recon.worker.storage.orphans import delete_orphans
 
 METHOD = SIRT(iterations=300, holdout_share=0)
+TUS = {"Tus-Resumable": "1.0.0"}
 LONG = {"method": "sirt", "iterations": 3000, "holdout_share": 0}
 
 
@@ -232,6 +234,56 @@ def test_a_direct_upload_has_the_limits_and_the_end_of_any_other(
     assert retention.expire(database, bucket) == 1
     assert client.get(f"/v1/direct-uploads/{upload['id']}").status_code == 410
     assert list(bucket.list(keys.PARTS)) == []
+
+
+def test_a_direct_upload_counts_against_the_quotas_from_its_beginning(keyed_api: KeyedApi) -> None:
+    _, headers = keyed_api.key("a")
+    client = keyed_api.client
+    keyed_api.limit("a", max_stored_bytes=10_000)
+    begun = client.post("/v1/direct-uploads", json={"size_bytes": 6000}, headers=headers)
+    assert begun.status_code == 201
+    refused = client.post("/v1/direct-uploads", json={"size_bytes": 6000}, headers=headers)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "3600")
+    assert "max_stored_bytes" in refused.json()["detail"]
+    keyed_api.limit("a", max_stored_bytes=None, max_unfinished_uploads=1)
+    refused = client.post("/v1/direct-uploads", json={"size_bytes": 6000}, headers=headers)
+    assert (refused.status_code, "max_unfinished_uploads" in refused.json()["detail"]) == (429, True)
+    assert client.delete(f"/v1/uploads/{begun.json()['id']}", headers={**headers, **TUS}).status_code == 204
+    assert client.post("/v1/direct-uploads", json={"size_bytes": 6000}, headers=headers).status_code == 201
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_direct_uploads_begin_and_end_while_the_store_is_away(
+    client: TestClient, moto: Moto, bucket: Storage, database: sessionmaker[Session]
+) -> None:
+    first = client.post("/v1/direct-uploads", json={"size_bytes": 5000}).json()
+    send(first["missing"][:1], bytes(5000))
+    os.kill(moto.process.pid, signal.SIGSTOP)
+    try:
+        second = client.post("/v1/direct-uploads", json={"size_bytes": 5000})
+        assert (second.status_code, len(second.json()["missing"])) == (201, 2)
+        assert client.get(second.headers["location"]).status_code == 503
+        assert client.delete(f"/v1/uploads/{first['id']}", headers=TUS).status_code == 204
+    finally:
+        os.kill(moto.process.pid, signal.SIGCONT)
+    assert client.get(f"/v1/direct-uploads/{first['id']}").status_code == 404
+    delete_orphans(database, bucket, seconds=-1)
+    assert list(bucket.list(keys.PARTS)) == []
+
+
+def test_an_upload_that_becomes_a_scan_while_its_parts_are_asked_for_is_told_as_busy(
+    client: TestClient, database: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = client.post("/v1/direct-uploads", json={"size_bytes": 5000}).json()
+
+    def overtaken(*_: object) -> list[direct_uploads.Part]:
+        with database.begin() as session:
+            session.execute(update(ResumableUpload).values(stored_at=func.now()))
+        return []
+
+    monkeypatch.setattr(direct_uploads, "missing_parts", overtaken)
+    assert client.get(f"/v1/direct-uploads/{upload['id']}").status_code == 423
+    assert client.get(f"/v1/direct-uploads/{upload['id']}").json()["missing"] == []
 
 
 def test_a_service_on_a_folder_says_how_it_takes_large_files(

@@ -11,6 +11,7 @@ from typing import Any
 import obstore
 import pytest
 from click.testing import CliRunner
+from obstore.store import LocalStore
 
 from tests.support.moto_bucket import Moto
 from udig_recon.core.files.atomic import DamagedFile
@@ -22,6 +23,7 @@ from udig_recon.worker.storage import bucket, copying, direct_uploads, keys
 from udig_recon.worker.storage.backends import open_storage
 from udig_recon.worker.storage.base import StorageUnavailable
 from udig_recon.worker.storage.bucket import BucketStorage
+from udig_recon.worker.storage.cache import Cache
 from udig_recon.worker.storage.integrity import Verifier
 from udig_recon.worker.storage.local import LocalStorage
 
@@ -235,6 +237,29 @@ def test_a_folder_is_copied_to_a_bucket_and_a_copy_that_was_cut_off_goes_on(
     back = LocalStorage(tmp_path / "back")
     assert copying.copy_objects(stored, back).objects == 3
     assert back.read(keys.IDENTITY) == b"id"
+
+
+def test_a_store_that_refuses_to_delete_what_is_missing_deletes_the_others(tmp_path: Path) -> None:
+    (tmp_path / "objects").mkdir()
+    store = LocalStore(tmp_path / "objects")  # as Google's and Azure's, unlike S3
+    storage = BucketStorage(store, "local", tmp_path / "data", Cache(tmp_path / "cache", 1000))
+    storage.put("scans/b", b"there")
+    storage._delete(["scans/a", "scans/b"])
+    storage.delete("scans/b")
+    assert list(storage.list(keys.SCANS)) == []
+
+
+@pytest.mark.usefixtures("bucket_url")
+def test_a_bucket_that_is_missing_is_told_by_a_deletion_too(tmp_path: Path) -> None:
+    with pytest.raises(StorageUnavailable):
+        open_storage(settings_of("s3://missing/prefix", tmp_path)).delete("scans/a")
+
+
+def test_what_was_staged_and_never_committed_is_forgotten(stored: BucketStorage) -> None:
+    for _ in range(3):
+        with stored.scratch() as scratch:
+            stored.stage(scratch.path, keys.scan("a" * 64))
+    assert len(stored._staged) == 1
 
 
 def test_parts_are_joined_and_those_of_another_size_are_missing(

@@ -95,5 +95,7 @@ def test_copies_of_what_was_deleted_or_replaced_go_with_the_leftovers(tmp_path: 
     assert cache.remove_leftovers(2**40, now.get) == 3
     assert cache.remove_leftovers(0.0, {}.get) == 0  # another process has done it
     assert {copy.key for copy in cache.copies()} == {"jobs/same"}
-    assert cache.drop("jobs/same")
+    held(cache, "jobs/other")
+    assert cache.drop("jobs/same", "jobs/other", "jobs/unknown")
+    assert cache.copies() == []
     assert not cache.drop("jobs/same")

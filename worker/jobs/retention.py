@@ -21,7 +21,7 @@ from udig_recon.worker.database.tables import (
     Scan,
     WebhookDelivery,
 )
-from udig_recon.worker.storage import keys, previews, uploads
+from udig_recon.worker.storage import direct_uploads, keys, previews, uploads
 from udig_recon.worker.storage.base import Storage
 from udig_recon.worker.storage.scans import forget, is_in_use
 
@@ -120,6 +120,8 @@ def _expire_job(session: Session, storage: Storage, job: Job) -> None:
 def _expire_upload(session: Session, storage: Storage, upload: ResumableUpload) -> None:
     """Delete the file before the row says so: an interrupted sweep repeats both. The name that a client gave goes."""
     uploads.delete_file(storage, upload.id)
+    if upload.part_bytes is not None:
+        direct_uploads.delete(storage, upload.id)
     upload.expired, upload.filename, upload.sha256 = True, "", None
     audit.append(session, Who(upload.tenant, audit.SWEEP), "upload.expired", upload=upload.id)
 

@@ -160,6 +160,8 @@ class BucketStorage(Storage):
 
     def stage(self, path: Path, key: str) -> None:
         """See Storage: the file is put."""
+        for gone in [each for each in list(self._staged) if not each.exists()]:  # never committed, as by a quota
+            self._staged.pop(gone, None)
         self._put(key, path)
         self._staged[path] = (key, _version(self._head(key)))
 
@@ -196,8 +198,7 @@ class BucketStorage(Storage):
             if not found:
                 return
             self._delete(found)
-            for key in found:
-                self.cache.drop(key)
+            self.cache.drop(*found)
 
     def create_group(self, group: str) -> None:
         """See Storage."""
@@ -361,7 +362,18 @@ class BucketStorage(Storage):
     def _delete(self, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), DELETED_AT_ONCE):
             with self._answers():
-                obstore.delete(self._store, keys[start : start + DELETED_AT_ONCE])
+                try:
+                    obstore.delete(self._store, keys[start : start + DELETED_AT_ONCE])
+                except FileNotFoundError:
+                    self._delete_singly(keys[start : start + DELETED_AT_ONCE])
+
+    def _delete_singly(self, keys: Sequence[str]) -> None:
+        """Delete objects one by one: a store that refuses to delete what is missing leaves the others of a request."""
+        for key in keys:
+            with suppress(FileNotFoundError):
+                obstore.delete(self._store, key)
+        # Where not an object but the bucket is missing, a listing fails too.
+        next(iter(obstore.list(self._store, keys[0])), None)
 
     def _listed(self, prefix: str) -> "Iterator[ObjectMeta]":
         pages = iter(obstore.list(self._store, prefix))

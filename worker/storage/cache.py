@@ -67,9 +67,10 @@ class Cache:
             if size > self.most_bytes:
                 _evict(path)
 
-    def drop(self, key: str) -> bool:
-        """Remove every copy of an object, though somebody reads it; whether there was one."""
-        found = [copy for copy in self.copies() if copy.key == key]
+    def drop(self, *keys: str) -> bool:
+        """Remove every copy of these objects, though somebody reads it; whether there was one."""
+        asked = set(keys)
+        found = [copy for copy in self.copies() if copy.key in asked]
         for copy in found:
             copy.path.unlink(missing_ok=True)
         return bool(found)

@@ -28,7 +28,6 @@ from sqlalchemy.orm import Session
 from udig_recon.core.files import atomic
 from udig_recon.worker.access.quotas import is_unfinished
 from udig_recon.worker.database.tables import ResumableUpload
-from udig_recon.worker.storage import keys
 from udig_recon.worker.storage.base import Storage
 from udig_recon.worker.storage.scratch import Scratch, make_private_folder
 
@@ -65,11 +64,10 @@ def create_file(storage: Storage, upload_id: uuid.UUID) -> None:
 
 
 def delete_file(storage: Storage, upload_id: uuid.UUID) -> None:
-    """Delete the file of an upload, or its parts, if they are there."""
+    """Delete the file of an upload, if it is there."""
     path = path_of(storage, upload_id)
     path.unlink(missing_ok=True)
     _link(path).unlink(missing_ok=True)
-    storage.delete_prefix(keys.parts(upload_id))
 
 
 def leftovers(storage: Storage, before: float) -> Iterator[uuid.UUID]:

@@ -39,6 +39,7 @@ from udig_client.models import (
     Comparison,
     CreatedKey,
     Destination,
+    DirectUpload,
     Health,
     Job,
     Method,
@@ -692,12 +693,9 @@ class AsyncClient:
         return scan
 
     async def _upload_in_pieces(self, file: UploadedFile, tell: Listener, resume: str | None) -> Scan:
-        if self._may_have_bucket:
-            try:
-                return await self._upload_to_bucket(file, tell, resume)
-            except (Conflict, NotFound):
-                # It keeps its files in a folder, or is of a version before 0.5; or the upload was begun otherwise.
-                self._may_have_bucket = resume is not None
+        upload = await self._direct_upload(file, resume)
+        if upload is not None:
+            return await self._upload_to_bucket(file, tell, upload)
         offset = 0
         if resume is None:
             resume = await self.send(operations.create_upload(file.size, file.filename))
@@ -720,15 +718,25 @@ class AsyncClient:
         except (ServiceUnreachable, Unavailable, QuotaExceeded, Locked) as error:
             raise UploadInterrupted(resume, offset, str(error)) from error
 
-    async def _upload_to_bucket(self, file: UploadedFile, tell: Listener, resume: str | None) -> Scan:
-        """Send each part to the service's bucket. Raises Conflict and NotFound where the service takes none so."""
-        if resume is None:
-            upload = await self.send(operations.create_direct_upload(file.size, file.filename))
-        else:
+    async def _direct_upload(self, file: UploadedFile, resume: str | None) -> DirectUpload | None:
+        """A new direct upload of a file, or the one to resume; None: its bytes go to the service."""
+        if not self._may_have_bucket:
+            return None
+        try:
+            if resume is None:
+                return await self.send(operations.create_direct_upload(file.size, file.filename))
             upload = await self.send(operations.get_direct_upload(resume))
-            if upload.size_bytes != file.size:
-                message = f"upload {resume} is of a file of {upload.size_bytes} bytes, and {file.path} has {file.size}"
-                raise ValueError(message)
+        except (Conflict, NotFound):
+            # It keeps its files in a folder, or is of a version before 0.5; or the upload was begun otherwise.
+            self._may_have_bucket = resume is not None
+            return None
+        if upload.size_bytes != file.size:
+            message = f"upload {resume} is of a file of {upload.size_bytes} bytes, and {file.path} has {file.size}"
+            raise ValueError(message)
+        return upload
+
+    async def _upload_to_bucket(self, file: UploadedFile, tell: Listener, upload: DirectUpload) -> Scan:
+        """Send each missing part to the service's bucket, then make the scan."""
         attempts = self._attempts()
         try:
             while upload.missing:
