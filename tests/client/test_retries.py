@@ -369,6 +369,60 @@ def test_an_upload_that_is_cut_off_arrives_whole(client_to: MakeClient, tmp_path
     assert (told[-1].done, told[-1].total) == (len(content), len(content))
 
 
+class ServiceOnBucket:
+    """A service whose bucket gives `statuses` to parts, and which refuses the file itself with the last answer."""
+
+    def __init__(self, content: bytes, *statuses: int, refusal: int | None = None) -> None:
+        self.content, self.statuses, self.refusal = content, list(statuses), refusal
+        self.stored, self.begun, self.keys_told = False, 0, 0
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.host == "bucket":
+            self.keys_told += "authorization" in request.headers
+            status = self.statuses.pop(0) if self.statuses else 200
+            self.stored = status == 200
+            return httpx.Response(status)
+        match request.method, request.url.path:
+            case "POST", "/v1/direct-uploads":
+                self.begun += 1
+                return httpx.Response(201, json=self.upload())
+            case "GET", "/v1/direct-uploads/u1":
+                return httpx.Response(200, json=self.upload())
+            case "POST", "/v1/scans" if self.refusal is not None:
+                return problem(self.refusal)
+            case "POST", "/v1/scans":
+                return httpx.Response(201, json=scan_of(self.content))
+        raise AssertionError(f"{request.method} {request.url}")
+
+    def upload(self) -> dict[str, Any]:
+        size = len(self.content)
+        part = {"number": 1, "offset": 0, "size_bytes": size, "method": "PUT", "url": "http://bucket/1", "headers": {}}
+        dates = {"created_at": "2026-01-01T00:00:00Z", "expires_at": "2026-01-02T00:00:00Z"}
+        counts = {"size_bytes": size, "offset_bytes": size if self.stored else 0, "part_bytes": size}
+        return {"id": "u1", "filename": "scan.npy", **counts, **dates, "missing": [] if self.stored else [part]}
+
+
+def test_a_part_that_the_bucket_refuses_is_sent_again_without_the_key(client_to: MakeClient, tmp_path: Path) -> None:
+    (tmp_path / "scan.npy").write_bytes(bytes(2000))
+    server = ServiceOnBucket(bytes(2000), 403, 503)
+    scan = client_to(server, piece_bytes=1000).upload(tmp_path / "scan.npy")
+    assert (scan.sha256, server.begun, server.keys_told) == (hashlib.sha256(bytes(2000)).hexdigest(), 1, 0)
+    refusing = ServiceOnBucket(bytes(2000), *[403] * 1000)
+    with pytest.raises(UploadInterrupted, match="the bucket of http://service did not take a part: status 403"):
+        client_to(refusing, piece_bytes=1000, patience=5).upload(tmp_path / "scan.npy")
+
+
+@pytest.mark.parametrize(("status", "error"), [(409, Conflict), (404, NotFound)])
+def test_a_refusal_of_what_the_bucket_has_is_told_and_nothing_is_sent_again(
+    client_to: MakeClient, tmp_path: Path, status: int, error: type[Exception]
+) -> None:
+    (tmp_path / "scan.npy").write_bytes(bytes(2000))
+    server = ServiceOnBucket(bytes(2000), refusal=status)
+    with pytest.raises(error):
+        client_to(server, piece_bytes=1000).upload(tmp_path / "scan.npy")
+    assert server.begun == 1
+
+
 def test_an_upload_that_another_program_began_is_gone_on_with(client_to: MakeClient, tmp_path: Path) -> None:
     content = bytes(range(250)) * 17
     (tmp_path / "scan.npy").write_bytes(content)

@@ -59,7 +59,7 @@ from udig_client.models import (
 )
 from udig_client.operations import Operation, given
 from udig_client.progress import Listener, Progress, ProgressOption, listener
-from udig_client.retry import Attempts
+from udig_client.retry import Attempts, reason_of
 from udig_client.version import __version__
 
 if TYPE_CHECKING:
@@ -762,9 +762,9 @@ class AsyncClient:
         try:
             response = await self._http.send(self._signed(part.method, part.url, part.headers, content))
         except httpx.TransportError as error:
-            return attempts.after_cut(error)
+            return attempts.after_part(reason_of(error))
         # A request that was signed long ago is refused (403); the next answer of the service has another.
-        return None if response.is_success else attempts.after_close(None)
+        return None if response.is_success else attempts.after_part(f"status {response.status_code}")
 
     def _signed(self, method: str, url: str, headers: Mapping[str, str], content: bytes | None = None) -> httpx.Request:
         """A request to the service's bucket, which needs no key of the service and is not told one."""

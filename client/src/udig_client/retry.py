@@ -60,6 +60,10 @@ class Attempts:
         """After a piece of an upload that was cut off, which may have come in part. Raises ServiceUnreachable."""
         return self._wait(ServiceUnreachable(f"{self.where} does not answer: {reason_of(error)}"), None)
 
+    def after_part(self, reason: str) -> float:
+        """After a part of an upload that the service's bucket did not take. Raises ServiceUnreachable."""
+        return self._wait(ServiceUnreachable(f"the bucket of {self.where} did not take a part: {reason}"), None)
+
     def after_answer(self, response: httpx.Response) -> float:
         """After an answer that refuses. Raises the problem unless it is transient."""
         problem = problem_of(response, self.problems)
