@@ -330,6 +330,8 @@ class TusServer:
         self.requests: list[tuple[str, str]] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.startswith("/v1/direct-uploads"):  # its files lie in a folder
+            return problem(409, "conflict")
         self.requests.append((request.method, request.url.path))
         match request.method, request.url.path:
             case "POST", "/v1/uploads":
