@@ -24,6 +24,7 @@ READS = {  # of metadata; images have entries of their own
     "/v1/scans/{scan_id}": "scan.read",
     "/v1/uploads": "uploads.listed",
     "/v1/uploads/{upload_id}": "upload.read",
+    "/v1/direct-uploads/{upload_id}": "upload.read",
     "/v1/jobs": "jobs.listed",
     "/v1/jobs/{job_id}": "job.read",
     "/v1/jobs/{job_id}/progress": "job.read",

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +11,7 @@ from sqlalchemy import func, update
 
 from udig_recon.api.access.authentication import Caller, Writer
 from udig_recon.api.dependencies import Context, ContextDep
+from udig_recon.api.http.json_body import JSON, json_body, request_body
 from udig_recon.api.http.problems import Conflict, TooLarge
 from udig_recon.api.openapi.content import CREATED, SHA256, UPLOAD_ID
 from udig_recon.api.openapi.responses import responses
@@ -26,7 +27,6 @@ from udig_recon.worker.storage.direct_uploads import Part
 router = APIRouter(tags=["uploads"])
 PATH = "/v1/direct-uploads"
 SIGNED_SECONDS = 3600.0
-JSON = "application/json"
 _PART: dict[str, Any] = {
     "number": 1,
     "offset": 0,
@@ -93,9 +93,14 @@ class DirectUploadOut(UploadOut):
     status_code=201,
     summary="Begin an upload to the bucket itself",
     response_model=DirectUploadOut,
-    responses=responses({201: DirectUploadOut}, 400, 409, 413, 422, 503),
+    responses=responses({201: DirectUploadOut}, 400, 409, 413, 415, 422, 503),
+    openapi_extra=request_body(DirectUploadRequest),
 )
-def create_direct_upload(context: ContextDep, caller: Writer, asked: DirectUploadRequest) -> Response:
+def create_direct_upload(
+    context: ContextDep,
+    caller: Writer,
+    asked: Annotated[DirectUploadRequest, json_body(DirectUploadRequest, "a direct upload")],
+) -> Response:
     """Send each of `missing` by its request, then POST /v1/scans with `upload_id`; GET tells what is missing yet.
 
     409: this service keeps its files in a folder, and takes large ones by POST /v1/uploads. The length counts as stored
