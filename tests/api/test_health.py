@@ -58,7 +58,7 @@ def test_tables_of_another_version_are_not_ready(
 ) -> None:
     drive.worker()
     with owner_database.begin() as session:
-        session.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+        session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     ready = client.get("/readyz")
     assert ready.status_code == 503
     assert "run udig migrate" in ready.json()["checks"]["database"]
