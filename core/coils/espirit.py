@@ -90,10 +90,10 @@ def _principal(covariance: Tensor, start: Tensor, iterations: int = 20) -> tuple
     count = max(1, block // (width * coils**2 * start.element_size()))
     vectors, values = [], []
     for part, begin in zip(torch.split(rows, count), torch.split(start, count, dim=1), strict=True):
-        check_interruption()
         matrices = (columns @ part.flatten(2)).reshape(-1, coils, coils)
         x = begin.flatten(1).T.contiguous()
         for step in range(iterations):
+            check_interruption()
             # Eigenvalues are at most 1, so that a few products in a row overflow nothing.
             if step % UNSCALED == 0 or step == iterations - 1:
                 x, _ = _scaled(x)

@@ -106,7 +106,7 @@ def test_each_step_of_each_inner_loop_asks(problem):
 
 def test_maps_and_projectors_ask_while_they_are_made():
     kspace = torch.from_numpy(scans.mri(slices=1)["kspace"][0])
-    assert asked(lambda: espirit(kspace, (16, 16))) >= kspace.shape[1]
+    assert asked(lambda: espirit(kspace, (16, 16))) >= 20  # iterations of each block of rows
     angles = tuple(np.arange(180) * np.pi / 180)
     assert asked(lambda: StripProjector(Geometry(angles, 64, 91, 1.0, 1.0), CPU)) >= 8
 
