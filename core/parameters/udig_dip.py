@@ -185,7 +185,7 @@ CT: dict[str, Any] = {
     "samples": 2,
     "antithetic": True,
     "dual_step": 1.0,
-    "consistency_weight": 0.5,
+    "consistency_weight": 1.0,
     "outer_iterations": 25,
 }
 # Without a trial run and total variation the start is far from the image; noise helps to leave it.
