@@ -154,12 +154,17 @@ def step_clock(stack: Stack, rng: random.Random) -> Iterator[Struck]:
         yield Struck(0)
 
 
+def _bucket_in(mode: str, stack: Stack, rng: random.Random, *, least: float) -> Iterator[Struck]:
+    """The bucket in a mode for `least` to 8 seconds, while something runs; well again."""
+    if stack.bucket is not None and stack.running():
+        stack.bucket.set_mode(mode)
+        yield Struck(rng.uniform(least, 8))
+        stack.bucket.set_mode("well")
+
+
 def kill_bucket(stack: Stack, rng: random.Random) -> Iterator[Struck]:
     """The bucket's port closed and its connections reset, as by kill -9 of its front end; there again."""
-    if stack.bucket is not None and stack.running():
-        stack.bucket.set_mode("down")
-        yield Struck(rng.uniform(1, 8))
-        stack.bucket.set_mode("well")
+    yield from _bucket_in("down", stack, rng, least=1)
 
 
 def pause_bucket(stack: Stack, rng: random.Random) -> Iterator[Struck]:
@@ -172,18 +177,12 @@ def pause_bucket(stack: Stack, rng: random.Random) -> Iterator[Struck]:
 
 def slow_bucket(stack: Stack, rng: random.Random) -> Iterator[Struck]:
     """The bucket answers slowly."""
-    if stack.bucket is not None and stack.running():
-        stack.bucket.set_mode("slow")
-        yield Struck(rng.uniform(3, 8))
-        stack.bucket.set_mode("well")
+    yield from _bucket_in("slow", stack, rng, least=3)
 
 
 def refusing_bucket(stack: Stack, rng: random.Random) -> Iterator[Struck]:
     """The bucket answers 503."""
-    if stack.bucket is not None and stack.running():
-        stack.bucket.set_mode("refusing")
-        yield Struck(rng.uniform(1, 8))
-        stack.bucket.set_mode("well")
+    yield from _bucket_in("refusing", stack, rng, least=1)
 
 
 def lose_puts(stack: Stack, rng: random.Random) -> Iterator[Struck]:

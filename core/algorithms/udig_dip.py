@@ -12,8 +12,8 @@ from udig_recon.core.operators import LinearOperator
 from udig_recon.core.operators.solvers import proximal
 from udig_recon.core.parameters import UDiGDIP
 from udig_recon.core.priors.body_box import BodyBox
-from udig_recon.core.priors.homogenisation import antithetic_normal, homogenise
-from udig_recon.core.priors.noise_levels import normal_like
+from udig_recon.core.priors.homogenisation import homogenise
+from udig_recon.core.priors.noise_levels import antithetic_normal, normal_like
 from udig_recon.core.priors.purify import Denoiser, adds_noise, purify
 
 SMALLEST_WEIGHT = 1e-5

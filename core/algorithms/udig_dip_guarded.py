@@ -71,7 +71,7 @@ class Findings:
 
     def fitted(self, A: LinearOperator) -> LinearOperator:
         """The model with the coil maps of the best image."""
-        return A.with_maps(self.best_maps) if self.best_maps.numel() and has_coil_maps(A) else A
+        return with_maps(A, self.best_maps)
 
 
 def udig_dip_guarded(inputs: Inputs, p: UDiGDIP, rng: Generator, state: State | None = None) -> Iterates:
@@ -125,12 +125,13 @@ def run_trial(inputs: Inputs, p: UDiGDIP, steps: int, found: Findings, rng: Gene
     shortened = p.model_copy(update={"outer_iterations": steps})
     for iterate in udig_dip(training.y, training.A, z, network, prior, shortened, rng, state):
         is_last = iterate.step == steps
-        fitted = with_maps_of(inputs.A, iterate.operator)
+        maps = maps_of(iterate.operator)
+        fitted = with_maps(inputs.A, maps)
         if iterate.state is not None and (iterate.step % period == 0 or is_last):
             error = float(validation_error(fitted, inputs.y, found.train, iterate.image))
             if error < found.best_error:
                 found.best_error, found.best, found.best_at = error, iterate.image, iterate.step / steps
-                found.best_maps = fitted.maps if has_coil_maps(fitted) and fitted is not inputs.A else UNSET
+                found.best_maps = maps
         # The trial's own model lacks the held-out measurements, which misfits shown on the way are of too.
         shown = iterate._replace(operator=None if fitted is inputs.A else fitted)
         yield shown._replace(state=None) if is_last else shown
@@ -215,11 +216,14 @@ def blend_weight(inputs: Inputs, found: Findings) -> float:
     return min(max(weight, 0.0), 1.0)
 
 
-def with_maps_of(A: LinearOperator, fitted: LinearOperator | None) -> LinearOperator:
-    """The model with the coil maps of another model of part of its measurements; None: itself."""
-    if fitted is None or not has_coil_maps(fitted) or not has_coil_maps(A):
-        return A
-    return A.with_maps(fitted.maps)
+def maps_of(A: LinearOperator | None) -> Tensor:
+    """Coil maps (coils, H, W) of a model; UNSET of none."""
+    return A.maps if A is not None and has_coil_maps(A) else UNSET
+
+
+def with_maps(A: LinearOperator, maps: Tensor) -> LinearOperator:
+    """The model with coil maps in place of its own; itself where they are UNSET."""
+    return A.with_maps(maps) if maps.numel() and has_coil_maps(A) else A
 
 
 def build_network(inputs: Inputs, p: UDiGDIP, rng: Generator) -> torch.nn.Module:

@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Tensor
 
 SMOOTHING = 7
 """Frequencies a side over which the error's power is averaged."""
@@ -20,17 +20,6 @@ def homogenise(noise: Tensor, error: Tensor, sigma: float) -> Tensor:
     spectrum = ((pixels * sigma**2 - power).clamp(min=0) / pixels).sqrt()
     coloured: Tensor = torch.fft.ifft2(spectrum * torch.fft.fft2(noise)).real
     return coloured
-
-
-def antithetic_normal(x: Tensor, rng: Generator) -> Tensor:
-    """Standard normal numbers in the shape of x (B, ...) whose second half is the negative of the first.
-
-    The mean over the samples of a map that is nearly linear then has nearly no noise (antithetic variates). Of an odd
-    B the last sample has no partner.
-    """
-    pairs = len(x) // 2
-    drawn = torch.randn((len(x) - pairs, *x.shape[1:]), generator=rng, device=x.device)
-    return torch.cat([drawn, -drawn[:pairs]])
 
 
 def _smooth(power: Tensor) -> Tensor:

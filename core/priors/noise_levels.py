@@ -41,3 +41,14 @@ def ancestral_noise(sigma: float, sigma_next: float) -> float:
 def normal_like(x: Tensor, rng: Generator) -> Tensor:
     """Standard normal numbers in the shape of x."""
     return torch.randn(x.shape, generator=rng, device=x.device)
+
+
+def antithetic_normal(x: Tensor, rng: Generator) -> Tensor:
+    """Standard normal numbers in the shape of x (B, ...) whose second half is the negative of the first.
+
+    The mean over the samples of a map that is nearly linear then has nearly no noise (antithetic variates). Of an odd
+    B the last sample has no partner.
+    """
+    pairs = len(x) // 2
+    drawn = torch.randn((len(x) - pairs, *x.shape[1:]), generator=rng, device=x.device)
+    return torch.cat([drawn, -drawn[:pairs]])

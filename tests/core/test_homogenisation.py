@@ -10,7 +10,8 @@ from udig_recon.core.algorithms.udig_dip import udig_dip
 from udig_recon.core.iterates import Iterate, Iterates, State
 from udig_recon.core.operators import XRayTransform
 from udig_recon.core.parameters import UDiGDIP
-from udig_recon.core.priors.homogenisation import antithetic_normal, homogenise
+from udig_recon.core.priors.homogenisation import homogenise
+from udig_recon.core.priors.noise_levels import antithetic_normal
 
 
 def generator() -> torch.Generator:
